@@ -1,0 +1,77 @@
+"""Causal self-attention with grouped queries, rotary positions, QK norm, masks and a cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from newleaf.model.cache import KVCache
+from newleaf.model.config import GPTConfig
+from newleaf.model.norm import RMSNorm
+from newleaf.model.rotary import rotate
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every layer of one forward pass shares."""
+
+    mask: Tensor | None  # bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all that is cached
+    rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, D]
+    cache: KVCache | None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Softmax attention over q [B, H, T, D] and k, v [B, K, S, D] → [B, H, T, D]; without a mask, causal when T = S."""
+    causal = mask is None and q.shape[2] > 1
+    if causal and q.device.type == "cpu" and q.requires_grad and k.shape[1] == q.shape[1]:
+        return _attend_by_products(q, k, v, dropout)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, enable_gqa=k.shape[1] != q.shape[1])
+
+
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """Causal attention as two plain matrix products. In training on a CPU this takes 40 % of the fused kernel's time at T ≤ 512.
+
+    Queries go in two halves, so that the first half never meets the keys it may not see.
+    """
+    length = q.shape[2]
+    q = q * q.shape[-1] ** -0.5
+    half = length if length < 128 else (length + 1) // 2
+    future = torch.full((length, length), float("-inf"), dtype=q.dtype).triu_(1)
+    outputs = []
+    for start in range(0, length, half):
+        end = min(start + half, length)
+        scores = q[:, :, start:end] @ k[:, :, :end].mT + future[start:end, :end]
+        weights = F.dropout(scores.softmax(-1), dropout, dropout > 0)
+        outputs.append(weights @ v[:, :, :end])
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+class Attention(nn.Module):
+    """x [B, T, C] → [B, T, C]; q, k and v are separate Linears, so that every family maps onto the same names."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.q = nn.Linear(config.n_embd, config.n_head * config.head_dim, bias=config.attention_bias)
+        self.k = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=config.attention_bias)
+        self.v = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=config.attention_bias)
+        self.out = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=config.attention_out_bias)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.dropout = config.attention_dropout
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # [B, T, heads, D]
+        q, k = self.q_norm(q), self.k_norm(k)
+        if context.rotary is not None:
+            q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if context.cache is not None:
+            k, v = context.cache.append(self.layer, k, v)
+        mixed = attend(q, k, v, context.mask, self.dropout if self.training else 0.0)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out

@@ -1,0 +1,122 @@
+"""Every choice that tells one GPT from another, as fields that are checked when the configuration is built."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+BlockKind = Literal["pre_norm", "post_norm"]
+NormKind = Literal["layer_norm", "rms_norm"]
+PositionKind = Literal["learned", "sinusoidal", "rotary"]
+ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu"]
+InitKind = Literal["normal", "normal_residual_scaled", "fan_in"]
+
+
+class ConfigError(ValueError):
+    """A field of the configuration cannot be; the text begins with the field's name."""
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT. Frozen; raises `ConfigError` naming the field when a combination is impossible.
+
+    Letters as everywhere in newleaf: C = `n_embd`, H = `n_head`, K = `n_kv_head`, D = `head_dim`, F = `n_inner`, V = `vocab_size`.
+    A zero in `n_kv_head`, `head_dim` or `n_inner` stands for the usual value and is replaced by it on construction.
+    """
+
+    vocab_size: int
+    context_length: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_kv_head: int = 0  # as many as n_head
+    head_dim: int = 0  # n_embd / n_head
+    n_inner: int = 0  # 4 · n_embd
+
+    block: BlockKind = "pre_norm"
+    norm: NormKind = "layer_norm"
+    norm_eps: float = 1e-5
+    final_norm: bool = True
+    qk_norm: bool = False  # RMS norm over D on every query and key head (Qwen3)
+
+    positions: PositionKind = "learned"
+    rotary_base: float = 10_000.0
+
+    activation: ActivationKind = "gelu_tanh"
+    gated: bool = False  # activation(gate) * up, as in SwiGLU
+
+    attention_bias: bool = True  # on the query, key and value projections
+    attention_out_bias: bool = True
+    feedforward_bias: bool = True
+    head_bias: bool = False
+    tie_embeddings: bool = True
+
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+
+    # How weights start: `normal` is N(0, init_std) everywhere (GPT-1), `normal_residual_scaled` divides the projections that write to
+    # the residual stream by sqrt(2 · n_layer) (GPT-2), `fan_in` is N(0, 1/fan_in) with those projections at zero (newleaf's own).
+    init: InitKind = "normal_residual_scaled"
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.n_head > 0:
+            self._default("n_kv_head", self.n_head)
+            if self.head_dim == 0 and self.n_embd % self.n_head:
+                raise ConfigError(f"n_head: {self.n_head} heads do not divide n_embd = {self.n_embd}; choose a divisor, or set head_dim")
+            self._default("head_dim", self.n_embd // self.n_head)
+        self._default("n_inner", 4 * self.n_embd)
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "n_kv_head", "head_dim", "n_inner"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name}: must be a whole number of at least 1, not {value!r}")
+        if self.n_head % self.n_kv_head:
+            raise ConfigError(f"n_kv_head: {self.n_kv_head} key/value heads do not divide n_head = {self.n_head}")
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise ConfigError(f"head_dim: rotary positions turn pairs of dimensions, and {self.head_dim} is odd")
+        if self.positions == "sinusoidal" and self.n_embd % 2:
+            raise ConfigError(f"n_embd: sinusoidal positions pair sines with cosines, and {self.n_embd} is odd")
+        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name}: must be at least 0 and below 1, not {getattr(self, name)!r}")
+        for name in ("norm_eps", "rotary_base", "init_std"):
+            if not getattr(self, name) > 0.0:
+                raise ConfigError(f"{name}: must be above 0, not {getattr(self, name)!r}")
+        if self.head_bias and self.tie_embeddings:
+            raise ConfigError("head_bias: a head tied to the embedding has no bias of its own; set tie_embeddings to false")
+        self._check_choices()
+
+    def _default(self, name: str, value: int) -> None:
+        if getattr(self, name) == 0:
+            object.__setattr__(self, name, value)
+
+    def _check_choices(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            choices, value = get_args(hint), getattr(self, name)
+            if choices and value not in choices:
+                raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+            if hint is bool and not isinstance(value, bool):
+                raise ConfigError(f"{name}: must be true or false, not {value!r}")
+
+    def replace(self, **changes: Any) -> GPTConfig:
+        """The same configuration with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
+        """The configuration that `to_dict` wrote. Raises `ConfigError` for a field that does not exist, offering the nearest."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise ConfigError(f"{name}: no such field" + (f"; did you mean {near[0]}?" if near else ""))
+        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
+        if missing:
+            raise ConfigError(f"{missing[0]}: missing")
+        return cls(**values)

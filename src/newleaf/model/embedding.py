@@ -1,0 +1,45 @@
+"""Token ids to vectors, with learned or sinusoidal positions added where the configuration has them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from newleaf.model.config import GPTConfig
+
+
+def sinusoidal_table(length: int, width: int) -> Tensor:
+    """Sines in the even columns and cosines in the odd ones, fp32 [length, width] (Vaswani et al. 2017, section 3.5)."""
+    position = torch.arange(length, dtype=torch.float32).unsqueeze(1)
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width))
+    table = torch.empty(length, width)
+    table[:, 0::2] = torch.sin(position * rate)
+    table[:, 1::2] = torch.cos(position * rate)
+    return table
+
+
+class Embedding(nn.Module):
+    """ids [B, T] and positions [T] or [B, T] → [B, T, C]."""
+
+    position: nn.Embedding | None
+    sinusoids: Tensor
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.kind = config.positions
+        self.token = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position = nn.Embedding(config.context_length, config.n_embd) if config.positions == "learned" else None
+        if config.positions == "sinusoidal":
+            self.register_buffer("sinusoids", sinusoidal_table(config.context_length, config.n_embd), persistent=False)
+        self.dropout = config.embedding_dropout
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        x: Tensor = self.token(ids)
+        if self.position is not None:
+            x = x + self.position(positions)
+        elif self.kind == "sinusoidal":
+            x = x + self.sinusoids[positions].to(x.dtype)
+        return F.dropout(x, self.dropout, self.training)

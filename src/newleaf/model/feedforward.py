@@ -1,0 +1,36 @@
+"""The feed-forward layer: up, activation (gated or not), down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from newleaf.model.config import ActivationKind, GPTConfig
+
+ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class FeedForward(nn.Module):
+    """x [B, T, C] → [B, T, C] through F hidden units; with `gated`, down(activation(gate x) * up x) (Shazeer 2020)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias) if config.gated else None
+        self.up = nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias)
+        self.down = nn.Linear(config.n_inner, config.n_embd, bias=config.feedforward_bias)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is not None:
+            hidden = self.activation(self.gate(x)) * self.up(x)
+        else:
+            hidden = self.activation(self.up(x))
+        out: Tensor = self.down(hidden)
+        return out

@@ -1,0 +1,113 @@
+"""The whole network: ids in, logits out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from newleaf.model.attention import Context
+from newleaf.model.block import Block
+from newleaf.model.cache import KVCache
+from newleaf.model.config import GPTConfig
+from newleaf.model.embedding import Embedding
+from newleaf.model.initialize import initialize
+from newleaf.model.loss import linear_cross_entropy
+from newleaf.model.norm import build_norm
+from newleaf.model.rotary import rotary_table
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer, built from a `GPTConfig`: embedding → n_layer blocks → final norm → head.
+
+    `network(ids)` takes ids [B, T] and returns logits [B, T, V]; the logits at t are for the token at t + 1.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.final_norm = build_norm(config) if config.final_norm else nn.Identity()
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.token.weight
+        initialize(self)
+
+    def forward(
+        self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] for ids [B, T].
+
+        `real` [B, T] is false at padding, which no token sees. `documents` [B, T] numbers the document of each token, and tokens see only
+        their own. `cache` holds earlier tokens and takes these in. Raises ValueError when the tokens do not fit the context.
+        """
+        logits: Tensor = self.head(self.hidden(ids, real=real, documents=documents, cache=cache))
+        return logits
+
+    def loss(self, ids: Tensor, targets: Tensor, *, documents: Tensor | None = None, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats of targets [B, T] given ids [B, T]; targets of -100 do not count. `reduction`: mean, sum or none [B, T]."""
+        return linear_cross_entropy(self.hidden(ids, documents=documents), self.head.weight, self.head.bias, targets, reduction)
+
+    def hidden(
+        self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`."""
+        count = ids.shape[1]
+        past = cache.length if cache is not None else 0
+        if past + count > self.config.context_length:
+            raise ValueError(f"{past + count} tokens do not fit the context of {self.config.context_length}")
+        # A cache that has seen padding keeps the record, so that later tokens go on ignoring it.
+        seen = cache.note(real, count) if cache is not None else real
+        positions = self._positions(seen, documents, past, count, ids.device)
+        rotary = None
+        if self.config.positions == "rotary":
+            cos, sin = rotary_table(positions, self.config.head_dim, self.config.rotary_base)
+            dtype = self.embedding.token.weight.dtype
+            rotary = cos.unsqueeze(-2).to(dtype), sin.unsqueeze(-2).to(dtype)
+        context = Context(self._mask(seen, documents, past, count), rotary, cache)
+        x = self.embedding(ids, positions)
+        for block in self.blocks:
+            x = block(x, context)
+        if cache is not None:
+            cache.advance(count)
+        out: Tensor = self.final_norm(x)
+        return out
+
+    @staticmethod
+    def _positions(seen: Tensor | None, documents: Tensor | None, past: int, count: int, device: torch.device) -> Tensor:
+        """Positions [T], or [B, T] where padding or a new document shifts them."""
+        index = torch.arange(past, past + count, device=device)
+        if documents is not None:
+            starts = torch.ones_like(documents, dtype=torch.bool)
+            starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+            return index - torch.where(starts, index, 0).cummax(1).values
+        if seen is not None and not bool(seen.all()):
+            return (seen.cumsum(1) - 1).clamp(min=0)[:, past:]
+        return index
+
+    @staticmethod
+    def _mask(seen: Tensor | None, documents: Tensor | None, past: int, count: int) -> Tensor | None:
+        """True where a query may look: [1 or B, 1, T, past + T]. None where plain causal attention needs no mask."""
+        padded = seen is not None and not bool(seen.all())
+        if not padded and documents is None and (past == 0 or count == 1):
+            return None
+        device = seen.device if seen is not None else documents.device if documents is not None else None
+        query = torch.arange(past, past + count, device=device).unsqueeze(1)
+        key = torch.arange(past + count, device=device)
+        mask = (key <= query)[None, None]
+        if documents is not None:
+            mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+        if padded and seen is not None:
+            # Padding sees itself, so that no row of the softmax is empty; nothing real ever sees it.
+            mask = mask & (seen[:, None, None, :] | (key == query))
+        return mask
+
+    def parameter_count(self) -> int:
+        """Number of weights, each counted once however often it is used."""
+        return sum(p.numel() for p in self.parameters())
+
+    def flops_per_token(self, length: int | None = None) -> float:
+        """Training FLOPs per token, forward and backward: 6 for each weight in a matrix product, plus attention (Chowdhery et al. 2022)."""
+        matrices = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        width = self.config.n_head * self.config.head_dim
+        return 6.0 * matrices + 12.0 * self.config.n_layer * width * (length or self.config.context_length)

@@ -1,0 +1,71 @@
+"""Next-token cross-entropy from hidden states, a few rows at a time, so that [B·T, V] in fp32 never exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+CHUNK_ELEMENTS = 1 << 20  # fp32 logits held at once: 4 MB, about what stays in cache
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy in nats of `targets` [...] under softmax(hidden weightᵀ + bias); hidden [..., C], weight [V, C].
+
+    Targets of -100 do not count. `reduction`: "mean" over those that count, "sum", or "none" (the shape of targets; no gradient).
+    """
+    flat, wanted = hidden.flatten(0, -2), targets.flatten()
+    if reduction == "none":
+        with torch.no_grad():
+            rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+            losses = [
+                F.cross_entropy(F.linear(h, weight, bias).float(), t, reduction="none")
+                for h, t in zip(flat.split(rows), wanted.split(rows), strict=True)
+            ]
+        return torch.cat(losses).view(targets.shape)
+    total: Tensor = _LinearCrossEntropy.apply(flat, weight, bias, wanted)  # type: ignore[no-untyped-call]
+    return total / (wanted != IGNORED).sum().clamp(min=1) if reduction == "mean" else total
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum of the losses. Gradients are made on the way forward, while a chunk's probabilities are still at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        needed = any(ctx.needs_input_grad[:3])
+        hidden_grad = torch.empty_like(hidden) if needed else None
+        weight_grad = torch.zeros_like(weight) if needed else None
+        bias_grad = torch.zeros(bias.shape, dtype=torch.float32, device=bias.device) if needed and bias is not None else None
+        for start in range(0, hidden.shape[0], rows):
+            h, t = hidden[start : start + rows], targets[start : start + rows]
+            logits = F.linear(h, weight, bias).float()
+            counted = t != IGNORED
+            safe = t.where(counted, 0).unsqueeze(1)
+            chosen = logits.gather(1, safe).squeeze(1)
+            log_norm = torch.logsumexp(logits, 1)
+            total += (log_norm - chosen).where(counted, 0).sum()
+            if hidden_grad is None or weight_grad is None:
+                continue
+            slope = logits.sub_(log_norm.unsqueeze(1)).exp_()  # softmax − one-hot
+            slope.scatter_add_(1, safe, torch.full_like(safe, -1, dtype=slope.dtype))
+            slope.mul_(counted.unsqueeze(1))
+            if bias_grad is not None:
+                bias_grad += slope.sum(0)
+            slope = slope.to(hidden.dtype)
+            torch.mm(slope, weight, out=hidden_grad[start : start + rows])
+            weight_grad.addmm_(slope.T, h)
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad.to(bias.dtype) if bias_grad is not None and bias is not None else None)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (grad,) = grads
+        hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
+        # In place is safe: these were made for this backward alone.
+        scaled = [g.mul_(grad) if g is not None else None for g in (hidden_grad, weight_grad, bias_grad)]
+        return scaled[0], scaled[1], scaled[2], None

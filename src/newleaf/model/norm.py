@@ -1,0 +1,54 @@
+"""Layer norm and RMS norm, the latter with a backward of its own: PyTorch's takes ten times as long on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from newleaf.model.config import GPTConfig
+
+
+class _RMSNorm(torch.autograd.Function):
+    """y = x / sqrt(mean(x²) + eps) * w over the last dimension; the mean square is summed in fp32 whatever x is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
+        unit = x * scale
+        ctx.save_for_backward(unit, weight, scale)
+        return unit * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        unit, weight, scale = ctx.saved_tensors
+        weight_grad = (grad * unit).flatten(0, -2).sum(0)
+        grad = grad * weight
+        # The norm removes x's own direction: only what is orthogonal to it flows back.
+        along = torch.linalg.vecdot(grad, unit).div_(unit.shape[-1]).unsqueeze(-1)
+        return torch.addcmul(grad, unit, along, value=-1).mul_(scale), weight_grad, None
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+def build_norm(config: GPTConfig) -> nn.Module:
+    """The norm over C that the configuration asks for: [..., C] → [..., C]."""
+    if config.norm == "rms_norm":
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return nn.LayerNorm(config.n_embd, config.norm_eps)
