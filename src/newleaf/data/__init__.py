@@ -1,0 +1,1 @@
+"""Data: text to tokens to batches, in one pass and bounded memory."""

@@ -1,0 +1,1 @@
+"""Storage: model folders, training state and the files they are made of."""

@@ -1,0 +1,1 @@
+"""Text: tokenizers, from and to the files that others read."""
