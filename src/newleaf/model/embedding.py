@@ -25,21 +25,27 @@ class Embedding(nn.Module):
     """ids [B, T] and positions [T] or [B, T] → [B, T, C]."""
 
     position: nn.Embedding | None
-    sinusoids: Tensor
+    sinusoids: Tensor | None
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.kind = config.positions
         self.token = nn.Embedding(config.vocab_size, config.n_embd)
         self.position = nn.Embedding(config.context_length, config.n_embd) if config.positions == "learned" else None
-        if config.positions == "sinusoidal":
-            self.register_buffer("sinusoids", sinusoidal_table(config.context_length, config.n_embd), persistent=False)
+        self.shape = (config.context_length, config.n_embd)
         self.dropout = config.embedding_dropout
+        self.register_buffer("sinusoids", None, persistent=False)
+        self.fill_sinusoids()
+
+    def fill_sinusoids(self) -> None:
+        """Compute the fixed table; to be called again on a network that was built without memory (torch's meta device)."""
+        if self.kind == "sinusoidal":
+            self.sinusoids = sinusoidal_table(*self.shape)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         x: Tensor = self.token(ids)
         if self.position is not None:
             x = x + self.position(positions)
-        elif self.kind == "sinusoidal":
+        elif self.sinusoids is not None:
             x = x + self.sinusoids[positions].to(x.dtype)
         return F.dropout(x, self.dropout, self.training)

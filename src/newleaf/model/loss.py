@@ -10,6 +10,7 @@ from torch import Tensor
 
 IGNORED = -100
 CHUNK_ELEMENTS = 1 << 20  # fp32 logits held at once: 4 MB, about what stays in cache
+CHUNK_ROWS = 256  # but no fewer rows than this, or the matrix products starve
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: str = "mean") -> Tensor:
@@ -20,7 +21,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     flat, wanted = hidden.flatten(0, -2), targets.flatten()
     if reduction == "none":
         with torch.no_grad():
-            rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+            rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
             losses = [
                 F.cross_entropy(F.linear(h, weight, bias).float(), t, reduction="none")
                 for h, t in zip(flat.split(rows), wanted.split(rows), strict=True)
@@ -35,37 +36,36 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+        rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         needed = any(ctx.needs_input_grad[:3])
         hidden_grad = torch.empty_like(hidden) if needed else None
-        weight_grad = torch.zeros_like(weight) if needed else None
+        weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needed else None
         bias_grad = torch.zeros(bias.shape, dtype=torch.float32, device=bias.device) if needed and bias is not None else None
         for start in range(0, hidden.shape[0], rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
-            logits = F.linear(h, weight, bias).float()
-            counted = t != IGNORED
-            safe = t.where(counted, 0).unsqueeze(1)
-            chosen = logits.gather(1, safe).squeeze(1)
-            log_norm = torch.logsumexp(logits, 1)
-            total += (log_norm - chosen).where(counted, 0).sum()
+            logits = F.linear(h, weight, bias)
+            slope = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            counted, safe = t != IGNORED, t.clamp(min=0).unsqueeze(1)
+            # log p of the target by way of the likeliest token, whose probability cannot underflow.
+            log_top = slope.amax(1, keepdim=True).log_()
+            losses = logits.amax(1, keepdim=True).float() - logits.gather(1, safe).float() - log_top
+            total += losses.squeeze(1).where(counted, 0).sum()
             if hidden_grad is None or weight_grad is None:
                 continue
-            slope = logits.sub_(log_norm.unsqueeze(1)).exp_()  # softmax − one-hot
-            slope.scatter_add_(1, safe, torch.full_like(safe, -1, dtype=slope.dtype))
+            slope.scatter_add_(1, safe, torch.full_like(log_top, -1))  # softmax − one-hot: the slope of the loss
             slope.mul_(counted.unsqueeze(1))
             if bias_grad is not None:
                 bias_grad += slope.sum(0)
             slope = slope.to(hidden.dtype)
             torch.mm(slope, weight, out=hidden_grad[start : start + rows])
-            weight_grad.addmm_(slope.T, h)
-        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad.to(bias.dtype) if bias_grad is not None and bias is not None else None)
+            weight_grad += slope.T @ h
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+        ctx.dtype = hidden.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         (grad,) = grads
-        hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
-        # In place is safe: these were made for this backward alone.
-        scaled = [g.mul_(grad) if g is not None else None for g in (hidden_grad, weight_grad, bias_grad)]
-        return scaled[0], scaled[1], scaled[2], None
+        hidden_grad, weight_grad, bias_grad = ((g * grad).to(ctx.dtype) if g is not None else None for g in ctx.saved_tensors)
+        return hidden_grad, weight_grad, bias_grad, None

@@ -16,7 +16,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
         unit = x * scale
         ctx.save_for_backward(unit, weight, scale)
@@ -26,11 +26,12 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (grad,) = grads
         unit, weight, scale = ctx.saved_tensors
-        weight_grad = (grad * unit).flatten(0, -2).sum(0)
-        grad = grad * weight
+        overlap = grad * unit
+        rows = overlap.flatten(0, -2)
+        weight_grad = torch.mv(rows.T, torch.ones(rows.shape[0], dtype=rows.dtype, device=rows.device))
         # The norm removes x's own direction: only what is orthogonal to it flows back.
-        along = torch.linalg.vecdot(grad, unit).div_(unit.shape[-1]).unsqueeze(-1)
-        return torch.addcmul(grad, unit, along, value=-1).mul_(scale), weight_grad, None
+        along = (overlap @ weight).div_(unit.shape[-1]).unsqueeze(-1)
+        return torch.addcmul(grad * weight, unit, along, value=-1).mul_(scale), weight_grad, None
 
 
 class RMSNorm(nn.Module):
@@ -42,7 +43,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and torch.is_grad_enabled():
+        if x.device.type == "cpu":
             return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-any-return, no-untyped-call]
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 

@@ -1,0 +1,95 @@
+"""Qwen3's dense layout: what newleaf's own pretraining makes (https://arxiv.org/abs/2505.09388)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from newleaf.families.family import Family, Fields
+from newleaf.families.weights import Rule, per_layer, same
+from newleaf.model import GPTConfig
+
+
+def from_hf(fields: Fields) -> GPTConfig:
+    fields.only("hidden_act", "silu")
+    fields.only("use_sliding_window", False)
+    fields.only("rope_scaling", None)
+    for unused_without_windows in ("sliding_window", "max_window_layers", "layer_types"):
+        fields.take(unused_without_windows)
+    rope = fields.take("rope_parameters", {})
+    if rope.get("rope_type", "default") != "default":
+        fields.only("rope_parameters", {"rope_type": "default"})
+    n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
+    bias = fields.take("attention_bias", False)
+    return GPTConfig(
+        vocab_size=fields.need("vocab_size"),
+        context_length=fields.need("max_position_embeddings"),
+        n_layer=fields.need("num_hidden_layers"),
+        n_head=n_head,
+        n_kv_head=fields.take("num_key_value_heads", n_head),
+        n_embd=n_embd,
+        head_dim=fields.take("head_dim", 128),
+        n_inner=fields.need("intermediate_size"),
+        norm="rms_norm",
+        norm_eps=fields.take("rms_norm_eps", 1e-6),
+        qk_norm=True,
+        positions="rotary",
+        rotary_base=float(fields.take("rope_theta", rope.get("rope_theta", 10_000.0))),
+        activation="silu",
+        gated=True,
+        attention_bias=bias,
+        attention_out_bias=bias,
+        feedforward_bias=False,
+        tie_embeddings=fields.take("tie_word_embeddings", False),
+        attention_dropout=fields.take("attention_dropout", 0.0),
+        init="normal",
+        init_std=fields.take("initializer_range", 0.02),
+    )
+
+
+def to_hf(config: GPTConfig) -> dict[str, Any]:
+    return {
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.context_length,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_kv_head,
+        "hidden_size": config.n_embd,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.n_inner,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rotary_base,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        "hidden_act": "silu",
+        "attention_bias": config.attention_bias,
+        "attention_dropout": config.attention_dropout,
+        "tie_word_embeddings": config.tie_embeddings,
+        "initializer_range": config.init_std,
+        "use_sliding_window": False,
+    }
+
+
+def rules(config: GPTConfig) -> list[Rule]:
+    layer = "model.layers.{i}."
+    pairs = [
+        ("input_layernorm", "attention_norm"),
+        ("self_attn.q_proj", "attention.q"),
+        ("self_attn.k_proj", "attention.k"),
+        ("self_attn.v_proj", "attention.v"),
+        ("self_attn.o_proj", "attention.out"),
+        ("self_attn.q_norm", "attention.q_norm"),
+        ("self_attn.k_norm", "attention.k_norm"),
+        ("post_attention_layernorm", "feedforward_norm"),
+        ("mlp.gate_proj", "feedforward.gate"),
+        ("mlp.up_proj", "feedforward.up"),
+        ("mlp.down_proj", "feedforward.down"),
+    ]
+    layers = [same(f"{layer}{theirs}.weight", f"blocks.{{i}}.{ours}.weight") for theirs, ours in pairs]
+    if config.attention_bias:
+        layers += [same(f"{layer}{theirs}.bias", f"blocks.{{i}}.{ours}.bias") for theirs, ours in pairs[1:5]]
+    outer = [same("model.embed_tokens.weight", "embedding.token.weight"), same("model.norm.weight", "final_norm.weight")]
+    if not config.tie_embeddings:
+        outer.append(same("lm_head.weight", "head.weight"))
+    return outer + per_layer(config, layers)
+
+
+FAMILY = Family("qwen3", "qwen3", "Qwen3ForCausalLM", from_hf, to_hf, rules)

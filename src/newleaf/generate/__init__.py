@@ -1,0 +1,1 @@
+"""Writing: from logits to tokens to text."""

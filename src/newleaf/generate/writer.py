@@ -1,0 +1,111 @@
+"""The loop that writes: read the prompt once, then one token at a time with the cache, until a stop, the end of text or the limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.generate.sampling import SamplingConfig, choose
+from newleaf.generate.stops import StopFinder
+from newleaf.model import GPT, KVCache
+from newleaf.text.tokenizer import StreamDecoder, Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that is certain now: complete UTF-8, and no beginning of a stop string. `sample` says whose; `end` is set on the last one."""
+
+    sample: int
+    text: str
+    end: str | None = None  # "length", "stop" (a stop string) or "end" (the end-of-text token)
+
+
+@dataclass
+class _Sample:
+    """One text being written."""
+
+    number: int
+    ids: list[int]
+    decoder: StreamDecoder
+    stops: StopFinder
+    generator: torch.Generator
+    written: int = 0
+    end: str | None = None
+
+    def take(self, token: int, config: SamplingConfig, end_id: int | None) -> str:
+        """Add a token and return the text it makes certain."""
+        self.ids.append(token)
+        self.written += 1
+        if token == end_id:
+            self.end = "end"
+            return self.stops.finish(self.decoder.finish())
+        text = self.stops.push(self.decoder.push(token))
+        if self.stops.found:
+            self.end = "stop"
+        elif self.written >= config.max_tokens:
+            self.end = "length"
+            text += self.stops.finish(self.decoder.finish())
+        return text
+
+
+def write(network: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig, samples: int = 1) -> Iterator[Piece]:
+    """Write `samples` continuations of `prompt` side by side, as pieces of text.
+
+    An empty prompt starts from the beginning-of-text token. When the context is full, the later half is read again and writing goes on.
+    Raises InputError when the prompt leaves no room for a token.
+    """
+    ids = tokenizer.encode(prompt) or ([tokenizer.bos_id] if tokenizer.bos_id is not None else [])
+    if not ids:
+        raise InputError("the prompt is empty, and this tokenizer has no beginning-of-text token to start from")
+    limit = network.config.context_length
+    if len(ids) >= limit:
+        raise InputError(f"the prompt has {len(ids)} tokens and leaves no room to write: the context is {limit}")
+    seed = config.seed if config.seed is not None else int(torch.seed() % 2**62)
+    generators = [torch.Generator().manual_seed((seed + number * 0x9E3779B97F4A7C15) % 2**63) for number in range(samples)]
+    texts = [_Sample(n, list(ids), tokenizer.stream_decoder(), StopFinder(config.stop), g) for n, g in enumerate(generators)]
+    training = network.training
+    network.eval()
+    try:
+        yield from _run(network, texts, config, tokenizer.eos_id)
+    finally:
+        network.train(training)
+
+
+def _run(network: GPT, texts: list[_Sample], config: SamplingConfig, end_id: int | None) -> Iterator[Piece]:
+    alive, logits, cache = texts, None, None
+    while alive:
+        if cache is None or logits is None or cache.length >= cache.max_length:
+            logits, cache = _read(network, [text.ids for text in alive])
+        if end_id is not None and alive[0].written < config.min_tokens:
+            logits[:, end_id] = float("-inf")
+        tokens = choose(logits, [torch.tensor(text.ids) for text in alive], config, [text.generator for text in alive])
+        for text, token in zip(alive, tokens.tolist(), strict=True):
+            piece = text.take(token, config, end_id)
+            if piece or text.end:
+                yield Piece(text.number, piece, text.end)
+        kept = torch.tensor([row for row, text in enumerate(alive) if text.end is None], dtype=torch.long)
+        alive = [text for text in alive if text.end is None]
+        if alive and cache.length < cache.max_length:
+            if len(kept) < len(tokens):
+                cache.keep(kept)
+            logits = _forward(network, tokens[kept].unsqueeze(1), cache)
+
+
+def _read(network: GPT, rows: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
+    """Read what is written so far; of a text that fills the context, its later half."""
+    limit = network.config.context_length
+    if len(rows[0]) >= limit:
+        rows = [row[-((limit + 1) // 2) :] for row in rows]
+    weight = network.head.weight
+    cache = KVCache(network.config, len(rows), limit, weight.dtype, weight.device)
+    return _forward(network, torch.tensor(rows, device=weight.device), cache), cache
+
+
+@torch.no_grad()
+def _forward(network: GPT, ids: Tensor, cache: KVCache) -> Tensor:
+    logits: Tensor = network.head(network.hidden(ids, cache=cache)[:, -1]).float().cpu()
+    return logits

@@ -1,0 +1,1 @@
+"""How good a model is, in units that travel: what training and evaluation both need."""

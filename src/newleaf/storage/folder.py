@@ -1,0 +1,162 @@
+"""Model folders: a network, its tokenizer and its defaults, as Hugging Face lays them out, written and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.families import Family, family_for, family_of, nearest_family
+from newleaf.families.weights import from_hugging_face, to_hugging_face
+from newleaf.model import GPT, ConfigError, GPTConfig
+from newleaf.storage.files import replace_directory, write_json, write_text
+from newleaf.text.tokenizer import Tokenizer
+
+# A network that no stock class holds is written under this model_type, with newleaf's own names.
+OWN_TYPE = "newleaf"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a model folder holds, opened: the network, its tokenizer, its family's name, and the generation defaults."""
+
+    network: GPT
+    tokenizer: Tokenizer
+    family: str
+    defaults: dict[str, Any]
+
+
+def why_not_stock(config: GPTConfig) -> str | None:
+    """What to change so that stock transformers can open this network, or None where it can already."""
+    if family_for(config) is not None:
+        return None
+    family, changes = nearest_family(config)
+    wanted = ", ".join(f"model.{name} {str(value).lower() if isinstance(value, bool) else value}" for name, value in changes.items())
+    return f"stock transformers has no such network, so this folder opens in newleaf only; for {family.architecture} train with {wanted}"
+
+
+def save_folder(
+    path: Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer, notes: dict[str, Any] | None = None
+) -> str | None:
+    """Write a model folder, whole or not at all, over whatever `path` held. `weights` have newleaf's names.
+
+    Returns None, or a sentence when stock transformers cannot open the result. `notes` go under `newleaf` in config.json.
+    """
+    family = family_for(config)
+    if family is not None:
+        values, tensors = family.write_config(config), to_hugging_face(family.rules(config), weights)
+    else:
+        values = {"model_type": OWN_TYPE, "newleaf": {"config": config.to_dict()}}
+        tensors = {name: tensor.contiguous() for name, tensor in weights.items() if not (config.tie_embeddings and name == "head.weight")}
+    values["dtype"] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    values |= ends
+    if notes:
+        values["newleaf"] = values.get("newleaf", {}) | notes
+    with replace_directory(path) as aside:
+        write_json(aside / "config.json", values)
+        write_json(aside / "generation_config.json", {name: value for name, value in ends.items() if value is not None})
+        tokenizer.save(aside)
+        _write_weights(aside, tensors)
+    return why_not_stock(config)
+
+
+def _write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size="5GB")
+    for name, keys in split.filename_to_tensors.items():
+        save_file({key: tensors[key] for key in keys}, folder / name, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def load_folder(path: Path, dtype: torch.dtype | None = None) -> Folder:
+    """Open a model folder; weights keep their stored precision unless `dtype` is given.
+
+    Raises InputError, naming the file, when something is missing, damaged or of an unknown architecture.
+    """
+    values = read_config(path)
+    config, family = describe(values, path)
+    with torch.device("meta"):
+        network = GPT(config)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    stored = _read_weights(path)
+    if family is not None:
+        weights = from_hugging_face(family.rules(config), stored, shapes)
+    else:
+        weights = _own_weights(stored, shapes, config, path)
+    if config.tie_embeddings:
+        weights["head.weight"] = weights["embedding.token.weight"]
+    network.load_state_dict({name: tensor.to(dtype) if dtype else tensor for name, tensor in weights.items()}, assign=True)
+    if config.tie_embeddings:
+        network.head.weight = network.embedding.token.weight
+    network.embedding.fill_sinusoids()
+    tokenizer = Tokenizer.load(path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the network only {config.vocab_size}")
+    defaults_file = path / "generation_config.json"
+    defaults = json.loads(defaults_file.read_text("utf-8")) if defaults_file.exists() else {}
+    return Folder(network.eval(), tokenizer, family.name if family else OWN_TYPE, defaults)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises InputError when there is none or it is broken."""
+    file = path / "config.json"
+    if not file.exists():
+        raise InputError(f"{path}: not a model folder, it has no config.json")
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: must hold a JSON object")
+    return values
+
+
+def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | None]:
+    """The configuration and family of a config.json; the family is None for newleaf's own type."""
+    try:
+        if values.get("model_type") == OWN_TYPE:
+            return GPTConfig.from_dict((values.get("newleaf") or {}).get("config") or {}), None
+        family = family_of(values)
+        return family.read_config(values), family
+    except (ConfigError, InputError) as error:
+        raise InputError(f"{path / 'config.json'}: {error}") from None
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    index = path / INDEX
+    if index.exists():
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        if escaping := [name for name in names if Path(name).name != name]:
+            raise InputError(f"{index}: {escaping[0]!r} points outside the folder")
+    else:
+        names = ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        if not (path / name).exists():
+            raise InputError(f"{path}: {name} is missing")
+        try:
+            with safe_open(path / name, framework="pt") as file:
+                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        except SafetensorError as error:
+            raise InputError(f"{path / name}: damaged or not safetensors ({error})") from None
+    return tensors
+
+
+def _own_weights(stored: dict[str, Tensor], shapes: dict[str, torch.Size], config: GPTConfig, path: Path) -> dict[str, Tensor]:
+    wanted = [name for name in shapes if not (config.tie_embeddings and name == "head.weight")]
+    for name in wanted:
+        if name not in stored or stored[name].shape != shapes[name]:
+            raise InputError(f"{path}: {name} is missing or has another shape than config.json says")
+    return {name: stored[name] for name in wanted}

@@ -1,0 +1,96 @@
+"""Opening tokenizers that others wrote: tokenizer.json, or vocab.json and merges.txt."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+
+from newleaf.errors import InputError
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token")
+# Taken when no file says which token is which: the names of GPT-2's line, then the usual ones.
+USUAL = {"bos_token": (END_OF_TEXT, "<s>"), "eos_token": (END_OF_TEXT, "</s>"), "pad_token": (END_OF_TEXT, "<pad>")}
+
+
+def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | None], dict[str, Any]]:
+    """The tokenizer at a path, its special tokens by name (bos_token, eos_token, pad_token), and its tokenizer_config.json."""
+    if path.is_dir():
+        folder = path
+        backend = _read_folder(folder)
+    elif path.is_file():
+        # Only the standard name says that the settings beside it belong to it.
+        folder = path.parent if path.name == "tokenizer.json" else path / "none"
+        backend = _read_json_tokenizer(path)
+    else:
+        raise InputError(f"{path}: no such tokenizer; give a folder with tokenizer.json, or vocab.json and merges.txt")
+    config = _read_object(folder / "tokenizer_config.json")
+    return backend, _special_tokens(backend, config, _read_object(folder / "special_tokens_map.json")), config
+
+
+def _read_folder(folder: Path) -> tokenizers.Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return _read_json_tokenizer(folder / "tokenizer.json")
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if not (vocab.is_file() and merges.is_file()):
+        raise InputError(f"{folder}: has no tokenizer.json and not both of vocab.json and merges.txt; name the folder that holds them")
+    names = _read_object(vocab)
+    try:
+        return _gpt1(vocab, merges) if any(name.endswith("</w>") for name in names) else _gpt2(vocab, merges, names)
+    except Exception as error:  # the Rust side raises plain Exception
+        raise InputError(f"{folder}: vocab.json and merges.txt do not fit together ({_first_line(error)})") from error
+
+
+def _gpt2(vocab: Path, merges: Path, names: dict[str, Any]) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if END_OF_TEXT in names:
+        backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return backend
+
+
+def _gpt1(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
+    """GPT-1 as transformers reads it: lower-cased, words ending in </w>. The paper's own ftfy and spaCy are not needed for its ids."""
+    backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges), unk_token="<unk>", end_of_word_suffix="</w>"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.BPEDecoder(suffix="</w>")
+    backend.add_special_tokens([AddedToken("<unk>", special=True, normalized=False)])
+    return backend
+
+
+def _read_json_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise InputError(f"{path}: not a tokenizer.json ({_first_line(error)})") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({_first_line(error)})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    return found
+
+
+def _special_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], mapped: dict[str, Any]) -> dict[str, str | None]:
+    chosen: dict[str, str | None] = {}
+    for name in SPECIAL_NAMES:
+        token = config.get(name, mapped.get(name))
+        token = token.get("content") if isinstance(token, dict) else token
+        if token is None and not any(key in settings for settings in (config, mapped) for key in SPECIAL_NAMES):
+            token = next((usual for usual in USUAL[name] if backend.token_to_id(usual) is not None), None)
+        chosen[name] = token if token is not None and backend.token_to_id(token) is not None else None
+    return chosen
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

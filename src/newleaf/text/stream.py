@@ -1,0 +1,63 @@
+"""Decoding id by id: text goes out as soon as its bytes are complete."""
+
+import codecs
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from newleaf.text.components import is_byte_token
+
+REPLACEMENT = "\ufffd"
+
+
+class StreamDecoder(Protocol):
+    """Takes ids one at a time and gives back the text that is certain so far."""
+
+    def push(self, token_id: int) -> str:
+        """Text that this id completes, or an empty string."""
+
+    def finish(self) -> str:
+        """What is left, incomplete bytes as U+FFFD."""
+
+
+class ByteStreamDecoder:
+    """For vocabularies whose tokens are bytes: an incremental UTF-8 decoder over them."""
+
+    def __init__(self, bytes_of_tokens: list[bytes]) -> None:
+        self._bytes = bytes_of_tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(self._bytes[token_id])
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class ComparingStreamDecoder:
+    """For all others: decodes the last few ids with and without the new one, and gives out the difference.
+
+    The window keeps what went out last, since a decoder may strip the first space or join marks to the word before.
+    Byte-fallback tokens wait for the end of their run: one bad byte makes the decoder replace the whole run.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], token: Callable[[int], str | None]) -> None:
+        self._decode = decode
+        self._token = token
+        self._ids: list[int] = []
+        self._told = 0
+        self._start = 0
+
+    def push(self, token_id: int) -> str:
+        self._ids.append(token_id)
+        return "" if is_byte_token(self._token(token_id) or "") else self._flush()
+
+    def finish(self) -> str:
+        return self._flush(final=True)
+
+    def _flush(self, final: bool = False) -> str:
+        before = self._decode(self._ids[self._start : self._told])
+        text = self._decode(self._ids[self._start :])
+        if len(text) <= len(before) or (text.endswith(REPLACEMENT) and not final):
+            return ""
+        self._start, self._told = self._told, len(self._ids)
+        return text[len(before) :]

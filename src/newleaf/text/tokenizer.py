@@ -1,0 +1,131 @@
+"""The tokenizer: text to ids and back, over a Hugging Face `tokenizer.json`."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from newleaf.errors import InputError
+from newleaf.text.components import byte_table, decodes_exactly, is_byte_level, kind_of
+from newleaf.text.load_tokenizer import read_tokenizer
+from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, StreamDecoder
+
+KEPT_SETTINGS = ("chat_template", "model_max_length")
+
+
+@dataclass(eq=False)
+class Tokenizer:
+    """Text to ids and back.
+
+    `bos_id`, `eos_id` and `pad_id` are None where the vocabulary has no such token. Text that looks like a special token is always
+    plain text; the special tokens enter as ids only. `settings` are the fields of tokenizer_config.json that saving keeps.
+    """
+
+    backend: tokenizers.Tokenizer
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.backend.encode_special_tokens = True
+        self.settings = {name: self.settings[name] for name in KEPT_SETTINGS if name in self.settings}
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Opens a folder with tokenizer.json or vocab.json and merges.txt (GPT-1's or GPT-2's), or a tokenizer.json itself.
+
+        Raises InputError when there is nothing to open or it cannot be read.
+        """
+        backend, special, settings = read_tokenizer(Path(path))
+        ids = {name: None if token is None else backend.token_to_id(token) for name, token in special.items()}
+        return cls(backend, ids["bos_token"], ids["eos_token"], ids["pad_token"], settings)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which stock transformers opens; the caller makes the folder appear whole."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "tokenizer.json", self.backend.to_str(pretty=True))
+        # Any other class name would let transformers rebuild the tokenizer from what the model type usually has.
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        for name, token_id in (("bos_token", self.bos_id), ("eos_token", self.eos_id), ("pad_token", self.pad_id)):
+            if token_id is not None:
+                config[name] = self.backend.id_to_token(token_id)
+        _write(folder / "tokenizer_config.json", json.dumps(config | self.settings, indent=2, ensure_ascii=False))
+
+    def encode(self, text: str, special_tokens: bool = True) -> list[int]:
+        """Ids of a text; with `special_tokens`, what the tokenizer's own post-processor adds (nothing for new tokenizers)."""
+        return list(self.backend.encode(text, add_special_tokens=special_tokens).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text in parallel, without special tokens."""
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Decodes id by id: the pieces put together are `decode(ids)`."""
+        if self._byte_level:
+            return ByteStreamDecoder(self.bytes_of_tokens)
+        return ComparingStreamDecoder(self.decode, self.backend.id_to_token)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes a token stands for; empty for special tokens."""
+        return self.bytes_of_tokens[token_id]
+
+    @property
+    def separator_id(self) -> int:
+        """The id that stands before each document: bos, or eos where there is no bos."""
+        found = self.bos_id if self.bos_id is not None else self.eos_id
+        if found is None:
+            raise InputError("tokenizer: it has neither a bos nor an eos token to set documents apart; name one in tokenizer_config.json")
+        return found
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Ids run from 0 to vocab_size - 1, special tokens included."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @cached_property
+    def bytes_of_tokens(self) -> list[bytes]:
+        """The bytes of every id, by id."""
+        return byte_table(self.backend, self._description, self.vocab_size)
+
+    @cached_property
+    def lossless(self) -> bool:
+        """Whether every text decodes back exactly, as the parts of the tokenizer say."""
+        return decodes_exactly(self._description)
+
+    @cached_property
+    def kind(self) -> str:
+        """bpe, unigram, char or byte, or the model's own name in lower case."""
+        return kind_of(self._description)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the ids this tokenizer gives: the same vocabulary, rules and special tokens have the same one."""
+        parts = [self._description, self.bos_id, self.eos_id, self.pad_id]
+        canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        description: dict[str, Any] = json.loads(self.backend.to_str())
+        return description
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return is_byte_level(self._description)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8", newline="")
