@@ -105,14 +105,20 @@ def _unigram(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
 
 
 def _settled(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The trainer adds in the order of a hash table, so that scores differ in the last digits and the bytes the text lacks,
-    which stand last at steps of 1e-4, come in any order. Rounding and sorting make one text give one tokenizer."""
-    tail = len(vocabulary) - 1
-    while tail > 0 and abs(vocabulary[tail - 1][1] - vocabulary[tail][1] - 1e-4) < 1e-7:
-        tail -= 1
-    head = sorted(((token, round(score, 6)) for token, score in vocabulary[:tail]), key=lambda pair: (-pair[1], pair[0]))
-    lacking = zip(sorted(token for token, _ in vocabulary[tail:]), (score for _, score in vocabulary[tail:]), strict=True)
-    return head + [(token, round(score, 6)) for token, score in lacking]
+    """The trainer walks hash tables, so that scores differ in their last digits, and the bytes the text lacks take the lowest score
+    and each next 1e-4 above it in any order. Rounding, and handing out those scores in order, makes one text give one tokenizer."""
+    low, step = vocabulary[-1][1], 1e-4
+    lacking: dict[str, float] = {}
+    steps = 0
+    for token, score in reversed(vocabulary):
+        n = round((score - low) / step)
+        if n > steps + 1:
+            break
+        if abs(score - low - n * step) < 1e-8:
+            lacking[token] = score
+            steps = n
+    settled = dict(vocabulary) | dict(zip(sorted(lacking), sorted(lacking.values(), reverse=True), strict=True))
+    return sorted(((token, round(score, 6)) for token, score in settled.items()), key=lambda pair: (-pair[1], pair[0]))
 
 
 def _char(texts: Iterable[str], size: int | None) -> tokenizers.Tokenizer:
