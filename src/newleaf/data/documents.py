@@ -1,0 +1,222 @@
+"""Sources to documents: each kind of file cut into the texts it holds."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from newleaf.data.compression import blocks, seekable
+from newleaf.data.config import DataConfig
+from newleaf.data.decoding import Line, line_text, lines, text_pieces
+from newleaf.data.hub import hub_rows
+from newleaf.data.problems import BadDocumentError, Problems
+from newleaf.data.sources import FileSource, HubSource, Resolved
+from newleaf.errors import InputError
+
+Progress = Callable[[str, int, int | None], None]
+CSV_FIELD_LIMIT = 2**31 - 1  # the largest that a C long holds on every system
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text under its name (file, or file:line), in pieces, since one document may be larger than memory."""
+
+    name: str
+    pieces: Iterable[str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What every reader needs: the choices, where problems go, and whom to tell how many bytes of the file are read."""
+
+    config: DataConfig
+    problems: Problems
+    on_read: Callable[[int], None]
+
+    def blocks(self, source: FileSource) -> Iterator[bytes]:
+        return blocks(source.path, self.on_read)
+
+
+def documents(found: Resolved, config: DataConfig, problems: Problems, on_progress: Progress | None = None) -> Iterator[Document]:
+    """Every document of the sources, in order. The pieces of one are to be used up before the next is asked for.
+
+    What cannot be read goes to `problems`, except that a fault inside the pieces is raised there, as BadDocumentError, for whoever
+    reads them: only they know what to take back.
+    """
+    done = 0
+    for source in found.sources:
+
+        def on_read(at: int, before: int = done) -> None:
+            if on_progress is not None:
+                on_progress("reading", before + at, found.total_bytes)
+
+        reading = Reading(config, problems, on_read)
+        try:
+            if isinstance(source, HubSource):
+                yield from _rows(hub_rows(source), str(source), reading)
+            else:
+                yield from _file_documents(source, reading)
+                done += source.size
+        except BadDocumentError as problem:
+            problems.bad(problem)
+
+
+def _file_documents(source: FileSource, reading: Reading) -> Iterator[Document]:
+    if source.size == 0:
+        if source.named:
+            raise BadDocumentError("empty", f"{source.path}: the file is empty; give one that holds text")
+        reading.problems.skipped["empty"] += 1  # a folder of code holds empty files as a matter of course
+        return
+    name = str(source.path)
+    if source.format == ".jsonl":
+        yield from _jsonl(source, reading)
+    elif source.format == ".csv":
+        yield from _csv(source, reading)
+    elif source.format == ".parquet":
+        yield from _rows(_parquet_values(source, reading), name, reading)
+    elif source.format == ".txt" and reading.config.document == "line":
+        yield from _line_documents(source, reading)
+    elif source.format == ".txt" and reading.config.document == "blank-line":
+        yield from _paragraphs(source, reading)
+    else:
+        yield Document(name, text_pieces(reading.blocks(source), name))
+
+
+def _good_lines(source: FileSource, reading: Reading) -> Iterator[tuple[Line, str]]:
+    """The lines that are text; the others go to the problems one by one."""
+    for line in lines(reading.blocks(source)):
+        try:
+            text = line_text(line, str(source.path))
+        except BadDocumentError as problem:
+            reading.problems.bad(problem)
+        else:
+            yield line, text
+
+
+def _line_documents(source: FileSource, reading: Reading) -> Iterator[Document]:
+    """Each line that is not blank, without its line end."""
+    for line, text in _good_lines(source, reading):
+        if text.strip():
+            yield Document(f"{source.path}:{line.number}", [text.removesuffix("\n").removesuffix("\r")])
+
+
+def _paragraphs(source: FileSource, reading: Reading) -> Iterator[Document]:
+    """Runs of lines that are not blank; the last line end of each belongs to the gap."""
+    kept: list[str] = []
+    first = 1
+    for line, text in _good_lines(source, reading):
+        if text.strip():
+            first = first if kept else line.number
+            kept.append(text)
+        elif kept:
+            yield Document(f"{source.path}:{first}", ["".join(kept).removesuffix("\n").removesuffix("\r")])
+            kept = []
+    if kept:
+        yield Document(f"{source.path}:{first}", ["".join(kept).removesuffix("\n").removesuffix("\r")])
+
+
+def _jsonl(source: FileSource, reading: Reading) -> Iterator[Document]:
+    for line, text in _good_lines(source, reading):
+        if not text.strip():
+            continue
+        name = f"{source.path}:{line.number}"
+        try:
+            yield Document(name, [_text_of(_json_object(text, name), name, reading.config.field)])
+        except BadDocumentError as problem:
+            reading.problems.bad(problem)
+
+
+def _json_object(text: str, name: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise BadDocumentError("broken line", f"{name}: not valid JSON ({what}); each line is one JSON object") from error
+    if not isinstance(row, dict):
+        raise BadDocumentError("broken line", f"{name}: not a JSON object but {type(row).__name__}; each line is one JSON object")
+    return row
+
+
+def _text_of(row: dict[str, Any], name: str, field: str) -> str:
+    """The row's text; escapes such as \\ud800 make strings that are no Unicode text."""
+    if field not in row:
+        has = ", ".join(list(row)[:8])
+        raise BadDocumentError("no text field", f"{name}: has no field {field!r} (it has: {has}); name the text field with --data.field")
+    value = row[field]
+    if not isinstance(value, str):
+        raise BadDocumentError("not a string", f"{name}: field {field!r} is not a string but {type(value).__name__}; name the text field")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadDocumentError("not UTF-8", f"{name}: field {field!r} holds half of a surrogate pair at character {error.start}") from error
+    return value
+
+
+def _csv(source: FileSource, reading: Reading) -> Iterator[Document]:
+    # csv's limit of 128 KB a field is global to Python: raised while reading, put back after.
+    limit = csv.field_size_limit(CSV_FIELD_LIMIT)
+    try:
+        reader = csv.reader((text for _, text in _good_lines(source, reading)), strict=True)
+        header = next(reader, [])
+        if reading.config.field not in header:
+            has = ", ".join(header[:8])
+            message = f"{source.path}: has no column {reading.config.field!r} (it has: {has}); name the text column with --data.field"
+            raise BadDocumentError("no text field", message)
+        column = header.index(reading.config.field)
+        yield from _csv_rows(reader, column, source, reading)
+    except csv.Error as error:  # only the header is read here
+        raise BadDocumentError("broken line", f"{source.path}:1: not valid CSV ({error})") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv_rows(reader: Any, column: int, source: FileSource, reading: Reading) -> Iterator[Document]:
+    while True:
+        try:
+            row = next(reader, None)
+            name = f"{source.path}:{reader.line_num}"
+            if row is None:
+                return
+            if row and len(row) <= column:
+                raise BadDocumentError("broken line", f"{name}: the row ends before column {reading.config.field!r}")
+        except csv.Error as error:
+            reading.problems.bad(BadDocumentError("broken line", f"{source.path}:{reader.line_num}: not valid CSV ({error})"))
+        except BadDocumentError as problem:
+            reading.problems.bad(problem)
+        else:
+            if row:
+                yield Document(name, [row[column]])
+
+
+def _rows(rows: Iterable[dict[str, Any]], name: str, reading: Reading) -> Iterator[Document]:
+    """Documents of rows that are numbered from 1."""
+    for number, row in enumerate(rows, 1):
+        row_name = f"{name}: row {number}"
+        try:
+            yield Document(row_name, [_text_of(row, row_name, reading.config.field)])
+        except BadDocumentError as problem:
+            reading.problems.bad(problem)
+
+
+def _parquet_values(source: FileSource, reading: Reading) -> Iterator[dict[str, Any]]:
+    """Rows with the text column alone; the others are never read."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InputError(".parquet files need the package pyarrow; run: pip install 'newleaf[data]'") from error
+    field = reading.config.field
+    try:
+        with seekable(source.path, reading.on_read) as file, parquet.ParquetFile(file, pre_buffer=False) as table:
+            columns = table.schema_arrow.names
+            if field not in columns:
+                message = (
+                    f"{source.path}: has no column {field!r} (it has: {', '.join(columns[:8])}); name the text column with --data.field"
+                )
+                raise BadDocumentError("no text field", message)
+            for batch in table.iter_batches(batch_size=1024, columns=[field]):
+                reading.on_read(min(file.tell(), source.size))
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BadDocumentError("broken file", f"{source.path}: not a readable Parquet file ({str(error).partition(chr(10))[0]})") from error

@@ -1,0 +1,120 @@
+"""Sources to a corpus: read once, cleaned, spooled to the cache and split into training and validation text."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from newleaf.data.cache import cached, default_cache, key_of
+from newleaf.data.cleaning import Cleaner
+from newleaf.data.config import DataConfig
+from newleaf.data.documents import Progress, documents
+from newleaf.data.problems import BadDocumentError, Problems
+from newleaf.data.sources import Resolved, resolve
+from newleaf.data.spool import SpoolWriter, TextFile, split_characters, split_documents, with_fingerprint
+from newleaf.errors import InputError
+
+VERSION = 1  # of the cache's layout and of what reading means: raise it when either changes
+NOT_ABOUT_TEXT = ("layout", "stride", "document_mask")
+NAMES_SHOWN = 20
+TOLD_EVERY = 1000
+
+SourceNames = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text ready for a tokenizer. `report` says what was read, changed and left out; `from_cache` whether an earlier run read it."""
+
+    train: TextFile
+    validation: TextFile
+    report: dict[str, Any]
+    fingerprint: str
+    from_cache: bool = False
+
+
+def prepare_text(sources: SourceNames, config: DataConfig, cache: Path | None = None, on_progress: Progress | None = None) -> Corpus:
+    """Reads the sources in one pass and bounded memory, whatever their size, and splits them into train and validation.
+
+    The same files (path, size, time of change) under the same options come from the cache at once; a dataset of the Hub goes by its
+    name alone. `on_progress(stage, done, total)` counts bytes; `total` is None where it is not known. Raises InputError.
+    """
+    names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    found = resolve(names)
+    separate = resolve(config.validation_sources) if config.validation_sources else None
+    options = {name: value for name, value in asdict(config).items() if name not in NOT_ABOUT_TEXT}
+    key = key_of(VERSION, found.identity(), separate.identity() if separate else None, options)
+    folder = (cache or default_cache()) / "text" / key
+
+    def build(fresh: Path) -> dict[str, Any]:
+        return _build(fresh, found, separate, config, on_progress)
+
+    meta, from_cache = cached(folder, build)
+    train, validation = TextFile.opened(folder, meta["train"]), TextFile.opened(folder, meta["validation"])
+    return Corpus(train, validation, meta["report"], key_of(train.fingerprint, validation.fingerprint), from_cache)
+
+
+def _build(folder: Path, found: Resolved, separate: Resolved | None, config: DataConfig, on_progress: Progress | None) -> dict[str, Any]:
+    text, report = _spool(folder / "text.bin", found, config, config.limit, on_progress)
+    if separate is None:
+        train, validation = _split(text, config.val_fraction)
+    else:
+        train = text
+        validation, report["validation"] = _spool(folder / "validation.bin", separate, config, config.validation_limit, on_progress)
+    train, validation = with_fingerprint(train), with_fingerprint(validation)
+    for name, part in (("train", train), ("held_out", validation)):
+        report[name] = {"documents": part.n_documents, "characters": part.n_chars, "bytes": part.n_bytes}
+    return {"train": train.described(), "validation": validation.described(), "report": report}
+
+
+def _spool(
+    path: Path, found: Resolved, config: DataConfig, limit: int | None, on_progress: Progress | None
+) -> tuple[TextFile, dict[str, Any]]:
+    problems, cleaner = Problems(config.on_error), Cleaner(config)
+    with SpoolWriter(path) as spool:
+        for document in documents(found, config, problems, on_progress):
+            try:
+                pieces = cleaner.clean(document.pieces)
+                if pieces is not None and not spool.add(pieces):
+                    problems.skipped["empty"] += 1
+            except BadDocumentError as problem:
+                problems.bad(problem)
+            if on_progress is not None and found.total_bytes is None and spool.n_documents % TOLD_EVERY == 0:
+                on_progress("reading", spool.n_bytes, None)
+            if spool.n_documents == limit:
+                break
+    if spool.n_documents == 0:
+        raise InputError(f"{_shown(found)}: holds no text{_why(problems, cleaner)}; give files that do")
+    return spool.text(), _report(found, problems, cleaner)
+
+
+def _split(text: TextFile, val_fraction: float) -> tuple[TextFile, TextFile]:
+    """One document: its end, to the character, so that the first int((1 - f) n) characters train. Several: the last ones, whole."""
+    if text.n_documents == 1:
+        n_first = int((1 - val_fraction) * text.n_chars)
+        if n_first == 0:
+            raise InputError(f"the text has {text.n_chars} character(s), too few to hold some back for validation; give a longer text")
+        return split_characters(text, n_first)
+    return split_documents(text, min(max(1, round(val_fraction * text.n_documents)), text.n_documents - 1))
+
+
+def _report(found: Resolved, problems: Problems, cleaner: Cleaner) -> dict[str, Any]:
+    return {
+        "sources": len(found.sources),
+        "unknown_suffix": {"count": len(found.passed_over), "first": found.passed_over[:NAMES_SHOWN]},
+        "skipped": dict(problems.skipped),
+        "first_skipped": problems.first,
+        "cleaning": dict(cleaner.counts),
+    }
+
+
+def _shown(found: Resolved) -> str:
+    first = found.sources[0]
+    name = str(getattr(first, "path", first))
+    return name if len(found.sources) == 1 else f"{name} and {len(found.sources) - 1} more"
+
+
+def _why(problems: Problems, cleaner: Cleaner) -> str:
+    reasons = [f"{count} {reason}" for reason, count in (problems.skipped + cleaner.counts).items()]
+    return f" ({', '.join(reasons)})" if reasons else ""

@@ -1,0 +1,32 @@
+"""What cannot be read: it stops the run, or is left out and counted."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from newleaf.errors import InputError
+
+
+class BadDocumentError(InputError):
+    """A file or row that cannot be read; `reason` is a short name to count it under."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass
+class Problems:
+    """Decides what a bad document means, and keeps the counts for the report."""
+
+    on_error: Literal["stop", "skip"] = "stop"
+    skipped: Counter[str] = field(default_factory=Counter)
+    first: str | None = None
+
+    def bad(self, problem: BadDocumentError) -> None:
+        """Raises the problem, or counts it where the user said to skip."""
+        if self.on_error == "stop":
+            hint = "" if "on_error" in str(problem) else "; --data.on_error skip leaves such text out"
+            raise BadDocumentError(problem.reason, f"{problem}{hint}") from problem
+        self.skipped[problem.reason] += 1
+        self.first = self.first or str(problem)

@@ -1,0 +1,129 @@
+"""What a SOURCE names: a file, a folder, a glob or a dataset on the Hub, resolved to things to read."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from newleaf.data.compression import PACKED
+from newleaf.errors import InputError
+
+SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".csv", ".parquet")
+HUB = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:]*))?(?::(?P<split>[^:]*))?")
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A file to read; `format` is its suffix without .gz or .zst, `named` whether the user named it (and not a folder it is in)."""
+
+    path: Path
+    format: str
+    size: int
+    mtime_ns: int
+    named: bool
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A dataset on the Hugging Face Hub."""
+
+    name: str
+    config: str | None
+    split: str
+
+    def __str__(self) -> str:
+        return f"hf:{self.name}:{self.config or ''}:{self.split}"
+
+
+Source = FileSource | HubSource
+
+
+@dataclass
+class Resolved:
+    """The sources in order, and the files that were left aside for their suffix."""
+
+    sources: list[Source] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes to read, as stored; None when a part of it comes from the Hub."""
+        sizes = [source.size for source in self.sources if isinstance(source, FileSource)]
+        return sum(sizes) if len(sizes) == len(self.sources) else None
+
+    def identity(self) -> list[object]:
+        """What tells one state of the sources from another without reading them."""
+        return [[str(s.path), s.size, s.mtime_ns] if isinstance(s, FileSource) else str(s) for s in self.sources]
+
+
+def resolve(sources: Iterable[str | os.PathLike[str]]) -> Resolved:
+    """Finds what each SOURCE names, in the order given, folders and globs sorted; raises InputError when one names nothing."""
+    found = Resolved()
+    for source in sources:
+        text = os.fspath(source)
+        if text.startswith("hf:"):
+            found.sources.append(parse_hub(text))
+        elif Path(text).is_dir():
+            _add_many(found, text, _walk(Path(text)))
+        elif Path(text).exists():
+            _add_named(found, Path(text))
+        elif glob.has_magic(text):
+            names = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (pathlib's glob takes no absolute pattern)
+            _add_many(found, text, (path for path in map(Path, names) if path.is_file()))
+        else:
+            raise InputError(f"{text}: no such file; give a file, a folder, a glob or hf:owner/dataset")
+    if not found.sources:
+        raise InputError("no text was named; give a file, a folder, a glob or hf:owner/dataset")
+    return found
+
+
+def parse_hub(text: str) -> HubSource:
+    """hf:owner/dataset[:config[:split]]; the split is train when left out."""
+    match = HUB.fullmatch(text)
+    if match is None:
+        raise InputError(f"{text}: not a dataset's name; write hf:owner/dataset, hf:owner/dataset:config or hf:owner/dataset:config:split")
+    return HubSource(match["name"], match["config"] or None, match["split"] or "train")
+
+
+def format_of(path: Path) -> str | None:
+    """The suffix that says how to read a file, without .gz or .zst; None when it is none of the known ones."""
+    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    suffix = inner.suffix.lower()
+    return suffix if suffix in SUFFIXES else None
+
+
+def _add_named(found: Resolved, path: Path) -> None:
+    if format_of(path) is None:
+        raise InputError(f"{path}: unknown kind of file; known are {' '.join(SUFFIXES)}, each also with .gz or .zst")
+    _add(found, path, named=True)
+
+
+def _add_many(found: Resolved, text: str, paths: Iterable[Path]) -> None:
+    before = len(found.sources)
+    for path in paths:
+        if format_of(path) is None:
+            found.passed_over.append(str(path))
+        else:
+            _add(found, path, named=False)
+    if len(found.sources) == before:
+        raise InputError(f"{text}: holds no file of a known kind; known are {' '.join(SUFFIXES)}, each also with .gz or .zst")
+
+
+def _add(found: Resolved, path: Path, named: bool) -> None:
+    kind = format_of(path)
+    assert kind is not None
+    status = path.stat()
+    found.sources.append(FileSource(path.absolute(), kind, status.st_size, status.st_mtime_ns, named))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files in the order of their paths; what is hidden stays so."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _walk(entry)
+        elif entry.is_file():
+            yield entry
