@@ -79,7 +79,7 @@ def token_byte_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     return np.array([len(data) for data in tokenizer.bytes_of_tokens], dtype=np.int64)
 
 
-def _write(path: Path, text: TextFile, tokenizer: Tokenizer, width: str, on_progress: Progress | None) -> array[int]:
+def _write(path: Path, text: TextFile, tokenizer: Tokenizer, width: str, on_progress: Progress | None) -> "array[int]":
     """Writes the stream; returns where each document's separator stands."""
     starts = array("q")
     written = done = 0
