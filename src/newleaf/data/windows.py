@@ -17,7 +17,7 @@ NO_TARGET = -100
 
 
 class Windows(Protocol):
-    """Windows by number. `rows` gives inputs, targets and document numbers, each int64 [windows, T]."""
+    """Windows by number. `rows` gives inputs, targets and document numbers (zeros unless asked for), each int64 [windows, T]."""
 
     @property
     def count(self) -> int: ...
@@ -38,6 +38,7 @@ class PackedWindows:
     shard: Shard
     length: int
     every_byte: bool = False
+    numbered: bool = False
 
     def __post_init__(self) -> None:
         if not self.every_byte and self.shard.n_tokens <= self.length:
@@ -73,6 +74,8 @@ class PackedWindows:
         return taken[:, :-1], targets, self._documents(places[:, :-1])
 
     def _documents(self, places: Ints) -> Ints:
+        if not self.numbered:
+            return np.zeros_like(places)
         numbers = np.searchsorted(self.shard.document_starts, places, side="right")
         return (numbers - numbers[:, :1]).astype(np.int64)
 
@@ -129,7 +132,7 @@ def windows(shard: Shard, length: int, config: DataConfig, every_byte: bool) -> 
     if length < 1:
         raise InputError(f"context_length: {length} is not positive")
     if config.layout == "packed":
-        return PackedWindows(shard, length, every_byte)
+        return PackedWindows(shard, length, every_byte, config.document_mask)
     stride = length if every_byte or config.stride is None else config.stride
     if stride > length:
         raise InputError(f"data.stride: {stride} is larger than context_length {length}, which would leave tokens out; lower it")

@@ -36,8 +36,9 @@ class ByteStreamDecoder:
 class ComparingStreamDecoder:
     """For all others: decodes the last few ids with and without the new one, and gives out the difference.
 
-    The window keeps what went out last, since a decoder may strip the first space or join marks to the word before.
-    Byte-fallback tokens wait for the end of their run: one bad byte makes the decoder replace the whole run.
+    The window keeps what went out last, since a decoder may strip the first space or join marks to the word before. `token` gives a
+    token's string, None for one that decoding skips. Byte-fallback tokens wait for the end of their run: one bad byte makes the
+    decoder replace the whole run.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], token: Callable[[int], str | None]) -> None:
@@ -48,8 +49,11 @@ class ComparingStreamDecoder:
         self._start = 0
 
     def push(self, token_id: int) -> str:
+        token = self._token(token_id)
+        if token is None:
+            return ""
         self._ids.append(token_id)
-        return "" if is_byte_token(self._token(token_id) or "") else self._flush()
+        return "" if is_byte_token(token) else self._flush()
 
     def finish(self) -> str:
         return self._flush(final=True)

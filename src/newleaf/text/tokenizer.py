@@ -76,7 +76,7 @@ class Tokenizer:
         """Decodes id by id: the pieces put together are `decode(ids)`."""
         if self._byte_level:
             return ByteStreamDecoder(self.bytes_of_tokens)
-        return ComparingStreamDecoder(self.decode, self.backend.id_to_token)
+        return ComparingStreamDecoder(self.decode, lambda i: self.backend.id_to_token(i) if self.bytes_of_tokens[i] else None)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for; empty for special tokens."""
