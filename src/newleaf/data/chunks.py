@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 # Byte-level pre-tokenizers (GPT-2's, Qwen2's, o200k's) end a word between a letter or digit and the space after it, and a
 # line end between two characters that are not spaces ends one too; spaces further along do not change what comes before.
 SAFE = re.compile(r"(?<=[^\W_])(?=[ \t\r\n])|(?<=\S\n)(?=[^\W_])")
-CHUNK = 64 * 2**10
+CHUNK = 16 * 2**10
 TAIL = 2**10
 LONGEST = 2**20
 
 
 def chunks(pieces: Iterable[str]) -> Iterator[str]:
-    """One document's text again, in chunks of about 64 thousand characters that end where a word surely ends.
+    """One document's text again, in chunks of about 16 thousand characters that end where a word surely ends.
 
     Where a million characters offer no such place, the text is cut where it stands: it still decodes back exactly, only the
     tokens at the cut may be others than the whole text's.

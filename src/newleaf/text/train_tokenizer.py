@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, get_args
@@ -17,6 +17,8 @@ from newleaf.text.tokenizer import Tokenizer
 
 Kind = Literal["bpe", "unigram", "char", "byte"]
 N_BYTES = 256
+# The trainers keep a few hundred pieces in flight, each at some twenty times its size.
+PIECE = 16 * 2**10
 # Qwen2's way to cut text into words (its tokenizer.json): llama.cpp knows it by name, and digits stand alone.
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -61,7 +63,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, vocab_size: i
         backend = _char(texts, size)
     else:
         assert size is not None
-        backend = _bpe(texts, size - 1) if config.kind == "bpe" else _unigram(texts, size - 1)
+        backend = _bpe(_pieces(texts), size - 1) if config.kind == "bpe" else _unigram(_pieces(texts), size - 1)
     backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
     last = backend.token_to_id(END_OF_TEXT)
     return Tokenizer(backend, bos_id=last, eos_id=last, pad_id=last)
@@ -70,6 +72,17 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, vocab_size: i
 def _check_size(size: int) -> None:
     if size < N_BYTES + 1:
         raise InputError(f"tokenizer.vocab_size: {size} is too small; 256 bytes and one special token make 257 the least")
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """The same text in small pieces, cut behind line ends where there are any."""
+    for text in texts:
+        start = 0
+        while len(text) - start > PIECE:
+            end = text.rfind("\n", start, start + PIECE) + 1 or start + PIECE
+            yield text[start:end]
+            start = end
+        yield text[start:]
 
 
 def _alphabet() -> list[str]:
