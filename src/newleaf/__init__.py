@@ -1,0 +1,26 @@
+"""newleaf: the whole GPT line in one place. Train your own from a text file; open, and write with, the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from newleaf.errors import InputError
+from newleaf.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from newleaf.api import Model, Run, load, pretrain, resume
+
+__all__ = ["InputError", "Model", "Run", "__version__", "load", "pretrain", "resume"]
+
+
+def __getattr__(name: str) -> Any:
+    """PyTorch takes a second or two to import, so it waits for the first use."""
+    if name in __all__:
+        from newleaf import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'newleaf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

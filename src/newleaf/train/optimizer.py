@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,12 +61,14 @@ class Optimizer:
     `vectors` (norms and biases, AdamW without). With kind "adamw" the matrices are AdamW's too, with decay.
     """
 
-    def __init__(self, network: nn.Module, config: OptimizerConfig) -> None:
+    def __init__(self, network: nn.Module, config: OptimizerConfig, dtype: torch.dtype = torch.float32) -> None:
+        """Takes the network's weights as masters and turns the network itself into `dtype`."""
         self.config = config
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.weights = [p for _, p in named]
         self.masters = [p.detach().to(torch.float32, copy=True) for p in self.weights]
+        network.to(dtype)
         in_blocks = {name for name, p in named if p.ndim == 2 and name.startswith("blocks.")}
         matrices = [i for i, name in enumerate(self.names) if name in in_blocks]
         decayed = [i for i, p in enumerate(self.weights) if p.ndim == 2 and i not in set(matrices)]
@@ -80,7 +81,7 @@ class Optimizer:
             self.stacks = list(by_shape.values())
         else:
             decayed = sorted(matrices + decayed)
-        self.momenta = [torch.zeros(len(stack), *self.weights[stack[0]].shape) for stack in self.stacks]
+        self.momenta = [torch.zeros(len(stack), *self.weights[stack[0]].shape, device=self.weights[stack[0]].device) for stack in self.stacks]
         groups = [
             {"params": [self.masters[i] for i in decayed], "weight_decay": config.weight_decay},
             {"params": [self.masters[i] for i in vectors], "weight_decay": 0.0},
@@ -118,6 +119,10 @@ class Optimizer:
         for i, change in zip(stack, update, strict=True):
             self.masters[i].mul_(1 - rate * self.config.weight_decay).add_(change, alpha=-rate * max(1.0, rows / columns) ** 0.5)
 
+    def weights_by_name(self) -> dict[str, Tensor]:
+        """The fp32 masters under the network's names."""
+        return dict(zip(self.names, self.masters, strict=True))
+
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name: masters, momenta, AdamW's moments and step counts."""
         tensors = {f"master.{name}": master for name, master in zip(self.names, self.masters, strict=True)}
@@ -141,7 +146,3 @@ class Optimizer:
             keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam.{k}.{self.names[i]}" in tensors]
             self.adam.state[self.masters[i]] = {k: tensors[f"adam.{k}.{self.names[i]}"].clone() for k in keys}
 
-
-def total_size(tensors: Iterable[Tensor]) -> int:
-    """Bytes of these tensors."""
-    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,68 @@
+"""The `newleaf` command: finds the subcommand, and turns what goes wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import time
+from typing import NoReturn
+
+from newleaf.cli import generate, info, pretrain
+from newleaf.errors import InputError
+from newleaf.version import VERSION
+
+COMMANDS = (pretrain, generate, info)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="newleaf",
+        description="Train your own GPT from a text file, and write with it.",
+        epilog="First time here: newleaf demo",
+    )
+    parser.add_argument("--version", action="version", version=f"newleaf {VERSION}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback when something goes wrong")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for module in COMMANDS:
+        module.add(commands)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 after Ctrl-C."""
+    started = time.monotonic()
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        given = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--debug"]
+        parsed, rest = build_parser().parse_known_args(given)
+        if rest and not getattr(parsed, "takes_options", False):
+            raise InputError(f"{rest[0]}: no such option for newleaf {parsed.name}; see newleaf {parsed.name} --help")
+        parsed.rest, parsed.started = rest, started
+        return int(parsed.run(parsed) or 0)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except InputError as error:
+        if debug:
+            raise
+        return _fail(" ".join(str(error).split()), 2)
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        return _fail(f"{error.filename or 'writing'}: {(error.strerror or str(error)).lower()}", 2)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"newleaf: {text}", file=sys.stderr)
+    return code

@@ -1,0 +1,34 @@
+"""Options that several commands share, and `--section.field value` for everything a recipe can say."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from newleaf.errors import InputError
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that opens a model takes."""
+    parser.add_argument("--weights", choices=["fp32", "bf16"], help="convert the weights on opening (default: as stored)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument("--threads", type=int, help="threads to use (default: one for each core)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def dotted(words: list[str]) -> dict[str, Any]:
+    """`--data.limit 3 --data.field=title --data.document_mask` as a flat dictionary; a name alone is true."""
+    values: dict[str, Any] = {}
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if not word.startswith("--") or "." not in word.split("=")[0]:
+            raise InputError(f"{word}: no such option; recipe options look like --data.limit 1000")
+        name, given, value = word[2:].partition("=")
+        at += 1
+        if not given:
+            takes_next = at < len(words) and not words[at].startswith("--")
+            value = words[at] if takes_next else "true"
+            at += takes_next
+        values[name.replace("-", "_")] = value
+    return values

@@ -1,0 +1,82 @@
+"""`newleaf pretrain`: text to model."""
+
+from __future__ import annotations
+
+import argparse
+
+from newleaf.cli.options import dotted
+from newleaf.errors import InputError
+
+EPILOG = """every field of a recipe is an option too, for example
+  --data.val_fraction 0.1      hold out the last tenth of the text      --data.document line     one document a line
+  --tokenizer.vocab_size 4096  --model.n_layer 6 --model.n_embd 384     --optimizer.kind adamw   --train.batch_size 32
+docs/pretraining.md lists them all; recipes/ has whole ones."""
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "pretrain", help="train a new model from text", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", nargs="*", help="file, folder or glob (.txt .md .py .jsonl .csv .parquet, gz and zst too), or hf:owner/dataset")
+    parser.add_argument("--out", help="the run's folder")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--time", help="wall clock of the whole command: 90s, 3m, 1h30m (default: 3m)")
+    length.add_argument("--steps", help="optimizer steps")
+    length.add_argument("--tokens", help="tokens to read, such as 2m")
+    length.add_argument("--epochs", help="times to read the whole text")
+    parser.add_argument("--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat")
+    parser.add_argument("--resume", metavar="DIR", help="go on with a stopped run")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in --out")
+    parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
+    parser.add_argument("--threads", help="threads to use (default: one for each core)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--quiet", action="store_true", help="show nothing while training")
+    parser.set_defaults(run=run, name="pretrain", takes_options=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    overrides = dotted(args.rest)
+    if args.resume is not None and (args.source or args.out or args.config or overrides or args.overwrite):
+        raise InputError("--resume goes on with a run as it was begun; it takes no source, --out, --config or other options")
+    if args.resume is None and args.out is None:
+        raise InputError("--out is missing: name a folder for the run, such as --out runs/book")
+
+    from newleaf import api
+    from newleaf.train.machine import process_age
+    from newleaf.train.recipe import nest
+
+    started = args.started - _age_before(args.started, process_age())
+    if args.resume is not None:
+        finished = api.resume(args.resume, quiet=args.quiet, started=started)
+    else:
+        names = ("time", "steps", "tokens", "epochs", "seed", "threads", "device")
+        short = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+        finished = api.pretrain(
+            *args.source, out=args.out, config=args.config, overwrite=args.overwrite, quiet=args.quiet, started=started, **nest(overrides), **short
+        )
+    print(closing_lines(finished))
+    return 0
+
+
+def _age_before(moment: float, age_now: float) -> float:
+    """Seconds from this process's creation to `moment` (time.monotonic)."""
+    import time
+
+    return max(0.0, age_now - (time.monotonic() - moment))
+
+
+def closing_lines(run: object) -> str:
+    """What a run came to, and what to do next."""
+    from newleaf.api import Run
+
+    assert isinstance(run, Run)
+    found, path = run.summary, run.path
+    if not found:
+        return f"{path}: nothing was trained"
+    head = (
+        f"{path}: {found['val_bits_per_byte']:.3f} bits per byte on held-out text, after {found['steps']:,} steps "
+        f"and {found['tokens_seen']:,} tokens in {found['total_seconds']:.0f} s"
+    )
+    if not found["finished"]:
+        return f"{head} (stopped early)\n  go on with it   newleaf pretrain --resume {path}\n  write with it   newleaf generate {path}"
+    return f"{head}\n  write with it   newleaf generate {path} --max-tokens 200\n  look at it      newleaf info {path}"

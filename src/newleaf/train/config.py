@@ -1,0 +1,70 @@
+"""What a pretraining run is made of, as sections of frozen options. A recipe in YAML has the same names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from newleaf.data.config import DataConfig
+from newleaf.text.train_tokenizer import TokenizerConfig
+from newleaf.train.optimizer import OptimizerConfig
+from newleaf.train.recipe import seconds
+from newleaf.train.schedule import Shape
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and in what portions. At most one of `time`, `steps`, `tokens` and `epochs`; `time` is the whole command's wall clock.
+
+    A zero stands for what the dial chooses.
+    """
+
+    time: str | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    epochs: float | None = None
+    batch_size: int = 0  # windows in each step
+    micro_batch_size: int = 0  # windows in memory at once; gradients of a step's portions are added up
+    schedule: Shape = field(default_factory=Shape)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    eval_every: int = 0  # steps between validations; by the clock, a tenth of the run
+    eval_windows: int = 256  # windows of each validation on the way; the last one reads the whole validation text
+    prompts: tuple[str, ...] = ("",)  # continued at each validation
+    sample: dict[str, Any] = field(default_factory=dict)  # how: the options of `newleaf generate`
+    seed: int = 1
+    threads: int | None = None
+    device: str | None = None
+    replay: str | None = None  # a metrics.jsonl whose steps and rates are taken again
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("time", "steps", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[1]}: a run has one length, and {given[0]} is given too")
+        if self.time is not None:
+            try:
+                seconds(self.time)
+            except ValueError as error:
+                raise ValueError(f"time: {error}") from None
+        for name in ("steps", "tokens", "epochs", "threads"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: must be above 0, not {value!r}")
+        for name in ("batch_size", "micro_batch_size", "eval_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must be at least 0, not {getattr(self, name)!r}")
+        if self.eval_windows < 1:
+            raise ValueError(f"eval_windows: must be at least 1, not {self.eval_windows!r}")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size: {self.micro_batch_size} does not divide batch_size = {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A whole recipe: sources, and the sections data, tokenizer, model (fields of GPTConfig that are fixed), optimizer, train."""
+
+    source: tuple[str, ...] = ()
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

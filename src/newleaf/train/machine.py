@@ -1,0 +1,72 @@
+"""What this machine can do: threads, number formats, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import time
+
+import psutil
+import torch
+
+
+def use_threads(count: int | None) -> int:
+    """Use `count` threads, or one for each core this process may run on; returns the number."""
+    if count is None:
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    torch.set_num_threads(count)
+    return count
+
+
+def keep_memory() -> None:
+    """Ask glibc to keep freed memory instead of giving it back to the system after every large tensor.
+
+    Each training step allocates the same tensors again, and touching fresh pages costs up to a third of it. Elsewhere this does nothing.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    trim_threshold, mmap_threshold = -1, -3
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run in hardware on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device asked for, or CUDA where there is one, or the CPU. Raises ValueError for one that is not here."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def matrix_speed(dtype: torch.dtype, device: torch.device, seconds: float = 0.25) -> float:
+    """FLOP/s of matrix products of the shape that small models train with, the best of the trials that fit in `seconds`."""
+    rows, width, inner = 4096, 256, 768
+    left, right = torch.randn(rows, width, device=device).to(dtype), torch.randn(width, inner, device=device).to(dtype)
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end or best == 0.0:
+        start = time.perf_counter()
+        (left @ right).sum().item()
+        best = max(best, 2 * rows * width * inner / (time.perf_counter() - start))
+    return best
+
+
+def process_age() -> float:
+    """Seconds since this process was created."""
+    return max(0.0, time.time() - psutil.Process().create_time())

@@ -1,0 +1,27 @@
+"""A run's curve: training loss faint, validation strong, learning rate beneath."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def loss_figure(lines: list[dict[str, Any]], title: str) -> Figure:
+    """The figure of these metrics.jsonl lines: nats per token on the left, bits per byte of the validation text on the right."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    steps = [line for line in lines if "loss" in line]
+    checks = [line for line in lines if "val_loss" in line]
+    axes.plot([s["step"] for s in steps], [s["loss"] for s in steps], color="#9ab8a0", linewidth=0.8, label="training")
+    axes.plot([c["step"] for c in checks], [c["val_loss"] for c in checks], color="#1b6b3a", marker="o", markersize=4, label="validation")
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    if checks and checks[-1]["val_loss"] > 0:
+        scale = checks[-1]["val_bits_per_byte"] / checks[-1]["val_loss"]
+        other = axes.secondary_yaxis("right", functions=(lambda y: y * scale, lambda y: y / scale))
+        other.set_ylabel("bits per byte")
+        last = checks[-1]
+        axes.annotate(f"{last['val_bits_per_byte']:.3f} bits per byte", (last["step"], last["val_loss"]), (-8, 12), textcoords="offset points", ha="right")
+    axes.grid(alpha=0.2)
+    axes.legend(loc="upper right", frameon=False)
+    return figure

@@ -1,0 +1,183 @@
+"""Recipes: YAML and `--section.field value` into frozen dataclasses, with errors that name the key and offer the nearest."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from newleaf.errors import InputError
+
+T = TypeVar("T")
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A YAML recipe as nested dictionaries. Raises InputError with file and line."""
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a recipe is a mapping of sections, as in recipes/")
+    return values
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries laid over one another, the last on top."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            old = merged.get(key)
+            merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"data.limit": 3}` as `{"data": {"limit": 3}}`."""
+    return merge(*({key: value} if "." not in key else {key.split(".", 1)[0]: nest({key.split(".", 1)[1]: value})} for key, value in dotted.items()))
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """A dataclass from nested values, text converted to each field's type. Raises InputError naming the key."""
+    fields = convert_fields(cls, values, where)
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise InputError(f"{where.rstrip('.') or 'configuration'}: {error}") from None
+    except ValueError as error:
+        text = str(error)
+        raise InputError(text if text.startswith(where) else where + text) from None
+
+
+def convert_fields(cls: type[Any], values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """These values in the types that the dataclass's fields have; names are checked too."""
+    hints = get_type_hints(cls)
+    check_names(values, [field.name for field in dataclasses.fields(cls)], where)
+    return {name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()}
+
+
+def check_names(values: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    """Raises InputError for a name that is not known, offering the nearest that is."""
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), list(known), n=1)
+            raise InputError(f"{where}{name}: no such option" + (f"; did you mean {where}{near[0]}?" if near else ""))
+
+
+def seconds(text: str | float) -> float:
+    """A duration: `90`, `90s`, `3m`, `1h30m`. Raises ValueError."""
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        total = float(text)
+    elif re.fullmatch(r"\d+(\.\d+)?", str(text)):
+        total = float(text)
+    elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", str(text)):
+        total = sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", str(text)))
+    else:
+        raise ValueError(f"{text!r} is not a duration such as 90s, 3m or 1h30m")
+    if not 0 < total < float("inf"):
+        raise ValueError(f"{text!r} is not a duration above 0")
+    return total
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{key}: is a section of options, not {value!r}")
+        return build(hint, value, f"{key}.")  # type: ignore[arg-type]
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and type(None) in inner):
+            if type(None) in inner:
+                return None
+            raise InputError(f"{key}: must have a value")
+        return _convert_any([option for option in inner if option is not type(None)], value, key)
+    if origin is Literal:
+        if value not in inner:
+            raise InputError(f"{key}: {value!r} is not one of {', '.join(map(str, inner))}")
+        return value
+    if origin is tuple:
+        items = [value] if isinstance(value, str | int | float) else list(value)
+        return tuple(_convert(inner[0], item, key) for item in items)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{key}: is a section of options, not {value!r}")
+        return dict(value)
+    return _scalar(hint, value, key)
+
+
+def _convert_any(options: list[Any], value: Any, key: str) -> Any:
+    """The first of several types that takes the value, tuples before plain text so that lists stay lists."""
+    if isinstance(value, list | tuple):
+        options = [option for option in options if get_origin(option) is tuple]
+        if not options:
+            raise InputError(f"{key}: takes one value, not a list")
+    else:
+        options = sorted(options, key=lambda option: get_origin(option) is tuple)
+    for number, option in enumerate(options):
+        try:
+            return _convert(option, value, key)
+        except InputError:
+            if number == len(options) - 1:
+                raise
+    raise InputError(f"{key}: cannot take {value!r}")
+
+
+def _scalar(hint: Any, value: Any, key: str) -> Any:
+    if hint is bool:
+        text = str(value).lower()
+        if text in ("true", "yes", "on", "1"):
+            return True
+        if text in ("false", "no", "off", "0"):
+            return False
+        raise InputError(f"{key}: must be true or false, not {value!r}")
+    if hint is int:
+        return _whole(value, key)
+    if hint is float:
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except (TypeError, ValueError):
+            raise InputError(f"{key}: must be a number, not {value!r}") from None
+    if hint is str:
+        if isinstance(value, Mapping | list) or value is None:
+            raise InputError(f"{key}: must be text, not {value!r}")
+        return str(value)
+    return value
+
+
+def _whole(value: Any, key: str) -> int:
+    """A whole number, also as 20k, 3m or 1e6."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbg])", str(value).lower())
+    try:
+        number = float(match[1]) * SUFFIXES[match[2]] if match else float(str(value).replace("_", ""))
+    except ValueError:
+        number = float("nan")
+    if isinstance(value, bool) or not number.is_integer():
+        raise InputError(f"{key}: must be a whole number, not {value!r}")
+    return int(number)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as what YAML and JSON hold."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

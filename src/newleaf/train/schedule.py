@@ -1,0 +1,99 @@
+"""The learning rate over a run: warm up, hold, decay to zero; by steps, by the clock, or as an earlier run had it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Warm-up / stable / decay (Hu et al. 2024): fractions of the run, linear in both slopes, ending at `final` of the peak."""
+
+    warmup: float = 0.02
+    decay: float = 0.5
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "decay", "final"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: must be between 0 and 1, not {getattr(self, name)!r}")
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"warmup: warmup {self.warmup} and decay {self.decay} together must not exceed 1")
+
+    def factor(self, progress: float) -> float:
+        """The share of the peak rate at `progress` in [0, 1]."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        if progress > 1 - self.decay:
+            return self.final + (1 - self.final) * (1 - min(progress, 1.0)) / self.decay
+        return 1.0
+
+
+class Schedule(Protocol):
+    """What the loop asks before each step, counted from 0."""
+
+    def progress(self, step: int) -> float:
+        """The share of the run that is done; the run ends at 1."""
+
+    def factor(self, step: int) -> float:
+        """The share of the peak learning rate for this step."""
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """Ends after a known number of steps."""
+
+    steps: int
+    shape: Shape
+
+    def progress(self, step: int) -> float:
+        return step / self.steps
+
+    def factor(self, step: int) -> float:
+        # The middle of the step, so that neither the first nor the last is a step of rate zero.
+        return self.shape.factor((step + 0.5) / self.steps)
+
+
+class ClockSchedule:
+    """Ends when `seconds` have passed, `already` of them before this was made; `reserve` is kept for what comes after the last step."""
+
+    def __init__(self, seconds: float, shape: Shape, already: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self.shape = shape
+        self.clock = clock
+        self.reserve = 0.0
+        self.start = clock()
+        self.length = max(seconds - already, 0.0)
+        self.behind = 0.0  # progress made before a resume
+
+    def resume(self, spent: float, progress: float) -> None:
+        """Go on at `progress` with `spent` seconds less."""
+        self.length, self.behind = max(self.length - spent, 0.0), progress
+
+    def remaining(self) -> float:
+        """Seconds until the run's end, the reserve included."""
+        return self.start + self.length - self.clock()
+
+    def progress(self, step: int) -> float:
+        usable = self.length - self.reserve
+        share = (self.clock() - self.start) / usable if usable > 0 else 1.0
+        return self.behind + (1 - self.behind) * min(share, 1.0)
+
+    def factor(self, step: int) -> float:
+        # The very first step would otherwise be taken at a rate of almost zero.
+        return self.shape.factor(max(self.progress(step), min(1e-3, self.shape.warmup)))
+
+
+@dataclass(frozen=True)
+class ReplaySchedule:
+    """Takes the very steps that an earlier run recorded, whatever the clock says."""
+
+    factors: Sequence[float]
+
+    def progress(self, step: int) -> float:
+        return step / len(self.factors)
+
+    def factor(self, step: int) -> float:
+        return self.factors[step]
