@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.generate.sampling import SamplingConfig
@@ -173,6 +172,9 @@ def pretrain(
     values = _recipe_values(recipe, Path(config).parent if config is not None else Path(), options)
     if source:
         values["source"] = [str(item) for item in source]
+        if "validation" not in options.get("data", {}):
+            # A recipe's validation text belongs to the recipe's source.
+            values = merge(values, {"data": {"validation": None, "validation_limit": None}})
     built = build(PretrainConfig, values)
     return _watched(monitor, quiet, lambda shown: run_pretraining(built, out, shown, begun, overwrite))
 

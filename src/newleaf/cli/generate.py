@@ -32,7 +32,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     from newleaf import api
 
-    names = ("max_tokens", "min_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "seed")
+    names = (
+        "max_tokens",
+        "min_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+        "stop",
+        "seed",
+    )
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.samples < 1:
         raise InputError(f"--samples: must be at least 1, not {args.samples}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 from newleaf.errors import InputError
@@ -14,6 +15,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads to use (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def start_of_process(started: float) -> float:
+    """The moment (time.monotonic) this process was created; `started` is when its `main` began."""
+    from newleaf.train.machine import process_age
+
+    return min(started, time.monotonic() - process_age())
 
 
 def dotted(words: list[str]) -> dict[str, Any]:

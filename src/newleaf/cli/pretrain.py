@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from newleaf.cli.options import dotted
+from newleaf.cli.options import dotted, start_of_process
 from newleaf.errors import InputError
 
 EPILOG = """every field of a recipe is an option too, for example
@@ -17,7 +17,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "pretrain", help="train a new model from text", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", nargs="*", help="file, folder or glob (.txt .md .py .jsonl .csv .parquet, gz and zst too), or hf:owner/dataset")
+    parser.add_argument(
+        "source", nargs="*", help="file, folder or glob (.txt .md .py .jsonl .csv .parquet, gz and zst too), or hf:owner/dataset"
+    )
     parser.add_argument("--out", help="the run's folder")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--time", help="wall clock of the whole command: 90s, 3m, 1h30m (default: 3m)")
@@ -42,27 +44,26 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/book")
 
     from newleaf import api
-    from newleaf.train.machine import process_age
     from newleaf.train.recipe import nest
 
-    started = args.started - _age_before(args.started, process_age())
+    started = start_of_process(args.started)
     if args.resume is not None:
         finished = api.resume(args.resume, quiet=args.quiet, started=started)
     else:
         names = ("time", "steps", "tokens", "epochs", "seed", "threads", "device")
         short = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
         finished = api.pretrain(
-            *args.source, out=args.out, config=args.config, overwrite=args.overwrite, quiet=args.quiet, started=started, **nest(overrides), **short
+            *args.source,
+            out=args.out,
+            config=args.config,
+            overwrite=args.overwrite,
+            quiet=args.quiet,
+            started=started,
+            **nest(overrides),
+            **short,
         )
     print(closing_lines(finished))
     return 0
-
-
-def _age_before(moment: float, age_now: float) -> float:
-    """Seconds from this process's creation to `moment` (time.monotonic)."""
-    import time
-
-    return max(0.0, age_now - (time.monotonic() - moment))
 
 
 def closing_lines(run: object) -> str:

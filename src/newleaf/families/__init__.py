@@ -28,8 +28,9 @@ def family_for(config: GPTConfig) -> Family | None:
 
 
 def nearest_family(config: GPTConfig) -> tuple[Family, dict[str, Any]]:
-    """The family that needs the fewest fields changed to hold this network, and those changes."""
-    return min(((family, family.cannot_hold(config)) for family in FAMILIES), key=lambda pair: len(pair[1]))
+    """The family that comes closest to this network, and the fields to change: where the norms stand weighs most, then their number."""
+    pairs = [(family, family.cannot_hold(config)) for family in FAMILIES]
+    return min(pairs, key=lambda pair: ("block" in pair[1], "norm" in pair[1], len(pair[1])))
 
 
 __all__ = ["FAMILIES", "Family", "family_for", "family_of", "nearest_family"]

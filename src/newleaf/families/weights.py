@@ -75,6 +75,6 @@ def from_hugging_face(rules: Iterable[Rule], theirs: Mapping[str, Tensor], shape
         if tuple(whole.shape) != wanted:
             found = tuple(theirs[rule.theirs].shape)
             raise InputError(f"{rule.theirs} has shape {found}, and the configuration wants {wanted[::-1] if rule.transpose else wanted}")
-        for name, part in zip(rule.ours, whole.split(rows), strict=True):
+        for name, part in zip(rule.ours, torch.split(whole, rows), strict=True):
             ours[name] = part.contiguous()
     return ours

@@ -12,7 +12,8 @@ from newleaf.errors import InputError
 from newleaf.generate.sampling import SamplingConfig, choose
 from newleaf.generate.stops import StopFinder
 from newleaf.model import GPT, KVCache
-from newleaf.text.tokenizer import StreamDecoder, Tokenizer
+from newleaf.text.stream import StreamDecoder
+from newleaf.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,17 @@ def write(network: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfi
     training = network.training
     network.eval()
     try:
-        yield from _run(network, texts, config, tokenizer.eos_id)
+        yield from _run(network, texts, config, tokenizer.eos_id, tokenizer.vocab_size)
     finally:
         network.train(training)
 
 
-def _run(network: GPT, texts: list[_Sample], config: SamplingConfig, end_id: int | None) -> Iterator[Piece]:
+def _run(network: GPT, texts: list[_Sample], config: SamplingConfig, end_id: int | None, known: int) -> Iterator[Piece]:
     alive, logits, cache = texts, None, None
     while alive:
         if cache is None or logits is None or cache.length >= cache.max_length:
             logits, cache = _read(network, [text.ids for text in alive])
+        logits[:, known:] = float("-inf")  # a network may have more rows than the tokenizer has tokens
         if end_id is not None and alive[0].written < config.min_tokens:
             logits[:, end_id] = float("-inf")
         tokens = choose(logits, [torch.tensor(text.ids) for text in alive], config, [text.generator for text in alive])

@@ -13,7 +13,6 @@ from newleaf.model.config import GPTConfig
 from newleaf.model.norm import RMSNorm
 from newleaf.model.rotary import rotate
 
-
 PRODUCTS_UP_TO = 1024  # tokens
 
 

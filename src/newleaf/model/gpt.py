@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -33,9 +35,7 @@ class GPT(nn.Module):
             self.head.weight = self.embedding.token.weight
         initialize(self)
 
-    def forward(
-        self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Logits [B, T, V] for ids [B, T].
 
         `real` [B, T] is false at padding, which no token sees. `documents` [B, T] numbers the document of each token, and tokens see only
@@ -48,9 +48,7 @@ class GPT(nn.Module):
         """Cross-entropy in nats of targets [B, T] given ids [B, T]; targets of -100 do not count. `reduction`: mean, sum or none [B, T]."""
         return linear_cross_entropy(self.hidden(ids, documents=documents), self.head.weight, self.head.bias, targets, reduction)
 
-    def hidden(
-        self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def hidden(self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`."""
         count = ids.shape[1]
         past = cache.length if cache is not None else 0
@@ -101,6 +99,11 @@ class GPT(nn.Module):
             # Padding sees itself, so that no row of the softmax is empty; nothing real ever sees it.
             mask = mask & (seen[:, None, None, :] | (key == query))
         return mask
+
+    @property
+    def layers(self) -> Iterator[Block]:
+        """The blocks, first to last."""
+        return (block for block in self.blocks if isinstance(block, Block))
 
     def parameter_count(self) -> int:
         """Number of weights, each counted once however often it is used."""

@@ -25,7 +25,7 @@ def initialize(network: GPT) -> None:
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
     if config.init == "normal_residual_scaled":
-        for block in network.blocks:
+        for block in network.layers:
             for project in (block.attention.out, block.feedforward.down):
                 nn.init.normal_(project.weight, 0.0, config.init_std / math.sqrt(2 * config.n_layer))
     elif config.init == "fan_in":
@@ -34,7 +34,7 @@ def initialize(network: GPT) -> None:
 
 def _fan_in(network: GPT) -> None:
     """Layers that keep the size of what they read (N(0, 1/fan_in)) and at first add nothing: a block starts as the identity."""
-    for block in network.blocks:
+    for block in network.layers:
         for module in block.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0.0, module.in_features**-0.5)

@@ -24,7 +24,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
             rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
             losses = [
                 F.cross_entropy(F.linear(h, weight, bias).float(), t, reduction="none")
-                for h, t in zip(flat.split(rows), wanted.split(rows), strict=True)
+                for h, t in zip(torch.split(flat, rows), torch.split(wanted, rows), strict=True)
             ]
         return torch.cat(losses).view(targets.shape)
     total: Tensor = _LinearCrossEntropy.apply(flat, weight, bias, wanted)  # type: ignore[no-untyped-call]

@@ -13,7 +13,9 @@ import torch
 
 
 def use_threads(count: int | None) -> int:
-    """Use `count` threads, or one for each core this process may run on; returns the number."""
+    """Use `count` threads, or OMP_NUM_THREADS, or one for each core this process may run on; returns the number."""
+    if count is None and os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        count = max(1, int(os.environ["OMP_NUM_THREADS"]))
     if count is None:
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     torch.set_num_threads(count)
@@ -36,7 +38,7 @@ def keep_memory() -> None:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products run in hardware on this device."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     capabilities = torch.cpu.get_capabilities()

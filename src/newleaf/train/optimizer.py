@@ -81,7 +81,9 @@ class Optimizer:
             self.stacks = list(by_shape.values())
         else:
             decayed = sorted(matrices + decayed)
-        self.momenta = [torch.zeros(len(stack), *self.weights[stack[0]].shape, device=self.weights[stack[0]].device) for stack in self.stacks]
+        self.momenta = [
+            torch.zeros(len(stack), *self.weights[stack[0]].shape, device=self.weights[stack[0]].device) for stack in self.stacks
+        ]
         groups = [
             {"params": [self.masters[i] for i in decayed], "weight_decay": config.weight_decay},
             {"params": [self.masters[i] for i in vectors], "weight_decay": 0.0},
@@ -145,4 +147,3 @@ class Optimizer:
         for i in self.by_adam:
             keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam.{k}.{self.names[i]}" in tensors]
             self.adam.state[self.masters[i]] = {k: tensors[f"adam.{k}.{self.names[i]}"].clone() for k in keys}
-

@@ -21,7 +21,13 @@ def loss_figure(lines: list[dict[str, Any]], title: str) -> Figure:
         other = axes.secondary_yaxis("right", functions=(lambda y: y * scale, lambda y: y / scale))
         other.set_ylabel("bits per byte")
         last = checks[-1]
-        axes.annotate(f"{last['val_bits_per_byte']:.3f} bits per byte", (last["step"], last["val_loss"]), (-8, 12), textcoords="offset points", ha="right")
+        axes.annotate(
+            f"{last['val_bits_per_byte']:.3f} bits per byte",
+            (last["step"], last["val_loss"]),
+            (-8, 12),
+            textcoords="offset points",
+            ha="right",
+        )
     axes.grid(alpha=0.2)
     axes.legend(loc="upper right", frameon=False)
     return figure

@@ -18,6 +18,7 @@ from newleaf.errors import InputError
 from newleaf.generate.sampling import SamplingConfig
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.storage.folder import why_not_stock
+from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import train_tokenizer
 from newleaf.train.config import PretrainConfig
@@ -145,7 +146,7 @@ def _budget(config: PretrainConfig, corpus: Corpus) -> Budget:
 def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, monitor: Monitor) -> tuple[PretrainConfig, Tokenizer]:
     settings = config.tokenizer
     if settings.path is not None:
-        return config, Tokenizer.load(settings.path)
+        return config, Tokenizer.load(local_folder(settings.path, TOKENIZER_FILES))
     if settings.vocab_size is None and settings.kind in ("bpe", "unigram"):
         if choice is None:
             raise InputError("tokenizer.vocab_size: missing, and the model section leaves nothing to choose")

@@ -8,7 +8,7 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -50,7 +50,9 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
     """`{"data.limit": 3}` as `{"data": {"limit": 3}}`."""
-    return merge(*({key: value} if "." not in key else {key.split(".", 1)[0]: nest({key.split(".", 1)[1]: value})} for key, value in dotted.items()))
+    return merge(
+        *({key: value} if "." not in key else {key.split(".", 1)[0]: nest({key.split(".", 1)[1]: value})} for key, value in dotted.items())
+    )
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -82,9 +84,7 @@ def check_names(values: Iterable[str], known: Iterable[str], where: str = "") ->
 
 def seconds(text: str | float) -> float:
     """A duration: `90`, `90s`, `3m`, `1h30m`. Raises ValueError."""
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        total = float(text)
-    elif re.fullmatch(r"\d+(\.\d+)?", str(text)):
+    if (isinstance(text, int | float) and not isinstance(text, bool)) or re.fullmatch(r"\d+(\.\d+)?", str(text)):
         total = float(text)
     elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", str(text)):
         total = sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", str(text)))
@@ -100,7 +100,8 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise InputError(f"{key}: is a section of options, not {value!r}")
         return build(hint, value, f"{key}.")  # type: ignore[arg-type]
-    origin, inner = get_origin(hint), get_args(hint)
+    origin = cast(Any, get_origin(hint))
+    inner = get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and type(None) in inner):
             if type(None) in inner:

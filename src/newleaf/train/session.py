@@ -104,7 +104,13 @@ class Session:
         peak = self.prepared.config.optimizer
         rates = {"lr": peak.learning_rate * step.factor, "matrix_lr": peak.matrix_learning_rate * step.factor}
         self.folder.record(
-            step=step.number, loss=step.loss, factor=step.factor, **rates, grad_norm=step.norm, tokens=step.tokens, seconds=round(step.seconds, 3)
+            step=step.number,
+            loss=step.loss,
+            factor=step.factor,
+            **rates,
+            grad_norm=step.norm,
+            tokens=step.tokens,
+            seconds=round(step.seconds, 3),
         )
         left = self.clock.remaining() if self.clock else step.seconds * (1 - step.progress) / max(step.progress, 1e-9)
         self.monitor.step(step, left)

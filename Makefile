@@ -1,0 +1,15 @@
+# `make check` runs every check that CI runs, but for the tests; `make test` runs those.
+.PHONY: check test format
+
+check:
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+test:
+	pytest
+
+format:
+	ruff check --fix .
+	ruff format .

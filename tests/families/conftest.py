@@ -1,0 +1,64 @@
+"""Randomly initialised transformers models: the reference for logits, losses and texts."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+CASES: dict[str, tuple[type, dict[str, Any]]] = {
+    "gpt1": (transformers.OpenAIGPTConfig, {"n_embd": 48, "n_layer": 2, "n_head": 3, "n_positions": 64}),
+    "gpt1-relu": (transformers.OpenAIGPTConfig, {"n_embd": 32, "n_layer": 1, "n_head": 1, "n_positions": 64, "afn": "relu"}),
+    "gpt2": (transformers.GPT2Config, {"n_embd": 40, "n_layer": 2, "n_head": 5, "n_positions": 64}),
+    "gpt2-wide-relu": (
+        transformers.GPT2Config,
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 80, "activation_function": "relu"},
+    ),
+    "gpt2-untied": (
+        transformers.GPT2Config,
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+    "qwen3": (
+        transformers.Qwen3Config,
+        {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
+         "intermediate_size": 80, "max_position_embeddings": 64},
+    ),
+    "qwen3-tied-bias": (
+        transformers.Qwen3Config,
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8,
+         "intermediate_size": 64, "max_position_embeddings": 64, "tie_word_embeddings": True, "attention_bias": True,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=list(CASES))
+def stock(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path]:
+    """A stock model with every weight random, biases and norms too, and the folder it saved itself to, with a tokenizer."""
+    return make_stock(request.param, tmp_path)
+
+
+@pytest.fixture
+def make() -> Callable[[str, Path], tuple[Any, Path]]:
+    return make_stock
+
+
+def make_stock(case: str, folder: Path) -> tuple[Any, Path]:
+    kind, fields = CASES[case]
+    tokenizer = train_tokenizer([textwrap.__doc__ or "", Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300)
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    torch.manual_seed(7)
+    model = transformers.AutoModelForCausalLM.from_config(kind(vocab_size=300, **ends, **fields), dtype=torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.2)
+    model.eval().save_pretrained(folder)
+    tokenizer.save(folder)
+    return model, folder

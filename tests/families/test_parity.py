@@ -1,0 +1,184 @@
+"""Every family answers as stock transformers does, and comes back as it went out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import newleaf
+from newleaf.families import FAMILIES, family_for
+from newleaf.model import GPTConfig
+
+Stock = tuple[Any, Path]
+
+
+def test_logits_equal_those_of_stock_transformers(stock: Stock) -> None:
+    reference, folder = stock
+    ids = torch.randint(0, 300, (3, 50))
+    network = newleaf.load(folder).network
+    with torch.no_grad():
+        torch.testing.assert_close(network(ids), reference(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_loss_and_gradient_norm_equal_those_of_stock_transformers(stock: Stock) -> None:
+    reference, folder = stock
+    ids = torch.randint(0, 300, (2, 33))
+    network = newleaf.load(folder).network
+    loss = network.loss(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    expected = reference(ids, labels=ids).loss
+    expected.backward()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    norms = [torch.nn.utils.get_total_norm([p.grad for p in m.parameters() if p.grad is not None]) for m in (network, reference)]
+    torch.testing.assert_close(norms[0], norms[1], atol=1e-4, rtol=1e-4)
+
+
+def test_greedy_text_equals_that_of_stock_generate(stock: Stock) -> None:
+    reference, folder = stock
+    model = newleaf.load(folder)
+    prompt = "a small text"
+    ids = torch.tensor([model.tokenizer.encode(prompt)])
+    expected = reference.generate(ids, max_new_tokens=30, do_sample=False, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]
+    wanted = model.tokenizer.decode(expected.tolist())
+    assert model.generate(prompt, max_tokens=30, temperature=0) == wanted
+
+
+def test_left_padding_changes_nothing_for_real_tokens(stock: Stock) -> None:
+    reference, folder = stock
+    network = newleaf.load(folder).network
+    ids = torch.randint(0, 300, (2, 20))
+    real = torch.ones(2, 20, dtype=torch.bool)
+    real[1, :7] = False
+    with torch.no_grad():
+        got = network(ids, real=real)
+        torch.testing.assert_close(got[1:, 7:], network(ids[1:, 7:]), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(got[0], reference(ids[:1]).logits[0], atol=1e-4, rtol=1e-4)
+
+
+def test_saving_again_gives_stock_transformers_the_same_logits_and_tensors(stock: Stock, tmp_path: Path) -> None:
+    reference, folder = stock
+    out = tmp_path / "again"
+    assert newleaf.load(folder).save(out) is None
+    again, report = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    ids = torch.randint(0, 300, (2, 40))
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids).logits, reference(ids).logits, atol=1e-5, rtol=1e-5)
+    before, after = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_bf16_stays_bf16(make: Callable[[str, Path], Stock], tmp_path: Path) -> None:
+    reference, _ = make("qwen3", tmp_path / "fp32")
+    reference.bfloat16().save_pretrained(tmp_path / "bf16")
+    (tmp_path / "bf16" / "tokenizer.json").write_bytes((tmp_path / "fp32" / "tokenizer.json").read_bytes())
+    model = newleaf.load(tmp_path / "bf16")
+    assert model.network.head.weight.dtype == torch.bfloat16
+    model.save(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert newleaf.load(tmp_path / "bf16", weights="fp32").network.head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_published_sizes_have_the_published_parameter_counts(family: Any) -> None:
+    published = {
+        "gpt1-117m": 116_534_784, "gpt2-124m": 124_439_808, "gpt2-355m": 354_823_168, "gpt2-774m": 774_030_080,
+        "gpt2-1.5b": 1_557_611_200, "distilgpt2-82m": 81_912_576,
+    }  # fmt: skip
+    for name, config in family.sizes.items():
+        with torch.device("meta"):
+            assert newleaf.api.GPT(config).parameter_count() == published[name], name
+        assert family_for(config) is family
+
+
+@pytest.mark.parametrize(
+    ("case", "field", "value"),
+    [
+        ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("gpt2", "activation_function", "mish"),
+        ("gpt2", "a_field_of_tomorrow", 3),
+        ("qwen3", "use_sliding_window", True),
+        ("qwen3", "rope_parameters", {"rope_type": "yarn", "factor": 4.0}),
+    ],
+)
+def test_a_field_that_is_not_honoured_is_refused_by_name(
+    case: str, field: str, value: Any, make: Callable[[str, Path], Stock], tmp_path: Path
+) -> None:
+    _, folder = make(case, tmp_path / "m")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {field: value}))
+    with pytest.raises(newleaf.InputError, match=field):
+        newleaf.load(folder)
+
+
+def test_a_missing_or_misshapen_tensor_is_named(make: Callable[[str, Path], Stock], tmp_path: Path) -> None:
+    _, folder = make("gpt2", tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    name = "transformer.h.1.mlp.c_fc.weight"
+    save_file({key: value for key, value in tensors.items() if key != name}, folder / "model.safetensors")
+    with pytest.raises(newleaf.InputError, match=r"h\.1\.mlp\.c_fc\.weight"):
+        newleaf.load(folder)
+    save_file(tensors | {name: torch.zeros(3, 3)}, folder / "model.safetensors")
+    with pytest.raises(newleaf.InputError, match=r"h\.1\.mlp\.c_fc\.weight has shape \(3, 3\)"):
+        newleaf.load(folder)
+
+
+def test_an_unknown_architecture_is_refused_with_the_known_ones(make: Callable[[str, Path], Stock], tmp_path: Path) -> None:
+    _, folder = make("gpt2", tmp_path / "m")
+    (folder / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}')
+    with pytest.raises(newleaf.InputError, match=r"BertForMaskedLM.*qwen3.*gpt2.*gpt1"):
+        newleaf.load(folder)
+
+
+def test_a_truncated_weights_file_is_named(make: Callable[[str, Path], Stock], tmp_path: Path) -> None:
+    _, folder = make("gpt2", tmp_path / "m")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(newleaf.InputError, match=r"model\.safetensors: damaged"):
+        newleaf.load(folder)
+
+
+def test_a_network_no_stock_class_holds_is_saved_in_newleafs_own_form_with_advice(tmp_path: Path) -> None:
+    from newleaf.model import GPT
+    from newleaf.storage.folder import load_folder, save_folder
+    from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+    config = GPTConfig(300, 16, 2, 2, 32, block="post_norm", final_norm=True, tie_embeddings=False, head_bias=True)
+    network = GPT(config)
+    advice = save_folder(tmp_path / "m", config, network.state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257))
+    assert advice is not None
+    assert "model.final_norm false" in advice
+    assert "model.head_bias false" in advice
+    ids = torch.randint(0, 257, (1, 10))
+    with torch.no_grad():
+        assert torch.equal(load_folder(tmp_path / "m").network(ids), network.eval()(ids))
+    changed = config.replace(final_norm=False, head_bias=False)
+    held = family_for(changed)
+    assert held is not None
+    assert held.name == "gpt1"
+
+
+def test_sinusoidal_positions_are_written_as_stock_gpt2_and_come_back_sinusoidal(tmp_path: Path) -> None:
+    from newleaf.model import GPT
+    from newleaf.storage.folder import load_folder, save_folder
+    from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+    config = GPTConfig(300, 16, 2, 2, 32, positions="sinusoidal")
+    network = GPT(config).eval()
+    assert save_folder(tmp_path / "m", config, network.state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257)) is None
+    ids = torch.randint(0, 257, (1, 16))
+    with torch.no_grad():
+        stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+        torch.testing.assert_close(stock(ids).logits, network(ids), atol=1e-5, rtol=1e-5)
+        again = load_folder(tmp_path / "m").network
+        assert again.config.positions == "sinusoidal"
+        assert torch.equal(again(ids), network(ids))

@@ -1,0 +1,51 @@
+"""Import and export are one map, run forwards and backwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from newleaf.families import FAMILIES
+from newleaf.families.family import Fields
+from newleaf.families.weights import from_hugging_face, to_hugging_face
+from newleaf.model import GPT, GPTConfig
+
+
+def shapes_of(family: Any) -> st.SearchStrategy[GPTConfig]:
+    base = family.from_hf(Fields(family.to_hf(GPTConfig(11, 7, 1, 1, 8)), family.name))
+
+    def build(layers: int, kv: int, group: int, dim: int, tied: bool, inner: int) -> GPTConfig:
+        heads = kv * group if family.name == "qwen3" else kv
+        grouped = {"n_kv_head": kv, "head_dim": 2 * dim} if family.name == "qwen3" else {"n_kv_head": heads, "head_dim": 2 * dim}
+        width = 2 * dim * heads
+        n_inner = 4 * width if family.name == "gpt1" else inner
+        return base.replace(n_layer=layers, n_head=heads, n_embd=width, n_inner=n_inner, tie_embeddings=tied, **grouped)
+
+    return st.builds(build, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(1, 40))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_weights_go_out_and_come_back_unchanged(family: Any, data: st.DataObject) -> None:
+    config = data.draw(shapes_of(family))
+    ours = GPT(config).state_dict()
+    theirs = to_hugging_face(family.rules(config), ours)
+    back = from_hugging_face(family.rules(config), theirs, {name: t.shape for name, t in ours.items()})
+    if config.tie_embeddings:
+        back["head.weight"] = back["embedding.token.weight"]
+    assert back.keys() == ours.keys()
+    assert all(torch.equal(back[name], ours[name]) for name in ours)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_configurations_go_out_and_come_back_unchanged(family: Any, data: st.DataObject) -> None:
+    config = data.draw(shapes_of(family)).replace(residual_dropout=0.25, init="fan_in")
+    assert family.read_config(family.write_config(config)) == config
+    assert not family.cannot_hold(config)
