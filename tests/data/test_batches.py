@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -89,6 +89,8 @@ def word_ends(pattern: str | None) -> Tokenizer:
 @pytest.mark.parametrize("style", ["qwen2", "gpt2", "o200k"])
 @settings(max_examples=400, deadline=None)
 @given(text=st.text(st.sampled_from("ab9_ \n\r\t.,'s春。/\u00a0\u0301\x1c\u2028") | st.characters(exclude_categories=["Cs"]), max_size=80))
+@example(text="。。。。\n\n春春春春春春")
+@example(text="。。。。 \n春春春春春春")
 def test_chunks_never_cut_a_word_in_two(style: str, text: str) -> None:
     from newleaf.text.train_tokenizer import WORDS
 
