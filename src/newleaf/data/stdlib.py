@@ -6,7 +6,9 @@ from pathlib import Path
 
 from newleaf.errors import InputError
 
-LEFT_OUT = {"test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__", "__phello__"}
+# Tests; code that is tables or prose more than code; packages that come and go between Python versions.
+LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "encodings", "pydoc_data", "turtledemo", "lib2to3", "distutils"}
+LEFT_OUT |= {"site-packages", "dist-packages", "__pycache__", "__phello__"}
 HELD_OUT_OF = 12  # one file in twelve is held out
 
 

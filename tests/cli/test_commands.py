@@ -1,0 +1,170 @@
+"""The command as people type it: in a process of its own, with what it prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = """--tokenizer.vocab_size 300 --model.n_layer 1 --model.n_embd 64 --model.n_head 2 --model.head_dim 32 --model.n_inner 64
+--model.context_length 64 --train.batch_size 8""".split()
+
+
+def newleaf(*words: str | Path, cwd: Path | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "newleaf", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "book"
+    done = newleaf("pretrain", book, "--steps", "20", "--out", out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte on held-out text, after 20 steps" in done.stdout
+    assert f"newleaf generate {out}" in done.stdout
+    return out
+
+
+def test_generate_writes_the_prompt_and_goes_on(run: Path) -> None:
+    options = "--max-tokens 20 --temperature 0.8 --top-k 50 --seed 1".split()
+    first, second = (newleaf("generate", run, "def main(", *options) for _ in range(2))
+    assert first.stdout.startswith("def main(")
+    assert len(first.stdout) > len("def main(\n")
+    assert first.stdout == second.stdout
+
+
+def test_generate_prints_several_samples_and_json(run: Path) -> None:
+    found = json.loads(newleaf("generate", run, "a", "--samples", "3", "--max-tokens", "8", "--json").stdout)
+    assert found["prompt"] == "a"
+    assert len(found["samples"]) == 3
+    assert {"text", "end"} == set(found["samples"][0])
+
+
+def test_generate_reads_a_prompt_from_standard_input(run: Path) -> None:
+    assert newleaf("generate", run, "-", "--max-tokens", "3", stdin="日本 text").stdout.startswith("日本 text")
+
+
+def test_info_says_what_a_run_is(run: Path) -> None:
+    found = json.loads(newleaf("info", run, "--json").stdout)
+    assert found["family"] == "qwen3"
+    assert found["state"] == "finished"
+    assert found["parameters"] > 0
+    assert "stock transformers, as Qwen3ForCausalLM" in newleaf("info", run).stdout
+
+
+def test_ctrl_c_stops_cleanly_and_resume_goes_on(book: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "newleaf", "pretrain", str(book), "--steps", "400", "--out", str(tmp_path / "r"), *SMALL]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and '"step": 5,' in metrics.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "(stopped early)" in out
+    stopped = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert 5 <= stopped["steps"] < 400
+    assert newleaf("generate", tmp_path / "r", "a", "--max-tokens", "3").returncode == 0
+    resumed = newleaf("pretrain", "--resume", tmp_path / "r")
+    assert resumed.returncode == 0, resumed.stderr
+    finished = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert finished["steps"] == 400
+    assert finished["resumed_from_step"] == stopped["steps"]
+
+
+def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: Path) -> None:
+    files = {
+        "empty.txt": b"", "binary.txt": b"abc\x00def", "latin.txt": "caf\xe9 ".encode("latin-1") * 50,
+        "short.txt": b"hello", "broken.jsonl": b'{"text": "a"}\n{"text": \n', "lacks.jsonl": b'{"text": "a"}\n{"body": "b"}\n',
+    }  # fmt: skip
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "bad.yaml").write_text("train: [")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    new = ["--out", tmp_path / "new", "--steps", "2"]
+    cases: list[tuple[list[str | Path], str]] = [
+        (["pretrain", tmp_path / "missing.txt", *new], "missing.txt"),
+        (["pretrain", tmp_path / "empty.txt", *new], "empty.txt"),
+        (["pretrain", tmp_path / "binary.txt", *new], "byte 3"),
+        (["pretrain", tmp_path / "latin.txt", *new], "byte 3"),
+        (["pretrain", tmp_path / "short.txt", *new, *SMALL], "short.txt|few|short"),
+        (["pretrain", tmp_path / "broken.jsonl", *new], "broken.jsonl:2"),
+        (["pretrain", tmp_path / "lacks.jsonl", *new], "lacks.jsonl:2"),
+        (["pretrain", book], "--out is missing"),
+        (["pretrain", *new], "no source"),
+        (["pretrain", book, "--out", run, "--steps", "2"], "--resume"),
+        (["pretrain", book, *new, "--data.val_fractoin", "0.1"], "did you mean data.val_fraction"),
+        (["pretrain", book, *new, "--model.n_head", "5", "--model.n_embd", "64"], "model.n_head: 5 heads do not divide"),
+        (["pretrain", book, *new, "--bogus"], "--bogus"),
+        (["pretrain", book, "--out", tmp_path / "new", "--time", "soon"], "not a duration"),
+        (["pretrain", book, *new, "--config", tmp_path / "bad.yaml"], "bad.yaml"),
+        (["pretrain", book, *new, "--tokenizer.path", "nobody/nothing-of-this-name"], "nobody/nothing-of-this-name"),
+        (["pretrain", "--resume", tmp_path / "foreign"], "holds no run"),
+        (["pretrain", "--resume", run, book], "takes no source"),
+        (["generate", tmp_path / "nowhere"], "nowhere"),
+        (["generate", tmp_path / "foreign"], "BertModel"),
+        (["generate", run, "a", "--top-p", "0"], "top_p"),
+        (["generate", run, "a", "--temperature", "-1"], "temperature"),
+        (["info", tmp_path / "nowhere"], "nowhere"),
+        (["dance"], "dance"),
+    ]
+    for words, named in cases:
+        done = newleaf(*words)
+        assert done.returncode == 2, (words, done.stderr, done.stdout)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("newleaf: ")]
+        assert len(lines) == 1, (words, done.stderr)
+        assert "Traceback" not in done.stderr, words
+        assert any(part in lines[0] for part in named.split("|")), (words, lines)
+    assert not (tmp_path / "new").exists()
+
+
+def test_skipping_counts_what_was_left_out(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"row number {n} says {n * n}"}) for n in range(400)]
+    rows[7] = "{broken"
+    rows[9] = '{"body": 1}'
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    done = newleaf("pretrain", tmp_path / "rows.jsonl", "--steps", "2", "--out", tmp_path / "r", "--data.on_error", "skip", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "Left out: " in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small file system needs root on Linux")
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(book: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        done = newleaf("pretrain", book, "--steps", "3", "--out", disk / "r", *SMALL)
+        assert done.returncode == 2
+        assert "no space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list(disk.rglob("*.tmp"))
+        assert not (disk / "r" / "model" / "model.safetensors").exists()
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def test_help_and_import_are_quick() -> None:
+    """The figures are in benchmarks/start.py; here only that nothing heavy is imported."""
+    heavy = "torch|transformers|tokenizers|matplotlib|rich|numpy"
+    for code in ("import newleaf", "from newleaf.cli.main import build_parser; build_parser().format_help()"):
+        check = f"import sys; {code}; print([m for m in {heavy.split('|')} if m in sys.modules])"
+        assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
+    done = newleaf("demo", "--time", "20s", "--out", tmp_path / "demo", *SMALL)
+    assert done.returncode == 0, done.stderr
+    for promised in ("before training", "after", "this model, held-out files", "xz -9e, the same files alone", "having seen the training", "ast.parse", "Try next"):
+        assert promised in done.stdout, promised
+    assert done.stdout.count("\n  newleaf ") == 3

@@ -1,0 +1,56 @@
+"""The commands of README.md run as they stand, with their times turned down."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(name: str) -> list[str]:
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [part for line in lines for part in line.split(" && ") if part.startswith("newleaf ")]
+
+
+def test_the_readmes_commands_run(tmp_path: Path, book: Path) -> None:
+    (tmp_path / "book.txt").write_bytes(book.read_bytes())
+    found = commands("README.md")
+    assert len(found) >= 5
+    for line in found:
+        words = shlex.split(re.sub(r"--time \S+", "--time 15s", line))
+        if words[1] == "demo":
+            words += ["--time", "15s"]
+        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, (line, done.stderr[-2000:])
+
+
+def test_the_readmes_python_runs(tmp_path: Path, book: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert blocks
+    (tmp_path / "book.txt").write_bytes(book.read_bytes())
+    for block in blocks:
+        code = re.sub(r'time="\w+"', 'time="12s"', block)
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, (block, done.stderr[-2000:])
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_trains_on_a_local_file_and_says_what_would_make_it_stock(recipe: Path, book: Path, tmp_path: Path) -> None:
+    import json
+
+    from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+    train_tokenizer([book.read_text("utf-8")], TokenizerConfig(), 400).save(tmp_path / "tokenizer")
+    options = ["--data.limit", "60"] if "gpt1" in recipe.name else []
+    words = ["pretrain", book, "--config", recipe, "--out", tmp_path / "r", "--steps", "3", "--tokenizer.path", tmp_path / "tokenizer", *options]
+    done = subprocess.run([sys.executable, "-m", "newleaf", *map(str, words)], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "model.final_norm false" in done.stderr
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["family"] == "newleaf"
