@@ -49,7 +49,19 @@ def test_every_recipe_trains_on_a_local_file_and_says_what_would_make_it_stock(r
 
     train_tokenizer([book.read_text("utf-8")], TokenizerConfig(), 400).save(tmp_path / "tokenizer")
     options = ["--data.limit", "60"] if "gpt1" in recipe.name else []
-    words = ["pretrain", book, "--config", recipe, "--out", tmp_path / "r", "--steps", "3", "--tokenizer.path", tmp_path / "tokenizer", *options]
+    words = [
+        "pretrain",
+        book,
+        "--config",
+        recipe,
+        "--out",
+        tmp_path / "r",
+        "--steps",
+        "3",
+        "--tokenizer.path",
+        tmp_path / "tokenizer",
+        *options,
+    ]
     done = subprocess.run([sys.executable, "-m", "newleaf", *map(str, words)], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "model.final_norm false" in done.stderr

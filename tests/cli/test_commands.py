@@ -12,8 +12,24 @@ from pathlib import Path
 
 import pytest
 
-SMALL = """--tokenizer.vocab_size 300 --model.n_layer 1 --model.n_embd 64 --model.n_head 2 --model.head_dim 32 --model.n_inner 64
---model.context_length 64 --train.batch_size 8""".split()
+SMALL = [
+    "--tokenizer.vocab_size",
+    "300",
+    "--model.n_layer",
+    "1",
+    "--model.n_embd",
+    "64",
+    "--model.n_head",
+    "2",
+    "--model.head_dim",
+    "32",
+    "--model.n_inner",
+    "64",
+    "--model.context_length",
+    "64",
+    "--train.batch_size",
+    "8",
+]
 
 
 def newleaf(*words: str | Path, cwd: Path | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -32,7 +48,7 @@ def run(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_generate_writes_the_prompt_and_goes_on(run: Path) -> None:
-    options = "--max-tokens 20 --temperature 0.8 --top-k 50 --seed 1".split()
+    options = ["--max-tokens", "20", "--temperature", "0.8", "--top-k", "50", "--seed", "1"]
     first, second = (newleaf("generate", run, "def main(", *options) for _ in range(2))
     assert first.stdout.startswith("def main(")
     assert len(first.stdout) > len("def main(\n")
@@ -165,6 +181,14 @@ def test_help_and_import_are_quick() -> None:
 def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
     done = newleaf("demo", "--time", "20s", "--out", tmp_path / "demo", *SMALL)
     assert done.returncode == 0, done.stderr
-    for promised in ("before training", "after", "this model, held-out files", "xz -9e, the same files alone", "having seen the training", "ast.parse", "Try next"):
+    for promised in (
+        "before training",
+        "after",
+        "this model, held-out files",
+        "xz -9e, the same files alone",
+        "having seen the training",
+        "ast.parse",
+        "Try next",
+    ):
         assert promised in done.stdout, promised
     assert done.stdout.count("\n  newleaf ") == 3

@@ -57,9 +57,11 @@ def test_ten_steps_equal_those_of_pytorchs_optimizers(kind: str) -> None:
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     for shape in ((3, 40, 40), (2, 30, 80), (2, 80, 30)):
-        singular = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
-        assert singular.min() > 0.5
-        assert singular.max() < 1.35
+        left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+        matrices = left * torch.rand(left.shape[-1]).clamp(min=0.2) @ right
+        singular = torch.linalg.svdvals(orthogonalize(matrices).float())
+        assert singular.min() > 0.6  # the quintic aims at 0.7 to 1.2
+        assert singular.max() < 1.3
 
 
 def test_a_bf16_network_keeps_fp32_masters_that_small_steps_still_move() -> None:

@@ -34,7 +34,19 @@ def run(book: Path, tmp_path_factory: pytest.TempPathFactory) -> newleaf.Run:
 
 def test_a_run_leaves_the_folder_that_the_docs_describe(run: newleaf.Run) -> None:
     assert sorted(p.name for p in run.path.iterdir()) == ["loss.png", "metrics.jsonl", "model", "run.yaml", "state", "summary.json"]
-    promised = ["val_bits_per_byte", "val_loss", "train_seconds", "total_seconds", "tokens_seen", "tokens_per_second", "parameters", "family", "steps", "resumed_from_step", "version"]
+    promised = [
+        "val_bits_per_byte",
+        "val_loss",
+        "train_seconds",
+        "total_seconds",
+        "tokens_seen",
+        "tokens_per_second",
+        "parameters",
+        "family",
+        "steps",
+        "resumed_from_step",
+        "version",
+    ]
     assert set(promised) <= set(run.summary)
     assert run.summary["steps"] == 30
     assert run.summary["tokens_seen"] == 30 * 8 * 64

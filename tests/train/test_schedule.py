@@ -51,5 +51,5 @@ def test_a_replay_takes_the_recorded_rates() -> None:
 
 
 def test_slopes_that_overlap_are_refused() -> None:
-    with pytest.raises(ValueError, match="^warmup: warmup 0.6 and decay 0.5"):
+    with pytest.raises(ValueError, match=r"^warmup: warmup 0\.6 and decay 0\.5"):
         Shape(warmup=0.6, decay=0.5)

@@ -85,6 +85,11 @@ def validation_batches(
         yield _batch(ids, targets, documents, config.document_mask)
 
 
+def count_windows(shard: Shard, context_length: int, config: DataConfig) -> int:
+    """How many windows `validation_batches` goes through without a limit."""
+    return windows(shard, context_length, config, every_byte=True).count
+
+
 def _batch(ids: Ints, targets: Ints, documents: Ints, with_documents: bool) -> Batch:
     numbers = torch.from_numpy(documents.astype(np.int32)) if with_documents else None
     return Batch(torch.from_numpy(np.ascontiguousarray(ids)), torch.from_numpy(np.ascontiguousarray(targets)), numbers)

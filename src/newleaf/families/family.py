@@ -15,7 +15,38 @@ TRAINING_FIELDS = ("init", "init_std", "embedding_dropout", "attention_dropout",
 
 # Keys of any config.json that say nothing about the network.
 BOOKKEEPING = frozenset(
-    ["architectures", "model_type", "transformers_version", "newleaf", "dtype", "torch_dtype", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path", "task_specific_params", "output_past", "return_dict", "output_hidden_states", "output_attentions", "id2label", "label2id", "problem_type", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_special", "predict_special_tokens", "tokenizer_class"]
+    [
+        "architectures",
+        "model_type",
+        "transformers_version",
+        "newleaf",
+        "dtype",
+        "torch_dtype",
+        "use_cache",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "_name_or_path",
+        "task_specific_params",
+        "output_past",
+        "return_dict",
+        "output_hidden_states",
+        "output_attentions",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "chunk_size_feed_forward",
+        "is_encoder_decoder",
+        "is_decoder",
+        "summary_type",
+        "summary_use_proj",
+        "summary_activation",
+        "summary_proj_to_labels",
+        "summary_first_dropout",
+        "n_special",
+        "predict_special_tokens",
+        "tokenizer_class",
+    ]
 )
 
 

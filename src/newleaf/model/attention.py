@@ -40,7 +40,7 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tens
     """
     length = q.shape[2]
     q = q * q.shape[-1] ** -0.5
-    half = length if length < 128 else (length + 1) // 2
+    half = length if length < 256 else (length + 1) // 2
     future = torch.full((length, length), float("-inf"), dtype=q.dtype).triu_(1)
     outputs = []
     for start in range(0, length, half):

@@ -21,6 +21,11 @@ def sinusoidal_table(length: int, width: int) -> Tensor:
     return table
 
 
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An embedding that nobody has drawn yet: nn.Embedding's own drawing takes seconds of imports on torch's meta device."""
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
+
+
 class Embedding(nn.Module):
     """ids [B, T] and positions [T] or [B, T] → [B, T, C]."""
 
@@ -30,8 +35,8 @@ class Embedding(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.kind = config.positions
-        self.token = nn.Embedding(config.vocab_size, config.n_embd)
-        self.position = nn.Embedding(config.context_length, config.n_embd) if config.positions == "learned" else None
+        self.token = _table(config.vocab_size, config.n_embd)
+        self.position = _table(config.context_length, config.n_embd) if config.positions == "learned" else None
         self.shape = (config.context_length, config.n_embd)
         self.dropout = config.embedding_dropout
         self.register_buffer("sinusoids", None, persistent=False)

@@ -19,6 +19,8 @@ def initialize(network: GPT) -> None:
     `fan_in`: see `_fan_in`.
     """
     config = network.config
+    if network.head.weight.is_meta:
+        return  # a shape without memory has nothing to draw
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, 0.0, config.init_std)

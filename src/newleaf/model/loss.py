@@ -54,7 +54,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if hidden_grad is None or weight_grad is None:
                 continue
             slope.scatter_add_(1, safe, torch.full_like(log_top, -1))  # softmax − one-hot: the slope of the loss
-            slope.mul_(counted.unsqueeze(1))
+            if not bool(counted.all()):
+                slope.mul_(counted.unsqueeze(1))
             if bias_grad is not None:
                 bias_grad += slope.sum(0)
             slope = slope.to(hidden.dtype)

@@ -1,13 +1,18 @@
 """Files that appear whole or not at all: written aside in the same directory, flushed to disk, then renamed."""
 
+import errno
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 @contextmanager
@@ -54,6 +59,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON as people read it: indented, Unicode as it is, one line end after it."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file in place. A full disk is an OSError here as elsewhere, and not an error of the format's."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if "os error 28" in str(error) or "os error 112" in str(error):  # ENOSPC, and what Windows calls it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise
 
 
 def _move_into_place(new: Path, target: Path, unless: Callable[[Path], bool] | None) -> None:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families import Family, family_for, family_of, nearest_family
 from newleaf.families.weights import from_hugging_face, to_hugging_face
 from newleaf.model import GPT, ConfigError, GPTConfig
-from newleaf.storage.files import replace_directory, write_json, write_text
+from newleaf.storage.files import replace_directory, write_json, write_tensors, write_text
 from newleaf.text.tokenizer import Tokenizer
 
 # A network that no stock class holds is written under this model_type, with newleaf's own names.
@@ -74,7 +73,7 @@ def save_folder(
 def _write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
     split = split_torch_state_dict_into_shards(tensors, max_shard_size="5GB")
     for name, keys in split.filename_to_tensors.items():
-        save_file({key: tensors[key] for key in keys}, folder / name, metadata={"format": "pt"})
+        write_tensors(folder / name, {key: tensors[key] for key in keys})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")

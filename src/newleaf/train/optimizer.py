@@ -54,6 +54,23 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+class Stack:
+    """Matrices of one shape as one tensor [N, R, C], so that Muon steps them all at once; masters are views of it."""
+
+    def __init__(self, weights: list[nn.Parameter]) -> None:
+        self.weights = weights
+        self.master = torch.stack([w.detach().to(torch.float32) for w in weights])
+        self.momentum = torch.zeros_like(self.master)
+
+    def step(self, config: OptimizerConfig, factor: float, scale: float) -> None:
+        grads = torch.stack([w.grad if w.grad is not None else torch.zeros_like(w) for w in self.weights]).float().mul_(scale)
+        self.momentum.lerp_(grads, 1 - config.momentum)
+        update = orthogonalize(grads.lerp_(self.momentum, config.momentum))
+        rate = config.matrix_learning_rate * factor
+        rows, columns = update.shape[-2:]
+        self.master.mul_(1 - rate * config.weight_decay).add_(update, alpha=-rate * max(1.0, rows / columns) ** 0.5)
+
+
 class Optimizer:
     """Steps a network whose weights may be bf16, keeping fp32 masters of all of them.
 
@@ -64,86 +81,65 @@ class Optimizer:
     def __init__(self, network: nn.Module, config: OptimizerConfig, dtype: torch.dtype = torch.float32) -> None:
         """Takes the network's weights as masters and turns the network itself into `dtype`."""
         self.config = config
-        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        self.names = [name for name, _ in named]
-        self.weights = [p for _, p in named]
-        self.masters = [p.detach().to(torch.float32, copy=True) for p in self.weights]
-        network.to(dtype)
-        in_blocks = {name for name, p in named if p.ndim == 2 and name.startswith("blocks.")}
-        matrices = [i for i, name in enumerate(self.names) if name in in_blocks]
-        decayed = [i for i, p in enumerate(self.weights) if p.ndim == 2 and i not in set(matrices)]
-        vectors = [i for i, p in enumerate(self.weights) if p.ndim < 2]
-        self.stacks: list[list[int]] = []
-        if config.kind == "muon":
-            by_shape: dict[torch.Size, list[int]] = defaultdict(list)
-            for i in matrices:
-                by_shape[self.weights[i].shape].append(i)
-            self.stacks = list(by_shape.values())
-        else:
-            decayed = sorted(matrices + decayed)
-        self.momenta = [
-            torch.zeros(len(stack), *self.weights[stack[0]].shape, device=self.weights[stack[0]].device) for stack in self.stacks
-        ]
+        named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        by_muon = {name for name, p in named.items() if config.kind == "muon" and p.ndim == 2 and name.startswith("blocks.")}
+        by_shape: dict[torch.Size, list[str]] = defaultdict(list)
+        for name in sorted(by_muon, key=list(named).index):
+            by_shape[named[name].shape].append(name)
+        self.stacks = [Stack([named[name] for name in names]) for names in by_shape.values()]
+        self.momenta: dict[str, Tensor] = {}
+        self.masters = {name: p.detach().to(torch.float32, copy=True) for name, p in named.items() if name not in by_muon}
+        for names, stack in zip(by_shape.values(), self.stacks, strict=True):
+            self.masters |= zip(names, stack.master, strict=True)
+            self.momenta |= zip(names, stack.momentum, strict=True)
+        self.weights = named
+        self.by_adam = [name for name in named if name not in by_muon]
         groups = [
-            {"params": [self.masters[i] for i in decayed], "weight_decay": config.weight_decay},
-            {"params": [self.masters[i] for i in vectors], "weight_decay": 0.0},
+            {"params": [self.masters[n] for n in self.by_adam if named[n].ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [self.masters[n] for n in self.by_adam if named[n].ndim < 2], "weight_decay": 0.0},
         ]
-        self.by_adam = decayed + vectors
-        self.adam = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
-        )
+        betas = (config.beta1, config.beta2)
+        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas, fused=True)
+        network.to(dtype)
 
     @torch.no_grad()
     def step(self, factor: float) -> float:
         """Apply the gradients in the network at `factor` times the peak rates, clear them, and return their norm before clipping."""
-        grads = [p.grad for p in self.weights if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(grads, foreach=True))
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.weights.values() if p.grad is not None], foreach=True))
         scale = min(1.0, self.config.clip / (norm + 1e-6)) if self.config.clip else 1.0
-        for stack, momentum in zip(self.stacks, self.momenta, strict=True):
-            self._step_stack(stack, momentum, factor, scale)
-        for i in self.by_adam:
-            grad = self.weights[i].grad
-            self.masters[i].grad = grad.float().mul_(scale) if grad is not None else None
+        for stack in self.stacks:
+            stack.step(self.config, factor, scale)
+        for name in self.by_adam:
+            grad = self.weights[name].grad
+            self.masters[name].grad = grad.float().mul_(scale) if grad is not None else None
         for group in self.adam.param_groups:
             group["lr"] = self.config.learning_rate * factor
         self.adam.step()
-        for weight, master in zip(self.weights, self.masters, strict=True):
-            weight.copy_(master)
+        torch._foreach_copy_(list(self.weights.values()), [self.masters[name] for name in self.weights])
+        for weight in self.weights.values():
             weight.grad = None
         return norm
 
-    def _step_stack(self, stack: list[int], momentum: Tensor, factor: float, scale: float) -> None:
-        grads = torch.stack([g for i in stack if (g := self.weights[i].grad) is not None]).float().mul_(scale)
-        momentum.lerp_(grads, 1 - self.config.momentum)
-        update = orthogonalize(grads.lerp_(momentum, self.config.momentum))
-        rate = self.config.matrix_learning_rate * factor
-        rows, columns = update.shape[-2:]
-        for i, change in zip(stack, update, strict=True):
-            self.masters[i].mul_(1 - rate * self.config.weight_decay).add_(change, alpha=-rate * max(1.0, rows / columns) ** 0.5)
-
     def weights_by_name(self) -> dict[str, Tensor]:
         """The fp32 masters under the network's names."""
-        return dict(zip(self.names, self.masters, strict=True))
+        return {name: self.masters[name] for name in self.weights}
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name: masters, momenta, AdamW's moments and step counts."""
-        tensors = {f"master.{name}": master for name, master in zip(self.names, self.masters, strict=True)}
-        for stack, momentum in zip(self.stacks, self.momenta, strict=True):
-            tensors |= {f"momentum.{self.names[i]}": momentum[row] for row, i in enumerate(stack)}
-        for i in self.by_adam:
-            for key, value in self.adam.state[self.masters[i]].items():
-                tensors[f"adam.{key}.{self.names[i]}"] = value
+        tensors = {f"master.{name}": master for name, master in self.masters.items()}
+        tensors |= {f"momentum.{name}": momentum for name, momentum in self.momenta.items()}
+        for name in self.by_adam:
+            tensors |= {f"adam.{key}.{name}": value for key, value in self.adam.state[self.masters[name]].items()}
         return tensors
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` returned. Raises KeyError when a tensor is missing."""
-        for name, master, weight in zip(self.names, self.masters, self.weights, strict=True):
-            master.copy_(tensors[f"master.{name}"])
-            weight.copy_(master)
-        for stack, momentum in zip(self.stacks, self.momenta, strict=True):
-            for row, i in enumerate(stack):
-                momentum[row] = tensors[f"momentum.{self.names[i]}"]
-        for i in self.by_adam:
-            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam.{k}.{self.names[i]}" in tensors]
-            self.adam.state[self.masters[i]] = {k: tensors[f"adam.{k}.{self.names[i]}"].clone() for k in keys}
+        for name, weight in self.weights.items():
+            self.masters[name].copy_(tensors[f"master.{name}"])
+            weight.copy_(self.masters[name])
+        for name, momentum in self.momenta.items():
+            momentum.copy_(tensors[f"momentum.{name}"])
+        for name in self.by_adam:
+            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam.{k}.{name}" in tensors]
+            self.adam.state[self.masters[name]] = {k: tensors[f"adam.{k}.{name}"].clone() for k in keys}

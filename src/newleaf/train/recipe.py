@@ -8,7 +8,7 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -100,7 +100,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise InputError(f"{key}: is a section of options, not {value!r}")
         return build(hint, value, f"{key}.")  # type: ignore[arg-type]
-    origin = cast(Any, get_origin(hint))
+    origin: Any = get_origin(hint)
     inner = get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and type(None) in inner):
@@ -125,11 +125,11 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
 def _convert_any(options: list[Any], value: Any, key: str) -> Any:
     """The first of several types that takes the value, tuples before plain text so that lists stay lists."""
     if isinstance(value, list | tuple):
-        options = [option for option in options if get_origin(option) is tuple]
+        options = [option for option in options if _takes_list(option)]
         if not options:
             raise InputError(f"{key}: takes one value, not a list")
     else:
-        options = sorted(options, key=lambda option: get_origin(option) is tuple)
+        options = sorted(options, key=_takes_list)
     for number, option in enumerate(options):
         try:
             return _convert(option, value, key)
@@ -137,6 +137,11 @@ def _convert_any(options: list[Any], value: Any, key: str) -> Any:
             if number == len(options) - 1:
                 raise
     raise InputError(f"{key}: cannot take {value!r}")
+
+
+def _takes_list(hint: Any) -> bool:
+    origin: Any = get_origin(hint)
+    return origin is tuple
 
 
 def _scalar(hint: Any, value: Any, key: str) -> Any:

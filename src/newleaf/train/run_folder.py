@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from newleaf.errors import InputError
-from newleaf.storage.files import replace_directory, write_atomically, write_json, write_text
+from newleaf.storage.files import replace_directory, write_atomically, write_json, write_tensors, write_text
 
 CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = "run.yaml", "metrics.jsonl", "summary.json", "loss.png", "model", "state"
 
@@ -73,12 +73,7 @@ class RunFolder:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What metrics.jsonl holds; a last line that was cut short is left out."""
-        if not self.metrics.exists():
-            return
-        with self.metrics.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        return read_lines(self.metrics)
 
     def rewind(self, step: int) -> None:
         """Forget what metrics.jsonl says of later steps than this one."""
@@ -101,7 +96,7 @@ class RunFolder:
     def save_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """What a resumed run needs, in safetensors and JSON, whole or not at all."""
         with replace_directory(self.path / STATE) as aside:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / "optimizer.safetensors")
+            write_tensors(aside / "optimizer.safetensors", tensors)
             write_json(aside / "state.json", values)
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -113,3 +108,10 @@ class RunFolder:
             return load_file(folder / "optimizer.safetensors"), json.loads((folder / "state.json").read_text("utf-8"))
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
             raise InputError(f"{folder}: the checkpoint is damaged ({error}); start again with --overwrite") from None
+
+
+def read_lines(metrics: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a metrics.jsonl; a last line that was cut short is left out, and a file that is not there is empty."""
+    if metrics.exists():
+        with metrics.open(encoding="utf-8", errors="replace") as file:
+            yield from (json.loads(line) for line in file if line.endswith("\n"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from newleaf.data.batches import TrainBatches, validation_batches
+from newleaf.data.batches import TrainBatches, count_windows, validation_batches
 from newleaf.data.shards import token_byte_lengths
 from newleaf.errors import InputError
 from newleaf.families import family_for
@@ -21,20 +22,23 @@ from newleaf.train.interrupt import Interrupt
 from newleaf.train.loop import Loop, Step
 from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import Optimizer
-from newleaf.train.pretrain import Prepared
+from newleaf.train.prepare import Prepared
 from newleaf.train.recipe import build, seconds
-from newleaf.train.run_folder import RunFolder
+from newleaf.train.run_folder import RunFolder, read_lines
 from newleaf.train.schedule import ClockSchedule, ReplaySchedule, Schedule, StepSchedule
 from newleaf.version import VERSION
 
 CHECKS = 10  # validations of a run whose recipe does not say
 SAMPLE_SHARE = 0.02  # of a timed run, for the text it writes on the way
+CHECK_SHARE = 0.03  # of a timed run, for the validations on the way
+FEWEST_WINDOWS = 16  # of such a validation
 EVAL_TOKENS = 8192  # in one batch of a validation
+PLOT_EVERY = 30.0  # seconds before loss.png is drawn anew
 EXIT_SECONDS = 0.4  # what Python takes to end after the last line
 
 
 class Session:
-    """Watches the loop of one run. `train` returns the finished folder; `restore` first, to go on from a checkpoint."""
+    """Watches the loop of one run. `restore` first, to go on from a checkpoint."""
 
     def __init__(self, prepared: Prepared, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float) -> None:
         self.prepared, self.folder, self.monitor, self.interrupt, self.started = prepared, folder, monitor, interrupt, started
@@ -44,8 +48,11 @@ class Session:
         network = GPT(prepared.network).to(self.device)
         self.optimizer = Optimizer(network, prepared.config.optimizer, torch.bfloat16 if train.precision == "bf16" else torch.float32)
         batches = TrainBatches(prepared.train, prepared.network.context_length, train.batch_size, train.seed, prepared.config.data)
-        self.replayed: list[dict[str, Any]] = []
+        self.replayed_checks: set[int] = set()
         self.clock: ClockSchedule | None = None
+        self.windows = 0  # of each validation on the way; all_windows make the whole text
+        self.all_windows = count_windows(prepared.validation, prepared.network.context_length, prepared.config.data)
+        self.window_seconds = 0.0
         self.loop = Loop(
             network, self.optimizer, self._schedule(batches.windows_per_epoch), batches.batch, train.micro_batch_size, train.seed, self
         )
@@ -54,19 +61,22 @@ class Session:
         self.elapsed_before = 0.0
         self.resumed_from = 0
         self.last_check = 0.0  # progress at the last validation
+        self.last_plot: float | None = None
+        self.plot_seconds = 0.3
         self.sample_seconds = 0.0
 
     def _schedule(self, windows_per_epoch: int) -> Schedule:
         train = self.prepared.config.train
         if train.replay is not None:
-            self.replayed = list(RunFolder(train.replay).lines())
-            factors = [line["factor"] for line in self.replayed if "factor" in line]
-            if not factors:
+            lines = list(read_lines(Path(train.replay)))
+            factors = [line["factor"] for line in lines if "factor" in line]
+            checks = [line for line in lines if "val_windows" in line]
+            if not factors or not checks:
                 raise InputError(f"train.replay: {train.replay} holds no steps to take again")
+            self.replayed_checks, self.windows = {line["step"] for line in checks}, checks[0]["val_windows"]
             return ReplaySchedule(factors)
         if train.time is not None:
             self.clock = ClockSchedule(seconds(train.time), train.schedule, time.monotonic() - self.started)
-            self.clock.reserve = 0.02 * self.clock.length + EXIT_SECONDS
             return self.clock
         per_step = train.batch_size * self.prepared.network.context_length
         steps = train.steps or (
@@ -79,19 +89,20 @@ class Session:
         self.optimizer.load_state(tensors)
         self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
         self.best, self.elapsed_before, self.resumed_from = state["best"], state["total_seconds"], state["step"]
-        self.last_check = state["progress"]
+        self.last_check, self.windows = state["progress"], state["windows"]
         self.folder.rewind(state["step"])
         if self.clock is not None:
             self.clock.resume(self.elapsed_before, state["progress"])
         self.monitor.say(f"Resumed at step {self.loop.step}.")
 
-    def train(self) -> RunFolder:
+    def train(self) -> None:
         """Run the loop to its end and leave the folder finished; after Ctrl-C, usable and ready to resume."""
+        if not self.windows:
+            self._choose_windows()
         if self.loop.step == 0:
             self._sample(0)
         self.loop.run()
         self._check(last=True)
-        return self.folder
 
     # What the loop asks and tells.
 
@@ -116,8 +127,8 @@ class Session:
         self.monitor.step(step, left)
 
     def check_due(self, step: Step) -> bool:
-        if self.replayed:
-            return any("val_loss" in line and line["step"] == step.number for line in self.replayed)
+        if self.replayed_checks:
+            return step.number in self.replayed_checks
         every = self.prepared.config.train.eval_every
         if every:
             return step.number % every == 0
@@ -131,28 +142,43 @@ class Session:
     def _check(self, last: bool) -> None:
         """Validate, keep the best weights in model/, write the state and the plot. `last` ends the run."""
         begin = time.monotonic()
-        some, all_windows = self._windows()
-        found = self._validate(some)
-        self.folder.record(step=self.loop.step, val_loss=found.per_token, val_bits_per_byte=found.bits_per_byte)
+        found = self._validate(self.windows)
+        self.folder.record(step=self.loop.step, val_loss=found.per_token, val_bits_per_byte=found.bits_per_byte, val_windows=self.windows)
         self.monitor.validation(self.loop.step, found.bits_per_byte)
         if self.best is None or found.bits_per_byte < self.best["val_bits_per_byte"]:
             self.best = {"step": self.loop.step, "val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
             self._save_model()
         self.last_check = self.loop.schedule.progress(self.loop.step)
         self._save_state()
-        self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps")
+        if last or self.last_plot is None or time.monotonic() > self.last_plot + PLOT_EVERY:
+            drawn = time.monotonic()
+            self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps")
+            self.last_plot = time.monotonic()
+            self.plot_seconds = self.last_plot - drawn
         if self.clock is not None:
-            # What the end will take: this once more, and the whole validation text.
-            seconds_each = time.monotonic() - begin
-            self.clock.reserve = min(seconds_each * (1 + all_windows / some) + EXIT_SECONDS, 0.3 * self.clock.length)
+            self._reserve(time.monotonic() - begin)
         self._sample(self.loop.step)
         if last:
-            self._finish(whole=some < all_windows)
+            self._finish()
 
-    def _windows(self) -> tuple[int, int]:
-        """Windows of a validation on the way, and of the whole validation text."""
-        whole = max(1, -(-len(self.prepared.validation.tokens) // self.prepared.network.context_length))
-        return min(self.prepared.config.train.eval_windows, whole), whole
+    def _choose_windows(self) -> None:
+        """By the clock, validations on the way must stay cheap: as many windows as a small share of the time allows, measured once."""
+        self.windows = min(self.prepared.config.train.eval_windows, self.all_windows)
+        if self.clock is None or self.windows <= FEWEST_WINDOWS:
+            return
+        self._validate(FEWEST_WINDOWS)
+        begin = time.monotonic()
+        self._validate(FEWEST_WINDOWS)
+        self.window_seconds = (time.monotonic() - begin) / FEWEST_WINDOWS
+        affordable = int(CHECK_SHARE * self.clock.length / CHECKS / self.window_seconds)
+        self.windows = min(self.windows, max(FEWEST_WINDOWS, affordable))
+        self._reserve(self.window_seconds * self.windows + self.plot_seconds)
+
+    def _reserve(self, check_seconds: float) -> None:
+        """Keep time for the end: one check more, with a plot, and the whole validation text."""
+        assert self.clock is not None
+        check_seconds = max(check_seconds, self.window_seconds * self.windows + self.plot_seconds)
+        self.clock.reserve = check_seconds + self.window_seconds * self.all_windows + EXIT_SECONDS
 
     def _validate(self, windows: int | None) -> TextLoss:
         length, data = self.prepared.network.context_length, self.prepared.config.data
@@ -172,6 +198,7 @@ class Session:
             "total_seconds": self._total_seconds(),
             "progress": self.last_check,
             "best": self.best,
+            "windows": self.windows,
         }
         self.folder.save_state(self.optimizer.state(), values)
 
@@ -191,14 +218,14 @@ class Session:
             self.monitor.sample(step, prompt, text)
         self.sample_seconds += time.monotonic() - begin
 
-    def _finish(self, whole: bool) -> None:
+    def _finish(self) -> None:
         """summary.json: the figures of model/, over the whole validation text unless the user asked to stop."""
         assert self.best is not None
         if not self.loop.interrupted:
             if self.best["step"] != self.loop.step:
                 best = load_folder(self.folder.model).network.state_dict()
                 self.loop.network.load_state_dict(best)
-            if whole or self.best["step"] != self.loop.step:
+            if self.windows < self.all_windows:
                 found = self._validate(None)
                 self.best |= {"val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
         family = family_for(self.prepared.network)

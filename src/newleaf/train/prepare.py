@@ -1,0 +1,150 @@
+"""Everything before the first step: machine, text, size, tokenizer, tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from newleaf.data.cache import cached, default_cache, key_of
+from newleaf.data.prepare import Corpus, prepare_text
+from newleaf.data.shards import Shard, tokenize
+from newleaf.errors import InputError
+from newleaf.generate.sampling import SamplingConfig
+from newleaf.model import GPT, ConfigError, GPTConfig
+from newleaf.storage.folder import why_not_stock
+from newleaf.storage.hub import TOKENIZER_FILES, local_folder
+from newleaf.text.tokenizer import Tokenizer
+from newleaf.text.train_tokenizer import train_tokenizer
+from newleaf.train.config import PretrainConfig
+from newleaf.train.dial import Budget, Choice, choose, fitting_micro_batch
+from newleaf.train.machine import has_fast_bf16, keep_memory, matrix_speed, pick_device, use_threads
+from newleaf.train.monitor import Monitor
+from newleaf.train.recipe import build, convert_fields, plain, seconds
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run with nothing left open: its full configuration, its text as tokens, the shape of its network."""
+
+    config: PretrainConfig
+    network: GPTConfig
+    tokenizer: Tokenizer
+    train: Shard
+    validation: Shard
+    fingerprints: dict[str, str]
+
+
+def prepare(config: PretrainConfig, monitor: Monitor) -> Prepared:
+    """Everything before the first step: machine, text, size, tokenizer, tokens. What the configuration fixes stays as it is."""
+    build(SamplingConfig, config.train.sample, "train.sample.")
+    config = _settle_machine(config)
+    model = convert_fields(GPTConfig, config.model, "model.")
+    corpus = prepare_text(config.source, config.data, on_progress=monitor.stage)
+    for sentence in _left_out(corpus.report):
+        monitor.say(sentence)
+    open_choices = len(model) < len(dataclasses.fields(GPTConfig))
+    choice = choose(corpus.train.n_bytes, _budget(config, corpus)) if open_choices else None
+    config, tokenizer = _tokenizer(config, corpus, choice, monitor)
+    network = _network(model, choice, tokenizer)
+    batch = config.train.batch_size or (choice.batch_size if choice else 16)
+    micro = config.train.micro_batch_size or fitting_micro_batch(network, batch)
+    train = dataclasses.replace(config.train, batch_size=batch, micro_batch_size=micro)
+    config = dataclasses.replace(config, train=train, model=network.to_dict())
+    _announce(config, network, choice, corpus, monitor)
+    shards = [tokenize(text, tokenizer, on_progress=monitor.stage) for text in (corpus.train, corpus.validation)]
+    fingerprints = {"text": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
+    return Prepared(config, network, tokenizer, shards[0], shards[1], fingerprints)
+
+
+def _settle_machine(config: PretrainConfig) -> PretrainConfig:
+    """Threads, device and number format, as they will stand in run.yaml."""
+    train = config.train
+    try:
+        device = pick_device(train.device)
+    except ValueError as error:
+        raise InputError(f"train.{error}") from None
+    keep_memory()
+    torch.set_flush_denormal(True)
+    precision = train.precision if train.precision != "auto" else ("bf16" if has_fast_bf16(device) else "fp32")
+    settled = dataclasses.replace(train, threads=use_threads(train.threads), device=str(device), precision=precision)
+    return dataclasses.replace(config, train=settled)
+
+
+def _budget(config: PretrainConfig, corpus: Corpus) -> Budget:
+    """What the dial may spend: arithmetic where the clock is the limit, tokens where the recipe says how many."""
+    train = config.train
+    if train.time is not None:
+        dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+        speed = matrix_speed(dtype, torch.device(train.device or "cpu"))
+        return Budget(seconds=seconds(train.time), matrix_speed=speed)
+    if train.epochs is not None:
+        return Budget(bytes=train.epochs * corpus.train.n_bytes)
+    if train.steps is not None:
+        return Budget(steps=train.steps)
+    return Budget(tokens=train.tokens or 1)
+
+
+def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, monitor: Monitor) -> tuple[PretrainConfig, Tokenizer]:
+    settings = config.tokenizer
+    if settings.path is not None:
+        return config, Tokenizer.load(local_folder(settings.path, TOKENIZER_FILES))
+    if settings.vocab_size is None and settings.kind in ("bpe", "unigram"):
+        if choice is None:
+            raise InputError("tokenizer.vocab_size: missing, and the model section leaves nothing to choose")
+        settings = dataclasses.replace(settings, vocab_size=choice.vocab_size)
+    monitor.stage("learning the tokenizer", 0, None)
+    place = default_cache() / "tokenizers" / key_of(corpus.train.fingerprint, plain(settings))
+
+    def build_there(fresh: Path) -> dict[str, Any]:
+        train_tokenizer(corpus.train.sample(settings.train_bytes), settings).save(fresh)
+        return {}
+
+    cached(place, build_there)
+    return dataclasses.replace(config, tokenizer=settings), Tokenizer.load(place)
+
+
+def _network(model: dict[str, Any], choice: Choice | None, tokenizer: Tokenizer) -> GPTConfig:
+    chosen = choice.model if choice else {}
+    if "block" in model or "positions" in model or "norm" in model:
+        chosen = {name: chosen[name] for name in ("context_length", "n_layer", "n_head", "n_embd") if name in chosen}
+    if {"n_head", "n_embd"} & model.keys() and "head_dim" not in model:
+        chosen = {name: value for name, value in chosen.items() if name not in ("head_dim", "n_kv_head", "n_inner")}
+    try:
+        network = GPTConfig(**(chosen | {"vocab_size": tokenizer.vocab_size} | model))
+    except (ConfigError, TypeError) as error:
+        raise InputError(f"model.{error}") from None
+    if network.vocab_size < tokenizer.vocab_size:
+        raise InputError(f"model.vocab_size: {network.vocab_size} is less than the tokenizer's {tokenizer.vocab_size}")
+    return network
+
+
+def _left_out(report: dict[str, Any]) -> list[str]:
+    """Sentences about what reading skipped and cleaning changed; none when nothing was."""
+    sentences = []
+    if report["unknown_suffix"]["count"]:
+        names = ", ".join(report["unknown_suffix"]["first"][:3])
+        sentences.append(f"Passed over {report['unknown_suffix']['count']} files of other kinds ({names}, …).")
+    if report["skipped"]:
+        counts = ", ".join(f"{count} {reason}" for reason, count in report["skipped"].items())
+        sentences.append(f"Left out: {counts}. The first: {report['first_skipped']}")
+    if report["cleaning"]:
+        sentences.append("Cleaning: " + ", ".join(f"{count} {what}" for what, count in report["cleaning"].items()) + ".")
+    return sentences
+
+
+def _announce(config: PretrainConfig, network: GPTConfig, choice: Choice | None, corpus: Corpus, monitor: Monitor) -> None:
+    for reason in choice.reasons if choice else ():
+        monitor.say(reason)
+    with torch.device("meta"):
+        count = GPT(network).parameter_count()
+    monitor.say(
+        f"Model: {count / 1e6:.2f} M parameters, {network.n_layer} layers × {network.n_embd}, vocabulary {network.vocab_size}, "
+        f"context {network.context_length}. Text: {corpus.train.n_bytes / 1e6:.2f} MB to learn, "
+        f"{corpus.validation.n_bytes / 1e6:.2f} MB held out. {config.train.precision} on {config.train.threads} threads."
+    )
+    if (advice := why_not_stock(network)) is not None:
+        monitor.say(f"Note: {advice}.")
