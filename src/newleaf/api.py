@@ -14,6 +14,7 @@ from newleaf.generate.sampling import SamplingConfig
 from newleaf.generate.writer import Piece, write
 from newleaf.model import GPT
 from newleaf.storage.folder import load_folder, save_folder
+from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.config import PretrainConfig
 from newleaf.train.machine import pick_device, use_threads
@@ -130,13 +131,11 @@ class Run:
 
 
 def load(path: str | Path, weights: str | None = None, device: str | None = None, threads: int | None = None) -> Model:
-    """Open a model folder or a run. `weights`: None keeps the stored precision; "fp32" or "bf16" converts.
+    """Open a model folder, a run, or a model of the Hub (`owner/name`). `weights`: None keeps the stored precision; "fp32" or "bf16" converts.
 
-    Raises InputError when there is no such folder, or it is damaged or of a kind newleaf does not know.
+    Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
     """
-    folder = Path(path)
-    if not folder.exists():
-        raise InputError(f"{path}: no such folder")
+    folder = local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES))
     if (folder / CONFIG).exists() and (folder / MODEL).exists():
         folder = folder / MODEL
     elif (folder / CONFIG).exists():

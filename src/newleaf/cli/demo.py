@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from newleaf.cli.options import dotted, start_of_process
+from newleaf.text.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,13 +59,14 @@ def _shown(report: Report, width: int) -> list[RenderableType]:
                 columns.add_row(row)
         parts.append(Panel(columns, border_style="dim"))
     table = Table.grid(padding=(0, 2))
-    best = min(report.bits_per_byte, report.xz_alone)
+    table.add_column(no_wrap=True)
     for name, bits in (
         ("this model, held-out files", report.bits_per_byte),
         ("xz -9e, the same files alone", report.xz_alone),
         ("xz -9e, having seen the training files", report.xz_after_training_text),
     ):
-        table.add_row(name, Text(f"{bits:.3f} bits per byte", style="green" if bits == best else ""), "█" * round(12 * bits))
+        bar = Text("█" * round((4 if width < 100 else 12) * bits), style="green" if bits == report.bits_per_byte else "dim")
+        table.add_row(name, f"{bits:.3f} bits per byte", bar)
     syntax = f"{report.parsed} of {report.completions} completions are valid Python (ast.parse)"
     summary, path = report.run.summary, report.run.path
     made = f"{summary['parameters'] / 1e6:.1f} M parameters, {summary['tokens_seen'] / 1e6:.2f} M tokens, {summary['total_seconds']:.0f} s"
@@ -79,5 +81,5 @@ def _shown(report: Report, width: int) -> list[RenderableType]:
 
 
 def _short(text: str, lines: int = 9) -> str:
-    rows = text.rstrip().split("\n")
+    rows = printable(text).rstrip().split("\n")
     return "\n".join([*rows[:lines], "…"] if len(rows) > lines else rows)

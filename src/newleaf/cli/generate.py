@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 
-from newleaf.cli.options import add_model_options
+from newleaf.cli.options import add_model_options, heed_offline
 from newleaf.errors import InputError
+from newleaf.text.printable import printable
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("generate", help="write with a model")
-    parser.add_argument("model", help="a run or a model folder")
+    parser.add_argument("model", help="a run, a model folder, or owner/name of the Hub")
     parser.add_argument("prompt", nargs="?", default="", help="the text to go on with; - reads it from standard input (default: none)")
     parser.add_argument("--max-tokens", type=int, help="tokens to write at most (default: 100)")
     parser.add_argument("--min-tokens", type=int, help="no end of text before this many")
@@ -30,6 +31,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    heed_offline(args)
     from newleaf import api
 
     names = (
@@ -50,9 +52,10 @@ def run(args: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     model = api.load(args.model, args.weights, args.device, args.threads)
     if args.samples == 1 and not args.json:
+        shown = printable if sys.stdout.isatty() else str
         sys.stdout.write(prompt)
         for text in model.stream(prompt, **options):
-            sys.stdout.write(text)
+            sys.stdout.write(shown(text))
             sys.stdout.flush()
         sys.stdout.write("\n")
         return 0
@@ -65,5 +68,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"prompt": prompt, "samples": rows}, ensure_ascii=False, indent=2))
     else:
         for number, text in enumerate(texts, 1):
-            print(f"--- {number} of {args.samples}\n{prompt}{text}")
+            print(f"--- {number} of {args.samples}\n{prompt}{printable(text) if sys.stdout.isatty() else text}")
     return 0

@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 
+from newleaf.cli.options import add_offline, heed_offline
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("info", help="what a model or a run is")
-    parser.add_argument("model", help="a run or a model folder")
+    parser.add_argument("model", help="a run, a model folder, or owner/name of the Hub")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_offline(parser)
     parser.set_defaults(run=run, name="info")
 
 
 def run(args: argparse.Namespace) -> int:
+    heed_offline(args)
     from newleaf.storage.describe import facts
 
     found = facts(args.model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Any
 
@@ -15,6 +16,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads to use (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_offline(parser)
+
+
+def add_offline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--offline", action="store_true", help="never ask the Hub, not even for a name that is not on this disk")
+
+
+def heed_offline(args: argparse.Namespace) -> None:
+    """To be called before anything imports huggingface_hub, which reads this once."""
+    if args.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def start_of_process(started: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from newleaf.cli.options import dotted, start_of_process
+from newleaf.cli.options import add_offline, dotted, heed_offline, start_of_process
 from newleaf.errors import InputError
 
 EPILOG = """every field of a recipe is an option too, for example
@@ -33,10 +33,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--threads", help="threads to use (default: one for each core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
     parser.add_argument("--quiet", action="store_true", help="show nothing while training")
+    add_offline(parser)
     parser.set_defaults(run=run, name="pretrain", takes_options=True)
 
 
 def run(args: argparse.Namespace) -> int:
+    heed_offline(args)
     overrides = dotted(args.rest)
     if args.resume is not None and (args.source or args.out or args.config or overrides or args.overwrite):
         raise InputError("--resume goes on with a run as it was begun; it takes no source, --out, --config or other options")

@@ -13,14 +13,13 @@ from safetensors import SafetensorError, safe_open
 from newleaf.errors import InputError
 from newleaf.model import GPT
 from newleaf.storage.folder import OWN_TYPE, describe, read_config, why_not_stock
+from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
 
 
 def facts(path: str | Path) -> dict[str, Any]:
-    """Facts about a model folder or a run, as `newleaf info` prints them. Raises InputError when it is neither."""
-    folder = Path(path)
-    if not folder.exists():
-        raise InputError(f"{path}: no such folder")
+    """Facts about a run, a model folder or a model of the Hub, as `newleaf info` prints them. Raises InputError when it is none of them."""
+    folder = local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES))
     found: dict[str, Any] = {}
     if (folder / "run.yaml").exists():
         found = _run_facts(folder)

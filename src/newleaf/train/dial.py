@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,16 @@ import psutil
 
 from newleaf.model import GPTConfig
 
-HEAD_DIM = 64
-BYTES_PER_TOKEN = 2.6  # of small vocabularies on real text, roughly
+# Layers, width, heads of new models, smallest first.
+LADDER = (
+    (3, 64, 1), (4, 96, 2), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7),
+    (8, 512, 8), (10, 640, 10), (12, 768, 12), (16, 1024, 16),
+)  # fmt: skip
+# Of the machine's matrix speed, what a whole command turns into the six FLOPs per weight and token: small models mostly wait for other things.
+USEFUL_SHARE = 0.16
+TOKENS_PER_WEIGHT = 1.15  # at the size that learned most in a given time
+WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
+BYTES_PER_TOKEN = 2.6  # of small vocabularies, roughly
 STEP_TOKENS = 2048
 
 
@@ -37,15 +46,45 @@ class Choice:
 
 def choose(text_bytes: int, budget: Budget) -> Choice:
     """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not on validation text."""
-    flops = 0.25 * budget.matrix_speed * budget.seconds if budget.seconds else 1e13
-    n_embd, n_layer, context = 192, 4, 128
+    wanted, why = _weights(budget)
+    most = WEIGHTS_PER_BYTE * text_bytes
+    if wanted > most:
+        wanted, why = most, f"{text_bytes / 1e6:.2g} MB of text is enough for no more"
+    n_layer, n_embd, n_head = min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) / wanted)))
+    context = 128 if n_embd <= 224 else 256
     model = {
-        "context_length": context, "n_layer": n_layer, "n_head": n_embd // HEAD_DIM, "n_embd": n_embd, "head_dim": HEAD_DIM,
-        "n_inner": 512, "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary",
-        "activation": "silu", "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False,
-        "tie_embeddings": False, "init": "fan_in",
+        "context_length": context, "n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "head_dim": n_embd // n_head,
+        "n_inner": _inner(n_embd), "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary", "activation": "silu",
+        "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": False,
+        "init": "fan_in",
     }  # fmt: skip
-    return Choice(1024, model, 16, ())
+    vocabulary = _vocabulary(text_bytes)
+    reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {text_bytes / 1e6:.2f} MB of text."
+    return Choice(vocabulary, model, STEP_TOKENS // context, (reason,))
+
+
+def _weights(budget: Budget) -> tuple[float, str]:
+    """How many weights in matrices the budget can train well, and why."""
+    if budget.seconds is not None:
+        flops = USEFUL_SHARE * budget.matrix_speed * budget.seconds
+        why = f"{budget.seconds:.0f} s on a machine that multiplies matrices at {budget.matrix_speed / 1e9:.0f} GFLOP/s"
+        return math.sqrt(flops / (6 * TOKENS_PER_WEIGHT)), why
+    tokens = budget.tokens or (budget.steps or 0) * STEP_TOKENS or (budget.bytes or 0) / BYTES_PER_TOKEN
+    return tokens / TOKENS_PER_WEIGHT, f"{tokens / 1e6:.2g} M tokens to read"
+
+
+def _matrices(n_layer: int, n_embd: int) -> int:
+    return n_layer * n_embd * (4 * n_embd + 3 * _inner(n_embd))
+
+
+def _inner(n_embd: int) -> int:
+    """Feed-forward width: 8/3 of the width, as SwiGLU has it, rounded up to a multiple of 64."""
+    return -(-8 * n_embd // (3 * 64)) * 64
+
+
+def _vocabulary(text_bytes: int) -> int:
+    """The power of two nearest to the square root of the text's bytes."""
+    return min(max(2 ** round(math.log2(max(1.0, text_bytes) ** 0.5)), 512), 32_768)
 
 
 def fitting_micro_batch(config: GPTConfig, batch_size: int) -> int:

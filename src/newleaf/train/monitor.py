@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from newleaf.text.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -73,7 +75,7 @@ class Lines:
         self.say(f"step {step}  validation {bits_per_byte:.3f} bits per byte")
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        self.say("  | " + (prompt + text).strip().replace("\n", "\n  | "))
+        self.say("  | " + printable(prompt + text).strip().replace("\n", "\n  | "))
 
     def close(self) -> None: ...
 
@@ -157,7 +159,7 @@ class Live:
         parts: list[RenderableType] = [row, Text("  ·  ".join(fact for fact in facts if fact), style="dim")]
         if self.last_sample is not None:
             number, prompt, text = self.last_sample
-            body = Text.assemble((prompt, "bold"), text.rstrip())
+            body = Text.assemble((printable(prompt), "bold"), printable(text.rstrip()))
             body.truncate(6 * max(20, self.console.width - 4), overflow="ellipsis")
             shown = Text("\n").join(body.split("\n")[:6])
             parts.append(Panel(shown, title=f"written at step {number}", title_align="left", border_style="dim"))

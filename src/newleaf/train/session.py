@@ -60,7 +60,7 @@ class Session:
         self.best: dict[str, float] | None = None
         self.elapsed_before = 0.0
         self.resumed_from = 0
-        self.last_check = 0.0  # progress at the last validation
+        self.last_progress = 0.0
         self.last_plot: float | None = None
         self.plot_seconds = 0.3
         self.sample_seconds = 0.0
@@ -89,7 +89,7 @@ class Session:
         self.optimizer.load_state(tensors)
         self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
         self.best, self.elapsed_before, self.resumed_from = state["best"], state["total_seconds"], state["step"]
-        self.last_check, self.windows = state["progress"], state["windows"]
+        self.last_progress, self.windows = state["progress"], state["windows"]
         self.folder.rewind(state["step"])
         if self.clock is not None:
             self.clock.resume(self.elapsed_before, state["progress"])
@@ -97,8 +97,7 @@ class Session:
 
     def train(self) -> None:
         """Run the loop to its end and leave the folder finished; after Ctrl-C, usable and ready to resume."""
-        if not self.windows:
-            self._choose_windows()
+        self._choose_windows()
         if self.loop.step == 0:
             self._sample(0)
         self.loop.run()
@@ -132,7 +131,8 @@ class Session:
         every = self.prepared.config.train.eval_every
         if every:
             return step.number % every == 0
-        return step.progress >= self.last_check + 1 / CHECKS
+        before, self.last_progress = self.last_progress, step.progress
+        return int(step.progress * CHECKS) > int(before * CHECKS)
 
     def check(self, step: int) -> None:
         self._check(last=False)
@@ -148,7 +148,6 @@ class Session:
         if self.best is None or found.bits_per_byte < self.best["val_bits_per_byte"]:
             self.best = {"step": self.loop.step, "val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
             self._save_model()
-        self.last_check = self.loop.schedule.progress(self.loop.step)
         self._save_state()
         if last or self.last_plot is None or time.monotonic() > self.last_plot + PLOT_EVERY:
             drawn = time.monotonic()
@@ -163,16 +162,17 @@ class Session:
 
     def _choose_windows(self) -> None:
         """By the clock, validations on the way must stay cheap: as many windows as a small share of the time allows, measured once."""
-        self.windows = min(self.prepared.config.train.eval_windows, self.all_windows)
-        if self.clock is None or self.windows <= FEWEST_WINDOWS:
-            return
-        self._validate(FEWEST_WINDOWS)
-        begin = time.monotonic()
-        self._validate(FEWEST_WINDOWS)
-        self.window_seconds = (time.monotonic() - begin) / FEWEST_WINDOWS
-        affordable = int(CHECK_SHARE * self.clock.length / CHECKS / self.window_seconds)
-        self.windows = min(self.windows, max(FEWEST_WINDOWS, affordable))
-        self._reserve(self.window_seconds * self.windows + self.plot_seconds)
+        wanted = self.windows or min(self.prepared.config.train.eval_windows, self.all_windows)
+        if self.clock is not None:
+            few = min(FEWEST_WINDOWS, wanted)
+            self._validate(few)
+            begin = time.monotonic()
+            self._validate(few)
+            self.window_seconds = (time.monotonic() - begin) / few
+            affordable = int(CHECK_SHARE * self.clock.length / CHECKS / self.window_seconds)
+            wanted = self.windows or min(wanted, max(few, affordable))
+            self._reserve(0.0)
+        self.windows = wanted
 
     def _reserve(self, check_seconds: float) -> None:
         """Keep time for the end: one check more, with a plot, and the whole validation text."""
@@ -196,7 +196,7 @@ class Session:
             "tokens": self.loop.tokens,
             "train_seconds": self.loop.seconds,
             "total_seconds": self._total_seconds(),
-            "progress": self.last_check,
+            "progress": self.loop.schedule.progress(self.loop.step),
             "best": self.best,
             "windows": self.windows,
         }
@@ -208,7 +208,7 @@ class Session:
     def _sample(self, step: int) -> None:
         """Write a few words for each prompt; in a timed run only while that stays a small share of it."""
         train = self.prepared.config.train
-        if self.clock is not None and step and self.sample_seconds > SAMPLE_SHARE * self.clock.length * self.last_check:
+        if self.clock is not None and step and self.sample_seconds > SAMPLE_SHARE * self.clock.length * self.last_progress:
             return
         begin = time.monotonic()
         config = build(SamplingConfig, {"max_tokens": 60, "seed": train.seed} | train.sample, "train.sample.")
