@@ -55,7 +55,7 @@ def choose(text_bytes: int, budget: Budget) -> Choice:
     model = {
         "context_length": context, "n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "head_dim": n_embd // n_head,
         "n_inner": _inner(n_embd), "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary", "activation": "silu",
-        "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": False,
+        "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": True,
         "init": "fan_in",
     }  # fmt: skip
     vocabulary = _vocabulary(text_bytes)
@@ -83,8 +83,8 @@ def _inner(n_embd: int) -> int:
 
 
 def _vocabulary(text_bytes: int) -> int:
-    """The power of two nearest to the square root of the text's bytes."""
-    return min(max(2 ** round(math.log2(max(1.0, text_bytes) ** 0.5)), 512), 32_768)
+    """The power of two nearest to 1.6 times the square root of the text's bytes: 2,048 for a megabyte, 4,096 for six."""
+    return min(max(2 ** round(math.log2(1.6 * max(1.0, text_bytes) ** 0.5)), 512), 32_768)
 
 
 def fitting_micro_batch(config: GPTConfig, batch_size: int) -> int:

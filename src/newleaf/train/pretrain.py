@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import time
 from pathlib import Path
@@ -69,10 +70,18 @@ def resume(out: str | Path, monitor: Monitor, started: float) -> RunFolder:
     return folder
 
 
+def _absolute(source: str) -> str:
+    """A run is resumed from any folder."""
+    return source if source.startswith("hf:") else os.path.abspath(source)
+
+
 def _record(prepared: Prepared) -> dict[str, Any]:
     """run.yaml: a recipe that gives this run again, and under `record` what it was made with."""
     values: dict[str, Any] = plain(prepared.config)
-    values["source"] = [str(Path(s).resolve()) if Path(s).exists() else s for s in prepared.config.source]
+    values["source"] = [_absolute(name) for name in prepared.config.source]
+    values["data"]["validation"] = [_absolute(name) for name in prepared.config.data.validation_sources or ()] or None
+    if values["tokenizer"]["path"] is not None and Path(values["tokenizer"]["path"]).exists():
+        values["tokenizer"]["path"] = _absolute(values["tokenizer"]["path"])
     if prepared.config.train.time is not None:
         values["train"]["replay"] = "metrics.jsonl"
     values["record"] = {
