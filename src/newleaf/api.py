@@ -131,7 +131,9 @@ class Run:
 
 
 def load(path: str | Path, weights: str | None = None, device: str | None = None, threads: int | None = None) -> Model:
-    """Open a model folder, a run, or a model of the Hub (`owner/name`). `weights`: None keeps the stored precision; "fp32" or "bf16" converts.
+    """Open a model folder, a run, or a model of the Hub (`owner/name`).
+
+    `weights`: None keeps the stored precision; "fp32" or "bf16" converts.
 
     Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
     """

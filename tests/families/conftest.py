@@ -36,6 +36,40 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
          "intermediate_size": 64, "max_position_embeddings": 64, "tie_word_embeddings": True, "attention_bias": True,
          "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     ),
+    "llama": (
+        transformers.LlamaConfig,
+        {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 80,
+         "max_position_embeddings": 64},
+    ),
+    "llama-tied-bias": (
+        transformers.LlamaConfig,
+        {"hidden_size": 30, "num_hidden_layers": 1, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 10,
+         "intermediate_size": 40, "max_position_embeddings": 64, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "gpt_neo": (
+        transformers.GPTNeoConfig,
+        {"hidden_size": 30, "num_layers": 4, "num_heads": 3, "max_position_embeddings": 64, "window_size": 7,
+         "attention_types": [[["global", "local"], 2]]},
+    ),
+    "gpt_neo-local-wide": (
+        transformers.GPTNeoConfig,
+        {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64, "window_size": 1, "intermediate_size": 50,
+         "attention_types": [[["local"], 2]], "activation_function": "relu"},
+    ),
+    "gptj": (transformers.GPTJConfig, {"n_embd": 36, "n_layer": 2, "n_head": 3, "n_positions": 64, "rotary_dim": 4}),
+    "gptj-whole-head": (
+        transformers.GPTJConfig, {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "rotary_dim": 8, "n_inner": 60},
+    ),
+    "gpt_neox": (
+        transformers.GPTNeoXConfig,
+        {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 100, "max_position_embeddings": 64},
+    ),
+    "gpt_neox-sequential": (
+        transformers.GPTNeoXConfig,
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
+         "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True, "hidden_act": "gelu_new",
+         "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 1.0}},
+    ),
 }  # fmt: skip
 
 

@@ -17,13 +17,16 @@ from newleaf.model import GPT, GPTConfig
 
 def shapes_of(family: Any) -> st.SearchStrategy[GPTConfig]:
     base = family.from_hf(Fields(family.to_hf(GPTConfig(11, 7, 1, 1, 8)), family.name))
+    grouped, scaled = family.name in ("qwen3", "llama"), base.attention_scale != 1
 
     def build(layers: int, kv: int, group: int, dim: int, tied: bool, inner: int) -> GPTConfig:
-        heads = kv * group if family.name == "qwen3" else kv
-        grouped = {"n_kv_head": kv, "head_dim": 2 * dim} if family.name == "qwen3" else {"n_kv_head": heads, "head_dim": 2 * dim}
+        heads = kv * (group if grouped else 1)
         width = 2 * dim * heads
-        n_inner = 4 * width if family.name == "gpt1" else inner
-        return base.replace(n_layer=layers, n_head=heads, n_embd=width, n_inner=n_inner, tie_embeddings=tied, **grouped)
+        return base.replace(
+            n_layer=layers, n_head=heads, n_kv_head=kv, head_dim=2 * dim, n_embd=width, rotary_dim=0,
+            n_inner=4 * width if family.name == "gpt1" else inner, attention_scale=0.0 if scaled else 1.0,
+            tie_embeddings=tied and family.name != "gptj",
+        )  # fmt: skip
 
     return st.builds(build, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(1, 40))
 

@@ -31,10 +31,10 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             self.answer(body=False)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.answer(body=True)
 
         def answer(self, body: bool) -> None:
@@ -67,8 +67,13 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def newleaf(hub: str, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | {"HF_ENDPOINT": hub, "HF_HOME": str(home)}
-    return subprocess.run([sys.executable, "-m", "newleaf", *words], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | {
+        "HF_ENDPOINT": hub,
+        "HF_HOME": str(home),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "newleaf", *words], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_a_model_is_fetched_by_name_with_only_the_files_it_needs_and_kept(hub: tuple[str, list[str]], tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.families import gpt1, gpt2, qwen3
+from newleaf.families import gpt1, gpt2, gpt_neo, gpt_neox, gptj, llama, qwen3
 from newleaf.families.family import Family
 from newleaf.model import GPTConfig
 
-FAMILIES: tuple[Family, ...] = (qwen3.FAMILY, gpt2.FAMILY, gpt1.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    qwen3.FAMILY, gpt2.FAMILY, gpt1.FAMILY, llama.FAMILY, gpt_neo.FAMILY, gptj.FAMILY, gpt_neox.FAMILY,
+)  # fmt: skip
 
 
 def family_of(values: dict[str, Any]) -> Family:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,13 +16,15 @@ from newleaf.model import GPTConfig
 class Rule:
     """One Hugging Face tensor and the newleaf tensors it holds: several are stacked along their rows (fused q, k, v).
 
-    `transpose` is for GPT-1's and GPT-2's Conv1D layers, which store [in, out]. `derived` marks a tensor that newleaf computes from the
-    configuration and stock transformers stores: it is written on export and ignored on import.
+    `transpose` is for GPT-1's and GPT-2's Conv1D layers, which store [in, out]. `heads` above 0 says that the parts are stacked head by
+    head (GPT-NeoX: q, k and v of the first head, then of the second). `derived` marks a tensor that newleaf computes from the configuration
+    and stock transformers stores: it is written on export and ignored on import.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transpose: bool = False
+    heads: int = 0
     derived: Callable[[], Tensor] | None = None
 
 
@@ -39,7 +41,7 @@ def per_layer(config: GPTConfig, rules: Iterable[Rule]) -> list[Rule]:
     """Rules with `{i}` in their names, once for each layer."""
     rules = list(rules)
     return [
-        Rule(rule.theirs.format(i=i), tuple(name.format(i=i) for name in rule.ours), rule.transpose)
+        replace(rule, theirs=rule.theirs.format(i=i), ours=tuple(name.format(i=i) for name in rule.ours))
         for i in range(config.n_layer)
         for rule in rules
     ]
@@ -53,6 +55,8 @@ def to_hugging_face(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[s
             theirs[rule.theirs] = rule.derived()
             continue
         parts = [ours[name] for name in rule.ours]
+        if rule.heads:
+            parts = [torch.cat([part.reshape(rule.heads, -1, *part.shape[1:]) for part in parts], dim=1).flatten(0, 1)]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         theirs[rule.theirs] = (whole.T if rule.transpose else whole).contiguous()
     return theirs
@@ -75,6 +79,11 @@ def from_hugging_face(rules: Iterable[Rule], theirs: Mapping[str, Tensor], shape
         if tuple(whole.shape) != wanted:
             found = tuple(theirs[rule.theirs].shape)
             raise InputError(f"{rule.theirs} has shape {found}, and the configuration wants {wanted[::-1] if rule.transpose else wanted}")
-        for name, part in zip(rule.ours, torch.split(whole, rows), strict=True):
+        if rule.heads:
+            each = torch.split(whole.reshape(rule.heads, -1, *whole.shape[1:]), [row // rule.heads for row in rows], dim=1)
+            parts = [part.flatten(0, 1) for part in each]
+        else:
+            parts = list(torch.split(whole, rows))
+        for name, part in zip(rule.ours, parts, strict=True):
             ours[name] = part.contiguous()
     return ours

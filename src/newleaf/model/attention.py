@@ -20,26 +20,29 @@ PRODUCTS_UP_TO = 1024  # tokens
 class Context:
     """What every layer of one forward pass shares."""
 
-    mask: Tensor | None  # bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all that is cached
-    rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, D]
+    masks: dict[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
+    rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
     cache: KVCache | None
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float, fp32: bool = False) -> Tensor:
     """Softmax attention over q [B, H, T, D] and k, v [B, K, S, D] → [B, H, T, D]; without a mask, causal when T = S."""
+    if fp32 and v.dtype != torch.float32:
+        return attend(q.float(), k.float(), v.float(), mask, dropout, scale).to(v.dtype)
     causal = mask is None and q.shape[2] > 1
     if causal and q.device.type == "cpu" and q.shape[2] <= PRODUCTS_UP_TO and k.shape[1] == q.shape[1]:
-        return _attend_by_products(q, k, v, dropout)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, enable_gqa=k.shape[1] != q.shape[1])
+        return _attend_by_products(q, k, v, dropout, scale)
+    grouped = k.shape[1] != q.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, scale=scale, enable_gqa=grouped)
 
 
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float) -> Tensor:
     """Causal attention as two plain matrix products: on a CPU this takes 40 % of the fused kernel's time, while T² scores fit the cache.
 
     Queries go in two halves, so that the first half never meets the keys it may not see.
     """
     length = q.shape[2]
-    q = q * q.shape[-1] ** -0.5
+    q = q * scale
     half = length if length < 256 else (length + 1) // 2
     future = torch.full((length, length), float("-inf"), dtype=q.dtype).triu_(1)
     outputs = []
@@ -57,6 +60,9 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
+        self.window = config.windows[layer] if config.windows else 0
+        self.scale, self.fp32 = config.attention_scale, config.fp32_scores
+        self.interleaved = config.rotary_interleaved
         self.head_dim = config.head_dim
         self.q = nn.Linear(config.n_embd, config.n_head * config.head_dim, bias=config.attention_bias)
         self.k = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=config.attention_bias)
@@ -70,10 +76,10 @@ class Attention(nn.Module):
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # [B, T, heads, D]
         q, k = self.q_norm(q), self.k_norm(k)
         if context.rotary is not None:
-            q, k = rotate(q, *context.rotary), rotate(k, *context.rotary)
+            q, k = rotate(q, *context.rotary, self.interleaved), rotate(k, *context.rotary, self.interleaved)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if context.cache is not None:
             k, v = context.cache.append(self.layer, k, v)
-        mixed = attend(q, k, v, context.mask, self.dropout if self.training else 0.0)
+        mixed = attend(q, k, v, context.masks[self.window], self.dropout if self.training else 0.0, self.scale, self.fp32)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out

@@ -1,4 +1,4 @@
-"""One layer: attention and feed-forward, each added to the residual stream, normed before (GPT-2) or after (GPT-1)."""
+"""One layer: attention and feed-forward added to the residual stream, with norms before (GPT-2), after (GPT-1), or side by side (GPT-J)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from newleaf.model.norm import build_norm
 class Block(nn.Module):
     """x [B, T, C] → [B, T, C].
 
-    pre_norm (GPT-2 and after)                     post_norm (GPT-1)
+    pre_norm (GPT-2 and after)                       post_norm (GPT-1)
 
-        x ──┬─► norm ─► attention ─► +                 x ──┬─► attention ─► + ─► norm
-            └────────────────────────┘                     └────────────────┘
-        x ──┬─► norm ─► feed-forward ─► +              x ──┬─► feed-forward ─► + ─► norm
-            └───────────────────────────┘                  └───────────────────┘
+        x ──┬─► norm ─► attention ────► + ──►            x ──┬─► attention ────► + ─► norm ──►
+            └───────────────────────────┘                    └───────────────────┘
+        x ──┬─► norm ─► feed-forward ─► + ──►            x ──┬─► feed-forward ─► + ─► norm ──►
+            └───────────────────────────┘                    └───────────────────┘
+
+    parallel (GPT-J with one norm for both, GPT-NeoX with two)
+
+        x ──┬─► norm ─► attention ────► + ──►
+            ├─► norm ─► feed-forward ─► +
+            └───────────────────────────┘
     """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
@@ -27,11 +33,16 @@ class Block(nn.Module):
         self.kind = config.block
         self.attention_norm = build_norm(config)
         self.attention = Attention(config, layer)
-        self.feedforward_norm = build_norm(config)
+        self.feedforward_norm = None if config.shared_norm else build_norm(config)
         self.feedforward = FeedForward(config)
         self.dropout = config.residual_dropout
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        if self.kind == "parallel":
+            read = self.attention_norm(x)
+            also = read if self.feedforward_norm is None else self.feedforward_norm(x)
+            return x + self._drop(self.attention(read, context)) + self._drop(self.feedforward(also))
+        assert self.feedforward_norm is not None
         if self.kind == "post_norm":
             x = self.attention_norm(x + self._drop(self.attention(x, context)))
             out: Tensor = self.feedforward_norm(x + self._drop(self.feedforward(x)))

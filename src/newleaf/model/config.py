@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-BlockKind = Literal["pre_norm", "post_norm"]
+BlockKind = Literal["pre_norm", "post_norm", "parallel"]
 NormKind = Literal["layer_norm", "rms_norm"]
 PositionKind = Literal["learned", "sinusoidal", "rotary"]
 ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu"]
@@ -23,7 +23,8 @@ class GPTConfig:
     """The shape of a GPT. Frozen; raises `ConfigError` naming the field when a combination is impossible.
 
     Letters as everywhere in newleaf: C = `n_embd`, H = `n_head`, K = `n_kv_head`, D = `head_dim`, F = `n_inner`, V = `vocab_size`.
-    A zero in `n_kv_head`, `head_dim` or `n_inner` stands for the usual value and is replaced by it on construction.
+    A zero in `n_kv_head`, `head_dim`, `n_inner`, `rotary_dim` or `attention_scale` stands for the usual value and is replaced by it on
+    construction.
     """
 
     vocab_size: int
@@ -36,6 +37,7 @@ class GPTConfig:
     n_inner: int = 0  # 4 · n_embd
 
     block: BlockKind = "pre_norm"
+    shared_norm: bool = False  # parallel blocks only: one norm feeds attention and feed-forward (GPT-J)
     norm: NormKind = "layer_norm"
     norm_eps: float = 1e-5
     final_norm: bool = True
@@ -43,6 +45,12 @@ class GPTConfig:
 
     positions: PositionKind = "learned"
     rotary_base: float = 10_000.0
+    rotary_dim: int = 0  # the first of a head's dimensions that turn; all of them
+    rotary_interleaved: bool = False  # pairs are neighbours (GPT-J) and not halves
+
+    attention_scale: float = 0.0  # of the scores; 1 / sqrt(head_dim)
+    fp32_scores: bool = False  # scores and softmax in fp32 whatever the weights are (GPT-Neo, GPT-J)
+    windows: tuple[int, ...] = ()  # for each layer, how many tokens back a query sees, itself included; 0 sees all
 
     activation: ActivationKind = "gelu_tanh"
     gated: bool = False  # activation(gate) * up, as in SwiGLU
@@ -69,34 +77,42 @@ class GPTConfig:
                 raise ConfigError(f"n_head: {self.n_head} heads do not divide n_embd = {self.n_embd}; choose a divisor, or set head_dim")
             self._default("head_dim", self.n_embd // self.n_head)
         self._default("n_inner", 4 * self.n_embd)
+        self._default("rotary_dim", self.head_dim)
+        self._default("attention_scale", max(1, self.head_dim) ** -0.5)
+        object.__setattr__(self, "windows", tuple(self.windows))
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "n_kv_head", "head_dim", "n_inner"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name}: must be a whole number of at least 1, not {value!r}")
         if self.n_head % self.n_kv_head:
             raise ConfigError(f"n_kv_head: {self.n_kv_head} key/value heads do not divide n_head = {self.n_head}")
-        if self.positions == "rotary" and self.head_dim % 2:
-            raise ConfigError(f"head_dim: rotary positions turn pairs of dimensions, and {self.head_dim} is odd")
+        if self.positions == "rotary" and (self.rotary_dim % 2 or self.rotary_dim > self.head_dim):
+            name = "head_dim" if self.rotary_dim == self.head_dim else "rotary_dim"
+            raise ConfigError(f"{name}: rotary positions turn pairs of a head's {self.head_dim} dimensions, not {self.rotary_dim}")
+        if self.windows and (len(self.windows) != self.n_layer or min(self.windows) < 0):
+            raise ConfigError(f"windows: must be one number of at least 0 for each of {self.n_layer} layers, not {self.windows}")
+        if self.shared_norm and self.block != "parallel":
+            raise ConfigError("shared_norm: only parallel blocks share a norm")
         if self.positions == "sinusoidal" and self.n_embd % 2:
             raise ConfigError(f"n_embd: sinusoidal positions pair sines with cosines, and {self.n_embd} is odd")
         for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name}: must be at least 0 and below 1, not {getattr(self, name)!r}")
-        for name in ("norm_eps", "rotary_base", "init_std"):
+        for name in ("norm_eps", "rotary_base", "attention_scale", "init_std"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name}: must be above 0, not {getattr(self, name)!r}")
         if self.head_bias and self.tie_embeddings:
             raise ConfigError("head_bias: a head tied to the embedding has no bias of its own; set tie_embeddings to false")
         self._check_choices()
 
-    def _default(self, name: str, value: int) -> None:
+    def _default(self, name: str, value: float) -> None:
         if getattr(self, name) == 0:
             object.__setattr__(self, name, value)
 
     def _check_choices(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             choices, value = get_args(hint), getattr(self, name)
-            if choices and value not in choices:
+            if get_origin(hint) is Literal and value not in choices:
                 raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
             if hint is bool and not isinstance(value, bool):
                 raise ConfigError(f"{name}: must be true or false, not {value!r}")

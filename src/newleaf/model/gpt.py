@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from newleaf.model.attention import Context
@@ -14,6 +13,7 @@ from newleaf.model.config import GPTConfig
 from newleaf.model.embedding import Embedding
 from newleaf.model.initialize import initialize
 from newleaf.model.loss import linear_cross_entropy
+from newleaf.model.masks import attention_mask, token_positions
 from newleaf.model.norm import build_norm
 from newleaf.model.rotary import rotary_table
 
@@ -56,13 +56,15 @@ class GPT(nn.Module):
             raise ValueError(f"{past + count} tokens do not fit the context of {self.config.context_length}")
         # A cache that has seen padding keeps the record, so that later tokens go on ignoring it.
         seen = cache.note(real, count) if cache is not None else real
-        positions = self._positions(seen, documents, past, count, ids.device)
+        positions = token_positions(seen, documents, past, count, ids.device)
         rotary = None
         if self.config.positions == "rotary":
-            cos, sin = rotary_table(positions, self.config.head_dim, self.config.rotary_base)
+            cos, sin = rotary_table(positions, self.config.rotary_dim, self.config.rotary_base, self.config.rotary_interleaved)
             dtype = self.embedding.token.weight.dtype
             rotary = cos.unsqueeze(-2).to(dtype), sin.unsqueeze(-2).to(dtype)
-        context = Context(self._mask(seen, documents, past, count), rotary, cache)
+        windows = set(self.config.windows or (0,))
+        masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
+        context = Context(masks, rotary, cache)
         x = self.embedding(ids, positions)
         for block in self.blocks:
             x = block(x, context)
@@ -70,35 +72,6 @@ class GPT(nn.Module):
             cache.advance(count)
         out: Tensor = self.final_norm(x)
         return out
-
-    @staticmethod
-    def _positions(seen: Tensor | None, documents: Tensor | None, past: int, count: int, device: torch.device) -> Tensor:
-        """Positions [T], or [B, T] where padding or a new document shifts them."""
-        index = torch.arange(past, past + count, device=device)
-        if documents is not None:
-            starts = torch.ones_like(documents, dtype=torch.bool)
-            starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-            return index - torch.where(starts, index, 0).cummax(1).values
-        if seen is not None and not bool(seen.all()):
-            return (seen.cumsum(1) - 1).clamp(min=0)[:, past:]
-        return index
-
-    @staticmethod
-    def _mask(seen: Tensor | None, documents: Tensor | None, past: int, count: int) -> Tensor | None:
-        """True where a query may look: [1 or B, 1, T, past + T]. None where plain causal attention needs no mask."""
-        padded = seen is not None and not bool(seen.all())
-        if not padded and documents is None and (past == 0 or count == 1):
-            return None
-        device = seen.device if seen is not None else documents.device if documents is not None else None
-        query = torch.arange(past, past + count, device=device).unsqueeze(1)
-        key = torch.arange(past + count, device=device)
-        mask = (key <= query)[None, None]
-        if documents is not None:
-            mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
-        if padded and seen is not None:
-            # Padding sees itself, so that no row of the softmax is empty; nothing real ever sees it.
-            mask = mask & (seen[:, None, None, :] | (key == query))
-        return mask
 
     @property
     def layers(self) -> Iterator[Block]:

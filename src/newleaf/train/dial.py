@@ -15,7 +15,7 @@ LADDER = (
     (3, 64, 1), (4, 96, 2), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7),
     (8, 512, 8), (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
-# Of the machine's matrix speed, what a whole command turns into the six FLOPs per weight and token: small models mostly wait for other things.
+# Of the machine's matrix speed, what a whole command turns into six FLOPs per weight and token; small models mostly wait for other things.
 USEFUL_SHARE = 0.16
 TOKENS_PER_WEIGHT = 1.15  # at the size that learned most in a given time
 WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
@@ -84,7 +84,8 @@ def _inner(n_embd: int) -> int:
 
 def _vocabulary(text_bytes: int) -> int:
     """The power of two nearest to 1.6 times the square root of the text's bytes: 2,048 for a megabyte, 4,096 for six."""
-    return min(max(2 ** round(math.log2(1.6 * max(1.0, text_bytes) ** 0.5)), 512), 32_768)
+    power = round(math.log2(1.6 * math.sqrt(max(1, text_bytes))))
+    return min(max(1 << power, 512), 32_768)
 
 
 def fitting_micro_batch(config: GPTConfig, batch_size: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 import time
 from pathlib import Path
@@ -72,7 +71,7 @@ def resume(out: str | Path, monitor: Monitor, started: float) -> RunFolder:
 
 def _absolute(source: str) -> str:
     """A run is resumed from any folder."""
-    return source if source.startswith("hf:") else os.path.abspath(source)
+    return source if source.startswith("hf:") else str(Path(source).absolute())
 
 
 def _record(prepared: Prepared) -> dict[str, Any]:
