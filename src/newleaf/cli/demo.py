@@ -59,13 +59,16 @@ def _shown(report: Report, width: int) -> list[RenderableType]:
                 columns.add_row(row)
         parts.append(Panel(columns, border_style="dim"))
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
+    for _ in range(2):
+        table.add_column(no_wrap=True)
     for name, bits in (
         ("this model, held-out files", report.bits_per_byte),
         ("xz -9e, the same files alone", report.xz_alone),
         ("xz -9e, having seen the training files", report.xz_after_training_text),
     ):
-        bar = Text("█" * round((4 if width < 100 else 12) * bits), style="green" if bits == report.bits_per_byte else "dim")
+        bar = Text(
+            "█" * round((0 if width < 80 else 4 if width < 100 else 12) * bits), style="green" if bits == report.bits_per_byte else "dim"
+        )
         table.add_row(name, f"{bits:.3f} bits per byte", bar)
     syntax = f"{report.parsed} of {report.completions} completions are valid Python (ast.parse)"
     summary, path = report.run.summary, report.run.path
@@ -80,6 +83,7 @@ def _shown(report: Report, width: int) -> list[RenderableType]:
     return [*parts, table, Text(), following]
 
 
-def _short(text: str, lines: int = 9) -> str:
-    rows = printable(text).rstrip().split("\n")
-    return "\n".join([*rows[:lines], "…"] if len(rows) > lines else rows)
+def _short(text: str, lines: int = 9, letters: int = 320) -> str:
+    text = printable(text).rstrip()
+    kept = "\n".join(text[:letters].split("\n")[:lines])
+    return kept if len(kept) == len(text) else f"{kept}…"

@@ -113,7 +113,7 @@ class Live:
         self.console = Console(stderr=True)
         self.rate = Rate()
         self.status = ""
-        self.progress = 0.0
+        self.progress: float | None = None
         self.left: float | None = None
         self.validated: float | None = None
         self.last_sample: tuple[int, str, str] | None = None
@@ -125,7 +125,7 @@ class Live:
 
     def stage(self, name: str, done: int, total: int | None) -> None:
         self.status = name
-        self.progress = min(1.0, done / total) if total else 0.0
+        self.progress = min(1.0, done / total) if total else None
 
     def step(self, step: Step, seconds_left: float | None) -> None:
         self.rate.add(step)
@@ -150,7 +150,8 @@ class Live:
 
         wide = self.console.width >= 80
         row = Table.grid(padding=(0, 1))
-        row.add_row(ProgressBar(total=1.0, completed=self.progress, width=30 if wide else 12), f"{100 * self.progress:3.0f} %", self.status)
+        bar = ProgressBar(total=1.0, completed=self.progress or 0.0, width=30 if wide else 12, pulse=self.progress is None)
+        row.add_row(bar, f"{100 * self.progress:3.0f} %" if self.progress is not None else "", self.status)
         facts = [self.rate.text()] if wide else []
         if self.validated is not None:
             facts.append(f"validation {self.validated:.3f} bits per byte")

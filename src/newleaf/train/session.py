@@ -216,7 +216,8 @@ class Session:
             text = "".join(piece.text for piece in write(self.loop.network, self.prepared.tokenizer, prompt, config))
             self.folder.record(step=step, prompt=prompt, sample=text)
             self.monitor.sample(step, prompt, text)
-        self.sample_seconds += time.monotonic() - begin
+        if step:
+            self.sample_seconds += time.monotonic() - begin
 
     def _finish(self) -> None:
         """summary.json: the figures of model/, over the whole validation text unless the user asked to stop."""
