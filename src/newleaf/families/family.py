@@ -81,6 +81,18 @@ class Fields:
             raise InputError(f"config.json has {name} = {found!r}; newleaf's {self.family} knows {', '.join(choices)}")
         return choices[found]
 
+    def rope(self) -> dict[str, float]:
+        """Plain rotary positions, as rope_parameters or in older fields: `base`, and the `share` of each head that turns if it is said."""
+        self.only("rope_scaling", None)
+        values = dict(self.take("rope_parameters", {}))
+        if values.pop("rope_type", "default") != "default":
+            self.only("rope_parameters", {"rope_type": "default"})
+        found = {"base": float(self.take("rope_theta", self.take("rotary_emb_base", values.pop("rope_theta", 10_000.0))))}
+        share = self.take("rotary_pct", values.pop("partial_rotary_factor", None))
+        if values:
+            raise InputError(f"config.json has {next(iter(values))} in rope_parameters, which newleaf's {self.family} does not honour")
+        return found | ({"share": float(share)} if share is not None else {})
+
     def finish(self) -> None:
         """Raises InputError for a field that was not read and is not mere bookkeeping."""
         left = [k for k, v in self.values.items() if k not in self.read and k not in BOOKKEEPING and v not in (None, False, {}, [])]

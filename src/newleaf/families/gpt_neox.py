@@ -41,13 +41,9 @@ SIZES = {
 
 
 def from_hf(fields: Fields) -> GPTConfig:
-    rope = fields.take("rope_parameters", {})
-    if rope.get("rope_type", "default") != "default":
-        fields.only("rope_parameters", {"rope_type": "default"})
-    fields.only("rope_scaling", None)
+    rope = fields.rope()
     fields.only("classifier_dropout", 0.1)
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
-    share = fields.take("rotary_pct", rope.get("partial_rotary_factor", 0.25))
     bias = fields.take("attention_bias", True)
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
@@ -59,8 +55,8 @@ def from_hf(fields: Fields) -> GPTConfig:
         block="parallel" if fields.take("use_parallel_residual", True) else "pre_norm",
         norm_eps=fields.take("layer_norm_eps", 1e-5),
         positions="rotary",
-        rotary_base=float(fields.take("rotary_emb_base", rope.get("rope_theta", 10_000.0))),
-        rotary_dim=int(n_embd // n_head * share),
+        rotary_base=rope["base"],
+        rotary_dim=int(n_embd // n_head * rope.get("share", 0.25)),
         activation=fields.choose("hidden_act", ACTIVATIONS, "gelu"),
         attention_bias=bias,
         attention_out_bias=bias,

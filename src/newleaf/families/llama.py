@@ -29,12 +29,8 @@ SIZES = {
 
 def from_hf(fields: Fields) -> GPTConfig:
     fields.only("hidden_act", "silu")
-    fields.only("rope_scaling", None)
     fields.only("mlp_bias", False)
     fields.only("pretraining_tp", 1)
-    rope = fields.take("rope_parameters", {})
-    if rope.get("rope_type", "default") != "default":
-        fields.only("rope_parameters", {"rope_type": "default"})
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
     bias = fields.take("attention_bias", False)
     return llama(
@@ -47,7 +43,7 @@ def from_hf(fields: Fields) -> GPTConfig:
         context_length=fields.need("max_position_embeddings"),
         head_dim=fields.take("head_dim", n_embd // n_head),
         norm_eps=fields.take("rms_norm_eps", 1e-6),
-        rotary_base=float(fields.take("rope_theta", rope.get("rope_theta", 10_000.0))),
+        rotary_base=fields.rope()["base"],
         attention_bias=bias,
         attention_out_bias=bias,
         tie_embeddings=fields.take("tie_word_embeddings", False),

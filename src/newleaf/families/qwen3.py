@@ -12,12 +12,8 @@ from newleaf.model import GPTConfig
 def from_hf(fields: Fields) -> GPTConfig:
     fields.only("hidden_act", "silu")
     fields.only("use_sliding_window", False)
-    fields.only("rope_scaling", None)
     for unused_without_windows in ("sliding_window", "max_window_layers", "layer_types"):
         fields.take(unused_without_windows)
-    rope = fields.take("rope_parameters", {})
-    if rope.get("rope_type", "default") != "default":
-        fields.only("rope_parameters", {"rope_type": "default"})
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
     bias = fields.take("attention_bias", False)
     return GPTConfig(
@@ -33,7 +29,7 @@ def from_hf(fields: Fields) -> GPTConfig:
         norm_eps=fields.take("rms_norm_eps", 1e-6),
         qk_norm=True,
         positions="rotary",
-        rotary_base=float(fields.take("rope_theta", rope.get("rope_theta", 10_000.0))),
+        rotary_base=fields.rope()["base"],
         activation="silu",
         gated=True,
         attention_bias=bias,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -65,7 +66,7 @@ def write(network: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfi
     limit = network.config.context_length
     if len(ids) >= limit:
         raise InputError(f"the prompt has {len(ids)} tokens and leaves no room to write: the context is {limit}")
-    seed = config.seed if config.seed is not None else int(torch.seed() % 2**62)
+    seed = config.seed if config.seed is not None else secrets.randbits(62)
     generators = [torch.Generator().manual_seed((seed + number * 0x9E3779B97F4A7C15) % 2**63) for number in range(samples)]
     texts = [_Sample(n, list(ids), tokenizer.stream_decoder(), StopFinder(config.stop), g) for n, g in enumerate(generators)]
     training = network.training

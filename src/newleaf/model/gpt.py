@@ -81,9 +81,3 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Number of weights, each counted once however often it is used."""
         return sum(p.numel() for p in self.parameters())
-
-    def flops_per_token(self, length: int | None = None) -> float:
-        """Training FLOPs per token, forward and backward: 6 for each weight in a matrix product, plus attention (Chowdhery et al. 2022)."""
-        matrices = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
-        width = self.config.n_head * self.config.head_dim
-        return 6.0 * matrices + 12.0 * self.config.n_layer * width * (length or self.config.context_length)

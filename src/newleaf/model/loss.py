@@ -27,7 +27,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
                 for h, t in zip(torch.split(flat, rows), torch.split(wanted, rows), strict=True)
             ]
         return torch.cat(losses).view(targets.shape)
-    total: Tensor = _LinearCrossEntropy.apply(flat, weight, bias, wanted)  # type: ignore[no-untyped-call]
+    total: Tensor = _LinearCrossEntropy.apply(flat, weight, bias, wanted, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return total / (wanted != IGNORED).sum().clamp(min=1) if reduction == "mean" else total
 
 
@@ -35,10 +35,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of the losses. Gradients are made on the way forward, while a chunk's probabilities are still at hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_gradients: bool) -> Tensor:
         rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        needed = any(ctx.needs_input_grad[:3])
+        needed = with_gradients and any(ctx.needs_input_grad[:3])
         hidden_grad = torch.empty_like(hidden) if needed else None
         weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needed else None
         bias_grad = torch.zeros(bias.shape, dtype=torch.float32, device=bias.device) if needed and bias is not None else None
@@ -66,7 +66,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
         hidden_grad, weight_grad, bias_grad = ((g * grad).to(ctx.dtype) if g is not None else None for g in ctx.saved_tensors)
-        return hidden_grad, weight_grad, bias_grad, None
+        return hidden_grad, weight_grad, bias_grad, None, None
