@@ -62,12 +62,22 @@ class Model:
         """What `stream` is made of: pieces that say which sample they belong to and how it ended."""
         return write(self.network, self.tokenizer, prompt, build(SamplingConfig, options), n)
 
-    def save(self, path: str | Path) -> str | None:
-        """Write a Hugging Face model folder, whole or not at all.
+    def save(self, path: str | Path, type: str | None = None) -> str | None:
+        """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at all.
 
-        Returns None, or a sentence when stock transformers has no class for this network. Raises InputError when `path` holds other things.
+        `type` is the number format of a GGUF's matrices: F32 (unless given), F16, BF16, Q8_0 or Q4_0. Returns None, or a sentence when
+        stock transformers has no class for this network, or llama.cpp runs it a little differently. Raises InputError when `path` holds
+        other things, or GGUF has no layout for the network.
         """
         folder = Path(path)
+        if folder.suffix == ".gguf":
+            from newleaf.storage.gguf_write import save_gguf
+
+            if folder.is_dir():
+                raise InputError(f"{folder}: is a folder, so no GGUF file is written over it")
+            return save_gguf(folder, self.network.config, self.network.state_dict(), self.tokenizer, type or "F32")
+        if type is not None:
+            raise InputError(f"type: {type} is for GGUF files, and {folder} does not end in .gguf")
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
             raise InputError(f"{folder}: exists and is not a model folder, so it is not replaced")
         return save_folder(folder, self.network.config, self.network.state_dict(), self.tokenizer, {"version": VERSION})
@@ -131,13 +141,14 @@ class Run:
 
 
 def load(path: str | Path, weights: str | None = None, device: str | None = None, threads: int | None = None) -> Model:
-    """Open a model folder, a run, or a model of the Hub (`owner/name`).
+    """Open a model folder, a run, a GGUF file (its name ends in .gguf), or a model of the Hub (`owner/name`).
 
-    `weights`: None keeps the stored precision; "fp32" or "bf16" converts.
+    `weights`: None keeps the stored precision, fp32 for a GGUF file; "fp32" or "bf16" converts.
 
     Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
     """
-    folder = local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES))
+    is_gguf = Path(path).suffix == ".gguf"
+    folder = Path(path) if is_gguf else local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES))
     if (folder / CONFIG).exists() and (folder / MODEL).exists():
         folder = folder / MODEL
     elif (folder / CONFIG).exists():
@@ -145,7 +156,9 @@ def load(path: str | Path, weights: str | None = None, device: str | None = None
     if weights is not None and weights not in DTYPES:
         raise InputError(f"weights: {weights!r} is not one of {', '.join(DTYPES)}")
     use_threads(threads)
-    opened = load_folder(folder, DTYPES[weights] if weights else None)
+    if is_gguf:
+        from newleaf.storage.gguf_read import load_gguf
+    opened = (load_gguf if is_gguf else load_folder)(folder, DTYPES[weights] if weights else None)
     try:
         network = opened.network.to(pick_device(device or "cpu"))
     except ValueError as error:

@@ -8,17 +8,24 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
 
 from newleaf.errors import InputError
 from newleaf.model import GPT
 from newleaf.storage.folder import OWN_TYPE, describe, read_config, why_not_stock
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
+from newleaf.storage.stored_weights import StoredWeights
 from newleaf.text.tokenizer import Tokenizer
 
 
 def facts(path: str | Path) -> dict[str, Any]:
-    """Facts about a run, a model folder or a model of the Hub, as `newleaf info` prints them. Raises InputError when it is none of them."""
+    """Facts about a run, a model folder, a GGUF file or a model of the Hub, as `newleaf info` prints them.
+
+    Raises InputError when it is none of them.
+    """
+    if Path(path).suffix == ".gguf":
+        from newleaf.storage.gguf_read import gguf_facts
+
+        return gguf_facts(path)
     folder = local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES))
     found: dict[str, Any] = {}
     if (folder / "run.yaml").exists():
@@ -72,12 +79,6 @@ def _model_facts(folder: Path) -> dict[str, Any]:
 
 def _stored(folder: Path) -> tuple[str, int]:
     """Number format of the weights, and its bytes."""
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 - not a dict
-                    stored = weights.get_slice(name).get_dtype()
-                    return stored, {"F32": 4, "F64": 8}.get(stored, 2)
-        except SafetensorError as error:
-            raise InputError(f"{file}: damaged or not safetensors ({error})") from None
-    raise InputError(f"{folder}: holds no safetensors weights")
+    weights = StoredWeights(folder)
+    first = weights[next(iter(weights))]
+    return str(first.dtype).removeprefix("torch.") + (", experts in MXFP4" if weights.packed else ""), first.element_size()

@@ -1,0 +1,194 @@
+"""A GGUF file's head, walked with every count and offset checked against the file's size, and its tensors read one at a time."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from newleaf.errors import InputError
+
+MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
+# The format's numbers for types of values (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), as struct and numpy spell them.
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+# A vocabulary with its merges has under a million and a half entries; a file may claim, and hold, any number.
+MOST_VALUES = 4 * 2**20
+
+
+def need_gguf() -> Any:
+    """The gguf package. Raises InputError when it is not installed."""
+    try:
+        import gguf
+    except ImportError:
+        raise InputError("GGUF files need the gguf package: pip install 'newleaf[gguf]'") from None
+    return gguf
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: `shape` as PyTorch counts, rows first; `kind` is the format's number for the type of its blocks."""
+
+    shape: tuple[int, ...]
+    kind: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class GGUFFile(Mapping[str, Tensor]):
+    """An open GGUF: its metadata, and its tensors by name, each dequantised from the disk when asked for."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+    dtype: torch.dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        gguf = need_gguf()
+        stored = self.tensors[name]
+        kind = gguf.GGMLQuantizationType(stored.kind)
+        raw = np.fromfile(self.path, np.uint8, stored.size, offset=stored.start)
+        if raw.size != stored.size:
+            raise InputError(f"{self.path}: truncated in tensor {name}")
+        try:
+            values = gguf.quants.dequantize(raw.reshape(*stored.shape[:-1], -1), kind)
+        except NotImplementedError:
+            raise InputError(f"{self.path}: tensor {name} is of type {kind.name}, which the gguf package does not dequantise") from None
+        return torch.from_numpy(values.reshape(stored.shape)).to(self.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def need(self, key: str, kind: type) -> Any:
+        """A metadata value of this type. Raises InputError where it is missing or of another."""
+        value = self.metadata.get(key)
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            what = "missing" if value is None else f"of another type than {kind.__name__}"
+            raise InputError(f"{self.path}: metadata {key} is {what}")
+        return value
+
+
+def open_gguf(path: Path, dtype: torch.dtype = torch.float32) -> GGUFFile:
+    """Read the head of a GGUF file; tensors come as `dtype`. Raises InputError, in one line, when the file is not what it says."""
+    gguf = need_gguf()
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    size = path.stat().st_size
+    if size < 24:
+        raise InputError(f"{path}: not a GGUF file, it has only {size} bytes")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        head = _Head(data, size, path)
+        metadata, tensors = head.read(gguf.GGMLQuantizationType, gguf.GGML_QUANT_SIZES)
+    return GGUFFile(path, metadata, tensors, dtype)
+
+
+class _Head:
+    """A cursor over the file's head that never reads, counts or allocates beyond the file."""
+
+    def __init__(self, data: mmap.mmap, size: int, path: Path) -> None:
+        self.data, self.size, self.path = data, size, path
+        self.at = 0
+        self.values_left = MOST_VALUES
+
+    def read(self, kinds: Any, block_sizes: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+        if self.take(4, "its first bytes") != MAGIC:
+            raise InputError(f"{self.path}: not a GGUF file")
+        version = self.scalar("I")
+        if version not in VERSIONS:
+            raise InputError(f"{self.path}: GGUF version {version} is not known, only {' and '.join(map(str, VERSIONS))}, little-endian")
+        n_tensors, n_values = self.scalar("Q"), self.scalar("Q")
+        # The least a tensor and a value can take: lengths, numbers and types, with names of one letter.
+        for count, least, what in ((n_tensors, 33, "tensors"), (n_values, 14, "metadata values")):
+            if count * least > self.size:
+                raise InputError(f"{self.path}: claims {count:,} {what}, more than fit into its {self.size:,} bytes")
+        metadata: dict[str, Any] = {}
+        for _ in range(n_values):
+            key = self.string("a metadata key")
+            if key in metadata:
+                raise InputError(f"{self.path}: metadata {key} stands twice")
+            metadata[key] = self.value(self.scalar("I"), key)
+        infos = [self.tensor_info() for _ in range(n_tensors)]
+        alignment = metadata.get("general.alignment", ALIGNMENT)
+        if type(alignment) is not int or alignment < 8 or alignment % 8 or alignment > 2**20:
+            raise InputError(f"{self.path}: general.alignment is {alignment!r}, which is no multiple of 8")
+        start = -(-self.at // alignment) * alignment
+        tensors: dict[str, StoredTensor] = {}
+        for name, shape, kind, offset in infos:
+            if name in tensors:
+                raise InputError(f"{self.path}: tensor {name} stands twice")
+            tensors[name] = self.place(name, shape, kind, start + offset, kinds, block_sizes)
+        return metadata, tensors
+
+    def tensor_info(self) -> tuple[str, tuple[int, ...], int, int]:
+        name = self.string("a tensor's name")
+        n_dims = self.scalar("I")
+        if not 1 <= n_dims <= 4:
+            raise InputError(f"{self.path}: tensor {name} claims {n_dims:,} dimensions")
+        shape = tuple(self.scalar("Q") for _ in range(n_dims))[::-1]
+        return name, shape, self.scalar("I"), self.scalar("Q")
+
+    def place(self, name: str, shape: tuple[int, ...], kind: int, start: int, kinds: Any, block_sizes: Any) -> StoredTensor:
+        if kind not in set(kinds):
+            raise InputError(f"{self.path}: tensor {name} is of type {kind}, which the gguf package does not know")
+        per_block, block_bytes = block_sizes[kinds(kind)]
+        if 0 in shape or shape[-1] % per_block:
+            raise InputError(f"{self.path}: tensor {name} has shape {shape}, which blocks of {per_block} cannot fill")
+        size = math.prod(shape) // per_block * block_bytes
+        if start + size > self.size:
+            raise InputError(
+                f"{self.path}: tensor {name} would end at byte {start + size:,} of {self.size:,}; the file is truncated or its offsets lie"
+            )
+        return StoredTensor(shape, kind, start, size)
+
+    def value(self, kind: int, key: str) -> Any:
+        if kind in SCALARS:
+            return self.scalar(SCALARS[kind])
+        if kind == STRING:
+            return self.string(key)
+        if kind != ARRAY:
+            raise InputError(f"{self.path}: metadata {key} has a value of type {kind}, which GGUF does not have")
+        inner, count = self.scalar("I"), self.scalar("Q")
+        self.values_left -= count
+        if self.values_left < 0:
+            raise InputError(f"{self.path}: metadata {key} claims {count:,} values; newleaf reads at most {MOST_VALUES:,} in a file")
+        if inner == STRING:
+            return [self.string(key) for _ in range(count)]
+        if inner not in SCALARS:
+            raise InputError(f"{self.path}: metadata {key} is an array of type {inner}, which newleaf does not read")
+        numbers = np.dtype(SCALARS[inner]).newbyteorder("<")
+        return np.frombuffer(self.take(count * numbers.itemsize, key), numbers).tolist()
+
+    def scalar(self, code: str) -> Any:
+        width = struct.calcsize("<" + code)
+        value = struct.unpack("<" + code, self.take(width, "its head"))[0]
+        # An fp32 such as 1e-5 is what the writer had as a decimal, not the double nearest to the fp32.
+        return float(str(np.float32(value))) if code == "f" else value
+
+    def string(self, what: str) -> str:
+        length = self.scalar("Q")
+        try:
+            return self.take(length, what).decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{self.path}: {what} is not UTF-8") from None
+
+    def take(self, count: int, what: str) -> bytes:
+        if count > self.size - self.at:
+            raise InputError(
+                f"{self.path}: {what} would take {count:,} bytes of {self.size - self.at:,} left; the file is truncated or damaged"
+            )
+        self.at += count
+        return self.data[self.at - count : self.at]

@@ -1,0 +1,183 @@
+"""The networks that GGUF holds as llama.cpp runs them: metadata keys and tensor names of each layout, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.families.family import TRAINING_FIELDS
+from newleaf.families.gpt2 import position_rule
+from newleaf.families.weights import Rule, per_layer
+from newleaf.model import ConfigError, GPTConfig
+
+# GGUF's names of a layer's parts, and of what stands around the layers.
+PARTS = {
+    "attn_norm": "attention_norm", "attn_q": "attention.q", "attn_k": "attention.k", "attn_v": "attention.v",
+    "attn_q_norm": "attention.q_norm", "attn_k_norm": "attention.k_norm", "attn_output": "attention.out",
+    "ffn_norm": "feedforward_norm", "ffn_gate": "feedforward.gate", "ffn_up": "feedforward.up", "ffn_down": "feedforward.down",
+}  # fmt: skip
+OUTER = {"token_embd": "embedding.token", "output_norm": "final_norm", "output": "head"}
+SIZES = {
+    "context_length": "context_length", "embedding_length": "n_embd", "block_count": "n_layer", "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+}  # fmt: skip
+LAYER_NORM = {"attention.layer_norm_epsilon": "norm_eps"}
+ROTARY = {"rope.dimension_count": "rotary_dim", "rope.freq_base": "rotary_base"}
+GROUPED_QUERIES = {
+    "attention.layer_norm_rms_epsilon": "norm_eps", "attention.head_count_kv": "n_kv_head", "attention.key_length": "head_dim",
+}  # fmt: skip
+SWIGLU = {
+    "norm": "rms_norm", "positions": "rotary", "activation": "silu", "gated": True, "attention_bias": False, "attention_out_bias": False,
+    "feedforward_bias": False, "init": "normal",
+}  # fmt: skip
+# What is left out of a file where llama.cpp has a default, and what says nothing about the network.
+OPTIONAL = {"n_kv_head", "head_dim", "rotary_dim", "rotary_base"}
+IGNORED = {"vocab_size", "attention.value_length", "tensor_data_layout", "use_parallel_residual"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of llama.cpp's graphs. `keys` are metadata keys and the fields of GPTConfig they hold, `fixed` the fields that the graph implies,
+    `shown` those that the presence of a tensor shows, and `near` values that are written as the fixed one and noted for newleaf."""
+
+    name: str
+    family: str
+    fixed: dict[str, Any]
+    keys: dict[str, str]
+    shown: tuple[str, ...] = ("tie_embeddings",)
+    near: dict[str, str] = field(default_factory=dict)
+    fused: bool = False  # q, k and v in one tensor
+    paired: bool = False  # rows of q and k stand so that rotary pairs are neighbours
+    always_head: bool = False
+
+    def read(self, metadata: Mapping[str, Any], names: Collection[str], vocab_size: int) -> GPTConfig:
+        """The network of these metadata and of tensors with these names. Raises InputError for what is missing or not honoured."""
+        values = {key.removeprefix(f"{self.name}."): value for key, value in metadata.items() if key.startswith(f"{self.name}.")}
+        found = dict(self.fixed) | {"vocab_size": vocab_size}
+        for key, name in self.keys.items():
+            if key in values:
+                found[name] = _checked(key, values[key], name)
+            elif name not in OPTIONAL:
+                raise InputError(f"metadata {self.name}.{key} is missing")
+        if self.name == "gptneox":
+            found["block"] = "parallel" if values.get("use_parallel_residual", True) else "pre_norm"
+        shown = {
+            "tie_embeddings": "output.weight" not in names,
+            "attention_bias": "blk.0.attn_q.bias" in names,
+            "attention_out_bias": "blk.0.attn_output.bias" in names,
+        }
+        found |= {name: shown[name] for name in self.shown}
+        for key, value in values.items():
+            if key not in self.keys and key not in IGNORED and value and value != "none":
+                raise InputError(f"metadata {self.name}.{key} = {str(value)[:60]} is not honoured by newleaf's {self.name}")
+        for name, value in self.near.items():
+            if metadata.get(f"newleaf.{name}") == value:
+                found[name] = value
+        try:
+            config = GPTConfig(**found)
+        except ConfigError as error:
+            raise InputError(f"its metadata describe no network ({error})") from None
+        if "attention.key_length" in self.keys and config.rotary_dim != config.head_dim:
+            raise InputError(
+                f"metadata {self.name}.rope.dimension_count is {config.rotary_dim}, and heads have {config.head_dim} dimensions"
+            )
+        return config
+
+    def write(self, config: GPTConfig) -> dict[str, Any]:
+        """The metadata of a network, with what newleaf alone reads back under `newleaf.`."""
+        values = {key: getattr(config, name) for key, name in self.keys.items()}
+        if "attention.key_length" in values:
+            values |= {"attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim}
+        if self.name == "gptneox":
+            values["use_parallel_residual"] = config.block == "parallel"
+        own = {f"newleaf.{name}": value for name, value in self.near.items() if getattr(config, name) == value}
+        return {f"{self.name}.{key}": value for key, value in values.items()} | own
+
+    def cannot_hold(self, config: GPTConfig) -> dict[str, Any]:
+        """Fields that would come back different from a file of this layout, with the values it would need; empty if it fits."""
+        try:
+            back = self.read(self.write(config), (), config.vocab_size).to_dict()
+        except InputError:
+            return {"head_dim": "n_embd / n_head"}
+        back |= {name: getattr(config, name) for name in self.shown}
+        return {name: back[name] for name, value in config.to_dict().items() if name not in TRAINING_FIELDS and back[name] != value}
+
+    def rules(self, config: GPTConfig, shapes: Mapping[str, Any]) -> list[Rule]:
+        """The file's tensors and newleaf's; `shapes` are the network's own."""
+
+        def there(prefix: str, ours: str) -> bool:
+            return f"{prefix}{ours}" in shapes
+
+        outer, layer = [], []
+        for theirs, name in OUTER.items():
+            if not (theirs == "output" and config.tie_embeddings):
+                outer += [Rule(f"{theirs}.{part}", (f"{name}.{part}",)) for part in ("weight", "bias") if there(f"{name}.", part)]
+        if config.positions != "rotary":
+            outer.append(position_rule(config, "position_embd.weight"))
+        fused = tuple(PARTS[f"attn_{x}"] for x in "qkv") if self.fused else ()
+        for part in ("weight", "bias"):
+            if fused:
+                layer.append(Rule(f"blk.{{i}}.attn_qkv.{part}", tuple(f"blocks.{{i}}.{name}.{part}" for name in fused)))
+            layer += [
+                Rule(f"blk.{{i}}.{theirs}.{part}", (f"blocks.{{i}}.{name}.{part}",))
+                for theirs, name in PARTS.items()
+                if name not in fused and there("blocks.0.", f"{name}.{part}")
+            ]
+        return outer + per_layer(config, layer)
+
+    def rearrange(self, name: str, tensor: Tensor, config: GPTConfig, reading: bool) -> Tensor:
+        """Rows of q and k as rotary halves (newleaf's) from neighbouring pairs (the file's), or the other way."""
+        part = name.split(".")[2] if name.startswith("blk.") else ""
+        if not (self.paired and part in ("attn_q", "attn_k")):
+            return tensor
+        heads = config.n_head if part == "attn_q" else config.n_kv_head
+        inner = (config.head_dim // 2, 2) if reading else (2, config.head_dim // 2)
+        return tensor.reshape(heads, *inner, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+LAYOUTS = (
+    Layout("qwen3", "qwen3", SWIGLU | {"qk_norm": True}, SIZES | GROUPED_QUERIES | ROTARY, ("tie_embeddings", "attention_bias")),
+    Layout(
+        "llama", "llama", SWIGLU, SIZES | GROUPED_QUERIES | ROTARY, ("tie_embeddings", "attention_bias", "attention_out_bias"), paired=True
+    ),
+    Layout("gpt2", "gpt2", {}, SIZES | LAYER_NORM, near={"activation": "gelu", "positions": "sinusoidal"}, fused=True),
+    Layout(
+        "gptneox", "gpt_neox", {"positions": "rotary", "init": "normal"}, SIZES | LAYER_NORM | ROTARY, near={"activation": "gelu"},
+        fused=True, always_head=True,
+    ),
+)  # fmt: skip
+
+
+def layout_named(name: Any) -> Layout:
+    """The layout of a general.architecture. Raises InputError with the known ones."""
+    for layout in LAYOUTS:
+        if layout.name == name:
+            return layout
+    raise InputError(f"its architecture is {str(name)[:60]!r}; newleaf reads {', '.join(layout.name for layout in LAYOUTS)} from GGUF")
+
+
+def layout_for(config: GPTConfig) -> Layout:
+    """A layout that holds this network exactly. Raises InputError with what the nearest would need."""
+    pairs = [(layout, layout.cannot_hold(config)) for layout in LAYOUTS]
+    layout, wrong = min(pairs, key=lambda pair: ("block" in pair[1], "norm" in pair[1], len(pair[1])))
+    if wrong:
+        changes = ", ".join(f"{name} = {str(value).lower() if isinstance(value, bool) else value}" for name, value in wrong.items())
+        known = ", ".join(layout.name for layout in LAYOUTS)
+        raise InputError(f"GGUF has no layout for this network (newleaf writes {known}); the nearest, {layout.name}, wants {changes}")
+    return layout
+
+
+def _checked(key: str, value: Any, name: str) -> Any:
+    """The value where it has the type of GPTConfig's field; numbers of a list for each layer count when they are all the same."""
+    if isinstance(value, list) and value and all(item == value[0] for item in value):
+        value = value[0]
+    wanted = {f.name: f.type for f in fields(GPTConfig)}[name]
+    if wanted == "float" and type(value) is int:
+        value = float(value)
+    if type(value).__name__ != wanted:
+        raise InputError(f"metadata {key} is {str(value)[:60]}, and not of type {wanted}")
+    return value

@@ -1,0 +1,120 @@
+"""Opening GGUF files: the network dequantised, its tokenizer and chat template from the metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from newleaf.errors import InputError
+from newleaf.families.weights import Rule, from_hugging_face
+from newleaf.model import GPT, GPTConfig
+from newleaf.storage.folder import Folder
+from newleaf.storage.gguf_file import GGUFFile, need_gguf, open_gguf
+from newleaf.storage.gguf_layout import Layout, layout_named
+from newleaf.storage.gguf_tokenizer import read_tokenizer
+
+
+def load_gguf(path: str | Path, dtype: torch.dtype | None = None) -> Folder:
+    """Open a GGUF file; its weights become fp32, or `dtype`.
+
+    Raises InputError, in one line, for a file that is damaged, whose numbers lie, or that holds what newleaf does not know.
+    """
+    file = open_gguf(Path(path), dtype or torch.float32)
+    layout, config = _config(file)
+    tokenizer = read_tokenizer(file)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {config.vocab_size:,}")
+    with torch.device("meta"):
+        network = GPT(config)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    rules = layout.rules(config, shapes)
+    _check_tensors(file, rules, shapes, config)
+    weights = {}
+    for rule in rules:  # one at a time, so that nothing is held twice
+        for name, tensor in from_hugging_face([rule], file, shapes).items():
+            weights[name] = layout.rearrange(rule.theirs, tensor, config, reading=True)
+    if config.tie_embeddings:
+        weights["head.weight"] = weights["embedding.token.weight"]
+    network.load_state_dict(weights, assign=True)
+    if config.tie_embeddings:
+        network.head.weight = network.embedding.token.weight
+    network.embedding.fill_sinusoids()
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    defaults = {name: value for name, value in ids.items() if value is not None}
+    return Folder(network.eval(), tokenizer, layout.family, defaults)
+
+
+def gguf_facts(path: str | Path) -> dict[str, Any]:
+    """What a GGUF file holds, read from its head: see `newleaf info`."""
+    gguf = need_gguf()
+    file = open_gguf(Path(path))
+    layout, config = _config(file)
+    with torch.device("meta"):
+        network = GPT(config)
+    tokenizer = read_tokenizer(file)
+    kinds = sorted({gguf.GGMLQuantizationType(stored.kind).name for stored in file.tensors.values()})
+    size = sum(stored.size for stored in file.tensors.values())
+    heads = f"{config.n_head} heads" + (f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else "")
+    count = network.parameter_count()
+    cache = 2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length
+    found = {
+        "model": str(path),
+        "family": layout.family,
+        "parameters": count,
+        "of_these_embeddings": network.embedding.token.weight.numel() * (1 if config.tie_embeddings else 2),
+        "shape": f"{config.n_layer} layers × {config.n_embd}, {heads}, feed-forward {config.n_inner}",
+        "context": config.context_length,
+        "stored_as": f"GGUF, {', '.join(kinds)}, {size / 1e6:,.0f} MB",
+        "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens",
+        "memory_to_run": f"{4 * (count + cache) / 1e6:,.0f} MB (weights in fp32, and a full cache for one text)",
+        "opens_in": f"llama.cpp, as {layout.name}",
+    }
+    licence = file.metadata.get("general.license")
+    return found | ({"licence": licence} if isinstance(licence, str) else {})
+
+
+def _config(file: GGUFFile) -> tuple[Layout, GPTConfig]:
+    """The layout and network of the metadata, with as many layers as the file has."""
+    try:
+        layout = layout_named(file.metadata.get("general.architecture"))
+        if "token_embd.weight" not in file:
+            raise InputError("tensor token_embd.weight is missing")
+        vocab_size = file.tensors["token_embd.weight"].shape[0]
+        config = layout.read(file.metadata, file.tensors.keys(), vocab_size)
+        for i in range(config.n_layer):  # before a network is built of a number that may lie
+            if f"blk.{i}.attn_norm.weight" not in file:
+                raise InputError(f"tensor blk.{i}.attn_norm.weight is missing, and the metadata claim {config.n_layer:,} layers")
+    except InputError as error:
+        raise InputError(f"{file.path}: {error}") from None
+    if layout.always_head and _same_bytes(file, "output.weight", "token_embd.weight"):
+        config = config.replace(tie_embeddings=True)  # llama.cpp wants a head of its own, so a tied one is written twice
+    return layout, config
+
+
+def _same_bytes(file: GGUFFile, name: str, other: str) -> bool:
+    one, two = file.tensors.get(name), file.tensors[other]
+    if one is None or (one.shape, one.kind) != (two.shape, two.kind):
+        return False
+    first, second = (np.memmap(file.path, np.uint8, "r", stored.start, (stored.size,)) for stored in (one, two))
+    return bool(np.array_equal(first[:4096], second[:4096]) and np.array_equal(first, second))
+
+
+def _check_tensors(file: GGUFFile, rules: list[Rule], shapes: dict[str, torch.Size], config: GPTConfig) -> None:
+    """Every tensor there with the shape it must have, and none besides, before any is dequantised."""
+    known = {"output.weight"} if config.tie_embeddings else set()
+    for rule in rules:
+        known.add(rule.theirs)
+        if rule.theirs not in file:
+            raise InputError(f"{file.path}: tensor {rule.theirs} is missing")
+        wanted: tuple[int, ...] = (config.context_length, config.n_embd)
+        if rule.ours:
+            wanted = (sum(shapes[name][0] for name in rule.ours), *shapes[rule.ours[0]][1:])
+        if file.tensors[rule.theirs].shape != wanted:
+            raise InputError(
+                f"{file.path}: tensor {rule.theirs} has shape {file.tensors[rule.theirs].shape}, and the metadata want {wanted}"
+            )
+    if left := [name for name in file if name not in known]:
+        raise InputError(f"{file.path}: holds tensor {left[0][:60]}, which newleaf's layout does not honour")

@@ -1,0 +1,90 @@
+"""Writing GGUF files that llama.cpp opens: metadata, tokenizer, and the tensors one at a time in their number format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.families.weights import Rule, to_hugging_face
+from newleaf.model import GPT, GPTConfig
+from newleaf.storage.files import write_atomically
+from newleaf.storage.gguf_file import need_gguf
+from newleaf.storage.gguf_layout import Layout, layout_for
+from newleaf.storage.gguf_tokenizer import write_tokenizer
+
+# Number formats of the matrices, with the number llama.cpp gives to a file of each.
+TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2}
+BLOCK = 32
+# Embedding and head lose more by four bits than the layers do.
+KEPT_FINER = {"token_embd.weight": "Q8_0", "output.weight": "Q8_0"}
+
+
+def save_gguf(path: str | Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Any, type: str = "F32") -> str | None:
+    """Write a network with its tokenizer as one GGUF file, whole or not at all. `weights` have newleaf's names.
+
+    `type` is the number format of the matrices: F32, F16, BF16, Q8_0 or Q4_0; vectors stay F32. Matrices whose rows do not fill blocks of
+    32 stay F16 in the last two. Returns None, or a sentence about what llama.cpp will do otherwise than newleaf.
+
+    Raises InputError for a network or a tokenizer that GGUF does not hold, before anything is written.
+    """
+    gguf = need_gguf()
+    if type not in TYPES:
+        raise InputError(f"type: {type!r} is not one of {', '.join(TYPES)}")
+    layout = layout_for(config)
+    held, sentence = write_tokenizer(tokenizer, config.vocab_size)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
+    rules = layout.rules(config, shapes)
+    if layout.always_head and config.tie_embeddings:
+        rules.append(Rule("output.weight", ("embedding.token.weight",)))
+    formats = {rule.theirs: _format(rule, shapes, config, type) for rule in rules}
+    with write_atomically(Path(path)) as aside:
+        writer = gguf.GGUFWriter(aside, layout.name)
+        try:
+            _write_metadata(writer, layout.write(config) | held | {"general.type": "model", "general.file_type": TYPES[type]})
+            for name, (shape, kind) in formats.items():
+                block, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+                size = int(np.prod(shape)) // block * width
+                writer.add_tensor_info(name, shape, np.dtype(np.float32), size, gguf.GGMLQuantizationType[kind])
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for rule in rules:
+                writer.write_tensor_data(_encoded(rule, weights, layout, config, gguf.GGMLQuantizationType[formats[rule.theirs][1]]))
+        finally:
+            writer.close()
+    exact = "llama.cpp computes GELU by its tanh approximation, and this network has the exact one" if config.activation == "gelu" else None
+    return "; ".join(note for note in (exact, sentence) if note) or None
+
+
+def _format(rule: Rule, shapes: Mapping[str, torch.Size], config: GPTConfig, type: str) -> tuple[tuple[int, ...], str]:
+    """A tensor's shape in the file, and its number format."""
+    shape: tuple[int, ...] = (config.context_length, config.n_embd)
+    if rule.ours:
+        shape = (sum(shapes[name][0] for name in rule.ours), *shapes[rule.ours[0]][1:])
+    if len(shape) == 1 or rule.theirs == "position_embd.weight":
+        return shape, "F32"
+    if type == "Q4_0":
+        type = KEPT_FINER.get(rule.theirs, type)
+    return shape, "F16" if type.startswith("Q") and shape[-1] % BLOCK else type
+
+
+def _encoded(rule: Rule, weights: Mapping[str, Tensor], layout: Layout, config: GPTConfig, kind: Any) -> np.ndarray[Any, Any]:
+    """One tensor as the file's bytes lie."""
+    tensor = to_hugging_face([rule], weights)[rule.theirs].detach().to("cpu", torch.float32)
+    values = layout.rearrange(rule.theirs, tensor, config, reading=False).contiguous().numpy()
+    encoded: np.ndarray[Any, Any] = need_gguf().quants.quantize(values, kind)
+    return encoded
+
+
+def _write_metadata(writer: Any, values: Mapping[str, Any]) -> None:
+    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+    for key, value in values.items():
+        adders[value.__class__](key, value)
+    writer.add_quantization_version(2)
