@@ -56,6 +56,11 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
         {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64, "window_size": 1, "intermediate_size": 50,
          "attention_types": [[["local"], 2]], "activation_function": "relu"},
     ),
+    "gpt3": (
+        transformers.GPTNeoConfig,
+        {"hidden_size": 48, "num_layers": 2, "num_heads": 3, "max_position_embeddings": 64, "window_size": 9,
+         "attention_types": [[["global", "local"], 1]], "newleaf": {"family": "gpt3"}},
+    ),
     "gptj": (transformers.GPTJConfig, {"n_embd": 36, "n_layer": 2, "n_head": 3, "n_positions": 64, "rotary_dim": 4}),
     "gptj-whole-head": (
         transformers.GPTJConfig, {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "rotary_dim": 8, "n_inner": 60},
@@ -69,6 +74,19 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
         {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
          "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True, "hidden_act": "gelu_new",
          "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 1.0}},
+    ),
+    "gpt_oss": (
+        transformers.GptOssConfig,
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12,
+         "intermediate_size": 20, "num_local_experts": 6, "num_experts_per_tok": 2, "max_position_embeddings": 64, "sliding_window": 9,
+         "rope_parameters": {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                             "truncate": False, "original_max_position_embeddings": 16}},
+    ),
+    "gpt_oss-plain-rotary": (
+        transformers.GptOssConfig,
+        {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8,
+         "intermediate_size": 16, "num_local_experts": 3, "num_experts_per_tok": 3, "max_position_embeddings": 64, "attention_bias": False, "swiglu_limit": 1.0,
+         "layer_types": ["full_attention", "full_attention"], "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}},
     ),
 }  # fmt: skip
 

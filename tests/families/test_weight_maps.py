@@ -16,8 +16,9 @@ from newleaf.model import GPT, GPTConfig
 
 
 def shapes_of(family: Any) -> st.SearchStrategy[GPTConfig]:
-    base = family.from_hf(Fields(family.to_hf(GPTConfig(11, 7, 1, 1, 8)), family.name))
-    grouped, scaled = family.name in ("qwen3", "llama"), base.attention_scale != 1
+    seed = GPTConfig(11, 7, 1, 1, 8, gated=True, n_expert=8) if family.name == "gpt_oss" else GPTConfig(11, 7, 1, 1, 8)
+    base = family.from_hf(Fields(family.to_hf(seed), family.name))
+    grouped, scaled = family.name in ("qwen3", "llama", "gpt_oss"), base.attention_scale != 1
 
     def build(layers: int, kv: int, group: int, dim: int, tied: bool, inner: int) -> GPTConfig:
         heads = kv * (group if grouped else 1)
@@ -26,6 +27,7 @@ def shapes_of(family: Any) -> st.SearchStrategy[GPTConfig]:
             n_layer=layers, n_head=heads, n_kv_head=kv, head_dim=2 * dim, n_embd=width, rotary_dim=0,
             n_inner=4 * width if family.name == "gpt1" else inner, attention_scale=0.0 if scaled else 1.0,
             tie_embeddings=tied and family.name != "gptj",
+            **({"n_expert": 2, "n_expert_active": 1} if base.n_expert else {}),
         )  # fmt: skip
 
     return st.builds(build, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(1, 40))

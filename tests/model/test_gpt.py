@@ -226,3 +226,32 @@ def test_an_impossible_configuration_is_refused_by_field(changes: dict[str, Any]
 def test_a_field_that_does_not_exist_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="n_layers: no such field; did you mean n_layer"):
         GPTConfig.from_dict({"vocab_size": 1, "context_length": 1, "n_layers": 1, "n_head": 1, "n_embd": 2})
+
+
+def test_attention_sinks_and_experts_are_those_of_the_formulas() -> None:
+    """One head's softmax with a sink, and one token's mixture, worked out by hand."""
+    config = GPTConfig(
+        11, 8, 1, 1, 4, norm="rms_norm", positions="rotary", sinks=True, gated=True, activation="clamped_swiglu", n_expert=3,
+        n_expert_active=2, n_inner=5, swiglu_limit=0.5, init_std=1.0,
+    )  # fmt: skip
+    block = next(iter(GPT(config).layers))
+    with torch.no_grad():
+        block.attention.sinks.fill_(0.7)
+        q, k, v = torch.randn(3, 1, 1, 6, 4).unbind()
+        from newleaf.model.attention import _attend_with_sinks
+
+        got = _attend_with_sinks(q, k, v, None, 0.0, 0.5, block.attention.sinks)[0, 0]
+        for t in range(6):
+            scores = [0.5 * float(q[0, 0, t] @ k[0, 0, s]) for s in range(t + 1)]
+            total = sum(math.exp(score) for score in scores) + math.exp(0.7)
+            wanted = sum(math.exp(score) / total * v[0, 0, s] for s, score in enumerate(scores))
+            torch.testing.assert_close(got[t], wanted)
+        mixture, x = block.feedforward, torch.randn(1, 1, 4)
+        scores = mixture.router(x[0, 0])
+        best = scores.topk(2)
+        wanted = torch.zeros(4)
+        for share, e in zip(best.values.softmax(0), best.indices, strict=True):
+            gate = (mixture.gate[e] @ x[0, 0] + mixture.gate_bias[e]).clamp(max=0.5)
+            up = (mixture.up[e] @ x[0, 0] + mixture.up_bias[e]).clamp(-0.5, 0.5)
+            wanted += share * (mixture.down[e] @ (gate * torch.sigmoid(1.702 * gate) * (up + 1)) + mixture.down_bias[e])
+        torch.testing.assert_close(mixture(x)[0, 0], wanted)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.families import gpt1, gpt2, gpt_neo, gpt_neox, gptj, llama, qwen3
+from newleaf.families import gpt1, gpt2, gpt3, gpt_neo, gpt_neox, gpt_oss, gptj, llama, qwen3
 from newleaf.families.family import Family
 from newleaf.model import GPTConfig
 
 FAMILIES: tuple[Family, ...] = (
-    qwen3.FAMILY, gpt2.FAMILY, gpt1.FAMILY, llama.FAMILY, gpt_neo.FAMILY, gptj.FAMILY, gpt_neox.FAMILY,
+    qwen3.FAMILY, gpt2.FAMILY, gpt1.FAMILY, llama.FAMILY, gpt_neo.FAMILY, gpt3.FAMILY, gptj.FAMILY, gpt_neox.FAMILY, gpt_oss.FAMILY,
 )  # fmt: skip
 
 
 def family_of(values: dict[str, Any]) -> Family:
     """The family of a config.json. Raises InputError with the known ones."""
     architecture = (values.get("architectures") or [None])[0]
-    for family in FAMILIES:
-        if architecture == family.architecture or (architecture is None and values.get("model_type") == family.model_type):
+    named = (values.get("newleaf") or {}).get("family")
+    fitting = [
+        family for family in FAMILIES
+        if architecture == family.architecture or (architecture is None and values.get("model_type") == family.model_type)
+    ]  # fmt: skip
+    for family in fitting:
+        if family.name == named or not (family.shares_class or any(other.name == named for other in fitting)):
             return family
     known = ", ".join(f"{family.name} ({family.architecture})" for family in FAMILIES)
     raise InputError(f"config.json is of {architecture or values.get('model_type') or 'no architecture'}; newleaf knows {known}")
@@ -35,4 +41,28 @@ def nearest_family(config: GPTConfig) -> tuple[Family, dict[str, Any]]:
     return min(pairs, key=lambda pair: ("block" in pair[1], "norm" in pair[1], len(pair[1])))
 
 
-__all__ = ["FAMILIES", "Family", "family_for", "family_of", "nearest_family"]
+def size(name: str) -> GPTConfig:
+    """The network of a published size, such as gpt2-124m.
+
+    Raises InputError, offering the nearest name, when there is none, or when the size is one of which no network can be built.
+    """
+    key = size_name(name)
+    for family in FAMILIES:
+        if key in family.on_paper:
+            raise InputError(f"{key} exists on paper only: {family.on_paper[key].why}; newleaf plan {key} counts it")
+        if key in family.sizes:
+            return family.sizes[key]
+    raise AssertionError(key)
+
+
+def size_name(name: str) -> str:
+    """The published size that `name` means, however it is capitalised. Raises InputError, offering the nearest, when there is none."""
+    known = [key for family in FAMILIES for key in (*family.sizes, *family.on_paper)]
+    key = name.strip().lower().replace("_", "-")
+    if key in known:
+        return key
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    raise InputError(f"{name}: no such size" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+__all__ = ["FAMILIES", "Family", "family_for", "family_of", "nearest_family", "size", "size_name"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule
-from newleaf.model import GPTConfig
+from newleaf.model import ConfigError, GPTConfig
 
 # Fields of GPTConfig that change nothing about a trained network's answers, and that few Hugging Face configurations have.
 TRAINING_FIELDS = ("init", "init_std", "embedding_dropout", "attention_dropout", "residual_dropout")
@@ -48,6 +48,11 @@ BOOKKEEPING = frozenset(
         "tokenizer_class",
     ]
 )
+
+
+def name_of(value: str, choices: dict[str, str]) -> str:
+    """Hugging Face's first name for one of our choices. A choice it lacks becomes its first, and the round trip shows the difference."""
+    return next((theirs for theirs, ours in choices.items() if ours == value), next(iter(choices)))
 
 
 class Fields:
@@ -101,6 +106,15 @@ class Fields:
 
 
 @dataclass(frozen=True)
+class OnPaper:
+    """A published size of which no network can be built, and `why`. `counts_as` has as many weights; `n_head` is what was published."""
+
+    counts_as: GPTConfig
+    n_head: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Family:
     """One member of the line. `from_hf` and `to_hf` translate configurations, `rules` gives the weight map of one network."""
 
@@ -112,6 +126,8 @@ class Family:
     rules: Callable[[GPTConfig], list[Rule]]
     sizes: dict[str, GPTConfig] = field(default_factory=dict)
     stores_positions: bool = False  # fixed sinusoids can be written as its learned position table
+    shares_class: bool = False  # its Hugging Face class is another family's, so config.json says its name under `newleaf`
+    on_paper: dict[str, OnPaper] = field(default_factory=dict)
 
     def read_config(self, values: dict[str, Any]) -> GPTConfig:
         """A config.json's GPTConfig. Raises InputError naming a field that newleaf does not honour."""
@@ -126,11 +142,15 @@ class Family:
         values = {"architectures": [self.architecture], "model_type": self.model_type} | self.to_hf(config)
         back = self.from_hf(Fields(values, self.name)).to_dict()
         extra = {name: value for name, value in config.to_dict().items() if back[name] != value}
-        return values | ({"newleaf": {"config": extra}} if extra else {})
+        notes = ({"family": self.name} if self.shares_class else {}) | ({"config": extra} if extra else {})
+        return values | ({"newleaf": notes} if notes else {})
 
     def cannot_hold(self, config: GPTConfig) -> dict[str, Any]:
         """Fields that would come back different from a folder of this family, with the values it would need; empty if it fits."""
-        back = self.from_hf(Fields(self.to_hf(config), self.name)).to_dict()
+        try:
+            back = self.from_hf(Fields(self.to_hf(config), self.name)).to_dict()
+        except ConfigError:
+            return config.to_dict()  # not even its shape fits
         wrong = {name: back[name] for name, value in config.to_dict().items() if name not in TRAINING_FIELDS and back[name] != value}
         if self.stores_positions and config.positions == "sinusoidal" and wrong.get("positions") == "learned":
             del wrong["positions"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from newleaf.families.family import Family, Fields
+from newleaf.families.family import Family, Fields, name_of
 from newleaf.families.gpt2 import block_rules, position_rule
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
@@ -48,7 +48,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "n_head": config.n_head,
         "n_embd": config.n_embd,
         "layer_norm_epsilon": config.norm_eps,
-        "afn": {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}.get(config.activation, "gelu"),
+        "afn": name_of(config.activation, ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
         "embd_pdrop": config.embedding_dropout,
         "attn_pdrop": config.attention_dropout,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from newleaf.families.family import Family, Fields
+from newleaf.families.family import Family, Fields, name_of
 from newleaf.families.weights import Rule, conv1d, per_layer, same
 from newleaf.model import GPTConfig
 from newleaf.model.embedding import sinusoidal_table
@@ -62,7 +62,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "n_embd": config.n_embd,
         "n_inner": config.n_inner,
         "layer_norm_epsilon": config.norm_eps,
-        "activation_function": {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[config.activation],
+        "activation_function": name_of(config.activation, ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
         "embd_pdrop": config.embedding_dropout,
         "attn_pdrop": config.attention_dropout,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from newleaf.families.family import Family, Fields
+from newleaf.families.family import Family, Fields, name_of
 from newleaf.families.gpt2 import ACTIVATIONS
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
@@ -59,7 +59,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "hidden_size": config.n_embd,
         "intermediate_size": config.n_inner,
         "layer_norm_epsilon": config.norm_eps,
-        "activation_function": {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[config.activation],
+        "activation_function": name_of(config.activation, ACTIVATIONS),
         "window_size": max(windows) or 256,
         "attention_types": [[["local" if window else "global"], 1] for window in windows],
         "tie_word_embeddings": config.tie_embeddings,

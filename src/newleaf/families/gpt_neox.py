@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from newleaf.families.family import Family, Fields
+from newleaf.families.family import Family, Fields, name_of
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
@@ -83,7 +83,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "rotary_pct": share,
         "rotary_emb_base": config.rotary_base,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base, "partial_rotary_factor": share},
-        "hidden_act": {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}[config.activation],
+        "hidden_act": name_of(config.activation, ACTIVATIONS),
         "attention_bias": config.attention_bias,
         "tie_word_embeddings": config.tie_embeddings,
         "hidden_dropout": config.residual_dropout,

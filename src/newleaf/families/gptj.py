@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from newleaf.families.family import Family, Fields
+from newleaf.families.family import Family, Fields, name_of
 from newleaf.families.gpt2 import ACTIVATIONS
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
@@ -60,7 +60,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "n_inner": config.n_inner,
         "layer_norm_epsilon": config.norm_eps,
         "rotary_dim": config.rotary_dim,
-        "activation_function": {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[config.activation],
+        "activation_function": name_of(config.activation, ACTIVATIONS),
         "tie_word_embeddings": False,
         "embd_pdrop": config.embedding_dropout,
         "attn_pdrop": config.attention_dropout,

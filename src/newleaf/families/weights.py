@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -16,16 +17,25 @@ from newleaf.model import GPTConfig
 class Rule:
     """One Hugging Face tensor and the newleaf tensors it holds: several are stacked along their rows (fused q, k, v).
 
-    `transpose` is for GPT-1's and GPT-2's Conv1D layers, which store [in, out]. `heads` above 0 says that the parts are stacked head by
-    head (GPT-NeoX: q, k and v of the first head, then of the second). `derived` marks a tensor that newleaf computes from the configuration
-    and stock transformers stores: it is written on export and ignored on import.
+    `transpose` is for layers that store [in, out]: GPT-1's and GPT-2's Conv1D, gpt-oss's experts. `heads` above 0 says that the parts are
+    stacked head by head (GPT-NeoX: q, k and v of the first head, then of the second), `alternate` that their rows take turns (gpt-oss: gate
+    and up of each expert, [E, rows, ...]). `derived` marks a tensor that newleaf computes from the configuration
+    and stock transformers stores: it is written on export and ignored on import. `scale` is what ours is multiplied by to give theirs
+    (GPT-3's queries in GPT-Neo's class); unless it is a power of two it rounds, and the export is fp32.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transpose: bool = False
     heads: int = 0
+    alternate: bool = False
     derived: Callable[[], Tensor] | None = None
+    scale: float = 1.0
+
+    @property
+    def rounds(self) -> bool:
+        """Whether scaling loses bits."""
+        return math.frexp(self.scale)[0] != 0.5
 
 
 def same(theirs: str, ours: str) -> Rule:
@@ -48,8 +58,11 @@ def per_layer(config: GPTConfig, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def to_hugging_face(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """newleaf's tensors under Hugging Face's names, in its layout."""
+    """newleaf's tensors under Hugging Face's names, in its layout; in fp32 where a rule's scale would round shorter formats."""
     theirs = {}
+    rules = list(rules)
+    if any(rule.rounds for rule in rules):
+        ours = {name: tensor.float() for name, tensor in ours.items()}
     for rule in rules:
         if rule.derived is not None:
             theirs[rule.theirs] = rule.derived()
@@ -57,8 +70,12 @@ def to_hugging_face(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[s
         parts = [ours[name] for name in rule.ours]
         if rule.heads:
             parts = [torch.cat([part.reshape(rule.heads, -1, *part.shape[1:]) for part in parts], dim=1).flatten(0, 1)]
+        if rule.alternate:
+            parts = [torch.stack(parts, dim=2).flatten(1, 2)]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        theirs[rule.theirs] = (whole.T if rule.transpose else whole).contiguous()
+        if rule.scale != 1.0:
+            whole = whole * rule.scale
+        theirs[rule.theirs] = (whole.mT if rule.transpose else whole).contiguous()
     return theirs
 
 
@@ -71,19 +88,27 @@ def from_hugging_face(rules: Iterable[Rule], theirs: Mapping[str, Tensor], shape
     for rule in rules:
         if rule.derived is not None:
             continue
-        if rule.theirs not in theirs:
+        # Folders of a bare network, as openai-community/gpt2, leave out the first part of each name.
+        name = rule.theirs if rule.theirs in theirs else rule.theirs.split(".", 1)[-1]
+        if name not in theirs:
             raise InputError(f"the weights lack {rule.theirs}; the folder is incomplete or of another architecture")
-        whole = theirs[rule.theirs].T if rule.transpose else theirs[rule.theirs]
-        rows = [shapes[name][0] for name in rule.ours]
-        wanted = (sum(rows), *shapes[rule.ours[0]][1:])
-        if tuple(whole.shape) != wanted:
-            found = tuple(theirs[rule.theirs].shape)
-            raise InputError(f"{rule.theirs} has shape {found}, and the configuration wants {wanted[::-1] if rule.transpose else wanted}")
-        if rule.heads:
-            each = torch.split(whole.reshape(rule.heads, -1, *whole.shape[1:]), [row // rule.heads for row in rows], dim=1)
-            parts = [part.flatten(0, 1) for part in each]
-        else:
-            parts = list(torch.split(whole, rows))
-        for name, part in zip(rule.ours, parts, strict=True):
-            ours[name] = part.contiguous()
+        stored = theirs[name]
+        whole = stored.mT if rule.transpose and stored.ndim > 1 else stored
+        first, rows = shapes[rule.ours[0]], [shapes[name][0] for name in rule.ours]
+        wanted = torch.Size((first[0], len(rows) * first[1], *first[2:]) if rule.alternate else (sum(rows), *first[1:]))
+        if whole.shape != wanted:
+            shown = torch.Size((*wanted[:-2], wanted[-1], wanted[-2])) if rule.transpose else wanted
+            raise InputError(f"{rule.theirs} has shape {tuple(stored.shape)}, and the configuration wants {tuple(shown)}")
+        for name, part in zip(rule.ours, _apart(rule, whole, rows), strict=True):
+            ours[name] = part.contiguous() if rule.scale == 1.0 else (part.float() / rule.scale).to(part.dtype)
     return ours
+
+
+def _apart(rule: Rule, whole: Tensor, rows: list[int]) -> list[Tensor]:
+    """The parts of a fused tensor, each with its own rows."""
+    if rule.heads:
+        each = torch.split(whole.reshape(rule.heads, -1, *whole.shape[1:]), [row // rule.heads for row in rows], dim=1)
+        return [part.flatten(0, 1) for part in each]
+    if rule.alternate:
+        return [whole[:, number :: len(rows)] for number in range(len(rows))]
+    return list(torch.split(whole, rows))

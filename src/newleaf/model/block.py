@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from newleaf.model.attention import Attention, Context
 from newleaf.model.config import GPTConfig
 from newleaf.model.feedforward import FeedForward
+from newleaf.model.mixture import Mixture
 from newleaf.model.norm import build_norm
 
 
@@ -34,7 +35,7 @@ class Block(nn.Module):
         self.attention_norm = build_norm(config)
         self.attention = Attention(config, layer)
         self.feedforward_norm = None if config.shared_norm else build_norm(config)
-        self.feedforward = FeedForward(config)
+        self.feedforward = Mixture(config) if config.n_expert else FeedForward(config)
         self.dropout = config.residual_dropout
 
     def forward(self, x: Tensor, context: Context) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 BlockKind = Literal["pre_norm", "post_norm", "parallel"]
 NormKind = Literal["layer_norm", "rms_norm"]
 PositionKind = Literal["learned", "sinusoidal", "rotary"]
-ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu"]
+ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu", "clamped_swiglu"]
 InitKind = Literal["normal", "normal_residual_scaled", "fan_in"]
 
 
@@ -47,13 +47,23 @@ class GPTConfig:
     rotary_base: float = 10_000.0
     rotary_dim: int = 0  # the first of a head's dimensions that turn; all of them
     rotary_interleaved: bool = False  # pairs are neighbours (GPT-J) and not halves
+    yarn_factor: float = 0.0  # how much longer the context is than the one trained on (Peng et al. 2023); 0 is plain rotary
+    yarn_context: int = 4096  # the one trained on
+    yarn_beta_fast: float = 32.0
+    yarn_beta_slow: float = 1.0
+    yarn_truncate: bool = True  # round the range of dimensions that is interpolated
 
     attention_scale: float = 0.0  # of the scores; 1 / sqrt(head_dim)
     fp32_scores: bool = False  # scores and softmax in fp32 whatever the weights are (GPT-Neo, GPT-J)
+    sinks: bool = False  # a learned score for each head that takes part in the softmax and is then dropped (gpt-oss)
     windows: tuple[int, ...] = ()  # for each layer, how many tokens back a query sees, itself included; 0 sees all
 
     activation: ActivationKind = "gelu_tanh"
     gated: bool = False  # activation(gate) * up, as in SwiGLU
+    swiglu_alpha: float = 1.702  # of clamped_swiglu
+    swiglu_limit: float = 7.0
+    n_expert: int = 0  # feed-forward layers of which a router picks some for each token; 0 has one and no router
+    n_expert_active: int = 4
 
     attention_bias: bool = True  # on the query, key and value projections
     attention_out_bias: bool = True
@@ -101,6 +111,12 @@ class GPTConfig:
         for name in ("norm_eps", "rotary_base", "attention_scale", "init_std"):
             if not getattr(self, name) > 0.0:
                 raise ConfigError(f"{name}: must be above 0, not {getattr(self, name)!r}")
+        if self.activation == "clamped_swiglu" and not self.gated:
+            raise ConfigError("activation: clamped_swiglu needs gated")
+        if self.n_expert < 0 or (self.n_expert and not 1 <= self.n_expert_active <= self.n_expert):
+            raise ConfigError(f"n_expert_active: must be between 1 and n_expert = {self.n_expert}, not {self.n_expert_active}")
+        if self.n_expert and not self.gated:
+            raise ConfigError("n_expert: experts are gated feed-forward layers; set gated")
         if self.head_bias and self.tie_embeddings:
             raise ConfigError("head_bias: a head tied to the embedding has no bias of its own; set tie_embeddings to false")
         self._check_choices()

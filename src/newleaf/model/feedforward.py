@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +18,14 @@ ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
 }
 
 
+def gate_with(config: GPTConfig, gate: Tensor, up: Tensor) -> Tensor:
+    """activation(gate) * up; gpt-oss's form clamps both and adds one to up (https://arxiv.org/abs/2508.10925)."""
+    if config.activation == "clamped_swiglu":
+        gate, up = gate.clamp(max=config.swiglu_limit), up.clamp(-config.swiglu_limit, config.swiglu_limit)
+        return gate * torch.sigmoid(config.swiglu_alpha * gate) * (up + 1)
+    return ACTIVATIONS[config.activation](gate) * up
+
+
 class FeedForward(nn.Module):
     """x [B, T, C] → [B, T, C] through F hidden units; with `gated`, down(activation(gate x) * up x) (Shazeer 2020)."""
 
@@ -25,12 +34,12 @@ class FeedForward(nn.Module):
         self.gate = nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias) if config.gated else None
         self.up = nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias)
         self.down = nn.Linear(config.n_inner, config.n_embd, bias=config.feedforward_bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is not None:
-            hidden = self.activation(self.gate(x)) * self.up(x)
+            hidden = gate_with(self.config, self.gate(x), self.up(x))
         else:
-            hidden = self.activation(self.up(x))
+            hidden = ACTIVATIONS[self.config.activation](self.up(x))
         out: Tensor = self.down(hidden)
         return out

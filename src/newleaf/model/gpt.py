@@ -59,7 +59,7 @@ class GPT(nn.Module):
         positions = token_positions(seen, documents, past, count, ids.device)
         rotary = None
         if self.config.positions == "rotary":
-            cos, sin = rotary_table(positions, self.config.rotary_dim, self.config.rotary_base, self.config.rotary_interleaved)
+            cos, sin = rotary_table(positions, self.config)
             dtype = self.embedding.token.weight.dtype
             rotary = cos.unsqueeze(-2).to(dtype), sin.unsqueeze(-2).to(dtype)
         windows = set(self.config.windows or (0,))

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from newleaf.errors import InputError
@@ -18,6 +17,7 @@ from newleaf.families import Family, family_for, family_of, nearest_family
 from newleaf.families.weights import from_hugging_face, to_hugging_face
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.storage.files import replace_directory, write_json, write_tensors, write_text
+from newleaf.storage.stored_weights import StoredWeights
 from newleaf.text.tokenizer import Tokenizer
 
 # A network that no stock class holds is written under this model_type, with newleaf's own names.
@@ -89,14 +89,14 @@ def load_folder(path: Path, dtype: torch.dtype | None = None) -> Folder:
     with torch.device("meta"):
         network = GPT(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    stored = _read_weights(path)
+    stored = StoredWeights(path, dtype)
     if family is not None:
         weights = from_hugging_face(family.rules(config), stored, shapes)
     else:
         weights = _own_weights(stored, shapes, config, path)
     if config.tie_embeddings:
         weights["head.weight"] = weights["embedding.token.weight"]
-    network.load_state_dict({name: tensor.to(dtype) if dtype else tensor for name, tensor in weights.items()}, assign=True)
+    network.load_state_dict(weights, assign=True)
     if config.tie_embeddings:
         network.head.weight = network.embedding.token.weight
     network.embedding.fill_sinusoids()
@@ -133,27 +133,7 @@ def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | No
         raise InputError(f"{path / 'config.json'}: {error}") from None
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    index = path / INDEX
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        if escaping := [name for name in names if Path(name).name != name]:
-            raise InputError(f"{index}: {escaping[0]!r} points outside the folder")
-    else:
-        names = ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        if not (path / name).exists():
-            raise InputError(f"{path}: {name} is missing")
-        try:
-            with safe_open(path / name, framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        except SafetensorError as error:
-            raise InputError(f"{path / name}: damaged or not safetensors ({error})") from None
-    return tensors
-
-
-def _own_weights(stored: dict[str, Tensor], shapes: dict[str, torch.Size], config: GPTConfig, path: Path) -> dict[str, Tensor]:
+def _own_weights(stored: Mapping[str, Tensor], shapes: dict[str, torch.Size], config: GPTConfig, path: Path) -> dict[str, Tensor]:
     wanted = [name for name in shapes if not (config.tie_embeddings and name == "head.weight")]
     for name in wanted:
         if name not in stored or stored[name].shape != shapes[name]:

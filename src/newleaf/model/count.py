@@ -1,0 +1,64 @@
+"""How many weights a configuration has, in closed form: no tensor is made, so that a plan needs no memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from newleaf.model.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of weights. A tied head counts once, with the embedding."""
+
+    total: int
+    active: int  # those a token is multiplied by: no table it is only looked up in, no expert it is not sent to
+    embedding: int  # tables of tokens and positions, and an untied head
+    block: int  # one layer, stored
+
+
+def count_parameters(config: GPTConfig) -> Counts:
+    """The weights of `GPT(config)`.
+
+    `active` is as gpt-oss's model card counts it (https://arxiv.org/abs/2508.10925, table 1): the head is active, a table that tokens are
+    only looked up in is not, so a tied table is.
+    """
+    table = config.vocab_size * config.n_embd
+    positions = config.context_length * config.n_embd if config.positions == "learned" else 0
+    head_bias = config.vocab_size if config.head_bias else 0
+    norm = _norm(config)
+    stored, used = _feedforward(config)
+    rest = _attention(config) + norm * (1 if config.shared_norm else 2)
+    outer = (norm if config.final_norm else 0) + head_bias
+    embedding = table * (1 if config.tie_embeddings else 2) + positions
+    return Counts(
+        total=embedding + outer + config.n_layer * (rest + stored),
+        active=table + outer + config.n_layer * (rest + used),
+        embedding=embedding,
+        block=rest + stored,
+    )
+
+
+def _norm(config: GPTConfig) -> int:
+    return config.n_embd * (1 if config.norm == "rms_norm" else 2)
+
+
+def _attention(config: GPTConfig) -> int:
+    queries, keys, width = config.n_head * config.head_dim, config.n_kv_head * config.head_dim, config.n_embd
+    count = 2 * width * (queries + keys)
+    count += (queries + 2 * keys) * config.attention_bias + width * config.attention_out_bias
+    count += 2 * config.head_dim * config.qk_norm
+    return count + (config.n_head if getattr(config, "sinks", False) else 0)
+
+
+def _feedforward(config: GPTConfig) -> tuple[int, int]:
+    """A layer's feed-forward weights: those stored, and those one token passes through; a mixture of experts has fewer of these."""
+    inner, width = config.n_inner, config.n_embd
+    matrices = 3 if config.gated else 2
+    one = matrices * inner * width + (inner * (matrices - 1) + width) * config.feedforward_bias
+    experts: int = getattr(config, "n_expert", 0)
+    if not experts:
+        return one, one
+    active: int = getattr(config, "n_expert_active", experts)
+    router = experts * width + experts * config.feedforward_bias
+    return router + experts * one, router + active * one

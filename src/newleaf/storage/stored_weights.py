@@ -1,0 +1,99 @@
+"""The weights of a model folder, read one tensor at a time: safetensors whole or in shards, older .bin files, MXFP4 experts unpacked."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.quant.mxfp4 import dequantize
+
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+BLOCKS, SCALES = "_blocks", "_scales"
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """Names to tensors of a folder, each read when it is asked for, so that opening takes the memory of the result and one tensor.
+
+    `dtype` converts on the way. Raises InputError, naming the file, for what is missing, damaged, outside the folder or not plain weights.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        self.folder, self.dtype = folder, dtype
+        self.places: dict[str, Any] = {}  # name → what holds it
+        for file in _files(folder):
+            opened = _open_bin(file) if file.suffix == ".bin" else _open_safetensors(file)
+            self.places |= dict.fromkeys(opened.keys(), opened)
+        packed = [name for name in self.places if name.endswith(BLOCKS) and name.removesuffix(BLOCKS) + SCALES in self.places]
+        self.packed = {name.removesuffix(BLOCKS) for name in packed}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self.packed:
+            # Stored with rows first; stock transformers' own tensor has them last.
+            tensor = dequantize(self._stored(name + BLOCKS), self._stored(name + SCALES)).mT
+        else:
+            tensor = self._stored(name)
+        return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
+
+    def _stored(self, name: str) -> Tensor:
+        holder = self.places[name]
+        found: Tensor = holder[name] if isinstance(holder, dict) else holder.get_tensor(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        hidden = {name + end for name in self.packed for end in (BLOCKS, SCALES)}
+        return iter([*(name for name in self.places if name not in hidden), *self.packed])
+
+    def __len__(self) -> int:
+        return len(self.places) - len(self.packed)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that hold the weights; safetensors before .bin, an index before one whole file."""
+    for whole in WHOLE:
+        index = folder / f"{whole}.index.json"
+        if index.exists():
+            return _shards(index)
+        if (folder / whole).exists():
+            return [folder / whole]
+    raise InputError(f"{folder}: model.safetensors is missing, and so is every other form of weights")
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{index}: is not an index of shards") from None
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"{index}: {name!r} points outside the folder")
+        if not (index.parent / name).exists():
+            raise InputError(f"{index.parent}: shard {name} is missing")
+    return [index.parent / name for name in names]
+
+
+def _open_safetensors(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except SafetensorError as error:
+        raise InputError(f"{file}: damaged or not safetensors ({error})") from None
+
+
+def _open_bin(file: Path) -> dict[str, Tensor]:
+    """A .bin file's tensors. Nothing in it runs: anything but plain tensors and containers is refused."""
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"{file}: refused, this pickle holds more than weights and could run code") from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise InputError(f"{file}: damaged or not a file of PyTorch weights ({str(error).splitlines()[0]})") from None
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise InputError(f"{file}: holds something else than named weights")
+    return found
