@@ -132,6 +132,21 @@ def test_a_timed_run_ends_on_time_and_its_run_yaml_replays_it_exactly(book: Path
     assert replayed.summary["val_bits_per_byte"] == timed.summary["val_bits_per_byte"]
 
 
+def test_a_timed_run_that_was_stopped_resumes_with_the_time_it_has_left(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(5, monkeypatch)
+    stopped = small(book, tmp_path / "r", time="8s", train={"eval_every": 0})
+    spent = stopped.summary["total_seconds"]
+    assert stopped.summary["steps"] == 5
+    assert spent < 6
+    monkeypatch.undo()
+    resumed = newleaf.resume(tmp_path / "r", quiet=True)
+    assert resumed.summary["resumed_from_step"] == 5
+    assert resumed.summary["steps"] > 5
+    assert resumed.summary["total_seconds"] == pytest.approx(8, abs=1.5)
+
+
 def test_gradients_added_up_over_portions_are_those_of_the_whole_batch(book: Path, tmp_path: Path) -> None:
     fp32 = {"train": {"precision": "fp32"}}
     whole = small(book, tmp_path / "whole", steps=5, **fp32)

@@ -24,7 +24,7 @@ def loss_figure(lines: list[dict[str, Any]], title: str) -> Figure:
         axes.annotate(
             f"{last['val_bits_per_byte']:.3f} bits per byte",
             (last["step"], last["val_loss"]),
-            (-8, 12),
+            (0, -16),
             textcoords="offset points",
             ha="right",
         )
