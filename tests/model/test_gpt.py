@@ -216,6 +216,13 @@ def test_a_text_longer_than_the_context_is_refused(network: GPT) -> None:
         ({"attention_dropout": 1.0}, "attention_dropout"),
         ({"head_bias": True}, "head_bias"),
         ({"qk_norm": "yes"}, "qk_norm"),
+        ({"n_layer": "two"}, "n_layer"),
+        ({"n_inner": -1}, "n_inner"),
+        ({"norm_eps": "small"}, "norm_eps"),
+        ({"rotary_base": float("nan")}, "rotary_base"),
+        ({"windows": (4, 4)}, "windows"),
+        ({"n_expert": 2, "gated": True}, "n_expert_active"),
+        ({"shared_norm": True}, "shared_norm"),
     ],
 )
 def test_an_impossible_configuration_is_refused_by_field(changes: dict[str, Any], named: str) -> None:

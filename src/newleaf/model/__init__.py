@@ -1,7 +1,26 @@
 """The network: one GPT, built from one frozen configuration. Pure PyTorch; imports nothing of newleaf."""
 
-from newleaf.model.cache import KVCache
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from newleaf.model.config import ConfigError, GPTConfig
-from newleaf.model.gpt import GPT
+
+if TYPE_CHECKING:
+    from newleaf.model.cache import KVCache
+    from newleaf.model.gpt import GPT
 
 __all__ = ["GPT", "ConfigError", "GPTConfig", "KVCache"]
+
+
+def __getattr__(name: str) -> Any:
+    """A plan needs configurations only, and PyTorch takes seconds to import: it waits for the first network."""
+    if name == "GPT":
+        from newleaf.model.gpt import GPT
+
+        return GPT
+    if name == "KVCache":
+        from newleaf.model.cache import KVCache
+
+        return KVCache
+    raise AttributeError(f"module 'newleaf.model' has no attribute {name!r}")

@@ -14,6 +14,10 @@ ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu", "clamped_swiglu"]
 InitKind = Literal["normal", "normal_residual_scaled", "fan_in"]
 
 
+REQUIRED = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+POSITIVE = ("norm_eps", "rotary_base", "init_std")
+
+
 class ConfigError(ValueError):
     """A field of the configuration cannot be; the text begins with the field's name."""
 
@@ -81,57 +85,60 @@ class GPTConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.n_head > 0:
-            self._default("n_kv_head", self.n_head)
-            if self.head_dim == 0 and self.n_embd % self.n_head:
-                raise ConfigError(f"n_head: {self.n_head} heads do not divide n_embd = {self.n_embd}; choose a divisor, or set head_dim")
-            self._default("head_dim", self.n_embd // self.n_head)
+        self._check_types()
+        if self.head_dim == 0 and self.n_embd % self.n_head:
+            raise ConfigError(f"n_head: {self.n_head} heads do not divide n_embd = {self.n_embd}; choose a divisor, or set head_dim")
+        self._default("n_kv_head", self.n_head)
+        self._default("head_dim", self.n_embd // self.n_head)
         self._default("n_inner", 4 * self.n_embd)
         self._default("rotary_dim", self.head_dim)
         self._default("attention_scale", max(1, self.head_dim) ** -0.5)
-        object.__setattr__(self, "windows", tuple(self.windows))
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "n_kv_head", "head_dim", "n_inner"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name}: must be a whole number of at least 1, not {value!r}")
         if self.n_head % self.n_kv_head:
             raise ConfigError(f"n_kv_head: {self.n_kv_head} key/value heads do not divide n_head = {self.n_head}")
         if self.positions == "rotary" and (self.rotary_dim % 2 or self.rotary_dim > self.head_dim):
             name = "head_dim" if self.rotary_dim == self.head_dim else "rotary_dim"
             raise ConfigError(f"{name}: rotary positions turn pairs of a head's {self.head_dim} dimensions, not {self.rotary_dim}")
-        if self.windows and (len(self.windows) != self.n_layer or min(self.windows) < 0):
-            raise ConfigError(f"windows: must be one number of at least 0 for each of {self.n_layer} layers, not {self.windows}")
-        if self.shared_norm and self.block != "parallel":
-            raise ConfigError("shared_norm: only parallel blocks share a norm")
         if self.positions == "sinusoidal" and self.n_embd % 2:
             raise ConfigError(f"n_embd: sinusoidal positions pair sines with cosines, and {self.n_embd} is odd")
-        for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name}: must be at least 0 and below 1, not {getattr(self, name)!r}")
-        for name in ("norm_eps", "rotary_base", "attention_scale", "init_std"):
-            if not getattr(self, name) > 0.0:
-                raise ConfigError(f"{name}: must be above 0, not {getattr(self, name)!r}")
+        if self.windows and len(self.windows) != self.n_layer:
+            raise ConfigError(f"windows: must be one number for each of {self.n_layer} layers, not {len(self.windows)}")
+        if self.shared_norm and self.block != "parallel":
+            raise ConfigError("shared_norm: only parallel blocks share a norm")
         if self.activation == "clamped_swiglu" and not self.gated:
             raise ConfigError("activation: clamped_swiglu needs gated")
-        if self.n_expert < 0 or (self.n_expert and not 1 <= self.n_expert_active <= self.n_expert):
+        if self.n_expert and not 1 <= self.n_expert_active <= self.n_expert:
             raise ConfigError(f"n_expert_active: must be between 1 and n_expert = {self.n_expert}, not {self.n_expert_active}")
         if self.n_expert and not self.gated:
             raise ConfigError("n_expert: experts are gated feed-forward layers; set gated")
         if self.head_bias and self.tie_embeddings:
             raise ConfigError("head_bias: a head tied to the embedding has no bias of its own; set tie_embeddings to false")
-        self._check_choices()
 
     def _default(self, name: str, value: float) -> None:
         if getattr(self, name) == 0:
             object.__setattr__(self, name, value)
 
-    def _check_choices(self) -> None:
+    def _check_types(self) -> None:
+        """Each field by itself: its type, and the range that its kind of number has."""
+        if isinstance(self.windows, list | tuple):
+            object.__setattr__(self, "windows", tuple(self.windows))
         for name, hint in get_type_hints(type(self)).items():
-            choices, value = get_args(hint), getattr(self, name)
-            if get_origin(hint) is Literal and value not in choices:
-                raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            least = 1 if name in REQUIRED else 0
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise ConfigError(f"{name}: {value!r} is not one of {', '.join(get_args(hint))}")
             if hint is bool and not isinstance(value, bool):
                 raise ConfigError(f"{name}: must be true or false, not {value!r}")
+            if hint is int and not (number and isinstance(value, int) and value >= least):
+                raise ConfigError(f"{name}: must be a whole number of at least {least}, not {value!r}")
+            if hint is float and not (number and 0 <= value < float("inf")):
+                raise ConfigError(f"{name}: must be a number of at least 0, not {value!r}")
+            if hint is float and name.endswith("dropout") and value >= 1:
+                raise ConfigError(f"{name}: must be at least 0 and below 1, not {value!r}")
+            if hint is float and name in POSITIVE and value == 0:
+                raise ConfigError(f"{name}: must be above 0")
+            if get_origin(hint) is tuple and not (isinstance(value, tuple) and all(type(each) is int and each >= 0 for each in value)):
+                raise ConfigError(f"{name}: must be whole numbers of at least 0, not {value!r}")
 
     def replace(self, **changes: Any) -> GPTConfig:
         """The same configuration with some fields changed, checked again."""

@@ -48,7 +48,7 @@ def _attention(config: GPTConfig) -> int:
     count = 2 * width * (queries + keys)
     count += (queries + 2 * keys) * config.attention_bias + width * config.attention_out_bias
     count += 2 * config.head_dim * config.qk_norm
-    return count + (config.n_head if getattr(config, "sinks", False) else 0)
+    return count + config.n_head * config.sinks
 
 
 def _feedforward(config: GPTConfig) -> tuple[int, int]:
@@ -56,9 +56,7 @@ def _feedforward(config: GPTConfig) -> tuple[int, int]:
     inner, width = config.n_inner, config.n_embd
     matrices = 3 if config.gated else 2
     one = matrices * inner * width + (inner * (matrices - 1) + width) * config.feedforward_bias
-    experts: int = getattr(config, "n_expert", 0)
-    if not experts:
+    if not config.n_expert:
         return one, one
-    active: int = getattr(config, "n_expert_active", experts)
-    router = experts * width + experts * config.feedforward_bias
-    return router + experts * one, router + active * one
+    router = config.n_expert * (width + config.feedforward_bias)
+    return router + config.n_expert * one, router + config.n_expert_active * one

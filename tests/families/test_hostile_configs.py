@@ -1,0 +1,38 @@
+"""A config.json may say anything: it opens, or one line says why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import newleaf
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 10**12), st.floats(), st.text(max_size=5), st.lists(st.integers(0, 9), max_size=3),
+    st.dictionaries(st.sampled_from(["rope_type", "factor", "rope_theta"]), st.one_of(st.integers(), st.text(max_size=3)), max_size=2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["gpt2", "qwen3", "gpt_neo", "gpt_neox", "gpt_oss"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_any_field_opens_or_is_one_line(
+    case: str, make: Callable[[str, Path], Any], tmp_path: Path, data: st.DataObject
+) -> None:
+    folder = tmp_path / "m"
+    if not folder.exists():
+        make(case, folder)
+        (folder / "whole.json").write_bytes((folder / "config.json").read_bytes())
+    values: dict[str, Any] = json.loads((folder / "whole.json").read_text())
+    field = data.draw(st.sampled_from(sorted(values)))
+    (folder / "config.json").write_text(json.dumps(values | {field: data.draw(ANYTHING)}))
+    try:
+        newleaf.load(folder)
+    except newleaf.InputError as error:
+        assert "\n" not in str(error)
