@@ -44,7 +44,10 @@ def test_weights_go_out_and_come_back_unchanged(family: Any, data: st.DataObject
     if config.tie_embeddings:
         back["head.weight"] = back["embedding.token.weight"]
     assert back.keys() == ours.keys()
-    assert all(torch.equal(back[name], ours[name]) for name in ours)
+    rounds = {name for rule in family.rules(config) if rule.rounds for name in rule.ours}
+    assert all(torch.equal(back[name], ours[name]) for name in ours.keys() - rounds)
+    for name in rounds:  # 1/√D folded in and out again, in fp32
+        torch.testing.assert_close(back[name], ours[name], rtol=2.5e-7, atol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

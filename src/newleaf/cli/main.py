@@ -9,11 +9,11 @@ import sys
 import time
 from typing import NoReturn
 
-from newleaf.cli import demo, generate, info, pretrain
+from newleaf.cli import demo, generate, info, plan, pretrain
 from newleaf.errors import InputError
 from newleaf.version import VERSION
 
-COMMANDS = (demo, pretrain, generate, info)
+COMMANDS = (demo, pretrain, generate, info, plan)
 
 
 class Parser(argparse.ArgumentParser):

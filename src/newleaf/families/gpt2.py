@@ -7,7 +7,6 @@ from typing import Any
 from newleaf.families.family import Family, Fields, name_of
 from newleaf.families.weights import Rule, conv1d, per_layer, same
 from newleaf.model import GPTConfig
-from newleaf.model.embedding import sinusoidal_table
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
 
@@ -87,6 +86,8 @@ def block_rules(layer: str) -> list[Rule]:
 def position_rule(config: GPTConfig, theirs: str) -> Rule:
     """Learned positions, or the fixed sinusoids written out as if they had been learned."""
     if config.positions == "sinusoidal":
+        from newleaf.model.embedding import sinusoidal_table
+
         return Rule(theirs, (), derived=lambda: sinusoidal_table(config.context_length, config.n_embd))
     return same(theirs, "embedding.position.weight")
 

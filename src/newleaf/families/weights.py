@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from newleaf.errors import InputError
 from newleaf.model import GPTConfig
+
+if TYPE_CHECKING:  # plans read the families' sizes without waiting for PyTorch
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def per_layer(config: GPTConfig, rules: Iterable[Rule]) -> list[Rule]:
 
 def to_hugging_face(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """newleaf's tensors under Hugging Face's names, in its layout; in fp32 where a rule's scale would round shorter formats."""
+    import torch
+
     theirs = {}
     rules = list(rules)
     if any(rule.rounds for rule in rules):
@@ -84,6 +88,8 @@ def from_hugging_face(rules: Iterable[Rule], theirs: Mapping[str, Tensor], shape
 
     Raises InputError for a tensor that is missing, or whose shape does not fit the configuration.
     """
+    import torch
+
     ours: dict[str, Tensor] = {}
     for rule in rules:
         if rule.derived is not None:
@@ -106,6 +112,8 @@ def from_hugging_face(rules: Iterable[Rule], theirs: Mapping[str, Tensor], shape
 
 def _apart(rule: Rule, whole: Tensor, rows: list[int]) -> list[Tensor]:
     """The parts of a fused tensor, each with its own rows."""
+    import torch
+
     if rule.heads:
         each = torch.split(whole.reshape(rule.heads, -1, *whole.shape[1:]), [row // rule.heads for row in rows], dim=1)
         return [part.flatten(0, 1) for part in each]

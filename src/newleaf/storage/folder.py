@@ -89,11 +89,15 @@ def load_folder(path: Path, dtype: torch.dtype | None = None) -> Folder:
     with torch.device("meta"):
         network = GPT(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    stored = StoredWeights(path, dtype)
+    rules = family.rules(config) if family is not None else []
+    rounds = any(rule.rounds for rule in rules)  # then the conversion waits until the scale is undone
+    stored = StoredWeights(path, None if rounds else dtype)
     if family is not None:
-        weights = from_hugging_face(family.rules(config), stored, shapes)
+        weights = from_hugging_face(rules, stored, shapes)
     else:
         weights = _own_weights(stored, shapes, config, path)
+    if rounds and dtype is not None:
+        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
     if config.tie_embeddings:
         weights["head.weight"] = weights["embedding.token.weight"]
     network.load_state_dict(weights, assign=True)

@@ -1,0 +1,153 @@
+"""`newleaf plan`: what a training run would take, on paper."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import TYPE_CHECKING
+
+from newleaf.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from newleaf.plan import Figure, Plan
+
+LABELS = {
+    "active_parameters": "of these active",
+    "embedding_parameters": "of these embedding",
+    "kv_cache_full": "KV cache of a full text",
+    "activations": "nothing recomputed",
+    "activations_flash": "with flash attention",
+    "activations_checkpointed": "with checkpointing",
+}
+SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("plan", help="what a training run would take, on paper")
+    parser.add_argument("size", nargs="?", help="a published size such as gpt3-175b, a model folder or a run (default: list the sizes)")
+    parser.add_argument("--gpus", type=int, default=1, help="how many devices (default: 1)")
+    parser.add_argument("--gpu", default="h100", help="which, such as a100 or h100 (default: h100)")
+    parser.add_argument("--tokens", help="tokens to train on, such as 300b (default: the compute-optimal number)")
+    parser.add_argument("--mfu", type=float, help="share of the devices' peak that the run reaches (default: 0.4)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run, name="plan")
+
+
+def run(args: argparse.Namespace) -> int:
+    from newleaf.plan import MFU, plan
+
+    tokens = None if args.tokens is None else _tokens(args.tokens)
+    if args.size is None:
+        if given := [name for name in ("gpus", "gpu", "tokens", "mfu") if getattr(args, name) not in (None, 1, "h100")]:
+            raise InputError(f"--{given[0]}: what is to be planned? newleaf plan lists the sizes")
+        return _list(args.json)
+    found = plan(args.size, gpus=args.gpus, gpu=args.gpu.lower(), tokens=tokens, mfu=MFU if args.mfu is None else args.mfu)
+    if args.json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        return 0
+    from rich.console import Console
+
+    _show(found, Console(highlight=False))
+    return 0
+
+
+def _tokens(text: str) -> float:
+    match = re.fullmatch(r"([\d_,]*\.?\d*(?:e[+]?\d+)?)\s*([kmbt]?)", text.strip().lower())
+    try:
+        return float(match[1].replace(",", "").replace("_", "")) * SUFFIXES[match[2]] if match else float("nan")
+    except ValueError:
+        return float("nan")
+
+
+def _list(as_json: bool) -> int:
+    from newleaf.model.count import count_parameters
+    from newleaf.plan import sizes
+
+    rows = [(subject, count_parameters(subject.config).total) for subject in sizes()]
+    if as_json:
+        values = [
+            {"size": s.name, "family": s.family, "published_as": s.published_as, "parameters": count, "shape": s.shape, "note": s.note}
+            for s, count in rows
+        ]
+        print(json.dumps(values, ensure_ascii=False, indent=2))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("size", "published as", "parameters"):
+        table.add_column(name, justify="left" if name == "size" else "right", no_wrap=True)
+    table.add_column("shape")
+    for subject, count in rows:
+        table.add_row(subject.name, subject.published_as, f"{count:,}", subject.shape + (" (on paper only)" if subject.note else ""))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("\nnewleaf plan SIZE --gpus 8 --gpu h100  says what training it takes")
+    return 0
+
+
+def _show(found: Plan, console: Console) -> None:
+    from rich.table import Table
+
+    from newleaf.plan import DEVICES
+
+    published = f", published as {found.published_as}" if found.published_as else ""
+    console.print(f"[bold]{found.size}[/bold]{published}: {found.shape}")
+    if found.note:
+        console.print(found.note, style="yellow")
+    memory = DEVICES[found.gpu].memory
+    groups = (
+        (
+            "The model",
+            ("parameters", "active_parameters", "embedding_parameters", "weights_to_serve", "kv_cache_per_token", "kv_cache_full"),
+        ),
+        ("Training", tuple(name for name, figure in found.figures.items() if figure.unit in ("FLOPs", "tokens", "days"))),
+        ("Activations of one text on a device", ("activations", "activations_flash", "activations_checkpointed")),
+        ("Memory of a device, everything on each (DDP)", _named(found, "ddp")),
+        (f"Memory of a device, shared by {found.gpus:,} (FSDP)", _named(found, "fsdp")),
+    )
+    for title, names in groups:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(width=30)
+        table.add_column(justify="right", no_wrap=True, width=17)
+        table.add_column(style="dim", ratio=1)
+        for name in names:
+            plain = name.removeprefix("ddp_").removeprefix("fsdp_").replace("_", " ")
+            label = LABELS.get(name) or plain.replace("flops", "FLOPs").replace("kv ", "KV ").replace("compute optimal", "compute-optimal")
+            figure = found.figures[name]
+            style = None
+            formula = figure.formula
+            if name in ("ddp_total", "fsdp_total"):
+                fits = figure.value <= memory
+                style = "green" if fits else "red"
+                formula += f": {'fits in' if fits else 'more than'} the {memory / 1e9:,.0f} GB of one {found.gpu}"
+            table.add_row(label, _said(figure), formula, style=style)
+        console.print(f"\n[bold]{title}[/bold]")
+        console.print(table)
+
+
+def _named(found: Plan, kind: str) -> tuple[str, ...]:
+    return tuple(name for name in found.figures if name.startswith(f"{kind}_"))
+
+
+def _said(figure: Figure) -> str:
+    """A figure as people say it."""
+    value = figure.value
+    if figure.unit == "FLOPs":
+        return f"{value:.3g} FLOPs"
+    if figure.unit == "bytes":
+        for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+            if value >= size:
+                return f"{value / size:,.1f} {unit}"
+        return f"{value:,.0f} bytes"
+    if figure.unit == "tokens":
+        for letter, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+            if value >= size:
+                return f"{value / size:,.4g} {letter} tokens"
+        return f"{value:,.0f} tokens"
+    if figure.unit == "days":
+        return f"{value:,.1f} days" if value >= 1 else f"{value * 24:,.1f} hours" if value >= 1 / 24 else f"{value * 1440:,.1f} minutes"
+    return f"{value:,.0f}"
