@@ -85,7 +85,8 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
     "gpt_oss-plain-rotary": (
         transformers.GptOssConfig,
         {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8,
-         "intermediate_size": 16, "num_local_experts": 3, "num_experts_per_tok": 3, "max_position_embeddings": 64, "attention_bias": False, "swiglu_limit": 1.0,
+         "intermediate_size": 16, "num_local_experts": 3, "num_experts_per_tok": 3,
+         "max_position_embeddings": 64, "attention_bias": False, "swiglu_limit": 1.0,
          "layer_types": ["full_attention", "full_attention"], "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}},
     ),
 }  # fmt: skip

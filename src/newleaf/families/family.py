@@ -14,40 +14,13 @@ from newleaf.model import ConfigError, GPTConfig
 TRAINING_FIELDS = ("init", "init_std", "embedding_dropout", "attention_dropout", "residual_dropout")
 
 # Keys of any config.json that say nothing about the network.
-BOOKKEEPING = frozenset(
-    [
-        "architectures",
-        "model_type",
-        "transformers_version",
-        "newleaf",
-        "dtype",
-        "torch_dtype",
-        "use_cache",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "_name_or_path",
-        "task_specific_params",
-        "output_past",
-        "return_dict",
-        "output_hidden_states",
-        "output_attentions",
-        "id2label",
-        "label2id",
-        "problem_type",
-        "chunk_size_feed_forward",
-        "is_encoder_decoder",
-        "is_decoder",
-        "summary_type",
-        "summary_use_proj",
-        "summary_activation",
-        "summary_proj_to_labels",
-        "summary_first_dropout",
-        "n_special",
-        "predict_special_tokens",
-        "tokenizer_class",
-    ]
-)
+BOOKKEEPING = frozenset((
+    "gradient_checkpointing", "is_llama_config", "transformers.js_config", "architectures", "model_type", "transformers_version",
+    "newleaf", "dtype", "torch_dtype", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path",
+    "task_specific_params", "output_past", "return_dict", "output_hidden_states", "output_attentions", "id2label", "label2id",
+    "problem_type", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "summary_type", "summary_use_proj",
+    "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_special", "predict_special_tokens", "tokenizer_class",
+))  # fmt: skip
 
 
 def name_of(value: str, choices: dict[str, str]) -> str:
@@ -100,7 +73,9 @@ class Fields:
 
     def finish(self) -> None:
         """Raises InputError for a field that was not read and is not mere bookkeeping."""
-        left = [k for k, v in self.values.items() if k not in self.read and k not in BOOKKEEPING and v not in (None, False, {}, [])]
+        left = [
+            k for k, v in self.values.items() if not (k in self.read or k in BOOKKEEPING or k.startswith("_") or v in (None, False, {}, []))
+        ]
         if left:
             raise InputError(f"config.json has {left[0]} = {self.values[left[0]]!r}, which newleaf's {self.family} does not honour")
 

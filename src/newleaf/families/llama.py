@@ -30,6 +30,7 @@ SIZES = {
 def from_hf(fields: Fields) -> GPTConfig:
     fields.only("hidden_act", "silu")
     fields.only("mlp_bias", False)
+    fields.only("rope_interleaved", False)
     fields.only("pretraining_tp", 1)
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
     bias = fields.take("attention_bias", False)
