@@ -18,6 +18,9 @@ LABELS = {
     "active_parameters": "of these active",
     "embedding_parameters": "of these embedding",
     "kv_cache_full": "KV cache of a full text",
+    "days": "time",
+    "flops_per_token_with_attention": "  with attention",
+    "training_flops_with_attention": "  with attention",
     "activations": "nothing recomputed",
     "activations_flash": "with flash attention",
     "activations_checkpointed": "with checkpointing",
@@ -111,8 +114,8 @@ def _show(found: Plan, console: Console) -> None:
     )
     for title, names in groups:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        table.add_column(width=30)
-        table.add_column(justify="right", no_wrap=True, width=17)
+        table.add_column(no_wrap=True, width=23)
+        table.add_column(justify="right", no_wrap=True, min_width=17)
         table.add_column(style="dim", ratio=1)
         for name in names:
             plain = name.removeprefix("ddp_").removeprefix("fsdp_").replace("_", " ")
