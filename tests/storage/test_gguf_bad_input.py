@@ -138,6 +138,7 @@ EDITS: dict[str, tuple[Callable[[Metadata, Tensors], Any], str]] = {
     "an unknown type": (lambda m, t: t["output_norm.weight"].__setitem__(1, 250), "is of type 250"),
     "whole numbers for weights": (lambda m, t: t["output_norm.weight"].__setitem__(1, 24), "output_norm.weight"),
     "an odd alignment": (lambda m, t: m.update({"general.alignment": 0}), "general.alignment is 0"),
+    "a part of a file": (lambda m, t: m.update({"split.count": 3}), "it is one of 3 parts"),
     "a missing tensor": (lambda m, t: t.pop("blk.0.attn_k.weight"), "tensor blk.0.attn_k.weight is missing"),
     "a missing embedding": (lambda m, t: t.pop("token_embd.weight"), "tensor token_embd.weight is missing"),
     "a tensor of another shape": (lambda m, t: t["blk.0.attn_k.weight"].__setitem__(0, [32, 16]), "and the metadata want (32, 32)"),

@@ -22,6 +22,8 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 STRING, ARRAY = 8, 9
 # A vocabulary with its merges has under a million and a half entries; a file may claim, and hold, any number.
 MOST_VALUES = 4 * 2**20
+# Values dequantised at once: numpy's steps in between take several times their size.
+PIECE = 4 * 2**20
 
 
 def need_gguf() -> Any:
@@ -56,14 +58,17 @@ class GGUFFile(Mapping[str, Tensor]):
         gguf = need_gguf()
         stored = self.tensors[name]
         kind = gguf.GGMLQuantizationType(stored.kind)
-        raw = np.fromfile(self.path, np.uint8, stored.size, offset=stored.start)
-        if raw.size != stored.size:
-            raise InputError(f"{self.path}: truncated in tensor {name}")
-        try:
-            values = gguf.quants.dequantize(raw.reshape(*stored.shape[:-1], -1), kind)
-        except NotImplementedError:
-            raise InputError(f"{self.path}: tensor {name} is of type {kind.name}, which the gguf package does not dequantise") from None
-        return torch.from_numpy(values.reshape(stored.shape)).to(self.dtype)
+        rows = np.memmap(self.path, np.uint8, "r", stored.start, (stored.size,)).reshape(math.prod(stored.shape[:-1]), -1)
+        tensor = torch.empty(stored.shape, dtype=self.dtype)
+        out, step = tensor.view(len(rows), -1), max(1, PIECE // stored.shape[-1])
+        for start in range(0, len(rows), step):
+            try:
+                values = gguf.quants.dequantize(np.array(rows[start : start + step]), kind)
+            except NotImplementedError:
+                what = f"tensor {name} is of type {kind.name}, which the gguf package does not dequantise"
+                raise InputError(f"{self.path}: {what}") from None
+            out[start : start + step] = torch.from_numpy(values)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)

@@ -80,6 +80,10 @@ def _config(file: GGUFFile) -> tuple[Layout, GPTConfig]:
     """The layout and network of the metadata, with as many layers as the file has."""
     try:
         layout = layout_named(file.metadata.get("general.architecture"))
+        if type(parts := file.metadata.get("split.count", 1)) is not int or parts > 1:
+            raise InputError(
+                f"it is one of {parts} parts, and newleaf reads GGUF files that are whole; llama.cpp's gguf-split --merge joins them"
+            )
         if "token_embd.weight" not in file:
             raise InputError("tensor token_embd.weight is missing")
         vocab_size = file.tensors["token_embd.weight"].shape[0]
