@@ -138,6 +138,15 @@ def test_the_way_there_and_back_changes_no_tensor(case: str, tokenizer: Tokenize
     assert (back.tokenizer.bos_id, back.tokenizer.eos_id, back.tokenizer.pad_id) == (299, 299, 299)
 
 
+def test_each_tensor_is_dequantised_once(tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = pytest.importorskip("gguf")
+    random_model(CONFIGS["llama"], tokenizer).save(tmp_path / "x.gguf", type="Q8_0")
+    dequantize, seen = gguf.quants.dequantize, []
+    monkeypatch.setattr(gguf.quants, "dequantize", lambda data, kind: seen.append(data.shape) or dequantize(data, kind))
+    newleaf.load(tmp_path / "x.gguf")
+    assert len(seen) == len(gguf.GGUFReader(tmp_path / "x.gguf").tensors)
+
+
 def test_exact_gelu_and_sinusoids_come_back_although_llama_cpp_has_neither(tokenizer: Tokenizer, tmp_path: Path) -> None:
     config = GPTConfig(**SMALL, activation="gelu", positions="sinusoidal")
     model = random_model(config, tokenizer)

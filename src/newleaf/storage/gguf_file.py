@@ -70,6 +70,9 @@ class GGUFFile(Mapping[str, Tensor]):
             out[start : start + step] = torch.from_numpy(values)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors  # Mapping's own would dequantise it to see
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 
