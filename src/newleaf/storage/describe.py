@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import yaml
 
-from newleaf.errors import InputError
 from newleaf.model import GPT
 from newleaf.storage.folder import OWN_TYPE, describe, read_config, why_not_stock
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder

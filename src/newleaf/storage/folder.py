@@ -86,6 +86,8 @@ def load_folder(path: Path, dtype: torch.dtype | None = None) -> Folder:
     """
     values = read_config(path)
     config, family = describe(values, path)
+    if config.n_layer > len(StoredWeights(path)):
+        raise InputError(f"{path}: config.json says {config.n_layer} layers, more than the weights have tensors")
     with torch.device("meta"):
         network = GPT(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
@@ -135,6 +137,8 @@ def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | No
         return family.read_config(values), family
     except (ConfigError, InputError) as error:
         raise InputError(f"{path / 'config.json'}: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(f"{path / 'config.json'}: a field has a value of the wrong kind ({error})") from None
 
 
 def _own_weights(stored: Mapping[str, Tensor], shapes: dict[str, torch.Size], config: GPTConfig, path: Path) -> dict[str, Tensor]:
