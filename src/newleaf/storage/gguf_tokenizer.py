@@ -77,7 +77,8 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
     if tokenizer.vocab_size > vocab_size:
         raise InputError(f"the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {vocab_size:,}")
     if tokenizer.kind != "bpe" or not is_byte_level(description) or model.get("end_of_word_suffix"):
-        raise InputError(f"GGUF holds byte-level BPE tokenizers; this one is {tokenizer.kind}")
+        kind = "BPE over characters" if tokenizer.kind == "bpe" else tokenizer.kind
+        raise InputError(f"GGUF holds byte-level BPE tokenizers; this one is {kind}")
     steps = [_described(part) for part in parts_of(description["pre_tokenizer"])]
     names = next((names for names, known in STEPS.items() if steps == known), None)
     if names is None or bool(model.get("ignore_merges")) != (names[0] == WHOLE_WORDS):
