@@ -51,6 +51,9 @@ class StoredWeights(Mapping[str, Tensor]):
         hidden = {name + end for name in self.packed for end in (BLOCKS, SCALES)}
         return iter([*(name for name in self.places if name not in hidden), *self.packed])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.places or name in self.packed  # the inherited one would read the tensor to find out
+
     def __len__(self) -> int:
         return len(self.places) - len(self.packed)
 
