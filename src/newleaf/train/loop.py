@@ -59,7 +59,7 @@ class Loop:
     def run(self) -> None:
         """Train to the end of the schedule, or until `watcher.stop_requested()`."""
         self.network.train()
-        while self.schedule.progress(self.step) < 1:
+        while self.step == 0 or self.schedule.progress(self.step) < 1:  # a budget that is already spent buys one step
             begin = time.perf_counter()
             factor = self.schedule.factor(self.step)
             loss, counted = self._gradients(self.batch(self.step))
