@@ -73,7 +73,8 @@ def test_min_tokens_keeps_the_end_away(model: Model) -> None:
         eager.head.bias[end] = 100.0
     hasty = Model(eager, model.tokenizer, "newleaf")
     assert hasty.generate("a", max_tokens=20, temperature=1.0, seed=1) == ""
-    assert len(list(hasty.pieces("a", max_tokens=20, min_tokens=9, temperature=1.0, seed=1))) > 0
+    letters = sum(len(piece.text) for piece in hasty.pieces("a", max_tokens=20, min_tokens=9, temperature=1.0, seed=1))
+    assert 3 <= letters <= 9  # nine bytes, of which those of one broken character may come out as one
 
 
 def test_an_empty_prompt_starts_from_the_beginning_of_text(model: Model) -> None:
