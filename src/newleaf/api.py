@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from newleaf.errors import InputError
 from newleaf.generate.sampling import SamplingConfig
 from newleaf.generate.writer import Piece, write
 from newleaf.model import GPT
+from newleaf.quant.layers import PlainWeights
+from newleaf.storage.assemble import PRECISIONS
 from newleaf.storage.folder import load_folder, save_folder
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
@@ -25,7 +25,6 @@ from newleaf.train.recipe import build, merge, read_recipe
 from newleaf.train.run_folder import CONFIG, MODEL, RunFolder
 from newleaf.version import VERSION
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LENGTHS = ("time", "steps", "tokens", "epochs")
 
 
@@ -75,12 +74,12 @@ class Model:
 
             if folder.is_dir():
                 raise InputError(f"{folder}: is a folder, so no GGUF file is written over it")
-            return save_gguf(folder, self.network.config, self.network.state_dict(), self.tokenizer, type or "F32")
+            return save_gguf(folder, self.network.config, PlainWeights(self.network), self.tokenizer, type or "F32")
         if type is not None:
             raise InputError(f"type: {type} is for GGUF files, and {folder} does not end in .gguf")
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
             raise InputError(f"{folder}: exists and is not a model folder, so it is not replaced")
-        return save_folder(folder, self.network.config, self.network.state_dict(), self.tokenizer, {"version": VERSION})
+        return save_folder(folder, self.network.config, PlainWeights(self.network), self.tokenizer, {"version": VERSION})
 
     def __repr__(self) -> str:
         config = self.network.config
@@ -143,7 +142,8 @@ class Run:
 def load(path: str | Path, weights: str | None = None, device: str | None = None, threads: int | None = None) -> Model:
     """Open a model folder, a run, a GGUF file (its name ends in .gguf), or a model of the Hub (`owner/name`).
 
-    `weights`: None keeps the stored precision, fp32 for a GGUF file; "fp32" or "bf16" converts.
+    `weights`: None keeps the stored precision, fp32 for a GGUF file; "fp32" or "bf16" converts; "int8" or "int4" packs each matrix, as it
+    comes off the disk, in codes of so many bits with a scale for every 64 or 32 of them.
 
     Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
     """
@@ -153,12 +153,12 @@ def load(path: str | Path, weights: str | None = None, device: str | None = None
         folder = folder / MODEL
     elif (folder / CONFIG).exists():
         raise InputError(f"{path}: this run has no model yet; it stopped before its first validation")
-    if weights is not None and weights not in DTYPES:
-        raise InputError(f"weights: {weights!r} is not one of {', '.join(DTYPES)}")
+    if weights is not None and weights not in PRECISIONS:
+        raise InputError(f"weights: {weights!r} is not one of {', '.join(PRECISIONS)}")
     use_threads(threads)
     if is_gguf:
         from newleaf.storage.gguf_read import load_gguf
-    opened = (load_gguf if is_gguf else load_folder)(folder, DTYPES[weights] if weights else None)
+    opened = (load_gguf if is_gguf else load_folder)(folder, PRECISIONS[weights] if weights else None)
     try:
         network = opened.network.to(pick_device(device or "cpu"))
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -83,14 +83,15 @@ def to_hugging_face(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[s
     return theirs
 
 
-def from_hugging_face(rules: Iterable[Rule], theirs: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-    """Hugging Face's tensors under newleaf's names. `shapes` are the network's own.
+def from_hugging_face(
+    rules: Iterable[Rule], theirs: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+) -> Iterator[tuple[str, Tensor]]:
+    """Hugging Face's tensors one after the other, under newleaf's names. `shapes` are the network's own.
 
     Raises InputError for a tensor that is missing, or whose shape does not fit the configuration.
     """
     import torch
 
-    ours: dict[str, Tensor] = {}
     for rule in rules:
         if rule.derived is not None:
             continue
@@ -106,8 +107,7 @@ def from_hugging_face(rules: Iterable[Rule], theirs: Mapping[str, Tensor], shape
             shown = torch.Size((*wanted[:-2], wanted[-1], wanted[-2])) if rule.transpose else wanted
             raise InputError(f"{rule.theirs} has shape {tuple(stored.shape)}, and the configuration wants {tuple(shown)}")
         for name, part in zip(rule.ours, _apart(rule, whole, rows), strict=True):
-            ours[name] = part.contiguous() if rule.scale == 1.0 else (part.float() / rule.scale).to(part.dtype)
-    return ours
+            yield name, part if rule.scale == 1.0 else (part.float() / rule.scale).to(part.dtype)
 
 
 def _apart(rule: Rule, whole: Tensor, rows: list[int]) -> list[Tensor]:

@@ -103,12 +103,11 @@ def _read(network: GPT, rows: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]
     limit = network.config.context_length
     if len(rows[0]) >= limit:
         rows = [row[-((limit + 1) // 2) :] for row in rows]
-    weight = network.head.weight
-    cache = KVCache(network.config, len(rows), limit, weight.dtype, weight.device)
+    cache = KVCache(network.config, len(rows), limit, network.dtype, network.device)
     return _forward(network, torch.tensor(rows), cache), cache
 
 
 @torch.no_grad()
 def _forward(network: GPT, ids: Tensor, cache: KVCache) -> Tensor:
-    logits: Tensor = network.head(network.hidden(ids.to(network.head.weight.device), cache=cache)[:, -1]).float().cpu()
+    logits: Tensor = network.head(network.hidden(ids.to(network.device), cache=cache)[:, -1]).float().cpu()
     return logits

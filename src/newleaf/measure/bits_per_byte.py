@@ -34,7 +34,7 @@ class TextLoss:
 @torch.no_grad()
 def text_loss(network: GPT, batches: Iterable[Batch], byte_lengths: Tensor) -> TextLoss:
     """Loss over batches whose targets count each byte of a text once (house rule 7); `byte_lengths` [V] gives each token's bytes."""
-    training, device = network.training, network.head.weight.device
+    training, device = network.training, network.device
     network.eval()
     nats, tokens, size = 0.0, 0, 0
     for batch in batches:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from newleaf.model.attention import Context
 from newleaf.model.block import Block
 from newleaf.model.cache import KVCache
 from newleaf.model.config import GPTConfig
+from newleaf.model.count import count_parameters
 from newleaf.model.embedding import Embedding
 from newleaf.model.initialize import initialize
 from newleaf.model.loss import linear_cross_entropy
@@ -57,15 +59,14 @@ class GPT(nn.Module):
         # A cache that has seen padding keeps the record, so that later tokens go on ignoring it.
         seen = cache.note(real, count) if cache is not None else real
         positions = token_positions(seen, documents, past, count, ids.device)
+        x = self.embedding(ids, positions)
         rotary = None
         if self.config.positions == "rotary":
             cos, sin = rotary_table(positions, self.config)
-            dtype = self.embedding.token.weight.dtype
-            rotary = cos.unsqueeze(-2).to(dtype), sin.unsqueeze(-2).to(dtype)
+            rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
         windows = set(self.config.windows or (0,))
         masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
         context = Context(masks, rotary, cache)
-        x = self.embedding(ids, positions)
         for block in self.blocks:
             x = block(x, context)
         if cache is not None:
@@ -74,10 +75,20 @@ class GPT(nn.Module):
         return out
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in: the type of its norms; packed matrices are unpacked to it."""
+        return next(self.blocks.parameters()).dtype
+
+    @property
     def layers(self) -> Iterator[Block]:
         """The blocks, first to last."""
         return (block for block in self.blocks if isinstance(block, Block))
 
     def parameter_count(self) -> int:
         """Number of weights, each counted once however often it is used."""
-        return sum(p.numel() for p in self.parameters())
+        return count_parameters(self.config).total

@@ -1,4 +1,4 @@
-"""Packed layers in the place of plain ones: a built network keeps its shape, its names and its reference arithmetic, in a quarter of the memory."""
+"""Packed layers in the place of plain ones: a built network keeps its shape and its arithmetic, in a quarter of the memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from newleaf.quant.packed import Format, Packed
-from newleaf.quant.quantize import quantize
+from newleaf.quant.packed import Packed
 
 
 class PackedWeight(nn.Module):
@@ -41,9 +40,9 @@ class PackedWeight(nn.Module):
 class PackedLinear(PackedWeight):
     """x [..., columns] → [..., rows] in x's type, the weights unpacked a few rows at a time. Gradients flow to x and to the bias."""
 
-    def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
+    def __init__(self, packed: Packed, bias: nn.Parameter | None = None) -> None:
         super().__init__(packed)
-        self.bias = nn.Parameter(bias) if bias is not None else None
+        self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _Product.apply(x, self.packed)  # type: ignore[no-untyped-call]
@@ -87,20 +86,18 @@ def packable(network: nn.Module) -> set[str]:
     """Names of the weights that quantised opening packs: every Linear but a router, the table of tokens, and the experts."""
     names = set()
     for path, module in network.named_modules():
-        if isinstance(module, nn.Linear) and not path.endswith("router"):
-            names.add(f"{path}.weight")
-        elif path == "embedding.token":
+        if (isinstance(module, nn.Linear) and not path.endswith("router")) or path == "embedding.token":
             names.add(f"{path}.weight")
         names.update(f"{path}.{name}" for name, value in module.named_parameters(recurse=False) if value.ndim == 3)
     return names
 
 
-def put_packed(network: nn.Module, name: str, packed: Packed, bias: Tensor | None = None) -> None:
-    """Replace the layer that holds the weight `name` by its packed form."""
+def put_packed(network: nn.Module, name: str, packed: Packed) -> None:
+    """Replace the layer that holds the weight `name` by its packed form; its bias stays."""
     path, _, leaf = name.rpartition(".")
     module = network.get_submodule(path)
     if leaf == "weight":
-        new = PackedEmbedding(packed) if isinstance(module, nn.Embedding) else PackedLinear(packed, bias)
+        new = PackedLinear(packed, module.bias) if isinstance(module, nn.Linear) else PackedEmbedding(packed)
         parent, _, leaf = path.rpartition(".")
         setattr(network.get_submodule(parent), leaf, new)
     else:
@@ -132,8 +129,3 @@ class PlainWeights(Mapping[str, Tensor]):
 
 
 _PARTS = (".codes", ".scales", ".minimums")
-
-
-def pack(weight: Tensor, format: Format | None) -> Tensor | Packed:
-    """The weight as it is, or packed where a format is given."""
-    return weight if format is None else quantize(weight, format)

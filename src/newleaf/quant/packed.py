@@ -88,7 +88,7 @@ class Packed:
         """Codes [..., columns/4 or /8, L, 4] of L rows as weights [..., groups, L, group]."""
         if self.format.bits == 4:
             codes = torch.stack((codes & 15, codes >> 4), dim=-3).flatten(-4, -3)  # [..., columns/4, L, 4]
-        codes = codes.unflatten(-3, (scales.shape[-2], -1)).transpose(-3, -2).flatten(-2)
+        codes = torch.unflatten(codes, -3, (scales.shape[-2], -1)).transpose(-3, -2).flatten(-2)
         if self.values is None:
             plain = codes.to(torch.float32).sub_(self.format.zero)
         else:
@@ -99,13 +99,13 @@ class Packed:
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
     """Codes uint8 [..., rows, columns], of whole tiles and groups, in the kernels' order: see the top of this file."""
-    quads = codes.unflatten(-1, (-1, 4)).unflatten(-3, (-1, LANES)).transpose(-3, -2)  # [..., tiles, columns/4, 16, 4]
+    quads = codes.reshape(*codes.shape[:-2], -1, LANES, codes.shape[-1] // 4, 4).transpose(-3, -2)  # [..., tiles, columns/4, 16, 4]
     if bits == 8:
         return quads.contiguous()
-    low, high = quads.unflatten(-3, (-1, 2)).unbind(-3)
+    low, high = torch.unflatten(quads, -3, (-1, 2)).unbind(-3)
     return low | (high << 4)
 
 
 def pack_scales(scales: Tensor) -> Tensor:
     """Scales or minimums [..., rows, groups] in the kernels' order."""
-    return scales.unflatten(-2, (-1, LANES)).mT.contiguous()
+    return torch.unflatten(scales, -2, (-1, LANES)).mT.contiguous()

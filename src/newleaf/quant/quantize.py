@@ -1,4 +1,4 @@
-"""Weights to codes: for each group of columns the scale that leaves the least squared error, not merely the one that reaches its largest weight."""
+"""Weights to codes: for each group the scale that leaves the least squared error, and not the one that just reaches its largest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def quantize(weight: Tensor, format: Format) -> Packed:
             some = matrix[tile * LANES : (tile + step) * LANES].float() / factor
             whole = -(-some.shape[0] // LANES) * LANES
             some = F.pad(some, (0, groups * format.group - columns, 0, whole - some.shape[0]))
-            found, scale = _codes(some.unflatten(-1, (groups, format.group)), format)
+            found, scale = _codes(torch.unflatten(some, -1, (groups, format.group)), format)
             into_codes[tile : tile + step] = pack_codes(found.flatten(-2), format.bits)
             into_scales[tile : tile + step] = pack_scales(scale)
     return Packed(codes, scales, tuple(weight.shape), format, factor)

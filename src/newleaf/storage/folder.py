@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from newleaf.errors import InputError
 from newleaf.families import Family, family_for, family_of, nearest_family
 from newleaf.families.weights import from_hugging_face, to_hugging_face
 from newleaf.model import GPT, ConfigError, GPTConfig
+from newleaf.storage.assemble import Precision, assemble, blank
 from newleaf.storage.files import replace_directory, write_json, write_tensors, write_text
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.text.tokenizer import Tokenizer
@@ -79,39 +80,26 @@ def _write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
         write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def load_folder(path: Path, dtype: torch.dtype | None = None) -> Folder:
-    """Open a model folder; weights keep their stored precision unless `dtype` is given.
+def load_folder(path: Path, precision: Precision | None = None) -> Folder:
+    """Open a model folder; weights keep their stored precision unless another is given.
 
     Raises InputError, naming the file, when something is missing, damaged or of an unknown architecture.
     """
     values = read_config(path)
     config, family = describe(values, path)
-    if config.n_layer > len(StoredWeights(path)):
+    stored = StoredWeights(path)
+    if config.n_layer > len(stored):
         raise InputError(f"{path}: config.json says {config.n_layer} layers, more than the weights have tensors")
-    with torch.device("meta"):
-        network = GPT(config)
+    network = blank(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    rules = family.rules(config) if family is not None else []
-    rounds = any(rule.rounds for rule in rules)  # then the conversion waits until the scale is undone
-    stored = StoredWeights(path, None if rounds else dtype)
-    if family is not None:
-        weights = from_hugging_face(rules, stored, shapes)
-    else:
-        weights = _own_weights(stored, shapes, config, path)
-    if rounds and dtype is not None:
-        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
-    if config.tie_embeddings:
-        weights["head.weight"] = weights["embedding.token.weight"]
-    network.load_state_dict(weights, assign=True)
-    if config.tie_embeddings:
-        network.head.weight = network.embedding.token.weight
-    network.embedding.fill_sinusoids()
+    weights = from_hugging_face(family.rules(config), stored, shapes) if family is not None else _own_weights(stored, shapes, config, path)
+    network = assemble(network, weights, precision)
     tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the network only {config.vocab_size}")
     defaults_file = path / "generation_config.json"
     defaults = json.loads(defaults_file.read_text("utf-8")) if defaults_file.exists() else {}
-    return Folder(network.eval(), tokenizer, family.name if family else OWN_TYPE, defaults)
+    return Folder(network, tokenizer, family.name if family else OWN_TYPE, defaults)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -141,9 +129,12 @@ def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | No
         raise InputError(f"{path / 'config.json'}: a field has a value of the wrong kind ({error})") from None
 
 
-def _own_weights(stored: Mapping[str, Tensor], shapes: dict[str, torch.Size], config: GPTConfig, path: Path) -> dict[str, Tensor]:
-    wanted = [name for name in shapes if not (config.tie_embeddings and name == "head.weight")]
-    for name in wanted:
-        if name not in stored or stored[name].shape != shapes[name]:
+def _own_weights(
+    stored: Mapping[str, Tensor], shapes: dict[str, torch.Size], config: GPTConfig, path: Path
+) -> Iterator[tuple[str, Tensor]]:
+    for name in shapes:
+        if config.tie_embeddings and name == "head.weight":
+            continue
+        if name not in stored or (tensor := stored[name]).shape != shapes[name]:
             raise InputError(f"{path}: {name} is missing or has another shape than config.json says")
-    return {name: stored[name] for name in wanted}
+        yield name, tensor

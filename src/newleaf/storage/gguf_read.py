@@ -11,40 +11,37 @@ import torch
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, from_hugging_face
 from newleaf.model import GPT, GPTConfig
+from newleaf.quant.packed import Format
+from newleaf.storage.assemble import Precision, assemble, blank
 from newleaf.storage.folder import Folder
 from newleaf.storage.gguf_file import GGUFFile, need_gguf, open_gguf
 from newleaf.storage.gguf_layout import Layout, layout_named
 from newleaf.storage.gguf_tokenizer import read_tokenizer
 
 
-def load_gguf(path: str | Path, dtype: torch.dtype | None = None) -> Folder:
-    """Open a GGUF file; its weights become fp32, or `dtype`.
+def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
+    """Open a GGUF file; its weights become fp32 unless another precision is given.
 
     Raises InputError, in one line, for a file that is damaged, whose numbers lie, or that holds what newleaf does not know.
     """
-    file = open_gguf(Path(path), dtype or torch.float32)
+    file = open_gguf(Path(path), torch.float32 if isinstance(precision, Format) else precision or torch.float32)
     layout, config = _config(file)
     tokenizer = read_tokenizer(file)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {config.vocab_size:,}")
-    with torch.device("meta"):
-        network = GPT(config)
+    network = blank(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     rules = layout.rules(config, shapes)
     _check_tensors(file, rules, shapes, config)
-    weights = {}
-    for rule in rules:  # one at a time, so that nothing is held twice
-        for name, tensor in from_hugging_face([rule], file, shapes).items():
-            weights[name] = layout.rearrange(rule.theirs, tensor, config, reading=True)
-    if config.tie_embeddings:
-        weights["head.weight"] = weights["embedding.token.weight"]
-    network.load_state_dict(weights, assign=True)
-    if config.tie_embeddings:
-        network.head.weight = network.embedding.token.weight
-    network.embedding.fill_sinusoids()
+    weights = (
+        (name, layout.rearrange(rule.theirs, tensor, config, reading=True))
+        for rule in rules
+        for name, tensor in from_hugging_face([rule], file, shapes)
+    )
+    network = assemble(network, weights, precision)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     defaults = {name: value for name, value in ids.items() if value is not None}
-    return Folder(network.eval(), tokenizer, layout.family, defaults)
+    return Folder(network, tokenizer, layout.family, defaults)
 
 
 def gguf_facts(path: str | Path) -> dict[str, Any]:

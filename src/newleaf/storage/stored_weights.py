@@ -22,29 +22,36 @@ BLOCKS, SCALES = "_blocks", "_scales"
 class StoredWeights(Mapping[str, Tensor]):
     """Names to tensors of a folder, each read when it is asked for, so that opening takes the memory of the result and one tensor.
 
-    `dtype` converts on the way. Raises InputError, naming the file, for what is missing, damaged, outside the folder or not plain weights.
+    Raises InputError, naming the file, for what is missing, damaged, outside the folder or not plain weights.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        self.folder, self.dtype = folder, dtype
-        self.places: dict[str, Any] = {}  # name → what holds it
+    def __init__(self, folder: Path) -> None:
+        self.shard: tuple[Path, Any] | None = None
+        self.places: dict[str, Path | dict[str, Tensor]] = {}  # name → the file it is in, or all that an old one held
         for file in _files(folder):
-            opened = _open_bin(file) if file.suffix == ".bin" else _open_safetensors(file)
-            self.places |= dict.fromkeys(opened.keys(), opened)
+            if file.suffix == ".bin":
+                opened = _open_bin(file)
+                self.places |= dict.fromkeys(opened, opened)
+            else:
+                with _open_safetensors(file) as names:
+                    self.places |= dict.fromkeys(names.keys(), file)
         packed = [name for name in self.places if name.endswith(BLOCKS) and name.removesuffix(BLOCKS) + SCALES in self.places]
         self.packed = {name.removesuffix(BLOCKS) for name in packed}
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self.packed:
             # Stored with rows first; stock transformers' own tensor has them last.
-            tensor = dequantize(self._stored(name + BLOCKS), self._stored(name + SCALES)).mT
-        else:
-            tensor = self._stored(name)
-        return tensor.to(self.dtype) if self.dtype is not None and tensor.is_floating_point() else tensor
+            return dequantize(self._stored(name + BLOCKS), self._stored(name + SCALES)).mT
+        return self._stored(name)
 
     def _stored(self, name: str) -> Tensor:
         holder = self.places[name]
-        found: Tensor = holder[name] if isinstance(holder, dict) else holder.get_tensor(name)
+        if isinstance(holder, dict):
+            return holder[name]
+        # One shard open at a time: a mapping keeps every page in memory that was read through it.
+        if self.shard is None or self.shard[0] != holder:
+            self.shard = holder, _open_safetensors(holder)
+        found: Tensor = self.shard[1].get_tensor(name)
         return found
 
     def __iter__(self) -> Iterator[str]:

@@ -80,7 +80,7 @@ class Loop:
         """Leave the gradients of the mean loss over the batch in the network; returns that loss and the tokens it is of."""
         # Dropout draws from the step's own numbers, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + self.step)
-        device = self.network.head.weight.device
+        device = self.network.device
         counted = int((batch.targets >= 0).sum())
         total = 0.0
         for start in range(0, batch.ids.shape[0], self.micro_batch_size):
