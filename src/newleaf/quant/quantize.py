@@ -12,8 +12,8 @@ from newleaf.quant.packed import LANES, Format, Packed, pack_codes, pack_scales
 
 # Which part of the range the largest weight of a group is given: a scale that clips it a little may serve the other 31 better.
 STRETCHES = {8: (1.0,), 4: (1.0, 0.93, 0.86, 1.07)}
-CHUNK = 1 << 18  # weights quantised at once: their errors under every stretch stay in cache
-LARGEST_SCALE = 1024.0  # what `factor` brings the largest scale near to, so that fp16 has 2^-24 of it left for the smallest
+CHUNK = 1 << 19  # weights quantised at once: their errors under every stretch stay in cache
+LARGEST = 10  # the exponent that `factor` gives the largest scale, so that fp16, which ends at 2^-24, holds ones 2^34 times smaller
 
 
 def quantize(weight: Tensor, format: Format) -> Packed:
@@ -24,10 +24,11 @@ def quantize(weight: Tensor, format: Format) -> Packed:
     rows, columns = weight.shape[-2:]
     tiles, groups = -(-rows // LANES), -(-columns // format.group)
     lead = weight.shape[:-2]
-    largest = float(weight.abs().max()) if weight.numel() else 0.0
+    weight = weight.contiguous()
+    largest = max(abs(float(end)) for end in weight.aminmax()) if weight.numel() else 0.0
     if not math.isfinite(largest):
         raise ValueError("weights that are not finite cannot be quantised")
-    factor = 2.0 ** (math.frexp(largest / format.zero)[1] - 10) if largest else 1.0
+    factor = 2.0 ** (math.frexp(largest / format.zero)[1] - LARGEST) if largest else 1.0
     per_code = 8 // format.bits * 4
     codes = torch.empty(*lead, tiles, groups * format.group // per_code, LANES, 4, dtype=torch.uint8)
     scales = torch.empty(*lead, tiles, groups, LANES, dtype=torch.float16)
