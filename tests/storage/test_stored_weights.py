@@ -117,7 +117,7 @@ def test_mxfp4_values_are_those_of_the_format() -> None:
         assert got[1::2].tolist() == wanted[::-1]
 
 
-def test_a_gpt_oss_folder_with_mxfp4_experts_opens_as_its_unpacked_twin(tmp_path: Path) -> None:
+def test_a_gpt_oss_folder_with_mxfp4_experts_opens_packed_or_not_as_its_unpacked_twin(tmp_path: Path) -> None:
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     config = transformers.GptOssConfig(
@@ -139,4 +139,11 @@ def test_a_gpt_oss_folder_with_mxfp4_experts_opens_as_its_unpacked_twin(tmp_path
     (tmp_path / "m" / "config.json").write_text(json.dumps(values | {"quantization_config": {"quant_method": "mxfp4"}}))
     with torch.no_grad():
         got = newleaf.load(tmp_path / "m", weights="fp32").network(torch.arange(20)[None])
+        kept = newleaf.load(tmp_path / "m")
+        still_packed = kept.network(torch.arange(20)[None])
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(still_packed, wanted, atol=1e-4, rtol=1e-4)
+    experts = [part for name, part in kept.network.named_buffers() if name.endswith((".codes", ".scales"))]
+    assert sum(part.nbytes for part in experts) * 8 / (9 * 64 * 32) == 4.5  # 3 experts of 3 matrices, never unpacked
+    kept.save(tmp_path / "again")
+    torch.testing.assert_close(logits(tmp_path / "again"), wanted, atol=1e-4, rtol=1e-4)

@@ -110,6 +110,22 @@ def from_hugging_face(
             yield name, part if rule.scale == 1.0 else (part.float() / rule.scale).to(part.dtype)
 
 
+def rows_of(rule: Rule, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+    """Each of the rule's parts as numbers of the rows, counted through a stack, that it takes of the stored tensor with its rows first.
+
+    So codes can be rearranged without being unpacked: the map is run on numbers in place of weights.
+    """
+    import torch
+
+    thin = {name: torch.Size((*shapes[name][:-1], 1)) for name in rule.ours}
+    first, parts = thin[rule.ours[0]], len(rule.ours)
+    whole = (first[0], parts * first[1], 1) if rule.alternate else (sum(shape[0] for shape in thin.values()), *first[1:])
+    numbers = torch.arange(math.prod(whole)).view(whole)
+    stored = {rule.theirs: numbers.mT if rule.transpose else numbers}
+    for name, part in from_hugging_face([rule], stored, thin):
+        yield name, part.squeeze(-1)
+
+
 def _apart(rule: Rule, whole: Tensor, rows: list[int]) -> list[Tensor]:
     """The parts of a fused tensor, each with its own rows."""
     import torch

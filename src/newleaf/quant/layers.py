@@ -18,6 +18,7 @@ class PackedWeight(nn.Module):
     codes: Tensor
     scales: Tensor
     minimums: Tensor | None
+    dtype = torch.float32  # of what comes out where no input says it
 
     def __init__(self, packed: Packed) -> None:
         super().__init__()
@@ -33,8 +34,8 @@ class PackedWeight(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights themselves, fp32, made anew each time."""
-        return self.packed.unpack()
+        """The weights themselves, made anew each time."""
+        return self.packed.unpack().to(self.dtype)
 
 
 class PackedLinear(PackedWeight):
@@ -50,17 +51,17 @@ class PackedLinear(PackedWeight):
 
 
 class PackedEmbedding(PackedWeight):
-    """ids [...] → fp32 [..., columns]."""
+    """ids [...] → [..., columns]."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.packed.take(ids)
+        return self.packed.take(ids).to(self.dtype)
 
 
 class PackedStack(PackedWeight):
-    """A mixture's matrices [E, rows, columns]; `stack[e]` is one of them, fp32."""
+    """A mixture's matrices [E, rows, columns]; `stack[e]` is one of them."""
 
     def __getitem__(self, number: int) -> Tensor:
-        return self.packed.matrix(number).unpack()
+        return self.packed.matrix(number).unpack().to(self.dtype)
 
 
 class _Product(torch.autograd.Function):

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LANES = 16
@@ -94,7 +96,9 @@ class Packed:
         else:
             plain = torch.tensor(self.values, dtype=torch.float32, device=codes.device)[codes.int()]
         plain.mul_((scales.float() * self.factor).unsqueeze(-1))
-        return plain if minimums is None else plain.add_((minimums.float() * self.factor).unsqueeze(-1))
+        if minimums is not None:
+            plain.add_((minimums.float() * self.factor).unsqueeze(-1))
+        return plain
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
@@ -109,3 +113,13 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 def pack_scales(scales: Tensor) -> Tensor:
     """Scales or minimums [..., rows, groups] in the kernels' order."""
     return torch.unflatten(scales, -2, (-1, LANES)).mT.contiguous()
+
+
+def pack_rows(codes: Tensor, scales: Tensor, format: Format, minimums: Tensor | None = None, **about: Any) -> Packed:
+    """Codes uint8 [..., rows, columns] with fp16 scales [..., rows, columns/group], in the kernels' order; and the rest of `Packed`."""
+    shape = tuple(codes.shape)
+    rows = -shape[-2] % LANES
+    codes = F.pad(codes, (0, 0, 0, rows), value=format.zero)
+    scales = pack_scales(F.pad(scales, (0, 0, 0, rows)))
+    minimums = pack_scales(F.pad(minimums, (0, 0, 0, rows))) if minimums is not None else None
+    return Packed(pack_codes(codes, format.bits), scales, shape, format, minimums=minimums, **about)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from newleaf.model import GPT, GPTConfig
-from newleaf.quant.layers import PackedEmbedding, PackedLinear, packable, put_packed
+from newleaf.quant.layers import PackedEmbedding, PackedLinear, PackedWeight, packable, put_packed
 from newleaf.quant.packed import FORMATS, Format, Packed
 from newleaf.quant.quantize import quantize
 
@@ -48,6 +48,9 @@ def assemble(network: GPT, weights: Iterable[tuple[str, Tensor | Packed]], preci
     missing = [name for name, weight in network.named_parameters() if weight.is_meta]
     if missing:
         raise ValueError(f"the weights lack {missing[0]}")
+    for module in network.modules():
+        if isinstance(module, PackedWeight):
+            module.dtype = network.dtype
     network.embedding.fill_sinusoids()
     return network.eval()
 

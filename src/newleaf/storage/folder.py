@@ -14,8 +14,10 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families import Family, family_for, family_of, nearest_family
-from newleaf.families.weights import from_hugging_face, to_hugging_face
+from newleaf.families.weights import Rule, from_hugging_face, rows_of, to_hugging_face
 from newleaf.model import GPT, ConfigError, GPTConfig
+from newleaf.quant import mxfp4
+from newleaf.quant.packed import Packed
 from newleaf.storage.assemble import Precision, assemble, blank
 from newleaf.storage.files import replace_directory, write_json, write_tensors, write_text
 from newleaf.storage.stored_weights import StoredWeights
@@ -92,7 +94,12 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
         raise InputError(f"{path}: config.json says {config.n_layer} layers, more than the weights have tensors")
     network = blank(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    weights = from_hugging_face(family.rules(config), stored, shapes) if family is not None else _own_weights(stored, shapes, config, path)
+    weights: Iterator[tuple[str, Tensor | Packed]]
+    if family is not None:
+        keep = stored.packed if precision is None else set()
+        weights = (pair for rule in family.rules(config) for pair in _read(rule, stored, shapes, rule.theirs in keep))
+    else:
+        weights = _own_weights(stored, shapes, config, path)
     network = assemble(network, weights, precision)
     tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
@@ -129,9 +136,23 @@ def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | No
         raise InputError(f"{path / 'config.json'}: a field has a value of the wrong kind ({error})") from None
 
 
+def _read(rule: Rule, stored: StoredWeights, shapes: dict[str, torch.Size], keep_packed: bool) -> Iterator[tuple[str, Tensor | Packed]]:
+    """The weights of one rule; MXFP4 experts stay packed where that is possible."""
+    if keep_packed:
+        blocks, scales = stored.parts(rule.theirs)
+        for name, rows in rows_of(rule, shapes):
+            weight = mxfp4.pack(blocks, scales, rows, tuple(shapes[name]))
+            if weight is None:
+                break
+            yield name, weight
+        else:
+            return
+    yield from from_hugging_face([rule], stored, shapes)
+
+
 def _own_weights(
     stored: Mapping[str, Tensor], shapes: dict[str, torch.Size], config: GPTConfig, path: Path
-) -> Iterator[tuple[str, Tensor]]:
+) -> Iterator[tuple[str, Tensor | Packed]]:
     for name in shapes:
         if config.tie_embeddings and name == "head.weight":
             continue

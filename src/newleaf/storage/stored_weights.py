@@ -41,8 +41,12 @@ class StoredWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name in self.packed:
             # Stored with rows first; stock transformers' own tensor has them last.
-            return dequantize(self._stored(name + BLOCKS), self._stored(name + SCALES)).mT
+            return dequantize(*self.parts(name)).mT
         return self._stored(name)
+
+    def parts(self, name: str) -> tuple[Tensor, Tensor]:
+        """Blocks and scales of a tensor in `packed`, as they are stored."""
+        return self._stored(name + BLOCKS), self._stored(name + SCALES)
 
     def _stored(self, name: str) -> Tensor:
         holder = self.places[name]
