@@ -151,6 +151,53 @@ def test_gpt1s_own_files_open_lower_case_and_say_that_text_is_lost(shared: Path)
     assert "".join([*(stream.push(i) for i in ids), stream.finish()]) == tokenizer.decode(ids) == stock.decode(ids)
 
 
+def test_gpt1s_own_files_give_gpt1s_ids(shared: Path) -> None:
+    # As in transformers' test of openai-community/openai-gpt, which generates from "the president is".
+    assert Tokenizer.load(shared / "tokenizer" / "gpt1").encode("The president is") == [481, 4735, 544]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("gpt1", ("encoder_bpe_40000.json", "vocab_40000.bpe")), ("gpt2", ("encoder.json", "vocab.bpe"))]
+)
+def test_files_open_under_the_names_of_their_first_release(shared: Path, tmp_path: Path, name: str, files: tuple[str, str]) -> None:
+    for ours, theirs in zip(("vocab.json", "merges.txt"), files, strict=True):
+        (tmp_path / theirs).write_bytes((shared / "tokenizer" / name / ours).read_bytes())
+    known = Tokenizer.load(shared / "tokenizer" / name)
+    assert Tokenizer.load(tmp_path).fingerprint == known.fingerprint
+    (tmp_path / files[1]).unlink()
+    with pytest.raises(InputError, match=r"merges\.txt"):
+        Tokenizer.load(tmp_path)
+
+
+def test_gpt_neoxs_own_file_gives_its_ids(shared: Path) -> None:
+    tokenizer = Tokenizer.load(shared / "tokenizer" / "gpt_neox.json")
+    assert tokenizer.encode("Hello world") == [12092, 1533]  # as Pythia's model cards show them
+    indented = "    return x\n" + " " * 24 + "# e\u0301"
+    ids = tokenizer.encode(indented)
+    assert ids[0] == 50274, "four spaces"
+    assert 50254 in ids, "twenty-four"
+    assert tokenizer.decode(ids) == indented.replace("e\u0301", "é")
+
+
+def test_runs_of_spaces_in_a_file_of_gpt_neoxs_format_are_tokens_and_text(tmp_path: Path) -> None:
+    """GPT-NeoX's tokenizer.json: NFC, then byte-level BPE, and added tokens that are no special ones."""
+    trained("bpe").save(tmp_path)
+    description = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    usual = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    first = len(description["model"]["vocab"]) + 1
+    runs = [{"id": first + n, "content": " " * length, **usual} for n, length in enumerate((24, 4, 2))]
+    description |= {"normalizer": {"type": "NFC"}, "added_tokens": [*description["added_tokens"], *runs]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description), encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path)
+    text = "x" + " " * 31 + "y"
+    ids = tokenizer.encode(text)
+    assert ids[1:4] == [first, first + 1, first + 2]
+    assert tokenizer.decode(ids) == text == b"".join(tokenizer.token_bytes(n) for n in ids).decode()
+    assert tokenizer.encode("e\u0301") == tokenizer.encode("é")
+    assert not tokenizer.lossless
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == ids
+
+
 @pytest.mark.parametrize("name", ["gpt1", "gpt2", "gpt_neox.json"])
 def test_a_loaded_tokenizer_saves_to_what_stock_transformers_opens(shared: Path, tmp_path: Path, name: str) -> None:
     tokenizer = Tokenizer.load(shared / "tokenizer" / name)

@@ -35,6 +35,12 @@ def parts_of(component: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [part for child in inner for part in parts_of(child)]
 
 
+def merges_of(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """A BPE's merges as pairs; older files have the two with a space between them."""
+    pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"])
+    return [(left, right) for left, right in pairs]
+
+
 def kind_of(description: dict[str, Any]) -> str:
     """bpe, unigram, char, byte, or the model's name in lower case."""
     model = description["model"]

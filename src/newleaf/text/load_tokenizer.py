@@ -1,4 +1,4 @@
-"""Opening tokenizers that others wrote: tokenizer.json, or vocab.json and merges.txt."""
+"""Opening tokenizers that others wrote: tokenizer.json, a vocabulary with its merges, or o200k's ranks."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,22 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from newleaf.errors import InputError
+from newleaf.text.o200k import ENDS, read_o200k
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token")
+# A vocabulary and its merges: Hugging Face's names, those of GPT-2's release, and of GPT-1's.
+PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+O200K = "o200k_base.tiktoken"
 # Taken when no file says which token is which: the names of GPT-2's line, then the usual ones.
 USUAL = {"bos_token": (END_OF_TEXT, "<s>"), "eos_token": (END_OF_TEXT, "</s>"), "pad_token": (END_OF_TEXT, "<pad>")}
 
 
 def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | None], dict[str, Any]]:
     """The tokenizer at a path, its special tokens by name (bos_token, eos_token, pad_token), and its tokenizer_config.json."""
+    ranks = path / O200K if path.is_dir() else path
+    if ranks.suffix == ".tiktoken" and ranks.is_file() and not (path / "tokenizer.json").is_file():
+        return read_o200k(ranks), ENDS, {}
     if path.is_dir():
         folder = path
         backend = _read_folder(folder)
@@ -33,14 +40,15 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
 def _read_folder(folder: Path) -> tokenizers.Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return _read_json_tokenizer(folder / "tokenizer.json")
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if not (vocab.is_file() and merges.is_file()):
+    pairs = [(folder / vocab, folder / merges) for vocab, merges in PAIRS]
+    vocab, merges = next((pair for pair in pairs if all(file.is_file() for file in pair)), (None, None))
+    if vocab is None or merges is None:
         raise InputError(f"{folder}: has no tokenizer.json and not both of vocab.json and merges.txt; name the folder that holds them")
     names = _read_object(vocab)
     try:
         return _gpt1(vocab, merges) if any(name.endswith("</w>") for name in names) else _gpt2(vocab, merges, names)
     except Exception as error:  # the Rust side raises plain Exception
-        raise InputError(f"{folder}: vocab.json and merges.txt do not fit together ({_first_line(error)})") from error
+        raise InputError(f"{folder}: {vocab.name} and {merges.name} do not fit together ({_first_line(error)})") from error
 
 
 def _gpt2(vocab: Path, merges: Path, names: dict[str, Any]) -> tokenizers.Tokenizer:

@@ -40,7 +40,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Opens a folder with tokenizer.json or vocab.json and merges.txt (GPT-1's or GPT-2's), or a tokenizer.json itself.
+        """Opens a folder with tokenizer.json, vocab.json and merges.txt (GPT-1's or GPT-2's, under their first names too) or
+        o200k_base.tiktoken (gpt-oss's); or a tokenizer.json or .tiktoken file itself.
 
         Raises InputError when there is nothing to open or it cannot be read.
         """
