@@ -64,9 +64,9 @@ class Model:
     def save(self, path: str | Path, type: str | None = None) -> str | None:
         """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at all.
 
-        `type` is the number format of a GGUF's matrices: F32 (unless given), F16, BF16, Q8_0 or Q4_0. Returns None, or a sentence when
-        stock transformers has no class for this network, or llama.cpp runs it a little differently. Raises InputError when `path` holds
-        other things, or GGUF has no layout for the network.
+        `type` is the number format of a GGUF's matrices: F32 (unless given), F16, BF16, Q8_0, Q4_0 or (experts) MXFP4. Returns None, or a
+        sentence when stock transformers has no class for this network, or llama.cpp runs it a little differently. Raises InputError when
+        `path` holds other things, or GGUF has no layout for the network.
         """
         folder = Path(path)
         if folder.suffix == ".gguf":

@@ -20,6 +20,7 @@ from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
+from newleaf.quant import mxfp4
 from newleaf.storage.gguf_read import load_gguf
 from newleaf.storage.gguf_write import save_gguf
 from newleaf.text.tokenizer import Tokenizer
@@ -38,6 +39,11 @@ SWIGLU: dict[str, Any] = {
 }  # fmt: skip
 NO_BIAS = {"attention_bias": False, "attention_out_bias": False}
 NEOX: dict[str, Any] = {"positions": "rotary", "rotary_dim": 4, "init": "normal"}
+YARN: dict[str, Any] = {"yarn_factor": 4.0, "yarn_context": 16, "rotary_base": 1000.0}
+GPT_OSS: dict[str, Any] = {
+    "norm": "rms_norm", "positions": "rotary", "sinks": True, "activation": "clamped_swiglu", "gated": True, "n_expert": 6,
+    "n_expert_active": 2, "n_kv_head": 2, "head_dim": 32, "n_inner": 96, "init": "normal", "tie_embeddings": False,
+}  # fmt: skip
 CONFIGS = {
     "gpt2": GPTConfig(**SMALL),
     "gpt2-untied": GPTConfig(**SMALL, tie_embeddings=False, n_inner=160, norm_eps=1e-3),
@@ -47,8 +53,16 @@ CONFIGS = {
     "llama-wide-heads-bias": GPTConfig(**SMALL, **SWIGLU, head_dim=32, n_kv_head=1, norm_eps=1e-6),
     "qwen3": GPTConfig(**SMALL, **SWIGLU, **NO_BIAS, qk_norm=True, n_kv_head=2, head_dim=32),
     "qwen3-bias": GPTConfig(**SMALL, **SWIGLU, qk_norm=True, attention_bias=True, attention_out_bias=False, tie_embeddings=False),
+    "gpt-oss": GPTConfig(**SMALL, **GPT_OSS, **YARN, windows=(9, 0)),
+    "gpt-oss-plain-tied": GPTConfig(
+        **(SMALL | GPT_OSS | {"n_layer": 3, "n_expert": 3, "n_expert_active": 3, "tie_embeddings": True, "windows": (5, 0, 5)})
+    ),
+    "llama-yarn": GPTConfig(**SMALL, **SWIGLU, **NO_BIAS, **YARN, n_kv_head=2),
+    "qwen3-yarn": GPTConfig(**SMALL, **SWIGLU, **NO_BIAS, **YARN, qk_norm=True, head_dim=32),
+    "gptneox-yarn": GPTConfig(**SMALL, **(NEOX | YARN | {"rotary_dim": 8}), block="parallel", tie_embeddings=False),
 }
-NAMES = ["gpt2", "gptneox", "llama", "qwen3"]
+# Of gpt-oss the one whose tokens go to all experts: rounding may send a token to another one.
+NAMES = ["gpt2", "gptneox", "llama", "qwen3", "gpt-oss-plain-tied"]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +115,7 @@ def test_llama_cpp_opens_what_newleaf_writes_and_gives_the_same_greedy_text(case
     assert greedy(model.network, ids, 20, tokenizer.vocab_size) == theirs
 
 
-@pytest.mark.parametrize("case", [name for name in CONFIGS if "gptneox" not in name and "bias" not in name])
+@pytest.mark.parametrize("case", ["gpt2", "gpt2-untied", "llama", "qwen3"])
 def test_transformers_reads_the_same_network_from_the_file(case: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     import transformers
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
@@ -161,6 +175,50 @@ def test_exact_gelu_and_sinusoids_come_back_although_llama_cpp_has_neither(token
     )
 
 
+def test_yarn_that_llama_cpp_computes_otherwise_comes_back_and_is_told(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """transformers' gpt-oss does not round the interpolated range, ggml does; and llama.cpp takes 32 and 1 for the betas."""
+    unrounded = GPTConfig(**SMALL, **GPT_OSS, **YARN, windows=(9, 0), yarn_truncate=False)
+    model = random_model(unrounded, tokenizer)
+    assert "llama.cpp rounds the range of dimensions that YaRN interpolates" in (model.save(tmp_path / "x.gguf") or "")
+    assert newleaf.load(tmp_path / "x.gguf").network.config == unrounded
+    ids = torch.tensor([tokenizer.encode(SENTENCES[0])])
+    rounded = random_model(unrounded.replace(yarn_truncate=True), tokenizer).network(ids)[0].detach()
+    assert (rounded - model.network(ids)[0]).abs().max() > 0.05 * rounded.abs().max()
+    theirs = llama_cpp_logits(llama_cpp(tmp_path / "x.gguf"), ids[0].tolist())
+    torch.testing.assert_close(theirs, rounded, atol=1e-4 * float(rounded.abs().max()), rtol=0)
+
+    betas = GPTConfig(**SMALL, **SWIGLU, **NO_BIAS, **YARN, qk_norm=True, yarn_beta_fast=20.0, yarn_beta_slow=2.0)
+    model = random_model(betas, tokenizer)
+    assert "--yarn-beta-fast 20 --yarn-beta-slow 2" in (model.save(tmp_path / "x.gguf") or "")
+    assert newleaf.load(tmp_path / "x.gguf").network.config == betas
+    wanted = model.network(ids)[0].detach()
+    theirs = llama_cpp_logits(llama_cpp(tmp_path / "x.gguf", yarn_beta_fast=20.0, yarn_beta_slow=2.0), ids[0].tolist())
+    torch.testing.assert_close(theirs, wanted, atol=1e-4 * float(wanted.abs().max()), rtol=0)
+
+
+def test_experts_on_the_grid_of_mxfp4_come_back_bit_for_bit(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model = random_model(CONFIGS["gpt-oss"].replace(n_expert_active=6), tokenizer)
+    ours = model.network.state_dict()
+    experts = [name for name in ours if name.endswith(("feedforward.gate", "feedforward.up", "feedforward.down"))]
+    for name in experts:
+        shape = ours[name].shape
+        blocks = torch.randint(0, 256, (*shape[:-1], shape[-1] // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(118, 128, blocks.shape[:-1], dtype=torch.uint8)
+        ours[name].copy_(mxfp4.dequantize(blocks, scales, torch.float32))
+    model.save(tmp_path / "x.gguf", type="MXFP4")
+    back = newleaf.load(tmp_path / "x.gguf").network
+    assert len(experts) == 6
+    for name, tensor in back.state_dict().items():
+        kept = name in experts or tensor.ndim == 1 or name.endswith(("_bias", "router.weight"))
+        assert torch.equal(tensor, ours[name] if kept else ours[name].bfloat16().float()), name
+    ids = tokenizer.encode(SENTENCES[0])[:40]
+    wanted = back(torch.tensor([ids]))[0].detach()
+    theirs = llama_cpp_logits(llama_cpp(tmp_path / "x.gguf"), ids)
+    assert torch.corrcoef(torch.stack([theirs.flatten(), wanted.flatten()]))[0, 1] > 0.99  # it rounds what it multiplies with to eight bits
+    with pytest.raises(InputError, match="MXFP4 is for experts"):
+        random_model(CONFIGS["llama"], tokenizer).save(tmp_path / "y.gguf", type="MXFP4")
+
+
 @pytest.mark.parametrize("case", NAMES)
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0"])
 def test_each_number_format_rounds_as_it_is_defined_to(kind: str, case: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -168,7 +226,7 @@ def test_each_number_format_rounds_as_it_is_defined_to(kind: str, case: str, tok
     model.save(tmp_path / "x.gguf", type=kind)
     back, ours = newleaf.load(tmp_path / "x.gguf").network.state_dict(), model.network.state_dict()
     for name, tensor in ours.items():
-        if tensor.ndim == 1 or name == "embedding.position.weight":
+        if tensor.ndim == 1 or name.endswith(("_bias", "router.weight", "position.weight")):
             assert torch.equal(back[name], tensor), name
         elif kind in ("F16", "BF16"):
             assert torch.equal(back[name], tensor.to(torch.float16 if kind == "F16" else torch.bfloat16).float()), name
@@ -191,6 +249,7 @@ def words(pre: str) -> Any:
     """Ways to cut text as the models that have these names ship them in tokenizer.json."""
     qwen = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     llama = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    gpt_4o = r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"""  # noqa: E501
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return {
@@ -198,10 +257,11 @@ def words(pre: str) -> Any:
         "gpt-2": plain,
         "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain]),
         "llama-bpe": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(llama), "isolated"), raw]),
+        "gpt-4o": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(gpt_4o), "isolated"), raw]),
     }[pre]
 
 
-@pytest.mark.parametrize("pre", ["qwen2", "gpt-2", "smollm", "llama-bpe"])
+@pytest.mark.parametrize("pre", ["qwen2", "gpt-2", "smollm", "llama-bpe", "gpt-4o"])
 def test_ids_are_those_of_llama_cpp_for_every_way_to_cut_text(pre: str, tmp_path: Path) -> None:
     backend = tokenizers.Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
     backend.pre_tokenizer, backend.decoder = words(pre), decoders.ByteLevel()
@@ -274,13 +334,16 @@ def test_blocks_of_four_bits_and_an_offset_are_read_as_the_format_says(smollm: t
         ({"block": "post_norm", "final_norm": False}, "gpt2, wants block = pre_norm"),
         ({"activation": "relu"}, "wants activation = gelu_tanh"),
         ({"windows": (8, 0)}, "wants windows"),
+        ({**GPT_OSS, "windows": (0, 8)}, "gpt-oss, wants windows = (8, 0)"),
+        ({**GPT_OSS, "windows": (8, 0), "swiglu_limit": 3.0}, "gpt-oss, wants swiglu_limit = 7.0"),
+        ({**GPT_OSS, "windows": (8, 0), "n_expert": 0}, "gpt-oss, wants n_expert = 2"),
         ({**NEOX, "block": "parallel", "rotary_interleaved": True}, "gptneox, wants rotary_interleaved = false"),
         ({**SWIGLU, **NO_BIAS, "rotary_dim": 8}, "wants rotary_dim = 16"),
     ],
 )
 def test_a_network_that_no_layout_holds_is_refused_by_name(change: dict[str, Any], said: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     config = GPTConfig(**(SMALL | change))
-    with pytest.raises(InputError, match="writes qwen3, llama, gpt2, gptneox") as error:
+    with pytest.raises(InputError, match="writes qwen3, llama, gpt2, gptneox, gpt-oss") as error:
         save_gguf(tmp_path / "x.gguf", config, GPT(config).state_dict(), tokenizer)
     assert said in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -289,7 +352,7 @@ def test_a_network_that_no_layout_holds_is_refused_by_name(change: dict[str, Any
 def test_a_tokenizer_that_gguf_cannot_hold_is_refused(tmp_path: Path) -> None:
     for kind, size in (("byte", None), ("char", None), ("unigram", 300)):
         other = train_tokenizer([TEXT], TokenizerConfig(kind=kind), size)  # type: ignore[arg-type]
-        with pytest.raises(InputError, match=f"byte-level BPE tokenizers; this one is {kind}"):
+        with pytest.raises(InputError, match=f"GGUF holds byte-level BPE .*; this one is {kind}"):
             random_model(GPTConfig(**(SMALL | {"vocab_size": 500})), other).save(tmp_path / "x.gguf")
     with pytest.raises(InputError, match="300 tokens and the network only 290"):
         random_model(GPTConfig(**(SMALL | {"vocab_size": 290})), train_tokenizer([TEXT], TokenizerConfig(), 300)).save(tmp_path / "x.gguf")

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from rewritten_gguf import Metadata, Tensors, rewrite, text
+from tiny_sentencepiece import sentencepiece
 
 import newleaf
 from newleaf.api import Model
@@ -22,9 +24,6 @@ from newleaf.model import GPT, GPTConfig
 from newleaf.storage.gguf_file import open_gguf
 from newleaf.storage.gguf_read import gguf_facts, load_gguf
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-
-Metadata = dict[str, Any]
-Tensors = dict[str, list[Any]]  # name: dimensions as the file has them, type, offset
 
 
 @pytest.fixture(scope="module")
@@ -39,46 +38,36 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def packed(value: Any) -> bytes:
-    """A metadata value as the format lays it out, its type first."""
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, list):
-        inner, items = (8, [text(v) for v in value]) if isinstance(value[0], str) else (5, [struct.pack("<i", v) for v in value])
-        return struct.pack("<IIQ", 9, inner, len(value)) + b"".join(items)
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + text(value)
-    code, kind = {bool: ("?", 7), int: ("I", 4), float: ("f", 6)}[type(value)]
-    return struct.pack("<I" + code, kind, value)
-
-
-def assemble(metadata: Metadata, tensors: Tensors, data: bytes) -> bytes:
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
-    head += b"".join(text(key) + packed(value) for key, value in metadata.items())
-    for name, (dims, kind, offset) in tensors.items():
-        head += text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
-    return head + bytes(-len(head) % 32) + data
-
-
 @pytest.fixture
 def change(good: Path, tmp_path: Path) -> Callable[[Callable[[Metadata, Tensors], Any]], Path]:
-    """Writes the good file again, its metadata and tensors changed by a function."""
+    return lambda edit: rewrite(good, tmp_path / "changed.gguf", edit)
 
-    def write(edit: Callable[[Metadata, Tensors], Any]) -> Path:
-        file = open_gguf(good)
-        start = min(stored.start for stored in file.tensors.values())
-        tensors = {name: [list(stored.shape[::-1]), stored.kind, stored.start - start] for name, stored in file.tensors.items()}
-        metadata = dict(file.metadata)
-        edit(metadata, tensors)
-        path = tmp_path / "changed.gguf"
-        path.write_bytes(assemble(metadata, tensors, good.read_bytes()[start:]))
-        return path
 
-    return write
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As good as the good file, with a tokenizer of SentencePiece's."""
+    path = tmp_path_factory.mktemp("gguf") / "pieces.gguf"
+    tokenizer = sentencepiece([Path(textwrap.__file__).read_text("utf-8")], 400)
+    shape: Metadata = {"context_length": 16, "n_layer": 1, "n_head": 1, "n_embd": 32}
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size, **shape, norm="rms_norm", positions="rotary", activation="silu", gated=True,
+        attention_bias=False, attention_out_bias=False, feedforward_bias=False,
+    )  # fmt: skip
+    Model(GPT(config), tokenizer, "llama").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As good as the good file, of gpt-oss's layout."""
+    path = tmp_path_factory.mktemp("gguf") / "experts.gguf"
+    tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 270)
+    config = GPTConfig(
+        vocab_size=272, context_length=16, n_layer=2, n_head=2, n_embd=32, n_inner=32, norm="rms_norm", positions="rotary", sinks=True,
+        activation="clamped_swiglu", gated=True, n_expert=4, n_expert_active=2, windows=(8, 0), yarn_factor=2.0, tie_embeddings=False,
+    )  # fmt: skip
+    Model(GPT(config), tokenizer, "gpt_oss").save(path, type="MXFP4")
+    return path
 
 
 def refused(path: Path) -> str:
@@ -148,9 +137,20 @@ EDITS: dict[str, tuple[Callable[[Metadata, Tensors], Any], str]] = {
     "a missing size": (lambda m, t: m.pop("llama.embedding_length"), "metadata llama.embedding_length is missing"),
     "a size in words": (lambda m, t: m.update({"llama.block_count": "one"}), "block_count is one"),
     "heads that do not divide": (lambda m, t: m.update({"llama.attention.head_count_kv": 3}), "n_kv_head"),
-    "stretched rotary": (lambda m, t: m.update({"llama.rope.scaling.type": "yarn"}), "llama.rope.scaling.type = yarn is not honoured"),
+    "evenly stretched rotary": (lambda m, t: m.update({"llama.rope.scaling.factor": 4.0}), "rope.scaling.type = linear with a factor of 4"),
+    "rotary stretched as it was once written": (lambda m, t: m.update({"llama.rope.scale_linear": 2.0}), "linear with a factor of 2"),
+    "rotary stretched in another way": (
+        lambda m, t: m.update({"llama.rope.scaling.type": "longrope"}),
+        "metadata llama.rope.scaling.type = longrope with a factor of 1 is not honoured",
+    ),
+    "a factor in words": (lambda m, t: m.update({"llama.rope.scaling.factor": "four"}), "rope.scaling.factor is four"),
+    "a factor of nothing": (lambda m, t: m.update({"llama.rope.scaling.factor": float("nan")}), "rope.scaling.factor is nan"),
+    "yarn that is louder": (
+        lambda m, t: m.update({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.yarn_attn_factor": 2.0}),
+        "yarn_attn_factor = 2.0 is not honoured",
+    ),
     "half-turned heads": (lambda m, t: m.update({"llama.rope.dimension_count": 8}), "rope.dimension_count is 8"),
-    "another kind of tokenizer": (lambda m, t: m.update({"tokenizer.ggml.model": "llama"}), "of the kind 'llama'"),
+    "another kind of tokenizer": (lambda m, t: m.update({"tokenizer.ggml.model": "t5"}), "of the kind 't5'"),
     "no tokenizer": (lambda m, t: m.pop("tokenizer.ggml.model"), "tokenizer.ggml.model is missing"),
     "an unknown way to cut text": (lambda m, t: m.update({"tokenizer.ggml.pre": "chameleon"}), "'chameleon'; newleaf knows qwen2"),
     "an end that is no token": (lambda m, t: m.update({"tokenizer.ggml.eos_token_id": 4000}), "eos_token_id is 4,000"),
@@ -170,6 +170,47 @@ def test_what_is_wrong_inside_is_named(case: str, change: Any) -> None:
     assert said in refused(change(edit))
 
 
+SCORES, TOKENS, KINDS = "tokenizer.ggml.scores", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
+PIECE_EDITS: dict[str, tuple[Callable[[Metadata, Tensors], Any], str]] = {
+    "no scores": (lambda m, t: m.pop(SCORES), "tokenizer.ggml.scores is missing"),
+    "too few scores": (lambda m, t: m[SCORES].pop(), "does not have a number for each of"),
+    "scores in words": (lambda m, t: m.update({SCORES: ["high"] * len(m[SCORES])}), "does not have a number for each of"),
+    "a score that is none": (lambda m, t: m[SCORES].__setitem__(300, float("nan")), "does not have a number for each of"),
+    "scores that leave the order open": (lambda m, t: m.update({SCORES: [-1000.0] * len(m[SCORES])}), "share the score -1000"),
+    "a byte without a token": (lambda m, t: m[TOKENS].__setitem__(m[TOKENS].index("<0x0A>"), "newline"), "no token for the byte <0x0A>"),
+    "a byte that is no byte": (lambda m, t: m[KINDS].__setitem__(m[TOKENS].index("<0x0A>"), 1), "no token for the byte <0x0A>"),
+    "a token without end": (lambda m, t: m[TOKENS].__setitem__(300, "long" * 500_000), "has 2,000,000 characters"),
+    "an end that is no token": (lambda m, t: m.update({"tokenizer.ggml.eos_token_id": 4000}), "eos_token_id is 4,000"),
+    "tokens for nothing": (lambda m, t: m.update({KINDS: [5] * len(m[KINDS])}), "no token for the byte <0x00>"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PIECE_EDITS)
+def test_what_is_wrong_in_a_tokenizer_of_sentencepiece_is_named(case: str, pieces: Path, tmp_path: Path) -> None:
+    edit, said = PIECE_EDITS[case]
+    assert said in refused(rewrite(pieces, tmp_path / "changed.gguf", edit))
+
+
+EXPERT_EDITS: dict[str, tuple[Callable[[Metadata, Tensors], Any], str]] = {
+    "no window": (lambda m, t: m.pop("gpt-oss.attention.sliding_window"), "attention.sliding_window is None"),
+    "a window of nothing": (lambda m, t: m.update({"gpt-oss.attention.sliding_window": 0}), "attention.sliding_window is 0"),
+    "no experts": (lambda m, t: m.update({"gpt-oss.expert_count": 0}), "expert_count is 0"),
+    "a billion experts": (lambda m, t: m.update({"gpt-oss.expert_count": 10**9}), "ffn_gate_inp.weight has shape (4, 32)"),
+    "more at work than there are": (lambda m, t: m.update({"gpt-oss.expert_used_count": 5}), "n_expert_active"),
+    "a billion layers": (lambda m, t: m.update({"gpt-oss.block_count": 10**9}), "the metadata claim 1,000,000,000 layers"),
+    "experts beyond the file": (lambda m, t: t["blk.1.ffn_up_exps.weight"].__setitem__(2, 2**40), "ffn_up_exps.weight would end at byte"),
+    "blocks that do not fill": (lambda m, t: t["blk.1.ffn_up_exps.weight"].__setitem__(0, [16, 64, 4]), "blocks of 32 cannot fill"),
+    "no sinks": (lambda m, t: t.pop("blk.1.attn_sinks.weight"), "tensor blk.1.attn_sinks.weight is missing"),
+    "another way to choose experts": (lambda m, t: m.update({"gpt-oss.expert_gating_func": 2}), "expert_gating_func = 2 is not honoured"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EXPERT_EDITS)
+def test_what_is_wrong_in_a_mixture_of_experts_is_named(case: str, experts: Path, tmp_path: Path) -> None:
+    edit, said = EXPERT_EDITS[case]
+    assert said in refused(rewrite(experts, tmp_path / "changed.gguf", edit))
+
+
 def test_a_file_cut_short_anywhere_is_refused(good: Path, tmp_path: Path) -> None:
     content = good.read_bytes()
     last = max(stored.start + stored.size for stored in open_gguf(good).tensors.values())
@@ -179,9 +220,11 @@ def test_a_file_cut_short_anywhere_is_refused(good: Path, tmp_path: Path) -> Non
             load_gguf(tmp_path / "x.gguf")
 
 
-def test_noise_in_the_head_never_ends_in_another_error(good: Path, tmp_path: Path) -> None:
-    content, chance = good.read_bytes(), random.Random(5)
-    head = min(stored.start for stored in open_gguf(good).tensors.values())
+@pytest.mark.parametrize("kind", ["good", "pieces", "experts"])
+def test_noise_in_the_head_never_ends_in_another_error(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(kind)
+    content, chance = path.read_bytes(), random.Random(5)
+    head = min(stored.start for stored in open_gguf(path).tensors.values())
     outcomes = set()
     for n in range(400):
         noisy = bytearray(content)

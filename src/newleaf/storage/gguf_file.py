@@ -7,6 +7,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ STRING, ARRAY = 8, 9
 MOST_VALUES = 4 * 2**20
 # Values dequantised at once: numpy's steps in between take several times their size.
 PIECE = 4 * 2**20
+
+
+class TokenKind(IntEnum):
+    """What a token of the vocabulary is for, as the format numbers it."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
 
 
 def need_gguf() -> Any:
@@ -88,6 +100,13 @@ class GGUFFile(Mapping[str, Tensor]):
             what = "missing" if value is None else f"of another type than {kind.__name__}"
             raise InputError(f"{self.path}: metadata {key} is {what}")
         return value
+
+    def need_strings(self, key: str) -> list[str]:
+        """A metadata value that is a list of strings. Raises InputError where it is missing or something else."""
+        values: list[str] = self.need(key, list)
+        if not all(isinstance(value, str) for value in values):
+            raise InputError(f"{self.path}: metadata {key} is not a list of strings")
+        return values
 
 
 def open_gguf(path: Path, dtype: torch.dtype = torch.float32) -> GGUFFile:

@@ -13,12 +13,20 @@ from newleaf.families.family import TRAINING_FIELDS
 from newleaf.families.gpt2 import position_rule
 from newleaf.families.weights import Rule, per_layer
 from newleaf.model import ConfigError, GPTConfig
+from newleaf.storage import gguf_rope
 
 # GGUF's names of a layer's parts, and of what stands around the layers.
 PARTS = {
     "attn_norm": "attention_norm", "attn_q": "attention.q", "attn_k": "attention.k", "attn_v": "attention.v",
     "attn_q_norm": "attention.q_norm", "attn_k_norm": "attention.k_norm", "attn_output": "attention.out",
     "ffn_norm": "feedforward_norm", "ffn_gate": "feedforward.gate", "ffn_up": "feedforward.up", "ffn_down": "feedforward.down",
+    "ffn_gate_inp": "feedforward.router",
+}  # fmt: skip
+# Those that newleaf keeps without `.weight` and `.bias`: sinks, and a stack of all experts.
+WHOLE_PARTS = {
+    "attn_sinks.weight": "attention.sinks", "ffn_gate_exps.weight": "feedforward.gate", "ffn_gate_exps.bias": "feedforward.gate_bias",
+    "ffn_up_exps.weight": "feedforward.up", "ffn_up_exps.bias": "feedforward.up_bias", "ffn_down_exps.weight": "feedforward.down",
+    "ffn_down_exps.bias": "feedforward.down_bias",
 }  # fmt: skip
 OUTER = {"token_embd": "embedding.token", "output_norm": "final_norm", "output": "head"}
 SIZES = {
@@ -29,6 +37,10 @@ LAYER_NORM = {"attention.layer_norm_epsilon": "norm_eps"}
 ROTARY = {"rope.dimension_count": "rotary_dim", "rope.freq_base": "rotary_base"}
 GROUPED_QUERIES = {
     "attention.layer_norm_rms_epsilon": "norm_eps", "attention.head_count_kv": "n_kv_head", "attention.key_length": "head_dim",
+}  # fmt: skip
+EXPERTS = {"expert_count": "n_expert", "expert_used_count": "n_expert_active", "expert_feed_forward_length": "n_inner"}
+GPT_OSS = {
+    "norm": "rms_norm", "positions": "rotary", "sinks": True, "activation": "clamped_swiglu", "gated": True, "init": "normal",
 }  # fmt: skip
 SWIGLU = {
     "norm": "rms_norm", "positions": "rotary", "activation": "silu", "gated": True, "attention_bias": False, "attention_out_bias": False,
@@ -49,10 +61,12 @@ class Layout:
     fixed: dict[str, Any]
     keys: dict[str, str]
     shown: tuple[str, ...] = ("tie_embeddings",)
-    near: dict[str, str] = field(default_factory=dict)
+    near: dict[str, Any] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)  # parts of a layer that go by another name here
     fused: bool = False  # q, k and v in one tensor
     paired: bool = False  # rows of q and k stand so that rotary pairs are neighbours
     always_head: bool = False
+    windowed: bool = False  # every other layer, from the first on, sees a window
 
     def read(self, metadata: Mapping[str, Any], names: Collection[str], vocab_size: int) -> GPTConfig:
         """The network of these metadata and of tensors with these names. Raises InputError for what is missing or not honoured."""
@@ -71,8 +85,14 @@ class Layout:
             "attention_out_bias": "blk.0.attn_output.bias" in names,
         }
         found |= {name: shown[name] for name in self.shown}
+        if "rope.freq_base" in self.keys:
+            found |= gguf_rope.read_rope(values, self.name, found["context_length"])
+        if found.get("n_expert") == 0:
+            raise InputError(f"metadata {self.name}.expert_count is 0")
+        if self.windowed:
+            found["windows"] = self._windows(values.get("attention.sliding_window"), found["n_layer"])
         for key, value in values.items():
-            if key not in self.keys and key not in IGNORED and value and value != "none":
+            if key not in self._known and value and value != "none":
                 raise InputError(f"metadata {self.name}.{key} = {str(value)[:60]} is not honoured by newleaf's {self.name}")
         for name, value in self.near.items():
             if metadata.get(f"newleaf.{name}") == value:
@@ -94,17 +114,40 @@ class Layout:
             values |= {"attention.value_length": config.head_dim, "rope.dimension_count": config.head_dim}
         if self.name == "gptneox":
             values["use_parallel_residual"] = config.block == "parallel"
+        if "rope.freq_base" in values:
+            values |= gguf_rope.write_rope(config)
+        if "expert_count" in values:
+            values["expert_count"] = config.n_expert or max(1, config.n_expert_active)
+        if self.windowed:
+            values["attention.sliding_window"] = max(config.windows, default=0) or 1  # a window of 0 would hide everything
         own = {f"newleaf.{name}": value for name, value in self.near.items() if getattr(config, name) == value}
         return {f"{self.name}.{key}": value for key, value in values.items()} | own
+
+    @property
+    def _known(self) -> set[str]:
+        known = IGNORED | self.keys.keys()
+        known |= gguf_rope.KEYS if "rope.freq_base" in self.keys else set()
+        return known | ({"attention.sliding_window", "feed_forward_length"} if self.windowed else set())
+
+    def _windows(self, window: Any, n_layer: int) -> tuple[int, ...]:
+        if type(window) is not int or window < 1:
+            raise InputError(f"metadata {self.name}.attention.sliding_window is {str(window)[:60]}, and not a number of tokens")
+        return tuple(0 if i % 2 else window for i in range(n_layer))
 
     def cannot_hold(self, config: GPTConfig) -> dict[str, Any]:
         """Fields that would come back different from a file of this layout, with the values it would need; empty if it fits."""
         try:
             back = self.read(self.write(config), (), config.vocab_size).to_dict()
         except InputError:
-            return {"head_dim": "n_embd / n_head"}
+            return {"head_dim": "n_embd / n_head"} | self._wrong_kind(config)
         back |= {name: getattr(config, name) for name in self.shown}
         return {name: back[name] for name, value in config.to_dict().items() if name not in TRAINING_FIELDS and back[name] != value}
+
+    def _wrong_kind(self, config: GPTConfig) -> dict[str, Any]:
+        """Fields without a key, so that a network whose sizes already do not fit is not taken for a near one."""
+        free = {*self.keys.values(), *self.shown, *self.near, *TRAINING_FIELDS, "block"}
+        kinds = {f.name: self.fixed.get(f.name, f.default) for f in fields(GPTConfig) if f.name not in free}
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, bool | str) and getattr(config, name) != kind}
 
     def rules(self, config: GPTConfig, shapes: Mapping[str, Any]) -> list[Rule]:
         """The file's tensors and newleaf's; `shapes` are the network's own."""
@@ -123,10 +166,12 @@ class Layout:
             if fused:
                 layer.append(Rule(f"blk.{{i}}.attn_qkv.{part}", tuple(f"blocks.{{i}}.{name}.{part}" for name in fused)))
             layer += [
-                Rule(f"blk.{{i}}.{theirs}.{part}", (f"blocks.{{i}}.{name}.{part}",))
+                Rule(f"blk.{{i}}.{self.renamed.get(theirs, theirs)}.{part}", (f"blocks.{{i}}.{name}.{part}",))
                 for theirs, name in PARTS.items()
                 if name not in fused and there("blocks.0.", f"{name}.{part}")
             ]
+        whole = {theirs: name for theirs, name in WHOLE_PARTS.items() if there("blocks.0.", name)}
+        layer += [Rule(f"blk.{{i}}.{theirs}", (f"blocks.{{i}}.{name}",)) for theirs, name in whole.items()]
         return outer + per_layer(config, layer)
 
     def rearrange(self, name: str, tensor: Tensor, config: GPTConfig, reading: bool) -> Tensor:
@@ -139,15 +184,24 @@ class Layout:
         return tensor.reshape(heads, *inner, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
+# ggml rounds the range of dimensions that YaRN interpolates.
+ROUNDED = {"yarn_truncate": False}
 LAYOUTS = (
-    Layout("qwen3", "qwen3", SWIGLU | {"qk_norm": True}, SIZES | GROUPED_QUERIES | ROTARY, ("tie_embeddings", "attention_bias")),
     Layout(
-        "llama", "llama", SWIGLU, SIZES | GROUPED_QUERIES | ROTARY, ("tie_embeddings", "attention_bias", "attention_out_bias"), paired=True
+        "qwen3", "qwen3", SWIGLU | {"qk_norm": True}, SIZES | GROUPED_QUERIES | ROTARY, ("tie_embeddings", "attention_bias"), near=ROUNDED
+    ),
+    Layout(
+        "llama", "llama", SWIGLU, SIZES | GROUPED_QUERIES | ROTARY, ("tie_embeddings", "attention_bias", "attention_out_bias"),
+        near=ROUNDED, paired=True,
     ),
     Layout("gpt2", "gpt2", {}, SIZES | LAYER_NORM, near={"activation": "gelu", "positions": "sinusoidal"}, fused=True),
     Layout(
-        "gptneox", "gpt_neox", {"positions": "rotary", "init": "normal"}, SIZES | LAYER_NORM | ROTARY, near={"activation": "gelu"},
-        fused=True, always_head=True,
+        "gptneox", "gpt_neox", {"positions": "rotary", "init": "normal"}, SIZES | LAYER_NORM | ROTARY,
+        near={"activation": "gelu"} | ROUNDED, fused=True, always_head=True,
+    ),
+    Layout(
+        "gpt-oss", "gpt_oss", GPT_OSS, {key: name for key, name in SIZES.items() if name != "n_inner"} | EXPERTS | GROUPED_QUERIES | ROTARY,
+        near=ROUNDED, renamed={"ffn_norm": "post_attention_norm"}, always_head=True, windowed=True,
     ),
 )  # fmt: skip
 

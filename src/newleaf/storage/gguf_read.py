@@ -84,15 +84,20 @@ def _config(file: GGUFFile) -> tuple[Layout, GPTConfig]:
         if "token_embd.weight" not in file:
             raise InputError("tensor token_embd.weight is missing")
         vocab_size = file.tensors["token_embd.weight"].shape[0]
+        _check_layers(file, file.metadata.get(f"{layout.name}.block_count"))
         config = layout.read(file.metadata, file.tensors.keys(), vocab_size)
-        for i in range(config.n_layer):  # before a network is built of a number that may lie
-            if f"blk.{i}.attn_norm.weight" not in file:
-                raise InputError(f"tensor blk.{i}.attn_norm.weight is missing, and the metadata claim {config.n_layer:,} layers")
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from None
     if layout.always_head and _same_bytes(file, "output.weight", "token_embd.weight"):
         config = config.replace(tie_embeddings=True)  # llama.cpp wants a head of its own, so a tied one is written twice
     return layout, config
+
+
+def _check_layers(file: GGUFFile, claimed: Any) -> None:
+    """A first tensor for each layer, before anything is built of a number that may lie."""
+    for i in range(claimed if type(claimed) is int else 0):
+        if f"blk.{i}.attn_norm.weight" not in file:
+            raise InputError(f"tensor blk.{i}.attn_norm.weight is missing, and the metadata claim {claimed:,} layers")
 
 
 def _same_bytes(file: GGUFFile, name: str, other: str) -> bool:

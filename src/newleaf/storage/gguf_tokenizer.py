@@ -1,4 +1,4 @@
-"""Tokenizers inside GGUF files: byte-level BPE, whose way to cut text into words goes by a name that llama.cpp knows."""
+"""Tokenizers inside GGUF files: the vocabulary, its special tokens and what stands around each text."""
 
 from __future__ import annotations
 
@@ -6,62 +6,42 @@ import json
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, processors
 
 from newleaf.errors import InputError
-from newleaf.storage.gguf_file import GGUFFile
-from newleaf.text.components import is_byte_level, parts_of
+from newleaf.storage.gguf_byte_level import read_byte_level, write_byte_level
+from newleaf.storage.gguf_file import GGUFFile, TokenKind
+from newleaf.storage.gguf_sentencepiece import read_sentencepiece, write_sentencepiece
+from newleaf.text.components import is_byte_level, kind_of
 from newleaf.text.tokenizer import Tokenizer
 
-# Kinds of tokens, as the format numbers them.
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LLAMA3 = QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
-# Each way to cut text: as steps of a tokenizer.json, for the names that llama.cpp gives it. The first name is the one written.
-GPT2_STEPS: list[tuple[Any, ...]] = [("ByteLevel", False, True)]
-STEPS: dict[tuple[str, ...], list[tuple[Any, ...]]] = {
-    ("qwen2", "deepseek-r1-qwen"): [("Split", QWEN2, "Isolated", False), ("ByteLevel", False, False)],
-    ("gpt-2", "phi-2", "olmo", "mpt"): GPT2_STEPS,
-    ("smollm", "starcoder", "refact", "command-r"): [("Digits", True), *GPT2_STEPS],
-    ("llama-bpe", "llama3", "llama-v3"): [("Split", LLAMA3, "Isolated", False), ("ByteLevel", False, False)],
-}
-WHOLE_WORDS = "llama-bpe"  # llama.cpp takes a word that is a token as it is for these, before any merge
+# Where a file of SentencePiece's does not say, llama.cpp takes these.
+USUAL_IDS = {"bos": 1, "eos": 2}
 
 
 def read_tokenizer(file: GGUFFile) -> Tokenizer:
     """The tokenizer of a GGUF's metadata, its chat template in its settings. Raises InputError for a kind that newleaf does not know."""
-    model, pre = file.need("tokenizer.ggml.model", str), file.metadata.get("tokenizer.ggml.pre")
-    if model != "gpt2":
-        raise InputError(f"{file.path}: its tokenizer is of the kind {model[:60]!r}; newleaf reads gpt2 (byte-level BPE) from GGUF")
-    names = next((names for names in STEPS if pre in names), None)
-    if names is None:
-        known = ", ".join(name for names in STEPS for name in names)
-        raise InputError(f"{file.path}: its pre-tokenizer is {str(pre)[:60]!r}; newleaf knows {known}")
-    tokens, merges = _strings(file, "tokenizer.ggml.tokens"), _strings(file, "tokenizer.ggml.merges")
-    kinds = file.metadata.get("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
-    if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        raise InputError(f"{file.path}: tokenizer.ggml.token_type does not have one kind for each of {len(tokens):,} tokens")
-    while tokens and kinds[-1] == UNUSED:  # rows of the embedding that no token uses
-        tokens, kinds = tokens[:-1], kinds[:-1]
+    model = file.need("tokenizer.ggml.model", str)
+    if model not in ("gpt2", "llama"):
+        known = "gpt2 (byte-level BPE) and llama (SentencePiece's BPE)"
+        raise InputError(f"{file.path}: its tokenizer is of the kind {model[:60]!r}; newleaf reads {known} from GGUF")
+    tokens, kinds = _vocabulary(file)
     vocabulary = {token: n for n, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         twice = next(token for n, token in enumerate(tokens) if vocabulary[token] != n)
         raise InputError(f"{file.path}: the token {twice[:60]!r} stands twice in tokenizer.ggml.tokens")
-    pairs = []
-    for merge in merges:
-        left, _, right = merge.partition(" ")
-        if not all(part in vocabulary for part in (left, right, left + right)):
-            raise InputError(f"{file.path}: the merge {merge[:60]!r} is not of two tokens that make a third")
-        pairs.append((left, right))
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=names[0] == WHOLE_WORDS))
-    backend.pre_tokenizer = pre_tokenizers.Sequence([_step(*step) for step in STEPS[names]])
-    backend.decoder = decoders.ByteLevel()
-    plain = [AddedToken(t, special=False, normalized=False) for t, kind in zip(tokens, kinds) if kind == USER_DEFINED]
-    special = [AddedToken(t, special=True, normalized=False) for t, kind in zip(tokens, kinds) if kind in (CONTROL, UNUSED)]
+    usual: dict[str, int] = {}
+    if model == "gpt2":
+        backend, starts = read_byte_level(file, vocabulary)
+    else:
+        backend, starts, usual = read_sentencepiece(file, vocabulary, kinds), True, USUAL_IDS
+    plain = [AddedToken(t, special=False, normalized=False) for t, kind in zip(tokens, kinds) if kind == TokenKind.USER_DEFINED]
+    hidden = {TokenKind.CONTROL, TokenKind.UNUSED} | ({TokenKind.UNKNOWN} if model == "llama" else set())
+    special = [AddedToken(t, special=True, normalized=False) for t, kind in zip(tokens, kinds) if kind in hidden]
     backend.add_tokens(plain)
     backend.add_special_tokens(special)
-    ids = {name: _special_id(file, name, len(tokens)) for name in ("bos", "eos", "padding")}
-    _add_ends(backend, file, tokens, ids, by_default=names[0] == WHOLE_WORDS)
+    ids = {name: _special_id(file, name, len(tokens), usual.get(name)) for name in ("bos", "eos", "padding")}
+    _add_ends(backend, file, tokens, ids, starts)
     template = file.metadata.get("tokenizer.chat_template")
     settings = {"chat_template": template} if isinstance(template, str) else {}
     return Tokenizer(backend, ids["bos"], ids["eos"], ids["padding"], settings)
@@ -73,61 +53,46 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
     Raises InputError for a tokenizer that llama.cpp would give other ids for.
     """
     description = json.loads(tokenizer.backend.to_str())
-    model = description["model"]
+    model, kind = description["model"], kind_of(description)
     if tokenizer.vocab_size > vocab_size:
         raise InputError(f"the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {vocab_size:,}")
-    if tokenizer.kind != "bpe" or not is_byte_level(description) or model.get("end_of_word_suffix"):
-        kind = "BPE over characters" if tokenizer.kind == "bpe" else tokenizer.kind
-        raise InputError(f"GGUF holds byte-level BPE tokenizers; this one is {kind}")
-    steps = [_described(part) for part in parts_of(description["pre_tokenizer"])]
-    names = next((names for names, known in STEPS.items() if steps == known), None)
-    if names is None or bool(model.get("ignore_merges")) != (names[0] == WHOLE_WORDS):
-        raise InputError("llama.cpp has no name for this tokenizer's way to cut text into words, so GGUF cannot hold it")
-    normalizer = [part["type"] for part in parts_of(description["normalizer"])]
-    if normalizer not in ([], ["NFC"]):
-        raise InputError(f"llama.cpp does not change text before it cuts it, and this tokenizer does ({', '.join(normalizer)})")
+    added = {token["content"]: TokenKind.CONTROL if token["special"] else TokenKind.USER_DEFINED for token in description["added_tokens"]}
+    kinds: dict[str, int] = dict(added)
+    if kind == "bpe" and is_byte_level(description) and not model.get("end_of_word_suffix"):
+        values, sentence = write_byte_level(description)
+    elif kind == "bpe" and model.get("byte_fallback"):
+        (values, found), sentence = write_sentencepiece(description, kinds, vocab_size), None
+        kinds |= found
+    else:
+        named = "BPE over characters" if kind == "bpe" else kind
+        raise InputError(f"GGUF holds byte-level BPE tokenizers and SentencePiece's BPE; this one is {named}")
     by_id = {n: token for token, n in tokenizer.backend.get_vocab(with_added_tokens=True).items()}
-    added = {token["id"]: CONTROL if token["special"] else USER_DEFINED for token in description["added_tokens"]}
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
     before, after = _ends(tokenizer)
-    values: dict[str, Any] = {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": names[0],
+    values |= {
         "tokenizer.ggml.tokens": [by_id.get(n, f"[PAD{n}]") for n in range(vocab_size)],
-        "tokenizer.ggml.token_type": [added.get(n, NORMAL) if n in by_id else UNUSED for n in range(vocab_size)],
-        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.token_type": [
+            int(kinds.get(by_id[n], TokenKind.NORMAL) if n in by_id else TokenKind.UNUSED) for n in range(vocab_size)
+        ],
         "tokenizer.ggml.add_bos_token": before,
         "tokenizer.ggml.add_eos_token": after,
     }
+    ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
     values |= {f"tokenizer.ggml.{name}_token_id": n for name, n in ids.items() if n is not None}
     if isinstance(template := tokenizer.settings.get("chat_template"), str):
         values["tokenizer.chat_template"] = template
-    return values, "llama.cpp does not bring text into Unicode's NFC, as this tokenizer does" if normalizer else None
+    return values, sentence
 
 
-def _step(kind: str, *values: Any) -> pre_tokenizers.PreTokenizer:
-    if kind == "Split":
-        return pre_tokenizers.Split(Regex(values[0]), values[1].lower())
-    if kind == "Digits":
-        return pre_tokenizers.Digits(individual_digits=values[0])
-    return pre_tokenizers.ByteLevel(add_prefix_space=values[0], use_regex=values[1])
-
-
-def _described(part: dict[str, Any]) -> tuple[Any, ...]:
-    """A step of a tokenizer.json in the words of STEPS."""
-    if part["type"] == "Split":
-        return ("Split", part["pattern"].get("Regex"), part["behavior"], part["invert"])
-    if part["type"] == "Digits":
-        return ("Digits", part["individual_digits"])
-    return (part["type"], part.get("add_prefix_space"), part.get("use_regex"))
-
-
-def _strings(file: GGUFFile, key: str) -> list[str]:
-    values: list[str] = file.need(key, list)
-    if not all(isinstance(value, str) for value in values):
-        raise InputError(f"{file.path}: metadata {key} is not a list of strings")
-    return values
+def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
+    """Tokens and their kinds, without the rows of the embedding at the end that no token uses."""
+    tokens = file.need_strings("tokenizer.ggml.tokens")
+    kinds = file.metadata.get("tokenizer.ggml.token_type", [TokenKind.NORMAL] * len(tokens))
+    if not isinstance(kinds, list) or len(kinds) != len(tokens):
+        raise InputError(f"{file.path}: tokenizer.ggml.token_type does not have one kind for each of {len(tokens):,} tokens")
+    used = len(tokens)
+    while used and kinds[used - 1] == TokenKind.UNUSED:
+        used -= 1
+    return tokens[:used], kinds[:used]
 
 
 def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
@@ -141,10 +106,10 @@ def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
     raise InputError("GGUF cannot hold what this tokenizer adds to each text; it holds bos before and eos behind it")
 
 
-def _special_id(file: GGUFFile, name: str, count: int) -> int | None:
+def _special_id(file: GGUFFile, name: str, count: int, usual: int | None) -> int | None:
     key = f"tokenizer.ggml.{name}_token_id"
     if key not in file.metadata:
-        return None
+        return usual
     found: int = file.need(key, int)
     if not 0 <= found < count:
         raise InputError(f"{file.path}: metadata {key} is {found:,}, and there are {count:,} tokens")

@@ -19,7 +19,7 @@ from newleaf.storage.gguf_layout import Layout, layout_for
 from newleaf.storage.gguf_tokenizer import write_tokenizer
 
 # Number formats of the matrices, with the number llama.cpp gives to a file of each.
-TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2}
+TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "MXFP4": 38}
 BLOCK = 32
 # Embedding and head lose more by four bits than the layers do.
 KEPT_FINER = {"token_embd.weight": "Q8_0", "output.weight": "Q8_0"}
@@ -28,14 +28,17 @@ KEPT_FINER = {"token_embd.weight": "Q8_0", "output.weight": "Q8_0"}
 def save_gguf(path: str | Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Any, type: str = "F32") -> str | None:
     """Write a network with its tokenizer as one GGUF file, whole or not at all. `weights` have newleaf's names.
 
-    `type` is the number format of the matrices: F32, F16, BF16, Q8_0 or Q4_0; vectors stay F32. Matrices whose rows do not fill blocks of
-    32 stay F16 in the last two. Returns None, or a sentence about what llama.cpp will do otherwise than newleaf.
+    `type` is the number format of the matrices: F32, F16, BF16, Q8_0 or Q4_0; vectors, biases and the routers of experts stay F32. Matrices
+    whose rows do not fill blocks of 32 stay F16 in the last two. MXFP4 is for experts, beside which all else becomes BF16, as gpt-oss was
+    published. Returns None, or a sentence about what llama.cpp will do otherwise than newleaf.
 
     Raises InputError for a network or a tokenizer that GGUF does not hold, before anything is written.
     """
     gguf = need_gguf()
     if type not in TYPES:
         raise InputError(f"type: {type!r} is not one of {', '.join(TYPES)}")
+    if type == "MXFP4" and not config.n_expert:
+        raise InputError("type: MXFP4 is for experts, and this network has none; choose Q4_0")
     layout = layout_for(config)
     held, sentence = write_tokenizer(tokenizer, config.vocab_size)
     with torch.device("meta"):
@@ -59,8 +62,20 @@ def save_gguf(path: str | Path, config: GPTConfig, weights: Mapping[str, Tensor]
                 writer.write_tensor_data(_encoded(rule, weights, layout, config, gguf.GGMLQuantizationType[formats[rule.theirs][1]]))
         finally:
             writer.close()
-    exact = "llama.cpp computes GELU by its tanh approximation, and this network has the exact one" if config.activation == "gelu" else None
-    return "; ".join(note for note in (exact, sentence) if note) or None
+    return "; ".join([*_differences(config), *([sentence] if sentence else [])]) or None
+
+
+def _differences(config: GPTConfig) -> list[str]:
+    """What llama.cpp computes otherwise than this network."""
+    found = []
+    if config.activation == "gelu":
+        found.append("llama.cpp computes GELU by its tanh approximation, and this network has the exact one")
+    if config.yarn_factor and not config.yarn_truncate:
+        found.append("llama.cpp rounds the range of dimensions that YaRN interpolates, and this network does not")
+    if config.yarn_factor and (config.yarn_beta_fast, config.yarn_beta_slow) != (32.0, 1.0):
+        options = f"--yarn-beta-fast {config.yarn_beta_fast:g} --yarn-beta-slow {config.yarn_beta_slow:g}"
+        found.append(f"llama.cpp does not read YaRN's betas from the file and wants {options}")
+    return found
 
 
 def _format(rule: Rule, shapes: Mapping[str, torch.Size], config: GPTConfig, type: str) -> tuple[tuple[int, ...], str]:
@@ -68,10 +83,12 @@ def _format(rule: Rule, shapes: Mapping[str, torch.Size], config: GPTConfig, typ
     shape: tuple[int, ...] = (config.context_length, config.n_embd)
     if rule.ours:
         shape = (sum(shapes[name][0] for name in rule.ours), *shapes[rule.ours[0]][1:])
-    if len(shape) == 1 or rule.theirs == "position_embd.weight":
+    if len(shape) == 1 or rule.theirs.endswith((".bias", "ffn_gate_inp.weight")) or rule.theirs == "position_embd.weight":
         return shape, "F32"
     if type == "Q4_0":
         type = KEPT_FINER.get(rule.theirs, type)
+    if type == "MXFP4":
+        return shape, type if rule.theirs.endswith("_exps.weight") and not shape[-1] % BLOCK else "BF16"
     return shape, "F16" if type.startswith("Q") and shape[-1] % BLOCK else type
 
 
