@@ -22,7 +22,7 @@ def commands(name: str) -> list[str]:
 def test_the_readmes_commands_and_python_run(tmp_path: Path, book: Path) -> None:
     (tmp_path / "book.txt").write_bytes(book.read_bytes())
     found = commands("README.md")
-    assert [line.split()[1] for line in found] == ["demo", "pretrain", "generate", "info"]
+    assert [line.split()[1] for line in found] == ["demo", "pretrain", "generate", "info", "runs"]
     for line in found:
         words = shlex.split(re.sub(r"--time \S+", "--time 15s", line))
         run(["-m", *words, *(["--time", "15s"] if words[1] == "demo" else [])], tmp_path)

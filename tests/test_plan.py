@@ -221,7 +221,9 @@ def test_the_command_prints_counts_beside_the_papers_and_gives_every_number_its_
 
 
 def test_the_commands_of_the_page_run() -> None:
-    lines = [line for line in (ROOT / "docs" / "plan.md").read_text("utf-8").splitlines() if line.startswith("newleaf ")]
+    lines = [
+        line for line in (ROOT / "docs" / "plan.md").read_text("utf-8").splitlines() if line.startswith("newleaf ") and "--fit" not in line
+    ]
     assert len(lines) >= 3
     for line in lines:
         assert newleaf(*line.split("  #")[0].split()[1:])

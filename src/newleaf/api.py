@@ -177,7 +177,7 @@ def pretrain(
     **options: Any,
 ) -> Run:
     """Train a new model from text. Options are the recipe's sections (`data={...}`, `model={...}`, …), and `time`, `steps`, `tokens`,
-    `epochs`, `seed`, `threads`, `device` as on the command line; `config` is a recipe they are laid over.
+    `epochs`, `seed`, `threads`, `device`, `track` as on the command line; `config` is a recipe they are laid over.
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """
@@ -200,9 +200,9 @@ def resume(path: str | Path, quiet: bool = False, started: float | None = None, 
 
 
 def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe with options laid over it; `time=`, `seed=` and the like are short for fields of `train`."""
+    """A recipe with options laid over it; `time=`, `seed=`, `track=` and the like are short for fields of `train`."""
     given = dict(options)
-    short = {name: given.pop(name) for name in (*LENGTHS, "seed", "threads", "device") if name in given}
+    short = {name: given.pop(name) for name in (*LENGTHS, "seed", "threads", "device", "track") if name in given}
     values = merge({name: value for name, value in recipe.items() if name != "record"}, given, {"train": short})
     train = values["train"]
     lengths = {name for name in LENGTHS if short.get(name, (options.get("train") or {}).get(name)) is not None}

@@ -14,7 +14,7 @@ from typing import Any
 from newleaf.errors import InputError
 from newleaf.families import FAMILIES, size_name
 from newleaf.model.config import GPTConfig
-from newleaf.model.count import Counts, count_parameters
+from newleaf.model.count import Counts, attention_flops, count_parameters
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, tables 2 and 3
 MFU = 0.4  # GPT-3's own run reached 0.21, PaLM's 0.46 (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, table 3)
@@ -163,16 +163,6 @@ def _parameters(counts: Counts) -> dict[str, Figure]:
         "active_parameters": Figure(counts.active, "", "N: weights a token is multiplied by; no table it is looked up in, no idle expert"),
         "embedding_parameters": Figure(counts.embedding, "", "tokens V·C (twice if the head is not tied) and learned positions T·C"),
     }
-
-
-def attention_flops(config: GPTConfig) -> int:
-    """Training FLOPs of one token's attention scores and sums: 12·H·D for each key, in every layer (Chowdhery et al. 2022, appendix B).
-
-    As there, the causal half is not subtracted. A layer with a window has that many keys.
-    """
-    length = config.context_length
-    keys = sum(min(window or length, length) for window in config.windows or (0,) * config.n_layer)
-    return 12 * config.n_head * config.head_dim * keys
 
 
 def _compute(config: GPTConfig, counts: Counts, gpus: int, gpu: str, device: Device, tokens: float | None, mfu: float) -> dict[str, Figure]:

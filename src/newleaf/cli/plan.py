@@ -7,6 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+from newleaf.cli import plan_fit
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,17 +36,26 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--gpu", default="h100", help="which, such as a100 or h100 (default: h100)")
     parser.add_argument("--tokens", help="tokens to train on, such as 300b (default: the compute-optimal number)")
     parser.add_argument("--mfu", type=float, help="share of the devices' peak that the run reaches (default: 0.4)")
+    plan_fit.add(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run, name="plan")
 
 
 def run(args: argparse.Namespace) -> int:
+    on_paper = [name for name in ("size", "tokens", "mfu") if getattr(args, name) is not None]
+    on_paper += [name for name, usual in (("gpus", 1), ("gpu", "h100")) if getattr(args, name) != usual]
+    if args.fit is not None:
+        if on_paper:
+            raise InputError(f"{on_paper[0]}: is for a plan on paper, and --fit reads runs")
+        return plan_fit.run(args)
+    if given := [name for name in ("budget", "flops", "out") if getattr(args, name) is not None]:
+        raise InputError(f"--{given[0]}: is for --fit RUN…")
     from newleaf.plan import MFU, plan
 
     tokens = None if args.tokens is None else _tokens(args.tokens)
     if args.size is None:
-        if given := [name for name in ("gpus", "gpu", "tokens", "mfu") if getattr(args, name) not in (None, 1, "h100")]:
-            raise InputError(f"--{given[0]}: what is to be planned? newleaf plan lists the sizes")
+        if on_paper:
+            raise InputError(f"--{on_paper[0]}: what is to be planned? newleaf plan lists the sizes")
         return _list(args.json)
     found = plan(args.size, gpus=args.gpus, gpu=args.gpu.lower(), tokens=tokens, mfu=MFU if args.mfu is None else args.mfu)
     if args.json:

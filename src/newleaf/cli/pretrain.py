@@ -32,6 +32,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
     parser.add_argument("--threads", help="threads to use (default: one for each core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--track", action="append", metavar="WHERE", help="tell tensorboard, wandb (offline) or trackio too; may be repeated"
+    )
     parser.add_argument("--quiet", action="store_true", help="show nothing while training")
     add_offline(parser)
     parser.set_defaults(run=run, name="pretrain", takes_options=True)
@@ -40,7 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     overrides = dotted(args.rest)
-    if args.resume is not None and (args.source or args.out or args.config or overrides or args.overwrite):
+    if args.resume is not None and (args.source or args.out or args.config or overrides or args.overwrite or args.track):
         raise InputError("--resume goes on with a run as it was begun; it takes no source, --out, --config or other options")
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/book")
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is not None:
         finished = api.resume(args.resume, quiet=args.quiet, started=started)
     else:
-        names = ("time", "steps", "tokens", "epochs", "seed", "threads", "device")
+        names = ("time", "steps", "tokens", "epochs", "seed", "threads", "device", "track")
         short = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
         finished = api.pretrain(
             *args.source,

@@ -39,6 +39,21 @@ def count_parameters(config: GPTConfig) -> Counts:
     )
 
 
+def attention_flops(config: GPTConfig) -> int:
+    """Training FLOPs of one token's attention scores and sums: 12·H·D for each key, in every layer (Chowdhery et al. 2022, appendix B).
+
+    As there (https://arxiv.org/abs/2204.02311), the causal half is not subtracted. A layer with a window has that many keys.
+    """
+    length = config.context_length
+    keys = sum(min(window or length, length) for window in config.windows or (0,) * config.n_layer)
+    return 12 * config.n_head * config.head_dim * keys
+
+
+def training_flops(config: GPTConfig) -> int:
+    """FLOPs of training on one token: 6 for each active weight (Kaplan et al. 2020), and attention's."""
+    return 6 * count_parameters(config).active + attention_flops(config)
+
+
 def _norm(config: GPTConfig) -> int:
     return config.n_embd * (1 if config.norm == "rms_norm" else 2)
 

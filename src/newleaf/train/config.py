@@ -10,6 +10,7 @@ from newleaf.text.train_tokenizer import TokenizerConfig
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.recipe import seconds
 from newleaf.train.schedule import Shape
+from newleaf.train.trackers import TrackerName
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class TrainConfig:
     seed: int = 1
     threads: int | None = None
     device: str | None = None
+    track: tuple[TrackerName, ...] = ()  # who is told beside metrics.jsonl
     replay: str | None = None  # a metrics.jsonl whose steps and rates are taken again
 
     def __post_init__(self) -> None:

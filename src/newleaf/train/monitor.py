@@ -23,6 +23,9 @@ class Monitor(Protocol):
     def stage(self, name: str, done: int, total: int | None) -> None:
         """Progress of something before training: `done` of `total` bytes or items (None: not known)."""
 
+    def machine(self, flops_per_token: float, matrix_speed: float) -> None:
+        """What training on a token takes, and the FLOP/s that this machine's matrix products reach."""
+
     def step(self, step: Step, seconds_left: float | None) -> None:
         """A training step is done."""
 
@@ -39,6 +42,8 @@ class Silent:
     def say(self, text: str) -> None: ...
 
     def stage(self, name: str, done: int, total: int | None) -> None: ...
+
+    def machine(self, flops_per_token: float, matrix_speed: float) -> None: ...
 
     def step(self, step: Step, seconds_left: float | None) -> None: ...
 
@@ -65,11 +70,14 @@ class Lines:
         if self._due() and total:
             self.say(f"{name}: {100 * done / total:.0f} %")
 
+    def machine(self, flops_per_token: float, matrix_speed: float) -> None:
+        self.rate.machine(flops_per_token, matrix_speed)
+
     def step(self, step: Step, seconds_left: float | None) -> None:
         self.rate.add(step)
         if self._due():
-            left = f", {duration(seconds_left)} left" if seconds_left is not None else ""
-            self.say(f"step {step.number}  {100 * step.progress:3.0f} %  loss {step.loss:.3f}  {self.rate.text()}{left}")
+            facts = [f"step {step.number}", f"{100 * step.progress:3.0f} %", f"loss {step.loss:.3f}", *self.rate.facts()]
+            self.say("  ".join([*facts, f"{duration(seconds_left)} left"] if seconds_left is not None else facts))
 
     def validation(self, step: int, bits_per_byte: float) -> None:
         self.say(f"step {step}  validation {bits_per_byte:.3f} bits per byte")
@@ -88,19 +96,25 @@ class Lines:
 
 
 class Rate:
-    """Tokens per second over the last steps."""
+    """Tokens per second over the last steps, and the share of the machine's matrix speed that they are."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, int]] = []
+        self.peak_tokens = 0.0  # tokens a second if matrix products were all that training is
+
+    def machine(self, flops_per_token: float, matrix_speed: float) -> None:
+        self.peak_tokens = matrix_speed / max(flops_per_token, 1.0)
 
     def add(self, step: Step) -> None:
         self.points = [*self.points[-30:], (step.seconds, step.tokens)]
 
-    def text(self) -> str:
+    def facts(self) -> list[str]:
+        """`11,200 tokens/s` and `MFU 31 %` (model FLOPs utilisation; Chowdhery et al. 2022, appendix B), as far as they are known."""
         if len(self.points) < 2:
-            return ""
+            return []
         (first, before), (last, after) = self.points[0], self.points[-1]
-        return f"{(after - before) / max(last - first, 1e-9):,.0f} tokens/s"
+        speed = (after - before) / max(last - first, 1e-9)
+        return [f"{speed:,.0f} tokens/s", *([f"MFU {100 * speed / self.peak_tokens:.0f} %"] if self.peak_tokens else [])]
 
 
 class Live:
@@ -127,6 +141,9 @@ class Live:
         self.status = name
         self.progress = min(1.0, done / total) if total else None
 
+    def machine(self, flops_per_token: float, matrix_speed: float) -> None:
+        self.rate.machine(flops_per_token, matrix_speed)
+
     def step(self, step: Step, seconds_left: float | None) -> None:
         self.rate.add(step)
         self.progress, self.left = step.progress, seconds_left
@@ -148,16 +165,19 @@ class Live:
         from rich.table import Table
         from rich.text import Text
 
-        wide = self.console.width >= 80
+        width = self.console.width
         row = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=1.0, completed=self.progress or 0.0, width=30 if wide else 12, pulse=self.progress is None)
+        for _ in range(3):
+            row.add_column(no_wrap=True)
+        room = width - len(self.status) - 8  # for the bar, beside the percentage and what is being done
+        bar = ProgressBar(total=1.0, completed=self.progress or 0.0, width=max(4, min(30, room)), pulse=self.progress is None)
         row.add_row(bar, f"{100 * self.progress:3.0f} %" if self.progress is not None else "", self.status)
-        facts = [self.rate.text()] if wide else []
-        if self.validated is not None:
-            facts.append(f"validation {self.validated:.3f} bits per byte")
+        facts = self.rate.facts()
         if self.left is not None:
             facts.append(f"{duration(self.left)} left")
-        parts: list[RenderableType] = [row, Text("  ·  ".join(fact for fact in facts if fact), style="dim")]
+        if self.validated is not None:
+            facts.append(f"validation {self.validated:.3f} bits per byte")
+        parts: list[RenderableType] = [row, *(Text(line, style="dim") for line in packed(facts, width))]
         if self.last_sample is not None:
             number, prompt, text = self.last_sample
             body = Text.assemble((printable(prompt), "bold"), printable(text.rstrip()))
@@ -165,6 +185,15 @@ class Live:
             shown = Text("\n").join(body.split("\n")[:6])
             parts.append(Panel(shown, title=f"written at step {number}", title_align="left", border_style="dim"))
         return Group(*parts)
+
+
+def packed(facts: list[str], width: int) -> list[str]:
+    """Facts in as few lines of at most `width` characters as they fit in; none is broken."""
+    lines: list[str] = []
+    for fact in facts:
+        joined = f"{lines[-1]}  ·  {fact}" if lines else fact
+        lines[-1:] = [joined] if len(joined) <= width or not lines else [lines[-1], fact]
+    return lines
 
 
 def duration(seconds: float) -> str:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from newleaf.errors import InputError
+from newleaf.model.count import training_flops
 from newleaf.train.config import PretrainConfig
 from newleaf.train.interrupt import Interrupt
+from newleaf.train.machine import matrix_speed
 from newleaf.train.monitor import Monitor
 from newleaf.train.prepare import Prepared, prepare
 from newleaf.train.recipe import build, plain
 from newleaf.train.run_folder import RunFolder
 from newleaf.train.session import Session
+from newleaf.train.trackers import Trackers, check_installed
 from newleaf.version import VERSION
 
 DEFAULT_TIME = "3m"
+MEASURED = 0.1  # seconds of matrix products, to show progress against
 STOPPING = "Stopping after this step; Ctrl-C again stops at once."
 
 
@@ -38,11 +44,15 @@ def pretrain(config: PretrainConfig, out: str | Path, monitor: Monitor, started:
     if not any((train.time, train.steps, train.tokens, train.epochs, train.replay)):
         monitor.say(f"No length given: taking --time {DEFAULT_TIME}.")
         config = dataclasses.replace(config, train=dataclasses.replace(train, time=DEFAULT_TIME))
+    check_installed(train.track)
     prepared = prepare(config, monitor)
+    speed = _measure(prepared, monitor)
     with Interrupt(lambda: monitor.say(STOPPING)) as interrupt:
         session = Session(prepared, folder, monitor, interrupt, started)
-        folder.begin(_record(prepared))
-        session.train()
+        record = _record(prepared, speed)
+        folder.begin(record)
+        with _tracked(folder, record, 0, monitor):
+            session.train()
     return folder
 
 
@@ -57,16 +67,40 @@ def resume(out: str | Path, monitor: Monitor, started: float) -> RunFolder:
     config = build(PretrainConfig, values)
     if config.train.time is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, replay=None))
+    check_installed(config.train.track)
     tensors, state = folder.load_state()
     prepared = prepare(config, monitor)
     for name, found in prepared.fingerprints.items():
         if found != record.get("fingerprints", {}).get(name):
             raise InputError(f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began")
+    _measure(prepared, monitor)
     with Interrupt(lambda: monitor.say(STOPPING)) as interrupt:
         session = Session(prepared, folder, monitor, interrupt, started)
         session.restore(tensors, state)
-        session.train()
+        with _tracked(folder, folder.read_config(), session.loop.step, monitor):
+            session.train()
     return folder
+
+
+def _measure(prepared: Prepared, monitor: Monitor) -> float:
+    """How fast this machine multiplies matrices in the run's number format, FLOP/s; the monitor shows progress against it."""
+    train = prepared.config.train
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    speed = matrix_speed(dtype, torch.device(train.device or "cpu"), MEASURED)
+    monitor.machine(training_flops(prepared.network), speed)
+    return speed
+
+
+@contextmanager
+def _tracked(folder: RunFolder, config: dict[str, Any], step: int, monitor: Monitor) -> Iterator[None]:
+    """The run's trackers hear each line of metrics.jsonl from `step` on."""
+    trackers = Trackers(config["train"].get("track") or (), folder.path, config, step, monitor.say)
+    folder.listeners.append(trackers.record)
+    try:
+        yield
+    finally:
+        folder.listeners.remove(trackers.record)
+        trackers.close()
 
 
 def _absolute(source: str) -> str:
@@ -74,7 +108,7 @@ def _absolute(source: str) -> str:
     return source if source.startswith("hf:") else str(Path(source).absolute())
 
 
-def _record(prepared: Prepared) -> dict[str, Any]:
+def _record(prepared: Prepared, speed: float) -> dict[str, Any]:
     """run.yaml: a recipe that gives this run again, and under `record` what it was made with."""
     values: dict[str, Any] = plain(prepared.config)
     values["source"] = [_absolute(name) for name in prepared.config.source]
@@ -88,6 +122,7 @@ def _record(prepared: Prepared) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
+        "matrix_flops": round(speed),
         "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "fingerprints": prepared.fingerprints,
         "text_bytes": prepared.train.n_bytes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class RunFolder:
         self.path = Path(path)
         self.model = self.path / MODEL
         self.metrics = self.path / METRICS
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # hear each line that is recorded
 
     def check_free(self, overwrite: bool) -> None:
         """Raises InputError when the folder holds something that must not be replaced."""
@@ -70,6 +71,8 @@ class RunFolder:
         """Append a line to metrics.jsonl."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        for listener in self.listeners:
+            listener(values)
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What metrics.jsonl holds; a last line that was cut short is left out."""

@@ -29,7 +29,9 @@ from newleaf.train.schedule import ClockSchedule, ReplaySchedule, Schedule, Step
 from newleaf.version import VERSION
 
 CHECKS = 10  # validations of a run whose recipe does not say
-SAMPLE_SHARE = 0.02  # of a timed run, for the text it writes on the way
+SAMPLE_SHARE = 0.009  # of a timed run, for the text it writes on the way
+WORTHWHILE = 0.5  # of the first sample's time: shorter ones wait for the next validation
+FIRST_SAMPLE = 0.4  # of that share, for what the untrained network writes
 CHECK_SHARE = 0.03  # of a timed run, for the validations on the way
 FEWEST_WINDOWS = 16  # of such a validation
 EVAL_TOKENS = 8192  # in one batch of a validation
@@ -64,6 +66,7 @@ class Session:
         self.last_plot: float | None = None
         self.plot_seconds = 0.3
         self.sample_seconds = 0.0
+        self.first_sample = 0.0  # seconds
 
     def _schedule(self, windows_per_epoch: int) -> Schedule:
         train = self.prepared.config.train
@@ -206,18 +209,30 @@ class Session:
         return self.elapsed_before + time.monotonic() - self.started
 
     def _sample(self, step: int) -> None:
-        """Write a few words for each prompt; in a timed run only while that stays a small share of it."""
+        """Write a few words for each prompt; in a timed run for a small share of it, so fewer times and at last less."""
         train = self.prepared.config.train
-        if self.clock is not None and step and self.sample_seconds > SAMPLE_SHARE * self.clock.length * self.last_progress:
-            return
-        begin = time.monotonic()
         config = build(SamplingConfig, {"max_tokens": 60, "seed": train.seed} | train.sample, "train.sample.")
-        for prompt in train.prompts:
-            text = "".join(piece.text for piece in write(self.loop.network, self.prepared.tokenizer, prompt, config))
+        done = self.clock.progress(step) if self.clock is not None and step else 0.0
+        if self.clock is not None and done < 1 and self._sampling_left(done) < (WORTHWHILE * self.first_sample if step else 0.0):
+            return
+        for number, prompt in enumerate(train.prompts):
+            begin = time.monotonic()
+            each = self._sampling_left(done) / (len(train.prompts) - number)
+            text = ""
+            for piece in write(self.loop.network, self.prepared.tokenizer, prompt, config):
+                text += piece.text
+                if time.monotonic() - begin > each:
+                    break
+            self.sample_seconds += time.monotonic() - begin
             self.folder.record(step=step, prompt=prompt, sample=text)
             self.monitor.sample(step, prompt, text)
-        if step:
-            self.sample_seconds += time.monotonic() - begin
+        self.first_sample = self.first_sample or self.sample_seconds
+
+    def _sampling_left(self, done: float) -> float:
+        """Seconds that samples may take now; without a clock, as long as they take."""
+        if self.clock is None:
+            return float("inf")
+        return SAMPLE_SHARE * self.clock.length * (FIRST_SAMPLE + (1 - FIRST_SAMPLE) * done) - self.sample_seconds
 
     def _finish(self) -> None:
         """summary.json: the figures of model/, over the whole validation text unless the user asked to stop."""

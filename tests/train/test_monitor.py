@@ -1,0 +1,132 @@
+"""What people see while a run goes on: the same facts in a wide terminal, a narrow one, and none."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import newleaf
+from newleaf.model import GPTConfig
+from newleaf.model.count import training_flops
+from newleaf.train.loop import Step
+from newleaf.train.monitor import Lines, Live, Silent, packed
+
+
+def steps(count: int = 5) -> list[Step]:
+    """A thousand tokens every half a second: 2,000 a second."""
+    return [Step(n, 3.25, 1.0, 1.0, 1000 * n, n / 2, n / 100) for n in range(1, count + 1)]
+
+
+def test_plain_lines_say_speed_share_of_the_machine_and_time_left() -> None:
+    out = io.StringIO()
+    lines = Lines(out)
+    lines.machine(flops_per_token=1e6, matrix_speed=8e9)  # 8,000 tokens a second at most
+    for step in steps():
+        lines.next_line = 0.0
+        lines.step(step, 95.0)
+    assert out.getvalue().splitlines()[-1] == "step 5    5 %  loss 3.250  2,000 tokens/s  MFU 25 %  1:35 left"
+    lines.sample(5, "Once", " upon\x1b[2J a\ntime")
+    assert out.getvalue().splitlines()[-2:] == ["  | Once upon\N{REPLACEMENT CHARACTER}[2J a", "  | time"]
+
+
+def test_without_a_measurement_there_is_no_share_and_after_one_step_no_speed() -> None:
+    out = io.StringIO()
+    lines = Lines(out)
+    lines.step(steps()[0], None)
+    assert out.getvalue() == "step 1    1 %  loss 3.250\n"
+    lines.next_line = 0.0
+    lines.step(steps()[1], None)
+    assert out.getvalue().splitlines()[-1].endswith("loss 3.250  2,000 tokens/s")
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_live_display_shows_everything_within_the_terminals_width(width: int) -> None:
+    from rich.console import Console
+
+    live = Live()
+    live.live.stop()
+    live.console = Console(file=io.StringIO(), width=width)
+    live.machine(flops_per_token=1e6, matrix_speed=8e9)
+    for step in steps(40):
+        live.step(step, 3725.0)
+    live.validation(40, 2.125)
+    live.sample(40, "Once", " upon a time there was 新叶 " * 30)
+    out = io.StringIO()
+    Console(file=out, width=width).print(live._draw())
+    shown = out.getvalue()
+    rows = shown.splitlines()
+    for fact in ("40 %", "step 40  loss 3.250", "2,000 tokens/s", "MFU 25 %", "1:02:05 left", "2.125 bits per byte", "written at"):
+        assert sum(fact in row for row in rows) == 1, fact  # whole, on one line
+    from rich.cells import cell_len
+
+    assert max(cell_len(row.rstrip()) for row in rows) <= width
+    assert len(rows) <= 14
+
+
+def test_facts_are_packed_without_breaking_any() -> None:
+    facts = ["11,200 tokens/s", "MFU 31 %", "1:20 left", "validation 2.125 bits per byte"]
+    assert packed(facts, 200) == ["  ·  ".join(facts)]
+    assert packed(facts, 40) == ["11,200 tokens/s  ·  MFU 31 %", "1:20 left", "validation 2.125 bits per byte"]
+    assert packed(facts, 5) == facts
+    assert packed([], 40) == []
+
+
+class Listener(Silent):
+    """Remembers the samples, and what it was told of the machine."""
+
+    def __init__(self) -> None:
+        self.samples: list[tuple[int, str]] = []
+        self.told: tuple[float, float] | None = None
+
+    def machine(self, flops_per_token: float, matrix_speed: float) -> None:
+        self.told = (flops_per_token, matrix_speed)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        self.samples.append((step, text))
+
+
+SMALL: dict[str, Any] = {
+    "tokenizer": {"vocab_size": 300},
+    "model": {"n_layer": 1, "n_embd": 32, "n_head": 1, "head_dim": 32, "n_inner": 32, "context_length": 32},
+}
+
+
+def test_a_run_tells_its_flops_and_the_measured_matrix_speed(book: Path, tmp_path: Path) -> None:
+    heard = Listener()
+    run = newleaf.pretrain(book, out=tmp_path / "r", steps=3, monitor=heard, **SMALL)
+    assert heard.told is not None
+    assert heard.told[0] == training_flops(GPTConfig.from_dict(run.config["model"]))
+    assert 1e8 < heard.told[1] < 1e15
+    assert run.config["record"]["matrix_flops"] == round(heard.told[1])
+
+
+def test_samples_of_a_timed_run_cost_less_than_a_hundredth_of_it(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though they may be a thousand tokens long and the machine writes one in 5 ms."""
+    from newleaf.generate import writer
+    from newleaf.train import session
+
+    spent = 0.0
+
+    def slow(*given: Any) -> Any:
+        nonlocal spent
+        pieces = writer.write(*given)
+        while True:
+            begin = time.monotonic()
+            piece = next(pieces, None)
+            time.sleep(0.005)
+            spent += time.monotonic() - begin
+            if piece is None:
+                return
+            yield piece
+
+    monkeypatch.setattr(session, "write", slow)
+    heard = Listener()
+    train = {"sample": {"max_tokens": 1000, "min_tokens": 1000}, "batch_size": 4}
+    newleaf.pretrain(book, out=tmp_path / "r", time="10s", monitor=heard, train=train, **SMALL)
+    assert {step for step, _ in heard.samples} >= {0}
+    assert len(heard.samples) >= 3
+    assert spent < 0.015 * 10  # a hundredth, and half as much again for a machine that is busy with other tests
