@@ -16,6 +16,10 @@ from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 CASES: dict[str, tuple[type, dict[str, Any]]] = {
     "gpt1": (transformers.OpenAIGPTConfig, {"n_embd": 48, "n_layer": 2, "n_head": 3, "n_positions": 64}),
     "gpt1-relu": (transformers.OpenAIGPTConfig, {"n_embd": 32, "n_layer": 1, "n_head": 1, "n_positions": 64, "afn": "relu"}),
+    "gpt1-untied": (
+        transformers.OpenAIGPTConfig,
+        {"n_embd": 30, "n_layer": 2, "n_head": 5, "n_positions": 64, "afn": "silu", "tie_word_embeddings": False},
+    ),
     "gpt2": (transformers.GPT2Config, {"n_embd": 40, "n_layer": 2, "n_head": 5, "n_positions": 64}),
     "gpt2-wide-relu": (
         transformers.GPT2Config,
@@ -24,6 +28,15 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
     "gpt2-untied": (
         transformers.GPT2Config,
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "activation_function": "gelu", "tie_word_embeddings": False},
+    ),
+    "gpt2-scores-by-depth": (
+        transformers.GPT2Config,
+        {"n_embd": 36, "n_layer": 3, "n_head": 3, "n_positions": 64, "scale_attn_by_inverse_layer_idx": True,
+         "reorder_and_upcast_attn": True},
+    ),
+    "gpt2-unscaled": (
+        transformers.GPT2Config,
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "scale_attn_weights": False, "activation_function": "silu"},
     ),
     "qwen3": (
         transformers.Qwen3Config,
@@ -36,6 +49,11 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
          "intermediate_size": 64, "max_position_embeddings": 64, "tie_word_embeddings": True, "attention_bias": True,
          "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     ),
+    "qwen3-windows": (
+        transformers.Qwen3Config,
+        {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8,
+         "intermediate_size": 48, "max_position_embeddings": 64, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
     "llama": (
         transformers.LlamaConfig,
         {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "intermediate_size": 80,
@@ -45,6 +63,11 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
         transformers.LlamaConfig,
         {"hidden_size": 30, "num_hidden_layers": 1, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 10,
          "intermediate_size": 40, "max_position_embeddings": 64, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "llama-feedforward-bias": (
+        transformers.LlamaConfig,
+        {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 50,
+         "max_position_embeddings": 64, "mlp_bias": True},
     ),
     "gpt_neo": (
         transformers.GPTNeoConfig,
@@ -56,6 +79,11 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
         {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64, "window_size": 1, "intermediate_size": 50,
          "attention_types": [[["local"], 2]], "activation_function": "relu"},
     ),
+    "gpt_neo-untied": (
+        transformers.GPTNeoConfig,
+        {"hidden_size": 20, "num_layers": 2, "num_heads": 5, "max_position_embeddings": 64, "tie_word_embeddings": False,
+         "attention_types": [[["global"], 2]], "activation_function": "gelu"},
+    ),
     "gpt3": (
         transformers.GPTNeoConfig,
         {"hidden_size": 48, "num_layers": 2, "num_heads": 3, "max_position_embeddings": 64, "window_size": 9,
@@ -64,6 +92,11 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
     "gptj": (transformers.GPTJConfig, {"n_embd": 36, "n_layer": 2, "n_head": 3, "n_positions": 64, "rotary_dim": 4}),
     "gptj-whole-head": (
         transformers.GPTJConfig, {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "rotary_dim": 8, "n_inner": 60},
+    ),
+    "gptj-tied": (
+        transformers.GPTJConfig,
+        {"n_embd": 40, "n_layer": 2, "n_head": 5, "n_positions": 64, "rotary_dim": 2, "tie_word_embeddings": True,
+         "activation_function": "relu"},
     ),
     "gpt_neox": (
         transformers.GPTNeoXConfig,
@@ -82,6 +115,13 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
          "rope_parameters": {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0,
                              "truncate": False, "original_max_position_embeddings": 16}},
     ),
+    "gpt_oss-tied": (
+        transformers.GptOssConfig,
+        {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 8,
+         "intermediate_size": 12, "num_local_experts": 4, "num_experts_per_tok": 1, "max_position_embeddings": 64, "sliding_window": 5,
+         "tie_word_embeddings": True, "rope_parameters": {"rope_type": "yarn", "rope_theta": 500.0, "factor": 8.0, "beta_fast": 4.0,
+                                                          "beta_slow": 1.0, "truncate": True, "original_max_position_embeddings": 8}},
+    ),
     "gpt_oss-plain-rotary": (
         transformers.GptOssConfig,
         {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8,
@@ -96,6 +136,11 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
 def stock(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path]:
     """A stock model with every weight random, biases and norms too, and the folder it saved itself to, with a tokenizer."""
     return make_stock(request.param, tmp_path)
+
+
+@pytest.fixture
+def cases() -> dict[str, tuple[type, dict[str, Any]]]:
+    return CASES
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import newleaf
-from newleaf.families import FAMILIES, family_for
-from newleaf.model import GPTConfig
+from newleaf.families import FAMILIES, family_for, family_of
+from newleaf.model import GPT, GPTConfig, KVCache
+from newleaf.model.attention import Context
+from newleaf.model.count import count_parameters
 
 Stock = tuple[Any, Path]
 
@@ -65,6 +68,24 @@ def test_left_padding_changes_nothing_for_real_tokens(stock: Stock) -> None:
         torch.testing.assert_close(got[0], reference(ids[:1]).logits[0], atol=1e-4, rtol=1e-4)
 
 
+def test_greedy_text_of_a_batch_padded_on_the_left_equals_that_of_stock_generate(stock: Stock) -> None:
+    """Prompts shorter and longer than every window, with the cache, token for token."""
+    reference, folder = stock
+    network = newleaf.load(folder).network
+    lengths, new = (20, 3, 11), 30
+    ids = torch.randint(0, 299, (len(lengths), max(lengths)))
+    real = torch.arange(max(lengths)) >= max(lengths) - torch.tensor(lengths)[:, None]
+    reference.generation_config.eos_token_id = None  # every row goes on to the end
+    expected = reference.generate(ids, attention_mask=real.long(), max_new_tokens=new, do_sample=False)[:, ids.shape[1] :]
+    cache, written, read = KVCache(network.config, len(lengths)), [], ids
+    with torch.no_grad():
+        for _ in range(new):
+            logits = network(read, real=real if cache.length == 0 else None, cache=cache)[:, -1]
+            read = logits.argmax(-1, keepdim=True)
+            written.append(read)
+    assert torch.cat(written, dim=1).tolist() == expected.tolist()
+
+
 def test_saving_again_gives_stock_transformers_the_same_logits_and_tensors(stock: Stock, tmp_path: Path) -> None:
     reference, folder = stock
     out = tmp_path / "again"
@@ -92,7 +113,7 @@ def test_bf16_stays_bf16(make: Callable[[str, Path], Stock], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_published_sizes_have_the_published_parameter_counts(family: Any) -> None:
+def test_published_sizes_have_the_published_parameter_counts_and_those_of_the_stock_class(family: Any) -> None:
     published = {
         "gpt1-117m": 116_534_784, "gpt2-124m": 124_439_808, "gpt2-355m": 354_823_168, "gpt2-774m": 774_030_080,
         "gpt2-1.5b": 1_557_611_200, "distilgpt2-82m": 81_912_576, "smollm2-135m": 134_515_008, "smollm2-360m": 361_821_120,
@@ -100,13 +121,18 @@ def test_published_sizes_have_the_published_parameter_counts(family: Any) -> Non
         "gpt-neo-2.7b": 2_651_307_520, "gptj-6b": 6_050_882_784, "gpt-neox-20b": 20_554_567_680, "pythia-14m": 14_067_712,
         "pythia-70m": 70_426_624, "pythia-160m": 162_322_944, "pythia-410m": 405_334_016, "pythia-1b": 1_011_781_632,
         "pythia-1.4b": 1_414_647_808, "pythia-2.8b": 2_775_208_960, "pythia-6.9b": 6_857_302_016, "pythia-12b": 11_846_072_320,
+        "qwen3-0.6b": 596_049_920, "qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096, "qwen3-8b": 8_190_735_360,
     }  # fmt: skip
     in_billions = {"gpt-oss-20b": 20.91, "gpt-oss-120b": 116.83}  # as the model card rounds them
     for name, config in family.sizes.items():
         if family.name == "gpt3":
             continue  # published in round numbers only; test_gpt3.py has them
+        count = count_parameters(config).total
+        values = family.write_config(config)
         with torch.device("meta"):
-            count = newleaf.api.GPT(config).parameter_count()
+            assert GPT(config).parameter_count() == count
+            stock = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**values))
+        assert sum(weight.numel() for weight in stock.parameters()) == count
         assert count == published.get(name, count)
         assert name in published or round(count / 1e9, 2) == in_billions[name]
         assert family_for(config) is family
@@ -115,10 +141,10 @@ def test_published_sizes_have_the_published_parameter_counts(family: Any) -> Non
 @pytest.mark.parametrize(
     ("case", "field", "value"),
     [
-        ("gpt2", "scale_attn_by_inverse_layer_idx", True),
+        ("gpt2", "add_cross_attention", True),
         ("gpt2", "activation_function", "mish"),
         ("gpt2", "a_field_of_tomorrow", 3),
-        ("qwen3", "use_sliding_window", True),
+        ("gpt_oss", "output_router_logits", True),
         ("qwen3", "rope_parameters", {"rope_type": "yarn", "factor": 4.0}),
     ],
 )
@@ -130,6 +156,41 @@ def test_a_field_that_is_not_honoured_is_refused_by_name(
     (folder / "config.json").write_text(json.dumps(values | {field: value}))
     with pytest.raises(newleaf.InputError, match=field):
         newleaf.load(folder)
+
+
+def test_every_boolean_of_a_stock_configuration_is_compared_both_ways_or_refused(cases: dict[str, Any]) -> None:
+    nothing_of_the_network = {"use_cache", "summary_use_proj", "summary_proj_to_labels", "is_decoder"}
+    for kind in {kind for kind, _ in cases.values()}:
+        names = [field.name for field in dataclasses.fields(kind) if field.type in (bool, "bool", bool | None, "bool | None")]
+        own = [name for name in names if name not in {field.name for field in dataclasses.fields(transformers.PreTrainedConfig)}]
+        assert own
+        for name in set(own) - nothing_of_the_network:
+            compared = {getattr(kind(**fields), name) for of, fields in cases.values() if of is kind}
+            for value in {True, False} - compared:
+                config = kind(vocab_size=300, **{name: value}).to_dict()
+                with pytest.raises(newleaf.InputError, match=name):
+                    family_of(config).read_config(config)
+
+
+def test_scores_that_stock_gpt2_reckons_in_fp32_are_reckoned_so_in_bf16(make: Callable[[str, Path], Stock], tmp_path: Path) -> None:
+    """Queries of great length, whose scores bf16 cannot tell apart; stock's attention of one layer is the reference."""
+    reference, folder = make("gpt2-scores-by-depth", tmp_path / "m")
+    theirs = reference.bfloat16().transformer.h[2].attn
+    theirs.config._attn_implementation = "eager"
+    model = newleaf.load(folder, weights="bf16")
+    assert model.network.config.fp32_scores
+    ours = model.network.blocks[2].attention
+    with torch.no_grad():
+        for weight in (ours.q.weight, theirs.c_attn.weight[:, :36]):
+            weight.mul_(64)
+    x, causal = torch.randn(1, 40, 36).bfloat16(), torch.full((40, 40), float("-inf")).triu(1)
+    context = Context({0: None}, None, None)
+    with torch.no_grad():
+        wanted = theirs(x, attention_mask=causal[None, None])[0]
+        near = (ours(x, context) - wanted).float().abs().mean()
+        ours.fp32 = False
+        far = (ours(x, context) - wanted).float().abs().mean()
+    assert near < 0.3 * far
 
 
 def test_a_missing_or_misshapen_tensor_is_named(make: Callable[[str, Path], Stock], tmp_path: Path) -> None:

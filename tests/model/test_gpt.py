@@ -214,7 +214,6 @@ def test_a_text_longer_than_the_context_is_refused(network: GPT) -> None:
         ({"norm": "batch_norm"}, "norm: 'batch_norm' is not one of layer_norm, rms_norm"),
         ({"positions": "rotary", "head_dim": 7}, "head_dim"),
         ({"attention_dropout": 1.0}, "attention_dropout"),
-        ({"head_bias": True}, "head_bias"),
         ({"qk_norm": "yes"}, "qk_norm"),
         ({"n_layer": "two"}, "n_layer"),
         ({"n_inner": -1}, "n_inner"),

@@ -29,9 +29,6 @@ SIZES = {
 
 
 def from_hf(fields: Fields) -> GPTConfig:
-    fields.only("scale_attn_weights", True)
-    fields.only("scale_attn_by_inverse_layer_idx", False)
-    fields.only("reorder_and_upcast_attn", False)
     fields.only("add_cross_attention", False)
     fields.take("n_ctx")  # the older name of n_positions
     return GPTConfig(
@@ -42,6 +39,9 @@ def from_hf(fields: Fields) -> GPTConfig:
         n_embd=fields.need("n_embd"),
         n_inner=fields.take("n_inner", 0),
         norm_eps=fields.take("layer_norm_epsilon", 1e-5),
+        attention_scale=0.0 if fields.take("scale_attn_weights", True) else 1.0,
+        scale_by_depth=fields.take("scale_attn_by_inverse_layer_idx", False),
+        fp32_scores=fields.take("reorder_and_upcast_attn", False),
         activation=fields.choose("activation_function", ACTIVATIONS, "gelu_new"),
         tie_embeddings=fields.take("tie_word_embeddings", True),
         embedding_dropout=fields.take("embd_pdrop", 0.1),
@@ -61,6 +61,9 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "n_embd": config.n_embd,
         "n_inner": config.n_inner,
         "layer_norm_epsilon": config.norm_eps,
+        "scale_attn_weights": config.attention_scale != 1.0,
+        "scale_attn_by_inverse_layer_idx": config.scale_by_depth,
+        "reorder_and_upcast_attn": config.fp32_scores,
         "activation_function": name_of(config.activation, ACTIVATIONS),
         "tie_word_embeddings": config.tie_embeddings,
         "embd_pdrop": config.embedding_dropout,

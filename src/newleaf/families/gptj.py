@@ -22,7 +22,6 @@ def from_hf(fields: Fields) -> GPTConfig:
     fields.take("n_ctx")  # the older name of n_positions
     fields.only("rotary", True)
     fields.only("scale_attn_weights", True)
-    fields.only("tie_word_embeddings", False)
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("n_positions"),
@@ -41,7 +40,7 @@ def from_hf(fields: Fields) -> GPTConfig:
         attention_bias=False,
         attention_out_bias=False,
         head_bias=True,
-        tie_embeddings=False,
+        tie_embeddings=fields.take("tie_word_embeddings", False),
         embedding_dropout=fields.take("embd_pdrop", 0.0),
         attention_dropout=fields.take("attn_pdrop", 0.0),
         residual_dropout=fields.take("resid_pdrop", 0.0),
@@ -61,7 +60,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_eps,
         "rotary_dim": config.rotary_dim,
         "activation_function": name_of(config.activation, ACTIVATIONS),
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.tie_embeddings,
         "embd_pdrop": config.embedding_dropout,
         "attn_pdrop": config.attention_dropout,
         "resid_pdrop": config.residual_dropout,
@@ -76,8 +75,10 @@ def rules(config: GPTConfig) -> list[Rule]:
     for theirs, ours in (("mlp.fc_in", "feedforward.up"), ("mlp.fc_out", "feedforward.down"), ("ln_1", "attention_norm")):
         layers += [same(f"{layer}{theirs}.{part}", f"blocks.{{i}}.{ours}.{part}") for part in ("weight", "bias")]
     outer = [same("transformer.wte.weight", "embedding.token.weight")]
-    for theirs, ours in (("transformer.ln_f", "final_norm"), ("lm_head", "head")):
-        outer += [same(f"{theirs}.{part}", f"{ours}.{part}") for part in ("weight", "bias")]
+    outer += [same(f"transformer.ln_f.{part}", f"final_norm.{part}") for part in ("weight", "bias")]
+    outer.append(same("lm_head.bias", "head.bias"))
+    if not config.tie_embeddings:
+        outer.append(same("lm_head.weight", "head.weight"))
     return outer + per_layer(config, layers)
 
 

@@ -29,7 +29,6 @@ SIZES = {
 
 def from_hf(fields: Fields) -> GPTConfig:
     fields.only("hidden_act", "silu")
-    fields.only("mlp_bias", False)
     fields.only("rope_interleaved", False)
     fields.only("pretraining_tp", 1)
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
@@ -47,6 +46,7 @@ def from_hf(fields: Fields) -> GPTConfig:
         rotary_base=fields.rope()["base"],
         attention_bias=bias,
         attention_out_bias=bias,
+        feedforward_bias=fields.take("mlp_bias", False),
         tie_embeddings=fields.take("tie_word_embeddings", False),
         attention_dropout=fields.take("attention_dropout", 0.0),
         init_std=fields.take("initializer_range", 0.02),
@@ -68,7 +68,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
         "hidden_act": "silu",
         "attention_bias": config.attention_bias,
-        "mlp_bias": False,
+        "mlp_bias": config.feedforward_bias,
         "attention_dropout": config.attention_dropout,
         "tie_word_embeddings": config.tie_embeddings,
         "initializer_range": config.init_std,
@@ -81,7 +81,8 @@ def rules(config: GPTConfig) -> list[Rule]:
     layers = [same(f"{layer}self_attn.{theirs}.weight", f"blocks.{{i}}.attention.{ours}.weight") for theirs, ours in projections]
     if config.attention_bias:
         layers += [same(f"{layer}self_attn.{theirs}.bias", f"blocks.{{i}}.attention.{ours}.bias") for theirs, ours in projections]
-    layers += [same(f"{layer}mlp.{name}_proj.weight", f"blocks.{{i}}.feedforward.{name}.weight") for name in ("gate", "up", "down")]
+    for part in ("weight", "bias") if config.feedforward_bias else ("weight",):
+        layers += [same(f"{layer}mlp.{name}_proj.{part}", f"blocks.{{i}}.feedforward.{name}.{part}") for name in ("gate", "up", "down")]
     layers.append(same(f"{layer}input_layernorm.weight", "blocks.{i}.attention_norm.weight"))
     layers.append(same(f"{layer}post_attention_layernorm.weight", "blocks.{i}.feedforward_norm.weight"))
     outer = [same("model.embed_tokens.weight", "embedding.token.weight"), same("model.norm.weight", "final_norm.weight")]

@@ -8,18 +8,36 @@ from newleaf.families.family import Family, Fields
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
+WINDOWED, WHOLE = "sliding_attention", "full_attention"
+
+
+def qwen3(n_layer: int, n_head: int, n_embd: int, n_inner: int, **other: Any) -> GPTConfig:
+    """One of the published dense sizes: vocabulary 151,936, context 40,960, 8 key/value heads, heads of 128."""
+    fixed: dict[str, Any] = {
+        "vocab_size": 151_936, "context_length": 40_960, "n_kv_head": 8, "head_dim": 128, "norm": "rms_norm", "norm_eps": 1e-6,
+        "qk_norm": True, "positions": "rotary", "rotary_base": 1_000_000.0, "activation": "silu", "gated": True, "attention_bias": False,
+        "attention_out_bias": False, "feedforward_bias": False, "init": "normal",
+    }  # fmt: skip
+    return GPTConfig(**(fixed | {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "n_inner": n_inner} | other))
+
+
+SIZES = {
+    "qwen3-0.6b": qwen3(28, 16, 1024, 3072),
+    "qwen3-1.7b": qwen3(28, 16, 2048, 6144),
+    "qwen3-4b": qwen3(36, 32, 2560, 9728),
+    "qwen3-8b": qwen3(36, 32, 4096, 12_288, tie_embeddings=False),
+}
+
 
 def from_hf(fields: Fields) -> GPTConfig:
     fields.only("hidden_act", "silu")
-    fields.only("use_sliding_window", False)
-    for unused_without_windows in ("sliding_window", "max_window_layers", "layer_types"):
-        fields.take(unused_without_windows)
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
     bias = fields.take("attention_bias", False)
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("max_position_embeddings"),
         n_layer=fields.need("num_hidden_layers"),
+        windows=_windows(fields),
         n_head=n_head,
         n_kv_head=fields.take("num_key_value_heads", n_head),
         n_embd=n_embd,
@@ -42,7 +60,20 @@ def from_hf(fields: Fields) -> GPTConfig:
     )
 
 
+def _windows(fields: Fields) -> tuple[int, ...]:
+    """Windows where use_sliding_window asks for them: in the layers of that type, or from max_window_layers on."""
+    n_layer, window = fields.need("num_hidden_layers"), fields.take("sliding_window", 4096)
+    first = fields.take("max_window_layers", 28)
+    kinds = fields.take("layer_types", [WINDOWED if layer >= first else WHOLE for layer in range(n_layer)])
+    windows = tuple(window if kind == WINDOWED else 0 for kind in kinds)
+    return windows if fields.take("use_sliding_window", False) and any(windows) else ()
+
+
 def to_hf(config: GPTConfig) -> dict[str, Any]:
+    windows: dict[str, Any] = {"use_sliding_window": bool(config.windows)}
+    if config.windows:
+        windows["sliding_window"] = max(config.windows)
+        windows["layer_types"] = [WINDOWED if window else WHOLE for window in config.windows]
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
@@ -60,8 +91,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "attention_dropout": config.attention_dropout,
         "tie_word_embeddings": config.tie_embeddings,
         "initializer_range": config.init_std,
-        "use_sliding_window": False,
-    }
+    } | windows
 
 
 def rules(config: GPTConfig) -> list[Rule]:
@@ -88,4 +118,4 @@ def rules(config: GPTConfig) -> list[Rule]:
     return outer + per_layer(config, layers)
 
 
-FAMILY = Family("qwen3", "qwen3", "Qwen3ForCausalLM", from_hf, to_hf, rules)
+FAMILY = Family("qwen3", "qwen3", "Qwen3ForCausalLM", from_hf, to_hf, rules, SIZES)

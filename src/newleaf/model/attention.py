@@ -75,7 +75,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.window = config.windows[layer] if config.windows else 0
-        self.scale, self.fp32 = config.attention_scale, config.fp32_scores
+        self.scale, self.fp32 = config.scale_of(layer), config.fp32_scores
         self.interleaved = config.rotary_interleaved
         self.head_dim = config.head_dim
         self.q = nn.Linear(config.n_embd, config.n_head * config.head_dim, bias=config.attention_bias)

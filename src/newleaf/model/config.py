@@ -58,6 +58,7 @@ class GPTConfig:
     yarn_truncate: bool = True  # round the range of dimensions that is interpolated
 
     attention_scale: float = 0.0  # of the scores; 1 / sqrt(head_dim)
+    scale_by_depth: bool = False  # scores of the first layer are divided by 1, of the second by 2, … (Mistral's GPT-2s)
     fp32_scores: bool = False  # scores and softmax in fp32 whatever the weights are (GPT-Neo, GPT-J)
     sinks: bool = False  # a learned score for each head that takes part in the softmax and is then dropped (gpt-oss)
     windows: tuple[int, ...] = ()  # for each layer, how many tokens back a query sees, itself included; 0 sees all
@@ -110,8 +111,6 @@ class GPTConfig:
             raise ConfigError(f"n_expert_active: must be between 1 and n_expert = {self.n_expert}, not {self.n_expert_active}")
         if self.n_expert and not self.gated:
             raise ConfigError("n_expert: experts are gated feed-forward layers; set gated")
-        if self.head_bias and self.tie_embeddings:
-            raise ConfigError("head_bias: a head tied to the embedding has no bias of its own; set tie_embeddings to false")
 
     def _default(self, name: str, value: float) -> None:
         if getattr(self, name) == 0:
@@ -139,6 +138,10 @@ class GPTConfig:
                 raise ConfigError(f"{name}: must be above 0")
             if get_origin(hint) is tuple and not (isinstance(value, tuple) and all(type(each) is int and each >= 0 for each in value)):
                 raise ConfigError(f"{name}: must be whole numbers of at least 0, not {value!r}")
+
+    def scale_of(self, layer: int) -> float:
+        """What the attention scores of this layer, counted from 0, are multiplied by."""
+        return self.attention_scale / (layer + 1) if self.scale_by_depth else self.attention_scale
 
     def replace(self, **changes: Any) -> GPTConfig:
         """The same configuration with some fields changed, checked again."""
