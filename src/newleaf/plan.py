@@ -113,7 +113,8 @@ def _published(name: str) -> str:
 
 
 def plan(size: str | Path | GPTConfig, *, gpus: int = 1, gpu: str = "h100", tokens: float | None = None, mfu: float = MFU) -> Plan:
-    """Plan the training of a published size ("gpt3-175b"), of the network of a model folder or run, or of a configuration.
+    """Plan the training of a published size ("gpt3-175b"), of the network of a model folder, a run, a GGUF file
+    or a Hub name, or of a configuration.
 
     `tokens` is how many tokens to train on (default: the compute-optimal number), `mfu` the share of the device's peak that the run reaches
     (model FLOPs utilisation; Chowdhery et al. 2022, appendix B). Raises InputError for a size or a device that is not known.
@@ -136,17 +137,17 @@ def plan(size: str | Path | GPTConfig, *, gpus: int = 1, gpu: str = "h100", toke
 def _subject(size: str | Path | GPTConfig) -> Subject:
     if isinstance(size, GPTConfig):
         return Subject("a configuration", "", size, size.n_head)
-    folder = Path(size)
-    if folder.is_dir():
-        from newleaf.storage.folder import describe, read_config
+    if "/" in str(size) or Path(size).suffix == ".gguf" or Path(size).is_dir():
+        from newleaf.storage.describe import network_named
 
-        folder = folder / "model" if (folder / "run.yaml").exists() else folder
-        config, family = describe(read_config(folder), folder)
-        return Subject(str(size), family.name if family else "newleaf", config, config.n_head)
+        family, config = network_named(size)
+        return Subject(str(size), family, config, config.n_head)
     try:
         name = size_name(str(size))
     except InputError as error:
-        raise InputError(f"{error}; newleaf plan lists the sizes, and a model folder can be planned too") from None
+        raise InputError(
+            f"{error}; newleaf plan lists the sizes, and a model folder, a GGUF file or a Hub name can be planned too"
+        ) from None
     return next(subject for subject in sizes() if subject.name == name)
 
 

@@ -393,6 +393,6 @@ def test_info_tells_what_a_file_holds(tokenizer: Tokenizer, tmp_path: Path, caps
     found = json.loads(capsys.readouterr().out)
     assert found["family"] == "gpt_neox"
     assert found["parameters"] == model.network.parameter_count()
-    assert found["tokenizer"] == "bpe, 300 tokens"
+    assert found["tokenizer"] == {"kind": "bpe", "vocab_size": 300}
     assert found["stored_as"].startswith("GGUF, F32, Q8_0")
     assert found["context"] == 64

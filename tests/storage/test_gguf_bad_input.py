@@ -21,8 +21,9 @@ from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
+from newleaf.storage.describe import facts
 from newleaf.storage.gguf_file import open_gguf
-from newleaf.storage.gguf_read import gguf_facts, load_gguf
+from newleaf.storage.gguf_read import load_gguf
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 
@@ -83,7 +84,7 @@ def refused(path: Path) -> str:
     assert len(line) < 400
     assert path.name in line
     with suppress(InputError):  # what only the tensors show, `newleaf info` does not look at
-        gguf_facts(path)
+        facts(path)
     return line
 
 

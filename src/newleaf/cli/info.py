@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from newleaf.cli.options import add_offline, heed_offline
+from newleaf.text.printable import printable
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("info", help="what a model or a run is")
-    parser.add_argument("model", help="a run, a model folder, or owner/name of the Hub")
+    parser.add_argument("model", help="a run, a model folder, a GGUF file, or owner/name[@revision] of the Hub")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_offline(parser)
     parser.set_defaults(run=run, name="info")
@@ -26,5 +28,17 @@ def run(args: argparse.Namespace) -> int:
         return 0
     width = max(len(name) for name in found)
     for name, value in found.items():
-        print(f"{name.replace('_', ' '):<{width}}  {f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}")
+        print(f"{name.replace('_', ' '):<{width}}  {printable(_said(name, value))}")
     return 0
+
+
+def _said(name: str, value: Any) -> str:
+    """A fact as people read it."""
+    if value is None:
+        return "not said" if name == "licence" else "none in this folder"
+    if name == "tokenizer":
+        return f"{value['kind']}, {value['vocab_size']:,} tokens"
+    if name == "memory_to_run":
+        sizes = ", ".join(f"{precision} {size / 1e6:,.0f} MB" for precision, size in value.items())
+        return f"{sizes} (weights, and a full cache for one text)"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

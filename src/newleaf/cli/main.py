@@ -9,11 +9,11 @@ import sys
 import time
 from typing import NoReturn
 
-from newleaf.cli import demo, generate, info, plan, pretrain, runs
+from newleaf.cli import convert, demo, generate, info, plan, pretrain, runs
 from newleaf.errors import InputError
 from newleaf.version import VERSION
 
-COMMANDS = (demo, pretrain, generate, info, runs, plan)
+COMMANDS = (demo, pretrain, generate, convert, info, runs, plan)
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from newleaf.cli import plan_fit
+from newleaf.cli.options import add_offline, heed_offline
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,17 +32,19 @@ SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("plan", help="what a training run would take, on paper")
-    parser.add_argument("size", nargs="?", help="a published size such as gpt3-175b, a model folder or a run (default: list the sizes)")
+    parser.add_argument("size", nargs="?", help="a published size such as gpt3-175b, or a run, a model folder, a GGUF file or a Hub name")
     parser.add_argument("--gpus", type=int, default=1, help="how many devices (default: 1)")
     parser.add_argument("--gpu", default="h100", help="which, such as a100 or h100 (default: h100)")
     parser.add_argument("--tokens", help="tokens to train on, such as 300b (default: the compute-optimal number)")
     parser.add_argument("--mfu", type=float, help="share of the devices' peak that the run reaches (default: 0.4)")
     plan_fit.add(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_offline(parser)
     parser.set_defaults(run=run, name="plan")
 
 
 def run(args: argparse.Namespace) -> int:
+    heed_offline(args)
     on_paper = [name for name in ("size", "tokens", "mfu") if getattr(args, name) is not None]
     on_paper += [name for name, usual in (("gpus", 1), ("gpu", "h100")) if getattr(args, name) != usual]
     if args.fit is not None:

@@ -15,6 +15,7 @@ class Counts:
     active: int  # those a token is multiplied by: no table it is only looked up in, no expert it is not sent to
     embedding: int  # tables of tokens and positions, and an untied head
     block: int  # one layer, stored
+    packable: int  # those in matrices, which 8 and 4 bits pack: all but norms, biases, learned positions, routers and sinks
 
 
 def count_parameters(config: GPTConfig) -> Counts:
@@ -30,12 +31,14 @@ def count_parameters(config: GPTConfig) -> Counts:
     stored, used = _feedforward(config)
     rest = _attention(config) + norm * (1 if config.shared_norm else 2)
     outer = (norm if config.final_norm else 0) + head_bias
-    embedding = table * (1 if config.tie_embeddings else 2) + positions
+    tables = table * (1 if config.tie_embeddings else 2)
+    embedding = tables + positions
     return Counts(
         total=embedding + outer + config.n_layer * (rest + stored),
         active=table + outer + config.n_layer * (rest + used),
         embedding=embedding,
         block=rest + stored,
+        packable=tables + config.n_layer * _matrices(config),
     )
 
 
@@ -64,6 +67,12 @@ def _attention(config: GPTConfig) -> int:
     count += (queries + 2 * keys) * config.attention_bias + width * config.attention_out_bias
     count += 2 * config.head_dim * config.qk_norm
     return count + config.n_head * config.sinks
+
+
+def _matrices(config: GPTConfig) -> int:
+    """The weights of a layer that stand in matrices, a router's apart."""
+    queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+    return config.n_embd * (2 * (queries + keys) + (3 if config.gated else 2) * config.n_inner * max(1, config.n_expert))
 
 
 def _feedforward(config: GPTConfig) -> tuple[int, int]:

@@ -1,42 +1,85 @@
-"""What a folder holds, read from its small files and the heads of its weights, without opening the model."""
+"""What a model is, read from its small files and the heads of its weights, without opening it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from newleaf.model import GPT
+from newleaf.model import GPTConfig
+from newleaf.model.count import count_parameters
+from newleaf.quant.packed import FORMATS
 from newleaf.storage.folder import OWN_TYPE, describe, read_config, why_not_stock
-from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
+from newleaf.storage.hub import CARD, TOKENIZER_FILES
+from newleaf.storage.locate import RUN_FILE, RUN_MODEL, is_gguf, locate
 from newleaf.storage.stored_weights import StoredWeights
+from newleaf.storage.weight_files import WHOLE, index_name
 from newleaf.text.tokenizer import Tokenizer
 
+FP32, BF16 = 4, 2  # bytes
+SCALE = 2  # bytes of a group's scale
+CARD_BYTES = 1 << 20  # of a README that are read
 
-def facts(path: str | Path) -> dict[str, Any]:
-    """Facts about a run, a model folder, a GGUF file or a model of the Hub, as `newleaf info` prints them.
 
-    Raises InputError when it is none of them.
+@dataclass(frozen=True)
+class _Found:
+    """One model's parts, wherever they stood."""
+
+    path: Path
+    family: str
+    config: GPTConfig
+    tokenizer: Tokenizer | None
+    stored_as: str
+    licence: str | None
+    opens_in: str
+
+
+def facts(name: str | Path) -> dict[str, Any]:
+    """Facts about a run, a model folder, a GGUF file or a model of the Hub, as `newleaf info --json` prints them.
+
+    Of a model of the Hub only the small files are fetched. Raises InputError when `name` is none of these.
     """
-    if Path(path).suffix == ".gguf":
-        from newleaf.storage.gguf_read import gguf_facts
+    run: dict[str, Any] = {}
+    if (Path(name) / RUN_FILE).exists():
+        run = _run_facts(Path(name))
+        if not (Path(name) / RUN_MODEL).exists():
+            return run
+    path = locate(name, ("config.json", *TOKENIZER_FILES, CARD))
+    return run | _facts_of(_gguf(path) if is_gguf(path) else _folder(path, fetched=not Path(name).exists()))
 
-        return gguf_facts(path)
-    folder = local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES))
-    found: dict[str, Any] = {}
-    if (folder / "run.yaml").exists():
-        found = _run_facts(folder)
-        folder = folder / "model"
-        if not folder.exists():
-            return found
-    return found | _model_facts(folder)
+
+def network_named(name: str | Path) -> tuple[str, GPTConfig]:
+    """The family's name and the configuration of a run, a folder, a GGUF file or a Hub name, of which only config.json is fetched."""
+    path = locate(name, ("config.json",))
+    if is_gguf(path):
+        from newleaf.storage.gguf_read import read_head
+
+        _, layout, config = read_head(path)
+        return layout.family, config
+    config, family = describe(read_config(path), path)
+    return family.name if family else OWN_TYPE, config
+
+
+def memory_to_run(config: GPTConfig) -> dict[str, int]:
+    """Bytes for the weights in each precision and a cache that holds one text as long as the context.
+
+    fp32 and bf16 take 4 and 2 bytes a weight. int8 and int4 pack the matrices, P of the N weights, with a scale of 2 bytes for each group
+    of 64 or 32: P · (1 + 2/64) or P · (1/2 + 2/32), and 4 · (N − P) for the rest. The cache has 2 · L · K · D numbers a token, of 2 bytes
+    with bf16 weights and 4 otherwise; layers with a window keep the whole context too.
+    """
+    counts, cache = count_parameters(config), 2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length
+    needed = {"fp32": FP32 * (counts.total + cache), "bf16": BF16 * (counts.total + cache)}
+    for name, form in FORMATS.items():
+        packed = counts.packable * form.bits // 8 + counts.packable * SCALE // form.group
+        needed[name] = packed + FP32 * (counts.total - counts.packable + cache)
+    return needed
 
 
 def _run_facts(folder: Path) -> dict[str, Any]:
-    record = yaml.safe_load((folder / "run.yaml").read_text("utf-8"))
+    record = yaml.safe_load((folder / RUN_FILE).read_text("utf-8"))
     made = record.get("record", {})
     found = {"run": str(folder), "source": ", ".join(record.get("source", [])), "begun": made.get("begun", "")}
     summary = folder / "summary.json"
@@ -52,32 +95,87 @@ def _run_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _model_facts(folder: Path) -> dict[str, Any]:
-    values = read_config(folder)
-    config, family = describe(values, folder)
-    with torch.device("meta"):
-        network = GPT(config)
-    count = network.parameter_count()
-    tokenizer = Tokenizer.load(folder)
-    dtype, size = _stored(folder)
-    cache = 2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length * size
+def _facts_of(found: _Found) -> dict[str, Any]:
+    config, counts = found.config, count_parameters(found.config)
     heads = f"{config.n_head} heads" + (f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else "")
+    experts = f" × {config.n_expert} experts, {config.n_expert_active} a token" if config.n_expert else ""
+    tokenizer = found.tokenizer
     return {
-        "model": str(folder),
-        "family": family.name if family else OWN_TYPE,
-        "parameters": count,
-        "of_these_embeddings": network.embedding.token.weight.numel() * (1 if config.tie_embeddings else 2),
-        "shape": f"{config.n_layer} layers × {config.n_embd}, {heads}, feed-forward {config.n_inner}",
+        "model": str(found.path),
+        "family": found.family,
+        "parameters": counts.total,
+        "active_parameters": counts.active,
+        "embedding_parameters": counts.embedding,
+        "shape": f"{config.n_layer} layers × {config.n_embd}, {heads}, feed-forward {config.n_inner}{experts}",
         "context": config.context_length,
-        "stored_as": dtype,
-        "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens",
-        "memory_to_run": f"{(count * size + cache) / 1e6:,.0f} MB (weights, and a full cache for one text)",
-        "opens_in": why_not_stock(config) or f"stock transformers, as {family.architecture if family else ''}",
+        "stored_as": found.stored_as,
+        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size} if tokenizer is not None else None,
+        "licence": found.licence,
+        "memory_to_run": memory_to_run(config),
+        "opens_in": found.opens_in,
     }
 
 
-def _stored(folder: Path) -> tuple[str, int]:
-    """Number format of the weights, and its bytes."""
-    weights = StoredWeights(folder)
-    first = weights[next(iter(weights))]
-    return str(first.dtype).removeprefix("torch.") + (", experts in MXFP4" if weights.packed else ""), first.element_size()
+def _folder(path: Path, fetched: bool) -> _Found:
+    values = read_config(path)
+    config, family = describe(values, path)
+    there = any((path / file).exists() for whole in WHOLE for file in (whole, index_name(whole)))
+    if there or not fetched:
+        stored = StoredWeights(path).described
+    else:
+        stored = f"{values.get('dtype') or values.get('torch_dtype') or 'not said'}, as config.json says; not fetched yet"
+    has_tokenizer = any((path / file).exists() for file in ("tokenizer.json", "vocab.json"))
+    return _Found(
+        path=path,
+        family=family.name if family else OWN_TYPE,
+        config=config,
+        tokenizer=Tokenizer.load(path) if has_tokenizer else None,
+        stored_as=stored,
+        licence=_licence(path, values),
+        opens_in=why_not_stock(config) or f"stock transformers, as {family.architecture if family else ''}",
+    )
+
+
+def _gguf(path: Path) -> _Found:
+    from newleaf.storage.gguf_file import need_gguf
+    from newleaf.storage.gguf_read import read_head
+    from newleaf.storage.gguf_tokenizer import read_tokenizer
+
+    file, layout, config = read_head(path)
+    kinds = sorted({need_gguf().GGMLQuantizationType(stored.kind).name for stored in file.tensors.values()})
+    size = sum(stored.size for stored in file.tensors.values())
+    licence = file.metadata.get("general.license")
+    return _Found(
+        path=path,
+        family=layout.family,
+        config=config,
+        tokenizer=read_tokenizer(file),
+        stored_as=f"GGUF, {', '.join(kinds)}, {size / 1e6:,.0f} MB",
+        licence=licence if isinstance(licence, str) else None,
+        opens_in=f"llama.cpp, as {layout.name}",
+    )
+
+
+def _licence(folder: Path, values: dict[str, Any]) -> str | None:
+    """`license` of the model card's front matter, or of config.json, or the name of a licence file."""
+    card = _front_matter(folder / CARD)
+    for said in (card.get("license"), values.get("license")):
+        if isinstance(said, list):
+            said = ", ".join(map(str, said))
+        if isinstance(said, str) and said:
+            named = card.get("license_name")
+            return f"{said} ({named})" if said == "other" and isinstance(named, str) else said
+    return next((f"see {path.name}" for path in sorted(folder.glob("LICENSE*")) if path.is_file()), None)
+
+
+def _front_matter(card: Path) -> dict[str, Any]:
+    """The YAML between the first two lines of dashes; empty where there is none or it is broken."""
+    if not card.is_file():
+        return {}
+    with card.open(encoding="utf-8", errors="replace") as file:
+        parts = file.read(CARD_BYTES).replace("\r\n", "\n").split("---\n", 2)
+    try:
+        found = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}

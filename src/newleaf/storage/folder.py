@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families import Family, family_for, family_of, nearest_family
-from newleaf.families.weights import Rule, from_hugging_face, rows_of, to_hugging_face
+from newleaf.families.weights import Rule, from_hugging_face, rows_of, same
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.quant import mxfp4
 from newleaf.quant.packed import Packed
 from newleaf.storage.assemble import Precision, assemble, blank
-from newleaf.storage.files import replace_directory, write_json, write_tensors, write_text
+from newleaf.storage.files import replace_directory, write_json
 from newleaf.storage.stored_weights import StoredWeights
+from newleaf.storage.write_weights import Export
 from newleaf.text.tokenizer import Tokenizer
 
 # A network that no stock class holds is written under this model_type, with newleaf's own names.
 OWN_TYPE = "newleaf"
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -48,38 +47,40 @@ def why_not_stock(config: GPTConfig) -> str | None:
 
 
 def save_folder(
-    path: Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer, notes: dict[str, Any] | None = None
+    path: Path,
+    config: GPTConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    notes: dict[str, Any] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> str | None:
     """Write a model folder, whole or not at all, over whatever `path` held. `weights` have newleaf's names.
 
-    Returns None, or a sentence when stock transformers cannot open the result. `notes` go under `newleaf` in config.json.
+    Returns None, or a sentence when stock transformers cannot open the result. `notes` go under `newleaf` in config.json, `defaults` to
+    generation_config.json; `dtype` is the type of the stored weights, unless given the one they have.
     """
     family = family_for(config)
+    shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
     if family is not None:
-        values, tensors = family.write_config(config), to_hugging_face(family.rules(config), weights)
+        values, rules = family.write_config(config), family.rules(config)
     else:
         values = {"model_type": OWN_TYPE, "newleaf": {"config": config.to_dict()}}
-        tensors = {name: tensor.contiguous() for name, tensor in weights.items() if not (config.tie_embeddings and name == "head.weight")}
-    values["dtype"] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+        rules = [same(name, name) for name in shapes if not (config.tie_embeddings and name == "head.weight")]
+    export = Export(rules, weights, dtype)
+    values["dtype"] = str(export.written_as).removeprefix("torch.")
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     values |= ends
     if notes:
         values["newleaf"] = values.get("newleaf", {}) | notes
     with replace_directory(path) as aside:
         write_json(aside / "config.json", values)
-        write_json(aside / "generation_config.json", {name: value for name, value in ends.items() if value is not None})
+        known = {name: value for name, value in ends.items() if value is not None}
+        write_json(aside / "generation_config.json", known | dict(defaults or {}))
         tokenizer.save(aside)
-        _write_weights(aside, tensors)
+        export.write(aside, shapes)
     return why_not_stock(config)
-
-
-def _write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
-    split = split_torch_state_dict_into_shards(tensors, max_shard_size="5GB")
-    for name, keys in split.filename_to_tensors.items():
-        write_tensors(folder / name, {key: tensors[key] for key in keys})
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
 def load_folder(path: Path, precision: Precision | None = None) -> Folder:
@@ -104,9 +105,12 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
     tokenizer = Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the network only {config.vocab_size}")
-    defaults_file = path / "generation_config.json"
-    defaults = json.loads(defaults_file.read_text("utf-8")) if defaults_file.exists() else {}
-    return Folder(network, tokenizer, family.name if family else OWN_TYPE, defaults)
+    return Folder(network, tokenizer, family.name if family else OWN_TYPE, read_defaults(path))
+
+
+def read_defaults(path: Path) -> dict[str, Any]:
+    """The folder's generation_config.json, empty where there is none. Raises InputError when it is broken."""
+    return _read_object(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -114,6 +118,10 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.exists():
         raise InputError(f"{path}: not a model folder, it has no config.json")
+    return _read_object(file)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

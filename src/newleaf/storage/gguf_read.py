@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, from_hugging_face
-from newleaf.model import GPT, GPTConfig
+from newleaf.model import GPTConfig
 from newleaf.quant.packed import Format
 from newleaf.storage.assemble import Precision, assemble, blank
 from newleaf.storage.folder import Folder
-from newleaf.storage.gguf_file import GGUFFile, need_gguf, open_gguf
+from newleaf.storage.gguf_file import GGUFFile, open_gguf
 from newleaf.storage.gguf_layout import Layout, layout_named
 from newleaf.storage.gguf_tokenizer import read_tokenizer
 
@@ -44,33 +43,10 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
     return Folder(network, tokenizer, layout.family, defaults)
 
 
-def gguf_facts(path: str | Path) -> dict[str, Any]:
-    """What a GGUF file holds, read from its head: see `newleaf info`."""
-    gguf = need_gguf()
+def read_head(path: str | Path) -> tuple[GGUFFile, Layout, GPTConfig]:
+    """A GGUF file's tensors, unread, its layout and its network. Raises InputError as `load_gguf` does."""
     file = open_gguf(Path(path))
-    layout, config = _config(file)
-    with torch.device("meta"):
-        network = GPT(config)
-    tokenizer = read_tokenizer(file)
-    kinds = sorted({gguf.GGMLQuantizationType(stored.kind).name for stored in file.tensors.values()})
-    size = sum(stored.size for stored in file.tensors.values())
-    heads = f"{config.n_head} heads" + (f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else "")
-    count = network.parameter_count()
-    cache = 2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length
-    found = {
-        "model": str(path),
-        "family": layout.family,
-        "parameters": count,
-        "of_these_embeddings": network.embedding.token.weight.numel() * (1 if config.tie_embeddings else 2),
-        "shape": f"{config.n_layer} layers × {config.n_embd}, {heads}, feed-forward {config.n_inner}",
-        "context": config.context_length,
-        "stored_as": f"GGUF, {', '.join(kinds)}, {size / 1e6:,.0f} MB",
-        "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens",
-        "memory_to_run": f"{4 * (count + cache) / 1e6:,.0f} MB (weights in fp32, and a full cache for one text)",
-        "opens_in": f"llama.cpp, as {layout.name}",
-    }
-    licence = file.metadata.get("general.license")
-    return found | ({"licence": licence} if isinstance(licence, str) else {})
+    return file, *_config(file)
 
 
 def _config(file: GGUFFile) -> tuple[Layout, GPTConfig]:

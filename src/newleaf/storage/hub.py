@@ -2,33 +2,97 @@
 
 from __future__ import annotations
 
-import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 from newleaf.errors import InputError
+from newleaf.storage.weight_files import WHOLE, index_name, shard_names
 
-MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json")
+MODEL_FILES = ("config.json", "generation_config.json", *WHOLE)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+CARD = "README.md"
+# What stands in for tokenizer.json where there is none.
+OLD_TOKENIZER_FILES = ("vocab.json", "merges.txt")
+NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>(?!.*\.\.)[\w][\w./-]*))?")
+
+
+def is_hub_name(name: str | Path) -> bool:
+    """Whether this can be `owner/name` or `owner/name@revision`."""
+    return NAME.fullmatch(str(name)) is not None
 
 
 def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
-    """`name` itself when it is on this disk; else, for `owner/name`, the folder to which the Hub's `files` were fetched.
+    """`name` itself when it is on this disk; else, for `owner/name` or `owner/name@revision`, the folder to which `files` were fetched.
 
-    Raises InputError when it is neither, or cannot be fetched.
+    Files are fetched by their exact names, so that nothing of another format or of a folder inside comes along. Of the forms of weights
+    the first that the Hub has is fetched, whole or as the shards that its index names; vocab.json and merges.txt only where there is no
+    tokenizer.json. What is on this disk already is not fetched again. Raises InputError when `name` is neither, or cannot be fetched.
     """
-    path = Path(name)
-    if path.exists():
-        return path
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) or str(name).startswith("."):
+    if Path(name).exists():
+        return Path(name)
+    match = NAME.fullmatch(str(name))
+    if match is None:
         raise InputError(f"{name}: no such file or folder, and not an owner/name of the Hub")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    weights = [file for file in WHOLE if file in files]
+    small = {file for file in files if file not in weights} | {index_name(file) for file in weights}
+    if "tokenizer.json" in files:
+        small -= set(OLD_TOKENIZER_FILES)
+    repository = match["name"]
+    folder = _fetch(repository, match["revision"], small)
+    commit = folder.name  # so that all comes from one state of the repository
+    if "tokenizer.json" in files and not (folder / "tokenizer.json").exists():
+        _fetch(repository, commit, set(OLD_TOKENIZER_FILES))
+    for whole in weights:
+        index = folder / index_name(whole)
+        wanted = shard_names(index) if index.exists() else [whole]
+        _fetch(repository, commit, set(wanted), bars=sys.stderr.isatty())
+        if all((folder / file).exists() for file in wanted):
+            break
+    return folder
 
+
+def _fetch(repository: str, revision: str | None, files: set[str], bars: bool = False) -> Path:
+    """The snapshot's folder, with those of `files` that the repository has.
+
+    huggingface_hub goes on with a file where a connection was cut, and shows `bars`.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class Bars(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **(options | {"disable": not bars}))  # type: ignore[no-untyped-call]
+
+    where = f"{constants.ENDPOINT}/{repository}"
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(files)))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=sorted(files), tqdm_class=Bars))
+    except GatedRepoError:
+        why = f"its owner grants access on request; ask for it at {where}, then log in with hf auth login or set HF_TOKEN"
+    except RepositoryNotFoundError:
+        why = "the Hub has no such model, or it is private; check the name, or log in with hf auth login or set HF_TOKEN"
+    except RevisionNotFoundError:
+        why = f"the Hub has the model but no revision {revision}"
     except (OfflineModeIsEnabled, LocalEntryNotFoundError):
-        why = "HF_HUB_OFFLINE forbids to fetch it" if os.environ.get("HF_HUB_OFFLINE") else "the Hub cannot be reached"
-        raise InputError(f"{name}: not on this disk, and {why}; give a local folder") from None
+        forbidden = constants.HF_HUB_OFFLINE
+        why = f"not on this disk, and {'--offline or HF_HUB_OFFLINE forbids' if forbidden else f'{constants.ENDPOINT} cannot be reached'}"
+        why += " to fetch it" if forbidden else "; try again, or give a local folder"
+    except HFValidationError as error:
+        why = f"not a name the Hub can have ({str(error).splitlines()[0]})"
     except HfHubHTTPError as error:
-        raise InputError(f"{name}: the Hub says {str(error).splitlines()[0]}") from None
+        why = f"the Hub says {str(error).splitlines()[0]}"
+    except Exception as error:  # the HTTP library below it has changed twice, and each has errors of its own
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # this machine's: a full disk, a cache that may not be written
+        why = f"the connection broke ({' '.join(str(error).split())[:200]}); run the command again, what came whole is kept"
+    raise InputError(f"{repository}: {why}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.quant.mxfp4 import dequantize
+from newleaf.storage.weight_files import weight_files
 
-WHOLE = ("model.safetensors", "pytorch_model.bin")
 BLOCKS, SCALES = "_blocks", "_scales"
+TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and PyTorch's
 
 
 class StoredWeights(Mapping[str, Tensor]):
@@ -28,7 +29,7 @@ class StoredWeights(Mapping[str, Tensor]):
     def __init__(self, folder: Path) -> None:
         self.shard: tuple[Path, Any] | None = None
         self.places: dict[str, Path | dict[str, Tensor]] = {}  # name → the file it is in, or all that an old one held
-        for file in _files(folder):
+        for file in weight_files(folder):
             if file.suffix == ".bin":
                 opened = _open_bin(file)
                 self.places |= dict.fromkeys(opened, opened)
@@ -52,11 +53,30 @@ class StoredWeights(Mapping[str, Tensor]):
         holder = self.places[name]
         if isinstance(holder, dict):
             return holder[name]
-        # One shard open at a time: a mapping keeps every page in memory that was read through it.
-        if self.shard is None or self.shard[0] != holder:
-            self.shard = holder, _open_safetensors(holder)
-        found: Tensor = self.shard[1].get_tensor(name)
+        found: Tensor = self._opened(holder).get_tensor(name)
         return found
+
+    def _opened(self, file: Path) -> Any:
+        # One shard open at a time: a mapping keeps every page in memory that was read through it.
+        if self.shard is None or self.shard[0] != file:
+            self.shard = file, _open_safetensors(file)
+        return self.shard[1]
+
+    @property
+    def described(self) -> str:
+        """The type that most of the stored numbers have, as PyTorch names it, and what is packed."""
+        counts: dict[str, int] = {}
+        for name, holder in self.places.items():
+            if name.endswith((BLOCKS, SCALES)) and name.rpartition("_")[0] in self.packed:
+                continue
+            if isinstance(holder, dict):
+                kind, shape = str(holder[name].dtype).removeprefix("torch."), holder[name].shape
+            else:
+                stored = self._opened(holder).get_slice(name)
+                kind, shape = TYPES.get(stored.get_dtype(), stored.get_dtype()), stored.get_shape()
+            counts[kind] = counts.get(kind, 0) + math.prod(shape)
+        most = max(counts, key=lambda kind: counts[kind], default="nothing")
+        return most + (", experts in MXFP4" if self.packed else "")
 
     def __iter__(self) -> Iterator[str]:
         hidden = {name + end for name in self.packed for end in (BLOCKS, SCALES)}
@@ -67,30 +87,6 @@ class StoredWeights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.places) - len(self.packed)
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files that hold the weights; safetensors before .bin, an index before one whole file."""
-    for whole in WHOLE:
-        index = folder / f"{whole}.index.json"
-        if index.exists():
-            return _shards(index)
-        if (folder / whole).exists():
-            return [folder / whole]
-    raise InputError(f"{folder}: model.safetensors is missing, and so is every other form of weights")
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{index}: is not an index of shards") from None
-    for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise InputError(f"{index}: {name!r} points outside the folder")
-        if not (index.parent / name).exists():
-            raise InputError(f"{index.parent}: shard {name} is missing")
-    return [index.parent / name for name in names]
 
 
 def _open_safetensors(file: Path) -> Any:

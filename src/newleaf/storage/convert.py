@@ -1,0 +1,122 @@
+"""A model in one form to a model in another: folders, runs, Hub names and GGUF files in, folders and GGUF files out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.model import GPTConfig
+from newleaf.storage.folder import describe, read_config, read_defaults, save_folder
+from newleaf.storage.folder_weights import FolderWeights
+from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
+from newleaf.storage.locate import is_gguf, locate
+from newleaf.text.tokenizer import Tokenizer
+from newleaf.version import VERSION
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GGUF_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+Progress = Callable[[int, int], None]  # tensors read, and of how many
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to be written elsewhere: `weights` have newleaf's names and may be read only when asked for."""
+
+    config: GPTConfig
+    weights: Mapping[str, Tensor]
+    tokenizer: Tokenizer
+    defaults: dict[str, Any]
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    dtype: str | None = None,
+    type: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> str | None:
+    """Write the model `source` as `target`: a GGUF file when its name ends in .gguf, else a Hugging Face folder, whole or not at all.
+
+    `dtype` (fp32, bf16 or fp16) is for folders, `type` (see `save_gguf`) for GGUF files; unless given, weights keep the type they have.
+    A folder's weights are read one tensor at a time, and a shard of at most 5 GB is held while it is written; a GGUF file is opened whole.
+    Returns None, or a sentence about what will open the result. Raises InputError before anything is written.
+    """
+    _check_target(Path(target), Path(source), dtype, type, overwrite)
+    opened = open_source(locate(source, (*MODEL_FILES, *TOKENIZER_FILES)))
+    if progress is not None:
+        opened = replace(opened, weights=_Watched(opened.weights, progress))
+    if not is_gguf(target):
+        wanted = DTYPES[dtype] if dtype else None
+        notes = {"version": VERSION}
+        return save_folder(Path(target), opened.config, opened.weights, opened.tokenizer, notes, dtype=wanted, defaults=opened.defaults)
+    from newleaf.storage.gguf_write import save_gguf
+
+    kept = GGUF_TYPES.get(opened.weights["embedding.token.weight"].dtype, "F32")
+    return save_gguf(target, opened.config, opened.weights, opened.tokenizer, type or kept)
+
+
+def open_source(path: Path) -> Source:
+    """A model folder or GGUF file, ready to be written elsewhere."""
+    if is_gguf(path):
+        from newleaf.storage.gguf_read import load_gguf
+
+        found = load_gguf(path)
+        return Source(found.network.config, found.network.state_dict(), found.tokenizer, found.defaults)
+    config, family = describe(read_config(path), path)
+    weights, tokenizer = FolderWeights(path, config, family), Tokenizer.load(path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the network only {config.vocab_size}")
+    return Source(config, weights, tokenizer, read_defaults(path))
+
+
+def _check_target(target: Path, source: Path, dtype: str | None, type: str | None, overwrite: bool) -> None:
+    if is_gguf(target) and dtype is not None:
+        raise InputError(f"dtype: {dtype} is for folders, and {target} is a GGUF file; give type (F32, F16, BF16, Q8_0, Q4_0)")
+    if not is_gguf(target) and type is not None:
+        raise InputError(f"type: {type} is for GGUF files, and {target} does not end in .gguf; give dtype (fp32, bf16, fp16)")
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    if not target.exists():
+        return
+    if source.exists() and source.resolve() == target.resolve():
+        raise InputError(f"{target}: is the model that is to be converted; choose another name")
+    if is_gguf(target) != target.is_file():
+        raise InputError(
+            f"{target}: exists and is a {'file' if target.is_file() else 'folder'}, so it is not replaced; choose another name"
+        )
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(f"{target}: exists; --overwrite replaces it")
+    if target.is_dir() and not (target / "config.json").exists():
+        raise InputError(f"{target}: exists and is not a model folder, so it is not replaced; choose another name")
+
+
+class _Watched(Mapping[str, Tensor]):
+    """Weights that tell how many of them have been read."""
+
+    def __init__(self, weights: Mapping[str, Tensor], progress: Progress) -> None:
+        self.weights, self.progress = weights, progress
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        self.progress(len(self.read), len(self.weights))
+        return self.weights[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)

@@ -1,0 +1,47 @@
+"""Which files of a folder hold the weights: one whole file, or the shards that an index names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from newleaf.errors import InputError
+
+WHOLE = ("model.safetensors", "pytorch_model.bin")  # what is taken first, first
+
+
+def index_name(whole: str) -> str:
+    """The index of shards that stands where a whole file could."""
+    return f"{whole}.index.json"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights; safetensors before .bin, an index before one whole file.
+
+    Raises InputError for a file that is missing, an index that is none, or a name in it that leads out of the folder.
+    """
+    for whole in WHOLE:
+        index = folder / index_name(whole)
+        if index.exists():
+            return [_shard(folder, name) for name in shard_names(index)]
+        if (folder / whole).exists():
+            return [folder / whole]
+    raise InputError(f"{folder}: {WHOLE[0]} is missing, and so is every other form of weights")
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index of shards names. Raises InputError when it is none, or names one outside its folder."""
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{index}: is not an index of shards") from None
+    for name in names:
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise InputError(f"{index}: {name!r} points outside the folder")
+    return names
+
+
+def _shard(folder: Path, name: str) -> Path:
+    if not (folder / name).exists():
+        raise InputError(f"{folder}: shard {name} is missing")
+    return folder / name

@@ -1,0 +1,76 @@
+"""Weights to safetensors, whole or in shards, one shard in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_state_dict_into_shards_factory
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.families.weights import Rule, to_hugging_face
+from newleaf.storage.files import write_tensors, write_text
+from newleaf.storage.weight_files import WHOLE, index_name
+
+LARGEST_SHARD = "5GB"
+
+
+@dataclass(frozen=True)
+class Export:
+    """Hugging Face's tensors of a network, each made when it is written. `weights` have newleaf's names; `dtype` is the one they are
+    written in, None for the one each has. A scale that rounds makes all of them fp32 (see `Rule`)."""
+
+    rules: Sequence[Rule]
+    weights: Mapping[str, Tensor]
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if any(rule.rounds for rule in self.rules):
+            if self.dtype not in (None, torch.float32):
+                raise InputError("dtype: this layout folds a scale into its weights that rounds, so its folders are fp32; choose fp32")
+            object.__setattr__(self, "dtype", torch.float32)
+
+    @property
+    def written_as(self) -> torch.dtype:
+        """The type of the first tensor, which config.json says."""
+        if self.dtype is not None:
+            return self.dtype
+        return self.weights[next(name for rule in self.rules for name in rule.ours)].dtype
+
+    def make(self, rule: Rule) -> Tensor:
+        """One tensor, as it is to be stored."""
+        made = to_hugging_face([rule], {name: self.weights[name] for name in rule.ours})[rule.theirs]
+        if self.dtype is None or not made.is_floating_point():
+            return made
+        converted = made.to(self.dtype)
+        if self.dtype is torch.float16 and not torch.equal(converted.isfinite(), made.isfinite()):
+            raise InputError(f"dtype: {rule.theirs} has values beyond fp16's range, which ends at 65,504; choose bf16 or fp32")
+        return converted
+
+    def write(self, folder: Path, shapes: Mapping[str, torch.Size]) -> None:
+        """Write model.safetensors, or shards and their index. `shapes` are the network's own."""
+        rules = {rule.theirs: rule for rule in self.rules}
+        counts = {rule.theirs: rule.derived().numel() if rule.derived else _count(rule, shapes) for rule in self.rules}
+        split = split_state_dict_into_shards_factory(
+            counts,
+            get_storage_size=lambda count: count * self.written_as.itemsize,
+            filename_pattern=WHOLE[0].replace(".", "{suffix}."),
+            max_shard_size=LARGEST_SHARD,
+        )
+        total = 0
+        for name, keys in split.filename_to_tensors.items():
+            shard = {key: self.make(rules[key]) for key in keys}
+            total += sum(tensor.nbytes for tensor in shard.values())
+            write_tensors(folder / name, shard)
+        if split.is_sharded:
+            index = {"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename}
+            write_text(folder / index_name(WHOLE[0]), json.dumps(index, indent=2) + "\n")
+
+
+def _count(rule: Rule, shapes: Mapping[str, torch.Size]) -> int:
+    return sum(math.prod(shapes[name]) for name in rule.ours)
