@@ -56,20 +56,25 @@ class Export:
         """Write model.safetensors, or shards and their index. `shapes` are the network's own."""
         rules = {rule.theirs: rule for rule in self.rules}
         counts = {rule.theirs: rule.derived().numel() if rule.derived else _count(rule, shapes) for rule in self.rules}
+        width = self.written_as.itemsize
         split = split_state_dict_into_shards_factory(
             counts,
-            get_storage_size=lambda count: count * self.written_as.itemsize,
+            get_storage_size=lambda count: count * width,
             filename_pattern=WHOLE[0].replace(".", "{suffix}."),
             max_shard_size=LARGEST_SHARD,
         )
         total = 0
         for name, keys in split.filename_to_tensors.items():
-            shard = {key: self.make(rules[key]) for key in keys}
-            total += sum(tensor.nbytes for tensor in shard.values())
-            write_tensors(folder / name, shard)
+            total += self._write_shard(folder / name, [rules[key] for key in keys])
         if split.is_sharded:
             index = {"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename}
             write_text(folder / index_name(WHOLE[0]), json.dumps(index, indent=2) + "\n")
+
+    def _write_shard(self, path: Path, rules: Sequence[Rule]) -> int:
+        """Write one file and let go of it; returns the bytes of its tensors."""
+        shard = {rule.theirs: self.make(rule) for rule in rules}
+        write_tensors(path, shard)
+        return sum(tensor.nbytes for tensor in shard.values())
 
 
 def _count(rule: Rule, shapes: Mapping[str, torch.Size]) -> int:
