@@ -38,3 +38,11 @@ def test_any_value_in_any_field_opens_or_is_one_line(
     except newleaf.InputError as error:
         said = str(error)
     assert "\n" not in said
+
+
+def test_sizes_beyond_counting_are_one_line(make: Callable[[str, Path], Any], tmp_path: Path) -> None:
+    _, folder = make("gpt_neox", tmp_path / "m")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"hidden_size": 2_365_189_257}))
+    with pytest.raises(newleaf.InputError, match=r"its sizes make .* weights, more than can be"):
+        newleaf.load(folder)

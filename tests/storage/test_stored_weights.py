@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import newleaf
 from newleaf.quant.mxfp4 import dequantize
+from newleaf.storage.convert import convert
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 
@@ -97,6 +98,33 @@ def test_a_missing_shard_and_a_path_that_climbs_out_are_named(folder: Path) -> N
     index.write_text("[]")
     with pytest.raises(newleaf.InputError, match="is not an index of shards"):
         newleaf.load(folder)
+
+
+def test_a_tokenizer_that_does_not_fit_the_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
+    wider = train_tokenizer([Path(__file__).read_text("utf-8")], TokenizerConfig(), 300)
+    assert wider.vocab_size == 300
+    wider.save(folder)
+    with pytest.raises(newleaf.InputError, match="the tokenizer has 300 tokens and the network only 257"):
+        newleaf.load(folder)
+    with pytest.raises(newleaf.InputError, match="the tokenizer has 300 tokens and the network only 257"):
+        convert(folder, tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "..", "a/../../secret", "inside/model.safetensors", ""])
+def test_no_shard_outside_the_folder_is_opened(name: str, folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
+    with pytest.raises(newleaf.InputError, match="points outside the folder"):
+        newleaf.load(folder)
+
+
+def test_a_truncated_shard_is_named_by_loading_and_converting(folder: Path, tmp_path: Path) -> None:
+    transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    last = sorted(folder.glob("model-*.safetensors"))[-1]
+    last.write_bytes(last.read_bytes()[:-100])
+    for opens in (newleaf.load, lambda path: convert(path, tmp_path / "x")):
+        with pytest.raises(newleaf.InputError, match=rf"{last.name}: damaged"):
+            opens(folder)
 
 
 def test_a_folder_without_weights_says_so(folder: Path) -> None:

@@ -15,6 +15,7 @@ from newleaf.errors import InputError
 from newleaf.families import Family, family_for, family_of, nearest_family
 from newleaf.families.weights import Rule, from_hugging_face, rows_of, same
 from newleaf.model import GPT, ConfigError, GPTConfig
+from newleaf.model.count import count_parameters
 from newleaf.quant import mxfp4
 from newleaf.quant.packed import Packed
 from newleaf.storage.assemble import Precision, assemble, blank
@@ -25,6 +26,7 @@ from newleaf.text.tokenizer import Tokenizer
 
 # A network that no stock class holds is written under this model_type, with newleaf's own names.
 OWN_TYPE = "newleaf"
+MOST_WEIGHTS = 1 << 56  # beyond that PyTorch cannot count a tensor's bytes
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,9 @@ def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | No
     """The configuration and family of a config.json; the family is None for newleaf's own type."""
     try:
         if values.get("model_type") == OWN_TYPE:
-            return GPTConfig.from_dict((values.get("newleaf") or {}).get("config") or {}), None
+            return _checked(GPTConfig.from_dict((values.get("newleaf") or {}).get("config") or {})), None
         family = family_of(values)
-        return family.read_config(values), family
+        return _checked(family.read_config(values)), family
     except (ConfigError, InputError) as error:
         raise InputError(f"{path / 'config.json'}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
@@ -156,6 +158,12 @@ def _read(rule: Rule, stored: StoredWeights, shapes: dict[str, torch.Size], keep
         else:
             return
     yield from from_hugging_face([rule], stored, shapes)
+
+
+def _checked(config: GPTConfig) -> GPTConfig:
+    if (count := count_parameters(config).total) > MOST_WEIGHTS:
+        raise InputError(f"its sizes make {count:.1e} weights, more than can be")
+    return config
 
 
 def _own_weights(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families import Family
 from newleaf.families.weights import from_hugging_face, same
-from newleaf.model import GPT, GPTConfig
+from newleaf.model import GPTConfig
+from newleaf.storage.assemble import blank
 from newleaf.storage.stored_weights import StoredWeights
 
 
@@ -25,8 +25,7 @@ class FolderWeights(Mapping[str, Tensor]):
         self.stored = StoredWeights(folder)
         if config.n_layer > len(self.stored):
             raise InputError(f"{folder}: config.json says {config.n_layer} layers, more than the weights have tensors")
-        with torch.device("meta"):
-            self.shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
+        self.shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
         self.tied = config.tie_embeddings
         rules = family.rules(config) if family is not None else [same(name, name) for name in self.shapes]
         self.rules = {name: rule for rule in rules for name in rule.ours}
