@@ -7,7 +7,7 @@ import sys
 
 from newleaf.cli.options import add_offline, heed_offline
 
-DTYPES, TYPES = ("fp32", "bf16", "fp16"), ("F32", "F16", "BF16", "Q8_0", "Q4_0")
+DTYPES, TYPES = ("fp32", "bf16", "fp16"), ("F32", "F16", "BF16", "Q8_0", "Q4_0", "MXFP4")
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

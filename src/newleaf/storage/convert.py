@@ -79,7 +79,7 @@ def open_source(path: Path) -> Source:
 
 def _check_target(target: Path, source: Path, dtype: str | None, type: str | None, overwrite: bool) -> None:
     if is_gguf(target) and dtype is not None:
-        raise InputError(f"dtype: {dtype} is for folders, and {target} is a GGUF file; give type (F32, F16, BF16, Q8_0, Q4_0)")
+        raise InputError(f"dtype: {dtype} is for folders, and {target} is a GGUF file; give type (F32, F16, BF16, Q8_0, Q4_0, MXFP4)")
     if not is_gguf(target) and type is not None:
         raise InputError(f"type: {type} is for GGUF files, and {target} does not end in .gguf; give dtype (fp32, bf16, fp16)")
     if dtype is not None and dtype not in DTYPES:
