@@ -21,6 +21,7 @@ from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant import mxfp4
+from newleaf.quant.layers import PackedWeight, PlainWeights
 from newleaf.storage.gguf_read import load_gguf
 from newleaf.storage.gguf_write import save_gguf
 from newleaf.text.tokenizer import Tokenizer
@@ -157,7 +158,7 @@ def test_each_tensor_is_dequantised_once(tokenizer: Tokenizer, tmp_path: Path, m
     random_model(CONFIGS["llama"], tokenizer).save(tmp_path / "x.gguf", type="Q8_0")
     dequantize, seen = gguf.quants.dequantize, []
     monkeypatch.setattr(gguf.quants, "dequantize", lambda data, kind: seen.append(data.shape) or dequantize(data, kind))
-    newleaf.load(tmp_path / "x.gguf")
+    newleaf.load(tmp_path / "x.gguf", weights="fp32")
     assert len(seen) == len(gguf.GGUFReader(tmp_path / "x.gguf").tensors)
 
 
@@ -208,7 +209,7 @@ def test_experts_on_the_grid_of_mxfp4_come_back_bit_for_bit(tokenizer: Tokenizer
     model.save(tmp_path / "x.gguf", type="MXFP4")
     back = newleaf.load(tmp_path / "x.gguf").network
     assert len(experts) == 6
-    for name, tensor in back.state_dict().items():
+    for name, tensor in PlainWeights(back).items():
         kept = name in experts or tensor.ndim == 1 or name.endswith(("_bias", "router.weight"))
         assert torch.equal(tensor, ours[name] if kept else ours[name].bfloat16().float()), name
     ids = tokenizer.encode(SENTENCES[0])[:40]
@@ -224,7 +225,7 @@ def test_experts_on_the_grid_of_mxfp4_come_back_bit_for_bit(tokenizer: Tokenizer
 def test_each_number_format_rounds_as_it_is_defined_to(kind: str, case: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = random_model(CONFIGS[case], tokenizer)
     model.save(tmp_path / "x.gguf", type=kind)
-    back, ours = newleaf.load(tmp_path / "x.gguf").network.state_dict(), model.network.state_dict()
+    back, ours = PlainWeights(newleaf.load(tmp_path / "x.gguf").network), model.network.state_dict()
     for name, tensor in ours.items():
         if tensor.ndim == 1 or name.endswith(("_bias", "router.weight", "position.weight")):
             assert torch.equal(back[name], tensor), name
@@ -292,7 +293,28 @@ def smollm(request: pytest.FixtureRequest) -> tuple[Path, Model]:
     path = Path(__file__).parents[3] / "shared" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.exists():
         pytest.skip("needs the shared models beside the checkout")
-    return path, newleaf.load(path)
+    return path, newleaf.load(path, weights="fp32")
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "MXFP4"])
+@pytest.mark.parametrize("case", CONFIGS)
+def test_blocks_stay_packed_and_mean_what_they_meant(kind: str, case: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    if (kind == "MXFP4") != bool(CONFIGS[case].n_expert):
+        pytest.skip("MXFP4 is for experts")
+    random_model(CONFIGS[case], tokenizer).save(tmp_path / "x.gguf", type=kind)
+    packed, plain = newleaf.load(tmp_path / "x.gguf"), newleaf.load(tmp_path / "x.gguf", weights="fp32")
+    assert any(isinstance(module, PackedWeight) for module in packed.network.modules())
+    weights = PlainWeights(packed.network)
+    assert set(weights) == set(plain.network.state_dict())
+    assert all(torch.equal(weights[name], tensor) for name, tensor in plain.network.state_dict().items())
+
+
+def test_smollm_opens_packed_in_a_fifth_of_the_memory(smollm: tuple[Path, Model]) -> None:
+    packed = newleaf.load(smollm[0]).network
+    held = sum(part.nbytes for part in (*packed.parameters(), *packed.buffers()))
+    assert held < 0.2 * sum(part.nbytes for part in smollm[1].network.parameters())
+    weights = PlainWeights(packed)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in smollm[1].network.state_dict().items())
 
 
 def test_smollm_knows_the_capital_of_france(smollm: tuple[Path, Model]) -> None:

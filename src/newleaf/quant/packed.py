@@ -1,6 +1,8 @@
 """Matrices of 8- or 4-bit codes with a scale for each group of columns, laid out the way the decoding kernels read them.
 
-    w[r, c] = factor · (scale[g, r] · (code[r, c] − zero) + minimum[g, r]),   g = c // group
+    w[r, c] = factor · scale[g, r] · (code[r, c] − zero),   g = c // group
+
+Formats whose groups have a minimum count their codes from it: factor · (scale[g, r] · code[r, c] + minimum[g, r]).
 
 Rows come in tiles of 16, one for each lane of a vector register, so that no lane ever has to be summed with another:
 
@@ -92,7 +94,7 @@ class Packed:
             codes = torch.stack((codes & 15, codes >> 4), dim=-3).flatten(-4, -3)  # [..., columns/4, L, 4]
         codes = torch.unflatten(codes, -3, (scales.shape[-2], -1)).transpose(-3, -2).flatten(-2)
         if self.values is None:
-            plain = codes.to(torch.float32).sub_(self.format.zero)
+            plain = codes.to(torch.float32).sub_(self.format.zero if minimums is None else 0)
         else:
             plain = torch.tensor(self.values, dtype=torch.float32, device=codes.device)[codes.int()]
         plain.mul_((scales.float() * self.factor).unsqueeze(-1))
@@ -119,7 +121,8 @@ def pack_rows(codes: Tensor, scales: Tensor, format: Format, minimums: Tensor | 
     """Codes uint8 [..., rows, columns] with fp16 scales [..., rows, columns/group], in the kernels' order; and the rest of `Packed`."""
     shape = tuple(codes.shape)
     rows = -shape[-2] % LANES
-    codes = F.pad(codes, (0, 0, 0, rows), value=format.zero)
-    scales = pack_scales(F.pad(scales, (0, 0, 0, rows)))
-    minimums = pack_scales(F.pad(minimums, (0, 0, 0, rows))) if minimums is not None else None
-    return Packed(pack_codes(codes, format.bits), scales, shape, format, minimums=minimums, **about)
+    if rows:
+        codes, scales = F.pad(codes, (0, 0, 0, rows), value=format.zero), F.pad(scales, (0, 0, 0, rows))
+        minimums = F.pad(minimums, (0, 0, 0, rows)) if minimums is not None else None
+    lows = pack_scales(minimums) if minimums is not None else None
+    return Packed(pack_codes(codes, format.bits), pack_scales(scales), shape, format, minimums=lows, **about)

@@ -68,9 +68,8 @@ class GGUFFile(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         gguf = need_gguf()
-        stored = self.tensors[name]
+        stored, rows = self.tensors[name], self.rows(name)
         kind = gguf.GGMLQuantizationType(stored.kind)
-        rows = np.memmap(self.path, np.uint8, "r", stored.start, (stored.size,)).reshape(math.prod(stored.shape[:-1]), -1)
         tensor = torch.empty(stored.shape, dtype=self.dtype)
         out, step = tensor.view(len(rows), -1), max(1, PIECE // stored.shape[-1])
         for start in range(0, len(rows), step):
@@ -81,6 +80,11 @@ class GGUFFile(Mapping[str, Tensor]):
                 raise InputError(f"{self.path}: {what}") from None
             out[start : start + step] = torch.from_numpy(values)
         return tensor
+
+    def rows(self, name: str) -> np.ndarray[Any, Any]:
+        """The bytes of a tensor as they lie in the file, a row of blocks for each row of weights; mapped, not read."""
+        stored = self.tensors[name]
+        return np.memmap(self.path, np.uint8, "r", stored.start, (stored.size,)).reshape(math.prod(stored.shape[:-1]), -1)
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors  # Mapping's own would dequantise it to see

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from newleaf.errors import InputError
-from newleaf.families.weights import Rule, from_hugging_face
+from newleaf.families.weights import Rule, from_hugging_face, rows_of
 from newleaf.model import GPTConfig
-from newleaf.quant.packed import Format
+from newleaf.quant.layers import packable
+from newleaf.quant.packed import Format, Packed
 from newleaf.storage.assemble import Precision, assemble, blank
 from newleaf.storage.folder import Folder
+from newleaf.storage.gguf_blocks import KEPT, pack_blocks
 from newleaf.storage.gguf_file import GGUFFile, open_gguf
 from newleaf.storage.gguf_layout import Layout, layout_named
 from newleaf.storage.gguf_tokenizer import read_tokenizer
 
 
 def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
-    """Open a GGUF file; its weights become fp32 unless another precision is given.
+    """Open a GGUF file. Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and the rest becomes fp32.
 
     Raises InputError, in one line, for a file that is damaged, whose numbers lie, or that holds what newleaf does not know.
     """
@@ -33,15 +37,31 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     rules = layout.rules(config, shapes)
     _check_tensors(file, rules, shapes, config)
-    weights = (
-        (name, layout.rearrange(rule.theirs, tensor, config, reading=True))
-        for rule in rules
-        for name, tensor in from_hugging_face([rule], file, shapes)
-    )
+    keep = packable(network) if precision is None else set()
+    weights = (pair for rule in rules for pair in _read(file, layout, config, rule, shapes, keep))
     network = assemble(network, weights, precision)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     defaults = {name: value for name, value in ids.items() if value is not None}
     return Folder(network, tokenizer, layout.family, defaults)
+
+
+def _read(
+    file: GGUFFile, layout: Layout, config: GPTConfig, rule: Rule, shapes: dict[str, torch.Size], keep: set[str]
+) -> Iterator[tuple[str, Tensor | Packed]]:
+    """The weights of one rule, those named in `keep` packed as they are where their type allows it."""
+    stored = file.tensors[rule.theirs]
+    if stored.kind in KEPT and keep.issuperset(rule.ours):
+        data = file.rows(rule.theirs)
+        packed = []
+        for name, numbers in rows_of(rule, shapes):
+            rows = layout.rearrange(rule.theirs, numbers.unsqueeze(-1), config, reading=True).squeeze(-1)
+            packed.append((name, pack_blocks(data, stored.kind, rows, tuple(shapes[name]))))
+        whole = [(name, weight) for name, weight in packed if weight is not None]
+        if len(whole) == len(packed):
+            yield from whole
+            return
+    for name, tensor in from_hugging_face([rule], file, shapes):
+        yield name, layout.rearrange(rule.theirs, tensor, config, reading=True)
 
 
 def read_head(path: str | Path) -> tuple[GGUFFile, Layout, GPTConfig]:
