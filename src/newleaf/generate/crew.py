@@ -1,0 +1,73 @@
+"""The threads that run a program together: they spin from step to step, and sleep when no token has come for a while."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import weakref
+
+import numpy as np
+
+from newleaf.generate.kernels.layout import State
+from newleaf.generate.program import Array, Program
+
+PATIENCE = 30_000  # looks for a next token before falling asleep: about a millisecond
+
+
+class Crew:
+    """Runs a program. `state` is the table that all threads share; whoever calls `run` is thread 0."""
+
+    def __init__(self, program: Program) -> None:
+        from newleaf.generate.kernels import interpreter
+
+        self.program = program
+        self.state: Array = np.zeros(State.TOKENS + 3 * program.max_rows, dtype=np.int64)
+        self.state[State.SELF] = self.state.ctypes.data
+        self.state[State.THREADS], self.state[State.MAX_ROWS] = program.threads, program.max_rows
+        self.state[State.YIELD] = _yield_address()
+        self._lead = interpreter.lead
+        self._asleep = threading.Condition()
+        self._tables = program.steps, program.matrices, program.buffers, self.state
+        weakref.finalize(self, _stop, self.state, self._asleep)
+        for number in range(1, program.threads):
+            work = threading.Thread(target=_follow, args=(self._tables, program, number, self._asleep), daemon=True, name=f"newleaf-{number}")
+            work.start()
+
+    def run(self) -> None:
+        """The program once, for the rows that stand in the state."""
+        with self._asleep:
+            self.state[State.CALLED] += 1
+            self._asleep.notify_all()
+        self._lead(*self._tables)
+
+
+def _follow(tables: tuple[Array, Array, Array, Array], program: Program, number: int, asleep: threading.Condition) -> None:
+    """A thread's life. `program` keeps the memory alive that the tables point to."""
+    from newleaf.generate.kernels.interpreter import follow
+
+    state, seen = tables[-1], 0
+    while True:
+        seen = follow(*tables, number, seen, PATIENCE)
+        if seen < 0:
+            return
+        with asleep:
+            asleep.wait_for(lambda: state[State.CALLED] > seen or state[State.STOP])  # noqa: B023
+
+
+def _stop(state: Array, asleep: threading.Condition) -> None:
+    with asleep:
+        state[State.STOP] = 1
+        asleep.notify_all()
+
+
+def _yield_address() -> int:
+    """Address of the C library's sched_yield, or 0 where there is none."""
+    if os.name == "nt":
+        return 0
+    try:
+        return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        return 0
+
+

@@ -1,0 +1,275 @@
+"""Running a program: every thread walks through the same steps, does its share of each, and meets the others where the next step needs them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numba import njit
+
+from newleaf.generate.kernels.attention import look_back, remember, turn
+from newleaf.generate.kernels.elementwise import activate, gate, norm, quantize
+from newleaf.generate.kernels.layout import (
+    LANES, Attend, Buffer, Embed, Format, Linear, Matrix, Meet, Norm, Op, Quantize, Rotate, Route, State, Step,
+)  # fmt: skip
+from newleaf.generate.kernels.linear import tile_product
+from newleaf.generate.kernels.vectors import (
+    atomic_add, atomic_load, bits_of, call, float_of, load, load_byte, load_float, load_long, load_one_bfloat, load_one_half, pause, spread,
+    store, store_float, store_long,
+)  # fmt: skip
+
+SPINS_BEFORE_YIELD = 1 << 12
+
+
+@njit(nogil=True, cache=True)
+def lead(steps: Any, matrices: Any, buffers: Any, state: Any) -> None:
+    """Run the program once, as thread 0. State.ROWS tokens, positions and slots must stand in the state."""
+    atomic_add(state[State.SELF] + 8 * State.GENERATION, 1)
+    program(steps, matrices, buffers, state, 0)
+
+
+@njit(nogil=True, cache=True)
+def follow(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: Any, patience: Any) -> Any:
+    """Run the program each time thread 0 does. Returns how many times it has been run once nothing comes for `patience` looks, or −1 to stop."""
+    looks = 0
+    while looks < patience:
+        if atomic_load(state[State.SELF] + 8 * State.STOP):
+            return -1
+        if atomic_load(state[State.SELF] + 8 * State.GENERATION) > seen:
+            seen += 1
+            program(steps, matrices, buffers, state, thread)
+            looks = 0
+        pause()
+        looks += 1
+    return seen
+
+
+@njit(nogil=True)
+def program(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
+    """One thread's part of all steps."""
+    threads, rows = state[State.THREADS], state[State.ROWS]
+    shared = rows > 1
+    # Meetings since the program was made times the threads; some may have arrived at the next one, but never all.
+    arrivals = atomic_load(state[State.SELF] + 8 * State.ARRIVED) // threads * threads
+    for number in range(steps.shape[0]):
+        step = steps[number]
+        op = step[Step.OP]
+        if op == Op.LINEAR:
+            linear(step, matrices, buffers, state, thread)
+        elif op == Op.ATTEND:
+            attend(step, buffers, state, thread)
+        elif op == Op.ROTATE:
+            rotate(step, buffers, state, thread)
+        elif op == Op.EMBED:
+            embed(step, matrices, buffers, state, thread)
+        else:
+            # Small vectors: everyone computes them for itself while there is one row.
+            first, end = (rows * thread // threads, rows * (thread + 1) // threads) if shared else (0, rows)
+            for row in range(first, end):
+                vector(step, buffers, row, 0 if shared else thread)
+        meet = step[Step.MEET]
+        if meet == Meet.ALWAYS or (meet == Meet.IF_SHARED and shared):
+            arrivals += threads
+            wait_for_all(state, arrivals)
+
+
+@njit(nogil=True)
+def wait_for_all(state: Any, arrivals: Any) -> None:
+    """Arrive, and wait until all have. Waiting is a loop: a meeting takes less time than falling asleep would."""
+    arrived = state[State.SELF] + 8 * State.ARRIVED
+    spins = 0
+    if atomic_add(arrived, 1) + 1 < arrivals:
+        while atomic_load(arrived) < arrivals:
+            pause()
+            spins += 1
+            if spins > SPINS_BEFORE_YIELD and state[State.YIELD]:
+                call(state[State.YIELD])
+
+
+@njit(nogil=True)
+def place(buffers: Any, buffer: Any, row: Any, thread: Any) -> Any:
+    """Address of a row of a buffer, in the thread's own copy where there is one."""
+    return buffers[buffer, Buffer.ADDRESS] + row * buffers[buffer, Buffer.STRIDE] + thread * buffers[buffer, Buffer.THREAD_STRIDE]
+
+
+@njit(nogil=True)
+def vector(step: Any, buffers: Any, row: Any, owner: Any) -> None:
+    """A step on one small vector."""
+    op = step[Step.OP]
+    if op == Op.NORM:
+        x, out = place(buffers, step[Norm.INPUT], row, owner), place(buffers, step[Norm.OUT], row, owner)
+        norm(x, out, step[Norm.WEIGHT], step[Norm.BIAS], step[Norm.WIDTH], float_of(step[Norm.EPSILON]), step[Norm.CENTRED])
+    elif op == Op.QUANTIZE:
+        x, out = place(buffers, step[Quantize.INPUT], row, owner), place(buffers, step[Quantize.OUT], row, owner)
+        quantize(x, out, step[Quantize.WIDTH], step[Quantize.GROUP])
+    elif op == Op.ROUTE:
+        scores, out = place(buffers, step[Route.SCORES], row, owner), place(buffers, step[Route.OUT], row, owner)
+        route(scores, out, step[Route.EXPERTS], step[Route.ACTIVE])
+
+
+@njit(nogil=True)
+def route(scores: Any, out: Any, experts: Any, active: Any) -> None:
+    """The `active` likeliest experts and the softmax over their scores: pairs of a number and the bits of a share."""
+    top = nb.float32(0.0)
+    for k in range(active):
+        best = -1
+        for expert in range(experts):
+            taken = False
+            for earlier in range(k):
+                taken |= load_long(out + 16 * earlier) == expert
+            if not taken and (best < 0 or load_float(scores + 4 * expert) > load_float(scores + 4 * best)):
+                best = expert
+        store_long(out + 16 * k, best)
+        if k == 0:
+            top = load_float(scores + 4 * best)
+    whole = nb.float32(0.0)
+    for k in range(active):
+        share = nb.float32(np.exp(load_float(scores + 4 * load_long(out + 16 * k)) - top))
+        whole += share
+        store_long(out + 16 * k + 8, bits_of(share))
+    for k in range(active):
+        store_long(out + 16 * k + 8, bits_of(float_of(load_long(out + 16 * k + 8)) / whole))
+
+
+@njit(nogil=True)
+def embed(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
+    """Rows of the table of tokens, and of positions where they are learned; threads share the columns."""
+    threads, most = state[State.THREADS], state[State.MAX_ROWS]
+    matrix, width = matrices[step[Embed.MATRIX]], step[Embed.WIDTH]
+    pieces = (width + LANES - 1) // LANES
+    first, end = pieces * thread // threads * LANES, min(width, pieces * (thread + 1) // threads * LANES)
+    for row in range(state[State.ROWS]):
+        token, position = state[State.TOKENS + row], state[State.TOKENS + most + row]
+        out = place(buffers, step[Embed.OUT], row, 0)
+        table = step[Embed.POSITIONS]
+        for column in range(first, end):
+            value = element(matrix, token, column)
+            if table != 0:
+                value += load_float(table + 4 * (position * width + column))
+            store_float(out + 4 * column, value)
+
+
+@njit(nogil=True)
+def element(matrix: Any, row: Any, column: Any) -> Any:
+    """One number of a matrix."""
+    format, codes, columns = matrix[Matrix.FORMAT], matrix[Matrix.CODES], matrix[Matrix.COLUMNS]
+    if format == Format.FP32:
+        return load_float(codes + 4 * (row * columns + column))
+    if format == Format.BF16:
+        return load_one_bfloat(codes + 2 * (row * columns + column))
+    tile, lane, group = row // LANES, row % LANES, matrix[Matrix.GROUP]
+    at = 2 * ((tile * (columns // group) + column // group) * LANES + lane)
+    scale = load_one_half(matrix[Matrix.SCALES] + at)
+    if format == Format.INT8:
+        code = load_byte(codes + ((tile * (columns // 4) + column // 4) * LANES + lane) * 4 + column % 4)
+        zero = 128
+    else:
+        pair = load_byte(codes + ((tile * (columns // 8) + column // 8) * LANES + lane) * 4 + column % 4)
+        code = (pair >> 4 if column % 8 >= 4 else pair) & 15
+        zero = 8
+    minimum = load_one_half(matrix[Matrix.MINIMUMS] + at) if matrix[Matrix.MINIMUMS] != 0 else nb.float32(0.0)
+    return float_of(matrix[Matrix.FACTOR]) * (scale * nb.float32(code - zero) + minimum)
+
+
+@njit(nogil=True)
+def linear(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
+    """Matrices that read one input, tile by tile; threads share the tiles."""
+    first, count = step[Linear.MATRIX], step[Linear.COUNT]
+    whole = 0
+    for number in range(first, first + count):
+        whole += (matrices[number, Matrix.ROWS] + LANES - 1) // LANES
+    mine, end = whole * thread // state[State.THREADS], whole * (thread + 1) // state[State.THREADS]
+    base = 0
+    for number in range(first, first + count):
+        tiles = (matrices[number, Matrix.ROWS] + LANES - 1) // LANES
+        for tile in range(max(mine, base), min(end, base + tiles)):
+            if step[Linear.EXPERT]:
+                for row in range(state[State.ROWS]):
+                    linear_tile(step, matrices, number, tile - base, tile, buffers, state, thread, row, 1)
+            else:
+                linear_tile(step, matrices, number, tile - base, tile, buffers, state, thread, 0, state[State.ROWS])
+        base += tiles
+
+
+@njit(nogil=True)
+def linear_tile(
+    step: Any, matrices: Any, number: Any, tile: Any, out_tile: Any, buffers: Any, state: Any, thread: Any, first: Any, rows: Any
+) -> None:
+    """One tile for `rows` inputs from `first` on, with all that is done to its products on the way to the output."""
+    matrix = matrices[number]
+    owner = 0 if state[State.ROWS] > 1 else thread
+    products = state[State.TILE] + thread * state[State.TILE_STRIDE]
+    others = products + 64 * state[State.MAX_ROWS]
+    x, stride = place(buffers, step[Linear.INPUT], first, owner), buffers[step[Linear.INPUT], Buffer.STRIDE]
+    expert, share = 0, nb.float32(1.0)
+    if step[Linear.EXPERT]:
+        route_ = place(buffers, step[Linear.ROUTES], first, owner) + 16 * (step[Linear.EXPERT] - 1)
+        expert = load_long(route_)
+        if step[Linear.WEIGHED]:
+            share = float_of(load_long(route_ + 8))
+    tile_product(matrix, tile * LANES, expert, x, stride, rows, products)
+    if step[Linear.GATED]:
+        tile_product(matrices[number + 1], tile * LANES, expert, x, stride, rows, others)
+    for row in range(rows):
+        value = finished(matrix, tile, expert, load(products + 64 * row))
+        if step[Linear.GATED]:
+            up = finished(matrices[number + 1], tile, expert, load(others + 64 * row))
+            value = gate(step[Linear.ACTIVATION], value, up, float_of(step[Linear.ALPHA]), float_of(step[Linear.LIMIT]))
+        else:
+            value = activate(step[Linear.ACTIVATION], value)
+        value = value * spread(share)
+        if step[Linear.RESIDUAL] >= 0:
+            value = value + load(place(buffers, step[Linear.RESIDUAL], first + row, owner) + 64 * out_tile)
+        store(place(buffers, step[Linear.OUT], first + row, owner) + 64 * out_tile, value)
+
+
+@njit(nogil=True)
+def finished(matrix: Any, tile: Any, expert: Any, product: Any) -> Any:
+    """A tile's products with the matrix's factor and bias."""
+    value = product * spread(float_of(matrix[Matrix.FACTOR]))
+    if matrix[Matrix.BIAS] != 0:
+        value = value + load(matrix[Matrix.BIAS] + expert * matrix[Matrix.BIAS_STRIDE] + 64 * tile)
+    return value
+
+
+@njit(nogil=True)
+def rotate(step: Any, buffers: Any, state: Any, thread: Any) -> None:
+    """Queries and keys are normed and turned, and keys and values go into the cache; threads share the heads."""
+    threads, most, heads, kv_heads = state[State.THREADS], state[State.MAX_ROWS], state[State.HEADS], state[State.KV_HEADS]
+    dim, width, layer = state[State.HEAD_DIM], state[State.HEAD_WIDTH], step[Rotate.LAYER]
+    epsilon, dims, interleaved = float_of(step[Rotate.EPSILON]), step[Rotate.DIMS], step[Rotate.INTERLEAVED]
+    scratch = state[State.TILE] + thread * state[State.TILE_STRIDE]
+    tasks = state[State.ROWS] * (heads + kv_heads)
+    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
+        row, head = task // (heads + kv_heads), task % (heads + kv_heads)
+        position, slot = state[State.TOKENS + most + row], state[State.TOKENS + 2 * most + row]
+        cosines, sines = step[Rotate.COSINES], step[Rotate.SINES]
+        if cosines != 0:
+            cosines, sines = cosines + 2 * dims * position, sines + 2 * dims * position
+        if head < heads:
+            x = place(buffers, step[Rotate.QUERIES], row, 0) + 4 * dim * head
+            out = place(buffers, step[Rotate.OUT], row, 0) + 4 * width * head
+            turn(x, out, dim, step[Rotate.QUERY_NORM], epsilon, cosines, sines, dims, interleaved, float_of(step[Rotate.SCALE]))
+        else:
+            kv = head - heads
+            x = place(buffers, step[Rotate.QUERIES], row, 0) + step[Rotate.KEYS] + 4 * dim * kv
+            turn(x, scratch, dim, step[Rotate.KEY_NORM], epsilon, cosines, sines, dims, interleaved, nb.float32(1.0))
+            value = place(buffers, step[Rotate.QUERIES], row, 0) + step[Rotate.VALUES] + 4 * dim * kv
+            remember(state, layer, slot, kv, position, scratch, value)
+
+
+@njit(nogil=True)
+def attend(step: Any, buffers: Any, state: Any, thread: Any) -> None:
+    """Attention of every row and head over its slot's cache; threads share the heads."""
+    threads, most, heads = state[State.THREADS], state[State.MAX_ROWS], state[State.HEADS]
+    dim, width = state[State.HEAD_DIM], state[State.HEAD_WIDTH]
+    scores = state[State.SCORES] + thread * state[State.SCORES_STRIDE]
+    tasks = state[State.ROWS] * heads
+    for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
+        row, head = task // heads, task % heads
+        position, slot = state[State.TOKENS + most + row], state[State.TOKENS + 2 * most + row]
+        sink = step[Attend.SINKS] + 4 * head if step[Attend.SINKS] != 0 else 0
+        query = place(buffers, step[Attend.QUERIES], row, 0) + 4 * width * head
+        out = place(buffers, step[Attend.OUT], row, 0) + 4 * dim * head
+        look_back(state, step[Attend.LAYER], slot, head, position, step[Attend.WINDOW], sink, query, scores, out)

@@ -1,0 +1,154 @@
+"""A program: the tables that a lowered network is, filled in one step at a time, and the memory its vectors live in."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from newleaf.generate.kernels.layout import COLUMNS, LANES, Buffer, Format, Matrix, Meet, Op, Quantize, Step
+from newleaf.quant.packed import Packed
+
+ALIGN = 64  # bytes: a register and a cache line
+GROUP = 64  # columns: buffers are filled up with zeros to whole groups
+
+Array = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+
+class CannotLower(Exception):
+    """Why a network has no program; it runs on `GPT`."""
+
+
+def bits(value: float) -> int:
+    """A number as a table holds it: the bits of its fp32 form."""
+    return int(struct.unpack("<I", struct.pack("<f", value))[0])
+
+
+def up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def padded(vector: Tensor, length: int) -> Tensor:
+    """fp32 [..., length]: a vector with zeros after it."""
+    out = torch.zeros(*vector.shape[:-1], length)
+    out[..., : vector.shape[-1]] = vector.detach()
+    return out
+
+
+@dataclass(frozen=True)
+class Program:
+    """What `run` needs. `held` keeps alive the tensors whose addresses stand in the tables."""
+
+    steps: Array
+    matrices: Array
+    buffers: Array
+    held: tuple[Tensor, ...]
+    logits: Tensor  # fp32 [max_rows, V filled up]: where the program leaves them
+    max_rows: int
+    threads: int
+
+
+@dataclass
+class Writer:
+    """Collects steps, matrices and buffers."""
+
+    threads: int
+    max_rows: int
+    steps: list[list[int]] = field(default_factory=list)
+    matrices: list[list[int]] = field(default_factory=list)
+    buffers: list[list[int]] = field(default_factory=list)
+    held: list[Tensor] = field(default_factory=list)
+    byte_buffers: dict[tuple[int, int], int] = field(default_factory=dict)  # (buffer, group) → the buffer of its bytes
+    fresh: set[tuple[int, int]] = field(default_factory=set)  # those that hold what the buffer holds now
+
+    def step(self, op: Op, meet: Meet, columns: Mapping[Any, int]) -> None:
+        row = [0] * COLUMNS
+        row[Step.OP], row[Step.MEET] = op, meet
+        for column, value in columns.items():
+            row[column] = value
+        self.steps.append(row)
+
+    def hold(self, tensor: Tensor) -> int:
+        """Keep a tensor alive; returns its address."""
+        self.held.append(tensor)
+        return tensor.data_ptr()
+
+    def vector(self, weights: Tensor | None, length: int | None = None) -> int:
+        """Address of a small vector of weights in fp32, filled up with zeros to whole registers; 0 for none."""
+        if weights is None:
+            return 0
+        return self.hold(padded(weights, up(length or weights.shape[-1], LANES)))
+
+    def memory(self, n_bytes: int) -> Tensor:
+        """Zeroed bytes that begin at a cache line."""
+        raw = torch.zeros(n_bytes + ALIGN, dtype=torch.uint8)
+        self.held.append(raw)
+        start = -raw.data_ptr() % ALIGN
+        return raw[start : start + n_bytes]
+
+    def buffer(self, row_bytes: int, private: bool = False) -> int:
+        """A new buffer of `max_rows` rows; `private` gives each thread a row of its own, to work in while there is one row."""
+        stride = up(row_bytes, ALIGN) + ALIGN
+        rows = max(self.max_rows, self.threads) if private else self.max_rows
+        memory = self.memory(rows * stride)
+        self.buffers.append([memory.data_ptr(), stride, stride if private else 0])
+        return len(self.buffers) - 1
+
+    def floats(self, width: int, private: bool = False) -> int:
+        """A buffer of fp32 vectors, zeros after them up to a whole group."""
+        return self.buffer(4 * up(width, GROUP), private)
+
+    def matrix(self, weight: Tensor | Packed, bias: Tensor | None = None) -> int:
+        """A row of the table for a matrix [rows, columns], or a stack of experts' [E, rows, columns]."""
+        row = [0] * Matrix.SIZE
+        n_rows, n_columns = weight.shape[-2:]
+        row[Matrix.ROWS], row[Matrix.FACTOR] = n_rows, bits(1.0)
+        if isinstance(weight, Packed):
+            if weight.values is not None:
+                raise CannotLower("its 4-bit codes stand for values of their own")
+            row[Matrix.FORMAT] = Format.INT8 if weight.format.bits == 8 else Format.INT4
+            row[Matrix.CODES], row[Matrix.SCALES] = self.hold(weight.codes), self.hold(weight.scales)
+            row[Matrix.MINIMUMS] = self.hold(weight.minimums) if weight.minimums is not None else 0
+            row[Matrix.GROUP], row[Matrix.FACTOR] = weight.format.group, bits(weight.factor)
+            row[Matrix.COLUMNS] = up(n_columns, weight.format.group)
+            row[Matrix.STRIDE] = weight.codes[0].nbytes if weight.codes.ndim == 5 else 0
+            row[Matrix.SCALE_STRIDE] = weight.scales[0].nbytes if weight.scales.ndim == 4 else 0
+        else:
+            kinds = {torch.float32: Format.FP32, torch.bfloat16: Format.BF16}
+            if weight.dtype not in kinds:
+                raise CannotLower(f"its weights are {str(weight.dtype).removeprefix('torch.')}")
+            weight = weight.detach().contiguous()
+            row[Matrix.FORMAT], row[Matrix.CODES], row[Matrix.COLUMNS] = kinds[weight.dtype], self.hold(weight), n_columns
+            row[Matrix.STRIDE] = weight[0].nbytes if weight.ndim == 3 else 0
+        if bias is not None:
+            row[Matrix.BIAS], row[Matrix.BIAS_STRIDE] = self.vector(bias), 4 * up(n_rows, LANES)
+        self.matrices.append(row)
+        return len(self.matrices) - 1
+
+    def input_for(self, matrix: int, source: int) -> int:
+        """The buffer that a matrix reads for the vector in `source`: itself, or its bytes, which are made here where nobody has yet."""
+        row = self.matrices[matrix]
+        if row[Matrix.FORMAT] not in (Format.INT8, Format.INT4):
+            return source
+        width, group = row[Matrix.COLUMNS], row[Matrix.GROUP]
+        key = source, group
+        if key not in self.byte_buffers:
+            self.byte_buffers[key] = self.buffer(width + 8 * (width // group), private=True)
+        if key not in self.fresh:
+            columns = {Quantize.INPUT: source, Quantize.OUT: self.byte_buffers[key], Quantize.WIDTH: width, Quantize.GROUP: group}
+            self.step(Op.QUANTIZE, Meet.IF_SHARED, columns)
+            self.fresh.add(key)
+        return self.byte_buffers[key]
+
+    def changed(self, buffer: int) -> None:
+        """The vector in `buffer` is a new one: its bytes are no longer its own."""
+        self.fresh = {key for key in self.fresh if key[0] != buffer}
+
+    def finish(self, logits: Tensor) -> Program:
+        tables = (np.array(rows, dtype=np.int64) for rows in (self.steps, self.matrices, self.buffers))
+        return Program(*tables, tuple(self.held), logits, self.max_rows, self.threads)
