@@ -26,7 +26,7 @@ class Crew:
         self.state[State.SELF] = self.state.ctypes.data
         self.state[State.THREADS], self.state[State.MAX_ROWS] = program.threads, program.max_rows
         self.state[State.YIELD] = _yield_address()
-        self._lead = interpreter.lead
+        self._run = interpreter.run
         self._asleep = threading.Condition()
         self._tables = program.steps, program.matrices, program.buffers, self.state
         weakref.finalize(self, _stop, self.state, self._asleep)
@@ -39,16 +39,16 @@ class Crew:
         with self._asleep:
             self.state[State.CALLED] += 1
             self._asleep.notify_all()
-        self._lead(*self._tables)
+        self._run(*self._tables, 0, self.state[State.CALLED] - 1, PATIENCE)
 
 
 def _follow(tables: tuple[Array, Array, Array, Array], program: Program, number: int, asleep: threading.Condition) -> None:
     """A thread's life. `program` keeps the memory alive that the tables point to."""
-    from newleaf.generate.kernels.interpreter import follow
+    from newleaf.generate.kernels.interpreter import run
 
     state, seen = tables[-1], 0
     while True:
-        seen = follow(*tables, number, seen, PATIENCE)
+        seen = run(*tables, number, seen, PATIENCE)
         if seen < 0:
             return
         with asleep:

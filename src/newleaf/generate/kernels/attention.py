@@ -13,17 +13,16 @@ from __future__ import annotations
 from typing import Any
 
 import numba as nb
-from numba import njit
 
 from newleaf.generate.kernels.elementwise import exp
 from newleaf.generate.kernels.layout import LANES, State
 from newleaf.generate.kernels.vectors import (
-    as_floats, fma, larger, largest, load, load_bfloat, load_bits, load_float, spread, spread_int, store, store_float, store_one_bfloat,
+    kernel, as_floats, fma, larger, largest, load, load_bfloat, load_bits, load_float, spread, spread_int, store, store_float, store_one_bfloat,
     total,
 )  # fmt: skip
 
 
-@njit(nogil=True)
+@kernel
 def turn(x: Any, out: Any, dim: Any, weight: Any, epsilon: Any, cosines: Any, sines: Any, dims: Any, interleaved: Any, scale: Any) -> None:
     """One head: RMS norm where `weight` is given, rotation of the first `dims` where tables are, times `scale`."""
     factor = scale
@@ -45,13 +44,13 @@ def turn(x: Any, out: Any, dim: Any, weight: Any, epsilon: Any, cosines: Any, si
             store_float(out + 4 * right, b * cos + a * sin)
 
 
-@njit(nogil=True)
+@kernel
 def head_offset(state: Any, layer: Any, slot: Any, head: Any) -> Any:
     """Where a head's keys, or its values, begin in the cache, in elements."""
     return ((layer * state[State.SLOTS] + slot) * state[State.KV_HEADS] + head) * state[State.CACHE_LENGTH] * state[State.HEAD_WIDTH]
 
 
-@njit(nogil=True)
+@kernel
 def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: Any, value: Any) -> None:
     """Store one head's key and value, fp32 [D], at a position."""
     width, dim = state[State.HEAD_WIDTH], state[State.HEAD_DIM]
@@ -69,7 +68,7 @@ def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: A
             store_float(values + 4 * (row + d), load_float(value + 4 * d))
 
 
-@njit(nogil=True)
+@kernel
 def score_tile(keys: Any, bf16: Any, query: Any, width: Any) -> Any:
     """Scores of sixteen tokens."""
     even, odd = spread(0.0), spread(0.0)
@@ -86,7 +85,7 @@ def score_tile(keys: Any, bf16: Any, query: Any, width: Any) -> Any:
     return even + odd
 
 
-@njit(nogil=True)
+@kernel
 def look_back(state: Any, layer: Any, slot: Any, head: Any, position: Any, window: Any, sink: Any, query: Any, scores: Any, out: Any) -> None:
     """One query head over the tokens up to `position`, the last `window` of them if that is not 0; writes fp32 [D].
 
@@ -123,12 +122,12 @@ def look_back(state: Any, layer: Any, slot: Any, head: Any, position: Any, windo
     mix(values, bf16, scores, first, position + 1, width, dim, nb.float32(1.0) / all_, out)
 
 
-@njit(nogil=True)
+@kernel
 def exp_of_one(x: Any) -> Any:
     return total(exp(spread(x))) / nb.float32(LANES)
 
 
-@njit(nogil=True)
+@kernel
 def mix(values: Any, bf16: Any, shares: Any, first: Any, end: Any, width: Any, dim: Any, scale: Any, out: Any) -> None:
     """The values of tokens `first` … `end` − 1, each times its share; sixteen of a head's dimensions at a time."""
     row = width * (2 if bf16 else 4)

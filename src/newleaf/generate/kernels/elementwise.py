@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numba as nb
-from numba import njit
 
 from newleaf.generate.kernels.layout import LANES, Activation
 from newleaf.generate.kernels.vectors import (
-    absolute, as_bits, as_floats, fma, larger, largest, load, smaller, spread, spread_int, store, store_float, store_int, store_low_bytes,
+    kernel, absolute, as_bits, as_floats, fma, larger, largest, load, smaller, spread, spread_int, store, store_float, store_int, store_low_bytes,
     to_floats, to_nearest, total, total_int,
 )  # fmt: skip
 
 
-@njit(nogil=True)
+@kernel
 def exp(x: Any) -> Any:
     """e^x in each lane, to about one unit in the last place: 2^n · e^r with |r| ≤ ln 2 / 2, and e^r by its series."""
     x = larger(smaller(x, spread(88.0)), spread(-87.0))
@@ -34,50 +33,39 @@ def exp(x: Any) -> Any:
     return p * as_floats((n + spread_int(127)) << spread_int(23))
 
 
-@njit(nogil=True)
-def sigmoid(x: Any) -> Any:
-    return spread(1.0) / (spread(1.0) + exp(spread(0.0) - x))
+@kernel
+def activate(kind: Any, x: Any, alpha: Any) -> Any:
+    """An activation in each lane; those that need an exponential share one.
 
-
-@njit(nogil=True)
-def erf(x: Any) -> Any:
-    """The error function to 1.5e-7 (Abramowitz and Stegun 1964, formula 7.1.26)."""
-    sign = as_bits(x) & spread_int(-0x80000000)
-    size = absolute(x)
-    t = spread(1.0) / fma(spread(0.3275911), size, spread(1.0))
+    silu is x · sigmoid(x); GELU by tanh is x · sigmoid(2u), u = sqrt(2/π) (x + 0.044715 x³); exact GELU takes the error function from Abramowitz
+    and Stegun (1964, formula 7.1.26), good to 1.5e-7. CLAMPED_SWIGLU's activation is x · sigmoid(alpha x).
+    """
+    zero, one = spread(0.0), spread(1.0)
+    if kind == Activation.NONE:
+        return x
+    if kind == Activation.RELU:
+        return larger(x, zero)
+    inner = x
+    if kind == Activation.GELU_TANH:
+        inner = x * fma(x * x, spread(2 * 0.7978845608028654 * 0.044715), spread(2 * 0.7978845608028654))
+    elif kind == Activation.CLAMPED_SWIGLU:
+        inner = x * spread(alpha)
+    elif kind == Activation.GELU:
+        inner = x * x * spread(0.5)
+    power = exp(zero - inner)
+    if kind != Activation.GELU:
+        return x / (one + power)
+    root = absolute(x) * spread(0.7071067811865476)
+    t = one / fma(spread(0.3275911), root, one)
     p = fma(spread(1.061405429), t, spread(-1.453152027))
     p = fma(p, t, spread(1.421413741))
     p = fma(p, t, spread(-0.284496736))
     p = fma(p, t, spread(0.254829592)) * t
-    value = spread(1.0) - p * exp(spread(0.0) - size * size)
-    return as_floats(as_bits(value) | sign)
+    erf = as_floats(as_bits(one - p * power) | (as_bits(x) & spread_int(-0x80000000)))
+    return spread(0.5) * x * (one + erf)
 
 
-@njit(nogil=True)
-def activate(kind: Any, x: Any) -> Any:
-    """GELU by tanh is x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³)."""
-    if kind == Activation.GELU_TANH:
-        return x * sigmoid(x * fma(x * x, spread(2 * 0.7978845608028654 * 0.044715), spread(2 * 0.7978845608028654)))
-    if kind == Activation.GELU:
-        return spread(0.5) * x * (spread(1.0) + erf(x * spread(0.7071067811865476)))
-    if kind == Activation.RELU:
-        return larger(x, spread(0.0))
-    if kind == Activation.SILU:
-        return x * sigmoid(x)
-    return x
-
-
-@njit(nogil=True)
-def gate(kind: Any, gated: Any, up: Any, alpha: Any, limit: Any) -> Any:
-    """activation(gate) · up; gpt-oss's form clamps both and adds one to up."""
-    if kind == Activation.CLAMPED_SWIGLU:
-        gated = smaller(gated, spread(limit))
-        up = larger(smaller(up, spread(limit)), spread(-limit))
-        return gated * sigmoid(spread(alpha) * gated) * (up + spread(1.0))
-    return activate(kind, gated) * up
-
-
-@njit(nogil=True)
+@kernel
 def norm(x: Any, out: Any, weight: Any, bias: Any, width: Any, epsilon: Any, centred: Any) -> None:
     """Layer norm or RMS norm of one vector that zeros fill up to whole registers; zeros follow the result too."""
     filled = (width + LANES - 1) // LANES * LANES
@@ -100,7 +88,7 @@ def norm(x: Any, out: Any, weight: Any, bias: Any, width: Any, epsilon: Any, cen
         store(out + 4 * k, value)
 
 
-@njit(nogil=True)
+@kernel
 def quantize(x: Any, out: Any, width: Any, group: Any) -> None:
     """Floats as signed bytes with a scale for each group: `width` bytes, then the fp32 scales, then the sums of each group's bytes."""
     groups = width // group

@@ -6,46 +6,44 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-from numba import njit
 
 from newleaf.generate.kernels.attention import look_back, remember, turn
-from newleaf.generate.kernels.elementwise import activate, gate, norm, quantize
+from newleaf.generate.kernels.elementwise import activate, norm, quantize
 from newleaf.generate.kernels.layout import (
-    LANES, Attend, Buffer, Embed, Format, Linear, Matrix, Meet, Norm, Op, Quantize, Rotate, Route, State, Step,
+    LANES, Activation, Attend, Buffer, Embed, Format, Linear, Matrix, Meet, Norm, Op, Quantize, Rotate, Route, State, Step,
 )  # fmt: skip
 from newleaf.generate.kernels.linear import tile_product
 from newleaf.generate.kernels.vectors import (
-    atomic_add, atomic_load, bits_of, call, float_of, load, load_byte, load_float, load_long, load_one_bfloat, load_one_half, pause, spread,
+    atomic_add, cached_kernel, kernel, atomic_load, bits_of, call, float_of, larger, load, load_byte, load_float, load_long, load_one_bfloat, load_one_half, pause, smaller, spread,
     store, store_float, store_long,
 )  # fmt: skip
 
 SPINS_BEFORE_YIELD = 1 << 12
 
 
-@njit(nogil=True, cache=True)
-def lead(steps: Any, matrices: Any, buffers: Any, state: Any) -> None:
-    """Run the program once, as thread 0. State.ROWS tokens, positions and slots must stand in the state."""
-    atomic_add(state[State.SELF] + 8 * State.GENERATION, 1)
-    program(steps, matrices, buffers, state, 0)
-
-
-@njit(nogil=True, cache=True)
-def follow(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: Any, patience: Any) -> Any:
-    """Run the program each time thread 0 does. Returns how many times it has been run once nothing comes for `patience` looks, or −1 to stop."""
-    looks = 0
+@cached_kernel
+def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: Any, patience: Any) -> Any:
+    """Thread 0 runs the program once and returns. The others run it each time thread 0 does; they return how many times they have when nothing
+    comes for `patience` looks, or −1 when they are to stop. State.ROWS tokens, positions and slots must stand in the state.
+    """
+    generation, looks = state[State.SELF] + 8 * State.GENERATION, 0
+    if thread == 0:
+        atomic_add(generation, 1)
     while looks < patience:
         if atomic_load(state[State.SELF] + 8 * State.STOP):
             return -1
-        if atomic_load(state[State.SELF] + 8 * State.GENERATION) > seen:
+        if atomic_load(generation) > seen:
             seen += 1
             program(steps, matrices, buffers, state, thread)
             looks = 0
+            if thread == 0:
+                return seen
         pause()
         looks += 1
     return seen
 
 
-@njit(nogil=True)
+@kernel
 def program(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
     """One thread's part of all steps."""
     threads, rows = state[State.THREADS], state[State.ROWS]
@@ -74,7 +72,7 @@ def program(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any) ->
             wait_for_all(state, arrivals)
 
 
-@njit(nogil=True)
+@kernel
 def wait_for_all(state: Any, arrivals: Any) -> None:
     """Arrive, and wait until all have. Waiting is a loop: a meeting takes less time than falling asleep would."""
     arrived = state[State.SELF] + 8 * State.ARRIVED
@@ -87,13 +85,13 @@ def wait_for_all(state: Any, arrivals: Any) -> None:
                 call(state[State.YIELD])
 
 
-@njit(nogil=True)
+@kernel
 def place(buffers: Any, buffer: Any, row: Any, thread: Any) -> Any:
     """Address of a row of a buffer, in the thread's own copy where there is one."""
     return buffers[buffer, Buffer.ADDRESS] + row * buffers[buffer, Buffer.STRIDE] + thread * buffers[buffer, Buffer.THREAD_STRIDE]
 
 
-@njit(nogil=True)
+@kernel
 def vector(step: Any, buffers: Any, row: Any, owner: Any) -> None:
     """A step on one small vector."""
     op = step[Step.OP]
@@ -108,7 +106,7 @@ def vector(step: Any, buffers: Any, row: Any, owner: Any) -> None:
         route(scores, out, step[Route.EXPERTS], step[Route.ACTIVE])
 
 
-@njit(nogil=True)
+@kernel
 def route(scores: Any, out: Any, experts: Any, active: Any) -> None:
     """The `active` likeliest experts and the softmax over their scores: pairs of a number and the bits of a share."""
     top = nb.float32(0.0)
@@ -132,7 +130,7 @@ def route(scores: Any, out: Any, experts: Any, active: Any) -> None:
         store_long(out + 16 * k + 8, bits_of(float_of(load_long(out + 16 * k + 8)) / whole))
 
 
-@njit(nogil=True)
+@kernel
 def embed(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
     """Rows of the table of tokens, and of positions where they are learned; threads share the columns."""
     threads, most = state[State.THREADS], state[State.MAX_ROWS]
@@ -150,7 +148,7 @@ def embed(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> No
             store_float(out + 4 * column, value)
 
 
-@njit(nogil=True)
+@kernel
 def element(matrix: Any, row: Any, column: Any) -> Any:
     """One number of a matrix."""
     format, codes, columns = matrix[Matrix.FORMAT], matrix[Matrix.CODES], matrix[Matrix.COLUMNS]
@@ -172,7 +170,7 @@ def element(matrix: Any, row: Any, column: Any) -> Any:
     return float_of(matrix[Matrix.FACTOR]) * (scale * nb.float32(code - zero) + minimum)
 
 
-@njit(nogil=True)
+@kernel
 def linear(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
     """Matrices that read one input, tile by tile; threads share the tiles."""
     first, count = step[Linear.MATRIX], step[Linear.COUNT]
@@ -183,48 +181,48 @@ def linear(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> N
     base = 0
     for number in range(first, first + count):
         tiles = (matrices[number, Matrix.ROWS] + LANES - 1) // LANES
+        # Rows that chose experts of their own go one at a time.
+        rows = 1 if step[Linear.EXPERT] else state[State.ROWS]
         for tile in range(max(mine, base), min(end, base + tiles)):
-            if step[Linear.EXPERT]:
-                for row in range(state[State.ROWS]):
-                    linear_tile(step, matrices, number, tile - base, tile, buffers, state, thread, row, 1)
-            else:
-                linear_tile(step, matrices, number, tile - base, tile, buffers, state, thread, 0, state[State.ROWS])
+            for row in range(0, state[State.ROWS], rows):
+                linear_tile(step, matrices, number, tile - base, tile, buffers, state, thread, row, rows)
         base += tiles
 
 
-@njit(nogil=True)
+@kernel
 def linear_tile(
     step: Any, matrices: Any, number: Any, tile: Any, out_tile: Any, buffers: Any, state: Any, thread: Any, first: Any, rows: Any
 ) -> None:
     """One tile for `rows` inputs from `first` on, with all that is done to its products on the way to the output."""
-    matrix = matrices[number]
     owner = 0 if state[State.ROWS] > 1 else thread
-    products = state[State.TILE] + thread * state[State.TILE_STRIDE]
-    others = products + 64 * state[State.MAX_ROWS]
+    products, half = state[State.TILE] + thread * state[State.TILE_STRIDE], 64 * state[State.MAX_ROWS]
     x, stride = place(buffers, step[Linear.INPUT], first, owner), buffers[step[Linear.INPUT], Buffer.STRIDE]
     expert, share = 0, nb.float32(1.0)
     if step[Linear.EXPERT]:
-        route_ = place(buffers, step[Linear.ROUTES], first, owner) + 16 * (step[Linear.EXPERT] - 1)
-        expert = load_long(route_)
+        chosen = place(buffers, step[Linear.ROUTES], first, owner) + 16 * (step[Linear.EXPERT] - 1)
+        expert = load_long(chosen)
         if step[Linear.WEIGHED]:
-            share = float_of(load_long(route_ + 8))
-    tile_product(matrix, tile * LANES, expert, x, stride, rows, products)
-    if step[Linear.GATED]:
-        tile_product(matrices[number + 1], tile * LANES, expert, x, stride, rows, others)
+            share = float_of(load_long(chosen + 8))
+    for part in range(1 + step[Linear.GATED]):
+        tile_product(matrices[number + part], tile * LANES, expert, x, stride, rows, products + part * half)
+    kind, alpha, limit = step[Linear.ACTIVATION], float_of(step[Linear.ALPHA]), spread(float_of(step[Linear.LIMIT]))
     for row in range(rows):
-        value = finished(matrix, tile, expert, load(products + 64 * row))
+        value = finished(matrices[number], tile, expert, load(products + 64 * row))
+        if kind == Activation.CLAMPED_SWIGLU:
+            value = smaller(value, limit)
+        value = activate(kind, value, alpha)
         if step[Linear.GATED]:
-            up = finished(matrices[number + 1], tile, expert, load(others + 64 * row))
-            value = gate(step[Linear.ACTIVATION], value, up, float_of(step[Linear.ALPHA]), float_of(step[Linear.LIMIT]))
-        else:
-            value = activate(step[Linear.ACTIVATION], value)
+            up = finished(matrices[number + 1], tile, expert, load(products + half + 64 * row))
+            if kind == Activation.CLAMPED_SWIGLU:
+                up = larger(smaller(up, limit), spread(0.0) - limit) + spread(1.0)
+            value = value * up
         value = value * spread(share)
         if step[Linear.RESIDUAL] >= 0:
             value = value + load(place(buffers, step[Linear.RESIDUAL], first + row, owner) + 64 * out_tile)
         store(place(buffers, step[Linear.OUT], first + row, owner) + 64 * out_tile, value)
 
 
-@njit(nogil=True)
+@kernel
 def finished(matrix: Any, tile: Any, expert: Any, product: Any) -> Any:
     """A tile's products with the matrix's factor and bias."""
     value = product * spread(float_of(matrix[Matrix.FACTOR]))
@@ -233,7 +231,7 @@ def finished(matrix: Any, tile: Any, expert: Any, product: Any) -> Any:
     return value
 
 
-@njit(nogil=True)
+@kernel
 def rotate(step: Any, buffers: Any, state: Any, thread: Any) -> None:
     """Queries and keys are normed and turned, and keys and values go into the cache; threads share the heads."""
     threads, most, heads, kv_heads = state[State.THREADS], state[State.MAX_ROWS], state[State.HEADS], state[State.KV_HEADS]
@@ -259,7 +257,7 @@ def rotate(step: Any, buffers: Any, state: Any, thread: Any) -> None:
             remember(state, layer, slot, kv, position, scratch, value)
 
 
-@njit(nogil=True)
+@kernel
 def attend(step: Any, buffers: Any, state: Any, thread: Any) -> None:
     """Attention of every row and head over its slot's cache; threads share the heads."""
     threads, most, heads = state[State.THREADS], state[State.MAX_ROWS], state[State.HEADS]

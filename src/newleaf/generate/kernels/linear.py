@@ -17,18 +17,17 @@ from __future__ import annotations
 from typing import Any
 
 import numba as nb
-from numba import njit
 
 from newleaf.generate.kernels.layout import LANES, Format, Matrix
 from newleaf.generate.kernels.vectors import (
-    dot4, fma, load, load_bfloat, load_bits, load_float, load_half, load_int, load_one_bfloat, prefetch, spread, spread_int, store,
+    kernel, dot4, fma, load, load_bfloat, load_bits, load_float, load_half, load_int, load_one_bfloat, prefetch, spread, spread_int, store,
     store_float, to_floats, total,
 )  # fmt: skip
 
 AHEAD = 4096  # bytes: the machine's own prefetching stops at the end of a page
 
 
-@njit(nogil=True)
+@kernel
 def tile_product(matrix: Any, first: Any, expert: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
     """Rows `first` … `first` + 15 of a matrix times `rows` inputs that lie `stride` bytes apart; `out` gets 16 floats for each input."""
     codes, columns = matrix[Matrix.CODES] + expert * matrix[Matrix.STRIDE], matrix[Matrix.COLUMNS]
@@ -51,7 +50,7 @@ def tile_product(matrix: Any, first: Any, expert: Any, x: Any, stride: Any, rows
             fp32_rows(codes + 4 * first * columns, count, columns, x, stride, rows, out)
 
 
-@njit(nogil=True)
+@kernel
 def int8_tile(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
     groups = columns // group
     for row in range(rows):
@@ -79,7 +78,7 @@ def int8_tile(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, 
         store(out + 64 * row, acc)
 
 
-@njit(nogil=True)
+@kernel
 def int4_tile(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
     groups = columns // group
     low, four = spread_int(0x0F0F0F0F), spread_int(4)
@@ -106,7 +105,7 @@ def int4_tile(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, 
         store(out + 64 * row, acc)
 
 
-@njit(nogil=True)
+@kernel
 def bf16_rows(weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
     """`count` rows; four sums run side by side, since one alone would wait for each addition to end."""
     even = columns // 64 * 64
@@ -129,7 +128,7 @@ def bf16_rows(weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows:
             store_float(out + 64 * row + 4 * lane, result)
 
 
-@njit(nogil=True)
+@kernel
 def fp32_rows(weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
     even = columns // 64 * 64
     for row in range(rows):
