@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.errors import InputError
+from newleaf.generate.runner import Runner, pick_runner
 from newleaf.generate.sampling import SamplingConfig
 from newleaf.generate.writer import Piece, write
 from newleaf.model import GPT
@@ -35,6 +36,7 @@ class Model:
         self.network = network
         self.tokenizer = tokenizer
         self.family = family
+        self._runner: tuple[tuple[tuple[int, int], ...], int, Runner] | None = None
 
     def generate(self, prompt: str = "", **options: Any) -> str:
         """The continuation of `prompt`, without it. Options are those of `SamplingConfig`: max_tokens, temperature, top_k, seed, stop, …
@@ -59,7 +61,15 @@ class Model:
 
     def pieces(self, prompt: str = "", n: int = 1, **options: Any) -> Iterator[Piece]:
         """What `stream` is made of: pieces that say which sample they belong to and how it ended."""
-        return write(self.network, self.tokenizer, prompt, build(SamplingConfig, options), n)
+        config = build(SamplingConfig, options)
+        return write(self._runner_for(n), self.tokenizer, prompt, config, n)
+
+    def _runner_for(self, n: int) -> Runner:
+        """What writes, kept from call to call while the weights stay as they are."""
+        weights = tuple((weight.data_ptr(), weight._version) for weight in self.network.parameters())
+        if self._runner is None or self._runner[:2] != (weights, n):
+            self._runner = weights, n, pick_runner(self.network, n)
+        return self._runner[2]
 
     def save(self, path: str | Path, type: str | None = None) -> str | None:
         """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at all.

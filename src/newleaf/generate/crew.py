@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 
 from newleaf.generate.kernels.layout import State
-from newleaf.generate.program import Array, Program
+from newleaf.generate.program import Array, CannotLower, Program
 
 PATIENCE = 30_000  # looks for a next token before falling asleep: about a millisecond
 
@@ -19,8 +21,7 @@ class Crew:
     """Runs a program. `state` is the table that all threads share; whoever calls `run` is thread 0."""
 
     def __init__(self, program: Program) -> None:
-        from newleaf.generate.kernels import interpreter
-
+        interpreter = _kernels()
         self.program = program
         self.state: Array = np.zeros(State.TOKENS + 3 * program.max_rows, dtype=np.int64)
         self.state[State.SELF] = self.state.ctypes.data
@@ -31,7 +32,9 @@ class Crew:
         self._tables = program.steps, program.matrices, program.buffers, self.state
         weakref.finalize(self, _stop, self.state, self._asleep)
         for number in range(1, program.threads):
-            work = threading.Thread(target=_follow, args=(self._tables, program, number, self._asleep), daemon=True, name=f"newleaf-{number}")
+            work = threading.Thread(
+                target=_follow, args=(self._tables, program, number, self._asleep), daemon=True, name=f"newleaf-{number}"
+            )
             work.start()
 
     def run(self) -> None:
@@ -40,6 +43,21 @@ class Crew:
             self.state[State.CALLED] += 1
             self._asleep.notify_all()
         self._run(*self._tables, 0, self.state[State.CALLED] - 1, PATIENCE)
+
+
+def _kernels() -> Any:
+    """The compiled code. Raises CannotLower where it cannot be."""
+    try:
+        from llvmlite.binding import get_host_cpu_features
+
+        from newleaf.generate.kernels import interpreter
+    except ImportError as error:
+        raise CannotLower(f"{error.name} is not installed; pip install numba") from None
+    features, machine = get_host_cpu_features(), platform.machine().lower()
+    x86 = machine in ("x86_64", "amd64")
+    if not (all(features.get(name) for name in ("avx2", "fma", "f16c")) if x86 else machine in ("aarch64", "arm64")):
+        raise CannotLower("this processor has neither AVX2 nor NEON")
+    return interpreter
 
 
 def _follow(tables: tuple[Array, Array, Array, Array], program: Program, number: int, asleep: threading.Condition) -> None:
@@ -69,5 +87,3 @@ def _yield_address() -> int:
         return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
     except (OSError, AttributeError):
         return 0
-
-

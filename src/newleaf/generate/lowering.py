@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from newleaf.generate.kernels.layout import Activation, Attend, Embed, Linear, Meet, Norm, Op, Rotate, Route
-from newleaf.generate.program import LANES, CannotLower, Program, Writer, bits, up
-from newleaf.model import GPT, GPTConfig
+from newleaf.generate.kernels.layout import LANES, Activation, Attend, Embed, Linear, Meet, Norm, Op, Rotate, Route
+from newleaf.generate.program import CannotLower, Program, Writer, bits, up
+from newleaf.model import GPT
 from newleaf.model.block import Block
 from newleaf.model.mixture import Mixture
 from newleaf.model.rotary import rotary_table
@@ -131,9 +131,9 @@ class _Lowering:
 
     def linear(self, layers: Sequence[Layer], source: int, out: int, **columns: int) -> None:
         """Matrices that read `source`, their outputs one after the other in `out`; with `gated=1`, the first is the second's gate."""
-        self.product([self.to.matrix(weight_of(module), bias) for module, bias in layers], source, out, **columns)
+        self.product([self.to.matrix(weight_of(module), bias) for module, bias in layers], source, out, Meet.ALWAYS, **columns)
 
-    def product(self, numbers: Sequence[int], source: int, out: int, meet: Meet = Meet.ALWAYS, **columns: int) -> None:
+    def product(self, numbers: Sequence[int], source: int, out: int, meet: Meet, **columns: int) -> None:
         inputs = {self.to.input_for(number, source) for number in numbers}
         if len(inputs) > 1:
             raise CannotLower("matrices that read the same input are quantised in different groups")

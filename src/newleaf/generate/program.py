@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from newleaf.generate.kernels.layout import COLUMNS, LANES, Buffer, Format, Matrix, Meet, Op, Quantize, Step
+from newleaf.generate.kernels.layout import COLUMNS, LANES, Format, Matrix, Meet, Op, Quantize, Step
 from newleaf.quant.packed import Packed
 
 ALIGN = 64  # bytes: a register and a cache line
@@ -20,7 +20,7 @@ GROUP = 64  # columns: buffers are filled up with zeros to whole groups
 Array = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
-class CannotLower(Exception):
+class CannotLower(Exception):  # noqa: N818 (a finding, not a fault)
     """Why a network has no program; it runs on `GPT`."""
 
 
@@ -150,5 +150,5 @@ class Writer:
         self.fresh = {key for key in self.fresh if key[0] != buffer}
 
     def finish(self, logits: Tensor) -> Program:
-        tables = (np.array(rows, dtype=np.int64) for rows in (self.steps, self.matrices, self.buffers))
-        return Program(*tables, tuple(self.held), logits, self.max_rows, self.threads)
+        steps, matrices, buffers = (np.array(rows, dtype=np.int64) for rows in (self.steps, self.matrices, self.buffers))
+        return Program(steps, matrices, buffers, tuple(self.held), logits, self.max_rows, self.threads)

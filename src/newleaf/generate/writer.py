@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from newleaf.errors import InputError
+from newleaf.generate.runner import Runner
 from newleaf.generate.sampling import SamplingConfig, choose
 from newleaf.generate.stops import StopFinder
-from newleaf.model import GPT, KVCache
 from newleaf.text.stream import StreamDecoder
 from newleaf.text.tokenizer import Tokenizer
 
@@ -54,7 +53,7 @@ class _Sample:
         return text
 
 
-def write(network: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfig, samples: int = 1) -> Iterator[Piece]:
+def write(runner: Runner, tokenizer: Tokenizer, prompt: str, config: SamplingConfig, samples: int = 1) -> Iterator[Piece]:
     """Write `samples` continuations of `prompt` side by side, as pieces of text.
 
     An empty prompt starts from the beginning-of-text token. When the context is full, the later half is read again and writing goes on.
@@ -63,51 +62,30 @@ def write(network: GPT, tokenizer: Tokenizer, prompt: str, config: SamplingConfi
     ids = tokenizer.encode(prompt) or ([tokenizer.bos_id] if tokenizer.bos_id is not None else [])
     if not ids:
         raise InputError("the prompt is empty, and this tokenizer has no beginning-of-text token to start from")
-    limit = network.config.context_length
+    limit = runner.config.context_length
     if len(ids) >= limit:
         raise InputError(f"the prompt has {len(ids)} tokens and leaves no room to write: the context is {limit}")
     seed = config.seed if config.seed is not None else secrets.randbits(62)
     generators = [torch.Generator().manual_seed((seed + number * 0x9E3779B97F4A7C15) % 2**63) for number in range(samples)]
     texts = [_Sample(n, list(ids), tokenizer.stream_decoder(), StopFinder(config.stop), g) for n, g in enumerate(generators)]
-    training = network.training
-    network.eval()
-    try:
-        yield from _run(network, texts, config, tokenizer.eos_id, tokenizer.vocab_size)
-    finally:
-        network.train(training)
+    yield from _run(runner, texts, config, tokenizer.eos_id, tokenizer.vocab_size)
 
 
-def _run(network: GPT, texts: list[_Sample], config: SamplingConfig, end_id: int | None, known: int) -> Iterator[Piece]:
-    alive, logits, cache = texts, None, None
+def _run(runner: Runner, texts: list[_Sample], config: SamplingConfig, end_id: int | None, known: int) -> Iterator[Piece]:
+    alive, logits = texts, runner.start([text.ids for text in texts])
     while alive:
-        if cache is None or logits is None or cache.length >= cache.max_length:
-            logits, cache = _read(network, [text.ids for text in alive])
         logits[:, known:] = float("-inf")  # a network may have more rows than the tokenizer has tokens
         if end_id is not None and alive[0].written < config.min_tokens:
             logits[:, end_id] = float("-inf")
-        tokens = choose(logits, [torch.tensor(text.ids) for text in alive], config, [text.generator for text in alive])
-        for text, token in zip(alive, tokens.tolist(), strict=True):
+        tokens = choose(logits, [torch.tensor(text.ids) for text in alive], config, [text.generator for text in alive]).tolist()
+        for text, token in zip(alive, tokens, strict=True):
             piece = text.take(token, config, end_id)
             if piece or text.end:
                 yield Piece(text.number, piece, text.end)
-        kept = torch.tensor([row for row, text in enumerate(alive) if text.end is None], dtype=torch.long)
-        alive = [text for text in alive if text.end is None]
-        if alive and cache.length < cache.max_length:
-            if len(kept) < len(tokens):
-                cache.keep(kept)
-            logits = _forward(network, tokens[kept].unsqueeze(1), cache)
-
-
-def _read(network: GPT, rows: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
-    """Read what is written so far; of a text that fills the context, its later half."""
-    limit = network.config.context_length
-    if len(rows[0]) >= limit:
-        rows = [row[-((limit + 1) // 2) :] for row in rows]
-    cache = KVCache(network.config, len(rows), limit, network.dtype, network.device)
-    return _forward(network, torch.tensor(rows), cache), cache
-
-
-@torch.no_grad()
-def _forward(network: GPT, ids: Tensor, cache: KVCache) -> Tensor:
-    logits: Tensor = network.head(network.hidden(ids.to(network.device), cache=cache)[:, -1]).float().cpu()
-    return logits
+        kept = [row for row, text in enumerate(alive) if text.end is None]
+        alive = [alive[row] for row in kept]
+        if alive and runner.length < runner.max_length:
+            logits = runner.advance([tokens[row] for row in kept], kept)
+        elif alive:
+            limit = runner.config.context_length
+            logits = runner.start([text.ids[-((limit + 1) // 2) :] for text in alive])

@@ -13,6 +13,7 @@ from newleaf.data.batches import TrainBatches, count_windows, validation_batches
 from newleaf.data.shards import token_byte_lengths
 from newleaf.errors import InputError
 from newleaf.families import family_for
+from newleaf.generate.runner import PlainRunner
 from newleaf.generate.sampling import SamplingConfig
 from newleaf.generate.writer import write
 from newleaf.measure.bits_per_byte import TextLoss, text_loss
@@ -219,7 +220,7 @@ class Session:
             begin = time.monotonic()
             each = self._sampling_left(done) / (len(train.prompts) - number)
             text = ""
-            for piece in write(self.loop.network, self.prepared.tokenizer, prompt, config):
+            for piece in write(PlainRunner(self.loop.network), self.prepared.tokenizer, prompt, config):
                 text += piece.text
                 if time.monotonic() - begin > each:
                     break

@@ -2,8 +2,8 @@
 
 The cache holds, for each layer, slot (a sequence) and key/value head, in bf16 or fp32:
 
-    keys    [tokens/16, D, 16] fp32, or [tokens/16, D/2, 16, 2] bf16    tiles like those of a matrix whose rows are tokens: sixteen scores at a time
-    values  [tokens, D]                                                  a row for each token, added up with its share
+    keys    [tokens/16, D, 16] fp32, or [tokens/16, D/2, 16, 2] bf16    tiles as of a matrix whose rows are tokens: 16 scores at once
+    values  [tokens, D]                                             a row for each token, added up with its share
 
 D is the head's width filled up with zeros to whole vectors.
 """
@@ -17,7 +17,20 @@ import numba as nb
 from newleaf.generate.kernels.elementwise import exp
 from newleaf.generate.kernels.layout import LANES, State
 from newleaf.generate.kernels.vectors import (
-    kernel, as_floats, fma, larger, largest, load, load_bfloat, load_bits, load_float, spread, spread_int, store, store_float, store_one_bfloat,
+    as_floats,
+    fma,
+    kernel,
+    larger,
+    largest,
+    load,
+    load_bfloat,
+    load_bits,
+    load_float,
+    spread,
+    spread_int,
+    store,
+    store_float,
+    store_one_bfloat,
     total,
 )  # fmt: skip
 
@@ -86,7 +99,9 @@ def score_tile(keys: Any, bf16: Any, query: Any, width: Any) -> Any:
 
 
 @kernel
-def look_back(state: Any, layer: Any, slot: Any, head: Any, position: Any, window: Any, sink: Any, query: Any, scores: Any, out: Any) -> None:
+def look_back(
+    state: Any, layer: Any, slot: Any, head: Any, position: Any, window: Any, sink: Any, query: Any, scores: Any, out: Any
+) -> None:
     """One query head over the tokens up to `position`, the last `window` of them if that is not 0; writes fp32 [D].
 
     `sink` is the address of the head's sink, or 0. `scores` has room for a float for each token of the cache, and a vector more.

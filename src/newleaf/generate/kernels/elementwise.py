@@ -8,8 +8,25 @@ import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Activation
 from newleaf.generate.kernels.vectors import (
-    kernel, absolute, as_bits, as_floats, fma, larger, largest, load, smaller, spread, spread_int, store, store_float, store_int, store_low_bytes,
-    to_floats, to_nearest, total, total_int,
+    absolute,
+    as_bits,
+    as_floats,
+    fma,
+    kernel,
+    larger,
+    largest,
+    load,
+    smaller,
+    spread,
+    spread_int,
+    store,
+    store_float,
+    store_int,
+    store_low_bytes,
+    to_floats,
+    to_nearest,
+    total,
+    total_int,
 )  # fmt: skip
 
 
@@ -37,8 +54,8 @@ def exp(x: Any) -> Any:
 def activate(kind: Any, x: Any, alpha: Any) -> Any:
     """An activation in each lane; those that need an exponential share one.
 
-    silu is x · sigmoid(x); GELU by tanh is x · sigmoid(2u), u = sqrt(2/π) (x + 0.044715 x³); exact GELU takes the error function from Abramowitz
-    and Stegun (1964, formula 7.1.26), good to 1.5e-7. CLAMPED_SWIGLU's activation is x · sigmoid(alpha x).
+    silu is x · sigmoid(x); GELU by tanh is x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³); exact GELU takes the error function from
+    Abramowitz and Stegun (1964, formula 7.1.26), good to 1.5e-7. CLAMPED_SWIGLU's activation is x · sigmoid(alpha x).
     """
     zero, one = spread(0.0), spread(1.0)
     if kind == Activation.NONE:

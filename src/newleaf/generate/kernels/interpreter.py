@@ -1,4 +1,4 @@
-"""Running a program: every thread walks through the same steps, does its share of each, and meets the others where the next step needs them."""
+"""Running a program: every thread walks through the steps, does its share of each, and meets the others where the next needs them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,45 @@ import numpy as np
 from newleaf.generate.kernels.attention import look_back, remember, turn
 from newleaf.generate.kernels.elementwise import activate, norm, quantize
 from newleaf.generate.kernels.layout import (
-    LANES, Activation, Attend, Buffer, Embed, Format, Linear, Matrix, Meet, Norm, Op, Quantize, Rotate, Route, State, Step,
+    LANES,
+    Activation,
+    Attend,
+    Buffer,
+    Embed,
+    Format,
+    Linear,
+    Matrix,
+    Meet,
+    Norm,
+    Op,
+    Quantize,
+    Rotate,
+    Route,
+    State,
+    Step,
 )  # fmt: skip
 from newleaf.generate.kernels.linear import tile_product
 from newleaf.generate.kernels.vectors import (
-    atomic_add, cached_kernel, kernel, atomic_load, bits_of, call, float_of, larger, load, load_byte, load_float, load_long, load_one_bfloat, load_one_half, pause, smaller, spread,
-    store, store_float, store_long,
+    atomic_add,
+    atomic_load,
+    bits_of,
+    cached_kernel,
+    call,
+    float_of,
+    kernel,
+    larger,
+    load,
+    load_byte,
+    load_float,
+    load_long,
+    load_one_bfloat,
+    load_one_half,
+    pause,
+    smaller,
+    spread,
+    store,
+    store_float,
+    store_long,
 )  # fmt: skip
 
 SPINS_BEFORE_YIELD = 1 << 12
@@ -23,8 +56,8 @@ SPINS_BEFORE_YIELD = 1 << 12
 
 @cached_kernel
 def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: Any, patience: Any) -> Any:
-    """Thread 0 runs the program once and returns. The others run it each time thread 0 does; they return how many times they have when nothing
-    comes for `patience` looks, or −1 when they are to stop. State.ROWS tokens, positions and slots must stand in the state.
+    """Thread 0 runs the program once and returns. The others run it each time thread 0 does; they return how many times they have when
+    nothing comes for `patience` looks, or −1 when they are to stop. State.ROWS tokens, positions and slots must stand in the state.
     """
     generation, looks = state[State.SELF] + 8 * State.GENERATION, 0
     if thread == 0:

@@ -1,8 +1,8 @@
 """The tables that a program is made of, and what stands in each of their columns.
 
-Every table is an array of 64-bit integers, addresses included, so that one compiled function runs every program. A step's row begins with what
-it does (`Op`) and whether all threads meet after it; its other columns are those of the class that bears its name. Vectors between steps live in
-buffers, named by their row in the table of buffers.
+Every table is an array of 64-bit integers, addresses included, so that one compiled function runs every program. A step's row begins with
+what it does (`Op`) and whether all threads meet after it; its other columns are those of the class of that name. Vectors between steps
+live in buffers, named by their row in the table of buffers.
 """
 
 from __future__ import annotations

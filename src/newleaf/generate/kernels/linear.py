@@ -7,8 +7,8 @@
             | r0: c4 … c7   | r1: c4 … c7   | … | r15: c4 … c7   |   the next; of 4-bit codes, both of these share 64 bytes
     scales  | r0            | r1            | … | r15            |   fp16, once a group of columns
 
-bf16 and fp32 matrices lie as PyTorch keeps them, row after row. Inputs of the former are bytes with a scale for each group (see `quantize`), of
-the latter fp32. Each function takes one tile and several inputs, so that a tile comes from memory once, and sums every input in the same
+bf16 and fp32 matrices lie as PyTorch keeps them, row after row. Inputs of the former are bytes with a scale for each group (`quantize`),
+of the latter fp32. Each function takes one tile and several inputs, so that a tile comes from memory once, and sums every input in the same
 order, so that a row's result does not depend on its neighbours.
 """
 
@@ -20,10 +20,26 @@ import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Format, Matrix
 from newleaf.generate.kernels.vectors import (
-    kernel, dot4, fma, load, load_bfloat, load_bits, load_float, load_half, load_int, load_one_bfloat, prefetch, spread, spread_int, store,
-    store_float, to_floats, total,
+    dot4,
+    fma,
+    kernel,
+    load,
+    load_bfloat,
+    load_bits,
+    load_float,
+    load_half,
+    load_int,
+    load_one_bfloat,
+    prefetch,
+    spread,
+    spread_int,
+    store,
+    store_float,
+    to_floats,
+    total,
 )  # fmt: skip
 
+ROWS = 4  # inputs that share one reading of a tile from the cache, and whose sums do not wait for each other
 AHEAD = 4096  # bytes: the machine's own prefetching stops at the end of a page
 
 
@@ -51,58 +67,121 @@ def tile_product(matrix: Any, first: Any, expert: Any, x: Any, stride: Any, rows
 
 
 @kernel
+def ask_ahead(address: Any) -> None:
+    """Ask for the 256 bytes that will be read 4 KiB from here."""
+    prefetch(address + AHEAD)
+    prefetch(address + AHEAD + 64)
+    prefetch(address + AHEAD + 128)
+    prefetch(address + AHEAD + 192)
+
+
+@kernel
 def int8_tile(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
-    groups = columns // group
-    for row in range(rows):
-        x_bytes, x_scales = x + stride * row, x + stride * row + columns
-        x_sums, w, acc = x_scales + 4 * groups, codes, spread(0.0)
-        for g in range(groups):
-            x_sum = load_int(x_sums + 4 * g)
-            dot = spread_int(nb.int32(-128 * x_sum))
-            for _ in range(group // 32):
-                prefetch(w + AHEAD)
-                prefetch(w + AHEAD + 64)
-                prefetch(w + AHEAD + 128)
-                prefetch(w + AHEAD + 192)
-                prefetch(w + AHEAD + 256)
-                prefetch(w + AHEAD + 320)
-                prefetch(w + AHEAD + 384)
-                prefetch(w + AHEAD + 448)
-                for quad in range(8):
-                    dot = dot4(dot, load_bits(w + 64 * quad), spread_int(load_int(x_bytes + 4 * quad)))
-                w, x_bytes = w + 512, x_bytes + 32
-            x_scale = spread(load_float(x_scales + 4 * g))
-            acc = fma(load_half(scales + 32 * g) * x_scale, to_floats(dot), acc)
-            if minimums != 0:
-                acc = fma(load_half(minimums + 32 * g) * x_scale, spread(nb.float32(x_sum)), acc)
-        store(out + 64 * row, acc)
+    row = 0
+    while rows - row >= ROWS:
+        codes_times_four(codes, scales, minimums, group, columns, False, x + stride * row, stride, out + 64 * row)
+        row += ROWS
+    while row < rows:
+        int8_times_one(codes, scales, minimums, group, columns, x + stride * row, out + 64 * row)
+        row += 1
 
 
 @kernel
 def int4_tile(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
+    row = 0
+    while rows - row >= ROWS:
+        codes_times_four(codes, scales, minimums, group, columns, True, x + stride * row, stride, out + 64 * row)
+        row += ROWS
+    while row < rows:
+        int4_times_one(codes, scales, minimums, group, columns, x + stride * row, out + 64 * row)
+        row += 1
+
+
+@kernel
+def int8_times_one(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, out: Any) -> None:
+    """Σ_g scale_g · x_scale_g · (Σ code · x − 128 · Σ x): the inner sums are whole numbers, and x's is known beforehand."""
+    groups, acc = columns // group, spread(0.0)
+    x_scales, x_sums = x + columns, x + columns + 4 * groups
+    for g in range(groups):
+        x_sum = load_int(x_sums + 4 * g)
+        dot = spread_int(nb.int32(0 if minimums != 0 else -128 * x_sum))
+        for _ in range(group // 32):
+            ask_ahead(codes)
+            ask_ahead(codes + 256)
+            for quad in range(8):
+                dot = dot4(dot, load_bits(codes + 64 * quad), spread_int(load_int(x + 4 * quad)))
+            codes, x = codes + 512, x + 32
+        acc = add_group(acc, dot, g, scales, minimums, x_scales, x_sum)
+    store(out, acc)
+
+
+@kernel
+def int4_times_one(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, out: Any) -> None:
+    groups, acc = columns // group, spread(0.0)
+    x_scales, x_sums = x + columns, x + columns + 4 * groups
+    low, four = spread_int(0x0F0F0F0F), spread_int(4)
+    for g in range(groups):
+        x_sum = load_int(x_sums + 4 * g)
+        dot = spread_int(nb.int32(0 if minimums != 0 else -8 * x_sum))
+        for _ in range(group // 32):
+            ask_ahead(codes)
+            for pair in range(4):
+                both = load_bits(codes + 64 * pair)
+                dot = dot4(dot, both & low, spread_int(load_int(x + 8 * pair)))
+                dot = dot4(dot, (both >> four) & low, spread_int(load_int(x + 8 * pair + 4)))
+            codes, x = codes + 256, x + 32
+        acc = add_group(acc, dot, g, scales, minimums, x_scales, x_sum)
+    store(out, acc)
+
+
+@kernel
+def add_group(acc: Any, dot: Any, g: Any, scales: Any, minimums: Any, x_scales: Any, x_sum: Any) -> Any:
+    """A group's whole-number sums, scaled and added."""
+    x_scale = spread(load_float(x_scales + 4 * g))
+    acc = fma(load_half(scales + 32 * g) * x_scale, to_floats(dot), acc)
+    if minimums != 0:
+        acc = fma(load_half(minimums + 32 * g) * x_scale, spread(nb.float32(x_sum)), acc)
+    return acc
+
+
+@kernel
+def codes_times_four(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, halves: Any, x: Any, stride: Any, out: Any) -> None:
+    """Four inputs at once; `halves` says that codes have 4 bits. Every input's sums are made in the order of those for one."""
     groups = columns // group
     low, four = spread_int(0x0F0F0F0F), spread_int(4)
-    for row in range(rows):
-        x_bytes, x_scales = x + stride * row, x + stride * row + columns
-        x_sums, w, acc = x_scales + 4 * groups, codes, spread(0.0)
-        for g in range(groups):
-            x_sum = load_int(x_sums + 4 * g)
-            dot = spread_int(nb.int32(0 if minimums != 0 else -8 * x_sum))
-            for _ in range(group // 32):
-                prefetch(w + AHEAD)
-                prefetch(w + AHEAD + 64)
-                prefetch(w + AHEAD + 128)
-                prefetch(w + AHEAD + 192)
-                for pair in range(4):
-                    both = load_bits(w + 64 * pair)
-                    dot = dot4(dot, both & low, spread_int(load_int(x_bytes + 8 * pair)))
-                    dot = dot4(dot, (both >> four) & low, spread_int(load_int(x_bytes + 8 * pair + 4)))
-                w, x_bytes = w + 256, x_bytes + 32
-            x_scale = spread(load_float(x_scales + 4 * g))
-            acc = fma(load_half(scales + 32 * g) * x_scale, to_floats(dot), acc)
-            if minimums != 0:
-                acc = fma(load_half(minimums + 32 * g) * x_scale, spread(nb.float32(x_sum)), acc)
-        store(out + 64 * row, acc)
+    zero = 0 if minimums != 0 else -8 if halves else -128
+    x0, x1, x2, x3 = x, x + stride, x + 2 * stride, x + 3 * stride
+    s0, s1, s2, s3 = x0 + columns, x1 + columns, x2 + columns, x3 + columns
+    sums = 4 * groups
+    a0, a1, a2, a3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    for g in range(groups):
+        n0, n1, n2, n3 = load_int(s0 + sums + 4 * g), load_int(s1 + sums + 4 * g), load_int(s2 + sums + 4 * g), load_int(s3 + sums + 4 * g)
+        d0, d1 = spread_int(nb.int32(zero * n0)), spread_int(nb.int32(zero * n1))
+        d2, d3 = spread_int(nb.int32(zero * n2)), spread_int(nb.int32(zero * n3))
+        for k in range(0, group, 8):
+            if halves:
+                both = load_bits(codes)
+                prefetch(codes + AHEAD)
+                left, right = both & low, (both >> four) & low
+                codes += 64
+            else:
+                left, right = load_bits(codes), load_bits(codes + 64)
+                prefetch(codes + AHEAD)
+                prefetch(codes + AHEAD + 64)
+                codes += 128
+            d0 = dot4(dot4(d0, left, spread_int(load_int(x0 + k))), right, spread_int(load_int(x0 + k + 4)))
+            d1 = dot4(dot4(d1, left, spread_int(load_int(x1 + k))), right, spread_int(load_int(x1 + k + 4)))
+            d2 = dot4(dot4(d2, left, spread_int(load_int(x2 + k))), right, spread_int(load_int(x2 + k + 4)))
+            d3 = dot4(dot4(d3, left, spread_int(load_int(x3 + k))), right, spread_int(load_int(x3 + k + 4)))
+        x0, x1, x2, x3 = x0 + group, x1 + group, x2 + group, x3 + group
+        a0 = add_group(a0, d0, g, scales, minimums, s0, n0)
+        a1 = add_group(a1, d1, g, scales, minimums, s1, n1)
+        a2 = add_group(a2, d2, g, scales, minimums, s2, n2)
+        a3 = add_group(a3, d3, g, scales, minimums, s3, n3)
+    store(out, a0)
+    store(out + 64, a1)
+    store(out + 128, a2)
+    store(out + 192, a3)
 
 
 @kernel

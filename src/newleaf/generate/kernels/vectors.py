@@ -1,7 +1,7 @@
 """Vectors of sixteen 32-bit lanes for Numba, and the few instructions the kernels are made of.
 
-A value of type `F` holds 16 floats and one of type `I` 16 integers, or the 64 bytes they are made of. LLVM keeps one in a single register where
-the machine has AVX-512, in two with AVX2, and in four with NEON; nothing above this file knows which.
+A value of type `F` holds 16 floats and one of type `I` 16 integers, or the 64 bytes they are made of. LLVM keeps one in a single register
+where the machine has AVX-512, in two with AVX2, and in four with NEON; nothing above this file knows which.
 """
 
 from __future__ import annotations
@@ -331,8 +331,8 @@ def total_int(b: Any, machine: Machine, value: Any) -> Any:
 def dot4(b: Any, machine: Machine, acc: Any, codes: Any, x: Any) -> Any:
     """acc + Σ of four unsigned bytes times four signed ones, in each lane; exact on every machine.
 
-        codes   | u u u u | u u u u | …   16 lanes of four columns of one row
-        x       | s s s s | s s s s | …   the same four inputs in every lane
+    codes   | u u u u | u u u u | …   16 lanes of four columns of one row
+    x       | s s s s | s s s s | …   the same four inputs in every lane
     """
     if machine.has("avx512vnni", "avx512f"):  # vpdpbusd on 64 bytes
         wide = ir.VectorType(_i8, BYTES)
