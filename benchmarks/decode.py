@@ -2,9 +2,9 @@
 
     python -m benchmarks.decode [gpt2-124m|gpt2-1.5b] [--repeats 5] [--kinds bf16,int8,int4] [--skip-transformers]
 
-Random weights of the size's shape; a prompt of 32 tokens, then 128 greedy ones, each the argmax of whole logits; then a prompt of 512 tokens
-read at once. GGUF files are written by newleaf; `pure` has the embedding and head in 4 bits too, as newleaf's int4 has. A model file may stand
-in the size's place (a .gguf): then llama.cpp opens the file itself, and newleaf opens it at each width.
+Random weights of the size's shape; a prompt of 32 tokens, then 128 greedy ones, each the argmax of whole logits; then a prompt of 512 read
+at once. GGUF files are written by newleaf; `pure` has the embedding and head in 4 bits too, as newleaf's int4 has. A model file may
+stand in the size's place (a .gguf): then llama.cpp opens the file itself, and newleaf opens it at each width.
 """
 
 from __future__ import annotations

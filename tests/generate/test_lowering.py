@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from newleaf.generate.runner import LoweredRunner
+from newleaf.generate.runner import COMPILING, LoweredRunner
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.layers import packable, put_packed
 from newleaf.quant.packed import FORMATS, Format
@@ -159,3 +162,15 @@ def test_rows_that_do_not_fit_are_refused() -> None:
     for tokens, positions, slots in (([301], [0], [0]), ([0], [64], [0]), ([0], [0], [1]), ([], [], []), ([0] * 17, [0] * 17, [0] * 17)):
         with pytest.raises(ValueError, match=r"do not fit|takes 1 to 16 rows"):
             runner.step(tokens, positions, slots)
+
+
+def test_python_ends_well_while_threads_wait_or_have_just_worked() -> None:
+    program = """
+import torch
+from newleaf.generate.runner import LoweredRunner
+from newleaf.model import GPT, GPTConfig
+runners = [LoweredRunner(GPT(GPTConfig(64, 16, 1, 2, 32)).eval(), threads=2) for _ in range(3)]
+runners[1].step([1], [1], [0])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.replace(COMPILING, "").strip()) == (0, "")

@@ -30,12 +30,13 @@ class Crew:
         self._run = interpreter.run
         self._asleep = threading.Condition()
         self._tables = program.steps, program.matrices, program.buffers, self.state
-        weakref.finalize(self, _stop, self.state, self._asleep)
-        for number in range(1, program.threads):
-            work = threading.Thread(
-                target=_follow, args=(self._tables, program, number, self._asleep), daemon=True, name=f"newleaf-{number}"
-            )
-            work.start()
+        threads = [
+            threading.Thread(target=_follow, args=(self._tables, program, number, self._asleep), daemon=True, name=f"newleaf-{number}")
+            for number in range(1, program.threads)
+        ]
+        weakref.finalize(self, _stop, self.state, self._asleep, threads)
+        for thread in threads:
+            thread.start()
 
     def run(self) -> None:
         """The program once, for the rows that stand in the state."""
@@ -71,12 +72,18 @@ def _follow(tables: tuple[Array, Array, Array, Array], program: Program, number:
             return
         with asleep:
             asleep.wait_for(lambda: state[State.CALLED] > seen or state[State.STOP])  # noqa: B023
+        if state[State.STOP]:
+            return
 
 
-def _stop(state: Array, asleep: threading.Condition) -> None:
+def _stop(state: Array, asleep: threading.Condition, threads: list[threading.Thread]) -> None:
+    """Runs when the crew is forgotten or Python ends. It waits: a thread that Python's end meets inside compiled code takes the process down."""
     with asleep:
         state[State.STOP] = 1
         asleep.notify_all()
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 def _yield_address() -> int:

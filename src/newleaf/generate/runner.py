@@ -20,6 +20,7 @@ from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.quant.layers import PackedWeight
 
 MAX_ROWS = 16  # of one step
+COMPILING = "compiling the kernels for this machine; this happens once and takes up to half a minute"
 WORTH_LOWERING = 5_000_000  # weights: below, loading the kernels takes longer than most texts
 
 
@@ -81,8 +82,7 @@ class LoweredRunner:
 
     def _warm_up(self) -> None:
         """The first step loads the compiled kernels, or compiles them, which a person should know about."""
-        sentence = "compiling the kernels for this machine; this happens once and takes up to half a minute"
-        late = threading.Timer(2.0, say_once, (sentence,))
+        late = threading.Timer(2.0, say_once, (COMPILING,))
         late.start()
         try:
             self.step([0], [0], [0])
