@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -71,13 +72,25 @@ def write(runner: Runner, tokenizer: Tokenizer, prompt: str, config: SamplingCon
     yield from _run(runner, texts, config, tokenizer.eos_id, tokenizer.vocab_size)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: a row of logits is little work, and its other threads would fight with the runner's for the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _run(runner: Runner, texts: list[_Sample], config: SamplingConfig, end_id: int | None, known: int) -> Iterator[Piece]:
     alive, logits = texts, runner.start([text.ids for text in texts])
     while alive:
         logits[:, known:] = float("-inf")  # a network may have more rows than the tokenizer has tokens
         if end_id is not None and alive[0].written < config.min_tokens:
             logits[:, end_id] = float("-inf")
-        tokens = choose(logits, [torch.tensor(text.ids) for text in alive], config, [text.generator for text in alive]).tolist()
+        with one_thread():
+            tokens = choose(logits, [torch.tensor(text.ids) for text in alive], config, [text.generator for text in alive]).tolist()
         for text, token in zip(alive, tokens, strict=True):
             piece = text.take(token, config, end_id)
             if piece or text.end:
