@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from newleaf.model import fused
 from newleaf.model.cache import KVCache
 from newleaf.model.config import GPTConfig
 from newleaf.model.norm import RMSNorm
@@ -22,6 +23,7 @@ class Context:
 
     masks: dict[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
     rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
+    angles: tuple[Tensor, Tensor] | None  # the same in fp32 [T, rotary_dim], where every text of the batch begins at the first position
     cache: KVCache | None
 
 
@@ -85,9 +87,14 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.sinks = nn.Parameter(torch.zeros(config.n_head)) if config.sinks else None
-        self.dropout = config.attention_dropout
+        self.dropout, self.eps = config.attention_dropout, config.norm_eps
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        if self._is_plain(context) and fused.fits(x):
+            norms = (self.q_norm.weight, self.k_norm.weight) if isinstance(self.q_norm, RMSNorm) else None
+            layers, heads = (self.q, self.k, self.v), self.q.out_features // self.head_dim
+            result: Tensor = self.out(fused.causal_attention(x, layers, norms, self.eps, context.angles, heads, self.scale))
+            return result
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # [B, T, heads, D]
         q, k = self.q_norm(q), self.k_norm(k)
         if context.rotary is not None:
@@ -102,3 +109,18 @@ class Attention(nn.Module):
             mixed = attend(q, k, v, mask, dropout, self.scale, self.fp32)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
+
+    def _is_plain(self, context: Context) -> bool:
+        """Whether this is causal attention over whole texts and nothing more, which `fused` does in one step."""
+        return (
+            context.cache is None
+            and context.masks[self.window] is None
+            and (context.rotary is None or (context.angles is not None and context.angles[0].shape[-1] == self.head_dim))
+            and not (self.interleaved and context.rotary is not None)
+            and self.sinks is None
+            and self.k.out_features == self.q.out_features
+            and self.head_dim % 32 == 0
+            and not (self.training and self.dropout)
+            and not self.fp32
+            and fused.plain(self.q, self.k, self.v)
+        )

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from newleaf.model import fused
 from newleaf.model.config import ActivationKind, GPTConfig
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
@@ -37,9 +38,18 @@ class FeedForward(nn.Module):
         self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gate is not None:
+        if fused.fits(x) and self._is_plain():
+            hidden = fused.swiglu(x, self.gate.weight, self.up.weight) if self.gate is not None else fused.gelu_tanh(self.up(x))
+        elif self.gate is not None:
             hidden = gate_with(self.config, self.gate(x), self.up(x))
         else:
             hidden = ACTIVATIONS[self.config.activation](self.up(x))
         out: Tensor = self.down(hidden)
         return out
+
+    def _is_plain(self) -> bool:
+        """Whether this is one of the two forms that `fused` does in one step."""
+        activation, whole = self.config.activation, self.config.n_inner % 16 == 0
+        if self.gate is not None:
+            return activation == "silu" and whole and self.up.bias is None and fused.plain(self.gate, self.up)
+        return activation == "gelu_tanh" and whole

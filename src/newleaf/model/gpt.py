@@ -60,13 +60,14 @@ class GPT(nn.Module):
         seen = cache.note(real, count) if cache is not None else real
         positions = token_positions(seen, documents, past, count, ids.device)
         x = self.embedding(ids, positions)
-        rotary = None
+        rotary = angles = None
         if self.config.positions == "rotary":
             cos, sin = rotary_table(positions, self.config)
+            angles = (cos, sin) if cos.ndim == 2 and past == 0 else None
             rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
         windows = set(self.config.windows or (0,))
         masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
-        context = Context(masks, rotary, cache)
+        context = Context(masks, rotary, angles, cache)
         for block in self.blocks:
             x = block(x, context)
         if cache is not None:

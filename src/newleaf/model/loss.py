@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from newleaf.model import fused
+
 IGNORED = -100
 CHUNK_ELEMENTS = 1 << 20  # fp32 logits held at once: 4 MB, about what stays in cache
 CHUNK_ROWS = 256  # but no fewer rows than this, or the matrix products starve
@@ -31,6 +33,19 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     return total / (wanted != IGNORED).sum().clamp(min=1) if reduction == "mean" else total
 
 
+def _softmax_slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses fp32 [N] and their slopes softmax − one-hot [N, V] in the logits' type; both zero where a target does not count."""
+    slope = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    counted, safe = targets != IGNORED, targets.clamp(min=0).unsqueeze(1)
+    # log p of the target by way of the likeliest token, whose probability cannot underflow.
+    log_top = slope.amax(1, keepdim=True).log_()
+    losses = logits.amax(1, keepdim=True).float() - logits.gather(1, safe).float() - log_top
+    slope.scatter_add_(1, safe, torch.full_like(log_top, -1))
+    if not bool(counted.all()):
+        slope.mul_(counted.unsqueeze(1))
+    return losses.squeeze(1).where(counted, 0), slope.to(logits.dtype)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of the losses. Gradients are made on the way forward, while a chunk's probabilities are still at hand."""
 
@@ -40,27 +55,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         needed = with_gradients and any(ctx.needs_input_grad[:3])
         hidden_grad = torch.empty_like(hidden) if needed else None
-        weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needed else None
+        trained = needed and ctx.needs_input_grad[1]
+        weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if trained else None
         bias_grad = torch.zeros(bias.shape, dtype=torch.float32, device=bias.device) if needed and bias is not None else None
         for start in range(0, hidden.shape[0], rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
             logits = F.linear(h, weight, bias)
-            slope = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
-            counted, safe = t != IGNORED, t.clamp(min=0).unsqueeze(1)
-            # log p of the target by way of the likeliest token, whose probability cannot underflow.
-            log_top = slope.amax(1, keepdim=True).log_()
-            losses = logits.amax(1, keepdim=True).float() - logits.gather(1, safe).float() - log_top
-            total += losses.squeeze(1).where(counted, 0).sum()
-            if hidden_grad is None or weight_grad is None:
+            losses, slope = fused.softmax_slopes(logits, t) if fused.fits(hidden) else _softmax_slopes(logits, t)
+            total += losses.sum()
+            if hidden_grad is None:
                 continue
-            slope.scatter_add_(1, safe, torch.full_like(log_top, -1))  # softmax − one-hot: the slope of the loss
-            if not bool(counted.all()):
-                slope.mul_(counted.unsqueeze(1))
             if bias_grad is not None:
-                bias_grad += slope.sum(0)
-            slope = slope.to(hidden.dtype)
+                bias_grad += slope.sum(0, dtype=torch.float32)
             torch.mm(slope, weight, out=hidden_grad[start : start + rows])
-            weight_grad += slope.T @ h
+            if weight_grad is not None:
+                weight_grad += slope.T @ h
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtype = hidden.dtype
         return total

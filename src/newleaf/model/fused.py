@@ -1,0 +1,239 @@
+"""Parts of a layer as one step each, forwards and backwards, for training on a CPU: fewer passes over memory, larger matrix products.
+
+Each computes what the plain modules beside it compute; where one does not apply (see `fits`), the modules themselves run.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FEWEST_TOKENS = 512  # of a forward pass; below, starting Numba and the loops costs more than they save
+PORTION = 32  # rows that a thread takes at once
+QUERIES = 128  # taken together against the keys they may see
+
+
+@functools.cache
+def available() -> bool:
+    """Whether Numba is there to compile the loops."""
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def fits(x: Tensor) -> bool:
+    """Whether these activations [B, T, C] are for the compiled loops: on a CPU, many, in bf16 or fp32, and in whole registers."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and x.numel() >= FEWEST_TOKENS * x.shape[-1]
+        and x.shape[-1] % 16 == 0
+        and available()
+    )
+
+
+def plain(*layers: nn.Module | None) -> bool:
+    """Whether these are nn.Linears that nothing has replaced or wrapped."""
+    return all(type(layer) is nn.Linear for layer in layers)
+
+
+def _wide(x: Tensor) -> int:
+    return int(x.dtype == torch.float32)
+
+
+def _bits(value: float) -> int:
+    """An fp32's bits, as the loops' tables hold them."""
+    return int(struct.unpack("<i", struct.pack("<f", value))[0])
+
+
+def _portions(rows: int) -> int:
+    return -(-rows // PORTION)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        from newleaf.kernels import training
+
+        x, fp32 = x.contiguous(), weight.float()
+        out = torch.empty_like(x)
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        training.rms_norm_forward(rows, PORTION, x.data_ptr(), out.data_ptr(), fp32.data_ptr(), width, _wide(x), _bits(eps))
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        from newleaf.kernels import training
+
+        x, weight = ctx.saved_tensors
+        grad, fp32, out = grads[0].contiguous(), weight.float(), torch.empty_like(x)
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        sums = torch.zeros(_portions(rows), width)
+        addresses = (t.data_ptr() for t in (x, grad, out, fp32, sums))
+        training.rms_norm_backward(rows, PORTION, *addresses, PORTION, width, _wide(x), _bits(ctx.eps))
+        return out, sums.sum(0).to(weight.dtype), None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over C."""
+    return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def softmax_slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses fp32 [N] and their slopes softmax − one-hot, which take the place of the logits [N, V]; zero where a target is below 0."""
+    from newleaf.kernels import training
+
+    rows, width = logits.shape
+    losses, targets = torch.empty(rows), targets.contiguous()
+    training.cross_entropy(rows, 8, logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), width, _wide(logits))
+    return losses, logits
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+        from newleaf.kernels import training
+
+        tokens, weights = x.flatten(0, -2), torch.cat((gate, up))
+        both = tokens @ weights.T  # one product for two layers
+        width = gate.shape[0]
+        out = torch.empty(*x.shape[:-1], width, dtype=x.dtype)
+        training.swiglu_forward(len(tokens), PORTION, both.data_ptr(), out.data_ptr(), width, _wide(x))
+        ctx.save_for_backward(tokens, weights, both)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from newleaf.kernels import training
+
+        tokens, weights, both = ctx.saved_tensors
+        grad, slopes = grads[0].contiguous(), torch.empty_like(both)
+        width = grad.shape[-1]
+        training.swiglu_backward(len(tokens), PORTION, both.data_ptr(), grad.data_ptr(), slopes.data_ptr(), width, _wide(grad))
+        x_grad = (slopes @ weights).view(*grad.shape[:-1], tokens.shape[-1])
+        gate, up = (slopes.T @ tokens).split(width)
+        return x_grad, gate, up
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    """silu(x gateᵀ) · (x upᵀ): x [B, T, C], gate and up [F, C] → [B, T, F]."""
+    return _SwiGLU.apply(x, gate, up)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _GELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        from newleaf.kernels import training
+
+        x = x.contiguous()
+        out, width = torch.empty_like(x), x.shape[-1]
+        training.gelu_forward(x.numel() // width, PORTION, x.data_ptr(), out.data_ptr(), width, _wide(x))
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        from newleaf.kernels import training
+
+        (x,) = ctx.saved_tensors
+        grad, out, width = grads[0].contiguous(), torch.empty_like(x), x.shape[-1]
+        training.gelu_backward(x.numel() // width, PORTION, x.data_ptr(), grad.data_ptr(), out.data_ptr(), width, _wide(x))
+        return out
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by tanh."""
+    return _GELU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Attention(torch.autograd.Function):
+    """Everything between the norm before attention and the projection after it.
+
+        x ─► q k v (one product) ─► QK norm, rotary, heads apart ─► scores ─► causal softmax ─► · v ─► heads together
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weights: Tensor, bias: Tensor | None, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None,
+        sin: Tensor | None, heads: int, eps: float, scale: float,
+    ) -> Tensor:  # fmt: skip
+        from newleaf.kernels import training
+
+        batch, length, _ = x.shape
+        tokens = x.flatten(0, 1)
+        qkv = tokens @ weights.T if bias is None else torch.addmm(bias, tokens, weights.T)
+        dim = qkv.shape[-1] // (3 * heads)
+        q, k, v = torch.empty(3, batch * heads, length, dim, dtype=x.dtype).unbind()
+        tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
+        about = (length, heads, dim, _wide(x), _bits(eps), _bits(scale))
+        training.heads_forward(len(tokens), PORTION, *map(_address, (qkv, q, k, v, *tables)), *about)
+        mixed, shares = torch.empty_like(q), []
+        for start in range(0, length, QUERIES):
+            end = min(start + QUERIES, length)
+            scores = torch.bmm(q[:, start:end], k[:, :end].mT)
+            training.causal_softmax_forward(batch * heads * (end - start), PORTION, scores.data_ptr(), end - start, end, start, _wide(x))
+            mixed[:, start:end] = torch.bmm(scores, v[:, :end])
+            shares.append(scores)
+        ctx.save_for_backward(tokens, weights, qkv, q, k, v, *shares)
+        ctx.tables, ctx.about, ctx.biased = tables, about, bias is not None
+        return mixed.view(batch, heads, length, dim).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        from newleaf.kernels import training
+
+        tokens, weights, qkv, q, k, v, *shares = ctx.saved_tensors
+        length, heads, dim, wide, _, _ = ctx.about
+        batch = len(tokens) // length
+        grad = grads[0].view(batch, length, heads, dim).transpose(1, 2).reshape(batch * heads, length, dim)
+        slopes = torch.empty(3, *q.shape, dtype=q.dtype)
+        dq, dk, dv = slopes.unbind()
+        # The last queries see all keys: they come first, and the others add to what they leave.
+        for number, share in reversed(list(enumerate(shares))):
+            start = number * QUERIES
+            end = start + share.shape[1]
+            some = grad[:, start:end]
+            slope = torch.bmm(some, v[:, :end].mT)
+            rows = batch * heads * (end - start)
+            training.causal_softmax_backward(rows, PORTION, share.data_ptr(), slope.data_ptr(), end - start, end, start, wide)
+            dq[:, start:end] = torch.bmm(slope, k[:, :end])
+            if end == length:
+                torch.bmm(share.mT, some, out=dv)
+                torch.bmm(slope.mT, q[:, start:end], out=dk)
+            else:
+                dv[:, :end] += torch.bmm(share.mT, some)
+                dk[:, :end] += torch.bmm(slope.mT, q[:, start:end])
+        back = torch.empty_like(qkv)
+        sums = torch.zeros(_portions(len(tokens)), 2, dim)
+        addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
+        training.heads_backward(len(tokens), PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
+        x_grad = (back @ weights).view(batch, length, -1)
+        q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
+        return x_grad, back.T @ tokens, back.sum(0) if ctx.biased else None, q_sum, k_sum, None, None, None, None, None
+
+
+def _address(tensor: Tensor | None) -> int:
+    return tensor.data_ptr() if tensor is not None else 0
+
+
+def causal_attention(
+    x: Tensor, layers: tuple[nn.Linear, nn.Linear, nn.Linear], norms: tuple[Tensor, Tensor] | None, eps: float,
+    rotary: tuple[Tensor, Tensor] | None, heads: int, scale: float,
+) -> Tensor:  # fmt: skip
+    """Plain causal attention of x [B, T, C] through the three layers → [B, T, H·D], before the output projection.
+
+    `norms` are QK norm's weights [D]; `rotary` fp32 tables [T, D] of halves.
+    """
+    weights = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers]) if layers[0].bias is not None else None
+    q_norm, k_norm = norms or (None, None)
+    cos, sin = rotary or (None, None)
+    return _Attention.apply(x, weights, bias, q_norm, k_norm, cos, sin, heads, eps, scale)  # type: ignore[no-any-return, no-untyped-call]
