@@ -1,7 +1,7 @@
 """Compiled loops on PyTorch's own threads: a second pool beside them would fight with threads that spin while they wait.
 
-PyTorch's Linux wheels carry GNU's OpenMP, whose way into a parallel region is a C function (`GOMP_parallel`). Loops are compiled as C functions
-too, so the threads that multiply matrices run them. Where there is no such library a loop runs on the calling thread.
+PyTorch's Linux wheels carry GNU's OpenMP, whose way into a parallel region is a C function (`GOMP_parallel`). Loops are compiled as C
+functions too, so the threads that multiply matrices run them. Where there is no such library a loop runs on the calling thread.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def _take_portions(table: Any) -> None:
 def parallel(body: Callable[[int, int, int], None]) -> Loop:
     """A function of a loop `body(table, first, last)`: call(rows, portion, *values) runs it on all rows, a portion at a time.
 
-    `table` is the address of `values`, integers that are mostly addresses. Threads take portions as they come, so a result must not depend on
-    who took which; what is summed over rows is kept per portion and summed afterwards. The loop is compiled when it is first called.
+    `table` is the address of `values`, integers that are mostly addresses. Threads take portions as they come, so a result must not
+    depend on who took which; what is summed over rows is kept per portion and summed afterwards. It is compiled when first called.
     """
     compiled: list[Any] = []
 

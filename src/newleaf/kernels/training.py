@@ -14,8 +14,28 @@ from numpy import sqrt as np_sqrt
 
 from newleaf.kernels.pool import parallel
 from newleaf.kernels.vectors import (
-    as_floats, first_lanes, fma, kernel, larger, largest, load, load_bfloat, load_float, load_long, load_one_bfloat, reciprocal, smaller, spread, spread_int, store, store_bfloat,
-    store_float, store_one_bfloat, to_floats, to_nearest, total,
+    as_floats,
+    first_lanes,
+    fma,
+    kernel,
+    larger,
+    largest,
+    load,
+    load_bfloat,
+    load_float,
+    load_long,
+    load_one_bfloat,
+    reciprocal,
+    smaller,
+    spread,
+    spread_int,
+    store,
+    store_bfloat,
+    store_float,
+    store_one_bfloat,
+    to_floats,
+    to_nearest,
+    total,
 )  # fmt: skip
 
 LANES = 16
@@ -37,6 +57,18 @@ def exp(x: Any) -> Any:
     p = fma(p, r, spread(1.0))
     p = fma(p, r, spread(1.0))
     return p * as_floats((n + spread_int(127)) << spread_int(23))
+
+
+@kernel
+def value(table: Any, number: Any) -> Any:
+    """One of the values that a loop was called with."""
+    return load_long(table + 8 * number)
+
+
+@kernel
+def fraction(table: Any, number: Any) -> Any:
+    """One that stands there as an fp32's bits."""
+    return load_float(table + 8 * number)
 
 
 @kernel
@@ -69,7 +101,7 @@ def put_one(base: Any, k: Any, wide: Any, value: Any) -> None:
 @parallel
 def swiglu_forward(table: Any, first: Any, last: Any) -> None:
     """out = silu(gate) · up over rows of `width`. gate_up [rows, 2·width], out [rows, width], width, wide."""
-    both, out, width, wide = load_long(table), load_long(table + 8), load_long(table + 16), load_long(table + 24)
+    both, out, width, wide = value(table, 0), value(table, 1), value(table, 2), value(table, 3)
     one = spread(1.0)
     for row in range(first, last):
         gates, ups, outs = 2 * row * width, (2 * row + 1) * width, row * width
@@ -81,7 +113,13 @@ def swiglu_forward(table: Any, first: Any, last: Any) -> None:
 @parallel
 def swiglu_backward(table: Any, first: Any, last: Any) -> None:
     """The slopes of gate and up. gate_up [rows, 2·width], grad [rows, width], out [rows, 2·width], width, wide."""
-    both, grad, out, width, wide = load_long(table), load_long(table + 8), load_long(table + 16), load_long(table + 24), load_long(table + 32)
+    both, grad, out, width, wide = (
+        value(table, 0),
+        value(table, 1),
+        value(table, 2),
+        value(table, 3),
+        value(table, 4),
+    )
     one = spread(1.0)
     for row in range(first, last):
         gates, ups, grads = 2 * row * width, (2 * row + 1) * width, row * width
@@ -95,12 +133,12 @@ def swiglu_backward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def cross_entropy(table: Any, first: Any, last: Any) -> None:
-    """Each row's loss, and its logits turned into softmax − one-hot. logits [rows, width], targets int64 [rows], losses fp32 [rows], width, wide.
+    """Each row's loss, and its logits turned into softmax − one-hot.
 
-    A target below 0 does not count: loss and slope are zero.
+    logits [rows, width], targets int64 [rows], losses fp32 [rows], width, wide. A target below 0 does not count: loss and slope are zero.
     """
-    logits, targets, losses = load_long(table), load_long(table + 8), load_long(table + 16)
-    width, wide = load_long(table + 24), load_long(table + 32)
+    logits, targets, losses = value(table, 0), value(table, 1), value(table, 2)
+    width, wide = value(table, 3), value(table, 4)
     whole = width // LANES * LANES
     for row in range(first, last):
         at, target = row * width, load_long(targets + 8 * row)
@@ -137,7 +175,7 @@ def cross_entropy(table: Any, first: Any, last: Any) -> None:
 @parallel
 def gelu_forward(table: Any, first: Any, last: Any) -> None:
     """GELU by tanh, x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³). x, out [rows, width], width, wide."""
-    x, out, width, wide = load_long(table), load_long(table + 8), load_long(table + 16), load_long(table + 24)
+    x, out, width, wide = value(table, 0), value(table, 1), value(table, 2), value(table, 3)
     one = spread(1.0)
     for k in range(first * width, last * width, LANES):
         value = get(x, k, wide)
@@ -148,7 +186,7 @@ def gelu_forward(table: Any, first: Any, last: Any) -> None:
 @parallel
 def gelu_backward(table: Any, first: Any, last: Any) -> None:
     """out = grad · GELU'(x). x, grad, out [rows, width], width, wide."""
-    x, grad, out, width, wide = load_long(table), load_long(table + 8), load_long(table + 16), load_long(table + 24), load_long(table + 32)
+    x, grad, out, width, wide = value(table, 0), value(table, 1), value(table, 2), value(table, 3), value(table, 4)
     one = spread(1.0)
     for k in range(first * width, last * width, LANES):
         value = get(x, k, wide)
@@ -161,8 +199,14 @@ def gelu_backward(table: Any, first: Any, last: Any) -> None:
 @parallel
 def rms_norm_forward(table: Any, first: Any, last: Any) -> None:
     """out = x / sqrt(mean(x²) + eps) · weight. x, out [rows, width], weight fp32 [width], width, wide, eps (its fp32 bits)."""
-    x, out, weight, width, wide = load_long(table), load_long(table + 8), load_long(table + 16), load_long(table + 24), load_long(table + 32)
-    epsilon = load_float(table + 40)
+    x, out, weight, width, wide = (
+        value(table, 0),
+        value(table, 1),
+        value(table, 2),
+        value(table, 3),
+        value(table, 4),
+    )
+    epsilon = fraction(table, 5)
     for row in range(first, last):
         at = row * width
         scale = spread(inverse_root(x, at, width, wide, epsilon))
@@ -176,8 +220,8 @@ def rms_norm_backward(table: Any, first: Any, last: Any) -> None:
 
     The norm removes x's own direction: only what is orthogonal to it flows back.
     """
-    x, grad, out, weight, sums = load_long(table), load_long(table + 8), load_long(table + 16), load_long(table + 24), load_long(table + 32)
-    portion, width, wide, epsilon = load_long(table + 40), load_long(table + 48), load_long(table + 56), load_float(table + 64)
+    x, grad, out, weight, sums = value(table, 0), value(table, 1), value(table, 2), value(table, 3), value(table, 4)
+    portion, width, wide, epsilon = value(table, 5), value(table, 6), value(table, 7), fraction(table, 8)
     sums += 4 * width * (first // portion)
     for row in range(first, last):
         at = row * width
@@ -210,9 +254,9 @@ def heads_forward(table: Any, first: Any, last: Any) -> None:
 
     qkv [B·T, 3·H·D]; q, k, v [B, H, T, D]; q_norm, k_norm fp32 [D]; cos, sin fp32 [T, D]; T, H, D, wide, eps, scale of q (fp32 bits).
     """
-    qkv, norms, tables = load_long(table), table + 32, table + 48
-    length, heads, dim, wide = load_long(table + 64), load_long(table + 72), load_long(table + 80), load_long(table + 88)
-    epsilon, query_scale = load_float(table + 96), load_float(table + 104)
+    qkv, norms, tables = value(table, 0), table + 32, table + 48
+    length, heads, dim, wide = value(table, 8), value(table, 9), value(table, 10), value(table, 11)
+    epsilon, query_scale = fraction(table, 12), fraction(table, 13)
     half = dim // 2
     for row in range(first, last):
         batch, time = row // length, row % length
@@ -244,10 +288,10 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
 
     … as there, then qkv_grad [B·T, 3·H·D], norm_grads fp32 [portions, 2, D] of zeros, portion.
     """
-    qkv, norms, tables = load_long(table), table + 32, table + 48
-    length, heads, dim, wide = load_long(table + 64), load_long(table + 72), load_long(table + 80), load_long(table + 88)
-    epsilon, query_scale = load_float(table + 96), load_float(table + 104)
-    out, sums, portion = load_long(table + 112), load_long(table + 120), load_long(table + 128)
+    qkv, norms, tables = value(table, 0), table + 32, table + 48
+    length, heads, dim, wide = value(table, 8), value(table, 9), value(table, 10), value(table, 11)
+    epsilon, query_scale = fraction(table, 12), fraction(table, 13)
+    out, sums, portion = value(table, 14), value(table, 15), value(table, 16)
     half = dim // 2
     for row in range(first, last):
         batch, time = row // length, row % length
@@ -288,7 +332,13 @@ def causal_softmax_forward(table: Any, first: Any, last: Any) -> None:
 
     scores [N·queries, keys], queries, keys, start (the first query's place among the keys), wide.
     """
-    scores, queries, keys, start, wide = load_long(table), load_long(table + 8), load_long(table + 16), load_long(table + 24), load_long(table + 32)
+    scores, queries, keys, start, wide = (
+        value(table, 0),
+        value(table, 1),
+        value(table, 2),
+        value(table, 3),
+        value(table, 4),
+    )
     nothing = spread(-3.0e38)
     for row in range(first, last):
         at, seen = row * keys, start + row % queries + 1
@@ -317,9 +367,12 @@ def causal_softmax_forward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def causal_softmax_backward(table: Any, first: Any, last: Any) -> None:
-    """The slopes of the scores in the place of those of the weights: w · (g − Σ g w). weights, grads [N·queries, keys], queries, keys, start, wide."""
-    weights, grads, queries, keys = load_long(table), load_long(table + 8), load_long(table + 16), load_long(table + 24)
-    start, wide = load_long(table + 32), load_long(table + 40)
+    """The slopes of the scores, w · (g − Σ g w), in the place of those of the weights.
+
+    weights, grads [N·queries, keys], queries, keys, start, wide.
+    """
+    weights, grads, queries, keys = value(table, 0), value(table, 1), value(table, 2), value(table, 3)
+    start, wide = value(table, 4), value(table, 5)
     for row in range(first, last):
         at, seen = row * keys, start + row % queries + 1
         dots = spread(0.0)

@@ -370,8 +370,8 @@ def total_int(b: Any, machine: Machine, value: Any) -> Any:
 def dot4(b: Any, machine: Machine, acc: Any, codes: Any, x: Any) -> Any:
     """acc + Σ of four unsigned bytes times four signed ones, in each lane; exact on every machine.
 
-        codes   | u u u u | u u u u | …   16 lanes of four columns of one row
-        x       | s s s s | s s s s | …   the same four inputs in every lane
+    codes   | u u u u | u u u u | …   16 lanes of four columns of one row
+    x       | s s s s | s s s s | …   the same four inputs in every lane
     """
     if machine.has("avx512vnni", "avx512f"):  # vpdpbusd on 64 bytes
         wide = ir.VectorType(_i8, BYTES)

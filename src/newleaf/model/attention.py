@@ -90,8 +90,9 @@ class Attention(nn.Module):
         self.dropout, self.eps = config.attention_dropout, config.norm_eps
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        if self._is_plain(context) and fused.fits(x):
-            norms = (self.q_norm.weight, self.k_norm.weight) if isinstance(self.q_norm, RMSNorm) else None
+        if self._is_plain(context, x.shape[1]) and fused.fits(x):
+            q_norm, k_norm = self.q_norm, self.k_norm
+            norms = (q_norm.weight, k_norm.weight) if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) else None
             layers, heads = (self.q, self.k, self.v), self.q.out_features // self.head_dim
             result: Tensor = self.out(fused.causal_attention(x, layers, norms, self.eps, context.angles, heads, self.scale))
             return result
@@ -110,7 +111,7 @@ class Attention(nn.Module):
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
-    def _is_plain(self, context: Context) -> bool:
+    def _is_plain(self, context: Context, length: int) -> bool:
         """Whether this is causal attention over whole texts and nothing more, which `fused` does in one step."""
         return (
             context.cache is None
@@ -120,6 +121,7 @@ class Attention(nn.Module):
             and self.sinks is None
             and self.k.out_features == self.q.out_features
             and self.head_dim % 32 == 0
+            and length % 16 == 0
             and not (self.training and self.dropout)
             and not self.fp32
             and fused.plain(self.q, self.k, self.v)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 FEWEST_TOKENS = 512  # of a forward pass; below, starting Numba and the loops costs more than they save
 PORTION = 32  # rows that a thread takes at once
@@ -70,6 +71,7 @@ class _RMSNorm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         from newleaf.kernels import training
 
@@ -111,6 +113,7 @@ class _SwiGLU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         from newleaf.kernels import training
 
@@ -140,6 +143,7 @@ class _GELU(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         from newleaf.kernels import training
 
@@ -157,7 +161,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     """Everything between the norm before attention and the projection after it.
 
-        x ─► q k v (one product) ─► QK norm, rotary, heads apart ─► scores ─► causal softmax ─► · v ─► heads together
+    x ─► q k v (one product) ─► QK norm, rotary, heads apart ─► scores ─► causal softmax ─► · v ─► heads together
     """
 
     @staticmethod
@@ -187,6 +191,7 @@ class _Attention(torch.autograd.Function):
         return mixed.view(batch, heads, length, dim).transpose(1, 2).flatten(2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         from newleaf.kernels import training
 
