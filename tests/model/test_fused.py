@@ -28,10 +28,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def network(name: str, length: int, **changes: Any) -> GPT:
     torch.manual_seed(0)
-    given = (
-        dict(vocab_size=515, context_length=length, n_layer=2, n_embd=64, n_head=2, init="normal", init_std=0.1) | SHAPES[name] | changes
-    )
-    net = GPT(GPTConfig(**given))
+    net = GPT(GPTConfig(**SMALL | {"context_length": length} | SHAPES[name] | changes))
     for weight in net.parameters():
         if weight.ndim == 1:
             weight.data += 0.1 * torch.randn_like(weight)

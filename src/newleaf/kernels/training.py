@@ -60,7 +60,7 @@ def exp(x: Any) -> Any:
 
 
 @kernel
-def value(table: Any, number: Any) -> Any:
+def given(table: Any, number: Any) -> Any:
     """One of the values that a loop was called with."""
     return load_long(table + 8 * number)
 
@@ -101,7 +101,7 @@ def put_one(base: Any, k: Any, wide: Any, value: Any) -> None:
 @parallel
 def swiglu_forward(table: Any, first: Any, last: Any) -> None:
     """out = silu(gate) · up over rows of `width`. gate_up [rows, 2·width], out [rows, width], width, wide."""
-    both, out, width, wide = value(table, 0), value(table, 1), value(table, 2), value(table, 3)
+    both, out, width, wide = given(table, 0), given(table, 1), given(table, 2), given(table, 3)
     one = spread(1.0)
     for row in range(first, last):
         gates, ups, outs = 2 * row * width, (2 * row + 1) * width, row * width
@@ -114,11 +114,11 @@ def swiglu_forward(table: Any, first: Any, last: Any) -> None:
 def swiglu_backward(table: Any, first: Any, last: Any) -> None:
     """The slopes of gate and up. gate_up [rows, 2·width], grad [rows, width], out [rows, 2·width], width, wide."""
     both, grad, out, width, wide = (
-        value(table, 0),
-        value(table, 1),
-        value(table, 2),
-        value(table, 3),
-        value(table, 4),
+        given(table, 0),
+        given(table, 1),
+        given(table, 2),
+        given(table, 3),
+        given(table, 4),
     )
     one = spread(1.0)
     for row in range(first, last):
@@ -137,8 +137,8 @@ def cross_entropy(table: Any, first: Any, last: Any) -> None:
 
     logits [rows, width], targets int64 [rows], losses fp32 [rows], width, wide. A target below 0 does not count: loss and slope are zero.
     """
-    logits, targets, losses = value(table, 0), value(table, 1), value(table, 2)
-    width, wide = value(table, 3), value(table, 4)
+    logits, targets, losses = given(table, 0), given(table, 1), given(table, 2)
+    width, wide = given(table, 3), given(table, 4)
     whole = width // LANES * LANES
     for row in range(first, last):
         at, target = row * width, load_long(targets + 8 * row)
@@ -175,7 +175,7 @@ def cross_entropy(table: Any, first: Any, last: Any) -> None:
 @parallel
 def gelu_forward(table: Any, first: Any, last: Any) -> None:
     """GELU by tanh, x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³). x, out [rows, width], width, wide."""
-    x, out, width, wide = value(table, 0), value(table, 1), value(table, 2), value(table, 3)
+    x, out, width, wide = given(table, 0), given(table, 1), given(table, 2), given(table, 3)
     one = spread(1.0)
     for k in range(first * width, last * width, LANES):
         value = get(x, k, wide)
@@ -186,7 +186,7 @@ def gelu_forward(table: Any, first: Any, last: Any) -> None:
 @parallel
 def gelu_backward(table: Any, first: Any, last: Any) -> None:
     """out = grad · GELU'(x). x, grad, out [rows, width], width, wide."""
-    x, grad, out, width, wide = value(table, 0), value(table, 1), value(table, 2), value(table, 3), value(table, 4)
+    x, grad, out, width, wide = given(table, 0), given(table, 1), given(table, 2), given(table, 3), given(table, 4)
     one = spread(1.0)
     for k in range(first * width, last * width, LANES):
         value = get(x, k, wide)
@@ -200,11 +200,11 @@ def gelu_backward(table: Any, first: Any, last: Any) -> None:
 def rms_norm_forward(table: Any, first: Any, last: Any) -> None:
     """out = x / sqrt(mean(x²) + eps) · weight. x, out [rows, width], weight fp32 [width], width, wide, eps (its fp32 bits)."""
     x, out, weight, width, wide = (
-        value(table, 0),
-        value(table, 1),
-        value(table, 2),
-        value(table, 3),
-        value(table, 4),
+        given(table, 0),
+        given(table, 1),
+        given(table, 2),
+        given(table, 3),
+        given(table, 4),
     )
     epsilon = fraction(table, 5)
     for row in range(first, last):
@@ -220,8 +220,8 @@ def rms_norm_backward(table: Any, first: Any, last: Any) -> None:
 
     The norm removes x's own direction: only what is orthogonal to it flows back.
     """
-    x, grad, out, weight, sums = value(table, 0), value(table, 1), value(table, 2), value(table, 3), value(table, 4)
-    portion, width, wide, epsilon = value(table, 5), value(table, 6), value(table, 7), fraction(table, 8)
+    x, grad, out, weight, sums = given(table, 0), given(table, 1), given(table, 2), given(table, 3), given(table, 4)
+    portion, width, wide, epsilon = given(table, 5), given(table, 6), given(table, 7), fraction(table, 8)
     sums += 4 * width * (first // portion)
     for row in range(first, last):
         at = row * width
@@ -254,8 +254,8 @@ def heads_forward(table: Any, first: Any, last: Any) -> None:
 
     qkv [B·T, 3·H·D]; q, k, v [B, H, T, D]; q_norm, k_norm fp32 [D]; cos, sin fp32 [T, D]; T, H, D, wide, eps, scale of q (fp32 bits).
     """
-    qkv, norms, tables = value(table, 0), table + 32, table + 48
-    length, heads, dim, wide = value(table, 8), value(table, 9), value(table, 10), value(table, 11)
+    qkv, norms, tables = given(table, 0), table + 32, table + 48
+    length, heads, dim, wide = given(table, 8), given(table, 9), given(table, 10), given(table, 11)
     epsilon, query_scale = fraction(table, 12), fraction(table, 13)
     half = dim // 2
     for row in range(first, last):
@@ -288,10 +288,10 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
 
     … as there, then qkv_grad [B·T, 3·H·D], norm_grads fp32 [portions, 2, D] of zeros, portion.
     """
-    qkv, norms, tables = value(table, 0), table + 32, table + 48
-    length, heads, dim, wide = value(table, 8), value(table, 9), value(table, 10), value(table, 11)
+    qkv, norms, tables = given(table, 0), table + 32, table + 48
+    length, heads, dim, wide = given(table, 8), given(table, 9), given(table, 10), given(table, 11)
     epsilon, query_scale = fraction(table, 12), fraction(table, 13)
-    out, sums, portion = value(table, 14), value(table, 15), value(table, 16)
+    out, sums, portion = given(table, 14), given(table, 15), given(table, 16)
     half = dim // 2
     for row in range(first, last):
         batch, time = row // length, row % length
@@ -333,11 +333,11 @@ def causal_softmax_forward(table: Any, first: Any, last: Any) -> None:
     scores [N·queries, keys], queries, keys, start (the first query's place among the keys), wide.
     """
     scores, queries, keys, start, wide = (
-        value(table, 0),
-        value(table, 1),
-        value(table, 2),
-        value(table, 3),
-        value(table, 4),
+        given(table, 0),
+        given(table, 1),
+        given(table, 2),
+        given(table, 3),
+        given(table, 4),
     )
     nothing = spread(-3.0e38)
     for row in range(first, last):
@@ -371,8 +371,8 @@ def causal_softmax_backward(table: Any, first: Any, last: Any) -> None:
 
     weights, grads [N·queries, keys], queries, keys, start, wide.
     """
-    weights, grads, queries, keys = value(table, 0), value(table, 1), value(table, 2), value(table, 3)
-    start, wide = value(table, 4), value(table, 5)
+    weights, grads, queries, keys = given(table, 0), given(table, 1), given(table, 2), given(table, 3)
+    start, wide = given(table, 4), given(table, 5)
     for row in range(first, last):
         at, seen = row * keys, start + row % queries + 1
         dots = spread(0.0)
