@@ -12,9 +12,9 @@ from numpy import exp as np_exp
 from numpy import log as np_log
 from numpy import sqrt as np_sqrt
 
+from newleaf.kernels.exponential import exp
 from newleaf.kernels.pool import parallel
 from newleaf.kernels.vectors import (
-    as_floats,
     first_lanes,
     fma,
     kernel,
@@ -26,37 +26,16 @@ from newleaf.kernels.vectors import (
     load_long,
     load_one_bfloat,
     reciprocal,
-    smaller,
     spread,
-    spread_int,
     store,
     store_bfloat,
     store_float,
     store_one_bfloat,
-    to_floats,
-    to_nearest,
     total,
 )  # fmt: skip
 
 LANES = 16
 TWICE, CUBE = 2 * 0.7978845608028654, 0.044715  # of GELU by tanh
-
-
-@kernel
-def exp(x: Any) -> Any:
-    """e^x in each lane, to about one unit in the last place: 2^n · e^r with |r| ≤ ln 2 / 2, and e^r by its series."""
-    x = larger(smaller(x, spread(88.0)), spread(-87.0))
-    n = to_nearest(x * spread(1.4426950408889634))
-    whole = to_floats(n)
-    r = fma(whole, spread(-0.693145751953125), x)  # ln 2 in two parts, so that r loses nothing
-    r = fma(whole, spread(-1.428606765330187e-06), r)
-    p = fma(spread(1 / 720), r, spread(1 / 120))
-    p = fma(p, r, spread(1 / 24))
-    p = fma(p, r, spread(1 / 6))
-    p = fma(p, r, spread(0.5))
-    p = fma(p, r, spread(1.0))
-    p = fma(p, r, spread(1.0))
-    return p * as_floats((n + spread_int(127)) << spread_int(23))
 
 
 @kernel

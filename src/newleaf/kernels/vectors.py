@@ -1,7 +1,7 @@
 """Vectors of sixteen 32-bit lanes for Numba, and the few instructions the kernels are made of.
 
-A value of type `F` holds 16 floats and one of type `I` 16 integers, or the 64 bytes they are made of. LLVM keeps one in a single register where
-the machine has AVX-512, in two with AVX2, and in four with NEON; nothing above this file knows which.
+A value of type `F` holds 16 floats and one of type `I` 16 integers, or the 64 bytes they are made of. LLVM keeps one in a single register
+where the machine has AVX-512, in two with AVX2, and in four with NEON; nothing above this file knows which.
 """
 
 from __future__ import annotations

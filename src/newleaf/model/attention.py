@@ -79,7 +79,7 @@ class Attention(nn.Module):
         self.window = config.windows[layer] if config.windows else 0
         self.scale, self.fp32 = config.scale_of(layer), config.fp32_scores
         self.interleaved = config.rotary_interleaved
-        self.head_dim = config.head_dim
+        self.head_dim, self.n_head, self.n_kv_head = config.head_dim, config.n_head, config.n_kv_head
         self.q = nn.Linear(config.n_embd, config.n_head * config.head_dim, bias=config.attention_bias)
         self.k = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=config.attention_bias)
         self.v = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=config.attention_bias)
@@ -93,8 +93,8 @@ class Attention(nn.Module):
         if self._is_plain(context, x.shape[1]) and fused.fits(x):
             q_norm, k_norm = self.q_norm, self.k_norm
             norms = (q_norm.weight, k_norm.weight) if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) else None
-            layers, heads = (self.q, self.k, self.v), self.q.out_features // self.head_dim
-            result: Tensor = self.out(fused.causal_attention(x, layers, norms, self.eps, context.angles, heads, self.scale))
+            layers = self.q, self.k, self.v
+            result: Tensor = self.out(fused.causal_attention(x, layers, norms, self.eps, context.angles, self.n_head, self.scale))
             return result
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # [B, T, heads, D]
         q, k = self.q_norm(q), self.k_norm(k)
@@ -119,7 +119,7 @@ class Attention(nn.Module):
             and (context.rotary is None or (context.angles is not None and context.angles[0].shape[-1] == self.head_dim))
             and not (self.interleaved and context.rotary is not None)
             and self.sinks is None
-            and self.k.out_features == self.q.out_features
+            and self.n_kv_head == self.n_head
             and self.head_dim % 32 == 0
             and length % 16 == 0
             and not (self.training and self.dropout)

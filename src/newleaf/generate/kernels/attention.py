@@ -14,9 +14,9 @@ from typing import Any
 
 import numba as nb
 
-from newleaf.generate.kernels.elementwise import exp
 from newleaf.generate.kernels.layout import LANES, State
-from newleaf.generate.kernels.vectors import (
+from newleaf.kernels.exponential import exp
+from newleaf.kernels.vectors import (
     as_floats,
     fma,
     kernel,

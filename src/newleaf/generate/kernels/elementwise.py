@@ -7,7 +7,8 @@ from typing import Any
 import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Activation
-from newleaf.generate.kernels.vectors import (
+from newleaf.kernels.exponential import exp
+from newleaf.kernels.vectors import (
     absolute,
     as_bits,
     as_floats,
@@ -16,38 +17,16 @@ from newleaf.generate.kernels.vectors import (
     larger,
     largest,
     load,
-    smaller,
     spread,
     spread_int,
     store,
     store_float,
     store_int,
     store_low_bytes,
-    to_floats,
     to_nearest,
     total,
     total_int,
 )  # fmt: skip
-
-
-@kernel
-def exp(x: Any) -> Any:
-    """e^x in each lane, to about one unit in the last place: 2^n · e^r with |r| ≤ ln 2 / 2, and e^r by its series."""
-    x = larger(smaller(x, spread(88.0)), spread(-87.0))
-    n = to_nearest(x * spread(1.4426950408889634))
-    whole = to_floats(n)
-    # ln 2 in two parts, so that r loses nothing.
-    r = fma(whole, spread(-0.693145751953125), x)
-    r = fma(whole, spread(-1.428606765330187e-06), r)
-    p = spread(1 / 5040)
-    p = fma(p, r, spread(1 / 720))
-    p = fma(p, r, spread(1 / 120))
-    p = fma(p, r, spread(1 / 24))
-    p = fma(p, r, spread(1 / 6))
-    p = fma(p, r, spread(0.5))
-    p = fma(p, r, spread(1.0))
-    p = fma(p, r, spread(1.0))
-    return p * as_floats((n + spread_int(127)) << spread_int(23))
 
 
 @kernel

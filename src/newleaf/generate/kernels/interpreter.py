@@ -28,7 +28,7 @@ from newleaf.generate.kernels.layout import (
     Step,
 )  # fmt: skip
 from newleaf.generate.kernels.linear import tile_product
-from newleaf.generate.kernels.vectors import (
+from newleaf.kernels.vectors import (
     atomic_add,
     atomic_load,
     bits_of,

@@ -19,7 +19,7 @@ from typing import Any
 import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Format, Matrix
-from newleaf.generate.kernels.vectors import (
+from newleaf.kernels.vectors import (
     dot4,
     fma,
     kernel,

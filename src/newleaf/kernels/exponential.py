@@ -1,0 +1,27 @@
+"""The exponential of sixteen numbers at once; everything else with a curve in it is made of this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from newleaf.kernels.vectors import as_floats, fma, kernel, larger, smaller, spread, spread_int, to_floats, to_nearest
+
+
+@kernel
+def exp(x: Any) -> Any:
+    """e^x in each lane, to about one unit in the last place: 2^n · e^r with |r| ≤ ln 2 / 2, and e^r by its series."""
+    x = larger(smaller(x, spread(88.0)), spread(-87.0))
+    n = to_nearest(x * spread(1.4426950408889634))
+    whole = to_floats(n)
+    # ln 2 in two parts, so that r loses nothing.
+    r = fma(whole, spread(-0.693145751953125), x)
+    r = fma(whole, spread(-1.428606765330187e-06), r)
+    p = spread(1 / 5040)
+    p = fma(p, r, spread(1 / 720))
+    p = fma(p, r, spread(1 / 120))
+    p = fma(p, r, spread(1 / 24))
+    p = fma(p, r, spread(1 / 6))
+    p = fma(p, r, spread(0.5))
+    p = fma(p, r, spread(1.0))
+    p = fma(p, r, spread(1.0))
+    return p * as_floats((n + spread_int(127)) << spread_int(23))
