@@ -23,8 +23,8 @@ class Context:
 
     masks: dict[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
     rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
-    angles: tuple[Tensor, Tensor] | None  # the same in fp32 [T, rotary_dim], where every text of the batch begins at the first position
     cache: KVCache | None
+    angles: tuple[Tensor, Tensor] | None = None  # fp32 tables [T, rotary_dim], where every text of the batch begins at the first position
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float, fp32: bool = False) -> Tensor:

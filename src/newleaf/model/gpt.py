@@ -67,7 +67,7 @@ class GPT(nn.Module):
             rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
         windows = set(self.config.windows or (0,))
         masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
-        context = Context(masks, rotary, angles, cache)
+        context = Context(masks, rotary, cache, angles)
         for block in self.blocks:
             x = block(x, context)
         if cache is not None:
