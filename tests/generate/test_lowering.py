@@ -30,6 +30,7 @@ CASES = {
     "gpt1": config(block="post_norm", final_norm=False),
     "gpt1 with sinusoids and exact gelu": config(block="post_norm", final_norm=False, positions="sinusoidal", activation="gelu"),
     "gpt2": config(),
+    "gpt2 with scores scaled by depth": config(scale_by_depth=True),
     "gpt2 of an odd width": config(n_embd=40, n_head=5, n_inner=70, activation="relu", tie_embeddings=False),
     "gpt_neo with windows": config(n_embd=30, n_head=3, windows=(0, 7), attention_bias=False, attention_scale=1.0),
     "gptj": config(

@@ -149,7 +149,7 @@ class _Lowering:
         rotate = {
             Rotate.LAYER: layer, Rotate.QUERIES: self.qkv, Rotate.KEYS: self.kv_start, Rotate.VALUES: self.kv_start + self.kv_bytes,
             Rotate.OUT: self.queries, Rotate.EPSILON: bits(config.norm_eps), Rotate.COSINES: self.cosines, Rotate.SINES: self.sines,
-            Rotate.DIMS: config.rotary_dim, Rotate.INTERLEAVED: int(config.rotary_interleaved), Rotate.SCALE: bits(config.attention_scale),
+            Rotate.DIMS: config.rotary_dim, Rotate.INTERLEAVED: int(config.rotary_interleaved), Rotate.SCALE: bits(config.scale_of(layer)),
             Rotate.QUERY_NORM: to.vector(getattr(attention.q_norm, "weight", None)),
             Rotate.KEY_NORM: to.vector(getattr(attention.k_norm, "weight", None)),
         }  # fmt: skip

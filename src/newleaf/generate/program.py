@@ -122,7 +122,7 @@ class Writer:
             kinds = {torch.float32: Format.FP32, torch.bfloat16: Format.BF16}
             if weight.dtype not in kinds:
                 raise CannotLower(f"its weights are {str(weight.dtype).removeprefix('torch.')}")
-            weight = weight.detach().contiguous()
+            weight.data = weight.data.contiguous()  # mapped ones may lie column by column
             row[Matrix.FORMAT], row[Matrix.CODES], row[Matrix.COLUMNS] = kinds[weight.dtype], self.hold(weight), n_columns
             row[Matrix.STRIDE] = weight[0].nbytes if weight.ndim == 3 else 0
         if bias is not None:
