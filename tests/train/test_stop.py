@@ -146,9 +146,9 @@ sys.exit(main(sys.argv[3:]))
 
 def test_a_second_run_into_one_folder_is_refused_in_one_line_and_the_first_goes_on(book: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(book, run, OPTIONS, slowly, "training")
+    process = start(book, run, options(steps=1000), slowly, "training")
     wait_for(run, 2, process)
-    before = (run / "run.yaml").stat()
+    before = (run / "run.yaml").stat().st_mtime_ns
     for attempt in (
         lambda: newleaf.resume(run, quiet=True),
         lambda: newleaf.pretrain(book, out=run, overwrite=True, quiet=True, **OPTIONS),
@@ -157,10 +157,11 @@ def test_a_second_run_into_one_folder_is_refused_in_one_line_and_the_first_goes_
         with pytest.raises(newleaf.InputError, match=rf"another process \({process.pid}\) is training into this folder") as caught:
             attempt()
         assert "\n" not in str(caught.value)
-    assert (run / "run.yaml").stat() == before
+    assert (run / "run.yaml").stat().st_mtime_ns == before
+    os.kill(process.pid or 0, signal.SIGTERM)
     process.join(60)
     assert process.exitcode == 0
-    assert json.loads((run / "summary.json").read_text())["steps"] == 24
+    assert json.loads((run / "summary.json").read_text())["steps"] > 2
     assert not (run / ".lock").exists()
 
 
