@@ -115,7 +115,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole_and_training_goes_on(
 def test_on_a_real_full_disk_training_goes_on_and_ends_as_it_would_have(
     whole: newleaf.Run, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another program fills the disk to its last byte at step 8, and is gone at step 14."""
+    """Another program fills the disk to its last byte from step 8 on, and is gone at step 14."""
     from newleaf.train.session import Session
 
     disk, real = tmp_path / "disk", Session.step
@@ -125,8 +125,8 @@ def test_on_a_real_full_disk_training_goes_on_and_ends_as_it_would_have(
 
     def step(session: Session, done: Any) -> None:
         real(session, done)
-        if done.number == 8:
-            with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+        if 8 <= done.number < 14:  # again and again: the system counts free pages for each core, and roughly
+            with suppress(OSError), (disk / "ballast").open("ab", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
         if done.number == 14:
@@ -136,7 +136,7 @@ def test_on_a_real_full_disk_training_goes_on_and_ends_as_it_would_have(
     heard = Heard()
     try:
         run = newleaf.pretrain(book, out=disk / "run", monitor=heard, **OPTIONS)
-        assert len(heard.about("could not be written (no space left on device)")) == 2  # the model and the checkpoint of step 12
+        assert heard.about("the checkpoint of step 12 could not be written (no space left on device)")
         found, expected = outcome(run.path), outcome(whole.path)
         assert {name: found[name] for name in ("metrics", "state")} == {name: expected[name] for name in ("metrics", "state")}
     finally:
