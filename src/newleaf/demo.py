@@ -14,6 +14,7 @@ from typing import Any
 from newleaf import api
 from newleaf.data.cache import cached, default_cache, key_of
 from newleaf.data.stdlib import standard_library_files
+from newleaf.errors import Stopped
 from newleaf.train.monitor import Monitor
 from newleaf.train.recipe import merge, seconds
 
@@ -53,6 +54,8 @@ def demo(time: str, out: str | Path, started: float, monitor: Monitor, **options
         data={"validation": tuple(str(path) for path in held_out)},
         **merge({"train": {"prompts": HEADERS, "sample": SAMPLING}}, options),
     )
+    if not run.summary:
+        raise Stopped("stopped before the first step")
     monitor.stage("writing", 0, None)
     model = run.model
     texts = {header: model.samples(header, TRIES, seed=1, **SAMPLING) for header in HEADERS}

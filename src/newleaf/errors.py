@@ -1,8 +1,15 @@
-"""The one exception that means "the user's input is wrong": its text is a single line that says what, where and what to do."""
+"""What ends a command without a traceback: wrong input, whose text is a single line that says what, where and what to do; and a stop."""
 
 
 class InputError(Exception):
     """Bad input from a person: a missing file, a broken row, an impossible setting.
 
     The command line prints the text on one line and exits with code 2; the Python API raises it as it is.
+    """
+
+
+class Stopped(KeyboardInterrupt):
+    """Someone asked the process to stop (Ctrl-C, SIGTERM, a scheduler) while there was nothing to save yet; the text says so.
+
+    The command line prints it and exits with code 0; whoever catches KeyboardInterrupt catches it too.
     """

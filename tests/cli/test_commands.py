@@ -154,7 +154,7 @@ def test_skipping_counts_what_was_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small file system needs root on Linux")
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(book: Path, tmp_path: Path) -> None:
+def test_a_disk_too_small_for_the_run_is_one_line_and_leaves_nothing_behind(book: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True).returncode:
@@ -162,11 +162,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(book: Path, tmp
     try:
         done = newleaf("pretrain", book, "--steps", "3", "--out", disk / "r", *SMALL)
         assert done.returncode == 2
-        assert "no space left on device" in done.stderr
+        assert "the disk has 307 kB left, and a checkpoint takes " in done.stderr
         assert "Traceback" not in done.stderr
-        assert not list(disk.rglob("*.tmp"))
-        model = disk / "r" / "model"
-        assert not model.exists() or newleaf("generate", model, "a", "--max-tokens", "2").returncode == 0
+        assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", disk], check=False)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from newleaf.model import GPT, GPTConfig
-from newleaf.train.dial import Budget, Choice, choose, fitting_micro_batch
+from newleaf.train.dial import Budget, Choice, choose
 
 
 def weights(choice: Choice) -> int:
@@ -35,10 +35,3 @@ def test_more_time_a_faster_machine_or_more_tokens_never_choose_a_smaller_model(
 
 def test_a_small_text_bounds_the_model_however_long_the_run() -> None:
     assert weights(choose(10**5, Budget(seconds=10**6, matrix_speed=1e13))) < 10**6
-
-
-def test_the_portion_in_memory_divides_the_batch() -> None:
-    config = GPTConfig(50_000, 1024, 48, 25, 1600)
-    for batch in (1, 7, 64, 512):
-        assert batch % fitting_micro_batch(config, batch) == 0
-    assert fitting_micro_batch(config, 512) < 512

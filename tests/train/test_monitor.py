@@ -107,7 +107,7 @@ def test_a_run_tells_its_flops_and_the_measured_matrix_speed(book: Path, tmp_pat
 def test_samples_of_a_timed_run_cost_less_than_a_hundredth_of_it(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though they may be a thousand tokens long and the machine writes one in 5 ms."""
     from newleaf.generate import writer
-    from newleaf.train import session
+    from newleaf.train import examiner
 
     spent = 0.0
 
@@ -123,7 +123,7 @@ def test_samples_of_a_timed_run_cost_less_than_a_hundredth_of_it(book: Path, tmp
                 return
             yield piece
 
-    monkeypatch.setattr(session, "write", slow)
+    monkeypatch.setattr(examiner, "write", slow)
     heard = Listener()
     train = {"sample": {"max_tokens": 1000, "min_tokens": 1000}, "batch_size": 4}
     newleaf.pretrain(book, out=tmp_path / "r", time="10s", monitor=heard, train=train, **SMALL)

@@ -6,11 +6,12 @@ import argparse
 import errno
 import os
 import sys
+import threading
 import time
 from typing import NoReturn
 
 from newleaf.cli import convert, demo, generate, info, plan, pretrain, runs
-from newleaf.errors import InputError
+from newleaf.errors import InputError, Stopped
 from newleaf.version import VERSION
 
 COMMANDS = (demo, pretrain, generate, convert, info, runs, plan)
@@ -38,7 +39,7 @@ def build_parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 after Ctrl-C."""
+    """Run one command; returns its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 after a second Ctrl-C."""
     started = time.monotonic()
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
@@ -48,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"{rest[0]}: no such option for newleaf {parsed.name}; see newleaf {parsed.name} --help")
         parsed.rest, parsed.started = rest, started
         return int(parsed.run(parsed) or 0)
+    except Stopped as stop:
+        return _stopped(str(stop))
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except BrokenPipeError:
@@ -61,6 +64,16 @@ def main(arguments: list[str] | None = None) -> int:
         if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
         return _fail(f"{error.filename or 'writing'}: {(error.strerror or str(error)).lower()}", 2)
+
+
+def _stopped(text: str) -> int:
+    code = _fail(text, 0)
+    if any(thread.daemon for thread in threading.enumerate()):
+        # One that was left computing in a library comes back to an interpreter that is being taken down, and crashes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _fail(text: str, code: int) -> int:

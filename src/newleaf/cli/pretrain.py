@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from newleaf.cli.options import add_offline, dotted, heed_offline, start_of_process
 from newleaf.errors import InputError
+from newleaf.train.interrupt import Interrupt
 
 EPILOG = """every field of a recipe is an option too, for example
   --data.val_fraction 0.1      hold out the last tenth of the text      --data.document line     one document a line
@@ -48,27 +50,30 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/book")
 
+    with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
+        print(closing_lines(_trained(args, overrides)))
+    return 0
+
+
+def _trained(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
     from newleaf import api
     from newleaf.train.recipe import nest
 
     started = start_of_process(args.started)
     if args.resume is not None:
-        finished = api.resume(args.resume, quiet=args.quiet, started=started)
-    else:
-        names = ("time", "steps", "tokens", "epochs", "seed", "threads", "device", "track")
-        short = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-        finished = api.pretrain(
-            *args.source,
-            out=args.out,
-            config=args.config,
-            overwrite=args.overwrite,
-            quiet=args.quiet,
-            started=started,
-            **nest(overrides),
-            **short,
-        )
-    print(closing_lines(finished))
-    return 0
+        return api.resume(args.resume, quiet=args.quiet, started=started)
+    names = ("time", "steps", "tokens", "epochs", "seed", "threads", "device", "track")
+    short = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return api.pretrain(
+        *args.source,
+        out=args.out,
+        config=args.config,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+        started=started,
+        **nest(overrides),
+        **short,
+    )
 
 
 def closing_lines(run: object) -> str:
@@ -78,7 +83,7 @@ def closing_lines(run: object) -> str:
     assert isinstance(run, Run)
     found, path = run.summary, run.path
     if not found:
-        return f"{path}: nothing was trained"
+        return f"{path}: nothing was trained yet\n  begin anew      newleaf pretrain --resume {path}"
     head = (
         f"{path}: {found['val_bits_per_byte']:.3f} bits per byte on held-out text, after {found['steps']:,} steps "
         f"and {found['tokens_seen']:,} tokens in {found['total_seconds']:.0f} s"

@@ -1,10 +1,14 @@
 """Files that appear whole or not at all: written aside in the same directory, flushed to disk, then renamed."""
 
+import ctypes
 import errno
+import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +17,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+ASIDE = ".old.tmp"
 
 
 @contextmanager
@@ -62,20 +68,44 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file in place. A full disk is an OSError here as elsewhere, and not an error of the format's."""
+    """Writes a safetensors file in place. What the system refuses is an OSError here as elsewhere, and not an error of the format's."""
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        if "os error 28" in str(error) or "os error 112" in str(error):  # ENOSPC, and what Windows calls it
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
-        raise
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        number = errno.ENOSPC if found[1] == "112" and os.name == "nt" else int(found[1])  # Windows' own number for a full disk
+        raise OSError(number, os.strerror(number), str(path)) from None
+
+
+def digest(path: Path) -> str:
+    """A hash of the file's bytes, to find damage with: BLAKE2b of 16 bytes, about a second for a gigabyte."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a killed process left half done in `folder`, which nobody else may be writing to; a directory that stepped aside for
+    one that never came takes its place again."""
+    for leftover in folder.glob(".*.tmp"):
+        target = leftover.with_name(leftover.name[1:].rsplit(".", 3)[0])
+        if leftover.name.endswith(ASIDE) and not target.exists():
+            leftover.rename(target)
+        elif leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _move_into_place(new: Path, target: Path, unless: Callable[[Path], bool] | None) -> None:
-    """A directory cannot be renamed over a full one, so the old one steps aside first and comes back if the new one fails."""
-    old = _sibling(target)
+    """A directory cannot be renamed over a full one. Where the system can swap two, `new` then holds the old one, for its maker to
+    remove; elsewhere the old one steps aside first and comes back if the new one fails."""
+    old = _sibling(target, ASIDE)
     for _ in range(3):  # two processes may do this at once: whoever loses the race looks again
         if unless is not None and unless(target):
+            return
+        if target.exists() and _swap(new, target):
             return
         with suppress(FileNotFoundError):
             target.rename(old)
@@ -94,8 +124,17 @@ def _move_into_place(new: Path, target: Path, unless: Callable[[Path], bool] | N
     raise FileExistsError(f"{target} is being replaced by another process")
 
 
-def _sibling(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+def _swap(one: Path, other: Path) -> bool:
+    """Swap two directories in one step, so that there is no moment without either; False where the system has no such call."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _sibling(path: Path, ending: str = ".tmp") -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{ending}")
 
 
 def _flush(path: Path) -> None:

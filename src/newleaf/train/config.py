@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from newleaf.data.config import DataConfig
 from newleaf.text.train_tokenizer import TokenizerConfig
+from newleaf.train.interrupt import signal_numbers
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.recipe import seconds
 from newleaf.train.schedule import Shape
@@ -28,6 +29,10 @@ class TrainConfig:
     micro_batch_size: int = 0  # windows in memory at once; gradients of a step's portions are added up
     schedule: Shape = field(default_factory=Shape)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    max_skipped: int = 5  # steps in a row whose loss or gradient is not finite before the last checkpoint is restored
+    patience: int = 0  # validations without a better one before the run ends; 0 never ends it early
+    keep_checkpoints: int = 2  # under state/, besides the best weights in model/
+    preempt_signal: str | None = "SIGUSR1"  # by which a scheduler announces that it will take the machine; SIGTERM always does
     eval_every: int = 0  # steps between validations; by the clock, a tenth of the run
     eval_windows: int = 256  # windows of each validation on the way; the last one reads the whole validation text
     prompts: tuple[str, ...] = ("",)  # continued at each validation
@@ -51,11 +56,16 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: must be above 0, not {value!r}")
-        for name in ("batch_size", "micro_batch_size", "eval_every"):
+        try:
+            signal_numbers(self.preempt_signal)
+        except ValueError as error:
+            raise ValueError(f"preempt_signal: {error}") from None
+        for name in ("batch_size", "micro_batch_size", "eval_every", "patience"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must be at least 0, not {getattr(self, name)!r}")
-        if self.eval_windows < 1:
-            raise ValueError(f"eval_windows: must be at least 1, not {self.eval_windows!r}")
+        for name in ("eval_windows", "max_skipped", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)!r}")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size: {self.micro_batch_size} does not divide batch_size = {self.batch_size}")
 

@@ -6,10 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
-from newleaf.model import GPTConfig
-
 # Layers, width, heads of new models, smallest first.
 LADDER = (
     (3, 64, 1), (4, 96, 2), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7),
@@ -86,11 +82,3 @@ def _vocabulary(text_bytes: int) -> int:
     """The power of two nearest to 1.6 times the square root of the text's bytes: 2,048 for a megabyte, 4,096 for six."""
     power = round(math.log2(1.6 * math.sqrt(max(1, text_bytes))))
     return min(max(1 << power, 512), 32_768)
-
-
-def fitting_micro_batch(config: GPTConfig, batch_size: int) -> int:
-    """The most windows, dividing the batch, whose activations take less than a third of this machine's memory."""
-    per_layer = 20 * config.n_embd + 5 * config.n_inner + 4 * config.n_head * min(config.context_length, 1024)
-    window = 4 * config.context_length * config.n_layer * per_layer
-    room = psutil.virtual_memory().total / 3
-    return next((n for n in range(batch_size, 0, -1) if batch_size % n == 0 and n * window <= room), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Protocol
 import torch
 
 from newleaf.data.batches import Batch
+from newleaf.errors import InputError
 from newleaf.model import GPT
 from newleaf.train.optimizer import Optimizer
 from newleaf.train.schedule import Schedule
@@ -27,15 +29,26 @@ class Step:
     seconds: float  # of training so far
     progress: float
 
+    @property
+    def skipped(self) -> bool:
+        """Whether loss or gradients were not finite, so that weights and moments stayed as they were."""
+        return not (math.isfinite(self.loss) and math.isfinite(self.norm))
+
 
 class Watcher(Protocol):
     """What the loop tells, and asks."""
 
-    def step(self, step: Step) -> None: ...
+    def step(self, step: Step) -> None:
+        """A step is done. May set the loop back to an earlier one."""
 
-    def check_due(self, step: Step) -> bool: ...
+    def check_due(self, step: Step) -> bool:
+        """Whether to `check` after this step, as after the last."""
 
-    def check(self, step: int) -> None: ...
+    def check(self, step: int) -> bool:
+        """Look at the network; False ends the run."""
+
+    def smaller_portions(self, windows: int) -> None:
+        """The device ran out of memory, and from now on takes this many windows at once."""
 
     def stop_requested(self) -> bool: ...
 
@@ -54,30 +67,55 @@ class Loop:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    rate_scale: float = 1.0  # of every rate that the schedule gives
     interrupted: bool = field(default=False, init=False)
 
     def run(self) -> None:
-        """Train to the end of the schedule, or until `watcher.stop_requested()`."""
+        """Train to the end of the schedule, or until `watcher.check()` says it is enough or `watcher.stop_requested()`."""
         self.network.train()
         while self.step == 0 or self.schedule.progress(self.step) < 1:  # a budget that is already spent buys one step
-            begin = time.perf_counter()
-            factor = self.schedule.factor(self.step)
-            loss, counted = self._gradients(self.batch(self.step))
-            norm = self.optimizer.step(factor)
-            self.step += 1
-            self.tokens += counted
-            self.seconds += time.perf_counter() - begin
-            done = Step(self.step, loss, norm, factor, self.tokens, self.seconds, self.schedule.progress(self.step))
-            self.watcher.step(done)
             if self.watcher.stop_requested():
                 self.interrupted = True
                 return
-            if done.progress < 1 and self.watcher.check_due(done):
-                self.watcher.check(self.step)
+            done = self._step()
+            self.watcher.step(done)
+            if self.watcher.check_due(done):
+                if not self.watcher.check(self.step):
+                    return
                 self.network.train()
 
+    def _step(self) -> Step:
+        begin = time.perf_counter()
+        factor = self.schedule.factor(self.step) * self.rate_scale
+        loss, counted = self._gradients(self.batch(self.step))
+        if math.isfinite(loss):
+            norm = self.optimizer.step(factor)
+        else:
+            norm = math.nan
+            self.optimizer.clear()
+        self.step += 1
+        self.tokens += counted
+        self.seconds += time.perf_counter() - begin
+        return Step(self.step, loss, norm, factor, self.tokens, self.seconds, self.schedule.progress(self.step))
+
     def _gradients(self, batch: Batch) -> tuple[float, int]:
-        """Leave the gradients of the mean loss over the batch in the network; returns that loss and the tokens it is of."""
+        """Leave the gradients of the mean loss over the batch in the network; returns that loss and the tokens it is of.
+
+        A device that runs out of memory gets half the windows at once, and twice as many portions.
+        """
+        while True:
+            try:
+                return self._portions(batch)
+            except torch.OutOfMemoryError:
+                if self.micro_batch_size == 1:
+                    raise InputError("the device's memory does not hold a single window; make the model or the context smaller") from None
+            self.optimizer.clear()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.micro_batch_size = (self.micro_batch_size + 1) // 2
+            self.watcher.smaller_portions(self.micro_batch_size)
+
+    def _portions(self, batch: Batch) -> tuple[float, int]:
         # Dropout draws from the step's own numbers, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + self.step)
         device = self.network.device

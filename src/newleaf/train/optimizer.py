@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
@@ -104,8 +105,22 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, factor: float) -> float:
-        """Apply the gradients in the network at `factor` times the peak rates, clear them, and return their norm before clipping."""
+        """Apply the gradients in the network at `factor` times the peak rates, clear them, and return their norm before clipping.
+
+        Gradients whose norm is not finite are only cleared: weights and moments stay as they are.
+        """
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.weights.values() if p.grad is not None], foreach=True))
+        if math.isfinite(norm):
+            self._apply(factor, norm)
+        self.clear()
+        return norm
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for weight in self.weights.values():
+            weight.grad = None
+
+    def _apply(self, factor: float, norm: float) -> None:
         scale = min(1.0, self.config.clip / (norm + 1e-6)) if self.config.clip else 1.0
         for stack in self.stacks:
             stack.step(self.config, factor, scale)
@@ -116,13 +131,15 @@ class Optimizer:
             group["lr"] = self.config.learning_rate * factor
         self.adam.step()
         torch._foreach_copy_(list(self.weights.values()), [self.masters[name] for name in self.weights])
-        for weight in self.weights.values():
-            weight.grad = None
-        return norm
 
     def weights_by_name(self) -> dict[str, Tensor]:
         """The fp32 masters under the network's names."""
         return {name: self.masters[name] for name in self.weights}
+
+    def full_bytes(self) -> int:
+        """Bytes of `state()` once every moment is there, which AdamW's are after the first step."""
+        moments = sum(2 * self.masters[name].nbytes for name in self.by_adam)
+        return moments + sum(tensor.nbytes for tensor in (*self.masters.values(), *self.momenta.values()))
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name: masters, momenta, AdamW's moments and step counts."""

@@ -20,7 +20,8 @@ from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import train_tokenizer
 from newleaf.train.config import PretrainConfig
-from newleaf.train.dial import Budget, Choice, choose, fitting_micro_batch
+from newleaf.train.dial import Budget, Choice, choose
+from newleaf.train.interrupt import interruptible
 from newleaf.train.machine import has_fast_bf16, keep_memory, matrix_speed, pick_device, use_threads
 from newleaf.train.monitor import Monitor
 from newleaf.train.recipe import build, convert_fields, plain, seconds
@@ -28,7 +29,7 @@ from newleaf.train.recipe import build, convert_fields, plain, seconds
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run with nothing left open: its full configuration, its text as tokens, the shape of its network."""
+    """A run with nothing left open but how many windows fit into memory: its configuration, its text as tokens, its network's shape."""
 
     config: PretrainConfig
     network: GPTConfig
@@ -51,8 +52,7 @@ def prepare(config: PretrainConfig, monitor: Monitor) -> Prepared:
     config, tokenizer = _tokenizer(config, corpus, choice, monitor)
     network = _network(model, choice, tokenizer)
     batch = config.train.batch_size or (choice.batch_size if choice else 16)
-    micro = config.train.micro_batch_size or fitting_micro_batch(network, batch)
-    train = dataclasses.replace(config.train, batch_size=batch, micro_batch_size=micro)
+    train = dataclasses.replace(config.train, batch_size=batch)
     config = dataclasses.replace(config, train=train, model=network.to_dict())
     _announce(config, network, choice, corpus, monitor)
     shards = [tokenize(text, tokenizer, on_progress=monitor.stage) for text in (corpus.train, corpus.validation)]
@@ -100,7 +100,7 @@ def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, mo
     place = default_cache() / "tokenizers" / key_of(corpus.train.fingerprint, plain(settings))
 
     def build_there(fresh: Path) -> dict[str, Any]:
-        train_tokenizer(corpus.train.sample(settings.train_bytes), settings).save(fresh)
+        interruptible(lambda: train_tokenizer(corpus.train.sample(settings.train_bytes), settings)).save(fresh)
         return {}
 
     cached(place, build_there)

@@ -14,8 +14,10 @@ import torch
 
 from newleaf.errors import InputError
 from newleaf.model.count import training_flops
+from newleaf.train.checkpoint import Checkpoints
 from newleaf.train.config import PretrainConfig
 from newleaf.train.interrupt import Interrupt
+from newleaf.train.lock import FolderLock
 from newleaf.train.machine import matrix_speed
 from newleaf.train.monitor import Monitor
 from newleaf.train.prepare import Prepared, prepare
@@ -26,30 +28,38 @@ from newleaf.train.trackers import Trackers, check_installed
 from newleaf.version import VERSION
 
 DEFAULT_TIME = "3m"
+NOTHING_YET = "stopped before training began; nothing was left half done, and the same command starts again"
 MEASURED = 0.1  # seconds of matrix products, to show progress against
-STOPPING = "Stopping after this step; Ctrl-C again stops at once."
 
 
 def pretrain(config: PretrainConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
     """Train a new model on `config.source` into the run folder `out`.
 
     `started` is the moment (time.monotonic) from which `train.time` counts. Raises InputError for bad input, before the run folder is
-    touched.
+    touched, and Stopped when asked to stop while there is nothing to save.
     """
     folder = RunFolder(out)
-    folder.check_free(overwrite)
-    if not config.source:
-        raise InputError("no source: name a text file, a folder or hf:owner/dataset")
-    train = config.train
-    if not any((train.time, train.steps, train.tokens, train.epochs, train.replay)):
-        monitor.say(f"No length given: taking --time {DEFAULT_TIME}.")
-        config = dataclasses.replace(config, train=dataclasses.replace(train, time=DEFAULT_TIME))
-    check_installed(train.track)
-    prepared = prepare(config, monitor)
-    speed = _measure(prepared, monitor)
-    with Interrupt(lambda: monitor.say(STOPPING)) as interrupt:
+    with _guarded(folder, config) as (lock, interrupt):
+        if folder.is_run():
+            lock.take()
+        folder.check_free(overwrite)
+        if not config.source:
+            raise InputError("no source: name a text file, a folder or hf:owner/dataset")
+        train = config.train
+        if not any((train.time, train.steps, train.tokens, train.epochs, train.replay)):
+            monitor.say(f"No length given: taking --time {DEFAULT_TIME}.")
+            config = dataclasses.replace(config, train=dataclasses.replace(train, time=DEFAULT_TIME))
+        check_installed(train.track)
+        prepared = prepare(config, monitor)
+        speed = _measure(prepared, monitor)
+        interrupt.gently(monitor.say)
         session = Session(prepared, folder, monitor, interrupt, started)
-        record = _record(prepared, speed)
+        session.announce_disk()
+        folder.path.mkdir(parents=True, exist_ok=True)
+        _take(lock, monitor)
+        folder.check_free(overwrite)  # someone may have been faster
+        folder.sweep()
+        record = _record(session.prepared, speed)
         folder.begin(record)
         with _tracked(folder, record, 0, monitor):
             session.train()
@@ -57,27 +67,36 @@ def pretrain(config: PretrainConfig, out: str | Path, monitor: Monitor, started:
 
 
 def resume(out: str | Path, monitor: Monitor, started: float) -> RunFolder:
-    """Go on with the run in `out` from its last checkpoint; a finished run is left as it is."""
+    """Go on with the run in `out` from its last whole checkpoint, or from its beginning when there is none yet; a finished run stays."""
     folder = RunFolder(out)
     values = folder.read_config()
-    record = values.pop("record", {})
+    record = values.get("record", {})
     if (folder.read_summary() or {}).get("finished"):
         monitor.say(f"{folder.path}: this run is finished; there is nothing to resume.")
         return folder
-    config = build(PretrainConfig, values)
+    config = build(PretrainConfig, {name: value for name, value in values.items() if name != "record"})
     if config.train.time is not None:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, replay=None))
-    check_installed(config.train.track)
-    tensors, state = folder.load_state()
-    prepared = prepare(config, monitor)
-    for name, found in prepared.fingerprints.items():
-        if found != record.get("fingerprints", {}).get(name):
-            raise InputError(f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began")
-    _measure(prepared, monitor)
-    with Interrupt(lambda: monitor.say(STOPPING)) as interrupt:
+    with _guarded(folder, config) as (lock, interrupt):
+        _take(lock, monitor)
+        folder.sweep()
+        checkpoints = Checkpoints(folder.state)
+        checkpoints.sweep()
+        found = checkpoints.newest(monitor.say)
+        check_installed(config.train.track)
+        prepared = prepare(config, monitor)
+        for name, fingerprint in prepared.fingerprints.items():
+            if fingerprint != record.get("fingerprints", {}).get(name):
+                raise InputError(f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began")
+        _measure(prepared, monitor)
+        interrupt.gently(monitor.say)
         session = Session(prepared, folder, monitor, interrupt, started)
-        session.restore(tensors, state)
-        with _tracked(folder, folder.read_config(), session.loop.step, monitor):
+        if found is None:
+            monitor.say(f"{folder.path}: stopped before its first checkpoint, so it begins anew.")
+            folder.begin(values)
+        else:
+            session.restore(found)
+        with _tracked(folder, values, session.loop.step, monitor):
             session.train()
     return folder
 
@@ -101,6 +120,23 @@ def _tracked(folder: RunFolder, config: dict[str, Any], step: int, monitor: Moni
     finally:
         folder.listeners.remove(trackers.record)
         trackers.close()
+
+
+@contextmanager
+def _guarded(folder: RunFolder, config: PretrainConfig) -> Iterator[tuple[FolderLock, Interrupt]]:
+    """The folder's lock, not yet taken, and ears for signals; both are given back at the end."""
+    lock = FolderLock(folder.path)
+    try:
+        with Interrupt(NOTHING_YET, config.train.preempt_signal) as interrupt:
+            yield lock, interrupt
+    finally:
+        lock.release()
+
+
+def _take(lock: FolderLock, monitor: Monitor) -> None:
+    lock.take()
+    if lock.note is not None:
+        monitor.say(lock.note)
 
 
 def _absolute(source: str) -> str:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from newleaf.errors import InputError
-from newleaf.storage.files import replace_directory, write_atomically, write_json, write_tensors, write_text
+from newleaf.storage.files import sweep, write_atomically, write_json, write_text
+from newleaf.train.lock import NAME as LOCK
+from newleaf.train.metrics import Metrics
 
 CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = "run.yaml", "metrics.jsonl", "summary.json", "loss.png", "model", "state"
+BEST = "best"  # in state/: the best model, while model/ holds one that a stop left
 
 
 class RunFolder:
@@ -25,8 +25,12 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.model = self.path / MODEL
-        self.metrics = self.path / METRICS
+        self.state = self.path / STATE
+        self.metrics = Metrics(self.path / METRICS)
         self.listeners: list[Callable[[dict[str, Any]], None]] = []  # hear each line that is recorded
+
+    def is_run(self) -> bool:
+        return (self.path / CONFIG).exists()
 
     def check_free(self, overwrite: bool) -> None:
         """Raises InputError when the folder holds something that must not be replaced."""
@@ -34,7 +38,7 @@ class RunFolder:
             return
         if not self.path.is_dir():
             raise InputError(f"{self.path}: is a file, and a run needs a folder")
-        if not any(self.path.iterdir()):
+        if all(path.name == LOCK or path.match(".*.tmp") for path in self.path.iterdir()):  # a run killed before it had begun
             return
         if not (self.path / CONFIG).exists():
             raise InputError(f"{self.path}: exists and holds no run, so it is not touched; choose another --out")
@@ -42,14 +46,32 @@ class RunFolder:
             raise InputError(f"{self.path}: holds a run; --resume {self.path} continues it, --overwrite replaces it")
 
     def begin(self, config: dict[str, Any]) -> None:
-        """Clear an earlier run's files and write run.yaml."""
+        """Clear an earlier run's files and write run.yaml.
+
+        The state goes first: should we be killed on the way, nothing of the earlier run is resumed under the new configuration.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS, SUMMARY, PLOT):
-            (self.path / name).unlink(missing_ok=True)
-        for name in (MODEL, STATE):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        shutil.rmtree(self.state, ignore_errors=True)
         self.write_config(config)
-        self.metrics.touch()
+        for name in (SUMMARY, PLOT):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.model, ignore_errors=True)
+        self.metrics.start()
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written; for whoever holds the folder's lock."""
+        if self.path.exists():
+            sweep(self.path)
+
+    def set_best_aside(self) -> None:
+        """Make room in model/ for weights that are no part of the run, keeping those that are."""
+        self.model.rename(self.state / BEST)
+
+    def take_back_best(self) -> None:
+        """Undo `set_best_aside`, if it was done."""
+        if (self.state / BEST).exists():
+            shutil.rmtree(self.model, ignore_errors=True)
+            (self.state / BEST).rename(self.model)
 
     def write_config(self, config: dict[str, Any]) -> None:
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120))
@@ -69,19 +91,13 @@ class RunFolder:
 
     def record(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        self.metrics.append(values)
         for listener in self.listeners:
             listener(values)
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What metrics.jsonl holds; a last line that was cut short is left out."""
-        return read_lines(self.metrics)
-
-    def rewind(self, step: int) -> None:
-        """Forget what metrics.jsonl says of later steps than this one."""
-        kept = [line for line in self.lines() if line["step"] <= step]
-        write_text(self.metrics, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        return self.metrics.lines()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_json(self.path / SUMMARY, summary)
@@ -95,26 +111,3 @@ class RunFolder:
 
         with write_atomically(self.path / PLOT) as aside:
             loss_figure(list(self.lines()), title).savefig(aside, format="png", dpi=120)
-
-    def save_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """What a resumed run needs, in safetensors and JSON, whole or not at all."""
-        with replace_directory(self.path / STATE) as aside:
-            write_tensors(aside / "optimizer.safetensors", tensors)
-            write_json(aside / "state.json", values)
-
-    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Raises InputError when there is nothing to resume from, or it is damaged."""
-        folder = self.path / STATE
-        if not (folder / "state.json").exists():
-            raise InputError(f"{self.path}: has no checkpoint to resume from (it stopped before its first); start again with --overwrite")
-        try:
-            return load_file(folder / "optimizer.safetensors"), json.loads((folder / "state.json").read_text("utf-8"))
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{folder}: the checkpoint is damaged ({error}); start again with --overwrite") from None
-
-
-def read_lines(metrics: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a metrics.jsonl; a last line that was cut short is left out, and a file that is not there is empty."""
-    if metrics.exists():
-        with metrics.open(encoding="utf-8", errors="replace") as file:
-            yield from (json.loads(line) for line in file if line.endswith("\n"))

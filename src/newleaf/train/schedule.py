@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,24 @@ class ClockSchedule:
 
 @dataclass(frozen=True)
 class ReplaySchedule:
-    """Takes the very steps that an earlier run recorded, whatever the clock says."""
+    """Takes the very steps that an earlier run recorded, whatever the clock says.
+
+    That run validated `windows` windows after each of the steps `checks`.
+    """
 
     factors: Sequence[float]
+    checks: frozenset[int] = frozenset()
+    windows: int = 0
+
+    @classmethod
+    def of(cls, lines: Iterable[Mapping[str, Any]]) -> ReplaySchedule:
+        """From the lines of a metrics.jsonl. Raises ValueError when they hold no steps or no validation."""
+        found = list(lines)
+        factors = [line["factor"] for line in found if "factor" in line]
+        checks = [line for line in found if "val_windows" in line]
+        if not factors or not checks:
+            raise ValueError("holds no steps to take again")
+        return cls(factors, frozenset(line["step"] for line in checks), checks[0]["val_windows"])
 
     def progress(self, step: int) -> float:
         return step / len(self.factors)

@@ -1,32 +1,36 @@
-"""One pretraining run under way: the loop's watcher, its validations, samples and checkpoints, and how it ends."""
+"""One pretraining run under way: the loop's watcher, its checks and checkpoints, what it does when something goes wrong, how it ends."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from newleaf.data.batches import TrainBatches, count_windows, validation_batches
-from newleaf.data.shards import token_byte_lengths
+from newleaf.data.batches import TrainBatches
 from newleaf.errors import InputError
-from newleaf.families import family_for
-from newleaf.generate.runner import PlainRunner
-from newleaf.generate.sampling import SamplingConfig
-from newleaf.generate.writer import write
-from newleaf.measure.bits_per_byte import TextLoss, text_loss
+from newleaf.measure.bits_per_byte import TextLoss
 from newleaf.model import GPT
-from newleaf.storage.folder import load_folder, save_folder
+from newleaf.storage.folder import save_folder
+from newleaf.train.checkpoint import Checkpoint, Checkpoints
+from newleaf.train.disk import announce, folder_bytes
+from newleaf.train.ending import finish, leave
+from newleaf.train.examiner import Examiner
+from newleaf.train.health import Health
 from newleaf.train.interrupt import Interrupt
 from newleaf.train.loop import Loop, Step
+from newleaf.train.memory import choose_micro_batch
+from newleaf.train.metrics import read_lines
 from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import Optimizer
 from newleaf.train.prepare import Prepared
-from newleaf.train.recipe import build, seconds
-from newleaf.train.run_folder import RunFolder, read_lines
+from newleaf.train.recipe import seconds
+from newleaf.train.run_folder import RunFolder
 from newleaf.train.schedule import ClockSchedule, ReplaySchedule, Schedule, StepSchedule
+from newleaf.train.trouble import skipped_step, why_skipped
 from newleaf.version import VERSION
 
 CHECKS = 10  # validations of a run whose recipe does not say
@@ -35,32 +39,39 @@ WORTHWHILE = 0.5  # of the first sample's time: shorter ones wait for the next v
 FIRST_SAMPLE = 0.4  # of that share, for what the untrained network writes
 CHECK_SHARE = 0.03  # of a timed run, for the validations on the way
 FEWEST_WINDOWS = 16  # of such a validation
-EVAL_TOKENS = 8192  # in one batch of a validation
 PLOT_EVERY = 30.0  # seconds before loss.png is drawn anew
 EXIT_SECONDS = 0.4  # what Python takes to end after the last line
+
+
+class StopRequestedError(Exception):
+    """Someone asked to stop while the network was being examined."""
 
 
 class Session:
     """Watches the loop of one run. `restore` first, to go on from a checkpoint."""
 
     def __init__(self, prepared: Prepared, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float) -> None:
-        self.prepared, self.folder, self.monitor, self.interrupt, self.started = prepared, folder, monitor, interrupt, started
+        self.folder, self.monitor, self.interrupt, self.started = folder, monitor, interrupt, started
         train = prepared.config.train
         torch.manual_seed(train.seed)
         self.device = torch.device(train.device or "cpu")
         network = GPT(prepared.network).to(self.device)
-        self.optimizer = Optimizer(network, prepared.config.optimizer, torch.bfloat16 if train.precision == "bf16" else torch.float32)
+        self.optimizer = self.optimizer_of(network, prepared)
         batches = TrainBatches(prepared.train, prepared.network.context_length, train.batch_size, train.seed, prepared.config.data)
-        self.replayed_checks: set[int] = set()
+        self.prepared = self._with_micro_batch(prepared, network, batches)
+        train = self.prepared.config.train
+        self.replayed_checks: frozenset[int] = frozenset()
         self.clock: ClockSchedule | None = None
-        self.windows = 0  # of each validation on the way; all_windows make the whole text
-        self.all_windows = count_windows(prepared.validation, prepared.network.context_length, prepared.config.data)
-        self.window_seconds = 0.0
+        self.windows = 0  # of each validation on the way; the examiner's all_windows make the whole text
         self.loop = Loop(
             network, self.optimizer, self._schedule(batches.windows_per_epoch), batches.batch, train.micro_batch_size, train.seed, self
         )
-        self.byte_lengths = torch.from_numpy(token_byte_lengths(prepared.tokenizer)).long()
+        self.examiner = Examiner(self.prepared, network, self._heed)
+        self.checkpoints = Checkpoints(folder.state, train.keep_checkpoints)
+        self.health = Health()
         self.best: dict[str, float] | None = None
+        self.checks_without_gain = 0
+        self.check_pending = False  # the last step's check is not done yet
         self.elapsed_before = 0.0
         self.resumed_from = 0
         self.last_progress = 0.0
@@ -69,16 +80,32 @@ class Session:
         self.sample_seconds = 0.0
         self.first_sample = 0.0  # seconds
 
+    def optimizer_of(self, network: GPT, prepared: Prepared) -> Optimizer:
+        dtype = torch.bfloat16 if prepared.config.train.precision == "bf16" else torch.float32
+        return Optimizer(network, prepared.config.optimizer, dtype)
+
+    def _with_micro_batch(self, prepared: Prepared, network: GPT, batches: TrainBatches) -> Prepared:
+        """The windows in memory at once, where the recipe leaves them open: as many as fit, by a step that is measured."""
+        train = prepared.config.train
+        chosen = train.micro_batch_size
+        if not chosen:
+            # The moments that AdamW adds in its first step, and fp32 copies of the gradients while it takes one.
+            coming = 2 * self.optimizer.full_bytes() - sum(tensor.nbytes for tensor in self.optimizer.state().values())
+            chosen, sentence = choose_micro_batch(network, batches.batch(0), coming)
+            if sentence is not None:
+                self.monitor.say(sentence)
+        config = dataclasses.replace(prepared.config, train=dataclasses.replace(train, micro_batch_size=chosen))
+        return dataclasses.replace(prepared, config=config)
+
     def _schedule(self, windows_per_epoch: int) -> Schedule:
         train = self.prepared.config.train
         if train.replay is not None:
-            lines = list(read_lines(Path(train.replay)))
-            factors = [line["factor"] for line in lines if "factor" in line]
-            checks = [line for line in lines if "val_windows" in line]
-            if not factors or not checks:
-                raise InputError(f"train.replay: {train.replay} holds no steps to take again")
-            self.replayed_checks, self.windows = {line["step"] for line in checks}, checks[0]["val_windows"]
-            return ReplaySchedule(factors)
+            try:
+                replay = ReplaySchedule.of(read_lines(Path(train.replay)))
+            except ValueError as error:
+                raise InputError(f"train.replay: {train.replay} {error}") from None
+            self.replayed_checks, self.windows = replay.checks, replay.windows
+            return replay
         if train.time is not None:
             self.clock = ClockSchedule(seconds(train.time), train.schedule, time.monotonic() - self.started)
             return self.clock
@@ -88,24 +115,48 @@ class Session:
         )
         return StepSchedule(max(1, steps), train.schedule)
 
-    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Take up a checkpoint: weights, optimizer, counters, and the metrics as they were then."""
-        self.optimizer.load_state(tensors)
+    def announce_disk(self) -> None:
+        """Say what the run will write. Raises InputError when the disk has no room for the first of it."""
+        already = folder_bytes(self.folder.state) + folder_bytes(self.folder.model)
+        model = 4 * self.loop.network.parameter_count()
+        keep = self.prepared.config.train.keep_checkpoints
+        self.monitor.say(announce(self.folder.path, self.optimizer.full_bytes(), model, keep, already))
+
+    def restore(self, found: Checkpoint) -> None:
+        """Take up a checkpoint: weights, optimizer, counters, the best model, and the metrics as they were then."""
+        state = found.values
+        self.optimizer.load_state(found.tensors)
         self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
+        self.loop.micro_batch_size = state["micro_batch_size"]
         self.best, self.elapsed_before, self.resumed_from = state["best"], state["total_seconds"], state["step"]
         self.last_progress, self.windows = state["progress"], state["windows"]
-        self.folder.rewind(state["step"])
+        self.checks_without_gain, self.check_pending = state["checks_without_gain"], state["check_pending"]
+        self.folder.metrics.rewind(state["metrics_bytes"], state["step"])
+        self.health.restore(state["health"], self.losses())
+        self.loop.rate_scale = self.health.rate_scale
+        self.folder.take_back_best()
         if self.clock is not None:
             self.clock.resume(self.elapsed_before, state["progress"])
         self.monitor.say(f"Resumed at step {self.loop.step}.")
 
     def train(self) -> None:
-        """Run the loop to its end and leave the folder finished; after Ctrl-C, usable and ready to resume."""
-        self._choose_windows()
-        if self.loop.step == 0:
-            self._sample(0)
-        self.loop.run()
-        self._check(last=True)
+        """Run the loop to its end and leave the folder finished; when asked to stop, usable and ready to resume."""
+        look = True
+        try:
+            self._choose_windows()
+            if self.loop.step == 0:
+                self._record_samples(0, self._samples(0))
+            if self.check_pending:
+                self.check(self.loop.step)
+            if not self.out_of_patience():
+                self.loop.run()
+            if not self.loop.interrupted:
+                look = False
+                finish(self)
+                return
+        except StopRequestedError:
+            pass
+        leave(self, look)
 
     # What the loop asks and tells.
 
@@ -113,153 +164,166 @@ class Session:
         return self.interrupt.requested
 
     def step(self, step: Step) -> None:
-        if not torch.isfinite(torch.tensor(step.loss)):
-            raise InputError(f"the loss is {step.loss} at step {step.number}; lower optimizer.learning_rate and matrix_learning_rate")
+        spike = self.health.hear(step.loss, step.skipped)
         peak = self.prepared.config.optimizer
         rates = {"lr": peak.learning_rate * step.factor, "matrix_lr": peak.matrix_learning_rate * step.factor}
-        self.folder.record(
-            step=step.number,
-            loss=step.loss,
-            factor=step.factor,
-            **rates,
-            grad_norm=step.norm,
-            tokens=step.tokens,
-            seconds=round(step.seconds, 3),
-        )
+        measured = {name: value for name, value in (("loss", step.loss), ("grad_norm", step.norm)) if math.isfinite(value)}
+        marks = {"skipped": why_skipped(step)} if step.skipped else {"spike": True} if spike else {}
+        took = {"tokens": step.tokens, "seconds": round(step.seconds, 3)}
+        self.folder.record(**({"step": step.number} | measured | {"factor": step.factor} | rates | took | marks))
         left = self.clock.remaining() if self.clock else step.seconds * (1 - step.progress) / max(step.progress, 1e-9)
         self.monitor.step(step, left)
+        if step.skipped:
+            skipped_step(self, step)
+
+    def smaller_portions(self, windows: int) -> None:
+        self.folder.record(step=self.loop.step, micro_batch_size=windows)
+        self.monitor.say(f"Out of memory: from now on {windows} windows at once, and more portions a step; the result is the same.")
 
     def check_due(self, step: Step) -> bool:
-        if self.replayed_checks:
-            return step.number in self.replayed_checks
-        every = self.prepared.config.train.eval_every
-        if every:
-            return step.number % every == 0
+        if self.loop.step != step.number:
+            return False  # the step was taken back
         before, self.last_progress = self.last_progress, step.progress
-        return int(step.progress * CHECKS) > int(before * CHECKS)
+        every = self.prepared.config.train.eval_every
+        if self.replayed_checks:
+            due = step.number in self.replayed_checks
+        else:
+            due = step.number % every == 0 if every else int(step.progress * CHECKS) > int(before * CHECKS)
+        self.check_pending = due or step.progress >= 1
+        return self.check_pending
 
-    def check(self, step: int) -> None:
-        self._check(last=False)
+    def check(self, step: int) -> bool:
+        """Validate and sample, keep the best weights in model/, write a checkpoint, now and then the plot; False when it is enough.
 
-    # Validations, samples, checkpoints, the end.
-
-    def _check(self, last: bool) -> None:
-        """Validate, keep the best weights in model/, write the state and the plot. `last` ends the run."""
+        Whatever is asked to stop before the first line is recorded; a checkpoint knows all that was recorded before it.
+        """
         begin = time.monotonic()
-        found = self._validate(self.windows)
-        self.folder.record(step=self.loop.step, val_loss=found.per_token, val_bits_per_byte=found.bits_per_byte, val_windows=self.windows)
-        self.monitor.validation(self.loop.step, found.bits_per_byte)
-        if self.best is None or found.bits_per_byte < self.best["val_bits_per_byte"]:
-            self.best = {"step": self.loop.step, "val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
-            self._save_model()
-        self._save_state()
-        if last or self.last_plot is None or time.monotonic() > self.last_plot + PLOT_EVERY:
-            drawn = time.monotonic()
-            self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps")
-            self.last_plot = time.monotonic()
-            self.plot_seconds = self.last_plot - drawn
+        found = self.examiner.validate(self.windows)
+        self.monitor.validation(step, found.bits_per_byte)
+        samples = self._samples(step)
+        self.record_validation(found)
+        self._record_samples(step, samples)
+        self.check_pending = False
+        self._keep_best(found)
+        if self.health.in_a_row == 0:  # what a run of skipped steps goes back to must be from before it
+            self.attempt("the checkpoint", self.save_checkpoint)
         if self.clock is not None:
             self._reserve(time.monotonic() - begin)
-        self._sample(self.loop.step)
-        if last:
-            self._finish()
+        if self.last_plot is None or time.monotonic() > self.last_plot + PLOT_EVERY:
+            self.plot()
+        return not self.out_of_patience()
+
+    # When something goes wrong.
+
+    def _heed(self) -> None:
+        if self.stop_requested():
+            raise StopRequestedError
+
+    def attempt(self, what: str, write: Callable[[], object]) -> bool:
+        """Write something that training can go on without, for now; whether it worked."""
+        try:
+            write()
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            self.monitor.say(f"Warning: {what} of step {self.loop.step} could not be written ({why}); the one before stays as it is.")
+            return False
+        return True
+
+    def out_of_patience(self) -> bool:
+        patience = self.prepared.config.train.patience
+        return 0 < patience <= self.checks_without_gain
+
+    # Checks and checkpoints.
 
     def _choose_windows(self) -> None:
         """By the clock, validations on the way must stay cheap: as many windows as a small share of the time allows, measured once."""
-        wanted = self.windows or min(self.prepared.config.train.eval_windows, self.all_windows)
+        wanted = self.windows or min(self.prepared.config.train.eval_windows, self.examiner.all_windows)
         if self.clock is not None:
             few = min(FEWEST_WINDOWS, wanted)
-            self._validate(few)
-            begin = time.monotonic()
-            self._validate(few)
-            self.window_seconds = (time.monotonic() - begin) / few
-            affordable = int(CHECK_SHARE * self.clock.length / CHECKS / self.window_seconds)
+            self.examiner.validate(few)
+            self.examiner.validate(few)  # the first one warms up
+            affordable = int(CHECK_SHARE * self.clock.length / CHECKS / self.examiner.window_seconds)
             wanted = self.windows or min(wanted, max(few, affordable))
+            self.windows = wanted
             self._reserve(0.0)
         self.windows = wanted
 
     def _reserve(self, check_seconds: float) -> None:
         """Keep time for the end: one check more, with a plot, and the whole validation text."""
         assert self.clock is not None
-        check_seconds = max(check_seconds, self.window_seconds * self.windows + self.plot_seconds)
-        self.clock.reserve = check_seconds + self.window_seconds * self.all_windows + EXIT_SECONDS
+        check_seconds = max(check_seconds, self.examiner.window_seconds * self.windows)
+        whole_text = self.examiner.window_seconds * self.examiner.all_windows
+        self.clock.reserve = check_seconds + whole_text + self.plot_seconds + EXIT_SECONDS
 
-    def _validate(self, windows: int | None) -> TextLoss:
-        length, data = self.prepared.network.context_length, self.prepared.config.data
-        batches = validation_batches(self.prepared.validation, length, max(1, EVAL_TOKENS // length), data, windows)
-        return text_loss(self.loop.network, batches, self.byte_lengths)
-
-    def _save_model(self) -> None:
-        save_folder(
-            self.folder.model, self.prepared.network, self.optimizer.weights_by_name(), self.prepared.tokenizer, {"version": VERSION}
-        )
-
-    def _save_state(self) -> None:
-        values = {
-            "step": self.loop.step,
-            "tokens": self.loop.tokens,
-            "train_seconds": self.loop.seconds,
-            "total_seconds": self._total_seconds(),
-            "progress": self.loop.schedule.progress(self.loop.step),
-            "best": self.best,
-            "windows": self.windows,
-        }
-        self.folder.save_state(self.optimizer.state(), values)
-
-    def _total_seconds(self) -> float:
-        return self.elapsed_before + time.monotonic() - self.started
-
-    def _sample(self, step: int) -> None:
-        """Write a few words for each prompt; in a timed run for a small share of it, so fewer times and at last less."""
-        train = self.prepared.config.train
-        config = build(SamplingConfig, {"max_tokens": 60, "seed": train.seed} | train.sample, "train.sample.")
+    def _samples(self, step: int) -> list[tuple[str, str]]:
+        """What the network writes for each prompt; in a timed run for a small share of it, so fewer times and at last less."""
+        prompts, found = self.prepared.config.train.prompts, []
         done = self.clock.progress(step) if self.clock is not None and step else 0.0
         if self.clock is not None and done < 1 and self._sampling_left(done) < (WORTHWHILE * self.first_sample if step else 0.0):
-            return
-        for number, prompt in enumerate(train.prompts):
+            return []
+        for number, prompt in enumerate(prompts):
             begin = time.monotonic()
-            each = self._sampling_left(done) / (len(train.prompts) - number)
-            text = ""
-            for piece in write(PlainRunner(self.loop.network), self.prepared.tokenizer, prompt, config):
-                text += piece.text
-                if time.monotonic() - begin > each:
-                    break
+            found.append((prompt, self.examiner.sample(prompt, self._sampling_left(done) / (len(prompts) - number))))
             self.sample_seconds += time.monotonic() - begin
-            self.folder.record(step=step, prompt=prompt, sample=text)
-            self.monitor.sample(step, prompt, text)
         self.first_sample = self.first_sample or self.sample_seconds
+        return found
 
     def _sampling_left(self, done: float) -> float:
         """Seconds that samples may take now; without a clock, as long as they take."""
         if self.clock is None:
-            return float("inf")
+            return math.inf
         return SAMPLE_SHARE * self.clock.length * (FIRST_SAMPLE + (1 - FIRST_SAMPLE) * done) - self.sample_seconds
 
-    def _finish(self) -> None:
-        """summary.json: the figures of model/, over the whole validation text unless the user asked to stop."""
-        assert self.best is not None
-        if not self.loop.interrupted:
-            if self.best["step"] != self.loop.step:
-                best = load_folder(self.folder.model).network.state_dict()
-                self.loop.network.load_state_dict(best)
-            if self.windows < self.all_windows:
-                found = self._validate(None)
-                self.best |= {"val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
-        family = family_for(self.prepared.network)
-        self.folder.write_summary(
-            {
-                "finished": not self.loop.interrupted,
-                "val_bits_per_byte": self.best["val_bits_per_byte"],
-                "val_loss": self.best["val_loss"],
-                "best_step": self.best["step"],
-                "steps": self.loop.step,
-                "tokens_seen": self.loop.tokens,
-                "train_seconds": round(self.loop.seconds, 3),
-                "total_seconds": round(self._total_seconds(), 3),
-                "tokens_per_second": round(self.loop.tokens / max(self.loop.seconds, 1e-9), 1),
-                "parameters": self.loop.network.parameter_count(),
-                "family": family.name if family else "newleaf",
-                "resumed_from_step": self.resumed_from,
-                "version": VERSION,
-            }
+    def record_validation(self, found: TextLoss) -> None:
+        figures = {"val_loss": found.per_token, "val_bits_per_byte": found.bits_per_byte} if math.isfinite(found.nats) else {}
+        self.folder.record(step=self.loop.step, **figures, val_windows=self.windows)
+
+    def _record_samples(self, step: int, samples: list[tuple[str, str]]) -> None:
+        for prompt, text in samples:
+            self.folder.record(step=step, prompt=prompt, sample=text)
+            self.monitor.sample(step, prompt, text)
+
+    def _keep_best(self, found: TextLoss) -> None:
+        self.checks_without_gain += 1
+        if self.is_best(found) and self.attempt("the model", self.save_model):
+            self.best, self.checks_without_gain = self.figures(found), 0
+
+    def is_best(self, found: TextLoss) -> bool:
+        return math.isfinite(found.bits_per_byte) and (self.best is None or found.bits_per_byte < self.best["val_bits_per_byte"])
+
+    def figures(self, found: TextLoss) -> dict[str, float]:
+        return {"step": self.loop.step, "val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
+
+    def save_model(self) -> None:
+        save_folder(
+            self.folder.model, self.prepared.network, self.optimizer.weights_by_name(), self.prepared.tokenizer, {"version": VERSION}
         )
+
+    def save_checkpoint(self) -> None:
+        values = {
+            "step": self.loop.step,
+            "tokens": self.loop.tokens,
+            "train_seconds": self.loop.seconds,
+            "total_seconds": self.total_seconds(),
+            "progress": self.loop.schedule.progress(self.loop.step),
+            "best": self.best,
+            "windows": self.windows,
+            "micro_batch_size": self.loop.micro_batch_size,
+            "checks_without_gain": self.checks_without_gain,
+            "check_pending": self.check_pending,
+            "health": self.health.counters(),
+            "metrics_bytes": self.folder.metrics.flush(),
+        }
+        self.checkpoints.save(self.loop.step, self.optimizer.state(), values, drop_old=self.health.in_a_row == 0)
+
+    def losses(self) -> list[float]:
+        return [line["loss"] for line in self.folder.lines() if "loss" in line]
+
+    def plot(self) -> None:
+        begin = time.monotonic()
+        self.attempt("the plot", lambda: self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps"))
+        self.last_plot = time.monotonic()
+        self.plot_seconds = self.last_plot - begin
+
+    def total_seconds(self) -> float:
+        return self.elapsed_before + time.monotonic() - self.started

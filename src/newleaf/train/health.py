@@ -1,0 +1,65 @@
+"""What the losses say of a run: steps that were not finite and so not taken, runs of those, and spikes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+RECENT = 64  # losses that a spike is measured against
+FEWEST = 16  # of them, before anything is called a spike
+SPREADS = 6.0  # robust standard deviations above the median: one loss in a billion, were they normal
+LEAST_RISE = 0.05  # and this share of the median, since the losses of an easy text hardly vary
+LOWERED = 0.5  # of the rate, after a checkpoint was restored
+COUNTERS = ("skipped", "in_a_row", "spikes", "restored", "rate_scale")
+
+
+@dataclass
+class Health:
+    """Counts what went wrong. A spike is a loss above the median of the last RECENT by more than SPREADS · 1.4826 · MAD (the median
+    absolute deviation, as robust as a spread gets) and by more than LEAST_RISE of that median."""
+
+    skipped: int = 0
+    in_a_row: int = 0  # skipped steps up to now
+    spikes: int = 0
+    restored: int = 0  # how often a checkpoint was restored for a run of skipped steps
+    rate_scale: float = 1.0  # of every rate since then
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def hear(self, loss: float, skipped: bool) -> bool:
+        """Take in a step; returns whether its loss is a spike."""
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+        self.skipped += skipped
+        if not math.isfinite(loss):
+            return False
+        spike = self._is_spike(loss)
+        self.spikes += spike
+        self.recent.append(loss)
+        return spike
+
+    def lower(self) -> None:
+        """A checkpoint was restored: go on at a lower rate."""
+        self.restored += 1
+        self.in_a_row = 0
+        self.rate_scale *= LOWERED
+
+    def _is_spike(self, loss: float) -> bool:
+        if len(self.recent) < FEWEST:
+            return False
+        middle = statistics.median(self.recent)
+        spread = 1.4826 * statistics.median(abs(value - middle) for value in self.recent)
+        return loss > middle + max(SPREADS * spread, LEAST_RISE * abs(middle))
+
+    def counters(self) -> dict[str, Any]:
+        """What a checkpoint keeps; the recent losses stand in the metrics."""
+        return {name: getattr(self, name) for name in COUNTERS}
+
+    def restore(self, counters: dict[str, Any], losses: Iterable[float]) -> None:
+        """Be as a checkpoint was: its counters, and the losses recorded up to it."""
+        for name in COUNTERS:
+            setattr(self, name, counters[name])
+        self.recent.clear()
+        self.recent.extend(losses)

@@ -1,0 +1,86 @@
+"""One run, one process: a lock on the run's folder that the system lets go of when its process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import IO
+
+from newleaf.errors import InputError
+
+NAME = ".lock"
+BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+
+
+class FolderLock:
+    """`take` it before anything in the folder is written, `release` it at the end; a second taker gets an InputError that names the first.
+
+    `note` is a sentence where the file system has no locks, so that the user knows to take care.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file: IO[str] | None = None
+        self.note: str | None = None
+
+    def take(self) -> None:
+        """Raises InputError when another process holds the folder. Taking it twice is fine."""
+        while self.file is None and self.note is None:
+            file = (self.folder / NAME).open("a+", encoding="utf-8")
+            try:
+                _lock(file)
+            except OSError as error:
+                with file:
+                    if error.errno not in BUSY:
+                        self.note = f"{self.folder}: this file system has no locks ({error.strerror}), so start no second run here."
+                        return
+                    raise InputError(f"{self.folder}: {_holder(file)} is training into this folder; wait, or choose another") from None
+            if _still_there(file, self.folder / NAME):
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                self.file = file
+            else:
+                file.close()  # its last holder removed it just before we had it: there may be a new one
+
+    def release(self) -> None:
+        """Let go and leave no file behind."""
+        if self.file is None:
+            return
+        with contextlib.suppress(OSError):  # Windows removes no file that is open, and a lock file in the way does no harm
+            (self.folder / NAME).unlink()
+        self.file.close()
+        self.file = None
+
+
+def _holder(file: IO[str]) -> str:
+    try:
+        file.seek(0)
+        number = file.read().strip()
+    except OSError:  # Windows lets nobody read what is locked
+        number = ""
+    return f"another process ({number})" if number else "another process"
+
+
+def _still_there(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[str]) -> None:
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO[str]) -> None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
