@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("text", type=Path)
     kinds = ["fp32", "bf16", "int8", "int4"]
-    parser.add_argument(
-        "--weights", nargs="+", default=kinds, help="precisions, or 'as stored'; compared with the first"
-    )
+    parser.add_argument("--weights", nargs="+", default=kinds, help="precisions, or 'as stored'; compared with the first")
     parser.add_argument("--length", type=int, default=256, help="tokens of a window")
     parser.add_argument("--windows", type=int, default=32, help="windows, spread over the text")
     args = parser.parse_args()

@@ -313,8 +313,9 @@ def test_smollm_opens_packed_in_a_fifth_of_the_memory(smollm: tuple[Path, Model]
     packed = newleaf.load(smollm[0]).network
     held = sum(part.nbytes for part in (*packed.parameters(), *packed.buffers()))
     assert held < 0.2 * sum(part.nbytes for part in smollm[1].network.parameters())
-    weights = PlainWeights(packed)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in smollm[1].network.state_dict().items())
+    for network in (packed, newleaf.load(smollm[0], weights="int4").network):  # four bits already: not rounded again
+        weights = PlainWeights(network)
+        assert all(torch.equal(weights[name], tensor) for name, tensor in smollm[1].network.state_dict().items() if "blocks" in name)
 
 
 def test_smollm_knows_the_capital_of_france(smollm: tuple[Path, Model]) -> None:

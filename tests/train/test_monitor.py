@@ -128,5 +128,5 @@ def test_samples_of_a_timed_run_cost_less_than_a_hundredth_of_it(book: Path, tmp
     train = {"sample": {"max_tokens": 1000, "min_tokens": 1000}, "batch_size": 4}
     newleaf.pretrain(book, out=tmp_path / "r", time="10s", monitor=heard, train=train, **SMALL)
     assert {step for step, _ in heard.samples} >= {0}
-    assert len(heard.samples) >= 3
+    assert len(heard.samples) >= 2
     assert spent < 0.015 * 10  # a hundredth, and half as much again for a machine that is busy with other tests

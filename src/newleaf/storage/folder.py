@@ -17,7 +17,7 @@ from newleaf.families.weights import Rule, from_hugging_face, rows_of, same
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant import mxfp4
-from newleaf.quant.packed import Packed
+from newleaf.quant.packed import Format, Packed
 from newleaf.storage.assemble import Precision, assemble, blank
 from newleaf.storage.files import replace_directory, write_json
 from newleaf.storage.stored_weights import StoredWeights
@@ -99,7 +99,7 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     weights: Iterator[tuple[str, Tensor | Packed]]
     if family is not None:
-        keep = stored.packed if precision is None else set()
+        keep = stored.packed if precision is None or isinstance(precision, Format) else set()
         weights = (pair for rule in family.rules(config) for pair in _read(rule, stored, shapes, rule.theirs in keep))
     else:
         weights = _own_weights(stored, shapes, config, path)

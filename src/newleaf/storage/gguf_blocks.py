@@ -17,11 +17,10 @@ HALVES = 16  # bytes of a block's 4-bit codes: byte j holds weight j in its low 
 Q4_0, Q4_1, Q8_0, MXFP4 = 2, 3, 8, 39
 HEADS = {Q4_0: 2, Q4_1: 4, Q8_0: 2, MXFP4: 1}
 BITS = {Q4_0: 4, Q4_1: 4, Q8_0: 8, MXFP4: 4}
-KEPT = frozenset(HEADS)  # the types that stay packed
 
 
 def pack_blocks(data: NDArray[np.uint8], kind: int, rows: Tensor, shape: tuple[int, ...]) -> Packed | None:
-    """A tensor of `shape` made of the rows with these numbers [...] of a file's data [rows, bytes], of a type in KEPT.
+    """A tensor of `shape` made of the rows with these numbers [...] of a file's data [rows, bytes], of a type in BITS.
 
     None where its scales do not fit the packed form (MXFP4's may be too far apart).
     """

@@ -17,14 +17,15 @@ from newleaf.quant.layers import packable
 from newleaf.quant.packed import Format, Packed
 from newleaf.storage.assemble import Precision, assemble, blank
 from newleaf.storage.folder import Folder
-from newleaf.storage.gguf_blocks import KEPT, pack_blocks
+from newleaf.storage.gguf_blocks import BITS, pack_blocks
 from newleaf.storage.gguf_file import GGUFFile, open_gguf
 from newleaf.storage.gguf_layout import Layout, layout_named
 from newleaf.storage.gguf_tokenizer import read_tokenizer
 
 
 def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
-    """Open a GGUF file. Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and the rest becomes fp32.
+    """Open a GGUF file. Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and the rest becomes fp32. Where
+    one in fewer bits is asked for, those that have no more bits already stay as they are.
 
     Raises InputError, in one line, for a file that is damaged, whose numbers lie, or that holds what newleaf does not know.
     """
@@ -37,8 +38,9 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     rules = layout.rules(config, shapes)
     _check_tensors(file, rules, shapes, config)
-    keep = packable(network) if precision is None else set()
-    weights = (pair for rule in rules for pair in _read(file, layout, config, rule, shapes, keep))
+    most_bits = 8 if precision is None else precision.bits if isinstance(precision, Format) else 0
+    keep = packable(network)
+    weights = (pair for rule in rules for pair in _read(file, layout, config, rule, shapes, keep, most_bits))
     network = assemble(network, weights, precision)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     defaults = {name: value for name, value in ids.items() if value is not None}
@@ -46,11 +48,11 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
 
 
 def _read(
-    file: GGUFFile, layout: Layout, config: GPTConfig, rule: Rule, shapes: dict[str, torch.Size], keep: set[str]
+    file: GGUFFile, layout: Layout, config: GPTConfig, rule: Rule, shapes: dict[str, torch.Size], keep: set[str], most_bits: int
 ) -> Iterator[tuple[str, Tensor | Packed]]:
-    """The weights of one rule, those named in `keep` packed as they are where their type allows it."""
+    """The weights of one rule; those named in `keep` stay packed where they have no more than `most_bits` bits a code."""
     stored = file.tensors[rule.theirs]
-    if stored.kind in KEPT and keep.issuperset(rule.ours):
+    if BITS.get(stored.kind, 99) <= most_bits and keep.issuperset(rule.ours):
         data = file.rows(rule.theirs)
         packed = []
         for name, numbers in rows_of(rule, shapes):
