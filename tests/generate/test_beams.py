@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import newleaf
 from newleaf.api import Model
-from tests.families.conftest import make_stock
+from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
-PROMPTS = [[5, 17, 8], [40, 2, 2, 99, 100], [7]]
+PROMPTS = ["the text ", "def f(x):", "a"]
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
     folder = tmp_path_factory.mktemp("stock")
-    stock, folder = make_stock("qwen3", folder)
+    tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300)
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    torch.manual_seed(7)
+    stock = Qwen3ForCausalLM(Qwen3Config(vocab_size=300, intermediate_size=80, max_position_embeddings=64, **sizes, **ends))
+    with torch.no_grad():
+        for weight in stock.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.2)
+    stock.eval().save_pretrained(folder)
+    tokenizer.save(folder)
     return stock, newleaf.load(folder)
 
 
@@ -36,13 +48,11 @@ def test_beams_are_those_of_stock_transformers(pair: tuple[Any, Model], beams: i
     end = model.tokenizer.eos_id
     assert end is not None
     for prompt in PROMPTS:
-        # Raised, so that texts of different lengths compete.
-        bias = {"logit_bias": {end: 4.0}}
-        wanted = stock_texts(pair, prompt, beams, num_beams=beams, length_penalty=penalty, sequence_bias=[[[end], 4.0]])
-        text = model.tokenizer.decode(prompt)
-        if model.tokenizer.encode(text) != prompt:
-            continue
-        found = model.complete(text, beams=beams, n=beams, length_penalty=penalty, max_tokens=12, **bias)
+        # The end's bias is raised, so that texts of different lengths compete.
+        ids = model.tokenizer.encode(prompt)
+        wanted = stock_texts(pair, ids, beams, num_beams=beams, length_penalty=penalty, sequence_bias=[[[end], 4.0]])
+        found = model.complete(prompt, beams=beams, n=beams, length_penalty=penalty, max_tokens=12, logit_bias={end: 4.0})
+        assert len({len(text) for text in wanted}) > 1 or beams == 2
         assert [each.text for each in found] == [model.tokenizer.decode(ids) for ids in wanted]
         assert [each.rank for each in found] == sorted((each.rank for each in found), reverse=True)
 
@@ -88,7 +98,7 @@ def test_beams_heed_stop_strings_and_go_on_past_the_context(pair: tuple[Any, Mod
     model = pair[1]
     (whole,) = model.complete("the text ", beams=3, max_tokens=12)
     stop = whole.text[len(whole.text) // 2 :][:2]
-    stopped = model.complete("the text ", beams=3, n=3, max_tokens=12, stop=stop)
+    stopped = model.complete("the text ", beams=3, n=3, max_tokens=12, stop=stop, length_penalty=0)
     assert all(stop not in each.text for each in stopped)
     assert "stop" in {each.end for each in stopped}
     long = model.complete("the text ", beams=2, max_tokens=90, min_tokens=90)[0]

@@ -57,9 +57,10 @@ def test_probabilities_are_those_of_stock_transformers(options: dict[str, float]
 
 
 def test_rows_with_options_of_their_own_do_not_touch_each_other() -> None:
-    logits = torch.randn(len(CASES), 3000, generator=torch.Generator().manual_seed(4))
-    together = probabilities(logits, [SamplingConfig(**options) for options, _ in CASES])  # type: ignore[arg-type]
-    for row, (_, reference) in enumerate(CASES):
+    cases = [case for case in CASES if case[1]]
+    logits = torch.randn(len(cases), 3000, generator=torch.Generator().manual_seed(4))
+    together = probabilities(logits, [SamplingConfig(**options) for options, _ in cases])  # type: ignore[arg-type]
+    for row, (_, reference) in enumerate(cases):
         torch.testing.assert_close(together[row : row + 1], stock(reference, logits[row : row + 1]), atol=1e-6, rtol=1e-4)
 
 

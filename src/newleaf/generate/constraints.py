@@ -106,7 +106,8 @@ class Grammars:
     def _schema_grammar(schema: Any) -> str:
         from llguidance import LLMatcher
 
-        text = json.dumps(schema)
+        # The options go into an object, so true and false take the forms that they have there.
+        text = json.dumps(schema if isinstance(schema, dict) else {} if schema else {"not": {}})
         return str(LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": SPACE}))
 
     def _matcher(self, grammar: str) -> LLMatcher:
@@ -133,7 +134,7 @@ class Grammars:
     def _complaint(self, name: str, config: SamplingConfig, error: str) -> str:
         """One line from llguidance's message: the option, the place, what is wrong."""
         if name == "grammar":
-            place = re.match(r"at (\d+)\((\d+)\): ", error)
+            place = re.match(r"(?:at )?(\d+)\((\d+)\):\s+", error)
             what = _first_line(error[place.end() :] if place else error)
             return f"grammar, line {place[1]}, column {place[2]}: {what}" if place else f"grammar: {what}"
         if name == "json_schema":
