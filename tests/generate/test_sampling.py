@@ -110,6 +110,15 @@ def test_numbers_of_one_request_are_uniform_and_unrelated_to_those_of_its_neighb
 def test_a_draw_at_the_edges_never_gives_an_impossible_token() -> None:
     chances = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]]).expand(3, -1)
     assert draw(chances, [0.0, 0.5, 1 - 2.0**-53]).tolist() == [1, 3, 3]
+    sparse = torch.zeros(2000, 3000)
+    sparse[:, 5::97] = torch.rand(2000, 31, generator=torch.Generator().manual_seed(1))
+    numbers = [uniform(1, 0, place) for place in range(1000)] + [0.0] * 500 + [1 - 2.0**-53] * 500
+    found = draw(sparse, numbers)
+    assert (sparse.gather(1, found[:, None]) > 0).all()
+    exact = torch.searchsorted(
+        sparse.double().cumsum(-1), torch.tensor(numbers).double()[:, None] * sparse.double().sum(-1, True), right=True
+    )
+    assert (found == exact.squeeze(1).clamp(max=2999)).float().mean() > 0.99
 
 
 def test_temperature_zero_is_the_likeliest_token_beside_rows_that_draw() -> None:

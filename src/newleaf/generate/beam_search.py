@@ -17,9 +17,10 @@ def search(runner: Runner, tokenizer: Tokenizer, row: Row) -> list[Finished]:
     logits = runner.start([row.ids])
     while True:
         logprobs = shape(logits[:, : tokenizer.vocab_size].log_softmax(-1), rows)
+        before = found.scores[0]
         open_, parents = _sort_out(found, found.candidates(logprobs, len(row.end_ids)), rows, tokenizer)
         if not open_ and not found.finished:
-            return [Finished(tuple(rows[0].ids[row.prompt :]), found.scores[0], "stuck")]
+            return [Finished(tuple(rows[0].ids[row.prompt :]), before / max(rows[0].written, 1) ** config.length_penalty, "stuck")]
         rows = open_
         if not rows or found.hopeless(rows[0].written):
             return found.finished

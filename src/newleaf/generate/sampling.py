@@ -10,6 +10,7 @@ from torch import Tensor
 from newleaf.generate.options import SamplingConfig as SamplingConfig
 
 NEVER = float("-inf")
+BLOCK = 256  # tokens
 HEAD = 1024  # likeliest tokens that usually hold the whole of top_p: finding them takes a tenth of sorting a vocabulary
 
 
@@ -86,7 +87,20 @@ STEPS = (
 
 
 def draw(chances: Tensor, numbers: Sequence[float]) -> Tensor:
-    """Ids [R] from probabilities [R, V] by inversion: the first token up to which more than the row's number in [0, 1) lies."""
-    reached = chances.double().cumsum(-1)
+    """Ids [R] from probabilities [R, V] by inversion: the first token up to which more than the row's number in [0, 1) lies.
+
+    In two steps, first the block and then the token in it, since adding up a whole vocabulary one by one is slow.
+    """
+    rows, size = chances.shape
+    blocks = torch.nn.functional.pad(chances, (0, -size % BLOCK)).view(rows, -1, BLOCK)
+    reached = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     goals = torch.tensor(numbers, dtype=torch.float64)[:, None] * reached[:, -1:]
-    return torch.searchsorted(reached, goals, right=True).squeeze(1)
+    block = torch.searchsorted(reached, _below(goals, reached), right=True)
+    left = goals - torch.where(block > 0, reached.gather(1, (block - 1).clamp(min=0)), 0.0)
+    within = blocks[torch.arange(rows), block.squeeze(1)].double().cumsum(-1)
+    return (block * BLOCK + torch.searchsorted(within, _below(left, within), right=True)).squeeze(1)
+
+
+def _below(goals: Tensor, reached: Tensor) -> Tensor:
+    """Goals [R, 1] below the last of what is reached [R, N], where rounding may have put them, so that there is always a token to draw."""
+    return torch.minimum(goals, torch.nextafter(reached[:, -1:], torch.zeros(1, dtype=torch.float64)))
