@@ -181,6 +181,6 @@ def test_a_bad_line_is_named_before_anything_is_written(model: Model, tmp_path: 
 def test_an_output_of_other_prompts_is_not_touched(model: Model, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("one\n")
     (tmp_path / "out.jsonl").write_text('{"prompt": "two", "text": "x"}\n{"half')
-    with pytest.raises(InputError, match="out.jsonl:1: is not what these prompts give"):
+    with pytest.raises(InputError, match=r"out\.jsonl:1: is not what these prompts give"):
         model.generate_file(tmp_path / "in.txt", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == '{"prompt": "two", "text": "x"}\n{"half'
