@@ -34,7 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
 
 
 def stock_texts(pair: tuple[Any, Model], ids: list[int], count: int, **options: Any) -> list[list[int]]:
-    stock, model = pair
+    model = pair[1]
     end = model.tokenizer.eos_id
     found = stock.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12, num_return_sequences=count, pad_token_id=end, **options)
     texts = [row[len(ids) :].tolist() for row in found]
@@ -44,7 +44,7 @@ def stock_texts(pair: tuple[Any, Model], ids: list[int], count: int, **options: 
 @pytest.mark.parametrize("penalty", [1.0, 0.0, 2.0, -1.0])
 @pytest.mark.parametrize("beams", [2, 5])
 def test_beams_are_those_of_stock_transformers(pair: tuple[Any, Model], beams: int, penalty: float) -> None:
-    stock, model = pair
+    model = pair[1]
     end = model.tokenizer.eos_id
     assert end is not None
     for prompt in PROMPTS:
@@ -58,7 +58,7 @@ def test_beams_are_those_of_stock_transformers(pair: tuple[Any, Model], beams: i
 
 
 def test_beams_with_penalties_are_those_of_stock_transformers(pair: tuple[Any, Model]) -> None:
-    stock, model = pair
+    model = pair[1]
     ids = model.tokenizer.encode("the text ")
     wanted = stock_texts(pair, ids, 3, num_beams=3, repetition_penalty=1.3, no_repeat_ngram_size=2)
     found = model.complete("the text ", beams=3, n=3, repetition_penalty=1.3, no_repeat_ngram_size=2, max_tokens=12)
@@ -83,7 +83,7 @@ def test_many_beams_find_the_likeliest_text_of_all(pair: tuple[Any, Model]) -> N
 
 
 def test_guidance_is_that_of_stock_transformers(pair: tuple[Any, Model]) -> None:
-    stock, model = pair
+    model = pair[1]
     ids = model.tokenizer.encode("the text ")
     (wanted,) = stock_texts(pair, ids, 1, guidance_scale=2.5)
     assert model.generate("the text ", temperature=0, guidance_scale=2.5, max_tokens=12) == model.tokenizer.decode(wanted)

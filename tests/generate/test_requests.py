@@ -1,4 +1,4 @@
-"""What a request asks for around the choice of tokens: several texts, the best of them, log-probabilities, echo, ends, truncation, files."""
+"""What a request asks for around the choice of tokens: several texts, the best, log-probabilities, echo, ends, truncation, files."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_options_that_leave_no_token_end_the_text_as_stuck(model: Model) -> None
 
 def test_a_prompt_that_is_too_long_is_refused_or_cut_on_the_left(model: Model) -> None:
     long = "".join(chr(97 + n % 26) for n in range(150))
-    with pytest.raises(InputError, match="150 tokens.*the context is 64.*truncate=left"):
+    with pytest.raises(InputError, match=r"150 tokens.*the context is 64.*truncate=left"):
         model.generate(long)
     assert model.generate(long, truncate="left", **OPTIONS) == model.generate(long[-52:], **OPTIONS)
     assert model.generate(long, truncate="left", echo=True, **OPTIONS).startswith(long[-52:])
@@ -165,8 +165,10 @@ def test_a_second_start_goes_on_after_the_last_whole_line_with_the_same_texts(mo
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "x", "a.csv: prompts come from"), ("a.txt", "\n \n", "a.txt: holds no prompt"), ("a.jsonl", '{"prompt": "x"}\n{"p', "a.jsonl:2: not"),
-        ("a.jsonl", '{"text": "x"}', "a.jsonl:1: has no field prompt"), ("a.jsonl", '{"prompt": "x", "end": 1}', "a.jsonl:1: has a field end"),
+        ("a.csv", "x", "a.csv: prompts come from"), ("a.txt", "\n \n", "a.txt: holds no prompt"),
+        ("a.jsonl", '{"prompt": "x"}\n{"p', "a.jsonl:2: not"),
+        ("a.jsonl", '{"text": "x"}', "a.jsonl:1: has no field prompt"),
+        ("a.jsonl", '{"prompt": "x", "end": 1}', "a.jsonl:1: has a field end"),
         ("a.txt", "ok\n" + "x" * 70, "a.txt:2: the prompt has 70 tokens"),
     ],
 )  # fmt: skip
