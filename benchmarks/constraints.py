@@ -14,7 +14,8 @@ import newleaf
 from newleaf.generate.choose import Row, choose
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.rows import Rows
+from newleaf.generate.runner import pick_runner
+from newleaf.generate.samples import one_thread
 
 SCHEMA = {
     "type": "object",
@@ -50,14 +51,15 @@ def main() -> None:
     tokenizer, grammars = model.tokenizer, Grammars(model.tokenizer)
     prompt = tokenizer.encode("Answer with a JSON object that describes a person: ")
     ends = frozenset({tokenizer.eos_id} - {None})
-    runner, steps, lines = Rows(model.network), [], []
+    runner, steps, lines = pick_runner(model.network, 1), [], []
     for name, options in CASES.items():
         config = SamplingConfig(max_tokens=TOKENS, **options)
         set_up, constraint = micros(lambda config=config: grammars.compile(config))
         row = Row(config, list(prompt), len(prompt), 1, 0, ends, constraint)
         times, logits = [], runner.start([row.ids])
         for _ in range(TOKENS):
-            spent, (token,) = micros(lambda logits=logits, row=row: choose(logits, [row]))
+            with one_thread():
+                spent, (token,) = micros(lambda logits=logits, row=row: choose(logits[:, : tokenizer.vocab_size], [row]))
             more, _ = micros(lambda token=token, row=row: row.take(token))
             times.append(spent + more)
             if token in ends or (row.constraint is not None and row.constraint.complete):

@@ -34,7 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
 
 
 def stock_texts(pair: tuple[Any, Model], ids: list[int], count: int, **options: Any) -> list[list[int]]:
-    model = pair[1]
+    stock, model = pair
     end = model.tokenizer.eos_id
     found = stock.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12, num_return_sequences=count, pad_token_id=end, **options)
     texts = [row[len(ids) :].tolist() for row in found]
