@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def commands(name: str) -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL)
+    # Every second part between fences is a block; those without a language are commands.
+    blocks = [block for block in (ROOT / name).read_text("utf-8").split("```")[1::2] if block.startswith("\n")]
     lines = [line.split("  #")[0] for block in blocks for line in block.splitlines()]
     return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("newleaf ")]
 
@@ -30,6 +31,27 @@ def test_the_readmes_commands_and_python_run(tmp_path: Path, book: Path) -> None
     assert len(blocks) == 2
     for block in blocks:
         run(["-c", re.sub(r'time="\w+"', 'time="12s"', block)], tmp_path)
+
+
+def test_the_commands_and_python_of_the_page_on_writing_run(tmp_path: Path, book: Path) -> None:
+    import torch
+
+    from newleaf.api import Model
+    from newleaf.model import GPT, GPTConfig
+    from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+    tokenizer = train_tokenizer([book.read_text("utf-8")], TokenizerConfig(), 400)
+    torch.manual_seed(0)
+    Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 2, 32)), tokenizer, "gpt2").save(tmp_path / "runs" / "book")
+    (tmp_path / "prompts.txt").write_text("one\ntwo\n")
+    found = commands("docs/generation.md")
+    assert len(found) == 5
+    for line in found:
+        run(["-m", *shlex.split(line)], tmp_path)
+    assert len((tmp_path / "answers.jsonl").read_text("utf-8").splitlines()) == 2
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generation.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 1
+    run(["-c", blocks[0]], tmp_path)
 
 
 def run(words: list[str], folder: Path) -> None:

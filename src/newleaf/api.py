@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from newleaf.errors import InputError
+from newleaf.generate.completion import Completion, collect
+from newleaf.generate.constraints import Grammars
+from newleaf.generate.logprobs import score_prompt
+from newleaf.generate.options import SamplingConfig, check_stops
+from newleaf.generate.prompt_file import add_lines, batches, lines_done, read_prompts
 from newleaf.generate.runner import Runner, pick_runner
-from newleaf.generate.sampling import SamplingConfig
-from newleaf.generate.writer import Piece, write
+from newleaf.generate.samples import Piece, prompt_ids
+from newleaf.generate.writer import write
 from newleaf.model import GPT
 from newleaf.quant.layers import PlainWeights
 from newleaf.storage.assemble import PRECISIONS
@@ -38,31 +44,83 @@ class Model:
         self.family = family
         self._runner: tuple[tuple[tuple[int, int], ...], int, Runner] | None = None
 
-    def generate(self, prompt: str = "", **options: Any) -> str:
-        """The continuation of `prompt`, without it. Options are those of `SamplingConfig`: max_tokens, temperature, top_k, seed, stop, …
+    @overload
+    def generate(self, prompt: str = "", *, n: None = None, **options: Any) -> str: ...
+
+    @overload
+    def generate(self, prompt: str = "", *, n: int, **options: Any) -> list[str]: ...
+
+    def generate(self, prompt: str = "", *, n: int | None = None, **options: Any) -> str | list[str]:
+        """The continuation of `prompt`, without it; with `n`, a list of n. Options are those of `SamplingConfig`.
 
         Raises InputError for an option that does not exist or cannot be.
         """
-        return "".join(self.stream(prompt, **options))
+        _text_alone(options, "generate")
+        texts = [found.text for found in self.complete(prompt, n=1 if n is None else n, **options)]
+        return texts[0] if n is None else texts
 
     def stream(self, prompt: str = "", **options: Any) -> Iterator[str]:
-        """The continuation piece by piece, each piece complete UTF-8."""
-        for piece in self.pieces(prompt, **options):
-            yield piece.text
+        """The continuation piece by piece, each piece complete UTF-8. With best_of or beams all of it comes at once, when it is known."""
+        _text_alone(options, "stream")
+        if options.get("n", 1) != 1:
+            raise InputError("n: stream writes one text; generate, complete and pieces write several")
+        return (piece.text for piece in self.pieces(prompt, **options))
 
     def samples(self, prompt: str = "", n: int = 2, **options: Any) -> list[str]:
         """`n` continuations, written side by side."""
-        if n < 1:
-            raise InputError(f"n: must be at least 1, not {n}")
-        texts = [""] * n
-        for piece in self.pieces(prompt, n, **options):
-            texts[piece.sample] += piece.text
-        return texts
+        return self.generate(prompt, n=n, **options)
 
-    def pieces(self, prompt: str = "", n: int = 1, **options: Any) -> Iterator[Piece]:
-        """What `stream` is made of: pieces that say which sample they belong to and how it ended."""
-        config = build(SamplingConfig, options)
-        return write(self._runner_for(n), self.tokenizer, prompt, config, n)
+    def complete(self, prompt: str = "", **options: Any) -> list[Completion]:
+        """The `n` continuations with how each ended and, with logprobs or prompt_logprobs, how likely each token was."""
+        top = options.get("prompt_logprobs")
+        (found,) = collect(self._write(prompt, self._config(options)), 1)
+        if top is not None:
+            config = self._config(options)
+            ids = prompt_ids(self.tokenizer, prompt, config, self.network.config.context_length)
+            for text in found:
+                text.prompt_tokens = score_prompt(self.network, ids, self.tokenizer.vocab_size, int(top))
+        return found
+
+    def pieces(self, prompt: str = "", **options: Any) -> Iterator[Piece]:
+        """What `stream` is made of: pieces that say which of the `n` texts they belong to and how it ended."""
+        if options.get("prompt_logprobs") is not None:
+            raise InputError("prompt_logprobs: pieces do not carry them; complete has them")
+        return self._write(prompt, self._config(options))
+
+    def generate_file(
+        self,
+        prompts: str | Path,
+        out: str | Path,
+        batch: int = 16,
+        on_progress: Callable[[int, int], None] | None = None,
+        **options: Any,
+    ) -> int:
+        """Continue every prompt of a file (.txt: one a line; .jsonl: field `prompt`, other fields kept), `batch` at a time, to JSON lines.
+
+        A second start goes on after the last complete line. `on_progress` hears how many of all prompts are done. Returns how many were
+        written now. Raises InputError, before anything is written, for a prompt that cannot be, and for an `out` of other prompts.
+        """
+        _text_alone(options, "generate_file")
+        config, rows, out = self._config(options), read_prompts(Path(prompts)), Path(out)
+        if batch < 1:
+            raise InputError(f"batch: must be at least 1, not {batch}")
+        for row in rows:
+            try:
+                prompt_ids(self.tokenizer, row.text, config, self.network.config.context_length)
+            except InputError as error:
+                raise InputError(f"{row.where}: {error}") from None
+        done = lines_done(out, rows)
+        for first, some in batches(rows, done, batch):
+            if on_progress is not None:
+                on_progress(first, len(rows))
+            pieces = write(self.network, self.tokenizer, [row.text for row in some], config, self._grammars, first=first)
+            add_lines(out, some, collect(pieces, len(some)))
+        return len(rows) - done
+
+    def _write(self, prompt: str, config: SamplingConfig) -> Iterator[Piece]:
+        alone = config.beams == 1 and config.guidance_scale == 1
+        runner = self._runner_for(config.best_of or config.n) if alone else None
+        return write(self.network, self.tokenizer, prompt, config, self._grammars, runner)
 
     def _runner_for(self, n: int) -> Runner:
         """What writes, kept from call to call while the weights stay as they are."""
@@ -70,6 +128,17 @@ class Model:
         if self._runner is None or self._runner[:2] != (weights, n):
             self._runner = weights, n, pick_runner(self.network, n)
         return self._runner[2]
+
+    @staticmethod
+    def _config(options: Mapping[str, Any]) -> SamplingConfig:
+        check_stops(options.get("stop", ()))
+        # Beam search draws nothing; a temperature that is given all the same is refused.
+        likeliest = {"temperature": 0} if options.get("beams", 1) != 1 else {}
+        return build(SamplingConfig, likeliest | dict(options))
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.tokenizer)
 
     def save(self, path: str | Path, type: str | None = None) -> str | None:
         """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at all.
@@ -94,6 +163,12 @@ class Model:
     def __repr__(self) -> str:
         config = self.network.config
         return f"<newleaf.Model {self.family}, {self.network.parameter_count():,} parameters, context {config.context_length}>"
+
+
+def _text_alone(options: Mapping[str, Any], name: str) -> None:
+    for option in ("logprobs", "prompt_logprobs"):
+        if options.get(option) is not None:
+            raise InputError(f"{option}: {name} gives text alone; complete has the log-probabilities")
 
 
 class Run:

@@ -62,6 +62,45 @@ def test_generate_prints_several_samples_and_json(run: Path) -> None:
     assert {"text", "end"} == set(found["samples"][0])
 
 
+def test_generate_takes_every_option_by_its_name_in_python(run: Path, tmp_path: Path) -> None:
+    """Each flag changes what comes out, or is seen in it: none is taken and ignored."""
+    (tmp_path / "schema.json").write_text('{"type": "array", "items": {"enum": [1, 2]}, "maxItems": 2}')
+    (tmp_path / "grammar.lark").write_text('start: "x" ("y" | "z")')
+
+    def samples(*words: str | Path) -> list[dict[str, object]]:
+        done = newleaf("generate", run, "def main(", "--json", "--seed", "1", "--max-tokens", "12", *words)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["samples"]
+
+    assert isinstance(json.loads(str(samples("--json-schema", tmp_path / "schema.json")[0]["text"])), list)
+    assert samples("--grammar", tmp_path / "grammar.lark")[0]["text"] in ("xy", "xz")
+    assert (
+        samples("--choice", "left", "right")[0] == {"text": "left", "end": "end"}
+        or samples("--choice", "left", "right")[0]["text"] == "right"
+    )
+    scored = samples("--logprobs", "2", "--prompt-logprobs", "1", "--n", "2")
+    assert [len(row["top"]) for row in scored[1]["tokens"]] == [2] * 12  # type: ignore[attr-defined]
+    assert scored[0]["prompt_tokens"][0]["logprob"] is None  # type: ignore[index]
+    ranks = [row["rank"] for row in samples("--beams", "3", "--n", "2", "--length-penalty", "0.5")]
+    assert ranks == sorted(ranks, reverse=True)  # type: ignore[type-var]
+    plain = str(samples()[0]["text"])
+    assert samples("--echo")[0]["text"] == "def main(" + plain
+    first = scored[0]["tokens"][0]["id"]  # type: ignore[index]
+    for words in (
+        ["--ban-token", f"{first}"], ["--logit-bias", f"{first}=-100"], ["--force-token", f"0={first + 1}"], ["--stop-id", f"{first}"],
+        ["--frequency-penalty", "50"], ["--presence-penalty", "50"], ["--typical-p", "0.02"], ["--guidance-scale", "30"],
+    ):  # fmt: skip
+        assert samples(*words)[0]["text"] != plain, words
+
+
+def test_generate_writes_a_file_of_prompts(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("one\ntwo\n")
+    words = ["generate", run, "--prompts", tmp_path / "in.txt", "--out", tmp_path / "out.jsonl", "--max-tokens", "4"]
+    assert "2 prompts written" in newleaf(*words).stdout
+    assert [json.loads(line)["prompt"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["one", "two"]
+    assert "has all of them already" in newleaf(*words).stdout
+
+
 def test_generate_reads_a_prompt_from_standard_input(run: Path) -> None:
     assert newleaf("generate", run, "-", "--max-tokens", "3", stdin="日本 text").stdout.startswith("日本 text")
 
@@ -130,6 +169,15 @@ def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: 
         (["generate", tmp_path / "foreign"], "BertModel"),
         (["generate", run, "a", "--top-p", "0"], "top_p"),
         (["generate", run, "a", "--temperature", "-1"], "temperature"),
+        (["generate", run, "a", "--regex", "(a"], "regex, character 1"),
+        (["generate", run, "a", "--json-schema", tmp_path / "nowhere.json"], "nowhere.json"),
+        (["generate", run, "a", "--json-schema", tmp_path / "broken.jsonl"], "json_schema, line 2"),
+        (["generate", run, "a", "--logit-bias", "5"], "--logit-bias"),
+        (["generate", run, "a", "--stop-id", "100000"], "stop_ids"),
+        (["generate", run, "a", "--beams", "2", "--top-k", "3"], "top_k"),
+        (["generate", run, "long " * 400], "truncate"),
+        (["generate", run, "a", "--out", tmp_path / "x.jsonl"], "--prompts"),
+        (["generate", run, "--prompts", tmp_path / "nowhere.txt", "--out", tmp_path / "x.jsonl"], "nowhere.txt"),
         (["info", tmp_path / "nowhere"], "nowhere"),
         (["dance"], "dance"),
     ]

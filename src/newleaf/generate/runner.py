@@ -31,7 +31,8 @@ class Runner(Protocol):
     max_length: int  # tokens that a text may have
 
     def start(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Read texts [B] of equal length from their beginning; logits fp32 [B, V] after their last tokens."""
+        """Read texts [B] of equal length from their beginning, or their later half where they fill the context; logits fp32 [B, V] after
+        their last tokens."""
 
     def advance(self, tokens: Sequence[int], kept: Sequence[int]) -> Tensor:
         """Give a token each to the texts `kept` (their numbers among those that are left; the rest is dropped); logits fp32 [R, V]."""
@@ -119,6 +120,7 @@ class LoweredRunner:
 
     def start(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Texts take the slots in order; equal ones are read once."""
+        texts = [fitting(text, self.max_length) for text in texts]
         self._alive, self._length = list(range(len(texts))), len(texts[0])
         logits = []
         for slot, text in enumerate(texts):
@@ -154,7 +156,11 @@ class LoweredRunner:
 
 
 class PlainRunner:
-    """Runs the network itself, in PyTorch: the reference, and what runs where there is no program."""
+    """Runs the network itself, in PyTorch: the reference, and what runs where there is no program.
+
+    Texts may have different lengths: shorter ones are padded on the left, where nothing looks. One may be continued in several ways: its
+    number may come several times in `kept`.
+    """
 
     def __init__(self, network: GPT) -> None:
         self.network, self.config, self.max_length = network, network.config, network.config.context_length
@@ -165,19 +171,29 @@ class PlainRunner:
         return self._cache.length if self._cache is not None else 0
 
     def start(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        texts = [fitting(text, self.max_length) for text in texts]
+        longest = max(len(text) for text in texts)
+        ids = torch.tensor([[0] * (longest - len(text)) + list(text) for text in texts])
+        real = torch.arange(longest).flip(0) < torch.tensor([[len(text)] for text in texts])
         self._cache = KVCache(self.config, len(texts), self.max_length, self.network.dtype, self.network.device)
-        return self._forward(torch.tensor(texts))
+        return self._forward(ids, None if bool(real.all()) else real.to(self.network.device))
 
     def advance(self, tokens: Sequence[int], kept: Sequence[int]) -> Tensor:
         assert self._cache is not None
-        if len(kept) < self._cache.keys.shape[1]:
+        if list(kept) != list(range(self._cache.keys.shape[1])):
             self._cache.keep(torch.tensor(kept))
-        return self._forward(torch.tensor(tokens)[:, None])
+        return self._forward(torch.tensor(tokens)[:, None], None)
 
-    def _forward(self, ids: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, real: Tensor | None) -> Tensor:
         with torch.no_grad(), evaluating(self.network):
-            logits: Tensor = self.network.head(self.network.hidden(ids.to(self.network.device), cache=self._cache)[:, -1]).float().cpu()
+            hidden = self.network.hidden(ids.to(self.network.device), real=real, cache=self._cache)
+            logits: Tensor = self.network.head(hidden[:, -1]).float().cpu()
         return logits
+
+
+def fitting(text: Sequence[int], limit: int) -> Sequence[int]:
+    """A text, or its later half if it fills a context of `limit`."""
+    return text if len(text) < limit else text[-((limit + 1) // 2) :]
 
 
 @contextmanager

@@ -1,93 +1,106 @@
-"""From a row of logits to the next token: the controls people know, in one fixed order."""
+"""From logits to a draw: temperature, the truncations, and the draw itself; pure functions on rows [R, V] with a setting for each row."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from newleaf.errors import InputError
+from newleaf.generate.options import SamplingConfig as SamplingConfig
+
+NEVER = float("-inf")
+BLOCK = 256  # tokens
+HEAD = 1024  # likeliest tokens that usually hold the whole of top_p: finding them takes a tenth of sorting a vocabulary
 
 
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How to write. Checked on construction (InputError naming the option).
+def keep_top_k(logits: Tensor, k: Tensor) -> Tensor:
+    """Keep each row's k [R] likeliest, and ties with the last of them; 0 keeps all."""
+    counts = k.clamp(max=logits.shape[-1])
+    most = int(counts.max())
+    if most == 0:
+        return logits
+    ordered = logits.topk(most).values
+    least = ordered.gather(1, (counts - 1).clamp(min=0)[:, None])
+    return logits.masked_fill((logits < least) & (counts > 0)[:, None], NEVER)
 
-    The order is that of stock transformers: repetition penalty, no_repeat_ngram_size, min_tokens, then temperature, top_k, top_p, min_p.
-    A temperature of 0 is greedy: the likeliest token, after the penalties.
+
+def keep_top_p(logits: Tensor, p: Tensor) -> Tensor:
+    """Keep each row's fewest likeliest tokens whose probabilities reach p [R] (Holtzman et al. 2020): those before which less than p
+    lies."""
+    total = logits.logsumexp(-1, keepdim=True)
+    for size in (min(HEAD, logits.shape[-1]), logits.shape[-1]):
+        best, order = logits.topk(size)
+        chances = (best - total).exp()
+        reached = chances.cumsum(-1)
+        if bool(((reached[:, -1] >= p) | (p >= 1)).all()):
+            break
+    keep = reached - chances < p[:, None]
+    keep[:, 0] = True
+    kept = torch.full_like(logits, NEVER).scatter(1, order, best.masked_fill(~keep, NEVER))
+    return torch.where((p < 1)[:, None], kept, logits)
+
+
+def keep_min_p(logits: Tensor, p: Tensor) -> Tensor:
+    """Keep tokens at least p [R] times as likely as the row's likeliest (Nguyen et al. 2024); 0 keeps all."""
+    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + p.log()[:, None], NEVER)
+
+
+def keep_typical(logits: Tensor, p: Tensor) -> Tensor:
+    """Keep the tokens whose surprise is nearest the row's entropy, the fewest that reach p [R] (Meister et al. 2023); 1 keeps all."""
+    log_chances = logits.log_softmax(-1)
+    chances = log_chances.exp()
+    entropy = -(chances * log_chances).nansum(-1, keepdim=True)
+    order = (-log_chances - entropy).abs().sort(-1).indices
+    ordered = chances.gather(1, order)
+    keep = ordered.cumsum(-1) - ordered < p[:, None]
+    keep[:, 0] = True
+    keep = torch.zeros_like(keep).scatter(1, order, keep)
+    return logits.masked_fill(~keep & (p < 1)[:, None], NEVER)
+
+
+def probabilities(logits: Tensor, configs: Sequence[SamplingConfig]) -> Tensor:
+    """Temperature, top_k, top_p, min_p, typical_p, in this order: logits [R, V] → probabilities [R, V] in fp32.
+
+    Every temperature must be above 0, and every row must have a token that is not forbidden.
     """
-
-    max_tokens: int = 100
-    min_tokens: int = 0  # no end of text before this many
-    temperature: float = 0.8
-    top_k: int = 0  # keep the k likeliest; 0 keeps all
-    top_p: float = 1.0  # keep the fewest tokens whose probabilities reach p (Holtzman et al. 2020)
-    min_p: float = 0.0  # keep tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024)
-    repetition_penalty: float = 1.0  # divides positive logits of tokens already there, multiplies negative ones (Keskar et al. 2019)
-    no_repeat_ngram_size: int = 0  # never write an n-gram twice
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        object.__setattr__(self, "stop", tuple(self.stop))
-        if any(not isinstance(text, str) or not text for text in self.stop):
-            raise InputError("stop: every stop string must be text of at least one character")
-        self._at_least("max_tokens", 1)
-        for name in ("min_tokens", "temperature", "top_k", "no_repeat_ngram_size"):
-            self._at_least(name, 0)
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p: must be above 0 and at most 1, not {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise InputError(f"min_p: must be between 0 and 1, not {self.min_p}")
-        if not self.repetition_penalty > 0:
-            raise InputError(f"repetition_penalty: must be above 0, not {self.repetition_penalty}")
-
-    def _at_least(self, name: str, least: int) -> None:
-        if not getattr(self, name) >= least:  # written so that NaN fails too
-            raise InputError(f"{name}: must be at least {least}, not {getattr(self, name)}")
+    logits = logits.float()
+    for name, off, step in STEPS:
+        values = [getattr(config, name) for config in configs]
+        if any(value != off for value in values):
+            logits = step(logits, torch.tensor(values))
+    return logits.softmax(-1)
 
 
-def penalize(logits: Tensor, history: Tensor, config: SamplingConfig) -> Tensor:
-    """Repetition controls on one row: logits [V] and the ids so far [T] → [V]."""
-    if config.repetition_penalty != 1.0:
-        seen = logits[history]
-        seen = torch.where(seen > 0, seen / config.repetition_penalty, seen * config.repetition_penalty)
-        logits = logits.scatter(0, history, seen)
-    size = config.no_repeat_ngram_size
-    if size and history.numel() >= size:
-        grams = history.unfold(0, size, 1)
-        repeats = (grams[:, :-1] == history[history.numel() - size + 1 :]).all(1)
-        logits = logits.index_fill(0, grams[repeats, -1], float("-inf"))
-    return logits
+def scale(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Logits divided by each row's temperature [R]; the likeliest is moved to 0 first, so that small temperatures do not overflow."""
+    return (logits - logits.amax(-1, keepdim=True)) / temperature[:, None]
 
 
-def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """Temperature and truncation: logits [B, V] → probabilities [B, V] in fp32; temperature must be above 0."""
-    scaled = logits.float() / config.temperature
-    if 0 < config.top_k < scaled.shape[-1]:
-        least = scaled.topk(config.top_k).values[:, -1:]
-        scaled = scaled.masked_fill(scaled < least, float("-inf"))
-    if config.top_p < 1:
-        # Ascending: drop the tail whose whole probability is at most 1 − p; the likeliest always stays.
-        ordered, order = scaled.sort(dim=-1)
-        tail = ordered.softmax(-1).cumsum(-1) <= 1 - config.top_p
-        tail[:, -1] = False
-        scaled = scaled.masked_fill(tail.scatter(1, order, tail), float("-inf"))
-    chances = scaled.softmax(-1)
-    if config.min_p > 0:
-        chances = chances.where(chances >= config.min_p * chances.amax(-1, keepdim=True), 0)
-        chances = chances / chances.sum(-1, keepdim=True)
-    return chances
+STEPS = (
+    ("temperature", 1.0, scale),
+    ("top_k", 0, keep_top_k),
+    ("top_p", 1.0, keep_top_p),
+    ("min_p", 0.0, keep_min_p),
+    ("typical_p", 1.0, keep_typical),
+)
 
 
-def choose(logits: Tensor, histories: list[Tensor], config: SamplingConfig, generators: list[torch.Generator]) -> Tensor:
-    """The next token of each row: logits [B, V] → ids [B]. Each row draws from its own generator, whatever else is in the batch."""
-    if config.repetition_penalty != 1.0 or config.no_repeat_ngram_size:
-        logits = torch.stack([penalize(row, history, config) for row, history in zip(logits, histories, strict=True)])
-    if config.temperature == 0:
-        return logits.argmax(-1)
-    chances = probabilities(logits, config)
-    return torch.stack([torch.multinomial(row, 1, generator=g).squeeze(0) for row, g in zip(chances, generators, strict=True)])
+def draw(chances: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Ids [R] from probabilities [R, V] by inversion: the first token up to which more than the row's number in [0, 1) lies.
+
+    In two steps, first the block and then the token in it, since adding up a whole vocabulary one by one is slow.
+    """
+    rows, size = chances.shape
+    blocks = torch.nn.functional.pad(chances, (0, -size % BLOCK)).view(rows, -1, BLOCK)
+    reached = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    goals = torch.tensor(numbers, dtype=torch.float64)[:, None] * reached[:, -1:]
+    block = torch.searchsorted(reached, _below(goals, reached), right=True)
+    left = goals - torch.where(block > 0, reached.gather(1, (block - 1).clamp(min=0)), 0.0)
+    within = blocks[torch.arange(rows), block.squeeze(1)].double().cumsum(-1)
+    return (block * BLOCK + torch.searchsorted(within, _below(left, within), right=True)).squeeze(1)
+
+
+def _below(goals: Tensor, reached: Tensor) -> Tensor:
+    """Goals [R, 1] below the last of what is reached [R, N], where rounding may have put them, so that there is always a token to draw."""
+    return torch.minimum(goals, torch.nextafter(reached[:, -1:], torch.zeros(1, dtype=torch.float64)))

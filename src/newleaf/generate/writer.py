@@ -1,104 +1,79 @@
-"""The loop that writes: read the prompt once, then one token at a time with the cache, until a stop, the end of text or the limit."""
+"""A request from prompt to text: written as it comes, or the best of several, or by beam search."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-import torch
-
-from newleaf.errors import InputError
-from newleaf.generate.runner import Runner
-from newleaf.generate.sampling import SamplingConfig, choose
-from newleaf.generate.stops import StopFinder
-from newleaf.text.stream import StreamDecoder
+from newleaf.generate.beam_search import search
+from newleaf.generate.constraints import Grammars
+from newleaf.generate.guidance import GuidedRunner
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.runner import PlainRunner, Runner
+from newleaf.generate.samples import Piece, Sample, prompt_ids, run, start
+from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Text that is certain now: complete UTF-8, and no beginning of a stop string. `sample` says whose; `end` is set on the last one."""
-
-    sample: int
-    text: str
-    end: str | None = None  # "length", "stop" (a stop string) or "end" (the end-of-text token)
-
-
-@dataclass
-class _Sample:
-    """One text being written."""
-
-    number: int
-    ids: list[int]
-    decoder: StreamDecoder
-    stops: StopFinder
-    generator: torch.Generator
-    written: int = 0
-    end: str | None = None
-
-    def take(self, token: int, config: SamplingConfig, end_id: int | None) -> str:
-        """Add a token and return the text it makes certain."""
-        self.ids.append(token)
-        self.written += 1
-        if token == end_id:
-            self.end = "end"
-            return self.stops.finish(self.decoder.finish())
-        text = self.stops.push(self.decoder.push(token))
-        if self.stops.found:
-            self.end = "stop"
-        elif self.written >= config.max_tokens:
-            self.end = "length"
-            text += self.stops.finish(self.decoder.finish())
-        return text
-
-
-def write(runner: Runner, tokenizer: Tokenizer, prompt: str, config: SamplingConfig, samples: int = 1) -> Iterator[Piece]:
-    """Write `samples` continuations of `prompt` side by side, as pieces of text.
+def write(
+    network: GPT,
+    tokenizer: Tokenizer,
+    prompts: str | Sequence[str],
+    config: SamplingConfig,
+    grammars: Grammars | None = None,
+    runner: Runner | None = None,
+    first: int = 0,
+) -> Iterator[Piece]:
+    """Write `config.n` continuations of a prompt, or of each of several side by side, as pieces of text.
 
     An empty prompt starts from the beginning-of-text token. When the context is full, the later half is read again and writing goes on.
-    Raises InputError when the prompt leaves no room for a token.
+    `runner` takes the place of the network itself for one prompt without beams and guidance. `first` numbers the first
+    prompt: with a seed, prompt 7 draws the same numbers whatever it is written with.
+
+    Raises InputError when a prompt leaves no room for a token, and for options that do not fit the tokenizer.
     """
-    ids = tokenizer.encode(prompt) or ([tokenizer.bos_id] if tokenizer.bos_id is not None else [])
-    if not ids:
-        raise InputError("the prompt is empty, and this tokenizer has no beginning-of-text token to start from")
-    limit = runner.config.context_length
-    if len(ids) >= limit:
-        raise InputError(f"the prompt has {len(ids)} tokens and leaves no room to write: the context is {limit}")
-    seed = config.seed if config.seed is not None else secrets.randbits(62)
-    generators = [torch.Generator().manual_seed((seed + number * 0x9E3779B97F4A7C15) % 2**63) for number in range(samples)]
-    texts = [_Sample(n, list(ids), tokenizer.stream_decoder(), StopFinder(config.stop), g) for n, g in enumerate(generators)]
-    yield from _run(runner, texts, config, tokenizer.eos_id, tokenizer.vocab_size)
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    limit = network.config.context_length
+    texts = [prompt_ids(tokenizer, prompt, config, limit) for prompt in prompts]
+    samples = start(tokenizer, texts, config, grammars or Grammars(tokenizer), config.best_of or config.n, first)
+    if config.echo:
+        for place, (prompt, ids) in enumerate(zip(prompts, texts, strict=True)):
+            kept = prompt if config.truncate is None else tokenizer.decode(ids)
+            yield from (Piece(number, kept, prompt=place) for number in range(config.n))
+    if config.beams > 1 or config.guidance_scale != 1:
+        for place, ids in enumerate(texts):
+            own = [sample for sample in samples if sample.prompt == place]
+            yield from _write_one(_runner(network, tokenizer, ids, config), tokenizer, own, config)
+    else:
+        yield from _write_some(runner if runner is not None and len(texts) == 1 else PlainRunner(network), tokenizer, samples, config)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread: a row of logits is little work, and its other threads would fight with the runner's for the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _runner(network: GPT, tokenizer: Tokenizer, ids: Sequence[int], config: SamplingConfig) -> Runner:
+    if config.guidance_scale == 1:
+        return PlainRunner(network)
+    prompt = config.negative_prompt
+    negative = ids[-1:] if prompt is None else prompt_ids(tokenizer, prompt, config, network.config.context_length)
+    return GuidedRunner(PlainRunner(network), PlainRunner(network), negative, len(ids), config.guidance_scale)
 
 
-def _run(runner: Runner, texts: list[_Sample], config: SamplingConfig, end_id: int | None, known: int) -> Iterator[Piece]:
-    alive, logits = texts, runner.start([text.ids for text in texts])
-    while alive:
-        logits[:, known:] = float("-inf")  # a network may have more rows than the tokenizer has tokens
-        if end_id is not None and alive[0].written < config.min_tokens:
-            logits[:, end_id] = float("-inf")
-        with one_thread():
-            tokens = choose(logits, [torch.tensor(text.ids) for text in alive], config, [text.generator for text in alive]).tolist()
-        for text, token in zip(alive, tokens, strict=True):
-            piece = text.take(token, config, end_id)
-            if piece or text.end:
-                yield Piece(text.number, piece, text.end)
-        kept = [row for row, text in enumerate(alive) if text.end is None]
-        alive = [alive[row] for row in kept]
-        if alive and runner.length < runner.max_length:
-            logits = runner.advance([tokens[row] for row in kept], kept)
-        elif alive:
-            limit = runner.config.context_length
-            logits = runner.start([text.ids[-((limit + 1) // 2) :] for text in alive])
+def _write_one(runner: Runner, tokenizer: Tokenizer, samples: Sequence[Sample], config: SamplingConfig) -> Iterator[Piece]:
+    if config.beams == 1:
+        yield from _write_some(runner, tokenizer, samples, config)
+        return
+    for sample, found in zip(samples, search(runner, tokenizer, samples[0].row), strict=False):
+        sample.row.constraint = None  # the search has minded it
+        text = "".join(sample.take(token, tokenizer.eos_id) for token in found.ids)
+        text += "" if sample.end else sample.finish(found.end)
+        yield Piece(sample.number, text, found.end, prompt=sample.prompt, rank=found.score)
+
+
+def _write_some(runner: Runner, tokenizer: Tokenizer, samples: Sequence[Sample], config: SamplingConfig) -> Iterator[Piece]:
+    if config.best_of is None:
+        yield from run(runner, samples, tokenizer)
+        return
+    pieces = list(run(runner, samples, tokenizer, scored=True))
+    for prompt in sorted({sample.prompt for sample in samples}):
+        ranked = sorted((sample for sample in samples if sample.prompt == prompt), key=lambda sample: -sample.mean_logprob)
+        for number, sample in enumerate(ranked[: config.n]):
+            own = [piece for piece in pieces if (piece.prompt, piece.sample) == (prompt, sample.number)]
+            scores = tuple(found for piece in own for found in piece.scores)
+            yield Piece(number, "".join(piece.text for piece in own), sample.end, scores, prompt, sample.mean_logprob)

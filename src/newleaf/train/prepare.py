@@ -13,7 +13,7 @@ from newleaf.data.cache import cached, default_cache, key_of
 from newleaf.data.prepare import Corpus, prepare_text
 from newleaf.data.shards import Shard, tokenize
 from newleaf.errors import InputError
-from newleaf.generate.sampling import SamplingConfig
+from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
@@ -41,7 +41,8 @@ class Prepared:
 
 def prepare(config: PretrainConfig, monitor: Monitor) -> Prepared:
     """Everything before the first step: machine, text, size, tokenizer, tokens. What the configuration fixes stays as it is."""
-    build(SamplingConfig, config.train.sample, "train.sample.")
+    if build(SamplingConfig, config.train.sample, "train.sample.").n != 1:
+        raise InputError("train.sample.n: one sample is shown for each prompt")
     config = _settle_machine(config)
     model = convert_fields(GPTConfig, config.model, "model.")
     corpus = prepare_text(config.source, config.data, on_progress=monitor.stage)

@@ -1,0 +1,38 @@
+"""Whole texts, put together from pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from newleaf.generate.logprobs import TokenScore
+from newleaf.generate.samples import Piece
+
+
+@dataclass
+class Completion:
+    """One text and how it came to its end.
+
+    `end` is "end" (the end-of-text token, or all that a constraint allows), "stop" (a stop string or id), "length" (max_tokens: a
+    constraint may not be fulfilled yet) or "stuck" (no token may follow). `tokens` and `prompt_tokens` are there when logprobs and
+    prompt_logprobs were asked for. `rank` is what best_of (mean log-probability) or beam search (log-probability / length **
+    length_penalty) ordered the texts by.
+    """
+
+    text: str = ""
+    end: str | None = None
+    tokens: list[TokenScore] = field(default_factory=list)
+    prompt_tokens: list[TokenScore] = field(default_factory=list)
+    rank: float | None = None
+
+
+def collect(pieces: Iterable[Piece], prompts: int) -> list[list[Completion]]:
+    """The texts of each of several prompts, in the order of their numbers."""
+    found: list[dict[int, Completion]] = [{} for _ in range(prompts)]
+    for piece in pieces:
+        text = found[piece.prompt].setdefault(piece.sample, Completion())
+        text.text += piece.text
+        text.tokens += piece.scores
+        text.end = piece.end or text.end
+        text.rank = piece.rank if piece.rank is not None else text.rank
+    return [[texts[number] for number in sorted(texts)] for texts in found]

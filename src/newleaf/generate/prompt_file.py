@@ -1,0 +1,98 @@
+"""A file of prompts in, a file of JSON lines out: one for each prompt, in order, added as they are done, so that a second start goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from newleaf.errors import InputError
+from newleaf.generate.completion import Completion
+
+OURS = ("text", "end", "samples")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, where it stands (`file:line`), and the other fields of its line."""
+
+    text: str
+    where: str
+    fields: dict[str, Any]
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a .txt file (one a line, empty lines left out) or a .jsonl file (field `prompt`). Raises InputError with the line."""
+    if path.suffix not in (".txt", ".jsonl"):
+        raise InputError(f"{path}: prompts come from a .txt file (one a line) or a .jsonl file (field prompt)")
+    try:
+        # Not splitlines: JSON may hold other line separators inside its texts.
+        lines = path.read_text("utf-8").split("\n")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    filled = [(f"{path}:{number}", line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
+    if not filled:
+        raise InputError(f"{path}: holds no prompt")
+    return [_from_json(line, where) if path.suffix == ".jsonl" else Prompt(line, where, {"prompt": line}) for where, line in filled]
+
+
+def _from_json(line: str, where: str) -> Prompt:
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON ({error})") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
+        raise InputError(f"{where}: has no field prompt with a text")
+    taken = [name for name in OURS if name in fields]
+    if taken:
+        raise InputError(f"{where}: has a field {taken[0]}, which the output needs for itself")
+    return Prompt(fields["prompt"], where, fields)
+
+
+def lines_done(out: Path, prompts: Sequence[Prompt]) -> int:
+    """How many lines an earlier start completed; an incomplete one at the end is cut off. Raises InputError for a file of other prompts."""
+    if not out.exists():
+        return 0
+    with out.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        lines = content[:whole].splitlines()
+        for number, line in enumerate(lines):
+            if number >= len(prompts) or _prompt_of(line) != prompts[number].text:
+                raise InputError(f"{out}:{number + 1}: is not what these prompts give; name another --out, or remove this one")
+        file.truncate(whole)
+    return len(lines)
+
+
+def _prompt_of(line: bytes) -> Any:
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return None
+    return fields.get("prompt") if isinstance(fields, dict) else None
+
+
+def add_lines(out: Path, prompts: Sequence[Prompt], texts: Sequence[Sequence[Completion]]) -> None:
+    """Add a line for each prompt; they are on the disk when this returns."""
+    lines = [json.dumps(prompt.fields | as_fields(each), ensure_ascii=False) for prompt, each in zip(prompts, texts, strict=True)]
+    with out.open("a", encoding="utf-8", newline="") as file:
+        file.write("".join(line + "\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def as_fields(texts: Sequence[Completion]) -> dict[str, Any]:
+    """`text` and `end` of one text; `samples` of several."""
+    rows = [{"text": each.text, "end": each.end} for each in texts]
+    return dict(rows[0]) if len(rows) == 1 else {"samples": rows}
+
+
+def batches(prompts: Sequence[Prompt], start: int, size: int) -> Iterator[tuple[int, Sequence[Prompt]]]:
+    """Prompts from `start` on, some at a time, each time with the number of the first."""
+    for first in range(start, len(prompts), size):
+        yield first, prompts[first : first + size]

@@ -1,0 +1,159 @@
+"""Texts being written side by side: one token of each at a time, until a stop, the end of text or the limit."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.generate.choose import STUCK, Row, choose
+from newleaf.generate.constraints import Grammars
+from newleaf.generate.logprobs import TokenScore, score
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.runner import Runner
+from newleaf.generate.stops import StopFinder
+from newleaf.text.stream import StreamDecoder
+from newleaf.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that is certain now: complete UTF-8, and no beginning of a stop string. `sample` says whose; `end` is set on the last one."""
+
+    sample: int
+    text: str
+    end: str | None = (
+        None  # "length", "stop" (a stop string or id), "end" (of text, or of what a constraint allows), "stuck" (nothing may follow)
+    )
+    scores: tuple[TokenScore, ...] = ()  # of the tokens since the last piece, when logprobs are asked for
+    prompt: int = 0  # which of several prompts
+    rank: float | None = None  # what best_of or beam search ordered it by, on the last piece
+
+
+@dataclass
+class Sample:
+    """One text being written."""
+
+    row: Row
+    prompt: int  # which of several
+    number: int  # which of the prompt's texts
+    decoder: StreamDecoder
+    stops: StopFinder
+    end: str | None = None
+    logprob: float = 0.0
+    waiting: list[TokenScore] = field(default_factory=list)  # scores that no piece has carried yet
+
+    @property
+    def mean_logprob(self) -> float:
+        """What best_of orders texts by: the mean log-probability of a token under the network itself."""
+        return self.logprob / max(self.row.written, 1)
+
+    def take(self, token: int, end_id: int | None) -> str:
+        """Add a token and return the text it makes certain."""
+        if token == STUCK:
+            return self.finish("stuck")
+        self.row.take(token)
+        if token in self.row.end_ids:
+            return self.finish("end" if token == end_id and token not in self.row.config.stop_ids else "stop")
+        text = self.stops.push(self.decoder.push(token))
+        if self.stops.found:
+            self.end = "stop"
+        elif self.row.constraint is not None and self.row.constraint.complete:
+            text += self.finish("end")
+        elif self.row.written >= self.row.config.max_tokens:
+            text += self.finish("length")
+        return text
+
+    def finish(self, end: str) -> str:
+        """The last text; nothing follows."""
+        self.end = end
+        text = self.stops.finish(self.decoder.finish())
+        if self.stops.found:
+            self.end = "stop"
+        return text
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str, config: SamplingConfig, limit: int) -> list[int]:
+    """A prompt's ids; an empty one is the beginning-of-text token. Raises InputError when it leaves no room in a context of `limit`."""
+    ids = tokenizer.encode(prompt) or ([tokenizer.bos_id] if tokenizer.bos_id is not None else [])
+    if not ids:
+        raise InputError("the prompt is empty, and this tokenizer has no beginning-of-text token to start from")
+    if len(ids) >= limit:
+        if config.truncate is None:
+            advice = "shorten it, or cut its beginning off with truncate=left"
+            raise InputError(f"the prompt has {len(ids)} tokens and leaves no room to write: the context is {limit}; {advice}")
+        ids = ids[-max(limit - config.max_tokens, limit // 2) :]
+    return ids
+
+
+def start(
+    tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: SamplingConfig, grammars: Grammars, count: int, first: int = 0
+) -> list[Sample]:
+    """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all.
+
+    Raises InputError for ids that the tokenizer does not have, and for constraints that cannot be.
+    """
+    for name, ids in config.ids.items():
+        for token in ids:
+            if token >= tokenizer.vocab_size:
+                raise InputError(f"{name}: there is no token {token}; the ids of this model end at {tokenizer.vocab_size - 1}")
+    seed = config.seed if config.seed is not None else secrets.randbits(62)
+    ends = frozenset(config.stop_ids) | ({tokenizer.eos_id} if tokenizer.eos_id is not None else frozenset())
+    constraint = grammars.compile(config)
+    samples = []
+    for place, prompt in enumerate(prompts):
+        for number in range(count):
+            own = constraint.fork() if constraint is not None else None
+            row = Row(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, ends, own)
+            samples.append(Sample(row, place, number, tokenizer.stream_decoder(), StopFinder(config.stop)))
+    return samples
+
+
+def run(runner: Runner, samples: Sequence[Sample], tokenizer: Tokenizer, scored: bool = False) -> Iterator[Piece]:
+    """Write texts side by side to their ends, as pieces. `scored` adds up each text's log-probability even if no option asks for scores."""
+    alive = list(samples)
+    scored = scored or any(sample.row.config.logprobs is not None for sample in samples)
+    logits = runner.start([sample.row.ids for sample in alive])
+    while alive:
+        logits = logits[:, : tokenizer.vocab_size]  # a network may have more rows than the tokenizer has tokens
+        with one_thread():
+            tokens = choose(logits, [sample.row for sample in alive])
+        if scored:
+            _score(logits, alive, tokens)
+        for sample, token in zip(alive, tokens, strict=True):
+            text = sample.take(token, tokenizer.eos_id)
+            if text or sample.end:
+                yield Piece(sample.number, text, sample.end, tuple(sample.waiting), sample.prompt)
+                sample.waiting.clear()
+        kept = [number for number, sample in enumerate(alive) if sample.end is None]
+        alive = [alive[number] for number in kept]
+        if alive and runner.length < runner.max_length:
+            logits = runner.advance([tokens[number] for number in kept], kept)
+        elif alive:
+            logits = runner.start([sample.row.ids for sample in alive])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: a row of logits is little work, and its other threads would fight with the runner's for the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _score(logits: Tensor, samples: Sequence[Sample], tokens: Sequence[int]) -> None:
+    """Add each token's score to its text; STUCK has none."""
+    top = max(sample.row.config.logprobs or 0 for sample in samples)
+    for sample, token, found in zip(samples, tokens, score(logits, [max(token, 0) for token in tokens], top), strict=True):
+        if token != STUCK:
+            sample.logprob += found.logprob or 0.0
+            if sample.row.config.logprobs is not None:
+                sample.waiting.append(TokenScore(found.id, found.logprob, found.top[: sample.row.config.logprobs]))
