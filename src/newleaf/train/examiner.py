@@ -9,7 +9,6 @@ import torch
 
 from newleaf.data.batches import Batch, count_windows, validation_batches
 from newleaf.data.shards import token_byte_lengths
-from newleaf.generate.runner import PlainRunner
 from newleaf.generate.sampling import SamplingConfig
 from newleaf.generate.writer import write
 from newleaf.measure.bits_per_byte import TextLoss, text_loss
@@ -43,7 +42,7 @@ class Examiner:
     def sample(self, prompt: str, seconds: float) -> str:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
         begin, text = time.monotonic(), ""
-        for piece in write(PlainRunner(self.network), self.prepared.tokenizer, prompt, self.sampling):
+        for piece in write(self.network, self.prepared.tokenizer, prompt, self.sampling):
             self.heed()
             text += piece.text
             if time.monotonic() - begin > seconds:
