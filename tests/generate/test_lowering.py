@@ -160,8 +160,8 @@ def test_a_prompt_read_at_once_continues_like_one_read_token_by_token(case: str)
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     runner = LoweredRunner(network(CASES["gpt2"]), threads=1)
-    for tokens, positions, slots in (([301], [0], [0]), ([0], [64], [0]), ([0], [0], [1]), ([], [], []), ([0] * 17, [0] * 17, [0] * 17)):
-        with pytest.raises(ValueError, match=r"do not fit|takes 1 to 16 rows"):
+    for tokens, positions, slots in (([301], [0], [0]), ([0], [64], [0]), ([0], [0], [1]), ([], [], []), ([0] * 65, [0] * 65, [0] * 65)):
+        with pytest.raises(ValueError, match=r"do not fit|takes 1 to 64 rows"):
             runner.step(tokens, positions, slots)
 
 

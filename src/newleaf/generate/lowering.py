@@ -73,7 +73,7 @@ class _Lowering:
         self.embed()
         for layer, block in enumerate(network.layers):
             self.block(layer, block)
-        last = self.stream
+        last, self.to.wanted = self.stream, True
         if config.final_norm:
             self.norm(network.final_norm, self.stream, self.read)
             last = self.read

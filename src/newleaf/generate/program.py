@@ -64,11 +64,12 @@ class Writer:
     buffers: list[list[int]] = field(default_factory=list)
     held: list[Tensor] = field(default_factory=list)
     byte_buffers: dict[tuple[int, int], int] = field(default_factory=dict)  # (buffer, group) → the buffer of its bytes
+    wanted: bool = False  # whether the steps that follow are for the rows whose logits are wanted alone
     fresh: set[tuple[int, int]] = field(default_factory=set)  # those that hold what the buffer holds now
 
     def step(self, op: Op, meet: Meet, columns: Mapping[Any, int]) -> None:
         row = [0] * COLUMNS
-        row[Step.OP], row[Step.MEET] = op, meet
+        row[Step.OP], row[Step.MEET], row[Step.WANTED] = op, meet, int(self.wanted)
         for column, value in columns.items():
             row[column] = value
         self.steps.append(row)
@@ -109,9 +110,12 @@ class Writer:
         n_rows, n_columns = weight.shape[-2:]
         row[Matrix.ROWS], row[Matrix.FACTOR] = n_rows, bits(1.0)
         if isinstance(weight, Packed):
-            if weight.values is not None:
-                raise CannotLower("its 4-bit codes stand for values of their own")
             row[Matrix.FORMAT] = Format.INT8 if weight.format.bits == 8 else Format.INT4
+            row[Matrix.ZERO] = weight.format.zero if weight.minimums is None else 0
+            if weight.values is not None:
+                row[Matrix.FORMAT], row[Matrix.ZERO] = Format.TABLE4, -min(weight.values)
+                table = torch.tensor([value - min(weight.values) for value in weight.values] * 4, dtype=torch.uint8)
+                row[Matrix.TABLE] = self.hold(table)
             row[Matrix.CODES], row[Matrix.SCALES] = self.hold(weight.codes), self.hold(weight.scales)
             row[Matrix.MINIMUMS] = self.hold(weight.minimums) if weight.minimums is not None else 0
             row[Matrix.GROUP], row[Matrix.FACTOR] = weight.format.group, bits(weight.factor)
@@ -133,7 +137,7 @@ class Writer:
     def input_for(self, matrix: int, source: int) -> int:
         """The buffer that a matrix reads for the vector in `source`: itself, or its bytes, which are made here where nobody has yet."""
         row = self.matrices[matrix]
-        if row[Matrix.FORMAT] not in (Format.INT8, Format.INT4):
+        if row[Matrix.FORMAT] < Format.INT8:
             return source
         width, group = row[Matrix.COLUMNS], row[Matrix.GROUP]
         key = source, group

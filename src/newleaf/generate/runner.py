@@ -15,11 +15,13 @@ from torch import Tensor
 from newleaf.generate.crew import Crew
 from newleaf.generate.kernels.layout import LANES, State
 from newleaf.generate.lowering import lower
+from newleaf.generate.pages import Pages
 from newleaf.generate.program import CannotLower, up
 from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.quant.layers import PackedWeight
 
-MAX_ROWS = 16  # of one step
+MAX_ROWS = 64  # of one step
+READING = 256  # tokens of a prompt that PyTorch reads at once
 COMPILING = "compiling the kernels for this machine; this happens once and takes up to half a minute"
 WORTH_LOWERING = 5_000_000  # weights: below, loading the kernels takes longer than most texts
 
@@ -45,36 +47,35 @@ class Runner(Protocol):
 class LoweredRunner:
     """Runs the lowered program of a network; keys and values in bf16, or in fp32 where the weights are fp32.
 
-    Weights are used where they lie; vectors of them (norms, biases) are copied. Raises CannotLower for networks that kernels do not know.
+    Weights are used where they lie; vectors of them (norms, biases) are copied. Keys and values lie in `pages`, which grow with the texts;
+    `limit` bounds their bytes. Raises CannotLower for networks that kernels do not know.
     """
 
-    def __init__(self, network: GPT, slots: int = 1, max_length: int | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, network: GPT, slots: int = 1, max_length: int | None = None, threads: int | None = None, limit: int | None = None
+    ) -> None:
         config = network.config
-        self.network, self.config, self.slots = network, config, slots
+        self.network, self.config = network, config
         self.max_length = min(max_length or config.context_length, config.context_length)
         self.packed = any(isinstance(module, PackedWeight) for module in network.modules())
         plain = not self.packed and all(parameter.dtype == torch.float32 for parameter in network.parameters())
         self.dtype = torch.float32 if plain else torch.bfloat16
         self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length)
+        self.pages = Pages(config, self.dtype, slots, self.max_length, limit)
         self._alive: list[int] = []
-        self._length = 0
+        self._lengths: list[int] = []
         self.crew = Crew(self.program)
         self._make_room()
         self._warm_up()
 
     def _make_room(self) -> None:
-        """The cache, as kernels/attention.py draws it, and each thread's scratch memory."""
-        config, threads, length = self.config, self.program.threads, up(self.max_length, LANES)
-        self.width, pairs = up(config.head_dim, LANES), 2 if self.dtype == torch.bfloat16 else 1
-        heads = config.n_layer, self.slots, config.n_kv_head
-        self.keys = torch.zeros(*heads, length // LANES, self.width // pairs, LANES, pairs, dtype=self.dtype)
-        self.values = torch.zeros(*heads, length, self.width, dtype=self.dtype)
-        self._scores = torch.zeros(threads, 4 * (length + 2 * LANES), dtype=torch.uint8)
-        self._products = torch.zeros(threads, max(2 * 64 * MAX_ROWS, 4 * self.width) + 64, dtype=torch.uint8)
+        """Where the cache is, and each thread's scratch memory."""
+        config, threads, width = self.config, self.program.threads, self.pages.width
+        self._scores = torch.zeros(threads, 4 * (up(self.max_length, LANES) + 2 * LANES), dtype=torch.uint8)
+        self._products = torch.zeros(threads, max(2 * 64 * MAX_ROWS, 4 * width) + 64, dtype=torch.uint8)
         values = {
-            State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim, State.HEAD_WIDTH: self.width,
-            State.KEYS: self.keys.data_ptr(), State.VALUES: self.values.data_ptr(), State.CACHE_BF16: int(pairs == 2),
-            State.CACHE_LENGTH: length, State.SLOTS: self.slots,
+            State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim, State.HEAD_WIDTH: width,
+            State.CACHE_BF16: int(self.dtype == torch.bfloat16), State.PAGE_VALUES: self.pages.half_bytes,
             State.SCORES: self._scores.data_ptr(), State.SCORES_STRIDE: self._scores.shape[1],
             State.TILE: self._products.data_ptr(), State.TILE_STRIDE: self._products.shape[1],
         }  # fmt: skip
@@ -87,72 +88,109 @@ class LoweredRunner:
         late.start()
         try:
             self.step([0], [0], [0])
+            self.pages.release(0)
         finally:
             late.cancel()
 
-    def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int]) -> Tensor:
-        """Raises ValueError for more than 16 rows, or rows that do not fit; a row's logits do not depend on the other rows, bit for bit."""
+    def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], wanted: int | None = None) -> Tensor:
+        """Logits [wanted, V] of the first `wanted` rows (None: of all); the tensor is overwritten by the next call.
+
+        Rows are tokens of one text or of several; those of one stand in order. A row's logits do not depend on the other rows, bit for
+        bit. Raises ValueError for more than 64 rows, or rows that do not fit, and OutOfPagesError.
+        """
         rows, state = len(tokens), self.crew.state
         if not 0 < rows <= MAX_ROWS:
             raise ValueError(f"a step takes 1 to {MAX_ROWS} rows, not {rows}")
-        limits = (tokens, self.config.vocab_size), (positions, self.max_length), (slots, self.slots)
-        state[State.ROWS] = rows
+        limits = (tokens, self.config.vocab_size), (positions, self.max_length), (slots, self.pages.slots)
         for column, (values, limit) in enumerate(limits):
             if not (len(values) == rows and min(values) >= 0 and max(values) < limit):
                 raise ValueError(f"the tokens, positions and slots {list(tokens), list(positions), list(slots)} do not fit this network")
             start = State.TOKENS + column * MAX_ROWS
             state[start : start + rows] = values
+        for slot, position in zip(slots, positions, strict=True):
+            self.pages.reserve(slot, position + 1)
+        wanted = rows if wanted is None else wanted
+        state[State.PAGES], state[State.PAGE_COUNT] = self.pages.table.ctypes.data, self.pages.table.shape[1]
+        state[State.ROWS], state[State.WANTED] = rows, wanted
         self.crew.run()
-        return self.program.logits[:rows]
+        return self.program.logits[:wanted]
 
-    def read(self, slot: int, ids: Sequence[int]) -> Tensor:
-        """All but the last token go through PyTorch's matrix products, which many tokens at once make worth their while."""
-        if len(ids) > 1:
-            cache = KVCache(self.config, 1, len(ids) - 1, torch.bfloat16 if self.packed else self.dtype)
-            with torch.no_grad(), evaluating(self.network), torch.autocast("cpu", torch.bfloat16, enabled=self.packed):
-                self.network.hidden(torch.tensor([ids[:-1]]), cache=cache)
-            self.adopt(slot, cache)
-        return self.step([ids[-1]], [len(ids) - 1], [slot])[0]
+    def read(self, slot: int, ids: Sequence[int], start: int = 0) -> Tensor:
+        """Read a text whose first `start` tokens the slot holds already; logits [V] after its last token.
+
+        Packed weights are read through the kernels, many tokens a step; for plain ones PyTorch's matrix products are faster, for all but
+        the last token.
+        """
+        if not self.packed and len(ids) - start > 1:
+            for first in range(start, len(ids) - 1, READING):
+                self.read_by_products(slot, ids[first : min(first + READING, len(ids) - 1)], first)
+            start = len(ids) - 1
+        for first in range(start, len(ids), MAX_ROWS):
+            end = min(first + MAX_ROWS, len(ids))
+            rows = [end - 1, *range(first, end - 1)] if end == len(ids) else list(range(first, end))
+            logits = self.step([ids[row] for row in rows], rows, [slot] * len(rows), int(end == len(ids)))
+        return logits[0]
+
+    def read_by_products(self, slot: int, ids: Sequence[int], start: int) -> None:
+        """Read tokens at positions from `start` on with the network itself, and keep their keys and values."""
+        cache = KVCache(self.config, 1, start + len(ids), torch.bfloat16 if self.packed else self.dtype)
+        if start:
+            cache.keys[:, 0, :, :start], cache.values[:, 0, :, :start] = self.pages.gather(slot, start)
+            cache.note(None, start)
+            cache.advance(start)
+        with torch.no_grad(), evaluating(self.network), torch.autocast("cpu", torch.bfloat16, enabled=self.packed):
+            self.network.hidden(torch.tensor([list(ids)]), cache=cache)
+        self.pages.reserve(slot, start + len(ids))
+        self.pages.write(slot, start, cache.keys[:, 0, :, start:], cache.values[:, 0, :, start:])
 
     @property
     def length(self) -> int:
-        return self._length
+        return max(self._lengths, default=0)
 
     def start(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Texts take the slots in order; equal ones are read once."""
         texts = [fitting(text, self.max_length) for text in texts]
-        self._alive, self._length = list(range(len(texts))), len(texts[0])
-        logits = []
+        self.pages.add_slots(max(0, len(texts) - self.pages.slots))
+        for slot in range(self.pages.slots):
+            self.pages.release(slot)
+        self._alive, self._lengths = list(range(len(texts))), [len(text) for text in texts]
         for slot, text in enumerate(texts):
-            twin = next((earlier for earlier in range(slot) if texts[earlier] == text), None)
-            if twin is None:
+            twin = texts.index(text)
+            if twin == slot:
                 logits.append(self.read(slot, text).clone())
             else:
-                self.keys[:, slot], self.values[:, slot] = self.keys[:, twin], self.values[:, twin]
+                self.pages.fork(twin, slot, len(text))
                 logits.append(logits[twin])
         return torch.stack(logits)
 
     def advance(self, tokens: Sequence[int], kept: Sequence[int]) -> Tensor:
         """The tensor may be overwritten by the next call."""
-        self._alive = [self._alive[row] for row in kept]
+        self._keep(kept)
         parts = []
         for first in range(0, len(tokens), MAX_ROWS):
-            slots = self._alive[first : first + MAX_ROWS]
-            parts.append(self.step(tokens[first : first + MAX_ROWS], [self._length] * len(slots), slots))
+            rows = slice(first, first + MAX_ROWS)
+            parts.append(self.step(tokens[rows], self._lengths[rows], self._alive[rows]))
             if len(tokens) > MAX_ROWS:
                 parts[-1] = parts[-1].clone()
-        self._length += 1
+        self._lengths = [length + 1 for length in self._lengths]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def adopt(self, slot: int, cache: KVCache, row: int = 0) -> None:
-        """Take over what the network itself has read into a cache."""
-        length, dim, pairs = cache.length, self.config.head_dim, self.keys.shape[-1]
-        filled = up(length, LANES)
-        keys = torch.zeros(self.config.n_layer, self.config.n_kv_head, filled, self.width, dtype=self.dtype)
-        keys[:, :, :length, :dim] = cache.keys[:, row, :, :length]
-        self.values[:, slot, :, :length, :dim] = cache.values[:, row, :, :length]
-        tiles = keys.view(*keys.shape[:2], -1, LANES, self.width // pairs, pairs).transpose(3, 4)  # [layers, K, tiles, D/pairs, 16, pairs]
-        self.keys[:, slot, :, : filled // LANES] = tiles
+    def _keep(self, kept: Sequence[int]) -> None:
+        """Slots for the texts that go on; one that goes on in several ways is forked."""
+        before, lengths = self._alive, self._lengths
+        for row in set(range(len(before))) - set(kept):
+            self.pages.release(before[row])
+        self._alive, self._lengths = [], [lengths[row] for row in kept]
+        free = [slot for slot in range(self.pages.slots) if slot not in {before[row] for row in kept}]
+        for row in kept:
+            slot = before[row]
+            if slot in self._alive:
+                if not free:
+                    free.append(self.pages.slots)
+                    self.pages.add_slots(1)
+                self.pages.fork(slot, free[0], lengths[row])
+                slot = free.pop(0)
+            self._alive.append(slot)
 
 
 class PlainRunner:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import cfunc, types
+from numba import types
 
+from newleaf.kernels.keep import kept_callback
 from newleaf.kernels.vectors import atomic_add, call_loop, load_long
 
 HEAD = 4  # places of a call's table before the loop's own: the next row, rows, rows in a portion, the loop
@@ -24,7 +25,6 @@ BODY = types.void(types.int64, types.int64, types.int64)
 Loop = Callable[..., None]
 
 
-@cfunc(types.void(types.int64), cache=True)
 def _take_portions(table: Any) -> None:
     """What each thread does."""
     rows, portion, body = load_long(table + 8), load_long(table + 16), load_long(table + 24)
@@ -33,6 +33,11 @@ def _take_portions(table: Any) -> None:
         if first >= rows:
             return
         call_loop(body, table + 8 * HEAD, first, min(first + portion, rows))
+
+
+@functools.cache
+def _portions() -> Any:
+    return kept_callback(types.void(types.int64), _take_portions)
 
 
 def parallel(body: Callable[[int, int, int], None]) -> Loop:
@@ -46,14 +51,14 @@ def parallel(body: Callable[[int, int, int], None]) -> Loop:
     @functools.wraps(body)
     def call(rows: int, portion: int, *values: int) -> None:
         if not compiled:
-            compiled.append(cfunc(BODY, cache=True)(body))
+            compiled.append(kept_callback(BODY, body))
         table = np.array((0, rows, portion, compiled[0].address, *values), dtype=np.int64)
         threads = min(torch.get_num_threads(), -(-rows // portion))
         enter = _parallel_region() if threads > 1 else None
         if enter is None:
-            _take_portions.ctypes(table.ctypes.data)
+            _portions().ctypes(table.ctypes.data)
         else:
-            enter(_take_portions.address, table.ctypes.data, threads, 0)
+            enter(_portions().address, table.ctypes.data, threads, 0)
 
     return call
 

@@ -21,7 +21,6 @@ BYTES = 4 * LANES
 
 # A function of a kernel: it never raises, so that nothing has to look for errors.
 kernel = njit(nogil=True, error_model="numpy")
-cached_kernel = njit(nogil=True, error_model="numpy", cache=True)
 
 
 class Vector(types.Type):
@@ -364,6 +363,25 @@ def largest(b: Any, machine: Machine, value: Any) -> Any:
 @instruction(types.int32, I)
 def total_int(b: Any, machine: Machine, value: Any) -> Any:
     return _fold(b, value, b.add)
+
+
+@instruction(I, I, I)
+def look_up(b: Any, machine: Machine, table: Any, codes: Any) -> Any:
+    """Bytes of `table`, 16 of them four times over, at the numbers 0 … 15 in the bytes of `codes`: vpshufb, tbl."""
+    wide = ir.VectorType(_i8, BYTES)
+    if machine.has("avx512bw"):
+        return b.bitcast(_call(b, "llvm.x86.avx512.pshuf.b.512", wide, b.bitcast(table, wide), b.bitcast(codes, wide)), _ints)
+    count, name = (2, "llvm.x86.avx2.pshuf.b") if machine.x86 and machine.has("avx2") else (4, "llvm.aarch64.neon.tbl1.v16i8")
+    if count == 2 or machine.arm:
+        kind = ir.VectorType(_i8, BYTES // count)
+        pairs = zip(_parts(b, table, kind, count), _parts(b, codes, kind, count), strict=True)
+        words = ir.VectorType(_i32, LANES // count)
+        return _joined(b, [b.bitcast(_call(b, name, kind, values, numbers), words) for values, numbers in pairs])
+    values, numbers, found = b.bitcast(table, wide), b.bitcast(codes, wide), _constant(wide, 0)
+    for code in range(16):
+        value = _spread(b, b.extract_element(values, _i32(code)), wide)
+        found = b.select(b.icmp_unsigned("==", numbers, _constant(wide, code)), value, found)
+    return b.bitcast(found, _ints)
 
 
 @instruction(I, I, I, I)

@@ -1,11 +1,12 @@
 """One token's attention over the cache: turn queries and keys by their positions, store keys and values, look back.
 
-The cache holds, for each layer, slot (a sequence) and key/value head, in bf16 or fp32:
+The cache is made of pages (generate/pages.py), each with PAGE tokens of one sequence; a page holds, for each layer and key/value head, in
+bf16 or fp32:
 
-    keys    [tokens/16, D, 16] fp32, or [tokens/16, D/2, 16, 2] bf16    tiles as of a matrix whose rows are tokens: 16 scores at once
-    values  [tokens, D]                                             a row for each token, added up with its share
+    keys    [PAGE/16, D, 16] fp32, or [PAGE/16, D/2, 16, 2] bf16    tiles as of a matrix whose rows are tokens: 16 scores at once
+    values  [PAGE, D]                                               a row for each token, added up with its share
 
-D is the head's width filled up with zeros to whole vectors.
+all keys first. D is the head's width filled up with zeros to whole vectors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numba as nb
 
-from newleaf.generate.kernels.layout import LANES, State
+from newleaf.generate.kernels.layout import LANES, PAGE, State
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.vectors import (
     as_floats,
@@ -26,6 +27,7 @@ from newleaf.kernels.vectors import (
     load_bfloat,
     load_bits,
     load_float,
+    load_long,
     spread,
     spread_int,
     store,
@@ -58,19 +60,21 @@ def turn(x: Any, out: Any, dim: Any, weight: Any, epsilon: Any, cosines: Any, si
 
 
 @kernel
-def head_offset(state: Any, layer: Any, slot: Any, head: Any) -> Any:
-    """Where a head's keys, or its values, begin in the cache, in elements."""
-    return ((layer * state[State.SLOTS] + slot) * state[State.KV_HEADS] + head) * state[State.CACHE_LENGTH] * state[State.HEAD_WIDTH]
+def page_of(state: Any, slot: Any, position: Any, layer: Any, head: Any) -> Any:
+    """Where a head's keys begin in the page that holds a position; its values stand PAGE_VALUES behind."""
+    page = load_long(state[State.PAGES] + 8 * (slot * state[State.PAGE_COUNT] + position // PAGE))
+    each = PAGE * state[State.HEAD_WIDTH] * (2 if state[State.CACHE_BF16] else 4)
+    return page + (layer * state[State.KV_HEADS] + head) * each
 
 
 @kernel
 def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: Any, value: Any) -> None:
     """Store one head's key and value, fp32 [D], at a position."""
     width, dim = state[State.HEAD_WIDTH], state[State.HEAD_DIM]
-    offset = head_offset(state, layer, slot, head)
-    tile = offset + position // LANES * LANES * width
-    lane, row = position % LANES, offset + position * width
-    keys, values = state[State.KEYS], state[State.VALUES]
+    keys = page_of(state, slot, position, layer, head)
+    values = keys + state[State.PAGE_VALUES]
+    tile = position % PAGE // LANES * LANES * width
+    lane, row = position % LANES, position % PAGE * width
     if state[State.CACHE_BF16]:
         for d in range(dim):
             store_one_bfloat(keys + 2 * (tile + (d // 2 * LANES + lane) * 2 + d % 2), load_float(key + 4 * d))
@@ -83,19 +87,23 @@ def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: A
 
 @kernel
 def score_tile(keys: Any, bf16: Any, query: Any, width: Any) -> Any:
-    """Scores of sixteen tokens."""
-    even, odd = spread(0.0), spread(0.0)
+    """Scores of sixteen tokens; four sums run side by side."""
+    a, b, c, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
     if bf16:
         high, sixteen = spread_int(-0x10000), spread_int(16)
-        for d in range(0, width, 2):
-            pair = load_bits(keys + 32 * d)
-            even = fma(as_floats(pair << sixteen), spread(load_float(query + 4 * d)), even)
-            odd = fma(as_floats(pair & high), spread(load_float(query + 4 * d + 4)), odd)
+        for d in range(0, width, 4):
+            pair, next_pair = load_bits(keys + 32 * d), load_bits(keys + 32 * d + 64)
+            a = fma(as_floats(pair << sixteen), spread(load_float(query + 4 * d)), a)
+            b = fma(as_floats(pair & high), spread(load_float(query + 4 * d + 4)), b)
+            c = fma(as_floats(next_pair << sixteen), spread(load_float(query + 4 * d + 8)), c)
+            e = fma(as_floats(next_pair & high), spread(load_float(query + 4 * d + 12)), e)
     else:
-        for d in range(0, width, 2):
-            even = fma(load(keys + 64 * d), spread(load_float(query + 4 * d)), even)
-            odd = fma(load(keys + 64 * d + 64), spread(load_float(query + 4 * d + 4)), odd)
-    return even + odd
+        for d in range(0, width, 4):
+            a = fma(load(keys + 64 * d), spread(load_float(query + 4 * d)), a)
+            b = fma(load(keys + 64 * d + 64), spread(load_float(query + 4 * d + 4)), b)
+            c = fma(load(keys + 64 * d + 128), spread(load_float(query + 4 * d + 8)), c)
+            e = fma(load(keys + 64 * d + 192), spread(load_float(query + 4 * d + 12)), e)
+    return (a + b) + (c + e)
 
 
 @kernel
@@ -109,12 +117,11 @@ def look_back(
     width, dim, bf16 = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.CACHE_BF16]
     size = 2 if bf16 else 4
     kv_head = head // (state[State.HEADS] // state[State.KV_HEADS])
-    offset = size * head_offset(state, layer, slot, kv_head)
-    keys, values = state[State.KEYS] + offset, state[State.VALUES] + offset
     first = max(0, position + 1 - window) if window else 0
     start, end = first // LANES * LANES, position // LANES * LANES + LANES
     for token in range(start, end, LANES):
-        store(scores + 4 * token, score_tile(keys + size * token * width, bf16, query, width))
+        keys = page_of(state, slot, token, layer, kv_head) + size * (token % PAGE) * width
+        store(scores + 4 * token, score_tile(keys, bf16, query, width))
     # Tokens of the first and the last tile that are not to be seen.
     for token in range(start, first):
         store_float(scores + 4 * token, -1e30)
@@ -134,7 +141,7 @@ def look_back(
     all_ = total(sums)
     if sink != 0:
         all_ += exp_of_one(load_float(sink) - most)
-    mix(values, bf16, scores, first, position + 1, width, dim, nb.float32(1.0) / all_, out)
+    mix(state, layer, slot, kv_head, scores, first, position + 1, nb.float32(1.0) / all_, out)
 
 
 @kernel
@@ -143,29 +150,36 @@ def exp_of_one(x: Any) -> Any:
 
 
 @kernel
-def mix(values: Any, bf16: Any, shares: Any, first: Any, end: Any, width: Any, dim: Any, scale: Any, out: Any) -> None:
+def mix(state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, end: Any, scale: Any, out: Any) -> None:
     """The values of tokens `first` … `end` − 1, each times its share; sixteen of a head's dimensions at a time."""
-    row = width * (2 if bf16 else 4)
+    width, dim, bf16 = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.CACHE_BF16]
+    size = 2 if bf16 else 4
+    row = width * size
     for d in range(0, width, LANES):
         a, b, c, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-        base = values + (2 if bf16 else 4) * d
-        four = first + (end - first) // 4 * 4
-        if bf16:
-            for token in range(first, four, 4):
-                a = fma(load_bfloat(base + token * row), spread(load_float(shares + 4 * token)), a)
-                b = fma(load_bfloat(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
-                c = fma(load_bfloat(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
-                e = fma(load_bfloat(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
-            for token in range(four, end):
-                a = fma(load_bfloat(base + token * row), spread(load_float(shares + 4 * token)), a)
-        else:
-            for token in range(first, four, 4):
-                a = fma(load(base + token * row), spread(load_float(shares + 4 * token)), a)
-                b = fma(load(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
-                c = fma(load(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
-                e = fma(load(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
-            for token in range(four, end):
-                a = fma(load(base + token * row), spread(load_float(shares + 4 * token)), a)
+        start = first
+        while start < end:
+            last = min(end, start // PAGE * PAGE + PAGE)
+            page = page_of(state, slot, start, layer, head) + state[State.PAGE_VALUES]
+            base = page + size * d - start // PAGE * PAGE * row  # so that a token's number finds its row
+            four = start + (last - start) // 4 * 4
+            if bf16:
+                for token in range(start, four, 4):
+                    a = fma(load_bfloat(base + token * row), spread(load_float(shares + 4 * token)), a)
+                    b = fma(load_bfloat(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
+                    c = fma(load_bfloat(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
+                    e = fma(load_bfloat(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
+                for token in range(four, last):
+                    a = fma(load_bfloat(base + token * row), spread(load_float(shares + 4 * token)), a)
+            else:
+                for token in range(start, four, 4):
+                    a = fma(load(base + token * row), spread(load_float(shares + 4 * token)), a)
+                    b = fma(load(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
+                    c = fma(load(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
+                    e = fma(load(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
+                for token in range(four, last):
+                    a = fma(load(base + token * row), spread(load_float(shares + 4 * token)), a)
+            start = last
         result = ((a + b) + (c + e)) * spread(scale)
         if d + LANES <= dim:
             store(out + 4 * d, result)

@@ -28,11 +28,11 @@ from newleaf.generate.kernels.layout import (
     Step,
 )  # fmt: skip
 from newleaf.generate.kernels.linear import tile_product
+from newleaf.kernels.keep import kept_kernel
 from newleaf.kernels.vectors import (
     atomic_add,
     atomic_load,
     bits_of,
-    cached_kernel,
     call,
     float_of,
     kernel,
@@ -54,7 +54,7 @@ from newleaf.kernels.vectors import (
 SPINS_BEFORE_YIELD = 1 << 12
 
 
-@cached_kernel
+@kept_kernel
 def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: Any, patience: Any) -> Any:
     """Thread 0 runs the program once and returns. The others run it each time thread 0 does; they return how many times they have when
     nothing comes for `patience` looks, or −1 when they are to stop. State.ROWS tokens, positions and slots must stand in the state.
@@ -79,15 +79,15 @@ def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: 
 @kernel
 def program(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
     """One thread's part of all steps."""
-    threads, rows = state[State.THREADS], state[State.ROWS]
-    shared = rows > 1
+    threads, shared = state[State.THREADS], state[State.ROWS] > 1
     # Meetings since the program was made times the threads; some may have arrived at the next one, but never all.
     arrivals = atomic_load(state[State.SELF] + 8 * State.ARRIVED) // threads * threads
     for number in range(steps.shape[0]):
         step = steps[number]
         op = step[Step.OP]
+        rows = state[State.WANTED] if step[Step.WANTED] else state[State.ROWS]
         if op == Op.LINEAR:
-            linear(step, matrices, buffers, state, thread)
+            linear(step, matrices, buffers, state, thread, rows)
         elif op == Op.ATTEND:
             attend(step, buffers, state, thread)
         elif op == Op.ROTATE:
@@ -194,17 +194,17 @@ def element(matrix: Any, row: Any, column: Any) -> Any:
     scale = load_one_half(matrix[Matrix.SCALES] + at)
     if format == Format.INT8:
         code = load_byte(codes + ((tile * (columns // 4) + column // 4) * LANES + lane) * 4 + column % 4)
-        zero = 128
     else:
         pair = load_byte(codes + ((tile * (columns // 8) + column // 8) * LANES + lane) * 4 + column % 4)
         code = (pair >> 4 if column % 8 >= 4 else pair) & 15
-        zero = 8
+        if format == Format.TABLE4:
+            code = load_byte(matrix[Matrix.TABLE] + code)
     minimum = load_one_half(matrix[Matrix.MINIMUMS] + at) if matrix[Matrix.MINIMUMS] != 0 else nb.float32(0.0)
-    return float_of(matrix[Matrix.FACTOR]) * (scale * nb.float32(code - zero) + minimum)
+    return float_of(matrix[Matrix.FACTOR]) * (scale * nb.float32(code - matrix[Matrix.ZERO]) + minimum)
 
 
 @kernel
-def linear(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
+def linear(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any, all_rows: Any) -> None:
     """Matrices that read one input, tile by tile; threads share the tiles."""
     first, count = step[Linear.MATRIX], step[Linear.COUNT]
     whole = 0
@@ -215,9 +215,9 @@ def linear(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> N
     for number in range(first, first + count):
         tiles = (matrices[number, Matrix.ROWS] + LANES - 1) // LANES
         # Rows that chose experts of their own go one at a time.
-        rows = 1 if step[Linear.EXPERT] else state[State.ROWS]
+        rows = 1 if step[Linear.EXPERT] else all_rows
         for tile in range(max(mine, base), min(end, base + tiles)):
-            for row in range(0, state[State.ROWS], rows):
+            for row in range(0, all_rows, max(rows, 1)):
                 linear_tile(step, matrices, number, tile - base, tile, buffers, state, thread, row, rows)
         base += tiles
 

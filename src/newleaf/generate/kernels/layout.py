@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 LANES = 16
+PAGE = 32  # tokens whose keys and values lie together
 COLUMNS = 16  # of the table of steps
 
 
@@ -34,6 +35,7 @@ class Meet(IntEnum):
 class Step(IntEnum):
     OP = 0
     MEET = 1
+    WANTED = 15  # 1: only for the rows whose logits are wanted
 
 
 class Buffer(IntEnum):
@@ -50,6 +52,7 @@ class Format(IntEnum):
     BF16 = 1
     INT8 = 2  # tiles of 16 rows
     INT4 = 3
+    TABLE4 = 4  # as INT4, its codes looked up in a table
 
 
 class Matrix(IntEnum):
@@ -65,7 +68,9 @@ class Matrix(IntEnum):
     STRIDE = 9  # bytes from one expert's codes to the next's
     SCALE_STRIDE = 10  # the same for scales and minimums
     BIAS_STRIDE = 11
-    SIZE = 12
+    TABLE = 12  # address of 64 bytes, 16 values four times over, each + ZERO
+    ZERO = 13  # the code, or the value in the table, that stands for 0; 0 where groups have minimums
+    SIZE = 14
 
 
 class Activation(IntEnum):
@@ -163,11 +168,11 @@ class State(IntEnum):
     KV_HEADS = 53
     HEAD_DIM = 54
     HEAD_WIDTH = 55  # HEAD_DIM in whole vectors
-    KEYS = 56  # addresses of the cache
-    VALUES = 57
+    PAGES = 56  # address of the table of pages, [slots, PAGE_COUNT] addresses
+    PAGE_COUNT = 57
     CACHE_BF16 = 58
-    CACHE_LENGTH = 59  # tokens, a whole number of tiles
-    SLOTS = 60
+    PAGE_VALUES = 59  # bytes from a page's beginning to its values
+    WANTED = 60  # how many rows, the first ones, want logits
     SCORES = 61  # address of each thread's scores
     SCORES_STRIDE = 62
     TILE = 63  # address of each thread's tile of products

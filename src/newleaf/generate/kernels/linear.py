@@ -30,6 +30,7 @@ from newleaf.kernels.vectors import (
     load_half,
     load_int,
     load_one_bfloat,
+    look_up,
     prefetch,
     spread,
     spread_int,
@@ -55,9 +56,17 @@ def tile_product(matrix: Any, first: Any, expert: Any, x: Any, stride: Any, rows
         if minimums != 0:
             minimums += offset
         if format == Format.INT8:
-            int8_tile(codes + first * columns, scales, minimums, group, columns, x, stride, rows, out)
+            codes += first * columns
+            for row in range(0, rows - rows % ROWS, ROWS):
+                codes_times_four(codes, scales, minimums, group, columns, matrix, row, rows, x + stride * row, stride, out + 64 * row)
+            for row in range(rows - rows % ROWS, rows):
+                int8_times_one(codes, scales, minimums, group, columns, x + stride * row, out + 64 * row)
         else:
-            int4_tile(codes + first * columns // 2, scales, minimums, group, columns, x, stride, rows, out)
+            codes += first * columns // 2
+            for row in range(0, rows - rows % ROWS, ROWS):
+                codes_times_four(codes, scales, minimums, group, columns, matrix, row, rows, x + stride * row, stride, out + 64 * row)
+            for row in range(rows - rows % ROWS, rows):
+                int4_times_one(codes, scales, minimums, group, columns, matrix, x + stride * row, out + 64 * row)
     else:
         count = min(LANES, matrix[Matrix.ROWS] - first)
         if format == Format.BF16:
@@ -76,25 +85,9 @@ def ask_ahead(address: Any) -> None:
 
 
 @kernel
-def int8_tile(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
-    row = 0
-    while rows - row >= ROWS:
-        codes_times_four(codes, scales, minimums, group, columns, False, x + stride * row, stride, out + 64 * row)
-        row += ROWS
-    while row < rows:
-        int8_times_one(codes, scales, minimums, group, columns, x + stride * row, out + 64 * row)
-        row += 1
-
-
-@kernel
-def int4_tile(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
-    row = 0
-    while rows - row >= ROWS:
-        codes_times_four(codes, scales, minimums, group, columns, True, x + stride * row, stride, out + 64 * row)
-        row += ROWS
-    while row < rows:
-        int4_times_one(codes, scales, minimums, group, columns, x + stride * row, out + 64 * row)
-        row += 1
+def table_of(matrix: Any) -> Any:
+    """What 4-bit codes stand for, where they are looked up."""
+    return load_bits(matrix[Matrix.TABLE]) if matrix[Matrix.FORMAT] == Format.TABLE4 else spread_int(0)
 
 
 @kernel
@@ -116,19 +109,23 @@ def int8_times_one(codes: Any, scales: Any, minimums: Any, group: Any, columns: 
 
 
 @kernel
-def int4_times_one(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, out: Any) -> None:
+def int4_times_one(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, matrix: Any, x: Any, out: Any) -> None:
+    zero, looked, table = -matrix[Matrix.ZERO], matrix[Matrix.FORMAT] == Format.TABLE4, table_of(matrix)
     groups, acc = columns // group, spread(0.0)
     x_scales, x_sums = x + columns, x + columns + 4 * groups
     low, four = spread_int(0x0F0F0F0F), spread_int(4)
     for g in range(groups):
         x_sum = load_int(x_sums + 4 * g)
-        dot = spread_int(nb.int32(0 if minimums != 0 else -8 * x_sum))
+        dot = spread_int(nb.int32(zero * x_sum))
         for _ in range(group // 32):
             ask_ahead(codes)
             for pair in range(4):
                 both = load_bits(codes + 64 * pair)
-                dot = dot4(dot, both & low, spread_int(load_int(x + 8 * pair)))
-                dot = dot4(dot, (both >> four) & low, spread_int(load_int(x + 8 * pair + 4)))
+                left, right = both & low, (both >> four) & low
+                if looked:
+                    left, right = look_up(table, left), look_up(table, right)
+                dot = dot4(dot, left, spread_int(load_int(x + 8 * pair)))
+                dot = dot4(dot, right, spread_int(load_int(x + 8 * pair + 4)))
             codes, x = codes + 256, x + 32
         acc = add_group(acc, dot, g, scales, minimums, x_scales, x_sum)
     store(out, acc)
@@ -145,11 +142,20 @@ def add_group(acc: Any, dot: Any, g: Any, scales: Any, minimums: Any, x_scales: 
 
 
 @kernel
-def codes_times_four(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, halves: Any, x: Any, stride: Any, out: Any) -> None:
-    """Four inputs at once; `halves` says that codes have 4 bits. Every input's sums are made in the order of those for one."""
+def codes_times_four(
+    codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, matrix: Any, row: Any, rows: Any, x: Any, stride: Any, out: Any
+) -> None:
+    """Four inputs, from number `row` of `rows` on. Every input's sums are made in the order of those for one.
+
+    Each reading of a tile asks for its part of the next one, so that memory works while this one is read again from the cache.
+    """
+    readings, lines = rows // ROWS, LANES * columns // (64 if matrix[Matrix.FORMAT] == Format.INT8 else 128)
+    ahead = codes + AHEAD if readings == 1 else codes + 64 * lines + 64 * lines // readings * (row // ROWS)
+    step = 64 // readings
     groups = columns // group
     low, four = spread_int(0x0F0F0F0F), spread_int(4)
-    zero = 0 if minimums != 0 else -8 if halves else -128
+    halves, looked = matrix[Matrix.FORMAT] != Format.INT8, matrix[Matrix.FORMAT] == Format.TABLE4
+    zero, table = -matrix[Matrix.ZERO], table_of(matrix)
     x0, x1, x2, x3 = x, x + stride, x + 2 * stride, x + 3 * stride
     s0, s1, s2, s3 = x0 + columns, x1 + columns, x2 + columns, x3 + columns
     sums = 4 * groups
@@ -161,13 +167,17 @@ def codes_times_four(codes: Any, scales: Any, minimums: Any, group: Any, columns
         for k in range(0, group, 8):
             if halves:
                 both = load_bits(codes)
-                prefetch(codes + AHEAD)
+                prefetch(ahead)
+                ahead += step
                 left, right = both & low, (both >> four) & low
+                if looked:
+                    left, right = look_up(table, left), look_up(table, right)
                 codes += 64
             else:
                 left, right = load_bits(codes), load_bits(codes + 64)
-                prefetch(codes + AHEAD)
-                prefetch(codes + AHEAD + 64)
+                prefetch(ahead)
+                prefetch(ahead + step)
+                ahead += 2 * step
                 codes += 128
             d0 = dot4(dot4(d0, left, spread_int(load_int(x0 + k))), right, spread_int(load_int(x0 + k + 4)))
             d1 = dot4(dot4(d1, left, spread_int(load_int(x1 + k))), right, spread_int(load_int(x1 + k + 4)))
@@ -186,25 +196,65 @@ def codes_times_four(codes: Any, scales: Any, minimums: Any, group: Any, columns
 
 @kernel
 def bf16_rows(weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
-    """`count` rows; four sums run side by side, since one alone would wait for each addition to end."""
-    even = columns // 64 * 64
+    four = rows - rows % ROWS
     for row in range(rows):
-        y = x + stride * row
         store(out + 64 * row, spread(0.0))
+    for row in range(0, four, ROWS):
         for lane in range(count):
-            w = weights + 2 * lane * columns
-            a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-            for k in range(0, even, 64):
-                prefetch(w + 2 * k + AHEAD)
-                prefetch(w + 2 * k + AHEAD + 64)
-                a = fma(load_bfloat(w + 2 * k), load(y + 4 * k), a)
-                b = fma(load_bfloat(w + 2 * k + 32), load(y + 4 * k + 64), b)
-                c = fma(load_bfloat(w + 2 * k + 64), load(y + 4 * k + 128), c)
-                d = fma(load_bfloat(w + 2 * k + 96), load(y + 4 * k + 192), d)
-            result = total((a + b) + (c + d))
-            for k in range(even, columns):
-                result += load_one_bfloat(w + 2 * k) * load_float(y + 4 * k)
-            store_float(out + 64 * row + 4 * lane, result)
+            bf16_times_four(weights + 2 * lane * columns, columns, x + stride * row, stride, out + 64 * row + 4 * lane)
+    for row in range(four, rows):
+        for lane in range(count):
+            bf16_times_one(weights + 2 * lane * columns, columns, x + stride * row, out + 64 * row + 4 * lane)
+
+
+@kernel
+def bf16_times_one(w: Any, columns: Any, y: Any, out: Any) -> None:
+    """A row; four sums run side by side, since one alone would wait for each addition to end."""
+    even = columns // 64 * 64
+    a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    for k in range(0, even, 64):
+        prefetch(w + 2 * k + AHEAD)
+        prefetch(w + 2 * k + AHEAD + 64)
+        a = fma(load_bfloat(w + 2 * k), load(y + 4 * k), a)
+        b = fma(load_bfloat(w + 2 * k + 32), load(y + 4 * k + 64), b)
+        c = fma(load_bfloat(w + 2 * k + 64), load(y + 4 * k + 128), c)
+        d = fma(load_bfloat(w + 2 * k + 96), load(y + 4 * k + 192), d)
+    finish_row(w, even, columns, y, (a + b) + (c + d), out)
+
+
+@kernel
+def finish_row(w: Any, even: Any, columns: Any, y: Any, sums: Any, out: Any) -> None:
+    result = total(sums)
+    for k in range(even, columns):
+        result += load_one_bfloat(w + 2 * k) * load_float(y + 4 * k)
+    store_float(out, result)
+
+
+@kernel
+def bf16_times_four(w: Any, columns: Any, y: Any, stride: Any, out: Any) -> None:
+    """A row with four inputs, which its numbers are widened for once; each input's sums are those of one."""
+    even, y1, y2, y3 = columns // 64 * 64, y + stride, y + 2 * stride, y + 3 * stride
+    a0, b0, c0, d0 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    a1, b1, c1, d1 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    a2, b2, c2, d2 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    a3, b3, c3, d3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    for k in range(0, even, 64):
+        prefetch(w + 2 * k + AHEAD)
+        prefetch(w + 2 * k + AHEAD + 64)
+        u, v = load_bfloat(w + 2 * k), load_bfloat(w + 2 * k + 32)
+        a0, b0 = fma(u, load(y + 4 * k), a0), fma(v, load(y + 4 * k + 64), b0)
+        a1, b1 = fma(u, load(y1 + 4 * k), a1), fma(v, load(y1 + 4 * k + 64), b1)
+        a2, b2 = fma(u, load(y2 + 4 * k), a2), fma(v, load(y2 + 4 * k + 64), b2)
+        a3, b3 = fma(u, load(y3 + 4 * k), a3), fma(v, load(y3 + 4 * k + 64), b3)
+        u, v = load_bfloat(w + 2 * k + 64), load_bfloat(w + 2 * k + 96)
+        c0, d0 = fma(u, load(y + 4 * k + 128), c0), fma(v, load(y + 4 * k + 192), d0)
+        c1, d1 = fma(u, load(y1 + 4 * k + 128), c1), fma(v, load(y1 + 4 * k + 192), d1)
+        c2, d2 = fma(u, load(y2 + 4 * k + 128), c2), fma(v, load(y2 + 4 * k + 192), d2)
+        c3, d3 = fma(u, load(y3 + 4 * k + 128), c3), fma(v, load(y3 + 4 * k + 192), d3)
+    finish_row(w, even, columns, y, (a0 + b0) + (c0 + d0), out)
+    finish_row(w, even, columns, y1, (a1 + b1) + (c1 + d1), out + 64)
+    finish_row(w, even, columns, y2, (a2 + b2) + (c2 + d2), out + 128)
+    finish_row(w, even, columns, y3, (a3 + b3) + (c3 + d3), out + 192)
 
 
 @kernel
