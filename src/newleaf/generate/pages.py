@@ -38,7 +38,7 @@ def shape_of(config: GPTConfig, dtype: torch.dtype) -> tuple[int, int, int]:
 
 
 class Pages:
-    """Pages of `slots` sequences of up to `max_length` tokens, in bf16 or fp32; `limit` is the most bytes they may take (None: no limit)."""
+    """Pages of `slots` sequences of up to `max_length` tokens, in bf16 or fp32, of at most `limit` bytes (None: no limit)."""
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype, slots: int, max_length: int, limit: int | None = None) -> None:
         self.config, self.dtype = config, dtype

@@ -154,6 +154,7 @@ class LoweredRunner:
         for slot in range(self.pages.slots):
             self.pages.release(slot)
         self._alive, self._lengths = list(range(len(texts))), [len(text) for text in texts]
+        logits: list[Tensor] = []
         for slot, text in enumerate(texts):
             twin = texts.index(text)
             if twin == slot:

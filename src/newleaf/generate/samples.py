@@ -124,7 +124,7 @@ def run(runner: Runner, samples: Sequence[Sample], tokenizer: Tokenizer, scored:
         with one_thread():
             tokens = choose(logits, [sample.row for sample in alive])
         if scored:
-            _score(logits, alive, tokens)
+            add_scores(logits, alive, tokens)
         for sample, token in zip(alive, tokens, strict=True):
             text = sample.take(token, tokenizer.eos_id)
             if text or sample.end:
@@ -149,7 +149,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _score(logits: Tensor, samples: Sequence[Sample], tokens: Sequence[int]) -> None:
+def add_scores(logits: Tensor, samples: Sequence[Sample], tokens: Sequence[int]) -> None:
     """Add each token's score to its text; STUCK has none."""
     top = max(sample.row.config.logprobs or 0 for sample in samples)
     for sample, token, found in zip(samples, tokens, score(logits, [max(token, 0) for token in tokens], top), strict=True):

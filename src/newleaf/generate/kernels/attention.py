@@ -114,7 +114,7 @@ def look_back(
 
     `sink` is the address of the head's sink, or 0. `scores` has room for a float for each token of the cache, and a vector more.
     """
-    width, dim, bf16 = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.CACHE_BF16]
+    width, bf16 = state[State.HEAD_WIDTH], state[State.CACHE_BF16]
     size = 2 if bf16 else 4
     kv_head = head // (state[State.HEADS] // state[State.KV_HEADS])
     first = max(0, position + 1 - window) if window else 0

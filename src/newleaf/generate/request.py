@@ -1,0 +1,110 @@
+"""A request: texts that somebody waits for, and the pieces of them that have come so far."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.samples import Piece, Sample
+
+Message = Piece | BaseException | None  # None: nothing more comes
+
+
+class Request:
+    """One prompt and its options in the engine. Iterate over it, with `for` or `async for`, for its pieces as they come."""
+
+    def __init__(self, config: SamplingConfig, samples: list[Sample], wake: Callable[[], None]) -> None:
+        self.config, self.samples = config, samples
+        self.cancelled = False
+        self._wake = wake
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._listener: Callable[[], None] | None = None
+        self._kept: list[Piece] = []  # of best_of, until all texts have ended
+        self._left = len(samples)
+        self._ended = False
+
+    def cancel(self) -> None:
+        """Stop writing before the next token; iteration ends after the pieces that have come. Any thread may call this, at any time."""
+        self.cancelled = True
+        self._wake()
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Raises what went wrong in the engine, if something did. Leaving the loop early cancels the request."""
+        try:
+            while (message := self._messages.get()) is not None:
+                yield self._checked(message)
+            self._messages.put(None)  # for whoever iterates again
+        finally:
+            self.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """The same without blocking the event loop."""
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        self._listener = lambda: _set(loop, news)
+        try:
+            while True:
+                while not self._messages.empty():
+                    message = self._messages.get()
+                    if message is None:
+                        self._messages.put(None)
+                        return
+                    yield self._checked(message)
+                news.clear()
+                if self._messages.empty():
+                    await news.wait()
+        finally:
+            self._listener = None
+            self.cancel()
+
+    @staticmethod
+    def _checked(message: Piece | BaseException) -> Piece:
+        if isinstance(message, BaseException):
+            raise message
+        return message
+
+    # ---- the engine's side
+
+    def echo(self, piece: Piece) -> None:
+        """A piece that comes before all others, held back for nothing."""
+        self._send(piece)
+
+    def put(self, piece: Piece) -> None:
+        """A piece has been written; those of best_of are held back until the texts can be compared."""
+        if self.config.best_of is None:
+            self._send(piece)
+        else:
+            self._kept.append(piece)
+        if piece.end is not None:
+            self._left -= 1
+            if self._left == 0:
+                self._rank()
+                self._send(None)
+
+    def finish(self, problem: BaseException | None = None) -> None:
+        """It was cancelled, or the engine failed."""
+        if not self._ended:
+            if problem is not None:
+                self._send(problem)
+            self._send(None)
+
+    def _rank(self) -> None:
+        ranked = sorted(self.samples, key=lambda sample: -sample.mean_logprob) if self.config.best_of is not None else []
+        for number, sample in enumerate(ranked[: self.config.n]):
+            own = [piece for piece in self._kept if piece.sample == sample.number]
+            scores = tuple(found for piece in own for found in piece.scores)
+            self._send(Piece(number, "".join(piece.text for piece in own), sample.end, scores, sample.prompt, sample.mean_logprob))
+
+    def _send(self, message: Message) -> None:
+        self._ended |= message is None
+        self._messages.put(message)
+        listener = self._listener
+        if listener is not None:
+            listener()
+
+
+def _set(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody listens
+        loop.call_soon_threadsafe(news.set)

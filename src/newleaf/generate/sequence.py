@@ -1,0 +1,53 @@
+"""One text on its way through the engine: what of it has been read, where, and what might follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from newleaf.generate.drafts import Drafts
+from newleaf.generate.samples import Sample
+
+if TYPE_CHECKING:
+    from newleaf.generate.request import Request
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A text being written. `slot` is its place in the cache, None while it waits; `read` counts the tokens that the cache holds."""
+
+    sample: Sample
+    request: Request
+    slot: int | None = None
+    read: int = 0
+    published: int = 0  # pages that others may borrow
+    base: int = 0  # where in the text the context begins: a text that has filled it goes on from its later half
+    drafts: Drafts = field(default_factory=Drafts)
+
+    @property
+    def text(self) -> list[int]:
+        """The tokens within the context."""
+        ids = self.sample.row.ids
+        return ids[self.base :] if self.base else ids
+
+    @property
+    def length(self) -> int:
+        return len(self.sample.row.ids) - self.base
+
+    @property
+    def unread(self) -> int:
+        """Tokens to run before the next can be chosen; 1 while writing."""
+        return self.length - self.read
+
+    @property
+    def done(self) -> bool:
+        return self.sample.end is not None or self.request.cancelled
+
+    def most(self, limit: int) -> int:
+        """Tokens that it may come to have, in a context of `limit`."""
+        return min(limit, self.sample.row.prompt + self.sample.row.config.max_tokens)
+
+    def shift(self, limit: int) -> None:
+        """Begin again with the later half of a full context."""
+        self.base, self.read = len(self.sample.row.ids) - (limit + 1) // 2, 0
+        self.published = 0

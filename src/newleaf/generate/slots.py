@@ -1,0 +1,172 @@
+"""A network's slots, each with one text's keys and values: parts of several texts go in at once, and logits come out where they are wanted.
+
+Two kinds, alike from outside: `KernelSlots` for a lowered program, `NetworkSlots` for whatever has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from newleaf.generate.kernels.layout import PAGE
+from newleaf.generate.program import CannotLower
+from newleaf.generate.runner import MAX_ROWS, WORTH_LOWERING, LoweredRunner, evaluating, say_once
+from newleaf.model import GPT, KVCache
+
+FEW = 8  # tokens of a prompt that are not worth PyTorch's matrix products
+
+
+@dataclass(frozen=True)
+class Part:
+    """The next tokens of one text: they come after the `start` that the slot holds. Logits are wanted after the last `wanted` of them."""
+
+    slot: int
+    start: int
+    ids: Sequence[int]
+    wanted: int = 0
+
+
+class Slots(Protocol):
+    """What the engine needs of a network."""
+
+    count: int  # slots
+    max_length: int  # tokens of a text
+    rows: int  # tokens that a round takes without waste
+    steady: bool  # whether logits are the same, bit for bit, however texts are cut into parts and whatever else is in the round
+
+    def run(self, parts: Sequence[Part]) -> Tensor:
+        """Logits fp32 [sum of wanted, V], in the order of the parts; the next call may overwrite them."""
+
+    def need(self, length: int) -> int:
+        """Units of memory that a text of so many tokens takes."""
+
+    @property
+    def memory(self) -> float:
+        """How many of these units there are."""
+
+    def borrow(self, slot: int, ids: Sequence[int]) -> int:
+        """Let an empty slot begin with what others have read of the same text; returns how many tokens that is."""
+
+    def publish(self, slot: int, ids: Sequence[int]) -> None:
+        """The slot has read these tokens, and others may borrow them."""
+
+    def release(self, slot: int) -> None:
+        """The text has ended."""
+
+
+class KernelSlots:
+    """Slots of a lowered program. `deterministic` keeps prompts of unpacked weights away from PyTorch's matrix products too, whose rounding
+    depends on how many tokens they take."""
+
+    def __init__(self, runner: LoweredRunner, deterministic: bool = False) -> None:
+        self.runner, self.max_length = runner, runner.max_length
+        self.count = runner.pages.slots
+        self.by_products = not runner.packed and not deterministic
+        self.steady = not self.by_products
+        self.rows = 4 * MAX_ROWS if self.by_products else MAX_ROWS
+
+    def run(self, parts: Sequence[Part]) -> Tensor:
+        """The wanted rows come first, so that the head runs for those alone."""
+        wanted: list[tuple[int, int, int]] = []
+        others: list[tuple[int, int, int]] = []
+        for part in parts:
+            ids, start, read = list(part.ids), part.start, len(part.ids) - part.wanted
+            if self.by_products and read > FEW:
+                self.runner.read_by_products(part.slot, ids[:read], start)
+                ids, start, read = ids[read:], start + read, 0
+            rows = [(token, start + at, part.slot) for at, token in enumerate(ids)]
+            others += rows[:read]
+            wanted += rows[read:]
+        if len(wanted) + len(others) <= MAX_ROWS and wanted:
+            return self.runner.step(*zip(*wanted, *others, strict=True), wanted=len(wanted))
+        # Rows of one text must be read in order: first those that give no logits.
+        for first in range(0, len(others), MAX_ROWS):
+            self.runner.step(*zip(*others[first : first + MAX_ROWS], strict=True), wanted=0)
+        found = [
+            self.runner.step(*zip(*wanted[first : first + MAX_ROWS], strict=True)).clone() for first in range(0, len(wanted), MAX_ROWS)
+        ]
+        return torch.cat(found) if found else torch.zeros(0, self.runner.config.vocab_size)
+
+    def need(self, length: int) -> int:
+        return -(-min(length, self.max_length) // PAGE)
+
+    @property
+    def memory(self) -> float:
+        return math.inf if self.runner.pages.most is None else self.runner.pages.most
+
+    def borrow(self, slot: int, ids: Sequence[int]) -> int:
+        return self.runner.pages.borrow(slot, ids)
+
+    def publish(self, slot: int, ids: Sequence[int]) -> None:
+        self.runner.pages.publish(slot, ids)
+
+    def release(self, slot: int) -> None:
+        self.runner.pages.release(slot)
+
+
+class NetworkSlots:
+    """Slots of the network itself, each with a cache of its own that grows: the reference, and what runs where there is no program."""
+
+    rows, steady = 256, False
+
+    def __init__(self, network: GPT, count: int, limit: int | None = None) -> None:
+        self.network, self.count, self.max_length = network, count, network.config.context_length
+        config = network.config
+        each = 2 * config.n_layer * config.n_kv_head * config.head_dim * network.dtype.itemsize
+        self._limit = math.inf if limit is None else max(1, limit // each)
+        self._caches: dict[int, KVCache] = {}
+
+    def run(self, parts: Sequence[Part]) -> Tensor:
+        found = []
+        with torch.no_grad(), evaluating(self.network):
+            for part in parts:
+                cache = self._room(part.slot, part.start, part.start + len(part.ids))
+                hidden = self.network.hidden(torch.tensor([list(part.ids)], device=self.network.device), cache=cache)
+                if part.wanted:
+                    found.append(self.network.head(hidden[0, -part.wanted :]).float().cpu())
+        return torch.cat(found) if found else torch.zeros(0, self.network.config.vocab_size)
+
+    def _room(self, slot: int, start: int, end: int) -> KVCache:
+        """The slot's cache with `start` tokens in it and room for `end`."""
+        cache = self._caches.get(slot)
+        if cache is None or end > cache.max_length:
+            length = min(max(end, 2 * (cache.max_length if cache is not None else 64)), self.max_length)
+            larger = KVCache(self.network.config, 1, length, self.network.dtype, self.network.device)
+            if cache is not None:
+                larger.keys[:, :, :, :start], larger.values[:, :, :, :start] = cache.keys[:, :, :, :start], cache.values[:, :, :, :start]
+                larger.real[:, :start] = True
+            cache = self._caches[slot] = larger
+        cache.length = start
+        return cache
+
+    def need(self, length: int) -> int:
+        return min(2 * length, self.max_length)
+
+    @property
+    def memory(self) -> float:
+        return self._limit
+
+    def borrow(self, slot: int, ids: Sequence[int]) -> int:
+        return 0
+
+    def publish(self, slot: int, ids: Sequence[int]) -> None:
+        pass
+
+    def release(self, slot: int) -> None:
+        self._caches.pop(slot, None)
+
+
+def open_slots(network: GPT, count: int, limit: int | None, deterministic: bool) -> Slots:
+    """The lowered program's where there is one and it is worth its start, and else the network's own, saying why once."""
+    if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING:
+        return NetworkSlots(network, count, limit)
+    try:
+        return KernelSlots(LoweredRunner(network, count, limit=limit), deterministic)
+    except CannotLower as error:
+        say_once(f"writing with PyTorch, which takes several times as long: {error}")
+        return NetworkSlots(network, count, limit)
