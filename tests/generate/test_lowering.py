@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from newleaf.generate.runner import COMPILING, LoweredRunner
 from newleaf.model import GPT, GPTConfig
+from newleaf.quant import mxfp4
 from newleaf.quant.layers import packable, put_packed
-from newleaf.quant.packed import FORMATS, Format
+from newleaf.quant.packed import FORMATS, Format, Packed, pack_rows
 from newleaf.quant.quantize import quantize
 
 pytest.importorskip("numba")
@@ -60,11 +66,40 @@ def network(shape: GPTConfig) -> GPT:
     return made
 
 
-def packed(made: GPT, format: Format) -> GPT:
+def packed(made: GPT, format: Format | str) -> GPT:
     plain = dict(made.state_dict())
     for name in packable(made):
-        put_packed(made, name, quantize(plain[name], format))
+        put_packed(made, name, quantize(plain[name], format) if isinstance(format, Format) else PACKERS[format](plain[name]))
     return made
+
+
+def with_minimums(weight: torch.Tensor, bits: int) -> Packed:
+    """As GGUF's Q4_1: codes are counted from each group's least weight."""
+    groups = torch.nn.functional.pad(weight, (0, -weight.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    least = groups.amin(-1).half()
+    scales = ((groups.amax(-1) - least) / (2**bits - 1)).half()
+    codes = ((groups - least.float()[..., None]) / scales.float()[..., None]).round().clamp(0, 2**bits - 1).to(torch.uint8)
+    return replace(pack_rows(codes.flatten(-2), scales, Format(bits, 32), least), shape=tuple(weight.shape))
+
+
+def as_mxfp4(weight: torch.Tensor) -> Packed:
+    """The nearest of MXFP4's values, with scales that are powers of two."""
+    groups = torch.nn.functional.pad(weight, (0, -weight.shape[-1] % 32)).unflatten(-1, (-1, 32))
+    scales = torch.exp2((groups.abs().amax(-1) / 6).clamp(min=2.0**-14).log2().ceil())
+    values = torch.tensor(mxfp4.VALUES)
+    codes = ((groups / scales[..., None])[..., None] - values).abs().argmin(-1).to(torch.uint8)
+    doubled = tuple(int(2 * value) for value in mxfp4.VALUES)
+    return replace(pack_rows(codes.flatten(-2), scales.half(), Format(4, 32), factor=0.5, values=doubled), shape=tuple(weight.shape))
+
+
+PACKERS: dict[str, Callable[[torch.Tensor], Packed]] = {
+    "int8": lambda weight: quantize(weight, FORMATS["int8"]),
+    "int4": lambda weight: quantize(weight, FORMATS["int4"]),
+    "8 bits with minimums": lambda weight: with_minimums(weight, 8),
+    "4 bits with minimums": lambda weight: with_minimums(weight, 4),
+    "mxfp4": as_mxfp4,
+}
+GROUPS = {name: 64 if name == "int8" else 32 for name in PACKERS}
 
 
 def read(runner: LoweredRunner, ids: torch.Tensor, slot: int = 0) -> torch.Tensor:
@@ -91,21 +126,21 @@ def usual_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).square().mean().sqrt() / wanted.std())
 
 
-@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("name", PACKERS)
 @torch.no_grad()
 def test_packed_products_are_exact_up_to_the_rounding_of_their_inputs(name: str) -> None:
     """A layer that adds nothing leaves embedding, norm and head, whose inputs are rounded here as the kernels say they do."""
     shape = config(n_layer=1, n_embd=96, tie_embeddings=False)
-    made = packed(network(shape), FORMATS[name])
+    made = packed(network(shape), name)
     plain = network(shape)
     for layer in (made.blocks[0], plain.blocks[0]):
         layer.attention.out = torch.nn.Linear(96, 96)
         for part in (layer.attention.out, layer.feedforward.down):
-            for tensor in (*part.parameters(), *(buffer for key, buffer in part.named_buffers() if key == "scales")):
+            for tensor in (*part.parameters(), *(buffer for key, buffer in part.named_buffers() if key in ("scales", "minimums"))):
                 tensor.zero_()
     ids = torch.randint(301, (5,))
     x = made.embedding.token(ids) + made.embedding.position(torch.arange(5))
-    groups = torch.nn.functional.pad(made.final_norm(x), (0, -96 % FORMATS[name].group)).unflatten(-1, (-1, FORMATS[name].group))
+    groups = torch.nn.functional.pad(made.final_norm(x), (0, -96 % GROUPS[name])).unflatten(-1, (-1, GROUPS[name]))
     scale = groups.abs().amax(-1, keepdim=True) / 127
     rounded = ((groups / scale).round() * scale).flatten(-2)[:, :96]
     wanted = rounded @ made.head.packed.unpack().T
@@ -113,11 +148,11 @@ def test_packed_products_are_exact_up_to_the_rounding_of_their_inputs(name: str)
 
 
 @pytest.mark.parametrize("case", ["gpt2", "qwen3", "gpt_oss"])
-@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["int8", "int4", "mxfp4"])
 @torch.no_grad()
 def test_a_packed_network_differs_by_the_rounding_of_its_inputs_only(case: str, name: str) -> None:
     """Each input is off by up to 1/254 of its group's largest, about 1 % of a usual one; random layers add these up."""
-    made = packed(network(ALL_EXPERTS if case == "gpt_oss" else CASES[case]), FORMATS[name])
+    made = packed(network(ALL_EXPERTS if case == "gpt_oss" else CASES[case]), name)
     ids = torch.randint(301, (30,))
     assert 0 < usual_difference(read(LoweredRunner(made, threads=2), ids), made(ids[None])[0]) < 0.08
 
@@ -156,6 +191,64 @@ def test_a_prompt_read_at_once_continues_like_one_read_token_by_token(case: str)
     for position in range(21, 25):
         found = runner.step([int(ids[position])], [position], [1])[0]
         assert float((found - wanted[position]).abs().max()) < 1e-4 * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["int4", "mxfp4"])
+@torch.no_grad()
+def test_a_packed_prompt_is_read_bit_for_bit_as_token_by_token(name: str) -> None:
+    made = packed(network(CASES["qwen3"]), name)
+    ids = torch.randint(301, (60,))
+    one_by_one = read(LoweredRunner(made, threads=1), ids)[-1]
+    assert torch.equal(LoweredRunner(made, slots=2, threads=2).read(1, ids.tolist()), one_by_one)
+
+
+@torch.no_grad()
+def test_memory_grows_with_the_text_and_not_with_the_context() -> None:
+    made = network(CASES["qwen3"].replace(context_length=100_000))
+    runner = LoweredRunner(made, threads=1)
+    before = runner.pages.nbytes
+    ids = torch.randint(301, (500,))
+    found = runner.read(0, ids.tolist())
+    assert torch.allclose(found, made(ids[None])[0, -1], atol=1e-3)
+    a_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, dimensions, bytes
+    assert before <= 32 * a_token
+    assert 500 * a_token <= runner.pages.nbytes <= 1100 * a_token
+
+
+@torch.no_grad()
+def test_texts_of_unlike_lengths_are_written_side_by_side_and_continued_in_several_ways() -> None:
+    made = network(CASES["gpt_oss"])
+    texts = [torch.randint(301, (length,)).tolist() for length in (35, 3, 40)]
+    runner = LoweredRunner(made, threads=2)
+    runner.start(texts)
+    found = runner.advance([7, 8, 9, 7], [2, 0, 0, 2])
+    for row, ids in zip(found, ([*texts[2], 7], [*texts[0], 8], [*texts[0], 9], [*texts[2], 7]), strict=True):
+        assert torch.allclose(row, made(torch.tensor([ids]))[0, -1], atol=1e-3)
+    found = runner.advance([1, 2, 3], [0, 1, 2])
+    for row, ids in zip(found, ([*texts[2], 7, 1], [*texts[0], 8, 2], [*texts[0], 9, 3]), strict=True):
+        assert torch.allclose(row, made(torch.tensor([ids]))[0, -1], atol=1e-3)
+
+
+def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_path: Path) -> None:
+    import newleaf
+
+    package = tmp_path / "newleaf"
+    shutil.copytree(Path(newleaf.__file__).parent / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "__init__.py").write_text("")
+    (package / "kernels" / "step.py").write_text("from newleaf.kernels.vectors import kernel\n@kernel\ndef step(x):\n    return x + 1\n")
+    (package / "kernels" / "entry.py").write_text(
+        "from newleaf.kernels.keep import kept_kernel\nfrom newleaf.kernels.step import step\n"
+        "@kept_kernel\ndef entry(x):\n    return step(x)\n"
+    )
+    program = "from newleaf.kernels.entry import entry; print(entry(1), sum(entry.stats.cache_hits.values()))"
+
+    def run() -> str:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert [run(), run()] == ["2 0", "2 1"]
+    (package / "kernels" / "step.py").write_text("from newleaf.kernels.vectors import kernel\n@kernel\ndef step(x):\n    return x + 2\n")
+    assert run() == "3 0"
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:

@@ -109,7 +109,7 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return quads.contiguous()
     low, high = torch.unflatten(quads, -3, (-1, 2)).unbind(-3)
-    return low | (high << 4)
+    return (low | (high << 4)).contiguous()  # as kernels read it; the operators keep the order that `transpose` gave
 
 
 def pack_scales(scales: Tensor) -> Tensor:
