@@ -38,10 +38,10 @@ class Newleaf:
     def __init__(self, network: GPT, requests: int) -> None:
         tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
         self.known = tokenizer.vocab_size
-        self.engine = Engine(network, tokenizer, slots=requests, limit=4 << 30, speculation="off")
+        self.engine = Engine(network, tokenizer, slots=requests, limit=4 << 30)
 
     def run(self, prompts: list[list[int]]) -> tuple[float, float]:
-        config = SamplingConfig(max_tokens=NEW, min_tokens=NEW, temperature=0)
+        config = SamplingConfig(max_tokens=NEW, min_tokens=NEW, temperature=0, speculation="off")
         begin = time.perf_counter()
         requests = [self.engine.submit(prompt, config) for prompt in prompts]
         while any(sequence.unread > 1 for sequence in [*self.engine.scheduler.running, *self.engine.scheduler.waiting]) or not (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -11,11 +11,12 @@ from typing import Any, overload
 from newleaf.errors import InputError
 from newleaf.generate.completion import Completion, collect
 from newleaf.generate.constraints import Grammars
+from newleaf.generate.engine import SLOTS, Engine
 from newleaf.generate.logprobs import score_prompt
 from newleaf.generate.options import SamplingConfig, check_stops
 from newleaf.generate.prompt_file import add_lines, batches, lines_done, read_prompts
-from newleaf.generate.runner import Runner, pick_runner
 from newleaf.generate.samples import Piece, prompt_ids
+from newleaf.generate.slots import KernelSlots, open_slots
 from newleaf.generate.writer import write
 from newleaf.model import GPT
 from newleaf.quant.layers import PlainWeights
@@ -42,7 +43,7 @@ class Model:
         self.network = network
         self.tokenizer = tokenizer
         self.family = family
-        self._runner: tuple[tuple[tuple[int, int], ...], int, Runner] | None = None
+        self._engine: tuple[tuple[tuple[int, int], ...], Engine | None] | None = None
 
     @overload
     def generate(self, prompt: str = "", *, n: None = None, **options: Any) -> str: ...
@@ -113,21 +114,28 @@ class Model:
         for first, some in batches(rows, done, batch):
             if on_progress is not None:
                 on_progress(first, len(rows))
-            pieces = write(self.network, self.tokenizer, [row.text for row in some], config, self._grammars, first=first)
+            pieces = self._write([row.text for row in some], config, first)
             add_lines(out, some, collect(pieces, len(some)))
         return len(rows) - done
 
-    def _write(self, prompt: str, config: SamplingConfig) -> Iterator[Piece]:
-        alone = config.beams == 1 and config.guidance_scale == 1
-        runner = self._runner_for(config.best_of or config.n) if alone else None
-        return write(self.network, self.tokenizer, prompt, config, self._grammars, runner)
+    def engine(self, slots: int = 16, limit: int | None = None, deterministic: bool = False) -> Engine:
+        """An engine for many requests at once; see `Engine`."""
+        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars)
 
-    def _runner_for(self, n: int) -> Runner:
-        """What writes, kept from call to call while the weights stay as they are."""
+    def _write(self, prompts: str | Sequence[str], config: SamplingConfig, first: int = 0) -> Iterator[Piece]:
+        engine = self._lowered() if config.beams == 1 and config.guidance_scale == 1 else None
+        if engine is not None:
+            return engine.write(prompts, config, first)
+        return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first)
+
+    def _lowered(self) -> Engine | None:
+        """An engine with the network's program, kept while the weights stay as they are; None where there is no program."""
         weights = tuple((weight.data_ptr(), weight._version) for weight in self.network.parameters())
-        if self._runner is None or self._runner[:2] != (weights, n):
-            self._runner = weights, n, pick_runner(self.network, n)
-        return self._runner[2]
+        if self._engine is None or self._engine[0] != weights:
+            found = open_slots(self.network, SLOTS, None, False)
+            kept = Engine(self.network, self.tokenizer, grammars=self._grammars, runner=found) if isinstance(found, KernelSlots) else None
+            self._engine = weights, kept
+        return self._engine[1]
 
     @staticmethod
     def _config(options: Mapping[str, Any]) -> SamplingConfig:

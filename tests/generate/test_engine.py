@@ -79,7 +79,7 @@ def test_what_texts_begin_with_is_read_once(model: Model) -> None:
 
     slots.run = counting  # type: ignore[method-assign, assignment]
     beginning = "0123456789" * 10
-    with Engine(model.network, model.tokenizer, runner=slots, speculation="off") as engine:
+    with Engine(model.network, model.tokenizer, runner=slots) as engine:
         first = text(engine, beginning, max_tokens=1, temperature=0)
         assert sum(read) == 100
         second = text(engine, beginning[:96] + "abcd", max_tokens=1, temperature=0)
@@ -186,8 +186,8 @@ def test_guesses_change_no_text_whatever_the_temperature(model: Model) -> None:
                 return run(parts)  # type: ignore[operator, no-any-return]
 
             slots.run = counting  # type: ignore[method-assign, assignment]
-            with Engine(model.network, model.tokenizer, runner=slots, speculation=speculation) as engine:  # type: ignore[arg-type]
-                texts[speculation] = text(engine, "abcabcabc", max_tokens=100, min_tokens=100, **options)
+            with Engine(model.network, model.tokenizer, runner=slots) as engine:
+                texts[speculation] = text(engine, "abcabcabc", max_tokens=100, min_tokens=100, speculation=speculation, **options)
             rounds[speculation] = count[0]
         assert texts["auto"] == texts["off"]
         if not options["temperature"]:
@@ -220,4 +220,22 @@ def test_what_the_engine_does_not_do_is_refused(model: Model) -> None:
     with pytest.raises(InputError, match="the engine is closed"):
         engine.submit("a", SamplingConfig())
     with pytest.raises(InputError, match="speculation: 'on' is not one of auto, off"):
-        Engine(model.network, model.tokenizer, speculation="on")  # type: ignore[arg-type]
+        SamplingConfig(speculation="on")  # type: ignore[arg-type]
+
+
+def test_writing_in_the_callers_thread_gives_the_same_and_two_may_take_turns(model: Model, slots: Slots) -> None:
+    config = SamplingConfig(max_tokens=40, min_tokens=40, temperature=1.0, seed=4)
+    engine = Engine(model.network, model.tokenizer, runner=slots)
+    wanted = [model.generate(prompt, max_tokens=40, min_tokens=40, temperature=1.0, seed=4) for prompt in ("a", "über")]
+    one, other, found = engine.write("a", config), engine.write("über", config), ["", ""]
+    while pieces := [next(one, None), next(other, None)]:
+        if pieces == [None, None]:
+            break
+        for number, piece in enumerate(pieces):
+            found[number] += piece.text if piece else ""
+    assert found == wanted
+    for _ in engine.write("abc", config):
+        break
+    pieces = list(engine.write(["a", "b"], config))
+    assert "".join(piece.text for piece in pieces if piece.prompt == 0) == wanted[0]
+    assert {piece.prompt for piece in pieces} == {0, 1}

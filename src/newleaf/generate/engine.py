@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from collections.abc import Sequence as Several
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import psutil
 from torch import Tensor
@@ -28,12 +30,11 @@ SHARE = 0.5  # of the memory that is free when the engine opens: what keys and v
 
 
 class Engine:
-    """Writes for many requests at once with one network. Its thread starts with the first request and ends with `close`.
+    """Writes for many requests at once with one network: `submit` for a thread of its own, `write` in the thread that asks.
 
     `slots` texts are written at once, and others wait their turn; `limit` is the most bytes that keys and values may take (None: half of
     the memory that is free). A request draws the same random numbers whatever else is being written, so that its text is the same but for
-    ties in rounding; `deterministic` makes it the same bit for bit. `speculation` "auto" guesses tokens where texts repeat themselves,
-    which changes no text.
+    ties in rounding; `deterministic` makes it the same bit for bit.
     """
 
     def __init__(
@@ -43,31 +44,61 @@ class Engine:
         slots: int = SLOTS,
         limit: int | None = None,
         deterministic: bool = False,
-        speculation: Literal["auto", "off"] = "auto",
         grammars: Grammars | None = None,
         runner: Slots | None = None,
     ) -> None:
-        if speculation not in ("auto", "off"):
-            raise InputError(f"speculation: {speculation!r} is not one of auto, off")
         if slots < 1:
             raise InputError(f"slots: must be at least 1, not {slots}")
         limit = int(psutil.virtual_memory().available * SHARE) if limit is None else limit
         self.tokenizer, self.grammars = tokenizer, grammars or Grammars(tokenizer)
         self.slots = runner or open_slots(network, slots, limit, deterministic)
-        fixed = deterministic and not self.slots.steady
-        # Where a row's rounding depends on how many rows there are, guesses could tip a tie.
-        self.scheduler = Scheduler(self.slots, fixed, speculation == "auto" and (self.slots.steady or not deterministic))
+        self.scheduler = Scheduler(self.slots, fixed=deterministic and not self.slots.steady)
         self._news = threading.Condition()
+        self._turn = threading.Lock()  # held for a round
         self._submitted: list[Request] = []
+        self._requests: dict[Request, list[Sequence]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def submit(self, prompt: str | Several[int], config: SamplingConfig, first: int = 0) -> Request:
-        """Hand in a prompt, text or ids; any thread may. Its pieces come from iterating over the request. `first` is its number among
-        prompts that share a seed.
+        """Hand in a prompt, text or ids; any thread may. Its pieces come from iterating over the request, whoever else is served meanwhile.
+        `first` is its number among prompts that share a seed.
 
-        Raises InputError for a prompt or options that cannot be, and for beams and guidance, which go through `write`.
+        Raises InputError for a prompt or options that cannot be, and for beams and guidance, which go through `Model.generate`.
         """
+        request = self._hand_in(prompt, config, first)
+        with self._news:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._live, name="newleaf-engine", daemon=True)
+                self._thread.start()
+                atexit.register(self.close)  # a thread that Python's end meets inside compiled code takes the process down
+        return request
+
+    def write(self, prompts: str | Several[str], config: SamplingConfig, first: int = 0) -> Iterator[Piece]:
+        """Pieces of one prompt, or of several that are written together, as they come; the engine works while somebody iterates.
+
+        Raises InputError as `submit` does.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        requests = [self._hand_in(prompt, config, first + number) for number, prompt in enumerate(prompts)]
+        return self._drive(requests)
+
+    def _drive(self, requests: list[Request]) -> Iterator[Piece]:
+        try:
+            while not all(request.ended for request in requests):
+                if self._thread is None:
+                    self._advance()
+                else:
+                    time.sleep(0.001)
+                for number, request in enumerate(requests):
+                    yield from (replace(piece, prompt=number) for piece in request.drain())
+            for number, request in enumerate(requests):
+                yield from (replace(piece, prompt=number) for piece in request.drain())
+        finally:
+            for request in requests:
+                request.cancel()
+
+    def _hand_in(self, prompt: str | Several[int], config: SamplingConfig, first: int) -> Request:
         for name, off in (("beams", 1), ("guidance_scale", 1)):
             if getattr(config, name) != off:
                 raise InputError(f"{name}: the engine writes each text by itself; Model.generate has {name}")
@@ -88,23 +119,8 @@ class Engine:
             if self._closed:
                 raise InputError("the engine is closed")
             self._submitted.append(request)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._live, name="newleaf-engine", daemon=True)
-                self._thread.start()
-                atexit.register(self.close)  # a thread that Python's end meets inside compiled code takes the process down
             self._news.notify_all()
         return request
-
-    def write(self, prompts: str | Several[str], config: SamplingConfig) -> Iterator[Piece]:
-        """Pieces of one prompt, or of several, one prompt after the other while all are being written."""
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        requests = [self.submit(prompt, config, number) for number, prompt in enumerate(prompts)]
-        try:
-            for number, request in enumerate(requests):
-                yield from (_numbered(piece, number) for piece in request)
-        finally:
-            for request in requests:
-                request.cancel()
 
     async def stream(self, prompt: str | Several[int], config: SamplingConfig) -> AsyncIterator[Piece]:
         """Pieces of one prompt for an event loop."""
@@ -132,26 +148,31 @@ class Engine:
 
     def _live(self) -> None:
         """The engine's thread: rounds while there is work, sleep while there is none."""
-        requests: dict[Request, list[Sequence]] = {}
+        problem = None
         try:
             while True:
                 with self._news:
-                    self._news.wait_for(lambda: self._submitted or self._closed or requests)
-                    news, self._submitted = self._submitted, []
+                    self._news.wait_for(lambda: self._submitted or self._closed or self._requests)
                     if self._closed:
                         break
-                for request in news:
-                    requests[request] = [Sequence(sample, request) for sample in request.samples]
-                    for sequence in requests[request]:
-                        self.scheduler.add(sequence)
-                self._round()
-                for request in [each for each, texts in requests.items() if all(text.done for text in texts)]:
-                    self._retire(request, requests.pop(request))
-            problem = None
+                self._advance()
         except BaseException as error:  # whoever waits for a text must hear of it
             problem, self._closed = error, True
-        for request in [*requests, *self._submitted, *(news if problem is not None else ())]:
+        for request in [*self._requests, *self._submitted]:
             request.finish(problem)
+
+    def _advance(self) -> None:
+        """Take in what is new, run a round, and let go of the requests that have ended."""
+        with self._turn:
+            with self._news:
+                news, self._submitted = self._submitted, []
+            for request in news:
+                self._requests[request] = [Sequence(sample, request) for sample in request.samples]
+                for sequence in self._requests[request]:
+                    self.scheduler.add(sequence)
+            self._round()
+            for request in [each for each, texts in self._requests.items() if all(text.done for text in texts)]:
+                self._retire(request, self._requests.pop(request))
 
     def _retire(self, request: Request, texts: list[Sequence]) -> None:
         for text in texts:
@@ -203,7 +224,3 @@ class Engine:
         if (text or sample.end) and not sequence.request.cancelled:
             sequence.request.put(Piece(sample.number, text, sample.end, tuple(sample.waiting)))
             sample.waiting.clear()
-
-
-def _numbered(piece: Piece, number: int) -> Piece:
-    return Piece(piece.sample, piece.text, piece.end, piece.scores, number, piece.rank)

@@ -49,6 +49,7 @@ class SamplingConfig:
     logprobs: int | None = None  # log-probabilities of what is written, with so many alternatives for each token
     prompt_logprobs: int | None = None  # the same for the prompt
     echo: bool = False  # the text begins with the prompt
+    speculation: Literal["auto", "off"] = "auto"  # guess tokens where a text repeats itself; changes no text
     truncate: Literal["left"] | None = None  # a prompt too long for the context loses its beginning
     seed: int | None = None
 
@@ -62,6 +63,8 @@ class SamplingConfig:
         for name in ("top_p", "typical_p"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name}: must be above 0 and at most 1, not {getattr(self, name)}")
+        if self.speculation not in ("auto", "off"):
+            raise InputError(f"speculation: {self.speculation!r} is not one of auto, off")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p: must be between 0 and 1, not {self.min_p}")
         if not 0 < self.repetition_penalty < math.inf:

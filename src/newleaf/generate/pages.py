@@ -129,7 +129,7 @@ class Pages:
             lanes, tiles = torch.arange(at, at + size) % LANES, torch.arange(at, at + size) // LANES
             padded = torch.zeros(self.heads, size, self.width, dtype=self.dtype)
             padded[..., : self.config.head_dim] = keys[:, :, part].flatten(0, 1)
-            into_keys[:, tiles, :, lanes] = padded.unflatten(-1, (-1, self.pairs)).transpose(0, 1)
+            into_keys[:, tiles, :, lanes] = padded.view(self.heads, size, -1, self.pairs).transpose(0, 1)
             into_values[:, at : at + size, : self.config.head_dim] = values[:, :, part].flatten(0, 1)
             done += size
 

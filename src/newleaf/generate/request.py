@@ -90,6 +90,19 @@ class Request:
                 self._send(problem)
             self._send(None)
 
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def drain(self) -> Iterator[Piece]:
+        """The pieces that have come, without waiting for more."""
+        while not self._messages.empty():
+            message = self._messages.get()
+            if message is None:
+                self._messages.put(None)
+                return
+            yield self._checked(message)
+
     def _rank(self) -> None:
         ranked = sorted(self.samples, key=lambda sample: -sample.mean_logprob) if self.config.best_of is not None else []
         for number, sample in enumerate(ranked[: self.config.n]):

@@ -16,8 +16,8 @@ LEAST = 8  # rows of a round that prompts have, however many texts are being wri
 class Scheduler:
     """Texts that wait and texts that have a slot. `fixed` reads prompts in equal parts, so that rounding does not depend on other texts."""
 
-    def __init__(self, slots: Slots, fixed: bool, speculate: bool) -> None:
-        self.slots, self.fixed, self.speculate = slots, fixed, speculate
+    def __init__(self, slots: Slots, fixed: bool) -> None:
+        self.slots, self.fixed = slots, fixed
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of admission
         self._free = list(range(slots.count))
@@ -94,8 +94,9 @@ class Scheduler:
     def _write(self, sequence: Sequence, others: int) -> tuple[Sequence, Part, int]:
         assert sequence.slot is not None
         guess: list[int] = []
-        if self.speculate and others <= CALM:
-            row = sequence.sample.row
+        row = sequence.sample.row
+        # Where rounds must always be the same, a guess could tip a tie.
+        if not self.fixed and others <= CALM and row.config.speculation == "auto":
             most = min(self.slots.max_length - sequence.length, row.config.max_tokens - row.written - 1)
             guess = sequence.drafts.guess(row.ids, most) if most > 0 else []
         ids = [sequence.sample.row.ids[-1], *guess]

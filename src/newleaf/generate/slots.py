@@ -18,6 +18,7 @@ from newleaf.generate.program import CannotLower
 from newleaf.generate.runner import MAX_ROWS, WORTH_LOWERING, LoweredRunner, evaluating, say_once
 from newleaf.model import GPT, KVCache
 
+Row = tuple[int, int, int]  # token, position, slot
 FEW = 8  # tokens of a prompt that are not worth PyTorch's matrix products
 
 
@@ -72,8 +73,8 @@ class KernelSlots:
 
     def run(self, parts: Sequence[Part]) -> Tensor:
         """The wanted rows come first, so that the head runs for those alone."""
-        wanted: list[tuple[int, int, int]] = []
-        others: list[tuple[int, int, int]] = []
+        wanted: list[Row] = []
+        others: list[Row] = []
         for part in parts:
             ids, start, read = list(part.ids), part.start, len(part.ids) - part.wanted
             if self.by_products and read > FEW:
@@ -82,15 +83,18 @@ class KernelSlots:
             rows = [(token, start + at, part.slot) for at, token in enumerate(ids)]
             others += rows[:read]
             wanted += rows[read:]
-        if len(wanted) + len(others) <= MAX_ROWS and wanted:
-            return self.runner.step(*zip(*wanted, *others, strict=True), wanted=len(wanted))
+        if wanted and len(wanted) + len(others) <= MAX_ROWS:
+            return self._step(wanted + others, len(wanted))
         # Rows of one text must be read in order: first those that give no logits.
         for first in range(0, len(others), MAX_ROWS):
-            self.runner.step(*zip(*others[first : first + MAX_ROWS], strict=True), wanted=0)
-        found = [
-            self.runner.step(*zip(*wanted[first : first + MAX_ROWS], strict=True)).clone() for first in range(0, len(wanted), MAX_ROWS)
-        ]
+            self._step(others[first : first + MAX_ROWS], 0)
+        parts_of = [wanted[first : first + MAX_ROWS] for first in range(0, len(wanted), MAX_ROWS)]
+        found = [self._step(rows, len(rows)).clone() for rows in parts_of]
         return torch.cat(found) if found else torch.zeros(0, self.runner.config.vocab_size)
+
+    def _step(self, rows: Sequence[Row], wanted: int) -> Tensor:
+        tokens, positions, slots = zip(*rows, strict=True)
+        return self.runner.step(tokens, positions, slots, wanted)
 
     def need(self, length: int) -> int:
         return -(-min(length, self.max_length) // PAGE)

@@ -8,7 +8,7 @@ from newleaf.generate.beam_search import search
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.guidance import GuidedRunner
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.runner import PlainRunner, Runner
+from newleaf.generate.runner import PlainRunner, Runner, pick_runner
 from newleaf.generate.samples import Piece, Sample, prompt_ids, run, start
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ def write(
 
 def _runner(network: GPT, tokenizer: Tokenizer, ids: Sequence[int], config: SamplingConfig) -> Runner:
     if config.guidance_scale == 1:
-        return PlainRunner(network)
+        return pick_runner(network, config.beams)
     prompt = config.negative_prompt
     negative = ids[-1:] if prompt is None else prompt_ids(tokenizer, prompt, config, network.config.context_length)
     return GuidedRunner(PlainRunner(network), PlainRunner(network), negative, len(ids), config.guidance_scale)

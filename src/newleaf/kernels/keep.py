@@ -34,14 +34,14 @@ class KernelCache(FunctionCache):
 
 def kept_kernel(function: Callable[..., Any]) -> Any:
     """A function that Python calls: compiled at its first call, or taken from the disk. It runs without the interpreter's lock."""
-    made = njit(nogil=True, error_model="numpy")(function)
+    made: Any = njit(nogil=True, error_model="numpy")(function)
     made._cache = KernelCache(function)
     return made
 
 
 def kept_callback(signature: Any, function: Callable[..., Any]) -> Any:
     """A function that C calls, compiled now, or taken from the disk."""
-    made = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={})
+    made: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={})
     made._cache = KernelCache(function)
     made.compile()
     return made
