@@ -176,7 +176,7 @@ class PlainRunner:
 
     def _forward(self, ids: Tensor) -> Tensor:
         with torch.no_grad(), evaluating(self.network):
-            logits: Tensor = self.network.head(self.network.hidden(ids.to(self.network.device), cache=self._cache)[:, -1]).float().cpu()
+            logits: Tensor = self.network(ids.to(self.network.device), cache=self._cache, last=True)[:, -1].float().cpu()
         return logits
 
 
