@@ -109,32 +109,35 @@ class Loop:
         A device that runs out of memory gets half the windows at once, and twice as many portions.
         """
         counted = int(self.ranks.sum(int((batch.targets >= 0).sum()))[0])
-        while (total := self._portions(batch, max(1, counted))) is None:
+        total = self._all_portions(batch, max(1, counted))
+        self.optimizer.layout.add_up(self.network)
+        return self.ranks.sum(total)[0] / max(1, counted), counted
+
+    def _all_portions(self, batch: Batch, counted: int) -> float:
+        while True:
+            try:
+                return self._portions(batch, counted)
+            except torch.OutOfMemoryError:
+                if self.optimizer.layout.in_step:  # the others would wait for this one's next portion
+                    raise InputError("the device's memory does not hold a portion; give a smaller train.micro_batch_size") from None
+                if self.micro_batch_size == 1:
+                    raise InputError("the device's memory does not hold a single window; make the model or the context smaller") from None
             self.optimizer.clear()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.micro_batch_size = (self.micro_batch_size + 1) // 2
             self.watcher.smaller_portions(self.micro_batch_size)
-        self.optimizer.layout.add_up(self.network)
-        return self.ranks.sum(total)[0] / max(1, counted), counted
 
-    def _portions(self, batch: Batch, counted: int) -> float | None:
-        """The sum of the losses, with the gradients of its share of the mean; None when the device's memory did not hold a portion."""
+    def _portions(self, batch: Batch, counted: int) -> float:
+        """The sum of the losses here; leaves their gradients, divided by `counted`, in the network."""
         # Dropout draws from the step's own numbers, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + self.step + self.ranks.rank * 1_000_000_007)
         device, layout = self.network.device, self.optimizer.layout
         total = 0.0
         for start in range(0, batch.ids.shape[0], self.micro_batch_size):
             part = slice(start, start + self.micro_batch_size)
-            try:
-                documents = batch.documents[part].to(device) if batch.documents is not None else None
-                loss = self.network.loss(batch.ids[part].to(device), batch.targets[part].to(device), documents=documents, reduction="sum")
-                layout.share_of_loss(loss / counted).backward()  # type: ignore[no-untyped-call]
-            except torch.OutOfMemoryError:
-                if layout.in_step:
-                    raise InputError("the device's memory does not hold a portion; give a smaller train.micro_batch_size") from None
-                if self.micro_batch_size == 1:
-                    raise InputError("the device's memory does not hold a single window; make the model or the context smaller") from None
-                return None
+            documents = batch.documents[part].to(device) if batch.documents is not None else None
+            loss = self.network.loss(batch.ids[part].to(device), batch.targets[part].to(device), documents=documents, reduction="sum")
+            layout.share_of_loss(loss / counted).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
