@@ -16,7 +16,7 @@ from newleaf.train.session import Session
 
 
 def take(job: dict[str, Any]) -> None:
-    """`out` with `options` from `source`, or resumed. `stop_at` and `kill_at` (the last process, the first time) are steps, `slow` seconds."""
+    """`out` with `options` from `source`, or resumed; stopped after step `stop_at`, killed after `kill_at` (the last process, the first time)."""
     asked, told = Session.stop_requested, Session.step
 
     def stop_requested(self: Session) -> bool:

@@ -22,7 +22,7 @@ from newleaf.train.config import PretrainConfig
 from newleaf.train.interrupt import Interrupt
 from newleaf.train.layout import Whole
 from newleaf.train.lock import FolderLock, NoLock
-from newleaf.train.machine import matrix_speed
+from newleaf.train.machine import matrix_speed, thread_advice
 from newleaf.train.monitor import Monitor
 from newleaf.train.prepare import Prepared, prepare
 from newleaf.train.ranks import Ranks, joined, restarted
@@ -149,6 +149,8 @@ def _prepared(config: PretrainConfig, monitor: Monitor, ranks: Ranks) -> Prepare
         return {"config": plain(mine[0].config), "fingerprints": mine[0].fingerprints}
 
     settled = ranks.first(settle)
+    if ranks.size > 1 and (advice := thread_advice(settled["config"]["train"]["threads"], ranks.local_size)) is not None:
+        monitor.say(advice)
     found = ranks.in_turn(lambda: mine[0] if mine else prepare(build(PretrainConfig, settled["config"]), monitor, ranks.size))
     if found.fingerprints != settled["fingerprints"]:
         raise InputError(f"process {ranks.rank} finds another text or tokenizer than the first one: they must read the same files")
