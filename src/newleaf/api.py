@@ -29,6 +29,7 @@ from newleaf.train.machine import pick_device, use_threads
 from newleaf.train.monitor import Monitor, Silent, pick_monitor
 from newleaf.train.pretrain import pretrain as run_pretraining
 from newleaf.train.pretrain import resume as resume_run
+from newleaf.train.ranks import leads
 from newleaf.train.recipe import build, merge, read_recipe
 from newleaf.train.run_folder import CONFIG, MODEL, RunFolder
 from newleaf.version import VERSION
@@ -309,7 +310,7 @@ def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str
 
 
 def _watched(monitor: Monitor | None, quiet: bool, work: Callable[[Monitor], RunFolder]) -> Run:
-    shown = monitor or (Silent() if quiet else pick_monitor())
+    shown = monitor or (Silent() if quiet or not leads() else pick_monitor())
     try:
         return Run(work(shown).path)
     finally:

@@ -8,6 +8,10 @@ class InputError(Exception):
     """
 
 
+class ToldElsewhereError(InputError):
+    """An InputError that another process of the same run has met, and tells: this one ends without a word."""
+
+
 class Stopped(KeyboardInterrupt):
     """Someone asked the process to stop (Ctrl-C, SIGTERM, a scheduler) while there was nothing to save yet; the text says so.
 

@@ -129,7 +129,7 @@ def test_running_out_of_memory_halves_the_portions_and_gives_the_same_losses_to_
 
 
 def test_a_device_too_small_for_one_window_ends_the_run_in_one_line(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def loss(self: Loop, batch: Batch) -> Any:
+    def loss(self: Loop, batch: Batch, counted: int) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Loop, "_portions", loss)

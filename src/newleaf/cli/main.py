@@ -11,7 +11,7 @@ import time
 from typing import NoReturn
 
 from newleaf.cli import convert, demo, generate, info, plan, pretrain, runs
-from newleaf.errors import InputError, Stopped
+from newleaf.errors import InputError, Stopped, ToldElsewhereError
 from newleaf.version import VERSION
 
 COMMANDS = (demo, pretrain, generate, convert, info, runs, plan)
@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ToldElsewhereError:
+        return 2
     except InputError as error:
         if debug:
             raise

@@ -50,8 +50,12 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/book")
 
+    from newleaf.train.ranks import leads
+
     with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
-        print(closing_lines(_trained(args, overrides)))
+        lines = closing_lines(_trained(args, overrides))
+        if leads():
+            print(lines)
     return 0
 
 

@@ -28,15 +28,23 @@ class TrainBatches:
 
     Every epoch visits each of its windows once, in an order of its own, and in the packed layout cuts the stream at a phase of its
     own; the fewer than 2T tokens that an epoch leaves at the stream's two ends are others each time.
+
+    `share` = (k, n) gives the k-th of n equal parts of each batch, from 0: what the batches hold does not depend on n.
     """
 
-    def __init__(self, shard: Shard, context_length: int, batch_size: int, seed: int, config: DataConfig) -> None:
-        """Raises InputError when the text is shorter than one window."""
+    def __init__(
+        self, shard: Shard, context_length: int, batch_size: int, seed: int, config: DataConfig, share: tuple[int, int] = (0, 1)
+    ) -> None:
+        """Raises InputError when the text is shorter than one window, or the batch cannot be shared equally."""
         _check_batch_size(batch_size)
         self._windows = windows(shard, context_length, config, every_byte=False)
         self._with_documents = config.document_mask
         self._batch_size = batch_size
         self._seed = seed
+        part, parts = share
+        if batch_size % parts:
+            raise InputError(f"train.batch_size: {batch_size} windows cannot be shared by {parts} processes equally; choose a multiple")
+        self._own = np.arange(batch_size, dtype=np.int64)[part * batch_size // parts : (part + 1) * batch_size // parts]
 
     @property
     def windows_per_epoch(self) -> int:
@@ -47,8 +55,8 @@ class TrainBatches:
         return step * self._batch_size // self._windows.count
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, from 0; its windows may belong to two epochs."""
-        positions = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
+        """The batch of a step, from 0, or this share of it; its windows may belong to two epochs."""
+        positions = step * self._batch_size + self._own
         epochs, places = np.divmod(positions, self._windows.count)
         parts = [self._part(int(epoch), places[epochs == epoch]) for epoch in np.unique(epochs)]
         ids, targets, documents = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -225,8 +225,8 @@ class PlainRunner:
 
     def _forward(self, ids: Tensor, real: Tensor | None) -> Tensor:
         with torch.no_grad(), evaluating(self.network):
-            hidden = self.network.hidden(ids.to(self.network.device), real=real, cache=self._cache)
-            logits: Tensor = self.network.head(hidden[:, -1]).float().cpu()
+            ids = ids.to(self.network.device)
+            logits: Tensor = self.network(ids, real=real, cache=self._cache, last=True)[:, -1].float().cpu()
         return logits
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from newleaf.model.attention import Context
 from newleaf.model.block import Block
@@ -29,6 +30,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # in training, keep each block's input only and compute the rest again on the way back
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config) if config.final_norm else nn.Identity()
@@ -37,13 +39,16 @@ class GPT(nn.Module):
             self.head.weight = self.embedding.token.weight
         initialize(self)
 
-    def forward(self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """Logits [B, T, V] for ids [B, T].
+    def forward(
+        self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None, last: bool = False
+    ) -> Tensor:
+        """Logits [B, T, V] for ids [B, T], or [B, 1, V] of the `last` token alone.
 
         `real` [B, T] is false at padding, which no token sees. `documents` [B, T] numbers the document of each token, and tokens see only
         their own. `cache` holds earlier tokens and takes these in. Raises ValueError when the tokens do not fit the context.
         """
-        logits: Tensor = self.head(self.hidden(ids, real=real, documents=documents, cache=cache))
+        hidden = self.hidden(ids, real=real, documents=documents, cache=cache)
+        logits: Tensor = self.head(hidden[:, -1:] if last else hidden)
         return logits
 
     def loss(self, ids: Tensor, targets: Tensor, *, documents: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -68,8 +73,9 @@ class GPT(nn.Module):
         windows = set(self.config.windows or (0,))
         masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
         context = Context(masks, rotary, cache, angles)
+        again = self.recompute and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, context)
+            x = checkpoint(block, x, context, use_reentrant=False) if again else block(x, context)
         if cache is not None:
             cache.advance(count)
         out: Tensor = self.final_norm(x)

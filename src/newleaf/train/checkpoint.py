@@ -9,31 +9,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.storage.files import digest, replace_directory, sweep, write_json, write_tensors
+from newleaf.train.layout import Whole
+from newleaf.train.ranks import Ranks
+from newleaf.train.shards import read_shards, write_shards
 
 TENSORS, VALUES, DIGESTS = "optimizer.safetensors", "state.json", "digests.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read back: the optimizer's tensors by name, and everything else as JSON values."""
+    """A checkpoint that is whole: its step, and everything but the optimizer's tensors as JSON values."""
 
     step: int
-    tensors: dict[str, Tensor]
     values: dict[str, Any]
 
 
 class Checkpoints:
-    """The checkpoints under `folder`, named step-00000120 and so on; `keep` of them stay."""
+    """The checkpoints under `folder`, named step-00000120 and so on; `keep` of them stay.
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    Several processes call everything together, and the first one writes; where the `layout` gives each a part of the tensors, each writes
+    its own. Any number of them reads what any number wrote.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, layout: Whole | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self.layout = layout or Whole(Ranks())
 
     def steps(self) -> list[int]:
         """Steps there is a checkpoint of, oldest first."""
@@ -41,15 +47,29 @@ class Checkpoints:
 
     def save(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any], drop_old: bool = True) -> None:
         """Write one, whole or not at all; then the oldest go. Raises OSError, with every earlier checkpoint as it was."""
+        first = self.layout.ranks.first
+        if not self.layout.in_step:
+            return first(lambda: self._write(step, values, drop_old, lambda aside: write_tensors(aside / TENSORS, tensors)))
+        parts = self._path(step).with_name(f".step-{step}.parts.tmp")
+        try:
+            write_shards(parts, tensors, self.layout)
+            first(lambda: self._write(step, values, drop_old, lambda aside: _move(parts, aside)))
+        finally:
+            first(lambda: shutil.rmtree(parts, ignore_errors=True))
+
+    def _write(self, step: int, values: dict[str, Any], drop_old: bool, fill: Callable[[Path], None]) -> None:
         with replace_directory(self._path(step)) as aside:
-            write_tensors(aside / TENSORS, tensors)
+            fill(aside)
             write_json(aside / VALUES, values)
-            write_json(aside / DIGESTS, {name: digest(aside / name) for name in (TENSORS, VALUES)})
+            write_json(aside / DIGESTS, {path.name: digest(path) for path in sorted(aside.iterdir())})
         if drop_old:
-            self.trim()
+            self._trim()
 
     def trim(self) -> None:
         """Let the oldest go, but for `keep`."""
+        self.layout.ranks.first(self._trim)
+
+    def _trim(self) -> None:
         for old in self.steps()[: -self.keep]:
             self._remove(old)
 
@@ -58,19 +78,30 @@ class Checkpoints:
 
         Those after it are removed, as the run takes their steps again. Raises InputError when all of them are damaged.
         """
+        found = self.layout.ranks.first(lambda: self._newest(say, good))
+        return Checkpoint(**found) if found is not None else None
+
+    def tensors(self, step: int) -> dict[str, Tensor]:
+        """The optimizer's tensors of a checkpoint that `newest` found, or what this process has of them."""
+        path = self._path(step)
+        if not (path / TENSORS).exists():
+            return read_shards(path, self.layout)
+        return {name: self.layout.cut(tensor) for name, tensor in load_file(path / TENSORS).items()}
+
+    def _newest(self, say: Callable[[str], None], good: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
         damage = ""
         for step in reversed(self.steps()):
             try:
-                found = self._read(step)
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                values = self._read(step)
+            except (OSError, ValueError, KeyError) as error:
                 damage = f"{self._path(step)}: the checkpoint is damaged ({' '.join(str(error).split())})"
                 say(f"Warning: {damage}; looking for the one before.")
                 continue
-            if good(found.values):
+            if good(values):
                 for later in self.steps():
                     if later > step:
                         self._remove(later)
-                return found
+                return {"step": step, "values": values}
         if damage:
             raise InputError(f"{damage}, and there is none before it; start again with --overwrite")
         return None
@@ -80,12 +111,13 @@ class Checkpoints:
         if self.folder.exists():
             sweep(self.folder)
 
-    def _read(self, step: int) -> Checkpoint:
+    def _read(self, step: int) -> dict[str, Any]:
         path = self._path(step)
         for name, wanted in json.loads((path / DIGESTS).read_text("utf-8")).items():
             if digest(path / name) != wanted:
                 raise ValueError(f"{name} is not what was written")
-        return Checkpoint(step, load_file(path / TENSORS), json.loads((path / VALUES).read_text("utf-8")))
+        values: dict[str, Any] = json.loads((path / VALUES).read_text("utf-8"))
+        return values
 
     def _remove(self, step: int) -> None:
         """The name goes first, so that a kill on the way leaves no half checkpoint."""
@@ -96,3 +128,8 @@ class Checkpoints:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
+
+
+def _move(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        path.rename(target / path.name)

@@ -40,6 +40,8 @@ class TrainConfig:
     seed: int = 1
     threads: int | None = None
     device: str | None = None
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # how torchrun's processes hold the network: whole in each, or a share in each
+    checkpoint_activations: bool = False  # blocks are computed again on the way back instead of kept
     track: tuple[TrackerName, ...] = ()  # who is told beside metrics.jsonl
     replay: str | None = None  # a metrics.jsonl whose steps and rates are taken again
 

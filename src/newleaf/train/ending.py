@@ -59,7 +59,7 @@ def finish(session: Session) -> None:
         raise InputError(f"{session.folder.path}: no validation had a finite loss, or model/ could not be written; see metrics.jsonl")
     figures = dict(session.best)
     if figures["step"] != session.loop.step:
-        session.loop.network.load_state_dict(load_folder(session.folder.model).network.state_dict())
+        session.optimizer.take_weights(load_folder(session.folder.model).network.state_dict())
     if session.windows < session.examiner.all_windows:
         found = session.examiner.validate(None)
         figures |= {"val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,21 +10,26 @@ import torch
 
 from newleaf.data.batches import Batch, count_windows, validation_batches
 from newleaf.data.shards import token_byte_lengths
+from newleaf.data.windows import NO_TARGET
 from newleaf.generate.sampling import SamplingConfig
 from newleaf.generate.writer import write
 from newleaf.measure.bits_per_byte import TextLoss, text_loss
 from newleaf.model import GPT
 from newleaf.train.prepare import Prepared
+from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import build
 
 EVAL_TOKENS = 8192  # in one batch of a validation
 
 
 class Examiner:
-    """Asks `network`, which is left as it was. `heed` is called between batches and between tokens, and ends the asking by raising."""
+    """Asks `network`, which is left as it was. `heed` is called between batches and between tokens, and ends the asking by raising.
 
-    def __init__(self, prepared: Prepared, network: GPT, heed: Callable[[], None]) -> None:
-        self.prepared, self.network, self.heed = prepared, network, heed
+    Several processes share a validation, and hear the same of it; all of them write the same sample.
+    """
+
+    def __init__(self, prepared: Prepared, network: GPT, heed: Callable[[], None], ranks: Ranks) -> None:
+        self.prepared, self.network, self.heed, self.ranks = prepared, network, heed, ranks
         self.byte_lengths = torch.from_numpy(token_byte_lengths(prepared.tokenizer)).long()
         self.all_windows = count_windows(prepared.validation, prepared.network.context_length, prepared.config.data)
         self.window_seconds = 0.0  # for each window of the last validation
@@ -34,10 +40,15 @@ class Examiner:
         """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the way."""
         begin = time.monotonic()
         length, data = self.prepared.network.context_length, self.prepared.config.data
-        batches = validation_batches(self.prepared.validation, length, max(1, EVAL_TOKENS // length), data, windows)
+        count = min(windows or self.all_windows, self.all_windows)
+        at_once = max(1, EVAL_TOKENS // length)
+        if self.ranks.size > 1:
+            at_once = min(at_once, -(-count // self.ranks.size))
+        batches = self._own(validation_batches(self.prepared.validation, length, at_once, data, windows), -(-count // at_once))
         found = text_loss(self.network, batches if to_the_end else self._heeding(batches), self.byte_lengths)
-        self.window_seconds = (time.monotonic() - begin) / (windows or self.all_windows)
-        return found
+        nats, tokens, size = self.ranks.sum(found.nats, found.tokens, found.bytes)
+        self.window_seconds = self.ranks.of_first(time.monotonic() - begin) / (windows or self.all_windows)
+        return TextLoss(nats, int(tokens), int(size))
 
     def sample(self, prompt: str, seconds: float) -> str:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
@@ -45,9 +56,20 @@ class Examiner:
         for piece in write(self.network, self.prepared.tokenizer, prompt, self.sampling):
             self.heed()
             text += piece.text
-            if time.monotonic() - begin > seconds:
+            if self.ranks.of_first(time.monotonic() - begin > seconds):
                 break
         return text
+
+    def _own(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+        """Every n-th batch; whoever has one less looks at its last once more, without targets, so that all are called as often."""
+        rank, size = self.ranks.rank, self.ranks.size
+        last: Batch | None = None
+        for number, batch in enumerate(batches):
+            if number % size == rank:
+                yield batch
+            last = batch
+        if last is not None and 0 < count % size <= rank:
+            yield dataclasses.replace(last, targets=torch.full_like(last.targets, NO_TARGET))
 
     def _heeding(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:

@@ -56,6 +56,12 @@ class FolderLock:
         self.file = None
 
 
+class NoLock(FolderLock):
+    """For a process whose folder another one of the same run has locked."""
+
+    def take(self) -> None: ...
+
+
 def _holder(file: IO[str]) -> str:
     try:
         file.seek(0)

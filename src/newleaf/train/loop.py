@@ -14,6 +14,7 @@ from newleaf.data.batches import Batch
 from newleaf.errors import InputError
 from newleaf.model import GPT
 from newleaf.train.optimizer import Optimizer
+from newleaf.train.ranks import Ranks
 from newleaf.train.schedule import Schedule
 
 
@@ -55,7 +56,10 @@ class Watcher(Protocol):
 
 @dataclass
 class Loop:
-    """Trains `network` on `batch(step)`, which must be a pure function: that is what makes a resumed run the same run."""
+    """Trains `network` on `batch(step)`, which must be a pure function: that is what makes a resumed run the same run.
+
+    With several processes, `batch(step)` is this one's share.
+    """
 
     network: GPT
     optimizer: Optimizer
@@ -68,6 +72,7 @@ class Loop:
     tokens: int = 0
     seconds: float = 0.0
     rate_scale: float = 1.0  # of every rate that the schedule gives
+    ranks: Ranks = field(default_factory=Ranks)
     interrupted: bool = field(default=False, init=False)
 
     def run(self) -> None:
@@ -103,10 +108,18 @@ class Loop:
 
         A device that runs out of memory gets half the windows at once, and twice as many portions.
         """
+        counted = int(self.ranks.sum(int((batch.targets >= 0).sum()))[0])
+        total = self._all_portions(batch, max(1, counted))
+        self.optimizer.layout.add_up(self.network)
+        return self.ranks.sum(total)[0] / max(1, counted), counted
+
+    def _all_portions(self, batch: Batch, counted: int) -> float:
         while True:
             try:
-                return self._portions(batch)
+                return self._portions(batch, counted)
             except torch.OutOfMemoryError:
+                if self.optimizer.layout.in_step:  # the others would wait for this one's next portion
+                    raise InputError("the device's memory does not hold a portion; give a smaller train.micro_batch_size") from None
                 if self.micro_batch_size == 1:
                     raise InputError("the device's memory does not hold a single window; make the model or the context smaller") from None
             self.optimizer.clear()
@@ -115,16 +128,16 @@ class Loop:
             self.micro_batch_size = (self.micro_batch_size + 1) // 2
             self.watcher.smaller_portions(self.micro_batch_size)
 
-    def _portions(self, batch: Batch) -> tuple[float, int]:
+    def _portions(self, batch: Batch, counted: int) -> float:
+        """The sum of the losses here; leaves their gradients, divided by `counted`, in the network."""
         # Dropout draws from the step's own numbers, so that a resumed run draws the same.
-        torch.manual_seed(self.seed * 1_000_003 + self.step)
-        device = self.network.device
-        counted = int((batch.targets >= 0).sum())
+        torch.manual_seed(self.seed * 1_000_003 + self.step + self.ranks.rank * 1_000_000_007)
+        device, layout = self.network.device, self.optimizer.layout
         total = 0.0
         for start in range(0, batch.ids.shape[0], self.micro_batch_size):
             part = slice(start, start + self.micro_batch_size)
             documents = batch.documents[part].to(device) if batch.documents is not None else None
             loss = self.network.loss(batch.ids[part].to(device), batch.targets[part].to(device), documents=documents, reduction="sum")
-            (loss / max(1, counted)).backward()  # type: ignore[no-untyped-call]
+            layout.share_of_loss(loss / counted).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-        return total / max(1, counted), counted
+        return total

@@ -22,6 +22,18 @@ def use_threads(count: int | None) -> int:
     return count
 
 
+def thread_advice(threads: int, processes: int) -> str | None:
+    """A sentence when `processes` on this machine, of `threads` each, leave most of its cores idle."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    fair = cores // processes
+    if fair <= threads:
+        return None
+    return (
+        f"Threads: {threads} for each of {processes} processes, as torchrun sets OMP_NUM_THREADS=1 unless you set it; "
+        f"this machine has {cores} cores, so OMP_NUM_THREADS={fair} uses them."
+    )
+
+
 def keep_memory() -> None:
     """Ask glibc to keep freed memory instead of giving it back to the system after every large tensor.
 

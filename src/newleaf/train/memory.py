@@ -37,11 +37,13 @@ def fitting_micro_batch(batch_size: int, fixed: float, window: float, room: floa
     return next((n for n in range(batch_size, 0, -1) if batch_size % n == 0 and fixed + n * window <= room), 1)
 
 
-def choose_micro_batch(network: GPT, batch: Batch, coming: float) -> tuple[int, str | None]:
-    """Windows of `batch` to take at once, and a sentence when not all of them; `coming` bytes are still to be taken beside the step."""
+def choose_micro_batch(network: GPT, batch: Batch, coming: float, sharers: int = 1) -> tuple[int, str | None]:
+    """Windows of `batch` to take at once, and a sentence when not all of them; `coming` bytes are still to be taken beside the step,
+    and `sharers` processes on this machine do the same."""
     fixed, window = measured_step(network, batch)
     fixed += int(coming)
-    free, wanted = free_memory(network.head.weight.device), batch.ids.shape[0]
+    device, wanted = network.head.weight.device, batch.ids.shape[0]
+    free = free_memory(device) // (sharers if device.type == "cpu" else 1)
     chosen = fitting_micro_batch(wanted, fixed, window, USABLE * free)
     needed = fixed + chosen * window
     told = f"{needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free"

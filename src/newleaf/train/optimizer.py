@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from newleaf.train.layout import Whole
+from newleaf.train.ranks import Ranks
 
 # The quintic of Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), as torch.optim.Muon has it.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -56,20 +60,25 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Stack:
-    """Matrices of one shape as one tensor [N, R, C], so that Muon steps them all at once; masters are views of it."""
+    """Matrices of one shape as one tensor [N, R, C], so that Muon steps them all at once; masters are views of it.
 
-    def __init__(self, weights: list[nn.Parameter]) -> None:
-        self.weights = weights
-        self.master = torch.stack([w.detach().to(torch.float32) for w in weights])
+    Where the layout gives each process a part of the rows, this is the part here.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], layout: Whole) -> None:
+        self.weights, self.layout = weights, layout
+        self.rows, self.columns = weights[0].shape
+        self.master = torch.stack([layout.local(w.detach()).to(torch.float32) for w in weights])
         self.momentum = torch.zeros_like(self.master)
 
     def step(self, config: OptimizerConfig, factor: float, scale: float) -> None:
-        grads = torch.stack([w.grad if w.grad is not None else torch.zeros_like(w) for w in self.weights]).float().mul_(scale)
+        found = [self.layout.local(w.grad if w.grad is not None else torch.zeros_like(w)) for w in self.weights]
+        grads = torch.stack(found).float().mul_(scale)
         self.momentum.lerp_(grads, 1 - config.momentum)
-        update = orthogonalize(grads.lerp_(self.momentum, config.momentum))
+        wanted = grads.lerp_(self.momentum, config.momentum).to(torch.bfloat16)
+        update = self.layout.on_whole(orthogonalize, wanted, self.rows)
         rate = config.matrix_learning_rate * factor
-        rows, columns = update.shape[-2:]
-        self.master.mul_(1 - rate * config.weight_decay).add_(update, alpha=-rate * max(1.0, rows / columns) ** 0.5)
+        self.master.mul_(1 - rate * config.weight_decay).add_(update, alpha=-rate * max(1.0, self.rows / self.columns) ** 0.5)
 
 
 class Optimizer:
@@ -79,17 +88,23 @@ class Optimizer:
     `vectors` (norms and biases, AdamW without). With kind "adamw" the matrices are AdamW's too, with decay.
     """
 
-    def __init__(self, network: nn.Module, config: OptimizerConfig, dtype: torch.dtype = torch.float32) -> None:
-        """Takes the network's weights as masters and turns the network itself into `dtype`."""
+    def __init__(
+        self, network: nn.Module, config: OptimizerConfig, dtype: torch.dtype = torch.float32, layout: Whole | None = None
+    ) -> None:
+        """Takes the network's weights as masters and turns the network itself into `dtype`.
+
+        `layout` is how the network lies over the processes; masters and moments lie alike.
+        """
         self.config = config
+        self.layout = layout = layout or Whole(Ranks())
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
         by_muon = {name for name, p in named.items() if config.kind == "muon" and p.ndim == 2 and name.startswith("blocks.")}
         by_shape: dict[torch.Size, list[str]] = defaultdict(list)
         for name in sorted(by_muon, key=list(named).index):
             by_shape[named[name].shape].append(name)
-        self.stacks = [Stack([named[name] for name in names]) for names in by_shape.values()]
+        self.stacks = [Stack([named[name] for name in names], layout) for names in by_shape.values()]
         self.momenta: dict[str, Tensor] = {}
-        self.masters = {name: p.detach().to(torch.float32, copy=True) for name, p in named.items() if name not in by_muon}
+        self.masters = {name: layout.local(p.detach()).to(torch.float32, copy=True) for name, p in named.items() if name not in by_muon}
         for names, stack in zip(by_shape.values(), self.stacks, strict=True):
             self.masters |= zip(names, stack.master, strict=True)
             self.momenta |= zip(names, stack.momentum, strict=True)
@@ -102,6 +117,10 @@ class Optimizer:
         betas = (config.beta1, config.beta2)
         self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas, fused=True)
         network.to(dtype)
+        if layout.in_step:  # FSDP2 has replaced them
+            self.weights.update((name, p) for name, p in network.named_parameters() if p.requires_grad)
+            for names, stack in zip(by_shape.values(), self.stacks, strict=True):
+                stack.weights = [self.weights[name] for name in names]
 
     @torch.no_grad()
     def step(self, factor: float) -> float:
@@ -109,7 +128,7 @@ class Optimizer:
 
         Gradients whose norm is not finite are only cleared: weights and moments stay as they are.
         """
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.weights.values() if p.grad is not None], foreach=True))
+        norm = self.layout.norm(self.layout.local(p.grad) for p in self.weights.values() if p.grad is not None)
         if math.isfinite(norm):
             self._apply(factor, norm)
         self.clear()
@@ -126,15 +145,21 @@ class Optimizer:
             stack.step(self.config, factor, scale)
         for name in self.by_adam:
             grad = self.weights[name].grad
-            self.masters[name].grad = grad.float().mul_(scale) if grad is not None else None
+            self.masters[name].grad = self.layout.local(grad).float().mul_(scale) if grad is not None else None
         for group in self.adam.param_groups:
             group["lr"] = self.config.learning_rate * factor
         self.adam.step()
-        torch._foreach_copy_(list(self.weights.values()), [self.masters[name] for name in self.weights])
+        torch._foreach_copy_([self.layout.local(weight) for weight in self.weights.values()], [self.masters[name] for name in self.weights])
 
     def weights_by_name(self) -> dict[str, Tensor]:
-        """The fp32 masters under the network's names."""
-        return {name: self.masters[name] for name in self.weights}
+        """The fp32 masters under the network's names, whole; where each process has a part, all must ask and the first one gets them."""
+        return self.layout.collect({name: self.masters[name] for name in self.weights}, self.weights)
+
+    @torch.no_grad()
+    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Compute with these, whole and by the network's names, instead of the masters."""
+        for name, weight in self.weights.items():
+            self.layout.local(weight).copy_(self.layout.cut(weights[name]))
 
     def full_bytes(self) -> int:
         """Bytes of `state()` once every moment is there, which AdamW's are after the first step."""
@@ -143,20 +168,24 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name: masters, momenta, AdamW's moments and step counts."""
-        tensors = {f"master.{name}": master for name, master in self.masters.items()}
-        tensors |= {f"momentum.{name}": momentum for name, momentum in self.momenta.items()}
+        tensors = {f"master.{name}": self._whole(name, master) for name, master in self.masters.items()}
+        tensors |= {f"momentum.{name}": self._whole(name, momentum) for name, momentum in self.momenta.items()}
         for name in self.by_adam:
-            tensors |= {f"adam.{key}.{name}": value for key, value in self.adam.state[self.masters[name]].items()}
+            tensors |= {f"adam.{key}.{name}": self._whole(name, value) for key, value in self.adam.state[self.masters[name]].items()}
         return tensors
+
+    def _whole(self, name: str, piece: Tensor) -> Tensor:
+        return self.layout.whole(piece, self.weights[name].shape) if piece.ndim else piece
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` returned. Raises KeyError when a tensor is missing."""
+        """Take back what `state` returned, or the parts of it here. Raises KeyError when a tensor is missing."""
+        tensors = {name: self.layout.local(tensor) for name, tensor in tensors.items()}
         for name, weight in self.weights.items():
             self.masters[name].copy_(tensors[f"master.{name}"])
-            weight.copy_(self.masters[name])
+            self.layout.local(weight).copy_(self.masters[name])
         for name, momentum in self.momenta.items():
             momentum.copy_(tensors[f"momentum.{name}"])
         for name in self.by_adam:
             keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam.{k}.{name}" in tensors]
-            self.adam.state[self.masters[name]] = {k: tensors[f"adam.{k}.{name}"].clone() for k in keys}
+            self.adam.state[self.masters[name]] = {k: tensors[f"adam.{k}.{name}"].to(self.masters[name].device, copy=True) for k in keys}

@@ -39,8 +39,11 @@ class Prepared:
     fingerprints: dict[str, str]
 
 
-def prepare(config: PretrainConfig, monitor: Monitor) -> Prepared:
-    """Everything before the first step: machine, text, size, tokenizer, tokens. What the configuration fixes stays as it is."""
+def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Prepared:
+    """Everything before the first step: machine, text, size, tokenizer, tokens. What the configuration fixes stays as it is.
+
+    A batch size that is chosen here can be shared by so many `processes`.
+    """
     if build(SamplingConfig, config.train.sample, "train.sample.").n != 1:
         raise InputError("train.sample.n: one sample is shown for each prompt")
     config = _settle_machine(config)
@@ -52,7 +55,7 @@ def prepare(config: PretrainConfig, monitor: Monitor) -> Prepared:
     choice = choose(corpus.train.n_bytes, _budget(config, corpus)) if open_choices else None
     config, tokenizer = _tokenizer(config, corpus, choice, monitor)
     network = _network(model, choice, tokenizer)
-    batch = config.train.batch_size or (choice.batch_size if choice else 16)
+    batch = config.train.batch_size or -(-(choice.batch_size if choice else 16) // processes) * processes
     train = dataclasses.replace(config.train, batch_size=batch)
     config = dataclasses.replace(config, train=train, model=network.to_dict())
     _announce(config, network, choice, corpus, monitor)

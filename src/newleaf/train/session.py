@@ -21,12 +21,14 @@ from newleaf.train.ending import finish, leave
 from newleaf.train.examiner import Examiner
 from newleaf.train.health import Health
 from newleaf.train.interrupt import Interrupt
+from newleaf.train.layout import Sharded, Whole
 from newleaf.train.loop import Loop, Step
 from newleaf.train.memory import choose_micro_batch
 from newleaf.train.metrics import read_lines
 from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import Optimizer
 from newleaf.train.prepare import Prepared
+from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import seconds
 from newleaf.train.run_folder import RunFolder
 from newleaf.train.schedule import ClockSchedule, ReplaySchedule, Schedule, StepSchedule
@@ -48,26 +50,34 @@ class StopRequestedError(Exception):
 
 
 class Session:
-    """Watches the loop of one run. `restore` first, to go on from a checkpoint."""
+    """Watches the loop of one run. `restore` first, to go on from a checkpoint.
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float) -> None:
-        self.folder, self.monitor, self.interrupt, self.started = folder, monitor, interrupt, started
+    Of several processes each has one, and all do the same: what they measure is the first one's, and only its `folder` writes.
+    """
+
+    def __init__(
+        self, prepared: Prepared, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float, ranks: Ranks | None = None
+    ) -> None:
+        self.folder, self.monitor, self.started, self.ranks = folder, monitor, started, ranks or Ranks()
+        self.ranks.stopping = lambda: interrupt.requested
         train = prepared.config.train
         torch.manual_seed(train.seed)
         self.device = torch.device(train.device or "cpu")
-        network = GPT(prepared.network).to(self.device)
+        network = GPT(prepared.network)
         self.optimizer = self.optimizer_of(network, prepared)
-        batches = TrainBatches(prepared.train, prepared.network.context_length, train.batch_size, train.seed, prepared.config.data)
+        length, share = prepared.network.context_length, (self.ranks.rank, self.ranks.size)
+        batches = TrainBatches(prepared.train, length, train.batch_size, train.seed, prepared.config.data, share)
         self.prepared = self._with_micro_batch(prepared, network, batches)
         train = self.prepared.config.train
         self.replayed_checks: frozenset[int] = frozenset()
         self.clock: ClockSchedule | None = None
         self.windows = 0  # of each validation on the way; the examiner's all_windows make the whole text
         self.loop = Loop(
-            network, self.optimizer, self._schedule(batches.windows_per_epoch), batches.batch, train.micro_batch_size, train.seed, self
-        )
-        self.examiner = Examiner(self.prepared, network, self._heed)
-        self.checkpoints = Checkpoints(folder.state, train.keep_checkpoints)
+            network, self.optimizer, self._schedule(batches.windows_per_epoch), batches.batch, train.micro_batch_size, train.seed, self,
+            ranks=self.ranks,
+        )  # fmt: skip
+        self.examiner = Examiner(self.prepared, network, self._heed, self.ranks)
+        self.checkpoints = Checkpoints(folder.state, train.keep_checkpoints, self.optimizer.layout)
         self.health = Health()
         self.best: dict[str, float] | None = None
         self.checks_without_gain = 0
@@ -81,19 +91,27 @@ class Session:
         self.first_sample = 0.0  # seconds
 
     def optimizer_of(self, network: GPT, prepared: Prepared) -> Optimizer:
-        dtype = torch.bfloat16 if prepared.config.train.precision == "bf16" else torch.float32
-        return Optimizer(network, prepared.config.optimizer, dtype)
+        """Lays a new network out over the processes, and takes its weights."""
+        train = prepared.config.train
+        dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+        network.recompute = train.checkpoint_activations
+        layout = Sharded(self.ranks) if train.parallel == "fsdp" and self.ranks.size > 1 else Whole(self.ranks)
+        layout.spread(network, self.device, dtype)
+        return Optimizer(network, prepared.config.optimizer, dtype, layout)
 
     def _with_micro_batch(self, prepared: Prepared, network: GPT, batches: TrainBatches) -> Prepared:
         """The windows in memory at once, where the recipe leaves them open: as many as fit, by a step that is measured."""
         train = prepared.config.train
         chosen = train.micro_batch_size
+        if not chosen and self.optimizer.layout.in_step:
+            raise InputError("train.micro_batch_size: not measured with train.parallel fsdp; say how many windows a process takes at once")
         if not chosen:
             # The moments that AdamW adds in its first step, and fp32 copies of the gradients while it takes one.
             coming = 2 * self.optimizer.full_bytes() - sum(tensor.nbytes for tensor in self.optimizer.state().values())
-            chosen, sentence = choose_micro_batch(network, batches.batch(0), coming)
+            chosen, sentence = choose_micro_batch(network, batches.batch(0), coming, self.ranks.local_size)
             if sentence is not None:
                 self.monitor.say(sentence)
+            chosen = int(self.ranks.of_first(chosen))
         config = dataclasses.replace(prepared.config, train=dataclasses.replace(train, micro_batch_size=chosen))
         return dataclasses.replace(prepared, config=config)
 
@@ -107,7 +125,8 @@ class Session:
             self.replayed_checks, self.windows = replay.checks, replay.windows
             return replay
         if train.time is not None:
-            self.clock = ClockSchedule(seconds(train.time), train.schedule, time.monotonic() - self.started)
+            already = self.ranks.of_first(time.monotonic() - self.started)
+            self.clock = ClockSchedule(seconds(train.time), train.schedule, already, self.ranks.now)
             return self.clock
         per_step = train.batch_size * self.prepared.network.context_length
         steps = train.steps or (
@@ -120,12 +139,15 @@ class Session:
         already = folder_bytes(self.folder.state) + folder_bytes(self.folder.model)
         model = 4 * self.loop.network.parameter_count()
         keep = self.prepared.config.train.keep_checkpoints
-        self.monitor.say(announce(self.folder.path, self.optimizer.full_bytes(), model, keep, already))
+        state = self.optimizer.full_bytes()
+        if self.optimizer.layout.in_step:
+            state = int(self.ranks.sum(state)[0])
+        self.monitor.say(self.ranks.first(lambda: announce(self.folder.path, state, model, keep, already)))
 
     def restore(self, found: Checkpoint) -> None:
         """Take up a checkpoint: weights, optimizer, counters, the best model, and the metrics as they were then."""
         state = found.values
-        self.optimizer.load_state(found.tensors)
+        self.optimizer.load_state(self.checkpoints.tensors(found.step))
         self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
         self.loop.micro_batch_size = state["micro_batch_size"]
         self.best, self.elapsed_before, self.resumed_from = state["best"], state["total_seconds"], state["step"]
@@ -161,7 +183,7 @@ class Session:
     # What the loop asks and tells.
 
     def stop_requested(self) -> bool:
-        return self.interrupt.requested
+        return self.ranks.stop_requested()
 
     def step(self, step: Step) -> None:
         spike = self.health.hear(step.loss, step.skipped)
@@ -216,6 +238,7 @@ class Session:
     # When something goes wrong.
 
     def _heed(self) -> None:
+        self.ranks.sum()
         if self.stop_requested():
             raise StopRequestedError
 
@@ -251,9 +274,9 @@ class Session:
     def _reserve(self, check_seconds: float) -> None:
         """Keep time for the end: one check more, with a plot, and the whole validation text."""
         assert self.clock is not None
-        check_seconds = max(check_seconds, self.examiner.window_seconds * self.windows)
+        check_seconds = max(self.ranks.of_first(check_seconds), self.examiner.window_seconds * self.windows)
         whole_text = self.examiner.window_seconds * self.examiner.all_windows
-        self.clock.reserve = check_seconds + whole_text + self.plot_seconds + EXIT_SECONDS
+        self.clock.reserve = check_seconds + whole_text + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
 
     def _samples(self, step: int) -> list[tuple[str, str]]:
         """What the network writes for each prompt; in a timed run for a small share of it, so fewer times and at last less."""
@@ -264,7 +287,7 @@ class Session:
         for number, prompt in enumerate(prompts):
             begin = time.monotonic()
             found.append((prompt, self.examiner.sample(prompt, self._sampling_left(done) / (len(prompts) - number))))
-            self.sample_seconds += time.monotonic() - begin
+            self.sample_seconds += self.ranks.of_first(time.monotonic() - begin)
         self.first_sample = self.first_sample or self.sample_seconds
         return found
 
@@ -295,9 +318,8 @@ class Session:
         return {"step": self.loop.step, "val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
 
     def save_model(self) -> None:
-        save_folder(
-            self.folder.model, self.prepared.network, self.optimizer.weights_by_name(), self.prepared.tokenizer, {"version": VERSION}
-        )
+        weights, about = self.optimizer.weights_by_name(), {"version": VERSION}
+        self.ranks.first(lambda: save_folder(self.folder.model, self.prepared.network, weights, self.prepared.tokenizer, about))
 
     def save_checkpoint(self) -> None:
         values = {
@@ -312,7 +334,7 @@ class Session:
             "checks_without_gain": self.checks_without_gain,
             "check_pending": self.check_pending,
             "health": self.health.counters(),
-            "metrics_bytes": self.folder.metrics.flush(),
+            "metrics_bytes": self.ranks.first(self.folder.metrics.flush),
         }
         self.checkpoints.save(self.loop.step, self.optimizer.state(), values, drop_old=self.health.in_a_row == 0)
 

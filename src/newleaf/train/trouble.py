@@ -37,12 +37,12 @@ def skipped_step(session: Session, step: Step) -> None:
 def _go_back(session: Session, step: int) -> None:
     found = session.checkpoints.newest(session.monitor.say, lambda values: values["health"]["in_a_row"] == 0)
     if found is not None:
-        session.optimizer.load_state(found.tensors)
+        session.optimizer.load_state(session.checkpoints.tensors(found.step))
         session.loop.step, session.loop.tokens, session.last_progress = found.step, found.values["tokens"], found.values["progress"]
         session.folder.metrics.rewind(found.values["metrics_bytes"], found.step)
     else:
         torch.manual_seed(session.prepared.config.train.seed)
-        session.optimizer.load_state(session.optimizer_of(GPT(session.prepared.network).to(session.device), session.prepared).state())
+        session.optimizer.load_state(session.optimizer_of(GPT(session.prepared.network), session.prepared).state())
         session.loop.step, session.loop.tokens, session.last_progress = 0, 0, 0.0
         session.folder.metrics.rewind(None, 0)
     session.health.recent.clear()
