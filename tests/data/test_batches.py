@@ -182,6 +182,17 @@ def test_a_batch_follows_from_seed_and_step_alone() -> None:
         assert forwards[0].ids.dtype == forwards[0].targets.dtype == torch.int64
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+def test_what_a_batch_holds_does_not_depend_on_how_many_share_it(parts: int) -> None:
+    shard = a_shard(*documents_of([40] * 10))
+    whole = TrainBatches(shard, 8, 6, 1, DataConfig())
+    shares = [TrainBatches(shard, 8, 6, 1, DataConfig(), (part, parts)) for part in range(parts)]
+    for step in range(20):
+        assert torch.equal(torch.cat([share.batch(step).ids for share in shares]), whole.batch(step).ids)
+    with pytest.raises(InputError, match="6 windows cannot be shared by 4 processes"):
+        TrainBatches(shard, 8, 6, 1, DataConfig(), (0, 4))
+
+
 def test_epochs_differ_in_order_and_phase() -> None:
     shard = a_shard(list(range(1, 500)))
     batches = TrainBatches(shard, 16, 30, 0, DataConfig())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,12 @@ from newleaf.train.session import Session
 
 
 def take(job: dict[str, Any]) -> None:
-    """`out` with `options` from `source`, or resumed; stopped after step `stop_at`, killed after `kill_at` (the last process, once)."""
+    """`out` with `options` from `source`, or a `copy` of a stopped run resumed.
+
+    It is stopped after step `stop_at`; at the first start its last process is killed after `kill_at`; each step waits `slow` seconds.
+    """
+    if "copy" in job:
+        together(lambda: shutil.copytree(job["copy"], job["out"]))
     asked, told = Session.stop_requested, Session.step
 
     def stop_requested(self: Session) -> bool:
@@ -31,12 +38,22 @@ def take(job: dict[str, Any]) -> None:
 
     Session.stop_requested, Session.step = stop_requested, step  # type: ignore[method-assign]
     try:
-        if job.get("resume"):
+        if "copy" in job:
             newleaf.resume(job["out"], quiet=True)
         else:
             newleaf.pretrain(job["source"], out=job["out"], quiet=True, **job["options"])
     finally:
         Session.stop_requested, Session.step = asked, told  # type: ignore[method-assign]
+
+
+def together(work: Callable[[], object]) -> None:
+    """Once, for all processes."""
+    if os.environ.get("RANK", "0") == "0":
+        work()
+    if "RANK" in os.environ:
+        import torch.distributed as dist
+
+        dist.barrier()
 
 
 def main() -> None:

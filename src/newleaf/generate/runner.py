@@ -250,7 +250,8 @@ def evaluating(network: GPT) -> Iterator[None]:
 
 def pick_runner(network: GPT, slots: int) -> Runner:
     """The lowered program where there is one and it is worth its start, and else the network itself, saying why once."""
-    if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING:
+    sharded = type(network) is not GPT  # FSDP2 gives it a class of its own; each process has only parts of the weights
+    if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING or sharded:
         return PlainRunner(network)
     try:
         return LoweredRunner(network, slots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from newleaf.train.layout import Whole
-
-PATTERN = "*.safetensors"
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], layout: Whole) -> None:
@@ -41,7 +40,9 @@ def read_shards(folder: Path, layout: Whole) -> dict[str, Tensor]:
         name: layout.blank(about.size, about.properties.dtype) for name, about in described if isinstance(about, TensorStorageMetadata)
     }
     try:
-        load(wanted, storage_reader=reader, process_group=layout.ranks.group, no_dist=layout.ranks.size == 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads alone, as it is meant to
+            load(wanted, storage_reader=reader, process_group=layout.ranks.group, no_dist=layout.ranks.size == 1)
     except CheckpointException as failed:
         raise _system_error(failed.failures, folder) from None
     return {name: layout.local(tensor) for name, tensor in wanted.items()}
