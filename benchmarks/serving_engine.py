@@ -44,9 +44,7 @@ class Newleaf:
         config = SamplingConfig(max_tokens=NEW, min_tokens=NEW, temperature=0, speculation="off")
         begin = time.perf_counter()
         requests = [self.engine.submit(prompt, config) for prompt in prompts]
-        while any(sequence.unread > 1 for sequence in [*self.engine.scheduler.running, *self.engine.scheduler.waiting]) or not (
-            self.engine.scheduler.running
-        ):
+        while not all(sample.row.written for request in requests for sample in request.samples):
             time.sleep(0.001)
         first = time.perf_counter()
         for request in requests:

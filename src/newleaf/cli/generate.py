@@ -61,6 +61,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--grammar", type=Path, metavar="FILE", help="write what the Lark grammar in this file allows")
     parser.add_argument("--n", "--samples", dest="n", type=int, help="how many continuations to write")
     parser.add_argument("--echo", action="store_true", help="the prompt at the beginning of each text, in JSON too")
+    parser.add_argument(
+        "--speculation", choices=["auto", "off"], help="guess tokens where a text repeats itself (default: auto); changes no text"
+    )
     parser.add_argument("--truncate", choices=["left"], help="cut off the beginning of a prompt that is too long")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts: .txt, one a line, or .jsonl with a field prompt")
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --prompts: the .jsonl file to write; a second start goes on with it")
@@ -90,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by their names in Python."""
-    names = [flag[2:].replace("-", "_") for flag in OPTIONS] + ["stop", "choice", "n", "truncate"]
+    names = [flag[2:].replace("-", "_") for flag in OPTIONS] + ["stop", "choice", "n", "speculation", "truncate"]
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     options |= {name: True for name in ("json_object", "echo") if getattr(args, name)}
     for given, name in (("stop_id", "stop_ids"), ("ban_token", "banned_tokens")):

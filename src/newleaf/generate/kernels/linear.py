@@ -164,6 +164,7 @@ def codes_times_four(
         n0, n1, n2, n3 = load_int(s0 + sums + 4 * g), load_int(s1 + sums + 4 * g), load_int(s2 + sums + 4 * g), load_int(s3 + sums + 4 * g)
         d0, d1 = spread_int(nb.int32(zero * n0)), spread_int(nb.int32(zero * n1))
         d2, d3 = spread_int(nb.int32(zero * n2)), spread_int(nb.int32(zero * n3))
+        e0, e1, e2, e3 = spread_int(0), spread_int(0), spread_int(0), spread_int(0)  # eight sums side by side, whose additions overlap
         for k in range(0, group, 8):
             if halves:
                 both = load_bits(codes)
@@ -179,15 +180,15 @@ def codes_times_four(
                 prefetch(ahead + step)
                 ahead += 2 * step
                 codes += 128
-            d0 = dot4(dot4(d0, left, spread_int(load_int(x0 + k))), right, spread_int(load_int(x0 + k + 4)))
-            d1 = dot4(dot4(d1, left, spread_int(load_int(x1 + k))), right, spread_int(load_int(x1 + k + 4)))
-            d2 = dot4(dot4(d2, left, spread_int(load_int(x2 + k))), right, spread_int(load_int(x2 + k + 4)))
-            d3 = dot4(dot4(d3, left, spread_int(load_int(x3 + k))), right, spread_int(load_int(x3 + k + 4)))
+            d0, e0 = dot4(d0, left, spread_int(load_int(x0 + k))), dot4(e0, right, spread_int(load_int(x0 + k + 4)))
+            d1, e1 = dot4(d1, left, spread_int(load_int(x1 + k))), dot4(e1, right, spread_int(load_int(x1 + k + 4)))
+            d2, e2 = dot4(d2, left, spread_int(load_int(x2 + k))), dot4(e2, right, spread_int(load_int(x2 + k + 4)))
+            d3, e3 = dot4(d3, left, spread_int(load_int(x3 + k))), dot4(e3, right, spread_int(load_int(x3 + k + 4)))
         x0, x1, x2, x3 = x0 + group, x1 + group, x2 + group, x3 + group
-        a0 = add_group(a0, d0, g, scales, minimums, s0, n0)
-        a1 = add_group(a1, d1, g, scales, minimums, s1, n1)
-        a2 = add_group(a2, d2, g, scales, minimums, s2, n2)
-        a3 = add_group(a3, d3, g, scales, minimums, s3, n3)
+        a0 = add_group(a0, d0 + e0, g, scales, minimums, s0, n0)
+        a1 = add_group(a1, d1 + e1, g, scales, minimums, s1, n1)
+        a2 = add_group(a2, d2 + e2, g, scales, minimums, s2, n2)
+        a3 = add_group(a3, d3 + e3, g, scales, minimums, s3, n3)
     store(out, a0)
     store(out + 64, a1)
     store(out + 128, a2)
