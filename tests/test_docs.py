@@ -50,8 +50,8 @@ def test_the_commands_and_python_of_the_page_on_writing_run(tmp_path: Path, book
         run(["-m", *shlex.split(line)], tmp_path)
     assert len((tmp_path / "answers.jsonl").read_text("utf-8").splitlines()) == 2
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generation.md").read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 1
-    run(["-c", blocks[0]], tmp_path)
+    assert len(blocks) == 2
+    run(["-c", "\n".join(blocks)], tmp_path)
 
 
 def run(words: list[str], folder: Path) -> None:
