@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, overload
 
 from newleaf.errors import InputError
+from newleaf.generate.chat import MAX_TOKENS, Answerer, Reply, ReplyPiece, Speaker, check_options, gather
 from newleaf.generate.completion import Completion, collect
 from newleaf.generate.constraints import Grammars
+from newleaf.generate.conversation import Conversation
 from newleaf.generate.engine import SLOTS, Engine
 from newleaf.generate.logprobs import score_prompt
+from newleaf.generate.memory import Remembering
 from newleaf.generate.options import SamplingConfig, check_stops
 from newleaf.generate.prompt_file import add_lines, batches, lines_done, read_prompts
 from newleaf.generate.samples import Piece, prompt_ids
@@ -23,6 +26,7 @@ from newleaf.quant.layers import PlainWeights
 from newleaf.storage.assemble import PRECISIONS
 from newleaf.storage.folder import load_folder, save_folder
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
+from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.config import PretrainConfig
 from newleaf.train.machine import pick_device, use_threads
@@ -34,16 +38,21 @@ from newleaf.train.recipe import build, merge, read_recipe
 from newleaf.train.run_folder import CONFIG, MODEL, RunFolder
 from newleaf.version import VERSION
 
+TEMPLATE_OPTIONS = ("tools", "documents", "continue_final_message", "template_variables")
 LENGTHS = ("time", "steps", "tokens", "epochs")
 
 
 class Model:
-    """A language model that is open: `network` (ids [B, T] → logits [B, T, V]), its `tokenizer`, its `family`'s name."""
+    """A language model that is open: `network` (ids [B, T] → logits [B, T, V]), its `tokenizer`, its `family`'s name.
 
-    def __init__(self, network: GPT, tokenizer: Tokenizer, family: str) -> None:
+    `defaults` are the fields of its generation_config.json.
+    """
+
+    def __init__(self, network: GPT, tokenizer: Tokenizer, family: str, defaults: Mapping[str, Any] | None = None) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.family = family
+        self.defaults = dict(defaults or {})
         self._engine: tuple[tuple[tuple[int, int], ...], Engine | None] | None = None
 
     @overload
@@ -126,8 +135,8 @@ class Model:
     def _write(self, prompts: str | Sequence[str], config: SamplingConfig, first: int = 0) -> Iterator[Piece]:
         engine = self._lowered() if config.beams == 1 and config.guidance_scale == 1 else None
         if engine is not None:
-            return engine.write(prompts, config, first)
-        return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first)
+            return engine.write(prompts, config, first, self.end_ids)
+        return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first, ends=self.end_ids)
 
     def _lowered(self) -> Engine | None:
         """An engine with the network's program, kept while the weights stay as they are; None where there is no program."""
@@ -149,6 +158,67 @@ class Model:
     def _grammars(self) -> Grammars:
         return Grammars(self.tokenizer)
 
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a text: those of generation_config.json, and the tokenizer's own."""
+        named = self.defaults.get("eos_token_id")
+        listed = named if isinstance(named, list) else [named]
+        if not all(token is None or (type(token) is int and 0 <= token < self.network.config.vocab_size) for token in listed):
+            raise InputError(f"generation_config.json: eos_token_id must be a token's number or a list of them, not {named!r}")
+        return frozenset(token for token in [*listed, self.tokenizer.eos_id] if token is not None)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The chat template, which `use_template` replaces. Raises InputError when the model has none."""
+        return ChatTemplate.of(self.tokenizer)
+
+    def use_template(self, source: str | Mapping[str, str]) -> None:
+        """Talk with this Jinja template from now on (or several by name: "default", "tool_use")."""
+        self.__dict__["chat_template"] = ChatTemplate(self.tokenizer, source)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """The answer to a conversation: [{"role": "user", "content": "Hello"}, …] → text, without what the model thought before it.
+
+        Options are those of `SamplingConfig`, of which max_tokens is 1024 unless given; `tools` and `documents` for templates that take
+        them; `continue_final_message=True` to go on with the last message; `template_variables`, such as {"enable_thinking": False}.
+        Raises InputError for messages or options that are wrong, and for a model without a chat template.
+        """
+        return self.reply(messages, **options).content
+
+    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[str]:
+        """`chat`, piece by piece."""
+        for piece in self.reply_pieces(messages, **options):
+            if piece.kind == "content" and piece.text:
+                yield piece.text
+
+    def reply(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Reply:
+        """`chat` with everything there is to know: content, reasoning, how it ended, and how many tokens were written."""
+        return gather(self.reply_pieces(messages, **options))
+
+    def reply_pieces(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[ReplyPiece]:
+        """What `reply` is made of: pieces that are content or reasoning."""
+        template = {name: options.pop(name) for name in TEMPLATE_OPTIONS if name in options}
+        config, how, speaker = self.chat_options(options), _rendering(template), self._speaker()
+        return speaker.answer(speaker.prompt(messages, how), config, self._answerer(), how.tools)
+
+    def conversation(self, system: str | None = None, **options: Any) -> Conversation:
+        """A conversation that keeps what the network has read from turn to turn. Options are the template's: tools, documents,
+        template_variables."""
+        return Conversation(self._speaker(), self._answerer(), system, _rendering(options))
+
+    def _speaker(self) -> Speaker:
+        return Speaker(self.network.config.context_length, self.chat_template, self.end_ids)
+
+    def _answerer(self) -> Answerer:
+        """The engine, which lets texts share what was read of their beginnings; or the network itself, where there is no program."""
+        return self._lowered() or Remembering(self.network, self.tokenizer, self._grammars)
+
+    def chat_options(self, options: Mapping[str, Any]) -> SamplingConfig:
+        """The `SamplingConfig` of these options, with what an answer has unless they say otherwise. Raises InputError."""
+        config = self._config({"max_tokens": MAX_TOKENS} | dict(options))
+        check_options(config)
+        return config
+
     def save(self, path: str | Path, type: str | None = None) -> str | None:
         """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at all.
 
@@ -167,7 +237,9 @@ class Model:
             raise InputError(f"type: {type} is for GGUF files, and {folder} does not end in .gguf")
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
             raise InputError(f"{folder}: exists and is not a model folder, so it is not replaced")
-        return save_folder(folder, self.network.config, PlainWeights(self.network), self.tokenizer, {"version": VERSION})
+        return save_folder(
+            folder, self.network.config, PlainWeights(self.network), self.tokenizer, {"version": VERSION}, defaults=self.defaults
+        )
 
     def __repr__(self) -> str:
         config = self.network.config
@@ -257,7 +329,7 @@ def load(path: str | Path, weights: str | None = None, device: str | None = None
         network = opened.network.to(pick_device(device or "cpu"))
     except ValueError as error:
         raise InputError(str(error)) from None
-    return Model(network, opened.tokenizer, opened.family)
+    return Model(network, opened.tokenizer, opened.family, opened.defaults)
 
 
 def pretrain(
@@ -291,6 +363,15 @@ def resume(path: str | Path, quiet: bool = False, started: float | None = None, 
     """Go on with a run that was stopped, from its last checkpoint; a finished one is returned as it is."""
     begun = clock.monotonic() if started is None else started
     return _watched(monitor, quiet, lambda shown: resume_run(path, shown, begun))
+
+
+def _rendering(options: Mapping[str, Any]) -> Rendering:
+    given = dict(options)
+    variables = given.pop("template_variables", None) or {}
+    try:
+        return Rendering(**given, variables=variables)
+    except TypeError as error:
+        raise InputError(f"chat: {error}") from None
 
 
 def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
 from typing import Any
@@ -74,14 +74,22 @@ class Engine:
                 atexit.register(self.close)  # a thread that Python's end meets inside compiled code takes the process down
         return request
 
-    def write(self, prompts: str | Several[str], config: SamplingConfig, first: int = 0) -> Iterator[Piece]:
-        """Pieces of one prompt, or of several that are written together, as they come; the engine works while somebody iterates.
+    def write(self, prompts: str | Several[str], config: SamplingConfig, first: int = 0, ends: Collection[int] = ()) -> Iterator[Piece]:
+        """Pieces of one prompt, or of several that are written together, as they come; the engine works while somebody iterates. `ends` are
+        tokens that end a text, beside the tokenizer's own.
 
         Raises InputError as `submit` does.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        requests = [self._hand_in(prompt, config, first + number) for number, prompt in enumerate(prompts)]
+        requests = [self._hand_in(prompt, config, first + number, ends) for number, prompt in enumerate(prompts)]
         return self._drive(requests)
+
+    def answer(
+        self, prompt: Several[int], config: SamplingConfig, ends: Collection[int], shown: Mapping[int, str]
+    ) -> Iterator[tuple[Piece, int]]:
+        """Pieces of what follows these ids, each with how many tokens are written; `ends` and `shown` as for `start` in samples.py."""
+        request = self._hand_in(prompt, config, 0, ends, shown)
+        return ((piece, request.samples[0].row.written) for piece in self._drive([request]))
 
     def _drive(self, requests: list[Request]) -> Iterator[Piece]:
         try:
@@ -98,7 +106,14 @@ class Engine:
             for request in requests:
                 request.cancel()
 
-    def _hand_in(self, prompt: str | Several[int], config: SamplingConfig, first: int) -> Request:
+    def _hand_in(
+        self,
+        prompt: str | Several[int],
+        config: SamplingConfig,
+        first: int,
+        ends: Collection[int] = (),
+        shown: Mapping[int, str] | None = None,
+    ) -> Request:
         for name, off in (("beams", 1), ("guidance_scale", 1)):
             if getattr(config, name) != off:
                 raise InputError(f"{name}: the engine writes each text by itself; Model.generate has {name}")
@@ -106,7 +121,7 @@ class Engine:
         ids = prompt_ids(self.tokenizer, prompt, config, limit) if isinstance(prompt, str) else list(prompt)
         if not 0 < len(ids) < limit or not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
             raise InputError(f"prompt: {len(ids)} ids do not fit this model: 1 to {limit - 1}, below {self.tokenizer.vocab_size}")
-        samples = start(self.tokenizer, [ids], config, self.grammars, config.best_of or config.n, first)
+        samples = start(self.tokenizer, [ids], config, self.grammars, config.best_of or config.n, first, ends, shown)
         request = Request(config, samples, self._wake)
         if not self.scheduler.fits(Sequence(samples[0], request)):
             raise InputError(
@@ -220,7 +235,7 @@ class Engine:
 
     def _take(self, sequence: Sequence, token: int) -> None:
         sample = sequence.sample
-        text = sample.take(token, self.tokenizer.eos_id)
+        text = sample.take(token)
         if (text or sample.end) and not sequence.request.cancelled:
             sequence.request.put(Piece(sample.number, text, sample.end, tuple(sample.waiting)))
             sample.waiting.clear()

@@ -217,6 +217,12 @@ class PlainRunner:
         self._cache = KVCache(self.config, len(texts), self.max_length, self.network.dtype, self.network.device)
         return self._forward(ids, None if bool(real.all()) else real.to(self.network.device))
 
+    def resume(self, kept: int, ids: Sequence[int]) -> Tensor:
+        """Of a single text keep the first `kept` tokens and read `ids` after them; logits fp32 [1, V] after the last."""
+        assert self._cache is not None
+        self._cache.length = kept
+        return self._forward(torch.tensor([ids]), None)
+
     def advance(self, tokens: Sequence[int], kept: Sequence[int]) -> Tensor:
         assert self._cache is not None
         if list(kept) != list(range(self._cache.keys.shape[1])):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -53,13 +53,13 @@ class Sample:
         """What best_of orders texts by: the mean log-probability of a token under the network itself."""
         return self.logprob / max(self.row.written, 1)
 
-    def take(self, token: int, end_id: int | None) -> str:
+    def take(self, token: int) -> str:
         """Add a token and return the text it makes certain."""
         if token == STUCK:
             return self.finish("stuck")
         self.row.take(token)
         if token in self.row.end_ids:
-            return self.finish("end" if token == end_id and token not in self.row.config.stop_ids else "stop")
+            return self.finish("stop" if token in self.row.config.stop_ids else "end")
         text = self.stops.push(self.decoder.push(token))
         if self.stops.found:
             self.end = "stop"
@@ -92,9 +92,18 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, config: SamplingConfig, limit:
 
 
 def start(
-    tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], config: SamplingConfig, grammars: Grammars, count: int, first: int = 0
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    config: SamplingConfig,
+    grammars: Grammars,
+    count: int,
+    first: int = 0,
+    ends: Collection[int] = (),
+    shown: Mapping[int, str] | None = None,
 ) -> list[Sample]:
     """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all.
+
+    `ends` are tokens that end a text, beside the tokenizer's own; `shown` are special tokens to be written out, and as what.
 
     Raises InputError for ids that the tokenizer does not have, and for constraints that cannot be.
     """
@@ -103,14 +112,14 @@ def start(
             if token >= tokenizer.vocab_size:
                 raise InputError(f"{name}: there is no token {token}; the ids of this model end at {tokenizer.vocab_size - 1}")
     seed = config.seed if config.seed is not None else secrets.randbits(62)
-    ends = frozenset(config.stop_ids) | ({tokenizer.eos_id} if tokenizer.eos_id is not None else frozenset())
+    all_ends = frozenset(config.stop_ids) | frozenset(ends) | ({tokenizer.eos_id} if tokenizer.eos_id is not None else frozenset())
     constraint = grammars.compile(config)
     samples = []
     for place, prompt in enumerate(prompts):
         for number in range(count):
             own = constraint.fork() if constraint is not None else None
-            row = Row(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, ends, own)
-            samples.append(Sample(row, place, number, tokenizer.stream_decoder(), StopFinder(config.stop)))
+            row = Row(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own)
+            samples.append(Sample(row, place, number, tokenizer.stream_decoder(shown), StopFinder(config.stop)))
     return samples
 
 
@@ -126,7 +135,7 @@ def run(runner: Runner, samples: Sequence[Sample], tokenizer: Tokenizer, scored:
         if scored:
             add_scores(logits, alive, tokens)
         for sample, token in zip(alive, tokens, strict=True):
-            text = sample.take(token, tokenizer.eos_id)
+            text = sample.take(token)
             if text or sample.end:
                 yield Piece(sample.number, text, sample.end, tuple(sample.waiting), sample.prompt)
                 sample.waiting.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from newleaf.generate.beam_search import search
 from newleaf.generate.constraints import Grammars
@@ -22,19 +22,21 @@ def write(
     grammars: Grammars | None = None,
     runner: Runner | None = None,
     first: int = 0,
+    ends: Collection[int] = (),
 ) -> Iterator[Piece]:
     """Write `config.n` continuations of a prompt, or of each of several side by side, as pieces of text.
 
     An empty prompt starts from the beginning-of-text token. When the context is full, the later half is read again and writing goes on.
     `runner` takes the place of the network itself for one prompt without beams and guidance. `first` numbers the first
-    prompt: with a seed, prompt 7 draws the same numbers whatever it is written with.
+    prompt: with a seed, prompt 7 draws the same numbers whatever it is written with. `ends` are
+    tokens that end a text, beside the tokenizer's own.
 
     Raises InputError when a prompt leaves no room for a token, and for options that do not fit the tokenizer.
     """
     prompts = [prompts] if isinstance(prompts, str) else prompts
     limit = network.config.context_length
     texts = [prompt_ids(tokenizer, prompt, config, limit) for prompt in prompts]
-    samples = start(tokenizer, texts, config, grammars or Grammars(tokenizer), config.best_of or config.n, first)
+    samples = start(tokenizer, texts, config, grammars or Grammars(tokenizer), config.best_of or config.n, first, ends)
     if config.echo:
         for place, (prompt, ids) in enumerate(zip(prompts, texts, strict=True)):
             kept = prompt if config.truncate is None else tokenizer.decode(ids)
@@ -61,7 +63,7 @@ def _write_one(runner: Runner, tokenizer: Tokenizer, samples: Sequence[Sample], 
         return
     for sample, found in zip(samples, search(runner, tokenizer, samples[0].row), strict=False):
         sample.row.constraint = None  # the search has minded it
-        text = "".join(sample.take(token, tokenizer.eos_id) for token in found.ids)
+        text = "".join(sample.take(token) for token in found.ids)
         text += "" if sample.end else sample.finish(found.end)
         yield Piece(sample.number, text, found.end, prompt=sample.prompt, rank=found.score)
 

@@ -43,7 +43,10 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
     weights = (pair for rule in rules for pair in _read(file, layout, config, rule, shapes, keep, most_bits))
     network = assemble(network, weights, precision)
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    defaults = {name: value for name, value in ids.items() if value is not None}
+    defaults: dict[str, Any] = {name: value for name, value in ids.items() if value is not None}
+    turn = file.metadata.get("tokenizer.ggml.eot_token_id")
+    if type(turn) is int and 0 <= turn < tokenizer.vocab_size and turn != tokenizer.eos_id:
+        defaults["eos_token_id"] = [defaults["eos_token_id"], turn] if "eos_token_id" in defaults else turn
     return Folder(network, tokenizer, layout.family, defaults)
 
 

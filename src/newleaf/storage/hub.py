@@ -11,7 +11,8 @@ from newleaf.errors import InputError
 from newleaf.storage.weight_files import WHOLE, index_name, shard_names
 
 MODEL_FILES = ("config.json", "generation_config.json", *WHOLE)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+TEMPLATE_FILES = ("chat_template.jinja", "additional_chat_templates/tool_use.jinja")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", *TEMPLATE_FILES)
 CARD = "README.md"
 # What stands in for tokenizer.json where there is none.
 OLD_TOKENIZER_FILES = ("vocab.json", "merges.txt")

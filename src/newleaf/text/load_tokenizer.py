@@ -12,6 +12,7 @@ from newleaf.text.o200k import ENDS, read_o200k
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token")
+OTHER_NAMES = ("unk_token", "sep_token", "cls_token", "mask_token")  # which chat templates may read
 # A vocabulary and its merges: Hugging Face's names, those of GPT-2's release, and of GPT-1's.
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
 O200K = "o200k_base.tiktoken"
@@ -33,8 +34,33 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
         backend = _read_json_tokenizer(path)
     else:
         raise InputError(f"{path}: no such tokenizer; give a folder with tokenizer.json, or vocab.json and merges.txt")
-    config = _read_object(folder / "tokenizer_config.json")
-    return backend, _special_tokens(backend, config, _read_object(folder / "special_tokens_map.json")), config
+    config, mapped = _read_object(folder / "tokenizer_config.json"), _read_object(folder / "special_tokens_map.json")
+    special = _special_tokens(backend, config, mapped)
+    return backend, special, {name: mapped[name] for name in OTHER_NAMES if name in mapped} | config | _read_templates(folder)
+
+
+def _read_templates(folder: Path) -> dict[str, Any]:
+    """Chat templates in files of their own, which go before those of tokenizer_config.json."""
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    found = []
+    for name, path in files.items():
+        if path.is_file():
+            found.append({"name": name, "template": read_template(path)})
+    if not found:
+        return {}
+    return {"chat_template": found[0]["template"] if [item["name"] for item in found] == ["default"] else found}
+
+
+def read_template(path: Path) -> str:
+    """A template's file. Raises InputError when it cannot be read as text."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _read_folder(folder: Path) -> tokenizers.Tokenizer:

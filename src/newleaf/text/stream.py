@@ -1,7 +1,7 @@
 """Decoding id by id: text goes out as soon as its bytes are complete."""
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from newleaf.text.components import is_byte_token
@@ -65,3 +65,21 @@ class ComparingStreamDecoder:
             return ""
         self._start, self._told = self._told, len(self._ids)
         return text[len(before) :]
+
+
+class ShowingStreamDecoder:
+    """Shows some special tokens, which decoding leaves out, as text of their own; what stands between them is decoded apart."""
+
+    def __init__(self, first: StreamDecoder, fresh: Callable[[], StreamDecoder], shown: Mapping[int, str]) -> None:
+        self._decoder = first
+        self._fresh = fresh
+        self._shown = shown
+
+    def push(self, token_id: int) -> str:
+        if token_id not in self._shown:
+            return self._decoder.push(token_id)
+        before, self._decoder = self._decoder.finish(), self._fresh()
+        return before + self._shown[token_id]
+
+    def finish(self) -> str:
+        return self._decoder.finish()

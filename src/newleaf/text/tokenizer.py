@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,10 @@ import tokenizers
 
 from newleaf.errors import InputError
 from newleaf.text.components import byte_table, decodes_exactly, is_byte_level, kind_of
-from newleaf.text.load_tokenizer import read_tokenizer
-from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, StreamDecoder
+from newleaf.text.load_tokenizer import OTHER_NAMES, read_tokenizer
+from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
 
-KEPT_SETTINGS = ("chat_template", "model_max_length")
+KEPT_SETTINGS = ("chat_template", "model_max_length", *OTHER_NAMES)
 
 
 @dataclass(eq=False)
@@ -73,11 +73,14 @@ class Tokenizer:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
 
-    def stream_decoder(self) -> StreamDecoder:
-        """Decodes id by id: the pieces put together are `decode(ids)`."""
+    def stream_decoder(self, shown: Mapping[int, str] | None = None) -> StreamDecoder:
+        """Decodes id by id: the pieces put together are `decode(ids)`, with the text of `shown` where those special tokens stand."""
+        plain: StreamDecoder
         if self._byte_level:
-            return ByteStreamDecoder(self.bytes_of_tokens)
-        return ComparingStreamDecoder(self.decode, lambda i: self.backend.id_to_token(i) if self.bytes_of_tokens[i] else None)
+            plain = ByteStreamDecoder(self.bytes_of_tokens)
+        else:
+            plain = ComparingStreamDecoder(self.decode, lambda i: self.backend.id_to_token(i) if self.bytes_of_tokens[i] else None)
+        return ShowingStreamDecoder(plain, self.stream_decoder, shown) if shown else plain
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for; empty for special tokens."""

@@ -1,0 +1,111 @@
+"""`newleaf chat`: talk with a model, in a terminal or through pipes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from newleaf.cli.options import add_model_options, heed_offline
+from newleaf.cli.sampling_options import add_sampling_options, given_options
+from newleaf.cli.speed import Timed
+from newleaf.errors import InputError
+
+if TYPE_CHECKING:
+    from newleaf.api import Model
+    from newleaf.generate.conversation import Conversation
+
+# Options of generate that mean nothing for one answer that is written as it comes.
+NOT_FOR_ANSWERS = (
+    "--guidance-scale",
+    "--negative-prompt",
+    "--best-of",
+    "--beams",
+    "--length-penalty",
+    "--logprobs",
+    "--prompt-logprobs",
+)
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "chat",
+        help="talk with a model",
+        description="Talk with a model in its own chat template. In a terminal, /help lists what else there is. "
+        "From a pipe, each line is a message and each answer is printed; with --json, each answer is a JSON object on a line.",
+    )
+    parser.add_argument("model", help="a run, a model folder, a .gguf file, or owner/name of the Hub")
+    parser.add_argument("--system", metavar="TEXT", help="what the model is told before everything else")
+    parser.add_argument("--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the model's own")
+    parser.add_argument(
+        "--template-variable",
+        action="append",
+        metavar="NAME=VALUE",
+        help="what the template reads besides, such as enable_thinking=false; may be given several times",
+    )
+    add_sampling_options(parser, NOT_FOR_ANSWERS)
+    add_model_options(parser)
+    parser.set_defaults(run=run, name="chat")
+
+
+def run(args: argparse.Namespace) -> int:
+    heed_offline(args)
+    variables = dict(_variable(text) for text in args.template_variable or [])
+    from newleaf import api
+    from newleaf.text.load_tokenizer import read_template
+
+    template = read_template(args.template) if args.template is not None else None
+    in_terminal = sys.stdin.isatty() and sys.stdout.isatty() and not args.json
+    options = given_options(args)
+    if in_terminal:
+        print(f"Opening {args.model} …", end="", flush=True)
+    try:
+        model = api.load(args.model, args.weights, args.device, args.threads)
+    finally:
+        if in_terminal:
+            print("\r\033[K", end="", flush=True)
+    if template is not None:
+        model.use_template(template)
+    conversation = model.conversation(args.system, template_variables=variables)
+    model.chat_options(options)
+    if in_terminal:
+        from newleaf.cli.chat_terminal import Terminal
+
+        Terminal(model, conversation, options, str(args.model)).run()
+    else:
+        _answer_lines(model, conversation, options, args.json)
+    return 0
+
+
+def _answer_lines(model: Model, conversation: Conversation, options: dict[str, Any], as_json: bool) -> None:
+    from newleaf.generate.chat import gather
+
+    config = model.chat_options(options)
+    for number, line in enumerate(sys.stdin, 1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            continue
+        pieces = Timed(conversation.say(text, config))
+        try:
+            reply = gather(pieces)
+        except InputError as error:
+            raise InputError(f"line {number}: {error}") from None
+        if as_json:
+            speed = round(pieces.per_second, 1) if pieces.per_second is not None else None
+            row = reply.message | {"end": reply.end, "tokens": reply.tokens, "tokens_per_second": speed}
+            print(json.dumps(row, ensure_ascii=False), flush=True)
+        else:
+            print(reply.content, flush=True)
+
+
+def _variable(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, where the value is JSON or else text."""
+    name, found, value = text.partition("=")
+    if not found or not name.isidentifier():
+        raise InputError(f"--template-variable: {text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,120 @@
+"""One answer of a conversation: rendered by the model's chat template, written until the turn ends, thoughts and answer told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from newleaf.errors import InputError
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.samples import Piece
+from newleaf.text.chat_template import ChatTemplate, Prompt, Rendering
+from newleaf.text.messages import Message
+from newleaf.text.reasoning import Kind, marks_in, splitter
+
+NOT_FOR_ANSWERS: dict[str, Any] = {
+    "n": 1,
+    "best_of": None,
+    "beams": 1,
+    "length_penalty": 1.0,
+    "guidance_scale": 1.0,
+    "negative_prompt": None,
+    "logprobs": None,
+    "prompt_logprobs": None,
+    "echo": False,
+    "truncate": None,
+}
+MAX_TOKENS = 1024  # of an answer, where nobody says; the context may end it sooner
+
+
+class Answerer(Protocol):
+    """What writes: the engine, or a network by itself."""
+
+    def answer(
+        self, prompt: Sequence[int], config: SamplingConfig, ends: Collection[int], shown: Mapping[int, str]
+    ) -> Iterator[tuple[Piece, int]]:
+        """Pieces of what follows these ids, each with how many tokens have been written. `ends` are tokens that end it, beside the
+        tokenizer's own; `shown` are special tokens to be written out, and as what."""
+
+
+def check_options(config: SamplingConfig) -> None:
+    """Raises InputError for options that have no meaning for one answer that is written as it comes."""
+    for name, off in NOT_FOR_ANSWERS.items():
+        if getattr(config, name) != off:
+            raise InputError(f"{name}: is for continuing a text (generate), not for answers")
+
+
+@dataclass(frozen=True)
+class ReplyPiece:
+    """Text that is certain now. `tokens` counts those written so far, and `end` is set on the last piece, whose text is empty."""
+
+    kind: Kind
+    text: str
+    tokens: int
+    end: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer: what the model said, what it thought before (None for nothing), and how it ended.
+
+    `end` is "end" (the model ended its turn), "stop" (a stop string) or "length" (max_tokens, or the context was full), or
+    "stuck" (the options left no token that may follow); `tokens` were written.
+    """
+
+    content: str
+    reasoning: str | None
+    end: str
+    tokens: int
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message of the conversation."""
+        thoughts = {"reasoning_content": self.reasoning} if self.reasoning else {}
+        return {"role": "assistant", "content": self.content, **thoughts}
+
+
+def gather(pieces: Iterable[ReplyPiece]) -> Reply:
+    """The whole answer; one that was broken off has the end "stopped"."""
+    texts = {"content": "", "reasoning": ""}
+    tokens, end = 0, "stopped"
+    for piece in pieces:
+        texts[piece.kind] += piece.text
+        tokens, end = piece.tokens, piece.end or end
+    return Reply(texts["content"], texts["reasoning"] or None, end, tokens)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """How a model answers. `ends` are the tokens at which it stops, beside the one its template ends turns with."""
+
+    context_length: int
+    template: ChatTemplate
+    ends: Collection[int] = ()
+
+    def prompt(self, messages: Any, how: Rendering) -> Prompt:
+        """What the network is to go on from: the conversation, and the beginning of an answer unless the last message is gone on with."""
+        return self.template.encode(messages, replace(how, add_generation_prompt=not how.continue_final_message))
+
+    def answer(self, prompt: Prompt, config: SamplingConfig, writer: Answerer, tools: Any = None) -> Iterator[ReplyPiece]:
+        """Write an answer. Raises InputError when the prompt leaves no room for one."""
+        limit = self.context_length
+        room = limit - len(prompt.ids)
+        if room < 1:
+            raise InputError(f"the conversation has {len(prompt.ids):,} tokens and leaves no room for an answer: the context is {limit:,}")
+        turn = self.template.turn_end
+        ends = {*self.ends, *([turn.token] if turn.token is not None else [])}
+        stops = (*config.stop, *([turn.text] if turn.text else []))
+        ended_by_text = "end" if turn.text and not config.stop and not config.stop_ids else "stop"
+        most = min(config.max_tokens, room)
+        config = replace(config, max_tokens=most, min_tokens=min(config.min_tokens, most), stop=stops)
+        source = self.template.source(tools)
+        marks = {self.template.control_id(mark): mark for mark in marks_in(source)}
+        shown = {token: mark for token, mark in marks.items() if token is not None and token not in ends}
+        split = splitter(source, prompt.text)
+        for piece, tokens in writer.answer(prompt.ids, config, ends, shown):
+            for part in [*split.push(piece.text), *(split.finish() if piece.end else [])]:
+                yield ReplyPiece(part.kind, part.text, tokens)
+            if piece.end:
+                yield ReplyPiece("content", "", tokens, ended_by_text if piece.end == "stop" else piece.end)

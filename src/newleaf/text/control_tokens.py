@@ -1,0 +1,147 @@
+"""Who wrote what looks like a control token: the template, whose tokens become ids, or a message, whose characters stay characters.
+
+Before a template is rendered, one character of each control token in the messages is exchanged for a private one (a *mask*) that the
+texts do not use, so that afterwards every whole control token is the template's. Those are exchanged for secret twins that a copy of the
+tokenizer knows as tokens, the masks are taken back, and one call of the tokenizer encodes it all. Its rules for what stands around a token
+hold, as twins have the flags of theirs; text that looks like a token is text to the copy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
+
+
+class Mask:
+    """Exchanges characters for private ones that none of `texts` holds, and back. Lengths stay."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        used = set().union(*texts)
+        self._free = (chr(code) for code in PRIVATE if chr(code) not in used)
+        self._codes: dict[str, str] = {}
+
+    def hide(self, text: str, at: int) -> str:
+        character = text[at]
+        if character not in self._codes:
+            self._codes[character] = next(self._free)
+        return text[:at] + self._codes[character] + text[at + 1 :]
+
+    def restore(self, text: str) -> str:
+        return text.translate({ord(code): character for character, code in self._codes.items()})
+
+    def __bool__(self) -> bool:
+        return bool(self._codes)
+
+
+class ControlTokens:
+    """The tokens that steer a chat: the tokenizer's special tokens, and the other added tokens that the template's source names."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, source: str) -> None:
+        added = backend.get_added_tokens_decoder()
+        self.special = [token for token in added.values() if token.special and token.content]
+        self.named = [token for token in added.values() if not token.special and token.content.strip() and token.content in source]
+        numbers = {token.content: number for number, token in added.items()}
+        self.ids = {token.content: numbers[token.content] for token in [*self.special, *self.named]}
+        self._whole_special, self._whole_any = _pattern(self.special), _pattern([*self.special, *self.named])
+        self._backend = backend
+        self._copy: tuple[tokenizers.Tokenizer, dict[str, str], dict[int, int]] | None = None
+        contents = list(self.ids)
+        self._heads = tuple({text[:cut] for text in contents for cut in range(1, len(text))})
+        self._tails = tuple({text[cut:] for text in contents for cut in range(1, len(text))})
+
+    def mask(self, value: Any, mask: Mask) -> Any:
+        """`value` with every special token in its strings masked."""
+        return map_strings(value, lambda text: _hide_whole(text, self._whole_special, mask), keys=True)
+
+    def mask_finely(self, value: Any, mask: Mask) -> Any:
+        """Also the other control tokens but in what the assistant said, and ends of strings that a template could complete to a token.
+
+        A template may look for these strings, so the caller compares what it makes of them with what it makes without.
+        """
+        if isinstance(value, list):
+            return [self.mask_finely(item, mask) for item in value]
+        if not isinstance(value, dict):
+            return map_strings(value, lambda text: self._hide_ends(_hide_whole(text, self._whole_any, mask), mask))
+        pattern = self._whole_special if value.get("role") == "assistant" else self._whole_any
+        hidden = {
+            name: map_strings(item, lambda text: self._hide_ends(_hide_whole(text, pattern, mask), mask)) for name, item in value.items()
+        }
+        return hidden | {name: value[name] for name in ("role", "type") if name in value}
+
+    def encode(self, text: str, mask: Mask) -> list[int]:
+        """Ids of a rendered text, still masked."""
+        backend, twins, ids = self._twins()
+        marked = self._whole_any.sub(lambda match: twins[match[0]], text)
+        return [ids.get(token, token) for token in backend.encode(mask.restore(marked), add_special_tokens=False).ids]
+
+    def _hide_ends(self, text: str, mask: Mask) -> str:
+        inner = text.strip()
+        if not inner:
+            return text
+        start = len(text) - len(text.lstrip())
+        end = start + len(inner) - 1
+        if inner.startswith(self._tails) or any(inner in token for token in self.ids):
+            text = mask.hide(text, start)
+        return mask.hide(text, end) if inner.endswith(self._heads) else text
+
+    def _twins(self) -> tuple[tokenizers.Tokenizer, dict[str, str], dict[int, int]]:
+        """The copy of the tokenizer, a twin for each control token, and the ids of twins to those of the tokens."""
+        if self._copy is None:
+            description = json.loads(self._backend.to_str())
+            for token in description["added_tokens"]:
+                token["special"] = token["special"] or token["content"] in self.ids
+            backend = tokenizers.Tokenizer.from_str(json.dumps(description))
+            backend.encode_special_tokens = True  # tokens called special are text to it, and the twins are not called so
+            secret = secrets.token_hex(12)
+            twins = {token.content: f"{secret}{number:06}" for number, token in enumerate([*self.special, *self.named])}
+            backend.add_tokens(
+                [
+                    AddedToken(twins[t.content], lstrip=t.lstrip, rstrip=t.rstrip, normalized=t.normalized, special=False)
+                    for t in [*self.special, *self.named]
+                ]
+            )
+            numbers = backend.get_vocab(with_added_tokens=True)
+            self._copy = backend, twins, {numbers[twin]: self.ids[content] for content, twin in twins.items()}
+        return self._copy
+
+
+def map_strings(value: Any, change: Callable[[str], str], keys: bool = False) -> Any:
+    """A copy of JSON values with every string changed, and names of fields too where `keys` says so."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(name) if keys else name: map_strings(item, change, keys) for name, item in value.items()}
+    return [map_strings(item, change, keys) for item in value] if isinstance(value, list) else value
+
+
+def strings_of(value: Any) -> Iterator[str]:
+    """All strings in JSON values, names of fields too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from strings_of(item)
+
+
+def _pattern(tokens: list[AddedToken]) -> re.Pattern[str]:
+    """Matches any of them, the longest first, as the tokenizer does."""
+    longest_first = sorted(tokens, key=lambda token: -len(token.content))
+    parts = [rf"(?<!\w){re.escape(t.content)}(?!\w)" if t.single_word else re.escape(t.content) for t in longest_first]
+    return re.compile("|".join(parts) or r"(?!)")
+
+
+def _hide_whole(text: str, pattern: re.Pattern[str], mask: Mask) -> str:
+    while match := pattern.search(text):  # from the start each time: tokens may overlap
+        text = mask.hide(text, match.start())
+    return text

@@ -1,0 +1,149 @@
+"""Answers: where they end, what they are made of, and what is read again from turn to turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from chat_folders import make_chat_model, make_folder
+
+import newleaf
+from newleaf.api import Model
+from newleaf.errors import InputError
+from newleaf.generate.chat import gather
+from newleaf.model import GPT, GPTConfig
+from newleaf.text.chat_template import Rendering
+from newleaf.text.tokenizer import Tokenizer
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return newleaf.load(make_chat_model(tmp_path_factory.mktemp("chat") / "model", context=512))
+
+
+class Scripted(GPT):
+    """Writes these ids one after the other, whatever it reads, and counts what it read."""
+
+    def __init__(self, config: GPTConfig, script: list[int]) -> None:
+        super().__init__(config)
+        self.script, self.place, self.read = script, 0, 0
+
+    def hidden(self, ids: torch.Tensor, **options: object) -> torch.Tensor:
+        self.read += ids.shape[1]
+        return super().hidden(ids, **options)  # type: ignore[arg-type]
+
+
+def scripted(tmp_path: Path, kind: str, text: Callable[[Tokenizer], list[int]], **defaults: object) -> Model:
+    tokenizer = Tokenizer.load(make_folder(tmp_path / kind, kind))
+    network = Scripted(GPTConfig(tokenizer.vocab_size, 512, 1, 2, 16), text(tokenizer)).eval()
+
+    def write_next(_: torch.nn.Module, inputs: object, logits: torch.Tensor) -> torch.Tensor:
+        token = network.script[network.place % len(network.script)]
+        network.place += 1
+        return torch.full_like(logits, -100.0).index_fill(-1, torch.tensor([token]), 100.0)
+
+    network.head.register_forward_hook(write_next)
+    return Model(network, tokenizer, "newleaf", defaults)
+
+
+def ids_of(tokenizer: Tokenizer, *parts: str) -> list[int]:
+    """Parts that are tokens as tokens, others as text."""
+    vocabulary = tokenizer.backend.get_vocab(with_added_tokens=True)
+    return [number for part in parts for number in ([vocabulary[part]] if part in vocabulary else tokenizer.encode(part))]
+
+
+def test_an_answer_ends_at_any_of_the_named_tokens(tmp_path: Path) -> None:
+    for end in ("<|endoftext|>", "<|im_end|>", "<|im_start|>"):
+        found = scripted(tmp_path, "chatml", lambda t, end=end: ids_of(t, "Paris", end, "more"))
+        found.defaults["eos_token_id"] = ids_of(found.tokenizer, "<|endoftext|>", "<|im_start|>")
+        reply = found.reply(HELLO)
+        assert (reply.content, reply.end) == ("Paris", "end")
+    folder = tmp_path / "saved"
+    found.save(folder)
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == found.defaults["eos_token_id"]
+    assert newleaf.load(folder).end_ids == found.end_ids
+    found.__dict__.pop("end_ids")
+    found.defaults["eos_token_id"] = "none"
+    with pytest.raises(InputError, match="eos_token_id must be a token's number"):
+        found.chat(HELLO)
+
+
+def test_thoughts_come_apart_from_the_answer(tmp_path: Path) -> None:
+    qwen = scripted(tmp_path, "qwen3", lambda t: ids_of(t, "<think>", "\nIt is 4.\n", "</think>", "\n\nFour.", "<|im_end|>"))
+    reply = qwen.reply([{"role": "user", "content": "2 + 2?"}])
+    assert (reply.reasoning, reply.content, reply.end) == ("It is 4.", "Four.", "end")
+    parts = (
+        "<|channel|>",
+        "analysis",
+        "<|message|>",
+        "It is 4.",
+        "<|end|>",
+        "<|start|>",
+        "assistant",
+        "<|channel|>",
+        "final",
+        "<|message|>",
+        "Four.",
+    )
+    harmony = scripted(tmp_path, "harmony", lambda t: ids_of(t, *parts, "<|return|>"))
+    reply = harmony.reply([{"role": "user", "content": "2 + 2?"}])
+    assert (reply.reasoning, reply.content, reply.end, reply.tokens) == ("It is 4.", "Four.", "end", len(harmony.network.script))
+    harmony.network.place = 0
+    assert "".join(harmony.chat_stream(HELLO)) == "Four."
+    assert reply.message == {"role": "assistant", "content": "Four.", "reasoning_content": "It is 4."}
+
+
+def test_a_conversation_reads_only_what_is_new(tmp_path: Path) -> None:
+    model = scripted(tmp_path, "chatml", lambda t: ids_of(t, "Paris", ".", "<|im_end|>"))
+    talk, network, template = model.conversation(), model.network, model.chat_template
+    config = model.chat_options({})
+    gather(talk.say("What is the capital of France?", config))
+    before, read = talk.writer.memory.ids, network.read
+    assert "".join(piece.text for piece in talk.say("And of Italy?", config)) == "Paris."
+    prompt = template.encode(talk.messages[:3], Rendering(add_generation_prompt=True)).ids
+    assert prompt[: len(before)] == before
+    assert network.read - read == len(prompt) - len(before) + len(network.script) - 1
+
+
+def test_an_answer_from_memory_is_that_of_a_fresh_reading(model: Model) -> None:
+    """Also after turns were taken back, broken off and rewritten."""
+    config = model.chat_options({"max_tokens": 12, "temperature": 0})
+    talk = model.conversation("Be brief.")
+    for text in ("One", "Two"):
+        gather(talk.say(text, config))
+    talk.undo()
+    broken = talk.say("Another second", config)
+    next(broken)
+    broken.close()
+    talk.set_system("Be long.")
+    found = gather(talk.say("Third", config))
+    assert found == model.reply(talk.messages[:-1], max_tokens=12, temperature=0)
+
+
+def test_the_system_message_stays_when_old_turns_go(model: Model) -> None:
+    talk, config = model.conversation("Be brief."), model.chat_options({"max_tokens": 10})
+    for number in range(12):
+        gather(talk.say(f"Message number {number} of many.", config))
+    assert 0 < talk.forgotten < 22
+    assert len(talk.messages) == 25
+    shown = model.tokenizer.decode(talk.writer.memory.ids, skip_special=False)
+    assert "Be brief." in shown
+    assert "number 0" not in shown
+    assert "number 11" in shown
+
+
+def test_an_answer_never_outgrows_the_context(model: Model) -> None:
+    reply = model.reply(HELLO, max_tokens=10**6, min_tokens=10**6, temperature=1, seed=1)
+    prompt = model.chat_template.encode(HELLO, Rendering(add_generation_prompt=True)).ids
+    assert (reply.end, reply.tokens) == ("length", 512 - len(prompt))
+    with pytest.raises(InputError, match="leaves no room for an answer: the context is 512"):
+        model.chat([{"role": "user", "content": "x" * 600}])
+    with pytest.raises(InputError, match="did you mean temperature"):
+        model.chat(HELLO, temprature=1)
+    with pytest.raises(InputError, match="beams: is for continuing a text"):
+        model.chat(HELLO, beams=2, temperature=0)
