@@ -20,9 +20,9 @@ from newleaf.train.optimizer import Optimizer, OptimizerConfig
 
 def poison(bad: dict[int, int], what: str = "loss") -> None:
     """Make these steps' losses or gradients NaN, each for so many times that it is taken."""
-    real = Loop._portions
+    real = Loop._gradients
 
-    def portions(self: Loop, batch: Any) -> tuple[float, int]:
+    def gradients(self: Loop, batch: Any) -> tuple[float, int]:
         loss, counted = real(self, batch)
         if bad.get(self.step + 1, 0) > 0:
             bad[self.step + 1] -= 1
@@ -31,12 +31,12 @@ def poison(bad: dict[int, int], what: str = "loss") -> None:
             self.network.head.weight.grad[0, 0] = math.inf  # type: ignore[index]
         return loss, counted
 
-    Loop._portions = portions  # type: ignore[method-assign]
+    Loop._gradients = gradients  # type: ignore[method-assign]
 
 
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(Loop, "_portions", Loop._portions)  # so that it is put back
+    monkeypatch.setattr(Loop, "_gradients", Loop._gradients)  # so that it is put back
     return poison
 
 
@@ -122,14 +122,14 @@ def test_a_kill_before_or_after_a_checkpoint_was_restored_changes_nothing(book: 
 def poison_at_full_rate() -> None:
     import time
 
-    real = Loop._portions
+    real = Loop._gradients
 
-    def portions(self: Loop, batch: Any) -> tuple[float, int]:
+    def gradients(self: Loop, batch: Any) -> tuple[float, int]:
         time.sleep(0.02)
         loss, counted = real(self, batch)
         return (math.nan, counted) if 14 <= self.step + 1 <= 18 and self.rate_scale == 1 else (loss, counted)
 
-    Loop._portions = portions  # type: ignore[method-assign]
+    Loop._gradients = gradients  # type: ignore[method-assign]
 
 
 def test_a_spike_is_a_loss_six_robust_deviations_above_the_recent_median() -> None:
@@ -153,15 +153,15 @@ def test_a_loss_that_falls_or_hardly_varies_or_has_just_begun_is_no_spike() -> N
 
 
 def test_spikes_are_marked_in_the_metrics_and_remembered_over_a_resume(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Loop._portions
+    real = Loop._gradients
 
-    def portions(self: Loop, batch: Any) -> tuple[float, int]:
+    def gradients(self: Loop, batch: Any) -> tuple[float, int]:
         loss, counted = real(self, batch)
         return (loss * 3 if self.step + 1 in (18, 22) else loss), counted
 
     from newleaf.train.session import Session
 
-    monkeypatch.setattr(Loop, "_portions", portions)
+    monkeypatch.setattr(Loop, "_gradients", gradients)
     with monkeypatch.context() as patch:
         patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 21)
         newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **OPTIONS)
