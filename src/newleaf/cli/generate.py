@@ -26,9 +26,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_sampling_options(parser)
     parser.add_argument("--n", "--samples", dest="n", type=int, help="how many continuations to write")
     parser.add_argument("--echo", action="store_true", help="the prompt at the beginning of each text, in JSON too")
-    parser.add_argument(
-        "--speculation", choices=["auto", "off"], help="guess tokens where a text repeats itself (default: auto); changes no text"
-    )
     parser.add_argument("--truncate", choices=["left"], help="cut off the beginning of a prompt that is too long")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts: .txt, one a line, or .jsonl with a field prompt")
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --prompts: the .jsonl file to write; a second start goes on with it")

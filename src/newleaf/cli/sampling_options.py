@@ -50,6 +50,9 @@ def add_sampling_options(parser: argparse.ArgumentParser, leave_out: Collection[
     parser.add_argument("--json-schema", type=Path, metavar="FILE", help="write JSON that fits the schema in this file")
     parser.add_argument("--json-object", action="store_true", help="write a JSON object")
     parser.add_argument("--grammar", type=Path, metavar="FILE", help="write what the Lark grammar in this file allows")
+    parser.add_argument(
+        "--speculation", choices=["auto", "off"], help="guess tokens where a text repeats itself (default: auto); changes no text"
+    )
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
