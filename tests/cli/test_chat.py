@@ -255,5 +255,6 @@ def test_bad_input_is_one_line(talker: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared model beside the checkout")
 def test_smollm2_knows_the_capital_of_france() -> None:
-    done = piped(SHARED, "--temperature", "0", "--max-tokens", "30", stdin="What is the capital of France?\n")
+    # In fp32: its first two choices are 0.1 apart, less than what 8-bit inputs of packed matrices shift.
+    done = piped(SHARED, "--weights", "fp32", "--temperature", "0", "--max-tokens", "30", stdin="What is the capital of France?\n")
     assert "Paris" in done.stdout, done.stderr
