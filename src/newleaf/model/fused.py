@@ -60,12 +60,12 @@ def _portions(rows: int) -> int:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        from newleaf.kernels import training
+        from newleaf.kernels import norms
 
         x, fp32 = x.contiguous(), weight.float()
         out = torch.empty_like(x)
         rows, width = x.numel() // x.shape[-1], x.shape[-1]
-        training.rms_norm_forward(rows, PORTION, x.data_ptr(), out.data_ptr(), fp32.data_ptr(), width, _wide(x), _bits(eps))
+        norms.rms_norm_forward(rows, PORTION, x.data_ptr(), out.data_ptr(), fp32.data_ptr(), width, _wide(x), _bits(eps))
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         return out
@@ -73,14 +73,14 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        from newleaf.kernels import training
+        from newleaf.kernels import norms
 
         x, weight = ctx.saved_tensors
         grad, fp32, out = grads[0].contiguous(), weight.float(), torch.empty_like(x)
         rows, width = x.numel() // x.shape[-1], x.shape[-1]
         sums = torch.zeros(_portions(rows), width)
         addresses = (t.data_ptr() for t in (x, grad, out, fp32, sums))
-        training.rms_norm_backward(rows, PORTION, *addresses, PORTION, width, _wide(x), _bits(ctx.eps))
+        norms.rms_norm_backward(rows, PORTION, *addresses, PORTION, width, _wide(x), _bits(ctx.eps))
         return out, sums.sum(0).to(weight.dtype), None
 
 
@@ -91,36 +91,36 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def softmax_slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Losses fp32 [N] and their slopes softmax − one-hot, which take the place of the logits [N, V]; zero where a target is below 0."""
-    from newleaf.kernels import training
+    from newleaf.kernels import loss
 
     rows, width = logits.shape
     losses, targets = torch.empty(rows), targets.contiguous()
-    training.cross_entropy(rows, 8, logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), width, _wide(logits))
+    loss.cross_entropy(rows, 8, logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), width, _wide(logits))
     return losses, logits
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
-        from newleaf.kernels import training
+        from newleaf.kernels import activations
 
         tokens, weights = x.flatten(0, -2), torch.cat((gate, up))
         both = tokens @ weights.T  # one product for two layers
         width = gate.shape[0]
         out = torch.empty(*x.shape[:-1], width, dtype=x.dtype)
-        training.swiglu_forward(len(tokens), PORTION, both.data_ptr(), out.data_ptr(), width, _wide(x))
+        activations.swiglu_forward(len(tokens), PORTION, both.data_ptr(), out.data_ptr(), width, _wide(x))
         ctx.save_for_backward(tokens, weights, both)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        from newleaf.kernels import training
+        from newleaf.kernels import activations
 
         tokens, weights, both = ctx.saved_tensors
         grad, slopes = grads[0].contiguous(), torch.empty_like(both)
         width = grad.shape[-1]
-        training.swiglu_backward(len(tokens), PORTION, both.data_ptr(), grad.data_ptr(), slopes.data_ptr(), width, _wide(grad))
+        activations.swiglu_backward(len(tokens), PORTION, both.data_ptr(), grad.data_ptr(), slopes.data_ptr(), width, _wide(grad))
         x_grad = (slopes @ weights).view(*grad.shape[:-1], tokens.shape[-1])
         gate, up = (slopes.T @ tokens).split(width)
         return x_grad, gate, up
@@ -134,22 +134,22 @@ def swiglu(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
 class _GELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        from newleaf.kernels import training
+        from newleaf.kernels import activations
 
         x = x.contiguous()
         out, width = torch.empty_like(x), x.shape[-1]
-        training.gelu_forward(x.numel() // width, PORTION, x.data_ptr(), out.data_ptr(), width, _wide(x))
+        activations.gelu_forward(x.numel() // width, PORTION, x.data_ptr(), out.data_ptr(), width, _wide(x))
         ctx.save_for_backward(x)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        from newleaf.kernels import training
+        from newleaf.kernels import activations
 
         (x,) = ctx.saved_tensors
         grad, out, width = grads[0].contiguous(), torch.empty_like(x), x.shape[-1]
-        training.gelu_backward(x.numel() // width, PORTION, x.data_ptr(), grad.data_ptr(), out.data_ptr(), width, _wide(x))
+        activations.gelu_backward(x.numel() // width, PORTION, x.data_ptr(), grad.data_ptr(), out.data_ptr(), width, _wide(x))
         return out
 
 
@@ -169,7 +169,7 @@ class _Attention(torch.autograd.Function):
         ctx: Any, x: Tensor, weights: Tensor, bias: Tensor | None, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None,
         sin: Tensor | None, heads: int, eps: float, scale: float,
     ) -> Tensor:  # fmt: skip
-        from newleaf.kernels import training
+        from newleaf.kernels import attention
 
         batch, length, _ = x.shape
         tokens = x.flatten(0, 1)
@@ -178,12 +178,12 @@ class _Attention(torch.autograd.Function):
         q, k, v = torch.empty(3, batch * heads, length, dim, dtype=x.dtype).unbind()
         tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
         about = (length, heads, dim, _wide(x), _bits(eps), _bits(scale))
-        training.heads_forward(len(tokens), PORTION, *map(_address, (qkv, q, k, v, *tables)), *about)
+        attention.heads_forward(len(tokens), PORTION, *map(_address, (qkv, q, k, v, *tables)), *about)
         mixed, shares = torch.empty_like(q), []
         for start in range(0, length, QUERIES):
             end = min(start + QUERIES, length)
             scores = torch.bmm(q[:, start:end], k[:, :end].mT)
-            training.causal_softmax_forward(batch * heads * (end - start), PORTION, scores.data_ptr(), end - start, end, start, _wide(x))
+            attention.causal_softmax_forward(batch * heads * (end - start), PORTION, scores.data_ptr(), end - start, end, start, _wide(x))
             mixed[:, start:end] = torch.bmm(scores, v[:, :end])
             shares.append(scores)
         ctx.save_for_backward(tokens, weights, qkv, q, k, v, *shares)
@@ -193,7 +193,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from newleaf.kernels import training
+        from newleaf.kernels import attention
 
         tokens, weights, qkv, q, k, v, *shares = ctx.saved_tensors
         length, heads, dim, wide, _, _ = ctx.about
@@ -208,7 +208,7 @@ class _Attention(torch.autograd.Function):
             some = grad[:, start:end]
             slope = torch.bmm(some, v[:, :end].mT)
             rows = batch * heads * (end - start)
-            training.causal_softmax_backward(rows, PORTION, share.data_ptr(), slope.data_ptr(), end - start, end, start, wide)
+            attention.causal_softmax_backward(rows, PORTION, share.data_ptr(), slope.data_ptr(), end - start, end, start, wide)
             dq[:, start:end] = torch.bmm(slope, k[:, :end])
             if end == length:
                 torch.bmm(share.mT, some, out=dv)
@@ -219,7 +219,7 @@ class _Attention(torch.autograd.Function):
         back = torch.empty_like(qkv)
         sums = torch.zeros(_portions(len(tokens)), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
-        training.heads_backward(len(tokens), PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
+        attention.heads_backward(len(tokens), PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
         x_grad = (back @ weights).view(batch, length, -1)
         q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
         return x_grad, back.T @ tokens, back.sum(0) if ctx.biased else None, q_sum, k_sum, None, None, None, None, None

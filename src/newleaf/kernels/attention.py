@@ -1,0 +1,152 @@
+"""What attention does between its matrix products: heads laid out, normed and turned, and the causal softmax.
+
+Every loop is a function call(rows, portion, *values); its docstring names the values. Addresses are of contiguous memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+
+from newleaf.kernels.exponential import exp
+from newleaf.kernels.pool import parallel
+from newleaf.kernels.rows import fraction, get, given, inverse_root, put
+from newleaf.kernels.vectors import LANES, first_lanes, fma, larger, largest, load, load_long, spread, store, total
+
+
+@parallel
+def heads_forward(table: Any, first: Any, last: Any) -> None:
+    """Queries, keys and values of each token, from its row to its heads; with QK norm and rotary positions where their tables are not 0.
+
+    qkv [B·T, 3·H·D]; q, k, v [B, H, T, D]; q_norm, k_norm fp32 [D]; cos, sin fp32 [T, D]; T, H, D, wide, eps, scale of q (fp32 bits).
+    """
+    qkv, norms, tables = given(table, 0), table + 32, table + 48
+    length, heads, dim, wide = given(table, 8), given(table, 9), given(table, 10), given(table, 11)
+    epsilon, query_scale = fraction(table, 12), fraction(table, 13)
+    half = dim // 2
+    for row in range(first, last):
+        batch, time = row // length, row % length
+        for part in range(3):
+            base = load_long(table + 8 + 8 * part)
+            weight = load_long(norms + 8 * part) if part < 2 else 0
+            cos, sin = load_long(tables) + 4 * dim * time, load_long(tables + 8) + 4 * dim * time
+            turns = load_long(tables) != 0 and part < 2
+            for head in range(heads):
+                at, to = ((3 * row + part) * heads + head) * dim, ((batch * heads + head) * length + time) * dim
+                scale = query_scale if part == 0 else nb.float32(1.0)
+                if weight != 0:
+                    scale *= inverse_root(qkv, at, dim, wide, epsilon)
+                scales = spread(scale)
+                for k in range(0, half, LANES):
+                    left, right = get(qkv, at + k, wide) * scales, get(qkv, at + half + k, wide) * scales
+                    if weight != 0:
+                        left, right = left * load(weight + 4 * k), right * load(weight + 4 * (half + k))
+                    if turns:
+                        c, s = load(cos + 4 * k), load(sin + 4 * k)
+                        left, right = left * c - right * s, fma(left, s, right * c)
+                    put(base, to + k, wide, left)
+                    put(base, to + half + k, wide, right)
+
+
+@parallel
+def heads_backward(table: Any, first: Any, last: Any) -> None:
+    """The way back of `heads_forward`: same values, with the slopes of q, k and v, then qkv's slope to write and norm slopes to add to.
+
+    … as there, then qkv_grad [B·T, 3·H·D], norm_grads fp32 [portions, 2, D] of zeros, portion.
+    """
+    qkv, norms, tables = given(table, 0), table + 32, table + 48
+    length, heads, dim, wide = given(table, 8), given(table, 9), given(table, 10), given(table, 11)
+    epsilon, query_scale = fraction(table, 12), fraction(table, 13)
+    out, sums, portion = given(table, 14), given(table, 15), given(table, 16)
+    half = dim // 2
+    for row in range(first, last):
+        batch, time = row // length, row % length
+        for part in range(3):
+            base = load_long(table + 8 + 8 * part)
+            weight = load_long(norms + 8 * part) if part < 2 else 0
+            cos, sin = load_long(tables) + 4 * dim * time, load_long(tables + 8) + 4 * dim * time
+            turns = load_long(tables) != 0 and part < 2
+            mine = sums + 4 * dim * (2 * (first // portion) + part)
+            factor = spread(query_scale if part == 0 else nb.float32(1.0))
+            for head in range(heads):
+                at, of = ((3 * row + part) * heads + head) * dim, ((batch * heads + head) * length + time) * dim
+                scale, along = spread(1.0), spread(0.0)
+                if weight != 0:
+                    scale = spread(inverse_root(qkv, at, dim, wide, epsilon))
+                for k in range(0, half, LANES):
+                    left, right = get(base, of + k, wide) * factor, get(base, of + half + k, wide) * factor
+                    if turns:
+                        c, s = load(cos + 4 * k), load(sin + 4 * k)
+                        left, right = fma(right, s, left * c), right * c - left * s
+                    if weight != 0:
+                        x, y = get(qkv, at + k, wide) * scale, get(qkv, at + half + k, wide) * scale
+                        store(mine + 4 * k, fma(left, x, load(mine + 4 * k)))
+                        store(mine + 4 * (half + k), fma(right, y, load(mine + 4 * (half + k))))
+                        left, right = left * load(weight + 4 * k), right * load(weight + 4 * (half + k))
+                        along = fma(left, x, fma(right, y, along))
+                    put(out, at + k, wide, left)
+                    put(out, at + half + k, wide, right)
+                if weight != 0:
+                    mean = spread(total(along) / nb.float32(dim))
+                    for k in range(0, dim, LANES):
+                        put(out, at + k, wide, scale * (get(out, at + k, wide) - get(qkv, at + k, wide) * scale * mean))
+
+
+@parallel
+def causal_softmax_forward(table: Any, first: Any, last: Any) -> None:
+    """Softmax of each row over the keys that its query may see, in place; zeros after them.
+
+    scores [N·queries, keys], queries, keys, start (the first query's place among the keys), wide.
+    """
+    scores, queries, keys, start, wide = (
+        given(table, 0),
+        given(table, 1),
+        given(table, 2),
+        given(table, 3),
+        given(table, 4),
+    )
+    nothing = spread(-3.0e38)
+    for row in range(first, last):
+        at, seen = row * keys, start + row % queries + 1
+        whole, tail = seen // LANES * LANES, nb.int32(seen % LANES)
+        tops = nothing
+        for k in range(0, whole, LANES):
+            tops = larger(tops, get(scores, at + k, wide))
+        if tail:
+            tops = larger(tops, first_lanes(get(scores, at + whole, wide), tail, nothing))
+        top, sums = spread(largest(tops)), spread(0.0)
+        for k in range(0, whole, LANES):
+            power = exp(get(scores, at + k, wide) - top)
+            sums = sums + power
+            put(scores, at + k, wide, power)
+        if tail:
+            power = first_lanes(exp(get(scores, at + whole, wide) - top), tail, spread(0.0))
+            sums = sums + power
+            put(scores, at + whole, wide, power)
+            whole += LANES
+        share = spread(nb.float32(1.0) / total(sums))
+        for k in range(0, whole, LANES):
+            put(scores, at + k, wide, get(scores, at + k, wide) * share)
+        for k in range(whole, keys, LANES):
+            put(scores, at + k, wide, spread(0.0))
+
+
+@parallel
+def causal_softmax_backward(table: Any, first: Any, last: Any) -> None:
+    """The slopes of the scores, w · (g − Σ g w), in the place of those of the weights.
+
+    weights, grads [N·queries, keys], queries, keys, start, wide.
+    """
+    weights, grads, queries, keys = given(table, 0), given(table, 1), given(table, 2), given(table, 3)
+    start, wide = given(table, 4), given(table, 5)
+    for row in range(first, last):
+        at, seen = row * keys, start + row % queries + 1
+        dots = spread(0.0)
+        for k in range(0, seen, LANES):
+            dots = fma(get(weights, at + k, wide), get(grads, at + k, wide), dots)
+        dot = spread(total(dots))
+        for k in range(0, seen, LANES):
+            put(grads, at + k, wide, get(weights, at + k, wide) * (get(grads, at + k, wide) - dot))
+        for k in range((seen + LANES - 1) // LANES * LANES, keys, LANES):
+            put(grads, at + k, wide, spread(0.0))
