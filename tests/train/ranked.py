@@ -14,6 +14,7 @@ from typing import Any
 
 import newleaf
 from newleaf.train.loop import Step
+from newleaf.train.ranks import meet
 from newleaf.train.session import Session
 
 
@@ -58,9 +59,7 @@ def together(work: Callable[[], object]) -> None:
 
 def main() -> None:
     if "RANK" in os.environ:
-        import torch.distributed as dist
-
-        dist.init_process_group("gloo")
+        meet("gloo")
     for job in json.loads(Path(sys.argv[1]).read_text("utf-8")):
         take(job)
 

@@ -145,7 +145,7 @@ def test_each_process_writes_its_own_part_of_a_sharded_state_and_damage_is_found
 
 def test_a_process_that_dies_is_started_again_and_the_run_goes_on_by_itself(runs: Path, book: Path, tmp_path: Path) -> None:
     job = {"source": str(book), "out": str(tmp_path / "run"), "options": RUN, "kill_at": STOP}
-    done(torchrun(2, [job], tmp_path, "--max-restarts", "3"))  # gloo's own meeting may fail once after a restart
+    done(torchrun(2, [job], tmp_path, "--max-restarts", "1"))
     assert lines(tmp_path / "run", "loss") == lines(runs / "ddp-2", "loss")
     assert json.loads((tmp_path / "run/summary.json").read_text("utf-8"))["resumed_from_step"] == 3
 

@@ -166,6 +166,22 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def meet(backend: str) -> None:
+    """torch.distributed.init_process_group, for a restarted job too.
+
+    After a restart torchrun gives the new processes the store that the old ones met in, whose addresses and counts are of
+    processes that are gone (PyTorch 2.13): each start has a corner of its own.
+    """
+    import torch.distributed as dist
+
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not restarted():
+        dist.init_process_group(backend)
+        return
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    corner = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=corner, rank=int(os.environ["RANK"]), world_size=torchrun_size())
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """The processes of this run, met for the time of a `with`. Raises InputError when they cannot meet."""
@@ -181,7 +197,7 @@ def joined() -> Iterator[Ranks]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            meet("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         except (RuntimeError, ValueError) as error:
             raise InputError(f"the processes cannot meet ({str(error).splitlines()[0]}); look at MASTER_ADDR and MASTER_PORT") from None
     try:
