@@ -173,12 +173,13 @@ def meet(backend: str) -> None:
     processes that are gone (PyTorch 2.13): each start has a corner of its own.
     """
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore, TCPStore
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not restarted():
         dist.init_process_group(backend)
         return
-    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    corner = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    corner = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=corner, rank=int(os.environ["RANK"]), world_size=torchrun_size())
 
 

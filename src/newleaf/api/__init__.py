@@ -1,0 +1,8 @@
+"""What `import newleaf` hands out: models that write, and runs that made them."""
+
+from newleaf.api.model import Model
+from newleaf.api.opening import load
+from newleaf.api.run import Run
+from newleaf.api.training import pretrain, resume
+
+__all__ = ["Model", "Run", "load", "pretrain", "resume"]

@@ -1,0 +1,40 @@
+"""Opening a model from wherever it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from newleaf.api.model import Model
+from newleaf.errors import InputError
+from newleaf.storage.assemble import PRECISIONS
+from newleaf.storage.folder import load_folder
+from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
+from newleaf.train.machine import pick_device, use_threads
+from newleaf.train.run_folder import CONFIG, MODEL
+
+
+def load(path: str | Path, weights: str | None = None, device: str | None = None, threads: int | None = None) -> Model:
+    """Open a model folder, a run, a GGUF file (its name ends in .gguf), or a model of the Hub (`owner/name`).
+
+    `weights`: None keeps the stored precision, fp32 for a GGUF file; "fp32" or "bf16" converts; "int8" or "int4" packs each matrix, as it
+    comes off the disk, in codes of so many bits with a scale for every 64 or 32 of them.
+
+    Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
+    """
+    is_gguf = Path(path).suffix == ".gguf"
+    folder = Path(path) if is_gguf else local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES))
+    if (folder / CONFIG).exists() and (folder / MODEL).exists():
+        folder = folder / MODEL
+    elif (folder / CONFIG).exists():
+        raise InputError(f"{path}: this run has no model yet; it stopped before its first validation")
+    if weights is not None and weights not in PRECISIONS:
+        raise InputError(f"weights: {weights!r} is not one of {', '.join(PRECISIONS)}")
+    use_threads(threads)
+    if is_gguf:
+        from newleaf.storage.gguf_read import load_gguf
+    opened = (load_gguf if is_gguf else load_folder)(folder, PRECISIONS[weights] if weights else None)
+    try:
+        network = opened.network.to(pick_device(device or "cpu"))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return Model(network, opened.tokenizer, opened.family, opened.defaults)

@@ -1,0 +1,63 @@
+"""A training run's folder, opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from newleaf.api.model import Model
+from newleaf.api.opening import load
+from newleaf.train.run_folder import RunFolder
+
+
+class Run:
+    """A run's folder, opened: `summary`, `metrics`, `model` (the best by validation), `samples`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = RunFolder(path)
+        self.path = self.folder.path
+        self.config = self.folder.read_config()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json; empty while the run has not ended."""
+        return self.folder.read_summary() or {}
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return list(self.folder.lines())
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """What the model wrote on the way: step, prompt, sample."""
+        return [line for line in self.folder.lines() if "sample" in line]
+
+    @property
+    def model(self) -> Model:
+        """The model of this run: the best checkpoint by validation."""
+        return load(self.path)
+
+    def plot(self) -> Any:
+        """The run's curve as a matplotlib figure."""
+        from newleaf.train.plot import loss_figure
+
+        return loss_figure(self.metrics, self.path.name)
+
+    def __repr__(self) -> str:
+        found = self.summary
+        state = f"{found['val_bits_per_byte']:.3f} bits per byte after {found['steps']:,} steps" if found else "not ended"
+        return f"<newleaf.Run {self.path}: {state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures, the curve and the last samples."""
+        import base64
+        import html
+        import io
+
+        image = io.BytesIO()
+        self.plot().savefig(image, format="png", dpi=90)
+        encoded = base64.b64encode(image.getvalue()).decode()
+        last = [line for line in self.samples if line["step"] == self.samples[-1]["step"]]
+        texts = "".join(f"<pre><b>{html.escape(line['prompt'])}</b>{html.escape(line['sample'])}</pre>" for line in last)
+        return f"<p>{html.escape(repr(self))}</p><img src='data:image/png;base64,{encoded}' style='max-width:720px'/>{texts}"

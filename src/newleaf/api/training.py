@@ -1,0 +1,76 @@
+"""Training from Python: the command line's options as keywords."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from newleaf.api.run import Run
+from newleaf.train.config import PretrainConfig
+from newleaf.train.monitor import Monitor, Silent, pick_monitor
+from newleaf.train.pretrain import pretrain as run_pretraining
+from newleaf.train.pretrain import resume as resume_run
+from newleaf.train.ranks import leads
+from newleaf.train.recipe import build, merge, read_recipe
+from newleaf.train.run_folder import RunFolder
+
+LENGTHS = ("time", "steps", "tokens", "epochs")
+
+
+def pretrain(
+    *source: str | Path,
+    out: str | Path,
+    config: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    started: float | None = None,
+    monitor: Monitor | None = None,
+    **options: Any,
+) -> Run:
+    """Train a new model from text. Options are the recipe's sections (`data={...}`, `model={...}`, …), and `time`, `steps`, `tokens`,
+    `epochs`, `seed`, `threads`, `device`, `track` as on the command line; `config` is a recipe they are laid over.
+
+    Returns the finished run. Raises InputError for bad input, before anything is written.
+    """
+    begun = clock.monotonic() if started is None else started
+    recipe = read_recipe(Path(config)) if config is not None else {}
+    values = _recipe_values(recipe, Path(config).parent if config is not None else Path(), options)
+    if source:
+        values["source"] = [str(item) for item in source]
+        if "validation" not in options.get("data", {}):
+            # A recipe's validation text belongs to the recipe's source.
+            values = merge(values, {"data": {"validation": None, "validation_limit": None}})
+    built = build(PretrainConfig, values)
+    return _watched(monitor, quiet, lambda shown: run_pretraining(built, out, shown, begun, overwrite))
+
+
+def resume(path: str | Path, quiet: bool = False, started: float | None = None, monitor: Monitor | None = None) -> Run:
+    """Go on with a run that was stopped, from its last checkpoint; a finished one is returned as it is."""
+    begun = clock.monotonic() if started is None else started
+    return _watched(monitor, quiet, lambda shown: resume_run(path, shown, begun))
+
+
+def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with options laid over it; `time=`, `seed=`, `track=` and the like are short for fields of `train`."""
+    given = dict(options)
+    short = {name: given.pop(name) for name in (*LENGTHS, "seed", "threads", "device", "track") if name in given}
+    values = merge({name: value for name, value in recipe.items() if name != "record"}, given, {"train": short})
+    train = values["train"]
+    lengths = {name for name in LENGTHS if short.get(name, (options.get("train") or {}).get(name)) is not None}
+    if lengths:
+        # A length on top of a recipe takes the place of the recipe's own.
+        train.update({name: None for name in (*LENGTHS, "replay") if name not in lengths})
+    if train.get("replay"):
+        # A timed run's recipe: its steps and rates are taken from what it recorded, not from the clock.
+        train |= {"replay": str((beside / train["replay"]).resolve()), "time": None}
+    return values
+
+
+def _watched(monitor: Monitor | None, quiet: bool, work: Callable[[Monitor], RunFolder]) -> Run:
+    shown = monitor or (Silent() if quiet or not leads() else pick_monitor())
+    try:
+        return Run(work(shown).path)
+    finally:
+        shown.close()
