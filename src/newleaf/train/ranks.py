@@ -172,14 +172,14 @@ def meet(backend: str) -> None:
     After a restart torchrun gives the new processes the store that the old ones met in, whose addresses and counts are of
     processes that are gone (PyTorch 2.13): each start has a corner of its own.
     """
-    import torch.distributed as dist
-    from torch.distributed.distributed_c10d import PrefixStore, TCPStore
+    import torch.distributed
 
+    dist: Any = torch.distributed
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not restarted():
         dist.init_process_group(backend)
         return
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    corner = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    corner = dist.PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     dist.init_process_group(backend, store=corner, rank=int(os.environ["RANK"]), world_size=torchrun_size())
 
 
