@@ -8,7 +8,7 @@ check:
 	lint-imports
 
 test:
-	pytest
+	pytest -n 2 --dist loadfile
 
 format:
 	ruff check --fix .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from chat_folders import make_chat_model
+
+from newleaf.cli.main import main
 
 pty = pytest.importorskip("pty", reason="a pseudo-terminal is for POSIX")
 SHARED = Path(__file__).parents[3] / "shared" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -232,7 +235,7 @@ def test_a_pipe_gets_an_answer_for_each_line_and_no_commands(talker: Path, tmp_p
     assert plain.stdout == rows[0]["content"] + "\n"
 
 
-def test_bad_input_is_one_line(talker: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(talker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_chat_model(tmp_path / "base")
     settings = json.loads((base / "tokenizer_config.json").read_text())
     del settings["chat_template"]
@@ -245,10 +248,11 @@ def test_bad_input_is_one_line(talker: Path, tmp_path: Path) -> None:
         ([base, "--template", tmp_path / "none.jinja"], "none.jinja: no such file"),
         ([talker, "--template-variable", "x"], "not NAME=VALUE"),
     ):
-        done = piped(*words, stdin="Hello\n")
-        assert done.returncode == 2, (words, done.stderr)
-        assert said in done.stderr
-        assert len(done.stderr.splitlines()) == 1, done.stderr
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+        assert main(["chat", *map(str, words)]) == 2, words
+        errors = capsys.readouterr().err
+        assert said in errors
+        assert len(errors.splitlines()) == 1, errors
     good = ["--template", tmp_path / "good.jinja", "--template-variable", "mood=glad", "--max-tokens", "2"]
     assert piped(base, *good, stdin="Hello\n").returncode == 0
 

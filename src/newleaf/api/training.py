@@ -9,6 +9,7 @@ from typing import Any
 
 from newleaf.api.run import Run
 from newleaf.train.config import PretrainConfig
+from newleaf.train.machine import tiny_as_zero
 from newleaf.train.monitor import Monitor, Silent, pick_monitor
 from newleaf.train.pretrain import pretrain as run_pretraining
 from newleaf.train.pretrain import resume as resume_run
@@ -71,6 +72,7 @@ def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str
 def _watched(monitor: Monitor | None, quiet: bool, work: Callable[[Monitor], RunFolder]) -> Run:
     shown = monitor or (Silent() if quiet or not leads() else pick_monitor())
     try:
-        return Run(work(shown).path)
+        with tiny_as_zero():
+            return Run(work(shown).path)
     finally:
         shown.close()

@@ -72,7 +72,6 @@ def _settle_machine(config: PretrainConfig) -> PretrainConfig:
     except ValueError as error:
         raise InputError(f"train.{error}") from None
     keep_memory()
-    torch.set_flush_denormal(True)
     precision = train.precision if train.precision != "auto" else ("bf16" if has_fast_bf16(device) else "fp32")
     settled = dataclasses.replace(train, threads=use_threads(train.threads), device=str(device), precision=precision)
     return dataclasses.replace(config, train=settled)
