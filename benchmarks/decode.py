@@ -23,9 +23,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.vocabulary import tokenizer_of
 from newleaf.api import Model, load
 from newleaf.families import size
-from newleaf.generate.runner import LoweredRunner
+from newleaf.generate.engine import Engine
+from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.layers import packable, put_packed
 from newleaf.quant.packed import FORMATS
@@ -38,19 +40,49 @@ GGUF = {"bf16": ["BF16"], "int8": ["Q8_0"], "int4": ["Q4_0", "Q4_0 pure"]}
 
 
 class Newleaf:
-    """The runner that `Model.generate` writes with."""
+    """The engine that `Model.generate` writes with, from ids to pieces of text."""
 
     def __init__(self, network: GPT) -> None:
-        self.runner = LoweredRunner(network, max_length=min(1024, network.config.context_length))
+        self.engine = Engine(network, tokenizer_of(network.config.vocab_size), slots=1, limit=4 << 30)
+
+    def decode(self, ids: list[int]) -> float:
+        config = SamplingConfig(max_tokens=NEW + 1, min_tokens=NEW + 1, temperature=0, speculation="off")
+        begin, written = 0.0, 0
+        for _, count in self.engine.answer(ids, config, (), {}):
+            begin, written = begin or time.perf_counter(), count
+        assert written == NEW + 1
+        return time.perf_counter() - begin
+
+    def read(self, ids: list[int]) -> float:
+        begin = time.perf_counter()
+        for _ in self.engine.answer(ids, SamplingConfig(max_tokens=1, temperature=0), (), {}):
+            pass
+        return time.perf_counter() - begin
+
+
+class Peer:
+    """Something that gives logits: the first ones for a prompt, then those after each token."""
 
     def start(self, ids: list[int]) -> np.ndarray:
-        return self.runner.start([ids])[0].numpy()
+        raise NotImplementedError
 
     def step(self, token: int) -> np.ndarray:
-        return self.runner.advance([token], [0])[0].numpy()
+        raise NotImplementedError
+
+    def decode(self, ids: list[int]) -> float:
+        logits = self.start(ids)
+        begin = time.perf_counter()
+        for _ in range(NEW):
+            logits = self.step(int(logits.argmax()))
+        return time.perf_counter() - begin
+
+    def read(self, ids: list[int]) -> float:
+        begin = time.perf_counter()
+        self.start(ids)
+        return time.perf_counter() - begin
 
 
-class Transformers:
+class Transformers(Peer):
     """Stock GPT-2 in bf16 with its cache."""
 
     def __init__(self, config: GPTConfig) -> None:
@@ -72,7 +104,7 @@ class Transformers:
         return self._run([token], self.past)
 
 
-class LlamaCpp:
+class LlamaCpp(Peer):
     """llama.cpp's own calls, without the Python wrapper's loop around them."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -127,22 +159,6 @@ def write_gguf(config: GPTConfig, kind: str, folder: Path) -> Path:
     return path
 
 
-def decode_rate(engine: Any, rng: np.random.Generator) -> float:
-    """Tokens a second after a fresh random prompt."""
-    logits = engine.start(rng.integers(0, 256, PROMPT).tolist())
-    begin = time.perf_counter()
-    for _ in range(NEW):
-        logits = engine.step(int(logits.argmax()))
-    return NEW / (time.perf_counter() - begin)
-
-
-def prompt_rate(engine: Any, rng: np.random.Generator) -> float:
-    ids = rng.integers(0, 256, LONG).tolist()
-    begin = time.perf_counter()
-    engine.start(ids)
-    return LONG / (time.perf_counter() - begin)
-
-
 def engines_for(model: str, kinds: list[str], folder: Path, transformers: bool) -> dict[str, Any]:
     threads = torch.get_num_threads()
     if model.endswith(".gguf"):
@@ -175,7 +191,7 @@ def main() -> None:
         for repeat in range(args.repeats + 1):
             for name, engine in engines.items():
                 time.sleep(0.05)  # until the last engine's threads have stopped spinning
-                found = decode_rate(engine, rng), prompt_rate(engine, rng)
+                found = NEW / engine.decode(rng.integers(0, 256, PROMPT).tolist()), LONG / engine.read(rng.integers(0, 256, LONG).tolist())
                 if repeat:  # the first round warms up
                     for values, value in zip(rates[name], found, strict=True):
                         values.append(value)

@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.decode import GGUF, LlamaCpp, random_network, write_gguf
+from benchmarks.vocabulary import tokenizer_of
 from newleaf.families import size
 from newleaf.generate.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT
-from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 PROMPT, SHARED, NEW = 100, 64, 128
 
@@ -36,9 +36,7 @@ class Newleaf:
     """The engine, from submitting to the last piece."""
 
     def __init__(self, network: GPT, requests: int) -> None:
-        tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
-        self.known = tokenizer.vocab_size
-        self.engine = Engine(network, tokenizer, slots=requests, limit=4 << 30)
+        self.engine = Engine(network, tokenizer_of(network.config.vocab_size), slots=requests, limit=4 << 30)
 
     def run(self, prompts: list[list[int]]) -> tuple[float, float]:
         config = SamplingConfig(max_tokens=NEW, min_tokens=NEW, temperature=0, speculation="off")

@@ -208,19 +208,18 @@ class Engine:
             if part.wanted:
                 chosen.append((sequence, row, part.wanted, guessed))
                 row += part.wanted
-        self._choose(logits[:, : self.tokenizer.vocab_size], chosen, {id(sequence): part.ids for sequence, part, _ in plan})
+        with one_thread():
+            self._choose(logits[:, : self.tokenizer.vocab_size], chosen, {id(sequence): part.ids for sequence, part, _ in plan})
 
     def _choose(self, logits: Tensor, chosen: list[tuple[Sequence, int, int, int]], read: dict[int, Several[int]]) -> None:
         """A token for every text; a further one for those whose guess was that token, and so on."""
         alive, depth = [entry for entry in chosen if not entry[0].done], 0
         while alive:
             rows = [sequence.sample.row for sequence, *_ in alive]
-            part = logits[[first + depth for _, first, *_ in alive]]
-            samples = [sequence.sample for sequence, *_ in alive]
-            with one_thread():
-                tokens = choose(part, rows)
-                if any(row.config.logprobs is not None or row.config.best_of is not None for row in rows):
-                    add_scores(part, samples, tokens)
+            part = logits if len(alive) == len(logits) else logits[[first + depth for _, first, *_ in alive]]
+            tokens = choose(part, rows)
+            if any(row.config.logprobs is not None or row.config.best_of is not None for row in rows):
+                add_scores(part, [sequence.sample for sequence, *_ in alive], tokens)
             further = []
             for entry, token in zip(alive, tokens, strict=True):
                 sequence, _, _, guessed = entry

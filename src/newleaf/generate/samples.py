@@ -132,8 +132,8 @@ def run(runner: Runner, samples: Sequence[Sample], tokenizer: Tokenizer, scored:
         logits = logits[:, : tokenizer.vocab_size]  # a network may have more rows than the tokenizer has tokens
         with one_thread():
             tokens = choose(logits, [sample.row for sample in alive])
-        if scored:
-            add_scores(logits, alive, tokens)
+            if scored:
+                add_scores(logits, alive, tokens)
         for sample, token in zip(alive, tokens, strict=True):
             text = sample.take(token)
             if text or sample.end:
