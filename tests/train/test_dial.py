@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newleaf.model import GPT, GPTConfig
@@ -16,6 +16,7 @@ def weights(choice: Choice) -> int:
         return GPT(GPTConfig(vocab_size=choice.vocab_size, **choice.model)).parameter_count()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**12), st.floats(1, 10**6), st.floats(1e9, 1e14))
 def test_every_budget_on_every_text_gives_a_network_that_can_be_built(text_bytes: int, seconds: float, speed: float) -> None:
     choice = choose(text_bytes, Budget(seconds=seconds, matrix_speed=speed))
@@ -31,6 +32,11 @@ def test_more_time_a_faster_machine_or_more_tokens_never_choose_a_smaller_model(
     for found in (by_time, by_speed, by_tokens):
         assert found == sorted(found)
         assert found[-1] > found[0]
+
+
+def test_dropout_comes_with_reading_the_same_text_again_and_again() -> None:
+    once, often, always = (choose(10**6, Budget(tokens=10**6 * epochs)).model["residual_dropout"] for epochs in (1, 3, 30))
+    assert once == 0 < often < always == 0.2
 
 
 def test_a_small_text_bounds_the_model_however_long_the_run() -> None:

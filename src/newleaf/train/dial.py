@@ -12,10 +12,12 @@ LADDER = (
     (8, 512, 8), (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
 # Of the machine's matrix speed, what a whole command turns into six FLOPs per weight and token; small models mostly wait for other things.
-USEFUL_SHARE = 0.16
-TOKENS_PER_WEIGHT = 1.15  # at the size that learned most in a given time
+USEFUL_SHARE = 0.25
+TOKENS_PER_WEIGHT = 1.8  # at the size that learned most in a given time
 WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
-BYTES_PER_TOKEN = 2.6  # of small vocabularies, roughly
+EPOCHS_WITHOUT_DROPOUT = 6.0  # dropout costs more than it saves while the text is read so few times
+DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
+BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
 STEP_TOKENS = 2048
 
 
@@ -47,16 +49,19 @@ def choose(text_bytes: int, budget: Budget) -> Choice:
     if wanted > most:
         wanted, why = most, f"{text_bytes / 1e6:.2g} MB of text is enough for no more"
     n_layer, n_embd, n_head = min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) / wanted)))
+    epochs = _tokens(budget, _matrices(n_layer, n_embd)) * BYTES_PER_TOKEN / max(1, text_bytes)
+    dropout = round(min(max(0.0, DROPOUT_PER_EPOCH * (epochs - EPOCHS_WITHOUT_DROPOUT)), MOST_DROPOUT), 2)
     context = 128 if n_embd <= 224 else 256
     model = {
         "context_length": context, "n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "head_dim": n_embd // n_head,
         "n_inner": _inner(n_embd), "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary", "activation": "silu",
         "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": True,
-        "init": "fan_in",
+        "init": "fan_in", "embedding_dropout": dropout, "residual_dropout": dropout,
     }  # fmt: skip
     vocabulary = _vocabulary(text_bytes)
     reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {text_bytes / 1e6:.2f} MB of text."
-    return Choice(vocabulary, model, STEP_TOKENS // context, (reason,))
+    reasons = (reason, f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.") if dropout else (reason,)
+    return Choice(vocabulary, model, STEP_TOKENS // context, reasons)
 
 
 def _weights(budget: Budget) -> tuple[float, str]:
@@ -65,8 +70,15 @@ def _weights(budget: Budget) -> tuple[float, str]:
         flops = USEFUL_SHARE * budget.matrix_speed * budget.seconds
         why = f"{budget.seconds:.0f} s on a machine that multiplies matrices at {budget.matrix_speed / 1e9:.0f} GFLOP/s"
         return math.sqrt(flops / (6 * TOKENS_PER_WEIGHT)), why
-    tokens = budget.tokens or (budget.steps or 0) * STEP_TOKENS or (budget.bytes or 0) / BYTES_PER_TOKEN
+    tokens = _tokens(budget, 0)
     return tokens / TOKENS_PER_WEIGHT, f"{tokens / 1e6:.2g} M tokens to read"
+
+
+def _tokens(budget: Budget, weights: int) -> float:
+    """How many tokens a network with so many weights in matrices will read."""
+    if budget.seconds is not None:
+        return USEFUL_SHARE * budget.matrix_speed * budget.seconds / (6 * weights)
+    return budget.tokens or (budget.steps or 0) * STEP_TOKENS or (budget.bytes or 0) / BYTES_PER_TOKEN
 
 
 def _matrices(n_layer: int, n_embd: int) -> int:
