@@ -161,7 +161,7 @@ def test_packed_windows_come_once_per_epoch_and_predict_the_next_token(n: int, l
             TrainBatches(shard, length, batch_size, seed, DataConfig())
         return
     batches = TrainBatches(shard, length, batch_size, seed, DataConfig())
-    per_epoch = batches.windows_per_epoch
+    per_epoch = batches.rows_per_epoch
     rows = rows_of(batches.batch(step) for step in range(-(-2 * per_epoch // batch_size)))
     for epoch in (0, 1):
         starts = sorted(ids[0] for ids, _ in rows[epoch * per_epoch : (epoch + 1) * per_epoch])
@@ -196,7 +196,7 @@ def test_what_a_batch_holds_does_not_depend_on_how_many_share_it(parts: int) -> 
 def test_epochs_differ_in_order_and_phase() -> None:
     shard = a_shard(list(range(1, 500)))
     batches = TrainBatches(shard, 16, 30, 0, DataConfig())
-    assert batches.windows_per_epoch == 30
+    assert batches.rows_per_epoch == 30
     epochs = [batches.batch(step).ids[:, 0].tolist() for step in range(8)]
     assert len({min(starts) for starts in epochs}) > 3
     assert len({tuple(np.argsort(starts)) for starts in epochs}) == 8
@@ -208,7 +208,7 @@ def test_document_windows_predict_each_token_and_the_end_and_never_cross(sizes: 
     stride = data.draw(st.none() | st.integers(1, length))
     documents = documents_of(sizes)
     batches = TrainBatches(a_shard(*documents), length, 1, 3, DataConfig(layout="document", stride=stride))
-    rows = rows_of(batches.batch(step) for step in range(batches.windows_per_epoch))
+    rows = rows_of(batches.batch(step) for step in range(batches.rows_per_epoch))
     found = set()
     for ids, targets in rows:
         pairs = [(a, b) for a, b in zip(ids, targets) if b != -100]
@@ -225,7 +225,7 @@ def test_document_windows_predict_each_token_and_the_end_and_never_cross(sizes: 
 
 def test_stride_one_slides_over_a_line_as_the_tutorial_does() -> None:
     batches = TrainBatches(a_shard([1, 2, 3, 4]), 3, 1, 0, DataConfig(layout="document", stride=1))
-    rows = sorted(rows_of(batches.batch(step) for step in range(batches.windows_per_epoch)))
+    rows = sorted(rows_of(batches.batch(step) for step in range(batches.rows_per_epoch)))
     assert rows == [([0, 1, 2], [1, 2, 3]), ([1, 2, 3], [2, 3, 4]), ([2, 3, 4], [3, 4, 98])]
     with pytest.raises(InputError, match=r"data\.stride"):
         TrainBatches(a_shard([1, 2]), 3, 1, 0, DataConfig(layout="document", stride=4))

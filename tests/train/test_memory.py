@@ -79,7 +79,7 @@ def test_a_run_in_little_memory_takes_smaller_portions_records_them_and_resumes_
     whole = newleaf.pretrain(book, out=tmp_path / "whole", quiet=True, **options(**fp32))
     heard = Heard()
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "measured_step", lambda network, batch: (0, 10 * GB))
+        patch.setattr(memory, "measured_step", lambda network, batch, losses: (0, 10 * GB))
         patch.setattr(memory, "free_memory", lambda device: 30 * GB)  # of which 0.7 are taken
         patch.setattr(session.Session, "stop_requested", lambda self: self.loop.step >= 9)
         newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(**fp32))

@@ -53,7 +53,7 @@ def test_the_live_display_shows_everything_within_the_terminals_width(width: int
     live.machine(flops_per_token=1e6, matrix_speed=8e9)
     for step in steps(40):
         live.step(step, 3725.0)
-    live.validation(40, 2.125)
+    live.validation(40, 2.125, "bits per byte")
     live.sample(40, "Once", " upon a time there was 新叶 " * 30)
     out = io.StringIO()
     Console(file=out, width=width).print(live._draw())

@@ -70,16 +70,15 @@ def test_stopping_at_a_step_that_is_better_than_the_best_does_not_change_which_i
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validation gets worse after each check, and the look at the stop finds the best figure of all: the user gets it, the run does not."""
-    from newleaf.measure.bits_per_byte import TextLoss
-    from newleaf.train.examiner import Examiner
+    from newleaf.train.examiner import TextExaminer
 
-    def validate(self: Examiner, windows: int | None, to_the_end: bool = False) -> TextLoss:
-        self.window_seconds = 1e-6
+    def validate(self: TextExaminer, rows: int | None, to_the_end: bool = False) -> dict[str, float]:
         calls.append(len(calls))
-        return TextLoss(1.0 if to_the_end else 100.0 + len(calls), 10, 20)
+        nats = 1.0 if to_the_end else 100.0 + len(calls)
+        return {"val_loss": nats / 10, "val_bits_per_byte": nats / 20}
 
     calls: list[int] = []
-    monkeypatch.setattr(Examiner, "validate", validate)
+    monkeypatch.setattr(TextExaminer, "validate", validate)
     whole = newleaf.pretrain(book, out=tmp_path / "whole", quiet=True, **OPTIONS)
     assert whole.summary["best_step"] == 6
     from newleaf.train.session import Session

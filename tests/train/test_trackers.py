@@ -83,7 +83,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Heard]:
         return made[-1]
 
     monkeypatch.setattr(trackers, "TRACKERS", {**TRACKERS, "trackio": make})
-    monkeypatch.setattr("newleaf.train.pretrain.check_installed", lambda names: None)
+    monkeypatch.setattr("newleaf.train.run.check_installed", lambda names: None)
     return made
 
 
@@ -109,7 +109,7 @@ def test_a_resumed_run_goes_on_telling_from_its_checkpoint(
     train(book, tmp_path / "r", "trackio")
     monkeypatch.undo()
     monkeypatch.setattr(trackers, "TRACKERS", {"trackio": lambda *given: heard.append(Heard(*given)) or heard[-1]})
-    monkeypatch.setattr("newleaf.train.pretrain.check_installed", lambda names: None)
+    monkeypatch.setattr("newleaf.train.run.check_installed", lambda names: None)
     newleaf.resume(tmp_path / "r", quiet=True)
     assert [one.from_step for one in heard] == [0, 7]
     assert [line[0] for line in heard[1].lines if "loss" in line[1]] == [8, 9, 10, 11, 12]

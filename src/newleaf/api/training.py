@@ -11,10 +11,11 @@ from newleaf.api.run import Run
 from newleaf.train.config import PretrainConfig
 from newleaf.train.machine import tiny_as_zero
 from newleaf.train.monitor import Monitor, Silent, pick_monitor
+from newleaf.train.pretrain import PRETRAINING
 from newleaf.train.pretrain import pretrain as run_pretraining
-from newleaf.train.pretrain import resume as resume_run
 from newleaf.train.ranks import leads
 from newleaf.train.recipe import build, merge, read_recipe
+from newleaf.train.run import resume as resume_run
 from newleaf.train.run_folder import RunFolder
 
 LENGTHS = ("time", "steps", "tokens", "epochs")
@@ -50,7 +51,7 @@ def pretrain(
 def resume(path: str | Path, quiet: bool = False, started: float | None = None, monitor: Monitor | None = None) -> Run:
     """Go on with a run that was stopped, from its last checkpoint; a finished one is returned as it is."""
     begun = clock.monotonic() if started is None else started
-    return _watched(monitor, quiet, lambda shown: resume_run(path, shown, begun))
+    return _watched(monitor, quiet, lambda shown: resume_run(PRETRAINING, path, shown, begun))
 
 
 def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str, Any]) -> dict[str, Any]:

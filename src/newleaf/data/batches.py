@@ -22,6 +22,26 @@ class Batch:
     targets: torch.Tensor
     documents: torch.Tensor | None = None
 
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.ids)
+
+    @property
+    def tokens(self) -> int:
+        """Targets that count."""
+        return int((self.targets >= 0).sum())
+
+    @property
+    def counts(self) -> tuple[int]:
+        """What the sum of the losses is divided by."""
+        return (self.tokens,)
+
+    def part(self, start: int, stop: int, device: torch.device) -> "Batch":
+        """Some of the rows, on the device."""
+        documents = self.documents[start:stop].to(device) if self.documents is not None else None
+        return Batch(self.ids[start:stop].to(device), self.targets[start:stop].to(device), documents)
+
 
 class TrainBatches:
     """Shuffled windows without replacement; `batch(step)` follows from (shard, seed, step) alone, so a run resumes anywhere.
@@ -47,7 +67,7 @@ class TrainBatches:
         self._own = np.arange(batch_size, dtype=np.int64)[part * batch_size // parts : (part + 1) * batch_size // parts]
 
     @property
-    def windows_per_epoch(self) -> int:
+    def rows_per_epoch(self) -> int:
         return self._windows.count
 
     def epoch(self, step: int) -> int:
@@ -61,6 +81,10 @@ class TrainBatches:
         parts = [self._part(int(epoch), places[epochs == epoch]) for epoch in np.unique(epochs)]
         ids, targets, documents = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return _batch(ids, targets, documents, self._with_documents)
+
+    def widest(self) -> Batch:
+        """All windows are equally long."""
+        return self.batch(0)
 
     def _part(self, epoch: int, places: Ints) -> tuple[Ints, Ints, Ints]:
         order_seed = int.from_bytes(f"{self._seed} {epoch}".encode(), "little")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from newleaf.errors import InputError
-from newleaf.families import family_for
-from newleaf.storage.folder import load_folder
 from newleaf.version import VERSION
 
 if TYPE_CHECKING:
+    from newleaf.train.course import Figures
     from newleaf.train.session import Session
 
 STOP_SECONDS = 2.0  # for a validation after someone asked to stop
@@ -32,18 +31,19 @@ def leave(session: Session, look: bool) -> None:
         _write_summary(session, figures, finished=False)
 
 
-def _provisional(session: Session) -> dict[str, float] | None:
+def _provisional(session: Session) -> Figures | None:
     """Put the present weights into model/ where they are better than the best, or the first; as quickly as can be asked of a stop."""
-    if not session.examiner.window_seconds:
-        session.examiner.validate(1, to_the_end=True)
-    affordable = max(1, int(STOP_SECONDS / session.examiner.window_seconds))
-    if session.best is not None and affordable < session.windows:
-        return None  # over fewer windows the figures could not be compared
-    session.windows = min(session.windows, affordable)
-    found = session.examiner.validate(session.windows, to_the_end=True)
-    session.record_validation(found)
-    session.monitor.validation(session.loop.step, found.bits_per_byte)
-    if not session.is_best(found):
+    checks = session.checks
+    if not checks.row_seconds:
+        checks.look(1, to_the_end=True)
+    affordable = max(1, int(STOP_SECONDS / max(checks.row_seconds, 1e-9)))
+    if session.best is not None and affordable < checks.rows:
+        return None  # over fewer rows the figures could not be compared
+    checks.rows = min(checks.rows, affordable)
+    found = checks.look(checks.rows, to_the_end=True)
+    checks.record(session.loop.step, found)
+    checks.tell(session.loop.step, found)
+    if not checks.better(found, session.best):
         return None
     if session.best is not None:
         session.folder.set_best_aside()
@@ -54,28 +54,31 @@ def _provisional(session: Session) -> dict[str, float] | None:
 
 
 def finish(session: Session) -> None:
-    """The figures of model/ over the whole validation text, and summary.json."""
+    """The figures of the best weights over the whole validation set, what the course has to report of them, and summary.json."""
     if session.best is None:
-        raise InputError(f"{session.folder.path}: no validation had a finite loss, or model/ could not be written; see metrics.jsonl")
-    figures = dict(session.best)
+        raise InputError(
+            f"{session.folder.path}: no validation had a finite loss, or {session.course.product}/ could not be written; see metrics.jsonl"
+        )
+    figures, examiner = dict(session.best), session.checks.examiner
     if figures["step"] != session.loop.step:
-        session.optimizer.take_weights(load_folder(session.folder.model).network.state_dict())
-    if session.windows < session.examiner.all_windows:
-        found = session.examiner.validate(None)
-        figures |= {"val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
+        session.optimizer.take_weights(session.course.read_back(session.folder.product))
+    if not session.checks.sees_all or examiner.reports:
+        figures |= session.checks.look(None)
+    report = session.ranks.first(lambda: examiner.report(session.folder.path)) if examiner.reports else {}
     session.plot()
     session.folder.metrics.flush()
     session.checkpoints.trim()  # a kill may have come before that
-    _write_summary(session, figures, finished=True)
+    _write_summary(session, figures, finished=True, report=report)
 
 
-def _write_summary(session: Session, figures: dict[str, float], finished: bool) -> None:
-    family, loop, health = family_for(session.prepared.network), session.loop, session.health
+def _write_summary(session: Session, figures: Figures, finished: bool, report: dict[str, Any] | None = None) -> None:
+    loop, health = session.loop, session.health
+    found = {name: value for name, value in figures.items() if name != "step"}
     session.folder.write_summary(
         {
             "finished": finished,
-            "val_bits_per_byte": figures["val_bits_per_byte"],
-            "val_loss": figures["val_loss"],
+            **dict(sorted(found.items(), key=lambda pair: pair[0] != session.course.measure.key)),
+            **(report or {}),
             "best_step": figures["step"],
             "steps": loop.step,
             "stopped_early": finished and session.out_of_patience(),
@@ -86,8 +89,7 @@ def _write_summary(session: Session, figures: dict[str, float], finished: bool) 
             "train_seconds": round(loop.seconds, 3),
             "total_seconds": round(session.total_seconds(), 3),
             "tokens_per_second": round(loop.tokens / max(loop.seconds, 1e-9), 1),
-            "parameters": loop.network.parameter_count(),
-            "family": family.name if family else "newleaf",
+            **session.course.facts(loop.network),
             "resumed_from_step": session.resumed_from,
             "version": VERSION,
         }

@@ -1,10 +1,12 @@
-"""What a network under training is asked now and then: its loss on the validation text, and a few words for each prompt."""
+"""What a network that trains on text is asked now and then: its loss on the validation text, and a few words for each prompt."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +17,7 @@ from newleaf.generate.sampling import SamplingConfig
 from newleaf.generate.writer import write
 from newleaf.measure.bits_per_byte import TextLoss, text_loss
 from newleaf.model import GPT
+from newleaf.train.course import Figures
 from newleaf.train.prepare import Prepared
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import build
@@ -22,33 +25,38 @@ from newleaf.train.recipe import build
 EVAL_TOKENS = 8192  # in one batch of a validation
 
 
-class Examiner:
+class TextExaminer:
     """Asks `network`, which is left as it was. `heed` is called between batches and between tokens, and ends the asking by raising.
 
     Several processes share a validation, and hear the same of it; all of them write the same sample.
     """
 
+    reports = False
+
     def __init__(self, prepared: Prepared, network: GPT, heed: Callable[[], None], ranks: Ranks) -> None:
         self.prepared, self.network, self.heed, self.ranks = prepared, network, heed, ranks
         self.byte_lengths = torch.from_numpy(token_byte_lengths(prepared.tokenizer)).long()
-        self.all_windows = count_windows(prepared.validation, prepared.network.context_length, prepared.config.data)
-        self.window_seconds = 0.0  # for each window of the last validation
+        self.all_rows = count_windows(prepared.validation, prepared.network.context_length, prepared.config.data)
         train = prepared.config.train
+        self.prompts = train.prompts
         self.sampling = build(SamplingConfig, {"max_tokens": 60, "seed": train.seed} | train.sample, "train.sample.")
 
-    def validate(self, windows: int | None, to_the_end: bool = False) -> TextLoss:
+    def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the way."""
-        begin = time.monotonic()
         length, data = self.prepared.network.context_length, self.prepared.config.data
-        count = min(windows or self.all_windows, self.all_windows)
+        count = min(rows or self.all_rows, self.all_rows)
         at_once = max(1, EVAL_TOKENS // length)
         if self.ranks.size > 1:
             at_once = min(at_once, -(-count // self.ranks.size))
-        batches = self._own(validation_batches(self.prepared.validation, length, at_once, data, windows), -(-count // at_once))
+        batches = self._own(validation_batches(self.prepared.validation, length, at_once, data, rows), -(-count // at_once))
         found = text_loss(self.network, batches if to_the_end else self._heeding(batches), self.byte_lengths)
         nats, tokens, size = self.ranks.sum(found.nats, found.tokens, found.bytes)
-        self.window_seconds = self.ranks.of_first(time.monotonic() - begin) / (windows or self.all_windows)
-        return TextLoss(nats, int(tokens), int(size))
+        whole = TextLoss(nats, int(tokens), int(size))
+        return {"val_loss": whole.per_token, "val_bits_per_byte": whole.bits_per_byte}
+
+    def report(self, folder: Path) -> dict[str, Any]:
+        """A text has no more to say than its loss."""
+        return {}
 
     def sample(self, prompt: str, seconds: float) -> str:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""

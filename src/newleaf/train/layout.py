@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from newleaf.model import GPT
 from newleaf.train.ranks import Ranks
 
 
@@ -23,7 +22,7 @@ class Whole:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
 
-    def spread(self, network: GPT, device: torch.device, dtype: torch.dtype) -> None:
+    def spread(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         """Lay the network out, which is whole and the same in each process. It is turned into `dtype` later."""
         network.to(device)
 
@@ -55,7 +54,7 @@ class Whole:
         """The norm of all gradients, from the pieces here."""
         return float(torch.nn.utils.get_total_norm(list(gradients), foreach=True))
 
-    def add_up(self, network: GPT) -> None:
+    def add_up(self, network: nn.Module) -> None:
         """Add up the gradients of the processes, if that is not done yet."""
         self.ranks.sum_gradients([weight for weight in network.parameters() if weight.requires_grad])
 
@@ -77,13 +76,14 @@ class Sharded(Whole):
         super().__init__(ranks)
         self.mesh: Any = None
 
-    def spread(self, network: GPT, device: torch.device, dtype: torch.dtype) -> None:
+    def spread(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         self.mesh = init_device_mesh(device.type, (self.ranks.size,))
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        for block in network.layers:
+        blocks: Any = network.layers
+        for block in blocks:
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
         # Its own weights (embedding, final norm, head) go back too: a validation must not leave copies that a later load would miss.
         fully_shard(network, mesh=self.mesh, mp_policy=policy, reshard_after_forward=True)
@@ -143,7 +143,7 @@ class Sharded(Whole):
         (squares,) = self.ranks.sum(super().norm(gradients) ** 2)
         return float(squares**0.5)
 
-    def add_up(self, network: GPT) -> None:
+    def add_up(self, network: nn.Module) -> None:
         """FSDP2 has done it on the way back."""
 
     def share_of_loss(self, loss: Tensor) -> Tensor:

@@ -6,19 +6,20 @@ Linux ends a process that takes too much without a word, so this is settled befo
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from newleaf.data.batches import Batch
-from newleaf.model import GPT
+from newleaf.train.course import Batch
+from newleaf.train.loop import next_token_losses
 
+Losses = Callable[[nn.Module, Any], Sequence[Tensor]]
 USABLE = 0.7  # of what is free: other processes grow too, and the validation and the writing of checkpoints need some
 
 
@@ -37,12 +38,14 @@ def fitting_micro_batch(batch_size: int, fixed: float, window: float, room: floa
     return next((n for n in range(batch_size, 0, -1) if batch_size % n == 0 and fixed + n * window <= room), 1)
 
 
-def choose_micro_batch(network: GPT, batch: Batch, coming: float, sharers: int = 1) -> tuple[int, str | None]:
+def choose_micro_batch(
+    network: nn.Module, batch: Batch, coming: float, sharers: int = 1, losses: Losses = next_token_losses
+) -> tuple[int, str | None]:
     """Windows of `batch` to take at once, and a sentence when not all of them; `coming` bytes are still to be taken beside the step,
     and `sharers` processes on this machine do the same."""
-    fixed, window = measured_step(network, batch)
+    fixed, window = measured_step(network, batch, losses)
     fixed += int(coming)
-    device, wanted = network.head.weight.device, batch.ids.shape[0]
+    device, wanted = next(network.parameters()).device, batch.rows
     free = free_memory(device) // (sharers if device.type == "cpu" else 1)
     chosen = fitting_micro_batch(wanted, fixed, window, USABLE * free)
     needed = fixed + chosen * window
@@ -52,19 +55,18 @@ def choose_micro_batch(network: GPT, batch: Batch, coming: float, sharers: int =
     return chosen, None if chosen == wanted else f"Memory: {chosen} of {wanted} windows at once ({told})."
 
 
-def measured_step(network: GPT, batch: Batch) -> tuple[int, int]:
+def measured_step(network: nn.Module, batch: Batch, losses: Losses = next_token_losses) -> tuple[int, int]:
     """Bytes that any step takes, and bytes that each window adds: forward and backward of one window and of two, counted exactly."""
-    one, two = _peak(network, batch, 1), _peak(network, batch, 2)
+    one, two = _peak(network, batch, 1, losses), _peak(network, batch, 2, losses)
     return max(0, 2 * one - two), max(1, two - one)
 
 
-def _peak(network: GPT, batch: Batch, rows: int) -> int:
-    device = network.head.weight.device
-    documents = batch.documents[:rows].to(device) if batch.documents is not None else None
-    counter = _Counter(network.parameters())
+def _peak(network: nn.Module, batch: Batch, rows: int, losses: Losses) -> int:
+    part = batch.part(0, rows, next(network.parameters()).device)
+    counter = _Counter((*network.parameters(), *network.buffers()))
     with counter:
-        loss = network.loss(batch.ids[:rows].to(device), batch.targets[:rows].to(device), documents=documents, reduction="sum")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = sum(found for found in losses(network, part) if found.requires_grad)
+        loss.backward()  # type: ignore[union-attr]
     for weight in network.parameters():
         weight.grad = None
     return counter.peak
@@ -73,7 +75,7 @@ def _peak(network: GPT, batch: Batch, rows: int) -> int:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the tensors made inside it that are still alive, and the most there were at once; `known` tensors do not count."""
 
-    def __init__(self, known: Iterator[Tensor]) -> None:
+    def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.sizes = {tensor.untyped_storage().data_ptr(): 0 for tensor in known}
         self.alive = self.peak = 0

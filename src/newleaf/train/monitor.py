@@ -29,7 +29,7 @@ class Monitor(Protocol):
     def step(self, step: Step, seconds_left: float | None) -> None:
         """A training step is done."""
 
-    def validation(self, step: int, bits_per_byte: float) -> None: ...
+    def validation(self, step: int, value: float, words: str) -> None: ...
 
     def sample(self, step: int, prompt: str, text: str) -> None: ...
 
@@ -47,7 +47,7 @@ class Silent:
 
     def step(self, step: Step, seconds_left: float | None) -> None: ...
 
-    def validation(self, step: int, bits_per_byte: float) -> None: ...
+    def validation(self, step: int, value: float, words: str) -> None: ...
 
     def sample(self, step: int, prompt: str, text: str) -> None: ...
 
@@ -79,8 +79,8 @@ class Lines:
             facts = [f"step {step.number}", f"{100 * step.progress:3.0f} %", f"loss {step.loss:.3f}", *self.rate.facts()]
             self.say("  ".join([*facts, f"{duration(seconds_left)} left"] if seconds_left is not None else facts))
 
-    def validation(self, step: int, bits_per_byte: float) -> None:
-        self.say(f"step {step}  validation {bits_per_byte:.3f} bits per byte")
+    def validation(self, step: int, value: float, words: str) -> None:
+        self.say(f"step {step}  validation {value:.3f} {words}")
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         self.say("  | " + printable(prompt + text).strip().replace("\n", "\n  | "))
@@ -129,7 +129,7 @@ class Live:
         self.status = ""
         self.progress: float | None = None
         self.left: float | None = None
-        self.validated: float | None = None
+        self.validated: str | None = None
         self.last_sample: tuple[int, str, str] | None = None
         self.live = RichLive(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._draw)
         self.live.start()
@@ -149,8 +149,8 @@ class Live:
         self.progress, self.left = step.progress, seconds_left
         self.status = f"step {step.number}  loss {step.loss:.3f}"
 
-    def validation(self, step: int, bits_per_byte: float) -> None:
-        self.validated = bits_per_byte
+    def validation(self, step: int, value: float, words: str) -> None:
+        self.validated = f"validation {value:.3f} {words}"
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         self.last_sample = (step, prompt, text)
@@ -176,7 +176,7 @@ class Live:
         if self.left is not None:
             facts.append(f"{duration(self.left)} left")
         if self.validated is not None:
-            facts.append(f"validation {self.validated:.3f} bits per byte")
+            facts.append(self.validated)
         parts: list[RenderableType] = [row, *(Text(line, style="dim") for line in packed(facts, width))]
         if self.last_sample is not None:
             number, prompt, text = self.last_sample

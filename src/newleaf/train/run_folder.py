@@ -1,4 +1,4 @@
-"""A run is a folder that explains itself: run.yaml, metrics.jsonl, summary.json, loss.png, model/ and state/."""
+"""A run is a folder that explains itself: run.yaml, metrics.jsonl, summary.json, loss.png, model/ (or adapter/) and state/."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from newleaf.train.lock import NAME as LOCK
 from newleaf.train.metrics import Metrics
 
 CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = "run.yaml", "metrics.jsonl", "summary.json", "loss.png", "model", "state"
+ADAPTER = "adapter"  # in the place of model/, where only an adapter was trained
 BEST = "best"  # in state/: the best model, while model/ holds one that a stop left
 
 
@@ -25,6 +26,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.model = self.path / MODEL
+        self.product = self.model  # what the run makes; a session says when it is ADAPTER
         self.state = self.path / STATE
         self.metrics = Metrics(self.path / METRICS)
         self.listeners: list[Callable[[dict[str, Any]], None]] = []  # hear each line that is recorded
@@ -55,7 +57,8 @@ class RunFolder:
         self.write_config(config)
         for name in (SUMMARY, PLOT):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.model, ignore_errors=True)
+        for name in (MODEL, ADAPTER):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         self.metrics.start()
 
     def sweep(self) -> None:
@@ -65,13 +68,13 @@ class RunFolder:
 
     def set_best_aside(self) -> None:
         """Make room in model/ for weights that are no part of the run, keeping those that are."""
-        self.model.rename(self.state / BEST)
+        self.product.rename(self.state / BEST)
 
     def take_back_best(self) -> None:
         """Undo `set_best_aside`, if it was done."""
         if (self.state / BEST).exists():
-            shutil.rmtree(self.model, ignore_errors=True)
-            (self.state / BEST).rename(self.model)
+            shutil.rmtree(self.product, ignore_errors=True)
+            (self.state / BEST).rename(self.product)
 
     def write_config(self, config: dict[str, Any]) -> None:
         write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120))

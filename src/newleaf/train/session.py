@@ -1,24 +1,21 @@
-"""One pretraining run under way: the loop's watcher, its checks and checkpoints, what it does when something goes wrong, how it ends."""
+"""One run under way: the loop's watcher, its checks and checkpoints, what it does when something goes wrong, how it ends."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from newleaf.data.batches import TrainBatches
 from newleaf.errors import InputError
-from newleaf.measure.bits_per_byte import TextLoss
-from newleaf.model import GPT
-from newleaf.storage.folder import save_folder
 from newleaf.train.checkpoint import Checkpoint, Checkpoints
+from newleaf.train.checks import CHECKS, Checks
+from newleaf.train.course import Batches, Course, Figures
 from newleaf.train.disk import announce, folder_bytes
 from newleaf.train.ending import finish, leave
-from newleaf.train.examiner import Examiner
 from newleaf.train.health import Health
 from newleaf.train.interrupt import Interrupt
 from newleaf.train.layout import Sharded, Whole
@@ -27,22 +24,13 @@ from newleaf.train.memory import choose_micro_batch
 from newleaf.train.metrics import read_lines
 from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import Optimizer
-from newleaf.train.prepare import Prepared
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import seconds
 from newleaf.train.run_folder import RunFolder
 from newleaf.train.schedule import ClockSchedule, ReplaySchedule, Schedule, StepSchedule
 from newleaf.train.trouble import skipped_step, why_skipped
-from newleaf.version import VERSION
 
-CHECKS = 10  # validations of a run whose recipe does not say
-SAMPLE_SHARE = 0.009  # of a timed run, for the text it writes on the way
-WORTHWHILE = 0.5  # of the first sample's time: shorter ones wait for the next validation
-FIRST_SAMPLE = 0.4  # of that share, for what the untrained network writes
-CHECK_SHARE = 0.03  # of a timed run, for the validations on the way
-FEWEST_WINDOWS = 16  # of such a validation
 PLOT_EVERY = 30.0  # seconds before loss.png is drawn anew
-EXIT_SECONDS = 0.4  # what Python takes to end after the last line
 
 
 class StopRequestedError(Exception):
@@ -50,95 +38,86 @@ class StopRequestedError(Exception):
 
 
 class Session:
-    """Watches the loop of one run. `restore` first, to go on from a checkpoint.
+    """Watches the loop of one course. `restore` first, to go on from a checkpoint.
 
     Of several processes each has one, and all do the same: what they measure is the first one's, and only its `folder` writes.
     """
 
     def __init__(
-        self, prepared: Prepared, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float, ranks: Ranks | None = None
+        self, course: Course, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float, ranks: Ranks | None = None
     ) -> None:
-        self.folder, self.monitor, self.started, self.ranks = folder, monitor, started, ranks or Ranks()
+        self.course, self.folder, self.monitor, self.started, self.ranks = course, folder, monitor, started, ranks or Ranks()
         self.ranks.stopping = lambda: interrupt.requested
-        train = prepared.config.train
+        folder.product = folder.path / course.product
+        train = course.train
         torch.manual_seed(train.seed)
-        self.device = torch.device(train.device or "cpu")
-        network = GPT(prepared.network)
-        self.optimizer = self.optimizer_of(network, prepared)
-        length, share = prepared.network.context_length, (self.ranks.rank, self.ranks.size)
-        batches = TrainBatches(prepared.train, length, train.batch_size, train.seed, prepared.config.data, share)
-        self.prepared = self._with_micro_batch(prepared, network, batches)
-        train = self.prepared.config.train
+        network = course.build()
+        self.optimizer = self.optimizer_of(network)
+        batches = course.batches((self.ranks.rank, self.ranks.size))
         self.replayed_checks: frozenset[int] = frozenset()
+        replayed_rows = 0
         self.clock: ClockSchedule | None = None
-        self.windows = 0  # of each validation on the way; the examiner's all_windows make the whole text
+        micro_batch_size = train.micro_batch_size or self._measured_micro_batch(network, batches)
+        schedule = self._schedule(batches.rows_per_epoch)
+        if isinstance(schedule, ReplaySchedule):
+            self.replayed_checks, replayed_rows = schedule.checks, schedule.windows
         self.loop = Loop(
-            network, self.optimizer, self._schedule(batches.windows_per_epoch), batches.batch, train.micro_batch_size, train.seed, self,
-            ranks=self.ranks,
+            network, self.optimizer, schedule, batches.batch, micro_batch_size, train.seed, self,
+            ranks=self.ranks, losses=course.losses, terms=course.terms,
         )  # fmt: skip
-        self.examiner = Examiner(self.prepared, network, self._heed, self.ranks)
+        self.checks = Checks(course, network, self._heed, self.ranks, self.clock, folder, monitor)
+        self.checks.rows = replayed_rows
         self.checkpoints = Checkpoints(folder.state, train.keep_checkpoints, self.optimizer.layout)
         self.health = Health()
-        self.best: dict[str, float] | None = None
+        self.best: Figures | None = None  # of what stands in the product's folder, and its "step"
         self.checks_without_gain = 0
         self.check_pending = False  # the last step's check is not done yet
         self.elapsed_before = 0.0
         self.resumed_from = 0
         self.last_progress = 0.0
         self.last_plot: float | None = None
-        self.plot_seconds = 0.3
-        self.sample_seconds = 0.0
-        self.first_sample = 0.0  # seconds
 
-    def optimizer_of(self, network: GPT, prepared: Prepared) -> Optimizer:
+    def optimizer_of(self, network: nn.Module) -> Optimizer:
         """Lays a new network out over the processes, and takes its weights."""
-        train = prepared.config.train
+        train = self.course.train
         dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-        network.recompute = train.checkpoint_activations
         layout = Sharded(self.ranks) if train.parallel == "fsdp" and self.ranks.size > 1 else Whole(self.ranks)
-        layout.spread(network, self.device, dtype)
-        return Optimizer(network, prepared.config.optimizer, dtype, layout)
+        layout.spread(network, torch.device(train.device or "cpu"), dtype)
+        return Optimizer(network, self.course.optimizer, dtype, layout)
 
-    def _with_micro_batch(self, prepared: Prepared, network: GPT, batches: TrainBatches) -> Prepared:
-        """The windows in memory at once, where the recipe leaves them open: as many as fit, by a step that is measured."""
-        train = prepared.config.train
-        chosen = train.micro_batch_size
-        if not chosen and self.optimizer.layout.in_step:
+    def _measured_micro_batch(self, network: nn.Module, batches: Batches) -> int:
+        """The rows in memory at once, where the recipe leaves them open: as many as fit, by a step that is measured."""
+        if self.optimizer.layout.in_step:
             raise InputError("train.micro_batch_size: not measured with train.parallel fsdp; say how many windows a process takes at once")
-        if not chosen:
-            # The moments that AdamW adds in its first step, and fp32 copies of the gradients while it takes one.
-            coming = 2 * self.optimizer.full_bytes() - sum(tensor.nbytes for tensor in self.optimizer.state().values())
-            chosen, sentence = choose_micro_batch(network, batches.batch(0), coming, self.ranks.local_size)
-            if sentence is not None:
-                self.monitor.say(sentence)
-            chosen = int(self.ranks.of_first(chosen))
-        config = dataclasses.replace(prepared.config, train=dataclasses.replace(train, micro_batch_size=chosen))
-        return dataclasses.replace(prepared, config=config)
+        # The moments that AdamW adds in its first step, and fp32 copies of the gradients while it takes one.
+        coming = 2 * self.optimizer.full_bytes() - sum(tensor.nbytes for tensor in self.optimizer.state().values())
+        chosen, sentence = choose_micro_batch(network, batches.widest(), coming, self.ranks.local_size, self.course.losses)
+        if sentence is not None:
+            self.monitor.say(sentence)
+        return int(self.ranks.of_first(chosen))
 
-    def _schedule(self, windows_per_epoch: int) -> Schedule:
-        train = self.prepared.config.train
+    def _schedule(self, rows_per_epoch: int) -> Schedule:
+        train = self.course.train
         if train.replay is not None:
             try:
-                replay = ReplaySchedule.of(read_lines(Path(train.replay)))
+                return ReplaySchedule.of(read_lines(Path(train.replay)))
             except ValueError as error:
                 raise InputError(f"train.replay: {train.replay} {error}") from None
-            self.replayed_checks, self.windows = replay.checks, replay.windows
-            return replay
         if train.time is not None:
             already = self.ranks.of_first(time.monotonic() - self.started)
             self.clock = ClockSchedule(seconds(train.time), train.schedule, already, self.ranks.now)
             return self.clock
-        per_step = train.batch_size * self.prepared.network.context_length
+        per_step = train.batch_size * self.course.row_tokens
         steps = train.steps or (
-            -(-train.tokens // per_step) if train.tokens else round((train.epochs or 1) * windows_per_epoch / train.batch_size)
+            math.ceil(train.tokens / per_step) if train.tokens else round((train.epochs or 1) * rows_per_epoch / train.batch_size)
         )
         return StepSchedule(max(1, steps), train.schedule)
 
     def announce_disk(self) -> None:
         """Say what the run will write. Raises InputError when the disk has no room for the first of it."""
-        already = folder_bytes(self.folder.state) + folder_bytes(self.folder.model)
-        model = 4 * self.loop.network.parameter_count()
-        keep = self.prepared.config.train.keep_checkpoints
+        already = folder_bytes(self.folder.state) + folder_bytes(self.folder.product)
+        model = 4 * sum(weight.numel() for weight in self.optimizer.weights.values())
+        keep = self.course.train.keep_checkpoints
         state = self.optimizer.full_bytes()
         if self.optimizer.layout.in_step:
             state = int(self.ranks.sum(state)[0])
@@ -151,7 +130,7 @@ class Session:
         self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
         self.loop.micro_batch_size = state["micro_batch_size"]
         self.best, self.elapsed_before, self.resumed_from = state["best"], state["total_seconds"], state["step"]
-        self.last_progress, self.windows = state["progress"], state["windows"]
+        self.last_progress, self.checks.rows = state["progress"], state["windows"]
         self.checks_without_gain, self.check_pending = state["checks_without_gain"], state["check_pending"]
         self.folder.metrics.rewind(state["metrics_bytes"], state["step"])
         self.health.restore(state["health"], self.losses())
@@ -165,9 +144,9 @@ class Session:
         """Run the loop to its end and leave the folder finished; when asked to stop, usable and ready to resume."""
         look = True
         try:
-            self._choose_windows()
+            self.checks.choose_rows()
             if self.loop.step == 0:
-                self._record_samples(0, self._samples(0))
+                self._look_before()
             if self.check_pending:
                 self.check(self.loop.step)
             if not self.out_of_patience():
@@ -187,9 +166,10 @@ class Session:
 
     def step(self, step: Step) -> None:
         spike = self.health.hear(step.loss, step.skipped)
-        peak = self.prepared.config.optimizer
+        peak = self.course.optimizer
         rates = {"lr": peak.learning_rate * step.factor, "matrix_lr": peak.matrix_learning_rate * step.factor}
         measured = {name: value for name, value in (("loss", step.loss), ("grad_norm", step.norm)) if math.isfinite(value)}
+        measured |= {name: value for name, value in step.terms.items() if math.isfinite(value)}
         marks = {"skipped": why_skipped(step)} if step.skipped else {"spike": True} if spike else {}
         took = {"tokens": step.tokens, "seconds": round(step.seconds, 3)}
         self.folder.record(**({"step": step.number} | measured | {"factor": step.factor} | rates | took | marks))
@@ -206,7 +186,7 @@ class Session:
         if self.loop.step != step.number:
             return False  # the step was taken back
         before, self.last_progress = self.last_progress, step.progress
-        every = self.prepared.config.train.eval_every
+        every = self.course.train.eval_every
         if self.replayed_checks:
             due = step.number in self.replayed_checks
         else:
@@ -220,20 +200,27 @@ class Session:
         Whatever is asked to stop before the first line is recorded; a checkpoint knows all that was recorded before it.
         """
         begin = time.monotonic()
-        found = self.examiner.validate(self.windows)
-        self.monitor.validation(step, found.bits_per_byte)
-        samples = self._samples(step)
-        self.record_validation(found)
-        self._record_samples(step, samples)
+        found = self.checks.look(self.checks.rows)
+        self.checks.tell(step, found)
+        samples = self.checks.samples(step)
+        self.checks.record(step, found)
+        self.checks.record_samples(step, samples)
         self.check_pending = False
         self._keep_best(found)
         if self.health.in_a_row == 0:  # what a run of skipped steps goes back to must be from before it
             self.attempt("the checkpoint", self.save_checkpoint)
-        if self.clock is not None:
-            self._reserve(time.monotonic() - begin)
+        self.checks.reserve(time.monotonic() - begin)
         if self.last_plot is None or time.monotonic() > self.last_plot + PLOT_EVERY:
             self.plot()
         return not self.out_of_patience()
+
+    def _look_before(self) -> None:
+        """What the network can do before the first step: a figure where that is worth one, and samples."""
+        if self.course.looks_before:
+            found = self.checks.look(self.checks.rows)
+            self.checks.tell(0, found)
+            self.checks.record(0, found)
+        self.checks.record_samples(0, self.checks.samples(0))
 
     # When something goes wrong.
 
@@ -253,73 +240,22 @@ class Session:
         return True
 
     def out_of_patience(self) -> bool:
-        patience = self.prepared.config.train.patience
+        patience = self.course.train.patience
         return 0 < patience <= self.checks_without_gain
 
-    # Checks and checkpoints.
+    # The best weights, and checkpoints.
 
-    def _choose_windows(self) -> None:
-        """By the clock, validations on the way must stay cheap: as many windows as a small share of the time allows, measured once."""
-        wanted = self.windows or min(self.prepared.config.train.eval_windows, self.examiner.all_windows)
-        if self.clock is not None:
-            few = min(FEWEST_WINDOWS, wanted)
-            self.examiner.validate(few)
-            self.examiner.validate(few)  # the first one warms up
-            affordable = int(CHECK_SHARE * self.clock.length / CHECKS / self.examiner.window_seconds)
-            wanted = self.windows or min(wanted, max(few, affordable))
-            self.windows = wanted
-            self._reserve(0.0)
-        self.windows = wanted
-
-    def _reserve(self, check_seconds: float) -> None:
-        """Keep time for the end: one check more, with a plot, and the whole validation text."""
-        assert self.clock is not None
-        check_seconds = max(self.ranks.of_first(check_seconds), self.examiner.window_seconds * self.windows)
-        whole_text = self.examiner.window_seconds * self.examiner.all_windows
-        self.clock.reserve = check_seconds + whole_text + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
-
-    def _samples(self, step: int) -> list[tuple[str, str]]:
-        """What the network writes for each prompt; in a timed run for a small share of it, so fewer times and at last less."""
-        prompts, found = self.prepared.config.train.prompts, []
-        done = self.clock.progress(step) if self.clock is not None and step else 0.0
-        if self.clock is not None and done < 1 and self._sampling_left(done) < (WORTHWHILE * self.first_sample if step else 0.0):
-            return []
-        for number, prompt in enumerate(prompts):
-            begin = time.monotonic()
-            found.append((prompt, self.examiner.sample(prompt, self._sampling_left(done) / (len(prompts) - number))))
-            self.sample_seconds += self.ranks.of_first(time.monotonic() - begin)
-        self.first_sample = self.first_sample or self.sample_seconds
-        return found
-
-    def _sampling_left(self, done: float) -> float:
-        """Seconds that samples may take now; without a clock, as long as they take."""
-        if self.clock is None:
-            return math.inf
-        return SAMPLE_SHARE * self.clock.length * (FIRST_SAMPLE + (1 - FIRST_SAMPLE) * done) - self.sample_seconds
-
-    def record_validation(self, found: TextLoss) -> None:
-        figures = {"val_loss": found.per_token, "val_bits_per_byte": found.bits_per_byte} if math.isfinite(found.nats) else {}
-        self.folder.record(step=self.loop.step, **figures, val_windows=self.windows)
-
-    def _record_samples(self, step: int, samples: list[tuple[str, str]]) -> None:
-        for prompt, text in samples:
-            self.folder.record(step=step, prompt=prompt, sample=text)
-            self.monitor.sample(step, prompt, text)
-
-    def _keep_best(self, found: TextLoss) -> None:
+    def _keep_best(self, found: Figures) -> None:
         self.checks_without_gain += 1
-        if self.is_best(found) and self.attempt("the model", self.save_model):
+        if self.checks.better(found, self.best) and self.attempt("the model", self.save_model):
             self.best, self.checks_without_gain = self.figures(found), 0
 
-    def is_best(self, found: TextLoss) -> bool:
-        return math.isfinite(found.bits_per_byte) and (self.best is None or found.bits_per_byte < self.best["val_bits_per_byte"])
-
-    def figures(self, found: TextLoss) -> dict[str, float]:
-        return {"step": self.loop.step, "val_bits_per_byte": found.bits_per_byte, "val_loss": found.per_token}
+    def figures(self, found: Figures) -> Figures:
+        return {"step": self.loop.step, **found}
 
     def save_model(self) -> None:
-        weights, about = self.optimizer.weights_by_name(), {"version": VERSION}
-        self.ranks.first(lambda: save_folder(self.folder.model, self.prepared.network, weights, self.prepared.tokenizer, about))
+        weights = self.optimizer.weights_by_name()
+        self.ranks.first(lambda: self.course.save(self.folder.product, self.loop.network, weights))
 
     def save_checkpoint(self) -> None:
         values = {
@@ -329,7 +265,7 @@ class Session:
             "total_seconds": self.total_seconds(),
             "progress": self.loop.schedule.progress(self.loop.step),
             "best": self.best,
-            "windows": self.windows,
+            "windows": self.checks.rows,
             "micro_batch_size": self.loop.micro_batch_size,
             "checks_without_gain": self.checks_without_gain,
             "check_pending": self.check_pending,
@@ -345,7 +281,7 @@ class Session:
         begin = time.monotonic()
         self.attempt("the plot", lambda: self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps"))
         self.last_plot = time.monotonic()
-        self.plot_seconds = self.last_plot - begin
+        self.checks.plot_seconds = self.last_plot - begin
 
     def total_seconds(self) -> float:
         return self.elapsed_before + time.monotonic() - self.started

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from newleaf.errors import InputError
-from newleaf.model import GPT
 from newleaf.train.loop import Step
 
 if TYPE_CHECKING:
@@ -17,13 +16,13 @@ if TYPE_CHECKING:
 
 def skipped_step(session: Session, step: Step) -> None:
     """Say so at the first of a row; after too many, go back to the last checkpoint at a lower rate, once."""
-    most, row = session.prepared.config.train.max_skipped, session.health.in_a_row
+    most, row = session.course.train.max_skipped, session.health.in_a_row
     if row == 1:
         session.monitor.say(f"Warning: step {step.number} was skipped, its {why_skipped(step)}.")
     if row < most:
         return
-    peak, advice = session.prepared.config.optimizer, "look at the text around there"
-    if session.prepared.config.train.precision == "bf16":
+    peak, advice = session.course.optimizer, "look at the text around there"
+    if session.course.train.precision == "bf16":
         advice = f"try --train.precision fp32, or {advice}"
     if session.health.restored:
         raise InputError(
@@ -41,8 +40,8 @@ def _go_back(session: Session, step: int) -> None:
         session.loop.step, session.loop.tokens, session.last_progress = found.step, found.values["tokens"], found.values["progress"]
         session.folder.metrics.rewind(found.values["metrics_bytes"], found.step)
     else:
-        torch.manual_seed(session.prepared.config.train.seed)
-        session.optimizer.load_state(session.optimizer_of(GPT(session.prepared.network), session.prepared).state())
+        torch.manual_seed(session.course.train.seed)
+        session.optimizer.load_state(session.optimizer_of(session.course.build()).state())
         session.loop.step, session.loop.tokens, session.last_progress = 0, 0, 0.0
         session.folder.metrics.rewind(None, 0)
     session.health.recent.clear()
@@ -51,7 +50,7 @@ def _go_back(session: Session, step: int) -> None:
     session.loop.rate_scale = session.health.rate_scale
     session.folder.record(step=session.loop.step, restored_from=step, rate_scale=session.health.rate_scale)
     where = f"the checkpoint of step {session.loop.step}" if session.loop.step else "the beginning"
-    row = session.prepared.config.train.max_skipped
+    row = session.course.train.max_skipped
     session.monitor.say(f"Warning: {row} steps in a row were skipped; back to {where}, with rates times {session.health.rate_scale:g}.")
 
 

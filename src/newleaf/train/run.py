@@ -1,0 +1,207 @@
+"""A run from its first check to its last file, whatever its course: begin one or go on with one, and leave a run folder behind."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import psutil
+import torch
+
+from newleaf.errors import InputError
+from newleaf.train.bystander import Bystander
+from newleaf.train.checkpoint import Checkpoints
+from newleaf.train.config import TrainConfig
+from newleaf.train.course import Course
+from newleaf.train.interrupt import Interrupt
+from newleaf.train.layout import Whole
+from newleaf.train.lock import FolderLock, NoLock
+from newleaf.train.machine import matrix_speed
+from newleaf.train.monitor import Monitor
+from newleaf.train.ranks import Ranks, joined, restarted
+from newleaf.train.run_folder import CONFIG, RunFolder
+from newleaf.train.session import Session
+from newleaf.train.trackers import Trackers, check_installed
+from newleaf.version import VERSION
+
+NOTHING_YET = "stopped before training began; nothing was left half done, and the same command starts again"
+MEASURED = 0.1  # seconds of matrix products, to show progress against
+
+
+class Recipe(Protocol):
+    """A configuration: a frozen dataclass with a section `train`."""
+
+    @property
+    def train(self) -> TrainConfig: ...
+
+
+C = TypeVar("C", bound=Recipe)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[C]):
+    """A kind of run: how its configuration is read from a run.yaml and checked for what needs no data, and how its course is opened.
+
+    `open` reads data and models, and raises InputError for bad ones before the run's folder is touched; all processes call it.
+    """
+
+    read: Callable[[Mapping[str, Any]], C]
+    check: Callable[[C, Monitor], C]
+    open: Callable[[C, Monitor, Ranks], Course]
+
+
+def begin(kind: Kind[C], config: C, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
+    """Train what `config` describes into the run folder `out`.
+
+    `started` is the moment (time.monotonic) from which `train.time` counts. Raises InputError for bad input, before the run folder is
+    touched, and Stopped when asked to stop while there is nothing to save.
+    """
+    with joined() as ranks:
+        folder = _folder(out, ranks)
+        if ranks.first(lambda: restarted() and _begun_by_us(folder, overwrite)):
+            return _resume(kind, folder, monitor, started, ranks)
+        with _guarded(folder, config.train, ranks) as (lock, interrupt):
+            if folder.is_run():
+                lock.take()
+            ranks.first(lambda: folder.check_free(overwrite))
+            config = kind.check(config, monitor)
+            check_installed(config.train.track)
+            course = kind.open(config, monitor, ranks)
+            speed = _measure(course, monitor)
+            interrupt.gently(monitor.say)
+            session = Session(course, folder, monitor, interrupt, started, ranks)
+            session.announce_disk()
+            record = _record(session, speed)
+            ranks.first(lambda: _begin(folder, record, lock, monitor, overwrite))
+            with _tracked(folder, record, 0, monitor):
+                session.train()
+    return folder
+
+
+def _begin(folder: RunFolder, record: dict[str, Any], lock: FolderLock, monitor: Monitor, overwrite: bool) -> None:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    _take(lock, monitor)
+    folder.check_free(overwrite)  # someone may have been faster
+    folder.sweep()
+    folder.begin(record)
+
+
+def resume(kind: Kind[C], out: str | Path, monitor: Monitor, started: float) -> RunFolder:
+    """Go on with the run in `out` from its last whole checkpoint, or from its beginning when there is none yet; a finished run stays.
+
+    It may go on with another number of processes than it had.
+    """
+    with joined() as ranks:
+        return _resume(kind, _folder(out, ranks), monitor, started, ranks)
+
+
+def _resume(kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks) -> RunFolder:
+    values = folder.read_config()
+    record = values.get("record", {})
+    if (folder.read_summary() or {}).get("finished"):
+        monitor.say(f"{folder.path}: this run is finished; there is nothing to resume.")
+        return folder
+    if (values.get("train") or {}).get("time") is not None:
+        values["train"] = values["train"] | {"replay": None}
+    config = kind.read({name: value for name, value in values.items() if name != "record"})
+    with _guarded(folder, config.train, ranks) as (lock, interrupt):
+        ranks.first(lambda: _tidy(folder, lock, monitor))
+        found = Checkpoints(folder.state, layout=Whole(ranks)).newest(monitor.say)
+        check_installed(config.train.track)
+        course = kind.open(config, monitor, ranks)
+        for name, fingerprint in course.fingerprints.items():
+            if fingerprint != record.get("fingerprints", {}).get(name):
+                raise InputError(f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began")
+        _measure(course, monitor)
+        interrupt.gently(monitor.say)
+        session = Session(course, folder, monitor, interrupt, started, ranks)
+        if found is None:
+            monitor.say(f"{folder.path}: stopped before its first checkpoint, so it begins anew.")
+            ranks.first(lambda: folder.begin(folder.read_config()))
+        else:
+            session.restore(found)
+        with _tracked(folder, values, session.loop.step, monitor):
+            session.train()
+    return folder
+
+
+def _tidy(folder: RunFolder, lock: FolderLock, monitor: Monitor) -> None:
+    _take(lock, monitor)
+    folder.sweep()
+    Checkpoints(folder.state).sweep()
+
+
+def _folder(out: str | Path, ranks: Ranks) -> RunFolder:
+    return RunFolder(out) if ranks.leads else Bystander(out)
+
+
+def _begun_by_us(folder: RunFolder, overwrite: bool) -> bool:
+    """Whether the run in the folder is of the processes before us, and not one that they were to replace."""
+    if not folder.is_run():
+        return False
+    return not overwrite or (folder.path / CONFIG).stat().st_mtime > psutil.Process(os.getppid()).create_time()
+
+
+def _measure(course: Course, monitor: Monitor) -> float:
+    """How fast this machine multiplies matrices in the run's number format, FLOP/s; the monitor shows progress against it."""
+    train = course.train
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    speed = matrix_speed(dtype, torch.device(train.device or "cpu"), MEASURED)
+    monitor.machine(course.flops_per_token, speed)
+    return speed
+
+
+@contextmanager
+def _tracked(folder: RunFolder, config: dict[str, Any], step: int, monitor: Monitor) -> Iterator[None]:
+    """The run's trackers hear each line of metrics.jsonl from `step` on."""
+    told = () if isinstance(folder, Bystander) else config["train"].get("track") or ()
+    trackers = Trackers(told, folder.path, config, step, monitor.say)
+    folder.listeners.append(trackers.record)
+    try:
+        yield
+    finally:
+        folder.listeners.remove(trackers.record)
+        trackers.close()
+
+
+@contextmanager
+def _guarded(folder: RunFolder, train: TrainConfig, ranks: Ranks) -> Iterator[tuple[FolderLock, Interrupt]]:
+    """The folder's lock, not yet taken, and ears for signals; both are given back at the end."""
+    lock = FolderLock(folder.path) if ranks.leads else NoLock(folder.path)
+    try:
+        with Interrupt(NOTHING_YET, train.preempt_signal) as interrupt:
+            yield lock, interrupt
+    finally:
+        lock.release()
+
+
+def _take(lock: FolderLock, monitor: Monitor) -> None:
+    lock.take()
+    if lock.note is not None:
+        monitor.say(lock.note)
+
+
+def _record(session: Session, speed: float) -> dict[str, Any]:
+    """run.yaml: a recipe that gives this run again, and under `record` what it was made with."""
+    course, values = session.course, session.course.recipe()
+    values["train"]["micro_batch_size"] = session.loop.micro_batch_size
+    if course.train.time is not None:
+        values["train"]["replay"] = "metrics.jsonl"
+    values["record"] = {
+        "newleaf": VERSION,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "matrix_flops": round(speed),
+        "processes": session.ranks.size,
+        "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "fingerprints": dict(course.fingerprints),
+        **course.record(),
+    }
+    return values
