@@ -22,12 +22,12 @@ def poison(bad: dict[int, int], what: str = "loss") -> None:
     """Make these steps' losses or gradients NaN, each for so many times that it is taken."""
     real = Loop._gradients
 
-    def gradients(self: Loop, batch: Any) -> tuple[float, int]:
+    def gradients(self: Loop, batch: Any) -> tuple[list[float], int]:
         loss, counted = real(self, batch)
         if bad.get(self.step + 1, 0) > 0:
             bad[self.step + 1] -= 1
             if what == "loss":
-                return math.nan, counted
+                return [math.nan], counted
             self.network.head.weight.grad[0, 0] = math.inf  # type: ignore[index]
         return loss, counted
 
@@ -124,10 +124,10 @@ def poison_at_full_rate() -> None:
 
     real = Loop._gradients
 
-    def gradients(self: Loop, batch: Any) -> tuple[float, int]:
+    def gradients(self: Loop, batch: Any) -> tuple[list[float], int]:
         time.sleep(0.02)
         loss, counted = real(self, batch)
-        return (math.nan, counted) if 14 <= self.step + 1 <= 18 and self.rate_scale == 1 else (loss, counted)
+        return ([math.nan], counted) if 14 <= self.step + 1 <= 18 and self.rate_scale == 1 else (loss, counted)
 
     Loop._gradients = gradients  # type: ignore[method-assign]
 
@@ -155,9 +155,9 @@ def test_a_loss_that_falls_or_hardly_varies_or_has_just_begun_is_no_spike() -> N
 def test_spikes_are_marked_in_the_metrics_and_remembered_over_a_resume(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Loop._gradients
 
-    def gradients(self: Loop, batch: Any) -> tuple[float, int]:
+    def gradients(self: Loop, batch: Any) -> tuple[list[float], int]:
         loss, counted = real(self, batch)
-        return (loss * 3 if self.step + 1 in (18, 22) else loss), counted
+        return ([loss[0] * 3] if self.step + 1 in (18, 22) else loss), counted
 
     from newleaf.train.session import Session
 
