@@ -3,6 +3,6 @@
 from newleaf.api.model import Model
 from newleaf.api.opening import load
 from newleaf.api.run import Run
-from newleaf.api.training import pretrain, resume
+from newleaf.api.training import finetune, pretrain, resume
 
-__all__ = ["Model", "Run", "load", "pretrain", "resume"]
+__all__ = ["Model", "Run", "finetune", "load", "pretrain", "resume"]

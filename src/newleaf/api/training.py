@@ -17,6 +17,9 @@ from newleaf.train.ranks import leads
 from newleaf.train.recipe import build, merge, read_recipe
 from newleaf.train.run import resume as resume_run
 from newleaf.train.run_folder import RunFolder
+from newleaf.tune.finetune import TUNING
+from newleaf.tune.finetune import finetune as run_tuning
+from newleaf.tune.finetune import read_config as read_tuning
 
 LENGTHS = ("time", "steps", "tokens", "epochs")
 
@@ -48,9 +51,39 @@ def pretrain(
     return _watched(monitor, quiet, lambda shown: run_pretraining(built, out, shown, begun, overwrite))
 
 
+def finetune(
+    model: str | Path | None = None,
+    *data: str | Path,
+    task: str | None = None,
+    out: str | Path,
+    config: str | Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+    started: float | None = None,
+    monitor: Monitor | None = None,
+    **options: Any,
+) -> Run:
+    """Tune a model on data. `task` is one of text, classify, pair, similarity, choice, …; options are the recipe's sections and short
+    names as for `pretrain`; `config` is a recipe they are laid over.
+
+    Returns the finished run. Raises InputError for bad input, before anything is written.
+    """
+    begun = clock.monotonic() if started is None else started
+    recipe = read_recipe(Path(config)) if config is not None else {}
+    values = _recipe_values(recipe, Path(config).parent if config is not None else Path(), options)
+    values |= {"task": task or values.get("task"), "model": str(model) if model is not None else values.get("model", "")}
+    if data:
+        values["source"] = [str(item) for item in data]
+    built = read_tuning(values)
+    return _watched(monitor, quiet, lambda shown: run_tuning(built, out, shown, begun, overwrite))
+
+
 def resume(path: str | Path, quiet: bool = False, started: float | None = None, monitor: Monitor | None = None) -> Run:
     """Go on with a run that was stopped, from its last checkpoint; a finished one is returned as it is."""
     begun = clock.monotonic() if started is None else started
+    tuned = bool(RunFolder(path).read_config().get("task"))
+    if tuned:
+        return _watched(monitor, quiet, lambda shown: resume_run(TUNING, path, shown, begun))
     return _watched(monitor, quiet, lambda shown: resume_run(PRETRAINING, path, shown, begun))
 
 

@@ -36,14 +36,14 @@ class TextExaminer:
     def __init__(self, prepared: Prepared, network: GPT, heed: Callable[[], None], ranks: Ranks) -> None:
         self.prepared, self.network, self.heed, self.ranks = prepared, network, heed, ranks
         self.byte_lengths = torch.from_numpy(token_byte_lengths(prepared.tokenizer)).long()
-        self.all_rows = count_windows(prepared.validation, prepared.network.context_length, prepared.config.data)
+        self.all_rows = count_windows(prepared.validation, prepared.window, prepared.config.data)
         train = prepared.config.train
         self.prompts = train.prompts
         self.sampling = build(SamplingConfig, {"max_tokens": 60, "seed": train.seed} | train.sample, "train.sample.")
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the way."""
-        length, data = self.prepared.network.context_length, self.prepared.config.data
+        length, data = self.prepared.window, self.prepared.config.data
         count = min(rows or self.all_rows, self.all_rows)
         at_once = max(1, EVAL_TOKENS // length)
         if self.ranks.size > 1:

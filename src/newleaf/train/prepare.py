@@ -19,7 +19,7 @@ from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import train_tokenizer
-from newleaf.train.config import PretrainConfig
+from newleaf.train.config import PretrainConfig, TrainConfig
 from newleaf.train.dial import Budget, Choice, choose
 from newleaf.train.interrupt import interruptible
 from newleaf.train.machine import has_fast_bf16, keep_memory, matrix_speed, pick_device, use_threads
@@ -29,14 +29,21 @@ from newleaf.train.recipe import build, convert_fields, plain, seconds
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run with nothing left open but how many windows fit into memory: its configuration, its text as tokens, its network's shape."""
+    """A run on text with nothing left open but how many windows fit into memory: its configuration (with sections data, optimizer and
+    train), its text as tokens, its network's shape. `length` is that of a window, 0 for the whole context."""
 
-    config: PretrainConfig
+    config: Any
     network: GPTConfig
     tokenizer: Tokenizer
     train: Shard
     validation: Shard
     fingerprints: dict[str, str]
+    length: int = 0
+
+    @property
+    def window(self) -> int:
+        """Tokens of a window."""
+        return self.length or self.network.context_length
 
 
 def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Prepared:
@@ -46,10 +53,10 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     """
     if build(SamplingConfig, config.train.sample, "train.sample.").n != 1:
         raise InputError("train.sample.n: one sample is shown for each prompt")
-    config = _settle_machine(config)
+    config = dataclasses.replace(config, train=settled(config.train))
     model = convert_fields(GPTConfig, config.model, "model.")
     corpus = prepare_text(config.source, config.data, on_progress=monitor.stage)
-    for sentence in _left_out(corpus.report):
+    for sentence in left_out(corpus.report):
         monitor.say(sentence)
     open_choices = len(model) < len(dataclasses.fields(GPTConfig))
     choice = choose(corpus.train.n_bytes, _budget(config, corpus)) if open_choices else None
@@ -64,17 +71,15 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     return Prepared(config, network, tokenizer, shards[0], shards[1], fingerprints)
 
 
-def _settle_machine(config: PretrainConfig) -> PretrainConfig:
+def settled(train: TrainConfig) -> TrainConfig:
     """Threads, device and number format, as they will stand in run.yaml."""
-    train = config.train
     try:
         device = pick_device(train.device)
     except ValueError as error:
         raise InputError(f"train.{error}") from None
     keep_memory()
     precision = train.precision if train.precision != "auto" else ("bf16" if has_fast_bf16(device) else "fp32")
-    settled = dataclasses.replace(train, threads=use_threads(train.threads), device=str(device), precision=precision)
-    return dataclasses.replace(config, train=settled)
+    return dataclasses.replace(train, threads=use_threads(train.threads), device=str(device), precision=precision)
 
 
 def _budget(config: PretrainConfig, corpus: Corpus) -> Budget:
@@ -125,7 +130,7 @@ def _network(model: dict[str, Any], choice: Choice | None, tokenizer: Tokenizer)
     return network
 
 
-def _left_out(report: dict[str, Any]) -> list[str]:
+def left_out(report: dict[str, Any]) -> list[str]:
     """Sentences about what reading skipped and cleaning changed; none when nothing was."""
     sentences = []
     if report["unknown_suffix"]["count"]:

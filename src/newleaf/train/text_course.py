@@ -13,7 +13,7 @@ from newleaf.families import family_for
 from newleaf.model import GPT
 from newleaf.model.count import training_flops
 from newleaf.storage.folder import load_folder, save_folder
-from newleaf.train.config import PretrainConfig, TrainConfig
+from newleaf.train.config import TrainConfig
 from newleaf.train.course import Measure
 from newleaf.train.examiner import TextExaminer
 from newleaf.train.loop import NEXT_TOKEN, next_token_losses
@@ -36,16 +36,18 @@ class TextCourse:
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
-        self.config: PretrainConfig = prepared.config
-        self.row_tokens = float(prepared.network.context_length)
+        self.config: Any = prepared.config
+        self.row_tokens = float(prepared.window)
 
     @property
     def train(self) -> TrainConfig:
-        return self.config.train
+        found: TrainConfig = self.config.train
+        return found
 
     @property
     def optimizer(self) -> OptimizerConfig:
-        return self.config.optimizer
+        found: OptimizerConfig = self.config.optimizer
+        return found
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -62,7 +64,7 @@ class TextCourse:
 
     def batches(self, share: tuple[int, int]) -> TrainBatches:
         prepared, train = self.prepared, self.train
-        return TrainBatches(prepared.train, prepared.network.context_length, train.batch_size, train.seed, self.config.data, share)
+        return TrainBatches(prepared.train, prepared.window, train.batch_size, train.seed, self.config.data, share)
 
     losses = staticmethod(next_token_losses)
 

@@ -1,0 +1,94 @@
+"""`newleaf finetune`: a model and examples to a model that does a task."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from newleaf.cli.options import add_offline, dotted, heed_offline, start_of_process
+from newleaf.errors import InputError
+from newleaf.train.interrupt import Interrupt
+from newleaf.tune.names import TASKS
+
+SHORT = ("time", "steps", "tokens", "epochs", "seed", "threads", "device", "track")
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tasks = "\n".join(f"  {name:<12} {about}" for name, about in TASKS.items())
+    parser = commands.add_parser(
+        "finetune",
+        help="tune a model on data",
+        epilog=f"tasks:\n{tasks}\n\nevery field of a recipe is an option too, such as --optimizer.learning_rate 2e-5; docs/finetune.md "
+        "lists them all, recipes/ has whole ones.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", nargs="?", help="a run, a model folder, a .gguf file, or owner/name of the Hub")
+    parser.add_argument("data", nargs="*", help="what to learn from: files, folders, globs, hf:owner/dataset")
+    parser.add_argument("--task", metavar="TASK", help="what to learn: " + ", ".join(TASKS))
+    parser.add_argument("--out", help="the run's folder")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--time", help="wall clock of the whole command: 90s, 3m, 1h30m")
+    length.add_argument("--steps", help="optimizer steps")
+    length.add_argument("--tokens", help="tokens to learn from, such as 2m")
+    length.add_argument("--epochs", help="times to go through the data (default: 3)")
+    parser.add_argument("--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat")
+    parser.add_argument("--resume", metavar="DIR", help="go on with a stopped run")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in --out")
+    parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
+    parser.add_argument("--threads", help="threads to use (default: one for each core)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--track", action="append", metavar="WHERE", help="tell tensorboard, wandb (offline) or trackio too; may be repeated"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show nothing while training")
+    add_offline(parser)
+    parser.set_defaults(run=run, name="finetune", takes_options=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    heed_offline(args)
+    overrides = dotted(args.rest)
+    given = (args.model, args.data, args.out, args.config, overrides, args.overwrite, args.track, args.task)
+    if args.resume is not None and any(given):
+        raise InputError("--resume goes on with a run as it was begun; it takes no model, data, --out, --config or other options")
+    if args.resume is None and args.out is None:
+        raise InputError("--out is missing: name a folder for the run, such as --out runs/tuned")
+
+    from newleaf.train.ranks import leads
+
+    with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
+        lines = closing_lines(_tuned(args, overrides))
+        if leads():
+            print(lines)
+    return 0
+
+
+def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
+    from newleaf import api
+    from newleaf.train.recipe import nest
+
+    started = start_of_process(args.started)
+    if args.resume is not None:
+        return api.resume(args.resume, quiet=args.quiet, started=started)
+    short = {name: getattr(args, name) for name in SHORT if getattr(args, name) is not None}
+    return api.finetune(
+        args.model,
+        *args.data,
+        task=args.task,
+        out=args.out,
+        config=args.config,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+        started=started,
+        **nest(overrides),
+        **short,
+    )
+
+
+def closing_lines(run: object) -> str:
+    """What a run came to, before and after, and what to do next."""
+    from newleaf.api import Run
+    from newleaf.tune.closing import closing
+
+    assert isinstance(run, Run)
+    return closing(run.path, run.config, run.summary, run.metrics)

@@ -1,0 +1,92 @@
+"""The model that fine-tuning begins from: opened once, checked, and opened again should a run go back to its beginning."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from newleaf.errors import InputError
+from newleaf.model import GPT, GPTConfig
+from newleaf.storage.folder import Folder, load_folder
+from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
+from newleaf.storage.locate import is_gguf, locate
+from newleaf.text.tokenizer import Tokenizer
+from newleaf.tune.config import TuneConfig
+
+SAMPLES = 64  # weights of each tensor that the fingerprint looks at
+DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
+
+
+@dataclass
+class Base:
+    """A base model. `network()` gives it to be trained, in fp32 and each time as it was; the tokenizer and its defaults come along."""
+
+    name: str
+    config: GPTConfig
+    tokenizer: Tokenizer
+    family: str
+    defaults: dict[str, Any]
+    fingerprint: str
+    _open: Callable[[], GPT]
+    _waiting: GPT | None
+
+    def network(self) -> GPT:
+        """The network, which is the caller's to change."""
+        network, self._waiting = self._waiting or self._open(), None
+        return network
+
+
+def open_base(config: TuneConfig) -> Base:
+    """The model that a recipe names. Raises InputError when it cannot be opened."""
+    path = locate(config.model, (*MODEL_FILES, *TOKENIZER_FILES))
+    folder = _folder(path)
+    shape = folder.network.config
+    if config.base.dropout is not None:
+        shape = shape.replace(**dict.fromkeys(DROPOUTS, config.base.dropout))
+
+    def opened(found: GPT | None = None) -> GPT:
+        if config.base.fresh:
+            torch.manual_seed(config.train.seed)
+            return GPT(shape)
+        network = found or _folder(path).network
+        if network.config == shape:
+            return network
+        changed = GPT(shape)
+        changed.load_state_dict(network.state_dict())
+        return changed
+
+    first = opened(folder.network)
+    return Base(config.model, shape, folder.tokenizer, folder.family, folder.defaults, fingerprint(first), opened, first)
+
+
+def _folder(path: Path) -> Folder:
+    if is_gguf(path):
+        from newleaf.storage.gguf_read import load_gguf
+
+        return load_gguf(path, torch.float32)
+    return load_folder(path, torch.float32)
+
+
+@torch.no_grad()
+def fingerprint(network: GPT) -> str:
+    """Names a network by its shape and some of the weights of each tensor."""
+    digest = hashlib.blake2b(repr(sorted(dataclasses.asdict(network.config).items())).encode(), digest_size=16)
+    for name, weight in network.named_parameters():
+        flat = weight.detach().flatten()
+        some = flat[:: max(1, flat.numel() // SAMPLES)]
+        digest.update(name.encode() + some.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_length(wanted: int, base: Base, option: str) -> int:
+    """How many tokens a row may have: as many as wanted, or the context's own up to 1,024. Raises InputError beyond the context."""
+    most = base.config.context_length
+    if wanted > most:
+        raise InputError(f"{option}: {wanted} is beyond the model's context of {most} tokens")
+    return wanted or min(most, 1024)

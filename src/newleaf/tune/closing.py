@@ -1,0 +1,63 @@
+"""What a finished run of fine-tuning tells in a terminal: figures before and after, samples, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from newleaf.text.printable import printable
+
+SHOWN = 3  # samples
+WIDTH = 100  # characters of each
+NEXT = {
+    "classify": 'newleaf classify {path} "a text"',
+    "chat": "newleaf chat {path}",
+    "preference": "newleaf chat {path}",
+}
+
+
+def closing(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """All of it, as lines."""
+    if not summary:
+        return f"{path}: nothing was trained yet\n  begin anew      newleaf finetune --resume {path}"
+    how = f"{summary['steps']:,} steps and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s"
+    lines = [f"{path}: {config.get('task')}, {how}" + ("" if summary["finished"] else " (stopped early)")]
+    lines += _table(summary, metrics) + _samples(metrics)
+    if not summary["finished"]:
+        lines.append(f"  go on with it   newleaf finetune --resume {path}")
+    use = NEXT.get(str(config.get("task")), "newleaf generate {path}").format(path=path)
+    lines.append(f"  use it          {use}")
+    return "\n".join(lines)
+
+
+def _table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each figure of the validation before the first step and of the best checkpoint."""
+    before = next((line for line in metrics if line["step"] == 0 and "val_windows" in line), {})
+    names = [name for name in summary if name.startswith("val_")]
+    rows = [("", "before", "after")] + [(name.removeprefix("val_"), _number(before.get(name)), _number(summary[name])) for name in names]
+    baselines = summary.get("baselines") or {}
+    rows += [(f"baseline: {name}", "", _number(value)) for name, value in baselines.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}".rstrip() for row in rows]
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float | int) else ""
+
+
+def _samples(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = [line for line in metrics if "sample" in line]
+    first = {line["prompt"]: line["sample"] for line in found if line["step"] == 0}
+    last = {line["prompt"]: line["sample"] for line in found if line["step"] > 0}
+    lines = []
+    for prompt in list(last)[:SHOWN]:
+        lines.append(f"  {_short(prompt) or '(from the beginning)'}")
+        lines.append(f"    before: {_short(first.get(prompt, ''))}")
+        lines.append(f"    after:  {_short(last[prompt])}")
+    return lines
+
+
+def _short(text: str) -> str:
+    line = " ".join(printable(text).split())
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"

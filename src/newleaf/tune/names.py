@@ -1,0 +1,9 @@
+"""The tasks of fine-tuning by name: what `newleaf finetune --help` shows without waiting for PyTorch."""
+
+TASKS = {
+    "text": "go on training on documents",
+    "classify": "one text, a label (or several)",
+    "pair": "two texts, a label: entailment, question and answer",
+    "similarity": "two texts, in either order, a label or a grade",
+    "choice": "a text and several continuations, which one is right",
+}

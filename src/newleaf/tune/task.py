@@ -1,0 +1,45 @@
+"""What a task is: its recipe, what its recipe has by default, and how it opens its course; and the tasks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from newleaf.errors import InputError
+from newleaf.train.course import Course
+from newleaf.train.monitor import Monitor
+from newleaf.train.ranks import Ranks
+from newleaf.train.recipe import check_names
+from newleaf.tune.base import Base
+from newleaf.tune.config import TuneConfig
+from newleaf.tune.names import TASKS
+
+# What most fine-tuning wants: AdamW at a small rate, warmed up a little and let down to nothing.
+USUAL: dict[str, Any] = {
+    "optimizer": {"kind": "adamw", "learning_rate": 5e-5, "beta2": 0.999, "weight_decay": 0.01},
+    "train": {"batch_size": 16, "schedule": {"warmup": 0.06, "decay": 0.94}, "eval_windows": 2000, "prompts": ()},
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """`open(config, base, monitor, ranks)` reads the data, checks it against the base, and returns the course.
+
+    `defaults` are laid under a recipe; `epochs` is the length of a run whose recipe gives none.
+    """
+
+    config: type[TuneConfig]
+    open: Callable[[Any, Base, Monitor, Ranks], Course]
+    defaults: Mapping[str, Any]
+    epochs: float = 3.0
+
+
+def task_named(name: str) -> Task:
+    """The task. Raises InputError, offering the nearest, for a name that is none."""
+    check_names([name], TASKS, "task: ")
+    found = getattr(import_module(f"newleaf.tune.tasks.{name}"), "TASK", None)
+    if not isinstance(found, Task):
+        raise InputError(f"task: {name} has no course")
+    return found

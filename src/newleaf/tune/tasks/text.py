@@ -1,0 +1,90 @@
+"""Going on with training on documents, with the model's own tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from newleaf.data.config import DataConfig
+from newleaf.data.prepare import prepare_text
+from newleaf.data.shards import tokenize
+from newleaf.storage.folder import save_folder
+from newleaf.train.course import Course
+from newleaf.train.monitor import Monitor
+from newleaf.train.prepare import Prepared, left_out
+from newleaf.train.ranks import Ranks
+from newleaf.train.recipe import merge
+from newleaf.train.text_course import TextCourse, text_record
+from newleaf.tune.base import Base, check_length
+from newleaf.tune.config import TuneConfig
+from newleaf.tune.recipe import absolute_recipe
+from newleaf.tune.task import USUAL, Task
+from newleaf.version import VERSION
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """How text is cut: `length` tokens a window, 0 for the whole context up to 1,024."""
+
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        if self.length < 0:
+            raise ValueError(f"length: must be at least 0, not {self.length!r}")
+
+
+@dataclass(frozen=True)
+class TextConfig(TuneConfig):
+    """The recipe: `data` as in pretraining, `text` for the windows."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    text: WindowConfig = field(default_factory=WindowConfig)
+
+
+class TuneTextCourse(TextCourse):
+    """Pretraining's course from a network that exists."""
+
+    looks_before = True
+
+    def __init__(self, prepared: Prepared, base: Base) -> None:
+        super().__init__(prepared)
+        self.base = base
+
+    def build(self) -> nn.Module:
+        network = self.base.network()
+        network.recompute = self.train.checkpoint_activations
+        return network
+
+    def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        base = self.base
+        save_folder(path, base.config, weights, base.tokenizer, {"version": VERSION}, defaults=base.defaults)
+
+    def recipe(self) -> dict[str, Any]:
+        return absolute_recipe(self.config)
+
+    def record(self) -> dict[str, Any]:
+        return text_record(self.prepared)
+
+
+def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+    """Read and encode the documents. Raises InputError for what cannot be read."""
+    length = check_length(config.text.length, base, "text.length")
+    corpus = prepare_text(config.source, config.data, on_progress=monitor.stage)
+    for sentence in left_out(corpus.report):
+        monitor.say(sentence)
+    monitor.say(
+        f"Text: {corpus.train.n_bytes / 1e6:.2f} MB to learn, {corpus.validation.n_bytes / 1e6:.2f} MB held out, in windows of "
+        f"{length} tokens. {config.train.precision} on {config.train.threads} threads."
+    )
+    train, validation = (tokenize(text, base.tokenizer, on_progress=monitor.stage) for text in (corpus.train, corpus.validation))
+    fingerprints = {"text": corpus.fingerprint, "tokenizer": base.tokenizer.fingerprint, "base": base.fingerprint}
+    ready = dataclasses.replace(config, text=WindowConfig(length))
+    return TuneTextCourse(Prepared(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base)
+
+
+TASK = Task(TextConfig, open_text, merge(USUAL, {"train": {"batch_size": 4, "eval_windows": 256, "prompts": ("",)}}))
