@@ -18,6 +18,8 @@ FAMILIES: tuple[Family, ...] = (
 def family_of(values: dict[str, Any]) -> Family:
     """The family of a config.json. Raises InputError with the known ones."""
     architecture = (values.get("architectures") or [None])[0]
+    if isinstance(architecture, str) and architecture.endswith("ForSequenceClassification"):
+        architecture = None  # a classifier's folder: its type says which family it is
     named = (values.get("newleaf") or {}).get("family")
     fitting = [
         family for family in FAMILIES

@@ -26,6 +26,7 @@ from newleaf.text.tokenizer import Tokenizer
 
 # A network that no stock class holds is written under this model_type, with newleaf's own names.
 OWN_TYPE = "newleaf"
+CLASSIFIER = "ForSequenceClassification"  # how the names of stock classifiers end
 MOST_WEIGHTS = 1 << 56  # beyond that PyTorch cannot count a tensor's bytes
 
 
@@ -37,6 +38,21 @@ class Folder:
     tokenizer: Tokenizer
     family: str
     defaults: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What a folder holds beside a GPT: a classifier's fields of config.json, the rules of its own weights and their shapes."""
+
+    values: Mapping[str, Any]
+    rules: tuple[Rule, ...]
+    shapes: Mapping[str, torch.Size]
+
+
+def is_classifier(values: Mapping[str, Any]) -> bool:
+    """Whether this config.json is of a classifier."""
+    named = (values.get("architectures") or [""])[0]
+    return str(named).endswith(CLASSIFIER) or "classifier" in (values.get("newleaf") or {})
 
 
 def why_not_stock(config: GPTConfig) -> str | None:
@@ -57,11 +73,13 @@ def save_folder(
     *,
     dtype: torch.dtype | None = None,
     defaults: Mapping[str, Any] | None = None,
+    addition: Addition | None = None,
 ) -> str | None:
     """Write a model folder, whole or not at all, over whatever `path` held. `weights` have newleaf's names.
 
     Returns None, or a sentence when stock transformers cannot open the result. `notes` go under `newleaf` in config.json, `defaults` to
     generation_config.json; `dtype` is the type of the stored weights, unless given the one they have.
+    An `addition` takes the place of the head.
     """
     family = family_for(config)
     shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
@@ -70,6 +88,9 @@ def save_folder(
     else:
         values = {"model_type": OWN_TYPE, "newleaf": {"config": config.to_dict()}}
         rules = [same(name, name) for name in shapes if not (config.tie_embeddings and name == "head.weight")]
+    if addition is not None:
+        rules = [rule for rule in rules if not any(name.startswith("head.") for name in rule.ours)] + list(addition.rules)
+        values, shapes = values | dict(addition.values), shapes | dict(addition.shapes)
     export = Export(rules, weights, dtype)
     values["dtype"] = str(export.written_as).removeprefix("torch.")
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
@@ -95,6 +116,8 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
     stored = StoredWeights(path)
     if config.n_layer > len(stored):
         raise InputError(f"{path}: config.json says {config.n_layer} layers, more than the weights have tensors")
+    if is_classifier(values):  # it is stored without the language model's head
+        config = config.replace(tie_embeddings=True, head_bias=False)
     network = blank(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     weights: Iterator[tuple[str, Tensor | Packed]]

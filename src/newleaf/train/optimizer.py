@@ -98,7 +98,7 @@ class Optimizer:
         self.config = config
         self.layout = layout = layout or Whole(Ranks())
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
-        by_muon = {name for name, p in named.items() if config.kind == "muon" and p.ndim == 2 and name.startswith("blocks.")}
+        by_muon = {name for name, p in named.items() if config.kind == "muon" and p.ndim == 2 and ".blocks." in f".{name}"}
         by_shape: dict[torch.Size, list[str]] = defaultdict(list)
         for name in sorted(by_muon, key=list(named).index):
             by_shape[named[name].shape].append(name)
@@ -157,8 +157,9 @@ class Optimizer:
 
     @torch.no_grad()
     def take_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Compute with these, whole and by the network's names, instead of the masters."""
-        for name, weight in self.weights.items():
+        """Compute with these, whole and by the network's names, instead of the masters; what is not there stays as it is."""
+        for name in self.weights.keys() & weights.keys():
+            weight = self.weights[name]
             self.layout.local(weight).copy_(self.layout.cut(weights[name]))
 
     def full_bytes(self) -> int:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage.folder import Folder, load_folder
+from newleaf.storage.classifier_folder import Head, load_classifier
+from newleaf.storage.folder import Folder, is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
 from newleaf.text.tokenizer import Tokenizer
@@ -25,7 +27,10 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 @dataclass
 class Base:
-    """A base model. `network()` gives it to be trained, in fp32 and each time as it was; the tokenizer and its defaults come along."""
+    """A base model. `network()` gives it to be trained, in fp32 and each time as it was; the tokenizer and its defaults come along.
+
+    A base that is a classifier already has a `head` and its matrix `score` [L, C].
+    """
 
     name: str
     config: GPTConfig
@@ -35,6 +40,8 @@ class Base:
     fingerprint: str
     _open: Callable[[], GPT]
     _waiting: GPT | None
+    head: Head | None = None
+    score: Tensor | None = None
 
     def network(self) -> GPT:
         """The network, which is the caller's to change."""
@@ -62,7 +69,11 @@ def open_base(config: TuneConfig) -> Base:
         return changed
 
     first = opened(folder.network)
-    return Base(config.model, shape, folder.tokenizer, folder.family, folder.defaults, fingerprint(first), opened, first)
+    base = Base(config.model, shape, folder.tokenizer, folder.family, folder.defaults, fingerprint(first), opened, first)
+    if not is_gguf(path) and is_classifier(read_config(path)):
+        found = load_classifier(path, torch.float32)
+        base.head, base.score = found.head, found.network.score.weight.detach()
+    return base
 
 
 def _folder(path: Path) -> Folder:

@@ -4,6 +4,6 @@ TASKS = {
     "text": "go on training on documents",
     "classify": "one text, a label (or several)",
     "pair": "two texts, a label: entailment, question and answer",
-    "similarity": "two texts, in either order, a label or a grade",
+    "similarity": "two texts in either order, a label",
     "choice": "a text and several continuations, which one is right",
 }

@@ -1,0 +1,122 @@
+"""Classifiers as model folders: the family's ForSequenceClassification where it has one, and what newleaf notes beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from newleaf.errors import InputError
+from newleaf.families import family_for
+from newleaf.families.weights import same
+from newleaf.model import GPTConfig
+from newleaf.model.classifier import Classifier
+from newleaf.storage.assemble import Precision
+from newleaf.storage.folder import Addition, Folder, is_classifier, load_folder, read_config, save_folder, why_not_stock
+from newleaf.storage.stored_weights import StoredWeights
+from newleaf.text.tokenizer import Tokenizer
+
+Label = str | int | bool
+Shape = Literal["classify", "pair", "similarity", "choice"]
+BODY, SCORE = "body.", "score.weight"
+PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a classifier's head means. `labels` are in the data's type and in the order of the logits; `choice` has none, its one logit is a
+    continuation's score. `start`, `delimiter` and `extract` are the ids put round the texts, None where the tokenizer does that itself;
+    `length` is the most tokens it was trained on."""
+
+    shape: Shape
+    labels: tuple[Label, ...]
+    multi_label: bool = False
+    start: int | None = None
+    delimiter: int | None = None
+    extract: int | None = None
+    length: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Logits."""
+        return 1 if self.shape == "choice" else len(self.labels)
+
+
+@dataclass(frozen=True)
+class ClassifierFolder:
+    """A classifier's folder, opened."""
+
+    network: Classifier
+    tokenizer: Tokenizer
+    family: str
+    head: Head
+
+
+def why_not_stock_classifier(config: GPTConfig, head: Head) -> str | None:
+    """What stock transformers lacks for this classifier, or None where its `pipeline` gives the same labels."""
+    if (found := why_not_stock(config)) is not None:
+        return found
+    if head.shape == "similarity":
+        return (
+            "stock transformers opens this folder and reads two texts in one order only; "
+            "the sum of its logits for both orders gives the same label"
+        )
+    if head.shape == "choice":
+        return "stock transformers opens this folder and scores one continuation at a time; the highest score is the choice"
+    return None
+
+
+def save_classifier(
+    path: Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer, head: Head, version: str
+) -> str | None:
+    """Write a classifier's folder, whole or not at all; `weights` have the names of `Classifier`. Returns `why_not_stock_classifier`."""
+    names = [str(label) for label in head.labels] or ["score"]
+    values: dict[str, Any] = {
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+        "problem_type": PROBLEMS[head.multi_label],
+    }
+    if family_for(config) is not None:
+        values["architectures"] = [classifier_name(family_for(config).architecture)]  # type: ignore[union-attr]
+    body = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
+    addition = Addition(values, (same(SCORE, SCORE),), {SCORE: torch.Size((head.outputs, config.n_embd))})
+    notes = {"version": version, "classifier": dataclasses.asdict(head)}
+    save_folder(path, config, body | {SCORE: weights[SCORE]}, tokenizer, notes, addition=addition)
+    return why_not_stock_classifier(config, head)
+
+
+def load_classifier(path: Path, precision: Precision | None = None) -> ClassifierFolder:
+    """Open a classifier's folder, newleaf's or a stock one. Raises InputError when it is none, or damaged."""
+    values = read_config(path)
+    if not is_classifier(values):
+        raise InputError(f"{path}: a language model and no classifier; newleaf finetune --task classify makes one")
+    found: Folder = load_folder(path, precision)
+    head = _head(values, path)
+    score = StoredWeights(path).get(SCORE)
+    if score is None or score.shape != (head.outputs, found.network.config.n_embd):
+        raise InputError(f"{path}: {SCORE} is missing or has another shape than config.json says")
+    network = Classifier(found.network, head.outputs)
+    network.score.weight = torch.nn.Parameter(score.to(found.network.dtype))
+    return ClassifierFolder(network.eval(), found.tokenizer, found.family, head)
+
+
+def _head(values: Mapping[str, Any], path: Path) -> Head:
+    own = (values.get("newleaf") or {}).get("classifier")
+    try:
+        if own is not None:
+            return Head(**(own | {"labels": tuple(own["labels"])}))
+        names = values["id2label"]
+        labels = tuple(names[str(number)] for number in range(len(names)))
+        return Head("classify", labels, values.get("problem_type") == PROBLEMS[True])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / 'config.json'}: does not say what its labels are ({error})") from None
+
+
+def classifier_name(architecture: str) -> str:
+    """GPT2LMHeadModel → GPT2ForSequenceClassification."""
+    return architecture.removesuffix("LMHeadModel").removesuffix("ForCausalLM") + "ForSequenceClassification"

@@ -1,0 +1,110 @@
+"""Which fields of a row hold the texts and the label: as the recipe says, or guessed by the names that data sets use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from newleaf.errors import InputError
+from newleaf.storage.classifier_folder import Shape
+
+TEXT = ("text", "sentence", "headline", "content", "review", "tweet", "document", "body", "title", "input", "question", "prompt", "comment")
+LABEL = ("label", "labels", "class", "category", "target", "gold_label", "sentiment", "topic", "answer_index", "answer", "gold", "output")
+PAIRS = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_1", "sentence_2"), ("text1", "text2"), ("text_a", "text_b"),
+    ("question1", "question2"), ("question", "sentence"), ("question", "answer"), ("query", "document"), ("query", "passage"),
+    ("context", "question"),
+)  # fmt: skip
+BEFORE_CHOICES = ("context", "ctx", "prompt", "question", "premise", "goal", "text", "sentence", "startphrase")
+CHOICES = ("choices", "endings", "options", "continuations", "answers")
+NUMBERED = re.compile(r"(ending|choice|option|answer|sol|mc)_?(\d+)")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Names of fields: `texts` one or two; `choices` one that holds a list, or several that hold a continuation each."""
+
+    texts: tuple[str, ...]
+    label: str
+    choices: tuple[str, ...] = ()
+
+    def described(self) -> str:
+        named = " and ".join(map(repr, self.texts)) + (f", choices {', '.join(map(repr, self.choices))}" if self.choices else "")
+        return f"{named}, label {self.label!r}"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the recipe says of the fields; None is to be guessed."""
+
+    text: str | None = None
+    second: str | None = None
+    choices: tuple[str, ...] = ()
+    label: str | None = None
+
+
+def find_fields(shape: Shape, has: Sequence[str], wanted: Wanted, where: str) -> Fields:
+    """The fields of a task of this shape among those that the first row `has`. Raises InputError, saying how to name them."""
+    label = _one(wanted.label, LABEL, has, where, "label")
+    rest = [name for name in has if name != label]
+    if shape == "choice":
+        choices = _choices(rest, wanted.choices, where)
+        texts = (_one(wanted.text, BEFORE_CHOICES, [name for name in rest if name not in choices], where, "text"),)
+        return Fields(texts, label, choices)
+    if shape == "classify":
+        if wanted.text is None and not any(name in rest for name in TEXT) and len(rest) == 1:
+            return Fields((rest[0],), label)
+        return Fields((_one(wanted.text, TEXT, rest, where, "text"),), label)
+    if wanted.text is None and wanted.second is None:
+        for pair in PAIRS:
+            if set(pair) <= set(rest):
+                return Fields(pair, label)
+        if len(rest) == 2:
+            return Fields((rest[0], rest[1]), label)
+        raise _unclear(where, has, "the two texts", "--data.text and --data.second")
+    first, second = _one(wanted.text, (), rest, where, "text"), _one(wanted.second, (), rest, where, "second")
+    return Fields((first, second), label)
+
+
+def _choices(rest: list[str], wanted: tuple[str, ...], where: str) -> tuple[str, ...]:
+    for name in wanted:
+        if name not in rest:
+            raise InputError(f"{where}: has no field {name!r} (it has: {', '.join(rest[:8])}); data.choices names the continuations")
+    if wanted:
+        return wanted
+    for name in CHOICES:
+        if name in rest:
+            return (name,)
+    numbered = sorted((name for name in rest if NUMBERED.fullmatch(name)), key=lambda name: int(NUMBERED.fullmatch(name)[2]))  # type: ignore[index]
+    if len(numbered) < 2:
+        raise _unclear(where, rest, "the continuations", "--data.choices")
+    return tuple(numbered)
+
+
+def _one(wanted: str | None, usual: Sequence[str], has: Sequence[str], where: str, option: str) -> str:
+    if wanted is not None:
+        if wanted not in has:
+            raise InputError(f"{where}: has no field {wanted!r} (it has: {', '.join(has[:8])}), which data.{option} names")
+        return wanted
+    lowered = {str(name).lower(): name for name in reversed(has)}
+    for name in usual:
+        if name in lowered:
+            return lowered[name]
+    raise _unclear(where, has, f"the {option}", f"--data.{option}")
+
+
+def _unclear(where: str, has: Sequence[str], what: str, option: str) -> InputError:
+    return InputError(f"{where}: which field holds {what} is not clear (it has: {', '.join(map(str, has[:8]))}); say so with {option}")
+
+
+def text_of(values: dict[str, Any], name: str, where: str) -> str:
+    """A text. Raises InputError when it is none, or empty."""
+    value = values.get(name)
+    if not isinstance(value, str):
+        kind = "missing" if value is None else f"not a text but {type(value).__name__}"
+        raise InputError(f"{where}: field {name!r} is {kind}")
+    if not value.strip():
+        raise InputError(f"{where}: field {name!r} is empty; there is nothing to judge")
+    return value

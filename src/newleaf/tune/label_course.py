@@ -1,0 +1,236 @@
+"""The course of the tasks that end in a label: classify, pair, similarity, choice (Radford et al. 2018, section 3.3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from newleaf.errors import InputError
+from newleaf.families import family_for
+from newleaf.model.classifier import Classifier
+from newleaf.model.count import count_parameters, training_flops
+from newleaf.storage.classifier_folder import Head, Shape, load_classifier, save_classifier, why_not_stock_classifier
+from newleaf.text.tokenizer import Tokenizer
+from newleaf.train.config import TrainConfig
+from newleaf.train.course import Course, Measure
+from newleaf.train.interrupt import interruptible
+from newleaf.train.monitor import Monitor
+from newleaf.train.optimizer import OptimizerConfig
+from newleaf.train.ranks import Ranks
+from newleaf.tune.base import Base, check_length
+from newleaf.tune.baselines import bag_of_words, majority
+from newleaf.tune.label_batches import LabelBatches, LabelRow
+from newleaf.tune.label_examiner import Held, LabelExaminer
+from newleaf.tune.label_loss import LabelLoss
+from newleaf.tune.label_options import LabelTaskConfig
+from newleaf.tune.label_tokens import Encoder, with_label_tokens
+from newleaf.tune.labelled import Example, Examples, read_examples
+from newleaf.tune.new_template import add_rows, new_tokens
+from newleaf.tune.recipe import absolute_recipe
+from newleaf.version import VERSION
+
+PARTS = ("train", "validation", "test")
+MEASURES = {
+    "accuracy": Measure("val_accuracy", "accuracy", higher_is_better=True),
+    "macro_f1": Measure("val_macro_f1", "macro-F1", higher_is_better=True),
+    "micro_f1": Measure("val_micro_f1", "micro-F1", higher_is_better=True),
+    "matthews": Measure("val_matthews", "Matthews correlation", higher_is_better=True),
+    "loss": Measure("val_loss", "nats a row"),
+}
+
+
+class LabelCourse:
+    """A classifier from a base and labelled rows."""
+
+    product: Literal["model", "adapter"] = "model"
+    looks_before = True
+
+    def __init__(
+        self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head, train: Sequence[LabelRow], validation: Held,
+        test: Held | None, baselines: dict[str, Any], fingerprint: str,
+    ) -> None:  # fmt: skip
+        self.config, self.base, self.tokenizer, self.head = config, base, tokenizer, head
+        self.rows, self.validation, self.test, self.baselines = train, validation, test, baselines
+        self.losses = LabelLoss(head, config.label.language_weight)
+        self.terms = self.losses.terms
+        chosen = config.label.measure or ("macro_f1" if head.multi_label else "accuracy")
+        self.measure = MEASURES[chosen]
+        self.row_tokens = float(np.mean([sum(len(sequence) for sequence in row.encoded.sequences) for row in train]))
+        self.fingerprints = {"data": fingerprint, "tokenizer": tokenizer.fingerprint, "base": base.fingerprint}
+
+    @property
+    def train(self) -> TrainConfig:
+        return self.config.train
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        return self.config.optimizer
+
+    @property
+    def flops_per_token(self) -> float:
+        return training_flops(self.base.config)
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_id or 0)
+
+    def build(self) -> nn.Module:
+        body = self.base.network()
+        seed = self.train.seed
+        add_rows(body, new_tokens(self.base.tokenizer, self.tokenizer), self.base.tokenizer.vocab_size, seed)
+        body.recompute = self.train.checkpoint_activations
+        torch.manual_seed(seed)
+        network = Classifier(body, self.head.outputs)
+        if self.base.score is not None and not self.config.base.fresh:
+            with torch.no_grad():
+                network.score.weight.copy_(self.base.score)
+        return network
+
+    def batches(self, share: tuple[int, int]) -> LabelBatches:
+        train = self.train
+        return LabelBatches(self.rows, train.batch_size, train.seed, self.pad_id, self.config.label.language_weight > 0, share)
+
+    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> LabelExaminer:
+        return LabelExaminer(network, self.head, self.pad_id, self.validation, self.test, self.baselines, heed)
+
+    def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        assert isinstance(network, Classifier)
+        save_classifier(path, network.config, weights, self.tokenizer, self.head, VERSION)
+
+    def read_back(self, path: Path) -> Mapping[str, Tensor]:
+        # The language model's head, where it is not the embedding, was no part of the folder.
+        return {name: weight for name, weight in load_classifier(path).network.state_dict().items() if not name.startswith("body.head.")}
+
+    def recipe(self) -> dict[str, Any]:
+        return absolute_recipe(self.config)
+
+    def record(self) -> dict[str, Any]:
+        labels = {"labels": list(self.head.labels)} if self.head.labels else {}
+        return {"train_rows": len(self.rows), "validation_rows": len(self.validation.rows)} | labels
+
+    def facts(self, network: nn.Module) -> dict[str, Any]:
+        assert isinstance(network, Classifier)
+        family = family_for(network.config)
+        count = count_parameters(network.config).total + network.score.weight.numel()
+        return {"parameters": count, "family": family.name if family else "newleaf", "task": self.head.shape}
+
+
+def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks], Course]:
+    """How the courses of this shape are opened."""
+
+    def opened(config: LabelTaskConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+        length = check_length(config.label.length, base, "label.length")
+        found = read_examples(shape, config.source, config.data, config.train.seed)
+        labels = _labels(shape, found, base)
+        tokenizer, head = with_label_tokens(base.tokenizer, shape, labels, found.multi_label, length)
+        _check_measure(config, head)
+        encoder = Encoder(tokenizer, head, length)
+        weights = _class_weights(config, found)
+        rows = {
+            name: _rows(encoder, getattr(found, name), head, weights if name == "train" else {}) for name in ("train", "validation", "test")
+        }
+        _tell(monitor, config, found, rows, labels, length)
+        if (why := why_not_stock_classifier(base.config, head)) is not None:
+            monitor.say(f"Note: {why}.")
+        validation = Held(rows["validation"], found.validation)
+        test = Held(rows["test"], found.test) if rows["test"] else None
+        baselines = _baselines(config, found, rows["train"], test or validation, head, monitor) if ranks.leads else {}
+        ready = dataclasses.replace(config, label=dataclasses.replace(config.label, length=length))
+        return LabelCourse(ready, base, tokenizer, head, rows["train"], validation, test, baselines, found.fingerprint)
+
+    return opened
+
+
+def _labels(shape: Shape, found: Examples, base: Base) -> tuple[Any, ...]:
+    """The data's labels, or those of a base that is a classifier already. Raises InputError where these do not fit."""
+    if base.head is None:
+        return found.labels
+    if base.head.shape != shape or base.head.multi_label != found.multi_label:
+        kind = base.head.shape + (" with several labels" if base.head.multi_label else "")
+        raise InputError(f"{base.name}: is a classifier for {kind}; for another task begin from a language model")
+    missing = [label for label in found.labels if label not in base.head.labels or type(label) is not type(base.head.labels[0])]
+    if missing:
+        knows = ", ".join(repr(label) for label in base.head.labels[:8])
+        at = next(example.where for example in found.train if missing[0] in example.answers)
+        raise InputError(f"{at}: label {missing[0]!r} is not one of {base.name}, which knows {knows}; begin from a language model")
+    return base.head.labels
+
+
+def _check_measure(config: LabelTaskConfig, head: Head) -> None:
+    name = config.label.measure
+    has = {"accuracy", "loss"}
+    if head.shape != "choice":
+        has |= {"macro_f1", "micro_f1" if head.multi_label else "matthews"}
+    if name is not None and name not in has:
+        raise InputError(f"label.measure: {name} is not measured here; choose one of {', '.join(sorted(has))}")
+    if config.label.class_weights == "balanced" and (head.multi_label or head.shape == "choice"):
+        raise InputError("label.class_weights: balanced weighs the rows of one label each; leave it out here")
+
+
+def _class_weights(config: LabelTaskConfig, found: Examples) -> dict[Any, float]:
+    """N / (L · count) for each label, as scikit-learn's "balanced"; empty where all count alike."""
+    if config.label.class_weights == "none":
+        return {}
+    counts = Counter(example.answers[0] for example in found.train)
+    return {label: len(found.train) / (len(counts) * count) for label, count in counts.items()}
+
+
+def _rows(encoder: Encoder, examples: Sequence[Example], head: Head, weights: Mapping[Any, float]) -> list[LabelRow]:
+    rows = []
+    place = {label: number for number, label in enumerate(head.labels)}
+    for example, encoded in zip(examples, encoder.encode([example.texts for example in examples]), strict=True):
+        if head.shape == "choice":
+            rows.append(LabelRow(encoded, int(example.answers[0])))
+        elif head.multi_label:
+            answer = np.zeros(len(head.labels), dtype=np.float32)
+            answer[[place[label] for label in example.answers]] = 1.0
+            rows.append(LabelRow(encoded, answer))
+        else:
+            rows.append(LabelRow(encoded, place[example.answers[0]], weights.get(example.answers[0], 1.0)))
+    return rows
+
+
+def _tell(
+    monitor: Monitor, config: LabelTaskConfig, found: Examples, rows: Mapping[str, Sequence[LabelRow]], labels: Any, length: int
+) -> None:
+    """Say what was read. Raises InputError for texts that are too long where those are to be refused."""
+    if found.skipped:
+        monitor.say(f"Left out: {sum(found.skipped.values()):,} rows. The first: {found.first_skipped}")
+    shown = ", ".join(repr(label) for label in labels[:8]) + (", …" if len(labels) > 8 else "")
+    what = f", {len(labels)} labels ({shown})" if labels else ""
+    test = f", {len(found.test):,} to test" if found.test else ""
+    monitor.say(f"Rows: {len(found.train):,} to learn, {len(found.validation):,} held out{test}; fields {found.fields.described()}{what}.")
+    cut = 0
+    for name, some in rows.items():
+        for example, row in zip(getattr(found, name), some, strict=True):
+            if row.encoded.cut and config.label.too_long == "refuse":
+                raise InputError(
+                    f"{example.where}: its text does not fit {length} tokens; raise label.length, or cut with --label.too_long cut"
+                )
+            cut += row.encoded.cut
+    if cut:
+        monitor.say(f"Cut: {cut:,} rows had more than {length} tokens.")
+
+
+def _baselines(
+    config: LabelTaskConfig, found: Examples, train: Sequence[LabelRow], held: Held, head: Head, monitor: Monitor
+) -> dict[str, dict[str, float]]:
+    if not config.label.baselines:
+        return {}
+    answers, truth = np.array([row.answer for row in train]).astype(np.int64), held.truth()
+    if head.shape == "choice":
+        return {"commonest place": majority(answers, truth, int(max(answers.max(), truth.max())) + 1)}
+    scores = {"commonest label": majority(answers, truth, len(head.labels))}
+    monitor.stage("measuring baselines", 0, None)
+    texts = ["\n".join(example.texts) for example in found.train], ["\n".join(example.texts) for example in held.examples]
+    words = interruptible(lambda: bag_of_words(texts[0], answers, texts[1], truth, config.train.seed))
+    if not words:
+        monitor.say("Baselines: the bag of words needs scikit-learn; run: pip install 'newleaf[tune]'")
+    return scores | words

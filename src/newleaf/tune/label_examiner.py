@@ -1,0 +1,102 @@
+"""The validation of a classifier: its scores on rows that are held out, a few of them as samples, a report at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from newleaf.model.classifier import Classifier
+from newleaf.storage.classifier_folder import Head
+from newleaf.train.course import Figures
+from newleaf.tune.label_batches import LabelRow
+from newleaf.tune.label_report import figures, write_report
+from newleaf.tune.labelled import Example
+from newleaf.tune.predict import predict, to_probabilities
+
+SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows to be judged on, and what they were before they became ids."""
+
+    rows: Sequence[LabelRow]
+    examples: Sequence[Example]
+
+    def truth(self) -> npt.NDArray[np.int64]:
+        """Labels' numbers [N], or [N, L] of 0 and 1 with several labels."""
+        return np.array([row.answer for row in self.rows]).astype(np.int64)
+
+
+class LabelExaminer:
+    """Scores of `network` on held-out rows. Each of several processes looks at all of them, and so finds the same."""
+
+    reports = True
+
+    def __init__(
+        self, network: nn.Module, head: Head, pad_id: int, validation: Held, test: Held | None, baselines: dict[str, Any],
+        heed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.network, self.head, self.pad_id, self.heed = cast(Classifier, network), head, pad_id, heed
+        self.validation, self.test, self.baselines = validation, test, baselines
+        self.all_rows = len(validation.rows)
+        self.prompts = tuple(" | ".join(example.texts) for example in validation.examples[:SAMPLES])
+        self.last: npt.NDArray[np.float64] | None = None  # probabilities of all rows, as of the last look at them
+
+    def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
+        """`val_loss` in nats a row and the scores, over so many rows, evenly spaced, or all."""
+        numbers = np.arange(self.all_rows)
+        if rows is not None and rows < self.all_rows:
+            numbers = np.linspace(0, self.all_rows - 1, max(1, rows)).round().astype(int)
+        some = Held([self.validation.rows[int(n)] for n in numbers], ())
+        logits = predict(self.network, some.rows, self.head, self.pad_id, self._nothing if to_the_end else self.heed)
+        found = to_probabilities(logits, self.head)
+        if len(numbers) == self.all_rows:
+            self.last = found
+        truth = some.truth()
+        return {"val_loss": _loss(found, truth)} | {f"val_{name}": value for name, value in figures(found, truth, self.head).items()}
+
+    def sample(self, prompt: str, seconds: float) -> str:
+        """The label given to one of the held-out texts, and what it is."""
+        number = self.prompts.index(prompt)
+        row = self.validation.rows[number]
+        (chance,) = to_probabilities(predict(self.network, [row], self.head, self.pad_id), self.head)
+        example = self.validation.examples[number]
+        given = named(chance, self.head, example.texts)
+        truth = example.texts[1 + int(row.answer)] if self.head.shape == "choice" and isinstance(row.answer, int) else example.answers
+        return f"{given} (is {truth if isinstance(truth, str) else ', '.join(map(str, truth)) or 'none'})"
+
+    def report(self, folder: Path) -> dict[str, Any]:
+        """The closing report, on the test rows where there are some."""
+        split, held, found = "validation", self.validation, self.last
+        if self.test is not None:
+            split, held = "test", self.test
+            found = to_probabilities(predict(self.network, self.test.rows, self.head, self.pad_id), self.head)
+        assert found is not None
+        return write_report(folder, split, found, held.truth(), self.head, self.baselines)
+
+    @staticmethod
+    def _nothing() -> None: ...
+
+
+def named(chance: npt.NDArray[np.float64], head: Head, texts: Sequence[str]) -> str:
+    """Probabilities of one row as words."""
+    if head.multi_label:
+        return ", ".join(f"{head.labels[n]} {chance[n]:.2f}" for n in np.flatnonzero(chance > 0.5)) or "none"
+    best = int(chance.argmax())
+    return f"{texts[1 + best] if head.shape == 'choice' else head.labels[best]} {chance[best]:.2f}"
+
+
+def _loss(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.int64]) -> float:
+    """Cross-entropy in nats a row; with several labels summed over them."""
+    safe = np.clip(probabilities, 1e-12, 1.0)
+    if truth.ndim == 1:
+        return float(-np.log(safe[np.arange(len(truth)), truth]).mean())
+    other = np.clip(1 - probabilities, 1e-12, 1.0)
+    return float(-(truth * np.log(safe) + (1 - truth) * np.log(other)).sum(1).mean())

@@ -1,0 +1,9 @@
+"""A text and several continuations: each is scored, and the highest is the choice."""
+
+from __future__ import annotations
+
+from newleaf.tune.label_course import open_labels
+from newleaf.tune.label_options import GPT1, LabelTaskConfig
+from newleaf.tune.task import Task
+
+TASK = Task(LabelTaskConfig, open_labels("choice"), GPT1)

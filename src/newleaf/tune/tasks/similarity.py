@@ -1,0 +1,9 @@
+"""Two texts in either order, a label: both orders are read, and what comes of them is added."""
+
+from __future__ import annotations
+
+from newleaf.tune.label_course import open_labels
+from newleaf.tune.label_options import GPT1, LabelTaskConfig
+from newleaf.tune.task import Task
+
+TASK = Task(LabelTaskConfig, open_labels("similarity"), GPT1)
