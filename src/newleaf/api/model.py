@@ -22,10 +22,12 @@ from newleaf.generate.slots import KernelSlots, open_slots
 from newleaf.generate.writer import write
 from newleaf.model import GPT
 from newleaf.quant.layers import PlainWeights
+from newleaf.storage.classifier_folder import save_classifier
 from newleaf.storage.folder import save_folder
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.recipe import build
+from newleaf.tune.label_model import Answer, Judged, LabelModel, Question
 from newleaf.version import VERSION
 
 TEMPLATE_OPTIONS = ("tools", "documents", "continue_final_message", "template_variables")
@@ -37,11 +39,14 @@ class Model:
     `defaults` are the fields of its generation_config.json.
     """
 
-    def __init__(self, network: GPT, tokenizer: Tokenizer, family: str, defaults: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, network: GPT, tokenizer: Tokenizer, family: str, defaults: Mapping[str, Any] | None = None, labels: LabelModel | None = None
+    ) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.family = family
         self.defaults = dict(defaults or {})
+        self.labels = labels  # of a classifier
         self._engine: tuple[tuple[tuple[int, int], ...], Engine | None] | None = None
 
     @overload
@@ -121,7 +126,28 @@ class Model:
         """An engine for many requests at once; see `Engine`."""
         return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars)
 
+    def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
+        """A label for each text, in the type that the data had; with several labels a text, a list of them.
+
+        A model for pairs takes two texts in place of each, one for choice a text and its continuations, whose number from 0 is the answer.
+        Raises InputError for a model that was not tuned for labels.
+        """
+        return [found.answer for found in self.judge([texts] if isinstance(texts, str) else texts)]
+
+    def judge(self, texts: Sequence[Question]) -> list[Judged]:
+        """`classify` with the probability of each label."""
+        if self.labels is None:
+            raise InputError("this is a language model and gives no labels; newleaf finetune --task classify makes one that does")
+        return self.labels.judge(texts)
+
+    @property
+    def takes_one_text(self) -> bool:
+        """Whether a label is asked for one text at a time."""
+        return self.labels is None or self.labels.head.shape == "classify"
+
     def _write(self, prompts: str | Sequence[str], config: SamplingConfig, first: int = 0) -> Iterator[Piece]:
+        if self.labels is not None:
+            raise InputError("this model was tuned to give labels and writes nothing; newleaf classify asks it")
         engine = self._lowered() if config.beams == 1 and config.guidance_scale == 1 else None
         if engine is not None:
             return engine.write(prompts, config, first, self.end_ids)
@@ -216,6 +242,8 @@ class Model:
         `path` holds other things, or GGUF has no layout for the network.
         """
         folder = Path(path)
+        if folder.suffix == ".gguf" and self.labels is not None:
+            raise InputError(f"{folder}: a classifier is saved as a folder; GGUF has no layout for its head")
         if folder.suffix == ".gguf":
             from newleaf.storage.gguf_write import save_gguf
 
@@ -226,6 +254,9 @@ class Model:
             raise InputError(f"type: {type} is for GGUF files, and {folder} does not end in .gguf")
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
             raise InputError(f"{folder}: exists and is not a model folder, so it is not replaced")
+        if self.labels is not None:
+            found = self.labels
+            return save_classifier(folder, found.network.config, found.network.state_dict(), self.tokenizer, found.head, VERSION)
         return save_folder(
             folder, self.network.config, PlainWeights(self.network), self.tokenizer, {"version": VERSION}, defaults=self.defaults
         )

@@ -7,10 +7,12 @@ from pathlib import Path
 from newleaf.api.model import Model
 from newleaf.errors import InputError
 from newleaf.storage.assemble import PRECISIONS
-from newleaf.storage.folder import load_folder
+from newleaf.storage.classifier_folder import load_classifier
+from newleaf.storage.folder import is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
 from newleaf.train.machine import pick_device, use_threads
 from newleaf.train.run_folder import CONFIG, MODEL
+from newleaf.tune.label_model import LabelModel
 
 
 def load(path: str | Path, weights: str | None = None, device: str | None = None, threads: int | None = None) -> Model:
@@ -32,9 +34,23 @@ def load(path: str | Path, weights: str | None = None, device: str | None = None
     use_threads(threads)
     if is_gguf:
         from newleaf.storage.gguf_read import load_gguf
+    elif is_classifier(read_config(folder)):
+        return _classifier(folder, weights, device)
     opened = (load_gguf if is_gguf else load_folder)(folder, PRECISIONS[weights] if weights else None)
     try:
         network = opened.network.to(pick_device(device or "cpu"))
     except ValueError as error:
         raise InputError(str(error)) from None
     return Model(network, opened.tokenizer, opened.family, opened.defaults)
+
+
+def _classifier(folder: Path, weights: str | None, device: str | None) -> Model:
+    """A model that gives labels; its network is the body that they are read from."""
+    if weights not in (None, "fp32", "bf16"):
+        raise InputError(f"weights: {weights} packs language models; a classifier opens as stored, in fp32 or in bf16")
+    opened = load_classifier(folder, PRECISIONS[weights] if weights else None)
+    try:
+        network = opened.network.to(pick_device(device or "cpu"))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return Model(network.body, opened.tokenizer, opened.family, labels=LabelModel(network, opened.tokenizer, opened.head))

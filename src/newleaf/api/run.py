@@ -46,7 +46,7 @@ class Run:
 
     def __repr__(self) -> str:
         found = self.summary
-        state = f"{found['val_bits_per_byte']:.3f} bits per byte after {found['steps']:,} steps" if found else "not ended"
+        state = f"{_figure(found)} after {found['steps']:,} steps" if found else "not ended"
         return f"<newleaf.Run {self.path}: {state}>"
 
     def _repr_html_(self) -> str:
@@ -61,3 +61,11 @@ class Run:
         last = [line for line in self.samples if line["step"] == self.samples[-1]["step"]]
         texts = "".join(f"<pre><b>{html.escape(line['prompt'])}</b>{html.escape(line['sample'])}</pre>" for line in last)
         return f"<p>{html.escape(repr(self))}</p><img src='data:image/png;base64,{encoded}' style='max-width:720px'/>{texts}"
+
+
+def _figure(summary: dict[str, Any]) -> str:
+    """The figure that chose the best checkpoint, which stands first."""
+    if "val_bits_per_byte" in summary:
+        return f"{summary['val_bits_per_byte']:.3f} bits per byte"
+    name = next((name for name in summary if name.startswith("val_")), None)
+    return f"{summary[name]:.3f} {name.removeprefix('val_')}" if name else "done"

@@ -10,10 +10,11 @@ from typing import Any
 from newleaf.errors import InputError
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> None:
     """What every command that opens a model takes."""
     kinds = ["fp32", "bf16", "int8", "int4"]
-    parser.add_argument("--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)")
+    if weights:
+        parser.add_argument("--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads to use (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -82,13 +82,18 @@ def _run_facts(folder: Path) -> dict[str, Any]:
     record = yaml.safe_load((folder / RUN_FILE).read_text("utf-8"))
     made = record.get("record", {})
     found = {"run": str(folder), "source": ", ".join(record.get("source", [])), "begun": made.get("begun", "")}
+    tuned = record.get("task")
+    again = f"newleaf {'finetune' if tuned else 'pretrain'} --resume {folder}"
+    found |= {"task": tuned, "tuned_from": record.get("model", "")} if tuned else {}
     summary = folder / "summary.json"
     if not summary.exists():
-        return found | {"state": f"not ended; newleaf pretrain --resume {folder}"}
+        return found | {"state": f"not ended; {again}"}
     values = json.loads(summary.read_text("utf-8"))
+    measured = {name.removeprefix("val_"): round(value, 4) for name, value in values.items() if name.startswith("val_")}
+    bits = measured.get("bits_per_byte")
     return found | {
-        "state": "finished" if values["finished"] else f"stopped early; newleaf pretrain --resume {folder}",
-        "bits_per_byte": round(values["val_bits_per_byte"], 4),
+        "state": "finished" if values["finished"] else f"stopped early; {again}",
+        **({"bits_per_byte": bits} if bits is not None else measured),
         "steps": values["steps"],
         "tokens_seen": values["tokens_seen"],
         "seconds": values["total_seconds"],
@@ -132,7 +137,7 @@ def _folder(path: Path, fetched: bool) -> _Found:
         tokenizer=Tokenizer.load(path) if has_tokenizer else None,
         stored_as=stored,
         licence=_licence(path, values),
-        opens_in=why_not_stock(config) or f"stock transformers, as {family.architecture if family else ''}",
+        opens_in=why_not_stock(config) or f"stock transformers, as {(values.get('architectures') or [family.architecture if family else ''])[0]}",
     )
 
 

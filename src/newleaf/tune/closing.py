@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.text.printable import printable
+from newleaf.tune.label_report import TABLE
 
 SHOWN = 3  # samples
 WIDTH = 100  # characters of each
 NEXT = {
+    "pair": 'newleaf classify {path} "a text" "another"',
+    "similarity": 'newleaf classify {path} "a text" "another"',
+    "choice": 'newleaf classify {path} "a text" "a continuation" "another"',
     "classify": 'newleaf classify {path} "a text"',
     "chat": "newleaf chat {path}",
     "preference": "newleaf chat {path}",
@@ -23,7 +27,10 @@ def closing(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], m
         return f"{path}: nothing was trained yet\n  begin anew      newleaf finetune --resume {path}"
     how = f"{summary['steps']:,} steps and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s"
     lines = [f"{path}: {config.get('task')}, {how}" + ("" if summary["finished"] else " (stopped early)")]
-    lines += _table(summary, metrics) + _samples(metrics)
+    lines += _table(summary, metrics)
+    if (path / TABLE).exists():
+        lines += ["", *(f"  {line}".rstrip() for line in (path / TABLE).read_text("utf-8").splitlines()), ""]
+    lines += _samples(metrics)
     if not summary["finished"]:
         lines.append(f"  go on with it   newleaf finetune --resume {path}")
     use = NEXT.get(str(config.get("task")), "newleaf generate {path}").format(path=path)
@@ -36,8 +43,6 @@ def _table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     before = next((line for line in metrics if line["step"] == 0 and "val_windows" in line), {})
     names = [name for name in summary if name.startswith("val_")]
     rows = [("", "before", "after")] + [(name.removeprefix("val_"), _number(before.get(name)), _number(summary[name])) for name in names]
-    baselines = summary.get("baselines") or {}
-    rows += [(f"baseline: {name}", "", _number(value)) for name, value in baselines.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}".rstrip() for row in rows]
 

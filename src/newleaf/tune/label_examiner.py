@@ -70,7 +70,7 @@ class LabelExaminer:
         example = self.validation.examples[number]
         given = named(chance, self.head, example.texts)
         truth = example.texts[1 + int(row.answer)] if self.head.shape == "choice" and isinstance(row.answer, int) else example.answers
-        return f"{given} (is {truth if isinstance(truth, str) else ', '.join(map(str, truth)) or 'none'})"
+        return f" → {given} (is {truth if isinstance(truth, str) else ', '.join(map(str, truth)) or 'none'})"
 
     def report(self, folder: Path) -> dict[str, Any]:
         """The closing report, on the test rows where there are some."""

@@ -1,0 +1,78 @@
+"""`newleaf classify`: a tuned model labels texts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from newleaf.cli.options import add_model_options, heed_offline
+from newleaf.errors import InputError
+
+if TYPE_CHECKING:
+    from newleaf.api import Model
+
+AT_ONCE = 512  # texts
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("classify", help="label texts with a tuned model")
+    parser.add_argument("model", help="a run of newleaf finetune, or a folder with a sequence classifier")
+    parser.add_argument("text", nargs="*", help="texts, one label each; with a model for pairs two texts; - reads lines of standard input")
+    parser.add_argument("--file", type=Path, help="a .txt file, one text a line, or .jsonl with a field text (texts: a list) in each line")
+    parser.add_argument("--weights", choices=["fp32", "bf16"], help="convert the weights on opening (default: as stored)")
+    add_model_options(parser, weights=False)
+    parser.set_defaults(run=run, name="classify")
+
+
+def run(args: argparse.Namespace) -> int:
+    heed_offline(args)
+    if bool(args.text) == bool(args.file):
+        raise InputError("name the texts to label, or a file of them with --file, or - for lines of standard input")
+    from newleaf import api
+
+    model = api.load(args.model, args.weights, args.device, args.threads)
+    for questions in _portions(model, args):
+        for question, found in zip(questions, model.judge(questions), strict=True):
+            if args.json:
+                chances = [{"label": label, "probability": round(value, 6)} for label, value in found.probabilities.items()]
+                row = {"text": question, "label": found.answer, "probabilities": chances} | ({"cut": True} if found.cut else {})
+                print(json.dumps(row, ensure_ascii=False))
+            else:
+                answer = found.answer if isinstance(found.answer, list) else [found.answer]
+                sure = "" if isinstance(found.answer, list) else f"\t{found.probabilities[found.answer]:.3f}"
+                print((", ".join(map(str, answer)) or "none") + sure + ("\t(cut)" if found.cut else ""))
+    return 0
+
+
+def _portions(model: Model, args: argparse.Namespace) -> Any:
+    """Questions, some at a time."""
+    if args.file is not None:
+        every = _of_file(args.file)
+    elif args.text == ["-"]:
+        every = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    else:
+        every = list(args.text) if model.takes_one_text else [args.text]
+    for start in range(0, len(every), AT_ONCE):
+        yield every[start : start + AT_ONCE]
+
+
+def _of_file(path: Path) -> list[Any]:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if path.suffix != ".jsonl":
+        return [line for line in lines if line.strip()]
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            found.append(row["texts"] if "texts" in row else row["text"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}:{number}: each line is a JSON object with a field text, or texts for a list of them") from None
+    return found

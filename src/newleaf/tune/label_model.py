@@ -1,0 +1,69 @@
+"""A classifier in use: texts in, labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from newleaf.errors import InputError
+from newleaf.model.classifier import Classifier
+from newleaf.storage.classifier_folder import Head, Label
+from newleaf.text.tokenizer import Tokenizer
+from newleaf.tune.label_batches import LabelRow
+from newleaf.tune.label_tokens import Encoder
+from newleaf.tune.predict import predict, to_probabilities
+
+Question = str | Sequence[str]  # a text; two for pair and similarity; a text and its continuations for choice
+Answer = Label | list[Label]
+WANTS = {"classify": "one text", "pair": "two texts", "similarity": "two texts", "choice": "a text and at least two continuations"}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a classifier says of one question: the answer, in the data's type (the number of a continuation; a list with several labels),
+    and the probability of each label or continuation. `cut` says that the texts were longer than it reads."""
+
+    answer: Answer
+    probabilities: dict[Any, float]
+    cut: bool
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """A classifier with its tokenizer."""
+
+    network: Classifier
+    tokenizer: Tokenizer
+    head: Head
+
+    def judge(self, questions: Sequence[Question]) -> list[Judged]:
+        """Each question judged. Raises InputError for one that has not as many texts as the task wants."""
+        if not questions:
+            return []
+        texts = [self._texts(question, number) for number, question in enumerate(questions)]
+        length = self.head.length or self.network.config.context_length
+        rows = [LabelRow(encoded, 0) for encoded in Encoder(self.tokenizer, self.head, length).encode(texts)]
+        pad = self.tokenizer.pad_id or 0
+        chances = to_probabilities(predict(self.network, rows, self.head, pad), self.head)
+        return [self._judged(chance, row, some) for chance, row, some in zip(chances, rows, texts, strict=True)]
+
+    def _texts(self, question: Question, number: int) -> list[str]:
+        texts = [question] if isinstance(question, str) else list(question)
+        shape = self.head.shape
+        right = {"classify": len(texts) == 1, "choice": len(texts) >= 3}.get(shape, len(texts) == 2)
+        if not right or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"question {number + 1}: this model was tuned for {shape} and takes {WANTS[shape]}, not {len(texts)} texts")
+        return texts
+
+    def _judged(self, chance: npt.NDArray[np.float64], row: LabelRow, texts: Sequence[str]) -> Judged:
+        labels: Sequence[Label] = self.head.labels
+        if self.head.shape == "choice":
+            labels = range(len(texts) - 1)
+        named = {label: float(value) for label, value in zip(labels, chance[: len(labels)], strict=True)}
+        if self.head.multi_label:
+            return Judged([label for label, value in named.items() if value > 0.5], named, row.encoded.cut)
+        return Judged(max(named, key=lambda label: named[label]), named, row.encoded.cut)
