@@ -137,7 +137,8 @@ def _folder(path: Path, fetched: bool) -> _Found:
         tokenizer=Tokenizer.load(path) if has_tokenizer else None,
         stored_as=stored,
         licence=_licence(path, values),
-        opens_in=why_not_stock(config) or f"stock transformers, as {(values.get('architectures') or [family.architecture if family else ''])[0]}",
+        opens_in=why_not_stock(config)
+        or f"stock transformers, as {(values.get('architectures') or [family.architecture if family else ''])[0]}",
     )
 
 

@@ -89,7 +89,7 @@ def save_folder(
         values = {"model_type": OWN_TYPE, "newleaf": {"config": config.to_dict()}}
         rules = [same(name, name) for name in shapes if not (config.tie_embeddings and name == "head.weight")]
     if addition is not None:
-        rules = [rule for rule in rules if not any(name.startswith("head.") for name in rule.ours)] + list(addition.rules)
+        rules = _without_head(rules) + list(addition.rules)
         values, shapes = values | dict(addition.values), shapes | dict(addition.shapes)
     export = Export(rules, weights, dtype)
     values["dtype"] = str(export.written_as).removeprefix("torch.")
@@ -123,7 +123,8 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
     weights: Iterator[tuple[str, Tensor | Packed]]
     if family is not None:
         keep = stored.packed if precision is None or isinstance(precision, Format) else set()
-        weights = (pair for rule in family.rules(config) for pair in _read(rule, stored, shapes, rule.theirs in keep))
+        rules = _without_head(family.rules(config)) if is_classifier(values) else family.rules(config)
+        weights = (pair for rule in rules for pair in _read(rule, stored, shapes, rule.theirs in keep))
     else:
         weights = _own_weights(stored, shapes, config, path)
     network = assemble(network, weights, precision)
@@ -181,6 +182,10 @@ def _read(rule: Rule, stored: StoredWeights, shapes: dict[str, torch.Size], keep
         else:
             return
     yield from from_hugging_face([rule], stored, shapes)
+
+
+def _without_head(rules: list[Rule]) -> list[Rule]:
+    return [rule for rule in rules if not any(name.startswith("head.") for name in rule.ours)]
 
 
 def _checked(config: GPTConfig) -> GPTConfig:

@@ -211,9 +211,7 @@ def _tell(
     for name, some in rows.items():
         for example, row in zip(getattr(found, name), some, strict=True):
             if row.encoded.cut and config.label.too_long == "refuse":
-                raise InputError(
-                    f"{example.where}: its text does not fit {length} tokens; raise label.length, or cut with --label.too_long cut"
-                )
+                raise InputError(f"{example.where}: does not fit {length} tokens; raise label.length, or let --label.too_long cut it")
             cut += row.encoded.cut
     if cut:
         monitor.say(f"Cut: {cut:,} rows had more than {length} tokens.")
