@@ -209,6 +209,21 @@ def test_patience_ends_a_run_on_the_tasks_own_measure_and_the_best_checkpoint_is
     assert run.summary["val_accuracy"] == max(scores.values()) == scores[run.summary["best_step"]]
 
 
+@pytest.mark.slow
+def test_a_sweep_tries_six_rates_halves_them_and_trains_with_the_best(base: Path, rows: Path, tmp_path: Path) -> None:
+    run = tune(base, rows, tmp_path / "run", steps=16, label={"measure": "loss"}, sweep=True)
+    found = json.loads((run.path / "sweep.json").read_text())
+    tried = [(trial["round"], trial["factor"]) for trial in found["trials"]]
+    assert [sum(number == each for number, _ in tried) for each in (1, 2, 3)] == [6, 3, 2]
+    for number in (1, 2):
+        scores = {trial["factor"]: trial["score"] for trial in found["trials"] if trial["round"] == number}
+        best = sorted(scores, key=scores.__getitem__)[: len([1 for each, _ in tried if each == number + 1])]
+        assert sorted(best) == [factor for each, factor in tried if each == number + 1]
+    last = min((trial for trial in found["trials"] if trial["round"] == 3), key=lambda trial: trial["score"])
+    assert run.config["optimizer"]["learning_rate"] == found["chosen"] == last["learning_rate"]
+    assert run.summary["steps"] == 16
+
+
 def test_a_classifier_is_tuned_further_from_its_own_head_and_refuses_other_labels(base: Path, rows: Path, tmp_path: Path) -> None:
     first = tune(base, rows, tmp_path / "first", **LEARNING)
     again = tune(first.path, rows, tmp_path / "again", steps=2)

@@ -20,6 +20,7 @@ from newleaf.train.run_folder import RunFolder
 from newleaf.tune.finetune import TUNING
 from newleaf.tune.finetune import finetune as run_tuning
 from newleaf.tune.finetune import read_config as read_tuning
+from newleaf.tune.sweep import swept as run_sweep
 
 LENGTHS = ("time", "steps", "tokens", "epochs")
 
@@ -58,13 +59,14 @@ def finetune(
     out: str | Path,
     config: str | Path | None = None,
     overwrite: bool = False,
+    sweep: bool = False,
     quiet: bool = False,
     started: float | None = None,
     monitor: Monitor | None = None,
     **options: Any,
 ) -> Run:
     """Tune a model on data. `task` is one of text, classify, pair, similarity, choice, …; options are the recipe's sections and short
-    names as for `pretrain`; `config` is a recipe they are laid over.
+    names as for `pretrain`; `config` is a recipe they are laid over. With `sweep`, short runs find the learning rate first.
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """
@@ -75,7 +77,8 @@ def finetune(
     if data:
         values["source"] = [str(item) for item in data]
     built = read_tuning(values)
-    return _watched(monitor, quiet, lambda shown: run_tuning(built, out, shown, begun, overwrite))
+    work = run_sweep if sweep else run_tuning
+    return _watched(monitor, quiet, lambda shown: work(built, out, shown, begun, overwrite))
 
 
 def resume(path: str | Path, quiet: bool = False, started: float | None = None, monitor: Monitor | None = None) -> Run:

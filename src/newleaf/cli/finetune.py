@@ -34,6 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat")
     parser.add_argument("--resume", metavar="DIR", help="go on with a stopped run")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in --out")
+    parser.add_argument("--sweep", action="store_true", help="find the learning rate first, in short runs (successive halving)")
     parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
     parser.add_argument("--threads", help="threads to use (default: one for each core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
@@ -48,7 +49,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     overrides = dotted(args.rest)
-    given = (args.model, args.data, args.out, args.config, overrides, args.overwrite, args.track, args.task)
+    given = (args.model, args.data, args.out, args.config, overrides, args.overwrite, args.track, args.task, args.sweep)
     if args.resume is not None and any(given):
         raise InputError("--resume goes on with a run as it was begun; it takes no model, data, --out, --config or other options")
     if args.resume is None and args.out is None:
@@ -78,6 +79,7 @@ def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
         out=args.out,
         config=args.config,
         overwrite=args.overwrite,
+        sweep=args.sweep,
         quiet=args.quiet,
         started=started,
         **nest(overrides),

@@ -35,7 +35,7 @@ def finetune(config: TuneConfig, out: str | Path, monitor: Monitor, started: flo
     return run.begin(TUNING, config, out, monitor, started, overwrite)
 
 
-def _checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
+def checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
     """The configuration with a length, checked for what needs neither model nor data."""
     if not config.model:
         raise InputError("no model: name the folder, run, GGUF file or Hub model to begin from")
@@ -62,4 +62,4 @@ def open_course(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Course:
     return ranks.in_turn(opened)
 
 
-TUNING = run.Kind(read=read_config, check=_checked, open=open_course)
+TUNING = run.Kind(read=read_config, check=checked, open=open_course)
