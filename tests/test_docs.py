@@ -59,7 +59,40 @@ def run(words: list[str], folder: Path) -> None:
     assert done.returncode == 0, (words, done.stderr[-2000:])
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_commands_and_python_of_the_page_on_fine_tuning_run(tmp_path: Path, book: Path) -> None:
+    to_tune(tmp_path, book)
+    found = commands("docs/finetune.md")
+    assert [line.split()[1] for line in found] == ["finetune", "finetune", "classify"]
+    for line in found:
+        run(["-m", *shlex.split(line), *(["--steps", "3"] if " finetune " in line else [])], tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "finetune.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    run(["-c", "\n".join(blocks).replace("epochs=3", "steps=3")], tmp_path)
+
+
+def to_tune(folder: Path, book: Path) -> None:
+    """A small model in runs/book, a text and labelled rows."""
+    import json
+
+    import torch
+
+    from newleaf.api import Model
+    from newleaf.model import GPT, GPTConfig
+    from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+    tokenizer = train_tokenizer([book.read_text("utf-8")], TokenizerConfig(), 400)
+    torch.manual_seed(0)
+    Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 2, 32)), tokenizer, "gpt2").save(folder / "runs" / "book")
+    (folder / "chapters.txt").write_bytes(book.read_bytes()[:9000])
+    rows = [{"text": f"a {('dull', 'fine')[n % 2]} film, number {n}", "label": n % 2} for n in range(80)]
+    (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+TUNING = [path for path in RECIPES if re.search(r"^task:", path.read_text("utf-8"), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if path not in TUNING], ids=lambda path: path.name)
 def test_every_recipe_trains_on_a_local_file_and_says_what_would_make_it_stock(recipe: Path, book: Path, tmp_path: Path) -> None:
     import json
 
@@ -84,3 +117,12 @@ def test_every_recipe_trains_on_a_local_file_and_says_what_would_make_it_stock(r
     assert done.returncode == 0, done.stderr[-2000:]
     assert "model.final_norm false" in done.stderr
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["family"] == "newleaf"
+
+
+@pytest.mark.parametrize("recipe", ["gpt1-classify.yaml", "gpt2-finetune.yaml"])
+def test_the_recipes_of_fine_tuning_tune_a_small_model(recipe: str, book: Path, tmp_path: Path) -> None:
+    to_tune(tmp_path, book)
+    data = "reviews.jsonl" if "classify" in recipe else "chapters.txt"
+    run(
+        ["-m", "newleaf", "finetune", "runs/book", data, "--config", str(ROOT / "recipes" / recipe), "--out", "r", "--steps", "3"], tmp_path
+    )

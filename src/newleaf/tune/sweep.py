@@ -1,4 +1,4 @@
-"""A sweep over the learning rate by successive halving (Jamieson and Talwalkar 2016): many rates for a while, the better half for longer."""
+"""A sweep over the learning rate by successive halving (Jamieson and Talwalkar 2016): many rates shortly, the better half for longer."""
 
 from __future__ import annotations
 
