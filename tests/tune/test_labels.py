@@ -254,6 +254,7 @@ ROW = {"text": "a fine story", "label": "good"}
         (opinions(8), {"train": {"batch_size": 64}}, r"train.batch_size: 64 is more than the 7 rows"),
         (opinions(8), {"label": {"measure": "micro_f1"}}, r"label.measure: micro_f1 is not measured here"),
         (opinions(8), {"train": {"parallel": "fsdp"}}, r"train.parallel: fsdp"),
+        (opinions(8), {"train": {"prompts": ["x"]}}, r"train.prompts, train.sample: a classifier writes nothing"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_with_file_line_and_reason_before_anything_is_written(
@@ -262,6 +263,16 @@ def test_bad_input_is_refused_with_file_line_and_reason_before_anything_is_writt
     with pytest.raises(newleaf.InputError, match=said):
         tune(base, write_rows(tmp_path / "rows.jsonl", lines), tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stock_classifiers_folder_gives_the_stock_labels(base: Path, tmp_path: Path) -> None:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, pad_token_id=0)
+    model.save_pretrained(tmp_path / "stock")
+    tokenizer().save(tmp_path / "stock")
+    texts = ["a fine story", "poor"]
+    pipe = transformers.pipeline("text-classification", model=str(tmp_path / "stock"), top_k=None, device="cpu")
+    for mine, stock in zip(newleaf.load(tmp_path / "stock").judge(texts), pipe(texts), strict=True):
+        assert mine.probabilities == pytest.approx({row["label"]: row["score"] for row in stock}, abs=2e-5)
 
 
 def test_a_language_model_gives_no_labels_and_a_classifier_writes_nothing(base: Path, rows: Path, tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
     """How the courses of this shape are opened."""
 
     def opened(config: LabelTaskConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+        if config.train.prompts or config.train.sample:
+            raise InputError("train.prompts, train.sample: a classifier writes nothing; its samples are rows that are held out")
         length = check_length(config.label.length, base, "label.length")
         found = read_examples(shape, config.source, config.data, config.train.seed)
         labels = _labels(shape, found, base)

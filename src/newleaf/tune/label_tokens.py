@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Encoding, processors
+from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 
 from newleaf.storage.classifier_folder import Head, Label, Shape
@@ -59,6 +59,9 @@ class Encoder:
 
     def encode(self, examples: Sequence[Sequence[str]]) -> list[Encoded]:
         """One text, two, or a text and its continuations for each example."""
+        if self.head.extract is None:  # a stock classifier's folder: one text, and whatever its tokenizer adds
+            made = [self.tokenizer.encode(texts[0]) for texts in examples]
+            return [Encoded((ids[: self.length],), len(ids) > self.length) for ids in made]
         flat = [text for texts in examples for text in texts]
         ids = iter(self.tokenizer.encode_batch(flat))
         return [self._example([next(ids) for _ in texts]) for texts in examples]
@@ -74,18 +77,13 @@ class Encoder:
 
     def _wrap(self, first: list[int], second: list[int] | None = None) -> tuple[list[int], bool]:
         head = self.head
-        if head.extract is None or head.start is None:  # a stock classifier's folder: whatever its tokenizer adds
-            ids = list(self.tokenizer.backend.post_process(_encoding(self.tokenizer, first)).ids) if second is None else first + second
-            return ids[: self.length], len(ids) > self.length
+        assert head.start is not None
+        assert head.extract is not None
         room = self.length - 2 - (second is not None)
         kept_first, kept_second = _shares(len(first), len(second or ()), room)
         middle = [] if second is None else [int(head.delimiter or 0), *second[:kept_second]]
         cut = kept_first < len(first) or (second is not None and kept_second < len(second))
         return [head.start, *first[:kept_first], *middle, head.extract], cut
-
-
-def _encoding(tokenizer: Tokenizer, ids: list[int]) -> Encoding:
-    return tokenizer.backend.encode(tokenizer.decode(ids), add_special_tokens=False)
 
 
 def _shares(first: int, second: int, room: int) -> tuple[int, int]:
