@@ -12,11 +12,11 @@ def loss_figure(lines: list[dict[str, Any]], title: str) -> Figure:
     the accuracy where labels are learned."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    steps = [line for line in lines if "loss" in line]
     checks = [line for line in lines if "val_loss" in line]
     # Where labels are learned, their term of the loss is what the validation's can be compared with.
-    term = "label_loss" if any("label_loss" in step for step in steps) else "loss"
-    axes.plot([s["step"] for s in steps], [s.get(term) for s in steps], color="#9ab8a0", linewidth=0.8, label="training")
+    term = "label_loss" if any("label_loss" in line for line in lines) else "loss"
+    steps = [line for line in lines if term in line]
+    axes.plot([s["step"] for s in steps], [s[term] for s in steps], color="#9ab8a0", linewidth=0.8, label="training")
     axes.plot([c["step"] for c in checks], [c["val_loss"] for c in checks], color="#1b6b3a", marker="o", markersize=4, label="validation")
     in_bits = bool(checks) and "val_bits_per_byte" in checks[-1] and checks[-1]["val_loss"] > 0
     axes.set(xlabel="step", ylabel="loss (nats per token)" if in_bits else "loss", title=title)
