@@ -202,6 +202,21 @@ def test_a_stopped_run_resumes_bit_for_bit(base: Path, rows: Path, tmp_path: Pat
     assert kept[0] == kept[1]
 
 
+def test_a_runs_recipe_names_its_files_from_the_root_and_its_report_is_on_the_test_rows(
+    base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "test.jsonl", opinions(10))
+    write_rows(tmp_path / "held.jsonl", opinions(6))
+    run = tune(base, rows, Path("run"), steps=1, data={"validation": "held.jsonl", "test": "test.jsonl"})
+    assert run.config["data"]["validation"] == [str(tmp_path / "held.jsonl")]
+    assert run.config["data"]["test"] == [str(tmp_path / "test.jsonl")]
+    report = json.loads((run.path / "report.json").read_text())
+    assert (report["rows"], report["n"]) == ("test", 10)
+    right = sum(answer == row["label"] for answer, row in zip(run.model.classify([row["text"] for row in opinions(10)]), opinions(10)))
+    assert report["accuracy"] == pytest.approx(right / 10)
+
+
 def test_patience_ends_a_run_on_the_tasks_own_measure_and_the_best_checkpoint_is_kept(base: Path, rows: Path, tmp_path: Path) -> None:
     run = tune(base, rows, tmp_path / "run", **merge(LEARNING, {"steps": 60, "train": {"patience": 2}}))
     scores = {line["step"]: line["val_accuracy"] for line in run.metrics if "val_accuracy" in line and line["step"] > 0}

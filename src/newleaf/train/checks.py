@@ -70,7 +70,7 @@ class Checks:
         if self.clock is None:
             return
         check_seconds = max(self.ranks.of_first(check_seconds), self.row_seconds * self.rows)
-        everything = self.row_seconds * self.examiner.all_rows
+        everything = self.row_seconds * (self.examiner.all_rows + self.examiner.reports)
         self.clock.reserve = check_seconds + everything + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
 
     def samples(self, step: int) -> list[Sample]:

@@ -95,8 +95,9 @@ class Examiner(Protocol):
         """What `sample` is asked for at each check."""
 
     @property
-    def reports(self) -> bool:
-        """Whether `report` wants a last look at the whole validation set."""
+    def reports(self) -> int:
+        """Whether `report` wants a last look at the whole validation set: 0 or False if not, else about how many rows more it reads
+        itself, at least 1, for which a timed run keeps time."""
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """Figures over this many rows, evenly spaced, or all. Several processes share the work and return the same.

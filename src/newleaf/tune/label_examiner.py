@@ -37,8 +37,6 @@ class Held:
 class LabelExaminer:
     """Scores of `network` on held-out rows. Each of several processes looks at all of them, and so finds the same."""
 
-    reports = True
-
     def __init__(
         self, network: nn.Module, head: Head, pad_id: int, validation: Held, test: Held | None, baselines: dict[str, Any],
         heed: Callable[[], None],
@@ -46,6 +44,7 @@ class LabelExaminer:
         self.network, self.head, self.pad_id, self.heed = cast(Classifier, network), head, pad_id, heed
         self.validation, self.test, self.baselines = validation, test, baselines
         self.all_rows = len(validation.rows)
+        self.reports = len(test.rows) if test is not None else 1
         self.prompts = tuple(" | ".join(example.texts) for example in validation.examples[:SAMPLES])
         self.last: npt.NDArray[np.float64] | None = None  # probabilities of all rows, as of the last look at them
 

@@ -14,9 +14,10 @@ def absolute_recipe(config: TuneConfig) -> dict[str, Any]:
     values: dict[str, Any] = plain(config)
     values["model"] = absolute(config.model)
     values["source"] = [absolute(name) for name in config.source]
-    validation = (values.get("data") or {}).get("validation")
-    if validation is not None:
-        values["data"]["validation"] = [absolute(name) for name in ([validation] if isinstance(validation, str) else validation)]
+    for part in ("validation", "test"):
+        named = (values.get("data") or {}).get(part)
+        if named is not None:
+            values["data"][part] = [absolute(name) for name in ([named] if isinstance(named, str) else named)]
     return values
 
 
