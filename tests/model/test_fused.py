@@ -19,6 +19,7 @@ QWEN: dict[str, Any] = {
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3": QWEN,
+    "qwen3, two queries to a key": QWEN | {"n_head": 4, "head_dim": 32, "n_kv_head": 2},
     "qwen3 without QK norm, other scale": QWEN | {"qk_norm": False, "attention_scale": 0.3},
     "gpt2": {},
     "gpt_neox": {"positions": "rotary", "block": "parallel", "tie_embeddings": False},
@@ -121,7 +122,6 @@ def test_the_same_step_gives_the_same_slopes_on_any_number_of_threads() -> None:
 @pytest.mark.parametrize(
     ("changes", "length"),
     [
-        ({"n_kv_head": 1}, 256),
         ({"windows": (8, 0)}, 256),
         ({"head_dim": 24}, 256),
         ({"rotary_dim": 16}, 256),

@@ -19,21 +19,24 @@ from newleaf.kernels.vectors import LANES, first_lanes, fma, larger, largest, lo
 def heads_forward(table: Any, first: Any, last: Any) -> None:
     """Queries, keys and values of each token, from its row to its heads; with QK norm and rotary positions where their tables are not 0.
 
-    qkv [B·T, 3·H·D]; q, k, v [B, H, T, D]; q_norm, k_norm fp32 [D]; cos, sin fp32 [T, D]; T, H, D, wide, eps, scale of q (fp32 bits).
+    qkv [B·T, (H + 2 K)·D]; q [B, H, T, D]; k, v [B, K, T, D]; q_norm, k_norm fp32 [D]; cos, sin fp32 [T, D]; T, H, D, wide, eps, scale
+    of q (fp32 bits), K.
     """
     qkv, norms, tables = given(table, 0), table + 32, table + 48
-    length, heads, dim, wide = given(table, 8), given(table, 9), given(table, 10), given(table, 11)
+    length, all_heads, dim, wide, kv_heads = given(table, 8), given(table, 9), given(table, 10), given(table, 11), given(table, 14)
     epsilon, query_scale = fraction(table, 12), fraction(table, 13)
     half = dim // 2
     for row in range(first, last):
         batch, time = row // length, row % length
         for part in range(3):
+            heads = all_heads if part == 0 else kv_heads
+            before = 0 if part == 0 else all_heads + (part - 1) * kv_heads
             base = load_long(table + 8 + 8 * part)
             weight = load_long(norms + 8 * part) if part < 2 else 0
             cos, sin = load_long(tables) + 4 * dim * time, load_long(tables + 8) + 4 * dim * time
             turns = load_long(tables) != 0 and part < 2
             for head in range(heads):
-                at, to = ((3 * row + part) * heads + head) * dim, ((batch * heads + head) * length + time) * dim
+                at, to = (row * (all_heads + 2 * kv_heads) + before + head) * dim, ((batch * heads + head) * length + time) * dim
                 scale = query_scale if part == 0 else nb.float32(1.0)
                 if weight != 0:
                     scale *= inverse_root(qkv, at, dim, wide, epsilon)
@@ -53,16 +56,18 @@ def heads_forward(table: Any, first: Any, last: Any) -> None:
 def heads_backward(table: Any, first: Any, last: Any) -> None:
     """The way back of `heads_forward`: same values, with the slopes of q, k and v, then qkv's slope to write and norm slopes to add to.
 
-    … as there, then qkv_grad [B·T, 3·H·D], norm_grads fp32 [portions, 2, D] of zeros, portion.
+    … as there, then qkv_grad [B·T, (H + 2 K)·D], norm_grads fp32 [portions, 2, D] of zeros, portion.
     """
     qkv, norms, tables = given(table, 0), table + 32, table + 48
-    length, heads, dim, wide = given(table, 8), given(table, 9), given(table, 10), given(table, 11)
+    length, all_heads, dim, wide, kv_heads = given(table, 8), given(table, 9), given(table, 10), given(table, 11), given(table, 14)
     epsilon, query_scale = fraction(table, 12), fraction(table, 13)
-    out, sums, portion = given(table, 14), given(table, 15), given(table, 16)
+    out, sums, portion = given(table, 15), given(table, 16), given(table, 17)
     half = dim // 2
     for row in range(first, last):
         batch, time = row // length, row % length
         for part in range(3):
+            heads = all_heads if part == 0 else kv_heads
+            before = 0 if part == 0 else all_heads + (part - 1) * kv_heads
             base = load_long(table + 8 + 8 * part)
             weight = load_long(norms + 8 * part) if part < 2 else 0
             cos, sin = load_long(tables) + 4 * dim * time, load_long(tables + 8) + 4 * dim * time
@@ -70,7 +75,7 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
             mine = sums + 4 * dim * (2 * (first // portion) + part)
             factor = spread(query_scale if part == 0 else nb.float32(1.0))
             for head in range(heads):
-                at, of = ((3 * row + part) * heads + head) * dim, ((batch * heads + head) * length + time) * dim
+                at, of = (row * (all_heads + 2 * kv_heads) + before + head) * dim, ((batch * heads + head) * length + time) * dim
                 scale, along = spread(1.0), spread(0.0)
                 if weight != 0:
                     scale = spread(inverse_root(qkv, at, dim, wide, epsilon))

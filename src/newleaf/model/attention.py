@@ -13,6 +13,7 @@ from newleaf.model.cache import KVCache
 from newleaf.model.config import GPTConfig
 from newleaf.model.norm import RMSNorm
 from newleaf.model.rotary import rotate
+from newleaf.model.together import joinable, together
 
 PRODUCTS_UP_TO = 1024  # tokens
 
@@ -93,8 +94,9 @@ class Attention(nn.Module):
         if self._is_plain(context, x.shape[1]) and fused.fits(x):
             q_norm, k_norm = self.q_norm, self.k_norm
             norms = (q_norm.weight, k_norm.weight) if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) else None
-            layers = self.q, self.k, self.v
-            result: Tensor = self.out(fused.causal_attention(x, layers, norms, self.eps, context.angles, self.n_head, self.scale))
+            qkv = together(x, (self.q, self.k, self.v))
+            heads = self.n_head, self.n_kv_head
+            result: Tensor = self.out(fused.causal_attention(qkv, norms, self.eps, context.angles, *heads, self.scale))
             return result
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # [B, T, heads, D]
         q, k = self.q_norm(q), self.k_norm(k)
@@ -119,10 +121,9 @@ class Attention(nn.Module):
             and (context.rotary is None or (context.angles is not None and context.angles[0].shape[-1] == self.head_dim))
             and not (self.interleaved and context.rotary is not None)
             and self.sinks is None
-            and self.n_kv_head == self.n_head
             and self.head_dim % 32 == 0
             and length % 16 == 0
             and not (self.training and self.dropout)
             and not self.fp32
-            and fused.plain(self.q, self.k, self.v)
+            and joinable(self.q, self.k, self.v)
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from newleaf.model import fused
 from newleaf.model.config import ActivationKind, GPTConfig
+from newleaf.model.together import joinable, together
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -39,7 +40,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if fused.fits(x) and self._is_plain():
-            hidden = fused.swiglu(x, self.gate.weight, self.up.weight) if self.gate is not None else fused.gelu_tanh(self.up(x))
+            hidden = fused.swiglu(together(x, (self.gate, self.up))) if self.gate is not None else fused.gelu_tanh(self.up(x))
         elif self.gate is not None:
             hidden = gate_with(self.config, self.gate(x), self.up(x))
         else:
@@ -51,5 +52,5 @@ class FeedForward(nn.Module):
         """Whether this is one of the two forms that `fused` does in one step."""
         activation, whole = self.config.activation, self.config.n_inner % 16 == 0
         if self.gate is not None:
-            return activation == "silu" and whole and self.up.bias is None and fused.plain(self.gate, self.up)
+            return activation == "silu" and whole and joinable(self.gate, self.up)
         return activation == "gelu_tanh" and whole

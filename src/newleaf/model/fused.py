@@ -10,7 +10,7 @@ import struct
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 FEWEST_TOKENS = 512  # of a forward pass; below, starting Numba and the loops costs more than they save
@@ -37,11 +37,6 @@ def fits(x: Tensor) -> bool:
         and x.shape[-1] % 16 == 0
         and available()
     )
-
-
-def plain(*layers: nn.Module | None) -> bool:
-    """Whether these are nn.Linears that nothing has replaced or wrapped."""
-    return all(type(layer) is nn.Linear for layer in layers)
 
 
 def _wide(x: Tensor) -> int:
@@ -101,34 +96,30 @@ def softmax_slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, both: Tensor) -> Tensor:
         from newleaf.kernels import activations
 
-        tokens, weights = x.flatten(0, -2), torch.cat((gate, up))
-        both = tokens @ weights.T  # one product for two layers
-        width = gate.shape[0]
-        out = torch.empty(*x.shape[:-1], width, dtype=x.dtype)
-        activations.swiglu_forward(len(tokens), PORTION, both.data_ptr(), out.data_ptr(), width, _wide(x))
-        ctx.save_for_backward(tokens, weights, both)
+        both, width = both.contiguous(), both.shape[-1] // 2
+        out = torch.empty(*both.shape[:-1], width, dtype=both.dtype)
+        activations.swiglu_forward(out.numel() // width, PORTION, both.data_ptr(), out.data_ptr(), width, _wide(both))
+        ctx.save_for_backward(both)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         from newleaf.kernels import activations
 
-        tokens, weights, both = ctx.saved_tensors
+        (both,) = ctx.saved_tensors
         grad, slopes = grads[0].contiguous(), torch.empty_like(both)
         width = grad.shape[-1]
-        activations.swiglu_backward(len(tokens), PORTION, both.data_ptr(), grad.data_ptr(), slopes.data_ptr(), width, _wide(grad))
-        x_grad = (slopes @ weights).view(*grad.shape[:-1], tokens.shape[-1])
-        gate, up = (slopes.T @ tokens).split(width)
-        return x_grad, gate, up
+        activations.swiglu_backward(grad.numel() // width, PORTION, both.data_ptr(), grad.data_ptr(), slopes.data_ptr(), width, _wide(grad))
+        return slopes
 
 
-def swiglu(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
-    """silu(x gateᵀ) · (x upᵀ): x [B, T, C], gate and up [F, C] → [B, T, F]."""
-    return _SwiGLU.apply(x, gate, up)  # type: ignore[no-any-return, no-untyped-call]
+def swiglu(both: Tensor) -> Tensor:
+    """silu(gate) · up of both, one after the other [..., 2 F] → [..., F]."""
+    return _SwiGLU.apply(both)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _GELU(torch.autograd.Function):
@@ -159,35 +150,36 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Everything between the norm before attention and the projection after it.
+    """Everything between the projections before attention and the one after it.
 
-    x ─► q k v (one product) ─► QK norm, rotary, heads apart ─► scores ─► causal softmax ─► · v ─► heads together
+    q k v ─► QK norm, rotary, heads apart ─► scores ─► causal softmax ─► · v ─► heads together
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weights: Tensor, bias: Tensor | None, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None,
-        sin: Tensor | None, heads: int, eps: float, scale: float,
+        ctx: Any, qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: int,
+        kv_heads: int, eps: float, scale: float,
     ) -> Tensor:  # fmt: skip
         from newleaf.kernels import attention
 
-        batch, length, _ = x.shape
-        tokens = x.flatten(0, 1)
-        qkv = tokens @ weights.T if bias is None else torch.addmm(bias, tokens, weights.T)
-        dim = qkv.shape[-1] // (3 * heads)
-        q, k, v = torch.empty(3, batch * heads, length, dim, dtype=x.dtype).unbind()
+        qkv = qkv.contiguous()
+        batch, length, width = qkv.shape
+        dim, group = width // (heads + 2 * kv_heads), heads // kv_heads
+        q = torch.empty(batch * kv_heads, group, length, dim, dtype=qkv.dtype)  # queries that share their keys stand together
+        k, v = torch.empty(2, batch * kv_heads, length, dim, dtype=qkv.dtype).unbind()
         tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
-        about = (length, heads, dim, _wide(x), _bits(eps), _bits(scale))
-        attention.heads_forward(len(tokens), PORTION, *map(_address, (qkv, q, k, v, *tables)), *about)
+        about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads)
+        attention.heads_forward(batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about)
         mixed, shares = torch.empty_like(q), []
         for start in range(0, length, QUERIES):
             end = min(start + QUERIES, length)
-            scores = torch.bmm(q[:, start:end], k[:, :end].mT)
-            attention.causal_softmax_forward(batch * heads * (end - start), PORTION, scores.data_ptr(), end - start, end, start, _wide(x))
-            mixed[:, start:end] = torch.bmm(scores, v[:, :end])
+            scores = torch.bmm(_some(q, start, end), k[:, :end].mT)
+            rows = batch * heads * (end - start)
+            attention.causal_softmax_forward(rows, PORTION, scores.data_ptr(), end - start, end, start, _wide(qkv))
+            mixed[:, :, start:end] = torch.bmm(scores, v[:, :end]).view(-1, group, end - start, dim)
             shares.append(scores)
-        ctx.save_for_backward(tokens, weights, qkv, q, k, v, *shares)
-        ctx.tables, ctx.about, ctx.biased = tables, about, bias is not None
+        ctx.save_for_backward(qkv, q, k, v, *shares)
+        ctx.tables, ctx.about = tables, about
         return mixed.view(batch, heads, length, dim).transpose(1, 2).flatten(2)
 
     @staticmethod
@@ -195,34 +187,37 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         from newleaf.kernels import attention
 
-        tokens, weights, qkv, q, k, v, *shares = ctx.saved_tensors
-        length, heads, dim, wide, _, _ = ctx.about
-        batch = len(tokens) // length
-        grad = grads[0].view(batch, length, heads, dim).transpose(1, 2).reshape(batch * heads, length, dim)
-        slopes = torch.empty(3, *q.shape, dtype=q.dtype)
-        dq, dk, dv = slopes.unbind()
+        qkv, q, k, v, *shares = ctx.saved_tensors
+        length, heads, dim, wide, *_ = ctx.about
+        batch, group = len(qkv), q.shape[1]
+        grad = grads[0].view(batch, length, heads, dim).transpose(1, 2).reshape(q.shape)
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         # The last queries see all keys: they come first, and the others add to what they leave.
         for number, share in reversed(list(enumerate(shares))):
             start = number * QUERIES
-            end = start + share.shape[1]
-            some = grad[:, start:end]
+            end = start + share.shape[1] // group
+            some = _some(grad, start, end)
             slope = torch.bmm(some, v[:, :end].mT)
             rows = batch * heads * (end - start)
             attention.causal_softmax_backward(rows, PORTION, share.data_ptr(), slope.data_ptr(), end - start, end, start, wide)
-            dq[:, start:end] = torch.bmm(slope, k[:, :end])
+            dq[:, :, start:end] = torch.bmm(slope, k[:, :end]).view(-1, group, end - start, dim)
             if end == length:
                 torch.bmm(share.mT, some, out=dv)
-                torch.bmm(slope.mT, q[:, start:end], out=dk)
+                torch.bmm(slope.mT, _some(q, start, end), out=dk)
             else:
                 dv[:, :end] += torch.bmm(share.mT, some)
-                dk[:, :end] += torch.bmm(slope.mT, q[:, start:end])
+                dk[:, :end] += torch.bmm(slope.mT, _some(q, start, end))
         back = torch.empty_like(qkv)
-        sums = torch.zeros(_portions(len(tokens)), 2, dim)
+        sums = torch.zeros(_portions(batch * length), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
-        attention.heads_backward(len(tokens), PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
-        x_grad = (back @ weights).view(batch, length, -1)
+        attention.heads_backward(batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
         q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
-        return x_grad, back.T @ tokens, back.sum(0) if ctx.biased else None, q_sum, k_sum, None, None, None, None, None
+        return back, q_sum, k_sum, None, None, None, None, None, None
+
+
+def _some(heads: Tensor, start: int, end: int) -> Tensor:
+    """Positions from `start` to `end` of [N, G, T, D] → [N, G · positions, D]."""
+    return heads[:, :, start:end].flatten(1, 2)
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -230,15 +225,13 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def causal_attention(
-    x: Tensor, layers: tuple[nn.Linear, nn.Linear, nn.Linear], norms: tuple[Tensor, Tensor] | None, eps: float,
-    rotary: tuple[Tensor, Tensor] | None, heads: int, scale: float,
+    qkv: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, rotary: tuple[Tensor, Tensor] | None, heads: int, kv_heads: int,
+    scale: float,
 ) -> Tensor:  # fmt: skip
-    """Plain causal attention of x [B, T, C] through the three layers → [B, T, H·D], before the output projection.
+    """Plain causal attention of queries, keys and values [B, T, (H + 2 K) · D] → [B, T, H · D], before the output projection.
 
     `norms` are QK norm's weights [D]; `rotary` fp32 tables [T, D] of halves.
     """
-    weights = torch.cat([layer.weight for layer in layers])
-    bias = torch.cat([layer.bias for layer in layers]) if layers[0].bias is not None else None
     q_norm, k_norm = norms or (None, None)
     cos, sin = rotary or (None, None)
-    return _Attention.apply(x, weights, bias, q_norm, k_norm, cos, sin, heads, eps, scale)  # type: ignore[no-any-return, no-untyped-call]
+    return _Attention.apply(qkv, q_norm, k_norm, cos, sin, heads, kv_heads, eps, scale)  # type: ignore[no-any-return, no-untyped-call]
