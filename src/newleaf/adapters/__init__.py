@@ -1,0 +1,1 @@
+"""Low-rank adapters: layers over frozen ones, PEFT's format, and what merges them into plain weights."""

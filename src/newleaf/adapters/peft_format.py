@@ -1,0 +1,186 @@
+"""Adapters under the names, and in the fusing, of Hugging Face's peft: adapter_config.json's fields and the tensors beside it.
+
+    base_model.model.<layer>.lora_A.weight [r, C]      one for all that Hugging Face stores as one tensor (GPT-2's and GPT-NeoX's q, k and v)
+    base_model.model.<layer>.lora_B.weight [R, r]      its rows in the stored tensor's order
+    base_model.model.<layer>.lora_magnitude_vector [R] DoRA
+
+Experts are parameters of one module: there A is [E·r, C] expert by expert, B is [R, r·E] rank by rank, and a module of which several
+parameters are adapted is wrapped as often, the first innermost (`base_layer`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from newleaf.adapters.adapter import Adapter, Part
+from newleaf.adapters.config import AdapterConfig
+from newleaf.errors import InputError
+from newleaf.families.weights import Rule, from_hugging_face, to_hugging_face
+
+PREFIX, INNER = "base_model.model.", "base_layer."
+Shapes = Mapping[str, torch.Size]
+
+# What the fields of adapter_config.json that change numbers may be; the rest say how it was trained, or for whom.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",), "bias": ("none",), "lora_bias": (False,), "modules_to_save": ([],), "layer_replication": ([],),
+    "trainable_token_indices": ([], {}), "use_qalora": (False,), "use_bdlora": (False,), "alora_invocation_tokens": ([],),
+    "arrow_config": ({},), "kasa_config": ({},), "velora_config": ({},), "monteclora_config": ({},),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
+}  # fmt: skip
+
+
+def new_about(config: AdapterConfig, rules: Sequence[Rule], shapes: Shapes, base: str | None) -> dict[str, Any]:
+    """The adapter_config.json of a new adapter on what these rules name."""
+    layers = sorted(_layer(rule) for rule in rules if not _experts(rule, shapes))
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.rslora,
+        "use_dora": config.dora,
+        "target_modules": layers,
+        "target_parameters": [rule.theirs for rule in rules if _experts(rule, shapes)] or None,
+        "fan_in_fan_out": any(rule.transpose and not _experts(rule, shapes) for rule in rules),
+        "bias": "none",
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: Iterable[Rule], shapes: Shapes) -> Adapter:
+    """An adapter from peft's fields and tensors. `rules` and `shapes` are those of the network it is for.
+
+    Raises InputError for a field that newleaf does not honour, and for tensors that the network has no place for.
+    """
+    check_about(about)
+    parts: dict[str, Part] = {}
+    used: set[str] = set()
+    wanted = [rule for rule in rules if rule.theirs.endswith(".weight") or _experts(rule, shapes)]
+    for rule, places in _places(wanted, about, shapes):
+        for place in places:
+            names = {kind: name for kind in KINDS if (name := f"{place}.{KINDS[kind]}") in tensors}
+            if names:
+                used |= set(names.values())
+                parts |= _read(rule, {kind: tensors[name] for kind, name in names.items()}, about, place, shapes)
+                break
+    left = sorted(set(tensors) - used)
+    if left:
+        raise InputError(f"the adapter holds {left[0]}, and this network has no such layer: it belongs to another base")
+    if not parts:
+        raise InputError("the adapter holds no tensors")
+    return Adapter(parts, dict(about))
+
+
+def write_peft(adapter: Adapter, rules: Iterable[Rule], shapes: Shapes) -> dict[str, Tensor]:
+    """The tensors of an adapter as peft names and fuses them."""
+    found: dict[str, Tensor] = {}
+    wanted = [rule for rule in rules if rule.ours and rule.ours[0] in adapter.parts]
+    for rule, places in _places(wanted, adapter.about, shapes):
+        place, parts = places[0], [adapter.parts[name] for name in rule.ours]
+        rows = replace(rule, transpose=False)
+        a, b = parts[0].a, to_hugging_face([rows], {name: part.b for name, part in zip(rule.ours, parts, strict=True)})[rule.theirs]
+        if _experts(rule, shapes):
+            a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)
+        found[f"{place}.{KINDS['a']}"], found[f"{place}.{KINDS['b']}"] = a.contiguous(), b.contiguous()
+        lengths = {name: part.magnitude.unsqueeze(1) for name, part in zip(rule.ours, parts, strict=True) if part.magnitude is not None}
+        if lengths:
+            found[f"{place}.{KINDS['magnitude']}"] = to_hugging_face([rows], lengths)[rule.theirs].squeeze(1)
+    return found
+
+
+KINDS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+
+
+def check_about(about: Mapping[str, Any]) -> None:
+    """Raises InputError for a field of adapter_config.json that newleaf does not honour, by its name."""
+    if "peft_type" not in about:
+        raise InputError("adapter_config.json has no peft_type")
+    for name, allowed in ONLY.items():
+        value = about.get(name)
+        if value is not None and not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
+            known = ", ".join(str(each) for each in allowed if each not in ([], {})) or "nothing"
+            raise InputError(f"adapter_config.json has {name} = {value!r}, and newleaf honours {known} there")
+    for name in ("r", "lora_alpha"):
+        if not isinstance(about.get(name), int | float) or isinstance(about[name], bool) or about[name] <= 0:
+            raise InputError(f"adapter_config.json has {name} = {about.get(name)!r}; it must be a number above 0")
+    for name in ("alpha_pattern", "rank_pattern"):
+        found = about.get(name) or {}
+        if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
+            raise InputError(f"adapter_config.json has {name} = {found!r}; it must be an object of numbers")
+
+
+def _read(rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], place: str, shapes: Shapes) -> dict[str, Part]:
+    """One layer of theirs as the parts of ours that it holds."""
+    if "a" not in tensors or "b" not in tensors:
+        raise InputError(f"the adapter has only one of lora_A and lora_B of {place}")
+    a, b = tensors["a"], tensors["b"]
+    if _experts(rule, shapes):
+        count = shapes[rule.ours[0]][0]
+        if a.ndim != 2 or b.ndim != 2 or len(a) % count or b.shape[1] != len(a):
+            raise InputError(f"{place} has shapes {tuple(a.shape)} and {tuple(b.shape)}, which {count} experts do not divide")
+        a = torch.unflatten(a, 0, (count, -1))
+        b = torch.unflatten(b, 1, (-1, count)).permute(2, 0, 1)
+    rank, columns = a.shape[-2], shapes[rule.ours[0]][-1]
+    if a.shape[-1] != columns or b.shape[-1] != rank:
+        raise InputError(
+            f"{place} has shapes {tuple(tensors['a'].shape)} and {tuple(tensors['b'].shape)}, and reads {columns} numbers here: "
+            "it belongs to another base"
+        )
+    scale = scale_of(about, place, rank)
+    rows = replace(rule, transpose=False)
+    thin = {name: torch.Size((*shapes[name][:-1], rank)) for name in rule.ours}
+    ups = dict(from_hugging_face([rows], {rule.theirs: b}, thin))
+    lengths: dict[str, Tensor] = {}
+    if "magnitude" in tensors:
+        single = {name: torch.Size((shapes[name][0], 1)) for name in rule.ours}
+        lengths = dict(from_hugging_face([rows], {rule.theirs: tensors["magnitude"].view(-1, 1)}, single))
+    elif about.get("use_dora"):
+        raise InputError(f"adapter_config.json says use_dora, and {place} has no magnitudes")
+    return {
+        name: Part(a, ups[name].contiguous(), scale, lengths[name].squeeze(1).contiguous() if lengths else None) for name in rule.ours
+    }
+
+
+def scale_of(about: Mapping[str, Any], place: str, rank: int) -> float:
+    """What B · A of this layer is multiplied by; a pattern in `alpha_pattern` is matched as peft does."""
+    layer = place.removeprefix(PREFIX)
+    alpha = about["lora_alpha"]
+    for pattern, value in (about.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", layer):
+            alpha = value
+            break
+    return float(alpha / (rank**0.5 if about.get("use_rslora") else rank))
+
+
+def _places(rules: Sequence[Rule], about: Mapping[str, Any], shapes: Shapes) -> Iterable[tuple[Rule, list[str]]]:
+    """Where each rule's tensors are: the name to write, and then the one that a bare network's adapter has."""
+    named = about.get("target_parameters") or []
+    stacks: dict[str, list[Rule]] = {}
+    for rule in rules:
+        if _experts(rule, shapes) and any(rule.theirs == name or rule.theirs.endswith(f".{name}") for name in named):
+            stacks.setdefault(rule.theirs.rpartition(".")[0], []).append(rule)
+    for rule in rules:
+        layer = _layer(rule)
+        if _experts(rule, shapes):
+            group = stacks.get(layer := rule.theirs.rpartition(".")[0], [])
+            if rule not in group:
+                continue
+            layer = ".".join([layer, *[INNER[:-1]] * (len(group) - 1 - group.index(rule))])
+        yield rule, [PREFIX + layer, PREFIX + layer.split(".", 1)[-1]]
+
+
+def _layer(rule: Rule) -> str:
+    return rule.theirs.removesuffix(".weight")
+
+
+def _experts(rule: Rule, shapes: Shapes) -> bool:
+    return bool(rule.ours) and len(shapes[rule.ours[0]]) == 3

@@ -1,0 +1,135 @@
+"""Adapter folders as peft lays them out, and a file of newleaf's own that tells which base they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from newleaf.adapters.adapter import Adapter
+from newleaf.adapters.fingerprint import fingerprint, same_base
+from newleaf.adapters.peft_format import check_about, read_peft, write_peft
+from newleaf.errors import InputError
+from newleaf.families import FAMILIES, family_for
+from newleaf.families.weights import Rule, same
+from newleaf.model import GPT, GPTConfig
+from newleaf.storage.assemble import blank
+from newleaf.storage.files import replace_directory, write_json, write_tensors
+from newleaf.storage.hub import local_folder
+
+# peft warns of fields that it does not know, so what newleaf notes stands in a file beside its own.
+CONFIG, WEIGHTS, OWN = "adapter_config.json", "adapter_model.safetensors", "newleaf.json"
+ADAPTER_FILES = (CONFIG, WEIGHTS, OWN)
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether this is an adapter's folder on this disk."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
+    """The weight map of the network's Hugging Face class, by its family's name where that is known; newleaf's own names where it has none."""
+    found = next((each for each in FAMILIES if each.name == family), None) or family_for(config)
+    if found is not None:
+        return found.rules(config)
+    return [same(name, name) for name in blank(config).state_dict()]
+
+
+def save_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str | None = None) -> None:
+    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base."""
+    about = dict(adapter.about)
+    if about.get("base_model_name_or_path") and Path(about["base_model_name_or_path"]).exists():
+        about["base_model_name_or_path"] = str(Path(about["base_model_name_or_path"]).resolve())
+    tensors = write_peft(adapter, rules_of(config, family), shapes_of(config))
+    with replace_directory(path) as aside:
+        write_json(aside / CONFIG, about)
+        write_tensors(aside / WEIGHTS, tensors)
+        if adapter.base is not None:
+            write_json(aside / OWN, {"base": adapter.base})
+
+
+def load_adapter(path: str | Path, network: GPT, family: str | None = None) -> Adapter:
+    """An adapter for this network: a folder, a run that has one, or owner/name of the Hub.
+
+    Raises InputError when it is damaged, uses what newleaf does not honour, or belongs to another base: by its fingerprint where it has
+    one, and else where its shapes do not fit.
+    """
+    folder = adapter_folder(path)
+    about = read_about(folder)
+    try:
+        adapter = read_peft(about, _tensors(folder / WEIGHTS), rules_of(network.config, family), shapes_of(network.config))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    base = _read_object(folder / OWN).get("base") if (folder / OWN).exists() else None
+    if base is not None:
+        check_base(folder, base, network)
+    return Adapter(adapter.parts, adapter.about, base)
+
+
+def check_base(folder: Path, base: Mapping[str, Any], network: GPT) -> None:
+    """Raises InputError, naming both fingerprints, where the network is not the base that the adapter was trained on."""
+    own = fingerprint(network)
+    try:
+        fits = same_base(dict(base), own)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{folder / OWN}: has no fingerprint of a base") from None
+    if not fits:
+        raise InputError(f"{folder}: was trained on another base, of fingerprint {base['id']}, and this one has {own['id']}")
+
+
+def adapter_folder(path: str | Path) -> Path:
+    """The folder that holds the adapter: this one, a run's, or the Hub's."""
+    folder = Path(path)
+    if not folder.exists():
+        folder = local_folder(path, ADAPTER_FILES)
+    if not is_adapter(folder) and is_adapter(folder / "adapter"):
+        folder = folder / "adapter"
+    if not is_adapter(folder):
+        raise InputError(f"{path}: not an adapter, it has no {CONFIG}")
+    return folder
+
+
+def base_of(folder: Path) -> str:
+    """Where the adapter's base is, as its configuration says. Raises InputError when it does not say."""
+    name = read_about(folder).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{folder}: {CONFIG} does not say which base it is for; give the base, and this as its adapter")
+    beside = (folder / name).resolve()
+    return str(beside) if not Path(name).exists() and beside.exists() else name
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    about = _read_object(folder / CONFIG)
+    try:
+        check_about(about)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    return about
+
+
+def shapes_of(config: GPTConfig) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    if not file.exists():
+        raise InputError(f"{file.name} is missing")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
+    except SafetensorError as error:
+        raise InputError(f"{file.name} is damaged or not safetensors ({error})") from None
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: must hold a JSON object")
+    return values
