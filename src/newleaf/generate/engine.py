@@ -34,7 +34,8 @@ class Engine:
 
     `slots` texts are written at once, and others wait their turn; `limit` is the most bytes that keys and values may take (None: half of
     the memory that is free). A request draws the same random numbers whatever else is being written, so that its text is the same but for
-    ties in rounding; `deterministic` makes it the same bit for bit.
+    ties in rounding; `deterministic` makes it the same bit for bit. `adapters` are networks over the same weights, each with an adapter, by
+    the names under which requests ask for them; texts with different ones go through each round together.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Engine:
         deterministic: bool = False,
         grammars: Grammars | None = None,
         runner: Slots | None = None,
+        adapters: Mapping[str, GPT] | None = None,
     ) -> None:
         if slots < 1:
             raise InputError(f"slots: must be at least 1, not {slots}")
         limit = int(psutil.virtual_memory().available * SHARE) if limit is None else limit
         self.tokenizer, self.grammars = tokenizer, grammars or Grammars(tokenizer)
-        self.slots = runner or open_slots(network, slots, limit, deterministic)
+        self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
+        self.slots = runner or open_slots(network, slots, limit, deterministic, tuple((adapters or {}).values()))
         self.scheduler = Scheduler(self.slots, fixed=deterministic and not self.slots.steady)
         self._news = threading.Condition()
         self._turn = threading.Lock()  # held for a round
@@ -60,13 +63,13 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def submit(self, prompt: str | Several[int], config: SamplingConfig, first: int = 0) -> Request:
+    def submit(self, prompt: str | Several[int], config: SamplingConfig, first: int = 0, adapter: str | None = None) -> Request:
         """Hand in a prompt, text or ids; any thread may. Its pieces come from iterating over the request, whoever else is served meanwhile.
-        `first` is its number among prompts that share a seed.
+        `first` is its number among prompts that share a seed; `adapter` names one of the engine's.
 
         Raises InputError for a prompt or options that cannot be, and for beams and guidance, which go through `Model.generate`.
         """
-        request = self._hand_in(prompt, config, first)
+        request = self._hand_in(prompt, config, first, adapter=adapter)
         with self._news:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._live, name="newleaf-engine", daemon=True)
@@ -74,14 +77,16 @@ class Engine:
                 atexit.register(self.close)  # a thread that Python's end meets inside compiled code takes the process down
         return request
 
-    def write(self, prompts: str | Several[str], config: SamplingConfig, first: int = 0, ends: Collection[int] = ()) -> Iterator[Piece]:
+    def write(
+        self, prompts: str | Several[str], config: SamplingConfig, first: int = 0, ends: Collection[int] = (), adapter: str | None = None
+    ) -> Iterator[Piece]:
         """Pieces of one prompt, or of several that are written together, as they come; the engine works while somebody iterates. `ends` are
         tokens that end a text, beside the tokenizer's own.
 
         Raises InputError as `submit` does.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        requests = [self._hand_in(prompt, config, first + number, ends) for number, prompt in enumerate(prompts)]
+        requests = [self._hand_in(prompt, config, first + number, ends, adapter=adapter) for number, prompt in enumerate(prompts)]
         return self._drive(requests)
 
     def answer(
@@ -113,7 +118,11 @@ class Engine:
         first: int,
         ends: Collection[int] = (),
         shown: Mapping[int, str] | None = None,
+        adapter: str | None = None,
     ) -> Request:
+        if adapter is not None and adapter not in self.adapters:
+            known = ", ".join(self.adapters) or "no adapters"
+            raise InputError(f"adapter: {adapter!r} is not open here; this engine has {known}")
         for name, off in (("beams", 1), ("guidance_scale", 1)):
             if getattr(config, name) != off:
                 raise InputError(f"{name}: the engine writes each text by itself; Model.generate has {name}")
@@ -122,7 +131,7 @@ class Engine:
         if not 0 < len(ids) < limit or not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
             raise InputError(f"prompt: {len(ids)} ids do not fit this model: 1 to {limit - 1}, below {self.tokenizer.vocab_size}")
         samples = start(self.tokenizer, [ids], config, self.grammars, config.best_of or config.n, first, ends, shown)
-        request = Request(config, samples, self._wake)
+        request = Request(config, samples, self._wake, self.adapters[adapter] if adapter is not None else 0)
         if not self.scheduler.fits(Sequence(samples[0], request)):
             raise InputError(
                 f"the prompt and max_tokens={config.max_tokens} need more memory for keys and values than there is; ask for less"
@@ -182,7 +191,7 @@ class Engine:
             with self._news:
                 news, self._submitted = self._submitted, []
             for request in news:
-                self._requests[request] = [Sequence(sample, request) for sample in request.samples]
+                self._requests[request] = [Sequence(sample, request, adapter=request.adapter) for sample in request.samples]
                 for sequence in self._requests[request]:
                     self.scheduler.add(sequence)
             self._round()

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from newleaf.adapters.layers import AdaptedLinear
 from newleaf.generate.kernels.layout import LANES, Activation, Attend, Embed, Linear, Meet, Norm, Op, Rotate, Route
 from newleaf.generate.program import CannotLower, Program, Writer, bits, up
+from newleaf.generate.updates import Update, Updates
 from newleaf.model import GPT
 from newleaf.model.block import Block
 from newleaf.model.mixture import Mixture
@@ -25,16 +27,19 @@ ACTIVATIONS = {
 Layer = tuple[Any, Tensor | None]  # what holds a matrix, and its bias
 
 
-def lower(network: GPT, threads: int, max_rows: int, max_length: int) -> Program:
-    """The program of a network for up to `max_rows` rows at positions below `max_length`.
+def lower(network: GPT, threads: int, max_rows: int, max_length: int, adapted: Sequence[GPT] = ()) -> Program:
+    """The program of a network for up to `max_rows` rows at positions below `max_length`. `adapted` are networks over the same weights,
+    each with an adapter, and each row says which of them it is for.
 
     Raises CannotLower for layers or number types that the kernels do not know.
     """
-    return _Lowering(network, Writer(threads, max_rows), max_length).run()
+    return _Lowering(network, Writer(threads, max_rows), max_length, Updates.of((network, *adapted))).run()
 
 
 def weight_of(module: Any) -> Tensor | Packed:
     """The matrix of a layer, as it is kept. Raises CannotLower for layers of another kind."""
+    if isinstance(module, AdaptedLinear):
+        return weight_of(module.base)
     if isinstance(module, PackedLinear | PackedEmbedding | PackedStack):
         return module.packed
     if type(module) in (nn.Linear, nn.Embedding):
@@ -48,9 +53,11 @@ def weight_of(module: Any) -> Tensor | Packed:
 class _Lowering:
     """Walks the network and writes steps. Buffers: `stream` is the residual stream, `read` what a norm made of it."""
 
-    def __init__(self, network: GPT, to: Writer, max_length: int) -> None:
+    def __init__(self, network: GPT, to: Writer, max_length: int, updates: Updates) -> None:
         config = network.config
-        self.network, self.config, self.to = network, config, to
+        self.network, self.config, self.to, self.updates = network, config, to, updates
+        self.adapters = to.buffer(16) if updates else -1
+        self.spare: dict[tuple[Any, ...], int] = {}
         attended = config.n_head * config.head_dim
         self.stream = to.floats(config.n_embd)
         self.read, self.also = to.floats(config.n_embd, private=True), to.floats(config.n_embd, private=True)
@@ -81,11 +88,8 @@ class _Lowering:
             last = self.also
         out = self.to.buffer(4 * up(config.vocab_size, LANES))
         self.linear([(network.head, network.head.bias)], last, out)
-        address, stride, _ = self.to.buffers[out]
-        held = next(t for t in self.to.held if t.data_ptr() <= address < t.data_ptr() + t.nbytes)
-        start = address - held.data_ptr()
-        logits = held[start : start + self.to.max_rows * stride].view(torch.float32).view(self.to.max_rows, stride // 4)
-        return self.to.finish(logits[:, : config.vocab_size])
+        adapters = self.to.view(self.adapters, torch.int64) if self.updates else None
+        return self.to.finish(self.to.view(out, torch.float32)[:, : config.vocab_size], adapters)
 
     def embed(self) -> None:
         embedding, config = self.network.embedding, self.config
@@ -131,14 +135,46 @@ class _Lowering:
 
     def linear(self, layers: Sequence[Layer], source: int, out: int, **columns: int) -> None:
         """Matrices that read `source`, their outputs one after the other in `out`; with `gated=1`, the first is the second's gate."""
-        self.product([self.to.matrix(weight_of(module), bias) for module, bias in layers], source, out, Meet.ALWAYS, **columns)
+        updates = [self.updates.get(module) for module, _ in layers]
+        if any(updates):
+            columns |= {"added": self.update(layers, updates, source), "routes": self.adapters}
+        gains = [update.gain if update else None for update in updates]
+        numbers = [self.to.matrix(weight_of(module), bias, gain) for (module, bias), gain in zip(layers, gains, strict=True)]
+        self.product(numbers, source, out, Meet.ALWAYS, **columns)
+
+    def update(self, layers: Sequence[Layer], updates: Sequence[Update | None], source: int) -> int:
+        """B (A x) of each row's own adapter, in a buffer laid out like the products of the layers: adapters are to a row what experts are."""
+        lows = {id(update.a): update.a for update in updates if update}  # q, k and v share one where Hugging Face stores them as one
+        starts, start = {}, 0
+        for key, a in lows.items():
+            starts[key] = start
+            start += 4 * up(a.shape[1], LANES)
+        low = self.reused(start)
+        mine = {"expert": 1, "routes": self.adapters}
+        self.product([self.to.matrix(a) for a in lows.values()], source, low, Meet.ALWAYS, **mine)
+        sizes = [4 * up(weight_of(module).shape[0], LANES) for module, _ in layers]
+        there = [number for number, update in enumerate(updates) if update]
+        # Where there is no update, the buffer stays zero.
+        out = self.reused(sum(sizes), *sizes, *there)
+        for number, update in enumerate(updates):
+            if update:
+                read, write = self.to.within(low, starts[id(update.a)]), self.to.within(out, sum(sizes[:number]))
+                self.product([self.to.matrix(update.b)], read, write, Meet.ALWAYS if number == there[-1] else Meet.NEVER, **mine)
+        return out
+
+    def reused(self, row_bytes: int, *use: int) -> int:
+        """A buffer for all updates that are laid out alike: none is read after the next is begun."""
+        if (row_bytes, *use) not in self.spare:
+            self.spare[row_bytes, *use] = self.to.buffer(row_bytes)
+        return self.spare[row_bytes, *use]
 
     def product(self, numbers: Sequence[int], source: int, out: int, meet: Meet, **columns: int) -> None:
         inputs = {self.to.input_for(number, source) for number in numbers}
         if len(inputs) > 1:
             raise CannotLower("matrices that read the same input are quantised in different groups")
         count = 1 if columns.get("gated") else len(numbers)
-        values = {Linear.MATRIX: numbers[0], Linear.COUNT: count, Linear.INPUT: inputs.pop(), Linear.OUT: out, Linear.RESIDUAL: -1}
+        values = {Linear.MATRIX: numbers[0], Linear.COUNT: count, Linear.INPUT: inputs.pop(), Linear.OUT: out}
+        values |= {Linear.RESIDUAL: -1, Linear.ADDED: -1}
         values |= {Linear[name.upper()]: value for name, value in columns.items()}
         self.to.step(Op.LINEAR, meet, values)
         self.to.changed(out)

@@ -83,9 +83,12 @@ class Pages:
             self._drop(page)
         self._owned[slot].clear()
 
-    def borrow(self, slot: int, tokens: Sequence[int], whole: int = PAGE) -> int:
-        """Give an empty slot the known pages of a text's beginning; returns how many tokens those hold, a multiple of `whole`."""
-        pages, parent = [], -1
+    def borrow(self, slot: int, tokens: Sequence[int], whole: int = PAGE, kind: int = 0) -> int:
+        """Give an empty slot the known pages of a text's beginning; returns how many tokens those hold, a multiple of `whole`.
+
+        What is known is known for texts of one `kind`: under another adapter the same tokens have other keys and values.
+        """
+        pages, parent = [], -1 - kind
         for start in range(0, len(tokens) - PAGE + 1, PAGE):
             page = self._known.get(_Known(parent, tuple(tokens[start : start + PAGE])))
             if page is None:
@@ -98,9 +101,9 @@ class Pages:
             self._append(slot, page)
         return len(self._owned[slot]) * PAGE
 
-    def publish(self, slot: int, tokens: Sequence[int]) -> None:
-        """The slot's pages hold these tokens, which have been read: others may borrow those that are full."""
-        parent = -1
+    def publish(self, slot: int, tokens: Sequence[int], kind: int = 0) -> None:
+        """The slot's pages hold these tokens, which have been read: others of its kind may borrow those that are full."""
+        parent = -1 - kind
         for number, page in enumerate(self._owned[slot][: len(tokens) // PAGE]):
             about = _Known(parent, tuple(tokens[number * PAGE : (number + 1) * PAGE]))
             first = self._known.setdefault(about, page)

@@ -49,6 +49,7 @@ class Program:
     buffers: Array
     held: tuple[Tensor, ...]
     logits: Tensor  # fp32 [max_rows, V filled up]: where the program leaves them
+    adapters: Tensor | None  # int64 [max_rows, ...]: in the first column each row's adapter; None where there is none
     max_rows: int
     threads: int
 
@@ -104,8 +105,21 @@ class Writer:
         """A buffer of fp32 vectors, zeros after them up to a whole group."""
         return self.buffer(4 * up(width, GROUP), private)
 
-    def matrix(self, weight: Tensor | Packed, bias: Tensor | None = None) -> int:
-        """A row of the table for a matrix [rows, columns], or a stack of experts' [E, rows, columns]."""
+    def within(self, buffer: int, start: int) -> int:
+        """The same buffer seen from `start` bytes into each row."""
+        address, stride, thread_stride = self.buffers[buffer]
+        self.buffers.append([address + start, stride, thread_stride])
+        return len(self.buffers) - 1
+
+    def view(self, buffer: int, dtype: torch.dtype) -> Tensor:
+        """A buffer's rows [max_rows, numbers]."""
+        address, stride, _ = self.buffers[buffer]
+        held = next(t for t in self.held if t.data_ptr() <= address < t.data_ptr() + t.nbytes)
+        start = address - held.data_ptr()
+        return held[start : start + self.max_rows * stride].view(dtype).view(self.max_rows, -1)
+
+    def matrix(self, weight: Tensor | Packed, bias: Tensor | None = None, gain: Tensor | None = None) -> int:
+        """A row of the table for a matrix [rows, columns], or a stack of experts' [E, rows, columns]; `gain` [adapters, rows]."""
         row = [0] * Matrix.SIZE
         n_rows, n_columns = weight.shape[-2:]
         row[Matrix.ROWS], row[Matrix.FACTOR] = n_rows, bits(1.0)
@@ -131,6 +145,8 @@ class Writer:
             row[Matrix.STRIDE] = weight[0].nbytes if weight.ndim == 3 else 0
         if bias is not None:
             row[Matrix.BIAS], row[Matrix.BIAS_STRIDE] = self.vector(bias), 4 * up(n_rows, LANES)
+        if gain is not None:
+            row[Matrix.GAIN], row[Matrix.GAIN_STRIDE] = self.vector(gain), 4 * up(n_rows, LANES)
         self.matrices.append(row)
         return len(self.matrices) - 1
 
@@ -153,6 +169,6 @@ class Writer:
         """The vector in `buffer` is a new one: its bytes are no longer its own."""
         self.fresh = {key for key in self.fresh if key[0] != buffer}
 
-    def finish(self, logits: Tensor) -> Program:
+    def finish(self, logits: Tensor, adapters: Tensor | None) -> Program:
         steps, matrices, buffers = (np.array(rows, dtype=np.int64) for rows in (self.steps, self.matrices, self.buffers))
-        return Program(steps, matrices, buffers, tuple(self.held), logits, self.max_rows, self.threads)
+        return Program(steps, matrices, buffers, tuple(self.held), logits, adapters, self.max_rows, self.threads)

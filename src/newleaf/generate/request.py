@@ -16,8 +16,8 @@ Message = Piece | BaseException | None  # None: nothing more comes
 class Request:
     """One prompt and its options in the engine. Iterate over it, with `for` or `async for`, for its pieces as they come."""
 
-    def __init__(self, config: SamplingConfig, samples: list[Sample], wake: Callable[[], None]) -> None:
-        self.config, self.samples = config, samples
+    def __init__(self, config: SamplingConfig, samples: list[Sample], wake: Callable[[], None], adapter: int = 0) -> None:
+        self.config, self.samples, self.adapter = config, samples, adapter
         self.cancelled = False
         self._wake = wake
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()

@@ -48,19 +48,27 @@ class LoweredRunner:
     """Runs the lowered program of a network; keys and values in bf16, or in fp32 where the weights are fp32.
 
     Weights are used where they lie; vectors of them (norms, biases) are copied. Keys and values lie in `pages`, which grow with the texts;
-    `limit` bounds their bytes. Raises CannotLower for networks that kernels do not know.
+    `limit` bounds their bytes. `adapted` are networks over the same weights, each with an adapter, which slots may be for (`wear`).
+    Raises CannotLower for networks that kernels do not know.
     """
 
     def __init__(
-        self, network: GPT, slots: int = 1, max_length: int | None = None, threads: int | None = None, limit: int | None = None
+        self,
+        network: GPT,
+        slots: int = 1,
+        max_length: int | None = None,
+        threads: int | None = None,
+        limit: int | None = None,
+        adapted: Sequence[GPT] = (),
     ) -> None:
         config = network.config
-        self.network, self.config = network, config
+        self.networks, self.config = (network, *adapted), config
+        self.wearing: dict[int, int] = {}  # slot → which of the networks its text is for, unless it is the first
         self.max_length = min(max_length or config.context_length, config.context_length)
         self.packed = any(isinstance(module, PackedWeight) for module in network.modules())
         plain = not self.packed and all(parameter.dtype == torch.float32 for parameter in network.parameters())
         self.dtype = torch.float32 if plain else torch.bfloat16
-        self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length)
+        self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length, adapted)
         self.pages = Pages(config, self.dtype, slots, self.max_length, limit)
         self._alive: list[int] = []
         self._lengths: list[int] = []
@@ -109,11 +117,17 @@ class LoweredRunner:
             state[start : start + rows] = values
         for slot, position in zip(slots, positions, strict=True):
             self.pages.reserve(slot, position + 1)
+        if self.program.adapters is not None:
+            self.program.adapters[:rows, 0] = torch.tensor([self.wearing.get(slot, 0) for slot in slots])
         wanted = rows if wanted is None else wanted
         state[State.PAGES], state[State.PAGE_COUNT] = self.pages.table.ctypes.data, self.pages.table.shape[1]
         state[State.ROWS], state[State.WANTED] = rows, wanted
         self.crew.run()
         return self.program.logits[:wanted]
+
+    def wear(self, slot: int, number: int) -> None:
+        """The slot's text is for this one of the networks from now on; 0 is the first."""
+        self.wearing[slot] = number
 
     def read(self, slot: int, ids: Sequence[int], start: int = 0) -> Tensor:
         """Read a text whose first `start` tokens the slot holds already; logits [V] after its last token.
@@ -138,8 +152,9 @@ class LoweredRunner:
             cache.keys[:, 0, :, :start], cache.values[:, 0, :, :start] = self.pages.gather(slot, start)
             cache.note(None, start)
             cache.advance(start)
-        with torch.no_grad(), evaluating(self.network), torch.autocast("cpu", torch.bfloat16, enabled=self.packed):
-            self.network.hidden(torch.tensor([list(ids)]), cache=cache)
+        network = self.networks[self.wearing.get(slot, 0)]
+        with torch.no_grad(), evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=self.packed):
+            network.hidden(torch.tensor([list(ids)]), cache=cache)
         self.pages.reserve(slot, start + len(ids))
         self.pages.write(slot, start, cache.keys[:, 0, :, start:], cache.values[:, 0, :, start:])
 

@@ -50,6 +50,7 @@ class Scheduler:
         while self.waiting and self._free and self._promised + self._need(self.waiting[0]) <= self.slots.memory:
             sequence = self.waiting.popleft()
             sequence.slot = self._free.pop(0)
+            self.slots.wear(sequence.slot, sequence.adapter)
             self._promised += self._need(sequence)
             self.running.append(sequence)
 
@@ -85,7 +86,7 @@ class Scheduler:
         for sequence in (each for each in self.running if each.unread > 1):
             assert sequence.slot is not None
             if sequence.read == 0 and not self.fixed:
-                if any(other.read < common(sequence, other) for other in found):
+                if any(other.adapter == sequence.adapter and other.read < common(sequence, other) for other in found):
                     continue
                 sequence.read = self.slots.borrow(sequence.slot, sequence.text[:-1])
             found.append(sequence)

@@ -23,6 +23,7 @@ class Sequence:
     published: int = 0  # pages that others may borrow
     base: int = 0  # where in the text the context begins: a text that has filled it goes on from its later half
     drafts: Drafts = field(default_factory=Drafts)
+    adapter: int = 0  # which of the engine's it is written with; 0 is none
 
     @property
     def text(self) -> list[int]:

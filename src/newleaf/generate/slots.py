@@ -50,6 +50,9 @@ class Slots(Protocol):
     def memory(self) -> float:
         """How many of these units there are."""
 
+    def wear(self, slot: int, adapter: int) -> None:
+        """An empty slot is to be for this one of the adapters; 0 is the network without them."""
+
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
         """Let an empty slot begin with what others have read of the same text; returns how many tokens that is."""
 
@@ -103,11 +106,14 @@ class KernelSlots:
     def memory(self) -> float:
         return math.inf if self.runner.pages.most is None else self.runner.pages.most
 
+    def wear(self, slot: int, adapter: int) -> None:
+        self.runner.wear(slot, adapter)
+
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
-        return self.runner.pages.borrow(slot, ids)
+        return self.runner.pages.borrow(slot, ids, kind=self.runner.wearing.get(slot, 0))
 
     def publish(self, slot: int, ids: Sequence[int]) -> None:
-        self.runner.pages.publish(slot, ids)
+        self.runner.pages.publish(slot, ids, kind=self.runner.wearing.get(slot, 0))
 
     def release(self, slot: int) -> None:
         self.runner.pages.release(slot)
@@ -118,8 +124,9 @@ class NetworkSlots:
 
     rows, steady = 256, False
 
-    def __init__(self, network: GPT, count: int, limit: int | None = None) -> None:
+    def __init__(self, network: GPT, count: int, limit: int | None = None, adapted: Sequence[GPT] = ()) -> None:
         self.network, self.count, self.max_length = network, count, network.config.context_length
+        self.networks, self.wearing = (network, *adapted), dict[int, int]()
         config = network.config
         each = 2 * config.n_layer * config.n_kv_head * config.head_dim * network.dtype.itemsize
         self._limit = math.inf if limit is None else max(1, limit // each)
@@ -127,12 +134,13 @@ class NetworkSlots:
 
     def run(self, parts: Sequence[Part]) -> Tensor:
         found = []
-        with torch.no_grad(), evaluating(self.network):
-            for part in parts:
+        for part in parts:
+            network = self.networks[self.wearing.get(part.slot, 0)]
+            with torch.no_grad(), evaluating(network):
                 cache = self._room(part.slot, part.start, part.start + len(part.ids))
-                hidden = self.network.hidden(torch.tensor([list(part.ids)], device=self.network.device), cache=cache)
+                hidden = network.hidden(torch.tensor([list(part.ids)], device=network.device), cache=cache)
                 if part.wanted:
-                    found.append(self.network.head(hidden[0, -part.wanted :]).float().cpu())
+                    found.append(network.head(hidden[0, -part.wanted :]).float().cpu())
         return torch.cat(found) if found else torch.zeros(0, self.network.config.vocab_size)
 
     def _room(self, slot: int, start: int, end: int) -> KVCache:
@@ -155,6 +163,9 @@ class NetworkSlots:
     def memory(self) -> float:
         return self._limit
 
+    def wear(self, slot: int, adapter: int) -> None:
+        self.wearing[slot] = adapter
+
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
         return 0
 
@@ -165,12 +176,13 @@ class NetworkSlots:
         self._caches.pop(slot, None)
 
 
-def open_slots(network: GPT, count: int, limit: int | None, deterministic: bool) -> Slots:
-    """The lowered program's where there is one and it is worth its start, and else the network's own, saying why once."""
+def open_slots(network: GPT, count: int, limit: int | None, deterministic: bool, adapted: Sequence[GPT] = ()) -> Slots:
+    """The lowered program's where there is one and it is worth its start, and else the network's own, saying why once. `adapted` are
+    networks over the same weights, which slots may be for."""
     if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING:
-        return NetworkSlots(network, count, limit)
+        return NetworkSlots(network, count, limit, adapted)
     try:
-        return KernelSlots(LoweredRunner(network, count, limit=limit), deterministic)
+        return KernelSlots(LoweredRunner(network, count, limit=limit, adapted=adapted), deterministic)
     except CannotLower as error:
         say_once(f"writing with PyTorch, which takes several times as long: {error}")
-        return NetworkSlots(network, count, limit)
+        return NetworkSlots(network, count, limit, adapted)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.model import GPTConfig
+from newleaf.quant.layers import PlainWeights
 from newleaf.storage.folder import describe, read_config, read_defaults, save_folder
 from newleaf.storage.folder_weights import FolderWeights
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
@@ -69,7 +70,7 @@ def open_source(path: Path) -> Source:
         from newleaf.storage.gguf_read import load_gguf
 
         found = load_gguf(path)
-        return Source(found.network.config, found.network.state_dict(), found.tokenizer, found.defaults)
+        return Source(found.network.config, PlainWeights(found.network), found.tokenizer, found.defaults)
     config, family = describe(read_config(path), path)
     weights, tokenizer = FolderWeights(path, config, family), Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:

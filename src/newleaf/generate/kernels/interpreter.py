@@ -239,13 +239,18 @@ def linear_tile(
     for part in range(1 + step[Linear.GATED]):
         tile_product(matrices[number + part], tile * LANES, expert, x, stride, rows, products + part * half)
     kind, alpha, limit = step[Linear.ACTIVATION], float_of(step[Linear.ALPHA]), spread(float_of(step[Linear.LIMIT]))
+    routes = step[Linear.ROUTES] if step[Linear.EXPERT] == 0 and matrices[number, Matrix.GAIN] != 0 else -1
+    added, next_tile = step[Linear.ADDED], out_tile + (matrices[number, Matrix.ROWS] + LANES - 1) // LANES
     for row in range(rows):
-        value = finished(matrices[number], tile, expert, load(products + 64 * row))
+        adapter = load_long(place(buffers, routes, first + row, 0)) if routes >= 0 else 0
+        more = load(place(buffers, added, first + row, 0) + 64 * out_tile) if added >= 0 else spread(0.0)
+        value = finished(matrices[number], tile, expert, adapter, load(products + 64 * row), more)
         if kind == Activation.CLAMPED_SWIGLU:
             value = smaller(value, limit)
         value = activate(kind, value, alpha)
         if step[Linear.GATED]:
-            up = finished(matrices[number + 1], tile, expert, load(products + half + 64 * row))
+            more = load(place(buffers, added, first + row, 0) + 64 * next_tile) if added >= 0 else spread(0.0)
+            up = finished(matrices[number + 1], tile, expert, adapter, load(products + half + 64 * row), more)
             if kind == Activation.CLAMPED_SWIGLU:
                 up = larger(smaller(up, limit), spread(0.0) - limit) + spread(1.0)
             value = value * up
@@ -256,9 +261,12 @@ def linear_tile(
 
 
 @kernel
-def finished(matrix: Any, tile: Any, expert: Any, product: Any) -> Any:
-    """A tile's products with the matrix's factor and bias."""
+def finished(matrix: Any, tile: Any, expert: Any, adapter: Any, product: Any, more: Any) -> Any:
+    """A tile's products with the matrix's factor, what an adapter makes of them, and the bias."""
     value = product * spread(float_of(matrix[Matrix.FACTOR]))
+    if matrix[Matrix.GAIN] != 0:
+        value = value * load(matrix[Matrix.GAIN] + adapter * matrix[Matrix.GAIN_STRIDE] + 64 * tile)
+    value = value + more
     if matrix[Matrix.BIAS] != 0:
         value = value + load(matrix[Matrix.BIAS] + expert * matrix[Matrix.BIAS_STRIDE] + 64 * tile)
     return value

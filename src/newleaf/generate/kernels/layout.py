@@ -70,7 +70,9 @@ class Matrix(IntEnum):
     BIAS_STRIDE = 11
     TABLE = 12  # address of 64 bytes, 16 values four times over, each + ZERO
     ZERO = 13  # the code, or the value in the table, that stands for 0; 0 where groups have minimums
-    SIZE = 14
+    GAIN = 14  # address of fp32 numbers for whole tiles, by which the products of each adapter's rows are multiplied, or 0
+    GAIN_STRIDE = 15  # bytes from one adapter's to the next's
+    SIZE = 16
 
 
 class Activation(IntEnum):
@@ -115,10 +117,11 @@ class Linear(IntEnum):
     ACTIVATION = 7
     GATED = 8  # 1: the matrix is the gate, and MATRIX + 1 what it gates
     EXPERT = 9  # 1 + which of a token's experts; 0 for a plain matrix
-    ROUTES = 10  # the buffer of the chosen experts
+    ROUTES = 10  # the buffer of the chosen experts; of the adapters where the matrix has a gain
     WEIGHED = 11  # 1: the result times the expert's share
     ALPHA = 12  # of CLAMPED_SWIGLU; bits of fp32 numbers
     LIMIT = 13
+    ADDED = 14  # the buffer that is added to the products before all else, laid out like those of the matrices, or −1
 
 
 class Rotate(IntEnum):
