@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from newleaf.adapters.layers import AdaptedLinear, AdaptedStack
@@ -15,7 +16,7 @@ from newleaf.model import GPT
 from newleaf.model.attention import Attention
 from newleaf.model.feedforward import FeedForward
 from newleaf.model.together import lay_together
-from newleaf.quant.layers import PackedLinear, PackedStack
+from newleaf.quant.layers import PackedWeight, PlainWeights
 from newleaf.quant.packed import Packed
 
 
@@ -28,12 +29,12 @@ class Part:
     scale: float
     magnitude: Tensor | None = None
 
-    def merged(self, weight: Tensor) -> Tensor:
-        """The weight with the update in it, in its own type; the sum is made in fp32."""
+    def merged(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The weight with the update in it, in its own type or this one; the sum is made in fp32."""
         whole = weight.float() + self.scale * (self.b.float() @ self.a.float())
         if self.magnitude is not None:
             whole *= (self.magnitude.float() / whole.norm(dim=1)).unsqueeze(1)
-        return whole.to(weight.dtype)
+        return whole.to(dtype or weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ def weight_of(network: GPT, name: str) -> Tensor | Packed:
     found: Any = module if leaf == "weight" else getattr(module, leaf)
     if isinstance(found, AdaptedLinear | AdaptedStack):
         found = found.base
-    if isinstance(found, PackedLinear | PackedStack):
+    if isinstance(found, PackedWeight):
         return found.packed
-    weight: Tensor = found.weight if isinstance(found, nn.Linear) else found
+    weight: Tensor = found.weight if isinstance(found, nn.Linear | nn.Embedding) else found
     return weight
 
 
@@ -145,16 +146,34 @@ def parts_of(network: nn.Module, weights: Mapping[str, Tensor] | None = None) ->
     return parts
 
 
+def bare(network: GPT) -> GPT:
+    """The network under its adapter, over the same weights."""
+    found = share(network)
+    for name, layer in adapted_layers(found).items():
+        path, _, leaf = name.removesuffix(".weight").rpartition(".")
+        parent = found.get_submodule(path)
+        delattr(parent, leaf)
+        setattr(parent, leaf, layer.base)
+    return found
+
+
+def whole_weights(network: GPT) -> Mapping[str, Tensor]:
+    """A network's weights under their own names, packed ones unpacked and its adapter, if it has one, merged."""
+    parts = parts_of(network)
+    return MergedWeights(PlainWeights(bare(network)), parts) if parts else PlainWeights(network)
+
+
 @dataclass(frozen=True)
 class MergedWeights(Mapping[str, Tensor]):
     """A base's weights by name with an adapter's updates in them, each made when it is asked for."""
 
     base: Mapping[str, Tensor]
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, Part]
+    dtype: torch.dtype | None = None  # of the merged ones; None keeps the base's
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self.base[name]
-        return self.parts[name].merged(weight) if name in self.parts else weight
+        return self.parts[name].merged(weight, self.dtype) if name in self.parts else weight
 
     def __contains__(self, name: object) -> bool:
         return name in self.base

@@ -11,7 +11,7 @@ from torch import nn
 
 from newleaf.adapters.adapter import Adapter, Part, weight_of
 from newleaf.adapters.config import AdapterConfig
-from newleaf.adapters.fingerprint import fingerprint
+from newleaf.adapters.fingerprint import fingerprint_of
 from newleaf.adapters.layers import AdaptedLinear, AdaptedStack, row_lengths
 from newleaf.adapters.peft_format import new_about
 from newleaf.errors import InputError
@@ -40,7 +40,7 @@ def new_adapter(network: GPT, config: AdapterConfig, rules: list[Rule], base: st
             magnitude = row_lengths(weight) if config.dora else None
             parts[name] = Part(a, b, config.scale, magnitude)
     shapes = {name: torch.Size(weight_of(network, name).shape) for name in parts}
-    return Adapter(parts, new_about(config, chosen, shapes, base), fingerprint(network))
+    return Adapter(parts, new_about(config, chosen, shapes, base), fingerprint_of(network))
 
 
 def targeted(network: GPT, config: AdapterConfig, rules: list[Rule]) -> list[Rule]:

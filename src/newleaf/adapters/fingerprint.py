@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from newleaf.adapters.adapter import weight_of
-from newleaf.model import GPT
+from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import Packed
 
 SAMPLES = 24  # weights taken of each matrix
@@ -20,14 +21,19 @@ NEAR, NEAR_PACKED = 0.005, 0.25
 
 
 @torch.no_grad()
-def fingerprint(network: GPT) -> dict[str, Any]:
-    """`id`, the weights sampled (`samples`) and whether they come from packed matrices (`packed`); an adapter on top is not seen."""
-    names = [f"blocks.{layer}.attention.{part}.weight" for layer in _some(network.config.n_layer) for part in ("q", "v", "out")]
-    matrices: list[Tensor | Packed] = [_table(network), *(weight_of(network, name) for name in names)]
+def fingerprint(config: GPTConfig, weight: Callable[[str], Tensor | Packed]) -> dict[str, Any]:
+    """`id`, the weights sampled (`samples`) and whether they come from packed matrices (`packed`); `weight` gives a base's by their names."""
+    names = [f"blocks.{layer}.attention.{part}.weight" for layer in _some(config.n_layer) for part in ("q", "v", "out")]
+    matrices = [weight(name) for name in ("embedding.token.weight", *names)]
     samples = torch.cat([_samples(matrix) for matrix in matrices]).tolist()
-    shape = ",".join(str(value) for value in (network.config.vocab_size, network.config.n_layer, network.config.n_embd))
+    shape = ",".join(str(value) for value in (config.vocab_size, config.n_layer, config.n_embd))
     name = hashlib.blake2b(shape.encode() + struct.pack(f"<{len(samples)}f", *samples), digest_size=6).hexdigest()
     return {"id": name, "packed": any(isinstance(matrix, Packed) for matrix in matrices), "samples": samples}
+
+
+def fingerprint_of(network: GPT) -> dict[str, Any]:
+    """That of an open network; an adapter on it is not seen."""
+    return fingerprint(network.config, lambda name: weight_of(network, name))
 
 
 def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -43,11 +49,6 @@ def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _some(layers: int) -> list[int]:
     return sorted({0, layers // 2, layers - 1})
-
-
-def _table(network: GPT) -> Tensor | Packed:
-    token: Any = network.embedding.token
-    return token.packed if hasattr(token, "packed") else token.weight
 
 
 def _samples(matrix: Tensor | Packed) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
+from newleaf.adapters.adapter import attach, share, whole_weights
 from newleaf.errors import InputError
 from newleaf.generate.chat import MAX_TOKENS, Answerer, Reply, ReplyPiece, Speaker, check_options, gather
 from newleaf.generate.completion import Completion, collect
@@ -21,7 +22,7 @@ from newleaf.generate.samples import Piece, prompt_ids
 from newleaf.generate.slots import KernelSlots, open_slots
 from newleaf.generate.writer import write
 from newleaf.model import GPT
-from newleaf.quant.layers import PlainWeights
+from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
 from newleaf.storage.classifier_folder import save_classifier
 from newleaf.storage.folder import save_folder
 from newleaf.text.chat_template import ChatTemplate, Rendering
@@ -122,9 +123,27 @@ class Model:
             add_lines(out, some, collect(pieces, len(some)))
         return len(rows) - done
 
-    def engine(self, slots: int = 16, limit: int | None = None, deterministic: bool = False) -> Engine:
-        """An engine for many requests at once; see `Engine`."""
-        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars)
+    def engine(
+        self,
+        slots: int = 16,
+        limit: int | None = None,
+        deterministic: bool = False,
+        adapters: Mapping[str, str | Path] | None = None,
+    ) -> Engine:
+        """An engine for many requests at once; see `Engine`. `adapters` are folders or runs under the names by which requests choose them."""
+        adapted = {name: self.with_adapter(path).network for name, path in (adapters or {}).items()}
+        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=adapted)
+
+    def with_adapter(self, path: str | Path) -> Model:
+        """This model with an adapter over it; the weights are the same ones in memory, and this model stays as it is.
+
+        Raises InputError when `path` is no adapter, or one for another base.
+        """
+        adapter = load_adapter(path, self.network, self.family)
+        network = share(self.network)
+        attach(network, adapter)
+        tokenizer = adapter_tokenizer(adapter_folder(path), network.config) or self.tokenizer
+        return Model(network.eval(), tokenizer, self.family, self.defaults)
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
         """A label for each text, in the type that the data had; with several labels a text, a list of them.
@@ -235,7 +254,7 @@ class Model:
         return config
 
     def save(self, path: str | Path, type: str | None = None) -> str | None:
-        """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at all.
+        """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at all. An adapter is merged.
 
         `type` is the number format of a GGUF's matrices: F32 (unless given), F16, BF16, Q8_0, Q4_0 or (experts) MXFP4. Returns None, or a
         sentence when stock transformers has no class for this network, or llama.cpp runs it a little differently. Raises InputError when
@@ -249,7 +268,7 @@ class Model:
 
             if folder.is_dir():
                 raise InputError(f"{folder}: is a folder, so no GGUF file is written over it")
-            return save_gguf(folder, self.network.config, PlainWeights(self.network), self.tokenizer, type or "F32")
+            return save_gguf(folder, self.network.config, whole_weights(self.network), self.tokenizer, type or "F32")
         if type is not None:
             raise InputError(f"type: {type} is for GGUF files, and {folder} does not end in .gguf")
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
@@ -258,7 +277,7 @@ class Model:
             found = self.labels
             return save_classifier(folder, found.network.config, found.network.state_dict(), self.tokenizer, found.head, VERSION)
         return save_folder(
-            folder, self.network.config, PlainWeights(self.network), self.tokenizer, {"version": VERSION}, defaults=self.defaults
+            folder, self.network.config, whole_weights(self.network), self.tokenizer, {"version": VERSION}, defaults=self.defaults
         )
 
     def __repr__(self) -> str:

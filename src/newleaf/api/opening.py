@@ -6,6 +6,7 @@ from pathlib import Path
 
 from newleaf.api.model import Model
 from newleaf.errors import InputError
+from newleaf.storage.adapter_folder import ADAPTER_FILES, base_of, stands_for_adapter
 from newleaf.storage.assemble import PRECISIONS
 from newleaf.storage.classifier_folder import load_classifier
 from newleaf.storage.folder import is_classifier, load_folder, read_config
@@ -15,8 +16,15 @@ from newleaf.train.run_folder import CONFIG, MODEL
 from newleaf.tune.label_model import LabelModel
 
 
-def load(path: str | Path, weights: str | None = None, device: str | None = None, threads: int | None = None) -> Model:
-    """Open a model folder, a run, a GGUF file (its name ends in .gguf), or a model of the Hub (`owner/name`).
+def load(
+    path: str | Path,
+    weights: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    adapter: str | Path | None = None,
+) -> Model:
+    """Open a model folder, a run, a GGUF file (its name ends in .gguf), or a model of the Hub (`owner/name`); with an `adapter` over it, or
+    the adapter alone where it says which base it is for.
 
     `weights`: None keeps the stored precision, fp32 for a GGUF file; "fp32" or "bf16" converts; "int8" or "int4" packs each matrix, as it
     comes off the disk, in codes of so many bits with a scale for every 64 or 32 of them.
@@ -24,7 +32,9 @@ def load(path: str | Path, weights: str | None = None, device: str | None = None
     Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
     """
     is_gguf = Path(path).suffix == ".gguf"
-    folder = Path(path) if is_gguf else local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES))
+    folder = Path(path) if is_gguf else local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES, *ADAPTER_FILES))
+    if adapter is None and stands_for_adapter(folder):
+        return load(base_of(folder), weights, device, threads, folder)
     if (folder / CONFIG).exists() and (folder / MODEL).exists():
         folder = folder / MODEL
     elif (folder / CONFIG).exists():
@@ -35,13 +45,16 @@ def load(path: str | Path, weights: str | None = None, device: str | None = None
     if is_gguf:
         from newleaf.storage.gguf_read import load_gguf
     elif is_classifier(read_config(folder)):
+        if adapter is not None:
+            raise InputError(f"adapter: {path} gives labels, and adapters go over language models; a classifier's own is merged in it")
         return _classifier(folder, weights, device)
     opened = (load_gguf if is_gguf else load_folder)(folder, PRECISIONS[weights] if weights else None)
     try:
         network = opened.network.to(pick_device(device or "cpu"))
     except ValueError as error:
         raise InputError(str(error)) from None
-    return Model(network, opened.tokenizer, opened.family, opened.defaults)
+    model = Model(network, opened.tokenizer, opened.family, opened.defaults)
+    return model if adapter is None else model.with_adapter(adapter)
 
 
 def _classifier(folder: Path, weights: str | None, device: str | None) -> Model:

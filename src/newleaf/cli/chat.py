@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if in_terminal:
         print(f"Opening {args.model} …", end="", flush=True)
     try:
-        model = api.load(args.model, args.weights, args.device, args.threads)
+        model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
     finally:
         if in_terminal:
             print("\r\033[K", end="", flush=True)

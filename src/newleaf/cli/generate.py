@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return _write_file(args, options)
     if args.prompt == "-":
         args.prompt = sys.stdin.read()
-    model = api.load(args.model, args.weights, args.device, args.threads)
+    model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
     if args.json or "logprobs" in options or "prompt_logprobs" in options or options.get("n", 1) > 1:
         _show_all(model, args.prompt or "", options, args.json)
     else:
@@ -117,7 +117,7 @@ def _write_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
         raise InputError("--prompts: takes the place of the prompt; give one of the two")
     if args.out is None:
         raise InputError("--out is missing: the .jsonl file to write")
-    model = api.load(args.model, args.weights, args.device, args.threads)
+    model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
     monitor = pick_monitor()
     try:
         written = model.generate_file(

@@ -15,6 +15,7 @@ def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> 
     kinds = ["fp32", "bf16", "int8", "int4"]
     if weights:
         parser.add_argument("--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)")
+        parser.add_argument("--adapter", metavar="PATH", help="an adapter over the model: its folder, a run that made one, or owner/name")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads to use (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -32,6 +32,17 @@ class PackedWeight(nn.Module):
         shape, format, factor, values = self.about
         return Packed(self.codes, self.scales, shape, format, factor, self.minimums, values)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """`network.to(...)`: codes and scales move but keep their formats; what they are unpacked to follows the network."""
+        self.dtype = fn(torch.zeros(1, dtype=self.dtype)).dtype
+        for name, tensor in list(self._buffers.items()):
+            if tensor is not None:
+                self._buffers[name] = tensor.to(fn(tensor[:0]).device)
+        bias = self._parameters.get("bias")
+        if bias is not None:
+            bias.data = fn(bias.data)
+        return self
+
     @property
     def weight(self) -> Tensor:
         """The weights themselves, made anew each time."""

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from newleaf.adapters.adapter import Adapter
+from newleaf.adapters.adapter import Adapter, weight_of
 from newleaf.adapters.fingerprint import fingerprint, same_base
 from newleaf.adapters.peft_format import check_about, read_peft, write_peft
 from newleaf.errors import InputError
 from newleaf.families import FAMILIES, family_for
 from newleaf.families.weights import Rule, same
 from newleaf.model import GPT, GPTConfig
+from newleaf.quant.packed import Packed
 from newleaf.storage.assemble import blank
 from newleaf.storage.files import replace_directory, write_json, write_tensors
 from newleaf.storage.hub import local_folder
+from newleaf.storage.locate import RUN_FILE, RUN_MODEL
+from newleaf.storage.weight_files import WHOLE, index_name
+from newleaf.text.tokenizer import Tokenizer
 
 # peft warns of fields that it does not know, so what newleaf notes stands in a file beside its own.
 CONFIG, WEIGHTS, OWN = "adapter_config.json", "adapter_model.safetensors", "newleaf.json"
 ADAPTER_FILES = (CONFIG, WEIGHTS, OWN)
+RUN_ADAPTER = "adapter"
 
 
 def is_adapter(path: str | Path) -> bool:
     """Whether this is an adapter's folder on this disk."""
     return (Path(path) / CONFIG).is_file()
+
+
+def stands_for_adapter(path: str | Path) -> bool:
+    """Whether who opens this means an adapter over its base: a folder with no weights of its own, or a run whose model is one."""
+    folder = Path(path)
+    if (folder / RUN_FILE).exists():
+        return not (folder / RUN_MODEL).exists() and is_adapter(folder / RUN_ADAPTER)
+    return is_adapter(folder) and not any((folder / name).exists() for whole in WHOLE for name in (whole, index_name(whole)))
 
 
 def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
@@ -53,7 +67,12 @@ def save_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str | 
 
 
 def load_adapter(path: str | Path, network: GPT, family: str | None = None) -> Adapter:
-    """An adapter for this network: a folder, a run that has one, or owner/name of the Hub.
+    """An adapter for this network, see `read_adapter`."""
+    return read_adapter(path, network.config, family, lambda name: weight_of(network, name))
+
+
+def read_adapter(path: str | Path, config: GPTConfig, family: str | None, weight: Callable[[str], Tensor | Packed]) -> Adapter:
+    """An adapter for a network whose base weights `weight` gives by name: a folder, a run that has one, or owner/name of the Hub.
 
     Raises InputError when it is damaged, uses what newleaf does not honour, or belongs to another base: by its fingerprint where it has
     one, and else where its shapes do not fit.
@@ -61,18 +80,17 @@ def load_adapter(path: str | Path, network: GPT, family: str | None = None) -> A
     folder = adapter_folder(path)
     about = read_about(folder)
     try:
-        adapter = read_peft(about, _tensors(folder / WEIGHTS), rules_of(network.config, family), shapes_of(network.config))
+        adapter = read_peft(about, _tensors(folder / WEIGHTS), rules_of(config, family), shapes_of(config))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     base = _read_object(folder / OWN).get("base") if (folder / OWN).exists() else None
     if base is not None:
-        check_base(folder, base, network)
+        check_base(folder, base, fingerprint(config, weight))
     return Adapter(adapter.parts, adapter.about, base)
 
 
-def check_base(folder: Path, base: Mapping[str, Any], network: GPT) -> None:
+def check_base(folder: Path, base: Mapping[str, Any], own: dict[str, Any]) -> None:
     """Raises InputError, naming both fingerprints, where the network is not the base that the adapter was trained on."""
-    own = fingerprint(network)
     try:
         fits = same_base(dict(base), own)
     except (KeyError, TypeError, ValueError):
@@ -86,20 +104,31 @@ def adapter_folder(path: str | Path) -> Path:
     folder = Path(path)
     if not folder.exists():
         folder = local_folder(path, ADAPTER_FILES)
-    if not is_adapter(folder) and is_adapter(folder / "adapter"):
-        folder = folder / "adapter"
+    if not is_adapter(folder) and is_adapter(folder / RUN_ADAPTER):
+        folder = folder / RUN_ADAPTER
     if not is_adapter(folder):
         raise InputError(f"{path}: not an adapter, it has no {CONFIG}")
     return folder
 
 
-def base_of(folder: Path) -> str:
+def base_of(path: str | Path) -> str:
     """Where the adapter's base is, as its configuration says. Raises InputError when it does not say."""
+    folder = adapter_folder(path)
     name = read_about(folder).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(f"{folder}: {CONFIG} does not say which base it is for; give the base, and this as its adapter")
     beside = (folder / name).resolve()
     return str(beside) if not Path(name).exists() and beside.exists() else name
+
+
+def adapter_tokenizer(folder: Path, config: GPTConfig) -> Tokenizer | None:
+    """The tokenizer beside an adapter, which may have a chat template that the base has not; None where there is none."""
+    if not (folder / "tokenizer.json").exists():
+        return None
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and the base only {config.vocab_size}")
+    return tokenizer
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -115,7 +144,7 @@ def shapes_of(config: GPTConfig) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
 
 
-def _tensors(file: Path) -> dict[str, torch.Tensor]:
+def _tensors(file: Path) -> dict[str, Tensor]:
     if not file.exists():
         raise InputError(f"{file.name} is missing")
     try:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from newleaf.adapters.adapter import MergedWeights
 from newleaf.errors import InputError
 from newleaf.model import GPTConfig
 from newleaf.quant.layers import PlainWeights
-from newleaf.storage.folder import describe, read_config, read_defaults, save_folder
+from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, base_of, read_adapter, stands_for_adapter
+from newleaf.storage.folder import OWN_TYPE, describe, read_config, read_defaults, save_folder
 from newleaf.storage.folder_weights import FolderWeights
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
@@ -29,6 +31,7 @@ Progress = Callable[[int, int], None]  # tensors read, and of how many
 class Source:
     """A model to be written elsewhere: `weights` have newleaf's names and may be read only when asked for."""
 
+    family: str
     config: GPTConfig
     weights: Mapping[str, Tensor]
     tokenizer: Tokenizer
@@ -43,15 +46,18 @@ def convert(
     type: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    merge: bool = False,
+    adapter: str | Path | None = None,
 ) -> str | None:
     """Write the model `source` as `target`: a GGUF file when its name ends in .gguf, else a Hugging Face folder, whole or not at all.
 
     `dtype` (fp32, bf16 or fp16) is for folders, `type` (see `save_gguf`) for GGUF files; unless given, weights keep the type they have.
+    With `merge`, `source` is an adapter, or the base of `adapter`, and what is written is the base with the adapter in its weights.
     A folder's weights are read one tensor at a time, and a shard of at most 5 GB is held while it is written; a GGUF file is opened whole.
     Returns None, or a sentence about what will open the result. Raises InputError before anything is written.
     """
     _check_target(Path(target), Path(source), dtype, type, overwrite)
-    opened = open_source(locate(source, (*MODEL_FILES, *TOKENIZER_FILES)))
+    opened = _merged(source, adapter, DTYPES[dtype] if dtype else None) if merge or adapter else _opened(source)
     if progress is not None:
         opened = replace(opened, weights=_Watched(opened.weights, progress))
     if not is_gguf(target):
@@ -70,12 +76,31 @@ def open_source(path: Path) -> Source:
         from newleaf.storage.gguf_read import load_gguf
 
         found = load_gguf(path)
-        return Source(found.network.config, PlainWeights(found.network), found.tokenizer, found.defaults)
+        return Source(found.family, found.network.config, PlainWeights(found.network), found.tokenizer, found.defaults)
     config, family = describe(read_config(path), path)
     weights, tokenizer = FolderWeights(path, config, family), Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the network only {config.vocab_size}")
-    return Source(config, weights, tokenizer, read_defaults(path))
+    return Source(family.name if family else OWN_TYPE, config, weights, tokenizer, read_defaults(path))
+
+
+def _opened(source: str | Path) -> Source:
+    if stands_for_adapter(source):
+        raise InputError(f"{source}: is an adapter; --merge writes its base with the adapter in the weights")
+    return open_source(locate(source, (*MODEL_FILES, *TOKENIZER_FILES)))
+
+
+def _merged(source: str | Path, adapter: str | Path | None, dtype: torch.dtype | None) -> Source:
+    """A base with an adapter in its weights; its tokenizer is the adapter's where that has one."""
+    if adapter is None and Path(source).exists() and not stands_for_adapter(source):
+        raise InputError(f"{source}: merge is for adapters, and this is none; give the adapter beside its base")
+    found, base = adapter_folder(source if adapter is None else adapter), source
+    if adapter is None:
+        base = base_of(found)
+    opened = open_source(locate(base, (*MODEL_FILES, *TOKENIZER_FILES)))
+    parts = read_adapter(found, opened.config, opened.family, opened.weights.__getitem__).parts
+    tokenizer = adapter_tokenizer(found, opened.config) or opened.tokenizer
+    return replace(opened, weights=MergedWeights(opened.weights, parts, dtype), tokenizer=tokenizer)
 
 
 def _check_target(target: Path, source: Path, dtype: str | None, type: str | None, overwrite: bool) -> None:
