@@ -95,6 +95,7 @@ def newleaf_step(side: str, folder: Path) -> Callable[[Any], float]:
     import newleaf
     from newleaf.adapters.adapter import attach, lay_out
     from newleaf.storage.adapter_folder import load_adapter
+    from newleaf.train.machine import keep_memory, tiny_as_zero
     from newleaf.train.optimizer import Optimizer, OptimizerConfig
 
     weights = side.split()[1]
@@ -105,12 +106,14 @@ def newleaf_step(side: str, folder: Path) -> Callable[[Any], float]:
     lay_out(network)
     optimizer = Optimizer(network, OptimizerConfig("adamw", RATE, beta2=0.999, weight_decay=0.0, clip=1.0), dtype)
     network.train()
+    keep_memory()  # as every run of newleaf's does
 
     def step(rows: Any) -> float:
-        loss = network.loss(rows[:, :-1], rows[:, 1:])
-        loss.backward()
-        optimizer.step(1.0)
-        return float(loss)
+        with tiny_as_zero():
+            loss = network.loss(rows[:, :-1], rows[:, 1:])
+            loss.backward()
+            optimizer.step(1.0)
+        return float(loss.detach())
 
     return step
 
