@@ -112,6 +112,15 @@ def lay_out(network: GPT) -> None:
             lay_together([layer for layer in layers if isinstance(layer, nn.Linear)])
 
 
+def parameters_of(parts: Mapping[str, Part]) -> dict[str, Tensor]:
+    """The values of an adapter by the names that they have as parameters of the network that it is on."""
+    found = {}
+    for name, part in parts.items():
+        path = name.removesuffix(".weight")
+        found |= {f"{path}.a": part.a, f"{path}.b": part.b} | ({f"{path}.magnitude": part.magnitude} if part.magnitude is not None else {})
+    return found
+
+
 def share(network: GPT) -> GPT:
     """A network of its own over the same weights, to put an adapter on while the other stays as it is."""
     kept = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}

@@ -23,15 +23,15 @@ class AdapterConfig:
     rslora: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.targets, list):
-            object.__setattr__(self, "targets", tuple(self.targets))
+        given = (self.targets,) if isinstance(self.targets, str) else self.targets
+        object.__setattr__(self, "targets", tuple(part.strip() for target in given for part in str(target).split(",")))
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise ValueError(f"lora.rank: must be a whole number of at least 1, not {self.rank!r}")
         if not self.alpha > 0:
             raise ValueError(f"lora.alpha: must be above 0, not {self.alpha!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"lora.dropout: must be at least 0 and below 1, not {self.dropout!r}")
-        if not self.targets or not all(isinstance(target, str) and target for target in self.targets):
+        if not self.targets or not all(self.targets):
             raise ValueError('lora.targets: must name at least one layer; "all" is every Linear inside the blocks')
 
     @property

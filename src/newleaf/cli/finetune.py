@@ -26,6 +26,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("data", nargs="*", help="what to learn from: files, folders, globs, hf:owner/dataset")
     parser.add_argument("--task", metavar="TASK", help="what to learn: " + ", ".join(TASKS))
     parser.add_argument("--out", help="the run's folder")
+    parser.add_argument("--lora", action="store_true", help="train an adapter; --lora.rank, .alpha, .dropout, .targets, .rslora say which")
+    parser.add_argument("--dora", action="store_true", help="with --lora: learn each row's length apart from its direction")
+    parser.add_argument("--weights", choices=["fp32", "bf16", "int8", "int4"], help="with --lora: what the frozen base is kept in")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--time", help="wall clock of the whole command: 90s, 3m, 1h30m")
     length.add_argument("--steps", help="optimizer steps")
@@ -49,6 +52,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     overrides = dotted(args.rest)
+    asked = {name: value for name, value in (("dora", args.dora or None), ("weights", args.weights)) if value is not None}
+    if asked and not args.lora:
+        raise InputError(f"--{next(iter(asked))}: goes with --lora")
+    overrides |= {f"lora.{name}": value for name, value in asked.items()}
     given = (args.model, args.data, args.out, args.config, overrides, args.overwrite, args.track, args.task, args.sweep)
     if args.resume is not None and any(given):
         raise InputError("--resume goes on with a run as it was begun; it takes no model, data, --out, --config or other options")
@@ -72,6 +79,9 @@ def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
     if args.resume is not None:
         return api.resume(args.resume, quiet=args.quiet, started=started)
     short = {name: getattr(args, name) for name in SHORT if getattr(args, name) is not None}
+    options = nest(overrides)
+    if args.lora:
+        options.setdefault("lora", {})
     return api.finetune(
         args.model,
         *args.data,
@@ -82,7 +92,7 @@ def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
         sweep=args.sweep,
         quiet=args.quiet,
         started=started,
-        **nest(overrides),
+        **options,
         **short,
     )
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from newleaf.adapters.adapter import Adapter, weight_of
+from newleaf.adapters.adapter import Adapter, Part, weight_of
 from newleaf.adapters.fingerprint import fingerprint, same_base
 from newleaf.adapters.peft_format import check_about, read_peft, write_peft
 from newleaf.errors import InputError
@@ -53,8 +53,8 @@ def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
     return [same(name, name) for name in blank(config).state_dict()]
 
 
-def save_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str | None = None) -> None:
-    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base."""
+def save_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str | None = None, tokenizer: Tokenizer | None = None) -> None:
+    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base; with a tokenizer of its own if it has one."""
     about = dict(adapter.about)
     if about.get("base_model_name_or_path") and Path(about["base_model_name_or_path"]).exists():
         about["base_model_name_or_path"] = str(Path(about["base_model_name_or_path"]).resolve())
@@ -64,6 +64,8 @@ def save_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str | 
         write_tensors(aside / WEIGHTS, tensors)
         if adapter.base is not None:
             write_json(aside / OWN, {"base": adapter.base})
+        if tokenizer is not None:
+            tokenizer.save(aside)
 
 
 def load_adapter(path: str | Path, network: GPT, family: str | None = None) -> Adapter:
@@ -78,15 +80,19 @@ def read_adapter(path: str | Path, config: GPTConfig, family: str | None, weight
     one, and else where its shapes do not fit.
     """
     folder = adapter_folder(path)
-    about = read_about(folder)
-    try:
-        adapter = read_peft(about, _tensors(folder / WEIGHTS), rules_of(config, family), shapes_of(config))
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
+    parts = read_parts(folder, config, family)
     base = _read_object(folder / OWN).get("base") if (folder / OWN).exists() else None
     if base is not None:
         check_base(folder, base, fingerprint(config, weight))
-    return Adapter(adapter.parts, adapter.about, base)
+    return Adapter(parts, read_about(folder), base)
+
+
+def read_parts(folder: Path, config: GPTConfig, family: str | None = None) -> dict[str, Part]:
+    """What the adapter in this folder changes of a network, whichever base it was trained on. Raises InputError as `read_adapter` does."""
+    try:
+        return read_peft(read_about(folder), _tensors(folder / WEIGHTS), rules_of(config, family), shapes_of(config)).parts
+    except InputError as error:
+        raise error if str(error).startswith(str(folder)) else InputError(f"{folder}: {error}") from None
 
 
 def check_base(folder: Path, base: Mapping[str, Any], own: dict[str, Any]) -> None:

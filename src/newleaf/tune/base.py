@@ -14,6 +14,8 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
+from newleaf.quant.layers import PlainWeights
+from newleaf.storage.assemble import PRECISIONS, Precision, assemble, blank
 from newleaf.storage.classifier_folder import Head, load_classifier
 from newleaf.storage.folder import Folder, is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
@@ -52,7 +54,8 @@ class Base:
 def open_base(config: TuneConfig) -> Base:
     """The model that a recipe names. Raises InputError when it cannot be opened."""
     path = locate(config.model, (*MODEL_FILES, *TOKENIZER_FILES))
-    folder = _folder(path)
+    precision = PRECISIONS[config.lora.weights or config.train.precision] if config.lora is not None else torch.float32
+    folder = _folder(path, precision)
     shape = folder.network.config
     if config.base.dropout is not None:
         shape = shape.replace(**dict.fromkeys(DROPOUTS, config.base.dropout))
@@ -61,12 +64,12 @@ def open_base(config: TuneConfig) -> Base:
         if config.base.fresh:
             torch.manual_seed(config.train.seed)
             return GPT(shape)
-        network = found or _folder(path).network
+        network = found or _folder(path, precision).network
         if network.config == shape:
             return network
-        changed = GPT(shape)
-        changed.load_state_dict(network.state_dict())
-        return changed
+        held = PlainWeights(network)
+        packed = ((name, layer.packed) for name, layer in held.packed.items())
+        return assemble(blank(shape), [*held.plain.items(), *packed], None)
 
     first = opened(folder.network)
     base = Base(config.model, shape, folder.tokenizer, folder.family, folder.defaults, fingerprint(first), opened, first)
@@ -76,19 +79,19 @@ def open_base(config: TuneConfig) -> Base:
     return base
 
 
-def _folder(path: Path) -> Folder:
+def _folder(path: Path, precision: Precision) -> Folder:
     if is_gguf(path):
         from newleaf.storage.gguf_read import load_gguf
 
-        return load_gguf(path, torch.float32)
-    return load_folder(path, torch.float32)
+        return load_gguf(path, precision)
+    return load_folder(path, precision)
 
 
 @torch.no_grad()
 def fingerprint(network: GPT) -> str:
     """Names a network by its shape and some of the weights of each tensor."""
     digest = hashlib.blake2b(repr(sorted(dataclasses.asdict(network.config).items())).encode(), digest_size=16)
-    for name, weight in network.named_parameters():
+    for name, weight in network.state_dict().items():
         flat = weight.detach().flatten()
         some = flat[:: max(1, flat.numel() // SAMPLES)]
         digest.update(name.encode() + some.float().cpu().numpy().tobytes())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from newleaf.adapters.config import AdapterConfig
 from newleaf.train.config import TrainConfig
 from newleaf.train.optimizer import OptimizerConfig
 
@@ -21,6 +23,13 @@ class BaseConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig(AdapterConfig):
+    """An adapter, and in which number format the frozen base is kept; None is the run's precision."""
+
+    weights: Literal["fp32", "bf16", "int8", "int4"] | None = None
+
+
+@dataclass(frozen=True)
 class TuneConfig:
     """What all tasks have. A task's own configuration adds its sections, among them `data`."""
 
@@ -28,5 +37,6 @@ class TuneConfig:
     model: str = ""  # a folder, a run, a GGUF file, owner/name of the Hub
     source: tuple[str, ...] = ()
     base: BaseConfig = field(default_factory=BaseConfig)
+    lora: LoraConfig | None = None  # train an adapter and leave the weights as they are
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

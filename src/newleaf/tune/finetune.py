@@ -17,6 +17,7 @@ from newleaf.train.recipe import build, merge
 from newleaf.train.run_folder import RunFolder
 from newleaf.tune.base import open_base
 from newleaf.tune.config import TuneConfig
+from newleaf.tune.lora import DEFAULTS, with_adapter
 from newleaf.tune.task import Task, task_named
 
 LENGTHS = ("time", "steps", "tokens", "epochs", "replay")
@@ -27,6 +28,8 @@ def read_config(values: Mapping[str, Any]) -> TuneConfig:
     if not values.get("task"):
         raise InputError("task: missing; say what is to be learned, such as --task classify")
     task = task_named(str(values["task"]))
+    if values.get("lora") is not None:
+        return build(task.config, merge(task.defaults, DEFAULTS, values))
     return build(task.config, merge(task.defaults, values))
 
 
@@ -43,6 +46,8 @@ def checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
         raise InputError("no data: name a file to learn from")
     if config.train.parallel == "fsdp":
         raise InputError("train.parallel: fsdp shards networks that are pretrained; fine-tuning takes ddp")
+    if config.lora is not None and config.base.fresh:
+        raise InputError("base.fresh: draws the weights anew, and an adapter needs weights that have learnt something; leave one of them out")
     if not any(getattr(config.train, name) for name in LENGTHS):
         epochs = task_named(config.task).epochs
         monitor.say(f"No length given: taking --epochs {epochs:g}.")
@@ -57,7 +62,7 @@ def open_course(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Course:
     def opened() -> Course:
         ready = dataclasses.replace(config, train=settled(config.train))
         base = open_base(ready)
-        return task.open(ready, base, monitor, ranks)
+        return with_adapter(task.open(ready, base, monitor, ranks), base, ready)
 
     return ranks.in_turn(opened)
 
