@@ -2,10 +2,10 @@
 
     python -m benchmarks.lora [MODEL] [--steps 8] [--rounds 3] [--threads 2] [--same 50]
 
-MODEL is a GGUF file or a folder (default: ../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf). Both sides start from one adapter of rank 16 on
-every linear of the blocks, drawn once, and see the same batches; AdamW at 2e-4, clip 1.0, no dropout, no schedule. Each run is a process of
-its own, interleaved; the first two steps are not timed; peak memory is the process's largest resident set. `--same N` adds N fp32 steps of
-both, whose losses are compared.
+MODEL is a GGUF file or a folder (default: ../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf). Both sides start from one adapter of rank 16
+on every linear of the blocks, drawn once, and see the same batches; AdamW at 2e-4, clip 1.0, no dropout, no schedule. Each run is a process
+of its own, interleaved; the first two steps are not timed; peak memory is the process's largest resident set. `--same N` adds N fp32 steps
+of both, whose losses are compared.
 """
 
 from __future__ import annotations

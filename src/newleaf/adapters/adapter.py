@@ -114,7 +114,7 @@ def lay_out(network: GPT) -> None:
 
 def parameters_of(parts: Mapping[str, Part]) -> dict[str, Tensor]:
     """The values of an adapter by the names that they have as parameters of the network that it is on."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, part in parts.items():
         path = name.removesuffix(".weight")
         found |= {f"{path}.a": part.a, f"{path}.b": part.b} | ({f"{path}.magnitude": part.magnitude} if part.magnitude is not None else {})

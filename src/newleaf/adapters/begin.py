@@ -23,8 +23,8 @@ from newleaf.quant.layers import PackedLinear, PackedStack
 def new_adapter(network: GPT, config: AdapterConfig, rules: list[Rule], base: str | None = None) -> Adapter:
     """An adapter that changes nothing yet: A uniform within ±1/√C from torch's generator, B zero, magnitudes the rows' lengths.
 
-    `rules` are those of the Hugging Face class that is to hold it, `base` is where others find the base. Raises InputError for targets that name no layer, that name part of what
-    Hugging Face stores as one, or that cannot be adapted.
+    `rules` are those of the Hugging Face class that is to hold it, `base` is where others find the base. Raises InputError for targets that
+    name no layer, that name part of what Hugging Face stores as one, or that cannot be adapted.
     """
     parts: dict[str, Part] = {}
     chosen = targeted(network, config, rules)

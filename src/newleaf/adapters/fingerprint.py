@@ -22,7 +22,7 @@ NEAR, NEAR_PACKED = 0.005, 0.25
 
 @torch.no_grad()
 def fingerprint(config: GPTConfig, weight: Callable[[str], Tensor | Packed]) -> dict[str, Any]:
-    """`id`, the weights sampled (`samples`) and whether they come from packed matrices (`packed`); `weight` gives a base's by their names."""
+    """`id`, the weights sampled (`samples`) and whether they come from packed matrices (`packed`); `weight` gives a base's by name."""
     names = [f"blocks.{layer}.attention.{part}.weight" for layer in _some(config.n_layer) for part in ("q", "v", "out")]
     matrices = [weight(name) for name in ("embedding.token.weight", *names)]
     samples = torch.cat([_samples(matrix) for matrix in matrices]).tolist()
@@ -59,5 +59,3 @@ def _samples(matrix: Tensor | Packed) -> Tensor:
     if isinstance(matrix, Packed):
         return matrix.take(row)[at, column].float()
     return matrix.detach()[row.to(matrix.device), column.to(matrix.device)].float().cpu()
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -220,7 +220,7 @@ def _back(bases: Sequence[nn.Module], grad: Tensor) -> Tensor:
     return out
 
 
-def _parts(base: nn.Module, dtype: torch.dtype) -> Any:
+def _parts(base: nn.Module, dtype: torch.dtype) -> Iterator[Tensor]:
     """A layer's weights a few rows at a time."""
     if isinstance(base, PackedLinear):
         return (part.unpack().to(dtype) for _, part in base.packed.chunks())
@@ -239,5 +239,6 @@ def _squares(base: Base) -> Tensor:
 def row_lengths(weight: Tensor | Packed) -> Tensor:
     """‖W‖ of each row, fp32: where DoRA's magnitudes start."""
     if isinstance(weight, Packed):
-        return torch.cat([part.unpack().norm(dim=1) for _, part in weight.chunks()])
-    return weight.detach().float().norm(dim=1)
+        return torch.cat([torch.linalg.vector_norm(part.unpack(), dim=1) for _, part in weight.chunks()])
+    lengths: Tensor = torch.linalg.vector_norm(weight.detach().float(), dim=1)
+    return lengths

@@ -1,6 +1,6 @@
 """Adapters under the names, and in the fusing, of Hugging Face's peft: adapter_config.json's fields and the tensors beside it.
 
-    base_model.model.<layer>.lora_A.weight [r, C]      one for all that Hugging Face stores as one tensor (GPT-2's and GPT-NeoX's q, k and v)
+    base_model.model.<layer>.lora_A.weight [r, C]      one for all that Hugging Face stores as one tensor (GPT-2's, GPT-NeoX's q, k and v)
     base_model.model.<layer>.lora_B.weight [R, r]      its rows in the stored tensor's order
     base_model.model.<layer>.lora_magnitude_vector [R] DoRA
 
@@ -145,9 +145,7 @@ def _read(rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], p
         lengths = dict(from_hugging_face([rows], {rule.theirs: tensors["magnitude"].view(-1, 1)}, single))
     elif about.get("use_dora"):
         raise InputError(f"adapter_config.json says use_dora, and {place} has no magnitudes")
-    return {
-        name: Part(a, ups[name].contiguous(), scale, lengths[name].squeeze(1).contiguous() if lengths else None) for name in rule.ours
-    }
+    return {name: Part(a, ups[name].contiguous(), scale, lengths[name].squeeze(1).contiguous() if lengths else None) for name in rule.ours}
 
 
 def scale_of(about: Mapping[str, Any], place: str, rank: int) -> float:

@@ -130,7 +130,7 @@ class Model:
         deterministic: bool = False,
         adapters: Mapping[str, str | Path] | None = None,
     ) -> Engine:
-        """An engine for many requests at once; see `Engine`. `adapters` are folders or runs under the names by which requests choose them."""
+        """An engine for many requests at once; see `Engine`. `adapters` are folders or runs by the names that requests choose them by."""
         adapted = {name: self.with_adapter(path).network for name, path in (adapters or {}).items()}
         return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=adapted)
 

@@ -143,7 +143,7 @@ class _Lowering:
         self.product(numbers, source, out, Meet.ALWAYS, **columns)
 
     def update(self, layers: Sequence[Layer], updates: Sequence[Update | None], source: int) -> int:
-        """B (A x) of each row's own adapter, in a buffer laid out like the products of the layers: adapters are to a row what experts are."""
+        """B (A x) of each row's own adapter, in a buffer laid out like the layers' products: adapters are to a row what experts are."""
         lows = {id(update.a): update.a for update in updates if update}  # q, k and v share one where Hugging Face stores them as one
         starts, start = {}, 0
         for key, a in lows.items():

@@ -27,7 +27,7 @@ def together(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
     for layer in layers:
         if isinstance(layer, Replacement):
             return layer.together(x, layers)
-    return F.linear(x, stacked([linear.weight for linear in layers]), stacked_bias(layers))
+    return F.linear(x, stacked([layer.weight for layer in layers if isinstance(layer, nn.Linear)]), stacked_bias(layers))
 
 
 def stacked(weights: Sequence[Tensor]) -> Tensor:
@@ -51,7 +51,7 @@ def lay_together(layers: Sequence[nn.Linear]) -> None:
     if _adjacent([layer.weight for layer in layers]):
         return
     whole = torch.cat([layer.weight.detach() for layer in layers])
-    for layer, part in zip(layers, whole.split([len(layer.weight) for layer in layers]), strict=True):
+    for layer, part in zip(layers, torch.split(whole, [len(layer.weight) for layer in layers]), strict=True):
         layer.weight.data = part
 
 

@@ -46,7 +46,7 @@ def stands_for_adapter(path: str | Path) -> bool:
 
 
 def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
-    """The weight map of the network's Hugging Face class, by its family's name where that is known; newleaf's own names where it has none."""
+    """The weight map of the network's Hugging Face class, by its family's name where that is known; else newleaf's own names."""
     found = next((each for each in FAMILIES if each.name == family), None) or family_for(config)
     if found is not None:
         return found.rules(config)
@@ -54,7 +54,7 @@ def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
 
 
 def save_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str | None = None, tokenizer: Tokenizer | None = None) -> None:
-    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base; with a tokenizer of its own if it has one."""
+    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base; with a tokenizer if it has one."""
     about = dict(adapter.about)
     if about.get("base_model_name_or_path") and Path(about["base_model_name_or_path"]).exists():
         about["base_model_name_or_path"] = str(Path(about["base_model_name_or_path"]).resolve())

@@ -47,7 +47,7 @@ def checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
     if config.train.parallel == "fsdp":
         raise InputError("train.parallel: fsdp shards networks that are pretrained; fine-tuning takes ddp")
     if config.lora is not None and config.base.fresh:
-        raise InputError("base.fresh: draws the weights anew, and an adapter needs weights that have learnt something; leave one of them out")
+        raise InputError("base.fresh: draws the weights anew, and an adapter needs weights that have learnt; leave one of them out")
     if not any(getattr(config.train, name) for name in LENGTHS):
         epochs = task_named(config.task).epochs
         monitor.say(f"No length given: taking --epochs {epochs:g}.")

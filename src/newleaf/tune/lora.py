@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,8 +11,6 @@ from torch import Tensor, nn
 
 from newleaf.adapters.adapter import Adapter, MergedWeights, attach, bare, lay_out, parameters_of, parts_of
 from newleaf.adapters.begin import new_adapter
-from newleaf.adapters.config import AdapterConfig
-from newleaf.errors import InputError
 from newleaf.model import GPT
 from newleaf.quant.layers import PlainWeights
 from newleaf.storage.adapter_folder import is_adapter, read_parts, rules_of, save_adapter
