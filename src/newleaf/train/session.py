@@ -48,10 +48,10 @@ class Session:
     ) -> None:
         self.course, self.folder, self.monitor, self.started, self.ranks = course, folder, monitor, started, ranks or Ranks()
         self.ranks.stopping = lambda: interrupt.requested
-        folder.product = folder.path / course.product
         train = course.train
         torch.manual_seed(train.seed)
         network = course.build()
+        folder.product = folder.path / course.product
         self.optimizer = self.optimizer_of(network)
         batches = course.batches((self.ranks.rank, self.ranks.size))
         self.replayed_checks: frozenset[int] = frozenset()
