@@ -119,7 +119,7 @@ def test_every_recipe_trains_on_a_local_file_and_says_what_would_make_it_stock(r
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["family"] == "newleaf"
 
 
-@pytest.mark.parametrize("recipe", ["gpt1-classify.yaml", "gpt2-finetune.yaml"])
+@pytest.mark.parametrize("recipe", ["gpt1-classify.yaml", "gpt2-finetune.yaml", "qlora-big.yaml"])
 def test_the_recipes_of_fine_tuning_tune_a_small_model(recipe: str, book: Path, tmp_path: Path) -> None:
     to_tune(tmp_path, book)
     data = "reviews.jsonl" if "classify" in recipe else "chapters.txt"

@@ -146,3 +146,13 @@ def test_a_folder_opens_packed_and_saves_plain(kind: str, folder: Path, tmp_path
     text = model.generate("the leaf", max_tokens=8, temperature=0)
     model.save(tmp_path / "plain")
     assert load(tmp_path / "plain").generate("the leaf", max_tokens=8, temperature=0) == text
+
+
+def test_a_network_that_changes_its_type_keeps_the_bits_of_packed_weights_and_answers_in_the_new_type() -> None:
+    weight = torch.randn(48, 64)
+    layer = PackedLinear(quantize(weight, FORMATS["int4"]), torch.nn.Parameter(torch.randn(48)))
+    before = layer.weight
+    assert layer.to(torch.bfloat16).scales.dtype == torch.float16
+    assert torch.equal(layer.weight, before.bfloat16())
+    assert layer.bias is not None
+    assert layer.bias.dtype == torch.bfloat16
