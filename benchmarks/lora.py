@@ -41,7 +41,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         prepare(args.model, Path(folder))
-        table(args, folder)
+        if args.rounds:
+            table(args, folder)
         if args.same:
             compare(args, folder)
 
@@ -153,6 +154,7 @@ def table(args: argparse.Namespace, folder: str) -> None:
     for _ in range(args.rounds):
         for side in args.sides:
             found[side].append(start(side, folder, args.steps, args.threads))
+            print(f"{side}: {found[side][-1]['speed']:.0f} tokens/s, {found[side][-1]['memory'] / 1e9:.2f} GB", file=sys.stderr, flush=True)
     print(f"\n| LoRA, rank {RANK}, {BATCH} × {LENGTH} tokens, {args.threads} threads | tokens/s | peak memory, GB | loss, first and last |")
     print("|---|---|---|---|")
     for side, runs in found.items():
