@@ -16,6 +16,7 @@ from newleaf.text.tokenizer import Tokenizer
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 OWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TOOL_TEMPLATE, DEFAULT_TEMPLATE = "tool_use", "default"
 
 
@@ -25,6 +26,14 @@ class Prompt:
 
     text: str
     ids: list[int]
+
+
+@dataclass(frozen=True)
+class Marked(Prompt):
+    """A conversation with the place of each token in the text, [start, end), and those of the template's `{% generation %}` blocks."""
+
+    places: list[tuple[int, int]]
+    generated: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -93,24 +102,33 @@ class ChatTemplate:
     def render(self, messages: Any, how: Rendering | None = None) -> str:
         """The conversation as text. Raises InputError for messages or templates that are wrong, in one line."""
         how = how or Rendering()
-        return self._render(self._variables(messages, how), how)
+        return self._render(self._variables(messages, how), how)[0]
 
     def encode(self, messages: Any, how: Rendering | None = None) -> Prompt:
         """The conversation as text and ids. Raises InputError as `render` does."""
+        found = self.encode_marked(messages, how)
+        return Prompt(found.text, found.ids)
+
+    def encode_marked(self, messages: Any, how: Rendering | None = None) -> Marked:
+        """`encode`, and where everything stands."""
         how = how or Rendering()
         values, controls = self._variables(messages, how), self._controls(self.source(how.tools))
         given = {name: value for name, value in values.items() if name not in self._named_tokens}
         mask = Mask(strings_of(given | {"": self.source(how.tools)}))
         masked = values | {name: controls.mask(value, mask) for name, value in given.items()}
-        text = self._render(masked, how)
+        text, spans = self._render(masked, how)
         fine = masked | {name: controls.mask_finely(masked[name], mask) for name in given}
         if fine != masked:
             try:
-                finer = self._render(fine, how)
+                finer, _ = self._render(fine, how)
             except InputError:  # the template looks at what was masked
                 finer = ""
             text = finer if mask.restore(finer) == mask.restore(text) else text
-        return Prompt(mask.restore(text), controls.encode(text, mask))
+        return Marked(mask.restore(text), *controls.encode(text, mask), spans)
+
+    def marks_answers(self, tools: Any = None) -> bool:
+        """Whether the template says what the assistant's words are, in `{% generation %}` blocks."""
+        return GENERATION.search(self.source(tools)) is not None
 
     @cached_property
     def turn_end(self) -> TurnEnd:
@@ -149,10 +167,11 @@ class ChatTemplate:
             "add_generation_prompt": how.add_generation_prompt,
         }
 
-    def _render(self, variables: Mapping[str, Any], how: Rendering) -> str:
+    def _render(self, variables: Mapping[str, Any], how: Rendering) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and where its `{% generation %}` blocks are (none, where a message is to be gone on with)."""
         source = self.source(how.tools)
         if not how.continue_final_message:
-            return self.sandbox.render(source, variables)
+            return self.sandbox.render_marked(source, variables)
         mark = "qvxcontinueqvx "
         *earlier, last = variables["messages"]
         said, marked = _marked(last, mark)
@@ -161,7 +180,7 @@ class ChatTemplate:
         if place < 0 or said.strip() not in text:
             raise InputError("continue_final_message: the chat template changes the last message, so it cannot be gone on with")
         # Where the template trimmed the mark's space, it would have trimmed what stands before it.
-        return text[:place] if text.startswith(mark, place) else text[:place].rstrip()
+        return (text[:place] if text.startswith(mark, place) else text[:place].rstrip()), []
 
     @cached_property
     def _named_tokens(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ hold, as twins have the flags of theirs; text that looks like a token is text to
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
 import secrets
@@ -76,11 +77,22 @@ class ControlTokens:
         }
         return hidden | {name: value[name] for name in ("role", "type") if name in value}
 
-    def encode(self, text: str, mask: Mask) -> list[int]:
-        """Ids of a rendered text, still masked."""
+    def encode(self, text: str, mask: Mask) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a rendered text, still masked, and where in the text each token begins and ends."""
         backend, twins, ids = self._twins()
-        marked = self._whole_any.sub(lambda match: twins[match[0]], text)
-        return [ids.get(token, token) for token in backend.encode(mask.restore(marked), add_special_tokens=False).ids]
+        pieces, at = [], 0
+        theirs, ours = [0], [0]  # places behind a twin and behind its token; distances stay up to the next one
+        for match in self._whole_any.finditer(text):
+            pieces += [text[at : match.start()], twins[match[0]]]
+            theirs.append(theirs[-1] + len(pieces[-2]) + len(pieces[-1]))
+            ours.append(at := match.end())
+        found = backend.encode(mask.restore("".join([*pieces, text[at:]])), add_special_tokens=False)
+
+        def place(there: int) -> int:
+            number = bisect.bisect_right(theirs, there) - 1
+            return ours[number] + there - theirs[number]
+
+        return [ids.get(token, token) for token in found.ids], [(place(start), place(end)) for start, end in found.offsets]
 
     def _hide_ends(self, text: str, mask: Mask) -> str:
         inner = text.strip()
@@ -96,6 +108,7 @@ class ControlTokens:
         """The copy of the tokenizer, a twin for each control token, and the ids of twins to those of the tokens."""
         if self._copy is None:
             description = json.loads(self._backend.to_str())
+            description["post_processor"] = None  # it would only trim white space off the places of tokens
             for token in description["added_tokens"]:
                 token["special"] = token["special"] or token["content"] in self.ids
             backend = tokenizers.Tokenizer.from_str(json.dumps(description))

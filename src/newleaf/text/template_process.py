@@ -34,9 +34,17 @@ class RefusedError(TemplateError):
 
 
 class Generation(Extension):
-    """`{% generation %}` … `{% endgeneration %}` stands around what the assistant says; it changes nothing in the text."""
+    """`{% generation %}` … `{% endgeneration %}` stands around what the assistant says; it changes nothing in the text.
+
+    `spans` are where such text stood in the last rendering, whose `parts` so far tell how long it is, as stock transformers counts.
+    """
 
     tags = {"generation"}  # noqa: RUF012
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.parts: list[str] = []
+        self.spans: list[tuple[int, int]] = []
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         line = next(parser.stream).lineno
@@ -44,7 +52,10 @@ class Generation(Extension):
         return nodes.CallBlock(self.call_method("_same"), [], [], body).set_lineno(line)
 
     def _same(self, caller: Any) -> str:
-        return str(caller())
+        text = str(caller())
+        start = sum(map(len, self.parts))
+        self.spans.append((start, start + len(text)))
+        return text
 
 
 def raise_exception(message: str) -> None:
@@ -70,15 +81,18 @@ def compiled(source: str) -> jinja2.Template:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """{"text"}, or {"problem", "message"} and where known the "line"."""
+    """{"text", "spans"}, or {"problem", "message"} and where known the "line"."""
     try:
-        parts, size = [], 0
-        for part in compiled(request["source"]).generate(request["variables"]):
+        template, size = compiled(request["source"]), 0
+        marks: Any = template.environment.extensions[Generation.identifier]
+        parts: list[str] = []
+        marks.parts, marks.spans = parts, []
+        for part in template.generate(request["variables"]):
             parts.append(part)
             size += len(part)
             if size > CHARACTERS:
                 return {"problem": "size", "message": f"more than {CHARACTERS:,} characters"}
-        return {"text": "".join(parts)}
+        return {"text": "".join(parts), "spans": marks.spans}
     except RefusedError as error:
         return {"problem": "refused", "message": error.message}
     except TemplateSyntaxError as error:

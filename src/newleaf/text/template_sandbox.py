@@ -31,7 +31,11 @@ class TemplateSandbox:
         self._process: subprocess.Popen[str] | None = None
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
-        """The text of a template. Raises InputError, in one line, when the template is invalid (naming its line), refuses the messages
+        """The text of a template. Raises InputError as `render_marked` does."""
+        return self.render_marked(source, variables)[0]
+
+    def render_marked(self, source: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a template, and where in it `{% generation %}` blocks begin and end. Raises InputError, in one line, when the template is invalid (naming its line), refuses the messages
         (in its own words), fails, or goes beyond the limits."""
         request = json.dumps({"source": source, "variables": dict(variables), "seconds": self.seconds})
         with self._lock:
@@ -43,7 +47,7 @@ class TemplateSandbox:
         reply: dict[str, Any] = json.loads(line)
         if "text" not in reply:
             raise InputError(_sentence(reply))
-        return str(reply["text"])
+        return str(reply["text"]), [(start, end) for start, end in reply["spans"]]
 
     def close(self) -> None:
         """End the process; the next rendering starts another."""

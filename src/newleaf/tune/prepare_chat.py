@@ -1,0 +1,120 @@
+"""Every conversation of a source, as examples that fit the context: cut at a turn where they are longer, skipped where they teach nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from newleaf.errors import InputError
+from newleaf.tune.answers import Answers, Example
+from newleaf.tune.rows import Row, read_rows
+from newleaf.tune.shapes import Conversation, to_conversation
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int | None], None]
+NOTHING_LEARNED = "without an answer to learn from"
+
+
+@dataclass
+class Findings:
+    """What reading found, for people: shapes, and what was cut, split or left out, and why."""
+
+    shapes: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    first: str | None = None
+
+    def sentences(self, what: str = "conversations") -> list[str]:
+        """One line for each thing worth saying."""
+        said = [f"Read {count:,} {what} in the shape {name}." for name, count in self.shapes.most_common()]
+        said += [f"{count:,} {what} {change}." for change, count in self.changed.items()]
+        if self.left_out:
+            counts = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+            said.append(f"Left out: {counts}. The first: {self.first}")
+        return said
+
+    def leave_out(self, reason: str, where: str) -> None:
+        self.left_out[reason] += 1
+        self.first = self.first or where
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read: the most positions of an example, a system message for conversations without one, and what a bad row means."""
+
+    length: int
+    system: str | None = None
+    limit: int | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+
+    def conversations(self, sources: Iterable[str], found: Findings) -> Iterator[Conversation]:
+        """The conversations, checked."""
+        for row in read_rows(sources):
+            made = self._guarded(partial(_conversation, row, self.system), found)
+            if made is not None:
+                found.shapes[made.shape] += 1
+                yield made
+            if self.limit is not None and sum(found.shapes.values()) >= self.limit:
+                return
+
+    def _guarded(self, make: Callable[[], T], found: Findings) -> T | None:
+        """What `make` makes; None for a bad row where those are to be skipped."""
+        try:
+            return make()
+        except InputError as error:
+            if self.on_error == "stop":
+                raise InputError(f"{error}; --data.on_error skip leaves such rows out") from None
+            found.leave_out("bad", str(error))
+            return None
+
+    def examples(
+        self, conversations: Iterable[Conversation], answers: Answers, found: Findings, on_progress: Progress | None = None
+    ) -> Iterator[tuple[Conversation, list[Example]]]:
+        """Each conversation that teaches something, with its examples."""
+        for number, conversation in enumerate(conversations):
+            if on_progress is not None and number % 64 == 0:
+                on_progress("rendering conversations", number, None)
+            made = self._guarded(partial(self._made, conversation, answers, found), found)
+            taught = [example for example in made or () if example.has_targets]
+            if taught:
+                yield conversation, taught
+            elif made is not None:
+                found.leave_out(NOTHING_LEARNED, conversation.where)
+
+    def _made(self, conversation: Conversation, answers: Answers, found: Findings) -> list[Example]:
+        if not conversation.said_by_assistant():
+            return []
+        made = answers.examples(conversation)
+        if len(made) > 1:
+            found.changed["split, an example for each answer, since the chat template rewrites earlier ones"] += 1
+        fitting = [example for example in made if example.places <= self.length]
+        if len(fitting) == len(made):
+            return made
+        fitting = fitting or self._cut(conversation, answers, made[0])
+        if not fitting:
+            raise InputError(
+                f"{conversation.where}: even its first answer ends beyond {self.length:,} tokens, which is what an example may have; "
+                "shorten it, or raise chat.length where the context allows it"
+            )
+        found.changed[f"cut at a turn, to the {self.length:,} tokens of an example"] += 1
+        return fitting
+
+    def _cut(self, conversation: Conversation, answers: Answers, whole: Example) -> list[Example]:
+        """The conversation up to the last answer with which it still fits."""
+        ends = np.flatnonzero(whole.learned & ~np.append(whole.learned[1:], False))
+        fitting = int((ends <= self.length).sum())  # one too many where a template writes more behind an answer
+        for last in reversed(conversation.said_by_assistant()[:fitting]):
+            shorter = replace(conversation, messages=conversation.messages[: last + 1], learned=conversation.learned[: last + 1])
+            made = answers.examples(shorter)
+            if all(example.places <= self.length for example in made):
+                return made
+        return []
+
+
+def _conversation(row: Row, system: str | None) -> Conversation:
+    return to_conversation(row.read(), row.where, system)
