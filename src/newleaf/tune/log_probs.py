@@ -10,38 +10,53 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 ELEMENTS = 1 << 22  # logits held at once
+FEWEST_ROWS = 64
+
+Head = Callable[[Tensor], Tensor]  # hidden [N, C] → logits [N, V]
 
 
 def by_rows(work: Callable[..., Tensor], vocabulary: int, *rows: Tensor) -> Tensor:
     """`work` on the same rows of several tensors [N, …] → [N], a part at a time; parts are computed again on the way back."""
-    size = max(64, ELEMENTS // vocabulary)
-    parts = zip(*(torch.split(tensor, size) for tensor in rows), strict=True)
+    size = max(FEWEST_ROWS, ELEMENTS // vocabulary)
+    parts = list(zip(*(torch.split(tensor, size) for tensor in rows), strict=True))
     if torch.is_grad_enabled():
-        found = [checkpoint(work, *part, use_reentrant=False) for part in parts]
-    else:
-        found = [work(*part) for part in parts]
-    return torch.cat(found) if found else rows[0].new_zeros(0, dtype=torch.float32)
+        return torch.cat([checkpoint(work, *part, use_reentrant=False) for part in parts])
+    return torch.cat([work(*part) for part in parts])
 
 
-def target_log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-    """log p of `targets` [N] after `hidden` [N, C], fp32 [N], with gradients for hidden, weight [V, C] and bias [V]."""
+def target_log_probs(head: Head, vocabulary: int, hidden: Tensor, targets: Tensor) -> Tensor:
+    """log p of `targets` [N] after `hidden` [N, C], fp32 [N], with gradients for hidden and the head's weights."""
 
     def of_part(h: Tensor, t: Tensor) -> Tensor:
-        return -F.cross_entropy(F.linear(h, weight, bias).float(), t, reduction="none")
+        return -F.cross_entropy(head(h).float(), t, reduction="none")
 
-    return by_rows(of_part, weight.shape[0], hidden, targets)
+    return by_rows(of_part, vocabulary, hidden, targets)
 
 
-def sums_by_document(log_probs: Tensor, documents: Tensor, count: int) -> Tensor:
-    """Sums [count] of log_probs [N] over the positions of each document, whose numbers are documents [N]."""
-    return log_probs.new_zeros(count).index_add(0, documents, log_probs)
+def sums_by_owner(values: Tensor, owners: Tensor, count: int) -> Tensor:
+    """Sums [count] of `values` [N] over the positions of each owner, whose numbers are `owners` [N]."""
+    return values.new_zeros(count).index_add(0, owners, values)
 
 
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) in nats, fp32 [N], of distributions softmax(logits / temperature) from logits [N, V].
-
-    See Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
-    """
+    """KL(teacher ‖ student) in nats, fp32 [N], of the distributions softmax(logits / temperature), from logits [N, V]."""
     wanted = (teacher.float() / temperature).log_softmax(-1)
     found = (student.float() / temperature).log_softmax(-1)
     return (wanted.exp() * (wanted - found)).sum(-1)
+
+
+def divergence_of_likeliest(log_probs: Tensor, tokens: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """KL as `divergence`, from the teacher's likeliest k alone: their log-probabilities [N, k] at this temperature and their ids [N, k].
+
+    What all other tokens have together counts as one outcome, so that it is a lower bound of the whole KL, and 0 only where the student
+    gives each of the k what the teacher does.
+    """
+    found = (student.float() / temperature).log_softmax(-1).gather(-1, tokens)
+    known = (log_probs.exp() * (log_probs - found)).sum(-1)
+    rest, left = _log_of_rest(log_probs), _log_of_rest(found)
+    return known + rest.exp() * (rest - left)
+
+
+def _log_of_rest(log_probs: Tensor) -> Tensor:
+    """log(1 − Σp) of the last dimension."""
+    return torch.log1p(-log_probs.exp().sum(-1).clamp(max=1 - 1e-6))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-Method = Literal["dpo", "ipo", "orpo"]
 
 
 def dpo(margin: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:

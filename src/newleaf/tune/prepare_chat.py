@@ -12,6 +12,8 @@ import numpy as np
 
 from newleaf.errors import InputError
 from newleaf.tune.answers import Answers, Example
+from newleaf.tune.pairs import to_pair
+from newleaf.tune.preference import ExamplePair
 from newleaf.tune.rows import Row, read_rows
 from newleaf.tune.shapes import Conversation, to_conversation
 
@@ -85,6 +87,34 @@ class Reading:
                 yield conversation, taught
             elif made is not None:
                 found.leave_out(NOTHING_LEARNED, conversation.where)
+
+    def pairs(
+        self, sources: Iterable[str], answers: Answers, found: Findings, on_progress: Progress | None = None
+    ) -> Iterator[ExamplePair]:
+        """The pairs, each answer an example; nothing is cut, since both must end as they were judged."""
+        for number, row in enumerate(read_rows(sources)):
+            if on_progress is not None and number % 64 == 0:
+                on_progress("rendering pairs", number, None)
+            made = self._guarded(partial(self._pair, row, answers, found), found)
+            if made is not None:
+                yield made
+            if self.limit is not None and sum(found.shapes.values()) >= self.limit:
+                return
+
+    def _pair(self, row: Row, answers: Answers, found: Findings) -> ExamplePair:
+        pair, sides = to_pair(row.read(), row.where, self.system), []
+        for name, talk in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+            made = answers.examples(talk)
+            if len(made) != 1 or not made[0].has_targets:
+                raise InputError(f"{row.where}: {name}: must end with one answer that the chat template shows")
+            if made[0].places > self.length:
+                raise InputError(
+                    f"{row.where}: {name}: has {made[0].places:,} tokens, and an example may have {self.length:,}; "
+                    "shorten it, or raise chat.length where the context allows it"
+                )
+            sides.append(made[0])
+        found.shapes[pair.shape] += 1
+        return ExamplePair(*sides)
 
     def _made(self, conversation: Conversation, answers: Answers, found: Findings) -> list[Example]:
         if not conversation.said_by_assistant():

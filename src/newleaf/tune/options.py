@@ -1,0 +1,85 @@
+"""The sections of a recipe that say how to learn from conversations, from preferences and from a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from newleaf.measure.text_metrics import TextMetric
+
+
+@dataclass(frozen=True)
+class TalkDataConfig:
+    """Rows of conversations or pairs. `val_fraction` takes the last ones, unless `validation` names sources of its own; `limit` and
+    `validation_limit` count rows. `on_error="skip"` leaves out bad rows, and ones that are too long, and counts them."""
+
+    val_fraction: float = 0.05
+    validation: tuple[str, ...] | None = None
+    limit: int | None = None
+    validation_limit: int | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction: {self.val_fraction!r} is not between 0 and 1; 0.05 takes the last twentieth")
+        for name in ("limit", "validation_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be at least 1, not {value!r}")
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """Conversations. `length` is the most tokens of an example and of a packed window, 0 for the context's own, up to 1,024."""
+
+    length: int = 0
+    packed: bool = True  # several conversations in a window, which do not see each other
+    system: str | None = None  # before conversations that have no system message
+    template: str | None = None  # a file with a Jinja chat template that takes the place of the model's own
+    new_template: bool = True  # ChatML for a model that has none; otherwise such a model is refused
+    measure: TextMetric | None = None  # of the answers that the model writes itself, against the last answers of the validation set
+    answers: int = 64  # of a validation are written at most
+    max_tokens: int = 128  # of each
+
+    def __post_init__(self) -> None:
+        for name, least in (("length", 0), ("answers", 1), ("max_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: must be at least {least}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class PreferenceConfig:
+    """Pairs of answers. `beta` is DPO's β, IPO's τ or ORPO's λ."""
+
+    method: Literal["dpo", "ipo", "orpo"] = "dpo"
+    beta: float = 0.1
+    label_smoothing: float = 0.0  # DPO: the share of pairs believed to be the wrong way round
+    nll_weight: float = 0.0  # DPO and IPO: of the chosen answers' own loss, added to the other
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise ValueError(f"beta: must be above 0, not {self.beta!r}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing: must be at least 0 and below 0.5, not {self.label_smoothing!r}")
+        if self.label_smoothing and self.method != "dpo":
+            raise ValueError(f"label_smoothing: is DPO's, and the method is {self.method}")
+        if self.nll_weight < 0 or (self.nll_weight and self.method == "orpo"):
+            raise ValueError("nll_weight: must be at least 0, and ORPO has the chosen answers' loss in any case")
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """A teacher's distribution. The loss is share · temperature² · KL(teacher ‖ student) + (1 − share) · next-token loss."""
+
+    teacher: str | None = None  # a folder, run, GGUF file or Hub name with the same tokenizer
+    temperature: float = 1.0
+    share: float = 1.0
+    top_k: int = 0  # the teacher's likeliest tokens of each position, worked out once and kept on disk; 0 asks it at each step for all
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature: must be above 0, not {self.temperature!r}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share: must be above 0 and at most 1, not {self.share!r}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k: must be at least 0, not {self.top_k!r}")

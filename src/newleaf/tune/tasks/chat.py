@@ -1,0 +1,99 @@
+"""Learning to answer: conversations, of which the assistant's words are learned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from newleaf.errors import InputError
+from newleaf.generate.options import SamplingConfig
+from newleaf.measure.text_metrics import headline, text_metric
+from newleaf.train.course import Course, Measure
+from newleaf.train.loop import NEXT_TOKEN, next_token_losses
+from newleaf.train.monitor import Monitor
+from newleaf.train.ranks import Ranks
+from newleaf.train.recipe import build, merge
+from newleaf.tune.answers import Answers
+from newleaf.tune.base import Base, check_length
+from newleaf.tune.chat_base import ChatBase, chat_base
+from newleaf.tune.chat_course import ChatModelCourse, Sizes
+from newleaf.tune.chat_data import Split, Talk, fingerprint_of, read_talks
+from newleaf.tune.chat_examiner import ChatExaminer, Talks
+from newleaf.tune.config import TuneConfig
+from newleaf.tune.options import ChatConfig, TalkDataConfig
+from newleaf.tune.packing import PackedBatches, PackedExamples
+from newleaf.tune.prepare_chat import Reading
+from newleaf.tune.task import USUAL, Task
+
+
+@dataclass(frozen=True)
+class ChatTuneConfig(TuneConfig):
+    """The recipe: `data` for the rows, `chat` for what becomes of them."""
+
+    data: TalkDataConfig = field(default_factory=TalkDataConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
+
+
+class ChatCourse(ChatModelCourse):
+    """Next-token loss on the assistant's words, in packed windows."""
+
+    terms = NEXT_TOKEN
+    config: ChatTuneConfig
+
+    def __init__(self, config: ChatTuneConfig, ready: ChatBase, train: Sequence[Talk], held_out: Sequence[Talk]) -> None:
+        examples = [example for _, made in train for example in made]
+        self.packed = PackedExamples(examples, config.chat.length, ready.pad_id, config.train.seed, config.chat.packed)
+        self.talks = Talks(held_out, config.chat.length, ready.pad_id)
+        positions = sum(example.places for example in examples)
+        sizes = Sizes(len(self.packed), positions, self.packed.targets, len(held_out))
+        super().__init__(config, ready, sizes, fingerprint_of([*examples, *(example for _, made in held_out for example in made)]))
+
+    @property
+    def measure(self) -> Measure:
+        metric = self.config.chat.measure
+        if metric is None:
+            return Measure("val_loss", "nats per token")
+        name = headline(metric)
+        return Measure(f"val_{name}", {"bleu": "BLEU", "chrf": "chrF", "rougeL": "ROUGE-L"}.get(name, "% exact"), higher_is_better=True)
+
+    def batches(self, share: tuple[int, int]) -> PackedBatches:
+        return PackedBatches(self.packed, self.train.batch_size, self.train.seed, share)
+
+    losses = staticmethod(next_token_losses)
+
+    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> ChatExaminer:
+        sampling = build(SamplingConfig, {"max_tokens": 60, "seed": self.train.seed} | self.train.sample, "train.sample.")
+        return ChatExaminer(network, self.ready.template, self.talks, self.config.chat, sampling, self.train.prompts, heed, ranks)
+
+
+def open_chat(config: ChatTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+    """Read and render the conversations. Raises InputError for bad ones, with file and line."""
+    if config.chat.measure is not None:
+        text_metric(config.chat.measure, [""], [["x"]])  # a package that is missing is better missed now
+    config, ready, train, held_out = conversations_of(config, base, monitor)
+    course = ChatCourse(config, ready, train, held_out)
+    sizes = course.sizes
+    monitor.say(
+        f"Conversations: {len(train):,} to learn from, {len(held_out):,} held out; {sizes.learned:,} of {sizes.positions:,} tokens are the "
+        f"assistant's, in {sizes.rows:,} windows of {course.packed.length}. {config.train.precision} on {config.train.threads} threads."
+    )
+    return course
+
+
+def conversations_of(
+    config: ChatTuneConfig, base: Base, monitor: Monitor
+) -> tuple[ChatTuneConfig, ChatBase, list[Talk], list[Talk]]:
+    """The configuration with nothing left open, the base ready to chat, and the conversations to learn from and held out."""
+    if build(SamplingConfig, config.train.sample, "train.sample.").n != 1:
+        raise InputError("train.sample.n: one sample is shown for each prompt")
+    length = check_length(config.chat.length, base, "chat.length")
+    ready = chat_base(base, config.chat, config.train.seed, monitor)
+    reading = Reading(length, config.chat.system, on_error=config.data.on_error)
+    train, held_out = read_talks(Split(config.source, config.data), reading, Answers(ready.template), monitor)
+    return dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length)), ready, train, held_out
+
+
+TASK = Task(ChatTuneConfig, open_chat, merge(USUAL, {"train": {"batch_size": 8, "eval_windows": 256}}))

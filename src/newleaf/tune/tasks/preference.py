@@ -1,0 +1,85 @@
+"""Learning from preferences: pairs of answers of which one is better, by DPO, IPO or ORPO."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from newleaf.train.course import Course, Measure
+from newleaf.train.monitor import Monitor
+from newleaf.train.ranks import Ranks
+from newleaf.train.recipe import merge
+from newleaf.tune.answers import Answers
+from newleaf.tune.base import Base, check_length
+from newleaf.tune.chat_base import ChatBase, chat_base
+from newleaf.tune.chat_course import ChatModelCourse, Sizes
+from newleaf.tune.chat_data import Split, fingerprint_of, read_pairs
+from newleaf.tune.config import TuneConfig
+from newleaf.tune.loss_examiner import LossExaminer
+from newleaf.tune.options import ChatConfig, PreferenceConfig, TalkDataConfig
+from newleaf.tune.preference import ExamplePair, PairBatches, Pairs, PreferenceLoss, with_reference
+from newleaf.tune.prepare_chat import Reading
+from newleaf.tune.task import USUAL, Task
+
+EVAL_PAIRS = 8  # in one batch of a validation
+
+
+@dataclass(frozen=True)
+class PreferenceTuneConfig(TuneConfig):
+    """The recipe: `data` for the rows, `chat` for how they are rendered, `preference` for the loss."""
+
+    data: TalkDataConfig = field(default_factory=TalkDataConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+
+
+class PreferenceCourse(ChatModelCourse):
+    """A preference's loss over pairs whose reference log-probabilities are known."""
+
+    measure = Measure("val_loss", "preference loss")
+
+    def __init__(self, config: PreferenceTuneConfig, ready: ChatBase, train: list[ExamplePair], held_out: list[ExamplePair]) -> None:
+        self.losses = PreferenceLoss(config.preference)
+        self.terms = self.losses.terms
+        self.pairs, self.held_out = (Pairs(pairs, self.losses, ready.pad_id) for pairs in (train, held_out))
+        learned = sum(int(side.learned[1:].sum()) for pair in train for side in (pair.chosen, pair.rejected))
+        sizes = Sizes(len(train), sum(pair.places for pair in train), learned, len(held_out))
+        sides = (side for pair in [*train, *held_out] for side in (pair.chosen, pair.rejected))
+        super().__init__(config, ready, sizes, fingerprint_of(sides))
+
+    def batches(self, share: tuple[int, int]) -> PairBatches:
+        return PairBatches(self.pairs, self.train.batch_size, self.train.seed, share)
+
+    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> LossExaminer:
+        return LossExaminer(network, self.held_out, self.losses, self.terms, EVAL_PAIRS, heed, ranks)
+
+
+def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+    """Read and render the pairs, and ask the model as it is what it gives them. Raises InputError for bad ones, with file and line."""
+    length = check_length(config.chat.length, base, "chat.length")
+    config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
+    ready = chat_base(base, config.chat, config.train.seed, monitor)
+    reading = Reading(length, config.chat.system, on_error=config.data.on_error)
+    train, held_out = read_pairs(Split(config.source, config.data), reading, Answers(ready.template), monitor)
+    if config.preference.method != "orpo":
+        both = _referred([*train, *held_out], config, ready, monitor)
+        train, held_out = both[: len(train)], both[len(train) :]
+    monitor.say(
+        f"Pairs: {len(train):,} to learn from, {len(held_out):,} held out, by {config.preference.method.upper()}. "
+        f"{config.train.precision} on {config.train.threads} threads."
+    )
+    return PreferenceCourse(config, ready, train, held_out)
+
+
+def _referred(pairs: list[ExamplePair], config: PreferenceTuneConfig, ready: ChatBase, monitor: Monitor) -> list[ExamplePair]:
+    """The pairs with the log-probabilities of the model as it is, in the number format of the training; the network is let go of."""
+    dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
+    network = ready.network().to(device=torch.device(config.train.device or "cpu"), dtype=dtype)
+    return with_reference(pairs, network, ready.pad_id, lambda done, of: monitor.stage("asking the reference model", done, of))
+
+
+TASK = Task(PreferenceTuneConfig, open_preference, merge(USUAL, {"optimizer": {"learning_rate": 5e-6}, "train": {"batch_size": 8}}), epochs=1.0)
