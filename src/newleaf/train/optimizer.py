@@ -98,6 +98,10 @@ class Optimizer:
         self.config = config
         self.layout = layout = layout or Whole(Ranks())
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        if not layout.in_step:
+            # A folder that stores a matrix transposed gives one that lies so, and AdamW's moments from a checkpoint would not.
+            for weight in named.values():
+                weight.data = weight.data.contiguous()
         by_muon = {name for name, p in named.items() if config.kind == "muon" and p.ndim == 2 and ".blocks." in f".{name}"}
         by_shape: dict[torch.Size, list[str]] = defaultdict(list)
         for name in sorted(by_muon, key=list(named).index):
