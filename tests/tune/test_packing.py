@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from newleaf.model import GPT, GPTConfig
 from newleaf.tune.answers import Example
-from newleaf.tune.packing import PackedBatches, PackedExamples, pack
+from newleaf.tune.packing import PackedExamples, ShuffledBatches, pack
 
 SHAPES = {
     "learned positions": {"tie_embeddings": False},
@@ -76,12 +76,12 @@ def test_the_loss_of_packed_conversations_is_that_of_each_alone() -> None:
 
 def test_batches_follow_from_seed_and_step_visit_each_window_once_and_are_shared_equally() -> None:
     packed = PackedExamples(examples([10] * 37), 33, 0, seed=1)
-    batches = PackedBatches(packed, 4, seed=7)
+    batches = ShuffledBatches(packed, 4, seed=7)
     epoch = [number for step in range(13) for number in batches.numbers(step)][: len(packed)]
     assert sorted(epoch) == list(range(len(packed)))
-    assert batches.numbers(3) == PackedBatches(packed, 4, seed=7).numbers(3)
-    assert batches.numbers(3) != PackedBatches(packed, 4, seed=8).numbers(3)
-    shares = [PackedBatches(packed, 4, 7, (part, 2)).numbers(5) for part in range(2)]
+    assert batches.numbers(3) == ShuffledBatches(packed, 4, seed=7).numbers(3)
+    assert batches.numbers(3) != ShuffledBatches(packed, 4, seed=8).numbers(3)
+    shares = [ShuffledBatches(packed, 4, 7, (part, 2)).numbers(5) for part in range(2)]
     assert shares[0] + shares[1] == batches.numbers(5)
     assert batches.widest().ids.shape == (4, 32)
 

@@ -14,7 +14,8 @@ from newleaf.tune import preference_loss
 from newleaf.tune.answers import Example
 from newleaf.tune.log_probs import target_log_probs
 from newleaf.tune.options import PreferenceConfig
-from newleaf.tune.preference import ExamplePair, PairBatches, Pairs, PreferenceLoss, sequence_log_probs, with_reference
+from newleaf.tune.packing import ShuffledBatches
+from newleaf.tune.preference import ExamplePair, Pairs, PreferenceLoss, sequence_log_probs, with_reference
 
 CHOSEN = torch.tensor([-12.0, -30.5, -4.0], dtype=torch.float64)
 REJECTED = torch.tensor([-14.0, -29.0, -4.0], dtype=torch.float64)
@@ -119,7 +120,7 @@ def test_the_terms_are_those_of_the_pairs_one_by_one_and_portions_add_up(method:
 def test_at_the_start_dpo_is_log_2_and_a_few_steps_prefer_what_was_chosen() -> None:
     model = network()
     loss = PreferenceLoss(PreferenceConfig(beta=0.5))
-    batches = PairBatches(Pairs(with_reference(pairs(4), model, 0, lambda done, of: None), loss, 0), 4, seed=1)
+    batches = ShuffledBatches(Pairs(with_reference(pairs(4), model, 0, lambda done, of: None), loss, 0), 4, seed=1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     part = batches.batch(0).part(0, 4, torch.device("cpu"))
     found = loss(model, part)

@@ -1,4 +1,4 @@
-"""Conversations that every machine has: questions about Python's standard library, answered from its own docstrings, signatures and code."""
+"""Conversations that every machine has: about Python's standard library, answered from its own docstrings, signatures and code."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def documented(source: str, module: str) -> Iterator[Documented]:
 def conversation(about: Documented) -> list[dict[str, str]]:
     """Questions and answers."""
     choose = _Choice(about.name)
-    steps = [(ASK_PURPOSE, ASK_PURPOSE, about.doc)]
+    steps: list[tuple[tuple[str, ...], tuple[str, ...], str]] = [(ASK_PURPOSE, ASK_PURPOSE, about.doc)]
     if about.call:
         steps.append((ASK_CALL, ASK_ON_CALL, _fenced(about.call)))
     if about.code:

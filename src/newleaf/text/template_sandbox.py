@@ -35,8 +35,11 @@ class TemplateSandbox:
         return self.render_marked(source, variables)[0]
 
     def render_marked(self, source: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]]:
-        """The text of a template, and where in it `{% generation %}` blocks begin and end. Raises InputError, in one line, when the template is invalid (naming its line), refuses the messages
-        (in its own words), fails, or goes beyond the limits."""
+        """The text of a template, and where in it `{% generation %}` blocks begin and end.
+
+        Raises InputError, in one line, when the template is invalid (naming its line), refuses the messages (in its own words), fails, or
+        goes beyond the limits.
+        """
         request = json.dumps({"source": source, "variables": dict(variables), "seconds": self.seconds})
         with self._lock:
             line = self._ask(request)

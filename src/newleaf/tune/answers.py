@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +48,11 @@ class Answers:
     """
 
     template: ChatTemplate
-    how: Rendering = Rendering()
+    how: Rendering = field(default_factory=Rendering)
 
     def examples(self, conversation: Conversation) -> list[Example]:
-        """The conversation as one example; or, where the template rewrites earlier answers (leaves out old thoughts, say), an example for each
-        answer as it stood when it was written. Raises UnprovenError, and InputError as rendering does."""
+        """The conversation as one example; or, where the template rewrites earlier answers (leaves out old thoughts), one for each answer
+        as it stood when it was written. Raises UnprovenError, and InputError as rendering does."""
         marked = self.marked(conversation, conversation.messages)
         if self.template.marks_answers(conversation.tools):
             return [self._example(conversation, marked, self._generated(conversation, marked))]
@@ -85,7 +85,7 @@ class Answers:
         said = [number for number, message in enumerate(conversation.messages) if message["role"] == "assistant"]
         if len(said) != len(marked.generated):
             raise InputError(
-                f"{conversation.where}: weight: the chat template marks {len(marked.generated)} answers where the conversation has {len(said)}, "
+                f"{conversation.where}: weight: the chat template marks {len(marked.generated)} answers of {len(said)}, "
                 "so single ones cannot be left out"
             )
         wanted = set(conversation.said_by_assistant())
@@ -103,7 +103,7 @@ class Answers:
             if not (after.startswith(before) and whole.text.startswith(after)):
                 raise UnprovenError(
                     f"{conversation.where}: messages[{number}]: a template without generation markers, and it changes what stands before "
-                    "an answer, so where the answer begins cannot be proved; put {% generation %} … {% endgeneration %} around answers in it"
+                    "an answer, so where the answer begins cannot be proved; put {% generation %} … {% endgeneration %} around answers"
                 )
             spans.append((len(before), self._end(after, len(before))))
         return spans

@@ -13,8 +13,8 @@ from newleaf.errors import InputError
 from newleaf.train.monitor import Monitor
 from newleaf.tune.answers import Answers, Example
 from newleaf.tune.options import TalkDataConfig
-from newleaf.tune.prepare_chat import Findings, Reading
 from newleaf.tune.preference import ExamplePair
+from newleaf.tune.prepare_chat import Findings, Reading
 from newleaf.tune.shapes import Conversation
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ Talk = tuple[Conversation, list[Example]]
 
 @dataclass(frozen=True)
 class Split:
-    """Where rows come from: the sources to learn from, those held out (None: the last of the former), and how many of each."""
+    """Where rows come from: the sources to learn from, and those held out (None: the last rows of the former)."""
 
     sources: Sequence[str]
     config: TalkDataConfig
@@ -48,7 +48,7 @@ class Split:
     def _checked(self, train: list[T], held_out: list[T]) -> tuple[list[T], list[T]]:
         if not train or not held_out:
             raise InputError(
-                f"{self.sources[0]}: {len(train)} rows to learn from and {len(held_out)} held out are too few; give more, or data.validation"
+                f"{self.sources[0]}: {len(train)} rows to learn from and {len(held_out)} held out are too few; give more or data.validation"
             )
         return train, held_out
 

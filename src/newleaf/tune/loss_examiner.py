@@ -36,8 +36,15 @@ class LossExaminer:
     prompts: Sequence[str] = ()
 
     def __init__(
-        self, network: nn.Module, held_out: HeldOut, losses: Losses, terms: Sequence[Term], at_once: int, heed: Callable[[], None], ranks: Ranks
-    ) -> None:  # fmt: skip
+        self,
+        network: nn.Module,
+        held_out: HeldOut,
+        losses: Losses,
+        terms: Sequence[Term],
+        at_once: int,
+        heed: Callable[[], None],
+        ranks: Ranks,
+    ) -> None:
         self.network, self.held_out, self.losses, self.terms = network, held_out, losses, terms
         self.at_once, self.heed, self.ranks = max(1, at_once), heed, ranks
         self.all_rows = len(held_out)

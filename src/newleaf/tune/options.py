@@ -71,6 +71,7 @@ class PreferenceConfig:
 class DistilConfig:
     """A teacher's distribution. The loss is share · temperature² · KL(teacher ‖ student) + (1 − share) · next-token loss."""
 
+    on: Literal["chat", "text"] = "chat"  # what the data is: conversations, of which answers are learned, or documents
     teacher: str | None = None  # a folder, run, GGUF file or Hub name with the same tokenizer
     temperature: float = 1.0
     share: float = 1.0

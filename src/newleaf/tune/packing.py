@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,11 @@ class PackedExamples:
         """Tokens to learn, of all."""
         return int(sum(example.learned[1:].sum() for example in self.examples))
 
+    @property
+    def longest(self) -> int:
+        """The window with the most positions."""
+        return max(range(len(self)), key=lambda number: sum(self.examples[e].places for e in self.windows[number]))
+
     def rows(self, numbers: Sequence[int]) -> Batch:
         """These windows: ids, targets and documents [B, T]; documents None where no window has two examples."""
         chosen = [self.windows[number] for number in numbers]
@@ -82,35 +88,49 @@ class PackedExamples:
         return Batch(torch.from_numpy(ids), torch.from_numpy(targets), None if alone else torch.from_numpy(documents))
 
 
-class PackedBatches:
-    """Shuffled windows; `batch(step)` follows from (examples, seed, step) alone. Every epoch visits each window once.
+B = TypeVar("B", covariant=True)
+
+
+class Rows(Protocol[B]):
+    """Rows that make batches; `longest` takes the most memory."""
+
+    @property
+    def longest(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, numbers: Sequence[int]) -> B:
+        """These rows as a batch."""
+
+
+class ShuffledBatches(Generic[B]):
+    """Shuffled rows; `batch(step)` follows from (rows, seed, step) alone. Every epoch visits each row once.
 
     `share` = (k, n) gives the k-th of n equal parts of each batch.
     """
 
-    def __init__(self, packed: PackedExamples, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, rows: Rows[B], batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
         part, parts = share
         if batch_size % parts:
-            raise InputError(f"train.batch_size: {batch_size} windows cannot be shared by {parts} processes equally; choose a multiple")
-        self._packed, self._size, self._seed = packed, batch_size, seed
+            raise InputError(f"train.batch_size: {batch_size} rows cannot be shared by {parts} processes equally; choose a multiple")
+        self._rows, self._size, self._seed = rows, batch_size, seed
         self._own = np.arange(batch_size, dtype=np.int64)[part * batch_size // parts : (part + 1) * batch_size // parts]
 
     @property
     def rows_per_epoch(self) -> int:
-        return len(self._packed)
+        return len(self._rows)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, from 0, or this share of it; its windows may belong to two epochs."""
-        return self._packed.rows(self.numbers(step))
+    def batch(self, step: int) -> B:
+        """The batch of a step, from 0, or this share of it; its rows may belong to two epochs."""
+        return self._rows.rows(self.numbers(step))
 
-    def widest(self) -> Batch:
-        """A batch of the longest windows."""
-        longest = max(range(len(self._packed)), key=lambda n: sum(self._packed.examples[e].places for e in self._packed.windows[n]))
-        return self._packed.rows([longest] * len(self._own))
+    def widest(self) -> B:
+        """A batch of the longest row."""
+        return self._rows.rows([self._rows.longest] * len(self._own))
 
     def numbers(self, step: int) -> list[int]:
-        """The windows of a step."""
-        return shuffled(step * self._size + self._own, len(self._packed), self._seed)
+        """The rows of a step."""
+        return shuffled(step * self._size + self._own, len(self._rows), self._seed)
 
 
 def shuffled(positions: Ints, count: int, seed: int) -> list[int]:

@@ -50,7 +50,7 @@ def _pair(row: Any, where: str, system: str | None) -> Pair:
             raise InputError(f"{name}: must end with an answer of the assistant, not of {messages[-1]['role']}")
         learned = tuple(number >= len(prompt) for number in range(len(messages)))
         sides.append(Conversation(where, messages, tools, None, learned, (), shape))
-    return Pair(where, *sides, shape)
+    return Pair(where, sides[0], sides[1], shape)
 
 
 def _parts(row: Mapping[str, Any]) -> tuple[str, list[Message], list[Message], list[Message]]:
@@ -59,8 +59,8 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, list[Message], list[Message], l
         asked = row["input"]
         if not isinstance(asked, Mapping) or not isinstance(asked.get("messages"), list):
             raise InputError("input: must be an object with messages")
-        endings = [as_messages(row[name], "assistant", name) for name in ("preferred_output", "non_preferred_output")]
-        return "OpenAI's preferences", list(asked["messages"]), *endings
+        good, bad = (as_messages(row[name], "assistant", name) for name in ("preferred_output", "non_preferred_output"))
+        return "OpenAI's preferences", list(asked["messages"]), good, bad
     if not {"chosen", "rejected"} <= row.keys():
         raise InputError(f"no pair; it has the fields {', '.join(map(str, row)) or 'none'}, and known are {KNOWN}")
     chosen, rejected = (as_messages(row[name], "assistant", name) for name in ("chosen", "rejected"))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from newleaf.data.windows import NO_TARGET
-from newleaf.errors import InputError
 from newleaf.model import GPT
 from newleaf.train.course import Term
 from newleaf.tune import preference_loss
@@ -19,7 +18,7 @@ from newleaf.tune.answers import Example
 from newleaf.tune.log_probs import sums_by_owner, target_log_probs
 from newleaf.tune.loss_examiner import evaluating
 from newleaf.tune.options import PreferenceConfig
-from newleaf.tune.packing import GRAIN, Ints, pack, shuffled
+from newleaf.tune.packing import GRAIN, pack
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class ExamplePair:
 
 @dataclass(frozen=True)
 class PairPart:
-    """n pairs as 2n sequences packed into windows: ids and targets [W, T], `documents` [W, T] within each window, and `owners` [W, T]: whose
+    """n pairs as 2n sequences packed into windows: ids and targets [W, T], `documents` [W, T] of each window, and `owners` [W, T]: whose
     token each target is, the n chosen ones before the n rejected ones. `lengths` and `reference` [2n] are of the sequences."""
 
     ids: Tensor
@@ -104,28 +103,6 @@ def packed_part(sequences: Sequence[Example], references: Sequence[float], pad_i
     return PairPart(*(tensor.to(device) for tensor in (*tensors, lengths, torch.tensor(references, dtype=torch.float32))))
 
 
-class PairBatches:
-    """Shuffled pairs; `batch(step)` follows from (pairs, seed, step) alone. `share` as for `PackedBatches`."""
-
-    def __init__(self, pairs: Pairs, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
-        part, parts = share
-        if batch_size % parts:
-            raise InputError(f"train.batch_size: {batch_size} pairs cannot be shared by {parts} processes equally; choose a multiple")
-        self._pairs, self._size, self._seed = pairs, batch_size, seed
-        self._own: Ints = np.arange(batch_size, dtype=np.int64)[part * batch_size // parts : (part + 1) * batch_size // parts]
-
-    @property
-    def rows_per_epoch(self) -> int:
-        return len(self._pairs)
-
-    def batch(self, step: int) -> PairBatch:
-        return self._pairs.rows(shuffled(step * self._size + self._own, len(self._pairs), self._seed))
-
-    def widest(self) -> PairBatch:
-        longest = max(range(len(self._pairs)), key=lambda number: self._pairs.pairs[number].places)
-        return self._pairs.rows([longest] * len(self._own))
-
-
 class Pairs:
     """Pairs by number."""
 
@@ -135,6 +112,11 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def longest(self) -> int:
+        """The pair with the most positions."""
+        return max(range(len(self.pairs)), key=lambda number: self.pairs[number].places)
+
     def rows(self, numbers: Sequence[int]) -> PairBatch:
         return PairBatch([self.pairs[number] for number in numbers], len(self.loss.terms), self.loss.by_token, self.pad_id)
 
@@ -143,7 +125,7 @@ class Pairs:
 class PreferenceLoss:
     """The loss as a course gives it: sums over the pairs of a part.
 
-    Beside the loss itself, `accuracy` is the share of pairs whose chosen answer the model prefers (DPO and IPO: more than the reference does),
+    Beside the loss itself, `accuracy` is the share of pairs whose chosen answer the model prefers (DPO and IPO: more than its reference),
     and `margin` by how much, in nats; `nll` is what the chosen answers cost a token.
     """
 

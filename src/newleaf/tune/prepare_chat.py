@@ -1,4 +1,4 @@
-"""Every conversation of a source, as examples that fit the context: cut at a turn where they are longer, skipped where they teach nothing."""
+"""Every conversation of a source as examples that fit: cut at a turn where they are longer, skipped where they teach nothing."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Reading:
                 )
             sides.append(made[0])
         found.shapes[pair.shape] += 1
-        return ExamplePair(*sides)
+        return ExamplePair(sides[0], sides[1])
 
     def _made(self, conversation: Conversation, answers: Answers, found: Findings) -> list[Example]:
         if not conversation.said_by_assistant():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from newleaf.data.batches import Batch
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
 from newleaf.measure.text_metrics import headline, text_metric
@@ -24,7 +25,7 @@ from newleaf.tune.chat_data import Split, Talk, fingerprint_of, read_talks
 from newleaf.tune.chat_examiner import ChatExaminer, Talks
 from newleaf.tune.config import TuneConfig
 from newleaf.tune.options import ChatConfig, TalkDataConfig
-from newleaf.tune.packing import PackedBatches, PackedExamples
+from newleaf.tune.packing import PackedExamples, ShuffledBatches
 from newleaf.tune.prepare_chat import Reading
 from newleaf.tune.task import USUAL, Task
 
@@ -59,8 +60,8 @@ class ChatCourse(ChatModelCourse):
         name = headline(metric)
         return Measure(f"val_{name}", {"bleu": "BLEU", "chrf": "chrF", "rougeL": "ROUGE-L"}.get(name, "% exact"), higher_is_better=True)
 
-    def batches(self, share: tuple[int, int]) -> PackedBatches:
-        return PackedBatches(self.packed, self.train.batch_size, self.train.seed, share)
+    def batches(self, share: tuple[int, int]) -> ShuffledBatches[Batch]:
+        return ShuffledBatches(self.packed, self.train.batch_size, self.train.seed, share)
 
     losses = staticmethod(next_token_losses)
 
@@ -83,9 +84,7 @@ def open_chat(config: ChatTuneConfig, base: Base, monitor: Monitor, ranks: Ranks
     return course
 
 
-def conversations_of(
-    config: ChatTuneConfig, base: Base, monitor: Monitor
-) -> tuple[ChatTuneConfig, ChatBase, list[Talk], list[Talk]]:
+def conversations_of(config: ChatTuneConfig, base: Base, monitor: Monitor) -> tuple[ChatTuneConfig, ChatBase, list[Talk], list[Talk]]:
     """The configuration with nothing left open, the base ready to chat, and the conversations to learn from and held out."""
     if build(SamplingConfig, config.train.sample, "train.sample.").n != 1:
         raise InputError("train.sample.n: one sample is shown for each prompt")

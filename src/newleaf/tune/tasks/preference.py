@@ -21,7 +21,8 @@ from newleaf.tune.chat_data import Split, fingerprint_of, read_pairs
 from newleaf.tune.config import TuneConfig
 from newleaf.tune.loss_examiner import LossExaminer
 from newleaf.tune.options import ChatConfig, PreferenceConfig, TalkDataConfig
-from newleaf.tune.preference import ExamplePair, PairBatches, Pairs, PreferenceLoss, with_reference
+from newleaf.tune.packing import ShuffledBatches
+from newleaf.tune.preference import ExamplePair, PairBatch, Pairs, PreferenceLoss, with_reference
 from newleaf.tune.prepare_chat import Reading
 from newleaf.tune.task import USUAL, Task
 
@@ -51,8 +52,8 @@ class PreferenceCourse(ChatModelCourse):
         sides = (side for pair in [*train, *held_out] for side in (pair.chosen, pair.rejected))
         super().__init__(config, ready, sizes, fingerprint_of(sides))
 
-    def batches(self, share: tuple[int, int]) -> PairBatches:
-        return PairBatches(self.pairs, self.train.batch_size, self.train.seed, share)
+    def batches(self, share: tuple[int, int]) -> ShuffledBatches[PairBatch]:
+        return ShuffledBatches(self.pairs, self.train.batch_size, self.train.seed, share)
 
     def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> LossExaminer:
         return LossExaminer(network, self.held_out, self.losses, self.terms, EVAL_PAIRS, heed, ranks)
@@ -82,4 +83,6 @@ def _referred(pairs: list[ExamplePair], config: PreferenceTuneConfig, ready: Cha
     return with_reference(pairs, network, ready.pad_id, lambda done, of: monitor.stage("asking the reference model", done, of))
 
 
-TASK = Task(PreferenceTuneConfig, open_preference, merge(USUAL, {"optimizer": {"learning_rate": 5e-6}, "train": {"batch_size": 8}}), epochs=1.0)
+TASK = Task(
+    PreferenceTuneConfig, open_preference, merge(USUAL, {"optimizer": {"learning_rate": 5e-6}, "train": {"batch_size": 8}}), epochs=1.0
+)
