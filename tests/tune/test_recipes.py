@@ -1,0 +1,61 @@
+"""The recipes for conversations and preferences train a small model, and the command line refuses bad rows with code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conversing import FAST, WORDS, base_model, preferences, talks, write_rows
+
+import newleaf
+from newleaf.cli.main import main
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = {**FAST, "eval_windows": 4}
+
+
+def tune(recipe: str, tmp_path: Path, *source: Path, **options: Any) -> newleaf.Run:
+    base = base_model(tmp_path / "base", template=recipe == "qlora-big.yaml", context_length=256)
+    config = RECIPES / recipe
+    train = {name: value for name, value in SMALL.items() if not (recipe == "qlora-big.yaml" and name == "micro_batch_size")}
+    return newleaf.finetune(base, *source, config=config, out=tmp_path / "run", quiet=True, steps=2, train=train, **options)
+
+
+def test_the_recipe_for_chat_learns_from_the_standard_library(tmp_path: Path) -> None:
+    run = tune("chat-small.yaml", tmp_path, data={"limit": 30, "validation_limit": 4})
+    assert run.config["source"] == ["newleaf:stdlib-chat"]
+    assert {sample["prompt"] for sample in run.samples} == {"What does `textwrap.dedent` do?", "How do I call `shutil.copyfile`?"}
+
+
+def test_the_recipe_for_translating_measures_bleu_before_and_after(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    rows = [{"prompt": word, "references": [said, said.upper()]} for word, said in WORDS.items()]
+    run = tune("translate-small.yaml", tmp_path, write_rows(tmp_path / "rows.jsonl", rows))
+    assert next(line["step"] for line in run.metrics if "val_bleu" in line) == 0
+    assert "val_bleu" in run.summary
+
+
+def test_the_recipe_for_summaries_measures_rouge(tmp_path: Path) -> None:
+    pytest.importorskip("rouge_score")
+    rows = [{"text": f"{word} is {said}", "summary": said} for word, said in WORDS.items()]
+    run = tune("summarise-small.yaml", tmp_path, write_rows(tmp_path / "rows.jsonl", rows), chat={"length": 128, "max_tokens": 4})
+    assert {"val_rougeL", "val_rouge1", "val_rouge2"} <= run.summary.keys()
+
+
+def test_the_recipe_for_preferences_runs(tmp_path: Path) -> None:
+    assert "val_accuracy" in tune("dpo-small.yaml", tmp_path, preferences(tmp_path / "pairs.jsonl")).summary
+
+
+def test_the_recipe_for_big_models_trains_an_adapter_over_4_bits(tmp_path: Path) -> None:
+    pytest.importorskip("newleaf.adapters")
+    run = tune("qlora-big.yaml", tmp_path, talks(tmp_path / "talks.jsonl", 12), chat={"length": 128})
+    assert (run.path / "adapter" / "adapter_config.json").exists()
+
+
+def test_the_command_ends_with_code_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"messages": [{"role": "robot", "content": "x"}]}])
+    words = ["finetune", base_model(tmp_path / "base"), rows, "--task", "chat", "--out", tmp_path / "run", "--steps", "1", "--quiet"]
+    assert main(list(map(str, words))) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "robot" in line]
+    assert "rows.jsonl:1: messages[0].role: 'robot' is not one of" in line
