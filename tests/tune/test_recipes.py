@@ -53,6 +53,20 @@ def test_the_recipe_for_big_models_trains_an_adapter_over_4_bits(tmp_path: Path)
     assert (run.path / "adapter" / "adapter_config.json").exists()
 
 
+def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    talks(tmp_path / "talks.jsonl", 12)
+    preferences(tmp_path / "pairs.jsonl", 8)
+    base_model(tmp_path / "runs" / "book")
+    page = (RECIPES.parent / "docs" / "chat-tuning.md").read_text("utf-8")
+    lines = [line for line in page.split("```")[1].splitlines() if line]
+    assert [line.split(" --task ")[1].split()[0] for line in lines] == ["chat", "preference", "distil"]
+    for line in lines:
+        if "distil" in line:  # a student with the teacher's tokens: the teacher itself, drawn anew
+            line = line.replace("runs/small", "runs/chat") + " --base.fresh"
+        assert main([*line.split()[1:], "--steps", "1", "--threads", "1", "--quiet"]) == 0
+
+
 def test_the_command_ends_with_code_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"messages": [{"role": "robot", "content": "x"}]}])
     words = ["finetune", base_model(tmp_path / "base"), rows, "--task", "chat", "--out", tmp_path / "run", "--steps", "1", "--quiet"]
