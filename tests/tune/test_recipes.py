@@ -16,10 +16,8 @@ SMALL = {**FAST, "eval_windows": 4}
 
 
 def tune(recipe: str, tmp_path: Path, *source: Path, **options: Any) -> newleaf.Run:
-    base = base_model(tmp_path / "base", template=recipe == "qlora-big.yaml", context_length=256)
-    config = RECIPES / recipe
-    train = {name: value for name, value in SMALL.items() if not (recipe == "qlora-big.yaml" and name == "micro_batch_size")}
-    return newleaf.finetune(base, *source, config=config, out=tmp_path / "run", quiet=True, steps=2, train=train, **options)
+    base = base_model(tmp_path / "base", context_length=256)
+    return newleaf.finetune(base, *source, config=RECIPES / recipe, out=tmp_path / "run", quiet=True, steps=2, train=SMALL, **options)
 
 
 def test_the_recipe_for_chat_learns_from_the_standard_library(tmp_path: Path) -> None:
@@ -45,12 +43,6 @@ def test_the_recipe_for_summaries_measures_rouge(tmp_path: Path) -> None:
 
 def test_the_recipe_for_preferences_runs(tmp_path: Path) -> None:
     assert "val_accuracy" in tune("dpo-small.yaml", tmp_path, preferences(tmp_path / "pairs.jsonl")).summary
-
-
-def test_the_recipe_for_big_models_trains_an_adapter_over_4_bits(tmp_path: Path) -> None:
-    pytest.importorskip("newleaf.adapters")
-    run = tune("qlora-big.yaml", tmp_path, talks(tmp_path / "talks.jsonl", 12), chat={"length": 128})
-    assert (run.path / "adapter" / "adapter_config.json").exists()
 
 
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from newleaf.text.chat_template import ChatTemplate
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.monitor import Monitor
 from newleaf.tune.base import Base
+from newleaf.tune.config import TuneConfig
 from newleaf.tune.new_template import add_rows, new_tokens, with_chat_tokens
 from newleaf.tune.options import ChatConfig
 
@@ -58,7 +59,7 @@ class ChatBase:
         return self.base.defaults | ({"eos_token_id": ends} if ends else {})
 
 
-def chat_base(base: Base, config: ChatConfig, seed: int, monitor: Monitor) -> ChatBase:
+def chat_base(base: Base, config: ChatConfig, tuning: TuneConfig, monitor: Monitor) -> ChatBase:
     """The base with the template that the recipe names, its own, or a new one. Raises InputError when there is none to be had."""
     tokenizer = base.tokenizer
     if config.template is not None:
@@ -70,11 +71,16 @@ def chat_base(base: Base, config: ChatConfig, seed: int, monitor: Monitor) -> Ch
     else:
         raise InputError(f"{base.name}: has no chat template; give one with --chat.template FILE, or let chat.new_template add one")
     added = new_tokens(tokenizer, ready)
+    if tuning.lora is not None and ready is not tokenizer:
+        raise InputError(
+            f"lora: an adapter leaves the model's tokens and template as they are, and {base.name} would get new ones; "
+            "begin from a chat model, or tune all weights for chat first"
+        )
     if ready is not tokenizer:
         names = ", ".join(str(ready.backend.id_to_token(token)) for token in added)
         said = f", with the tokens {names}, which begin as the mean of all others" if added else ""
         monitor.say(f"Chat template: {config.template or 'new, in the layout of ChatML'}{said}.")
-    return ChatBase(base, ready, added, seed)
+    return ChatBase(base, ready, added, tuning.train.seed)
 
 
 def _read(path: Path) -> str:

@@ -206,7 +206,7 @@ def _chat_base(config: DistilTuneConfig, base: Base, teacher: Teacher, monitor: 
         own = base.tokenizer
         ready = Tokenizer(own.backend, own.bos_id, own.eos_id, own.pad_id, own.settings | {"chat_template": template})
         return ChatBase(base, ready, [], config.train.seed)
-    found = chat_base(base, config.chat, config.train.seed, monitor)
+    found = chat_base(base, config.chat, config, monitor)
     if found.added:
         raise InputError("distil: the template needs new tokens, which the teacher does not know; tune the student for chat first")
     return found

@@ -63,7 +63,7 @@ def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, 
     """Read and render the pairs, and ask the model as it is what it gives them. Raises InputError for bad ones, with file and line."""
     length = check_length(config.chat.length, base, "chat.length")
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
-    ready = chat_base(base, config.chat, config.train.seed, monitor)
+    ready = chat_base(base, config.chat, config, monitor)
     reading = Reading(length, config.chat.system, on_error=config.data.on_error)
     train, held_out = read_pairs(Split(config.source, config.data), reading, Answers(ready.template), monitor)
     if config.preference.method != "orpo":
