@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newleaf.model import GPT, GPTConfig
+from newleaf.model.apart import runs_of
 from newleaf.tune.answers import Example
 from newleaf.tune.packing import PackedExamples, ShuffledBatches, pack
 
 SHAPES = {
     "learned positions": {"tie_embeddings": False},
     "rotary": {"positions": "rotary", "norm": "rms_norm", "qk_norm": True, "n_kv_head": 2, "activation": "silu", "gated": True},
+    "sinks": {"positions": "rotary", "sinks": True},
     "sinks and windows": {"positions": "rotary", "sinks": True, "windows": (5, 0)},
     "parallel": {"positions": "rotary", "block": "parallel", "rotary_dim": 4, "rotary_interleaved": True},
     "post-norm": {"block": "post_norm", "final_norm": False},
@@ -40,14 +42,18 @@ def test_packing_places_every_example_once_and_no_window_is_too_long(sizes: list
     assert len(windows) <= 2 * -(-sum(sizes) // 40)  # any-fit packing never takes twice what is needed
 
 
+@pytest.mark.parametrize("sizes", [[20, 13, 9, 21, 30], [70, 40, 120, 100, 50, 110]], ids=["masked", "apart"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits_of_a_packed_conversation_are_those_it_has_alone(name: str) -> None:
-    config = GPTConfig(vocab_size=90, context_length=64, n_layer=2, n_head=4, n_embd=32, **SHAPES[name])  # type: ignore[arg-type]
+def test_logits_of_a_packed_conversation_are_those_it_has_alone(name: str, sizes: list[int]) -> None:
+    """Also their gradients, by a loss over all of them."""
+    length = 64 if sizes[0] == 20 else 256
+    config = GPTConfig(vocab_size=90, context_length=length, n_layer=2, n_head=4, n_embd=32, **SHAPES[name])  # type: ignore[arg-type]
     network = GPT(config).double().eval()
-    made = examples([20, 13, 9, 21, 30])
-    packed = PackedExamples(made, 64, 0, seed=1)
-    assert len(packed) == 2
-    batch = packed.rows([0, 1])
+    made = examples(sizes)
+    packed = PackedExamples(made, length, 0, seed=1)
+    assert len(packed) <= 3
+    batch = packed.rows(range(len(packed)))
+    assert (runs_of(batch.documents, {0}) is None) == (sizes[0] == 20)
     together = network(batch.ids, documents=batch.documents)
     for row, window in enumerate(packed.windows):
         at = 0
@@ -56,6 +62,15 @@ def test_logits_of_a_packed_conversation_are_those_it_has_alone(name: str) -> No
             alone = network(ids[None])[0]
             torch.testing.assert_close(together[row, at : at + len(ids)], alone, rtol=1e-9, atol=1e-9)
             at += len(ids)
+    network.zero_grad()
+    network.loss(batch.ids, batch.targets, documents=batch.documents, reduction="sum").backward()
+    packed_slopes = [weight.grad.clone() for weight in network.parameters()]
+    network.zero_grad()
+    for example in made:
+        ids = torch.from_numpy(example.ids.astype(np.int64))
+        targets = torch.where(torch.from_numpy(example.learned[1:]), ids[1:], -100)
+        network.loss(ids[None, :-1], targets[None], reduction="sum").backward()
+    torch.testing.assert_close(packed_slopes, [weight.grad for weight in network.parameters()], rtol=1e-6, atol=1e-6)
 
 
 def test_the_loss_of_packed_conversations_is_that_of_each_alone() -> None:

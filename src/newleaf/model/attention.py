@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newleaf.model import fused
+from newleaf.model.apart import Runs, attend_apart
 from newleaf.model.cache import KVCache
 from newleaf.model.config import GPTConfig
 from newleaf.model.norm import RMSNorm
@@ -25,6 +26,7 @@ class Context:
     masks: dict[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
     rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
     cache: KVCache | None
+    runs: Runs | None = None  # where there are documents in the rows, and each is attended to by itself; then there are no masks
     angles: tuple[Tensor, Tensor] | None = None  # fp32 tables [T, rotary_dim], where every text of the batch begins at the first position
 
 
@@ -106,10 +108,13 @@ class Attention(nn.Module):
         if context.cache is not None:
             k, v = context.cache.append(self.layer, k, v)
         mask, dropout = context.masks[self.window], self.dropout if self.training else 0.0
-        if self.sinks is not None:
-            mixed = _attend_with_sinks(q, k, v, mask, dropout, self.scale, self.sinks)
-        else:
-            mixed = attend(q, k, v, mask, dropout, self.scale, self.fp32)
+
+        def attend_to(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if self.sinks is not None:
+                return _attend_with_sinks(q, k, v, mask, dropout, self.scale, self.sinks)
+            return attend(q, k, v, mask, dropout, self.scale, self.fp32)
+
+        mixed = attend_to(q, k, v) if context.runs is None else attend_apart(attend_to, q, k, v, context.runs)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -117,6 +122,7 @@ class Attention(nn.Module):
         """Whether this is causal attention over whole texts and nothing more, which `fused` does in one step."""
         return (
             context.cache is None
+            and context.runs is None
             and context.masks[self.window] is None
             and (context.rotary is None or (context.angles is not None and context.angles[0].shape[-1] == self.head_dim))
             and not (self.interleaved and context.rotary is not None)

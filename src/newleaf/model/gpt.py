@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from newleaf.model.apart import runs_of
 from newleaf.model.attention import Context
 from newleaf.model.block import Block
 from newleaf.model.cache import KVCache
@@ -71,8 +72,11 @@ class GPT(nn.Module):
             angles = (cos, sin) if cos.ndim == 2 and past == 0 else None
             rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
         windows = set(self.config.windows or (0,))
-        masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
-        context = Context(masks, rotary, cache, angles)
+        runs = runs_of(documents, windows) if seen is None and cache is None else None
+        masks: dict[int, Tensor | None] = dict.fromkeys(windows)
+        if runs is None:
+            masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
+        context = Context(masks, rotary, cache, runs, angles)
         again = self.recompute and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             x = checkpoint(block, x, context, use_reentrant=False) if again else block(x, context)
