@@ -51,8 +51,8 @@ def attention_mask(
 class Branches:
     """Texts that share a beginning, in one row: a trunk, then branches that each go on from the trunk's end and do not see each other.
 
-    `number` [B, T] is 0 for the trunk's tokens, which stand first, and the branch's for the others; each branch stands in one piece. What
-    fills a row up is a branch like any other.
+    `number` [B, T] is 0 for the trunk's tokens, which stand first, and the branch's for the others; each branch stands in one piece. It
+    is -1 for what fills a row up.
     """
 
     number: Tensor
@@ -64,7 +64,7 @@ class Branches:
         starts[:, 1:] = self.number[:, 1:] != self.number[:, :-1]
         within = index - torch.where(starts, index, 0).cummax(1).values
         trunk = (self.number == 0).sum(1, keepdim=True)
-        return past + torch.where(self.number == 0, index, trunk + within)
+        return past + torch.where(self.number == 0, index, trunk + within).where(self.number >= 0, 0)
 
     def mask(self, past: int, window: int) -> Tensor:
         """True where a query may look: [B, 1, T, past + T]."""
