@@ -74,14 +74,16 @@ class Engine:
                 atexit.register(self.close)  # a thread that Python's end meets inside compiled code takes the process down
         return request
 
-    def write(self, prompts: str | Several[str], config: SamplingConfig, first: int = 0, ends: Collection[int] = ()) -> Iterator[Piece]:
-        """Pieces of one prompt, or of several that are written together, as they come; the engine works while somebody iterates. `ends` are
-        tokens that end a text, beside the tokenizer's own.
+    def write(
+        self, prompts: str | Several[str] | Several[Several[int]], config: SamplingConfig, first: int = 0, ends: Collection[int] = ()
+    ) -> Iterator[Piece]:
+        """Pieces of one prompt, or of several (texts or ids) that are written together, as they come; the engine works while somebody
+        iterates. `ends` are tokens that end a text, beside the tokenizer's own.
 
         Raises InputError as `submit` does.
         """
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        requests = [self._hand_in(prompt, config, first + number, ends) for number, prompt in enumerate(prompts)]
+        several: Several[str] | Several[Several[int]] = [prompts] if isinstance(prompts, str) else prompts
+        requests = [self._hand_in(prompt, config, first + number, ends) for number, prompt in enumerate(several)]
         return self._drive(requests)
 
     def answer(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from newleaf.generate.runner import evaluating
@@ -156,12 +156,13 @@ def _score_batch(network: GPT, trees: Sequence[Tree], prefix: KVCache | None) ->
 
 def _predict(network: GPT, hidden: Tensor, wanted: Sequence[_Wanted]) -> tuple[Tensor, Tensor]:
     """Log-probabilities fp32 of the wanted tokens, and whether each was the likeliest; logits are made once for each place."""
-    places, which = torch.tensor([each.place for each in wanted], device=hidden.device).unique(return_inverse=True)
+    every = torch.tensor([each.place for each in wanted], device=hidden.device)
+    places, which = torch.unique(every, return_inverse=True)
     tokens = torch.tensor([each.token for each in wanted], device=hidden.device)
     logprobs, likeliest = torch.empty(len(wanted)), torch.empty(len(wanted), dtype=torch.bool)
     order = which.argsort(stable=True)
     bounds = torch.searchsorted(which[order], torch.arange(0, len(places) + HEAD_ROWS, HEAD_ROWS, device=hidden.device)).tolist()
-    for number, (first, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (first, end) in enumerate(itertools.pairwise(bounds)):
         some, start = order[first:end], number * HEAD_ROWS
         logits = network.head(hidden[places[start : start + HEAD_ROWS]]).float()
         rows, own = which[some] - start, tokens[some]
