@@ -1,4 +1,4 @@
-"""Whether a test set stood in the training text: n-grams that both have, as GPT-3's authors looked for them (Brown et al. 2020, appendix C)."""
+"""Whether a test set stood in the training text: n-grams that both have (as in GPT-3's paper, Brown et al. 2020, appendix C)."""
 
 from __future__ import annotations
 

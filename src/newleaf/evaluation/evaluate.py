@@ -62,7 +62,7 @@ def evaluate(
 def _run(subject: Subject, jobs: Sequence[Job], setting: Setting, progress: Progress, answers: Path | None) -> Evaluation:
     results = []
     for job in jobs:
-        path = answers / f"{re.sub(r'[^\w.-]+', '_', job.name)}.jsonl" if answers is not None else None
+        path = answers / (re.sub(r"[^\w.-]+", "_", job.name) + ".jsonl") if answers is not None else None
         results.append(replace(job.run(subject, setting, path, progress), task=job.name))
     notes = []
     if isinstance(subject, LocalSubject) and subject.truncated:

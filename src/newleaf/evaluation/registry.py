@@ -79,8 +79,8 @@ def find_job(name: str) -> Job:
 
 
 def _file_job(path: Path) -> Job:
-    from newleaf.evaluation.texts import generation_task, is_generation_file
     from newleaf.evaluation.text import run_text
+    from newleaf.evaluation.texts import generation_task, is_generation_file
 
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
     if path.name.endswith(ROWS):

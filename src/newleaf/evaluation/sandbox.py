@@ -29,8 +29,8 @@ class Outcome:
 
 
 def run_program(source: str, seconds: float = 3.0, memory: int = MEMORY) -> Outcome:
-    """Run Python source to its end. It has `seconds` of wall clock and of processor time, `memory` bytes, an empty folder that goes with it,
-    nothing of the environment, no network, and no further processes."""
+    """Run Python source to its end. It has `seconds` of wall clock and of processor time, `memory` bytes, an empty folder that goes with
+    it, nothing of the environment, no network, and no further processes."""
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="newleaf-run-", ignore_cleanup_errors=True) as folder:
         request = {"source": source, "token": token, "seconds": seconds, "memory": memory, "file_size": FILE_SIZE, "folder": folder}

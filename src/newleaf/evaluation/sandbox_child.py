@@ -17,6 +17,7 @@ import signal
 import struct
 import sys
 import time
+from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_THREAD = 0x10000000, 0x20000000, 0x40000000, 0x00010000
@@ -65,8 +66,8 @@ def enter_namespaces(libc: ctypes.CDLL, folder: str) -> bool:
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) != 0:
         return False
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
+        with contextlib.suppress(OSError):
+            Path(f"/proc/self/{name}").write_text(text)
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)

@@ -83,8 +83,8 @@ def read_documents(source: str | Path, limit: int | None = None) -> tuple[list[t
 
 
 def windows(ids: Sequence[int], length: int, stride: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """What is read and what is predicted, so that each id after the first is predicted once: window k reads ids kS … kS + T - 1 and predicts
-    those of its next ids that no earlier one has."""
+    """What is read and what is predicted, so that each id after the first is predicted once: window k reads ids kS … kS + T - 1 and
+    predicts those of its next ids that no earlier one has."""
     done = 0
     for start in range(0, len(ids), stride):
         end = min(len(ids) - 1, start + length)
@@ -111,9 +111,15 @@ def run_text(source: Path, subject: Subject, setting: Setting, journal: Path | N
         todo = [number for number, each in enumerate(answered) if each is None]
         for place, done in _score(subject, [texts[number] for number in todo], stride, name, progress):
             answered[todo[place]] = done
-            kept.add(texts[todo[place]].item, done)
-        complete = [each for each in answered if each is not None]
-        kept.finish([text.item for text in texts], complete)
+            if done.refused is None:
+                kept.add(texts[todo[place]].item, done)
+        pairs = [(text, each) for text, each in zip(texts, answered, strict=True) if each is not None]
+        kept.finish([text.item for text, _ in pairs], [each for _, each in pairs])
+    problems += [f"{text.where}: {each.refused}" for text, each in pairs if each.refused]
+    complete = [each for _, each in pairs if not each.refused]
+    texts = [text for text, each in pairs if not each.refused]
+    if not complete:
+        raise InputError(problems[-1])
     lossless = subject.tokenizer.lossless
     if not lossless:
         problems.append(
@@ -161,12 +167,12 @@ def _score(subject: LocalSubject, texts: Sequence[_Text], stride: int, name: str
             parts.append(_Window(number, Tree(trunk, [own]), int(lengths[list(own)].sum())))
     left = np.bincount([part.document for part in parts], minlength=len(texts))
     found: dict[int, dict[int, list[float]]] = {}
-    done = 0
-    for place, (score,) in score_trees(subject.network, [part.tree for part in parts]):
+    for number in np.flatnonzero(left == 0).tolist():
+        yield number, Answered(None, {}, "the tokenizer has no tokens for it")
+    for done, (place, (score,)) in enumerate(score_trees(subject.network, [part.tree for part in parts]), 1):
         part = parts[place]
         done_of = found.setdefault(part.document, {})
         done_of[place] = [-score.logprob, -score.logprob / math.log(2), score.tokens, part.bytes, 0.0]
-        done += 1
         progress(name, done, len(parts))
         if len(done_of) == left[part.document]:
             yield part.document, _answered(texts[part.document].text, [done_of[each] for each in sorted(done_of)])

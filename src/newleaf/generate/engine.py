@@ -82,7 +82,7 @@ class Engine:
 
         Raises InputError as `submit` does.
         """
-        several: Several[str] | Several[Several[int]] = [prompts] if isinstance(prompts, str) else prompts
+        several: list[str | Several[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
         requests = [self._hand_in(prompt, config, first + number, ends) for number, prompt in enumerate(several)]
         return self._drive(requests)
 
