@@ -3,49 +3,22 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from small_tasks import Sentences, tiny_model, write_rows
 
 from newleaf.api import Model
-from newleaf.model import GPT, GPTConfig
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 SUBJECTS = ("anatomy", "high_school_us_history")
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    return path
-
-
-class Sentences:
-    """Sentences drawn from a text's own words, some with what tasks have to mind: brackets, double spaces, numbers, letters not in ASCII."""
-
-    def __init__(self, text: str, seed: int) -> None:
-        self.words, self.random = [word for word in text.split() if word.isalpha()], random.Random(seed)
-
-    def __call__(self, least: int = 3, most: int = 12) -> str:
-        count = self.random.randint(least, most)
-        words = [self.random.choice(self.words) for _ in range(count)]
-        words.insert(self.random.randrange(count), self.random.choice(["42", "naïve", "[step]", "[title]", "1,000", "the"]))
-        return " ".join(words).capitalize() + self.random.choice([".", "  again.", " "])
-
-
 @pytest.fixture(scope="session")
 def tiny_tokenizer(book: Path) -> Any:
     return train_tokenizer([book.read_text("utf-8")], TokenizerConfig(), 500)
-
-
-def tiny_model(tokenizer: Any, seed: int = 1, context: int = 2048) -> Model:
-    """A random GPT-2 of two layers whose opinions are strong enough to differ."""
-    torch.manual_seed(seed)
-    return Model(GPT(GPTConfig(tokenizer.vocab_size, context, 2, 4, 32, init_std=0.3)).eval(), tokenizer, "gpt2")
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +74,10 @@ def hub_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return (json.loads(line) for line in (data_dir / name).read_text("utf-8").splitlines())
 
     write_rows(folder / "Rowan/hellaswag/validation.jsonl", [row | {"label": str(row["label"])} for row in rows("hellaswag.jsonl")])
-    arc = [{"question": r["question"], "choices": {"text": r["choices"], "label": r["labels"]}, "answerKey": r["answer"]} for r in rows("arc_easy.jsonl")]
+    arc = [
+        {"question": r["question"], "choices": {"text": r["choices"], "label": r["labels"]}, "answerKey": r["answer"]}
+        for r in rows("arc_easy.jsonl")
+    ]
     write_rows(folder / "allenai/ai2_arc/ARC-Easy/test.jsonl", arc)
     for subject in SUBJECTS:
         for file, split in (("mmlu_dev.jsonl", "dev"), ("mmlu_test.jsonl", "test")):

@@ -90,7 +90,16 @@ def test_gsm8k_writes_and_reads_answers_as_the_harness_does(model: Model, data_d
 
 @pytest.mark.parametrize(
     "text",
-    ["The answer is 7.", "so The answer is 1,234.\n", "The answer is $5.", "I think 12 and then 7", "The answer is 7", "nothing", "-5 -5.", "3.0"],
+    [
+        "The answer is 7.",
+        "so The answer is 1,234.\n",
+        "The answer is $5.",
+        "I think 12 and then 7",
+        "The answer is 7",
+        "nothing",
+        "-5 -5.",
+        "3.0",
+    ],
 )
 def test_answers_are_read_as_the_harnesss_filters_and_metric_read_them(text: str) -> None:
     from lm_eval.api.metrics import exact_match_hf_evaluate

@@ -11,7 +11,7 @@ from newleaf.errors import InputError
 from newleaf.evaluation.journal import Answered, Journal
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.subject import Ask, Refused, Subject
-from newleaf.evaluation.task import Item, Measure, Setting, Task
+from newleaf.evaluation.task import Item, Marks, Measure, Setting, Task
 
 
 def run_questions(task: Task, subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
@@ -58,7 +58,7 @@ def _added_up(
     task: Task, pairs: list[tuple[Item, Answered]], left_out: list[str], setting: dict[str, Any], seconds: float, asked: int
 ) -> TaskResult:
     marks = [each.marks for _, each in pairs]
-    measures = tuple(measure for measure in task.measures if all(measure.mark in each for each in marks))
+    measures = tuple(measure for measure in task.measures if all(measure.mark in each for each in marks) and _counts(measure, marks))
     scores = {measure.name: measure.of(marks) for measure in measures}
     if task.corpus_measures:
         outputs, references = [str(each.answer[0]) for _, each in pairs], [list(item.gold) for item, _ in pairs]
@@ -69,9 +69,13 @@ def _added_up(
     )  # fmt: skip
 
 
+def _counts(measure: Measure, marks: list[Marks]) -> bool:
+    return measure.weight is None or sum(each[measure.weight] for each in marks) > 0
+
+
 def _by_group(pairs: list[tuple[Item, Answered]], measures: tuple[Measure, ...]) -> dict[str, Any]:
     names = sorted({item.group for item, _ in pairs if item.group})
     if not names:
         return {}
     groups = {name: [each.marks for item, each in pairs if item.group == name] for name in names}
-    return {name: {measure.name: measure.of(marks) for measure in measures} for name, marks in groups.items()}
+    return {name: {each.name: each.of(marks) for each in measures if _counts(each, marks)} for name, marks in groups.items()}

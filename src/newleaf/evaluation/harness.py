@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +211,17 @@ def _files(folder: Path, path: str, name: str | None) -> dict[str, Path]:
     raise InputError(f"lm_eval: the data set {path}{f', {name}' if name else ''} is not under --data-dir; looked for {' and '.join(tried)}")
 
 
+@cache
+def task_manager() -> Any:
+    """The harness's list of tasks, which takes seconds to read."""
+    return TaskManager()
+
+
 def check_harness(name: str, setting: Setting) -> None:
     """Raises InputError when the harness has no task of this name, offering the nearest."""
     import difflib
 
-    known = TaskManager().all_tasks
+    known = task_manager().all_tasks
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise InputError(f"lm_eval:{name}: lm-evaluation-harness has no such task" + (f"; did you mean lm_eval:{near[0]}?" if near else ""))
@@ -239,6 +246,7 @@ def run_harness(name: str, subject: Subject, setting: Setting, journal: Path | N
             bootstrap_iters=0,
             confirm_run_unsafe_code=setting.allow_code,
             log_samples=True,
+            task_manager=task_manager(),
         )
     return _result(name, found, setting, journal, subject, time.monotonic() - begun)
 

@@ -96,8 +96,9 @@ class LocalSubject:
             own = self.tokenizer.encode(context + continuation)[len(context_ids) :]
         if not own or not context_ids:
             raise InputError(f"the tokenizer has no tokens for {continuation if not own else context!r}")
-        if self._unknown is not None and self._unknown in own:
-            raise InputError(f"the tokenizer cannot encode {continuation!r}: part of it is its token for the unknown")
+        lost = continuation.strip() and not self.tokenizer.lossless and not self.tokenizer.decode(own, skip_special=False).strip()
+        if lost or (self._unknown is not None and self._unknown in own):
+            raise InputError(f"the tokenizer cannot encode {continuation!r}")
         if len(own) > self.context_length:
             raise InputError(f"the continuation has {len(own):,} tokens, and the context is {self.context_length:,}")
         return context_ids, own

@@ -50,7 +50,8 @@ class Difference:
 
 def ratio_of_means(sums: Array) -> Array:
     """[R, 2] sums over items → the first over the second: a mean where the second counts items, bits per byte where it counts bytes."""
-    return np.asarray(sums[:, 0] / sums[:, 1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 def estimate(
@@ -71,7 +72,7 @@ def estimate(
     drawn = finish(ratio_of_means(_resampled_sums(pairs, resamples)))
     low, high = _interval(drawn)
     plain = weights is None and finish(np.array([0.3]))[0] == 0.3
-    error = float(pairs[:, 0].std(ddof=1) / math.sqrt(len(pairs))) if plain and len(pairs) > 1 else float(drawn.std())
+    error = float(pairs[:, 0].std(ddof=1) / math.sqrt(len(pairs))) if plain and len(pairs) > 1 else float(np.nanstd(drawn))
     return Estimate(value, error, low, high, len(pairs))
 
 
@@ -122,5 +123,8 @@ def _resampled_sums(columns: Array, resamples: int) -> Array:
 
 def _interval(drawn: Array) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
+    drawn = drawn[np.isfinite(drawn)]  # a draw may hold no item that counts
+    if not len(drawn):
+        return math.nan, math.nan
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.runner import evaluating
-from newleaf.model import GPT, KVCache
+from newleaf.model import GPT, KVCache, fused
 from newleaf.model.masks import Branches
 from newleaf.quant.layers import PackedWeight
 
 BATCH_TOKENS = 2048  # of one forward pass: matrix products are at their best, activations still small
 HEAD_ROWS = 128  # positions whose logits are held at once
+LARGE = 1 << 20  # logits that are worth a compiled loop
 SHARED = 48  # tokens that beginnings must have in common to be read together
 
 
@@ -131,8 +132,8 @@ def _score_batch(network: GPT, trees: Sequence[Tree], prefix: KVCache | None) ->
     past, limit = prefix.length if prefix is not None else 0, network.config.context_length
     longest = max(tree.length for tree in trees)
     straight = all(len(tree.branches) == 1 for tree in trees)
-    # Rows of whole sixteens go through the compiled loops.
-    width = longest if straight and past + longest + 15 > limit else -(-longest // 16) * 16
+    # Plain causal rows of whole sixteens go through the compiled loops.
+    width = -(-longest // 16) * 16 if straight and past + longest + 15 <= limit else longest
     ids, number = torch.zeros(2, len(trees), width, dtype=torch.long).unbind()
     wanted: list[_Wanted] = []
     owners = 0
@@ -164,12 +165,26 @@ def _predict(network: GPT, hidden: Tensor, wanted: Sequence[_Wanted]) -> tuple[T
     bounds = torch.searchsorted(which[order], torch.arange(0, len(places) + HEAD_ROWS, HEAD_ROWS, device=hidden.device)).tolist()
     for number, (first, end) in enumerate(itertools.pairwise(bounds)):
         some, start = order[first:end], number * HEAD_ROWS
-        logits = network.head(hidden[places[start : start + HEAD_ROWS]]).float()
+        logits = network.head(hidden[places[start : start + HEAD_ROWS]])
         rows, own = which[some] - start, tokens[some]
-        total, best = logits.logsumexp(-1), logits.argmax(-1)
-        logprobs[some] = (logits[rows, own] - total[rows]).cpu()
-        likeliest[some] = (best[rows] == own).cpu()
+        values = logits[rows, own].float()
+        likely = values == logits.amax(-1).float()[rows]
+        for place in likely.nonzero().flatten().tolist():  # where several are the likeliest, the first is
+            likely[place] = logits[rows[place]].argmax() == own[place]
+        likeliest[some] = likely.cpu()
+        logprobs[some] = (values - _log_total(logits)[rows]).cpu()
     return logprobs, likeliest
+
+
+def _log_total(logits: Tensor) -> Tensor:
+    """The logarithm of Σ exp over the vocabulary, fp32 [R]. On a CPU a compiled loop finds it in one pass, which leaves something else in the
+    logits."""
+    compiled = logits.device.type == "cpu" and logits.dtype in (torch.bfloat16, torch.float32) and logits.numel() >= LARGE
+    if not compiled or not fused.available():
+        return logits.float().logsumexp(-1)
+    first = logits[:, 0].to(torch.float32, copy=True)
+    losses, _ = fused.softmax_slopes(logits.contiguous(), torch.zeros(len(logits), dtype=torch.long))
+    return losses + first
 
 
 def _collect(trees: Sequence[Tree], wanted: Sequence[_Wanted], logprobs: Tensor, likeliest: Tensor) -> list[list[Score]]:

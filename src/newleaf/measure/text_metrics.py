@@ -86,8 +86,11 @@ def corpus_score(name: str, texts: Sequence[str], references: Sequence[Sequence[
     metric: Any = CHRF() if name == "chrf" else BLEU(tokenize="zh" if chinese > latin else "13a")
     most = max(len(own) for own in references)
     columns = [[own[place] if place < len(own) else None for own in references] for place in range(most)]
-    score = metric.corpus_score(list(texts), columns, n_bootstrap=resamples if len(texts) > 1 else 1)
-    return float(score.score), float(getattr(score, "_ci", 0.0) or 0.0) if len(texts) > 1 else 0.0
+    try:
+        score = metric.corpus_score(list(texts), columns, n_bootstrap=resamples if len(texts) > 1 else 1)
+    except TypeError:  # sacrebleu's mean of resampled scores does not take the plain 0.0 of a resample without a match
+        score = metric.corpus_score(list(texts), columns)
+    return float(score.score), float(getattr(score, "_ci", 0.0) or 0.0)
 
 
 def distinct(texts: Sequence[str], n: int) -> float:

@@ -78,7 +78,9 @@ def _attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) 
     batch, heads, length, dim = q.shape
     grouped = (q * scale).reshape(batch, k.shape[1], -1, dim)
     scores = grouped @ k.mT
-    scores.view(batch, k.shape[1], -1, length, k.shape[2]).masked_fill_(~mask.unsqueeze(2), float("-inf"))
+    # Adding takes half the time of filling in.
+    bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+    scores.view(batch, k.shape[1], -1, length, k.shape[2]).add_(bias.unsqueeze(2))
     return (scores.softmax(-1) @ v).view(batch, heads, length, dim)
 
 
