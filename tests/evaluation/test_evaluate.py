@@ -17,7 +17,7 @@ from newleaf.api.evaluating import evaluation
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.evaluation.local import LocalSubject
-from newleaf.evaluation.report import remarks
+from newleaf.evaluation.report import reference_rows, remarks
 
 
 def test_the_result_is_the_one_of_the_design(model: Model, data_dir: Path) -> None:
@@ -113,9 +113,20 @@ def test_the_command_prints_a_table_and_writes_every_form_of_the_report(
     assert json.loads(capsys.readouterr().out)["tasks"]["sst2"]["n"] == 12
 
 
+def test_speed_is_a_task(model: Model) -> None:
+    found = newleaf.evaluate(model, ["speed"], quiet=True)["tasks"]["speed"]
+    assert found["tokens_per_second"] > 0
+    assert found["prompt_tokens_per_second"] > found["tokens_per_second"]
+    assert found["setting"]["new_tokens"] == 128
+
+
 def test_published_figures_stand_only_beside_the_same_setting(model: Model, data_dir: Path) -> None:
-    assert not any("published" in line for line in remarks(evaluation(model, ["mmlu"], data_dir, shots=1, quiet=True)))
-    assert any("GPT-NeoX 20B" in line for line in remarks(evaluation(model, ["mmlu"], data_dir, shots=5, quiet=True)))
+    assert reference_rows(evaluation(model, ["mmlu"], data_dir, shots=1, quiet=True)) == []
+    found = evaluation(model, ["mmlu"], data_dir, shots=5, quiet=True)
+    own, neox = reference_rows(found)
+    assert own[:3] == (found.model, "mmlu, 5 shots", "acc")
+    assert neox[:4] == ("GPT-NeoX 20B", "mmlu, 5 shots", "acc", "33.6 %")
+    assert "arxiv.org/abs/2204.06745" in neox[4]
 
 
 BAD = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chat_folders import make_chat_model
-from small_tasks import write_rows
+from small_tasks import tiny_model, write_rows
 
 import newleaf
 from newleaf.api import Model
@@ -77,7 +77,7 @@ def test_chat_templates_and_their_control_tokens_are_the_back_ends(tmp_path: Pat
 
     from newleaf.evaluation.harness import NewleafLM
 
-    talker = make_chat_model()
+    talker = tiny_model(newleaf.load(make_chat_model(tmp_path / "chat")).tokenizer)
     talker.save(tmp_path / "talker")
     ours = NewleafLM(LocalSubject(talker.network, talker.tokenizer, "talker", ends=talker.end_ids))
     theirs = HFLM(pretrained=str(tmp_path / "talker"), dtype="float32", device="cpu")
@@ -107,4 +107,4 @@ def test_data_that_is_not_there_and_tasks_that_do_not_exist_are_named(model: Mod
         newleaf.evaluate(model, ["lm_eval:helaswag"], tmp_path, quiet=True)
     write_rows(tmp_path / "sst2.jsonl", [{"text": "a", "label": 0}])
     with pytest.raises(InputError, match="lm_eval:sst2 takes one"):
-        newleaf.evaluate(make_chat_model(), ["sst2"], tmp_path, chat=True, quiet=True)
+        newleaf.evaluate(str(make_chat_model(tmp_path / "talker")), ["sst2"], tmp_path, chat=True, quiet=True)

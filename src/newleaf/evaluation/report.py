@@ -94,11 +94,40 @@ def table(found: Evaluation) -> RenderableType:
             cells.append(shown(name, same[3].value) if same is not None else "")
         columns.add_row(*map(Text, cells))
         last = label
-    return Group(columns, *(Text(line) for line in remarks(found)))
+    return Group(columns, *(Text(line) for line in remarks(found)), *_references(found))
+
+
+def reference_rows(found: Evaluation) -> list[tuple[str, str, str, str, str]]:
+    """Published figures of the same tasks and settings below the model's own: model, task and shots, score, value, source."""
+    lines = []
+    for task in found.tasks:
+        figures = published_for(task.task, task.setting, set(task.scores))
+        for name in dict.fromkeys(figure.score for figure in figures):
+            label = f"{task.task}, {task.setting.get('shots')} shots"
+            lines.append((found.model, label, name, shown(name, task.scores[name].value), f"here, {task.n:,} items"))
+            lines += [(each.model, label, name, shown(name, each.value), each.source) for each in figures if each.score == name]
+    return lines
+
+
+def _references(found: Evaluation) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = reference_rows(found)
+    if not lines:
+        return
+    sources = list(dict.fromkeys(line[4] for line in lines if not line[4].startswith("here")))
+    columns = Table(title=Text("beside published figures, which are of whole sets"), title_justify="left")
+    for heading in ("model", "task", "score", "value", "source"):
+        columns.add_column(heading, justify="right" if heading == "value" else "left")
+    for *cells, source in lines:
+        columns.add_row(*map(Text, cells), Text(f"[{sources.index(source) + 1}]" if source in sources else source))
+    yield columns
+    yield from (Text(f"[{number}] {source}") for number, source in enumerate(sources, 1))
 
 
 def remarks(found: Evaluation) -> list[str]:
-    """Sentences under the table: differences, published figures, xz, what was left out."""
+    """Sentences under the table: differences, xz, what was left out."""
     lines = list(found.notes)
     other = found.against
     for task, scores in found.differences.items():
@@ -106,11 +135,6 @@ def remarks(found: Evaluation) -> list[str]:
     for result in found.tasks:
         if "xz_bits_per_byte" in result.extra:
             lines.append(f"{result.task}: xz -9e needs {result.extra['xz_bits_per_byte']:.4f} bits per byte")
-        for figure in published_for(result.task, result.setting, set(result.scores)):
-            lines.append(
-                f"{result.task}: published, {figure.model}: {figure.score} {shown(figure.score, figure.value)}, {figure.shots} shots, "
-                f"the whole set [{figure.source}]"
-            )
         lines += [f"left out: {each}" for each in result.left_out[:LEFT_OUT_SHOWN]]
         if len(result.left_out) > LEFT_OUT_SHOWN:
             lines.append(f"left out: {len(result.left_out) - LEFT_OUT_SHOWN:,} more rows of {result.task}; --json and --out list them")
@@ -126,6 +150,16 @@ def markdown(found: Evaluation) -> str:
         count = estimate.n if group else task.n
         lines.append(f"| {label} | {count:,} | {name} | {shown(name, estimate.value)} | {interval(name, estimate)} |")
     lines += ["", *(f"- {line}" for line in remarks(found))]
+    references = reference_rows(found)
+    if references:
+        lines += [
+            "",
+            "Beside published figures, which are of whole sets:",
+            "",
+            "| model | task | score | value | source |",
+            "|---|---|---|---:|---|",
+        ]
+        lines += ["| " + " | ".join(cells) + " |" for cells in references]
     lines += ["", "Settings:", ""]
     lines += [f"- {task.task}: " + ", ".join(f"{name} {value}" for name, value in task.setting.items()) for task in found.tasks]
     lines += ["- model: " + ", ".join(f"{name} {value}" for name, value in found.about.items()), f"- newleaf {found.version}", ""]
