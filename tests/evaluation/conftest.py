@@ -39,10 +39,15 @@ def data_dir(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, say = tmp_path_factory.mktemp("eval"), Sentences(book.read_text("utf-8"), 3)
     draw = say.random
     hellaswag = [
-        {"activity_label": say(1, 3), "ctx_a": say(5, 30), "ctx_b": draw.choice(["then", "", "the man"]), "endings": [say() for _ in range(4)],
-         "label": draw.randrange(4)}
+        {
+            "activity_label": say(1, 3),
+            "ctx_a": say(5, 30),
+            "ctx_b": draw.choice(["then", "", "the man"]),
+            "endings": [say() for _ in range(4)],
+            "label": draw.randrange(4),
+        }
         for _ in range(12)
-    ]  # fmt: skip
+    ]
     write_rows(folder / "hellaswag.jsonl", hellaswag)
     arc = []
     for number in range(12):

@@ -21,7 +21,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 class Sentences:
-    """Sentences drawn from a text's own words, some with what tasks have to mind: brackets, double spaces, numbers, letters not in ASCII."""
+    """Sentences drawn from a text's own words, some with what tasks have to mind: brackets, double spaces, numbers, other letters."""
 
     def __init__(self, text: str, seed: int) -> None:
         self.words, self.random = [word for word in text.split() if word.isalpha()], random.Random(seed)

@@ -30,17 +30,15 @@ def theirs(model_folder: Path, hub_dir: Path) -> Any:
     """Runs a task of the harness with its own transformers back end on the local files; results and samples."""
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    from newleaf.evaluation.harness import local_data
+    from newleaf.evaluation.harness import local_data, task_manager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     network = HFLM(pretrained=str(model_folder), dtype="float32", device="cpu", batch_size=4)
-    manager = TaskManager()
 
     def run(task: str, shots: int | None) -> Any:
         with local_data(hub_dir):
-            return simple_evaluate(network, tasks=[task], num_fewshot=shots, bootstrap_iters=0, task_manager=manager)
+            return simple_evaluate(network, tasks=[task], num_fewshot=shots, bootstrap_iters=0, task_manager=task_manager())
 
     return run
 

@@ -148,7 +148,8 @@ def test_the_namespaces_hold_by_themselves(tmp_path: Path) -> None:
         f"assert child.enter_namespaces(ctypes.CDLL(None, use_errno=True), {str(folder)!r}) or os._exit(77)\n"
         f"open('own', 'w').write('x')\nprint(os.getpid())\n"
         f"try:\n    open({str(outside)!r}, 'w')\nexcept OSError as error:\n    print(error.errno)\n"
-        "import socket\ntry:\n    socket.create_connection(('1.1.1.1', 53), 2)\nexcept OSError:\n    print('no network')\nsys.stdout.flush()\n"
+        "import socket\ntry:\n    socket.create_connection(('1.1.1.1', 53), 2)\nexcept OSError:\n    print('no network')\n"
+        "sys.stdout.flush()\n"
     )
     if done.returncode == 77 or "AssertionError" in done.stderr:
         pytest.skip("this system allows no namespaces")

@@ -104,7 +104,7 @@ def test_files_that_cannot_be_read_are_named(model: Model, tmp_path: Path) -> No
     assert found.n == 1
     assert [line.partition(": ")[0] for line in found.left_out] == [f"{path}:{number}" for number in (2, 3, 4)]
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="binary.txt"):
+    with pytest.raises(InputError, match=r"binary\.txt"):
         evaluation(model, [str(tmp_path / "binary.txt")], quiet=True)
     with pytest.raises(InputError, match="stride: must be 1 to 2048"):
         evaluation(model, [str(path)], stride=5000, quiet=True)

@@ -297,4 +297,4 @@ def _version() -> str:
     return version("lm_eval")
 
 
-__all__ = ["NewleafLM", "check_harness", "local_data", "run_harness"]
+__all__ = ["NewleafLM", "check_harness", "local_data", "run_harness", "task_manager"]

@@ -7,6 +7,10 @@ from typing import Any
 
 GPTJ_PAGE = "GPT-J's model card, zero-shot table (https://huggingface.co/EleutherAI/gpt-j-6b); run with lm-evaluation-harness in 2021"
 
+LEADERBOARD = (
+    "Open LLM Leaderboard of 2023, on GPT-NeoX's model card (https://huggingface.co/EleutherAI/gpt-neox-20b); lm-evaluation-harness"
+)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -34,9 +38,8 @@ PUBLISHED = (
     *_gptj_row("GPT-Neo 1.3B", 7.50, 0.572, 0.489),
     *_gptj_row("GPT-Neo 2.7B", 5.63, 0.622, 0.558),
     *_gptj_row("GPT-J 6B", 3.99, 0.697, 0.661),
-    Figure("GPT-J 6B", "mmlu", "acc", 0.273, 0, "Black et al. 2022 (GPT-NeoX-20B, https://arxiv.org/abs/2204.06745), section 4"),
-    Figure("GPT-NeoX 20B", "mmlu", "acc", 0.286, 0, "Black et al. 2022 (https://arxiv.org/abs/2204.06745), section 4"),
-    Figure("GPT-NeoX 20B", "mmlu", "acc", 0.336, 5, "Black et al. 2022 (https://arxiv.org/abs/2204.06745), section 4"),
+    Figure("GPT-NeoX 20B", "hellaswag", "acc_norm", 0.7345, 10, LEADERBOARD),
+    Figure("GPT-NeoX 20B", "mmlu", "acc", 0.250, 5, LEADERBOARD),
 )
 
 

@@ -177,8 +177,8 @@ def _predict(network: GPT, hidden: Tensor, wanted: Sequence[_Wanted]) -> tuple[T
 
 
 def _log_total(logits: Tensor) -> Tensor:
-    """The logarithm of Σ exp over the vocabulary, fp32 [R]. On a CPU a compiled loop finds it in one pass, which leaves something else in the
-    logits."""
+    """The logarithm of Σ exp over the vocabulary, fp32 [R]. On a CPU a compiled loop finds it in one pass, and leaves something else in
+    the logits."""
     compiled = logits.device.type == "cpu" and logits.dtype in (torch.bfloat16, torch.float32) and logits.numel() >= LARGE
     if not compiled or not fused.available():
         return logits.float().logsumexp(-1)
