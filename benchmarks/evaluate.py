@@ -1,10 +1,12 @@
 """HellaSwag items a second: newleaf beside lm-evaluation-harness's transformers back end, on the same rows, in bf16, in one process.
 
-    python -m benchmarks.evaluate MODEL --data-dir DIR [--limit 96] [--batch-sizes 1 8 32]
+    python -m benchmarks.evaluate MODEL --data-dir DIR [--limit 96] [--batch-sizes 1 8 32] [--fp32]
+    python -m benchmarks.evaluate MODEL --data-dir DIR --agreement [--limit 20]
 
 MODEL is anything newleaf opens; the harness reads a folder that newleaf writes of it, and runs its own HellaSwag task (its requests are
-built before the clock runs). Each side's best batch size counts; then both run again in turns, and the medians are compared. The table says
-how many answers agree, and how far log-likelihoods lie from those in fp32.
+built before the clock runs). Each side's best batch size counts; then both run again in turns, and the medians are compared. The table
+says how many answers agree, and how far log-likelihoods lie from those in fp32 (--fp32). With --agreement, every likelihood task runs
+on both sides in fp32, and the table says how far they are apart.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 import newleaf
-from newleaf.evaluation.choice import CHOICE_TASKS
+from newleaf.evaluation.choice import CHOICE_TASKS, lambada
 from newleaf.evaluation.local import LocalSubject
 from newleaf.evaluation.subject import Ask
 from newleaf.evaluation.task import Item, Setting
+from newleaf.measure.loglikelihood import Score
 
 
 def main() -> None:
@@ -38,7 +41,10 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fp32", action="store_true", help="run both in fp32 too, and compare with that")
+    parser.add_argument("--agreement", action="store_true", help="all likelihood tasks in fp32 on both sides, not timed")
     args = parser.parse_args()
+    if args.agreement:
+        return agreement(args)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     task = next(each for each in CHOICE_TASKS if each.name == "hellaswag").task()
     items = task.questions(Setting(args.data_dir, args.limit)).items
@@ -74,6 +80,40 @@ def main() -> None:
     print(json.dumps({"newleaf": ours_speed, "lm_eval": their_speed, "ratio": ours_speed / their_speed}))
 
 
+def agreement(args: argparse.Namespace) -> None:
+    """Every likelihood task in fp32 on both sides."""
+    table = Table("task", "items", "acc newleaf", "acc lm_eval", "same answers", "greedy agrees", "largest |Δ log-likelihood|")
+    with tempfile.TemporaryDirectory() as folder:
+        model = newleaf.load(args.model, weights="fp32")
+        ours = LocalSubject(model.network, model.tokenizer, "newleaf")
+        model.save(Path(folder) / "model")
+        theirs = harness(Path(folder) / "model", torch.float32)
+        for task in [*(each.task() for each in CHOICE_TASKS), lambada()]:
+            items = task.questions(Setting(args.data_dir, args.limit)).items
+            found = dict(ours.score([item.ask for item in items if isinstance(item.ask, Ask)]))
+            wanted = raw_theirs(theirs, items, 1)
+            own = [found[number] for number in range(len(items))]
+            answers = [[task.mark(item, scores)["acc"] for item, scores in zip(items, side)] for side in (own, wanted)]
+            pairs = [pair for one, other in zip(own, wanted) for pair in zip(one, other)]
+            greedy = sum(a.greedy == b.greedy for a, b in pairs)
+            table.add_row(
+                task.name, str(len(items)), *(f"{100 * np.mean(each):.1f} %" for each in answers),
+                f"{sum(a == b for a, b in zip(*answers))} of {len(items)}", f"{greedy} of {len(pairs)}",
+                f"{max(abs(a.logprob - b.logprob) for a, b in pairs):.1e}",
+            )  # fmt: skip
+            Console(width=140).print(table)
+
+
+def raw_theirs(model: Any, items: list[Item], batch_size: int) -> list[list[Score]]:
+    from lm_eval.api.instance import Instance
+
+    pairs = [(item.ask.context, each) for item in items for each in item.ask.continuations]
+    requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
+    model.batch_size_per_gpu = batch_size
+    found = iter(model.loglikelihood(requests, disable_tqdm=True))
+    return [[Score(*next(found), 0) for _ in item.ask.continuations] for item in items]
+
+
 def harness(folder: Path, dtype: torch.dtype) -> Any:
     from lm_eval.models.huggingface import HFLM
 
@@ -88,15 +128,9 @@ def run_ours(subject: LocalSubject, items: list[Item]) -> tuple[list[list[float]
 
 
 def run_theirs(model: Any, items: list[Item], batch_size: int) -> tuple[list[list[float]], float]:
-    from lm_eval.api.instance import Instance
-
-    pairs = [(item.ask.context, each) for item in items for each in item.ask.continuations]
-    requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0) for pair in pairs]
-    model.batch_size_per_gpu = batch_size
     begun = time.perf_counter()
-    found = iter(model.loglikelihood(requests, disable_tqdm=True))
-    seconds = time.perf_counter() - begun
-    return [[next(found)[0] for _ in item.ask.continuations] for item in items], seconds
+    found = raw_theirs(model, items, batch_size)
+    return [[score.logprob for score in each] for each in found], time.perf_counter() - begun
 
 
 def scores(items: list[Item], found: list[list[float]], exact: list[list[float]] | None) -> list[str]:
