@@ -192,7 +192,16 @@ def test_diversity_is_by_definition() -> None:
     assert text_metrics.repetition("one two three four five") == 0
     assert text_metrics.self_bleu(["the same words here now"] * 4) == pytest.approx(100)
     assert text_metrics.self_bleu(["the first words here now", "entirely different text stands there"]) < 10
+    assert text_metrics.self_bleu(["没有这样的远程仓库", "没有这样的远程分支"]) > 40  # by characters
     assert text_metrics.compression_ratio(["na " * 1000]) > 50
+
+
+def test_bleu_of_chinese_is_by_characters() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    texts, references = ["没有这样的远程组", "默认的值"], [["没有这样的远程或远程组"], ["默认值"]]
+    score, half = text_metrics.corpus_score("bleu", texts, references)
+    assert score == pytest.approx(sacrebleu.corpus_bleu(texts, [[each[0] for each in references]], tokenize="zh").score)
+    assert half >= 0
 
 
 def test_consistency_is_the_share_of_names_and_numbers_that_the_source_has() -> None:

@@ -160,7 +160,8 @@ def _predict(network: GPT, hidden: Tensor, wanted: Sequence[_Wanted]) -> tuple[T
     every = torch.tensor([each.place for each in wanted], device=hidden.device)
     places, which = torch.unique(every, return_inverse=True)
     tokens = torch.tensor([each.token for each in wanted], device=hidden.device)
-    logprobs, likeliest = torch.empty(len(wanted)), torch.empty(len(wanted), dtype=torch.bool)
+    logprobs = torch.empty(len(wanted), device=hidden.device)
+    likeliest = torch.empty(len(wanted), dtype=torch.bool, device=hidden.device)
     order = which.argsort(stable=True)
     bounds = torch.searchsorted(which[order], torch.arange(0, len(places) + HEAD_ROWS, HEAD_ROWS, device=hidden.device)).tolist()
     for number, (first, end) in enumerate(itertools.pairwise(bounds)):
@@ -171,9 +172,9 @@ def _predict(network: GPT, hidden: Tensor, wanted: Sequence[_Wanted]) -> tuple[T
         likely = values == logits.amax(-1).float()[rows]
         for place in likely.nonzero().flatten().tolist():  # where several are the likeliest, the first is
             likely[place] = logits[rows[place]].argmax() == own[place]
-        likeliest[some] = likely.cpu()
-        logprobs[some] = (values - _log_total(logits)[rows]).cpu()
-    return logprobs, likeliest
+        likeliest[some] = likely
+        logprobs[some] = values - _log_total(logits)[rows]
+    return logprobs.cpu(), likeliest.cpu()
 
 
 def _log_total(logits: Tensor) -> Tensor:

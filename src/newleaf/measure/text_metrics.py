@@ -81,9 +81,7 @@ def corpus_score(name: str, texts: Sequence[str], references: Sequence[Sequence[
         from sacrebleu.metrics.chrf import CHRF
     except ImportError:
         raise InputError(f"{name}: {MISSING}") from None
-    chinese = sum(len(re.findall(f"[{_CJK}]", each)) for own in references for each in own)
-    latin = sum(len(re.findall(r"[A-Za-z]", each)) for own in references for each in own)
-    metric: Any = CHRF() if name == "chrf" else BLEU(tokenize="zh" if chinese > latin else "13a")
+    metric: Any = CHRF() if name == "chrf" else BLEU(tokenize=_bleu_words([each for own in references for each in own]))
     most = max(len(own) for own in references)
     columns = [[own[place] if place < len(own) else None for own in references] for place in range(most)]
     try:
@@ -91,6 +89,12 @@ def corpus_score(name: str, texts: Sequence[str], references: Sequence[Sequence[
     except TypeError:  # sacrebleu's mean of resampled scores does not take the plain 0.0 of a resample without a match
         score = metric.corpus_score(list(texts), columns)
     return float(score.score), float(getattr(score, "_ci", 0.0) or 0.0)
+
+
+def _bleu_words(texts: Sequence[str]) -> str:
+    """sacrebleu's way to cut words: its usual one, or characters where more of them are Chinese or Japanese than Latin."""
+    far = sum(len(re.findall(f"[{_CJK}]", text)) for text in texts)
+    return "zh" if far > sum(len(re.findall(r"[A-Za-z]", text)) for text in texts) else "13a"
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
@@ -114,7 +118,7 @@ def self_bleu(texts: Sequence[str]) -> float:
     some = [text for text in texts[:SELF_BLEU_TEXTS] if text.strip()]
     if len(some) < 2:
         return 0.0
-    metric = BLEU(effective_order=True)
+    metric = BLEU(effective_order=True, tokenize=_bleu_words(some))
     return float(sum(metric.sentence_score(text, some[:at] + some[at + 1 :]).score for at, text in enumerate(some)) / len(some))
 
 
