@@ -62,6 +62,7 @@ def main() -> None:
             our_times.append(seconds)
             their_scores, seconds = run_theirs(theirs, items, quickest)
             their_times.append(seconds)
+            print(f"newleaf {len(items) / our_times[-1]:.2f}, lm_eval {len(items) / their_times[-1]:.2f} items/s", flush=True)
         exact = None
         if args.fp32:
             wide = newleaf.load(args.model, weights="fp32")

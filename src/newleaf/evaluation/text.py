@@ -25,6 +25,7 @@ from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.subject import Subject
 from newleaf.evaluation.task import Item, Marks, Measure, Setting
 from newleaf.measure.loglikelihood import Tree, score_trees
+from newleaf.text.tokenizer import Tokenizer
 
 LISTED = 100  # documents that results.json lists; all are among the answers
 BITS = Measure("bits_per_byte", "bits", weight="bytes", higher_is_better=False)
@@ -120,11 +121,9 @@ def run_text(source: Path, subject: Subject, setting: Setting, journal: Path | N
     texts = [text for text, each in pairs if not each.refused]
     if not complete:
         raise InputError(problems[-1])
-    lossless = subject.tokenizer.lossless
+    lossless = subject.tokenizer.lossless or all(_comes_back(subject.tokenizer, text.text) for text in texts)
     if not lossless:
-        problems.append(
-            f"{source}: no bits per byte, since this tokenizer does not give texts back exactly; compare its perplexity with its own"
-        )
+        problems.append(f"{source}: no bits per byte, since this tokenizer does not give the text back exactly")
     marks = [each.marks for each in complete]
     result = TaskResult(
         name, {}, ((BITS,) if lossless else ()) + (PER_TOKEN, PER_WORD), left_out=problems,
@@ -135,6 +134,11 @@ def run_text(source: Path, subject: Subject, setting: Setting, journal: Path | N
     over = parts if len(marks) == 1 and len(parts) > 1 else marks
     scores = {measure.name: measure.of(over) for measure in result.measures if all(each[str(measure.weight)] > 0 for each in over)}
     return replace(result, scores=scores, extra=_extra(texts, marks))
+
+
+def _comes_back(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether this very text does, whatever the tokenizer's parts promise."""
+    return tokenizer.decode(tokenizer.encode(text, special_tokens=False)) == text
 
 
 def _extra(texts: Sequence[_Text], marks: Sequence[Marks]) -> dict[str, Any]:
