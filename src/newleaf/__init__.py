@@ -8,9 +8,9 @@ from newleaf.errors import InputError
 from newleaf.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from newleaf.api import Model, Run, finetune, load, pretrain, resume
+    from newleaf.api import Model, Run, evaluate, finetune, load, pretrain, resume
 
-__all__ = ["InputError", "Model", "Run", "__version__", "finetune", "load", "pretrain", "resume"]
+__all__ = ["InputError", "Model", "Run", "__version__", "evaluate", "finetune", "load", "pretrain", "resume"]
 
 
 def __getattr__(name: str) -> Any:

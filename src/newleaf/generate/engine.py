@@ -78,15 +78,20 @@ class Engine:
         return request
 
     def write(
-        self, prompts: str | Several[str], config: SamplingConfig, first: int = 0, ends: Collection[int] = (), adapter: str | None = None
+        self,
+        prompts: str | Several[str] | Several[Several[int]],
+        config: SamplingConfig,
+        first: int = 0,
+        ends: Collection[int] = (),
+        adapter: str | None = None,
     ) -> Iterator[Piece]:
-        """Pieces of one prompt, or of several that are written together, as they come; the engine works while somebody iterates. `ends` are
-        tokens that end a text, beside the tokenizer's own.
+        """Pieces of one prompt, or of several (texts or ids) that are written together, as they come; the engine works while somebody
+        iterates. `ends` are tokens that end a text, beside the tokenizer's own.
 
         Raises InputError as `submit` does.
         """
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        requests = [self._hand_in(prompt, config, first + number, ends, adapter=adapter) for number, prompt in enumerate(prompts)]
+        several: list[str | Several[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
+        requests = [self._hand_in(prompt, config, first + number, ends, adapter=adapter) for number, prompt in enumerate(several)]
         return self._drive(requests)
 
     def answer(

@@ -37,6 +37,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float,
     causal = mask is None and q.shape[2] > 1
     if causal and q.device.type == "cpu" and q.shape[2] <= PRODUCTS_UP_TO and k.shape[1] == q.shape[1]:
         return _attend_by_products(q, k, v, dropout, scale)
+    if mask is not None and not torch.is_grad_enabled() and q.device.type == "cpu" and 16 <= q.shape[2] <= PRODUCTS_UP_TO:
+        return _attend_masked(q, k, v, mask, scale)
     grouped = k.shape[1] != q.shape[1]
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, scale=scale, enable_gqa=grouped)
 
@@ -71,6 +73,18 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: 
         weights = F.dropout(scores.softmax(-1), dropout, dropout > 0)
         outputs.append(weights @ v[:, :, :end])
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+def _attend_masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Attention under any mask as two plain matrix products, which on a CPU take a third of the fused kernel's time. The queries of a group
+    of heads stand below each other, so that keys and values are used as they lie."""
+    batch, heads, length, dim = q.shape
+    grouped = (q * scale).reshape(batch, k.shape[1], -1, dim)
+    scores = grouped @ k.mT
+    # Adding takes half the time of filling in.
+    bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, float("-inf"))
+    scores.view(batch, k.shape[1], -1, length, k.shape[2]).add_(bias.unsqueeze(2))
+    return (scores.softmax(-1) @ v).view(batch, heads, length, dim)
 
 
 class Attention(nn.Module):

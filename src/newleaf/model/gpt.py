@@ -17,7 +17,7 @@ from newleaf.model.count import count_parameters
 from newleaf.model.embedding import Embedding
 from newleaf.model.initialize import initialize
 from newleaf.model.loss import linear_cross_entropy
-from newleaf.model.masks import attention_mask, token_positions
+from newleaf.model.masks import Branches, attention_mask, token_positions
 from newleaf.model.norm import build_norm
 from newleaf.model.rotary import rotary_table
 
@@ -56,15 +56,25 @@ class GPT(nn.Module):
         """Cross-entropy in nats of targets [B, T] given ids [B, T]; targets of -100 do not count. `reduction`: mean, sum or none [B, T]."""
         return linear_cross_entropy(self.hidden(ids, documents=documents), self.head.weight, self.head.bias, targets, reduction)
 
-    def hidden(self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`."""
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        real: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: KVCache | None = None,
+        branches: Branches | None = None,
+    ) -> Tensor:
+        """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`, and `branches` for texts that share a
+        beginning; then neither `real` nor `documents` is looked at, and the cache holds no padding."""
         count = ids.shape[1]
         past = cache.length if cache is not None else 0
-        if past + count > self.config.context_length:
-            raise ValueError(f"{past + count} tokens do not fit the context of {self.config.context_length}")
+        longest = past + count if branches is None else int(branches.positions(past).max()) + 1
+        if longest > self.config.context_length:
+            raise ValueError(f"{longest} tokens do not fit the context of {self.config.context_length}")
         # A cache that has seen padding keeps the record, so that later tokens go on ignoring it.
         seen = cache.note(real, count) if cache is not None else real
-        positions = token_positions(seen, documents, past, count, ids.device)
+        positions = branches.positions(past) if branches is not None else token_positions(seen, documents, past, count, ids.device)
         x = self.embedding(ids, positions)
         rotary = angles = None
         if self.config.positions == "rotary":
@@ -72,9 +82,11 @@ class GPT(nn.Module):
             angles = (cos, sin) if cos.ndim == 2 and past == 0 else None
             rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
         windows = set(self.config.windows or (0,))
-        runs = runs_of(documents, windows) if seen is None and cache is None else None
+        runs = runs_of(documents, windows) if seen is None and cache is None and branches is None else None
         masks: dict[int, Tensor | None] = dict.fromkeys(windows)
-        if runs is None:
+        if branches is not None:
+            masks = {window: branches.mask(past, window) for window in windows}
+        elif runs is None:
             masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
         context = Context(masks, rotary, cache, runs, angles)
         again = self.recompute and self.training and torch.is_grad_enabled()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -43,3 +45,36 @@ def attention_mask(
         # Padding sees itself, so that no row of the softmax is empty; nothing real ever sees it.
         mask = mask & (seen[:, None, None, :] | (key == query))
     return mask
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Texts that share a beginning, in one row: a trunk, then branches that each go on from the trunk's end and do not see each other.
+
+    `number` [B, T] is 0 for the trunk's tokens, which stand first, and the branch's for the others; each branch stands in one piece. It
+    is -1 for what fills a row up.
+    """
+
+    number: Tensor
+
+    def positions(self, past: int) -> Tensor:
+        """Positions [B, T] after `past` tokens that all rows share."""
+        index = torch.arange(self.number.shape[1], device=self.number.device)
+        starts = torch.ones_like(self.number, dtype=torch.bool)
+        starts[:, 1:] = self.number[:, 1:] != self.number[:, :-1]
+        within = index - torch.where(starts, index, 0).cummax(1).values
+        trunk = (self.number == 0).sum(1, keepdim=True)
+        return past + torch.where(self.number == 0, index, trunk + within).where(self.number >= 0, 0)
+
+    def mask(self, past: int, window: int) -> Tensor:
+        """True where a query may look: [B, 1, T, past + T]."""
+        query, key = self.number[:, :, None], self.number[:, None, :]
+        count = self.number.shape[1]
+        mask = ((key == 0) | (key == query)) & torch.ones(count, count, dtype=torch.bool, device=self.number.device).tril()
+        if past:
+            mask = torch.cat((mask.new_ones(len(mask), count, past), mask), dim=2)
+        if window:
+            own = self.positions(past)
+            before = torch.arange(past, device=own.device).expand(len(own), past)
+            mask = mask & (torch.cat((before, own), dim=1)[:, None, :] > own[:, :, None] - window)
+        return mask[:, None]

@@ -18,7 +18,7 @@ from newleaf.generate.constraints import Grammars
 from newleaf.generate.engine import Engine
 from newleaf.generate.memory import Remembering
 from newleaf.generate.options import SamplingConfig
-from newleaf.measure.text_metrics import text_metric
+from newleaf.measure.text_figures import text_metric
 from newleaf.model import GPT
 from newleaf.storage.files import write_text
 from newleaf.text.chat_template import ChatTemplate, Rendering

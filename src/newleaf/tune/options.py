@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from newleaf.measure.text_metrics import TextMetric
+from newleaf.measure.text_figures import TextMetric
 
 
 @dataclass(frozen=True)

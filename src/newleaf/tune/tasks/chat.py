@@ -11,7 +11,7 @@ from torch import nn
 from newleaf.data.batches import Batch
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
-from newleaf.measure.text_metrics import headline, text_metric
+from newleaf.measure.text_figures import headline, text_metric
 from newleaf.train.course import Course, Measure
 from newleaf.train.loop import NEXT_TOKEN, next_token_losses
 from newleaf.train.monitor import Monitor

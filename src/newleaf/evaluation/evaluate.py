@@ -1,0 +1,92 @@
+"""One evaluation: every task on the model, on another to compare with, and what follows from both."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from newleaf.errors import InputError
+from newleaf.evaluation.contamination import check_contamination
+from newleaf.evaluation.local import LocalSubject
+from newleaf.evaluation.registry import Job, find_job
+from newleaf.evaluation.result import Evaluation, Progress, TaskResult
+from newleaf.evaluation.statistics import Difference, compare
+from newleaf.evaluation.subject import Subject
+from newleaf.evaluation.task import Setting
+from newleaf.version import VERSION
+
+ANSWERS, AGAINST = "answers", "against"
+
+
+def find_jobs(tasks: Sequence[str], setting: Setting) -> list[Job]:
+    """The tasks by their names or files, checked before any work. Raises InputError for one that does not exist or cannot run."""
+    if isinstance(tasks, str) or not tasks:
+        raise InputError("tasks: give a list of task names or files, such as hellaswag or a text")
+    jobs = [find_job(str(name)) for name in tasks]
+    seen: dict[str, int] = {}
+    for number, job in enumerate(jobs):
+        seen[job.name] = seen.get(job.name, 0) + 1
+        if seen[job.name] > 1:
+            jobs[number] = replace(job, name=f"{job.name}-{seen[job.name]}")
+    for job in jobs:
+        job.check(setting)
+    return jobs
+
+
+def evaluate(
+    subject: Subject,
+    jobs: Sequence[Job],
+    setting: Setting,
+    progress: Progress,
+    out: Path | None = None,
+    against: Subject | None = None,
+    training: Sequence[str] = (),
+) -> Evaluation:
+    """Run the tasks, and the same on `against`. Answers are kept under `out`/answers and taken from there when they are there already.
+    `training` are texts in which the tasks' rows are looked for."""
+    found = _run(subject, jobs, setting, progress, out / ANSWERS if out is not None else None)
+    if training:
+        tokenizer = subject.tokenizer if isinstance(subject, LocalSubject) else None
+        tasks, notes = check_contamination(found.tasks, training, tokenizer)
+        found = replace(found, tasks=tasks, notes=[*found.notes, *notes])
+    if against is None:
+        return found
+    other = _run(against, jobs, setting, progress, out / AGAINST / ANSWERS if out is not None else None)
+    differences = {a.task: differences_of(a, b) for a, b in zip(found.tasks, other.tasks, strict=True)}
+    return replace(found, against=other, differences={task: each for task, each in differences.items() if each})
+
+
+def _run(subject: Subject, jobs: Sequence[Job], setting: Setting, progress: Progress, answers: Path | None) -> Evaluation:
+    results = []
+    for job in jobs:
+        path = answers / (re.sub(r"[^\w.-]+", "_", job.name) + ".jsonl") if answers is not None else None
+        results.append(replace(job.run(subject, setting, path, progress), task=job.name))
+    notes = []
+    if isinstance(subject, LocalSubject) and subject.truncated:
+        notes.append(f"{subject.truncated:,} prompts did not fit the context of {subject.context_length:,} and lost their beginning")
+    return Evaluation(subject.name, subject.about(), results, notes=notes, version=VERSION)
+
+
+def differences_of(a: TaskResult, b: TaskResult) -> dict[str, Difference]:
+    """Each score that both have, compared on the items that both answered. Perplexities are compared by their logarithms."""
+    ours = dict(zip(a.wheres, a.marks, strict=True))
+    theirs = dict(zip(b.wheres, b.marks, strict=True))
+    both = [where for where in a.wheres if where in theirs]
+    found = {}
+    for measure in a.measures:
+        if not both or measure.name not in a.scores or measure.name not in b.scores:
+            continue
+        one, other = [ours[where] for where in both], [theirs[where] for where in both]
+        weights = None
+        if measure.weight is not None:
+            weights = [each[measure.weight] for each in one]
+            if weights != [each[measure.weight] for each in other]:
+                continue  # tokens of different tokenizers: the scores are not of the same things
+        difference = compare([each[measure.mark] for each in one], [each[measure.mark] for each in other], weights)
+        name = f"log {measure.name}" if measure.finish == "exp" else measure.name
+        if math.isfinite(difference.value):
+            found[name] = difference
+    return found

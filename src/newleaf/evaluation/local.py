@@ -1,0 +1,164 @@
+"""A model that is open in this process, as a subject: log-likelihoods from the network, texts from the engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from newleaf.errors import InputError
+from newleaf.evaluation.subject import Ask, Refused, Writing
+from newleaf.generate.completion import Completion
+from newleaf.generate.engine import Engine
+from newleaf.generate.options import SamplingConfig
+from newleaf.measure.loglikelihood import Score, Tree, score_trees
+from newleaf.model import GPT
+from newleaf.text.chat_template import ChatTemplate, Rendering
+from newleaf.text.tokenizer import Tokenizer
+
+SAMPLED = 512  # numbers of each tensor that the fingerprint looks at
+PROMPTS = 64  # handed to the engine together
+
+
+class LocalSubject:
+    """A network with its tokenizer. `ends` are tokens that end a text, beside the tokenizer's own. With `chat`, prompts to be answered are
+    messages in this template."""
+
+    def __init__(
+        self,
+        network: GPT,
+        tokenizer: Tokenizer,
+        name: str,
+        family: str = "",
+        ends: frozenset[int] = frozenset(),
+        chat: ChatTemplate | None = None,
+    ) -> None:
+        self.network, self.tokenizer, self.name, self.family, self.ends, self.chat = network, tokenizer, name, family, ends, chat
+        self.truncated = 0  # contexts and prompts whose beginning did not fit
+
+    @property
+    def context_length(self) -> int:
+        return self.network.config.context_length
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "family": self.family,
+            "parameters": self.network.parameter_count(),
+            "weights": str(self.network.dtype).removeprefix("torch."),
+            "context_length": self.context_length,
+            "threads": torch.get_num_threads(),
+            "chat_template": self.chat is not None,
+            "fingerprint": self.fingerprint,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(self.tokenizer.fingerprint.encode(), digest_size=16)
+        digest.update(f"{self.network.config} {self.chat.sources if self.chat is not None else ''}".encode())
+        for name, tensor in self.network.state_dict().items():
+            flat = tensor.detach().flatten()
+            some = flat[:: max(1, len(flat) // SAMPLED)].float().cpu().contiguous()
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + some.numpy().tobytes())
+        return digest.hexdigest()
+
+    def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Score] | Refused]]:
+        trees: list[Tree] = []
+        owners: list[tuple[int, tuple[int, ...]]] = []  # whose tree, and which of its continuations
+        left = [len(ask.continuations) for ask in asks]
+        found: list[dict[int, Score]] = [{} for _ in asks]
+        for number, ask in enumerate(asks):
+            try:
+                for tree, which in self._trees(ask):
+                    trees.append(tree)
+                    owners.append((number, which))
+            except InputError as error:
+                yield number, Refused(str(error))
+        for place, scores in score_trees(self.network, trees):
+            number, which = owners[place]
+            found[number].update(zip(which, scores, strict=True))
+            left[number] -= len(which)
+            if not left[number]:
+                yield number, [found[number][each] for each in range(len(found[number]))]
+
+    def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Ids of a context, and those that its continuation adds, as lm-evaluation-harness cuts them: spaces at the context's end belong to
+        the continuation, and an empty context is the beginning-of-text token. Raises InputError for what cannot be encoded."""
+        if not context:
+            ids = self.tokenizer.encode(continuation, special_tokens=False)
+            first = self.tokenizer.separator_id
+            context_ids, own = (ids[:1], ids[1:]) if ids[:1] == [first] else ([first], ids)
+        else:
+            stripped = context.rstrip()
+            context_ids = self.tokenizer.encode(stripped)
+            own = self.tokenizer.encode(context + continuation)[len(context_ids) :]
+        if not own or not context_ids:
+            raise InputError(f"the tokenizer has no tokens for {continuation if not own else context!r}")
+        lost = continuation.strip() and not self.tokenizer.lossless and not self.tokenizer.decode(own, skip_special=False).strip()
+        if lost or (self._unknown is not None and self._unknown in own):
+            raise InputError(f"the tokenizer cannot encode {continuation!r}")
+        if len(own) > self.context_length:
+            raise InputError(f"the continuation has {len(own):,} tokens, and the context is {self.context_length:,}")
+        return context_ids, own
+
+    def _trees(self, ask: Ask) -> list[tuple[Tree, tuple[int, ...]]]:
+        pairs = [self.encode_pair(ask.context, continuation) for continuation in ask.continuations]
+        limit = self.context_length + 1  # the last token is only predicted
+        if all(len(context) + len(own) <= limit for context, own in pairs):
+            return [(Tree(pairs[0][0], [own for _, own in pairs]), tuple(range(len(pairs))))]
+        self.truncated += 1
+        whole = [(context + own)[-limit:] for context, own in pairs]  # each loses as much as it must, so each is read by itself
+        return [
+            (Tree(ids[: len(ids) - len(own)], [own]), (number,)) for number, (ids, (_, own)) in enumerate(zip(whole, pairs, strict=True))
+        ]
+
+    def write(self, prompts: Sequence[str], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
+        yield from self.write_ids([self._prompt(prompt) for prompt in prompts], how)
+
+    def _prompt(self, text: str) -> list[int]:
+        if self.chat is None:
+            return self.tokenizer.encode(text)
+        return self.chat.encode([{"role": "user", "content": text}], Rendering(add_generation_prompt=True)).ids
+
+    @cached_property
+    def _all_ends(self) -> frozenset[int]:
+        turn = self.chat.turn_end.token if self.chat is not None else None
+        return self.ends | ({turn} if turn is not None else frozenset())
+
+    def write_ids(self, prompts: Sequence[Sequence[int]], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
+        """`write` for prompts that are ids already. One that leaves no room for max_tokens loses its beginning."""
+        room = self.context_length - how.max_tokens
+        if room < 1:
+            raise InputError(f"max_tokens: {how.max_tokens} tokens fill the model's context of {self.context_length}; use --max-tokens")
+        config = SamplingConfig(
+            max_tokens=how.max_tokens, temperature=how.temperature, top_p=how.top_p, stop=how.stop, n=how.n, seed=how.seed
+        )
+        self.truncated += sum(len(ids) > room for ids in prompts)
+        # Similar lengths together, so that texts of a round begin and end together.
+        order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+        for first in range(0, len(order), PROMPTS):
+            some = order[first : first + PROMPTS]
+            ids = [list(prompts[number][-room:]) or [self.tokenizer.separator_id] for number in some]
+            yield from ((some[place], texts) for place, texts in self._write(ids, config))
+
+    def _write(self, prompts: Sequence[Sequence[int]], config: SamplingConfig) -> Iterator[tuple[int, list[str] | Refused]]:
+        texts: dict[tuple[int, int], Completion] = {}
+        for piece in self._engine.write(prompts, config, ends=self._all_ends):
+            text = texts.setdefault((piece.prompt, piece.sample), Completion())
+            text.text += piece.text
+            text.end = piece.end or text.end
+            own = [texts.get((piece.prompt, sample)) for sample in range(config.n)]
+            if piece.end and all(each is not None and each.end for each in own):
+                yield piece.prompt, [each.text for each in own if each is not None]
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return Engine(self.network, self.tokenizer)
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        model = self.tokenizer.backend.model
+        name = getattr(model, "unk_token", None)
+        return self.tokenizer.backend.token_to_id(name) if isinstance(name, str) else None

