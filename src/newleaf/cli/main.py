@@ -10,11 +10,11 @@ import threading
 import time
 from typing import NoReturn
 
-from newleaf.cli import chat, convert, demo, generate, info, plan, pretrain, runs
+from newleaf.cli import chat, convert, demo, generate, info, plan, pretrain, runs, serve
 from newleaf.errors import InputError, Stopped, ToldElsewhereError
 from newleaf.version import VERSION
 
-COMMANDS = (demo, pretrain, generate, chat, convert, info, runs, plan)
+COMMANDS = (demo, pretrain, generate, chat, serve, convert, info, runs, plan)
 
 
 class Parser(argparse.ArgumentParser):
