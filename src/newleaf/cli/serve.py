@@ -53,7 +53,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the models' own")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, hashed; without it nobody is asked for one")
     parser.add_argument("--add-key", metavar="NAME", help="make a key, note it in the file of --keys, print it, and end")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="where files and batches are kept")
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="where files and batches are kept (default: a folder of the user's, one for each port)"
+    )
     parser.add_argument("--log", choices=["json", "off"], default="json", help="a JSON object for each request on standard error (default)")
     for flag, (kind, _, text) in LIMITS.items():
         parser.add_argument(flag, type=kind, help=text)
@@ -81,13 +83,13 @@ def run(args: argparse.Namespace) -> int:
     from newleaf.serve.server import bind, serve
     from newleaf.serve.serving import Serving
 
-    settings = _settings(args)
+    listening = bind(args.host, args.port)
+    host, port = listening.getsockname()[:2]
+    settings = _settings(args, port)
     sources = [_source(text, args) for text in args.models]
     room = Room(_size(args.memory, "--memory"), _size(args.cache, "--cache"), args.slots, settings.limits.queue)
     logs, threads = Logs(sys.stderr if args.log == "json" else None), Threads()
     serving = Serving(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
-    listening = bind(args.host, args.port)
-    host, port = listening.getsockname()[:2]
     _warn(args.host, settings)
 
     def ready() -> None:
@@ -109,11 +111,15 @@ def _add_key(args: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
+def _settings(args: argparse.Namespace, port: int) -> Settings:
+    import platformdirs
+
     from newleaf.serve.settings import Limits, Settings
 
     given = {name: value for flag, (_, name, _) in LIMITS.items() if (value := getattr(args, flag[2:].replace("-", "_"))) is not None}
-    return Settings(Limits(**given), args.keys, args.state)
+    # Servers on one machine differ in their ports, and one that starts again has the same.
+    state = args.state or Path(platformdirs.user_data_dir("newleaf", appauthor=False)) / f"serve-{port}"
+    return Settings(Limits(**given), args.keys, state)
 
 
 def _source(text: str, args: argparse.Namespace) -> Source:

@@ -16,7 +16,7 @@ MANY = 16  # calls of one answer
 
 
 def answer_grammar(thoughts: Thoughts, answers: Sequence[str]) -> str:
-    """A Lark grammar, as llguidance reads it, of one of these answers. Each is what `json_answer`, `calls_answer` or `text_answer` gives."""
+    """A Lark grammar, as llguidance reads it, of one of these `answers`, which the functions below make."""
     rules = [rule for answer in answers for rule in answer.splitlines()]
     names = " | ".join(answer.partition(":")[0] for answer in answers)
     if thoughts == "none":

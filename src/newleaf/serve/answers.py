@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.generate.chat import Plan
+from newleaf.generate.chat import Plan, Speaker
 from newleaf.generate.logprobs import TokenScore
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
@@ -116,14 +116,13 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
     tools = question.tools if question.choice != "none" else ()
     source = speaker.template.source(list(tools) or None)
     form = form_of(source) if tools else None
-    messages = _messages(question.messages, tools, form_of(source))
     how = Rendering(
         tools=list(tools) if form not in (None, "own") else None,
         continue_final_message=question.go_on,
         variables={**(question.variables or {}), **_effort(question.effort, source)},
     )
     try:
-        prompt = speaker.prompt(messages, how)
+        prompt = _prompt(speaker, question.messages, tools, form_of(source), how)
     except InputError as error:
         raise refused(error) from None
     names = [tool["function"]["name"] for tool in tools]
@@ -141,11 +140,18 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
     return Answers(plan, request, form, names, question.parallel)
 
 
-def _messages(messages: Sequence[Message], tools: Sequence[Any], form: Form) -> list[Message]:
+def _prompt(speaker: Speaker, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
+    """The conversation as the model reads it. Templates without a place for tools get them in the system message, and those without
+    a system message in the first of the user's."""
     if form != "own":
-        return with_parsed_arguments(messages)
+        return speaker.prompt(with_parsed_arguments(messages), how)
     told = as_text(messages)
-    return with_tools(told, tools) if tools else told
+    if not tools:
+        return speaker.prompt(told, how)
+    try:
+        return speaker.prompt(with_tools(told, tools), how)
+    except InputError:
+        return speaker.prompt(with_tools(told, tools, "user"), how)
 
 
 def _effort(effort: str | None, source: str) -> dict[str, Any]:
@@ -182,7 +188,7 @@ def _constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str
         return _go_on(hosted, prompt, (mark,)), {"grammar": answer_grammar("none", answers)}
     if CHANNEL in marks_in(source):
         return _go_on(hosted, prompt, FINAL), {"grammar": answer_grammar("none", answers)}
-    if answers == [json_answer(question.schema)] and not marks_in(source):
+    if form is None and not marks_in(source):
         return prompt, {"json_schema": question.schema}  # whose errors name the place in the schema
     return prompt, {"grammar": answer_grammar(_thoughts(prompt, source), answers)}
 

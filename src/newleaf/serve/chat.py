@@ -19,7 +19,7 @@ from newleaf.serve.errors import ApiError
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.routes import router
 from newleaf.serve.sampling import most_tokens, sampling
-from newleaf.serve.schemas import ChatRequest, NamedTool
+from newleaf.serve.schemas import ChatRequest, Function, NamedTool
 from newleaf.serve.serving import Serving
 from newleaf.serve.streams import DONE, EventStream, event, unless_gone
 from newleaf.serve.tool_calls import Call
@@ -72,7 +72,7 @@ def question_of(body: ChatRequest) -> Question:
         raise ApiError(400, "tool_choice: there are no tools", "tool_choice", "invalid_value")
     named = isinstance(body.tool_choice, NamedTool)
     choice = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else body.tool_choice or "auto"
-    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+    tools = [tool_json(tool.function) for tool in body.tools or ()]
     if named and choice not in [tool["function"]["name"] for tool in tools]:
         raise ApiError(400, f"tool_choice: there is no function {choice!r} among the tools", "tool_choice", "invalid_value")
     return Question(
@@ -86,6 +86,12 @@ def question_of(body: ChatRequest) -> Question:
         go_on=bool(body.continue_final_message),
         variables=body.chat_template_kwargs,
     )
+
+
+def tool_json(function: Function) -> dict[str, Any]:
+    """A tool as templates expect it, with nothing missing."""
+    nothing = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    return {"type": "function", "function": {**nothing, **function.model_dump(exclude_none=True, exclude={"strict"})}}
 
 
 def _schema(body: ChatRequest) -> Any:

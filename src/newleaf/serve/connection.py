@@ -89,7 +89,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str, code: str) -> None:
         body = json.dumps(shape(status, message, None, code)).encode()
-        head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
         self.transport.close()
 

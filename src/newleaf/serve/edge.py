@@ -23,6 +23,7 @@ from newleaf.serve.settings import Settings
 OPEN = ("/health", "/ready")  # for whoever watches the server
 GUARDED = ("/v1", "/tokenize", "/detokenize", "/metrics", "/openapi.json", "/runs")
 UPLOAD = "/v1/files"
+TRACE = 6  # calls that led to an error, the last ones
 
 
 @dataclass
@@ -62,8 +63,10 @@ class Edge:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        record = Record(_request_id(headers))
-        scope.setdefault("state", {})["record"] = record
+        state = scope.setdefault("state", {})
+        inside = isinstance(state.get("record"), Record)  # a request of our own, for a batch that was let in
+        record: Record = state["record"] if inside else Record(_request_id(headers))
+        state["record"] = record
         status = 0
 
         async def answer(message: Message) -> None:
@@ -77,12 +80,14 @@ class Edge:
             await send(message)
 
         try:
-            self._admit(scope, headers, record)
+            if not inside:
+                self._admit(scope, headers, record)
             await self.app(scope, self._bounded(scope, headers, receive), answer)
         except ApiError as error:
             await respond(error)(scope, receive, answer)
         except Exception as error:
-            self.logs.write("error", id=record.id, problem=repr(error), trace=traceback.format_exc())
+            trace = "".join(traceback.format_exception(error)[-TRACE:])
+            self.logs.write("error", id=record.id, problem=repr(error), trace=trace)
             if status == 0:
                 body = shape(500, f"the server failed; its log has more under the request's id, {record.id}")
                 await _json(500, body, answer, scope, receive)

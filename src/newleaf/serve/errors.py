@@ -52,7 +52,7 @@ def refused(error: InputError, fields: Mapping[str, Any] | None = None) -> ApiEr
     param = PARAMS.get(name, name) if name else None
     if fields is not None and param not in fields and param not in ("messages", "prompt", "response_format"):
         param = None
-    code = "context_length_exceeded" if "the context is" in text or "do not fit this model" in text else None
+    code = "context_length_exceeded" if "the context is" in text or "do not fit this model" in text else "invalid_value"
     return ApiError(400, text, param, code)
 
 

@@ -105,7 +105,8 @@ class Registry:
         hosted.users -= 1
 
     async def _load(self, source: Source) -> Hosted:
-        size: int = self._sizes.get(source.name) or await self.threads.run(lambda: size_on_disk(source))
+        known = self._sizes.get(source.name)
+        size = known if known is not None else await self.threads.run(lambda: size_on_disk(source))
         self._make_room(source.name, size)
         began = time.perf_counter()
         try:

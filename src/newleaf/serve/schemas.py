@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Stop = str | Annotated[list[str], Field(max_length=64)] | None
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
-Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(max_length=1 << 20)]
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+Ids = Annotated[list[Id], Field(min_length=1, max_length=1 << 20)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
@@ -174,4 +175,4 @@ class DetokenizeRequest(Strict):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: Ids
+    tokens: Annotated[list[Id], Field(max_length=1 << 20)]

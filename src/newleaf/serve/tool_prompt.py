@@ -17,12 +17,14 @@ To call several, write one such block after another. What they return is given t
 """
 
 
-def with_tools(messages: Sequence[Message], tools: Sequence[Any]) -> list[Message]:
-    """The conversation with the tools in its system message."""
+def with_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "system") -> list[Message]:
+    """The conversation with the tools in its first message, which is the system's or, for templates that have none, the user's."""
     about = ABOUT + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     first, *rest = messages
     if first["role"] in ("system", "developer"):
         return [{**first, "content": f"{text_of(first)}\n\n{about}"}, *rest]
+    if first["role"] == role:
+        return [{**first, "content": f"{about}\n\n{text_of(first)}"}, *rest]
     return [{"role": "system", "content": about}, *messages]
 
 
