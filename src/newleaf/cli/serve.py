@@ -114,12 +114,13 @@ def _add_key(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace, port: int) -> Settings:
     import platformdirs
 
+    from newleaf.serve.keys import read_keys
     from newleaf.serve.settings import Limits, Settings
 
     given = {name: value for flag, (_, name, _) in LIMITS.items() if (value := getattr(args, flag[2:].replace("-", "_"))) is not None}
     # Servers on one machine differ in their ports, and one that starts again has the same.
     state = args.state or Path(platformdirs.user_data_dir("newleaf", appauthor=False)) / f"serve-{port}"
-    return Settings(Limits(**given), args.keys, state)
+    return Settings(Limits(**given), read_keys(args.keys) if args.keys is not None else None, state)
 
 
 def _source(text: str, args: argparse.Namespace) -> Source:

@@ -19,7 +19,7 @@ from newleaf.serve.settings import Limits
 from newleaf.serve.tool_calls import Call, Form, form_of, marks_of, reader
 from newleaf.serve.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.text.chat_template import Prompt, Rendering
-from newleaf.text.messages import Message
+from newleaf.text.messages import Message, check_messages
 from newleaf.text.reasoning import CHANNEL, OPEN, Part, marks_in
 
 FINAL = ("<|channel|>", "final", "<|message|>")  # harmony: what stands before the answer itself
@@ -143,6 +143,7 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
 def _prompt(speaker: Speaker, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
     """The conversation as the model reads it. Templates without a place for tools get them in the system message, and those without
     a system message in the first of the user's."""
+    messages = check_messages(messages)
     if form != "own":
         return speaker.prompt(with_parsed_arguments(messages), how)
     told = as_text(messages)

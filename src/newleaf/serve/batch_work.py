@@ -146,7 +146,8 @@ class Work:
             if count and batch[f"{name}_file_id"] is None:
                 found = self.files.add(path, f"{batch['id']}_{name}.jsonl", "batch_output", batch["owner"])
                 batch[f"{name}_file_id"] = found["id"]
-        batch |= {"status": status, f"{status}_at": int(time.time())}
+        counts = {**batch["request_counts"], "completed": output.good, "failed": output.bad}
+        batch |= {"status": status, f"{status}_at": int(time.time()), "request_counts": counts}
         self.shelf.put(batch)
         output.remove()
         self._logs.write("batch", id=batch["id"], status=status, **batch["request_counts"])

@@ -21,6 +21,7 @@ class Connection(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _seen = 0
+    _silent = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -38,10 +39,11 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
+        self._silent = False
         super().data_received(data)
         # The rest of what came with a whole head is its body; what is still a head is counted.
         if self._in_head and self._head_bytes > self.limits.header_bytes and not self.transport.is_closing():
-            self._refuse(431, f"the request's head has more than {self.limits.header_bytes:,} bytes", "headers_too_large")
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -67,12 +69,19 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "this is not an HTTP request", "invalid_request")
+        """What the parser does not take, which may be that a callback of ours stopped it."""
+        if self._seen > self.limits.header_bytes:
+            self._refuse_head()
+        else:
+            self._refuse(400, "this is not an HTTP request", "invalid_request")
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"the request's head has more than {self.limits.header_bytes:,} bytes", "headers_too_large")
 
     def _count(self, size: int) -> None:
         self._seen += size
         if self._seen > self.limits.header_bytes:
-            raise ValueError("the head is too large")  # the parser stops, and what it raises comes out of data_received
+            raise ValueError("the head is too large")  # stops the parser
 
     def _expect_head(self) -> None:
         self._waiting = self.loop.call_later(self.limits.header_seconds, self._late)
@@ -84,7 +93,9 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._waiting = None
-        if not self.transport.is_closing():
+        if self._silent:
+            self.transport.close()  # nobody asked for anything
+        elif not self.transport.is_closing():
             self._refuse(408, f"no request came in {self.limits.header_seconds:g} seconds", "request_timeout")
 
     def _refuse(self, status: int, message: str, code: str) -> None:

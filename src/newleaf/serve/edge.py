@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from newleaf.serve.errors import ApiError, overloaded, respond, shape
-from newleaf.serve.keys import Key, find, read_keys
+from newleaf.serve.keys import find
 from newleaf.serve.logs import Logs
 from newleaf.serve.metrics import Metrics
 from newleaf.serve.rates import Rates
@@ -51,7 +51,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, logs: Logs) -> None:
         self.app, self.limits, self.metrics, self.logs = app, settings.limits, metrics, logs
-        self.keys: list[Key] | None = read_keys(settings.keys) if settings.keys is not None else None
+        self.keys = settings.keys
         everybody = Rates(self.limits.requests_per_minute, self.limits.tokens_per_minute)
         self._rates: dict[str | None, Rates] = {None: everybody}
         for key in self.keys or []:

@@ -7,6 +7,7 @@ import hmac
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def find(keys: list[Key], given: str) -> Key | None:
+def find(keys: Sequence[Key], given: str) -> Key | None:
     """The key that this is. Every hash is compared, each in constant time."""
     sought, found = digest(given), None
     for key in keys:

@@ -63,6 +63,7 @@ def serve(serving: Serving, listening: socket.socket, on_ready: Callable[[], Non
         create_app(serving, more),
         http=limited(serving.limits),
         ws="none",
+        lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from newleaf.errors import InputError
+from newleaf.serve.keys import Key
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything but the models. `keys` is a file of hashed API keys, `state` the folder of files and batches."""
+    """Everything but the models. `keys` are those that are let in (None: everybody is), `state` is the folder of files and batches."""
 
     limits: Limits = Limits()
-    keys: Path | None = None
+    keys: Sequence[Key] | None = None
     state: Path | None = None
     page: Path | None = None  # a folder of files that are served as they are
