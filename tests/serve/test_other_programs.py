@@ -71,10 +71,9 @@ def test_lm_eval_scores_a_model_through_the_server_as_the_network_does(server: R
     assert len(found) == len(ROWS)
     model = newleaf.load(models / "endless")
     for sample in found:
-        doc = sample["doc"]
-        for choice, ((logprob, greedy),) in zip(doc["choices"], sample["resps"], strict=True):
-            context = model.tokenizer.encode(doc["question"])
-            whole = model.tokenizer.encode(doc["question"] + choice)
+        for asked, ((logprob, greedy),) in zip(sample["arguments"].values(), sample["resps"], strict=True):
+            context = model.tokenizer.encode(asked["arg_0"])
+            whole = model.tokenizer.encode(asked["arg_0"] + asked["arg_1"])
             with torch.no_grad():
                 rows = model.network(torch.tensor([whole]))[0].log_softmax(-1)
             places = range(len(context) - 1, len(whole) - 1)
