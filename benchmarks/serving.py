@@ -4,10 +4,10 @@
     python -m benchmarks.serving MODEL.gguf --flood 2000      # connections at once, and 500 streams that nobody reads
     python -m benchmarks.serving MODEL.gguf --requests 10000  # the server's memory on the way
 
-Real weights of a chat model. Each client sends a conversation of about 100 tokens, the first 64 of them the same for all, new in every round,
-and streams 128 greedy tokens (servers that cannot be told to go on after the end of a turn may write fewer; tokens are counted by each
-server's own usage, or by its events where it tells none). The clients are one process of asyncio that reads sockets and looks for
-"data:". `engine` is newleaf's engine without HTTP on the same conversations, from a thread in this process.
+Real weights of a chat model. Each client sends a conversation of about 100 tokens, the first 64 of them the same for all, new in every
+round, and streams 128 greedy tokens (servers that cannot be told to go on after the end of a turn may write fewer; tokens are counted by
+each server's own usage, or by its events where it tells none). The clients are one process of asyncio that reads sockets and looks for
+"data:". The last line is newleaf's engine without HTTP on the same conversations, from a thread in this process.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from newleaf.text.chat_template import Rendering
 
 CLIENTS, NEW = 16, 128
 SYSTEM = (
-    "You are a careful assistant in a library. You answer every question in full sentences, name the shelf where more can be found, and never "
-    "invent a book that is not there. When a question is not about books, you say so kindly and answer all the same, as briefly."
+    "You are a careful assistant in a library. You answer every question in full sentences, name the shelf where more can be found, and "
+    "never invent a book that is not there. When a question is not about books, you say so kindly and answer all the same, as briefly."
 )
-WORDS = "river stone garden winter letter bridge candle forest window market silver thunder island mirror harbor meadow".split()
+WORDS = ["river", "stone", "garden", "winter", "letter", "bridge", "candle", "forest", "window", "market", "silver", "thunder", "island"]
 
 
 @dataclass
@@ -164,7 +164,9 @@ def peers_of(args: argparse.Namespace, folder: Path) -> list[Peer]:
     if args.llama_server and "llama.cpp" not in skip:
         port = free_port()
         command = [args.llama_server, "-m", path, "--port", str(port), "-np", "16", "-t", "2", "-c", str(CLIENTS * 512)]
-        peers.append(Peer("llama-server", command, f"http://127.0.0.1:{port}", "m", {"ignore_eos": True, "stream_options": {"include_usage": True}}))
+        peers.append(
+            Peer("llama-server", command, f"http://127.0.0.1:{port}", "m", {"ignore_eos": True, "stream_options": {"include_usage": True}})
+        )
     elif "llama.cpp" not in skip:
         port = free_port()
         command = [sys.executable, "-m", "llama_cpp.server", "--model", path, "--port", str(port), "--n_ctx", "2048", "--n_threads", "2"]
@@ -174,13 +176,24 @@ def peers_of(args: argparse.Namespace, folder: Path) -> list[Peer]:
         port = free_port()
         load(path, "bf16").save(folder / "m")
         command = [str(Path(sys.executable).with_name("transformers")), "serve", "--port", str(port), "--force-model", str(folder / "m")]
-        command += ["--dtype", "bfloat16", "--device", "cpu", "--continuous-batching"] if args.continuous else ["--dtype", "bfloat16", "--device", "cpu"]
+        command += (
+            ["--dtype", "bfloat16", "--device", "cpu", "--continuous-batching"]
+            if args.continuous
+            else ["--dtype", "bfloat16", "--device", "cpu"]
+        )
         peers.append(Peer("transformers serve bf16", command, f"http://127.0.0.1:{port}", str(folder / "m"), {}))
     return peers
 
 
 def compare(args: argparse.Namespace) -> None:
-    table = Table("server", "tokens/s", "first token, median", "95th percentile", "n", title=f"{Path(args.model).name}: {CLIENTS} clients, {NEW} tokens each")
+    table = Table(
+        "server",
+        "tokens/s",
+        "first token, median",
+        "95th percentile",
+        "n",
+        title=f"{Path(args.model).name}: {CLIENTS} clients, {NEW} tokens each",
+    )
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -263,7 +276,8 @@ def flood(args: argparse.Namespace) -> None:
     async def one(peer: Peer) -> None:
         host, port = peer.url.removeprefix("http://").split(":")
         data = json.dumps({"messages": conversations(rng, 1)[0], "max_tokens": 1}).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(data)}\r\n\r\n"
         try:
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(head.encode() + data)

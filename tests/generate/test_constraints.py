@@ -156,6 +156,8 @@ def test_a_tokenizer_that_puts_a_space_before_texts_can_be_constrained(tmp_path:
 
     model = load(make_chat_model(tmp_path / "m", "mistral"))
     for seed in range(3):
-        found = model.complete("a", json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 2}, max_tokens=200, seed=seed)[0]
+        found = model.complete("a", json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 2}, max_tokens=200, seed=seed)[
+            0
+        ]
         assert found.end == "end"
         assert all(isinstance(item, bool) for item in json.loads(found.text))

@@ -14,7 +14,9 @@ from running import Running, Start, until
 def lines_of(count: int, tokens: int) -> bytes:
     """Requests with a seed each, so that every answer is known, and one that is wrong."""
     body = {"model": "endless", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": tokens}
-    rows: list[Any] = [{"custom_id": f"r{n}", "method": "POST", "url": "/v1/chat/completions", "body": {**body, "seed": n}} for n in range(count)]
+    rows: list[Any] = [
+        {"custom_id": f"r{n}", "method": "POST", "url": "/v1/chat/completions", "body": {**body, "seed": n}} for n in range(count)
+    ]
     rows.append({"custom_id": "wrong", "method": "POST", "url": "/v1/chat/completions", "body": {**body, "temperature": -1}})
     return "\n".join(map(json.dumps, rows)).encode()
 
@@ -52,7 +54,9 @@ def test_a_batch_survives_being_killed_and_answers_each_request_once(start: Star
     assert (wrong["custom_id"], wrong["response"]["status_code"]) == ("wrong", 400)
     assert wrong["response"]["body"]["error"]["param"] == "temperature"
     for row in answers[:: count // 6]:
-        direct = client.chat.completions.create(model="endless", messages=[{"role": "user", "content": "Hi"}], max_tokens=60, seed=int(row["custom_id"][1:]))
+        direct = client.chat.completions.create(
+            model="endless", messages=[{"role": "user", "content": "Hi"}], max_tokens=60, seed=int(row["custom_id"][1:])
+        )
         assert row["response"]["body"]["choices"][0]["message"]["content"] == direct.choices[0].message.content
     assert [each.id for each in client.batches.list().data] == [batch.id]
     assert again.end() == 0
@@ -72,7 +76,14 @@ def test_a_batch_can_be_cancelled_and_keeps_what_was_answered(server: Running, c
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [(b"{", 1), (b'{"custom_id": "a"}', 1), (lines_of(1, 1) + b"\n" + lines_of(1, 1), 3), (b"", None), (b"\xff\xfe", 1), (b"[" * 100_000, 1)],
+    [
+        (b"{", 1),
+        (b'{"custom_id": "a"}', 1),
+        (lines_of(1, 1) + b"\n" + lines_of(1, 1), 3),
+        (b"", None),
+        (b"\xff\xfe", 1),
+        (b"[" * 100_000, 1),
+    ],
 )
 def test_a_file_that_is_wrong_fails_the_batch_and_names_the_line(client: openai.OpenAI, content: bytes, line: int | None) -> None:
     batch = begin(client, content)

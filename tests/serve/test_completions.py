@@ -105,7 +105,9 @@ def test_models_health_and_metrics_are_there(server: Running, client: openai.Ope
 
 def test_a_response_is_the_chat_completion_in_another_shape(client: openai.OpenAI) -> None:
     options: Any = {"model": "endless", "temperature": 0}
-    chat = client.chat.completions.create(messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], max_tokens=9, **options)
+    chat = client.chat.completions.create(
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], max_tokens=9, **options
+    )
     got = client.responses.create(instructions="Be brief.", input="Hi", max_output_tokens=9, **options)
     assert got.output_text == chat.choices[0].message.content
     assert (got.status, got.incomplete_details.reason) == ("incomplete", "max_output_tokens")
@@ -119,7 +121,13 @@ def test_a_response_is_the_chat_completion_in_another_shape(client: openai.OpenA
 
 
 def test_a_responses_events_tell_what_the_whole_of_it_says(client: openai.OpenAI) -> None:
-    tools: Any = [{"type": "function", "name": "go", "parameters": {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"]}}]
+    tools: Any = [
+        {
+            "type": "function",
+            "name": "go",
+            "parameters": {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"]},
+        }
+    ]
     kinds: list[str] = []
     text = arguments = ""
     for event in client.responses.create(model="endless", input="Hi", max_output_tokens=8, temperature=0, stream=True):
@@ -128,11 +136,17 @@ def test_a_responses_events_tell_what_the_whole_of_it_says(client: openai.OpenAI
     assert event.type == "response.incomplete"
     assert text == event.response.output_text != ""
     assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
-    for event in client.responses.create(model="endless", input="Hi", tools=tools, tool_choice="required", stream=True, parallel_tool_calls=False):
+    for event in client.responses.create(
+        model="endless", input="Hi", tools=tools, tool_choice="required", stream=True, parallel_tool_calls=False
+    ):
         if event.type == "response.function_call_arguments.delta":
             arguments += event.delta
     assert event.type == "response.completed"
     (call,) = event.response.output
     assert (call.type, call.name, call.arguments) == ("function_call", "go", arguments)
-    back: Any = [{"role": "user", "content": "Hi"}, call.model_dump(exclude_none=True), {"type": "function_call_output", "call_id": call.call_id, "output": "done"}]
+    back: Any = [
+        {"role": "user", "content": "Hi"},
+        call.model_dump(exclude_none=True),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "done"},
+    ]
     assert client.responses.create(model="endless", input=back, tools=tools, max_output_tokens=4).status in ("completed", "incomplete")

@@ -153,7 +153,10 @@ def test_request_ids_are_kept_or_made(server: Running) -> None:
     assert made.startswith("req_")
 
 
-@pytest.mark.parametrize("words", [["--memory", "lots"], ["--slots", "0"], ["--max-body", "-1"], ["--keys", "nowhere"], ["--host", "300.1.1.1"], ["nowhere"], ["x=."]])
+@pytest.mark.parametrize(
+    "words",
+    [["--memory", "lots"], ["--slots", "0"], ["--max-body", "-1"], ["--keys", "nowhere"], ["--host", "300.1.1.1"], ["nowhere"], ["x=."]],
+)
 def test_wrong_options_are_one_line_and_exit_2(models: Path, words: list[str]) -> None:
     command = [sys.executable, "-m", "newleaf", "serve", "--port", "0", *([] if words[0][0] != "-" else [str(models / "chatml")]), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

@@ -37,7 +37,9 @@ ROWS = [
 
 def test_the_llm_command_line_talks_with_the_server(server: Running, tmp_path: Path) -> None:
     pytest.importorskip("llm")
-    models = [{"model_id": "tiny", "model_name": "endless", "api_base": f"{server.url}/v1", "supports_tools": True, "supports_schema": True}]
+    models = [
+        {"model_id": "tiny", "model_name": "endless", "api_base": f"{server.url}/v1", "supports_tools": True, "supports_schema": True}
+    ]
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))  # JSON is YAML
     environment = {**os.environ, "LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"}
 
@@ -48,7 +50,9 @@ def test_the_llm_command_line_talks_with_the_server(server: Running, tmp_path: P
         return done.stdout.strip()
 
     options = ("-m", "tiny", "-o", "max_tokens", "12", "-o", "temperature", "0")
-    expected = server.post("/v1/chat/completions", model="endless", messages=[{"role": "user", "content": "Hi"}], max_tokens=12, temperature=0)
+    expected = server.post(
+        "/v1/chat/completions", model="endless", messages=[{"role": "user", "content": "Hi"}], max_tokens=12, temperature=0
+    )
     answer = expected.json()["choices"][0]["message"]["content"]
     assert llm("Hi", *options) == answer.strip()
     assert llm("Hi", *options, "--no-stream") == answer.strip()
