@@ -70,7 +70,7 @@ class Running:
         return self.process.wait(60)
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120) -> None:
     """Wait for it; what it takes depends on the machine, whether it happens does not."""
     end = time.monotonic() + seconds
     while not condition():

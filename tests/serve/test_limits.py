@@ -33,7 +33,7 @@ def test_keys_are_asked_for_and_kept_as_hashes_and_have_rates_of_their_own(start
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert one not in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
-    rows[1]["requests_per_minute"] = 2
+    rows[1]["requests_per_minute"] = 1
     path.write_text("\n".join(map(json.dumps, rows)))
     server = start(models / "endless", "--keys", path)
     for key in ("", "nl-wrong", one + "x", one[:-1]):
@@ -50,20 +50,19 @@ def test_keys_are_asked_for_and_kept_as_hashes_and_have_rates_of_their_own(start
         server.client(two).files.retrieve(file.id)
     assert server.client(one).files.content(file.id).read() == b"{}"
     server.client(two).completions.create(model="endless", prompt="a", max_tokens=1)
-    server.client(two).completions.create(model="endless", prompt="a", max_tokens=1)
     with pytest.raises(openai.RateLimitError) as late:
         server.client(two).completions.create(model="endless", prompt="a", max_tokens=1)
-    assert 20 <= int(late.value.response.headers["retry-after"]) <= 30
+    assert 1 <= int(late.value.response.headers["retry-after"]) <= 60
     assert one not in server.log
     assert '"key": "one"' in server.log
 
 
 def test_a_rate_of_tokens_is_paid_after_and_waited_for(start: Start, models: Path) -> None:
-    server = start(models / "endless", "--token-rate", "600")
+    server = start(models / "endless", "--token-rate", "60")
     assert server.post("/v1/completions", prompt="a", max_tokens=900).status_code == 200
     late = server.post("/v1/completions", prompt="a", max_tokens=1)
     assert late.status_code == 429
-    assert 25 <= int(late.headers["retry-after"]) <= 32  # 300 tokens too many, at 10 a second
+    assert 500 <= int(late.headers["retry-after"]) <= 842  # 841 tokens too many, at one a second
 
 
 def test_a_full_queue_says_when_to_try_again_and_loses_nobody(start: Start, models: Path) -> None:

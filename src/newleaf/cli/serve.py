@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import json
 import re
 import sys
 from pathlib import Path
@@ -93,10 +94,9 @@ def run(args: argparse.Namespace) -> int:
     _warn(args.host, settings)
 
     def ready() -> None:
-        print(
-            f"newleaf: {', '.join(source.name for source in sources)} at http://{f'[{host}]' if ':' in host else host}:{port}/v1",
-            flush=True,
-        )
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        names = [source.name for source in sources]
+        print(json.dumps({"url": url, "models": names}) if args.json else f"newleaf: {', '.join(names)} at {url}", flush=True)
 
     serve(serving, listening, ready)
     return 0
