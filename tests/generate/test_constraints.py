@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import torch
 
-from newleaf.api import Model
+from newleaf.api import Model, load
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -149,3 +149,15 @@ def test_pathological_constraints_are_bounded_in_time_and_memory(options: dict[s
         assert "\n" not in refused
     assert time.monotonic() - begun < 20
     assert psutil.Process().memory_info().rss - before < 1_000_000_000
+
+
+def test_a_tokenizer_that_puts_a_space_before_texts_can_be_constrained(tmp_path: Path) -> None:
+    from chat_folders import make_chat_model
+
+    model = load(make_chat_model(tmp_path / "m", "mistral"))
+    for seed in range(3):
+        found = model.complete("a", json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 2}, max_tokens=200, seed=seed)[
+            0
+        ]
+        assert found.end == "end"
+        assert all(isinstance(item, bool) for item in json.loads(found.text))

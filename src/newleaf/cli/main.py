@@ -10,11 +10,11 @@ import threading
 import time
 from typing import NoReturn
 
-from newleaf.cli import chat, classify, convert, demo, evaluate, finetune, generate, info, plan, pretrain, runs
+from newleaf.cli import chat, classify, convert, demo, evaluate, finetune, generate, info, plan, pretrain, runs, serve
 from newleaf.errors import InputError, Stopped, ToldElsewhereError
 from newleaf.version import VERSION
 
-COMMANDS = (demo, pretrain, finetune, generate, chat, classify, evaluate, convert, info, runs, plan)
+COMMANDS = (demo, pretrain, finetune, generate, chat, classify, serve, evaluate, convert, info, runs, plan)
 
 
 class Parser(argparse.ArgumentParser):

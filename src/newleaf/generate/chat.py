@@ -11,7 +11,7 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.generate.samples import Piece
 from newleaf.text.chat_template import ChatTemplate, Prompt, Rendering
 from newleaf.text.messages import Message
-from newleaf.text.reasoning import Kind, marks_in, splitter
+from newleaf.text.reasoning import Kind, Splitter, marks_in, splitter
 
 NOT_FOR_ANSWERS: dict[str, Any] = {
     "n": 1,
@@ -86,6 +86,22 @@ def gather(pieces: Iterable[ReplyPiece]) -> Reply:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How an answer is written: its prompt and options, the tokens that end it, those that are shown as text, and how to read it."""
+
+    prompt: Prompt
+    config: SamplingConfig
+    ends: Collection[int]
+    shown: Mapping[int, str]
+    source: str  # the template's
+    ended_by_text: str  # what an end at a stop string means
+
+    def splitter(self) -> Splitter:
+        """For one answer: tells thoughts from what is said."""
+        return splitter(self.source, self.prompt.text)
+
+
+@dataclass(frozen=True)
 class Speaker:
     """How a model answers. `ends` are the tokens at which it stops, beside the one its template ends turns with."""
 
@@ -97,8 +113,8 @@ class Speaker:
         """What the network is to go on from: the conversation, and the beginning of an answer unless the last message is gone on with."""
         return self.template.encode(messages, replace(how, add_generation_prompt=not how.continue_final_message))
 
-    def answer(self, prompt: Prompt, config: SamplingConfig, writer: Answerer, tools: Any = None) -> Iterator[ReplyPiece]:
-        """Write an answer. Raises InputError when the prompt leaves no room for one."""
+    def plan(self, prompt: Prompt, config: SamplingConfig, tools: Any = None) -> Plan:
+        """How an answer to the prompt is to be written. Raises InputError when the prompt leaves no room for one."""
         limit = self.context_length
         room = limit - len(prompt.ids)
         if room < 1:
@@ -112,9 +128,14 @@ class Speaker:
         source = self.template.source(tools)
         marks = {self.template.control_id(mark): mark for mark in marks_in(source)}
         shown = {token: mark for token, mark in marks.items() if token is not None and token not in ends}
-        split = splitter(source, prompt.text)
-        for piece, tokens in writer.answer(prompt.ids, config, ends, shown):
+        return Plan(prompt, config, ends, shown, source, ended_by_text)
+
+    def answer(self, prompt: Prompt, config: SamplingConfig, writer: Answerer, tools: Any = None) -> Iterator[ReplyPiece]:
+        """Write an answer. Raises InputError when the prompt leaves no room for one."""
+        plan = self.plan(prompt, config, tools)
+        split = plan.splitter()
+        for piece, tokens in writer.answer(prompt.ids, plan.config, plan.ends, plan.shown):
             for part in [*split.push(piece.text), *(split.finish() if piece.end else [])]:
                 yield ReplyPiece(part.kind, part.text, tokens)
             if piece.end:
-                yield ReplyPiece("content", "", tokens, ended_by_text if piece.end == "stop" else piece.end)
+                yield ReplyPiece("content", "", tokens, plan.ended_by_text if piece.end == "stop" else piece.end)

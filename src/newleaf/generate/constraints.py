@@ -170,7 +170,26 @@ class _Bytes:
         self.tokens = [text or f"<|special {token}|>".encode() for token, text in enumerate(table)]
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, special_tokens=False)
+        """Ids that stand for this text exactly, which what the tokenizer gives does not where it puts a space before every text."""
+        ids, sought = self._tokenizer.encode(text, special_tokens=False), text.encode()
+        if b"".join(self._tokenizer.token_bytes(token) for token in ids) == sought:
+            return ids
+        found, at = [], 0
+        while at < len(sought):
+            size = next((size for size in range(min(self._longest, len(sought) - at), 0, -1) if sought[at : at + size] in self._ids), 0)
+            if not size:  # llguidance asks for what it can have
+                break
+            found.append(self._ids[sought[at : at + size]])
+            at += size
+        return found
+
+    @cached_property
+    def _ids(self) -> dict[bytes, int]:
+        return {text: token for token, text in enumerate(self._tokenizer.bytes_of_tokens) if text}
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._ids), default=0)
 
 
 def parse_schema(schema: Any) -> Any:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from collections.abc import Sequence as Several
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from torch import Tensor
@@ -24,6 +26,8 @@ from newleaf.generate.sequence import Sequence
 from newleaf.generate.slots import Slots, open_slots
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
 
 SLOTS = 16
 SHARE = 0.5  # of the memory that is free when the engine opens: what keys and values may take
@@ -59,23 +63,57 @@ class Engine:
         self._news = threading.Condition()
         self._turn = threading.Lock()  # held for a round
         self._submitted: list[Request] = []
+        self._errands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._requests: dict[Request, list[Sequence]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def submit(self, prompt: str | Several[int], config: SamplingConfig, first: int = 0, adapter: str | None = None) -> Request:
+    def submit(
+        self,
+        prompt: str | Several[int],
+        config: SamplingConfig,
+        first: int = 0,
+        ends: Collection[int] = (),
+        shown: Mapping[int, str] | None = None,
+        adapter: str | None = None,
+    ) -> Request:
         """Hand in a prompt, text or ids; any thread may. Its pieces come from iterating over the request, whoever else is served meanwhile.
-        `first` is its number among prompts that share a seed; `adapter` names one of the engine's.
+        `first` is its number among prompts that share a seed; `ends` and `shown` are as for `start` in samples.py; `adapter` names one
+        of the engine's.
 
         Raises InputError for a prompt or options that cannot be, and for beams and guidance, which go through `Model.generate`.
         """
-        request = self._hand_in(prompt, config, first, adapter=adapter)
+        request = self._hand_in(prompt, config, first, ends, shown, adapter)
+        self._start()
+        return request
+
+    def aside(self, work: Callable[[], Result]) -> Future[Result]:
+        """Call `work` in the engine's thread between two rounds, so that it has the network to itself; any thread may ask."""
+        errand: Future[Any] = Future()
+        with self._news:
+            if self._closed:
+                raise InputError("the engine is closed")
+            self._errands.append((errand, work))
+            self._news.notify_all()
+        self._start()
+        return errand
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many texts are being written, and how many wait."""
+        return len(self.scheduler.running), len(self.scheduler.waiting) + sum(len(each.samples) for each in self._submitted)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: it was closed, or it failed."""
+        return self._closed
+
+    def _start(self) -> None:
         with self._news:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._live, name="newleaf-engine", daemon=True)
                 self._thread.start()
                 atexit.register(self.close)  # a thread that Python's end meets inside compiled code takes the process down
-        return request
 
     def write(
         self,
@@ -181,14 +219,20 @@ class Engine:
         try:
             while True:
                 with self._news:
-                    self._news.wait_for(lambda: self._submitted or self._closed or self._requests)
+                    self._news.wait_for(lambda: self._submitted or self._closed or self._requests or self._errands)
                     if self._closed:
                         break
-                self._advance()
+                    errand = self._errands.popleft() if self._errands else None  # one a round: texts that are being written go on
+                if errand is not None:
+                    _run(*errand)
+                if self._submitted or self._requests:
+                    self._advance()
         except BaseException as error:  # whoever waits for a text must hear of it
             problem, self._closed = error, True
         for request in [*self._requests, *self._submitted]:
             request.finish(problem)
+        for errand_left, _ in self._errands:
+            errand_left.set_exception(problem or InputError("the engine is closed"))
 
     def _advance(self) -> None:
         """Take in what is new, run a round, and let go of the requests that have ended."""
@@ -252,3 +296,11 @@ class Engine:
         if (text or sample.end) and not sequence.request.cancelled:
             sequence.request.put(Piece(sample.number, text, sample.end, tuple(sample.waiting)))
             sample.waiting.clear()
+
+
+def _run(errand: Future[Any], work: Callable[[], Any]) -> None:
+    if errand.set_running_or_notify_cancel():
+        try:
+            errand.set_result(work())
+        except BaseException as error:  # it is the asker's
+            errand.set_exception(error)

@@ -42,18 +42,23 @@ class Request:
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         """The same without blocking the event loop."""
+        async for pieces in self.batches():
+            for piece in pieces:
+                yield piece
+
+    async def batches(self) -> AsyncIterator[list[Piece]]:
+        """The pieces without blocking the event loop, all that have come since the last time at once."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._listener = lambda: _set(loop, news)
         try:
             while True:
-                while not self._messages.empty():
-                    message = self._messages.get()
-                    if message is None:
-                        self._messages.put(None)
-                        return
-                    yield self._checked(message)
                 news.clear()
-                if self._messages.empty():
+                over = self._ended  # before looking: what has come by then is all
+                if pieces := list(self.drain()):
+                    yield pieces
+                elif over:
+                    return
+                else:
                     await news.wait()
         finally:
             self._listener = None

@@ -9,14 +9,16 @@ Kind = Literal["reasoning", "content"]
 OPEN, CLOSE = "<think>", "</think>"
 CHANNEL, MESSAGE, END, START = "<|channel|>", "<|message|>", "<|end|>", "<|start|>"
 THOUGHTS = "analysis"  # the channel of them
+RECIPIENT = " to="  # a message to a function may say so before its channel
 
 
 @dataclass(frozen=True)
 class Part:
-    """Text of one kind."""
+    """Text of one kind; `to` is whom the model addresses where that is not the user, such as "functions.name" (harmony)."""
 
     kind: Kind
     text: str
+    to: str | None = None
 
 
 class Splitter(Protocol):
@@ -109,6 +111,7 @@ class ChannelSplitter:
     def __init__(self, in_message: bool = False) -> None:
         self._state: Literal["start", "header", "message"] = "message" if in_message else "start"
         self._kind: Kind = "content"
+        self._to: str | None = None
         self._held = ""
 
     def push(self, text: str) -> list[Part]:
@@ -116,9 +119,9 @@ class ChannelSplitter:
         parts: list[Part] = []
         while True:
             if self._state == "start":
-                if self._held.startswith((CHANNEL, MESSAGE, START)):
+                if self._held.startswith((CHANNEL, MESSAGE, START, RECIPIENT)):
                     self._state = "header"
-                elif any(mark.startswith(self._held) for mark in (CHANNEL, MESSAGE, START)):
+                elif any(mark.startswith(self._held) for mark in (CHANNEL, MESSAGE, START, RECIPIENT)):
                     return parts
                 else:
                     self._state = "message"
@@ -128,11 +131,12 @@ class ChannelSplitter:
                     return parts
                 channel = header.rpartition(CHANNEL)[2].split()
                 self._kind = "reasoning" if CHANNEL in header and channel[:1] == [THOUGHTS] else "content"
+                self._to = next((word.removeprefix("to=") for word in header.replace("<", " <").split() if word.startswith("to=")), None)
                 self._state, self._held = "message", rest
             places = [place for mark in (END, START) if (place := self._held.find(mark)) >= 0]
             size = min(places) if places else len(self._held) - held_start(self._held, (END, START))
             if size:
-                parts.append(Part(self._kind, self._held[:size]))
+                parts.append(Part(self._kind, self._held[:size], self._to))
             self._held = self._held[size:]
             if not places:
                 return parts
@@ -140,7 +144,7 @@ class ChannelSplitter:
 
     def finish(self) -> list[Part]:
         rest, self._held = self._held, ""
-        return [Part(self._kind, rest)] if rest and self._state == "message" else []
+        return [Part(self._kind, rest, self._to)] if rest and self._state == "message" else []
 
 
 def held_start(text: str, marks: tuple[str, ...]) -> int:

@@ -1,0 +1,157 @@
+"""`newleaf serve`: models behind the interface that applications know from OpenAI."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from newleaf.cli.options import add_model_options, heed_offline
+from newleaf.errors import InputError
+
+if TYPE_CHECKING:
+    from newleaf.serve.registry import Source
+    from newleaf.serve.settings import Settings
+
+# Option → type, what it is called in Limits, and help.
+LIMITS: dict[str, tuple[type, str, str]] = {
+    "--max-body": (int, "body", "bytes of a request (default: 4 MiB)"),
+    "--max-upload": (int, "upload", "bytes of a file for batches (default: 128 MiB)"),
+    "--max-prompt": (int, "prompt", "tokens of a prompt (default: what the context holds)"),
+    "--max-output": (int, "output", "tokens of one text, and what is written where a request does not say (default: 4096)"),
+    "--max-queue": (int, "queue", "texts that are written or wait, for each model; more are refused with 429 (default: 1024)"),
+    "--max-connections": (int, "connections", "open connections (default: 4096)"),
+    "--rate": (int, "requests_per_minute", "requests a minute for each key, or in all where there are no keys (default: any)"),
+    "--token-rate": (int, "tokens_per_minute", "tokens a minute, read and written, likewise (default: any)"),
+    "--drain": (float, "drain_seconds", "seconds that answers may take to end after SIGTERM (default: 120)"),
+    "--header-seconds": (float, "header_seconds", "seconds until a request's head must be there (default: 15)"),
+    "--body-seconds": (float, "body_seconds", "seconds until its body must be there (default: 60)"),
+    "--stall-seconds": (float, "stall_seconds", "seconds that a client may leave its answer unread (default: 60)"),
+}
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "serve",
+        help="answer over HTTP, as OpenAI's API does",
+        description="Answer over HTTP, as OpenAI's API does, with the page to talk on at /. See docs/serve.md.",
+    )
+    parser.add_argument("models", nargs="*", metavar="[NAME=]MODEL", help="runs, model folders, .gguf files or names of the Hub")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, which only this machine reaches)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="the port (default: 8000); 0 takes a free one")
+    parser.add_argument("--slots", type=int, default=16, help="texts that a model writes at once (default: 16)")
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="bytes for all models' weights, such as 8G; models are opened and put away as they are asked for"
+    )
+    parser.add_argument("--cache", metavar="SIZE", help="bytes for each model's keys and values (default: half of what is free)")
+    parser.add_argument("--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the models' own")
+    parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, hashed; without it nobody is asked for one")
+    parser.add_argument("--add-key", metavar="NAME", help="make a key, note it in the file of --keys, print it, and end")
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="where files and batches are kept (default: a folder of the user's, one for each port)"
+    )
+    parser.add_argument("--log", choices=["json", "off"], default="json", help="a JSON object for each request on standard error (default)")
+    for flag, (kind, _, text) in LIMITS.items():
+        parser.add_argument(flag, type=kind, help=text)
+    add_model_options(parser)
+    parser.set_defaults(run=run, name="serve")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.add_key is not None:
+        return _add_key(args)
+    if not args.models:
+        raise InputError("a server needs a model: newleaf serve MODEL")
+    heed_offline(args)
+    try:
+        import fastapi  # noqa: F401
+        import httptools  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"serve needs {error.name}: pip install 'newleaf[serve]'") from None
+    from newleaf.serve.hosted import Threads
+    from newleaf.serve.logs import Logs
+    from newleaf.serve.metrics import Metrics
+    from newleaf.serve.registry import Registry, Room
+    from newleaf.serve.server import bind, serve
+    from newleaf.serve.serving import Serving
+
+    listening = bind(args.host, args.port)
+    host, port = listening.getsockname()[:2]
+    settings = _settings(args, port)
+    sources = [_source(text, args) for text in args.models]
+    room = Room(_size(args.memory, "--memory"), _size(args.cache, "--cache"), args.slots, settings.limits.queue)
+    logs, threads = Logs(sys.stderr if args.log == "json" else None), Threads()
+    serving = Serving(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
+    _warn(args.host, settings)
+
+    def ready() -> None:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        names = [source.name for source in sources]
+        print(json.dumps({"url": url, "models": names}) if args.json else f"newleaf: {', '.join(names)} at {url}", flush=True)
+
+    serve(serving, listening, ready)
+    return 0
+
+
+def _add_key(args: argparse.Namespace) -> int:
+    from newleaf.serve.keys import add_key
+
+    if args.keys is None:
+        raise InputError("--add-key: needs --keys FILE")
+    print(add_key(args.keys, args.add_key))
+    return 0
+
+
+def _settings(args: argparse.Namespace, port: int) -> Settings:
+    import platformdirs
+
+    from newleaf.serve.keys import read_keys
+    from newleaf.serve.settings import Limits, Settings
+
+    given = {name: value for flag, (_, name, _) in LIMITS.items() if (value := getattr(args, flag[2:].replace("-", "_"))) is not None}
+    # Servers on one machine differ in their ports, and one that starts again has the same.
+    state = args.state or Path(platformdirs.user_data_dir("newleaf", appauthor=False)) / f"serve-{port}"
+    return Settings(Limits(**given), read_keys(args.keys) if args.keys is not None else None, state)
+
+
+def _source(text: str, args: argparse.Namespace) -> Source:
+    """NAME=MODEL; without a name, the last part of the path."""
+    from newleaf.serve.registry import Source
+
+    template = None
+    if args.template is not None:
+        from newleaf.text.load_tokenizer import read_template
+
+        template = read_template(args.template)
+    name, found, path = text.partition("=")
+    if not found or "/" in name:
+        path = text
+        name = text if not Path(text).exists() else Path(text).resolve().name.removesuffix(".gguf")
+    return Source(name, path, args.weights, args.device, args.threads, template)
+
+
+def _size(text: str | None, flag: str) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?|)B?", text.strip().upper())
+    if found is None or float(found[1]) == 0:
+        raise InputError(f"{flag}: {text!r} is not a size such as 800M, 8G or 8GiB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def _warn(host: str, settings: Settings) -> None:
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local and settings.keys is None:
+        print(f"newleaf: anybody who reaches {host} can use this server; --keys FILE asks for keys", file=sys.stderr, flush=True)

@@ -1,0 +1,220 @@
+"""From a conversation to answers as they come: rendered, handed to the engine, and told apart into text, thoughts and calls of tools."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from newleaf.errors import InputError
+from newleaf.generate.chat import Plan, Speaker
+from newleaf.generate.logprobs import TokenScore
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.request import Request
+from newleaf.serve.answer_grammar import Thoughts, answer_grammar, calls_answer, json_answer, opening, text_answer
+from newleaf.serve.errors import ApiError, refused
+from newleaf.serve.hosted import Hosted
+from newleaf.serve.sampling import check_prompt
+from newleaf.serve.settings import Limits
+from newleaf.serve.tool_calls import Call, Form, form_of, marks_of, reader
+from newleaf.serve.tool_prompt import as_text, with_parsed_arguments, with_tools
+from newleaf.text.chat_template import Prompt, Rendering
+from newleaf.text.messages import Message, check_messages
+from newleaf.text.reasoning import CHANNEL, OPEN, Part, marks_in
+
+FINAL = ("<|channel|>", "final", "<|message|>")  # harmony: what stands before the answer itself
+CALL_ENDS = "<|call|>"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked for, by names that chat completions and responses share. `tools` are {"type": "function", "function": {…}}; `choice`
+    is "auto", "none", "required" or a function's name; `schema` is JSON that the answer fits (None: text)."""
+
+    messages: Sequence[Message]
+    tools: Sequence[dict[str, Any]] = ()
+    choice: str = "auto"
+    named: bool = False  # whether `choice` is a function's name
+    parallel: bool = True
+    schema: Any = None
+    effort: str | None = None
+    go_on: bool = False
+    variables: Mapping[str, Any] | None = None
+    schema_param: str = "response_format"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What has come of the answer with this number: a part of its text or thoughts, a call, or its end."""
+
+    index: int
+    part: Part | Call | None = None
+    end: str | None = None
+    scores: tuple[TokenScore, ...] = ()
+
+
+class Answers:
+    """The answers to one question, being written."""
+
+    def __init__(self, plan: Plan, request: Request, form: Form | None, names: Sequence[str], parallel: bool) -> None:
+        self.plan, self.request = plan, request
+        self._form, self._names, self._parallel = form, names, parallel
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.plan.prompt.ids)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(sample.row.written for sample in self.request.samples)
+
+    def cancel(self) -> None:
+        self.request.cancel()
+
+    async def deltas(self) -> AsyncIterator[list[Delta]]:
+        """What comes, all that has come since the last time at once."""
+        count = self.request.config.n
+        splits = [self.plan.splitter() for _ in range(count)]
+        readers = [reader(self._form, self._names) for _ in range(count)]
+        called = [0] * count
+        async for pieces in self.request.batches():
+            found: list[Delta] = []
+            for piece in pieces:
+                number = piece.sample
+                parts: list[Part | Call] = []
+                for part in [*splits[number].push(piece.text), *(splits[number].finish() if piece.end else [])]:
+                    parts += readers[number].push(part)
+                parts += readers[number].finish() if piece.end else []
+                scores = tuple(score for score in piece.scores if score.id not in self.plan.ends)
+                if scores and not (parts and isinstance(parts[0], Part)):
+                    parts.insert(0, Part("content", ""))  # scores come with text, be it none
+                for each in parts:
+                    called[number] += isinstance(each, Call)
+                    if not isinstance(each, Call) or self._parallel or called[number] == 1:
+                        found.append(Delta(number, each, scores=scores))
+                        scores = ()
+                if piece.end:
+                    found.append(Delta(number, end="tool_calls" if called[number] else self._reason(piece.end)))
+            if found:
+                yield found
+
+    def _reason(self, end: str) -> str:
+        """OpenAI's word for an end. A text that got stuck in its constraint is cut like one that is too long."""
+        return "length" if end in ("length", "stuck") else "stop"
+
+
+def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[int, Mapping[str, Any]], SamplingConfig]) -> Answers:
+    """Render the question and hand it to the engine; not for the event loop's thread. `options` makes the engine's options of
+    the room that the prompt leaves and of the constraint.
+
+    Raises ApiError for what the model or the server cannot do.
+    """
+    try:
+        speaker = hosted.speaker
+    except InputError as error:
+        raise ApiError(400, f"{hosted.name}: {error}; POST /v1/completions goes on with text", "model", "no_chat_template") from None
+    tools = question.tools if question.choice != "none" else ()
+    source = speaker.template.source(list(tools) or None)
+    form = form_of(source) if tools else None
+    how = Rendering(
+        tools=list(tools) if form not in (None, "own") else None,
+        continue_final_message=question.go_on,
+        variables={**(question.variables or {}), **_effort(question.effort, source)},
+    )
+    try:
+        prompt = _prompt(speaker, question.messages, tools, form_of(source), how)
+    except InputError as error:
+        raise refused(error) from None
+    names = [tool["function"]["name"] for tool in tools]
+    constraint: dict[str, Any] = {}
+    if form is not None or question.schema is not None:
+        prompt, constraint = _constrained(hosted, question, prompt, source, form)
+    check_prompt(len(prompt.ids), hosted, limits, "messages")
+    config = options(hosted.context - len(prompt.ids), constraint)
+    try:
+        plan = _seeing_calls(speaker.plan(prompt, config, how.tools), hosted, form)
+        hosted.make_room(config.n)
+        request = hosted.submit(prompt.ids, plan.config, plan.ends, plan.shown)
+    except InputError as error:
+        raise refused(error) from None
+    return Answers(plan, request, form, names, question.parallel)
+
+
+def _prompt(speaker: Speaker, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
+    """The conversation as the model reads it. Templates without a place for tools get them in the system message, and those without
+    a system message in the first of the user's."""
+    messages = check_messages(messages)
+    if form != "own":
+        return speaker.prompt(with_parsed_arguments(messages), how)
+    told = as_text(messages)
+    if not tools:
+        return speaker.prompt(told, how)
+    try:
+        return speaker.prompt(with_tools(told, tools), how)
+    except InputError:
+        return speaker.prompt(with_tools(told, tools, "user"), how)
+
+
+def _effort(effort: str | None, source: str) -> dict[str, Any]:
+    """The template's variables for this effort. Raises ApiError where the template has none for it."""
+    if effort is None:
+        return {}
+    if "reasoning_effort" in source and effort != "none":
+        return {"reasoning_effort": effort}
+    if "enable_thinking" in source and effort == "none":
+        return {"enable_thinking": False}
+    known = "none, to think not at all" if "enable_thinking" in source else "low, medium or high" if "reasoning_effort" in source else ""
+    text = f"this model's chat template knows {known}" if known else "this model's chat template has no place for it"
+    raise ApiError(400, f"reasoning_effort: {text}", "reasoning_effort", "unsupported_parameter")
+
+
+def _constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str, form: Form | None) -> tuple[Prompt, dict[str, Any]]:
+    """The prompt, with what has to stand before a constrained answer, and the constraint."""
+    functions = [tool["function"] for tool in question.tools if not question.named or tool["function"]["name"] == question.choice]
+    must = form is not None and (question.named or question.choice == "required")
+    if must and form == "harmony":
+        what = "named functions and required calls are not supported for gpt-oss's chat format; auto is"
+        raise ApiError(400, f"tool_choice: {what}", "tool_choice", "unsupported_parameter")
+    parallel = question.parallel and not question.named
+    answers: list[str] = []
+    if form is not None and form != "harmony" and (must or form == "own" or question.schema is not None):
+        answers.append(calls_answer(form, functions, parallel))
+    if question.schema is not None and not must:
+        answers.append(json_answer(question.schema))
+    elif answers and not must:
+        answers.append(text_answer())
+    if not answers:
+        return prompt, {}
+    if must and form is not None and (mark := opening(form)) is not None:
+        return _go_on(hosted, prompt, (mark,)), {"grammar": answer_grammar("none", answers)}
+    if CHANNEL in marks_in(source):
+        return _go_on(hosted, prompt, FINAL), {"grammar": answer_grammar("none", answers)}
+    if form is None and not marks_in(source):
+        return prompt, {"json_schema": question.schema}  # whose errors name the place in the schema
+    return prompt, {"grammar": answer_grammar(_thoughts(prompt, source), answers)}
+
+
+def _thoughts(prompt: Prompt, source: str) -> Thoughts:
+    if not marks_in(source):
+        return "none"
+    return "inside" if prompt.text.rstrip().endswith(OPEN) else "may"
+
+
+def _go_on(hosted: Hosted, prompt: Prompt, words: Sequence[str]) -> Prompt:
+    """The prompt with control tokens, and text, behind it."""
+    ids: list[int] = []
+    for word in words:
+        token = hosted.speaker.template.control_id(word)
+        ids += [token] if token is not None else hosted.model.tokenizer.encode(word, special_tokens=False)
+    return Prompt(prompt.text + "".join(words), [*prompt.ids, *ids])
+
+
+def _seeing_calls(plan: Plan, hosted: Hosted, form: Form | None) -> Plan:
+    """The plan with the control tokens of calls shown as text."""
+    if form is None:
+        return plan
+    control = hosted.speaker.template.control_id
+    ids = {control(mark): mark for mark in marks_of(form)}
+    ends = {*plan.ends, *([token] if form == "harmony" and (token := control(CALL_ENDS)) is not None else [])}
+    shown = {token: mark for token, mark in ids.items() if token is not None and token not in ends}
+    return replace(plan, shown={**plan.shown, **shown}, ends=ends)

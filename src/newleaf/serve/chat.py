@@ -1,0 +1,223 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import functools
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from newleaf.generate.logprobs import TokenScore
+from newleaf.generate.options import SamplingConfig
+from newleaf.serve.answers import Answers, Delta, Question, ask
+from newleaf.serve.errors import ApiError
+from newleaf.serve.hosted import Hosted
+from newleaf.serve.routes import router
+from newleaf.serve.sampling import most_tokens, sampling
+from newleaf.serve.schemas import ChatRequest, Function, NamedTool
+from newleaf.serve.serving import Serving
+from newleaf.serve.streams import DONE, EventStream, event, unless_gone
+from newleaf.serve.tool_calls import Call
+from newleaf.text.tokenizer import Tokenizer
+
+
+def chat_router(serving: Serving) -> APIRouter:
+    routes = router()
+
+    @routes.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        """Answers a conversation, whole or as events while it is written."""
+        record = request.state.record
+        answers, hosted = await begin(serving, body, request)
+        head = _head(hosted.name)
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            events = _events(answers, hosted, head, usage, record)
+            end = functools.partial(serving.done, hosted, answers, record)
+            return EventStream(events, answers.cancel, end, record, serving.limits.stall_seconds)
+        whole = serving.until_done(hosted, answers, record, _whole(answers, hosted, head, record))
+        return JSONResponse(await unless_gone(request, whole, answers.cancel))
+
+    return routes
+
+
+async def begin(serving: Serving, body: ChatRequest, request: Request) -> tuple[Answers, Hosted]:
+    """Hand the conversation to the engine. The caller has to release the model afterwards."""
+    question = question_of(body)
+    record = request.state.record
+    hosted = await serving.registry.acquire(body.model)
+    record.model, record.user = hosted.name, body.user
+    try:
+        options = functools.partial(_options, body, hosted, serving)
+        return await serving.threads.run(lambda: ask(hosted, question, serving.limits, options)), hosted
+    except BaseException:
+        serving.registry.release(hosted)
+        raise
+
+
+def question_of(body: ChatRequest) -> Question:
+    """Raises ApiError for parameters that do not go together."""
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise ApiError(400, "max_tokens: give this or max_completion_tokens", "max_tokens", "invalid_value")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs", "invalid_value")
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
+    if not body.tools and body.tool_choice not in (None, "none", "auto"):
+        raise ApiError(400, "tool_choice: there are no tools", "tool_choice", "invalid_value")
+    named = isinstance(body.tool_choice, NamedTool)
+    choice = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else body.tool_choice or "auto"
+    tools = [tool_json(tool.function) for tool in body.tools or ()]
+    if named and choice not in [tool["function"]["name"] for tool in tools]:
+        raise ApiError(400, f"tool_choice: there is no function {choice!r} among the tools", "tool_choice", "invalid_value")
+    return Question(
+        messages=[message.model_dump(exclude_none=True) for message in body.messages],
+        tools=tools,
+        choice=choice,
+        named=named,
+        parallel=body.parallel_tool_calls is not False,
+        schema=_schema(body),
+        effort=body.reasoning_effort,
+        go_on=bool(body.continue_final_message),
+        variables=body.chat_template_kwargs,
+    )
+
+
+def tool_json(function: Function) -> dict[str, Any]:
+    """A tool as templates expect it, with nothing missing."""
+    nothing = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    return {"type": "function", "function": {**nothing, **function.model_dump(exclude_none=True, exclude={"strict"})}}
+
+
+def _schema(body: ChatRequest) -> Any:
+    form = body.response_format
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return {"type": "object"}
+    if form.json_schema is None:
+        raise ApiError(400, "response_format.json_schema: is missing", "response_format.json_schema", "missing_required_parameter")
+    return form.json_schema.schema_
+
+
+def _options(body: ChatRequest, hosted: Hosted, serving: Serving, room: int, constraint: Mapping[str, Any]) -> SamplingConfig:
+    name = "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
+    # An answer may be shorter than asked for: where the context ends it, it says "length".
+    most = most_tokens(body.max_completion_tokens or body.max_tokens, room, serving.limits, name, strict=False)
+    extra = dict(constraint)
+    if body.logprobs:
+        extra["logprobs"] = body.top_logprobs or 0
+    if body.min_tokens is not None:
+        extra["min_tokens"] = min(body.min_tokens, most)
+    return sampling(body, hosted, serving.limits, most, extra)
+
+
+def _head(model: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
+
+
+def usage_of(answers: Answers) -> dict[str, int]:
+    read, written = answers.prompt_tokens, answers.completion_tokens
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage: bool, record: Any) -> AsyncIterator[bytes]:
+    """The chunks, several in one piece where they come at once."""
+    head = {"id": head["id"], "object": "chat.completion.chunk", "created": head["created"], "model": head["model"]}
+    more = {"usage": None} if usage else {}
+    # Most chunks are a few characters of text: they are put together without walking through the whole of them.
+    before = json.dumps(head, separators=(",", ":"))[:-1] + ',"choices":[{"index":'
+    after = ',"logprobs":null,"finish_reason":null}]' + (',"usage":null' if usage else "") + "}\n\n"
+
+    def chunk(index: int, delta: dict[str, Any], end: str | None = None, scores: Any = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": end}
+        return event({**head, "choices": [choice], **more})
+
+    def told(delta: Delta, calls: list[int]) -> bytes:
+        if isinstance(delta.part, Call):
+            calls[delta.index] += 1
+            return chunk(delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **call_json(delta.part)}]})
+        if delta.part is None:
+            return chunk(delta.index, {}, delta.end)
+        text, scores = delta.part.text, None
+        if delta.scores:
+            scores = {"content": scores_json(delta.scores, hosted.model.tokenizer), "refusal": None}
+        elif delta.part.kind == "content":
+            return f'data: {before}{delta.index},"delta":{{"content":{json.dumps(text)}}}{after}'.encode()
+        names = ("content",) if delta.part.kind == "content" else ("reasoning", "reasoning_content")
+        return chunk(delta.index, dict.fromkeys(names, text), None, scores)
+
+    calls = [0] * answers.request.config.n
+    yield b"".join(chunk(number, {"role": "assistant", "content": ""}) for number in range(len(calls)))
+    async for deltas in answers.deltas():
+        record.wrote()
+        yield b"".join(told(delta, calls) for delta in deltas)
+    last = event({**head, "choices": [], "usage": usage_of(answers)}) if usage else b""
+    yield last + DONE
+
+
+async def _whole(answers: Answers, hosted: Hosted, head: dict[str, Any], record: Any) -> dict[str, Any]:
+    count = answers.request.config.n
+    texts: list[dict[str, str]] = [{"content": "", "reasoning": ""} for _ in range(count)]
+    calls: list[list[Call]] = [[] for _ in range(count)]
+    scores: list[list[TokenScore]] = [[] for _ in range(count)]
+    ends: list[str] = ["stop"] * count
+    async for deltas in answers.deltas():
+        record.wrote()
+        for delta in deltas:
+            if isinstance(delta.part, Call):
+                calls[delta.index].append(delta.part)
+            elif delta.part is not None:
+                texts[delta.index][delta.part.kind] += delta.part.text
+            scores[delta.index] += delta.scores
+            ends[delta.index] = delta.end or ends[delta.index]
+    asked = answers.request.config.logprobs is not None
+    choices = [
+        {
+            "index": number,
+            "message": message_json(texts[number], calls[number]),
+            "logprobs": {"content": scores_json(scores[number], hosted.model.tokenizer), "refusal": None} if asked else None,
+            "finish_reason": ends[number],
+        }
+        for number in range(count)
+    ]
+    return {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(answers)}
+
+
+def message_json(texts: Mapping[str, str], calls: list[Call]) -> dict[str, Any]:
+    content = texts["content"] if texts["content"] or not calls else None
+    found: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if texts["reasoning"]:
+        found |= {"reasoning": texts["reasoning"], "reasoning_content": texts["reasoning"]}
+    return found | ({"tool_calls": [call_json(call) for call in calls]} if calls else {})
+
+
+def call_json(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+
+
+def scores_json(scores: Any, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Tokens with their log-probabilities and, as text may hold half a character, with their bytes."""
+
+    def named(token: int, value: float | None) -> dict[str, Any]:
+        text = token_text(tokenizer, token)
+        return {
+            "token": text,
+            "logprob": max(value if value is not None else 0.0, -9999.0),
+            "bytes": list(tokenizer.token_bytes(token)),
+            "id": token,
+        }
+
+    return [{**named(score.id, score.logprob), "top_logprobs": [named(*pair) for pair in score.top]} for score in scores]
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """The token's characters; a special token's name."""
+    found = tokenizer.token_bytes(token)
+    return found.decode("utf-8", "replace") if found else str(tokenizer.backend.id_to_token(token) or "")

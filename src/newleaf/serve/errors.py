@@ -1,0 +1,124 @@
+"""What goes wrong, in the shape that OpenAI's clients read: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from newleaf.errors import InputError
+
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+CODES = {404: "not_found", 405: "method_not_allowed"}
+# Where an option of ours has another name in OpenAI's requests.
+PARAMS = {"json_schema": "response_format", "json_object": "response_format", "n": "n", "forced_tokens": None}
+
+
+class ApiError(HTTPException):
+    """Something to tell the client. `param` names the parameter that is wrong."""
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, message, dict(headers) if headers else None)
+        self.param, self.code = param, code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return shape(self.status_code, str(self.detail), self.param, self.code)
+
+
+def shape(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """The body of an error's response."""
+    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": printable(message), "type": kind, "param": param, "code": code or CODES.get(status)}}
+
+
+def printable(text: str) -> str:
+    """Half a surrogate pair, which what was refused may hold, has no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def refused(error: InputError, fields: Mapping[str, Any] | None = None) -> ApiError:
+    """An error of the floors below as one of the client's, with the parameter it is about where its text begins with one."""
+    text = " ".join(str(error).split())
+    named = re.match(r"(messages|tools|template variables|[a-z_]+)(?=[\[.:, ])", text)
+    name = named[1] if named else None
+    param = PARAMS.get(name, name) if name else None
+    if fields is not None and param not in fields and param not in ("messages", "prompt", "response_format"):
+        param = None
+    code = "context_length_exceeded" if "the context is" in text or "do not fit this model" in text else "invalid_value"
+    return ApiError(400, text, param, code)
+
+
+def overloaded(message: str, seconds: float = 1.0, code: str = "rate_limit_exceeded") -> ApiError:
+    """429, with the seconds after which another try makes sense."""
+    return ApiError(429, message, None, code, {"Retry-After": str(max(1, round(seconds)))})
+
+
+def respond(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body, error.status_code, headers=error.headers)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Give every error of this application OpenAI's shape."""
+
+    @app.exception_handler(StarletteHTTPException)
+    async def of_http(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        if isinstance(error, ApiError):
+            return respond(error)
+        return JSONResponse(
+            shape(error.status_code, f"{error.detail}: {request.method} {request.url.path}"), error.status_code, error.headers
+        )
+
+    @app.exception_handler(InputError)
+    async def of_input(request: Request, error: InputError) -> JSONResponse:
+        return respond(refused(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def of_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return respond(invalid(error.errors()))
+
+
+def invalid(problems: Any) -> ApiError:
+    """The first of pydantic's complaints, as a sentence that names the parameter."""
+    problem = problems[0]
+    place = [step for step in problem["loc"] if step not in ("body", "query", "path")]
+    place = place if not _is_json_problem(problem) else []
+    param = _path(place) or None
+    given = "" if problem["type"] in ("missing", "extra_forbidden") or param is None else f", not {_short(problem.get('input'))}"
+    if problem["type"] == "extra_forbidden":
+        return ApiError(400, f"{param}: this parameter is not supported", param, "unsupported_parameter")
+    if problem["type"] == "missing":
+        return ApiError(400, f"{param or 'the body'}: is missing", param, "missing_required_parameter")
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    reason = (problem.get("ctx") or {}).get("error")
+    text = f"{text} ({reason})" if _is_json_problem(problem) and reason else text
+    return ApiError(400, f"{param}: {text[:1].lower()}{text[1:]}{given}" if param else text, param, "invalid_value")
+
+
+def _is_json_problem(problem: Mapping[str, Any]) -> bool:
+    return str(problem["type"]).startswith("json")
+
+
+def _path(place: list[Any]) -> str:
+    """messages[0].content; the names that pydantic gives the branches of a union are left out."""
+    text = ""
+    for step in place:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif re.fullmatch(r"[a-z_][a-z0-9_]*", step) and step not in ("str", "int", "float", "bool"):
+            text += f".{step}" if text else step
+        elif not text:
+            text = step[:100]
+    return printable(text)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,0 +1,46 @@
+"""GET /v1/models, /health and /ready: which models there are, and whether the server lives and takes requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from newleaf.serve.errors import ApiError
+from newleaf.serve.serving import Serving
+from newleaf.version import VERSION
+
+
+def health_router(serving: Serving) -> APIRouter:
+    routes = APIRouter()
+    registry = serving.registry
+
+    def about(name: str) -> dict[str, Any]:
+        hosted = registry.peek(name)
+        known = {"context_length": hosted.context, "chat": hosted.template is not None} if hosted is not None else {}
+        return {"id": name, "object": "model", "created": registry.created, "owned_by": "newleaf", "loaded": hosted is not None, **known}
+
+    @routes.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """All models. `context_length` and `chat` (whether it has a chat template) are known of those that are loaded."""
+        return {"object": "list", "data": [about(name) for name in registry.sources]}
+
+    @routes.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        if model not in registry.sources:
+            raise ApiError(404, f"the model {model!r} does not exist", "model", "model_not_found")
+        return about(model)
+
+    @routes.get("/health")
+    async def health() -> dict[str, Any]:
+        """That the server lives."""
+        return {"status": "ok", "version": VERSION}
+
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        """Whether a model is in memory and takes requests."""
+        open_ = [name for name, loaded, *_ in registry.loads() if loaded]
+        return JSONResponse({"status": "ready" if open_ else "loading", "models": open_}, 200 if open_ else 503)
+
+    return routes

@@ -1,0 +1,92 @@
+"""One open model behind the server: its engine, its chat template, and threads for what would hold up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from newleaf.api import Model
+from newleaf.errors import InputError
+from newleaf.generate.chat import Speaker
+from newleaf.generate.engine import Engine
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.request import Request
+from newleaf.serve.errors import overloaded
+from newleaf.text.chat_template import ChatTemplate
+
+Result = TypeVar("Result")
+
+
+class Hosted:
+    """A model that is in memory. `users` counts the requests that hold it there."""
+
+    def __init__(self, name: str, model: Model, slots: int, cache: int | None, queue: int) -> None:
+        self.name, self.model, self.queue = name, model, queue
+        self.slots, self.cache = slots, cache
+        self.users = 0
+        self.engine = model.engine(slots, cache)
+        self.template = _template(model)
+        self.context = model.network.config.context_length
+
+    @property
+    def speaker(self) -> Speaker:
+        """Raises InputError when the model has no chat template."""
+        return Speaker(self.context, self.template or self.model.chat_template, self.model.end_ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weights take."""
+        tensors = [*self.model.network.parameters(), *self.model.network.buffers()]
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+        return sum(storages.values())
+
+    def make_room(self, texts: int) -> None:
+        """Raises ApiError when so many texts more would be too many."""
+        running, waiting = self.engine.load
+        if running + waiting + texts > self.queue:
+            seconds = 1 + waiting / max(1, self.slots)
+            raise overloaded(f"{self.name}: {waiting} texts are waiting already; try again in {seconds:.0f} s", seconds, "queue_full")
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        config: SamplingConfig,
+        ends: Collection[int] = (),
+        shown: Mapping[int, str] | None = None,
+        first: int = 0,
+    ) -> Request:
+        """Hand a text to the engine; one that has failed is replaced first."""
+        if self.engine.closed:
+            self.engine = Engine(self.model.network, self.model.tokenizer, self.slots, self.cache)
+        return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown)
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Work with the network between two rounds of the engine."""
+        return await asyncio.wrap_future(self.engine.aside(work))
+
+    def close(self) -> None:
+        self.engine.close()
+        if self.template is not None:
+            self.template.sandbox.close()
+
+
+class Threads:
+    """For work of milliseconds to seconds that is no coroutine's: rendering, encoding, compiling grammars, opening models."""
+
+    def __init__(self, count: int = 8) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="newleaf-serve")
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _template(model: Model) -> ChatTemplate | None:
+    try:
+        return model.chat_template
+    except InputError:
+        return None

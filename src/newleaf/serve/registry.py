@@ -1,0 +1,159 @@
+"""The models that a server knows by name: opened when somebody asks for them, put away when memory is needed for others."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from newleaf.api import Model, load
+from newleaf.errors import InputError
+from newleaf.generate.engine import SLOTS
+from newleaf.serve.errors import ApiError, overloaded
+from newleaf.serve.hosted import Hosted, Threads
+from newleaf.serve.logs import Logs
+
+Open = Callable[["Source"], Model]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model by the name it is asked for. `path` is all that `newleaf.load` takes."""
+
+    name: str
+    path: str
+    weights: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    template: str | None = None  # a Jinja chat template in place of the model's own
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much of the machine the models may take. `memory` bytes of weights (None: no limit), `cache` bytes of keys and values each."""
+
+    memory: int | None = None
+    cache: int | None = None
+    slots: int = SLOTS
+    queue: int = 1024
+
+
+class Registry:
+    """Models by name, of which as many are in memory as `room` allows; the one unused for longest goes first."""
+
+    def __init__(self, sources: Sequence[Source], room: Room, threads: Threads, logs: Logs, open_model: Open | None = None) -> None:
+        names = [source.name for source in sources]
+        if not names:
+            raise InputError("a server needs a model")
+        if len(set(names)) < len(names):
+            raise InputError(f"two models have the name {max(names, key=names.count)}; give one another, as in NAME={sources[0].path}")
+        self.sources: Mapping[str, Source] = {source.name: source for source in sources}
+        self.room, self.threads, self.logs = room, threads, logs
+        self.created = int(time.time())
+        self._open = open_model or open_source
+        self._hosted: dict[str, Hosted] = {}  # longest unused first
+        self._sizes: dict[str, int] = {}  # of those that have been open
+        self._loading = asyncio.Lock()
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.sources))
+
+    def peek(self, name: str) -> Hosted | None:
+        """The model if it is in memory."""
+        return self._hosted.get(name)
+
+    def loads(self) -> Iterator[tuple[str, bool, int, int, int]]:
+        """For each model: name, whether it is in memory, its bytes, texts being written and texts waiting."""
+        for name in self.sources:
+            hosted = self._hosted.get(name)
+            yield (name, True, self._sizes[name], *hosted.engine.load) if hosted is not None else (name, False, 0, 0, 0)
+
+    @asynccontextmanager
+    async def use(self, name: str | None) -> AsyncIterator[Hosted]:
+        """The model of this name (None: the first), opened if it is not, and kept while the block runs.
+
+        Raises ApiError when there is none, when it cannot be opened, or when models in use leave no memory for it.
+        """
+        hosted = await self.acquire(name)
+        try:
+            yield hosted
+        finally:
+            self.release(hosted)
+
+    async def acquire(self, name: str | None) -> Hosted:
+        """As `use`, for those who call `release` themselves."""
+        name = self.first if name is None else name
+        if name not in self.sources:
+            raise ApiError(404, f"the model {name!r} does not exist; there is {', '.join(self.sources)}", "model", "model_not_found")
+        hosted = self._hosted.get(name)
+        if hosted is None:
+            async with self._loading:
+                hosted = self._hosted.get(name) or await self._load(self.sources[name])
+                hosted.users += 1
+        else:
+            hosted.users += 1
+            self._hosted[name] = self._hosted.pop(name)
+        return hosted
+
+    def release(self, hosted: Hosted) -> None:
+        hosted.users -= 1
+
+    async def _load(self, source: Source) -> Hosted:
+        known = self._sizes.get(source.name)
+        size = known if known is not None else await self.threads.run(lambda: size_on_disk(source))
+        self._make_room(source.name, size)
+        began = time.perf_counter()
+        try:
+            model = await self.threads.run(lambda: self._open(source))
+        except InputError as error:
+            raise ApiError(503, f"{source.name}: {error}", "model", "model_not_loaded") from None
+        hosted = await self.threads.run(lambda: Hosted(source.name, model, self.room.slots, self.room.cache, self.room.queue))
+        self._sizes[source.name] = hosted.nbytes
+        self._hosted[source.name] = hosted
+        self.logs.write("loaded", model=source.name, bytes=hosted.nbytes, seconds=round(time.perf_counter() - began, 3))
+        return hosted
+
+    def _make_room(self, name: str, size: int) -> None:
+        """Put models away until there is memory for this one."""
+        limit = self.room.memory
+        if limit is None:
+            return
+        if size > limit:
+            raise ApiError(
+                503, f"{name} takes {size / 1e9:.2f} GB, and the limit for all models is {limit / 1e9:.2f} GB", "model", "model_too_large"
+            )
+        while sum(self._sizes[each] for each in self._hosted) + size > limit:
+            idle = next((each for each, hosted in self._hosted.items() if not hosted.users), None)
+            if idle is None:
+                raise overloaded(f"{name} is not in memory, and the models that are there are being used", 5, "model_not_loaded")
+            self._hosted.pop(idle).close()
+            gc.collect()
+            self.logs.write("put away", model=idle)
+
+    def close(self) -> None:
+        for hosted in self._hosted.values():
+            hosted.close()
+        self._hosted.clear()
+
+
+def open_source(source: Source) -> Model:
+    """Raises InputError as `newleaf.load` does."""
+    model = load(source.path, source.weights, source.device, source.threads)
+    if source.template is not None:
+        model.use_template(source.template)
+    return model
+
+
+def size_on_disk(source: Source) -> int:
+    """Bytes of the model's weights, near enough to decide what has to be put away for them."""
+    path = Path(source.path)
+    if path.is_file():
+        return path.stat().st_size
+    files: Any = path.rglob("*.safetensors") if path.is_dir() else ()
+    return sum(file.stat().st_size for file in files)

@@ -1,0 +1,90 @@
+"""The items of a response, thoughts, text and calls, and the events that tell of them while they come."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from newleaf.serve.answers import Delta
+from newleaf.serve.tool_calls import Call
+
+Event = dict[str, Any]
+
+
+class Items:
+    """What has come so far (`output`); each call returns events, which still lack their numbers."""
+
+    def __init__(self) -> None:
+        self.output: list[dict[str, Any]] = []
+        self.end: str | None = None
+        self._open: str | None = None  # the kind of the last item, while it grows
+
+    def push(self, delta: Delta) -> list[Event]:
+        self.end = delta.end or self.end
+        if delta.part is None:
+            return self.close() if delta.end else []
+        if isinstance(delta.part, Call):
+            return [*self.close(), *self._call(delta.part)]
+        if not delta.part.text:
+            return []
+        events = [] if self._open == delta.part.kind else [*self.close(), *self._begin(delta.part.kind)]
+        self.output[-1]["content"][0]["text"] += delta.part.text
+        return [*events, self._of_text("delta", delta=delta.part.text)]
+
+    def close(self) -> list[Event]:
+        """The last item is whole."""
+        if self._open is None:
+            return []
+        item = self.output[-1]
+        item["status"] = "completed"
+        part = item["content"][0]
+        events = [
+            self._of_text("done", text=part["text"]),
+            self._event("response.content_part.done", item_id=item["id"], content_index=0, part=part),
+            self._event("response.output_item.done", item=item),
+        ]
+        self._open = None
+        return events
+
+    def _begin(self, kind: str) -> list[Event]:
+        common: dict[str, Any] = {"status": "in_progress", "content": []}
+        if kind == "reasoning":
+            item: dict[str, Any] = {"id": f"rs_{secrets.token_hex(12)}", "type": "reasoning", "summary": [], **common}
+            part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
+        else:
+            item = {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", **common}
+            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        self.output.append(item)
+        self._open = kind
+        events = [
+            self._event("response.output_item.added", item={**item, "content": []}),
+            self._event("response.content_part.added", item_id=item["id"], content_index=0, part=dict(part)),
+        ]
+        item["content"] = [part]
+        return events
+
+    def _call(self, call: Call) -> list[Event]:
+        item = {
+            "id": f"fc_{secrets.token_hex(12)}",
+            "type": "function_call",
+            "call_id": f"call_{secrets.token_hex(12)}",
+            "name": call.name,
+            "arguments": call.arguments,
+            "status": "completed",
+        }
+        self.output.append(item)
+        return [
+            self._event("response.output_item.added", item={**item, "arguments": "", "status": "in_progress"}),
+            self._event("response.function_call_arguments.delta", item_id=item["id"], delta=call.arguments),
+            self._event("response.function_call_arguments.done", item_id=item["id"], name=call.name, arguments=call.arguments),
+            self._event("response.output_item.done", item=item),
+        ]
+
+    def _of_text(self, what: str, **fields: Any) -> Event:
+        reasoning = self._open == "reasoning"
+        kind = "response.reasoning_text" if reasoning else "response.output_text"
+        more: dict[str, Any] = {} if reasoning else {"logprobs": []}
+        return self._event(f"{kind}.{what}", item_id=self.output[-1]["id"], content_index=0, **fields, **more)
+
+    def _event(self, kind: str, **fields: Any) -> Event:
+        return {"type": kind, "output_index": len(self.output) - 1, **fields}

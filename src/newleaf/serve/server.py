@@ -1,0 +1,110 @@
+"""Running the application: the socket, the models that are opened first, signals, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+
+import uvicorn
+from fastapi import APIRouter
+
+from newleaf.errors import InputError
+from newleaf.serve.app import create_app
+from newleaf.serve.connection import limited
+from newleaf.serve.errors import ApiError
+from newleaf.serve.serving import Serving
+
+KEEP_ALIVE = 75  # seconds that a connection may be idle between requests
+SWITCH = 0.0005  # seconds after which a thread has to hand over the interpreter: the engine's waits for it after each round
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which ends well when it is asked to: SIGTERM's default would look like a failure to whoever started us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal lets what is being answered come to its end; the second does not wait for it."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket to listen on; port 0 takes any that is free. Raises InputError when it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        raise InputError(f"{host}:{port}: cannot be listened on ({(error.strerror or str(error)).lower()})") from None
+    return found
+
+
+def serve(serving: Serving, listening: socket.socket, on_ready: Callable[[], None], more: Sequence[APIRouter] = ()) -> None:
+    """Open the first model and answer until a signal asks to end. Raises InputError when the model cannot be opened."""
+    allow_many_connections(serving.limits.connections)
+    sys.setswitchinterval(SWITCH)
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    config = uvicorn.Config(
+        create_app(serving, more),
+        http=limited(serving.limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=2048,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(serving.limits.drain_seconds) or 1,
+    )
+
+    async def run() -> None:
+        await open_first(serving)
+        server = Server(config)
+        watching = asyncio.create_task(_when_started(server, on_ready))
+        try:
+            await server.serve([listening])
+        finally:
+            watching.cancel()
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(run())
+
+
+async def open_first(serving: Serving) -> None:
+    """So that what is wrong with a model is said at the start, and the first answer comes soon."""
+    try:
+        serving.registry.release(await serving.registry.acquire(None))
+    except ApiError as error:
+        raise InputError(str(error.detail)) from None
+
+
+async def _when_started(server: uvicorn.Server, on_ready: Callable[[], None]) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    on_ready()
+
+
+def allow_many_connections(count: int) -> None:
+    """Each connection is an open file, of which many systems allow 1,024 unless asked."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows; not where it is forbidden
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = count + 512
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted, hard))

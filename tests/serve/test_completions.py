@@ -1,0 +1,152 @@
+"""Completions, embeddings, tokens, models and responses by the stock openai client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from running import Running
+
+import newleaf
+
+
+def test_a_continuation_is_the_models_own(client: openai.OpenAI, models: Path) -> None:
+    model = newleaf.load(models / "endless")
+    expected = model.generate("What is", max_tokens=10, temperature=0.7, seed=5)
+    options: Any = {"model": "endless", "max_tokens": 10, "temperature": 0.7, "seed": 5}
+    got = client.completions.create(prompt="What is", **options)
+    assert got.choices[0].text == expected
+    ids = model.tokenizer.encode("What is")
+    assert client.completions.create(prompt=ids, **options).choices[0].text == expected
+    chunks = client.completions.create(prompt="What is", stream=True, **options)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == expected
+    assert client.completions.create(model="endless", prompt="What").usage.completion_tokens <= 16
+
+
+def test_several_prompts_with_n_and_best_of_come_in_order(client: openai.OpenAI, models: Path) -> None:
+    model = newleaf.load(models / "endless")
+    got = client.completions.create(model="endless", prompt=["What", "The"], n=2, max_tokens=5, seed=1, temperature=1)
+    assert [choice.index for choice in got.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in got.choices[:2]] == model.generate("What", n=2, max_tokens=5, seed=1, temperature=1)
+    best = client.completions.create(model="endless", prompt="What", n=1, best_of=4, max_tokens=5, seed=1, temperature=1)
+    assert best.choices[0].text == model.generate("What", n=1, best_of=4, max_tokens=5, seed=1, temperature=1)[0]
+    assert best.usage.completion_tokens == 20
+
+
+def test_echo_scores_the_prompt_as_the_network_does(client: openai.OpenAI, models: Path) -> None:
+    model = newleaf.load(models / "endless")
+    text = "What is the capital of France?"
+    ids = model.tokenizer.encode(text)
+    got = client.completions.create(model="endless", prompt=text, echo=True, logprobs=2, max_tokens=1, temperature=0).choices[0]
+    with torch.no_grad():
+        rows = model.network(torch.tensor([ids]))[0].log_softmax(-1)
+    assert got.text.startswith(text)
+    assert got.logprobs.token_logprobs[0] is None
+    expected = [float(rows[place, token]) for place, token in enumerate(ids[1:])]
+    assert got.logprobs.token_logprobs[1 : len(ids)] == pytest.approx(expected, abs=1e-4)
+    assert [text[at:].startswith(token) for token, at in zip(got.logprobs.tokens[: len(ids)], got.logprobs.text_offset, strict=False)] == [
+        True
+    ] * len(ids)
+    assert max(got.logprobs.top_logprobs[1].values()) == pytest.approx(float(rows[0].max()), abs=1e-4)
+
+
+def test_prompts_that_do_not_fit_are_refused_with_openais_code(client: openai.OpenAI) -> None:
+    for options in ({"prompt": "a " * 9000}, {"prompt": "a", "max_tokens": 4096}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.completions.create(model="endless", **options)
+        assert refused.value.code == "context_length_exceeded"
+    for prompt in ([], [999999], [[1], []], ""):
+        with pytest.raises(openai.BadRequestError):
+            client.completions.create(model="endless", prompt=prompt)
+
+
+def test_embeddings_are_the_mean_of_the_last_hidden_states(client: openai.OpenAI, models: Path) -> None:
+    model = newleaf.load(models / "endless")
+    texts = ["The capital of France", "2 < 3"]
+    got = client.embeddings.create(model="endless", input=texts)  # the client asks for base64
+    plain = client.embeddings.create(model="endless", input=texts, encoding_format="float")
+    for text, one, other in zip(texts, got.data, plain.data, strict=True):
+        with torch.no_grad():
+            expected = model.network.hidden(torch.tensor([model.tokenizer.encode(text)]))[0].mean(0)
+        torch.testing.assert_close(torch.tensor(one.embedding), expected, atol=1e-5, rtol=1e-4)
+        assert one.embedding == pytest.approx(other.embedding)
+    assert got.usage.prompt_tokens == sum(len(model.tokenizer.encode(text)) for text in texts)
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        client.embeddings.create(model="endless", input="a", dimensions=7)
+
+
+def test_tokens_go_both_ways(server: Running, models: Path) -> None:
+    tokenizer = newleaf.load(models / "endless").tokenizer
+    got = server.post("/tokenize", model="endless", prompt="capital 新叶", return_token_strs=True).json()
+    assert got["tokens"] == tokenizer.encode("capital 新叶")
+    assert got["count"] == len(got["token_strs"])
+    assert server.post("/detokenize", model="endless", tokens=got["tokens"]).json() == {"prompt": "capital 新叶"}
+    assert server.post("/detokenize", model="endless", tokens=[99999]).status_code == 400
+
+
+def test_models_health_and_metrics_are_there(server: Running, client: openai.OpenAI) -> None:
+    names = [model.id for model in client.models.list().data]
+    assert names == ["chatml", "qwen3", "llama3", "harmony", "mistral", "endless"]
+    assert client.models.retrieve("qwen3").id == "qwen3"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("qwen4")
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    assert httpx.get(f"{server.url}/ready").status_code == 200
+    client.completions.create(model="endless", prompt="What", max_tokens=3)
+    text = httpx.get(f"{server.url}/metrics").text
+    assert 'newleaf_requests_total{route="/v1/completions",status="200"}' in text
+    assert 'newleaf_completion_tokens_total{model="endless"}' in text
+    assert server.gauge("loaded", "endless") == 1
+
+
+def test_a_response_is_the_chat_completion_in_another_shape(client: openai.OpenAI) -> None:
+    options: Any = {"model": "endless", "temperature": 0}
+    chat = client.chat.completions.create(
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], max_tokens=9, **options
+    )
+    got = client.responses.create(instructions="Be brief.", input="Hi", max_output_tokens=9, **options)
+    assert got.output_text == chat.choices[0].message.content
+    assert (got.status, got.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert (got.usage.input_tokens, got.usage.output_tokens) == (chat.usage.prompt_tokens, 9)
+    assert client.responses.retrieve(got.id).output_text == got.output_text
+    more = client.responses.create(input="And?", previous_response_id=got.id, max_output_tokens=3, **options)
+    assert more.usage.input_tokens > got.usage.input_tokens
+    client.responses.delete(got.id)
+    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        client.responses.create(input="And?", previous_response_id=got.id, **options)
+
+
+def test_a_responses_events_tell_what_the_whole_of_it_says(client: openai.OpenAI) -> None:
+    tools: Any = [
+        {
+            "type": "function",
+            "name": "go",
+            "parameters": {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"]},
+        }
+    ]
+    kinds: list[str] = []
+    text = arguments = ""
+    for event in client.responses.create(model="endless", input="Hi", max_output_tokens=8, temperature=0, stream=True):
+        kinds.append(event.type)
+        text += event.delta if event.type == "response.output_text.delta" else ""
+    assert event.type == "response.incomplete"
+    assert text == event.response.output_text != ""
+    assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
+    for event in client.responses.create(
+        model="endless", input="Hi", tools=tools, tool_choice="required", stream=True, parallel_tool_calls=False
+    ):
+        if event.type == "response.function_call_arguments.delta":
+            arguments += event.delta
+    assert event.type == "response.completed"
+    (call,) = event.response.output
+    assert (call.type, call.name, call.arguments) == ("function_call", "go", arguments)
+    back: Any = [
+        {"role": "user", "content": "Hi"},
+        call.model_dump(exclude_none=True),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "done"},
+    ]
+    assert client.responses.create(model="endless", input=back, tools=tools, max_output_tokens=4).status in ("completed", "incomplete")

@@ -1,0 +1,92 @@
+"""Calls of tools are found in text that comes in any pieces; what cannot be read stays text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from newleaf.serve.rates import Bucket, Rates
+from newleaf.serve.tool_calls import Call, Form, Part, form_of, reader
+from newleaf.text.reasoning import ChannelSplitter
+
+NAMES = ("go", "stop")
+GO = Call("go", '{"far": true}')
+CASES: list[tuple[Form, str, str, list[Call]]] = [
+    ("tags", '<tool_call>\n{"name": "go", "arguments": {"far": true}}\n</tool_call>', "", [GO]),
+    ("tags", 'Well. <tool_call>{"name": "go", "arguments": {"far": true}}</tool_call>\n', "Well.", [GO]),
+    (
+        "own",
+        '<tool_call>{"name": "stop"}</tool_call>\n<tool_call>{"name": "go", "arguments": "{\\"far\\": true}"}</tool_call>',
+        "",
+        [Call("stop", "{}"), GO],
+    ),
+    ("tags", '<tool_call>{"name": "go", "arguments": {"far": true}}', "", [GO]),
+    ("tags", '<tool_call>{"name": "fly", "arguments": {}}</tool_call>', '<tool_call>{"name": "fly", "arguments": {}}</tool_call>', []),
+    ("tags", '<tool_call>{"name": "go", "arg', '<tool_call>{"name": "go", "arg', []),
+    ("tags", "a < b, <tool", "a < b, <tool", []),
+    ("bare", '{"name": "go", "parameters": {"far": true}}', "", [GO]),
+    ("bare", '<|python_tag|>{"name": "go", "parameters": {"far": true}}', "", [GO]),
+    ("bare", '[{"name": "go", "arguments": {"far": true}}, {"name": "stop"}]', "", [GO, Call("stop", "{}")]),
+    ("bare", '{"answer": 42}', '{"answer": 42}', []),
+    ("bare", "Hello {", "Hello {", []),
+    ("list", '[TOOL_CALLS] [{"name": "go", "arguments": {"far": true}}]', "", [GO]),
+    ("list", '[TOOL_CALLS]go[ARGS]{"far": true}', "", [GO]),
+    ("list", "[TOO bad", "[TOO bad", []),
+    ("list", "[TOOL_CALLS] nonsense", "[TOOL_CALLS] nonsense", []),
+]
+
+
+@pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_calls_are_found_however_the_text_is_cut(form: Form, text: str, said: str, calls: list[Call], data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    read = reader(form, NAMES)
+    found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish()
+    assert [each for each in found if isinstance(each, Call)] == calls
+    assert "".join(each.text for each in found if isinstance(each, Part)) == said
+
+
+def test_thoughts_are_not_searched_for_calls() -> None:
+    read = reader("tags", NAMES)
+    thought = Part("reasoning", '<tool_call>{"name": "go"}</tool_call>')
+    assert read.push(thought) + read.finish() == [thought]
+
+
+def test_gpt_oss_calls_functions_in_a_channel_of_their_own() -> None:
+    text = "<|channel|>analysis<|message|>Far.<|end|><|start|>assistant<|channel|>commentary to=functions.go <|constrain|>json<|message|>"
+    text += json.dumps({"far": True})
+    split, read = ChannelSplitter(), reader("harmony", NAMES)
+    parts = [part for piece in (text[:70], text[70:]) for part in split.push(piece)] + split.finish()
+    found = [each for part in parts for each in read.push(part)] + read.finish()
+    assert "".join(each.text for each in found if isinstance(each, Part)) == "Far."
+    assert [each for each in found if isinstance(each, Call)] == [GO]
+
+
+def test_templates_tell_how_their_models_call() -> None:
+    assert form_of("{{ messages }}") == "own"
+    assert form_of("{% if tools %}<tool_call>{% endif %}") == "tags"
+    assert form_of("{% if tools %}[TOOL_CALLS]{% endif %}") == "list"
+    assert form_of("{% if tools %}{{ tools }}{% endif %}") == "bare"
+    assert form_of("{% if tools %}<|channel|><|message|>{% endif %}") == "harmony"
+
+
+def test_a_bucket_gives_a_minutes_worth_and_fills_steadily() -> None:
+    now = 0.0
+    bucket = Bucket(60, lambda: now)
+    assert bucket.wait(60) == 0
+    bucket.take(60)
+    assert bucket.wait(1) == pytest.approx(1)
+    now = 30.5
+    assert bucket.wait(30) == 0
+    assert bucket.wait(31) == pytest.approx(0.5)
+    now = 1000
+    bucket.wait(0)
+    bucket.take(90)  # tokens are known when they have been used
+    assert bucket.wait(1) == pytest.approx(31)
+    rates = Rates(2, None, lambda: now)
+    assert [rates.admit() for _ in range(3)] == [0, 0, pytest.approx(30)]
