@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from chat_folders import make_chat_model
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-PATIENCE = 20_000  # milliseconds, for machines that are busy
-CONTEXT = 8192  # long enough that an answer without an end takes seconds
+PATIENCE = 30_000  # milliseconds, for machines that are busy
+ENDLESS = 30_000  # tokens: many seconds of writing
+CONTEXT = ENDLESS + 2768
 
 
 def make_letters_model(folder: Path, kind: str = "chatml") -> Path:
@@ -30,6 +31,7 @@ def chromium() -> Iterator[Browser]:
     if path is None:
         pytest.skip("needs Chromium (apt-get install chromium), or NEWLEAF_CHROMIUM naming one")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=PATIENCE)
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
