@@ -57,6 +57,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--state", type=Path, metavar="DIR", help="where files and batches are kept (default: a folder of the user's, one for each port)"
     )
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="training runs for the page to show")
     parser.add_argument("--log", choices=["json", "off"], default="json", help="a JSON object for each request on standard error (default)")
     for flag, (kind, _, text) in LIMITS.items():
         parser.add_argument(flag, type=kind, help=text)
@@ -120,7 +121,13 @@ def _settings(args: argparse.Namespace, port: int) -> Settings:
     given = {name: value for flag, (_, name, _) in LIMITS.items() if (value := getattr(args, flag[2:].replace("-", "_"))) is not None}
     # Servers on one machine differ in their ports, and one that starts again has the same.
     state = args.state or Path(platformdirs.user_data_dir("newleaf", appauthor=False)) / f"serve-{port}"
-    return Settings(Limits(**given), read_keys(args.keys) if args.keys is not None else None, state)
+    return Settings(Limits(**given), read_keys(args.keys) if args.keys is not None else None, state, runs=_runs(args.runs))
+
+
+def _runs(folder: Path | None) -> Path | None:
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--runs: {folder} is no folder")
+    return folder
 
 
 def _source(text: str, args: argparse.Namespace) -> Source:

@@ -21,6 +21,7 @@ from newleaf.serve.health import health_router
 from newleaf.serve.metrics import metrics_router
 from newleaf.serve.page import page_router
 from newleaf.serve.responses import responses_router
+from newleaf.serve.runs import runs_router
 from newleaf.serve.serving import Serving
 from newleaf.serve.tokens import tokens_router
 from newleaf.version import VERSION
@@ -45,7 +46,7 @@ def create_app(serving: Serving, more: Sequence[APIRouter] = ()) -> FastAPI:
     work = Work(serving.settings.state, app, serving.logs) if serving.settings.state is not None else None
     add_handlers(app)
     serving.metrics.watch(serving.registry.loads)
-    rooms = (chat_router, completions_router, responses_router, embeddings_router, tokens_router, health_router)
+    rooms = (chat_router, completions_router, responses_router, embeddings_router, tokens_router, health_router, runs_router)
     for router in [*(room(serving) for room in rooms), metrics_router(serving.metrics), *more]:
         app.include_router(router)
     if work is not None:

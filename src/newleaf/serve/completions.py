@@ -191,11 +191,11 @@ class Choices:
 
     def _logprobs(self, index: int, scores: Sequence[TokenScore]) -> dict[str, Any]:
         tokenizer = self.hosted.model.tokenizer
-        names = [token_text(tokenizer, score.id) for score in scores]
+        names = [token_name(tokenizer, score.id) for score in scores]
         offsets = []
-        for name in names:
+        for score in scores:
             offsets.append(self._offsets[index])
-            self._offsets[index] += len(name)
+            self._offsets[index] += len(token_text(tokenizer, score.id))
         tops = [
             None if score.logprob is None else {**dict(self._named(score.top)), name: score.logprob} for name, score in zip(names, scores)
         ]
@@ -209,7 +209,16 @@ class Choices:
 
     def _named(self, pairs: Sequence[tuple[int, float]]) -> list[tuple[str, float]]:
         """Alternatives by their text, the likeliest of those that look alike."""
-        return [(token_text(self.hosted.model.tokenizer, token), value) for token, value in reversed(pairs)]
+        return [(token_name(self.hosted.model.tokenizer, token), value) for token, value in reversed(pairs)]
+
+
+def token_name(tokenizer: Tokenizer, token: int) -> str:
+    """The token's characters; where it is part of one, its bytes as OpenAI writes them, bytes:\\xe2\\x80, so that no two look alike."""
+    found = tokenizer.token_bytes(token)
+    try:
+        return found.decode() if found else token_text(tokenizer, token)
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
 
 
 async def _events(maker: Choices, body: CompletionRequest, record: Any) -> AsyncIterator[bytes]:

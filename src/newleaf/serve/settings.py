@@ -43,3 +43,4 @@ class Settings:
     keys: Sequence[Key] | None = None
     state: Path | None = None
     page: Path | None = None  # a folder of files that are served as they are
+    runs: Path | None = None  # a folder of training runs for the page to show

@@ -1,0 +1,162 @@
+// One run: its figures, its curves, and what it wrote on the way.
+
+import { Chart, smoothed, ticks, timeTicks } from "./chart.js";
+import { el } from "./dom.js";
+
+const AXES = ["steps", "tokens", "seconds"];
+const MOST_SAMPLES = 24;
+
+export class RunView {
+  constructor(app) {
+    this.app = app;
+    const { words, settings } = app;
+    this.loss = new Chart(300);
+    this.speed = new Chart(140);
+    this.name = el("h1", {});
+    this.state = el("span", { class: "badge" });
+    this.facts = el("dl", { class: "facts-grid" });
+    this.notes = el("div", {});
+    this.samples = el("div", { class: "samples" });
+    const pick = el(
+      "select",
+      { id: "axis", on: { change: () => settings.set("axis", pick.value) } },
+      AXES.map((name) => el("option", { value: name, text: words.say(`axis_${name}`), selected: settings.get("axis") === name })),
+    );
+    settings.addEventListener(
+      "change",
+      ({ detail }) => detail === "axis" && this.element.isConnected && this.run && this.draw(this.run, this.history),
+    );
+    this.lossHead = el("h2", {});
+    this.curves = el(
+      "div",
+      { class: "curves" },
+      el(
+        "div",
+        { class: "row between" },
+        this.lossHead,
+        el("span", { class: "row" }, el("label", { for: "axis", text: words.say("axis") }), pick),
+      ),
+      el(
+        "p",
+        { class: "legend" },
+        el("span", { class: "key", text: words.say("training") }),
+        el("span", { class: "key strong", text: words.say("validation") }),
+      ),
+      this.loss.element,
+      el("h2", { text: words.say("speed_curve") }),
+      this.speed.element,
+    );
+    this.none = el("p", { class: "hint", text: words.say("no_points") });
+    this.element = el(
+      "section",
+      { class: "run", "aria-label": words.say("runs") },
+      el(
+        "div",
+        { class: "page" },
+        el("div", { class: "row" }, this.name, this.state),
+        this.notes,
+        this.facts,
+        this.none,
+        this.curves,
+        el("h2", { text: words.say("samples") }),
+        this.samples,
+      ),
+    );
+  }
+
+  draw(run, history) {
+    Object.assign(this, { run, history });
+    const { words } = this.app;
+    this.name.textContent = run.name;
+    this.state.textContent = words.say(`run_state_${run.state}`);
+    this.state.className = `badge ${run.state}`;
+    this.notes.replaceChildren(...run.notes.map((note) => el("p", { class: "hint", text: note })));
+    this.facts.replaceChildren(
+      ...this.figures(run, history).flatMap(([label, value, unit]) =>
+        el("div", {}, el("dt", { text: words.say(label) }), el("dd", {}, value, unit ? el("small", { text: ` ${unit}` }) : "")),
+      ),
+    );
+    const drawn = Boolean(history?.train.steps.length);
+    this.none.hidden = drawn || !history;
+    this.curves.hidden = !drawn;
+    if (drawn) this.drawCurves(run, history);
+    this.drawSamples(history?.samples ?? []);
+  }
+
+  figures(run, history) {
+    const { words } = this.app;
+    const bits = run.val_bits_per_byte;
+    const speed = history?.speed(run.state === "running" ? 0.1 : 1);
+    return [
+      ["fact_loss", bits === null ? null : bits.toFixed(3), words.say("fact_bits")],
+      ["fact_speed", speed ? words.count(speed) : null],
+      ["fact_steps", words.count(run.steps)],
+      ["fact_tokens", words.count(run.tokens)],
+      ["fact_time", run.seconds === null ? null : words.duration(run.seconds)],
+      ["fact_parameters", run.parameters === null ? null : words.count(run.parameters)],
+      ["fact_shape", run.shape || null],
+      ["fact_text", run.text.length > 80 ? `${run.text.slice(0, 79)}…` : run.text || null],
+    ].filter(([, value]) => value !== null);
+  }
+
+  drawCurves(run, history) {
+    const { words, settings } = this.app;
+    const axis = settings.get("axis");
+    const time = axis === "seconds";
+    const { train, validation, unit } = history;
+    const unitSaid = words.say(`unit_${unit}`);
+    this.lossHead.textContent = `${words.say("loss_curve")} · ${unitSaid}`;
+    const sayX = (value) => (time ? words.duration(value) : `${words.count(value)}`);
+    const common = { sayX, ticksX: time ? timeTicks : ticks };
+    const smooth = smoothed(train.loss);
+    const place = (value, long) => (long ? value.toFixed(4) : String(Number(value.toPrecision(4))));
+    this.loss.draw({
+      ...common,
+      lines: [
+        { name: "training", x: train[axis], y: smooth },
+        { name: "validation", x: validation[axis], y: validation.loss, strong: true },
+      ].filter((line) => line.x.length),
+      sayY: place,
+      label: this.described("loss_curve", run, smooth, (value) => value.toFixed(3)),
+    });
+    const speeds = history.speeds();
+    this.speed.draw({
+      ...common,
+      lines: [{ name: "speed", x: train[axis], y: speeds, strong: false }],
+      fromZero: true,
+      sayY: (value) => words.short(value),
+      label: this.described("speed_curve", run, speeds, (value) => words.count(value)),
+    });
+  }
+
+  described(title, run, values, say) {
+    const low = values.reduce((least, value) => Math.min(least, value), Infinity);
+    return this.app.words.say("curve_said", {
+      title: this.app.words.say(title),
+      run: run.name,
+      first: say(values[0]),
+      last: say(values.at(-1)),
+      low: say(low),
+      n: run.steps,
+    });
+  }
+
+  drawSamples(samples) {
+    const { words } = this.app;
+    const last = samples.slice(-MOST_SAMPLES).reverse();
+    if (this.drawnSamples === samples.at(-1) && samples.length) return; // a selection in them stays
+    this.drawnSamples = samples.at(-1);
+    this.samples.replaceChildren(
+      ...(last.length
+        ? last.map(({ step, prompt, sample }) =>
+            el(
+              "figure",
+              { class: "sample" },
+              el("figcaption", { text: words.say("sample_step", { step: words.count(step) }) }),
+              el("pre", { tabindex: 0 }, el("span", { class: "prompt", text: prompt }), sample),
+            ),
+          )
+        : [el("p", { class: "hint", text: words.say("no_samples") })]),
+    );
+  }
+}
