@@ -36,5 +36,5 @@ def attend_apart(
     pieces = []
     for row, start, end in runs:
         pieces.append(attend(*(x[row : row + 1, :, start:end] for x in (q, k, v))))
-    batch, heads, length, _ = q.shape
-    return torch.cat(pieces, dim=2).view(heads, batch, length, -1).transpose(0, 1)
+    batch, heads, length, width = q.shape
+    return torch.cat(pieces, dim=2).view(heads, batch, length, width).transpose(0, 1)
