@@ -115,7 +115,7 @@ def test_json_schema_and_json_object_hold_for_every_template(client: openai.Open
 
 @pytest.mark.parametrize("model", ["chatml", "llama3", "mistral"])
 def test_required_calls_fit_the_functions_parameters(client: openai.OpenAI, model: str) -> None:
-    options: Any = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 400}
+    options: Any = {"tools": TOOLS, "tool_choice": "required", "max_tokens": 3000}
     choice = ask(client, model, **options).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
