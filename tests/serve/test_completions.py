@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 import torch
-from running import Running
+from running import Running, Start
 
 import newleaf
 
@@ -150,3 +150,31 @@ def test_a_responses_events_tell_what_the_whole_of_it_says(client: openai.OpenAI
         {"type": "function_call_output", "call_id": call.call_id, "output": "done"},
     ]
     assert client.responses.create(model="endless", input=back, tools=tools, max_output_tokens=4).status in ("completed", "incomplete")
+
+
+def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path: Path) -> None:
+    from newleaf.adapters.begin import new_adapter
+    from newleaf.adapters.config import AdapterConfig
+    from newleaf.storage.adapter_folder import rules_of, save_adapter
+
+    base = newleaf.load(models / "endless")
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        network = newleaf.load(models / "endless").network
+        adapter = new_adapter(network, AdapterConfig(rank=4, targets=("all",)), rules_of(network.config, base.family))
+        for part in adapter.parts.values():
+            part.b.data += 0.5 * torch.randn_like(part.b)
+        save_adapter(tmp_path / name, adapter, network.config, base.family)
+    server = start(f"base={models / 'endless'}", "--adapter", f"one={tmp_path / 'one'}", "--adapter", f"base:two={tmp_path / 'two'}")
+    client = server.client()
+    assert [(model.id, getattr(model, "parent", None)) for model in client.models.list().data] == [
+        ("base", None),
+        ("one", "base"),
+        ("two", "base"),
+    ]
+    options: Any = {"prompt": "What is", "max_tokens": 12, "temperature": 0}
+    texts = {name: client.completions.create(model=name, **options).choices[0].text for name in ("base", "one", "two")}
+    assert len(set(texts.values())) == 3
+    assert texts["base"] == base.generate("What is", max_tokens=12, temperature=0)
+    for name in ("one", "two"):
+        assert texts[name] == newleaf.load(models / "endless", adapter=tmp_path / name).generate("What is", max_tokens=12, temperature=0)

@@ -7,6 +7,7 @@ import ipaddress
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--memory", metavar="SIZE", help="bytes for all models' weights, such as 8G; models are opened and put away as they are asked for"
     )
     parser.add_argument("--cache", metavar="SIZE", help="bytes for each model's keys and values (default: half of what is free)")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        metavar="[BASE:]NAME=DIR",
+        help="an adapter over the first model, or the one named, that is asked for as a model of this name; may be given several times",
+    )
     parser.add_argument("--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the models' own")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, hashed; without it nobody is asked for one")
     parser.add_argument("--add-key", metavar="NAME", help="make a key, note it in the file of --keys, print it, and end")
@@ -61,7 +68,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--log", choices=["json", "off"], default="json", help="a JSON object for each request on standard error (default)")
     for flag, (kind, _, text) in LIMITS.items():
         parser.add_argument(flag, type=kind, help=text)
-    add_model_options(parser)
+    kinds = ["fp32", "bf16", "int8", "int4"]
+    parser.add_argument("--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)")
+    add_model_options(parser, weights=False)  # adapters here are models with names of their own
     parser.set_defaults(run=run, name="serve")
 
 
@@ -88,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     listening = bind(args.host, args.port)
     host, port = listening.getsockname()[:2]
     settings = _settings(args, port)
-    sources = [_source(text, args) for text in args.models]
+    sources = _with_adapters([_source(text, args) for text in args.models], args.adapter or [])
     room = Room(_size(args.memory, "--memory"), _size(args.cache, "--cache"), args.slots, settings.limits.queue)
     logs, threads = Logs(sys.stderr if args.log == "json" else None), Threads()
     serving = Serving(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
@@ -144,6 +153,23 @@ def _source(text: str, args: argparse.Namespace) -> Source:
         path = text
         name = text if not Path(text).exists() else Path(text).resolve().name.removesuffix(".gguf")
     return Source(name, path, args.weights, args.device, args.threads, template)
+
+
+def _with_adapters(sources: list[Source], given: list[str]) -> list[Source]:
+    """[BASE:]NAME=DIR, each over its base."""
+    found: dict[str, dict[str, str]] = {source.name: {} for source in sources}
+    for text in given:
+        names, equals, path = text.partition("=")
+        base, colon, name = names.rpartition(":")
+        base = base if colon else sources[0].name
+        if not equals or not name or not path:
+            raise InputError(f"--adapter: {text!r} is not NAME=DIR or BASE:NAME=DIR")
+        if base not in found:
+            raise InputError(f"--adapter: there is no model {base!r}, but {', '.join(found)}")
+        if name in found[base]:
+            raise InputError(f"--adapter: {name!r} is given twice")
+        found[base][name] = path
+    return [replace(source, adapters=found[source.name]) for source in sources]
 
 
 def _size(text: str | None, flag: str) -> int | None:

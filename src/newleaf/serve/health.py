@@ -18,17 +18,18 @@ def health_router(serving: Serving) -> APIRouter:
 
     def about(name: str) -> dict[str, Any]:
         hosted = registry.peek(name)
-        known = {"context_length": hosted.context, "chat": hosted.template is not None} if hosted is not None else {}
+        known: dict[str, Any] = {"context_length": hosted.context, "chat": hosted.template is not None} if hosted is not None else {}
+        known |= {"parent": base} if (base := registry.names[name].name) != name else {}
         return {"id": name, "object": "model", "created": registry.created, "owned_by": "newleaf", "loaded": hosted is not None, **known}
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
         """All models. `context_length` and `chat` (whether it has a chat template) are known of those that are loaded."""
-        return {"object": "list", "data": [about(name) for name in registry.sources]}
+        return {"object": "list", "data": [about(name) for name in registry.names]}
 
     @routes.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
-        if model not in registry.sources:
+        if model not in registry.names:
             raise ApiError(404, f"the model {model!r} does not exist", "model", "model_not_found")
         return about(model)
 

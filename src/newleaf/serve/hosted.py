@@ -10,7 +10,6 @@ from typing import TypeVar
 from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.generate.chat import Speaker
-from newleaf.generate.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
 from newleaf.serve.errors import overloaded
@@ -20,15 +19,24 @@ Result = TypeVar("Result")
 
 
 class Hosted:
-    """A model that is in memory. `users` counts the requests that hold it there."""
+    """A model that is in memory, with the `adapters` over it by their names. `users` counts the requests that hold it there."""
 
-    def __init__(self, name: str, model: Model, slots: int, cache: int | None, queue: int) -> None:
+    def __init__(
+        self, name: str, model: Model, slots: int, cache: int | None, queue: int, adapters: Mapping[str, str] | None = None
+    ) -> None:
         self.name, self.model, self.queue = name, model, queue
         self.slots, self.cache = slots, cache
         self.users = 0
-        self.engine = model.engine(slots, cache)
+        self.adapters = dict(adapters or {})
+        self.engine = model.engine(slots, cache, adapters=self.adapters)
         self.template = _template(model)
         self.context = model.network.config.context_length
+        self.adapted = {each: Adapted(each, path, self) for each, path in self.adapters.items()}
+
+    @property
+    def holder(self) -> Hosted:
+        """Who counts the users."""
+        return self
 
     @property
     def speaker(self) -> Speaker:
@@ -56,11 +64,12 @@ class Hosted:
         ends: Collection[int] = (),
         shown: Mapping[int, str] | None = None,
         first: int = 0,
+        adapter: str | None = None,
     ) -> Request:
         """Hand a text to the engine; one that has failed is replaced first."""
         if self.engine.closed:
-            self.engine = Engine(self.model.network, self.model.tokenizer, self.slots, self.cache)
-        return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown)
+            self.engine = self.model.engine(self.slots, self.cache, adapters=self.adapters)
+        return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown, adapter)
 
     async def aside(self, work: Callable[[], Result]) -> Result:
         """Work with the network between two rounds of the engine."""
@@ -70,6 +79,35 @@ class Hosted:
         self.engine.close()
         if self.template is not None:
             self.template.sandbox.close()
+
+
+class Adapted(Hosted):
+    """A model with an adapter: the engine is its base's, in which texts of all adapters are written together."""
+
+    def __init__(self, name: str, path: str, base: Hosted) -> None:
+        self.name, self.model, self.base = name, base.model.with_adapter(path), base
+        self.template, self.context = base.template, base.context
+
+    @property
+    def holder(self) -> Hosted:
+        return self.base
+
+    def make_room(self, texts: int) -> None:
+        self.base.make_room(texts)
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        config: SamplingConfig,
+        ends: Collection[int] = (),
+        shown: Mapping[int, str] | None = None,
+        first: int = 0,
+        adapter: str | None = None,
+    ) -> Request:
+        return self.base.submit(prompt, config, ends, shown, first, self.name)
+
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        return await self.base.aside(work)
 
 
 class Threads:

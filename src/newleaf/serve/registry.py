@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Source:
     device: str | None = None
     threads: int | None = None
     template: str | None = None  # a Jinja chat template in place of the model's own
+    adapters: Mapping[str, str] = field(default_factory=dict)  # over this model: the name of each, and its folder
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,13 @@ class Registry:
     """Models by name, of which as many are in memory as `room` allows; the one unused for longest goes first."""
 
     def __init__(self, sources: Sequence[Source], room: Room, threads: Threads, logs: Logs, open_model: Open | None = None) -> None:
-        names = [source.name for source in sources]
+        names = [name for source in sources for name in (source.name, *source.adapters)]
         if not names:
             raise InputError("a server needs a model")
         if len(set(names)) < len(names):
             raise InputError(f"two models have the name {max(names, key=names.count)}; give one another, as in NAME={sources[0].path}")
         self.sources: Mapping[str, Source] = {source.name: source for source in sources}
+        self.names = {name: source for source in sources for name in (source.name, *source.adapters)}
         self.room, self.threads, self.logs = room, threads, logs
         self.created = int(time.time())
         self._open = open_model or open_source
@@ -66,7 +68,9 @@ class Registry:
 
     def peek(self, name: str) -> Hosted | None:
         """The model if it is in memory."""
-        return self._hosted.get(name)
+        source = self.names[name]
+        hosted = self._hosted.get(source.name)
+        return hosted if hosted is None or name == source.name else hosted.adapted[name]
 
     def loads(self) -> Iterator[tuple[str, bool, int, int, int]]:
         """For each model: name, whether it is in memory, its bytes, texts being written and texts waiting."""
@@ -89,20 +93,21 @@ class Registry:
     async def acquire(self, name: str | None) -> Hosted:
         """As `use`, for those who call `release` themselves."""
         name = self.first if name is None else name
-        if name not in self.sources:
-            raise ApiError(404, f"the model {name!r} does not exist; there is {', '.join(self.sources)}", "model", "model_not_found")
-        hosted = self._hosted.get(name)
+        if name not in self.names:
+            raise ApiError(404, f"the model {name!r} does not exist; there is {', '.join(self.names)}", "model", "model_not_found")
+        source = self.names[name]
+        hosted = self._hosted.get(source.name)
         if hosted is None:
             async with self._loading:
-                hosted = self._hosted.get(name) or await self._load(self.sources[name])
+                hosted = self._hosted.get(source.name) or await self._load(source)
                 hosted.users += 1
         else:
             hosted.users += 1
-            self._hosted[name] = self._hosted.pop(name)
-        return hosted
+            self._hosted[source.name] = self._hosted.pop(source.name)
+        return hosted if name == source.name else hosted.adapted[name]
 
     def release(self, hosted: Hosted) -> None:
-        hosted.users -= 1
+        hosted.holder.users -= 1
 
     async def _load(self, source: Source) -> Hosted:
         known = self._sizes.get(source.name)
@@ -110,14 +115,17 @@ class Registry:
         self._make_room(source.name, size)
         began = time.perf_counter()
         try:
-            model = await self.threads.run(lambda: self._open(source))
+            hosted = await self.threads.run(lambda: self._host(source))
         except InputError as error:
             raise ApiError(503, f"{source.name}: {error}", "model", "model_not_loaded") from None
-        hosted = await self.threads.run(lambda: Hosted(source.name, model, self.room.slots, self.room.cache, self.room.queue))
         self._sizes[source.name] = hosted.nbytes
         self._hosted[source.name] = hosted
         self.logs.write("loaded", model=source.name, bytes=hosted.nbytes, seconds=round(time.perf_counter() - began, 3))
         return hosted
+
+    def _host(self, source: Source) -> Hosted:
+        room = self.room
+        return Hosted(source.name, self._open(source), room.slots, room.cache, room.queue, source.adapters)
 
     def _make_room(self, name: str, size: int) -> None:
         """Put models away until there is memory for this one."""
