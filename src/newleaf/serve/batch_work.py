@@ -52,6 +52,7 @@ class Work:
         self._app, self._logs = app, logs
         self._news = asyncio.Event()
         self._now: tuple[str, asyncio.Task[None]] | None = None
+        self._cancelled: set[str] = set()  # whose work may still count an answer before it hears of it
 
     async def add(self, batch: Object) -> None:
         self.shelf.put(batch)
@@ -61,6 +62,7 @@ class Work:
         """The batch, which ends soon, or at once where it has not begun."""
         batch |= {"status": "cancelling", "cancelling_at": int(time.time())}
         self.shelf.put(batch)
+        self._cancelled.add(batch["id"])
         if self._now is not None and self._now[0] == batch["id"]:
             self._now[1].cancel()
         self._news.set()
@@ -137,7 +139,8 @@ class Work:
     def _count(self, batch: Object, output: Output, total: int) -> None:
         output.flush()
         batch["request_counts"] = {"total": total, "completed": output.good, "failed": output.bad}
-        self.shelf.put(batch)
+        if batch["id"] not in self._cancelled:
+            self.shelf.put(batch)
 
     def _finish(self, batch: Object, status: str) -> None:
         """Make files of what has been answered."""

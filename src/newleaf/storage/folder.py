@@ -51,8 +51,9 @@ class Addition:
 
 def is_classifier(values: Mapping[str, Any]) -> bool:
     """Whether this config.json is of a classifier."""
-    named = (values.get("architectures") or [""])[0]
-    return str(named).endswith(CLASSIFIER) or "classifier" in (values.get("newleaf") or {})
+    named, own = values.get("architectures"), values.get("newleaf")
+    first = named[0] if isinstance(named, list) and named else ""
+    return str(first).endswith(CLASSIFIER) or (isinstance(own, Mapping) and "classifier" in own)
 
 
 def why_not_stock(config: GPTConfig) -> str | None:
