@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from newleaf.cli.options import add_offline, dotted, heed_offline, start_of_process
+from newleaf.cli.options import add_run_options, dotted, heed_offline, start_of_process
 from newleaf.errors import InputError
 from newleaf.train.interrupt import Interrupt
 from newleaf.tune.names import TASKS
@@ -34,18 +34,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     length.add_argument("--steps", help="optimizer steps")
     length.add_argument("--tokens", help="tokens to learn from, such as 2m")
     length.add_argument("--epochs", help="times to go through the data (default: 3)")
-    parser.add_argument("--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat")
-    parser.add_argument("--resume", metavar="DIR", help="go on with a stopped run")
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in --out")
+    add_run_options(parser)
     parser.add_argument("--sweep", action="store_true", help="find the learning rate first, in short runs (successive halving)")
-    parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
-    parser.add_argument("--threads", help="threads to use (default: one for each core)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
-    parser.add_argument(
-        "--track", action="append", metavar="WHERE", help="tell tensorboard, wandb (offline) or trackio too; may be repeated"
-    )
-    parser.add_argument("--quiet", action="store_true", help="show nothing while training")
-    add_offline(parser)
     parser.set_defaults(run=run, name="finetune", takes_options=True)
 
 

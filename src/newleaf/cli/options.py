@@ -22,6 +22,21 @@ def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> 
     add_offline(parser)
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What every command that begins a run takes, beside its length."""
+    parser.add_argument("--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat")
+    parser.add_argument("--resume", metavar="DIR", help="go on with a stopped run")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in --out")
+    parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
+    parser.add_argument("--threads", help="threads to use (default: one for each core)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--track", action="append", metavar="WHERE", help="tell tensorboard, wandb (offline) or trackio too; may be repeated"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show nothing while training")
+    add_offline(parser)
+
+
 def add_offline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="never ask the Hub, not even for a name that is not on this disk")
 

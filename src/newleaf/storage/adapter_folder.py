@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from newleaf.families.weights import Rule, same
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import Packed
 from newleaf.storage.assemble import blank
-from newleaf.storage.files import replace_directory, write_json, write_tensors
+from newleaf.storage.files import read_object, replace_directory, write_json, write_tensors
 from newleaf.storage.hub import local_folder
 from newleaf.storage.locate import RUN_FILE, RUN_MODEL
 from newleaf.storage.weight_files import WHOLE, index_name
@@ -81,7 +80,7 @@ def read_adapter(path: str | Path, config: GPTConfig, family: str | None, weight
     """
     folder = adapter_folder(path)
     parts = read_parts(folder, config, family)
-    base = _read_object(folder / OWN).get("base") if (folder / OWN).exists() else None
+    base = read_object(folder / OWN).get("base") if (folder / OWN).exists() else None
     if base is not None:
         check_base(folder, base, fingerprint(config, weight))
     return Adapter(parts, read_about(folder), base)
@@ -138,7 +137,7 @@ def adapter_tokenizer(folder: Path, config: GPTConfig) -> Tokenizer | None:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    about = _read_object(folder / CONFIG)
+    about = read_object(folder / CONFIG)
     try:
         check_about(about)
     except InputError as error:
@@ -158,13 +157,3 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
     except SafetensorError as error:
         raise InputError(f"{file.name} is damaged or not safetensors ({error})") from None
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: must hold a JSON object")
-    return values

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from newleaf.errors import InputError
+
 ASIDE = ".old.tmp"
 
 
@@ -150,3 +152,14 @@ def _flush_directory(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError when it holds anything else."""
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: must hold a JSON object")
+    return values

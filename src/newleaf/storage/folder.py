@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from newleaf.model.count import count_parameters
 from newleaf.quant import mxfp4
 from newleaf.quant.packed import Format, Packed
 from newleaf.storage.assemble import Precision, assemble, blank
-from newleaf.storage.files import replace_directory, write_json
+from newleaf.storage.files import read_object, replace_directory, write_json
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.write_weights import Export
 from newleaf.text.tokenizer import Tokenizer
@@ -137,7 +136,7 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
 
 def read_defaults(path: Path) -> dict[str, Any]:
     """The folder's generation_config.json, empty where there is none. Raises InputError when it is broken."""
-    return _read_object(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
+    return read_object(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -145,17 +144,7 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     if not file.exists():
         raise InputError(f"{path}: not a model folder, it has no config.json")
-    return _read_object(file)
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: must hold a JSON object")
-    return values
+    return read_object(file)
 
 
 def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | None]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
 from newleaf.tune.label_batches import LabelRow, collate
 from newleaf.tune.label_loss import combined
+from newleaf.tune.loss_examiner import evaluating
 
 TOKENS = 8192  # padding included, in one batch
 
@@ -43,18 +42,6 @@ def to_probabilities(logits: npt.NDArray[np.float32], head: Head) -> npt.NDArray
     """Of each label [N, L]."""
     values = torch.from_numpy(logits).double()
     return (values.sigmoid() if head.multi_label else values.softmax(-1)).numpy()
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """The network without dropout and gradients, for a while."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(training)
 
 
 def _batches(order: Sequence[int], rows: Sequence[LabelRow]) -> Iterator[list[int]]:
