@@ -1,43 +1,70 @@
-"""The dial's choices: sensible everywhere, bigger with more, blind to everything but text size and budget."""
+"""The dial: sizes that follow text and budget, and sizes that a person asked for."""
 
-from __future__ import annotations
+import json
+from pathlib import Path
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
 
-from newleaf.model import GPT, GPTConfig
-from newleaf.train.dial import Budget, Choice, choose
+from newleaf.cli.main import main
+from newleaf.errors import InputError
+from newleaf.train.dial import LADDER, Budget, choose, rung_of
 
-
-def weights(choice: Choice) -> int:
-    import torch
-
-    with torch.device("meta"):
-        return GPT(GPTConfig(vocab_size=choice.vocab_size, **choice.model)).parameter_count()
+MACHINE = 800e9  # FLOP/s
 
 
-@settings(deadline=None)
-@given(st.integers(1, 10**12), st.floats(1, 10**6), st.floats(1e9, 1e14))
-def test_every_budget_on_every_text_gives_a_network_that_can_be_built(text_bytes: int, seconds: float, speed: float) -> None:
-    choice = choose(text_bytes, Budget(seconds=seconds, matrix_speed=speed))
-    assert weights(choice) > 0
-    assert choice.batch_size >= 1
-    assert 257 <= choice.vocab_size <= 65_536
+def weights(model: dict[str, int]) -> int:
+    """Of a block's matrices: four of width × width, three of width × inner, as SwiGLU blocks have them."""
+    return model["n_layer"] * model["n_embd"] * (4 * model["n_embd"] + 3 * model["n_inner"])
 
 
-def test_more_time_a_faster_machine_or_more_tokens_never_choose_a_smaller_model() -> None:
-    by_time = [weights(choose(10**9, Budget(seconds=s, matrix_speed=5e11))) for s in (10, 30, 120, 480, 3600, 86400)]
-    by_speed = [weights(choose(10**9, Budget(seconds=60, matrix_speed=s))) for s in (1e10, 1e11, 1e12, 1e13)]
-    by_tokens = [weights(choose(10**9, Budget(tokens=t))) for t in (1e4, 1e5, 1e6, 1e7, 1e8)]
-    for found in (by_time, by_speed, by_tokens):
-        assert found == sorted(found)
-        assert found[-1] > found[0]
+def test_more_time_gives_a_larger_network_until_the_text_is_too_small_for_it() -> None:
+    sizes = [weights(choose(10_000_000, Budget(seconds=time, matrix_speed=MACHINE)).model) for time in (15, 60, 240, 960, 3840)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 8 * sizes[0]
+    small = [weights(choose(100_000, Budget(seconds=time, matrix_speed=MACHINE)).model) for time in (240, 3840, 61440)]
+    assert small[1] == small[2] < sizes[-1]
 
 
-def test_dropout_comes_with_reading_the_same_text_again_and_again() -> None:
-    once, often, always = (choose(10**6, Budget(tokens=10**6 * epochs)).model["residual_dropout"] for epochs in (1, 3, 30))
-    assert once == 0 < often < always == 0.2
+def test_text_that_is_read_many_times_gets_dropout_and_text_read_once_none() -> None:
+    budget = Budget(seconds=600, matrix_speed=MACHINE)
+    assert choose(1_000_000_000, budget).model["residual_dropout"] == 0
+    small = choose(300_000, budget)
+    assert small.model["residual_dropout"] == small.model["embedding_dropout"] == 0.2
+    assert any("read about" in reason for reason in small.reasons)
 
 
-def test_a_small_text_bounds_the_model_however_long_the_run() -> None:
-    assert weights(choose(10**5, Budget(seconds=10**6, matrix_speed=1e13))) < 10**6
+def test_a_slower_machine_is_the_same_as_less_time() -> None:
+    slow, short = Budget(seconds=600, matrix_speed=MACHINE / 5), Budget(seconds=120, matrix_speed=MACHINE)
+    assert choose(5_000_000, slow).model == choose(5_000_000, short).model
+
+
+def test_a_size_that_is_asked_for_stands_and_the_rest_follows_it() -> None:
+    chosen = choose(1_000_000, Budget(tokens=1_000_000), "6x384").model
+    assert (chosen["n_layer"], chosen["n_embd"], chosen["n_head"], chosen["head_dim"]) == (6, 384, 6, 64)
+    assert rung_of("7×200") == (7, 200, 2), "heads of an even width near 64 that divide it"
+    for n_layer, n_embd, n_head in LADDER:
+        assert rung_of(f"{n_layer}x{n_embd}") == (n_layer, n_embd, n_head)
+
+
+def test_so_many_weights_give_the_nearest_rung() -> None:
+    layers, width, _ = rung_of("10.6m")
+    assert (layers, width) == (6, 384), "6 blocks of 4·384² + 3·384·1024 weights are 10.6 million"
+
+
+@pytest.mark.parametrize("size", ["6", "6x", "0x128", "6x0", "6x383", "big", "-3m", "0m", ""])
+def test_a_size_that_is_none_is_refused_before_anything_is_read(size: str) -> None:
+    with pytest.raises(InputError, match="layers × an even width"):
+        rung_of(size)
+
+
+def test_the_command_takes_a_size_and_its_run_repeats_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "book.txt"
+    text.write_text("The cat sat on the mat, and the dog sat on the log. " * 300, "utf-8")
+    out = tmp_path / "run"
+    train = ["pretrain", str(text), "--steps", "2", "--quiet", "--seed", "3"]
+    assert main([*train, "--size", "2x64", "--out", str(out)]) == 0
+    found = json.loads((out / "model" / "config.json").read_text("utf-8"))
+    assert (found["num_hidden_layers"], found["hidden_size"]) == (2, 64)
+    assert main(["pretrain", "--config", str(out / "run.yaml"), "--out", str(tmp_path / "again"), "--quiet"]) == 0
+    assert main([*train, "--size", "2x64", "--model.n_layer", "3", "--out", str(tmp_path / "both")]) == 2
+    assert "model.n_layer is given too" in capsys.readouterr().err

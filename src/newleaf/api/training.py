@@ -36,7 +36,7 @@ def pretrain(
     **options: Any,
 ) -> Run:
     """Train a new model from text. Options are the recipe's sections (`data={...}`, `model={...}`, …), and `time`, `steps`, `tokens`,
-    `epochs`, `seed`, `threads`, `device`, `track` as on the command line; `config` is a recipe they are laid over.
+    `epochs`, `size`, `seed`, `threads`, `device`, `track` as on the command line; `config` is a recipe they are laid over.
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """

@@ -28,6 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     length.add_argument("--steps", help="optimizer steps")
     length.add_argument("--tokens", help="tokens to read, such as 2m")
     length.add_argument("--epochs", help="times to read the whole text")
+    parser.add_argument("--size", help="layers × width, such as 6x384, or weights, such as 2m (default: what suits text and time)")
     add_run_options(parser)
     parser.set_defaults(run=run, name="pretrain", takes_options=True)
 
@@ -56,7 +57,7 @@ def _trained(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
     started = start_of_process(args.started)
     if args.resume is not None:
         return api.resume(args.resume, quiet=args.quiet, started=started)
-    names = ("time", "steps", "tokens", "epochs", "seed", "threads", "device", "track")
+    names = ("time", "steps", "tokens", "epochs", "size", "seed", "threads", "device", "track")
     short = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return api.pretrain(
         *args.source,

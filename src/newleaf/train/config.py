@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from newleaf.data.config import DataConfig
 from newleaf.text.train_tokenizer import TokenizerConfig
+from newleaf.train.dial import rung_of
 from newleaf.train.interrupt import signal_numbers
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.recipe import seconds
@@ -74,11 +75,19 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """A whole recipe: sources, and the sections data, tokenizer, model (fields of GPTConfig that are fixed), optimizer, train."""
+    """A whole recipe: sources, a size for the dial to begin from (6x384 or 2m weights; None lets it choose), and the sections data,
+    tokenizer, model (fields of GPTConfig that are fixed), optimizer, train."""
 
     source: tuple[str, ...] = ()
+    size: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            rung_of(self.size)
+            if fixed := {"n_layer", "n_embd"} & self.model.keys():
+                raise ValueError(f"size: {self.size} chooses layers and width, and model.{min(fixed)} is given too")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from newleaf.errors import InputError
 
 # Layers, width, heads of new models, smallest first.
 LADDER = (
@@ -19,6 +22,7 @@ EPOCHS_WITHOUT_DROPOUT = 6.0  # dropout costs more than it saves while the text 
 DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
 BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
 STEP_TOKENS = 2048
+HEAD_DIM = 64
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,17 @@ class Choice:
     reasons: tuple[str, ...]
 
 
-def choose(text_bytes: int, budget: Budget) -> Choice:
-    """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not on validation text."""
+def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
+    """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not on validation text.
+
+    `size` fixes layers and width, as 6x384, or how many weights the matrices have together, as 2m; the rest is chosen for it.
+    Raises InputError for a size that is neither.
+    """
     wanted, why = _weights(budget)
     most = WEIGHTS_PER_BYTE * text_bytes
     if wanted > most:
         wanted, why = most, f"{text_bytes / 1e6:.2g} MB of text is enough for no more"
-    n_layer, n_embd, n_head = min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) / wanted)))
+    (n_layer, n_embd, n_head), why = (_rung(wanted), why) if size is None else (rung_of(size), "as asked")
     epochs = _tokens(budget, _matrices(n_layer, n_embd)) * BYTES_PER_TOKEN / max(1, text_bytes)
     dropout = round(min(max(0.0, DROPOUT_PER_EPOCH * (epochs - EPOCHS_WITHOUT_DROPOUT)), MOST_DROPOUT), 2)
     context = 128 if n_embd <= 224 else 256
@@ -62,6 +70,28 @@ def choose(text_bytes: int, budget: Budget) -> Choice:
     reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {text_bytes / 1e6:.2f} MB of text."
     reasons = (reason, f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.") if dropout else (reason,)
     return Choice(vocabulary, model, STEP_TOKENS // context, reasons)
+
+
+def rung_of(size: str) -> tuple[int, int, int]:
+    """Layers, width and heads of 6x384, or of the rung that comes nearest to 2m weights. Raises InputError."""
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)([kmb])", size.strip().lower()):
+        weights = float(match[1]) * {"k": 1e3, "m": 1e6, "b": 1e9}[match[2]]
+        if weights > 0:
+            return _rung(weights)
+    match = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", size.strip().lower())
+    n_layer, n_embd = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not n_layer or not n_embd or n_embd % 2:
+        raise InputError(f"size: {size!r} is neither layers × an even width, such as 6x384, nor a number of weights, such as 2m")
+    for rung in LADDER:
+        if rung[:2] == (n_layer, n_embd):
+            return rung
+    heads = max(1, round(n_embd / HEAD_DIM))
+    return n_layer, n_embd, next(count for count in range(heads, 0, -1) if n_embd % (2 * count) == 0)
+
+
+def _rung(weights: float) -> tuple[int, int, int]:
+    """The step of the ladder that comes nearest to so many weights in matrices."""
+    return min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) / weights)))
 
 
 def _weights(budget: Budget) -> tuple[float, str]:

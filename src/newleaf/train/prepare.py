@@ -59,12 +59,12 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     for sentence in left_out(corpus.report):
         monitor.say(sentence)
     open_choices = len(model) < len(dataclasses.fields(GPTConfig))
-    choice = choose(corpus.train.n_bytes, _budget(config, corpus)) if open_choices else None
+    choice = choose(corpus.train.n_bytes, _budget(config, corpus), config.size) if open_choices else None
     config, tokenizer = _tokenizer(config, corpus, choice, monitor)
     network = _network(model, choice, tokenizer)
     batch = config.train.batch_size or -(-(choice.batch_size if choice else 16) // processes) * processes
     train = dataclasses.replace(config.train, batch_size=batch)
-    config = dataclasses.replace(config, train=train, model=network.to_dict())
+    config = dataclasses.replace(config, train=train, model=network.to_dict(), size=None)
     _announce(config, network, choice, corpus, monitor)
     shards = [tokenize(text, tokenizer, on_progress=monitor.stage) for text in (corpus.train, corpus.validation)]
     fingerprints = {"text": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}

@@ -51,7 +51,7 @@ from newleaf.kernels.vectors import (
     store_long,
 )  # fmt: skip
 
-SPINS_BEFORE_YIELD = 1 << 12
+SPINS_BEFORE_YIELD = 64  # about a microsecond
 
 
 @kept_kernel
