@@ -126,8 +126,6 @@ def show(points: list[Point]) -> None:
     table = Table("run", "bits per byte", "over the best", "parameters", "steps", "tokens", "seconds")
     over = points[0].bits_per_byte / best - 1
     table.title = f"{points[0].text}, --time {points[0].time}: the dial is {over:.2%} over the best of {len(points)}"
-        f"{points[0].text}, --time {points[0].time}: the dial is {points[0].bits_per_byte / best - 1:.2%} over the best of {len(points)}"
-    )
     for point in points:
         table.add_row(
             point.name, f"{point.bits_per_byte:.4f}", f"{point.bits_per_byte / best - 1:.2%}", f"{point.parameters:,}", f"{point.steps:,}",
