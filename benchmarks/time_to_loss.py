@@ -1,11 +1,11 @@
 """Time to loss (table 2): `python -m benchmarks.time_to_loss TEXT [--time 60s] [--seeds 3] [--against nanogpt|tutorial]`.
 
-A text is split as nanoGPT does, the last tenth held out; loss is nats per character of that tenth, which is bits per byte × ln 2 for ASCII.
-Each run is a whole `newleaf pretrain` in a process of its own, timed from outside.
+A text is split as nanoGPT does, the last tenth held out; loss is nats per character of that tenth, which is bits per byte × ln 2 for
+ASCII. Each run is a whole `newleaf pretrain` in a process of its own, timed from outside.
 
-`--against nanogpt` runs nanoGPT's CPU recipe first, and newleaf in an eighth of the time it took. `--against tutorial --tokenizer GPT2_FOLDER`
-takes a file of lines or JSONL rows, runs the tutorial's recipe for 20 minutes (`--minutes`) and newleaf for a fiftieth of that; bits per
-byte. Where the steps a second are known, `--steps` trains the peer for so many, and they are taken to last the minutes.
+`--against nanogpt` runs nanoGPT's CPU recipe first, and newleaf in an eighth of the time it took. `--against tutorial --tokenizer FOLDER`
+(one with GPT-2's vocab.json and merges.txt) takes a file of lines or JSONL rows, runs the tutorial's recipe for 20 minutes (`--minutes`)
+and newleaf for a fiftieth of that; bits per byte. `--steps` trains the peer for so many, where it is known that they last the minutes.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from newleaf.cli import chat, classify, convert, demo, evaluate, finetune, gener
 from newleaf.errors import InputError, Stopped, ToldElsewhereError
 from newleaf.version import VERSION
 
+SPINS = "1000"  # tens of microseconds
 COMMANDS = (demo, pretrain, finetune, generate, chat, classify, serve, evaluate, convert, info, runs, plan)
 
 
@@ -41,6 +42,7 @@ def build_parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 after a second Ctrl-C."""
     started = time.monotonic()
+    _wait_briefly()
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
         given = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--debug"]
@@ -66,6 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
         if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
             raise
         return _fail(f"{error.filename or 'writing'}: {(error.strerror or str(error)).lower()}", 2)
+
+
+def _wait_briefly() -> None:
+    """Let OpenMP's threads, which are PyTorch's, sleep soon after they ran out of work. By themselves they spin for milliseconds;
+    where anything else runs on the machine, one waits for the other most of the time. To be called before torch is imported: it reads
+    this once."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def _stopped(text: str) -> int:
