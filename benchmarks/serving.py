@@ -276,7 +276,7 @@ def flood(args: argparse.Namespace) -> None:
     async def one(peer: Peer) -> None:
         host, port = peer.url.removeprefix("http://").split(":")
         data = json.dumps({"messages": conversations(rng, 1)[0], "max_tokens": 1}).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
         head += f"Content-Length: {len(data)}\r\n\r\n"
         try:
             reader, writer = await asyncio.open_connection(host, int(port))
