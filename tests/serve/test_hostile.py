@@ -51,7 +51,14 @@ def is_refusal(answer: bytes) -> bool:
 
 
 def post(path: str, body: bytes, *headers: str, kind: str = "application/json") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *headers,
+    ]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 

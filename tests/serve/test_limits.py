@@ -163,7 +163,16 @@ def test_request_ids_are_kept_or_made(server: Running) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--memory", "lots"], ["--slots", "0"], ["--max-body", "-1"], ["--keys", "nowhere"], ["--host", "300.1.1.1"], ["--allowed-hosts", "a/b"], ["nowhere"], ["x=."]],
+    [
+        ["--memory", "lots"],
+        ["--slots", "0"],
+        ["--max-body", "-1"],
+        ["--keys", "nowhere"],
+        ["--host", "300.1.1.1"],
+        ["--allowed-hosts", "a/b"],
+        ["nowhere"],
+        ["x=."],
+    ],
 )
 def test_wrong_options_are_one_line_and_exit_2(models: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     model = [str(models / "chatml")] if words[0].startswith("-") else []

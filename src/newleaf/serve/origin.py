@@ -22,7 +22,9 @@ def check_origin(method: str, headers: Headers, hosts: Collection[str] | None) -
     """Raises ApiError (403) unless the request names one of these `hosts` (None: any), without the port, and no other site's page sent it."""
     given = headers.getlist("host")
     if hosts is not None and (len(given) != 1 or name_of(given[0]) not in hosts):
-        text = f"Host: this server is {', '.join(sorted(hosts))}, and not {', '.join(given)[:100] or 'nameless'}; --allowed-hosts names others"
+        text = (
+            f"Host: this server is {', '.join(sorted(hosts))}, and not {', '.join(given)[:100] or 'nameless'}; --allowed-hosts names others"
+        )
         raise ApiError(403, text, None, "host_not_allowed")
     if method not in READING and _from_elsewhere(headers):
         raise ApiError(403, "pages of other sites may not use this server", None, "cross_origin")
