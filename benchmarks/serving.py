@@ -4,12 +4,13 @@
     python -m benchmarks.serving MODEL --flood           # 2,000 connections at once, beside 500 streams that nobody reads
     python -m benchmarks.serving tiny --requests 10000   # the server's memory on the way
 
-MODEL is a .gguf of a chat model, or a size (gpt2-124m) for random weights of that shape, which all servers get as one Q8_0 file. Each client
-sends a conversation of about 100 tokens, the first 64 of them the same for all, new in every round, and streams 128 greedy tokens (servers
-that cannot be told to go on after the end of a turn may write fewer; tokens are counted by each server's own usage, or by its events where it
-tells none). Clients are one process that keeps what comes and looks into it afterwards; the engine without HTTP is another, which is given the
-same conversations as ids. All take turns in every round, in alternating order, and whoever has no turn is stopped. "HTTP costs" is what the
-server takes longer than the engine, the median of the rounds; "clients" and "event loop" are processor's seconds for a second of the round.
+MODEL is a .gguf of a chat model, or a size (gpt2-124m) for random weights of that shape, which all servers get as one Q8_0 file. Each
+client sends a conversation of about 100 tokens, the first 64 of them the same for all, new in every round, and streams 128 greedy tokens
+(servers that cannot be told to go on after the end of a turn may write fewer; tokens are counted by each server's own usage, or by its
+events where it tells none). Clients are one process that keeps what comes and looks into it afterwards; the engine without HTTP is
+another, which is given the same conversations as ids. All take turns in every round, in alternating order, and whoever has no turn is
+stopped. "HTTP costs" is what the server takes longer than the engine, the median of the rounds; "clients" and "event loop" are
+processor's seconds for a second of the round.
 """
 
 from __future__ import annotations
@@ -31,47 +32,62 @@ from benchmarks.serving_workers import Round, Worker
 
 
 def compare(args: argparse.Namespace) -> None:
-    rng, short = np.random.default_rng(0), is_shape(args.model)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = model_file(args.model, folder)
         peers = peers_of(args, path, folder)
         kinds = args.weights.split(",") if args.engine else []
         engines = {kind: Worker("engine", str(path), kind, str(CLIENTS)) for kind in kinds}
-        without: dict[str, list[Round]] = {kind: [] for kind in kinds}
         clients = Worker("clients")
         try:
             for peer in peers:
                 peer.start(folder / "log")
-            for repeat in range(-1, args.repeats):  # the first, with fewer, loads models and compiles
-                asked = conversations(rng, CLIENTS if repeat >= 0 else 2, short)
-                turns: list[Peer | str] = [*peers, *kinds]
-                for turn in turns if repeat % 2 else turns[::-1]:
-                    with alone(turn if isinstance(turn, Peer) else None, peers):
-                        if isinstance(turn, Peer):
-                            before = turn.seconds()
-                            found = clients.ask(host="127.0.0.1", port=turn.port, bodies=turn.bodies(asked, args.tokens))
-                            turn.busy.append(tuple(after - was for after, was in zip(turn.seconds(), before, strict=True)))  # type: ignore[arg-type]
-                            turn.rounds.append(found)
-                        else:
-                            without[turn].append(engines[turn].ask(asked=asked, tokens=args.tokens))
+            without = take_turns(args, peers, engines, clients)
         finally:
-            for each in (*peers, *engines.values(), clients):
-                each.stop() if isinstance(each, Peer) else each.end()
+            for peer in peers:
+                peer.stop()
+            for worker in (*engines.values(), clients):
+                worker.end()
+    print_table(args, peers, without)
+
+
+def take_turns(args: argparse.Namespace, peers: list[Peer], engines: dict[str, Worker], clients: Worker) -> dict[str, list[Round]]:
+    """The rounds of the engines; those of the servers are noted in them. The first, with fewer clients, loads models and compiles."""
+    rng, without = np.random.default_rng(0), {kind: list[Round]() for kind in engines}
+    for repeat in range(-1, args.repeats):
+        asked = conversations(rng, CLIENTS if repeat >= 0 else 2, is_shape(args.model))
+        turns: list[Peer | str] = [*peers, *engines]
+        for turn in turns if repeat % 2 else turns[::-1]:
+            with alone(turn if isinstance(turn, Peer) else None, peers):
+                if isinstance(turn, Peer):
+                    (whole, main), bodies = turn.seconds(), turn.bodies(asked, args.tokens)
+                    found = clients.ask(host="127.0.0.1", port=turn.port, bodies=bodies)
+                    then = turn.seconds()
+                    if repeat >= 0:
+                        turn.rounds.append(found)
+                        turn.busy.append((then[0] - whole, then[1] - main))
+                else:
+                    found = engines[turn].ask(asked=asked, tokens=args.tokens)
+                    without[turn] += [found] if repeat >= 0 else []
+    return without
+
+
+def print_table(args: argparse.Namespace, peers: list[Peer], without: dict[str, list[Round]]) -> None:
     table = Table("server", "tokens/s", "first token, median", "95th percentile", "clients", "event loop", "HTTP costs")
     table.title = f"{Path(args.model).name}: {CLIENTS} clients, {args.tokens} tokens each, {args.repeats} rounds, {args.threads} threads"
     for peer in peers:
-        rounds, kind = peer.rounds[1:], peer.name.removeprefix("newleaf ")
-        share = statistics.median(each.busy / each.seconds for each in rounds)
-        loop = statistics.median(main / each.seconds for (_, main), each in zip(peer.busy[1:], rounds, strict=True))
-        costs = [each.seconds / plain.seconds - 1 for each, plain in zip(rounds, without.get(kind, ())[1:], strict=False)]
-        costs = costs if peer.name.startswith("newleaf ") else []
+        own, kind = peer.name.startswith("newleaf "), peer.name.removeprefix("newleaf ")
+        share = statistics.median(each.busy / each.seconds for each in peer.rounds)
+        loop = statistics.median(main / each.seconds for (_, main), each in zip(peer.busy, peer.rounds, strict=True))
+        plain = without.get(kind, []) if own else []
+        costs = [each.seconds / one.seconds - 1 for each, one in zip(peer.rounds, plain, strict=False)]
         cost = f"{statistics.median(costs):+.1%} ({min(costs):+.1%} to {max(costs):+.1%})" if costs else ""
-        table.add_row(*_row(peer.name, rounds), f"{share:.1%}", f"{loop:.1%}" if peer.name.startswith("newleaf ") else "", cost)
-    for kind in kinds:
-        table.add_row(*_row(f"newleaf {kind}, engine alone", without[kind][1:]), "", "", "")
+        table.add_row(*_row(peer.name, peer.rounds), f"{share:.1%}", f"{loop:.1%}" if own else "", cost)
+    for kind, rounds in without.items():
+        table.add_row(*_row(f"newleaf {kind}, engine alone", rounds), "", "", "")
     Console(width=150).print(table)
-    print(f"{statistics.median(each.read for peer in peers for each in peer.rounds[1:] if each.read) / CLIENTS:.0f} tokens a prompt")
+    if read := [each.read for peer in peers for each in peer.rounds if each.read]:
+        print(f"{statistics.median(read) / CLIENTS:.0f} tokens a prompt")
 
 
 def _row(name: str, rounds: list[Round]) -> tuple[str, ...]:

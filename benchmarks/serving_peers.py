@@ -105,7 +105,7 @@ def is_shape(name: str) -> bool:
 
 
 def model_file(name: str, folder: Path) -> Path:
-    """The .gguf of this name; of a size (gpt2-124m) or "tiny", one of that shape with random weights, a letter a token and Q8_0 matrices."""
+    """The .gguf of this name; of a size (gpt2-124m) or "tiny", one with random weights, a byte a token, in Q8_0."""
     if not is_shape(name):
         return Path(name)
     config = GPTConfig(512, 1024, 1, 2, 32) if name == "tiny" else size(name)

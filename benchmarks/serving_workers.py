@@ -1,7 +1,7 @@
 """Processes that a serving benchmark asks for rounds: `clients`, which stream from a server, and `engine`, newleaf's without HTTP.
 
-Each reads a JSON object a line and answers with one: what a round took, and the processor's seconds that this process spent on it. The clients
-keep what comes with its time and look into it afterwards, since whatever they do while a round goes on is taken from the server's cores.
+Each reads a JSON object a line and answers with one: what a round took, and the processor's seconds that this process spent on it. The
+clients keep what comes with its time and look into it afterwards, since what they do while a round goes on is taken from the server's cores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ USAGE = re.compile(rb'"(?:completion|prompt)_tokens": ?\d+')
 
 @dataclass
 class Round:
-    """What came of many requests at once: seconds in all, and to the first token of each; tokens read and written; this process's seconds."""
+    """What came of many requests at once: seconds in all, and to each first token; tokens written and read; this process's seconds."""
 
     seconds: float
     firsts: list[float]

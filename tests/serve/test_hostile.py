@@ -137,6 +137,7 @@ def test_a_schema_or_expression_is_written_or_refused_in_time(server: Running, n
     assert server.post(TEXT, prompt="a", max_tokens=2).elapsed.total_seconds() < 20
 
 
+TO_TEXT = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 HEADS: dict[str, bytes] = {
     "noise": bytes(range(256)) * 8,
     "a TLS greeting": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
@@ -148,14 +149,14 @@ HEADS: dict[str, bytes] = {
     "headers without end": b"GET /health HTTP/1.1\r\n" + b"x: y\r\n" * 200_000,
     "a large address": b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a large name": b"GET /health HTTP/1.1\r\n" + b"x" * 500_000 + b": y\r\n\r\n",
-    "a negative length": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
-    "a length that is not": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: ten\r\n\r\n",
-    "a giant length": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
-    "a length over the limit": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n",
-    "two lengths": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-    "a length and chunks": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a chunk of no size": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    "a giant chunk": b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
+    "a negative length": TO_TEXT + b"Content-Length: -1\r\n\r\n",
+    "a length that is not": TO_TEXT + b"Content-Length: ten\r\n\r\n",
+    "a giant length": TO_TEXT + b"Content-Length: 99999999999999999999999999\r\n\r\n",
+    "a length over the limit": TO_TEXT + b"Content-Length: 99999999\r\n\r\n",
+    "two lengths": TO_TEXT + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "a length and chunks": TO_TEXT + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a chunk of no size": TO_TEXT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a giant chunk": TO_TEXT + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
     "a line within a header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: a\rb\r\nConnection: close\r\n\r\n",
     "zero within a header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: a\x00b\r\n\r\n",
 }
@@ -168,7 +169,7 @@ def test_a_head_that_is_wrong_is_refused_or_closed(server: Running, name: str) -
 
 
 def test_chunks_over_the_limit_are_refused(server: Running) -> None:
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = TO_TEXT + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = raw(server, head + (b"10000\r\n" + b" " * 0x10000 + b"\r\n") * 40)
     assert is_refusal(answer), answer[:300]
 

@@ -29,8 +29,8 @@ def answer_grammar(thoughts: Thoughts, answers: Sequence[str]) -> str:
 
 
 def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str], functions: Sequence[dict[str, Any]]) -> str:
-    """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any, and then one of `answers` in the
-    final one, or a call of one of these functions. `control` gives the ids of control tokens."""
+    """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any, and then one of `answers` in
+    the final one, or a call of one of these functions. `control` gives the ids of control tokens."""
 
     def mark(text: str) -> str:
         return f"<[{found}]>" if (found := control(text)) is not None else json.dumps(text)
