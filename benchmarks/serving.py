@@ -117,7 +117,8 @@ def main() -> None:
         compare(args)
         return
     with tempfile.TemporaryDirectory() as name:
-        peer = newleaf_server(model_file(args.model, Path(name)), args.weights.split(",")[0])
+        words = ["--cache", "4M"] if args.requests else []  # which is soon full of what earlier texts began with, and grows no more
+        peer = newleaf_server(model_file(args.model, Path(name)), args.weights.split(",")[0], *words)
         peer.start(Path(name) / "log")
         try:
             flood(peer, args.flood, args.idle) if args.flood else memory(peer, args.requests)

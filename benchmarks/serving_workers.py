@@ -1,7 +1,7 @@
 """Processes that a serving benchmark asks for rounds: `clients`, which stream from a server, and `engine`, newleaf's without HTTP.
 
 Each reads a JSON object a line and answers with one: what a round took, and the processor's seconds that this process spent on it. The
-clients keep what comes with its time and look into it afterwards, since what they do while a round goes on is taken from the server's cores.
+clients keep what comes with its time and look into it afterwards, since what they do during a round is taken from the server's cores.
 """
 
 from __future__ import annotations
