@@ -104,7 +104,7 @@ def test_stop_bias_and_penalties_do_what_they_say(client: openai.OpenAI, models:
 
 def test_json_schema_and_json_object_hold_for_every_template(client: openai.OpenAI) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True}}
-    for model in ("endless", "llama3", "harmony", "mistral"):
+    for model in ("endless", "llama3", "mistral"):
         answer = ask(client, model, response_format=form, max_tokens=600)
         assert answer.choices[0].finish_reason == "stop"
         jsonschema.validate(json.loads(answer.choices[0].message.content), SCHEMA)
@@ -124,6 +124,30 @@ def test_required_calls_fit_the_functions_parameters(client: openai.OpenAI, mode
         jsonschema.validate(arguments, SCHEMA if call.function.name == "get_weather" else NOTHING)
     named = ask(client, model, **options | {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}).choices[0]
     assert [call.function.name for call in named.message.tool_calls] == ["get_weather"]
+
+
+def test_gpt_oss_thinks_if_it_likes_and_then_writes_the_json_or_the_call_that_was_asked_for(client: openai.OpenAI, models: Path) -> None:
+    tokenizer = newleaf.load(models / "harmony").tokenizer
+    soon = {str(tokenizer.backend.token_to_id("<|end|>")): 10}  # random weights think for long
+    form: Any = {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True}}
+    one: Any = {"type": "function", "function": {"name": "get_weather"}}
+    thoughts = []
+    for seed in range(4):
+        options: Any = {"logit_bias": soon, "max_tokens": 2000, "seed": seed, "temperature": 1.5}
+        said = ask(client, "harmony", response_format=form, **options).choices[0]
+        jsonschema.validate(json.loads(said.message.content), SCHEMA)
+        any_, named = (ask(client, "harmony", tools=TOOLS, tool_choice=choice, **options).choices[0] for choice in ("required", one))
+        for each in (any_, named):
+            (call,) = each.message.tool_calls
+            jsonschema.validate(json.loads(call.function.arguments), SCHEMA if call.function.name == "get_weather" else NOTHING)
+            assert (each.finish_reason, each.message.content) == ("tool_calls", None)
+        assert named.message.tool_calls[0].function.name == "get_weather"
+        either = ask(client, "harmony", tools=TOOLS, response_format=form, **options).choices[0]
+        assert either.finish_reason == "tool_calls" or json.loads(either.message.content)["city"] in ("Paris", "Oslo")
+        thoughts += [getattr(each.message, "reasoning", None) for each in (said, any_, named, either)]
+    assert None in thoughts
+    assert any(thoughts)
+    assert not any("<|" in thought for thought in thoughts if thought)
 
 
 def test_calls_come_in_the_stream_and_their_results_go_back(client: openai.OpenAI) -> None:

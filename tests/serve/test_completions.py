@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from running import Running, Start
 
 import newleaf
+from newleaf.text.chat_template import Rendering
 
 
 def test_a_continuation_is_the_models_own(client: openai.OpenAI, models: Path) -> None:
@@ -165,6 +167,10 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
         for part in adapter.parts.values():
             part.b.data += 0.5 * torch.randn_like(part.b)
         save_adapter(tmp_path / name, adapter, network.config, base.family)
+        base.tokenizer.save(tmp_path / name) if name == "two" else None
+    brief = "{% for m in messages %}<|im_start|>{{ m.content }}, briefly<|im_end|>{% endfor %}<|im_start|>"
+    about = json.loads((tmp_path / "two" / "tokenizer_config.json").read_text())
+    (tmp_path / "two" / "tokenizer_config.json").write_text(json.dumps(about | {"chat_template": brief}))
     server = start(f"base={models / 'endless'}", "--adapter", f"one={tmp_path / 'one'}", "--adapter", f"base:two={tmp_path / 'two'}")
     client = server.client()
     assert [(model.id, getattr(model, "parent", None)) for model in client.models.list().data] == [
@@ -176,5 +182,20 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
     texts = {name: client.completions.create(model=name, **options).choices[0].text for name in ("base", "one", "two")}
     assert len(set(texts.values())) == 3
     assert texts["base"] == base.generate("What is", max_tokens=12, temperature=0)
+    hello: Any = [{"role": "user", "content": "Hi"}]
+    ids = base.tokenizer.encode("What is")
     for name in ("one", "two"):
-        assert texts[name] == newleaf.load(models / "endless", adapter=tmp_path / name).generate("What is", max_tokens=12, temperature=0)
+        model = newleaf.load(models / "endless", adapter=tmp_path / name)
+        assert texts[name] == model.generate("What is", max_tokens=12, temperature=0)
+        # What needs the network by itself, between two rounds of the engine: scores of the prompt, and embeddings.
+        with torch.no_grad():
+            rows, hidden = model.network(torch.tensor([ids]))[0].log_softmax(-1), model.network.hidden(torch.tensor([ids]))[0].mean(0)
+        scored = client.completions.create(model=name, **options | {"max_tokens": 1}, echo=True, logprobs=0).choices[0].logprobs
+        expected = [float(rows[place, token]) for place, token in enumerate(ids[1:])]
+        assert scored.token_logprobs[1 : len(ids)] == pytest.approx(expected, abs=1e-4)
+        (found,) = client.embeddings.create(model=name, input="What is").data
+        torch.testing.assert_close(torch.tensor(found.embedding), hidden, atol=1e-5, rtol=1e-4)
+        # A conversation, by the template that an adapter brings or else the base's.
+        said = client.chat.completions.create(model=name, messages=hello, max_tokens=9, temperature=0)
+        assert said.choices[0].message.content == model.chat(hello, max_tokens=9, temperature=0)
+        assert said.usage.prompt_tokens == len(model.chat_template.encode(hello, Rendering(add_generation_prompt=True)).ids)

@@ -51,7 +51,14 @@ def is_refusal(answer: bytes) -> bool:
 
 
 def post(path: str, body: bytes, *headers: str, kind: str = "application/json") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *headers,
+    ]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
@@ -130,27 +137,28 @@ def test_a_schema_or_expression_is_written_or_refused_in_time(server: Running, n
     assert server.post(TEXT, prompt="a", max_tokens=2).elapsed.total_seconds() < 20
 
 
+TO_TEXT = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 HEADS: dict[str, bytes] = {
     "noise": bytes(range(256)) * 8,
     "a TLS greeting": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
     "no HTTP": b"HELLO\r\n\r\n",
-    "HTTP/9.9": b"GET /health HTTP/9.9\r\nHost: x\r\n\r\n",
+    "HTTP/9.9": b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "many headers": b"GET /health HTTP/1.1\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(20_000)) + b"\r\n",
     "one large header": b"GET /health HTTP/1.1\r\nx: " + b"y" * 1_000_000 + b"\r\n\r\n",
     "headers without end": b"GET /health HTTP/1.1\r\n" + b"x: y\r\n" * 200_000,
-    "a large address": b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a large address": b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a large name": b"GET /health HTTP/1.1\r\n" + b"x" * 500_000 + b": y\r\n\r\n",
-    "a negative length": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    "a length that is not": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: ten\r\n\r\n",
-    "a giant length": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
-    "a length over the limit": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n",
-    "two lengths": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-    "a length and chunks": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a chunk of no size": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    "a giant chunk": b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
-    "a line within a header": b"GET /health HTTP/1.1\r\nHost: x\r\nx: a\rb\r\nConnection: close\r\n\r\n",
-    "zero within a header": b"GET /health HTTP/1.1\r\nHost: x\r\nx: a\x00b\r\n\r\n",
+    "a negative length": TO_TEXT + b"Content-Length: -1\r\n\r\n",
+    "a length that is not": TO_TEXT + b"Content-Length: ten\r\n\r\n",
+    "a giant length": TO_TEXT + b"Content-Length: 99999999999999999999999999\r\n\r\n",
+    "a length over the limit": TO_TEXT + b"Content-Length: 99999999\r\n\r\n",
+    "two lengths": TO_TEXT + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "a length and chunks": TO_TEXT + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a chunk of no size": TO_TEXT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a giant chunk": TO_TEXT + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffffff\r\n",
+    "a line within a header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: a\rb\r\nConnection: close\r\n\r\n",
+    "zero within a header": b"GET /health HTTP/1.1\r\nHost: localhost\r\nx: a\x00b\r\n\r\n",
 }
 
 
@@ -161,13 +169,13 @@ def test_a_head_that_is_wrong_is_refused_or_closed(server: Running, name: str) -
 
 
 def test_chunks_over_the_limit_are_refused(server: Running) -> None:
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = TO_TEXT + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = raw(server, head + (b"10000\r\n" + b" " * 0x10000 + b"\r\n") * 40)
     assert is_refusal(answer), answer[:300]
 
 
 def test_slow_heads_and_slow_bodies_are_ended(server: Running) -> None:
-    for head, wanted in ((b"GET /health HTTP/1.1\r\nHost: x\r\n", b"408"), (post(TEXT, b"{" * 100)[:-90], b"408"), (b"", b"")):
+    for head, wanted in ((b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"408"), (post(TEXT, b"{" * 100)[:-90], b"408"), (b"", b"")):
         with socket.create_connection(server.address, timeout=30) as connection:
             connection.sendall(head)
             began, answer = time.monotonic(), b""
@@ -226,7 +234,7 @@ def test_half_closed_and_abandoned_connections_are_let_go(server: Running) -> No
     ],
 )
 def test_paths_lead_nowhere(server: Running, path: str) -> None:
-    answer = raw(server, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode("latin-1"))
+    answer = raw(server, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1"))
     assert is_refusal(answer), answer[:300]
     assert b"root:" not in answer
 
@@ -239,11 +247,56 @@ def test_other_methods_types_and_protocols_are_refused(server: Running) -> None:
         answer = raw(server, post(TEXT, body, kind=kind))
         assert is_refusal(answer), answer
         assert answer
-    upgrade = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
+    upgrade = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
     assert is_refusal(raw(server, upgrade))
     assert (
         "access-control-allow-origin" not in httpx.post(server.url + TEXT, json={"prompt": "a"}, headers={"origin": "http://evil"}).headers
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("localhost", True),
+        ("LOCALHOST.:1", True),
+        ("127.0.0.1:80", True),
+        ("[::1]:8000", True),
+        ("evil.example", False),
+        ("evil.example:8000", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost@evil.example", False),
+        ("evil.example/localhost", False),
+        ("[::2]", False),
+        ("[", False),
+        ("", False),
+    ],
+)
+def test_a_local_server_is_asked_under_no_other_name(server: Running, host: str, known: bool) -> None:
+    for path in ("/", "/health", "/v1/models"):
+        answer = raw(server, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 200" if known else b"HTTP/1.1 403"), answer[:300]
+        assert known or json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "host_not_allowed"
+    two = f"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    assert is_refusal(raw(server, two.encode()))
+
+
+def test_pages_of_other_sites_can_send_nothing(server: Running) -> None:
+    upload: Any = {"files": {"file": ("a.jsonl", b"{}\n")}, "data": {"purpose": "batch"}}  # a form, which needs nobody's permission
+    for headers in (
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": server.url.replace("127.0.0.1", "localhost")},
+        {"origin": server.url, "sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ):
+        for got in (
+            httpx.post(server.url + FILES, headers=headers, **upload),
+            httpx.post(server.url + TEXT, headers={**headers, "content-type": "text/plain"}, content=b'{"prompt": "a"}'),
+            httpx.post(server.url + "/v1/batches/batch_0/cancel", headers=headers),
+        ):
+            assert (got.status_code, got.json()["error"]["code"]) == (403, "cross_origin")
+    for headers in ({}, {"origin": server.url}, {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}):
+        assert httpx.post(server.url + FILES, headers=headers, **upload).status_code == 200
 
 
 @pytest.mark.parametrize(

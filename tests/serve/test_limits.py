@@ -87,7 +87,7 @@ def test_a_client_that_goes_away_frees_its_slot(server: Running) -> None:
     for body in ({"stream": True}, {"stream": False}):
         connection = socket.create_connection(server.address)
         data = json.dumps({**LONG, **body, "user": f"leaves-{body['stream']}"}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         connection.sendall(head.encode() + data)
         until(lambda: server.gauge("running", "endless") == 1)
         if body["stream"]:
@@ -141,9 +141,16 @@ def test_models_are_opened_when_asked_for_and_the_unused_go_when_memory_ends(sta
         assert (busy.status_code, busy.json()["error"]["code"]) == (429, "model_not_loaded")
 
 
-def test_a_server_that_others_reach_without_keys_says_so(start: Start, models: Path) -> None:
-    assert "--keys" in start(models / "chatml", "--host", "0.0.0.0").log
-    assert "--keys" not in start(models / "chatml").log
+def test_a_server_that_others_reach_without_keys_says_so_and_is_asked_under_any_name(start: Start, models: Path) -> None:
+    wide, narrow = start(models / "chatml", "--host", "0.0.0.0"), start(models / "chatml", "--allowed-hosts", "chat.example, [::2]")
+    assert "--keys" in wide.log
+    assert "--keys" not in narrow.log
+
+    def status(server: Running, host: str) -> int:
+        return httpx.get(f"{server.url}/health", headers={"host": host}).status_code
+
+    assert status(wide, "any.example") == 200
+    assert [status(narrow, host) for host in ("chat.example:80", "[::2]", "127.0.0.1", "any.example")] == [200, 200, 200, 403]
 
 
 def test_request_ids_are_kept_or_made(server: Running) -> None:
@@ -156,7 +163,16 @@ def test_request_ids_are_kept_or_made(server: Running) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--memory", "lots"], ["--slots", "0"], ["--max-body", "-1"], ["--keys", "nowhere"], ["--host", "300.1.1.1"], ["nowhere"], ["x=."]],
+    [
+        ["--memory", "lots"],
+        ["--slots", "0"],
+        ["--max-body", "-1"],
+        ["--keys", "nowhere"],
+        ["--host", "300.1.1.1"],
+        ["--allowed-hosts", "a/b"],
+        ["nowhere"],
+        ["x=."],
+    ],
 )
 def test_wrong_options_are_one_line_and_exit_2(models: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     model = [str(models / "chatml")] if words[0].startswith("-") else []

@@ -6,7 +6,9 @@ import argparse
 import ipaddress
 import json
 import re
+import shutil
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +49,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, which only this machine reaches)"
     )
     parser.add_argument("--port", type=int, default=8000, help="the port (default: 8000); 0 takes a free one")
+    parser.add_argument(
+        "--allowed-hosts",
+        metavar="NAME,…",
+        help="further names under which the server may be asked, or '*' for any "
+        "(default: localhost and --host's; any where --host is an address that others reach)",
+    )
     parser.add_argument("--slots", type=int, default=16, help="texts that a model writes at once (default: 16)")
     parser.add_argument(
         "--memory", metavar="SIZE", help="bytes for all models' weights, such as 8G; models are opened and put away as they are asked for"
@@ -104,10 +112,10 @@ def run(args: argparse.Namespace) -> int:
     _warn(args.host, settings)
 
     def ready() -> None:
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        names = [source.name for source in sources]
-        print(json.dumps({"url": url, "models": names}) if args.json else f"newleaf: {', '.join(names)} at {url}", flush=True)
+        print(_greeting(f"http://{_typed(host)}:{port}", list(serving.registry.names), args.json, settings.keys is not None), flush=True)
 
+    if sys.stdout.isatty() and not args.json:
+        print(f"Opening {sources[0].name} …", flush=True)
     serve(serving, listening, ready)
     return 0
 
@@ -130,7 +138,43 @@ def _settings(args: argparse.Namespace, port: int) -> Settings:
     given = {name: value for flag, (_, name, _) in LIMITS.items() if (value := getattr(args, flag[2:].replace("-", "_"))) is not None}
     # Servers on one machine differ in their ports, and one that starts again has the same.
     state = args.state or Path(platformdirs.user_data_dir("newleaf", appauthor=False)) / f"serve-{port}"
-    return Settings(Limits(**given), read_keys(args.keys) if args.keys is not None else None, state, runs=_runs(args.runs))
+    keys = read_keys(args.keys) if args.keys is not None else None
+    return Settings(Limits(**given), keys, _hosts(args.host, args.allowed_hosts), state, runs=_runs(args.runs))
+
+
+def _hosts(host: str, given: str | None) -> frozenset[str] | None:
+    """The names under which the server may be asked. One that others reach cannot know its names, unless they are given."""
+    from newleaf.serve.origin import LOCAL, name_of
+
+    names = [each.strip() for each in (given or "").split(",") if each.strip()]
+    if "*" in names or (not names and not _is_local(host)):
+        return None
+    found = {each: name_of(f"[{each}]" if each.count(":") > 1 and "[" not in each else each) for each in [host, *names]}
+    if wrong := [each for each, name in found.items() if name is None]:
+        raise InputError(f"--allowed-hosts: {wrong[0]!r} is not a host's name")
+    return frozenset([*LOCAL, *(name for name in found.values() if name is not None)])
+
+
+def _greeting(url: str, names: list[str], as_json: bool, keys: bool) -> str:
+    """What is said once requests are answered: a line, and in a terminal what to do with it."""
+    if as_json:
+        return json.dumps({"url": f"{url}/v1", "page": f"{url}/", "models": names})
+    if not sys.stdout.isatty():
+        return f"newleaf: {', '.join(names)} at {url}/v1, the page at {url}/"
+    rows = [
+        ("to talk", f"open {url}/ in a browser"),
+        ("programs", f"export OPENAI_BASE_URL={url}/v1"),
+        ("", f"export OPENAI_API_KEY={'KEY' if keys else 'none'}"),
+        ("to end", "Ctrl-C"),
+    ]
+    lines = textwrap.wrap(f"newleaf: {', '.join(names)}", shutil.get_terminal_size().columns, subsequent_indent="  ")
+    return "\n".join([*lines, *(f"  {name:<10}{text}" for name, text in rows)])
+
+
+def _typed(host: str) -> str:
+    """The host as it stands in an address; one that means every address of this machine is reached here as the first."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def _runs(folder: Path | None) -> Path | None:
@@ -181,10 +225,13 @@ def _size(text: str | None, flag: str) -> int | None:
     return int(float(found[1]) * UNITS[found[2]])
 
 
-def _warn(host: str, settings: Settings) -> None:
+def _is_local(host: str) -> bool:
     try:
-        local = ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        local = host == "localhost"
-    if not local and settings.keys is None:
+        return host == "localhost"
+
+
+def _warn(host: str, settings: Settings) -> None:
+    if not _is_local(host) and settings.keys is None:
         print(f"newleaf: anybody who reaches {host} can use this server; --keys FILE asks for keys", file=sys.stderr, flush=True)

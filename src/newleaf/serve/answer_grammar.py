@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from newleaf.generate.constraints import SPACE
-from newleaf.serve.tool_calls import CLOSE, LIST, OPEN, Form
+from newleaf.serve.tool_calls import CLOSE, CONSTRAIN, LIST, OPEN, Form
+from newleaf.text.reasoning import CHANNEL, END, MESSAGE, START, THOUGHTS
 from newleaf.text.reasoning import CLOSE as THOUGHT_ENDS
 from newleaf.text.reasoning import OPEN as THOUGHT_BEGINS
 
@@ -25,6 +26,26 @@ def answer_grammar(thoughts: Thoughts, answers: Sequence[str]) -> str:
     many = "thoughts" if thoughts == "inside" else "thoughts?"
     more = [f"thoughts: {begin}thinking space", f"thinking[suffix={json.dumps(THOUGHT_ENDS)}]: /(?s:.*)/", r"space: /\s{0,4}/"]
     return "\n".join([f"start: {many} answer", f"answer: {names}", *more, *rules])
+
+
+def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str], functions: Sequence[dict[str, Any]]) -> str:
+    """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any, and then one of `answers` in
+    the final one, or a call of one of these functions. `control` gives the ids of control tokens."""
+
+    def mark(text: str) -> str:
+        return f"<[{found}]>" if (found := control(text)) is not None else json.dumps(text)
+
+    names = " | ".join(answer.partition(":")[0] for answer in answers)
+    channel, message = mark(CHANNEL), mark(MESSAGE)
+    rules = [f'final: {channel} "final" {message} ({names})'] if answers else []
+    rules += [rule for answer in answers for rule in answer.splitlines()]
+    for number, each in enumerate(functions):
+        head = json.dumps(f"commentary to=functions.{each['name']} ")
+        rules.append(f'call_{number}: {channel} {head} {mark(CONSTRAIN)} "json" {message} arguments_{number}')
+        rules.append(f"arguments_{number}: {_json(each.get('parameters') or {'type': 'object'})}")
+    ways = " | ".join([*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))])
+    thoughts = f'{channel} "{THOUGHTS}" {message} THINKING? {mark(END)} {mark(START)} "assistant"'
+    return "\n".join([f"start: thoughts? ({ways})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules])
 
 
 def json_answer(schema: Any) -> str:

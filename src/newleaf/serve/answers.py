@@ -11,7 +11,7 @@ from newleaf.generate.chat import Plan, Speaker
 from newleaf.generate.logprobs import TokenScore
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
-from newleaf.serve.answer_grammar import Thoughts, answer_grammar, calls_answer, json_answer, opening, text_answer
+from newleaf.serve.answer_grammar import Thoughts, answer_grammar, calls_answer, channel_grammar, json_answer, opening, text_answer
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.sampling import check_prompt
@@ -22,7 +22,6 @@ from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages
 from newleaf.text.reasoning import CHANNEL, OPEN, Part, marks_in
 
-FINAL = ("<|channel|>", "final", "<|message|>")  # harmony: what stands before the answer itself
 CALL_ENDS = "<|call|>"
 
 
@@ -169,12 +168,9 @@ def _effort(effort: str | None, source: str) -> dict[str, Any]:
 
 
 def _constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str, form: Form | None) -> tuple[Prompt, dict[str, Any]]:
-    """The prompt, with what has to stand before a constrained answer, and the constraint."""
+    """The prompt, with what has to stand before a constrained answer, and the constraint. Raises ApiError for what cannot be together."""
     functions = [tool["function"] for tool in question.tools if not question.named or tool["function"]["name"] == question.choice]
     must = form is not None and (question.named or question.choice == "required")
-    if must and form == "harmony":
-        what = "named functions and required calls are not supported for gpt-oss's chat format; auto is"
-        raise ApiError(400, f"tool_choice: {what}", "tool_choice", "unsupported_parameter")
     parallel = question.parallel and not question.named
     answers: list[str] = []
     if form is not None and form != "harmony" and (must or form == "own" or question.schema is not None):
@@ -183,30 +179,32 @@ def _constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str
         answers.append(json_answer(question.schema))
     elif answers and not must:
         answers.append(text_answer())
-    if not answers:
+    if not answers and not must:
         return prompt, {}
     if must and form is not None and (mark := opening(form)) is not None:
-        return _go_on(hosted, prompt, (mark,)), {"grammar": answer_grammar("none", answers)}
-    if CHANNEL in marks_in(source):
-        return _go_on(hosted, prompt, FINAL), {"grammar": answer_grammar("none", answers)}
+        return _go_on(hosted, prompt, mark), {"grammar": answer_grammar("none", answers)}
+    if must and form == "harmony" and question.go_on:
+        what = "a message that is gone on with becomes no call in gpt-oss's chat format"
+        raise ApiError(400, f"tool_choice: {what}", "tool_choice", "invalid_value")
+    if CHANNEL in marks_in(source) and not question.go_on:
+        called = functions if form == "harmony" else ()
+        return prompt, {"grammar": channel_grammar(hosted.speaker.template.control_id, answers, called)}
     if form is None and not marks_in(source):
         return prompt, {"json_schema": question.schema}  # whose errors name the place in the schema
     return prompt, {"grammar": answer_grammar(_thoughts(prompt, source), answers)}
 
 
 def _thoughts(prompt: Prompt, source: str) -> Thoughts:
-    if not marks_in(source):
+    if OPEN not in marks_in(source):
         return "none"
     return "inside" if prompt.text.rstrip().endswith(OPEN) else "may"
 
 
-def _go_on(hosted: Hosted, prompt: Prompt, words: Sequence[str]) -> Prompt:
-    """The prompt with control tokens, and text, behind it."""
-    ids: list[int] = []
-    for word in words:
-        token = hosted.speaker.template.control_id(word)
-        ids += [token] if token is not None else hosted.model.tokenizer.encode(word, special_tokens=False)
-    return Prompt(prompt.text + "".join(words), [*prompt.ids, *ids])
+def _go_on(hosted: Hosted, prompt: Prompt, mark: str) -> Prompt:
+    """The prompt with a control token behind it."""
+    token = hosted.speaker.template.control_id(mark)
+    ids = [token] if token is not None else hosted.model.tokenizer.encode(mark, special_tokens=False)
+    return Prompt(prompt.text + mark, [*prompt.ids, *ids])
 
 
 def _seeing_calls(plan: Plan, hosted: Hosted, form: Form | None) -> Plan:

@@ -1,4 +1,4 @@
-"""What stands around every request: its id, its key and rate, how large and how slow it may be, its line in the log, and a 500 at worst."""
+"""What stands around every request: id, origin, key and rate, how large and how slow it may be, its line in the log, a 500 at worst."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from newleaf.serve.errors import ApiError, overloaded, respond, shape
 from newleaf.serve.keys import find
 from newleaf.serve.logs import Logs
 from newleaf.serve.metrics import Metrics
+from newleaf.serve.origin import check_origin
 from newleaf.serve.rates import Rates
 from newleaf.serve.settings import Settings
 
@@ -51,7 +52,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, logs: Logs) -> None:
         self.app, self.limits, self.metrics, self.logs = app, settings.limits, metrics, logs
-        self.keys = settings.keys
+        self.keys, self.hosts = settings.keys, settings.hosts
         everybody = Rates(self.limits.requests_per_minute, self.limits.tokens_per_minute)
         self._rates: dict[str | None, Rates] = {None: everybody}
         for key in self.keys or []:
@@ -95,6 +96,7 @@ class Edge:
             self._finish(scope, record, status)
 
     def _admit(self, scope: Scope, headers: Headers, record: Record) -> None:
+        check_origin(scope["method"], headers, self.hosts)
         path = scope["path"]
         if self.keys is not None and path.startswith(GUARDED):
             scheme, _, given = headers.get("authorization", "").partition(" ")

@@ -19,10 +19,18 @@ Result = TypeVar("Result")
 
 
 class Hosted:
-    """A model that is in memory, with the `adapters` over it by their names. `users` counts the requests that hold it there."""
+    """A model that is in memory, with the `adapters` over it by their names, which have its `template` where one is given in place of the
+    models' own. `users` counts the requests that hold it there."""
 
     def __init__(
-        self, name: str, model: Model, slots: int, cache: int | None, queue: int, adapters: Mapping[str, str] | None = None
+        self,
+        name: str,
+        model: Model,
+        slots: int,
+        cache: int | None,
+        queue: int,
+        adapters: Mapping[str, str] | None = None,
+        template: str | None = None,
     ) -> None:
         self.name, self.model, self.queue = name, model, queue
         self.slots, self.cache = slots, cache
@@ -31,7 +39,7 @@ class Hosted:
         self.engine = model.engine(slots, cache, adapters=self.adapters)
         self.template = _template(model)
         self.context = model.network.config.context_length
-        self.adapted = {each: Adapted(each, path, self) for each, path in self.adapters.items()}
+        self.adapted = {each: Adapted(each, path, self, template) for each, path in self.adapters.items()}
 
     @property
     def holder(self) -> Hosted:
@@ -77,6 +85,8 @@ class Hosted:
 
     def close(self) -> None:
         self.engine.close()
+        for each in self.adapted.values():
+            each.close()
         if self.template is not None:
             self.template.sandbox.close()
 
@@ -84,9 +94,13 @@ class Hosted:
 class Adapted(Hosted):
     """A model with an adapter: the engine is its base's, in which texts of all adapters are written together."""
 
-    def __init__(self, name: str, path: str, base: Hosted) -> None:
+    def __init__(self, name: str, path: str, base: Hosted, template: str | None) -> None:
         self.name, self.model, self.base = name, base.model.with_adapter(path), base
-        self.template, self.context = base.template, base.context
+        if template is not None:
+            self.model.use_template(template)
+        brings = self.model.tokenizer is not base.model.tokenizer  # a tokenizer of its own, which may have a template
+        self.template = (_template(self.model) if brings else None) or base.template
+        self.context = base.context
 
     @property
     def holder(self) -> Hosted:
@@ -104,10 +118,14 @@ class Adapted(Hosted):
         first: int = 0,
         adapter: str | None = None,
     ) -> Request:
-        return self.base.submit(prompt, config, ends, shown, first, self.name)
+        return self.base.submit(prompt, config, {*ends, *self.model.end_ids}, shown, first, self.name)
 
     async def aside(self, work: Callable[[], Result]) -> Result:
         return await self.base.aside(work)
+
+    def close(self) -> None:
+        if self.template is not None and self.template is not self.base.template:
+            self.template.sandbox.close()
 
 
 class Threads:

@@ -125,7 +125,7 @@ class Registry:
 
     def _host(self, source: Source) -> Hosted:
         room = self.room
-        return Hosted(source.name, self._open(source), room.slots, room.cache, room.queue, source.adapters)
+        return Hosted(source.name, self._open(source), room.slots, room.cache, room.queue, source.adapters, source.template)
 
     def _make_room(self, name: str, size: int) -> None:
         """Put models away until there is memory for this one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +37,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything but the models. `keys` are those that are let in (None: everybody is), `state` is the folder of files and batches."""
+    """Everything but the models. `keys` are those that are let in (None: everybody is), `hosts` the names under which the server may be
+    asked (None: any), `state` is the folder of files and batches."""
 
     limits: Limits = Limits()
     keys: Sequence[Key] | None = None
+    hosts: Collection[str] | None = None
     state: Path | None = None
     page: Path | None = None  # a folder of files that are served as they are
     runs: Path | None = None  # a folder of training runs for the page to show

@@ -12,7 +12,7 @@ from newleaf.text.reasoning import CHANNEL, MESSAGE, Part, held_start
 
 Form = Literal["tags", "list", "bare", "harmony", "own"]
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-LIST, ARGUMENTS, PYTHON = "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"
+LIST, ARGUMENTS, PYTHON, CONSTRAIN = "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<|constrain|>"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def form_of(source: str) -> Form:
 
 def marks_of(form: Form) -> tuple[str, ...]:
     """Control tokens that have to be seen in the text for calls to be found in it."""
-    return {"tags": (OPEN, CLOSE), "own": (), "list": (LIST, ARGUMENTS), "bare": (PYTHON,), "harmony": ("<|constrain|>",)}[form]
+    return {"tags": (OPEN, CLOSE), "own": (), "list": (LIST, ARGUMENTS), "bare": (PYTHON,), "harmony": (CONSTRAIN,)}[form]
 
 
 class Reader(Protocol):
