@@ -7,10 +7,10 @@ from typing import Any
 import numba as nb
 from numpy import sqrt as np_sqrt
 
+from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
     LANES,
     fma,
-    kernel,
     load,
     load_bfloat,
     load_float,

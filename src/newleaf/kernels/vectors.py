@@ -11,17 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import njit
 from numba.core import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 BYTES = 4 * LANES
-
-# A function of a kernel: it never raises, so that nothing has to look for errors.
-kernel = njit(nogil=True, error_model="numpy")
-
 
 class Vector(types.Type):
     """A Numba type that is one LLVM vector."""
