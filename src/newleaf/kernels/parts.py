@@ -1,6 +1,7 @@
-"""A kernel's functions: translated one by one, but optimised and made machine code of once, inside the kernel that calls them.
+"""How Python functions become kernels: each translated on its own, but optimised and turned into instructions once, inside the kernel.
 
-Numba by itself does the latter for every function and again for each function that calls it, seven times for the innermost ones here.
+Numba by itself does the latter for every function and again for each function that calls it, seven times for the innermost ones here. And
+of its passes over a function, those are left out that make way for what no kernel has: closures, exceptions, loops made parallel.
 """
 
 from __future__ import annotations
@@ -10,7 +11,31 @@ from typing import Any
 from numba import njit
 from numba._dynfunc import make_function
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
+from numba.core.compiler import CompilerBase, PassManager
+from numba.core.typed_passes import NativeLowering, NoPythonBackend, NopythonTypeInference, PreLowerStripPhis
+from numba.core.untyped_passes import FixupArgs, IRProcessing, ReconstructSSA, TranslateByteCode
+
+PASSES = (
+    TranslateByteCode,
+    FixupArgs,
+    IRProcessing,
+    ReconstructSSA,
+    NopythonTypeInference,
+    PreLowerStripPhis,
+    NativeLowering,
+    NoPythonBackend,
+)
+
+
+class ShortCompiler(CompilerBase):
+    """Numba's compiler with the passes that kernels need."""
+
+    def define_pipelines(self) -> list[Any]:
+        passes = PassManager("kernel")
+        for each in PASSES:
+            passes.add_pass(each, each.name())
+        passes.finalize()
+        return [passes]
 
 
 class _Part(JITCodeLibrary):
@@ -26,8 +51,8 @@ class _Part(JITCodeLibrary):
         self._finalized = True
 
 
-class _PartCompiler(Compiler):
-    """Numba's way from a function to LLVM code, and no further."""
+class _PartCompiler(ShortCompiler):
+    """The way from a function to LLVM code, and no further."""
 
     def _compile_core(self) -> Any:
         state = self.state

@@ -18,6 +18,7 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 LANES = 16
 BYTES = 4 * LANES
 
+
 class Vector(types.Type):
     """A Numba type that is one LLVM vector."""
 
@@ -194,6 +195,22 @@ def load_int(b: Any, machine: Machine, address: Any) -> Any:
 @instruction(types.int64, types.int64)
 def load_long(b: Any, machine: Machine, address: Any) -> Any:
     return b.load(_at(b, address, _i64), align=8)
+
+
+def _entry(b: Any, table: Any, number: Any) -> Any:
+    return b.add(table, b.shl(number, _i64(3)))
+
+
+@instruction(types.int64, types.int64, types.int64)
+def given(b: Any, machine: Machine, table: Any, number: Any) -> Any:
+    """One of the values that a loop was called with: see `pool`."""
+    return b.load(_at(b, _entry(b, table, number), _i64), align=8)
+
+
+@instruction(types.float32, types.int64, types.int64)
+def fraction(b: Any, machine: Machine, table: Any, number: Any) -> Any:
+    """One that stands there as an fp32's bits."""
+    return b.load(_at(b, _entry(b, table, number), _f32), align=4)
 
 
 @instruction(types.int64, types.int64)
