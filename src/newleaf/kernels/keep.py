@@ -14,7 +14,7 @@ from numba.core import sigutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 
-from newleaf.kernels.parts import ShortCompiler
+from newleaf.kernels.parts import OPTIONS, ShortCompiler
 
 
 @cache
@@ -36,7 +36,7 @@ class KernelCache(FunctionCache):
 
 def kept_kernel(function: Callable[..., Any]) -> Any:
     """A function that Python calls: compiled at its first call, or taken from the disk. It runs without the interpreter's lock."""
-    made: Any = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=ShortCompiler)(function)
+    made: Any = njit(**OPTIONS, pipeline_class=ShortCompiler)(function)
     made._cache = KernelCache(function)
     return made
 

@@ -66,5 +66,8 @@ class _PartCompiler(ShortCompiler):
         return result._replace(entry_point=never_called)
 
 
-# A function of a kernel. It never raises, so that nothing has to look for errors, and Python cannot call it.
-kernel = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_PartCompiler)
+# Kernels never raise, so that nothing has to look for errors; their arrays are Python's, so that nothing has to count who uses them.
+OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
+
+# A function of a kernel; Python cannot call it.
+kernel = njit(**OPTIONS, no_cpython_wrapper=True, pipeline_class=_PartCompiler)
