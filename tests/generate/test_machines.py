@@ -30,8 +30,9 @@ def test_with_avx2_alone_kernels_are_as_right_as_with_all_instructions() -> None
     """Generation's and training's own tests, a few of them, in a process that may use nothing newer."""
     program = """
 import sys, pytest
-chosen = ["-k", "packed_network_differs and gpt2 or bf16_weights and gptj or slopes_of_the_plain_modules and 96 and two_queries or 304 and gpt2"]
-failed = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests/generate/test_lowering.py", "tests/model/test_fused.py", *chosen])
+chosen = "packed_network_differs and gpt2 or bf16_weights and gptj or slopes_of_the_plain_modules and 96 and qwen3"
+tests = ["tests/generate/test_lowering.py", "tests/model/test_fused.py"]
+failed = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen, *tests])
 from numba.core.registry import cpu_target
 triple, name, features = cpu_target.target_context.codegen().magic_tuple()
 assert name == "x86-64-v3" and "+avx2" in features and "+avx512" not in features and "+avxvnni" not in features, (name, features)
