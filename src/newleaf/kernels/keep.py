@@ -43,9 +43,9 @@ def kept_kernel(function: Callable[..., Any]) -> Any:
 
 def kept_callback(signature: Any, function: Callable[..., Any]) -> Any:
     """A function that C calls, compiled now, or taken from the disk."""
-    made: Any = CFunc(
-        function, sigutils.normalize_signature(signature), locals={}, options={"error_model": "numpy"}, pipeline_class=ShortCompiler
-    )
+    compiler: Any = ShortCompiler  # a CompilerBase serves, though CFunc says Compiler
+    options = {"error_model": "numpy"}
+    made: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options, pipeline_class=compiler)
     made._cache = KernelCache(function)
     made.compile()
     return made

@@ -11,7 +11,8 @@ from typing import Any
 from numba import njit
 from numba._dynfunc import make_function
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, PassManager
+from numba.core.compiler import CompilerBase
+from numba.core.compiler_machinery import PassManager
 from numba.core.typed_passes import NativeLowering, NoPythonBackend, NopythonTypeInference, PreLowerStripPhis
 from numba.core.untyped_passes import FixupArgs, IRProcessing, ReconstructSSA, TranslateByteCode
 
@@ -67,7 +68,7 @@ class _PartCompiler(ShortCompiler):
 
 
 # Kernels never raise, so that nothing has to look for errors; their arrays are Python's, so that nothing has to count who uses them.
-OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
 
 # A function of a kernel; Python cannot call it.
-kernel = njit(**OPTIONS, no_cpython_wrapper=True, pipeline_class=_PartCompiler)
+kernel: Any = njit(**OPTIONS | {"no_cpython_wrapper": True}, pipeline_class=_PartCompiler)
