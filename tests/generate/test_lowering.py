@@ -235,7 +235,8 @@ def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_
     package = tmp_path / "newleaf"
     shutil.copytree(Path(newleaf.__file__).parent / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     (package / "__init__.py").write_text("")
-    (package / "kernels" / "step.py").write_text("from newleaf.kernels.vectors import kernel\n@kernel\ndef step(x):\n    return x + 1\n")
+    shutil.copy(Path(newleaf.__file__).parent / "errors.py", package)
+    (package / "kernels" / "step.py").write_text("from newleaf.kernels.parts import kernel\n@kernel\ndef step(x):\n    return x + 1\n")
     (package / "kernels" / "entry.py").write_text(
         "from newleaf.kernels.keep import kept_kernel\nfrom newleaf.kernels.step import step\n"
         "@kept_kernel\ndef entry(x):\n    return step(x)\n"
@@ -247,7 +248,7 @@ def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_
         return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
     assert [run(), run()] == ["2 0", "2 1"]
-    (package / "kernels" / "step.py").write_text("from newleaf.kernels.vectors import kernel\n@kernel\ndef step(x):\n    return x + 2\n")
+    (package / "kernels" / "step.py").write_text("from newleaf.kernels.parts import kernel\n@kernel\ndef step(x):\n    return x + 2\n")
     assert run() == "3 0"
 
 

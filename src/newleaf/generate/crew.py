@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import threading
 import weakref
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from newleaf.generate.kernels.layout import State
 from newleaf.generate.program import Array, CannotLower, Program
+from newleaf.kernels.machine import obstacle
 
 PATIENCE = 30_000  # looks for a next token before falling asleep: about a millisecond
 
@@ -48,16 +48,11 @@ class Crew:
 
 def _kernels() -> Any:
     """The compiled code. Raises CannotLower where it cannot be."""
-    try:
-        from llvmlite.binding import get_host_cpu_features
+    reason = obstacle()
+    if reason is not None:
+        raise CannotLower(reason)
+    from newleaf.generate.kernels import interpreter
 
-        from newleaf.generate.kernels import interpreter
-    except ImportError as error:
-        raise CannotLower(f"{error.name} is not installed; pip install numba") from None
-    features, machine = get_host_cpu_features(), platform.machine().lower()
-    x86 = machine in ("x86_64", "amd64")
-    if not (all(features.get(name) for name in ("avx2", "fma", "f16c")) if x86 else machine in ("aarch64", "arm64")):
-        raise CannotLower("this processor has neither AVX2 nor NEON")
     return interpreter
 
 

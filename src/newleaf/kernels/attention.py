@@ -11,8 +11,8 @@ import numba as nb
 
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.pool import parallel
-from newleaf.kernels.rows import fraction, get, given, inverse_root, put
-from newleaf.kernels.vectors import LANES, first_lanes, fma, larger, largest, load, load_long, spread, store, total
+from newleaf.kernels.rows import get, inverse_root, put
+from newleaf.kernels.vectors import LANES, first_lanes, fma, fraction, given, larger, largest, load, load_long, spread, store, total
 
 
 @parallel

@@ -14,6 +14,8 @@ from numba.core import sigutils
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 
+from newleaf.kernels.parts import OPTIONS, ShortCompiler
+
 
 @cache
 def digest(folder: Path) -> str:
@@ -34,14 +36,16 @@ class KernelCache(FunctionCache):
 
 def kept_kernel(function: Callable[..., Any]) -> Any:
     """A function that Python calls: compiled at its first call, or taken from the disk. It runs without the interpreter's lock."""
-    made: Any = njit(nogil=True, error_model="numpy")(function)
+    made: Any = njit(**OPTIONS, pipeline_class=ShortCompiler)(function)
     made._cache = KernelCache(function)
     return made
 
 
 def kept_callback(signature: Any, function: Callable[..., Any]) -> Any:
     """A function that C calls, compiled now, or taken from the disk."""
-    made: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options={})
+    compiler: Any = ShortCompiler  # a CompilerBase serves, though CFunc says Compiler
+    options = {"error_model": "numpy"}
+    made: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options, pipeline_class=compiler)
     made._cache = KernelCache(function)
     made.compile()
     return made

@@ -13,8 +13,8 @@ from numpy import log as np_log
 
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.pool import parallel
-from newleaf.kernels.rows import get, get_one, given, put, put_one
-from newleaf.kernels.vectors import LANES, larger, largest, load_long, spread, store_float, total
+from newleaf.kernels.rows import get, get_one, put, put_one
+from newleaf.kernels.vectors import LANES, given, larger, largest, load_long, spread, store_float, total
 
 
 @parallel

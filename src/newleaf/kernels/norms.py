@@ -10,8 +10,8 @@ from typing import Any
 import numba as nb
 
 from newleaf.kernels.pool import parallel
-from newleaf.kernels.rows import fraction, get, given, inverse_root, put
-from newleaf.kernels.vectors import LANES, fma, load, spread, store, total
+from newleaf.kernels.rows import get, inverse_root, put
+from newleaf.kernels.vectors import LANES, fma, fraction, given, load, spread, store, total
 
 
 @parallel

@@ -7,14 +7,13 @@ from typing import Any
 import numba as nb
 from numpy import sqrt as np_sqrt
 
+from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
     LANES,
     fma,
-    kernel,
     load,
     load_bfloat,
     load_float,
-    load_long,
     load_one_bfloat,
     spread,
     store,
@@ -23,18 +22,6 @@ from newleaf.kernels.vectors import (
     store_one_bfloat,
     total,
 )
-
-
-@kernel
-def given(table: Any, number: Any) -> Any:
-    """One of the values that a loop was called with."""
-    return load_long(table + 8 * number)
-
-
-@kernel
-def fraction(table: Any, number: Any) -> Any:
-    """One that stands there as an fp32's bits."""
-    return load_float(table + 8 * number)
 
 
 @kernel

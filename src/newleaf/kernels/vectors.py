@@ -11,16 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import njit
 from numba.core import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from newleaf.kernels.machine import Machine
+
 LANES = 16
 BYTES = 4 * LANES
-
-# A function of a kernel: it never raises, so that nothing has to look for errors.
-kernel = njit(nogil=True, error_model="numpy")
 
 
 class Vector(types.Type):
@@ -56,18 +54,6 @@ _LLVM = {F: _floats, I: _ints, types.int64: _i64, types.int32: _i32, types.float
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
         super().__init__(manager, kind, _LLVM[kind])
-
-
-class Machine:
-    """Which instructions the machine being compiled for has."""
-
-    def __init__(self, context: Any) -> None:
-        triple, self.name, features = context.codegen().magic_tuple()
-        self.features = {name[1:] for name in features.split(",") if name.startswith("+")}
-        self.x86, self.arm = triple.startswith("x86_64"), triple.startswith(("aarch64", "arm64"))
-
-    def has(self, *features: str) -> bool:
-        return self.features.issuperset(features)
 
 
 def instruction(result: types.Type, *arguments: types.Type) -> Callable[[Callable[..., Any]], Any]:
@@ -199,6 +185,22 @@ def load_int(b: Any, machine: Machine, address: Any) -> Any:
 @instruction(types.int64, types.int64)
 def load_long(b: Any, machine: Machine, address: Any) -> Any:
     return b.load(_at(b, address, _i64), align=8)
+
+
+def _entry(b: Any, table: Any, number: Any) -> Any:
+    return b.add(table, b.shl(number, _i64(3)))
+
+
+@instruction(types.int64, types.int64, types.int64)
+def given(b: Any, machine: Machine, table: Any, number: Any) -> Any:
+    """One of the values that a loop was called with: see `pool`."""
+    return b.load(_at(b, _entry(b, table, number), _i64), align=8)
+
+
+@instruction(types.float32, types.int64, types.int64)
+def fraction(b: Any, machine: Machine, table: Any, number: Any) -> Any:
+    """One that stands there as an fp32's bits."""
+    return b.load(_at(b, _entry(b, table, number), _f32), align=4)
 
 
 @instruction(types.int64, types.int64)
@@ -394,6 +396,12 @@ def dot4(b: Any, machine: Machine, acc: Any, codes: Any, x: Any) -> Any:
     if machine.has("avx512vnni", "avx512f"):  # vpdpbusd on 64 bytes
         wide = ir.VectorType(_i8, BYTES)
         return _call(b, "llvm.x86.avx512.vpdpbusd.512", _ints, acc, b.bitcast(codes, wide), b.bitcast(x, wide))
+    if machine.x86 and machine.has("avxvnni"):  # the same on 32 bytes
+        parts = zip(*(_parts(b, value, ir.VectorType(_i32, 8), 2) for value in (acc, codes, x)), strict=True)
+        half = ir.VectorType(_i8, 32)
+        name = "llvm.x86.avx512.vpdpbusd.256"
+        sums = [_call(b, name, a.type, a, b.bitcast(u, half), b.bitcast(s, half)) for a, u, s in parts]
+        return _joined(b, sums)
     if machine.x86 and machine.has("avx2"):
         return b.add(acc, _dot4_by_words(b, codes, x))
     if machine.arm and machine.has("dotprod"):

@@ -5,7 +5,6 @@ Each computes what the plain modules beside it compute; where one does not apply
 
 from __future__ import annotations
 
-import functools
 import struct
 from typing import Any
 
@@ -18,14 +17,11 @@ PORTION = 32  # rows that a thread takes at once
 QUERIES = 128  # taken together against the keys they may see
 
 
-@functools.cache
 def available() -> bool:
-    """Whether Numba is there to compile the loops."""
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    """Whether the loops can be compiled here, and may be."""
+    from newleaf.kernels.machine import obstacle
+
+    return obstacle() is None
 
 
 def fits(x: Tensor) -> bool:

@@ -17,10 +17,10 @@ import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, PAGE, State
 from newleaf.kernels.exponential import exp
+from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
     as_floats,
     fma,
-    kernel,
     larger,
     largest,
     load,

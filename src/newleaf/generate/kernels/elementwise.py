@@ -8,12 +8,12 @@ import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Activation
 from newleaf.kernels.exponential import exp
+from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
     absolute,
     as_bits,
     as_floats,
     fma,
-    kernel,
     larger,
     largest,
     load,

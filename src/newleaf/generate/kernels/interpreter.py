@@ -29,13 +29,13 @@ from newleaf.generate.kernels.layout import (
 )  # fmt: skip
 from newleaf.generate.kernels.linear import tile_product
 from newleaf.kernels.keep import kept_kernel
+from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
     atomic_add,
     atomic_load,
     bits_of,
     call,
     float_of,
-    kernel,
     larger,
     load,
     load_byte,

@@ -19,10 +19,10 @@ from typing import Any
 import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Format, Matrix
+from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
     dot4,
     fma,
-    kernel,
     load,
     load_bfloat,
     load_bits,

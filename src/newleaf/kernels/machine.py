@@ -1,0 +1,87 @@
+"""Which vector instructions kernels may use: those of this processor, or fewer of them where NEWLEAF_CPU says so.
+
+| NEWLEAF_CPU | as on |
+|---|---|
+| avx512 | the first AVX-512 machines: neither VNNI nor BF16 |
+| avx-vnni | AVX2 with the 8-bit products of AVX-VNNI |
+| avx2 | AVX2 alone, with FMA and F16C |
+| none | machines without kernels: PyTorch does it all |
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import platform
+import sys
+from typing import Any
+
+from newleaf.errors import InputError
+
+SETTING = "NEWLEAF_CPU"
+NEEDED = {"avx2", "fma", "f16c"}
+FIRST_AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+# Of each name, what LLVM calls such a processor, and the features that it must have besides AVX2; newer ones are not used.
+TIERS: dict[str, tuple[str, set[str]]] = {
+    "avx512": ("skylake-avx512", FIRST_AVX512),
+    "avx-vnni": ("x86-64-v3", {"avxvnni"}),
+    "avx2": ("x86-64-v3", set()),
+}
+
+
+class Machine:
+    """Which instructions the machine being compiled for has."""
+
+    def __init__(self, context: Any) -> None:
+        triple, self.name, features = context.codegen().magic_tuple()
+        self.features = {name[1:] for name in features.split(",") if name.startswith("+")}
+        self.x86, self.arm = triple.startswith("x86_64"), triple.startswith(("aarch64", "arm64"))
+
+    def has(self, *features: str) -> bool:
+        return self.features.issuperset(features)
+
+
+def setting() -> str:
+    """The value of NEWLEAF_CPU, empty for all that the processor has. Raises InputError for what is none."""
+    chosen = os.environ.get(SETTING, "")
+    if chosen in ("", "none"):
+        return chosen
+    if chosen not in TIERS:
+        raise InputError(f"{SETTING}: there is no {chosen!r}; it is one of {', '.join(TIERS)} and none")
+    lacking = (NEEDED | TIERS[chosen][1]) - _features()
+    if lacking:
+        raise InputError(f"{SETTING}={chosen}: this processor has no {', '.join(sorted(lacking))}; leave the variable out")
+    return chosen
+
+
+@functools.cache
+def obstacle() -> str | None:
+    """Why kernels cannot run here; None where they can."""
+    if setting() == "none":
+        return f"{SETTING} is none"
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed; pip install numba"
+    machine = platform.machine().lower()
+    if machine in ("aarch64", "arm64") or (machine in ("x86_64", "amd64") and _features() >= NEEDED):
+        return None
+    return "this processor has neither AVX2 nor NEON"
+
+
+def limit_numba() -> None:
+    """Numba compiles for the machine that NEWLEAF_CPU names; to be called before it compiles anything."""
+    chosen = setting()
+    if chosen in TIERS:
+        name, more = TIERS[chosen]
+        newer = {feature for feature in _features() if feature.startswith(("avx512", "avx10", "avxvnni", "amx"))} - more
+        kept = [f"+{feature}" for feature in sorted(_features() - newer)]
+        os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = name, ",".join([*kept, *(f"-{each}" for each in sorted(newer))])
+        if "numba" in sys.modules:
+            sys.modules["numba"].core.config.reload_config()
+
+
+def _features() -> set[str]:
+    """What LLVM finds the processor to have."""
+    from llvmlite.binding import get_host_cpu_features
+
+    return {name for name, there in get_host_cpu_features().items() if there}
