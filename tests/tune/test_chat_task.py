@@ -57,7 +57,7 @@ def test_stock_transformers_opens_it_and_chats_alike(run: newleaf.Run) -> None:
 
 
 def test_rows_of_new_tokens_begin_as_the_mean_of_all_others(tmp_path: Path) -> None:
-    from newleaf.tune.new_template import NOISE, add_rows
+    from newleaf.tune.new_tokens import NOISE, add_rows
 
     for tied in (True, False):
         network = load_folder(base_model(tmp_path / f"base{tied}", tie_embeddings=tied)).network

@@ -80,7 +80,7 @@ def test_it_learns_and_reports_more_than_the_commonest_label(base: Path, rows: P
 @pytest.mark.parametrize("task", ["classify", "pair", "similarity", "choice"])
 def test_texts_stand_between_start_delimiter_and_extract_as_in_gpt1(task: str) -> None:
     """Figure 1 of Radford et al. 2018: one sequence, two texts in one, both orders, one for each continuation."""
-    from newleaf.tune.label_tokens import Encoder, with_label_tokens
+    from newleaf.tune.labels.tokens import Encoder, with_label_tokens
 
     words, head = with_label_tokens(tokenizer(), task, ("x", "y") if task != "choice" else (), False, 40)  # type: ignore[arg-type]
     a, b, c = ("a fine story", " we loved it", " grey and dull")
@@ -152,7 +152,7 @@ def test_labels_come_back_in_the_datas_type(labels: tuple[Any, ...], base: Path,
 
 
 def test_tables_give_the_same_examples_as_json_lines(tmp_path: Path) -> None:
-    from newleaf.tune.labelled import LabelledConfig, read_examples
+    from newleaf.tune.labels.rows import LabelledConfig, read_examples
 
     rows = opinions(12)
     write_rows(tmp_path / "r.jsonl", rows)

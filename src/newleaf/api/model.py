@@ -28,7 +28,7 @@ from newleaf.storage.folder import save_folder
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.recipe import build
-from newleaf.tune.label_model import Answer, Judged, LabelModel, Question
+from newleaf.tune.labels.model import Answer, Judged, LabelModel, Question
 from newleaf.version import VERSION
 
 TEMPLATE_OPTIONS = ("tools", "documents", "continue_final_message", "template_variables")

@@ -13,7 +13,7 @@ from newleaf.storage.folder import is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
 from newleaf.train.machine import pick_device, use_threads
 from newleaf.train.run_folder import CONFIG, MODEL
-from newleaf.tune.label_model import LabelModel
+from newleaf.tune.labels.model import LabelModel
 
 
 def load(

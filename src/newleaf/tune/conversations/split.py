@@ -11,11 +11,11 @@ from typing import TypeVar
 from newleaf.data.stdlib_chat import HELD_OUT, NAME
 from newleaf.errors import InputError
 from newleaf.train.monitor import Monitor
-from newleaf.tune.answers import Answers, Example
-from newleaf.tune.options import TalkDataConfig
-from newleaf.tune.preference import ExamplePair
-from newleaf.tune.prepare_chat import Findings, Reading
-from newleaf.tune.shapes import Conversation
+from newleaf.tune.conversations.answers import Answers
+from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.tune.conversations.example import Example, ExamplePair
+from newleaf.tune.conversations.reading import Findings, Reading
+from newleaf.tune.conversations.shapes import Conversation
 
 T = TypeVar("T")
 Talk = tuple[Conversation, list[Example]]
