@@ -131,7 +131,7 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
         length = check_length(config.label.length, base, "label.length")
         found = read_examples(shape, config.source, config.data, config.train.seed)
         labels = _labels(shape, found, base)
-        tokenizer, head = with_label_tokens(base.tokenizer, shape, labels, found.multi_label, length)
+        tokenizer, head = with_label_tokens(base.tokenizer, shape, labels, found.multi_label, length, adds=config.lora is None)
         _check_measure(config, head)
         encoder = Encoder(tokenizer, head, length)
         weights = _class_weights(config, found)
