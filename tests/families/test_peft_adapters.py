@@ -19,6 +19,8 @@ from newleaf.adapters.adapter import Adapter, attach, parts_of
 from newleaf.adapters.begin import new_adapter
 from newleaf.adapters.config import AdapterConfig
 from newleaf.api import Model
+from newleaf.generate import runner, slots
+from newleaf.generate.options import SamplingConfig
 from newleaf.storage.adapter_folder import WEIGHTS, load_adapter, rules_of, save_adapter
 from newleaf.storage.convert import convert
 
@@ -133,3 +135,29 @@ def test_merged_weights_give_the_adapted_logits_in_stock_transformers(
         assert_alike(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(IDS).logits, wanted)
     newleaf.load(base, adapter=tmp_path / "theirs").save(tmp_path / "saved")
     assert_alike(logits_of(newleaf.load(tmp_path / "saved")), wanted)
+
+
+def test_an_adapter_on_experts_writes_pefts_texts_without_a_program_which_is_said_once(
+    make: Callable[[str, Path], tuple[Any, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, base = make("gpt_oss", tmp_path / "base")
+    plain, prompt = newleaf.load(base), "def wrap(text"
+    ids = torch.tensor([plain.tokenizer.encode(prompt)])
+
+    def greedy(stock: Any) -> str:
+        return plain.tokenizer.decode(stock.generate(input_ids=ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :].tolist())
+
+    without = greedy(model)
+    written_by_peft(model, tmp_path / "theirs", **EXPERTS)
+    wanted = greedy(peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "theirs").eval())
+    assert wanted not in ("", without)
+    for module in (runner, slots):
+        monkeypatch.setattr(module, "WORTH_LOWERING", 0)
+    runner.say_once.cache_clear()
+    config = SamplingConfig(max_tokens=8, temperature=0)
+    with caplog.at_level("WARNING", logger="newleaf"), plain.engine(slots=2, adapters={"theirs": tmp_path / "theirs"}) as engine:
+        requests = [engine.submit(prompt, config, adapter=name) for name in ("theirs", None)]
+        assert ["".join(piece.text for piece in request) for request in requests] == [wanted, without]
+    assert newleaf.load(base, adapter=tmp_path / "theirs").generate(prompt, max_tokens=8, temperature=0) == wanted
+    said = [record.message for record in caplog.records]
+    assert said == ["writing with PyTorch, which takes several times as long: it has adapters on experts"]

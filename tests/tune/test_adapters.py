@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ import peft
 import pytest
 import torch
 import transformers
+from bases import opinions, write_rows
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -177,32 +179,18 @@ def test_part_of_a_fused_tensor_is_no_target(text: Path, tmp_path: Path) -> None
         tune(base(tmp_path / "base", "gpt2"), text, tmp_path / "run", lora={"targets": "attention.q"})
 
 
-def test_a_classifier_tuned_with_an_adapter_is_a_model_with_it_merged(tmp_path: Path) -> None:
-    rows = [{"text": f"this is a {word} thing, number {number}", "label": word} for number in range(40) for word in ("good", "bad")]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    options: dict[str, Any] = {"train": {"batch_size": 8, "precision": "fp32"}, "optimizer": {"learning_rate": 0.01}, "steps": 30}
-    folder = base(tmp_path / "base")
-    run = newleaf.finetune(folder, tmp_path / "rows.jsonl", task="classify", out=tmp_path / "run", quiet=True, lora={"rank": 4}, **options)
-    assert run.summary["val_accuracy"] == 1
-    assert newleaf.load(run.path).classify(["this is a bad thing, number 50", "this is a good thing, number 50"]) == ["bad", "good"]
-    stock = transformers.AutoModelForSequenceClassification.from_pretrained(run.path / "model")
-    plain, merged = (load_file(path / "model.safetensors") for path in (folder, run.path / "model"))
-    name = "model.layers.1.mlp.up_proj.weight"
-    assert not torch.equal(plain[name], merged[name])
-    assert torch.equal(plain["model.norm.weight"], merged["model.norm.weight"])  # what is no target stays
-    assert stock.config.id2label == {0: "bad", 1: "good"}
-
-
 def test_the_commands_and_python_of_the_page_on_adapters_run(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text("utf-8")
     base(tmp_path / "BASE")
     shutil.copy(text, tmp_path / "notes.txt")
     monkeypatch.chdir(tmp_path)
-    commands = [line.split("  #")[0].split() for line in page.split("```")[1].splitlines() if line.startswith("newleaf ")]
-    assert [words[1] for words in commands] == ["finetune", "generate", "convert"]
+    write_rows(tmp_path / "reviews.jsonl", opinions())
+    commands = [shlex.split(line.split("  #")[0]) for line in page.split("```")[1].splitlines() if line.startswith("newleaf ")]
+    assert [words[1] for words in commands] == ["finetune", "generate", "convert", "finetune", "classify"]
     for words in commands:
-        more = ["--steps", "2", "--text.length", "32", "--quiet"] if words[1] == "finetune" else []
-        assert main([word.strip('"') for word in words[1:]] + more) == 0
+        length = ["--text.length", "32"] if "text" in words else []
+        more = ["--steps", "2", "--quiet", *length] if words[1] == "finetune" else []
+        assert main(words[1:] + more) == 0
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(block, {})
     assert torch.equal(logits(newleaf.load("merged").network), logits(newleaf.load("merged-too").network))

@@ -14,10 +14,11 @@ from chat_folders import make_folder
 from newleaf.errors import InputError
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.tune.answers import Answers, Example
-from newleaf.tune.new_template import TEMPLATE, with_chat_tokens
-from newleaf.tune.prepare_chat import Findings, Reading
-from newleaf.tune.shapes import Conversation, to_conversation
+from newleaf.tune.chat.template import TEMPLATE, with_chat_tokens
+from newleaf.tune.conversations.answers import Answers
+from newleaf.tune.conversations.example import Example
+from newleaf.tune.conversations.reading import Findings, Reading
+from newleaf.tune.conversations.shapes import Conversation, to_conversation
 
 transformers = pytest.importorskip("transformers")
 

@@ -57,7 +57,7 @@ def test_stock_transformers_opens_it_and_chats_alike(run: newleaf.Run) -> None:
 
 
 def test_rows_of_new_tokens_begin_as_the_mean_of_all_others(tmp_path: Path) -> None:
-    from newleaf.tune.new_template import NOISE, add_rows
+    from newleaf.tune.new_tokens import NOISE, add_rows
 
     for tied in (True, False):
         network = load_folder(base_model(tmp_path / f"base{tied}", tie_embeddings=tied)).network
@@ -97,7 +97,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
         ([{"prompt": "x", "response": "y" * 999}], {}, r"rows\.jsonl:1: even its first answer ends beyond 128 tokens"),
         ([{"prompt": "x", "response": "y"}], {"chat": {"length": 999}}, r"chat\.length: 999 is beyond the model's context of 128"),
         ([{"prompt": "x", "response": "y"}], {"chat": {"new_template": False}}, "has no chat template; give one with --chat.template"),
-        ([{"messages": [{"role": "user", "content": "x"}]}], {}, "0 rows to learn from"),
+        ([{"messages": [{"role": "user", "content": "x"}]}], {}, r":1: without an answer to learn from, as are all conversations here"),
         ([{"body": "x"}], {}, r"rows\.jsonl:1: no conversation; it has the fields body"),
     ],
 )

@@ -12,7 +12,7 @@ from conversing import FAST, base_model, talks
 
 import newleaf
 from newleaf.errors import InputError
-from newleaf.tune.log_probs import divergence, divergence_of_likeliest
+from newleaf.tune.losses.log_probs import divergence, divergence_of_likeliest
 
 
 def distil(student: Path, source: Path, out: Path, teacher: Path, **options: Any) -> newleaf.Run:
@@ -43,8 +43,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("top_k", [0, 20])
 def test_the_loss_at_the_start_is_the_kl_of_the_two_models_and_falls(tmp_path: Path, teacher: Path, top_k: int) -> None:
     from newleaf.text.chat_template import ChatTemplate
-    from newleaf.tune.answers import Answers
-    from newleaf.tune.shapes import to_conversation
+    from newleaf.tune.conversations.answers import Answers
+    from newleaf.tune.conversations.shapes import to_conversation
 
     student, data = base_model(tmp_path / "student"), talks(tmp_path / "talks.jsonl")  # the student takes the teacher's template
     held_out = talks(tmp_path / "held.jsonl", 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_it_learns_and_reports_more_than_the_commonest_label(base: Path, rows: P
 @pytest.mark.parametrize("task", ["classify", "pair", "similarity", "choice"])
 def test_texts_stand_between_start_delimiter_and_extract_as_in_gpt1(task: str) -> None:
     """Figure 1 of Radford et al. 2018: one sequence, two texts in one, both orders, one for each continuation."""
-    from newleaf.tune.label_tokens import Encoder, with_label_tokens
+    from newleaf.tune.labels.tokens import Encoder, with_label_tokens
 
     words, head = with_label_tokens(tokenizer(), task, ("x", "y") if task != "choice" else (), False, 40)  # type: ignore[arg-type]
     a, b, c = ("a fine story", " we loved it", " grey and dull")
@@ -152,7 +153,7 @@ def test_labels_come_back_in_the_datas_type(labels: tuple[Any, ...], base: Path,
 
 
 def test_tables_give_the_same_examples_as_json_lines(tmp_path: Path) -> None:
-    from newleaf.tune.labelled import LabelledConfig, read_examples
+    from newleaf.tune.labels.rows import LabelledConfig, read_examples
 
     rows = opinions(12)
     write_rows(tmp_path / "r.jsonl", rows)
@@ -248,6 +249,28 @@ def test_a_classifier_is_tuned_further_from_its_own_head_and_refuses_other_label
     with pytest.raises(newleaf.InputError, match=r"other.jsonl:\d+: label 'new' is not one of .* which knows 'bad', 'good'"):
         tune(first.path, other, tmp_path / "third")
     assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.slow
+def test_a_timed_sweep_ends_in_its_time_and_takes_the_rate_with_the_best_measure(base: Path, rows: Path, tmp_path: Path) -> None:
+    """By accuracy, of which more is better; in so short a time there may be fewer than eleven trials. Opening and saving take theirs."""
+    options = merge(OPTIONS, {"label": {"measure": "accuracy"}})
+    options.pop("steps")
+    begin = time.monotonic()
+    run = newleaf.finetune(base, rows, task="classify", out=tmp_path / "run", quiet=True, sweep=True, time="8s", **options)
+    assert time.monotonic() - begin < 20
+    assert run.summary["finished"]
+    found = json.loads((run.path / "sweep.json").read_text())
+    assert found["measure"] == "val_accuracy"
+    assert found["chosen"] == run.config["optimizer"]["learning_rate"]
+    rounds = [[trial for trial in found["trials"] if trial["round"] == number] for number in (1, 2, 3)]
+    assert any(tried and max(tried, key=lambda trial: trial["score"])["learning_rate"] == found["chosen"] for tried in rounds)
+
+
+def test_a_classifier_is_no_base_for_tasks_that_write(base: Path, rows: Path, tmp_path: Path) -> None:
+    judge = tune(base, rows, tmp_path / "judge", steps=1)
+    with pytest.raises(newleaf.InputError, match="gives labels and has no language model's head; --task text begins from a language model"):
+        newleaf.finetune(judge.path, rows, task="text", out=tmp_path / "text", steps=1, quiet=True)
 
 
 ROW = {"text": "a fine story", "label": "good"}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.apart import runs_of
-from newleaf.tune.answers import Example
-from newleaf.tune.packing import PackedExamples, ShuffledBatches, pack
+from newleaf.tune.conversations.example import Example
+from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches, pack
 
 SHAPES = {
     "learned positions": {"tie_embeddings": False},

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from newleaf.model import GPT, GPTConfig
-from newleaf.tune import preference_loss
-from newleaf.tune.answers import Example
-from newleaf.tune.log_probs import target_log_probs
-from newleaf.tune.options import PreferenceConfig
-from newleaf.tune.packing import ShuffledBatches
-from newleaf.tune.preference import ExamplePair, Pairs, PreferenceLoss, sequence_log_probs, with_reference
+from newleaf.tune.conversations.example import Example, ExamplePair
+from newleaf.tune.conversations.packing import ShuffledBatches
+from newleaf.tune.losses import formulas
+from newleaf.tune.losses.config import PreferenceConfig
+from newleaf.tune.losses.log_probs import target_log_probs
+from newleaf.tune.losses.preference import Pairs, PreferenceLoss, sequence_log_probs, with_reference
 
 CHOSEN = torch.tensor([-12.0, -30.5, -4.0], dtype=torch.float64)
 REJECTED = torch.tensor([-14.0, -29.0, -4.0], dtype=torch.float64)
@@ -29,23 +29,23 @@ def sigmoid(x: float) -> float:
 def test_dpo_is_the_papers_formula() -> None:
     margin = (CHOSEN - REFERENCE[0]) - (REJECTED - REFERENCE[1])
     wanted = [-math.log(sigmoid(0.3 * ((c - rc) - (r - rr)))) for c, r, rc, rr in zip(CHOSEN, REJECTED, *REFERENCE, strict=True)]
-    assert preference_loss.dpo(margin, 0.3).tolist() == pytest.approx(wanted, rel=1e-12)
-    assert float(preference_loss.dpo(torch.zeros(1), 0.3)) == pytest.approx(math.log(2))
+    assert formulas.dpo(margin, 0.3).tolist() == pytest.approx(wanted, rel=1e-12)
+    assert float(formulas.dpo(torch.zeros(1), 0.3)) == pytest.approx(math.log(2))
     smooth = [-0.9 * math.log(sigmoid(0.3 * m)) - 0.1 * math.log(sigmoid(-0.3 * m)) for m in margin.tolist()]  # cDPO, as in TRL
-    assert preference_loss.dpo(margin, 0.3, 0.1).tolist() == pytest.approx(smooth, rel=1e-12)
+    assert formulas.dpo(margin, 0.3, 0.1).tolist() == pytest.approx(smooth, rel=1e-12)
 
 
 def test_ipo_is_zero_where_the_margin_is_half_of_one_over_beta() -> None:
     margin = torch.tensor([1 / (2 * 0.1), 0.0, 7.0])
-    assert preference_loss.ipo(margin, 0.1).tolist() == pytest.approx([0.0, 25.0, 4.0])
+    assert formulas.ipo(margin, 0.1).tolist() == pytest.approx([0.0, 25.0, 4.0])
 
 
 def test_orpo_is_the_papers_odds_ratio() -> None:
     chosen, rejected = [0.5, 0.2, 0.999999], [0.25, 0.4, 0.001]
     logs = [torch.tensor(values, dtype=torch.float64).log() for values in (chosen, rejected)]
     wanted = [-0.1 * math.log(sigmoid(math.log((c / (1 - c)) / (r / (1 - r))))) for c, r in zip(chosen, rejected, strict=True)]
-    assert preference_loss.orpo(*logs, 0.1).tolist() == pytest.approx(wanted, rel=1e-6)
-    assert torch.isfinite(preference_loss.orpo(torch.zeros(1), torch.tensor([-50.0]), 0.1)).all()  # a token of probability 1
+    assert formulas.orpo(*logs, 0.1).tolist() == pytest.approx(wanted, rel=1e-6)
+    assert torch.isfinite(formulas.orpo(torch.zeros(1), torch.tensor([-50.0]), 0.1)).all()  # a token of probability 1
 
 
 def network(seed: int = 0) -> GPT:

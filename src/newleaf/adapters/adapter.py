@@ -41,12 +41,14 @@ class Part:
 class Adapter:
     """`parts` by the names of a network's weights; those that Hugging Face stores as one tensor share their `a`.
 
-    `about` is PEFT's adapter_config.json; `base` what is known of the weights it was trained on (see `fingerprint.py`), where it is.
+    `about` is PEFT's adapter_config.json; `base` what is known of the weights it was trained on (see `fingerprint.py`), where it is;
+    `score` a classifier's head [L, C], trained whole beside the updates.
     """
 
     parts: dict[str, Part]
     about: dict[str, Any]
     base: dict[str, Any] | None = None
+    score: Tensor | None = None
 
     @property
     def dropout(self) -> float:

@@ -3,6 +3,7 @@
     base_model.model.<layer>.lora_A.weight [r, C]      one for all that Hugging Face stores as one tensor (GPT-2's, GPT-NeoX's q, k and v)
     base_model.model.<layer>.lora_B.weight [R, r]      its rows in the stored tensor's order
     base_model.model.<layer>.lora_magnitude_vector [R] DoRA
+    base_model.model.score.weight [L, C]               a classifier's head (SEQ_CLS), named in `modules_to_save`
 
 Experts are parameters of one module: there A is [E·r, C] expert by expert, B is [R, r·E] rank by rank, and a module of which several
 parameters are adapted is wrapped as often, the first innermost (`base_layer`).
@@ -24,11 +25,14 @@ from newleaf.errors import InputError
 from newleaf.families.weights import Rule, from_hugging_face, to_hugging_face
 
 PREFIX, INNER = "base_model.model.", "base_layer."
+LANGUAGE, LABELS = "CAUSAL_LM", "SEQ_CLS"  # task types
+SCORE = f"{PREFIX}score.weight"
+HEADS = {"score", "classifier"}  # as peft names them for every classifier, whichever of the two it has
 Shapes = Mapping[str, torch.Size]
 
 # What the fields of adapter_config.json that change numbers may be; the rest say how it was trained, or for whom.
 ONLY: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",), "bias": ("none",), "lora_bias": (False,), "modules_to_save": ([],), "layer_replication": ([],),
+    "peft_type": ("LORA",), "bias": ("none",), "lora_bias": (False,), "layer_replication": ([],),
     "trainable_token_indices": ([], {}), "use_qalora": (False,), "use_bdlora": (False,), "alora_invocation_tokens": ([],),
     "arrow_config": ({},), "kasa_config": ({},), "velora_config": ({},), "monteclora_config": ({},),
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
@@ -36,11 +40,11 @@ ONLY: dict[str, tuple[Any, ...]] = {
 
 
 def new_about(config: AdapterConfig, rules: Sequence[Rule], shapes: Shapes, base: str | None) -> dict[str, Any]:
-    """The adapter_config.json of a new adapter on what these rules name."""
+    """The adapter_config.json of a new adapter of a language model on what these rules name."""
     layers = sorted(_layer(rule) for rule in rules if not _experts(rule, shapes))
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": LANGUAGE,
         "base_model_name_or_path": base,
         "r": config.rank,
         "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
@@ -64,6 +68,9 @@ def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: It
     check_about(about)
     parts: dict[str, Part] = {}
     used: set[str] = set()
+    score = _score(about, tensors, shapes)
+    if score is not None:
+        used.add(SCORE)
     wanted = [rule for rule in rules if rule.theirs.endswith(".weight") or _experts(rule, shapes)]
     for rule, places in _places(wanted, about, shapes):
         for place in places:
@@ -77,7 +84,7 @@ def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: It
         raise InputError(f"the adapter holds {left[0]}, and this network has no such layer: it belongs to another base")
     if not parts:
         raise InputError("the adapter holds no tensors")
-    return Adapter(parts, dict(about))
+    return Adapter(parts, dict(about), score=score)
 
 
 def write_peft(adapter: Adapter, rules: Iterable[Rule], shapes: Shapes) -> dict[str, Tensor]:
@@ -94,7 +101,14 @@ def write_peft(adapter: Adapter, rules: Iterable[Rule], shapes: Shapes) -> dict[
         lengths = {name: part.magnitude.unsqueeze(1) for name, part in zip(rule.ours, parts, strict=True) if part.magnitude is not None}
         if lengths:
             found[f"{place}.{KINDS['magnitude']}"] = to_hugging_face([rows], lengths)[rule.theirs].squeeze(1)
+    if adapter.score is not None:
+        found[SCORE] = adapter.score.contiguous()
     return found
+
+
+def about_labels(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The adapter_config.json of an adapter that gives labels."""
+    return {**about, "task_type": LABELS, "modules_to_save": ["score"]}
 
 
 KINDS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
@@ -109,6 +123,9 @@ def check_about(about: Mapping[str, Any]) -> None:
         if value is not None and not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
             known = ", ".join(str(each) for each in allowed if each not in ([], {})) or "nothing"
             raise InputError(f"adapter_config.json has {name} = {value!r}, and newleaf honours {known} there")
+    saved = about.get("modules_to_save") or []
+    if saved and (about.get("task_type") != LABELS or not set(saved) <= HEADS):
+        raise InputError(f"adapter_config.json has modules_to_save = {saved!r}, and newleaf honours a classifier's head (SEQ_CLS) there")
     for name in ("r", "lora_alpha"):
         if not isinstance(about.get(name), int | float) or isinstance(about[name], bool) or about[name] <= 0:
             raise InputError(f"adapter_config.json has {name} = {about.get(name)!r}; it must be a number above 0")
@@ -116,6 +133,21 @@ def check_about(about: Mapping[str, Any]) -> None:
         found = about.get(name) or {}
         if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
             raise InputError(f"adapter_config.json has {name} = {found!r}; it must be an object of numbers")
+
+
+def gives_labels(about: Mapping[str, Any]) -> bool:
+    """Whether this adapter makes a classifier of its base."""
+    return about.get("task_type") == LABELS
+
+
+def _score(about: Mapping[str, Any], tensors: Mapping[str, Tensor], shapes: Shapes) -> Tensor | None:
+    """The head of a classifier's adapter."""
+    if not gives_labels(about):
+        return None
+    score, columns = tensors.get(SCORE), shapes["embedding.token.weight"][1]
+    if score is None or score.ndim != 2 or score.shape[1] != columns:
+        raise InputError(f"{SCORE} is missing or does not read {columns} numbers, so it gives no labels over this base")
+    return score
 
 
 def _read(rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], place: str, shapes: Shapes) -> dict[str, Part]:

@@ -23,12 +23,13 @@ from newleaf.generate.slots import KernelSlots, open_slots
 from newleaf.generate.writer import write
 from newleaf.model import GPT
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
-from newleaf.storage.classifier_folder import save_classifier
+from newleaf.storage.classifier_adapter import head_of, with_head
+from newleaf.storage.classifier_folder import BODY, SCORE, save_classifier
 from newleaf.storage.folder import save_folder
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.recipe import build
-from newleaf.tune.label_model import Answer, Judged, LabelModel, Question
+from newleaf.tune.labels.model import Answer, Judged, LabelModel, Question
 from newleaf.version import VERSION
 
 TEMPLATE_OPTIONS = ("tools", "documents", "continue_final_message", "template_variables")
@@ -131,19 +132,26 @@ class Model:
         adapters: Mapping[str, str | Path] | None = None,
     ) -> Engine:
         """An engine for many requests at once; see `Engine`. `adapters` are folders or runs by the names that requests choose them by."""
-        adapted = {name: self.with_adapter(path).network for name, path in (adapters or {}).items()}
-        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=adapted)
+        adapted = {name: self.with_adapter(path) for name, path in (adapters or {}).items()}
+        for model in (self, *adapted.values()):
+            model._check_writes()
+        networks = {name: model.network for name, model in adapted.items()}
+        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=networks)
 
     def with_adapter(self, path: str | Path) -> Model:
         """This model with an adapter over it; the weights are the same ones in memory, and this model stays as it is.
 
-        Raises InputError when `path` is no adapter, or one for another base.
+        A classifier's adapter makes a model that gives labels. Raises InputError when `path` is no adapter, or one for another base.
         """
-        adapter = load_adapter(path, self.network, self.family)
+        adapter, folder = load_adapter(path, self.network, self.family), adapter_folder(path)
+        if self.labels is not None and adapter.score is None:
+            raise InputError(f"{folder}: is the adapter of a language model, and its base here gives labels")
         network = share(self.network)
         attach(network, adapter)
-        tokenizer = adapter_tokenizer(adapter_folder(path), network.config) or self.tokenizer
-        return Model(network.eval(), tokenizer, self.family, self.defaults)
+        network.eval()
+        tokenizer = adapter_tokenizer(folder, network.config) or self.tokenizer
+        labels = LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter)) if adapter.score is not None else None
+        return Model(network, tokenizer, self.family, self.defaults, labels)
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
         """A label for each text, in the type that the data had; with several labels a text, a list of them.
@@ -165,12 +173,15 @@ class Model:
         return self.labels is None or self.labels.head.shape == "classify"
 
     def _write(self, prompts: str | Sequence[str], config: SamplingConfig, first: int = 0) -> Iterator[Piece]:
-        if self.labels is not None:
-            raise InputError("this model was tuned to give labels and writes nothing; newleaf classify asks it")
+        self._check_writes()
         engine = self._lowered() if config.beams == 1 and config.guidance_scale == 1 else None
         if engine is not None:
             return engine.write(prompts, config, first, self.end_ids)
         return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first, ends=self.end_ids)
+
+    def _check_writes(self) -> None:
+        if self.labels is not None:
+            raise InputError("this model was tuned to give labels and writes nothing; newleaf classify asks it")
 
     def _lowered(self) -> Engine | None:
         """An engine with the network's program, kept while the weights stay as they are; None where there is no program."""
@@ -274,8 +285,9 @@ class Model:
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
             raise InputError(f"{folder}: exists and is not a model folder, so it is not replaced")
         if self.labels is not None:
-            found = self.labels
-            return save_classifier(folder, found.network.config, found.network.state_dict(), self.tokenizer, found.head, VERSION)
+            score = {SCORE: self.labels.network.score.weight.detach()}
+            whole = {BODY + name: weight for name, weight in whole_weights(self.network).items()} | score
+            return save_classifier(folder, self.network.config, whole, self.tokenizer, self.labels.head, VERSION)
         return save_folder(
             folder, self.network.config, whole_weights(self.network), self.tokenizer, {"version": VERSION}, defaults=self.defaults
         )

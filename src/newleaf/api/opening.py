@@ -13,7 +13,7 @@ from newleaf.storage.folder import is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
 from newleaf.train.machine import pick_device, use_threads
 from newleaf.train.run_folder import CONFIG, MODEL
-from newleaf.tune.label_model import LabelModel
+from newleaf.tune.labels.model import LabelModel
 
 
 def load(
@@ -45,9 +45,8 @@ def load(
     if is_gguf:
         from newleaf.storage.gguf_read import load_gguf
     elif is_classifier(read_config(folder)):
-        if adapter is not None:
-            raise InputError(f"adapter: {path} gives labels, and adapters go over language models; a classifier's own is merged in it")
-        return _classifier(folder, weights, device)
+        labelled = _classifier(folder, weights, device)
+        return labelled if adapter is None else labelled.with_adapter(adapter)
     opened = (load_gguf if is_gguf else load_folder)(folder, PRECISIONS[weights] if weights else None)
     try:
         network = opened.network.to(pick_device(device or "cpu"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from newleaf.adapters.adapter import Adapter, Part, weight_of
+from newleaf.adapters.adapter import Adapter, weight_of
 from newleaf.adapters.fingerprint import fingerprint, same_base
 from newleaf.adapters.peft_format import check_about, read_peft, write_peft
 from newleaf.errors import InputError
@@ -52,8 +53,18 @@ def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
     return [same(name, name) for name in blank(config).state_dict()]
 
 
-def save_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str | None = None, tokenizer: Tokenizer | None = None) -> None:
-    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base; with a tokenizer if it has one."""
+def save_adapter(
+    path: Path,
+    adapter: Adapter,
+    config: GPTConfig,
+    family: str | None = None,
+    tokenizer: Tokenizer | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base; with a tokenizer if it has one.
+
+    `notes` go to newleaf.json, beside what is known of the base.
+    """
     about = dict(adapter.about)
     if about.get("base_model_name_or_path") and Path(about["base_model_name_or_path"]).exists():
         about["base_model_name_or_path"] = str(Path(about["base_model_name_or_path"]).resolve())
@@ -61,8 +72,9 @@ def save_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str | 
     with replace_directory(path) as aside:
         write_json(aside / CONFIG, about)
         write_tensors(aside / WEIGHTS, tensors)
-        if adapter.base is not None:
-            write_json(aside / OWN, {"base": adapter.base})
+        own = dict(notes or {}) | ({"base": adapter.base} if adapter.base is not None else {})
+        if own:
+            write_json(aside / OWN, own)
         if tokenizer is not None:
             tokenizer.save(aside)
 
@@ -79,17 +91,22 @@ def read_adapter(path: str | Path, config: GPTConfig, family: str | None, weight
     one, and else where its shapes do not fit.
     """
     folder = adapter_folder(path)
-    parts = read_parts(folder, config, family)
-    base = read_object(folder / OWN).get("base") if (folder / OWN).exists() else None
+    adapter = read_unchecked(folder, config, family)
+    base = read_notes(folder).get("base")
     if base is not None:
         check_base(folder, base, fingerprint(config, weight))
-    return Adapter(parts, read_about(folder), base)
+    return replace(adapter, base=base)
 
 
-def read_parts(folder: Path, config: GPTConfig, family: str | None = None) -> dict[str, Part]:
-    """What the adapter in this folder changes of a network, whichever base it was trained on. Raises InputError as `read_adapter` does."""
+def read_notes(folder: Path) -> dict[str, Any]:
+    """What newleaf notes beside peft's files; empty where peft wrote the adapter."""
+    return read_object(folder / OWN) if (folder / OWN).exists() else {}
+
+
+def read_unchecked(folder: Path, config: GPTConfig, family: str | None = None) -> Adapter:
+    """The adapter in this folder for such a network, whichever base it was trained on. Raises InputError as `read_adapter` does."""
     try:
-        return read_peft(read_about(folder), _tensors(folder / WEIGHTS), rules_of(config, family), shapes_of(config)).parts
+        return read_peft(read_about(folder), _tensors(folder / WEIGHTS), rules_of(config, family), shapes_of(config))
     except InputError as error:
         raise error if str(error).startswith(str(folder)) else InputError(f"{folder}: {error}") from None
 

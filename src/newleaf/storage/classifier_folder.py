@@ -72,7 +72,13 @@ def why_not_stock_classifier(config: GPTConfig, head: Head) -> str | None:
 
 
 def save_classifier(
-    path: Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer, head: Head, version: str
+    path: Path,
+    config: GPTConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    head: Head,
+    version: str,
+    dtype: torch.dtype | None = None,
 ) -> str | None:
     """Write a classifier's folder, whole or not at all; `weights` have the names of `Classifier`. Returns `why_not_stock_classifier`."""
     names = [str(label) for label in head.labels] or ["score"]
@@ -86,7 +92,7 @@ def save_classifier(
     body = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
     addition = Addition(values, (same(SCORE, SCORE),), {SCORE: torch.Size((head.outputs, config.n_embd))})
     notes = {"version": version, "classifier": dataclasses.asdict(head)}
-    save_folder(path, config, body | {SCORE: weights[SCORE]}, tokenizer, notes, addition=addition)
+    save_folder(path, config, body | {SCORE: weights[SCORE]}, tokenizer, notes, dtype=dtype, addition=addition)
     return why_not_stock_classifier(config, head)
 
 
@@ -109,12 +115,20 @@ def _head(values: Mapping[str, Any], path: Path) -> Head:
     own = (values.get("newleaf") or {}).get("classifier")
     try:
         if own is not None:
-            return Head(**(own | {"labels": tuple(own["labels"])}))
+            return head_from(own, path / "config.json")
         names = values["id2label"]
         labels = tuple(names[str(number)] for number in range(len(names)))
         return Head("classify", labels, values.get("problem_type") == PROBLEMS[True])
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / 'config.json'}: does not say what its labels are ({error})") from None
+
+
+def head_from(noted: Mapping[str, Any], file: Path) -> Head:
+    """A head as `dataclasses.asdict` notes it. Raises InputError, naming the file, where it is none."""
+    try:
+        return Head(**(dict(noted) | {"labels": tuple(noted["labels"])}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: does not say what its labels are ({error})") from None
 
 
 def classifier_name(architecture: str) -> str:

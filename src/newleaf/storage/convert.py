@@ -15,7 +15,9 @@ from newleaf.errors import InputError
 from newleaf.model import GPTConfig
 from newleaf.quant.layers import PlainWeights
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, base_of, read_adapter, stands_for_adapter
-from newleaf.storage.folder import OWN_TYPE, describe, read_config, read_defaults, save_folder
+from newleaf.storage.classifier_adapter import head_of
+from newleaf.storage.classifier_folder import BODY, SCORE, Head, load_classifier, save_classifier
+from newleaf.storage.folder import OWN_TYPE, describe, is_classifier, read_config, read_defaults, save_folder
 from newleaf.storage.folder_weights import FolderWeights
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
@@ -29,13 +31,15 @@ Progress = Callable[[int, int], None]  # tensors read, and of how many
 
 @dataclass(frozen=True)
 class Source:
-    """A model to be written elsewhere: `weights` have newleaf's names and may be read only when asked for."""
+    """A model to be written elsewhere: `weights` have newleaf's names and may be read only when asked for. Of a classifier `labels` is
+    its head with what that means."""
 
     family: str
     config: GPTConfig
     weights: Mapping[str, Tensor]
     tokenizer: Tokenizer
     defaults: dict[str, Any]
+    labels: tuple[Head, Tensor] | None = None
 
 
 def convert(
@@ -60,8 +64,14 @@ def convert(
     opened = _merged(source, adapter, DTYPES[dtype] if dtype else None) if merge or adapter else _opened(source)
     if progress is not None:
         opened = replace(opened, weights=_Watched(opened.weights, progress))
+    wanted = DTYPES[dtype] if dtype else None
+    if opened.labels is not None:
+        head, score = opened.labels
+        if is_gguf(target):
+            raise InputError(f"{target}: {source} gives labels, and GGUF has no layout for a classifier's head; name a folder")
+        whole = {BODY + name: opened.weights[name] for name in opened.weights} | {SCORE: score}
+        return save_classifier(Path(target), opened.config, whole, opened.tokenizer, head, VERSION, wanted)
     if not is_gguf(target):
-        wanted = DTYPES[dtype] if dtype else None
         notes = {"version": VERSION}
         return save_folder(Path(target), opened.config, opened.weights, opened.tokenizer, notes, dtype=wanted, defaults=opened.defaults)
     from newleaf.storage.gguf_write import save_gguf
@@ -77,7 +87,12 @@ def open_source(path: Path) -> Source:
 
         found = load_gguf(path)
         return Source(found.family, found.network.config, PlainWeights(found.network), found.tokenizer, found.defaults)
-    config, family = describe(read_config(path), path)
+    values = read_config(path)
+    if is_classifier(values):
+        labelled = load_classifier(path)
+        body, score = labelled.network.body, labelled.network.score.weight.detach()
+        return Source(labelled.family, body.config, PlainWeights(body), labelled.tokenizer, {}, (labelled.head, score))
+    config, family = describe(values, path)
     weights, tokenizer = FolderWeights(path, config, family), Tokenizer.load(path)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the network only {config.vocab_size}")
@@ -98,9 +113,12 @@ def _merged(source: str | Path, adapter: str | Path | None, dtype: torch.dtype |
     if adapter is None:
         base = base_of(found)
     opened = open_source(locate(base, (*MODEL_FILES, *TOKENIZER_FILES)))
-    parts = read_adapter(found, opened.config, opened.family, opened.weights.__getitem__).parts
+    trained = read_adapter(found, opened.config, opened.family, opened.weights.__getitem__)
+    if opened.labels is not None and trained.score is None:
+        raise InputError(f"{found}: is the adapter of a language model, and its base here gives labels")
     tokenizer = adapter_tokenizer(found, opened.config) or opened.tokenizer
-    return replace(opened, weights=MergedWeights(opened.weights, parts, dtype), tokenizer=tokenizer)
+    labels = None if trained.score is None else (head_of(found, trained), trained.score)
+    return replace(opened, weights=MergedWeights(opened.weights, trained.parts, dtype), tokenizer=tokenizer, labels=labels)
 
 
 def _check_target(target: Path, source: Path, dtype: str | None, type: str | None, overwrite: bool) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.layers import PlainWeights
+from newleaf.storage.adapter_folder import stands_for_adapter
 from newleaf.storage.assemble import PRECISIONS, Precision, assemble, blank
 from newleaf.storage.classifier_folder import Head, load_classifier
 from newleaf.storage.folder import Folder, is_classifier, load_folder, read_config
@@ -53,6 +54,8 @@ class Base:
 
 def open_base(config: TuneConfig) -> Base:
     """The model that a recipe names. Raises InputError when it cannot be opened."""
+    if stands_for_adapter(config.model):
+        raise InputError(f"{config.model}: is an adapter; newleaf convert {config.model} FOLDER --merge makes a model that can be tuned")
     path = locate(config.model, (*MODEL_FILES, *TOKENIZER_FILES))
     precision = PRECISIONS[config.lora.weights or config.train.precision] if config.lora is not None else torch.float32
     folder = _folder(path, precision)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.text.printable import printable
-from newleaf.tune.label_report import TABLE
+from newleaf.tune.labels.report import TABLE
 
 SHOWN = 3  # samples
 WIDTH = 100  # characters of each

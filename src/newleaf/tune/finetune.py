@@ -17,6 +17,7 @@ from newleaf.train.recipe import build, merge
 from newleaf.train.run_folder import RunFolder
 from newleaf.tune.base import open_base
 from newleaf.tune.config import TuneConfig
+from newleaf.tune.labels.config import LabelTaskConfig
 from newleaf.tune.lora import DEFAULTS, with_adapter
 from newleaf.tune.task import Task, task_named
 
@@ -62,6 +63,10 @@ def open_course(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Course:
     def opened() -> Course:
         ready = dataclasses.replace(config, train=settled(config.train))
         base = open_base(ready)
+        if base.head is not None and not issubclass(task.config, LabelTaskConfig):
+            raise InputError(
+                f"{config.model}: gives labels and has no language model's head; --task {config.task} begins from a language model"
+            )
         return with_adapter(task.open(ready, base, monitor, ranks), base, ready)
 
     return ranks.in_turn(opened)

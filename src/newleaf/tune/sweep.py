@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ from newleaf.train.run_folder import RunFolder
 from newleaf.tune.config import TuneConfig
 from newleaf.tune.finetune import TUNING, checked, open_course
 
-AROUND = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # times the recipe's rate
+AROUND = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0)  # times the recipe's rate; should time run out, those nearest to it were tried
 SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the run's length, one for each round
-TIMED_SHARE = 0.5  # of a timed run, for all rounds together; the run itself has the rest
+TIMED_SHARE = 0.5  # of a timed run, at most, for all rounds together; the run itself has the rest
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,20 @@ class Trial:
 def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
     """Find the rate, in short runs under `OUT-sweep`, then train with it into `out`; sweep.json there says what each rate reached.
 
-    Without --time the sweep takes about two and a half times as long as the run; with it, half of the time.
+    Without --time the sweep takes about two and a half times as long as the run; with it, at most half of the time: where that is too
+    short for all trials, it takes the best rate of the last round that was finished, or of what the first one tried.
     """
     if torchrun_size() > 1:
         raise InputError("--sweep: its runs are short and many, so it runs in one process; start it without torchrun")
     RunFolder(out).check_free(overwrite)
     config = checked(config, monitor)
-    best, trials, measure = _search(config, Path(out), monitor)
+    time_limit = seconds(config.train.time) if config.train.time is not None else math.inf
+    best, trials, measure = _search(config, Path(out), monitor, started + TIMED_SHARE * time_limit)
     monitor.say(f"Sweep: the rate {best.learning_rate:g} reached the best {measure.words}, {best.score:.4f}.")
-    left = _with_length(config, 1 - TIMED_SHARE) if config.train.time is not None else config
-    folder = run.begin(
-        TUNING, _at(left, best.factor), out, monitor, time.monotonic() if config.train.time is not None else started, overwrite
-    )
+    now = time.monotonic()
+    timed = config.train.time is not None
+    left = _with_length(config, max(TIMED_SHARE / 2, 1 - (now - started) / time_limit)) if timed else config
+    folder = run.begin(TUNING, _at(left, best.factor), out, monitor, now if timed else started, overwrite)
     write_json(
         folder.path / "sweep.json",
         {"measure": measure.key, "chosen": best.learning_rate, "trials": [dataclasses.asdict(t) for t in trials]},
@@ -59,7 +62,8 @@ def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float,
     return folder
 
 
-def _search(config: TuneConfig, out: Path, monitor: Monitor) -> tuple[Trial, list[Trial], Measure]:
+def _search(config: TuneConfig, out: Path, monitor: Monitor, deadline: float) -> tuple[Trial, list[Trial], Measure]:
+    """The best trial, all of them, and the measure; no trial is begun that is not likely to end before the deadline."""
     place = out.with_name(f"{out.name}-sweep")
     if place.exists() and not (place / ".sweep").exists():
         raise InputError(f"{place}: exists and holds no sweep, so it is not touched; choose another --out")
@@ -76,20 +80,31 @@ def _search(config: TuneConfig, out: Path, monitor: Monitor) -> tuple[Trial, lis
         return course
 
     kind = dataclasses.replace(TUNING, open=opened)
+    longest = 0.0
+    ranked: list[Trial] = []
     for number, share in enumerate(SHARES, 1):
-        found = []
+        found: list[Trial] = []
         for factor in factors:
+            begun = time.monotonic()
+            if trials + found and begun + longest > deadline:
+                monitor.say(f"Sweep: no time for more than {len(trials + found)} trials; a longer --time tries more.")
+                return ranked[0] if ranked else _ranked(found, measures[0])[0], trials + found, measures[0]
             length = share if config.train.time is None else TIMED_SHARE / len(SHARES) / len(factors)
             trial = quiet_trial(_with_length(_at(config, factor), length))
             folder = run.begin(
                 kind, trial, place / f"round-{number}-rate-{trial.optimizer.learning_rate:.3g}", Muted(monitor), time.monotonic()
             )
             found.append(Trial(number, factor, trial.optimizer.learning_rate, _score(folder, measures[0])))
+            longest = max(longest, time.monotonic() - begun)
             monitor.say(f"Sweep {number} of {len(SHARES)}: rate {found[-1].learning_rate:.3g} → {measures[0].words} {found[-1].score:.4f}")
         trials += found
-        ranked = sorted(found, key=lambda each: each.score, reverse=measures[0].higher_is_better)
+        ranked = _ranked(found, measures[0])
         factors = sorted(each.factor for each in ranked[: max(2, len(ranked) // 2)])
     return ranked[0], trials, measures[0]
+
+
+def _ranked(trials: Sequence[Trial], measure: Measure) -> list[Trial]:
+    return sorted(trials, key=lambda each: each.score, reverse=measure.higher_is_better)
 
 
 def _score(folder: RunFolder, measure: Measure) -> float:

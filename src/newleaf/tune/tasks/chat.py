@@ -17,16 +17,17 @@ from newleaf.train.loop import NEXT_TOKEN, next_token_losses
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import build, merge
-from newleaf.tune.answers import Answers
 from newleaf.tune.base import Base, check_length
-from newleaf.tune.chat_base import ChatBase, chat_base
-from newleaf.tune.chat_course import ChatModelCourse, Sizes
-from newleaf.tune.chat_data import Split, Talk, fingerprint_of, read_talks
-from newleaf.tune.chat_examiner import ChatExaminer, Talks
+from newleaf.tune.chat.base import ChatBase, chat_base
+from newleaf.tune.chat.config import ChatConfig
+from newleaf.tune.chat.course import ChatModelCourse, Sizes
+from newleaf.tune.chat.examiner import ChatExaminer, Talks
 from newleaf.tune.config import TuneConfig
-from newleaf.tune.options import ChatConfig, TalkDataConfig
-from newleaf.tune.packing import PackedExamples, ShuffledBatches
-from newleaf.tune.prepare_chat import Reading
+from newleaf.tune.conversations.answers import Answers
+from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
+from newleaf.tune.conversations.reading import Reading
+from newleaf.tune.conversations.split import Split, Talk, fingerprint_of, read_talks
 from newleaf.tune.task import USUAL, Task
 
 

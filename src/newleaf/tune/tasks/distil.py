@@ -25,17 +25,20 @@ from newleaf.train.course import Course, Measure
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import merge
-from newleaf.tune.answers import Answers, Example
 from newleaf.tune.base import Base, check_length, fingerprint
-from newleaf.tune.chat_base import ChatBase, chat_base
-from newleaf.tune.chat_course import ChatModelCourse, Sizes
-from newleaf.tune.chat_data import Split, fingerprint_of, read_talks
+from newleaf.tune.chat.base import ChatBase, chat_base
+from newleaf.tune.chat.config import ChatConfig
+from newleaf.tune.chat.course import ChatModelCourse, Sizes
 from newleaf.tune.config import TuneConfig
-from newleaf.tune.distil import DistilLoss, ToldBatch, ToldRows, stored
+from newleaf.tune.conversations.answers import Answers
+from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.tune.conversations.example import Example
+from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
+from newleaf.tune.conversations.reading import Reading
+from newleaf.tune.conversations.split import Split, fingerprint_of, read_talks
 from newleaf.tune.loss_examiner import LossExaminer
-from newleaf.tune.options import ChatConfig, DistilConfig, TalkDataConfig
-from newleaf.tune.packing import PackedExamples, ShuffledBatches
-from newleaf.tune.prepare_chat import Reading
+from newleaf.tune.losses.config import DistilConfig
+from newleaf.tune.losses.distil import DistilLoss, ToldBatch, ToldRows, stored
 from newleaf.tune.task import USUAL, Task
 from newleaf.tune.tasks.text import TextConfig, TuneTextCourse, WindowConfig, open_text
 

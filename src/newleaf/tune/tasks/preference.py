@@ -13,17 +13,20 @@ from newleaf.train.course import Course, Measure
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import merge
-from newleaf.tune.answers import Answers
 from newleaf.tune.base import Base, check_length
-from newleaf.tune.chat_base import ChatBase, chat_base
-from newleaf.tune.chat_course import ChatModelCourse, Sizes
-from newleaf.tune.chat_data import Split, fingerprint_of, read_pairs
+from newleaf.tune.chat.base import ChatBase, chat_base
+from newleaf.tune.chat.config import ChatConfig
+from newleaf.tune.chat.course import ChatModelCourse, Sizes
 from newleaf.tune.config import TuneConfig
+from newleaf.tune.conversations.answers import Answers
+from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.tune.conversations.example import ExamplePair
+from newleaf.tune.conversations.packing import ShuffledBatches
+from newleaf.tune.conversations.reading import Reading
+from newleaf.tune.conversations.split import Split, fingerprint_of, read_pairs
 from newleaf.tune.loss_examiner import LossExaminer
-from newleaf.tune.options import ChatConfig, PreferenceConfig, TalkDataConfig
-from newleaf.tune.packing import ShuffledBatches
-from newleaf.tune.preference import ExamplePair, PairBatch, Pairs, PreferenceLoss, with_reference
-from newleaf.tune.prepare_chat import Reading
+from newleaf.tune.losses.config import PreferenceConfig
+from newleaf.tune.losses.preference import PairBatch, Pairs, PreferenceLoss, with_reference
 from newleaf.tune.task import USUAL, Task
 
 EVAL_PAIRS = 8  # in one batch of a validation

@@ -11,11 +11,11 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from newleaf.errors import InputError
-from newleaf.tune.answers import Answers, Example
-from newleaf.tune.pairs import to_pair
-from newleaf.tune.preference import ExamplePair
-from newleaf.tune.rows import Row, read_rows
-from newleaf.tune.shapes import Conversation, to_conversation
+from newleaf.tune.conversations.answers import Answers
+from newleaf.tune.conversations.example import Example, ExamplePair
+from newleaf.tune.conversations.pairs import to_pair
+from newleaf.tune.conversations.rows import Row, read_rows
+from newleaf.tune.conversations.shapes import Conversation, to_conversation
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int | None], None]

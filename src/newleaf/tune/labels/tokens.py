@@ -12,30 +12,48 @@ from newleaf.storage.classifier_folder import Head, Label, Shape
 from newleaf.text.tokenizer import Tokenizer
 
 START, DELIMITER, EXTRACT = "<|start|>", "<|delimiter|>", "<|extract|>"
+STAND_INS = ("\n", ".", " ")  # texts whose last token takes the place of one that cannot be added
 
 
 def with_label_tokens(
-    tokenizer: Tokenizer, shape: Shape, labels: tuple[Label, ...], multi_label: bool, length: int
+    tokenizer: Tokenizer, shape: Shape, labels: tuple[Label, ...], multi_label: bool, length: int, adds: bool = True
 ) -> tuple[Tokenizer, Head]:
     """A tokenizer whose post-processor puts the tokens round one text or two, and the head that knows their ids.
 
-    The start token is the one that stood before documents in pretraining, where there is one; the ids of texts stay what they were.
+    The start token is the one that stood before documents in pretraining, where there is one; the ids of texts stay what they were. Unless
+    it `adds` tokens, which an adapter's base has no rows for, the others are a line's end, or what there is of the kind.
     """
     backend = Backend.from_str(tokenizer.backend.to_str())
-    names = tokenizer.backend
     before = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-    start = START if before is None else str(names.id_to_token(before))
-    new = [*([START] if before is None else []), EXTRACT, *([DELIMITER] if shape != "classify" else [])]
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in new if backend.token_to_id(token) is None])
-    ids = {token: int(backend.token_to_id(token) or 0) for token in (start, *new)}
+    wanted = [*([START] if before is None else []), EXTRACT, *([DELIMITER] if shape != "classify" else [])]
+    if adds:
+        missing = [token for token in wanted if backend.token_to_id(token) is None]
+        backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+    ids = {token: _id_of(token, tokenizer, backend) for token in wanted}
+    start = ids[START] if before is None else before
+    names = {START: start} | ids
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {EXTRACT}",
-        pair=f"{start} $A {DELIMITER} $B {EXTRACT}" if shape != "classify" else None,
-        special_tokens=list(ids.items()),
+        single=f"{START} $A {EXTRACT}",
+        pair=f"{START} $A {DELIMITER} $B {EXTRACT}" if shape != "classify" else None,
+        special_tokens=[{"id": name, "ids": [number], "tokens": [str(backend.id_to_token(number))]} for name, number in names.items()],
     )
-    pad = tokenizer.pad_id if tokenizer.pad_id is not None else tokenizer.eos_id if tokenizer.eos_id is not None else ids[start]
+    pad = tokenizer.pad_id if tokenizer.pad_id is not None else tokenizer.eos_id if tokenizer.eos_id is not None else start
     made = Tokenizer(backend, tokenizer.bos_id, tokenizer.eos_id, pad, tokenizer.settings | {"model_max_length": length})
-    return made, Head(shape, labels, multi_label, ids[start], ids.get(DELIMITER), ids[EXTRACT], length)
+    return made, Head(shape, labels, multi_label, start, ids.get(DELIMITER), ids[EXTRACT], length)
+
+
+def _id_of(token: str, tokenizer: Tokenizer, backend: Backend) -> int:
+    """A token's id, or that of one which stands for it. Stock classifiers look for the last token that is no padding: neither it nor what
+    begins or ends documents will do."""
+    known = backend.token_to_id(token)
+    if known is not None:
+        return int(known)
+    taken = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
+    for text in STAND_INS:
+        ids = tokenizer.encode(text, special_tokens=False)
+        if ids and ids[-1] not in taken:
+            return ids[-1]
+    return next(number for number in range(backend.get_vocab_size()) if number not in taken)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from newleaf.data.batches import Batch
 from newleaf.data.order import permutation_index
 from newleaf.data.windows import NO_TARGET
 from newleaf.errors import InputError
-from newleaf.tune.answers import Example
+from newleaf.tune.conversations.example import Example
 
 Ints = npt.NDArray[np.int64]
 GRAIN = 16  # a window's length is a multiple of it, which the compiled attention asks for

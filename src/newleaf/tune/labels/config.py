@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from newleaf.train.recipe import merge
 from newleaf.tune.config import TuneConfig
-from newleaf.tune.labelled import LabelledConfig
+from newleaf.tune.labels.rows import LabelledConfig
 from newleaf.tune.task import USUAL
 
 MeasureName = Literal["accuracy", "macro_f1", "micro_f1", "matthews", "loss"]

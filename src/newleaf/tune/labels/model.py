@@ -13,9 +13,9 @@ from newleaf.errors import InputError
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head, Label
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.tune.label_batches import LabelRow
-from newleaf.tune.label_tokens import Encoder
-from newleaf.tune.predict import predict, to_probabilities
+from newleaf.tune.labels.batches import LabelRow
+from newleaf.tune.labels.predict import predict, to_probabilities
+from newleaf.tune.labels.tokens import Encoder
 
 Question = str | Sequence[str]  # a text; two for pair and similarity; a text and its continuations for choice
 Answer = Label | list[Label]

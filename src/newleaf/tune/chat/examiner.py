@@ -26,11 +26,11 @@ from newleaf.text.messages import Message
 from newleaf.train.course import Figures
 from newleaf.train.loop import NEXT_TOKEN, next_token_losses
 from newleaf.train.ranks import Ranks
-from newleaf.tune.answers import Example
+from newleaf.tune.chat.config import ChatConfig
+from newleaf.tune.conversations.example import Example
+from newleaf.tune.conversations.packing import PackedExamples
+from newleaf.tune.conversations.shapes import Conversation
 from newleaf.tune.loss_examiner import LossExaminer, evaluating, evenly
-from newleaf.tune.options import ChatConfig
-from newleaf.tune.packing import PackedExamples
-from newleaf.tune.shapes import Conversation
 
 EVAL_TOKENS = 8192  # about, in one batch of a validation
 SHOWN = 2  # questions of the validation set that are answered at each check, where the recipe has none of its own

@@ -13,8 +13,8 @@ import numpy as np
 
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Label, Shape
-from newleaf.tune.fields import Fields, Wanted, find_fields, text_of
-from newleaf.tune.table import Row, read_table
+from newleaf.tune.labels.fields import Fields, Wanted, find_fields, text_of
+from newleaf.tune.labels.table import Row, read_table
 
 
 @dataclass(frozen=True)

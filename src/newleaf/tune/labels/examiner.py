@@ -14,10 +14,10 @@ from torch import nn
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
 from newleaf.train.course import Figures
-from newleaf.tune.label_batches import LabelRow
-from newleaf.tune.label_report import figures, write_report
-from newleaf.tune.labelled import Example
-from newleaf.tune.predict import predict, to_probabilities
+from newleaf.tune.labels.batches import LabelRow
+from newleaf.tune.labels.predict import predict, to_probabilities
+from newleaf.tune.labels.report import figures, write_report
+from newleaf.tune.labels.rows import Example
 
 SAMPLES = 3
 

@@ -13,7 +13,7 @@ from newleaf.model.classifier import Classifier
 from newleaf.model.loss import linear_cross_entropy
 from newleaf.storage.classifier_folder import Head, Shape
 from newleaf.train.course import Term
-from newleaf.tune.label_batches import LabelPart
+from newleaf.tune.labels.batches import LabelPart
 
 
 @dataclass(frozen=True)

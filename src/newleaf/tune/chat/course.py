@@ -15,7 +15,7 @@ from newleaf.model.count import training_flops
 from newleaf.storage.folder import load_folder, save_folder
 from newleaf.train.config import TrainConfig
 from newleaf.train.optimizer import OptimizerConfig
-from newleaf.tune.chat_base import ChatBase
+from newleaf.tune.chat.base import ChatBase
 from newleaf.tune.recipe import absolute, absolute_recipe
 from newleaf.version import VERSION
 

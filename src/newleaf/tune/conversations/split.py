@@ -11,11 +11,11 @@ from typing import TypeVar
 from newleaf.data.stdlib_chat import HELD_OUT, NAME
 from newleaf.errors import InputError
 from newleaf.train.monitor import Monitor
-from newleaf.tune.answers import Answers, Example
-from newleaf.tune.options import TalkDataConfig
-from newleaf.tune.preference import ExamplePair
-from newleaf.tune.prepare_chat import Findings, Reading
-from newleaf.tune.shapes import Conversation
+from newleaf.tune.conversations.answers import Answers
+from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.tune.conversations.example import Example, ExamplePair
+from newleaf.tune.conversations.reading import Findings, Reading
+from newleaf.tune.conversations.shapes import Conversation
 
 T = TypeVar("T")
 Talk = tuple[Conversation, list[Example]]
@@ -62,6 +62,9 @@ def read_talks(split: Split, reading: Reading, answers: Answers, monitor: Monito
         talks = list(limited.examples(limited.conversations(sources, found), answers, found, monitor.stage))
         for sentence in found.sentences():
             monitor.say(sentence)
+        if not talks and found.first is not None:
+            (reason, _), *_ = found.left_out.most_common(1)
+            raise InputError(f"{found.first}: {reason}, as are all conversations here; there is nothing to learn")
         return talks
 
     return split.read(rows)

@@ -6,33 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from newleaf.errors import InputError
 from newleaf.text.chat_template import ChatTemplate, Marked, Rendering
 from newleaf.text.messages import Message
-from newleaf.tune.shapes import Conversation
+from newleaf.tune.conversations.example import Example
+from newleaf.tune.conversations.shapes import Conversation
 
 Span = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A rendered conversation: `ids` int32 [n], and `learned` [n], true where a token is one the assistant wrote."""
-
-    where: str
-    ids: npt.NDArray[np.int32]
-    learned: npt.NDArray[np.bool_]
-
-    @property
-    def places(self) -> int:
-        """Positions it takes in a window: each reads a token and predicts the next."""
-        return len(self.ids) - 1
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether there is anything to learn: the first token of all is predicted from nothing."""
-        return bool(self.learned[1:].any())
 
 
 class UnprovenError(InputError):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from newleaf.data.windows import NO_TARGET
 from newleaf.errors import InputError
-from newleaf.tune.label_tokens import Encoded
+from newleaf.tune.labels.tokens import Encoded
 
 POOL = 32  # batches whose rows are sorted by length before they are cut apart: little padding, and still much chance
 

@@ -10,8 +10,8 @@ import torch
 
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
-from newleaf.tune.label_batches import LabelRow, collate
-from newleaf.tune.label_loss import combined
+from newleaf.tune.labels.batches import LabelRow, collate
+from newleaf.tune.labels.loss import combined
 from newleaf.tune.loss_examiner import evaluating
 
 TOKENS = 8192  # padding included, in one batch

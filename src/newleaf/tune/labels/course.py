@@ -25,14 +25,14 @@ from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.ranks import Ranks
 from newleaf.tune.base import Base, check_length
-from newleaf.tune.baselines import bag_of_words, majority
-from newleaf.tune.label_batches import LabelBatches, LabelRow
-from newleaf.tune.label_examiner import Held, LabelExaminer
-from newleaf.tune.label_loss import LabelLoss
-from newleaf.tune.label_options import LabelTaskConfig
-from newleaf.tune.label_tokens import Encoder, with_label_tokens
-from newleaf.tune.labelled import Example, Examples, read_examples
-from newleaf.tune.new_template import add_rows, new_tokens
+from newleaf.tune.labels.baselines import bag_of_words, majority
+from newleaf.tune.labels.batches import LabelBatches, LabelRow
+from newleaf.tune.labels.config import LabelTaskConfig
+from newleaf.tune.labels.examiner import Held, LabelExaminer
+from newleaf.tune.labels.loss import LabelLoss
+from newleaf.tune.labels.rows import Example, Examples, read_examples
+from newleaf.tune.labels.tokens import Encoder, with_label_tokens
+from newleaf.tune.new_tokens import add_rows, new_tokens
 from newleaf.tune.recipe import absolute_recipe
 from newleaf.version import VERSION
 
@@ -131,7 +131,7 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
         length = check_length(config.label.length, base, "label.length")
         found = read_examples(shape, config.source, config.data, config.train.seed)
         labels = _labels(shape, found, base)
-        tokenizer, head = with_label_tokens(base.tokenizer, shape, labels, found.multi_label, length)
+        tokenizer, head = with_label_tokens(base.tokenizer, shape, labels, found.multi_label, length, adds=config.lora is None)
         _check_measure(config, head)
         encoder = Encoder(tokenizer, head, length)
         weights = _class_weights(config, found)

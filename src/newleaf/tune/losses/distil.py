@@ -16,11 +16,11 @@ from newleaf.data.batches import Batch
 from newleaf.data.cache import cached, default_cache, key_of
 from newleaf.model import GPT
 from newleaf.train.course import Term
-from newleaf.tune.answers import Example
-from newleaf.tune.log_probs import by_rows, divergence, divergence_of_likeliest
+from newleaf.tune.conversations.example import Example
+from newleaf.tune.conversations.packing import Ints, PackedExamples
 from newleaf.tune.loss_examiner import evaluating
-from newleaf.tune.options import DistilConfig
-from newleaf.tune.packing import Ints, PackedExamples
+from newleaf.tune.losses.config import DistilConfig
+from newleaf.tune.losses.log_probs import by_rows, divergence, divergence_of_likeliest
 
 IDS, LOG_PROBS = "ids.npy", "log_probs.npy"
 

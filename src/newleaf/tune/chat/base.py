@@ -15,9 +15,10 @@ from newleaf.text.chat_template import ChatTemplate
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.monitor import Monitor
 from newleaf.tune.base import Base
+from newleaf.tune.chat.config import ChatConfig
+from newleaf.tune.chat.template import with_chat_tokens
 from newleaf.tune.config import TuneConfig
-from newleaf.tune.new_template import add_rows, new_tokens, with_chat_tokens
-from newleaf.tune.options import ChatConfig
+from newleaf.tune.new_tokens import add_rows, new_tokens
 
 
 @dataclass(frozen=True)

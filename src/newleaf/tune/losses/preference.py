@@ -13,26 +13,12 @@ from torch import Tensor, nn
 from newleaf.data.windows import NO_TARGET
 from newleaf.model import GPT
 from newleaf.train.course import Term
-from newleaf.tune import preference_loss
-from newleaf.tune.answers import Example
-from newleaf.tune.log_probs import sums_by_owner, target_log_probs
+from newleaf.tune.conversations.example import Example, ExamplePair
+from newleaf.tune.conversations.packing import GRAIN, pack
 from newleaf.tune.loss_examiner import evaluating
-from newleaf.tune.options import PreferenceConfig
-from newleaf.tune.packing import GRAIN, pack
-
-
-@dataclass(frozen=True)
-class ExamplePair:
-    """Two answers to the same prompt, and what a reference model gives each, the sum of log p over its tokens, where that is wanted."""
-
-    chosen: Example
-    rejected: Example
-    reference: tuple[float, float] = (0.0, 0.0)
-
-    @property
-    def places(self) -> int:
-        """Positions of both."""
-        return self.chosen.places + self.rejected.places
+from newleaf.tune.losses import formulas
+from newleaf.tune.losses.config import PreferenceConfig
+from newleaf.tune.losses.log_probs import sums_by_owner, target_log_probs
 
 
 @dataclass(frozen=True)
@@ -157,11 +143,11 @@ class PreferenceLoss:
         gain = judged if config.method == "orpo" else judged - reference
         margin = gain[:count] - gain[count:]
         if config.method == "dpo":
-            losses = preference_loss.dpo(margin, config.beta, config.label_smoothing)
+            losses = formulas.dpo(margin, config.beta, config.label_smoothing)
         elif config.method == "ipo":
-            losses = preference_loss.ipo(margin, config.beta)
+            losses = formulas.ipo(margin, config.beta)
         else:
-            losses = preference_loss.orpo(judged[:count], judged[count:], config.beta)
+            losses = formulas.orpo(judged[:count], judged[count:], config.beta)
         nll = [-log_probs[:count].sum()] if self.by_token else []
         return [losses.sum(), (margin.detach() > 0).sum().float(), margin.detach().sum(), *nll]
 

@@ -60,7 +60,8 @@ def server() -> Any:
 
 
 def start(source: Path, out: Path, options: dict[str, Any], before: Callable[..., None] | None = None, *args: Any) -> BaseProcess:
-    """A process that begins the run, or goes on with it where there is one; `before(*args)` is called in it first."""
+    """A process that begins the run (of fine-tuning where the options name a task), or goes on with it where there is one; `before(*args)`
+    is called in it first."""
     process = server().Process(target=_train, args=(source, out, options, dict(os.environ), before, args))
     process.start()
     return process  # type: ignore[no-any-return]
@@ -78,6 +79,8 @@ def _train(
     try:
         if (out / "run.yaml").exists():
             newleaf.resume(out, quiet=True)
+        elif "task" in options:
+            newleaf.finetune(options["model"], source, out=out, quiet=True, **{key: options[key] for key in options if key != "model"})
         else:
             newleaf.pretrain(source, out=out, quiet=True, **options)
     except Stopped:
@@ -127,7 +130,7 @@ def outcome(run: Path) -> dict[str, Any]:
     return {
         "metrics": [{name: value for name, value in line.items() if name not in TIMES} for line in lines],
         "summary": {name: value for name, value in summary.items() if name not in TIMES},
-        "weights": (run / "model" / "model.safetensors").read_bytes(),
+        "weights": [path.read_bytes() for name in ("model", "adapter") for path in sorted((run / name).glob("*.safetensors"))],
         "state": (max((run / "state").glob("step-*")) / "optimizer.safetensors").read_bytes(),
         "files": sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.name != ".lock"),
     }

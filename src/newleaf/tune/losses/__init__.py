@@ -1,0 +1,1 @@
+"""What is learned beside the next token: preferences, and a teacher's distribution."""
