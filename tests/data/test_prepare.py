@@ -195,3 +195,14 @@ def test_files_and_folders_appear_whole_or_not_at_all(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert (tmp_path / "file").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_of_two_books_the_end_of_each_is_held_out_and_not_one_of_them(tmp_path: Path) -> None:
+    first, second = "春眠不觉晓，处处闻啼鸟。" * 400, "It was a bright cold day in April. " * 600
+    sources = [write(tmp_path / "a.txt", first), write(tmp_path / "b.txt", second)]
+    corpus = prepare_text(sources, DataConfig(val_fraction=0.1), cache=tmp_path / "cache")
+    train, held_out = list(corpus.train.documents()), list(corpus.validation.documents())
+    assert [train[0] + held_out[0], train[1] + held_out[1]] == [first, second], "cut between characters, and nothing is lost"
+    for whole, end in zip((first, second), held_out, strict=True):
+        assert len(end.encode("utf-8")) / len(whole.encode("utf-8")) == pytest.approx(0.1, abs=0.001)
+    assert corpus.train.n_chars == len("".join(train))

@@ -12,11 +12,13 @@ from newleaf.data.config import DataConfig
 from newleaf.data.documents import Progress, documents
 from newleaf.data.problems import BadDocumentError, Problems
 from newleaf.data.sources import Resolved, resolve
-from newleaf.data.spool import SpoolWriter, TextFile, split_characters, split_documents, with_fingerprint
+from newleaf.data.spool import SpoolWriter, TextFile, split_characters, split_documents, split_each, with_fingerprint
 from newleaf.errors import InputError
 
-VERSION = 1  # of the cache's layout and of what reading means: raise it when either changes
+VERSION = 2  # of the cache's layout and of what reading means: raise it when either changes
 NOT_ABOUT_TEXT = ("layout", "stride", "document_mask")
+LONG = 10_000  # bytes of a document whose end is a text of its own
+FEW = 100  # documents of which the last need not be like the others
 NAMES_SHOWN = 20
 TOLD_EVERY = 1000
 
@@ -58,7 +60,7 @@ def prepare_text(sources: SourceNames, config: DataConfig, cache: Path | None = 
 def _build(folder: Path, found: Resolved, separate: Resolved | None, config: DataConfig, on_progress: Progress | None) -> dict[str, Any]:
     text, report = _spool(folder / "text.bin", found, config, config.limit, on_progress)
     if separate is None:
-        train, validation = _split(text, config.val_fraction)
+        train, validation = _split(text, config.val_fraction, folder)
     else:
         train = text
         validation, report["validation"] = _spool(folder / "validation.bin", separate, config, config.validation_limit, on_progress)
@@ -89,14 +91,20 @@ def _spool(
     return spool.text(), _report(found, problems, cleaner)
 
 
-def _split(text: TextFile, val_fraction: float) -> tuple[TextFile, TextFile]:
-    """One document: its end, to the character, so that the first int((1 - f) n) characters train. Several: the last ones, whole."""
+def _split(text: TextFile, val_fraction: float, folder: Path) -> tuple[TextFile, TextFile]:
+    """One document: its end, to the character, so that the first int((1 - f) n) characters train. Several: the last ones, whole; but the
+    end of each where that would hold back a far larger or smaller share, as with two books."""
     if text.n_documents == 1:
         n_first = int((1 - val_fraction) * text.n_chars)
         if n_first == 0:
             raise InputError(f"the text has {text.n_chars} character(s), too few to hold some back for validation; give a longer text")
         return split_characters(text, n_first)
-    return split_documents(text, min(max(1, round(val_fraction * text.n_documents)), text.n_documents - 1))
+    train, validation = split_documents(text, min(max(1, round(val_fraction * text.n_documents)), text.n_documents - 1))
+    share = validation.n_bytes / text.n_bytes
+    books = text.n_documents < FEW and text.n_bytes > LONG * text.n_documents
+    if books and not val_fraction / 2 <= share <= 2 * val_fraction:
+        return split_each(text, val_fraction, folder / "train.bin", folder / "validation.bin") or (train, validation)
+    return train, validation
 
 
 def _report(found: Resolved, problems: Problems, cleaner: Cleaner) -> dict[str, Any]:

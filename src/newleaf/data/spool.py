@@ -157,6 +157,28 @@ def split_characters(text: TextFile, n_first: int) -> tuple[TextFile, TextFile]:
     return replace(text, stop=cut, n_chars=n_first), replace(text, start=cut, n_chars=text.n_chars - n_first)
 
 
+def split_each(text: TextFile, last_share: float, first: Path, last: Path) -> tuple[TextFile, TextFile] | None:
+    """Every document in two, at a character: all without their ends, written to `first`, and the ends, about `last_share` of each, to `last`.
+    None where one of the two is empty."""
+    with SpoolWriter(first) as heads, SpoolWriter(last) as tails:
+        start = text.start
+        for number, end in enumerate(text.ends.tolist()):
+            whole = replace(text, start=start, stop=end, first_document=text.first_document + number, n_documents=1)
+            cut = _next_char(text.path, start + int((1 - last_share) * (end - start)), end)
+            heads.add(piece for piece, _ in replace(whole, stop=cut).pieces())
+            tails.add(piece for piece, _ in replace(whole, start=cut).pieces())
+            start = end
+    return (heads.text(), tails.text()) if heads.n_bytes and tails.n_bytes else None
+
+
+def _next_char(path: Path, at: int, end: int) -> int:
+    """The first place from `at` on where a character starts, or `end`."""
+    with path.open("rb") as file:
+        file.seek(at)
+        starts = np.flatnonzero(_starts(file.read(min(4, end - at))))
+    return at + int(starts[0]) if len(starts) else end
+
+
 def with_fingerprint(text: TextFile) -> TextFile:
     """The text with a hash of its bytes and its documents' ends."""
     digest = hashlib.blake2b(digest_size=16)

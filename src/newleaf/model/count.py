@@ -42,19 +42,22 @@ def count_parameters(config: GPTConfig) -> Counts:
     )
 
 
-def attention_flops(config: GPTConfig) -> int:
+def attention_flops(config: GPTConfig, length: float | None = None) -> float:
     """Training FLOPs of one token's attention scores and sums: 12·H·D for each key, in every layer (Chowdhery et al. 2022, appendix B).
+    `length` is that of a text, in tokens; the context unless given.
 
     As there (https://arxiv.org/abs/2204.02311), the causal half is not subtracted. A layer with a window has that many keys.
     """
-    length = config.context_length
+    length = length or config.context_length
     keys = sum(min(window or length, length) for window in config.windows or (0,) * config.n_layer)
     return 12 * config.n_head * config.head_dim * keys
 
 
-def training_flops(config: GPTConfig) -> int:
-    """FLOPs of training on one token: 6 for each active weight (Kaplan et al. 2020), and attention's."""
-    return 6 * count_parameters(config).active + attention_flops(config)
+def training_flops(config: GPTConfig, length: float | None = None, head: bool = True) -> float:
+    """FLOPs of training on one token of a text of `length` tokens (the context unless given): 6 for each active weight (Kaplan et al.
+    2020), and attention's. Without its `head`, a network makes no logits."""
+    unused = 0 if head else config.vocab_size * config.n_embd
+    return 6 * (count_parameters(config).active - unused) + attention_flops(config, length)
 
 
 def _norm(config: GPTConfig) -> int:

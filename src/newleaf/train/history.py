@@ -103,7 +103,8 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
         whole = _number(summary.get("total_seconds")) or seconds
     else:
         whole = seconds
-    flops = float(training_flops(network) * tokens) if network and tokens else None
+    each = _number(made.get("flops_per_token")) or (float(training_flops(network)) if network else None)
+    flops = each * tokens if each and tokens else None
     speed = _number(made.get("matrix_flops"))
     trained = _number(summary.get("train_seconds")) if state == "finished" else seconds
     text_bytes, text_tokens = _number(made.get("text_bytes")), _number(made.get("train_tokens"))

@@ -199,6 +199,7 @@ def _record(session: Session, speed: float) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "matrix_flops": round(speed),
+        "flops_per_token": round(course.flops_per_token),
         "processes": session.ranks.size,
         "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "fingerprints": dict(course.fingerprints),

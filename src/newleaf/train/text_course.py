@@ -55,7 +55,7 @@ class TextCourse:
 
     @property
     def flops_per_token(self) -> float:
-        return training_flops(self.prepared.network)
+        return training_flops(self.prepared.network, self.prepared.window)
 
     def build(self) -> nn.Module:
         network = GPT(self.prepared.network)

@@ -57,7 +57,11 @@ class ChatModelCourse:
     @property
     def flops_per_token(self) -> float:
         """Of a learned token, with the context that is read for it."""
-        return training_flops(self.ready.base.config) * self.sizes.positions / max(1, self.sizes.learned)
+        return (
+            training_flops(self.ready.base.config, self.sizes.positions / self.sizes.rows)
+            * self.sizes.positions
+            / max(1, self.sizes.learned)
+        )
 
     def build(self) -> nn.Module:
         network = self.ready.network()

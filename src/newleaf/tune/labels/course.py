@@ -63,6 +63,7 @@ class LabelCourse:
         chosen = config.label.measure or ("macro_f1" if head.multi_label else "accuracy")
         self.measure = MEASURES[chosen]
         self.row_tokens = float(np.mean([sum(len(sequence) for sequence in row.encoded.sequences) for row in train]))
+        self.sequence_tokens = float(np.mean([len(sequence) for row in train for sequence in row.encoded.sequences]))
         self.fingerprints = {"data": fingerprint, "tokenizer": tokenizer.fingerprint, "base": base.fingerprint}
 
     @property
@@ -75,7 +76,7 @@ class LabelCourse:
 
     @property
     def flops_per_token(self) -> float:
-        return training_flops(self.base.config)
+        return training_flops(self.base.config, self.sequence_tokens, head=self.config.label.language_weight > 0)
 
     @property
     def pad_id(self) -> int:
