@@ -1,7 +1,6 @@
 """Prompt look-up: guess that a text goes on as it did where its last tokens stood before (Saxena 2023; LLMA, Yang et al. 2023).
 
-Each guessed token costs a row of the next step. It is kept if the chooser, given the logits before it, chooses the same: so the text is the
-one that would have been written anyway, whatever the temperature.
+A guess that is as long as the text allows takes a place in its own copy: what repeats with a short period is guessed as far as one likes.
 """
 
 from __future__ import annotations
@@ -9,42 +8,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-LONGEST, SHORTEST = 3, 2  # tokens that must have stood before
-MOST = 7  # tokens that are guessed at once
-PATIENCE = 8  # tokens without a guess after a wrong one; twice as many after each that follows
-MOST_PATIENCE = 256
+LONGEST, SHORTEST = 3, 2  # tokens that must have stood before, to find the place
+MOST = 15  # tokens that are guessed at once
+KINDS = (2, 3, 4, 6, 9, 13, 20)  # matches of at least so many tokens are alike
+BELIEVED = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.93)  # that the next token is the same too
+
+
+def kind_of(length: int) -> int:
+    """Which of KINDS a match of so many tokens is."""
+    return sum(length >= least for least in KINDS) - 1
 
 
 @dataclass
-class Drafts:
-    """Guesses for one text, and whether they have been worth their while."""
+class Lookup:
+    """Where the tokens of one text have stood before."""
 
-    size: int = 4
-    _pause: int = 0
-    _wait: int = PATIENCE
     _seen: dict[tuple[int, ...], int] = field(default_factory=dict)  # some tokens → where they end, last
     _indexed: int = 0
 
-    def guess(self, ids: Sequence[int], most: int) -> list[int]:
-        """Up to `most` tokens that may follow; none while guesses do not pay."""
-        if self._pause > 0:
-            self._pause -= 1
-            return []
+    def find(self, ids: Sequence[int], most: int) -> tuple[list[int], int]:
+        """Up to `most` tokens that may follow, and how many tokens before them stood before those too."""
         self._index(ids)
-        for size in range(LONGEST, SHORTEST - 1, -1):
-            end = self._seen.get(tuple(ids[-size:])) if len(ids) > size else None
-            if end is not None:
-                return list(ids[end : end + min(self.size, most)])
-        return []
+        for end in self._places(ids):
+            length = 0
+            while length < KINDS[-1] and length < end and ids[end - 1 - length] == ids[-1 - length]:
+                length += 1
+            if length >= SHORTEST:
+                guess: list[int] = []
+                for place in range(end, end + min(most, MOST)):
+                    guess.append(ids[place] if place < len(ids) else guess[place - len(ids)])
+                return guess, length
+        return [], 0
 
-    def judge(self, guessed: int, right: int) -> None:
-        """How many of the guessed tokens were right: guess more or fewer, or not at all for a while."""
-        if guessed and right == guessed:
-            self.size, self._wait = min(MOST, self.size + 2), PATIENCE
-        elif 2 * right < guessed:
-            self.size = max(2, right + 1)
-            if not right:
-                self._pause, self._wait = self._wait, min(2 * self._wait, MOST_PATIENCE)
+    def _places(self, ids: Sequence[int]) -> list[int]:
+        """Where the text may be going on from: the longest runs of tokens first."""
+        found = (self._seen.get(tuple(ids[-size:])) for size in range(LONGEST, SHORTEST - 1, -1) if len(ids) > size)
+        return [end for end in found if end is not None]
 
     def _index(self, ids: Sequence[int]) -> None:
         """Note where each run of tokens ends, up to the one before the last, which stands for itself."""
