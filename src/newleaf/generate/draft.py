@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from newleaf.errors import InputError
 from newleaf.generate.choose import STUCK, Row, choose_with_chances
 from newleaf.generate.odds import Odds
+from newleaf.generate.options import SamplingConfig
 from newleaf.generate.pace import Pace
 from newleaf.generate.program import CannotLower
 from newleaf.generate.runner import LoweredRunner, cache_dtype, say_once
@@ -48,6 +49,15 @@ def check_draft(network: GPT, tokenizer: Tokenizer, draft: GPT, draft_tokenizer:
         say_once(f"the draft's context of {context:,} tokens is shorter than the model's: of longer texts it sees the end")
     if draft.weight_bytes() > network.weight_bytes():
         say_once("the draft's weights take more memory than the model's, so each guess takes longer than writing the token would")
+
+
+def check_drafting(drafted: bool, config: SamplingConfig) -> None:
+    """Raises InputError where there is a draft and options under which nothing is guessed."""
+    for name, off in (("beams", 1), ("guidance_scale", 1)):
+        if drafted and getattr(config, name) != off:
+            raise InputError(f"draft: cannot be combined with {name}, which takes no guesses; leave one of the two out")
+    if drafted and config.speculation == "off":
+        raise InputError("draft: speculation=off takes no guesses; leave one of the two out")
 
 
 @dataclass

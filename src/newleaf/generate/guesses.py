@@ -113,11 +113,20 @@ class Guesser:
         for kind in kinds:
             reach *= sequence.odds.chance(kind)
             chances.append(reach)
-        count = self.pace.best(texts, rows, texts, chances)
+        count, rate = self.pace.best(texts, rows, chances)
         if not count:
             sequence.odds.fade(kinds[0])
-            return None
-        return Guess(tokens[:count], kinds[:count])
+        drafting = self._ready(sequence) and self._expected(self.draft, most, texts, rows, 1)[1] > rate if self.draft is not None else False
+        return None if drafting or not count else Guess(tokens[:count], kinds[:count])
+
+    def _ready(self, sequence: Sequence) -> bool:
+        """Whether the draft could go on with the text at once."""
+        return self.draft is not None and not sequence.pause and bool(sequence.drafted) and self.draft.behind(sequence) <= NEAR
+
+    def _expected(self, draft: Draft, most: int, texts: int, rows: int, others: int) -> tuple[int, float]:
+        """How many tokens to draft, and the tokens a second of such rounds, by what is known before any is drafted."""
+        likely, step = draft.any.chance(0), draft.step_seconds(others, self.pace)
+        return self.pace.best(texts, rows, [likely**count for count in range(1, min(most, MOST) + 1)], lambda steps: steps * step)
 
     def _write_ahead(self, draft: Draft, wanting: Several[tuple[Sequence, int]], texts: int, rows: int) -> None:
         """Guesses by the draft for those texts where they pay, all of them side by side."""
@@ -141,26 +150,23 @@ class Guesser:
     def _draft(self, draft: Draft, near: Several[Ahead], texts: int, rows: int) -> None:
         """Go on for each text while what comes next is likely enough to be right."""
         rate = texts / (self.pace.seconds(texts, rows) + self.pace.choosing * texts)
-        row, any_ = self.pace.row(texts, rows + len(near)), draft.any.chance(0)
+        row, likely = self.pace.row(texts, rows + len(near)), draft.any.chance(0)
         active = list(near)
         while active:
             least = rate * (row + draft.step_seconds(len(active), self.pace))
             going = (each for each in draft.step(active) if len(each.tokens) < each.most and each.tokens[-1] not in each.row.end_ids)
-            active = [each for each in going if each.reach[-1] * any_ > least]
+            active = [each for each in going if each.reach[-1] * likely > least]
         for each in near:
-            count = self.pace.best(texts, rows, texts, each.reach)
+            count, _ = self.pace.best(texts, rows, each.reach)
             rows += count
             self._note(each.sequence, Guess(each.tokens[:count], each.kinds[:count], True))
 
     def _pays(self, draft: Draft, sequence: Sequence, most: int, texts: int, rows: int, others: int) -> bool:
         """Whether drafting is worth its time by what is known, with what the draft must read first; if not, wait before the next try."""
-        any_, step = draft.any.chance(0), draft.step_seconds(others, self.pace)
-        chances = [any_**count for count in range(1, most + 1)]
-        count = self.pace.best(texts, rows, texts, chances, lambda steps: steps * step)
-        if count and (reading := draft.reading_seconds(draft.behind(sequence), self.pace)):
-            gain, row = 1 + sum(chances[:count]), sequence.sample.row
-            plain = self.pace.seconds(texts, rows)
-            saved = plain - (self.pace.seconds(texts, rows + count) + count * step) / gain
+        count, rate = self._expected(draft, most, texts, rows, others)
+        if reading := draft.reading_seconds(draft.behind(sequence), self.pace):
+            row = sequence.sample.row
+            saved = (self.pace.seconds(texts, rows) + self.pace.choosing * texts) / texts - 1 / rate
             count *= saved * (row.config.max_tokens - row.written) > reading
         if not count:
             sequence.patience = min(2 * sequence.patience or PATIENCE, MOST_PATIENCE)

@@ -49,20 +49,20 @@ class Pace:
         """What one row more takes, on average over the next four: rows are cheapest by fours."""
         return max(0.0, self.seconds(texts, rows + 4) - self.seconds(texts, rows)) / 4
 
-    def best(self, texts: int, rows: int, sure: float, chances: Sequence[float], each: Callable[[int], float] = lambda _: 0.0) -> int:
-        """How many of some guesses make the round worth most tokens a second; 0 is none.
+    def best(self, texts: int, rows: int, chances: Sequence[float], each: Callable[[int], float] = lambda _: 0.0) -> tuple[int, float]:
+        """How many of some guesses make the round worth most tokens a second, and how many those are; no guesses are 0.
 
-        The round has so many `texts` and `rows` without them and gives `sure` tokens; the j-th guess comes true with `chances[j]` (all
-        before it too); making k guesses takes `each(k)` seconds.
+        The round has so many `texts` and `rows` without them and gives a token for each text; the j-th guess comes true
+        with `chances[j]` (all before it too); making k guesses takes `each(k)` seconds.
         """
-        gain, best = sure, 0
-        most = MARGIN * sure / (self.seconds(texts, rows) + self.choosing * sure)
+        gain, best = float(texts), 0
+        most = MARGIN * gain / (self.seconds(texts, rows) + self.choosing * gain)
         for count, chance in enumerate(chances, 1):
             gain += chance
             rate = gain / (self.seconds(texts, rows + count) + self.choosing * gain + each(count))
             if rate > most:
                 most, best = rate, count
-        return best
+        return best, most
 
 
 def shape(rows: int) -> float:
