@@ -2,21 +2,21 @@
 
     python -m benchmarks.speculation SmolLM2-135M-Instruct.Q4_1.gguf [--kinds int8,int4,bf16] [--repeats 3] [--skip-llama] [--tokens 160]
 
-One stream, real weights. Greedy texts that repeat their prompt: a function of Python's standard library again with one name changed, a module's
-documentation quoted, a class gone on with. Ordinary ones, at temperature 0.8: a story, an explanation, a letter; for llama.cpp greedy,
-since its look-up has no draws in common with its plain writing. Each is written by the engine behind `Model.generate` with speculation on and
-off, and by llama_cpp.Llama with LlamaPromptLookupDecoding (2 guesses, its documentation's advice for CPUs, and its default of 10) and
-without. Time runs from the first token to the last. Then a draft model: `--draft MODEL`, or, since a small sister of the model is not at
-hand, a 4-bit copy of the same weights that drafts for bf16 ones (self-speculation: a draft that agrees much and costs much). First,
-the economics behind all this: what a step of several rows takes, in steps of one row.
+One stream, real weights. Greedy texts that repeat their prompt: a function of Python's standard library again with one name changed, a
+module's documentation quoted, a module gone on with. Ordinary ones, at temperature 0.8: a story, an explanation, a letter; for llama.cpp
+greedy, since its look-up has no draws in common with its plain writing. Each is written by the engine behind `Model.generate` with
+speculation on and off, and by llama_cpp.Llama with LlamaPromptLookupDecoding (2 guesses, its documentation's advice for CPUs, and its
+default of 10) and without. Time runs from the first token to the last. Then a draft model: `--draft MODEL`, or, since a small sister of
+the model is not at hand, a 4-bit copy of the same weights that drafts for bf16 ones (self-speculation: a draft that agrees much and costs
+much). First, the economics behind all this: what a step of several rows takes, in steps of one row.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import operator
 import statistics
-import string
 import textwrap
 import time
 from collections.abc import Callable
@@ -32,6 +32,7 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.generate.runner import LoweredRunner
 from newleaf.text.chat_template import Rendering
 
+Clock = Callable[[], float]
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -46,21 +47,20 @@ class Prompt:
 
 def prompts_for(model: Model) -> list[Prompt]:
     """The same ones each time, made of Python's own standard library."""
-    function = textwrap.dedent(inspect.getsource(textwrap.TextWrapper._handle_long_word))
-    template = inspect.getsource(string.Template).split("def _invalid")[0]
+    function, methods = inspect.getsource(textwrap.dedent), inspect.getsource(operator).split("# Logical Operations")[0]
     about = " ".join((inspect.getdoc(textwrap.TextWrapper) or "").split())
 
     def ask(text: str) -> list[int]:
         messages = [{"role": "user", "content": text}]
         return list(model.chat_template.encode(messages, Rendering(add_generation_prompt=True)).ids)
 
-    renamed = function.replace("cur_line", "line").split("# Figure")[0]
-    edit = f"The code:\n\n```python\n{function}```\n\nThe same code with `cur_line` renamed to `line`:\n\n```python\n{renamed}"
-    quote = f"The documentation says:\n\n> {about}\n\nI quote it word for word:\n\n> {about[:200]}"
+    renamed = "".join(function.replace("text", "words").splitlines(keepends=True)[:5])
+    edit = f"```python\n{function}```\n\nThe same function, with `text` renamed to `words`:\n\n```python\n{renamed}"
+    quote = f"The documentation says:\n\n{about}\n\nI repeat what it says, word for word:\n\n{about.split('. ')[0]}."
     return [
         Prompt("edit", True, model.tokenizer.encode(edit)),
         Prompt("quote", True, model.tokenizer.encode(quote)),
-        Prompt("code", True, model.tokenizer.encode(f"import re\n\n{template}\n\nclass OtherTemplate:\n")),
+        Prompt("code", True, model.tokenizer.encode(methods)),
         Prompt("story", False, ask("Tell a story about a lighthouse keeper who finds a letter.")),
         Prompt("explanation", False, ask("Explain how a bicycle stays upright.")),
         Prompt("letter", False, model.tokenizer.encode("Dear Sir,\n\nI am writing to you about the garden behind the old mill,")),
@@ -70,8 +70,8 @@ def prompts_for(model: Model) -> list[Prompt]:
 class Newleaf:
     """The engine, as `Model.generate` has it."""
 
-    def __init__(self, model: Model, draft: Model | None = None) -> None:
-        self.engine = model.engine(slots=1, limit=2 << 30, draft=draft)
+    def __init__(self, model: Model, clock: Clock, draft: Model | None = None) -> None:
+        self.engine, self.clock = model.engine(slots=1, limit=2 << 30, draft=draft), clock
 
     def write(self, prompt: Prompt, tokens: int, speculation: Any = "auto") -> tuple[float, list[int]]:
         """Tokens a second, and the ids."""
@@ -81,18 +81,18 @@ class Newleaf:
         request = self.engine._hand_in(prompt.ids, config, 0)
         row, begin, first = request.samples[0].row, 0.0, 0
         for _ in self.engine._drive([request]):
-            begin, first = begin or time.perf_counter(), first or row.written
-        return (row.written - first) / (time.perf_counter() - begin), row.ids[row.prompt :]
+            begin, first = begin or self.clock(), first or row.written
+        return (row.written - first) / (self.clock() - begin), row.ids[row.prompt :]
 
 
 class LlamaCpp:
     """llama_cpp.Llama, with prompt look-up or without."""
 
-    def __init__(self, path: str, guesses: int) -> None:
+    def __init__(self, path: str, guesses: int, clock: Clock) -> None:
         import llama_cpp
         from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-        draft = LlamaPromptLookupDecoding(num_pred_tokens=guesses) if guesses else None
+        self.clock, draft = clock, LlamaPromptLookupDecoding(num_pred_tokens=guesses) if guesses else None
         threads = torch.get_num_threads()
         self.model = llama_cpp.Llama(path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, draft_model=draft, verbose=False)
 
@@ -101,11 +101,11 @@ class LlamaCpp:
         begin = 0.0
         self.model.reset()
         for token in self.model.generate(prompt.ids, temp=0.0, top_k=1, repeat_penalty=1.0):
-            begin = begin or time.perf_counter()
+            begin = begin or self.clock()
             found.append(token)
             if len(found) == tokens:
                 break
-        return (tokens - 1) / (time.perf_counter() - begin), found
+        return (tokens - 1) / (self.clock() - begin), found
 
 
 Write = Callable[[Prompt, int], tuple[float, list[int]]]
@@ -114,17 +114,18 @@ Write = Callable[[Prompt, int], tuple[float, list[int]]]
 def writers_for(args: argparse.Namespace, models: dict[str, Model]) -> dict[str, Write]:
     """What is compared, by name; of each pair the first writes without guesses."""
     found: dict[str, Write] = {}
+    clock = time.process_time if args.cpu_clock else time.perf_counter
     for kind, model in models.items():
-        engine = Newleaf(model)
+        engine = Newleaf(model, clock)
         found[f"newleaf {kind}, off"] = lambda prompt, tokens, engine=engine: engine.write(prompt, tokens, "off")  # type: ignore[misc]
         found[f"newleaf {kind}, look-up"] = engine.write
     if args.draft or {"bf16", "int4"} <= models.keys():
         kind = next(iter(models)) if args.draft else "bf16"
         draft = load(args.draft, args.draft_weights) if args.draft else models["int4"]
-        found[f"newleaf {kind}, look-up and {'draft' if args.draft else 'int4 copy as draft'}"] = Newleaf(models[kind], draft).write
+        found[f"newleaf {kind}, look-up and {'draft' if args.draft else 'int4 copy as draft'}"] = Newleaf(models[kind], clock, draft).write
     if not args.skip_llama:
         for guesses in (0, 2, 10):
-            found[f"llama.cpp, {f'look-up of {guesses}' if guesses else 'off'}"] = LlamaCpp(args.model, guesses).write
+            found[f"llama.cpp, {f'look-up of {guesses}' if guesses else 'off'}"] = LlamaCpp(args.model, guesses, clock).write
     return found
 
 
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--only", help="prompts, by name, with commas between them")
     parser.add_argument("--skip-llama", action="store_true")
+    parser.add_argument("--cpu-clock", action="store_true", help="count this process's own seconds: for one thread on a busy machine")
     parser.add_argument("--show", action="store_true", help="print the texts")
     args = parser.parse_args()
     console = Console(width=150)

@@ -99,7 +99,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "log-probabilities": {"temperature": 0.5, "seed": 5, "logprobs": 2, "min_tokens": 40},
     "several texts": {"temperature": 0.5, "seed": 6, "n": 2},
     "best of": {"temperature": 0.5, "seed": 7, "n": 2, "best_of": 3},
-    "forced and banned": {"temperature": 0.5, "seed": 8, "forced_tokens": {3: 97, 9: 98}, "banned_tokens": [101, 116], "logit_bias": {99: 2.0}},
+    "forced and banned": {
+        "temperature": 0.5,
+        "seed": 8,
+        "forced_tokens": {3: 97, 9: 98},
+        "banned_tokens": [101, 116],
+        "logit_bias": {99: 2.0},
+    },
     "regex": {"temperature": 0.8, "seed": 9, "regex": "([a-z]{2,5} )*[0-9]{3}"},
     "choice": {"temperature": 0, "choice": ["hello hello hello world", "hello hello hello there"]},
 }
@@ -174,7 +180,7 @@ def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model
 
 @pytest.mark.parametrize("context", [CONTEXT, 64])
 def test_what_the_draft_has_read_is_the_text_whatever_was_wrong_before(model: Model, context: int) -> None:
-    """Its logits at every step, beside the draft reading the text from scratch: after wrong guesses, in company, past the end of the contexts."""
+    """Its logits at every step, beside the draft reading from scratch: after wrong guesses, in company, past the end of the contexts."""
     draft = make(noise=0.1, context=context)
     engine = engine_of(model, draft)
     found, checked = engine.guesser.draft, 0
@@ -222,7 +228,7 @@ def test_a_draft_saves_rounds_and_one_that_is_the_model_itself_is_always_right(m
         rounds[name] = count[0]
         if name == "itself":
             assert engine.guesser.tally["draft"].right == engine.guesser.tally["draft"].guessed > 40
-    assert rounds["itself"] < rounds["none"] / 4
+    assert rounds["itself"] < rounds["none"] / 3
     assert rounds["sister"] < rounds["none"] / 1.5
 
 
