@@ -14,6 +14,7 @@ much). First, the economics behind all this: what a step of several rows takes, 
 from __future__ import annotations
 
 import argparse
+import colorsys
 import inspect
 import operator
 import statistics
@@ -47,15 +48,15 @@ class Prompt:
 
 def prompts_for(model: Model) -> list[Prompt]:
     """The same ones each time, made of Python's own standard library."""
-    function, methods = inspect.getsource(textwrap.dedent), inspect.getsource(operator).split("# Logical Operations")[0]
+    function, methods = inspect.getsource(colorsys.rgb_to_hls), inspect.getsource(operator).split("# Logical Operations")[0]
     about = " ".join((inspect.getdoc(textwrap.TextWrapper) or "").split())
 
     def ask(text: str) -> list[int]:
         messages = [{"role": "user", "content": text}]
         return list(model.chat_template.encode(messages, Rendering(add_generation_prompt=True)).ids)
 
-    renamed = "".join(function.replace("text", "words").splitlines(keepends=True)[:5])
-    edit = f"```python\n{function}```\n\nThe same function, with `text` renamed to `words`:\n\n```python\n{renamed}"
+    renamed = "".join(function.replace("maxc", "largest").splitlines(keepends=True)[:4])
+    edit = f"```python\n{function}```\n\nThe same function, with `maxc` renamed to `largest`:\n\n```python\n{renamed}"
     quote = f"The documentation says:\n\n{about}\n\nI repeat what it says, word for word:\n\n{about.split('. ')[0]}."
     return [
         Prompt("edit", True, model.tokenizer.encode(edit)),
