@@ -48,15 +48,19 @@ class Prompt:
 
 def prompts_for(model: Model) -> list[Prompt]:
     """The same ones each time, made of Python's own standard library."""
-    function, methods = inspect.getsource(colorsys.rgb_to_hls), inspect.getsource(operator).split("# Logical Operations")[0]
+    one, other = inspect.getsource(colorsys.rgb_to_hsv), inspect.getsource(colorsys.rgb_to_hls)
+    methods = inspect.getsource(operator).split("# Logical Operations")[0]
     about = " ".join((inspect.getdoc(textwrap.TextWrapper) or "").split())
 
     def ask(text: str) -> list[int]:
         messages = [{"role": "user", "content": text}]
         return list(model.chat_template.encode(messages, Rendering(add_generation_prompt=True)).ids)
 
-    renamed = "".join(function.replace("maxc", "largest").splitlines(keepends=True)[:4])
-    edit = f"```python\n{function}```\n\nThe same function, with `maxc` renamed to `largest`:\n\n```python\n{renamed}"
+    def renamed(code: str) -> str:
+        return code.replace("maxc", "largest")
+
+    before_and_after = f"Before:\n{one}\nAfter:\n{renamed(one)}\nBefore:\n{other}\nAfter:\n"
+    edit = f"Each function again, with `maxc` renamed to `largest`.\n\n{before_and_after}{''.join(renamed(other).splitlines(True)[:4])}"
     quote = f"The documentation says:\n\n{about}\n\nI repeat what it says, word for word:\n\n{about.split('. ')[0]}."
     return [
         Prompt("edit", True, model.tokenizer.encode(edit)),

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-LONGEST, SHORTEST = 3, 2  # tokens that must have stood before, to find the place
+SIZES = (8, 5, 3, 2)  # tokens that must have stood before, to find the place: the longest run that did is gone on with
+SHORTEST = SIZES[-1]
 MOST = 15  # tokens that are guessed at once
-KINDS = (2, 3, 4, 6, 9, 13, 20)  # matches of at least so many tokens are alike
-BELIEVED = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.93)  # that the next token is the same too
+LONG = 4  # tokens of a run from which on a text is taken to be copying; then it may have changed a token or a few on the way
+SLACK = 3  # tokens after such a run that may differ
+KINDS = (0, 2, 3, 4, 6, 9, 13, 20)  # runs of at least so many tokens are alike
+BELIEVED = (0.3, 0.2, 0.35, 0.5, 0.65, 0.75, 0.85, 0.9)  # that the next token is the same too
 
 
 def kind_of(length: int) -> int:
@@ -25,30 +28,42 @@ class Lookup:
 
     _seen: dict[tuple[int, ...], int] = field(default_factory=dict)  # some tokens → where they end, last
     _indexed: int = 0
+    _back: int = 0  # how far before the text's end the place is that it was copying from
+    _copying: int = -SLACK  # how long the text was then
 
     def find(self, ids: Sequence[int], most: int) -> tuple[list[int], int]:
         """Up to `most` tokens that may follow, and how many tokens before them stood before those too."""
         self._index(ids)
-        for end in self._places(ids):
-            length = 0
-            while length < KINDS[-1] and length < end and ids[end - 1 - length] == ids[-1 - length]:
-                length += 1
-            if length >= SHORTEST:
-                guess: list[int] = []
-                for place in range(end, end + min(most, MOST)):
-                    guess.append(ids[place] if place < len(ids) else guess[place - len(ids)])
-                return guess, length
-        return [], 0
+        found = max(((_run(ids, end), end) for end in self._places(ids)), default=(0, 0))
+        length, end = found
+        if length >= LONG:
+            self._back, self._copying = len(ids) - end, len(ids)
+        elif length <= SHORTEST and len(ids) - self._copying <= SLACK:
+            length, end = 0, len(ids) - self._back
+        elif length < SHORTEST:
+            return [], 0
+        guess: list[int] = []
+        for place in range(end, end + min(most, MOST)):
+            guess.append(ids[place] if place < len(ids) else guess[place - len(ids)])
+        return guess, length
 
     def _places(self, ids: Sequence[int]) -> list[int]:
         """Where the text may be going on from: the longest runs of tokens first."""
-        found = (self._seen.get(tuple(ids[-size:])) for size in range(LONGEST, SHORTEST - 1, -1) if len(ids) > size)
+        found = (self._seen.get(tuple(ids[-size:])) for size in SIZES if len(ids) > size)
         return [end for end in found if end is not None]
 
     def _index(self, ids: Sequence[int]) -> None:
         """Note where each run of tokens ends, up to the one before the last, which stands for itself."""
         for end in range(max(self._indexed, SHORTEST), len(ids)):
-            for size in range(SHORTEST, LONGEST + 1):
+            for size in SIZES:
                 if end >= size:
                     self._seen[tuple(ids[end - size : end])] = end
         self._indexed = len(ids)
+
+
+def _run(ids: Sequence[int], end: int) -> int:
+    """How many tokens before `end` are those that the text ends with; more than the longest of KINDS make no difference."""
+    length = 0
+    while length < min(end, KINDS[-1]) and ids[end - 1 - length] == ids[-1 - length]:
+        length += 1
+    return length
