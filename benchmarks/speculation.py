@@ -99,7 +99,8 @@ class LlamaCpp:
 
         self.clock, draft = clock, LlamaPromptLookupDecoding(num_pred_tokens=guesses) if guesses else None
         threads = torch.get_num_threads()
-        self.model = llama_cpp.Llama(path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, draft_model=draft, verbose=False)
+        options: dict[str, Any] = {"draft_model": draft, "logits_all": draft is not None, "verbose": False}
+        self.model = llama_cpp.Llama(path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, **options)
 
     def write(self, prompt: Prompt, tokens: int) -> tuple[float, list[int]]:
         found: list[int] = []

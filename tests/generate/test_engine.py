@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from pacing import Fixed
 
 from newleaf.api import Model
 from newleaf.errors import InputError
@@ -186,6 +187,7 @@ def test_guesses_change_no_text_whatever_the_temperature(model: Model) -> None:
 
             slots.run = counting  # type: ignore[method-assign, assignment]
             with Engine(model.network, model.tokenizer, runner=slots) as engine:
+                engine.guesser.pace = Fixed(1.0, 0.1)
                 texts[speculation] = text(engine, "abcabcabc", max_tokens=100, min_tokens=100, speculation=speculation, **options)
             rounds[speculation] = count[0]
         assert texts["auto"] == texts["off"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pacing import Fixed
 
 from newleaf.api import Model
 from newleaf.errors import InputError
@@ -24,27 +25,6 @@ from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 CONTEXT = 128
 PROMPTS = ["abc hello", "über", "xyzzy " * 8, "k"]
-
-
-class Fixed(Pace):
-    """A machine where a row takes `one` and each further one `more`, whatever is measured."""
-
-    def __init__(self, one: float, more: float) -> None:
-        super().__init__()
-        self.one, self.more, self.choosing = one, more, 0.0
-
-    @property
-    def known(self) -> bool:
-        return True
-
-    def note(self, texts: int, rows: int, seconds: float) -> None:
-        pass
-
-    def note_choice(self, tokens: int, seconds: float) -> None:
-        pass
-
-    def seconds(self, texts: int, rows: int) -> float:
-        return self.one + self.more * (rows - 1)
 
 
 def make(seed: int = 1, noise: float = 0.0, context: int = CONTEXT, **shape: Any) -> Model:
@@ -380,6 +360,9 @@ def test_look_up_goes_on_with_what_repeats_and_guesses_little_where_it_is_wrong(
     assert lookup.find([1, 2, 3, 9, 1, 2, 3], 4) == ([9, 1, 2, 3], 3)
     assert Lookup().find([7, 1, 2, 1, 2, 1, 2], 6)[0] == [1, 2, 1, 2, 1, 2]
     assert Lookup().find([1, 2, 3, 4], 4) == ([], 0)
+    changed = Lookup()
+    assert changed.find([1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4], 4) == ([5, 6, 7, 8], 4)
+    assert changed.find([1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 99], 2) == ([6, 7], 0)  # one token is another one, and then?
     odds = Odds((0.5,))
     mine = odds.below()
     for _ in range(10):

@@ -1,6 +1,6 @@
 """Prompt look-up: guess that a text goes on as it did where its last tokens stood before (Saxena 2023; LLMA, Yang et al. 2023).
 
-A guess that is as long as the text allows takes a place in its own copy: what repeats with a short period is guessed as far as one likes.
+A guess that reaches the end of the text goes on in itself, so that what repeats with a short period is guessed as far as one likes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def kind_of(length: int) -> int:
 class Lookup:
     """Where the tokens of one text have stood before."""
 
-    _seen: dict[tuple[int, ...], int] = field(default_factory=dict)  # some tokens → where they end, last
+    _seen: dict[int, int] = field(default_factory=dict)  # the hash of some tokens → where they end, last
     _indexed: int = 0
     _back: int = 0  # how far before the text's end the place is that it was copying from
     _copying: int = -SLACK  # how long the text was then
@@ -34,8 +34,7 @@ class Lookup:
     def find(self, ids: Sequence[int], most: int) -> tuple[list[int], int]:
         """Up to `most` tokens that may follow, and how many tokens before them stood before those too."""
         self._index(ids)
-        found = max(((_run(ids, end), end) for end in self._places(ids)), default=(0, 0))
-        length, end = found
+        length, end = max(((_run(ids, end), end) for end in self._places(ids)), default=(0, 0))
         if length >= LONG:
             self._back, self._copying = len(ids) - end, len(ids)
         elif length <= SHORTEST and len(ids) - self._copying <= SLACK:
@@ -48,8 +47,8 @@ class Lookup:
         return guess, length
 
     def _places(self, ids: Sequence[int]) -> list[int]:
-        """Where the text may be going on from: the longest runs of tokens first."""
-        found = (self._seen.get(tuple(ids[-size:])) for size in SIZES if len(ids) > size)
+        """Where the text may be going on from."""
+        found = (self._seen.get(hash(tuple(ids[-size:]))) for size in SIZES if len(ids) > size)
         return [end for end in found if end is not None]
 
     def _index(self, ids: Sequence[int]) -> None:
@@ -57,7 +56,7 @@ class Lookup:
         for end in range(max(self._indexed, SHORTEST), len(ids)):
             for size in SIZES:
                 if end >= size:
-                    self._seen[tuple(ids[end - size : end])] = end
+                    self._seen[hash(tuple(ids[end - size : end]))] = end
         self._indexed = len(ids)
 
 

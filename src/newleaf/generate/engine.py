@@ -22,6 +22,7 @@ from newleaf.generate.draft import open_draft, shares
 from newleaf.generate.guesses import Guesser
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
+from newleaf.generate.runner import say_once
 from newleaf.generate.samples import Piece, add_scores, one_thread, prompt_ids, start
 from newleaf.generate.scheduler import Scheduler
 from newleaf.generate.sequence import Sequence
@@ -65,6 +66,8 @@ class Engine:
         mine, its = (limit, 0) if draft is None else shares(limit, network, draft)
         self.slots = runner or open_slots(network, slots, mine, deterministic, tuple((adapters or {}).values()))
         written = open_draft(draft, network, self.slots, its, tokenizer.vocab_size) if draft is not None else None
+        if draft is not None and deterministic and not self.slots.steady:
+            say_once("deterministic: a network without a program takes no guesses, which could tip ties, so the draft is left alone")
         self.guesser = Guesser(self.slots, written)
         self.scheduler = Scheduler(self.slots, deterministic and not self.slots.steady, self.guesser)
         self._news = threading.Condition()
