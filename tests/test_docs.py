@@ -45,7 +45,7 @@ def test_the_commands_and_python_of_the_page_on_writing_run(tmp_path: Path, book
     Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 2, 32)), tokenizer, "gpt2").save(tmp_path / "runs" / "book")
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
     found = commands("docs/generation.md")
-    assert len(found) == 5
+    assert len(found) == 6
     for line in found:
         run(["-m", *shlex.split(line)], tmp_path)
     assert len((tmp_path / "answers.jsonl").read_text("utf-8").splitlines()) == 2

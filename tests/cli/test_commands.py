@@ -102,6 +102,28 @@ def test_generate_takes_every_option_by_its_name_in_python(run: Path, tmp_path: 
         assert samples(*words)[0]["text"] != plain, words
 
 
+def test_a_draft_changes_no_text_and_a_wrong_one_is_refused_in_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["generate", run, "def main(", "--max-tokens", "20", "--seed", "1"]
+    plain = in_process(capsys, *words)
+    assert in_process(capsys, *words, "--draft", run)[:2] == plain[:2]
+    (tmp_path / "in.txt").write_text("one\ntwo\n")
+    for name, draft in (("plain", []), ("drafted", ["--draft", run, "--draft-weights", "bf16"])):
+        options = ["--prompts", tmp_path / "in.txt", "--out", tmp_path / name, "--max-tokens", "9", "--seed", "1", *draft]
+        assert in_process(capsys, "generate", run, *options)[0] == 0
+    assert (tmp_path / "plain").read_text() == (tmp_path / "drafted").read_text()
+    for more, said in (
+        (["--draft", tmp_path / "nothing"], "nothing"),
+        (["--draft-weights", "int4"], "--draft-weights: goes with --draft MODEL"),
+        (["--draft", run, "--beams", "2"], "draft: cannot be combined with beams"),
+        (["--draft", run, "--speculation", "off"], "draft: speculation=off takes no guesses"),
+    ):
+        code, _, errors = in_process(capsys, *words, *more)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert said in errors
+
+
 def test_generate_writes_a_file_of_prompts(run: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("one\ntwo\n")
     words = ["generate", run, "--prompts", tmp_path / "in.txt", "--out", tmp_path / "out.jsonl", "--max-tokens", "4"]

@@ -199,3 +199,29 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
         said = client.chat.completions.create(model=name, messages=hello, max_tokens=9, temperature=0)
         assert said.choices[0].message.content == model.chat(hello, max_tokens=9, temperature=0)
         assert said.usage.prompt_tokens == len(model.chat_template.encode(hello, Rendering(add_generation_prompt=True)).ids)
+
+
+def test_a_draft_serves_the_same_text(start: Start, models: Path) -> None:
+    words = [f"base={models / 'endless'}", f"other={models / 'chatml'}", "--draft", f"base={models / 'endless'}"]
+    client = start(*words).client()
+    options: Any = {"prompt": "What is", "max_tokens": 30, "temperature": 0.7, "seed": 4}
+    wanted = newleaf.load(models / "endless").generate("What is", max_tokens=30, temperature=0.7, seed=4)
+    assert client.completions.create(model="base", **options).choices[0].text == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--draft", "nobody=x"], "--draft: there is no model 'nobody', but a, b"),
+        (["--draft", "a=x", "--draft", "y"], "--draft: 'a' has two drafts; give it one"),
+        (["--draft", "a="], "--draft: 'a=' is not MODEL or NAME=MODEL"),
+        (["--draft-weights", "int4"], "--draft-weights: goes with --draft MODEL"),
+    ],
+)
+def test_drafts_that_cannot_be_are_refused_in_a_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from newleaf.cli.main import main
+
+    assert main(["serve", "a=x", "b=y", "--port", "0", "--state", str(tmp_path), *words]) == 2
+    assert capsys.readouterr().err == f"newleaf: {said}\n"

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any, overload
 
 from newleaf.adapters.adapter import attach, share, whole_weights
+from newleaf.api.engines import Engines
 from newleaf.errors import InputError
 from newleaf.generate.chat import MAX_TOKENS, Answerer, Reply, ReplyPiece, Speaker, check_options, gather
 from newleaf.generate.completion import Completion, collect
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.conversation import Conversation
-from newleaf.generate.engine import SLOTS, Engine
+from newleaf.generate.draft import check_draft, check_drafting
+from newleaf.generate.engine import Engine
 from newleaf.generate.logprobs import score_prompt
 from newleaf.generate.memory import Remembering
 from newleaf.generate.options import SamplingConfig, check_stops
 from newleaf.generate.prompt_file import add_lines, batches, lines_done, read_prompts
 from newleaf.generate.samples import Piece, prompt_ids
-from newleaf.generate.slots import KernelSlots, open_slots
 from newleaf.generate.writer import write
 from newleaf.model import GPT
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
@@ -49,7 +50,7 @@ class Model:
         self.family = family
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
-        self._engine: tuple[tuple[tuple[int, int], ...], Engine | None] | None = None
+        self._engines = Engines(network, tokenizer)
 
     @overload
     def generate(self, prompt: str = "", *, n: None = None, **options: Any) -> str: ...
@@ -58,7 +59,8 @@ class Model:
     def generate(self, prompt: str = "", *, n: int, **options: Any) -> list[str]: ...
 
     def generate(self, prompt: str = "", *, n: int | None = None, **options: Any) -> str | list[str]:
-        """The continuation of `prompt`, without it; with `n`, a list of n. Options are those of `SamplingConfig`.
+        """The continuation of `prompt`, without it; with `n`, a list of n. Options are those of `SamplingConfig`, and `draft`: a small
+        model with the same tokenizer that guesses tokens, which changes no text.
 
         Raises InputError for an option that does not exist or cannot be.
         """
@@ -77,10 +79,10 @@ class Model:
         """`n` continuations, written side by side."""
         return self.generate(prompt, n=n, **options)
 
-    def complete(self, prompt: str = "", **options: Any) -> list[Completion]:
+    def complete(self, prompt: str = "", *, draft: Model | None = None, **options: Any) -> list[Completion]:
         """The `n` continuations with how each ended and, with logprobs or prompt_logprobs, how likely each token was."""
         top = options.get("prompt_logprobs")
-        (found,) = collect(self._write(prompt, self._config(options)), 1)
+        (found,) = collect(self._write(prompt, self._config(options), draft), 1)
         if top is not None:
             config = self._config(options)
             ids = prompt_ids(self.tokenizer, prompt, config, self.network.config.context_length)
@@ -88,11 +90,11 @@ class Model:
                 text.prompt_tokens = score_prompt(self.network, ids, self.tokenizer.vocab_size, int(top))
         return found
 
-    def pieces(self, prompt: str = "", **options: Any) -> Iterator[Piece]:
+    def pieces(self, prompt: str = "", *, draft: Model | None = None, **options: Any) -> Iterator[Piece]:
         """What `stream` is made of: pieces that say which of the `n` texts they belong to and how it ended."""
         if options.get("prompt_logprobs") is not None:
             raise InputError("prompt_logprobs: pieces do not carry them; complete has them")
-        return self._write(prompt, self._config(options))
+        return self._write(prompt, self._config(options), draft)
 
     def generate_file(
         self,
@@ -100,6 +102,7 @@ class Model:
         out: str | Path,
         batch: int = 16,
         on_progress: Callable[[int, int], None] | None = None,
+        draft: Model | None = None,
         **options: Any,
     ) -> int:
         """Continue every prompt of a file (.txt: one a line; .jsonl: field `prompt`, other fields kept), `batch` at a time, to JSON lines.
@@ -120,7 +123,7 @@ class Model:
         for first, some in batches(rows, done, batch):
             if on_progress is not None:
                 on_progress(first, len(rows))
-            pieces = self._write([row.text for row in some], config, first)
+            pieces = self._write([row.text for row in some], config, draft, first)
             add_lines(out, some, collect(pieces, len(some)))
         return len(rows) - done
 
@@ -130,13 +133,19 @@ class Model:
         limit: int | None = None,
         deterministic: bool = False,
         adapters: Mapping[str, str | Path] | None = None,
+        draft: Model | None = None,
     ) -> Engine:
-        """An engine for many requests at once; see `Engine`. `adapters` are folders or runs by the names that requests choose them by."""
+        """An engine for many requests at once; see `Engine`. `adapters` are folders or runs by the names that requests choose them by,
+        `draft` a small model that guesses tokens.
+
+        Raises InputError for an adapter or draft that does not fit this model, and for a model that gives labels.
+        """
         adapted = {name: self.with_adapter(path) for name, path in (adapters or {}).items()}
         for model in (self, *adapted.values()):
             model._check_writes()
         networks = {name: model.network for name, model in adapted.items()}
-        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=networks)
+        guessing = self._draft_network(draft)
+        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=networks, draft=guessing)
 
     def with_adapter(self, path: str | Path) -> Model:
         """This model with an adapter over it; the weights are the same ones in memory, and this model stays as it is.
@@ -172,9 +181,10 @@ class Model:
         """Whether a label is asked for one text at a time."""
         return self.labels is None or self.labels.head.shape == "classify"
 
-    def _write(self, prompts: str | Sequence[str], config: SamplingConfig, first: int = 0) -> Iterator[Piece]:
+    def _write(self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None = None, first: int = 0) -> Iterator[Piece]:
         self._check_writes()
-        engine = self._lowered() if config.beams == 1 and config.guidance_scale == 1 else None
+        check_drafting(draft is not None, config)
+        engine = self._lowered(draft) if config.beams == 1 and config.guidance_scale == 1 else None
         if engine is not None:
             return engine.write(prompts, config, first, self.end_ids)
         return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first, ends=self.end_ids)
@@ -183,14 +193,20 @@ class Model:
         if self.labels is not None:
             raise InputError("this model was tuned to give labels and writes nothing; newleaf classify asks it")
 
-    def _lowered(self) -> Engine | None:
-        """An engine with the network's program, kept while the weights stay as they are; None where there is no program."""
-        weights = tuple((weight.data_ptr(), weight._version) for weight in self.network.parameters())
-        if self._engine is None or self._engine[0] != weights:
-            found = open_slots(self.network, SLOTS, None, False)
-            kept = Engine(self.network, self.tokenizer, grammars=self._grammars, runner=found) if isinstance(found, KernelSlots) else None
-            self._engine = weights, kept
-        return self._engine[1]
+    def _lowered(self, draft: Model | None = None) -> Engine | None:
+        """The engine to write with; None where the network has no program, and no draft wants an engine."""
+        return self._engines.get(self._draft_network(draft), self._grammars)
+
+    def _draft_network(self, draft: Model | None) -> GPT | None:
+        """Raises InputError for a draft that does not fit."""
+        if draft is None:
+            return None
+        if not isinstance(draft, Model):
+            raise InputError(f"draft: must be a model, as newleaf.load opens one, not {draft!r}")
+        if draft.labels is not None:
+            raise InputError("draft: this model gives labels and writes nothing; take a language model")
+        check_draft(self.network, self.tokenizer, draft.network, draft.tokenizer)
+        return draft.network
 
     @staticmethod
     def _config(options: Mapping[str, Any]) -> SamplingConfig:
@@ -225,7 +241,8 @@ class Model:
         """The answer to a conversation: [{"role": "user", "content": "Hello"}, …] → text, without what the model thought before it.
 
         Options are those of `SamplingConfig`, of which max_tokens is 1024 unless given; `tools` and `documents` for templates that take
-        them; `continue_final_message=True` to go on with the last message; `template_variables`, such as {"enable_thinking": False}.
+        them; `continue_final_message=True` to go on with the last message; `template_variables`, such as {"enable_thinking": False};
+        `draft` as for `generate`.
         Raises InputError for messages or options that are wrong, and for a model without a chat template.
         """
         return self.reply(messages, **options).content
@@ -243,20 +260,22 @@ class Model:
     def reply_pieces(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[ReplyPiece]:
         """What `reply` is made of: pieces that are content or reasoning."""
         template = {name: options.pop(name) for name in TEMPLATE_OPTIONS if name in options}
+        draft = options.pop("draft", None)
         config, how, speaker = self.chat_options(options), _rendering(template), self._speaker()
-        return speaker.answer(speaker.prompt(messages, how), config, self._answerer(), how.tools)
+        check_drafting(draft is not None, config)
+        return speaker.answer(speaker.prompt(messages, how), config, self._answerer(draft), how.tools)
 
-    def conversation(self, system: str | None = None, **options: Any) -> Conversation:
+    def conversation(self, system: str | None = None, *, draft: Model | None = None, **options: Any) -> Conversation:
         """A conversation that keeps what the network has read from turn to turn. Options are the template's: tools, documents,
-        template_variables."""
-        return Conversation(self._speaker(), self._answerer(), system, _rendering(options))
+        template_variables; `draft` is as for `generate`."""
+        return Conversation(self._speaker(), self._answerer(draft), system, _rendering(options))
 
     def _speaker(self) -> Speaker:
         return Speaker(self.network.config.context_length, self.chat_template, self.end_ids)
 
-    def _answerer(self) -> Answerer:
+    def _answerer(self, draft: Model | None = None) -> Answerer:
         """The engine, which lets texts share what was read of their beginnings; or the network itself, where there is no program."""
-        return self._lowered() or Remembering(self.network, self.tokenizer, self._grammars)
+        return self._lowered(draft) or Remembering(self.network, self.tokenizer, self._grammars)
 
     def chat_options(self, options: Mapping[str, Any]) -> SamplingConfig:
         """The `SamplingConfig` of these options, with what an answer has unless they say otherwise. Raises InputError."""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.options import add_model_options, heed_offline
+from newleaf.cli.options import add_draft_options, add_model_options, heed_offline, open_draft
 from newleaf.cli.sampling_options import add_sampling_options, given_options
 from newleaf.cli.speed import Timed
 from newleaf.errors import InputError
@@ -46,6 +46,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="what the template reads besides, such as enable_thinking=false; may be given several times",
     )
     add_sampling_options(parser, NOT_FOR_ANSWERS)
+    add_draft_options(parser)
     add_model_options(parser)
     parser.set_defaults(run=run, name="chat")
 
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     variables = dict(_variable(text) for text in args.template_variable or [])
     from newleaf import api
+    from newleaf.generate.draft import check_drafting
     from newleaf.text.load_tokenizer import read_template
 
     template = read_template(args.template) if args.template is not None else None
@@ -63,13 +65,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"Opening {args.model} …", end="", flush=True)
     try:
         model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
+        draft = open_draft(args)
     finally:
         if in_terminal:
             print("\r\033[K", end="", flush=True)
     if template is not None:
         model.use_template(template)
-    conversation = model.conversation(args.system, template_variables=variables)
-    model.chat_options(options)
+    conversation = model.conversation(args.system, draft=draft, template_variables=variables)
+    check_drafting(draft is not None, model.chat_options(options))
     if in_terminal:
         from newleaf.cli.chat_terminal import Terminal
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from newleaf.errors import InputError
+
+if TYPE_CHECKING:
+    from newleaf.api import Model
 
 
 def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> None:
@@ -20,6 +23,24 @@ def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> 
     parser.add_argument("--threads", type=int, help="threads to use (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_offline(parser)
+
+
+def add_draft_options(parser: argparse.ArgumentParser) -> None:
+    """For commands that write with one model."""
+    parser.add_argument("--draft", metavar="MODEL", help="a small model with the same tokenizer, which guesses tokens; changes no text")
+    kinds = ["fp32", "bf16", "int8", "int4"]
+    parser.add_argument("--draft-weights", choices=kinds, help="--weights of the draft (default: those of the model)")
+
+
+def open_draft(args: argparse.Namespace) -> Model | None:
+    """The model of --draft, where one is given."""
+    if args.draft is None:
+        if args.draft_weights is not None:
+            raise InputError("--draft-weights: goes with --draft MODEL")
+        return None
+    from newleaf import api
+
+    return api.load(args.draft, args.draft_weights or args.weights, args.device, args.threads)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

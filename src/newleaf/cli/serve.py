@@ -66,6 +66,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="[BASE:]NAME=DIR",
         help="an adapter over the first model, or the one named, that is asked for as a model of this name; may be given several times",
     )
+    parser.add_argument(
+        "--draft",
+        action="append",
+        metavar="[NAME=]MODEL",
+        help="a small model with the same tokenizer, which guesses tokens for the first model, or the one named; changes no text; may be "
+        "given several times",
+    )
     parser.add_argument("--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the models' own")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, hashed; without it nobody is asked for one")
     parser.add_argument("--add-key", metavar="NAME", help="make a key, note it in the file of --keys, print it, and end")
@@ -78,6 +85,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         parser.add_argument(flag, type=kind, help=text)
     kinds = ["fp32", "bf16", "int8", "int4"]
     parser.add_argument("--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)")
+    parser.add_argument("--draft-weights", choices=kinds, help="--weights of the drafts (default: those of their models)")
     add_model_options(parser, weights=False)  # adapters here are models with names of their own
     parser.set_defaults(run=run, name="serve")
 
@@ -106,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     host, port = listening.getsockname()[:2]
     settings = _settings(args, port)
     sources = _with_adapters([_source(text, args) for text in args.models], args.adapter or [])
+    sources = _with_drafts(sources, args.draft or [], args.draft_weights)
     room = Room(_size(args.memory, "--memory"), _size(args.cache, "--cache"), args.slots, settings.limits.queue)
     logs, threads = Logs(sys.stderr if args.log == "json" else None), Threads()
     serving = Serving(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
@@ -214,6 +223,25 @@ def _with_adapters(sources: list[Source], given: list[str]) -> list[Source]:
             raise InputError(f"--adapter: {name!r} is given twice")
         found[base][name] = path
     return [replace(source, adapters=found[source.name]) for source in sources]
+
+
+def _with_drafts(sources: list[Source], given: list[str], weights: str | None) -> list[Source]:
+    """[NAME=]MODEL, each for the model of this name."""
+    if weights is not None and not given:
+        raise InputError("--draft-weights: goes with --draft MODEL")
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or "/" in name:
+            name, path = sources[0].name, text
+        if not path:
+            raise InputError(f"--draft: {text!r} is not MODEL or NAME=MODEL")
+        if name not in {source.name for source in sources}:
+            raise InputError(f"--draft: there is no model {name!r}, but {', '.join(source.name for source in sources)}")
+        if name in found:
+            raise InputError(f"--draft: {name!r} has two drafts; give it one")
+        found[name] = path
+    return [replace(source, draft=found.get(source.name), draft_weights=weights) for source in sources]
 
 
 def _size(text: str | None, flag: str) -> int | None:

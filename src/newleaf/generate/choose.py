@@ -69,7 +69,18 @@ def shape(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """The next token of each row of logits [R, V]; STUCK where every token is forbidden. A row's choice does not depend on the others."""
+    return _pick(shape(logits, rows), rows)
+
+
+def choose_with_chances(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
+    """The same, and how likely each token was before temperature and truncation, among those that are not forbidden."""
     logits = shape(logits, rows)
+    tokens = _pick(logits, rows)
+    own = logits[range(len(tokens)), [max(token, 0) for token in tokens]]
+    return tokens, (own - logits.logsumexp(-1)).exp().tolist()
+
+
+def _pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     # NumPy's argmax takes a tenth of the time of PyTorch's over one row.
     tokens = [int(row.argmax()) for row in logits.numpy()]
     tokens = [STUCK if logits[number, token] == penalties.NEVER else token for number, token in enumerate(tokens)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,10 @@ class Constraint:
     def take(self, token: int) -> None:
         """A token was written."""
         self._matcher.consume_token(token)
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens, the first ones, may follow one after the other."""
+        return 0 if self._matcher.is_error() else int(self._matcher.validate_tokens(list(tokens)))
 
     def fork(self) -> Constraint:
         """The same place, for a text that goes on by itself."""

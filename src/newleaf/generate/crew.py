@@ -1,4 +1,4 @@
-"""The threads that run a program together: they spin from step to step, and sleep when no token has come for a while."""
+"""The threads that run a program together: they spin from step to step, and sleep when told to or when no token has come for long."""
 
 from __future__ import annotations
 
@@ -41,9 +41,14 @@ class Crew:
     def run(self) -> None:
         """The program once, for the rows that stand in the state."""
         with self._asleep:
+            self.state[State.REST] = 0
             self.state[State.CALLED] += 1
             self._asleep.notify_all()
         self._run(*self._tables, 0, self.state[State.CALLED] - 1, PATIENCE)
+
+    def rest(self) -> None:
+        """Let the threads sleep until the next run, in place of waiting for it awake: another program needs the cores."""
+        self.state[State.REST] = 1
 
 
 def _kernels() -> Any:

@@ -1,7 +1,6 @@
 """Prompt look-up: guess that a text goes on as it did where its last tokens stood before (Saxena 2023; LLMA, Yang et al. 2023).
 
-Each guessed token costs a row of the next step. It is kept if the chooser, given the logits before it, chooses the same: so the text is the
-one that would have been written anyway, whatever the temperature.
+A guess that reaches the end of the text goes on in itself, so that what repeats with a short period is guessed as far as one likes.
 """
 
 from __future__ import annotations
@@ -9,47 +8,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-LONGEST, SHORTEST = 3, 2  # tokens that must have stood before
-MOST = 7  # tokens that are guessed at once
-PATIENCE = 8  # tokens without a guess after a wrong one; twice as many after each that follows
-MOST_PATIENCE = 256
+SIZES = (8, 5, 3, 2)  # tokens that must have stood before, to find the place: the longest run that did is gone on with
+SHORTEST = SIZES[-1]
+MOST = 15  # tokens that are guessed at once
+LONG = 4  # tokens of a run from which on a text is taken to be copying; then it may have changed a token or a few on the way
+SLACK = 3  # tokens after such a run that may differ
+KINDS = (0, 2, 3, 4, 6, 9, 13, 20)  # runs of at least so many tokens are alike
+BELIEVED = (0.3, 0.2, 0.35, 0.5, 0.65, 0.75, 0.85, 0.9)  # that the next token is the same too
+
+
+def kind_of(length: int) -> int:
+    """Which of KINDS a match of so many tokens is."""
+    return sum(length >= least for least in KINDS) - 1
 
 
 @dataclass
-class Drafts:
-    """Guesses for one text, and whether they have been worth their while."""
+class Lookup:
+    """Where the tokens of one text have stood before."""
 
-    size: int = 4
-    _pause: int = 0
-    _wait: int = PATIENCE
-    _seen: dict[tuple[int, ...], int] = field(default_factory=dict)  # some tokens → where they end, last
+    _seen: dict[int, int] = field(default_factory=dict)  # the hash of some tokens → where they end, last
     _indexed: int = 0
+    _back: int = 0  # how far before the text's end the place is that it was copying from
+    _copying: int = -SLACK  # how long the text was then
 
-    def guess(self, ids: Sequence[int], most: int) -> list[int]:
-        """Up to `most` tokens that may follow; none while guesses do not pay."""
-        if self._pause > 0:
-            self._pause -= 1
-            return []
+    def find(self, ids: Sequence[int], most: int) -> tuple[list[int], int]:
+        """Up to `most` tokens that may follow, and how many tokens before them stood before those too."""
         self._index(ids)
-        for size in range(LONGEST, SHORTEST - 1, -1):
-            end = self._seen.get(tuple(ids[-size:])) if len(ids) > size else None
-            if end is not None:
-                return list(ids[end : end + min(self.size, most)])
-        return []
+        length, end = max(((_run(ids, end), end) for end in self._places(ids)), default=(0, 0))
+        if length >= LONG:
+            self._back, self._copying = len(ids) - end, len(ids)
+        elif length <= SHORTEST and len(ids) - self._copying <= SLACK:
+            length, end = 0, len(ids) - self._back
+        elif length < SHORTEST:
+            return [], 0
+        guess: list[int] = []
+        for place in range(end, end + min(most, MOST)):
+            guess.append(ids[place] if place < len(ids) else guess[place - len(ids)])
+        return guess, length
 
-    def judge(self, guessed: int, right: int) -> None:
-        """How many of the guessed tokens were right: guess more or fewer, or not at all for a while."""
-        if guessed and right == guessed:
-            self.size, self._wait = min(MOST, self.size + 2), PATIENCE
-        elif 2 * right < guessed:
-            self.size = max(2, right + 1)
-            if not right:
-                self._pause, self._wait = self._wait, min(2 * self._wait, MOST_PATIENCE)
+    def _places(self, ids: Sequence[int]) -> list[int]:
+        """Where the text may be going on from."""
+        found = (self._seen.get(hash(tuple(ids[-size:]))) for size in SIZES if len(ids) > size)
+        return [end for end in found if end is not None]
 
     def _index(self, ids: Sequence[int]) -> None:
         """Note where each run of tokens ends, up to the one before the last, which stands for itself."""
         for end in range(max(self._indexed, SHORTEST), len(ids)):
-            for size in range(SHORTEST, LONGEST + 1):
+            for size in SIZES:
                 if end >= size:
-                    self._seen[tuple(ids[end - size : end])] = end
+                    self._seen[hash(tuple(ids[end - size : end]))] = end
         self._indexed = len(ids)
+
+
+def _run(ids: Sequence[int], end: int) -> int:
+    """How many tokens before `end` are those that the text ends with; more than the longest of KINDS make no difference."""
+    length = 0
+    while length < min(end, KINDS[-1]) and ids[end - 1 - length] == ids[-1 - length]:
+        length += 1
+    return length

@@ -18,8 +18,11 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.generate.choose import choose
 from newleaf.generate.constraints import Grammars
+from newleaf.generate.draft import open_draft, shares
+from newleaf.generate.guesses import Guesser
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
+from newleaf.generate.runner import say_once
 from newleaf.generate.samples import Piece, add_scores, one_thread, prompt_ids, start
 from newleaf.generate.scheduler import Scheduler
 from newleaf.generate.sequence import Sequence
@@ -39,7 +42,8 @@ class Engine:
     `slots` texts are written at once, and others wait their turn; `limit` is the most bytes that keys and values may take (None: half of
     the memory that is free). A request draws the same random numbers whatever else is being written, so that its text is the same but for
     ties in rounding; `deterministic` makes it the same bit for bit. `adapters` are networks over the same weights, each with an adapter, by
-    the names under which requests ask for them; texts with different ones go through each round together.
+    the names under which requests ask for them; texts with different ones go through each round together. `draft` is a small network with
+    the same tokenizer that guesses tokens (`check_draft`), and whose keys and values are within the limit too.
     """
 
     def __init__(
@@ -52,14 +56,20 @@ class Engine:
         grammars: Grammars | None = None,
         runner: Slots | None = None,
         adapters: Mapping[str, GPT] | None = None,
+        draft: GPT | None = None,
     ) -> None:
         if slots < 1:
             raise InputError(f"slots: must be at least 1, not {slots}")
         limit = int(psutil.virtual_memory().available * SHARE) if limit is None else limit
         self.tokenizer, self.grammars = tokenizer, grammars or Grammars(tokenizer)
         self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
-        self.slots = runner or open_slots(network, slots, limit, deterministic, tuple((adapters or {}).values()))
-        self.scheduler = Scheduler(self.slots, fixed=deterministic and not self.slots.steady)
+        mine, its = (limit, 0) if draft is None else shares(limit, network, draft)
+        self.slots = runner or open_slots(network, slots, mine, deterministic, tuple((adapters or {}).values()))
+        written = open_draft(draft, network, self.slots, its, tokenizer.vocab_size) if draft is not None else None
+        if draft is not None and deterministic and not self.slots.steady:
+            say_once("deterministic: a network without a program takes no guesses, which could tip ties, so the draft is left alone")
+        self.guesser = Guesser(self.slots, written)
+        self.scheduler = Scheduler(self.slots, deterministic and not self.slots.steady, self.guesser)
         self._news = threading.Condition()
         self._turn = threading.Lock()  # held for a round
         self._submitted: list[Request] = []
@@ -258,7 +268,9 @@ class Engine:
         for sequence in [each for each in self.scheduler.running if each.done]:
             self.scheduler.drop(sequence)
         plan = self.scheduler.plan()
+        begin = time.perf_counter()
         logits = self.slots.run([part for _, part, _ in plan])
+        ran = time.perf_counter()
         chosen: list[tuple[Sequence, int, int, int]] = []  # who, its first row of logits, how many, how many tokens were read before them
         row = 0
         for sequence, part, guessed in plan:
@@ -267,11 +279,15 @@ class Engine:
                 chosen.append((sequence, row, part.wanted, guessed))
                 row += part.wanted
         with one_thread():
-            self._choose(logits[:, : self.tokenizer.vocab_size], chosen, {id(sequence): part.ids for sequence, part, _ in plan})
+            tokens = self._choose(logits[:, : self.tokenizer.vocab_size], chosen, {id(sequence): part.ids for sequence, part, _ in plan})
+        if tokens:
+            self.guesser.pace.note_choice(tokens, time.perf_counter() - ran)
+        if len(plan) == len(chosen) and row == sum(len(part.ids) for _, part, _ in plan):  # nothing but writing
+            self.guesser.pace.note(len(plan), row, ran - begin)
 
-    def _choose(self, logits: Tensor, chosen: list[tuple[Sequence, int, int, int]], read: dict[int, Several[int]]) -> None:
-        """A token for every text; a further one for those whose guess was that token, and so on."""
-        alive, depth = [entry for entry in chosen if not entry[0].done], 0
+    def _choose(self, logits: Tensor, chosen: list[tuple[Sequence, int, int, int]], read: dict[int, Several[int]]) -> int:
+        """A token for every text; a further one for those whose guess was that token, and so on. Returns how many."""
+        alive, depth, count = [entry for entry in chosen if not entry[0].done], 0, 0
         while alive:
             rows = [sequence.sample.row for sequence, *_ in alive]
             part = logits if len(alive) == len(logits) else logits[[first + depth for _, first, *_ in alive]]
@@ -287,8 +303,9 @@ class Engine:
                     sequence.read += 1
                     further.append(entry)
                 elif guessed:
-                    sequence.drafts.judge(guessed, depth + int(right))
-            alive, depth = further, depth + 1
+                    self.guesser.judge(sequence, depth + int(right))
+            alive, depth, count = further, depth + 1, count + len(alive)
+        return count
 
     def _take(self, sequence: Sequence, token: int) -> None:
         sample = sequence.sample

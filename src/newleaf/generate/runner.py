@@ -65,9 +65,7 @@ class LoweredRunner:
         self.networks, self.config = (network, *adapted), config
         self.wearing: dict[int, int] = {}  # slot → which of the networks its text is for, unless it is the first
         self.max_length = min(max_length or config.context_length, config.context_length)
-        self.packed = any(isinstance(module, PackedWeight) for module in network.modules())
-        plain = not self.packed and all(parameter.dtype == torch.float32 for parameter in network.parameters())
-        self.dtype = torch.float32 if plain else torch.bfloat16
+        self.packed, self.dtype = is_packed(network), cache_dtype(network)
         self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length, adapted)
         self.pages = Pages(config, self.dtype, slots, self.max_length, limit)
         self._alive: list[int] = []
@@ -249,6 +247,16 @@ class PlainRunner:
             ids = ids.to(self.network.device)
             logits: Tensor = self.network(ids, real=real, cache=self._cache, last=True)[:, -1].float().cpu()
         return logits
+
+
+def is_packed(network: GPT) -> bool:
+    return any(isinstance(module, PackedWeight) for module in network.modules())
+
+
+def cache_dtype(network: GPT) -> torch.dtype:
+    """What a program keeps keys and values in."""
+    plain = not is_packed(network) and all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    return torch.float32 if plain else torch.bfloat16
 
 
 def fitting(text: Sequence[int], limit: int) -> Sequence[int]:

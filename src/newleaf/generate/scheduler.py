@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
+from newleaf.generate.guesses import Guesser
 from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.sequence import Sequence
 from newleaf.generate.slots import Part, Slots
 
 CHUNK = 64  # tokens of a prompt in a round where rounds must always be the same
-CALM = 4  # texts at once up to which guesses are worth their rows
 LEAST = 8  # rows of a round that prompts have, however many texts are being written
 
 
 class Scheduler:
     """Texts that wait and texts that have a slot. `fixed` reads prompts in equal parts, so that rounding does not depend on other texts."""
 
-    def __init__(self, slots: Slots, fixed: bool) -> None:
-        self.slots, self.fixed = slots, fixed
+    def __init__(self, slots: Slots, fixed: bool, guesser: Guesser) -> None:
+        self.slots, self.fixed, self.guesser = slots, fixed, guesser
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of admission
         self._free = list(range(slots.count))
-        self._promised = 0
+        self._promised = [0] * len(self._pools)
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -32,26 +33,38 @@ class Scheduler:
             self.waiting.remove(sequence)
             return
         self._publish(sequence)
+        self.guesser.forget(sequence)
         self.slots.release(sequence.slot)
         self._free.append(sequence.slot)
-        self._promised -= self._need(sequence)
+        self._promise(sequence, -1)
         self.running.remove(sequence)
         sequence.slot = None
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether there is memory for it at all."""
-        return self._need(sequence) <= self.slots.memory
+        return self._room_for(sequence, [0] * len(self._pools))
 
-    def _need(self, sequence: Sequence) -> int:
-        return self.slots.need(sequence.most(self.slots.max_length))
+    @property
+    def _pools(self) -> list[Slots]:
+        """Whose memory a text needs: the network's, and the draft's, each with a part of the limit."""
+        return [self.slots, *([self.guesser.draft.slots] if self.guesser.draft is not None else [])]
+
+    def _room_for(self, sequence: Sequence, promised: list[int]) -> bool:
+        return all(have + self._need(sequence, pool) <= pool.memory for have, pool in zip(promised, self._pools, strict=True))
+
+    def _need(self, sequence: Sequence, pool: Slots) -> int:
+        return pool.need(min(sequence.most(self.slots.max_length), pool.max_length))
+
+    def _promise(self, sequence: Sequence, sign: int = 1) -> None:
+        self._promised = [have + sign * self._need(sequence, pool) for have, pool in zip(self._promised, self._pools, strict=True)]
 
     def _admit(self) -> None:
         """Strictly in order: a text that needs much memory is not overtaken for ever by those that need little."""
-        while self.waiting and self._free and self._promised + self._need(self.waiting[0]) <= self.slots.memory:
+        while self.waiting and self._free and self._room_for(self.waiting[0], self._promised):
             sequence = self.waiting.popleft()
             sequence.slot = self._free.pop(0)
             self.slots.wear(sequence.slot, sequence.adapter)
-            self._promised += self._need(sequence)
+            self._promise(sequence)
             self.running.append(sequence)
 
     def plan(self) -> list[tuple[Sequence, Part, int]]:
@@ -65,7 +78,9 @@ class Scheduler:
                 sequence.shift(self.slots.max_length)
         writing = [sequence for sequence in self.running if sequence.unread == 1]
         reading = self._readers()
-        plan = [self._write(sequence, len(self.running)) for sequence in writing]
+        # Where rounds must always be the same, a guess could tip a tie.
+        guesses = {} if self.fixed else self.guesser.guess(writing)
+        plan = [self._write(sequence, guesses) for sequence in writing]
         left = max(LEAST, self.slots.rows - sum(len(part.ids) for _, part, _ in plan))
         for number, sequence in enumerate(reading):
             size = min(sequence.unread, CHUNK - sequence.read % CHUNK if self.fixed else max(1, left // (len(reading) - number)))
@@ -92,14 +107,9 @@ class Scheduler:
             found.append(sequence)
         return found
 
-    def _write(self, sequence: Sequence, others: int) -> tuple[Sequence, Part, int]:
+    def _write(self, sequence: Sequence, guesses: Mapping[int, list[int]]) -> tuple[Sequence, Part, int]:
         assert sequence.slot is not None
-        guess: list[int] = []
-        row = sequence.sample.row
-        # Where rounds must always be the same, a guess could tip a tie.
-        if not self.fixed and others <= CALM and row.config.speculation == "auto":
-            most = min(self.slots.max_length - sequence.length, row.config.max_tokens - row.written - 1)
-            guess = sequence.drafts.guess(row.ids, most) if most > 0 else []
+        guess = guesses.get(sequence.slot, [])
         ids = [sequence.sample.row.ids[-1], *guess]
         return sequence, Part(sequence.slot, sequence.read, ids, len(ids)), len(guess)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from newleaf.generate.drafts import Drafts
+from newleaf.generate.drafts import Lookup
+from newleaf.generate.odds import Odds
 from newleaf.generate.samples import Sample
 
 if TYPE_CHECKING:
@@ -22,8 +23,14 @@ class Sequence:
     read: int = 0
     published: int = 0  # pages that others may borrow
     base: int = 0  # where in the text the context begins: a text that has filled it goes on from its later half
-    drafts: Drafts = field(default_factory=Drafts)
     adapter: int = 0  # which of the engine's it is written with; 0 is none
+    lookup: Lookup = field(default_factory=Lookup)
+    odds: Odds | None = None  # of what look-up finds in this text
+    drafted: int = 0  # tokens that the draft's cache holds, from `draft_base` in the text on
+    draft_base: int = 0
+    ahead: list[int] = field(default_factory=list)  # what it holds after those: its own guesses
+    pause: int = 0  # rounds without the draft
+    patience: int = 0  # how long the next pause is
 
     @property
     def text(self) -> list[int]:

@@ -115,3 +115,8 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Number of weights, each counted once however often it is used."""
         return count_parameters(self.config).total
+
+    def weight_bytes(self) -> int:
+        """Memory of the weights and tables as they are kept, in bytes, each counted once."""
+        tensors = [*self.parameters(), *self.buffers()]
+        return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 class Hosted:
     """A model that is in memory, with the `adapters` over it by their names, which have its `template` where one is given in place of the
-    models' own. `users` counts the requests that hold it there."""
+    models' own, and a `draft` that guesses tokens. `users` counts the requests that hold it there."""
 
     def __init__(
         self,
@@ -31,12 +31,13 @@ class Hosted:
         queue: int,
         adapters: Mapping[str, str] | None = None,
         template: str | None = None,
+        draft: Model | None = None,
     ) -> None:
         self.name, self.model, self.queue = name, model, queue
-        self.slots, self.cache = slots, cache
+        self.slots, self.cache, self.draft = slots, cache, draft
         self.users = 0
         self.adapters = dict(adapters or {})
-        self.engine = model.engine(slots, cache, adapters=self.adapters)
+        self.engine = model.engine(slots, cache, adapters=self.adapters, draft=draft)
         self.template = _template(model)
         self.context = model.network.config.context_length
         self.adapted = {each: Adapted(each, path, self, template) for each, path in self.adapters.items()}
@@ -53,10 +54,8 @@ class Hosted:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the weights take."""
-        tensors = [*self.model.network.parameters(), *self.model.network.buffers()]
-        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
-        return sum(storages.values())
+        """Bytes that the weights take, the draft's too."""
+        return self.model.network.weight_bytes() + (self.draft.network.weight_bytes() if self.draft is not None else 0)
 
     def make_room(self, texts: int) -> None:
         """Raises ApiError when so many texts more would be too many."""
@@ -76,7 +75,7 @@ class Hosted:
     ) -> Request:
         """Hand a text to the engine; one that has failed is replaced first."""
         if self.engine.closed:
-            self.engine = self.model.engine(self.slots, self.cache, adapters=self.adapters)
+            self.engine = self.model.engine(self.slots, self.cache, adapters=self.adapters, draft=self.draft)
         return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown, adapter)
 
     async def aside(self, work: Callable[[], Result]) -> Result:

@@ -32,6 +32,8 @@ class Source:
     threads: int | None = None
     template: str | None = None  # a Jinja chat template in place of the model's own
     adapters: Mapping[str, str] = field(default_factory=dict)  # over this model: the name of each, and its folder
+    draft: str | None = None  # a small model that guesses tokens
+    draft_weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class Registry:
 
     def _host(self, source: Source) -> Hosted:
         room = self.room
-        return Hosted(source.name, self._open(source), room.slots, room.cache, room.queue, source.adapters, source.template)
+        adapters, template, draft = source.adapters, source.template, open_draft(source)
+        return Hosted(source.name, self._open(source), room.slots, room.cache, room.queue, adapters, template, draft)
 
     def _make_room(self, name: str, size: int) -> None:
         """Put models away until there is memory for this one."""
@@ -158,9 +161,19 @@ def open_source(source: Source) -> Model:
     return model
 
 
+def open_draft(source: Source) -> Model | None:
+    """Raises InputError as `newleaf.load` does."""
+    if source.draft is None:
+        return None
+    return load(source.draft, source.draft_weights or source.weights, source.device, source.threads)
+
+
 def size_on_disk(source: Source) -> int:
-    """Bytes of the model's weights, near enough to decide what has to be put away for them."""
-    path = Path(source.path)
+    """Bytes of the weights of the model and its draft, near enough to decide what has to be put away for them."""
+    return sum(_size_on_disk(Path(path)) for path in (source.path, source.draft) if path is not None)
+
+
+def _size_on_disk(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     files: Any = path.rglob("*.safetensors") if path.is_dir() else ()

@@ -71,6 +71,8 @@ def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: 
             looks = 0
             if thread == 0:
                 return seen
+        elif atomic_load(state[State.SELF] + 8 * State.REST):
+            return seen
         pause()
         looks += 1
     return seen

@@ -161,6 +161,7 @@ class State(IntEnum):
     GENERATION = 0  # how many times the program has been started
     ARRIVED = 16  # at meetings, since the program was made
     STOP = 32
+    REST = 33  # 1: do not wait for the next start, but return
     CALLED = 46  # how many times GENERATION is about to have been raised
     SELF = 47  # address of this array
     THREADS = 48

@@ -1,0 +1,36 @@
+"""The engines that a model keeps from call to call, so that programs are made once and what was read is remembered."""
+
+from __future__ import annotations
+
+from newleaf.generate.constraints import Grammars
+from newleaf.generate.engine import SLOTS, Engine
+from newleaf.generate.slots import KernelSlots, open_slots
+from newleaf.model import GPT
+from newleaf.text.tokenizer import Tokenizer
+
+Weights = tuple[tuple[int, int], ...]  # where each weight lies, and how often it was changed
+
+
+class Engines:
+    """At most two engines for one network: one without a draft, and one with the draft that was asked for last."""
+
+    def __init__(self, network: GPT, tokenizer: Tokenizer) -> None:
+        self.network, self.tokenizer = network, tokenizer
+        self._kept: dict[GPT | None, tuple[Weights, Engine | None]] = {}
+
+    def get(self, draft: GPT | None, grammars: Grammars) -> Engine | None:
+        """The one with this draft, as long as no weight has changed; None where the network has no program, unless there is a draft, which
+        needs an engine anyway."""
+        networks = [each for each in (self.network, draft) if each is not None]
+        weights = tuple((weight.data_ptr(), weight._version) for each in networks for weight in each.parameters())
+        kept = self._kept.get(draft)
+        if kept is None or kept[0] != weights:
+            self._kept = {each: one for each, one in self._kept.items() if each is None and draft is not None}
+            kept = self._kept[draft] = weights, self._open(draft, grammars)
+        return kept[1]
+
+    def _open(self, draft: GPT | None, grammars: Grammars) -> Engine | None:
+        if draft is not None:
+            return Engine(self.network, self.tokenizer, grammars=grammars, draft=draft)
+        found = open_slots(self.network, SLOTS, None, False)
+        return Engine(self.network, self.tokenizer, grammars=grammars, runner=found) if isinstance(found, KernelSlots) else None
