@@ -158,8 +158,8 @@ def split_characters(text: TextFile, n_first: int) -> tuple[TextFile, TextFile]:
 
 
 def split_each(text: TextFile, last_share: float, first: Path, last: Path) -> tuple[TextFile, TextFile] | None:
-    """Every document in two, at a character: all without their ends, written to `first`, and the ends, about `last_share` of each, to `last`.
-    None where one of the two is empty."""
+    """Every document in two, at a character: all without their ends, written to `first`, and the ends, about `last_share` of each, to
+    `last`. None where one of the two is empty."""
     with SpoolWriter(first) as heads, SpoolWriter(last) as tails:
         start = text.start
         for number, end in enumerate(text.ends.tolist()):
