@@ -15,6 +15,7 @@ from torch import Tensor
 from newleaf.generate.crew import Crew
 from newleaf.generate.kernels.layout import LANES, State
 from newleaf.generate.lowering import lower
+from newleaf.generate.paged_cache import PagedCache
 from newleaf.generate.pages import Pages
 from newleaf.generate.program import CannotLower, up
 from newleaf.model import GPT, GPTConfig, KVCache
@@ -45,7 +46,8 @@ class Runner(Protocol):
 
 
 class LoweredRunner:
-    """Runs the lowered program of a network; keys and values in bf16, or in fp32 where the weights are fp32.
+    """Runs the lowered program of a network; keys and values in `cache`: bf16, codes of 8 bits (torch.int8), or None for fp32 where the
+    weights are fp32 and bf16 otherwise.
 
     Weights are used where they lie; vectors of them (norms, biases) are copied. Keys and values lie in `pages`, which grow with the texts;
     `limit` bounds their bytes. `adapted` are networks over the same weights, each with an adapter, which slots may be for (`wear`).
@@ -60,6 +62,7 @@ class LoweredRunner:
         threads: int | None = None,
         limit: int | None = None,
         adapted: Sequence[GPT] = (),
+        cache: torch.dtype | None = None,
     ) -> None:
         config = network.config
         self.networks, self.config = (network, *adapted), config
@@ -67,9 +70,9 @@ class LoweredRunner:
         self.max_length = min(max_length or config.context_length, config.context_length)
         self.packed = any(isinstance(module, PackedWeight) for module in network.modules())
         plain = not self.packed and all(parameter.dtype == torch.float32 for parameter in network.parameters())
-        self.dtype = torch.float32 if plain else torch.bfloat16
+        self.dtype = torch.float32 if plain else torch.bfloat16  # of keys and values that PyTorch reads
         self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length, adapted)
-        self.pages = Pages(config, self.dtype, slots, self.max_length, limit)
+        self.pages = Pages(config, cache or self.dtype, slots, self.max_length, limit)
         self._alive: list[int] = []
         self._lengths: list[int] = []
         self.crew = Crew(self.program)
@@ -83,7 +86,7 @@ class LoweredRunner:
         self._products = torch.zeros(threads, max(2 * 64 * MAX_ROWS, 4 * width) + 64, dtype=torch.uint8)
         values = {
             State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim, State.HEAD_WIDTH: width,
-            State.CACHE_BF16: int(self.dtype == torch.bfloat16), State.PAGE_VALUES: self.pages.half_bytes,
+            State.NUMBER_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.pages.head_bytes,
             State.SCORES: self._scores.data_ptr(), State.SCORES_STRIDE: self._scores.shape[1],
             State.TILE: self._products.data_ptr(), State.TILE_STRIDE: self._products.shape[1],
         }  # fmt: skip
@@ -115,12 +118,13 @@ class LoweredRunner:
                 raise ValueError(f"the tokens, positions and slots {list(tokens), list(positions), list(slots)} do not fit this network")
             start = State.TOKENS + column * MAX_ROWS
             state[start : start + rows] = values
-        for slot, position in zip(slots, positions, strict=True):
-            self.pages.reserve(slot, position + 1)
+        for slot in set(slots):
+            own = [position for position, other in zip(positions, slots, strict=True) if other == slot]
+            self.pages.reserve(slot, min(own), max(own) + 1)
         if self.program.adapters is not None:
             self.program.adapters[:rows, 0] = torch.tensor([self.wearing.get(slot, 0) for slot in slots])
         wanted = rows if wanted is None else wanted
-        state[State.PAGES], state[State.PAGE_COUNT] = self.pages.table.ctypes.data, self.pages.table.shape[1]
+        self._place_pages()
         state[State.ROWS], state[State.WANTED] = rows, wanted
         self.crew.run()
         return self.program.logits[:wanted]
@@ -147,16 +151,16 @@ class LoweredRunner:
 
     def read_by_products(self, slot: int, ids: Sequence[int], start: int) -> None:
         """Read tokens at positions from `start` on with the network itself, and keep their keys and values."""
-        cache = KVCache(self.config, 1, start + len(ids), torch.bfloat16 if self.packed else self.dtype)
-        if start:
-            cache.keys[:, 0, :, :start], cache.values[:, 0, :, :start] = self.pages.gather(slot, start)
-            cache.note(None, start)
-            cache.advance(start)
+        self.pages.reserve(slot, start, start + len(ids))
+        self._place_pages()
         network = self.networks[self.wearing.get(slot, 0)]
+        cache = PagedCache(self.config, self.crew.state, slot, start)
         with torch.no_grad(), evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=self.packed):
             network.hidden(torch.tensor([list(ids)]), cache=cache)
-        self.pages.reserve(slot, start + len(ids))
-        self.pages.write(slot, start, cache.keys[:, 0, :, start:], cache.values[:, 0, :, start:])
+
+    def _place_pages(self) -> None:
+        """Tables of pages move when there are more slots."""
+        self.crew.state[State.LAYERS], self.crew.state[State.PAGE_COUNT] = self.pages.layers.ctypes.data, self.pages.table.shape[2]
 
     @property
     def length(self) -> int:

@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.program import CannotLower
 from newleaf.generate.runner import MAX_ROWS, WORTH_LOWERING, LoweredRunner, evaluating, say_once
 from newleaf.model import GPT, KVCache
@@ -100,7 +99,7 @@ class KernelSlots:
         return self.runner.step(tokens, positions, slots, wanted)
 
     def need(self, length: int) -> int:
-        return -(-min(length, self.max_length) // PAGE)
+        return self.runner.pages.need(min(length, self.max_length))
 
     @property
     def memory(self) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from newleaf.model import fused
 from newleaf.model.apart import Runs, attend_apart
-from newleaf.model.cache import KVCache
+from newleaf.model.cache import Cache
 from newleaf.model.config import GPTConfig
 from newleaf.model.norm import RMSNorm
 from newleaf.model.rotary import rotate
@@ -25,7 +25,7 @@ class Context:
 
     masks: dict[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
     rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
-    cache: KVCache | None
+    cache: Cache | None
     runs: Runs | None = None  # where there are documents in the rows, and each is attended to by itself; then there are no masks
     angles: tuple[Tensor, Tensor] | None = None  # fp32 tables [T, rotary_dim], where every text of the batch begins at the first position
 
@@ -122,6 +122,8 @@ class Attention(nn.Module):
         if context.cache is not None:
             k, v = context.cache.append(self.layer, k, v)
         mask, dropout = context.masks[self.window], self.dropout if self.training else 0.0
+        if mask is not None:  # nobody sees what stands before it
+            k, v = k[:, :, -mask.shape[-1] :], v[:, :, -mask.shape[-1] :]
 
         def attend_to(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if self.sinks is not None:

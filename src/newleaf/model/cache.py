@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from newleaf.model.config import GPTConfig
 
 
+CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # number formats that a person may ask for, and their types
+
+
+class Cache(Protocol):
+    """What the network needs of one."""
+
+    length: int
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values [B, K, T, D] of one layer; all of its [B, K, length + T, D], or the last of them that queries see."""
+
+    def note(self, real: Tensor | None, count: int) -> Tensor | None:
+        """Record which of `count` new tokens are real ([B, count], None for all); the whole record [B, length + count], or None where
+        there is no padding."""
+
+    def advance(self, count: int) -> None:
+        """The new tokens are in every layer."""
+
+
+def to_codes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers [..., D] as signed bytes with a scale fp32 [..., 1] for each vector, a 127th of its largest."""
+    x = x.float()
+    top = x.abs().amax(-1, keepdim=True)
+    return (x * (127.0 / top).where(top > 1e-30, 0.0)).round().to(torch.int8), top / 127.0
+
+
 class KVCache:
     """Room for `max_length` tokens of `batch_size` sequences: per layer two tensors [B, K, max_length, D].
 
-    `GPT.forward(ids, cache=cache)` appends; the results equal those of one pass over all tokens. `length` counts what is held.
+    `GPT.forward(ids, cache=cache)` appends; the results equal those of one pass over all tokens. `length` counts what is held. With
+    torch.int8 a number is kept as a byte, with a scale for each token and head: rounded once, when it is stored.
     """
 
     def __init__(
@@ -26,15 +55,22 @@ class KVCache:
         shape = (config.n_layer, batch_size, config.n_kv_head, self.max_length, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        scales = (*shape[:-1], 1 if dtype == torch.int8 else 0)
+        self.key_scales, self.value_scales = torch.zeros(2, *scales, device=device).unbind()
         self.real = torch.zeros((batch_size, self.max_length), dtype=torch.bool, device=device)
         self.length = 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values [B, K, T, D] of one layer and return all of its [B, K, length + T, D]. `advance` moves on."""
-        end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        end, dtype = self.length + keys.shape[2], keys.dtype
+        new = slice(self.length, end)
+        if self.keys.dtype != torch.int8:
+            self.keys[layer, :, :, new], self.values[layer, :, :, new] = keys, values
+            return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        self.keys[layer, :, :, new], self.key_scales[layer, :, :, new] = to_codes(keys)
+        self.values[layer, :, :, new], self.value_scales[layer, :, :, new] = to_codes(values)
+        all_keys = (self.keys[layer, :, :, :end] * self.key_scales[layer, :, :, :end]).to(dtype)
+        return all_keys, (self.values[layer, :, :, :end] * self.value_scales[layer, :, :, :end]).to(dtype)
 
     def note(self, real: Tensor | None, count: int) -> Tensor:
         """Record which of `count` new tokens are real ([B, count], None for all); returns the whole record [B, length + count].
@@ -52,4 +88,13 @@ class KVCache:
 
     def keep(self, rows: Tensor) -> None:
         """Keep only these rows of the batch, in this order."""
-        self.keys, self.values, self.real = self.keys[:, rows], self.values[:, rows], self.real[rows]
+        for name in ("keys", "values", "key_scales", "value_scales"):
+            setattr(self, name, getattr(self, name)[:, rows])
+        self.real = self.real[rows]
+
+    def take(self, other: KVCache, length: int) -> None:
+        """Hold the first `length` tokens of a smaller cache."""
+        for name in ("keys", "values", "key_scales", "value_scales"):
+            getattr(self, name)[:, :, :, :length] = getattr(other, name)[:, :, :, :length]
+        self.real[:, :length] = other.real[:, :length]
+        self.length = length
