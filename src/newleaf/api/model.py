@@ -22,6 +22,7 @@ from newleaf.generate.samples import Piece, prompt_ids
 from newleaf.generate.slots import KernelSlots, open_slots
 from newleaf.generate.writer import write
 from newleaf.model import GPT
+from newleaf.model.cache import CACHES
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
 from newleaf.storage.classifier_adapter import head_of, with_head
 from newleaf.storage.classifier_folder import BODY, SCORE, save_classifier
@@ -42,13 +43,20 @@ class Model:
     """
 
     def __init__(
-        self, network: GPT, tokenizer: Tokenizer, family: str, defaults: Mapping[str, Any] | None = None, labels: LabelModel | None = None
+        self,
+        network: GPT,
+        tokenizer: Tokenizer,
+        family: str,
+        defaults: Mapping[str, Any] | None = None,
+        labels: LabelModel | None = None,
+        cache: str | None = None,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.family = family
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
+        self.cache = CACHES[cache] if cache is not None else None  # of keys and values; None for the network's own
         self._engine: tuple[tuple[tuple[int, int], ...], Engine | None] | None = None
 
     @overload
@@ -136,7 +144,7 @@ class Model:
         for model in (self, *adapted.values()):
             model._check_writes()
         networks = {name: model.network for name, model in adapted.items()}
-        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=networks)
+        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=networks, cache=self.cache)
 
     def with_adapter(self, path: str | Path) -> Model:
         """This model with an adapter over it; the weights are the same ones in memory, and this model stays as it is.
@@ -151,7 +159,9 @@ class Model:
         network.eval()
         tokenizer = adapter_tokenizer(folder, network.config) or self.tokenizer
         labels = LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter)) if adapter.score is not None else None
-        return Model(network, tokenizer, self.family, self.defaults, labels)
+        model = Model(network, tokenizer, self.family, self.defaults, labels)
+        model.cache = self.cache
+        return model
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
         """A label for each text, in the type that the data had; with several labels a text, a list of them.
@@ -177,7 +187,7 @@ class Model:
         engine = self._lowered() if config.beams == 1 and config.guidance_scale == 1 else None
         if engine is not None:
             return engine.write(prompts, config, first, self.end_ids)
-        return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first, ends=self.end_ids)
+        return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first, ends=self.end_ids, cache=self.cache)
 
     def _check_writes(self) -> None:
         if self.labels is not None:
@@ -187,7 +197,7 @@ class Model:
         """An engine with the network's program, kept while the weights stay as they are; None where there is no program."""
         weights = tuple((weight.data_ptr(), weight._version) for weight in self.network.parameters())
         if self._engine is None or self._engine[0] != weights:
-            found = open_slots(self.network, SLOTS, None, False)
+            found = open_slots(self.network, SLOTS, None, False, cache=self.cache)
             kept = Engine(self.network, self.tokenizer, grammars=self._grammars, runner=found) if isinstance(found, KernelSlots) else None
             self._engine = weights, kept
         return self._engine[1]
@@ -256,7 +266,7 @@ class Model:
 
     def _answerer(self) -> Answerer:
         """The engine, which lets texts share what was read of their beginnings; or the network itself, where there is no program."""
-        return self._lowered() or Remembering(self.network, self.tokenizer, self._grammars)
+        return self._lowered() or Remembering(self.network, self.tokenizer, self._grammars, self.cache)
 
     def chat_options(self, options: Mapping[str, Any]) -> SamplingConfig:
         """The `SamplingConfig` of these options, with what an answer has unless they say otherwise. Raises InputError."""

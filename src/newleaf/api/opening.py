@@ -8,8 +8,8 @@ from typing import Literal
 
 from newleaf.api.model import Model
 from newleaf.errors import InputError
-from newleaf.model.cache import CACHES
 from newleaf.model import GPT, ConfigError
+from newleaf.model.cache import CACHES
 from newleaf.model.longer import with_context
 from newleaf.storage.adapter_folder import ADAPTER_FILES, base_of, stands_for_adapter
 from newleaf.storage.assemble import PRECISIONS

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.options import add_model_options, heed_offline
+from newleaf.cli.options import add_cache_option, add_context_options, add_model_options, heed_offline, opening_options
 from newleaf.cli.sampling_options import add_sampling_options, given_options
 from newleaf.errors import InputError
 from newleaf.text.printable import printable
@@ -31,6 +31,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --prompts: the .jsonl file to write; a second start goes on with it")
     parser.add_argument("--batch", type=int, help="with --prompts: how many are written side by side (default: 16)")
     add_model_options(parser)
+    add_context_options(parser)
+    add_cache_option(parser)
     parser.set_defaults(run=run, name="generate")
 
 
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         return _write_file(args, options)
     if args.prompt == "-":
         args.prompt = sys.stdin.read()
-    model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
+    model = api.load(args.model, **opening_options(args))
     if args.json or "logprobs" in options or "prompt_logprobs" in options or options.get("n", 1) > 1:
         _show_all(model, args.prompt or "", options, args.json)
     else:
@@ -117,7 +119,7 @@ def _write_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
         raise InputError("--prompts: takes the place of the prompt; give one of the two")
     if args.out is None:
         raise InputError("--out is missing: the .jsonl file to write")
-    model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
+    model = api.load(args.model, **opening_options(args))
     monitor = pick_monitor()
     try:
         written = model.generate_file(

@@ -61,8 +61,8 @@ class Fields:
         return choices[found]
 
     def rope(self, default: Mapping[str, Any] | None = None, base: float = 10_000.0) -> dict[str, Any]:
-        """Rotary positions, plain or YaRN, as rope_parameters or in older fields: `base`, the `share` of each head that turns if it is said,
-        and the fields of GPTConfig that are YaRN's, under `yarn`. `default` and `base` hold where nothing is said."""
+        """Rotary positions, plain or YaRN, as rope_parameters or in older fields: `base`, the `share` of each head that turns if it is
+        said, and the fields of GPTConfig that are YaRN's, under `yarn`. `default` and `base` hold where nothing is said."""
         older = self.take("rope_scaling")
         values = dict(self.take("rope_parameters", older if isinstance(older, dict) and is_yarn(older) else default or {}))
         if older is not None and (not isinstance(older, dict) or not is_yarn(values)):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import psutil
+import torch
 from torch import Tensor
 
 from newleaf.errors import InputError
@@ -39,7 +40,8 @@ class Engine:
     `slots` texts are written at once, and others wait their turn; `limit` is the most bytes that keys and values may take (None: half of
     the memory that is free). A request draws the same random numbers whatever else is being written, so that its text is the same but for
     ties in rounding; `deterministic` makes it the same bit for bit. `adapters` are networks over the same weights, each with an adapter, by
-    the names under which requests ask for them; texts with different ones go through each round together.
+    the names under which requests ask for them; texts with different ones go through each round together. `cache` is the type of keys and
+    values: bf16, torch.int8 for codes with scales, or None for fp32 with fp32 weights and bf16 with others.
     """
 
     def __init__(
@@ -52,13 +54,14 @@ class Engine:
         grammars: Grammars | None = None,
         runner: Slots | None = None,
         adapters: Mapping[str, GPT] | None = None,
+        cache: torch.dtype | None = None,
     ) -> None:
         if slots < 1:
             raise InputError(f"slots: must be at least 1, not {slots}")
         limit = int(psutil.virtual_memory().available * SHARE) if limit is None else limit
         self.tokenizer, self.grammars = tokenizer, grammars or Grammars(tokenizer)
         self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
-        self.slots = runner or open_slots(network, slots, limit, deterministic, tuple((adapters or {}).values()))
+        self.slots = runner or open_slots(network, slots, limit, deterministic, tuple((adapters or {}).values()), cache)
         self.scheduler = Scheduler(self.slots, fixed=deterministic and not self.slots.steady)
         self._news = threading.Condition()
         self._turn = threading.Lock()  # held for a round

@@ -1,9 +1,9 @@
 """Memory for keys and values, in pages of a few tokens that sequences own, share and give back.
 
-A page holds some tokens of the layers of one strand (strands.py), as kernels/attention.py draws it. Sequences whose texts begin alike share the pages
-of their beginning: a page is known by its tokens and by the text before it, stays known while nobody uses it, and is taken for other tokens,
-longest unused first, when memory runs out. Where layers have windows, a text lets go of the pages that its windows have passed; of those
-some stay known, for texts that part from it there.
+A page holds some tokens of the layers of one strand (strands.py), as kernels/attention.py draws it. Sequences whose texts begin alike share
+the pages of their beginning: a page is known by its tokens and by the text before it, stays known while nobody uses it, and is taken for
+other tokens, longest unused first, when memory runs out. Where layers have windows, a text lets go of the pages that its windows have
+passed; of those some stay known, for texts that part from it there.
 """
 
 from __future__ import annotations
@@ -174,9 +174,7 @@ class Pages:
     def _holds(self, texts: list[int]) -> bool:
         """Whether what a text sees that goes on after these pages is still known."""
         return all(
-            (text, number) in self._known
-            for number, strand in enumerate(self.strands)
-            for text in texts[strand.first(len(texts) * PAGE) :]
+            (text, number) in self._known for number, strand in enumerate(self.strands) for text in texts[strand.first(len(texts) * PAGE) :]
         )
 
     def _place_layers(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:

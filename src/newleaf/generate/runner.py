@@ -220,8 +220,9 @@ class PlainRunner:
     number may come several times in `kept`.
     """
 
-    def __init__(self, network: GPT) -> None:
+    def __init__(self, network: GPT, cache: torch.dtype | None = None) -> None:
         self.network, self.config, self.max_length = network, network.config, network.config.context_length
+        self.dtype = cache or network.dtype
         self._cache: KVCache | None = None
 
     @property
@@ -233,7 +234,7 @@ class PlainRunner:
         longest = max(len(text) for text in texts)
         ids = torch.tensor([[0] * (longest - len(text)) + list(text) for text in texts])
         real = torch.arange(longest).flip(0) < torch.tensor([[len(text)] for text in texts])
-        self._cache = KVCache(self.config, len(texts), self.max_length, self.network.dtype, self.network.device)
+        self._cache = KVCache(self.config, len(texts), longest, self.dtype, self.network.device)
         return self._forward(ids, None if bool(real.all()) else real.to(self.network.device))
 
     def resume(self, kept: int, ids: Sequence[int]) -> Tensor:
@@ -249,6 +250,12 @@ class PlainRunner:
         return self._forward(torch.tensor(tokens)[:, None], None)
 
     def _forward(self, ids: Tensor, real: Tensor | None) -> Tensor:
+        cache = self._cache
+        assert cache is not None
+        if cache.length + ids.shape[1] > cache.max_length:
+            length = min(max(2 * cache.max_length, cache.length + ids.shape[1]), self.max_length)
+            self._cache = KVCache(self.config, cache.keys.shape[1], length, self.dtype, self.network.device)
+            self._cache.take(cache, cache.length)
         with torch.no_grad(), evaluating(self.network):
             ids = ids.to(self.network.device)
             logits: Tensor = self.network(ids, real=real, cache=self._cache, last=True)[:, -1].float().cpu()
@@ -273,16 +280,16 @@ def evaluating(network: GPT) -> Iterator[None]:
             network.train()
 
 
-def pick_runner(network: GPT, slots: int) -> Runner:
+def pick_runner(network: GPT, slots: int, cache: torch.dtype | None = None) -> Runner:
     """The lowered program where there is one and it is worth its start, and else the network itself, saying why once."""
     sharded = type(network) is not GPT  # FSDP2 gives it a class of its own; each process has only parts of the weights
     if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING or sharded:
-        return PlainRunner(network)
+        return PlainRunner(network, cache)
     try:
-        return LoweredRunner(network, slots)
+        return LoweredRunner(network, slots, cache=cache)
     except CannotLower as error:
         say_once(f"writing with PyTorch, which takes several times as long: {error}")
-        return PlainRunner(network)
+        return PlainRunner(network, cache)
 
 
 @cache

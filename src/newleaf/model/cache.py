@@ -9,7 +9,6 @@ from torch import Tensor
 
 from newleaf.model.config import GPTConfig
 
-
 CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # number formats that a person may ask for, and their types
 
 
@@ -59,6 +58,11 @@ class KVCache:
         self.key_scales, self.value_scales = torch.zeros(2, *scales, device=device).unbind()
         self.real = torch.zeros((batch_size, self.max_length), dtype=torch.bool, device=device)
         self.length = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values, with their scales."""
+        return sum(part.nbytes for part in (self.keys, self.values, self.key_scales, self.value_scales))
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values [B, K, T, D] of one layer and return all of its [B, K, length + T, D]. `advance` moves on."""

@@ -1,7 +1,7 @@
 """A longer context than a network was made for: the rates of its rotary positions, and nothing else, are changed.
 
-Keys stay in the cache as they were turned, and are shared by texts that begin alike. So the rates follow from the context that was asked for, and
-not from how long a text is at the moment: what is in the cache is always what one pass over the whole text would give.
+Keys stay in the cache as they were turned, and are shared by texts that begin alike. So the rates follow from the context that was asked
+for, and not from how long a text is at the moment: what is in the cache is always what one pass over the whole text would give.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def with_context(config: GPTConfig, length: int, method: Method = "yarn") -> GPT
     """The configuration for texts of up to `length` tokens; within the context that there is, only the limit changes.
 
     yarn (Peng et al. 2023, arXiv:2309.00071): dimensions that turn often stay, slow ones slow down by the factor length / context. Where
-    the network has YaRN already, its factor grows in that proportion. ntk (dynamic NTK, /u/bloc97 and /u/emozilla 2023; "dynamic" in
-    transformers): the base grows, to what dynamic NTK with that factor takes for a text of `length` tokens; shorter texts have the same base.
+    the network has YaRN already, its factor grows in that proportion. ntk (dynamic NTK, bloc97 and emozilla 2023; "dynamic" in
+    transformers): the base grows to what dynamic NTK with that factor takes for a text of `length` tokens; shorter texts have it too.
 
     Raises ConfigError, beginning with `context`, where positions cannot be stretched, or not so far.
     """

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from newleaf.api import Model, load
 from newleaf.errors import InputError
@@ -32,6 +32,9 @@ class Source:
     threads: int | None = None
     template: str | None = None  # a Jinja chat template in place of the model's own
     adapters: Mapping[str, str] = field(default_factory=dict)  # over this model: the name of each, and its folder
+    context: int | None = None  # and how it is stretched, and what keys and values are kept in, as `newleaf.load` takes them
+    context_method: Literal["yarn", "ntk"] | None = None
+    cache: Literal["bf16", "int8"] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,15 @@ class Registry:
 
 def open_source(source: Source) -> Model:
     """Raises InputError as `newleaf.load` does."""
-    model = load(source.path, source.weights, source.device, source.threads)
+    model = load(
+        source.path,
+        source.weights,
+        source.device,
+        source.threads,
+        context=source.context,
+        context_method=source.context_method,
+        cache=source.cache,
+    )
     if source.template is not None:
         model.use_template(source.template)
     return model

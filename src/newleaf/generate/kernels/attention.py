@@ -1,14 +1,14 @@
 """One token's attention over the cache: turn queries and keys by their positions, store keys and values, look back.
 
-The cache is made of pages (generate/pages.py), each with PAGE tokens of one sequence. A page holds, for each of some layers and each key/value
-head, in fp32, bf16 or 8 bits:
+The cache is made of pages (generate/pages.py), each with PAGE tokens of one sequence. A page holds, for each of some layers and each
+key/value head, in fp32, bf16 or 8 bits:
 
     keys    [PAGE/16, D, 16] fp32, [PAGE/16, D/2, 16, 2] bf16, or [PAGE/16, D/4, 16, 4] bytes
             tiles as of a matrix whose rows are tokens: 16 scores at once
     values  [PAGE, D]       a row for each token, added up with its share
 
-D is the head's width filled up with zeros to whole vectors. In 8 bits, codes of both are followed by [PAGE] fp32 scales: a number is its token's
-scale, a 127th of the largest, times its code, which is signed in values and has 128 added in keys.
+D is the head's width filled up with zeros to whole vectors. In 8 bits, codes of both are followed by [PAGE] fp32 scales: a number is its
+token's scale, a 127th of the largest, times its code, which is signed in values and has 128 added in keys.
 """
 
 from __future__ import annotations
@@ -21,9 +21,32 @@ from newleaf.generate.kernels.layout import LANES, PAGE, State
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
-    absolute, as_floats, dot4, fma, larger, largest, load, load_bfloat, load_bits, load_float, load_int, load_long,
-    load_signed_bytes, nearest, spread, spread_int, store, store_byte, store_float, store_int, store_low_bytes, store_one_bfloat,
-    to_floats, to_nearest, total, total_int,
+    absolute,
+    as_floats,
+    dot4,
+    fma,
+    larger,
+    largest,
+    load,
+    load_bfloat,
+    load_bits,
+    load_float,
+    load_int,
+    load_long,
+    load_signed_bytes,
+    nearest,
+    spread,
+    spread_int,
+    store,
+    store_byte,
+    store_float,
+    store_int,
+    store_low_bytes,
+    store_one_bfloat,
+    to_floats,
+    to_nearest,
+    total,
+    total_int,
 )  # fmt: skip
 
 
@@ -117,7 +140,7 @@ def score_tile(keys: Any, size: Any, query: Any, width: Any) -> Any:
 @kernel
 def split(query: Any, width: Any, out: Any) -> Any:
     """A query as two bytes for each number, so that its rounding is lost in that of the keys: `width` bytes, then as many for what these
-    leave over, in 254ths; then a 128th of what the keys' 128 add to the scores, for each. Returns what the first bytes' 1 stands for."""
+    leave over, in 254ths; then both sums, which times 128 are what the keys' 128 add. Returns what the first bytes' 1 stands for."""
     top = spread(0.0)
     for d in range(0, width, LANES):
         top = larger(top, absolute(load(query + 4 * d)))
