@@ -22,7 +22,7 @@ from newleaf.generate.strands import head_bytes, strands_of, width_of
 from newleaf.model import GPTConfig
 
 BLOCK = 64 << 20  # bytes that are asked of the system at once, at most
-PASSED = 256  # pages of each strand that windows have passed and that are kept all the same, while no memory is lacking
+PASSED = 256  # pages of each strand with windows that these have passed and that are kept all the same, while no memory is lacking
 
 
 class OutOfPagesError(Exception):
@@ -200,7 +200,7 @@ class Pages:
         self._idle[page] = None
         if passed:
             self._passed[page] = None
-            if len(self._passed) > PASSED * len(self.strands):
+            if len(self._passed) > PASSED * sum(strand.window > 0 for strand in self.strands):
                 self._forget(next(iter(self._passed)))
 
     def _forget(self, page: int) -> None:
