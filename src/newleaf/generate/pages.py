@@ -81,6 +81,11 @@ class Pages:
         """Bytes taken so far."""
         return len(self._pages) * self.page_bytes
 
+    @property
+    def used(self) -> int:
+        """Bytes of pages that texts have, or that are known."""
+        return (len(self._pages) - len(self._free)) * self.page_bytes
+
     def room(self) -> float:
         """Pages that could still be had."""
         return math.inf if self.most is None else self.most - len(self._pages) + len(self._free) + len(self._idle)

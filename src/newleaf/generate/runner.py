@@ -23,6 +23,7 @@ from newleaf.quant.layers import PackedWeight
 
 MAX_ROWS = 64  # of one step
 READING = 256  # tokens of a prompt that PyTorch reads at once
+PARTS = 1024  # the same where there is no program
 COMPILING = "compiling the kernels for this machine; this happens once and takes up to half a minute"
 WORTH_LOWERING = 5_000_000  # weights: below, loading the kernels takes longer than most texts
 
@@ -257,8 +258,11 @@ class PlainRunner:
             self._cache = KVCache(self.config, cache.keys.shape[1], length, self.dtype, self.network.device)
             self._cache.take(cache, cache.length)
         with torch.no_grad(), evaluating(self.network):
-            ids = ids.to(self.network.device)
-            logits: Tensor = self.network(ids, real=real, cache=self._cache, last=True)[:, -1].float().cpu()
+            for first in range(0, ids.shape[1], PARTS):  # masks and scores are bounded
+                part = slice(first, first + PARTS)
+                own = real[:, part] if real is not None else None
+                hidden = self.network.hidden(ids[:, part].to(self.network.device), real=own, cache=self._cache)
+            logits: Tensor = self.network.head(hidden[:, -1]).float().cpu()
         return logits
 
 

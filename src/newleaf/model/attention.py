@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from newleaf.model.rotary import rotate
 from newleaf.model.together import joinable, together
 
 PRODUCTS_UP_TO = 1024  # tokens
+SCORES = 1 << 25  # that are held at once where nothing is learned
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,34 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float,
 
 
 def _attend_with_sinks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float, sinks: Tensor) -> Tensor:
-    """Attention in which each head's sink, a score without a value, takes its share of the softmax."""
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    scores = q @ k.mT * scale
-    if mask is None and q.shape[2] > 1:
-        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    """Attention in which each head's sink, a score without a value, takes its share of the softmax. The queries of a group of heads stand
+    below each other, so that keys and values are used as they lie."""
+    batch, heads, length, dim = q.shape
+    group = heads // k.shape[1]
+    if mask is None and length > 1:
+        mask = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+    scores = (q.reshape(batch, k.shape[1], group * length, dim) @ k.mT * scale).view(batch, k.shape[1], group, length, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    sink = sinks.view(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[2], 1)
-    weights = torch.cat((scores, sink), dim=-1).softmax(-1)[..., :-1]
-    return F.dropout(weights, dropout, dropout > 0) @ v
+        scores = scores.masked_fill(~mask.unsqueeze(2), float("-inf"))
+    sink = sinks.view(1, -1, group, 1, 1).expand(batch, -1, -1, length, 1)
+    weights = F.dropout(torch.cat((scores, sink), dim=-1).softmax(-1)[..., :-1], dropout, dropout > 0)
+    return (weights.flatten(2, 3) @ v).view(batch, heads, length, dim)
+
+
+def _in_parts(attend_to: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention for some queries after the other, so that no more than SCORES scores, or one query's, are held at once."""
+    length = q.shape[2]
+    most = max(1, SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
+    if length <= most or torch.is_grad_enabled():
+        return attend_to(q, k, v, mask)
+    # Of no mask it is known that queries and keys are the same tokens.
+    key = torch.arange(k.shape[2], device=q.device)
+    parts = []
+    for first in range(0, length, most):
+        part = slice(first, first + most)
+        own = (key <= key[part, None])[None, None] if mask is None else mask[:, :, part]
+        parts.append(attend_to(q[:, :, part], k, v, own))
+    return torch.cat(parts, dim=2)
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float) -> Tensor:
@@ -125,10 +144,15 @@ class Attention(nn.Module):
         if mask is not None:  # nobody sees what stands before it
             k, v = k[:, :, -mask.shape[-1] :], v[:, :, -mask.shape[-1] :]
 
-        def attend_to(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend_under(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             if self.sinks is not None:
                 return _attend_with_sinks(q, k, v, mask, dropout, self.scale, self.sinks)
             return attend(q, k, v, mask, dropout, self.scale, self.fp32)
+
+        def attend_to(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if mask is None and self.sinks is None:  # PyTorch's own kernel holds few scores
+                return attend_under(q, k, v, mask)
+            return _in_parts(attend_under, q, k, v, mask)
 
         mixed = attend_to(q, k, v) if context.runs is None else attend_apart(attend_to, q, k, v, context.runs)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
