@@ -3,8 +3,8 @@
 Time for one more token, time to read a prompt, and bytes of keys and values, with 1k to 32k tokens in the cache, in bf16 and in 8 bits. The
 network is SmolLM2-135M's (the real one if --model names it, random weights otherwise: the time is the same), stretched by YaRN beyond
 its 8k; then a small one of gpt-oss's layout, to 128k, of which half of the layers see 128 tokens back. A prompt is read once, up to the
-longest, and timed from mark to mark; at each mark some tokens are written. `peak` is the process's largest resident memory so far: the first
-row's is mostly that of the weights and of PyTorch.
+longest, and timed from mark to mark; at each mark some tokens are written. `peak` is the process's largest resident memory so far, of
+which the first row's is mostly weights and PyTorch.
 
 transformers (bf16) reads the same lengths while that takes less than half a minute.
 """

@@ -50,12 +50,14 @@ class _Owned:
 
 class Pages:
     """Pages of `slots` sequences of up to `max_length` tokens, of at most `limit` bytes (None: no limit). Numbers are fp32, bf16, or codes
-    (torch.int8) with a scale for each token and head."""
+    (torch.int8) with scales."""
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype, slots: int, max_length: int, limit: int | None = None) -> None:
         self.config, self.dtype = config, dtype
-        self.strands, self.width, self.head_bytes = strands_of(config), width_of(config), head_bytes(config, dtype)
-        self.layer_bytes = 2 * config.n_kv_head * self.head_bytes
+        self.strands, self.width = strands_of(config), width_of(config)
+        self.key_bytes, value_bytes = head_bytes(config, dtype)
+        self.head_bytes = self.key_bytes + value_bytes
+        self.layer_bytes = config.n_kv_head * self.head_bytes
         self.page_bytes = len(self.strands[0].layers) * self.layer_bytes
         self.most = None if limit is None else max(len(self.strands), limit // self.page_bytes)
         self.table = np.zeros((len(self.strands), slots, -(-max_length // PAGE)), dtype=np.int64)  # addresses, for the kernels

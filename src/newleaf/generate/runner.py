@@ -88,6 +88,7 @@ class LoweredRunner:
         values = {
             State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim, State.HEAD_WIDTH: width,
             State.NUMBER_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.pages.head_bytes,
+            State.KEY_BYTES: self.pages.key_bytes,
             State.SCORES: self._scores.data_ptr(), State.SCORES_STRIDE: self._scores.shape[1],
             State.TILE: self._products.data_ptr(), State.TILE_STRIDE: self._products.shape[1],
         }  # fmt: skip

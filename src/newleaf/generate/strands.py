@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from newleaf.generate.kernels.layout import LANES, PAGE
+from newleaf.generate.kernels.layout import GROUP, LANES, PAGE
 from newleaf.model import GPTConfig
 
-SCALE = 4  # bytes of a token's scale, where numbers are codes of 8 bits
+SCALE = 4  # bytes
 AT_ONCE = 256  # tokens that a round reads of one text at most, beside what its windows see
 
 
@@ -49,6 +49,8 @@ def width_of(config: GPTConfig) -> int:
     return -(-config.head_dim // LANES) * LANES
 
 
-def head_bytes(config: GPTConfig, dtype: torch.dtype) -> int:
-    """Bytes of one head's keys in a page, and of its values; torch.int8 is codes with a scale for each token."""
-    return PAGE * (width_of(config) * dtype.itemsize + (SCALE if dtype == torch.int8 else 0))
+def head_bytes(config: GPTConfig, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes of one head's keys in a page, and of its values; torch.int8 is codes with their scales."""
+    width = width_of(config)
+    plain = PAGE * width * dtype.itemsize
+    return (plain + PAGE * SCALE * -(-width // GROUP), plain + PAGE * SCALE) if dtype == torch.int8 else (plain, plain)

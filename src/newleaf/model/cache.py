@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from newleaf.model.config import GPTConfig
@@ -28,18 +29,27 @@ class Cache(Protocol):
         """The new tokens are in every layer."""
 
 
-def to_codes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers [..., D] as signed bytes with a scale fp32 [..., 1] for each vector, a 127th of its largest."""
-    x = x.float()
-    top = x.abs().amax(-1, keepdim=True)
-    return (x * (127.0 / top).where(top > 1e-30, 0.0)).round().to(torch.int8), top / 127.0
+KEY_GROUP = 32  # numbers of a key that share a scale; a value has one
+
+
+def to_codes(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Numbers [..., D] as signed bytes, with a scale fp32 [..., D/group] for each group, a 127th of its largest."""
+    groups = F.pad(x.float(), (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+    top = groups.abs().amax(-1, keepdim=True)
+    codes = (groups * (127.0 / top).where(top > 1e-30, 0.0)).round().to(torch.int8)
+    return codes.flatten(-2)[..., : x.shape[-1]], top.squeeze(-1) / 127.0
+
+
+def from_codes(codes: Tensor, scales: Tensor, group: int, dtype: torch.dtype) -> Tensor:
+    return (codes * scales.repeat_interleave(group, dim=-1)[..., : codes.shape[-1]]).to(dtype)
 
 
 class KVCache:
     """Room for `max_length` tokens of `batch_size` sequences: per layer two tensors [B, K, max_length, D].
 
     `GPT.forward(ids, cache=cache)` appends; the results equal those of one pass over all tokens. `length` counts what is held. With
-    torch.int8 a number is kept as a byte, with a scale for each token and head: rounded once, when it is stored.
+    torch.int8 a number is kept as a byte, with a scale for each head's value and for every 32 numbers of its key: rounded once, when it is
+    stored.
     """
 
     def __init__(
@@ -54,8 +64,8 @@ class KVCache:
         shape = (config.n_layer, batch_size, config.n_kv_head, self.max_length, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        scales = (*shape[:-1], 1 if dtype == torch.int8 else 0)
-        self.key_scales, self.value_scales = torch.zeros(2, *scales, device=device).unbind()
+        groups = (-(-config.head_dim // KEY_GROUP), 1) if dtype == torch.int8 else (0, 0)
+        self.key_scales, self.value_scales = (torch.zeros(*shape[:-1], count, device=device) for count in groups)
         self.real = torch.zeros((batch_size, self.max_length), dtype=torch.bool, device=device)
         self.length = 0
 
@@ -71,10 +81,11 @@ class KVCache:
         if self.keys.dtype != torch.int8:
             self.keys[layer, :, :, new], self.values[layer, :, :, new] = keys, values
             return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-        self.keys[layer, :, :, new], self.key_scales[layer, :, :, new] = to_codes(keys)
-        self.values[layer, :, :, new], self.value_scales[layer, :, :, new] = to_codes(values)
-        all_keys = (self.keys[layer, :, :, :end] * self.key_scales[layer, :, :, :end]).to(dtype)
-        return all_keys, (self.values[layer, :, :, :end] * self.value_scales[layer, :, :, :end]).to(dtype)
+        width = keys.shape[-1]
+        self.keys[layer, :, :, new], self.key_scales[layer, :, :, new] = to_codes(keys, KEY_GROUP)
+        self.values[layer, :, :, new], self.value_scales[layer, :, :, new] = to_codes(values, width)
+        all_keys = from_codes(self.keys[layer, :, :, :end], self.key_scales[layer, :, :, :end], KEY_GROUP, dtype)
+        return all_keys, from_codes(self.values[layer, :, :, :end], self.value_scales[layer, :, :, :end], width, dtype)
 
     def note(self, real: Tensor | None, count: int) -> Tensor:
         """Record which of `count` new tokens are real ([B, count], None for all); returns the whole record [B, length + count].

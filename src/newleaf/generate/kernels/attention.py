@@ -7,8 +7,8 @@ key/value head, in fp32, bf16 or 8 bits:
             tiles as of a matrix whose rows are tokens: 16 scores at once
     values  [PAGE, D]       a row for each token, added up with its share
 
-D is the head's width filled up with zeros to whole vectors. In 8 bits, codes of both are followed by [PAGE] fp32 scales: a number is its
-token's scale, a 127th of the largest, times its code, which is signed in values and has 128 added in keys.
+D is the head's width filled up with zeros to whole vectors. In 8 bits, the codes of keys are followed by fp32 scales [D/GROUP, PAGE], those
+of values by [PAGE]: a number is its scale, a 127th of the group's or token's largest, times its code, which has 128 added in keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numba as nb
 
-from newleaf.generate.kernels.layout import LANES, PAGE, State
+from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
@@ -74,10 +74,10 @@ def turn(x: Any, out: Any, dim: Any, weight: Any, epsilon: Any, cosines: Any, si
 
 @kernel
 def page_of(state: Any, slot: Any, position: Any, layer: Any, head: Any) -> Any:
-    """Where a head's keys begin in the page that holds a position; its values stand HEAD_BYTES behind."""
+    """Where a head's keys begin in the page that holds a position; its values stand KEY_BYTES behind."""
     row = state[State.LAYERS] + 16 * layer
     page = load_long(load_long(row) + 8 * (slot * state[State.PAGE_COUNT] + position // PAGE))
-    return page + load_long(row + 8) + 2 * head * state[State.HEAD_BYTES]
+    return page + load_long(row + 8) + head * state[State.HEAD_BYTES]
 
 
 @kernel
@@ -85,14 +85,16 @@ def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: A
     """Store one head's key and value, fp32 [D], at a position."""
     width, dim, size = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.NUMBER_BYTES]
     keys = page_of(state, slot, position, layer, head)
-    values = keys + state[State.HEAD_BYTES]
+    values = keys + state[State.KEY_BYTES]
     tile = position % PAGE // LANES * LANES * width
     lane, row = position % LANES, position % PAGE * width
     if size == 1:
         scales = PAGE * width + 4 * (position % PAGE)
-        inverse = note_scale(key, dim, keys + scales)
-        for d in range(dim):
-            store_byte(keys + tile + (d // 4 * LANES + lane) * 4 + d % 4, nearest(load_float(key + 4 * d) * inverse) + 128)
+        for first in range(0, dim, GROUP):
+            end = min(dim, first + GROUP)
+            inverse = note_scale(key + 4 * first, end - first, keys + scales + 4 * PAGE * (first // GROUP))
+            for d in range(first, end):
+                store_byte(keys + tile + (d // 4 * LANES + lane) * 4 + d % 4, nearest(load_float(key + 4 * d) * inverse) + 128)
         inverse = note_scale(value, dim, values + scales)
         for d in range(dim):
             store_byte(values + row + d, nearest(load_float(value + 4 * d) * inverse))
@@ -138,41 +140,49 @@ def score_tile(keys: Any, size: Any, query: Any, width: Any) -> Any:
 
 
 @kernel
-def split(query: Any, width: Any, out: Any) -> Any:
+def split(query: Any, width: Any, out: Any) -> None:
     """A query as two bytes for each number, so that its rounding is lost in that of the keys: `width` bytes, then as many for what these
-    leave over, in 254ths; then both sums, which times 128 are what the keys' 128 add. Returns what the first bytes' 1 stands for."""
-    top = spread(0.0)
-    for d in range(0, width, LANES):
-        top = larger(top, absolute(load(query + 4 * d)))
-    most = largest(top)
-    inverse = spread(nb.float32(127.0) / most if most > 1e-30 else nb.float32(0.0))
-    sums, rests = spread_int(0), spread_int(0)
-    for d in range(0, width, LANES):
-        x = load(query + 4 * d) * inverse
-        code = to_nearest(x)
-        rest = to_nearest((x - to_floats(code)) * spread(254.0))
-        store_low_bytes(out + d, code)
-        store_low_bytes(out + width + d, rest)
-        sums, rests = sums + code, rests + rest
-    store_int(out + 2 * width, total_int(sums))
-    store_int(out + 2 * width + 4, total_int(rests))
-    return most / nb.float32(127.0)
+    leave over, in 254ths; then for each group both sums, which times 128 are what the keys' 128 add, and what a 1 stands for."""
+    about = out + 2 * width
+    for first in range(0, width, GROUP):
+        end = min(width, first + GROUP)
+        top = spread(0.0)
+        for d in range(first, end, LANES):
+            top = larger(top, absolute(load(query + 4 * d)))
+        most = largest(top)
+        inverse = spread(nb.float32(127.0) / most if most > 1e-30 else nb.float32(0.0))
+        sums, rests = spread_int(0), spread_int(0)
+        for d in range(first, end, LANES):
+            x = load(query + 4 * d) * inverse
+            code = to_nearest(x)
+            rest = to_nearest((x - to_floats(code)) * spread(254.0))
+            store_low_bytes(out + d, code)
+            store_low_bytes(out + width + d, rest)
+            sums, rests = sums + code, rests + rest
+        store_int(about, total_int(sums))
+        store_int(about + 4, total_int(rests))
+        store_float(about + 8, most / nb.float32(127.0))
+        about += 12
 
 
 @kernel
-def score_codes(keys: Any, codes: Any, unit: Any, width: Any, scales: Any) -> Any:
+def score_codes(keys: Any, codes: Any, width: Any, scales: Any) -> Any:
     """Scores of sixteen tokens in 8 bits, by a query that was split."""
-    seven = spread_int(7)
-    a = spread_int(0) - (spread_int(load_int(codes + 2 * width)) << seven)
-    b = spread_int(0) - (spread_int(load_int(codes + 2 * width + 4)) << seven)
-    c, e = spread_int(0), spread_int(0)
-    for d in range(0, width, 8):
-        four, next_four = load_bits(keys + 16 * d), load_bits(keys + 16 * d + 64)
-        a = dot4(a, four, spread_int(load_int(codes + d)))
-        b = dot4(b, four, spread_int(load_int(codes + width + d)))
-        c = dot4(c, next_four, spread_int(load_int(codes + d + 4)))
-        e = dot4(e, next_four, spread_int(load_int(codes + width + d + 4)))
-    return fma(to_floats(b + e), spread(nb.float32(1.0 / 254.0)), to_floats(a + c)) * spread(unit) * load(scales)
+    about, seven, found = codes + 2 * width, spread_int(7), spread(0.0)
+    for first in range(0, width, GROUP):
+        a = spread_int(0) - (spread_int(load_int(about)) << seven)
+        b = spread_int(0) - (spread_int(load_int(about + 4)) << seven)
+        c, e = spread_int(0), spread_int(0)
+        for d in range(first, min(width, first + GROUP), 8):
+            four, next_four = load_bits(keys + 16 * d), load_bits(keys + 16 * d + 64)
+            a = dot4(a, four, spread_int(load_int(codes + d)))
+            b = dot4(b, four, spread_int(load_int(codes + width + d)))
+            c = dot4(c, next_four, spread_int(load_int(codes + d + 4)))
+            e = dot4(e, next_four, spread_int(load_int(codes + width + d + 4)))
+        sums = fma(to_floats(b + e), spread(nb.float32(1.0 / 254.0)), to_floats(a + c))
+        found = fma(sums * spread(load_float(about + 8)), load(scales), found)
+        about, scales = about + 12, scales + 4 * PAGE
+    return found
 
 
 @kernel
@@ -188,12 +198,13 @@ def look_back(
     kv_head = head // (state[State.HEADS] // state[State.KV_HEADS])
     first = max(0, position + 1 - window) if window else 0
     start, end = first // LANES * LANES, position // LANES * LANES + LANES
-    unit = split(query, width, scratch) if size == 1 else nb.float32(0.0)
+    if size == 1:
+        split(query, width, scratch)
     for token in range(start, end, LANES):
         page = page_of(state, slot, token, layer, kv_head)
         keys = page + size * (token % PAGE) * width
         if size == 1:
-            store(scores + 4 * token, score_codes(keys, scratch, unit, width, page + PAGE * width + 4 * (token % PAGE)))
+            store(scores + 4 * token, score_codes(keys, scratch, width, page + PAGE * width + 4 * (token % PAGE)))
         else:
             store(scores + 4 * token, score_tile(keys, size, query, width))
     # Tokens of the first and the last tile that are not to be seen.
@@ -210,7 +221,7 @@ def look_back(
         share = exp(load(scores + 4 * token) - top)
         sums = sums + share
         if size == 1:
-            values = page_of(state, slot, token, layer, kv_head) + state[State.HEAD_BYTES]
+            values = page_of(state, slot, token, layer, kv_head) + state[State.KEY_BYTES]
             share = share * load(values + PAGE * width + 4 * (token % PAGE))
         store(scores + 4 * token, share)
     for token in range(start, first):
@@ -236,7 +247,7 @@ def mix(state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, e
         start = first
         while start < end:
             last = min(end, start // PAGE * PAGE + PAGE)
-            page = page_of(state, slot, start, layer, head) + state[State.HEAD_BYTES]
+            page = page_of(state, slot, start, layer, head) + state[State.KEY_BYTES]
             base = page + size * d - start // PAGE * PAGE * row  # so that a token's number finds its row
             four = start + (last - start) // 4 * 4
             if size == 1:

@@ -7,7 +7,7 @@ from typing import Any
 import numba as nb
 
 from newleaf.generate.kernels.attention import page_of, remember
-from newleaf.generate.kernels.layout import LANES, PAGE, State
+from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
 from newleaf.kernels.keep import kept_kernel
 from newleaf.kernels.vectors import kernel, load_byte, load_float, load_one_bfloat, store_float, store_one_bfloat
 
@@ -29,15 +29,14 @@ def take(state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, val
     for head in range(state[State.KV_HEADS]):
         for position in range(first, end):
             key = page_of(state, slot, position, layer, head)
-            value = key + state[State.HEAD_BYTES]
+            value = key + state[State.KEY_BYTES]
             place = position % PAGE
-            scale, other = nb.float32(1.0), nb.float32(1.0)
-            if size == 1:
-                scale, other = load_float(key + PAGE * width + 4 * place), load_float(value + PAGE * width + 4 * place)
             tile, lane = key + size * (place // LANES * LANES * width), position % LANES
             row, at = value + size * place * width, dim * (head * (end - first) + position - first)
             if size == 1:
+                scales, other = key + PAGE * width + 4 * place, load_float(value + PAGE * width + 4 * place)
                 for d in range(dim):
+                    scale = load_float(scales + 4 * PAGE * (d // GROUP))
                     code = load_byte(tile + (d // 4 * LANES + lane) * 4 + d % 4)
                     give(keys, at + d, nb.float32(code - 128) * scale, bf16)
                     give(values, at + d, nb.float32(((load_byte(row + d) + 128) & 255) - 128) * other, bf16)
