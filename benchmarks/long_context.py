@@ -2,9 +2,10 @@
 
 Time for one more token, time to read a prompt, and bytes of keys and values, with 1k to 32k tokens in the cache, in bf16 and in 8 bits. The
 network is SmolLM2-135M's (the real one if --model names it, random weights otherwise: the time is the same), stretched by YaRN beyond
-its 8k; then a small one of gpt-oss's layout, to 128k, of which half of the layers see 128 tokens back. A prompt is read once, up to the
-longest, and timed from mark to mark; at each mark some tokens are written. `peak` is the process's largest resident memory so far, of
-which the first row's is mostly weights and PyTorch.
+its 8k; then a small one of gpt-oss's layout, to 128k, of which half of the layers see 128 tokens back. A prompt is read once, and
+timed from mark to mark, up to 32k tokens in bf16 and 8k in 8 bits, where reading takes as long; beyond, the cache is filled with random
+keys and values. At each mark some tokens are written. `peak` is the largest resident memory up to the mark, weights and PyTorch
+included.
 
 transformers (bf16) reads the same lengths while that takes less than half a minute.
 """
@@ -12,6 +13,8 @@ transformers (bf16) reads the same lengths while that takes less than half a min
 from __future__ import annotations
 
 import argparse
+import gc
+import math
 import resource
 import statistics
 import sys
@@ -28,11 +31,15 @@ from rich.table import Table
 from newleaf.api import load
 from newleaf.families import size
 from newleaf.families.gpt_oss import gpt_oss
+from newleaf.generate.kernels.paging import put
 from newleaf.generate.runner import LoweredRunner
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.longer import with_context
 
 NEW, PATIENCE = 8, 30.0  # tokens written at each mark; seconds that transformers may take to read
+PART = 256  # tokens that are filled in at once
+CLEAR = Path("/proc/self/clear_refs")
+READ = {"bf16": 32_768, "int8": 8192}  # tokens up to which prompts are read; more are filled in
 KINDS = {"bf16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -57,15 +64,16 @@ def main() -> None:
     config = with_context(size("smollm2-135m"), max(args.most + NEW + 1, 8192))
     network = load(args.model, "bf16", context=config.context_length).network if args.model else random_network(config)
     console = Console(width=140)
-    rows = {f"newleaf, {name} cache": list(marks(network, kind, args.most)) for name, kind in KINDS.items()}
+    rows = {f"newleaf, {name} cache": list(marks(network, kind, args.most, READ[name])) for name, kind in KINDS.items()}
     if not args.skip_transformers:
         rows["transformers bf16"] = list(marks_of_transformers(config, args.most))
     threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     console.print(table(f"SmolLM2-135M, bf16 weights, {threads}", rows))
     oss = gpt_oss_like(args.oss_most + NEW + 1)
     plain = oss.replace(windows=())
-    rows = {f"gpt-oss's layout, {name} cache": list(marks(random_network(oss), kind, args.oss_most)) for name, kind in KINDS.items()}
-    rows["the same without windows"] = list(marks(random_network(plain), torch.bfloat16, min(args.oss_most, 16_384)))
+    network = random_network(oss)
+    rows = {f"gpt-oss's layout, {name} cache": list(marks(network, kind, args.oss_most, READ[name])) for name, kind in KINDS.items()}
+    rows["the same without windows"] = list(marks(random_network(plain), torch.bfloat16, args.oss_most, READ["int8"]))
     shape = f"{oss.n_layer} layers × {oss.n_embd}, {oss.n_head} heads on {oss.n_kv_head}, every second layer sees {max(oss.windows)} tokens"
     console.print(table(f"{shape}; {threads}", rows))
 
@@ -85,26 +93,52 @@ def lengths_up_to(most: int) -> list[int]:
     return [1024 << power for power in range(20) if 1024 << power <= most]
 
 
+def forget_peak() -> None:
+    """On Linux the peak is that of one row of the table; elsewhere, of all so far."""
+    if CLEAR.exists():
+        CLEAR.write_text("5")
+
+
 def peak() -> float:
+    if CLEAR.exists():
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * float(line.split()[1])
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(used if sys.platform == "darwin" else 1024 * used)
 
 
-def marks(network: GPT, kind: torch.dtype, most: int) -> Iterator[Mark]:
-    """newleaf's program; the prompt in parts, as the engine reads it."""
+def marks(network: GPT, kind: torch.dtype, most: int, read: int) -> Iterator[Mark]:
+    """newleaf's program; the prompt in parts, as the engine reads it, up to `read` tokens."""
+    gc.collect()
+    forget_peak()
     runner, reading = LoweredRunner(network, slots=1, max_length=most + NEW + 1, cache=kind), 0.0
     ids = torch.randint(network.config.vocab_size, (most + NEW,), generator=torch.Generator().manual_seed(1)).tolist()
     done = 0
     for length in lengths_up_to(most):
         begun = time.perf_counter()
-        runner.read(0, ids[:length], done)
-        reading, done = reading + time.perf_counter() - begun, length + NEW
-        held, seconds = runner.pages.used, []
+        if length <= read:
+            runner.read(0, ids[:length], done)
+            reading += time.perf_counter() - begun
+        else:
+            fill(runner, done, length)
+        done, seconds = length + NEW, []
         for position in range(length, done):
             begun = time.perf_counter()
             runner.step([ids[position]], [position], [0])
             seconds.append(time.perf_counter() - begun)
-        yield Mark(length, reading, 1000 * statistics.median(seconds), held, peak())
+        found = reading if length <= read else math.nan
+        yield Mark(length, found, 1000 * statistics.median(seconds), runner.pages.used, peak())
+
+
+def fill(runner: LoweredRunner, start: int, end: int) -> None:
+    """Random keys and values, which take as long to look at."""
+    config = runner.config
+    x = torch.randn(config.n_kv_head, PART, config.head_dim)
+    for first in range(start, end, PART):
+        count = min(PART, end - first)
+        runner.pages.reserve(0, first, first + count)
+        for layer in range(config.n_layer):
+            put(runner.crew.state, layer, 0, first, count, x.data_ptr(), x.data_ptr())
 
 
 @torch.inference_mode()
@@ -116,6 +150,8 @@ def marks_of_transformers(config: GPTConfig, most: int) -> Iterator[Mark]:
         "num_attention_heads": config.n_head, "num_key_value_heads": config.n_kv_head, "max_position_embeddings": config.context_length,
         "intermediate_size": config.n_inner,
     }  # fmt: skip
+    gc.collect()
+    forget_peak()
     model = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16).eval()
     for length in lengths_up_to(most):
         ids = torch.randint(config.vocab_size, (1, length + NEW), generator=torch.Generator().manual_seed(1))

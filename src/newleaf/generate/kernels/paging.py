@@ -9,7 +9,20 @@ import numba as nb
 from newleaf.generate.kernels.attention import page_of, remember
 from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
 from newleaf.kernels.keep import kept_kernel
-from newleaf.kernels.vectors import kernel, load_byte, load_float, load_one_bfloat, store_float, store_one_bfloat
+from newleaf.kernels.vectors import (
+    kernel,
+    load_bfloat,
+    load_byte,
+    load_float,
+    load_int,
+    load_one_bfloat,
+    load_signed_bytes,
+    spread,
+    store_bfloat,
+    store_float,
+    store_int,
+    store_one_bfloat,
+)
 
 
 @kept_kernel
@@ -33,15 +46,22 @@ def take(state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, val
             place = position % PAGE
             tile, lane = key + size * (place // LANES * LANES * width), position % LANES
             row, at = value + size * place * width, dim * (head * (end - first) + position - first)
+            whole = dim if bf16 and dim % LANES == 0 else 0  # numbers that go sixteen at a time
             if size == 1:
                 scales, other = key + PAGE * width + 4 * place, load_float(value + PAGE * width + 4 * place)
                 for d in range(dim):
-                    scale = load_float(scales + 4 * PAGE * (d // GROUP))
                     code = load_byte(tile + (d // 4 * LANES + lane) * 4 + d % 4)
-                    give(keys, at + d, nb.float32(code - 128) * scale, bf16)
+                    give(keys, at + d, nb.float32(code - 128) * load_float(scales + 4 * PAGE * (d // GROUP)), bf16)
+                for d in range(0, whole, LANES):
+                    store_bfloat(values + 2 * (at + d), load_signed_bytes(row + d) * spread(other))
+                for d in range(whole, dim):
                     give(values, at + d, nb.float32(((load_byte(row + d) + 128) & 255) - 128) * other, bf16)
             elif size == 2:
-                for d in range(dim):
+                for d in range(0, whole, 2):
+                    store_int(keys + 2 * (at + d), load_int(tile + 4 * (d // 2 * LANES + lane)))
+                for d in range(0, whole, LANES):
+                    store_bfloat(values + 2 * (at + d), load_bfloat(row + 2 * d))
+                for d in range(whole, dim):
                     give(keys, at + d, load_one_bfloat(tile + 2 * ((d // 2 * LANES + lane) * 2 + d % 2)), bf16)
                     give(values, at + d, load_one_bfloat(row + 2 * d), bf16)
             else:
