@@ -15,7 +15,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 import newleaf
 from newleaf.families import size
 from newleaf.generate.runner import LoweredRunner
-from newleaf.model import ConfigError, GPTConfig, KVCache
+from newleaf.model import GPT, ConfigError, GPTConfig, KVCache
 from newleaf.model.longer import with_context
 from newleaf.model.rotary import rotary_table
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -165,3 +165,38 @@ def test_a_stock_folder_with_another_attention_factor_is_refused(tmp_path: Path)
                 newleaf.load(folder)
         else:
             assert newleaf.load(folder).network.config.yarn_factor == 2.5
+
+
+def test_the_command_line_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from newleaf.api import Model
+    from newleaf.cli.main import main
+
+    tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
+    Model(GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 32)), tokenizer, "gpt2").save(tmp_path / "learned")
+    folder = save("llama", tmp_path / "rotary")
+    for words, said in (
+        ([str(tmp_path / "learned"), "--context", "64"], "context: positions of this model are a learned table of 32 tokens"),
+        ([str(folder), "--context", "100000"], "context: 100000 is more than 64 times"),
+        ([str(folder), "--context", "0"], "context: must be a whole number of tokens, at least 2, not 0"),
+        ([str(folder), "--context-method", "ntk"], "context_method: says how a context is stretched; give context too"),
+        ([str(folder), "--cache", "int3"], "--cache"),
+    ):
+        assert main(["generate", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+    assert main(["generate", str(folder), "a" * 40, "--context", "80", "--cache", "int8", "--max-tokens", "5", "--temperature", "0"]) == 0
+    assert main(["evaluate", "http://localhost:1/v1", str(__file__), "--context", "80"]) == 2
+
+
+def test_the_server_takes_a_number_format_a_size_or_both() -> None:
+    from newleaf.cli.serve import _cache
+
+    assert [_cache(text) for text in (None, "2G", "int8", "int8,2G")] == [
+        (None, None),
+        (None, 2 * 10**9),
+        ("int8", None),
+        ("int8", 2 * 10**9),
+    ]
+    for wrong in ("int4", "int8,lots"):
+        with pytest.raises(newleaf.InputError, match="--cache"):
+            _cache(wrong)

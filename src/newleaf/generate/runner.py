@@ -262,9 +262,8 @@ class PlainRunner:
             for first in range(0, ids.shape[1], PARTS):  # masks and scores are bounded
                 part = slice(first, first + PARTS)
                 own = real[:, part] if real is not None else None
-                hidden = self.network.hidden(ids[:, part].to(self.network.device), real=own, cache=self._cache)
-            logits: Tensor = self.network.head(hidden[:, -1]).float().cpu()
-        return logits
+                logits: Tensor = self.network(ids[:, part].to(self.network.device), real=own, cache=self._cache, last=True)
+        return logits[:, -1].float().cpu()
 
 
 def fitting(text: Sequence[int], limit: int) -> Sequence[int]:
