@@ -120,9 +120,12 @@ class LoweredRunner:
                 raise ValueError(f"the tokens, positions and slots {list(tokens), list(positions), list(slots)} do not fit this network")
             start = State.TOKENS + column * MAX_ROWS
             state[start : start + rows] = values
-        for slot in set(slots):
-            own = [position for position, other in zip(positions, slots, strict=True) if other == slot]
-            self.pages.reserve(slot, min(own), max(own) + 1)
+        spans: dict[int, tuple[int, int]] = {}
+        for slot, position in zip(slots, positions, strict=True):
+            first, last = spans.get(slot, (position, position))
+            spans[slot] = min(first, position), max(last, position)
+        for slot, (first, last) in spans.items():
+            self.pages.reserve(slot, first, last + 1)
         if self.program.adapters is not None:
             self.program.adapters[:rows, 0] = torch.tensor([self.wearing.get(slot, 0) for slot in slots])
         wanted = rows if wanted is None else wanted
