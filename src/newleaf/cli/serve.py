@@ -235,9 +235,10 @@ def _size(text: str | None, flag: str) -> int | None:
 
 def _cache(text: str | None) -> tuple[Literal["bf16", "int8"] | None, int | None]:
     """Number format and bytes of keys and values."""
+    kinds: dict[str, Literal["bf16", "int8"]] = {"bf16": "bf16", "int8": "int8"}
     first, _, rest = (text or "").partition(",")
-    if first == "bf16" or first == "int8":
-        return first, _size(rest or None, "--cache")
+    if first in kinds:
+        return kinds[first], _size(rest or None, "--cache")
     return None, _size(text, "--cache")
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.kernels.layout import PAGE
-from newleaf.generate.strands import head_bytes, strands_of, width_of
+from newleaf.generate.strands import BACK, head_bytes, strands_of, width_of
 from newleaf.model import GPTConfig
 
 BLOCK = 64 << 20  # bytes that are asked of the system at once, at most
@@ -104,10 +104,10 @@ class Pages:
         self.layers = self._place_layers()
 
     def reserve(self, slot: int, start: int, end: int) -> None:
-        """Pages for tokens at positions `start` … `end` − 1; those that no window sees from `start` on are let go. Raises OutOfPagesError
-        where the limit leaves none."""
+        """Pages for tokens at positions `start` … `end` − 1; those that no window sees from BACK tokens before on are let go. Raises
+        OutOfPagesError where the limit leaves none."""
         for strand, owned in zip(self.strands, self._owned[slot], strict=True):
-            passed = max(owned.passed, strand.first(start))
+            passed = max(owned.passed, strand.first(max(0, start - BACK)))
             for page in owned.pages[: passed - owned.passed]:
                 self._drop(page, passed=True)
             del owned.pages[: passed - owned.passed]

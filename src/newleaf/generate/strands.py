@@ -12,6 +12,7 @@ from newleaf.model import GPTConfig
 
 SCALE = 4  # bytes
 AT_ONCE = 256  # tokens that a round reads of one text at most, beside what its windows see
+BACK = 32  # tokens that may be taken back, since they were guesses, after windows have moved on over them
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Strand:
     def most(self, length: int) -> int:
         """Pages that a text of so many tokens needs at once."""
         pages = -(-length // PAGE)
-        return min(pages, -(-(self.window + AT_ONCE) // PAGE) + 1) if self.window else pages
+        return min(pages, -(-(self.window + AT_ONCE + BACK) // PAGE) + 1) if self.window else pages
 
 
 def strands_of(config: GPTConfig) -> tuple[Strand, ...]:

@@ -34,7 +34,7 @@ KEY_GROUP = 32  # numbers of a key that share a scale; a value has one
 
 def to_codes(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Numbers [..., D] as signed bytes, with a scale fp32 [..., D/group] for each group, a 127th of its largest."""
-    groups = F.pad(x.float(), (0, -x.shape[-1] % group)).unflatten(-1, (-1, group))
+    groups = F.pad(x.float(), (0, -x.shape[-1] % group)).reshape(*x.shape[:-1], -1, group)
     top = groups.abs().amax(-1, keepdim=True)
     codes = (groups * (127.0 / top).where(top > 1e-30, 0.0)).round().to(torch.int8)
     return codes.flatten(-2)[..., : x.shape[-1]], top.squeeze(-1) / 127.0
