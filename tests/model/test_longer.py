@@ -174,6 +174,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, capsys: pytest.Cap
     tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
     Model(GPT(GPTConfig(tokenizer.vocab_size, 32, 1, 2, 32)), tokenizer, "gpt2").save(tmp_path / "learned")
     folder = save("llama", tmp_path / "rotary")
+    capsys.readouterr()
     for words, said in (
         ([str(tmp_path / "learned"), "--context", "64"], "context: positions of this model are a learned table of 32 tokens"),
         ([str(folder), "--context", "100000"], "context: 100000 is more than 64 times"),
