@@ -18,7 +18,7 @@ from newleaf.model.rotary import rotate
 from newleaf.model.together import joinable, together
 
 PRODUCTS_UP_TO = 1024  # tokens
-SCORES = 1 << 25  # that are held at once where nothing is learned
+SCORES = 1 << 23  # that are held at once where nothing is learned: memory of this size is used again, more is given back each time
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ def _attend_with_sinks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     group = heads // k.shape[1]
     if mask is None and length > 1:
         mask = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
-    scores = (q.reshape(batch, k.shape[1], group * length, dim) @ k.mT * scale).view(batch, k.shape[1], group, length, -1)
+    scores = ((q * scale).reshape(batch, k.shape[1], group * length, dim) @ k.mT).view(batch, k.shape[1], group, length, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask.unsqueeze(2), float("-inf"))
+        hidden = ~mask.unsqueeze(2)
+        scores = scores.masked_fill(hidden, float("-inf")) if torch.is_grad_enabled() else scores.masked_fill_(hidden, float("-inf"))
     sink = sinks.view(1, -1, group, 1, 1).expand(batch, -1, -1, length, 1)
     weights = F.dropout(torch.cat((scores, sink), dim=-1).softmax(-1)[..., :-1], dropout, dropout > 0)
     return (weights.flatten(2, 3) @ v).view(batch, heads, length, dim)
