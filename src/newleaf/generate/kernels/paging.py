@@ -9,8 +9,8 @@ import numba as nb
 from newleaf.generate.kernels.attention import page_of, remember
 from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
 from newleaf.kernels.keep import kept_kernel
+from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
-    kernel,
     load_bfloat,
     load_byte,
     load_float,
