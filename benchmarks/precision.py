@@ -2,7 +2,7 @@
 
 Bits per byte of one text in each precision, over the same windows: by the network itself (weights rounded, arithmetic in fp32 or bf16), and
 as `newleaf generate` computes, a token at a time with the compiled kernels, whose inputs are rounded to bytes too where weights are
-packed. The first token of a window is given.
+packed; then with keys and values in 8 bits as well, whose cost is against the same kernels without. The first token of a window is given.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens of a window")
     parser.add_argument("--windows", type=int, default=32, help="windows, spread over the text")
     args = parser.parse_args()
-    table = Table("weights", "network", "cost", "kernels", "cost", "MB")
+    table = Table("weights", "network", "cost", "kernels", "cost", "and an 8-bit cache", "its cost", "MB")
     first: list[float] = []
     for kind in args.weights:
         model = newleaf.load(args.model, weights=None if kind == "as stored" else kind)
         ids = windows(torch.tensor(model.tokenizer.encode(args.text.read_text("utf-8"))), args.length, args.windows)
         lengths = torch.from_numpy(token_byte_lengths(model.tokenizer)).long()
         count = int(lengths[ids[:, 1:]].sum())
-        found = [by_network(model.network, ids), by_kernels(model.network, ids)]
+        found = [by_network(model.network, ids), by_kernels(model.network, ids), by_kernels(model.network, ids, torch.int8)]
         bits = [nats / math.log(2) / count for nats in found]
-        first = first or bits
+        first = first or [*bits[:2], 0.0]
+        against = [*first[:2], bits[1]]
         held = sum(part.nbytes for part in (*model.network.parameters(), *model.network.buffers())) / 1e6
         cells = [f"{value:.4f}" for value in bits]
-        costs = [f"{100 * (value / base - 1):+.2f} %" for value, base in zip(bits, first, strict=True)]
-        table.add_row(kind, cells[0], costs[0], cells[1], costs[1], f"{held:,.0f}")
+        costs = [f"{100 * (value / base - 1):+.2f} %" for value, base in zip(bits, against, strict=True)]
+        table.add_row(kind, cells[0], costs[0], cells[1], costs[1], cells[2], costs[2], f"{held:,.0f}")
     table.title = f"{args.model.name} on {args.text.name}: bits per byte, {args.windows} windows of {args.length} tokens ({count:,} bytes)"
     Console().print(table)
 
@@ -65,10 +66,10 @@ def by_network(network: GPT, ids: Tensor) -> float:
     return sum(float(network.loss(some[:, :-1], some[:, 1:], reduction="sum")) for some in ids.split(8))
 
 
-def by_kernels(network: GPT, ids: Tensor) -> float:
+def by_kernels(network: GPT, ids: Tensor, cache: torch.dtype | None = None) -> float:
     """Nats of all windows, read as text is written, a token of several windows at a time. NaN where kernels do not know the network."""
     try:
-        runner = LoweredRunner(network, slots=ROWS, max_length=ids.shape[1])
+        runner = LoweredRunner(network, slots=ROWS, max_length=ids.shape[1], cache=cache)
     except CannotLower:
         return math.nan
     nats = 0.0

@@ -145,7 +145,7 @@ def test_published_sizes_have_the_published_parameter_counts_and_those_of_the_st
         ("gpt2", "activation_function", "mish"),
         ("gpt2", "a_field_of_tomorrow", 3),
         ("gpt_oss", "output_router_logits", True),
-        ("qwen3", "rope_parameters", {"rope_type": "yarn", "factor": 4.0}),
+        ("qwen3", "rope_parameters", {"rope_type": "longrope", "factor": 4.0}),
     ],
 )
 def test_a_field_that_is_not_honoured_is_refused_by_name(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.engine import SLOTS, Engine
 from newleaf.generate.slots import KernelSlots, open_slots
@@ -12,10 +14,11 @@ Weights = tuple[tuple[int, int], ...]  # where each weight lies, and how often i
 
 
 class Engines:
-    """At most two engines for one network: one without a draft, and one with the draft that was asked for last."""
+    """At most two engines for one network: one without a draft, and one with the draft that was asked for last. `cache` is the type of keys
+    and values."""
 
-    def __init__(self, network: GPT, tokenizer: Tokenizer) -> None:
-        self.network, self.tokenizer = network, tokenizer
+    def __init__(self, network: GPT, tokenizer: Tokenizer, cache: torch.dtype | None = None) -> None:
+        self.network, self.tokenizer, self.cache = network, tokenizer, cache
         self._kept: dict[GPT | None, tuple[Weights, Engine | None]] = {}
 
     def get(self, draft: GPT | None, grammars: Grammars) -> Engine | None:
@@ -31,6 +34,6 @@ class Engines:
 
     def _open(self, draft: GPT | None, grammars: Grammars) -> Engine | None:
         if draft is not None:
-            return Engine(self.network, self.tokenizer, grammars=grammars, draft=draft)
-        found = open_slots(self.network, SLOTS, None, False)
+            return Engine(self.network, self.tokenizer, grammars=grammars, draft=draft, cache=self.cache)
+        found = open_slots(self.network, SLOTS, None, False, cache=self.cache)
         return Engine(self.network, self.tokenizer, grammars=grammars, runner=found) if isinstance(found, KernelSlots) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from newleaf.api.model import Model
 from newleaf.api.opening import load
@@ -28,7 +28,8 @@ def evaluate(model: AnyModel, tasks: Sequence[str], data_dir: str | Path | None 
 
     `data_dir` is the folder of the tasks' files. Options are the command's: `limit`, `shots`, `out`, `against` (a second model),
     `allow_code_execution`, `samples`, `temperature`, `max_tokens`, `template`, `chat`, `stride`, `contamination` (training texts to look
-    for the tasks' rows in), `seed`; `weights`, `device` and `threads` for models that are opened here; `quiet`.
+    for the tasks' rows in), `seed`; `weights`, `device`, `threads`, `context` and `context_method` for models that are
+    opened here; `quiet`.
 
     Raises InputError for what cannot be: a task that does not exist, a file without usable rows, an address that does not answer.
     """
@@ -47,6 +48,8 @@ def evaluation(
     weights: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    context: int | None = None,
+    context_method: Literal["yarn", "ntk"] | None = None,
     quiet: bool = False,
     monitor: Monitor | None = None,
     **options: Any,
@@ -59,7 +62,7 @@ def evaluation(
         strange = [name for name in options if name not in known]
         raise InputError(f"evaluate: no such option {', '.join(strange)}; there are {', '.join(known)}") from None
     jobs = find_jobs(tasks, setting)
-    opening = {"weights": weights, "device": device, "threads": threads}
+    opening = {"weights": weights, "device": device, "threads": threads, "context": context, "context_method": context_method}
     shown = monitor or (Silent() if quiet else pick_monitor())
     try:
         subject = _subject(model, setting, opening)
@@ -78,8 +81,10 @@ def _subject(model: AnyModel, setting: Setting, opening: dict[str, Any]) -> Subj
     if isinstance(model, str) and is_address(model):
         if setting.chat:
             raise InputError("chat: an address is asked for plain completions; give a local model")
+        if opening["context"] is not None:
+            raise InputError("context: the model behind an address has the context that its server gave it")
         return RemoteSubject(model)
     opened = model if isinstance(model, Model) else load(model, **opening)
     name = repr(opened) if isinstance(model, Model) else str(model)
     template = opened.chat_template if setting.chat else None
-    return LocalSubject(opened.network, opened.tokenizer, name, opened.family, opened.end_ids, template)
+    return LocalSubject(opened.network, opened.tokenizer, name, opened.family, opened.end_ids, template, opened.cache)

@@ -23,6 +23,7 @@ from newleaf.generate.prompt_file import add_lines, batches, lines_done, read_pr
 from newleaf.generate.samples import Piece, prompt_ids
 from newleaf.generate.writer import write
 from newleaf.model import GPT
+from newleaf.model.cache import CACHES
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
 from newleaf.storage.classifier_adapter import head_of, with_head
 from newleaf.storage.classifier_folder import BODY, SCORE, save_classifier
@@ -43,14 +44,21 @@ class Model:
     """
 
     def __init__(
-        self, network: GPT, tokenizer: Tokenizer, family: str, defaults: Mapping[str, Any] | None = None, labels: LabelModel | None = None
+        self,
+        network: GPT,
+        tokenizer: Tokenizer,
+        family: str,
+        defaults: Mapping[str, Any] | None = None,
+        labels: LabelModel | None = None,
+        cache: str | None = None,
     ) -> None:
         self.network = network
         self.tokenizer = tokenizer
         self.family = family
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
-        self._engines = Engines(network, tokenizer)
+        self.cache = CACHES[cache] if cache is not None else None  # of keys and values; None for the network's own
+        self._engines = Engines(network, tokenizer, self.cache)
 
     @overload
     def generate(self, prompt: str = "", *, n: None = None, **options: Any) -> str: ...
@@ -144,8 +152,10 @@ class Model:
         for model in (self, *adapted.values()):
             model._check_writes()
         networks = {name: model.network for name, model in adapted.items()}
-        guessing = self._draft_network(draft)
-        return Engine(self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=networks, draft=guessing)
+        guess = self._draft_network(draft)
+        return Engine(
+            self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=networks, draft=guess, cache=self.cache
+        )
 
     def with_adapter(self, path: str | Path) -> Model:
         """This model with an adapter over it; the weights are the same ones in memory, and this model stays as it is.
@@ -160,7 +170,9 @@ class Model:
         network.eval()
         tokenizer = adapter_tokenizer(folder, network.config) or self.tokenizer
         labels = LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter)) if adapter.score is not None else None
-        return Model(network, tokenizer, self.family, self.defaults, labels)
+        model = Model(network, tokenizer, self.family, self.defaults, labels)
+        model.cache = self.cache
+        return model
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
         """A label for each text, in the type that the data had; with several labels a text, a list of them.
@@ -187,7 +199,7 @@ class Model:
         engine = self._lowered(draft) if config.beams == 1 and config.guidance_scale == 1 else None
         if engine is not None:
             return engine.write(prompts, config, first, self.end_ids)
-        return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first, ends=self.end_ids)
+        return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first, ends=self.end_ids, cache=self.cache)
 
     def _check_writes(self) -> None:
         if self.labels is not None:
@@ -275,7 +287,7 @@ class Model:
 
     def _answerer(self, draft: Model | None = None) -> Answerer:
         """The engine, which lets texts share what was read of their beginnings; or the network itself, where there is no program."""
-        return self._lowered(draft) or Remembering(self.network, self.tokenizer, self._grammars)
+        return self._lowered(draft) or Remembering(self.network, self.tokenizer, self._grammars, self.cache)
 
     def chat_options(self, options: Mapping[str, Any]) -> SamplingConfig:
         """The `SamplingConfig` of these options, with what an answer has unless they say otherwise. Raises InputError."""

@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.options import add_draft_options, add_model_options, heed_offline, open_draft
+from newleaf.cli.options import (
+    add_cache_option,
+    add_context_options,
+    add_draft_options,
+    add_model_options,
+    heed_offline,
+    open_draft,
+    opening_options,
+)
 from newleaf.cli.sampling_options import add_sampling_options, given_options
 from newleaf.cli.speed import Timed
 from newleaf.errors import InputError
@@ -48,6 +56,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_sampling_options(parser, NOT_FOR_ANSWERS)
     add_draft_options(parser)
     add_model_options(parser)
+    add_context_options(parser)
+    add_cache_option(parser)
     parser.set_defaults(run=run, name="chat")
 
 
@@ -64,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if in_terminal:
         print(f"Opening {args.model} …", end="", flush=True)
     try:
-        model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
+        model = api.load(args.model, **opening_options(args))
         draft = open_draft(args)
     finally:
         if in_terminal:

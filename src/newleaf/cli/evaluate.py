@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from newleaf.cli.options import add_model_options, heed_offline
+from newleaf.cli.options import add_context_options, add_model_options, heed_offline
 
 EPILOG = """tasks: hellaswag, arc_easy, mmlu (or mmlu_SUBJECT), truthfulqa_mc1, lambada, sst2, gsm8k_cot, humaneval, speed;
 lm_eval:NAME for a task of lm-evaluation-harness; or a file: text, or .jsonl rows of {prompt, references}, of {messages}, or of
@@ -40,6 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--allow-code-execution", action="store_true", help="humaneval: run programs that the model writes, in a sandbox")
     parser.add_argument("--seed", type=int, help="of texts that are drawn (default: 0)")
     add_model_options(parser)
+    add_context_options(parser)
     parser.set_defaults(run=run, name="evaluate")
 
 
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         weights=args.weights,
         device=args.device,
         threads=args.threads,
+        context=args.context,
+        context_method=args.context_method,
         chat=args.chat,
         **given,
     )

@@ -8,7 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.options import add_draft_options, add_model_options, heed_offline, open_draft
+from newleaf.cli.options import (
+    add_cache_option,
+    add_context_options,
+    add_draft_options,
+    add_model_options,
+    heed_offline,
+    open_draft,
+    opening_options,
+)
 from newleaf.cli.sampling_options import add_sampling_options, given_options
 from newleaf.errors import InputError
 from newleaf.text.printable import printable
@@ -32,6 +40,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--batch", type=int, help="with --prompts: how many are written side by side (default: 16)")
     add_draft_options(parser)
     add_model_options(parser)
+    add_context_options(parser)
+    add_cache_option(parser)
     parser.set_defaults(run=run, name="generate")
 
 
@@ -46,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return _write_file(args, options)
     if args.prompt == "-":
         args.prompt = sys.stdin.read()
-    model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
+    model = api.load(args.model, **opening_options(args))
     options["draft"] = open_draft(args)
     if args.json or "logprobs" in options or "prompt_logprobs" in options or options.get("n", 1) > 1:
         _show_all(model, args.prompt or "", options, args.json)
@@ -119,7 +129,7 @@ def _write_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
         raise InputError("--prompts: takes the place of the prompt; give one of the two")
     if args.out is None:
         raise InputError("--out is missing: the .jsonl file to write")
-    model = api.load(args.model, args.weights, args.device, args.threads, args.adapter)
+    model = api.load(args.model, **opening_options(args))
     options["draft"] = open_draft(args)
     monitor = pick_monitor()
     try:

@@ -43,6 +43,27 @@ def open_draft(args: argparse.Namespace) -> Model | None:
     return api.load(args.draft, args.draft_weights or args.weights, args.device, args.threads)
 
 
+def add_context_options(parser: argparse.ArgumentParser) -> None:
+    """What commands take that read and write with a language model."""
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="tokens of a text; beyond what the model has, rotary positions are stretched"
+    )
+    parser.add_argument(
+        "--context-method", choices=["yarn", "ntk"], help="how positions are stretched: YaRN or dynamic NTK (default: yarn)"
+    )
+
+
+def add_cache_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache", choices=["bf16", "int8"], help="number format of keys and values (default: bf16, or fp32 where the weights are)"
+    )
+
+
+def opening_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `newleaf.load` takes of these."""
+    return {name: getattr(args, name) for name in ("weights", "device", "threads", "adapter", "context", "context_method", "cache")}
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What every command that begins a run takes, beside its length."""
     parser.add_argument("--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat")

@@ -11,9 +11,9 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from newleaf.cli.options import add_model_options, heed_offline
+from newleaf.cli.options import add_context_options, add_model_options, heed_offline
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--memory", metavar="SIZE", help="bytes for all models' weights, such as 8G; models are opened and put away as they are asked for"
     )
-    parser.add_argument("--cache", metavar="SIZE", help="bytes for each model's keys and values (default: half of what is free)")
+    parser.add_argument(
+        "--cache",
+        metavar="[bf16|int8][,SIZE]",
+        help="number format of keys and values, bytes for those of each model, or both (default: bf16, half of what is free)",
+    )
     parser.add_argument(
         "--adapter",
         action="append",
@@ -87,6 +91,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)")
     parser.add_argument("--draft-weights", choices=kinds, help="--weights of the drafts (default: those of their models)")
     add_model_options(parser, weights=False)  # adapters here are models with names of their own
+    add_context_options(parser)
     parser.set_defaults(run=run, name="serve")
 
 
@@ -115,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, port)
     sources = _with_adapters([_source(text, args) for text in args.models], args.adapter or [])
     sources = _with_drafts(sources, args.draft or [], args.draft_weights)
-    room = Room(_size(args.memory, "--memory"), _size(args.cache, "--cache"), args.slots, settings.limits.queue)
+    room = Room(_size(args.memory, "--memory"), _cache(args.cache)[1], args.slots, settings.limits.queue)
     logs, threads = Logs(sys.stderr if args.log == "json" else None), Threads()
     serving = Serving(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
     _warn(args.host, settings)
@@ -205,7 +210,10 @@ def _source(text: str, args: argparse.Namespace) -> Source:
     if not found or "/" in name:
         path = text
         name = text if not Path(text).exists() else Path(text).resolve().name.removesuffix(".gguf")
-    return Source(name, path, args.weights, args.device, args.threads, template)
+    kind, _ = _cache(args.cache)
+    return Source(
+        name, path, args.weights, args.device, args.threads, template, context=args.context, context_method=args.context_method, cache=kind
+    )
 
 
 def _with_adapters(sources: list[Source], given: list[str]) -> list[Source]:
@@ -251,6 +259,15 @@ def _size(text: str | None, flag: str) -> int | None:
     if found is None or float(found[1]) == 0:
         raise InputError(f"{flag}: {text!r} is not a size such as 800M, 8G or 8GiB")
     return int(float(found[1]) * UNITS[found[2]])
+
+
+def _cache(text: str | None) -> tuple[Literal["bf16", "int8"] | None, int | None]:
+    """Number format and bytes of keys and values."""
+    kinds: dict[str, Literal["bf16", "int8"]] = {"bf16": "bf16", "int8": "int8"}
+    first, _, rest = (text or "").partition(",")
+    if first in kinds:
+        return kinds[first], _size(rest or None, "--cache")
+    return None, _size(text, "--cache")
 
 
 def _is_local(host: str) -> bool:

@@ -25,7 +25,7 @@ PROMPTS = 64  # handed to the engine together
 
 class LocalSubject:
     """A network with its tokenizer. `ends` are tokens that end a text, beside the tokenizer's own. With `chat`, prompts to be answered are
-    messages in this template."""
+    messages in this template. `cache` is the type of keys and values of texts that are written, None for the network's own."""
 
     def __init__(
         self,
@@ -35,8 +35,10 @@ class LocalSubject:
         family: str = "",
         ends: frozenset[int] = frozenset(),
         chat: ChatTemplate | None = None,
+        cache: torch.dtype | None = None,
     ) -> None:
         self.network, self.tokenizer, self.name, self.family, self.ends, self.chat = network, tokenizer, name, family, ends, chat
+        self.cache = cache
         self.truncated = 0  # contexts and prompts whose beginning did not fit
 
     @property
@@ -56,7 +58,7 @@ class LocalSubject:
 
     @cached_property
     def fingerprint(self) -> str:
-        digest = hashlib.blake2b(self.tokenizer.fingerprint.encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self.tokenizer.fingerprint}{self.cache or ''}".encode(), digest_size=16)
         digest.update(f"{self.network.config} {self.chat.sources if self.chat is not None else ''}".encode())
         for name, tensor in self.network.state_dict().items():
             flat = tensor.detach().flatten()
@@ -155,7 +157,7 @@ class LocalSubject:
 
     @cached_property
     def _engine(self) -> Engine:
-        return Engine(self.network, self.tokenizer)
+        return Engine(self.network, self.tokenizer, cache=self.cache)
 
     @cached_property
     def _unknown(self) -> int | None:

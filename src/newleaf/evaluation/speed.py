@@ -30,7 +30,7 @@ def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress
     prompt = min(PROMPT, limit - new - 1)
     if prompt < 1:
         raise InputError(f"speed: a context of {limit} tokens is too short to measure")
-    runner = pick_runner(subject.network, 1)
+    runner = pick_runner(subject.network, 1, subject.cache)
     writing: list[float] = []
     reading: list[float] = []
     generator = torch.Generator().manual_seed(setting.seed)

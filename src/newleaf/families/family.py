@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from newleaf.errors import InputError
+from newleaf.families.rope import is_yarn, take_yarn
 from newleaf.families.weights import Rule
 from newleaf.model import ConfigError, GPTConfig
 
@@ -59,13 +60,18 @@ class Fields:
             raise InputError(f"config.json has {name} = {found!r}; newleaf's {self.family} knows {', '.join(choices)}")
         return choices[found]
 
-    def rope(self) -> dict[str, float]:
-        """Plain rotary positions, as rope_parameters or in older fields: `base`, and the `share` of each head that turns if it is said."""
-        self.only("rope_scaling", None)
-        values = dict(self.take("rope_parameters", {}))
+    def rope(self, default: Mapping[str, Any] | None = None, base: float = 10_000.0) -> dict[str, Any]:
+        """Rotary positions, plain or YaRN, as rope_parameters or in older fields: `base`, the `share` of each head that turns if it is
+        said, and the fields of GPTConfig that are YaRN's, under `yarn`. `default` and `base` hold where nothing is said."""
+        older = self.take("rope_scaling")
+        values = dict(self.take("rope_parameters", older if isinstance(older, dict) and is_yarn(older) else default or {}))
+        if older is not None and (not isinstance(older, dict) or not is_yarn(values)):
+            self.only("rope_scaling", None)
+        yarn = take_yarn(values, self.need("max_position_embeddings")) if is_yarn(values) else {}
         if values.pop("rope_type", "default") != "default":
             self.only("rope_parameters", {"rope_type": "default"})
-        found = {"base": float(self.take("rope_theta", self.take("rotary_emb_base", values.pop("rope_theta", 10_000.0))))}
+        found = {"base": float(self.take("rope_theta", self.take("rotary_emb_base", values.pop("rope_theta", base)))), "yarn": yarn}
+        values.pop("rope_theta", None)
         share = self.take("rotary_pct", values.pop("partial_rotary_factor", None))
         if values:
             raise InputError(f"config.json has {next(iter(values))} in rope_parameters, which newleaf's {self.family} does not honour")

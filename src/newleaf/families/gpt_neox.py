@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.families.family import Family, Fields, name_of
+from newleaf.families.rope import rope_parameters
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
@@ -56,6 +57,7 @@ def from_hf(fields: Fields) -> GPTConfig:
         norm_eps=fields.take("layer_norm_eps", 1e-5),
         positions="rotary",
         rotary_base=rope["base"],
+        **rope["yarn"],
         rotary_dim=int(n_embd // n_head * rope.get("share", 0.25)),
         activation=fields.choose("hidden_act", ACTIVATIONS, "gelu"),
         attention_bias=bias,
@@ -82,7 +84,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "layer_norm_eps": config.norm_eps,
         "rotary_pct": share,
         "rotary_emb_base": config.rotary_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base, "partial_rotary_factor": share},
+        "rope_parameters": rope_parameters(config) | {"partial_rotary_factor": share},
         "hidden_act": name_of(config.activation, ACTIVATIONS),
         "attention_bias": config.attention_bias,
         "tie_word_embeddings": config.tie_embeddings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.families.family import Family, Fields
+from newleaf.families.rope import rope_parameters
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
@@ -34,9 +35,7 @@ def from_hf(fields: Fields) -> GPTConfig:
     kinds = fields.take("layer_types", [WHOLE if i % 2 else WINDOWED for i in range(n_layer)])
     windows = tuple(window if kind == WINDOWED else 0 for kind in kinds)
     default = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
-    rope = dict(fields.take("rope_parameters", fields.take("rope_scaling", default)))
-    fields.take("rope_scaling")
-    yarn = rope.get("rope_type", "default") == "yarn"
+    rope = fields.rope(default, 150_000.0)
     bias = fields.take("attention_bias", True)
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
@@ -50,12 +49,8 @@ def from_hf(fields: Fields) -> GPTConfig:
         norm="rms_norm",
         norm_eps=fields.take("rms_norm_eps", 1e-5),
         positions="rotary",
-        rotary_base=float(fields.take("rope_theta", rope.get("rope_theta", 150_000.0))),
-        yarn_factor=float(rope["factor"]) if yarn else 0.0,
-        yarn_context=int(rope.get("original_max_position_embeddings", 4096)),
-        yarn_beta_fast=float(rope.get("beta_fast", 32.0)),
-        yarn_beta_slow=float(rope.get("beta_slow", 1.0)),
-        yarn_truncate=bool(rope.get("truncate", True)),
+        rotary_base=rope["base"],
+        **rope["yarn"],
         sinks=True,
         windows=windows if any(windows) else (),
         activation="clamped_swiglu",
@@ -75,16 +70,6 @@ def from_hf(fields: Fields) -> GPTConfig:
 
 def to_hf(config: GPTConfig) -> dict[str, Any]:
     windows = config.windows or (0,) * config.n_layer
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
-    if config.yarn_factor:
-        rope |= {
-            "rope_type": "yarn",
-            "factor": config.yarn_factor,
-            "original_max_position_embeddings": config.yarn_context,
-            "beta_fast": config.yarn_beta_fast,
-            "beta_slow": config.yarn_beta_slow,
-            "truncate": config.yarn_truncate,
-        }
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
@@ -98,7 +83,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "num_experts_per_tok": config.n_expert_active,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rotary_base,
-        "rope_parameters": rope,
+        "rope_parameters": rope_parameters(config),
         "sliding_window": max(windows) or 128,
         "layer_types": [WINDOWED if window else WHOLE for window in windows],
         "hidden_act": "silu",

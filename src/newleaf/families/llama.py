@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.families.family import Family, Fields
+from newleaf.families.rope import rope_parameters
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
@@ -32,7 +33,7 @@ def from_hf(fields: Fields) -> GPTConfig:
     fields.only("rope_interleaved", False)
     fields.only("pretraining_tp", 1)
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
-    bias = fields.take("attention_bias", False)
+    bias, rope = fields.take("attention_bias", False), fields.rope()
     return llama(
         fields.need("num_hidden_layers"),
         n_head,
@@ -43,7 +44,8 @@ def from_hf(fields: Fields) -> GPTConfig:
         context_length=fields.need("max_position_embeddings"),
         head_dim=fields.take("head_dim", n_embd // n_head),
         norm_eps=fields.take("rms_norm_eps", 1e-6),
-        rotary_base=fields.rope()["base"],
+        rotary_base=rope["base"],
+        **rope["yarn"],
         attention_bias=bias,
         attention_out_bias=bias,
         feedforward_bias=fields.take("mlp_bias", False),
@@ -65,7 +67,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "intermediate_size": config.n_inner,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rotary_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        "rope_parameters": rope_parameters(config),
         "hidden_act": "silu",
         "attention_bias": config.attention_bias,
         "mlp_bias": config.feedforward_bias,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.families.family import Family, Fields
+from newleaf.families.rope import rope_parameters
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
@@ -32,7 +33,7 @@ SIZES = {
 def from_hf(fields: Fields) -> GPTConfig:
     fields.only("hidden_act", "silu")
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
-    bias = fields.take("attention_bias", False)
+    bias, rope = fields.take("attention_bias", False), fields.rope()
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("max_position_embeddings"),
@@ -47,7 +48,8 @@ def from_hf(fields: Fields) -> GPTConfig:
         norm_eps=fields.take("rms_norm_eps", 1e-6),
         qk_norm=True,
         positions="rotary",
-        rotary_base=fields.rope()["base"],
+        rotary_base=rope["base"],
+        **rope["yarn"],
         activation="silu",
         gated=True,
         attention_bias=bias,
@@ -85,7 +87,7 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
         "intermediate_size": config.n_inner,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rotary_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        "rope_parameters": rope_parameters(config),
         "hidden_act": "silu",
         "attention_bias": config.attention_bias,
         "attention_dropout": config.attention_dropout,

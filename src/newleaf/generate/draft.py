@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 
+import torch
+
 from newleaf.errors import InputError
 from newleaf.generate.choose import STUCK, Row, choose_with_chances
 from newleaf.generate.odds import Odds
@@ -21,6 +23,7 @@ from newleaf.generate.runner import LoweredRunner, cache_dtype, say_once
 from newleaf.generate.samples import one_thread
 from newleaf.generate.sequence import Sequence
 from newleaf.generate.slots import KernelSlots, Part, Slots, open_slots
+from newleaf.generate.strands import head_bytes
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
 
@@ -177,25 +180,25 @@ def rest(slots: Slots) -> None:
         slots.runner.crew.rest()
 
 
-def open_draft(draft: GPT, network: GPT, slots: Slots, limit: int, vocab_size: int) -> Draft:
+def open_draft(draft: GPT, network: GPT, slots: Slots, limit: int, vocab_size: int, cache: torch.dtype | None = None) -> Draft:
     """A draft for what runs in these slots, in as many of its own. Where that is a program the draft is one too, however small."""
     own: Slots
     if isinstance(slots, KernelSlots):
         try:
-            own = KernelSlots(LoweredRunner(draft, slots.count, limit=limit))
+            own = KernelSlots(LoweredRunner(draft, slots.count, limit=limit, cache=cache))
         except CannotLower as error:
             raise InputError(f"draft: {error}, so it would write more slowly than the model") from None
     else:
-        own = open_slots(draft, slots.count, limit, False)
+        own = open_slots(draft, slots.count, limit, False, cache=cache)
     return Draft(own, vocab_size, draft.weight_bytes() / network.weight_bytes())
 
 
-def shares(limit: int, network: GPT, draft: GPT) -> tuple[int, int]:
+def shares(limit: int, network: GPT, draft: GPT, cache: torch.dtype | None = None) -> tuple[int, int]:
     """Bytes of a limit for keys and values of the network, and for the draft's: as one token of each takes."""
-    mine, its = (_token_bytes(each) for each in (network, draft))
+    mine, its = (_token_bytes(each, cache) for each in (network, draft))
     return limit * mine // (mine + its), limit * its // (mine + its)
 
 
-def _token_bytes(network: GPT) -> int:
+def _token_bytes(network: GPT, cache: torch.dtype | None) -> int:
     config = network.config
-    return 2 * config.n_layer * config.n_kv_head * config.head_dim * cache_dtype(network).itemsize
+    return config.n_layer * config.n_kv_head * sum(head_bytes(config, cache or cache_dtype(network)))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import psutil
+import torch
 from torch import Tensor
 
 from newleaf.errors import InputError
@@ -43,7 +44,8 @@ class Engine:
     the memory that is free). A request draws the same random numbers whatever else is being written, so that its text is the same but for
     ties in rounding; `deterministic` makes it the same bit for bit. `adapters` are networks over the same weights, each with an adapter, by
     the names under which requests ask for them; texts with different ones go through each round together. `draft` is a small network with
-    the same tokenizer that guesses tokens (`check_draft`), and whose keys and values are within the limit too.
+    the same tokenizer that guesses tokens (`check_draft`), and whose keys and values are within the limit too. `cache` is the type of keys
+    and values: bf16, torch.int8 for codes with scales, or None for fp32 with fp32 weights and bf16 with others.
     """
 
     def __init__(
@@ -57,15 +59,16 @@ class Engine:
         runner: Slots | None = None,
         adapters: Mapping[str, GPT] | None = None,
         draft: GPT | None = None,
+        cache: torch.dtype | None = None,
     ) -> None:
         if slots < 1:
             raise InputError(f"slots: must be at least 1, not {slots}")
         limit = int(psutil.virtual_memory().available * SHARE) if limit is None else limit
         self.tokenizer, self.grammars = tokenizer, grammars or Grammars(tokenizer)
         self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
-        mine, its = (limit, 0) if draft is None else shares(limit, network, draft)
-        self.slots = runner or open_slots(network, slots, mine, deterministic, tuple((adapters or {}).values()))
-        written = open_draft(draft, network, self.slots, its, tokenizer.vocab_size) if draft is not None else None
+        mine, its = (limit, 0) if draft is None else shares(limit, network, draft, cache)
+        self.slots = runner or open_slots(network, slots, mine, deterministic, tuple((adapters or {}).values()), cache)
+        written = open_draft(draft, network, self.slots, its, tokenizer.vocab_size, cache) if draft is not None else None
         if draft is not None and deterministic and not self.slots.steady:
             say_once("deterministic: a network without a program takes no guesses, which could tip ties, so the draft is left alone")
         self.guesser = Guesser(self.slots, written)

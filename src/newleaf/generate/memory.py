@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from newleaf.generate.constraints import Grammars
@@ -56,9 +57,9 @@ class Memory:
 class Remembering:
     """Writes with a network that has no program, one text at a time, and remembers the last one. See `Engine.answer`."""
 
-    def __init__(self, network: GPT, tokenizer: Tokenizer, grammars: Grammars) -> None:
+    def __init__(self, network: GPT, tokenizer: Tokenizer, grammars: Grammars, cache: torch.dtype | None = None) -> None:
         self.tokenizer, self.grammars = tokenizer, grammars
-        self.memory = Memory(PlainRunner(network))
+        self.memory = Memory(PlainRunner(network, cache))
 
     def answer(
         self, prompt: Sequence[int], config: SamplingConfig, ends: Collection[int], shown: Mapping[int, str]

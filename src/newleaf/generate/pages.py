@@ -1,24 +1,28 @@
 """Memory for keys and values, in pages of a few tokens that sequences own, share and give back.
 
-A page holds the same tokens of every layer, as kernels/attention.py draws it. Sequences whose texts begin alike share the pages of their
-beginning, whatever windows the layers have: a page is known by its tokens and by the page before it, stays known while nobody uses it, and
-is taken for other tokens, longest unused first, when memory runs out.
+A page holds some tokens of the layers of one strand (strands.py), as kernels/attention.py draws it. Sequences whose texts begin alike share
+the pages of their beginning: a page is known by its tokens and by the text before it, stays known while nobody uses it, and is taken for
+other tokens, longest unused first, when memory runs out. Where layers have windows, a text lets go of the pages that its windows have
+passed; of those some stay known, for texts that part from it there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from newleaf.generate.kernels.layout import LANES, PAGE
+from newleaf.generate.kernels.layout import PAGE
+from newleaf.generate.strands import BACK, head_bytes, strands_of, width_of
 from newleaf.model import GPTConfig
 
 BLOCK = 64 << 20  # bytes that are asked of the system at once, at most
+PASSED = 256  # pages of each strand with windows that these have passed and that are kept all the same, while no memory is lacking
 
 
 class OutOfPagesError(Exception):
@@ -26,34 +30,49 @@ class OutOfPagesError(Exception):
 
 
 class _Known(NamedTuple):
-    """What a page holds: its tokens, after the page with the number `parent` in order of becoming known."""
+    """A text up to the end of a page: the page's tokens, after the text with the number `parent`."""
 
     parent: int
     tokens: tuple[int, ...]
 
 
-def shape_of(config: GPTConfig, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Layers times heads, filled width, and numbers that lie together in a page's keys."""
-    return config.n_layer * config.n_kv_head, -(-config.head_dim // LANES) * LANES, 2 if dtype == torch.bfloat16 else 1
+@dataclass
+class _Owned:
+    """A slot's pages in one strand, after the first `passed`, which windows need no more."""
+
+    passed: int = 0
+    pages: list[int] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return self.passed + len(self.pages)
 
 
 class Pages:
-    """Pages of `slots` sequences of up to `max_length` tokens, in bf16 or fp32, of at most `limit` bytes (None: no limit)."""
+    """Pages of `slots` sequences of up to `max_length` tokens, of at most `limit` bytes (None: no limit). Numbers are fp32, bf16, or codes
+    (torch.int8) with scales."""
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype, slots: int, max_length: int, limit: int | None = None) -> None:
         self.config, self.dtype = config, dtype
-        self.heads, self.width, self.pairs = shape_of(config, dtype)
-        self.half_bytes = self.heads * PAGE * self.width * dtype.itemsize  # of a page's keys, and of its values
-        self.most = None if limit is None else max(1, limit // (2 * self.half_bytes))
-        self.table = np.zeros((slots, -(-max_length // PAGE)), dtype=np.int64)  # addresses, for the kernels
-        self._owned: list[list[int]] = [[] for _ in range(slots)]
+        self.strands, self.width = strands_of(config), width_of(config)
+        self.key_bytes, value_bytes = head_bytes(config, dtype)
+        self.head_bytes = self.key_bytes + value_bytes
+        self.layer_bytes = config.n_kv_head * self.head_bytes
+        self.page_bytes = len(self.strands[0].layers) * self.layer_bytes
+        self.most = None if limit is None else max(len(self.strands), limit // self.page_bytes)
+        self.table = np.zeros((len(self.strands), slots, -(-max_length // PAGE)), dtype=np.int64)  # addresses, for the kernels
+        self._owned: list[list[_Owned]] = [[_Owned() for _ in self.strands] for _ in range(slots)]
+        self._texts: list[list[int]] = [[] for _ in range(slots)]  # of each slot, the numbers of its text up to each page that is known
         self._pages: list[Tensor] = []
         self._users: list[int] = []
         self._free: list[int] = []
-        self._known: dict[_Known, int] = {}
-        self._about: dict[int, tuple[_Known, int]] = {}  # page → what it holds, and when it became known
+        self._numbers: dict[_Known, int] = {}
+        self._count = 0  # of numbers so far
+        self._known: dict[tuple[int, int], int] = {}  # a text's number and a strand → the page that holds its end
+        self._about: dict[int, tuple[_Known, int, int]] = {}  # page → the text, its number, and the strand
         self._idle: dict[int, None] = {}  # known pages without users, longest unused first
-        self._count = 0
+        self._passed: dict[int, None] = {}  # those among them that windows have passed
+        self.layers = self._place_layers()
 
     @property
     def slots(self) -> int:
@@ -62,113 +81,150 @@ class Pages:
     @property
     def nbytes(self) -> int:
         """Bytes taken so far."""
-        return len(self._pages) * 2 * self.half_bytes
+        return len(self._pages) * self.page_bytes
+
+    @property
+    def used(self) -> int:
+        """Bytes of pages that texts have, or that are known."""
+        return (len(self._pages) - len(self._free)) * self.page_bytes
 
     def room(self) -> float:
         """Pages that could still be had."""
         return math.inf if self.most is None else self.most - len(self._pages) + len(self._free) + len(self._idle)
 
-    def add_slots(self, count: int) -> None:
-        self.table = np.concatenate([self.table, np.zeros((count, self.table.shape[1]), dtype=np.int64)])
-        self._owned += [[] for _ in range(count)]
+    def need(self, length: int) -> int:
+        """Pages that a text of so many tokens takes."""
+        return sum(strand.most(length) for strand in self.strands)
 
-    def reserve(self, slot: int, length: int) -> None:
-        """Pages for `length` tokens. Raises OutOfPagesError where the limit leaves none."""
-        while len(self._owned[slot]) * PAGE < length:
-            self._append(slot, self._new())
+    def add_slots(self, count: int) -> None:
+        more = np.zeros((len(self.strands), count, self.table.shape[2]), dtype=np.int64)
+        self.table = np.concatenate([self.table, more], axis=1)
+        self._owned += [[_Owned() for _ in self.strands] for _ in range(count)]
+        self._texts += [[] for _ in range(count)]
+        self.layers = self._place_layers()
+
+    def reserve(self, slot: int, start: int, end: int) -> None:
+        """Pages for tokens at positions `start` … `end` − 1; those that no window sees from BACK tokens before on are let go. Raises
+        OutOfPagesError where the limit leaves none."""
+        for strand, owned in zip(self.strands, self._owned[slot], strict=True):
+            passed = max(owned.passed, strand.first(max(0, start - BACK)))
+            for page in owned.pages[: passed - owned.passed]:
+                self._drop(page, passed=True)
+            del owned.pages[: passed - owned.passed]
+            owned.passed = passed
+        for number, owned in enumerate(self._owned[slot]):
+            while owned.end * PAGE < end:
+                self._append(slot, number, self._new())
 
     def release(self, slot: int) -> None:
         """The sequence has ended; what is known of its pages stays until they are needed."""
-        for page in reversed(self._owned[slot]):  # a text's end is forgotten before its beginning
-            self._drop(page)
-        self._owned[slot].clear()
+        for number, owned in enumerate(self._owned[slot]):
+            for page in reversed(owned.pages):  # a text's end is forgotten before its beginning
+                self._drop(page)
+            self._owned[slot][number] = _Owned()
+        self._texts[slot].clear()
 
-    def borrow(self, slot: int, tokens: Sequence[int], whole: int = PAGE, kind: int = 0) -> int:
-        """Give an empty slot the known pages of a text's beginning; returns how many tokens those hold, a multiple of `whole`.
+    def borrow(self, slot: int, tokens: Sequence[int], kind: int = 0) -> int:
+        """Give an empty slot the known pages of a text's beginning; returns how many tokens those hold, a multiple of PAGE.
 
         What is known is known for texts of one `kind`: under another adapter the same tokens have other keys and values.
         """
-        pages, parent = [], -1 - kind
+        texts, parent = list[int](), -1 - kind
         for start in range(0, len(tokens) - PAGE + 1, PAGE):
-            page = self._known.get(_Known(parent, tuple(tokens[start : start + PAGE])))
-            if page is None:
+            number = self._numbers.get(_Known(parent, tuple(tokens[start : start + PAGE])))
+            if number is None:
                 break
-            pages.append(page)
-            parent = self._about[page][1]
-        for page in pages[: len(pages) * PAGE // whole * whole // PAGE]:
-            self._users[page] += 1
-            self._idle.pop(page, None)
-            self._append(slot, page)
-        return len(self._owned[slot]) * PAGE
+            texts.append(number)
+            parent = number
+        while texts and not self._holds(texts):
+            texts.pop()
+        for number, strand in enumerate(self.strands):
+            self._owned[slot][number] = _Owned(strand.first(len(texts) * PAGE))
+            for text in texts[strand.first(len(texts) * PAGE) :]:
+                page = self._known[text, number]
+                self._users[page] += 1
+                self._idle.pop(page, None)
+                self._passed.pop(page, None)
+                self._append(slot, number, page)
+        self._texts[slot] = texts
+        return len(texts) * PAGE
 
     def publish(self, slot: int, tokens: Sequence[int], kind: int = 0) -> None:
         """The slot's pages hold these tokens, which have been read: others of its kind may borrow those that are full."""
-        parent = -1 - kind
-        for number, page in enumerate(self._owned[slot][: len(tokens) // PAGE]):
-            about = _Known(parent, tuple(tokens[number * PAGE : (number + 1) * PAGE]))
-            first = self._known.setdefault(about, page)
-            if first not in self._about:
-                self._about[first] = about, self._count
+        texts = self._texts[slot]
+        for at in range(len(texts), len(tokens) // PAGE):
+            about = _Known(texts[-1] if texts else -1 - kind, tuple(tokens[at * PAGE : (at + 1) * PAGE]))
+            if about not in self._numbers:
+                self._numbers[about] = self._count
                 self._count += 1
-            parent = self._about[first][1]
+            texts.append(self._numbers[about])
+            for number, owned in enumerate(self._owned[slot]):
+                if owned.passed <= at < owned.end and (texts[-1], number) not in self._known:
+                    page = owned.pages[at - owned.passed]
+                    self._known[texts[-1], number] = page
+                    self._about[page] = about, texts[-1], number
 
     def fork(self, source: int, target: int, length: int) -> None:
         """Let an empty slot hold the first `length` tokens of another: full pages are shared, the last one is copied."""
-        for page in self._owned[source][: length // PAGE]:
-            self._users[page] += 1
-            self._append(target, page)
-        if length % PAGE:
-            self.reserve(target, length)
-            self._pages[self._owned[target][-1]].copy_(self._pages[self._owned[source][length // PAGE]])
+        full = length // PAGE
+        self._texts[target] = self._texts[source][:full]
+        for number, owned in enumerate(self._owned[source]):
+            self._owned[target][number] = _Owned(owned.passed)
+            for page in owned.pages[: full - owned.passed]:
+                self._users[page] += 1
+                self._append(target, number, page)
+            if length % PAGE:
+                page = self._new()
+                self._pages[page].copy_(self._pages[owned.pages[full - owned.passed]])
+                self._append(target, number, page)
 
-    def write(self, slot: int, start: int, keys: Tensor, values: Tensor) -> None:
-        """Take keys and values [layers, K, T, D] for positions from `start` on; pages must be reserved."""
-        count, done = keys.shape[2], 0
-        while done < count:
-            page, at = divmod(start + done, PAGE)
-            size = min(PAGE - at, count - done)
-            into_keys, into_values = self._views(self._owned[slot][page])
-            part = slice(done, done + size)
-            lanes, tiles = torch.arange(at, at + size) % LANES, torch.arange(at, at + size) // LANES
-            padded = torch.zeros(self.heads, size, self.width, dtype=self.dtype)
-            padded[..., : self.config.head_dim] = keys[:, :, part].flatten(0, 1)
-            into_keys[:, tiles, :, lanes] = padded.view(self.heads, size, -1, self.pairs).transpose(0, 1)
-            into_values[:, at : at + size, : self.config.head_dim] = values[:, :, part].flatten(0, 1)
-            done += size
+    def _holds(self, texts: list[int]) -> bool:
+        """Whether what a text sees that goes on after these pages is still known."""
+        return all(
+            (text, number) in self._known for number, strand in enumerate(self.strands) for text in texts[strand.first(len(texts) * PAGE) :]
+        )
 
-    def gather(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [layers, K, length, D] of the first tokens."""
-        dim, shape = self.config.head_dim, (self.config.n_layer, self.config.n_kv_head, -1, self.config.head_dim)
-        views = [self._views(page) for page in self._owned[slot][: -(-length // PAGE)]]
-        keys = torch.cat([keys.transpose(2, 3).reshape(self.heads, PAGE, self.width) for keys, _ in views], dim=1)[:, :length, :dim]
-        values = torch.cat([values for _, values in views], dim=1)[:, :length, :dim]
-        return keys.reshape(shape), values.reshape(shape)
+    def _place_layers(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        """For each layer, where its strand's table of pages is, and how many bytes into a page the layer begins."""
+        rows = np.zeros((self.config.n_layer, 2), dtype=np.int64)
+        for number, strand in enumerate(self.strands):
+            for place, layer in enumerate(strand.layers):
+                rows[layer] = self.table[number].ctypes.data, place * self.layer_bytes
+        return rows
 
-    def _views(self, page: int) -> tuple[Tensor, Tensor]:
-        """A page's keys [layers · K, PAGE/16, D/pairs, 16, pairs] and values [layers · K, PAGE, D]."""
-        both = self._pages[page].view(self.dtype).view(2, -1)
-        return both[0].view(self.heads, PAGE // LANES, -1, LANES, self.pairs), both[1].view(self.heads, PAGE, self.width)
+    def _append(self, slot: int, strand: int, page: int) -> None:
+        owned = self._owned[slot][strand]
+        self.table[strand, slot, owned.end] = self._pages[page].data_ptr()
+        owned.pages.append(page)
 
-    def _append(self, slot: int, page: int) -> None:
-        self.table[slot, len(self._owned[slot])] = self._pages[page].data_ptr()
-        self._owned[slot].append(page)
-
-    def _drop(self, page: int) -> None:
+    def _drop(self, page: int, passed: bool = False) -> None:
         self._users[page] -= 1
-        if not self._users[page]:
-            if page in self._about:
-                self._idle[page] = None
-            else:
-                self._free.append(page)
+        if self._users[page]:
+            return
+        if page not in self._about:
+            self._free.append(page)
+            return
+        self._idle[page] = None
+        if passed:
+            self._passed[page] = None
+            if len(self._passed) > PASSED * sum(strand.window > 0 for strand in self.strands):
+                self._forget(next(iter(self._passed)))
+
+    def _forget(self, page: int) -> None:
+        """An idle page is free for other tokens."""
+        about, text, strand = self._about.pop(page)
+        del self._known[text, strand], self._idle[page]
+        self._passed.pop(page, None)
+        if not any((text, number) in self._known for number in range(len(self.strands))):
+            del self._numbers[about]
+        self._free.append(page)
 
     def _new(self) -> int:
         if not self._free:
             if self.most is None or len(self._pages) < self.most:
                 self._grow()
             elif self._idle:
-                page = next(iter(self._idle))
-                del self._idle[page], self._known[self._about.pop(page)[0]]
-                self._free.append(page)
+                self._forget(next(iter(self._idle)))
             else:
                 raise OutOfPagesError(f"all {self.most} pages of {PAGE} tokens are in use")
         page = self._free.pop()
@@ -177,7 +233,7 @@ class Pages:
 
     def _grow(self) -> None:
         """As many pages again as there are, within bounds; zeros, since what fills heads up to whole vectors is never written."""
-        have, each = len(self._pages), 2 * self.half_bytes
+        have, each = len(self._pages), self.page_bytes
         count = max(1, min(max(have, 1), BLOCK // each, (self.most or have + BLOCK) - have))
         self._pages += torch.zeros(count, each, dtype=torch.uint8).unbind()
         self._users += [0] * count

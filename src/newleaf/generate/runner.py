@@ -15,6 +15,7 @@ from torch import Tensor
 from newleaf.generate.crew import Crew
 from newleaf.generate.kernels.layout import LANES, State
 from newleaf.generate.lowering import lower
+from newleaf.generate.paged_cache import PagedCache
 from newleaf.generate.pages import Pages
 from newleaf.generate.program import CannotLower, up
 from newleaf.model import GPT, GPTConfig, KVCache
@@ -22,6 +23,7 @@ from newleaf.quant.layers import PackedWeight
 
 MAX_ROWS = 64  # of one step
 READING = 256  # tokens of a prompt that PyTorch reads at once
+PARTS = 1024  # the same where there is no program
 COMPILING = "compiling the kernels for this machine; this happens once and takes up to half a minute"
 WORTH_LOWERING = 5_000_000  # weights: below, loading the kernels takes longer than most texts
 
@@ -45,7 +47,8 @@ class Runner(Protocol):
 
 
 class LoweredRunner:
-    """Runs the lowered program of a network; keys and values in bf16, or in fp32 where the weights are fp32.
+    """Runs the lowered program of a network; keys and values in `cache`: bf16, codes of 8 bits (torch.int8), or None for fp32 where the
+    weights are fp32 and bf16 otherwise.
 
     Weights are used where they lie; vectors of them (norms, biases) are copied. Keys and values lie in `pages`, which grow with the texts;
     `limit` bounds their bytes. `adapted` are networks over the same weights, each with an adapter, which slots may be for (`wear`).
@@ -60,14 +63,15 @@ class LoweredRunner:
         threads: int | None = None,
         limit: int | None = None,
         adapted: Sequence[GPT] = (),
+        cache: torch.dtype | None = None,
     ) -> None:
         config = network.config
         self.networks, self.config = (network, *adapted), config
         self.wearing: dict[int, int] = {}  # slot → which of the networks its text is for, unless it is the first
         self.max_length = min(max_length or config.context_length, config.context_length)
-        self.packed, self.dtype = is_packed(network), cache_dtype(network)
+        self.packed, self.dtype = is_packed(network), cache_dtype(network)  # the type of keys and values that PyTorch reads
         self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length, adapted)
-        self.pages = Pages(config, self.dtype, slots, self.max_length, limit)
+        self.pages = Pages(config, cache or self.dtype, slots, self.max_length, limit)
         self._alive: list[int] = []
         self._lengths: list[int] = []
         self.crew = Crew(self.program)
@@ -81,7 +85,8 @@ class LoweredRunner:
         self._products = torch.zeros(threads, max(2 * 64 * MAX_ROWS, 4 * width) + 64, dtype=torch.uint8)
         values = {
             State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim, State.HEAD_WIDTH: width,
-            State.CACHE_BF16: int(self.dtype == torch.bfloat16), State.PAGE_VALUES: self.pages.half_bytes,
+            State.NUMBER_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.pages.head_bytes,
+            State.KEY_BYTES: self.pages.key_bytes,
             State.SCORES: self._scores.data_ptr(), State.SCORES_STRIDE: self._scores.shape[1],
             State.TILE: self._products.data_ptr(), State.TILE_STRIDE: self._products.shape[1],
         }  # fmt: skip
@@ -113,12 +118,16 @@ class LoweredRunner:
                 raise ValueError(f"the tokens, positions and slots {list(tokens), list(positions), list(slots)} do not fit this network")
             start = State.TOKENS + column * MAX_ROWS
             state[start : start + rows] = values
+        spans: dict[int, tuple[int, int]] = {}
         for slot, position in zip(slots, positions, strict=True):
-            self.pages.reserve(slot, position + 1)
+            first, last = spans.get(slot, (position, position))
+            spans[slot] = min(first, position), max(last, position)
+        for slot, (first, last) in spans.items():
+            self.pages.reserve(slot, first, last + 1)
         if self.program.adapters is not None:
             self.program.adapters[:rows, 0] = torch.tensor([self.wearing.get(slot, 0) for slot in slots])
         wanted = rows if wanted is None else wanted
-        state[State.PAGES], state[State.PAGE_COUNT] = self.pages.table.ctypes.data, self.pages.table.shape[1]
+        self._place_pages()
         state[State.ROWS], state[State.WANTED] = rows, wanted
         self.crew.run()
         return self.program.logits[:wanted]
@@ -145,16 +154,16 @@ class LoweredRunner:
 
     def read_by_products(self, slot: int, ids: Sequence[int], start: int) -> None:
         """Read tokens at positions from `start` on with the network itself, and keep their keys and values."""
-        cache = KVCache(self.config, 1, start + len(ids), torch.bfloat16 if self.packed else self.dtype)
-        if start:
-            cache.keys[:, 0, :, :start], cache.values[:, 0, :, :start] = self.pages.gather(slot, start)
-            cache.note(None, start)
-            cache.advance(start)
+        self.pages.reserve(slot, start, start + len(ids))
+        self._place_pages()
         network = self.networks[self.wearing.get(slot, 0)]
+        cache = PagedCache(self.config, self.crew.state, slot, start)
         with torch.no_grad(), evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=self.packed):
             network.hidden(torch.tensor([list(ids)]), cache=cache)
-        self.pages.reserve(slot, start + len(ids))
-        self.pages.write(slot, start, cache.keys[:, 0, :, start:], cache.values[:, 0, :, start:])
+
+    def _place_pages(self) -> None:
+        """Tables of pages move when there are more slots."""
+        self.crew.state[State.LAYERS], self.crew.state[State.PAGE_COUNT] = self.pages.layers.ctypes.data, self.pages.table.shape[2]
 
     @property
     def length(self) -> int:
@@ -214,8 +223,9 @@ class PlainRunner:
     number may come several times in `kept`.
     """
 
-    def __init__(self, network: GPT) -> None:
+    def __init__(self, network: GPT, cache: torch.dtype | None = None) -> None:
         self.network, self.config, self.max_length = network, network.config, network.config.context_length
+        self.dtype = cache or network.dtype
         self._cache: KVCache | None = None
 
     @property
@@ -227,7 +237,7 @@ class PlainRunner:
         longest = max(len(text) for text in texts)
         ids = torch.tensor([[0] * (longest - len(text)) + list(text) for text in texts])
         real = torch.arange(longest).flip(0) < torch.tensor([[len(text)] for text in texts])
-        self._cache = KVCache(self.config, len(texts), self.max_length, self.network.dtype, self.network.device)
+        self._cache = KVCache(self.config, len(texts), longest, self.dtype, self.network.device)
         return self._forward(ids, None if bool(real.all()) else real.to(self.network.device))
 
     def resume(self, kept: int, ids: Sequence[int]) -> Tensor:
@@ -243,10 +253,18 @@ class PlainRunner:
         return self._forward(torch.tensor(tokens)[:, None], None)
 
     def _forward(self, ids: Tensor, real: Tensor | None) -> Tensor:
+        cache = self._cache
+        assert cache is not None
+        if cache.length + ids.shape[1] > cache.max_length:
+            length = min(max(2 * cache.max_length, cache.length + ids.shape[1]), self.max_length)
+            self._cache = KVCache(self.config, cache.keys.shape[1], length, self.dtype, self.network.device)
+            self._cache.take(cache, cache.length)
         with torch.no_grad(), evaluating(self.network):
-            ids = ids.to(self.network.device)
-            logits: Tensor = self.network(ids, real=real, cache=self._cache, last=True)[:, -1].float().cpu()
-        return logits
+            for first in range(0, ids.shape[1], PARTS):  # masks and scores are bounded
+                part = slice(first, first + PARTS)
+                own = real[:, part] if real is not None else None
+                logits: Tensor = self.network(ids[:, part].to(self.network.device), real=own, cache=self._cache, last=True)
+        return logits[:, -1].float().cpu()
 
 
 def is_packed(network: GPT) -> bool:
@@ -277,16 +295,16 @@ def evaluating(network: GPT) -> Iterator[None]:
             network.train()
 
 
-def pick_runner(network: GPT, slots: int) -> Runner:
+def pick_runner(network: GPT, slots: int, cache: torch.dtype | None = None) -> Runner:
     """The lowered program where there is one and it is worth its start, and else the network itself, saying why once."""
     sharded = type(network) is not GPT  # FSDP2 gives it a class of its own; each process has only parts of the weights
     if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING or sharded:
-        return PlainRunner(network)
+        return PlainRunner(network, cache)
     try:
-        return LoweredRunner(network, slots)
+        return LoweredRunner(network, slots, cache=cache)
     except CannotLower as error:
         say_once(f"writing with PyTorch, which takes several times as long: {error}")
-        return PlainRunner(network)
+        return PlainRunner(network, cache)
 
 
 @cache

@@ -13,7 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.program import CannotLower
 from newleaf.generate.runner import MAX_ROWS, WORTH_LOWERING, LoweredRunner, evaluating, say_once
 from newleaf.model import GPT, KVCache
@@ -100,7 +99,7 @@ class KernelSlots:
         return self.runner.step(tokens, positions, slots, wanted)
 
     def need(self, length: int) -> int:
-        return -(-min(length, self.max_length) // PAGE)
+        return self.runner.pages.need(min(length, self.max_length))
 
     @property
     def memory(self) -> float:
@@ -124,11 +123,13 @@ class NetworkSlots:
 
     rows, steady = 256, False
 
-    def __init__(self, network: GPT, count: int, limit: int | None = None, adapted: Sequence[GPT] = ()) -> None:
+    def __init__(
+        self, network: GPT, count: int, limit: int | None = None, adapted: Sequence[GPT] = (), cache: torch.dtype | None = None
+    ) -> None:
         self.network, self.count, self.max_length = network, count, network.config.context_length
         self.networks, self.wearing = (network, *adapted), dict[int, int]()
-        config = network.config
-        each = 2 * config.n_layer * config.n_kv_head * config.head_dim * network.dtype.itemsize
+        self.dtype = cache or network.dtype
+        each = KVCache(network.config, 1, 1, self.dtype).nbytes
         self._limit = math.inf if limit is None else max(1, limit // each)
         self._caches: dict[int, KVCache] = {}
 
@@ -148,10 +149,9 @@ class NetworkSlots:
         cache = self._caches.get(slot)
         if cache is None or end > cache.max_length:
             length = min(max(end, 2 * (cache.max_length if cache is not None else 64)), self.max_length)
-            larger = KVCache(self.network.config, 1, length, self.network.dtype, self.network.device)
+            larger = KVCache(self.network.config, 1, length, self.dtype, self.network.device)
             if cache is not None:
-                larger.keys[:, :, :, :start], larger.values[:, :, :, :start] = cache.keys[:, :, :, :start], cache.values[:, :, :, :start]
-                larger.real[:, :start] = True
+                larger.take(cache, start)
             cache = self._caches[slot] = larger
         cache.length = start
         return cache
@@ -176,13 +176,15 @@ class NetworkSlots:
         self._caches.pop(slot, None)
 
 
-def open_slots(network: GPT, count: int, limit: int | None, deterministic: bool, adapted: Sequence[GPT] = ()) -> Slots:
+def open_slots(
+    network: GPT, count: int, limit: int | None, deterministic: bool, adapted: Sequence[GPT] = (), cache: torch.dtype | None = None
+) -> Slots:
     """The lowered program's where there is one and it is worth its start, and else the network's own, saying why once. `adapted` are
-    networks over the same weights, which slots may be for."""
+    networks over the same weights, which slots may be for; `cache` is the type of keys and values, None for the network's own."""
     if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING:
-        return NetworkSlots(network, count, limit, adapted)
+        return NetworkSlots(network, count, limit, adapted, cache)
     try:
-        return KernelSlots(LoweredRunner(network, count, limit=limit, adapted=adapted), deterministic)
+        return KernelSlots(LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic)
     except CannotLower as error:
         say_once(f"writing with PyTorch, which takes several times as long: {error}")
-        return NetworkSlots(network, count, limit, adapted)
+        return NetworkSlots(network, count, limit, adapted, cache)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+import torch
+
 from newleaf.generate.beam_search import search
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.guidance import GuidedRunner
@@ -23,13 +25,14 @@ def write(
     runner: Runner | None = None,
     first: int = 0,
     ends: Collection[int] = (),
+    cache: torch.dtype | None = None,
 ) -> Iterator[Piece]:
     """Write `config.n` continuations of a prompt, or of each of several side by side, as pieces of text.
 
     An empty prompt starts from the beginning-of-text token. When the context is full, the later half is read again and writing goes on.
     `runner` takes the place of the network itself for one prompt without beams and guidance. `first` numbers the first
     prompt: with a seed, prompt 7 draws the same numbers whatever it is written with. `ends` are
-    tokens that end a text, beside the tokenizer's own.
+    tokens that end a text, beside the tokenizer's own. `cache` is the type of keys and values, None for the network's own.
 
     Raises InputError when a prompt leaves no room for a token, and for options that do not fit the tokenizer.
     """
@@ -44,17 +47,18 @@ def write(
     if config.beams > 1 or config.guidance_scale != 1:
         for place, ids in enumerate(texts):
             own = [sample for sample in samples if sample.prompt == place]
-            yield from _write_one(_runner(network, tokenizer, ids, config), tokenizer, own, config)
+            yield from _write_one(_runner(network, tokenizer, ids, config, cache), tokenizer, own, config)
     else:
-        yield from _write_some(runner if runner is not None and len(texts) == 1 else PlainRunner(network), tokenizer, samples, config)
+        alone = runner if runner is not None and len(texts) == 1 else PlainRunner(network, cache)
+        yield from _write_some(alone, tokenizer, samples, config)
 
 
-def _runner(network: GPT, tokenizer: Tokenizer, ids: Sequence[int], config: SamplingConfig) -> Runner:
+def _runner(network: GPT, tokenizer: Tokenizer, ids: Sequence[int], config: SamplingConfig, cache: torch.dtype | None) -> Runner:
     if config.guidance_scale == 1:
-        return pick_runner(network, config.beams)
+        return pick_runner(network, config.beams, cache)
     prompt = config.negative_prompt
     negative = ids[-1:] if prompt is None else prompt_ids(tokenizer, prompt, config, network.config.context_length)
-    return GuidedRunner(PlainRunner(network), PlainRunner(network), negative, len(ids), config.guidance_scale)
+    return GuidedRunner(PlainRunner(network, cache), PlainRunner(network, cache), negative, len(ids), config.guidance_scale)
 
 
 def _write_one(runner: Runner, tokenizer: Tokenizer, samples: Sequence[Sample], config: SamplingConfig) -> Iterator[Piece]:

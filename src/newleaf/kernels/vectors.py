@@ -153,6 +153,12 @@ def load_bfloat(b: Any, machine: Machine, address: Any) -> Any:
     return b.bitcast(b.shl(wide, _constant(_ints, 16)), _floats)
 
 
+@instruction(F, types.int64)
+def load_signed_bytes(b: Any, machine: Machine, address: Any) -> Any:
+    """16 signed bytes as floats: vpmovsxbd, vcvtdq2ps."""
+    return b.sitofp(b.sext(b.load(_at(b, address, _bytes16), align=1), _ints), _floats)
+
+
 @instruction(types.void, types.int64, F)
 def store(b: Any, machine: Machine, address: Any, value: Any) -> Any:
     b.store(value, _at(b, address, _floats), align=4)
@@ -235,6 +241,18 @@ def store_one_bfloat(b: Any, machine: Machine, address: Any, value: Any) -> Any:
     odd = b.and_(b.lshr(bits, _i32(16)), _i32(1))
     rounded = b.lshr(b.add(b.add(bits, _i32(0x7FFF)), odd), _i32(16))
     b.store(b.trunc(rounded, _i16), _at(b, address, _i16), align=2)
+
+
+@instruction(types.void, types.int64, types.int64)
+def store_byte(b: Any, machine: Machine, address: Any, value: Any) -> Any:
+    """The lowest byte."""
+    b.store(b.trunc(value, _i8), _at(b, address, _i8), align=1)
+
+
+@instruction(types.int64, types.float32)
+def nearest(b: Any, machine: Machine, value: Any) -> Any:
+    """The nearest integer, ties to even."""
+    return b.fptosi(_call(b, "llvm.rint.f32", _f32, value), _i64)
 
 
 @instruction(types.void, types.int64, types.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 
 from newleaf.model import fused
 from newleaf.model.apart import Runs, attend_apart
-from newleaf.model.cache import KVCache
+from newleaf.model.cache import Cache
 from newleaf.model.config import GPTConfig
 from newleaf.model.norm import RMSNorm
 from newleaf.model.rotary import rotate
 from newleaf.model.together import joinable, together
 
 PRODUCTS_UP_TO = 1024  # tokens
+SCORES = 1 << 23  # that are held at once where nothing is learned: memory of this size is used again, more is given back each time
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Context:
 
     masks: dict[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
     rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
-    cache: KVCache | None
+    cache: Cache | None
     runs: Runs | None = None  # where there are documents in the rows, and each is attended to by itself; then there are no masks
     angles: tuple[Tensor, Tensor] | None = None  # fp32 tables [T, rotary_dim], where every text of the batch begins at the first position
 
@@ -44,17 +46,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float,
 
 
 def _attend_with_sinks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float, sinks: Tensor) -> Tensor:
-    """Attention in which each head's sink, a score without a value, takes its share of the softmax."""
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-    scores = q @ k.mT * scale
-    if mask is None and q.shape[2] > 1:
-        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    """Attention in which each head's sink, a score without a value, takes its share of the softmax. The queries of a group of heads stand
+    below each other, so that keys and values are used as they lie."""
+    batch, heads, length, dim = q.shape
+    group = heads // k.shape[1]
+    if mask is None and length > 1:
+        mask = torch.ones(length, k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+    scores = ((q * scale).reshape(batch, k.shape[1], group * length, dim) @ k.mT).view(batch, k.shape[1], group, length, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    sink = sinks.view(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[2], 1)
-    weights = torch.cat((scores, sink), dim=-1).softmax(-1)[..., :-1]
-    return F.dropout(weights, dropout, dropout > 0) @ v
+        hidden = ~mask.unsqueeze(2)
+        scores = scores.masked_fill(hidden, float("-inf")) if torch.is_grad_enabled() else scores.masked_fill_(hidden, float("-inf"))
+    sink = sinks.view(1, -1, group, 1, 1).expand(batch, -1, -1, length, 1)
+    weights = F.dropout(torch.cat((scores, sink), dim=-1).softmax(-1)[..., :-1], dropout, dropout > 0)
+    return (weights.flatten(2, 3) @ v).view(batch, heads, length, dim)
+
+
+def _in_parts(attend_to: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention for some queries after the other, so that no more than SCORES scores, or one query's, are held at once."""
+    length = q.shape[2]
+    most = max(1, SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
+    if length <= most or torch.is_grad_enabled():
+        return attend_to(q, k, v, mask)
+    # Of no mask it is known that queries and keys are the same tokens.
+    key = torch.arange(k.shape[2], device=q.device)
+    parts = []
+    for first in range(0, length, most):
+        part = slice(first, first + most)
+        own = (key <= key[part, None])[None, None] if mask is None else mask[:, :, part]
+        parts.append(attend_to(q[:, :, part], k, v, own))
+    return torch.cat(parts, dim=2)
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float) -> Tensor:
@@ -122,11 +142,18 @@ class Attention(nn.Module):
         if context.cache is not None:
             k, v = context.cache.append(self.layer, k, v)
         mask, dropout = context.masks[self.window], self.dropout if self.training else 0.0
+        if mask is not None:  # nobody sees what stands before it
+            k, v = k[:, :, -mask.shape[-1] :], v[:, :, -mask.shape[-1] :]
 
-        def attend_to(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend_under(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             if self.sinks is not None:
                 return _attend_with_sinks(q, k, v, mask, dropout, self.scale, self.sinks)
             return attend(q, k, v, mask, dropout, self.scale, self.fp32)
+
+        def attend_to(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if mask is None and self.sinks is None:  # PyTorch's own kernel holds few scores
+                return attend_under(q, k, v, mask)
+            return _in_parts(attend_under, q, k, v, mask)
 
         mixed = attend_to(q, k, v) if context.runs is None else attend_apart(attend_to, q, k, v, context.runs)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from newleaf.model.apart import runs_of
 from newleaf.model.attention import Context
 from newleaf.model.block import Block
-from newleaf.model.cache import KVCache
+from newleaf.model.cache import Cache
 from newleaf.model.config import GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.model.embedding import Embedding
@@ -41,7 +41,7 @@ class GPT(nn.Module):
         initialize(self)
 
     def forward(
-        self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: KVCache | None = None, last: bool = False
+        self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: Cache | None = None, last: bool = False
     ) -> Tensor:
         """Logits [B, T, V] for ids [B, T], or [B, 1, V] of the `last` token alone.
 
@@ -62,7 +62,7 @@ class GPT(nn.Module):
         *,
         real: Tensor | None = None,
         documents: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         branches: Branches | None = None,
     ) -> Tensor:
         """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`, and `branches` for texts that share a

@@ -28,14 +28,16 @@ def attention_mask(
 ) -> Tensor | None:
     """True where a query may look: [1 or B, 1, T, past + T]. None where plain causal attention needs no mask.
 
-    With a `window` above 0, a query sees itself and the `window` − 1 tokens before it.
+    With a `window` above 0, a query sees itself and the `window` − 1 tokens before it, and the mask begins with the first token that any
+    query sees: [1 or B, 1, T, S].
     """
     padded = seen is not None and not bool(seen.all())
     narrow = 0 < window < past + count
     if not padded and not narrow and documents is None and (past == 0 or count == 1):
         return None
     query = torch.arange(past, past + count, device=device).unsqueeze(1)
-    key = torch.arange(past + count, device=device)
+    first = max(0, past + 1 - window) if narrow else 0
+    key = torch.arange(first, past + count, device=device)
     mask = (key <= query)[None, None]
     if narrow:
         mask = mask & (key > query - window)
@@ -43,7 +45,7 @@ def attention_mask(
         mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
     if padded and seen is not None:
         # Padding sees itself, so that no row of the softmax is empty; nothing real ever sees it.
-        mask = mask & (seen[:, None, None, :] | (key == query))
+        mask = mask & (seen[:, None, None, first:] | (key == query))
     return mask
 
 

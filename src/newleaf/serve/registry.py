@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from newleaf.api import Model, load
 from newleaf.errors import InputError
@@ -34,6 +34,9 @@ class Source:
     adapters: Mapping[str, str] = field(default_factory=dict)  # over this model: the name of each, and its folder
     draft: str | None = None  # a small model that guesses tokens
     draft_weights: str | None = None
+    context: int | None = None  # and how it is stretched, and what keys and values are kept in, as `newleaf.load` takes them
+    context_method: Literal["yarn", "ntk"] | None = None
+    cache: Literal["bf16", "int8"] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,15 @@ class Registry:
 
 def open_source(source: Source) -> Model:
     """Raises InputError as `newleaf.load` does."""
-    model = load(source.path, source.weights, source.device, source.threads)
+    model = load(
+        source.path,
+        source.weights,
+        source.device,
+        source.threads,
+        context=source.context,
+        context_method=source.context_method,
+        cache=source.cache,
+    )
     if source.template is not None:
         model.use_template(source.template)
     return model

@@ -68,7 +68,7 @@ def memory_to_run(config: GPTConfig) -> dict[str, int]:
 
     fp32 and bf16 take 4 and 2 bytes a weight. int8 and int4 pack the matrices, P of the N weights, with a scale of 2 bytes for each group
     of 64 or 32: P · (1 + 2/64) or P · (1/2 + 2/32), and 4 · (N − P) for the rest. The cache has 2 · L · K · D numbers a token, of 2 bytes
-    with bf16 weights and 4 otherwise; layers with a window keep the whole context too.
+    with bf16 weights and 4 otherwise; layers with a window keep the whole context too, as PyTorch has it.
     """
     counts, cache = count_parameters(config), 2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length
     needed = {"fp32": FP32 * (counts.total + cache), "bf16": BF16 * (counts.total + cache)}

@@ -1,12 +1,14 @@
 """One token's attention over the cache: turn queries and keys by their positions, store keys and values, look back.
 
-The cache is made of pages (generate/pages.py), each with PAGE tokens of one sequence; a page holds, for each layer and key/value head, in
-bf16 or fp32:
+The cache is made of pages (generate/pages.py), each with PAGE tokens of one sequence. A page holds, for each of some layers and each
+key/value head, in fp32, bf16 or 8 bits:
 
-    keys    [PAGE/16, D, 16] fp32, or [PAGE/16, D/2, 16, 2] bf16    tiles as of a matrix whose rows are tokens: 16 scores at once
-    values  [PAGE, D]                                               a row for each token, added up with its share
+    keys    [PAGE/16, D, 16] fp32, [PAGE/16, D/2, 16, 2] bf16, or [PAGE/16, D/4, 16, 4] bytes
+            tiles as of a matrix whose rows are tokens: 16 scores at once
+    values  [PAGE, D]       a row for each token, added up with its share
 
-all keys first. D is the head's width filled up with zeros to whole vectors.
+D is the head's width filled up with zeros to whole vectors. In 8 bits, the codes of keys are followed by fp32 scales [D/GROUP, PAGE], those
+of values by [PAGE]: a number is its scale, a 127th of the group's or token's largest, times its code, which has 128 added in keys.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from typing import Any
 
 import numba as nb
 
-from newleaf.generate.kernels.layout import LANES, PAGE, State
+from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
+    absolute,
     as_floats,
+    dot4,
     fma,
     larger,
     largest,
@@ -27,13 +31,22 @@ from newleaf.kernels.vectors import (
     load_bfloat,
     load_bits,
     load_float,
+    load_int,
     load_long,
+    load_signed_bytes,
+    nearest,
     spread,
     spread_int,
     store,
+    store_byte,
     store_float,
+    store_int,
+    store_low_bytes,
     store_one_bfloat,
+    to_floats,
+    to_nearest,
     total,
+    total_int,
 )  # fmt: skip
 
 
@@ -61,21 +74,31 @@ def turn(x: Any, out: Any, dim: Any, weight: Any, epsilon: Any, cosines: Any, si
 
 @kernel
 def page_of(state: Any, slot: Any, position: Any, layer: Any, head: Any) -> Any:
-    """Where a head's keys begin in the page that holds a position; its values stand PAGE_VALUES behind."""
-    page = load_long(state[State.PAGES] + 8 * (slot * state[State.PAGE_COUNT] + position // PAGE))
-    each = PAGE * state[State.HEAD_WIDTH] * (2 if state[State.CACHE_BF16] else 4)
-    return page + (layer * state[State.KV_HEADS] + head) * each
+    """Where a head's keys begin in the page that holds a position; its values stand KEY_BYTES behind."""
+    row = state[State.LAYERS] + 16 * layer
+    page = load_long(load_long(row) + 8 * (slot * state[State.PAGE_COUNT] + position // PAGE))
+    return page + load_long(row + 8) + head * state[State.HEAD_BYTES]
 
 
 @kernel
 def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: Any, value: Any) -> None:
     """Store one head's key and value, fp32 [D], at a position."""
-    width, dim = state[State.HEAD_WIDTH], state[State.HEAD_DIM]
+    width, dim, size = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.NUMBER_BYTES]
     keys = page_of(state, slot, position, layer, head)
-    values = keys + state[State.PAGE_VALUES]
+    values = keys + state[State.KEY_BYTES]
     tile = position % PAGE // LANES * LANES * width
     lane, row = position % LANES, position % PAGE * width
-    if state[State.CACHE_BF16]:
+    if size == 1:
+        scales = PAGE * width + 4 * (position % PAGE)
+        for first in range(0, dim, GROUP):
+            end = min(dim, first + GROUP)
+            inverse = note_scale(key + 4 * first, end - first, keys + scales + 4 * PAGE * (first // GROUP))
+            for d in range(first, end):
+                store_byte(keys + tile + (d // 4 * LANES + lane) * 4 + d % 4, nearest(load_float(key + 4 * d) * inverse) + 128)
+        inverse = note_scale(value, dim, values + scales)
+        for d in range(dim):
+            store_byte(values + row + d, nearest(load_float(value + 4 * d) * inverse))
+    elif size == 2:
         for d in range(dim):
             store_one_bfloat(keys + 2 * (tile + (d // 2 * LANES + lane) * 2 + d % 2), load_float(key + 4 * d))
             store_one_bfloat(values + 2 * (row + d), load_float(value + 4 * d))
@@ -86,10 +109,20 @@ def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: A
 
 
 @kernel
-def score_tile(keys: Any, bf16: Any, query: Any, width: Any) -> Any:
-    """Scores of sixteen tokens; four sums run side by side."""
+def note_scale(x: Any, dim: Any, scale: Any) -> Any:
+    """Store what a code of 1 stands for in x, fp32 [dim]; returns what numbers are multiplied by to become codes."""
+    top = nb.float32(0.0)
+    for d in range(dim):
+        top = max(top, abs(load_float(x + 4 * d)))
+    store_float(scale, top / nb.float32(127.0))
+    return nb.float32(127.0) / top if top > 1e-30 else nb.float32(0.0)
+
+
+@kernel
+def score_tile(keys: Any, size: Any, query: Any, width: Any) -> Any:
+    """Scores of sixteen tokens, fp32 or bf16; four sums run side by side."""
     a, b, c, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-    if bf16:
+    if size == 2:
         high, sixteen = spread_int(-0x10000), spread_int(16)
         for d in range(0, width, 4):
             pair, next_pair = load_bits(keys + 32 * d), load_bits(keys + 32 * d + 64)
@@ -107,21 +140,73 @@ def score_tile(keys: Any, bf16: Any, query: Any, width: Any) -> Any:
 
 
 @kernel
+def split(query: Any, width: Any, out: Any) -> None:
+    """A query as two bytes for each number, so that its rounding is lost in that of the keys: `width` bytes, then as many for what these
+    leave over, in 254ths; then for each group both sums, which times 128 are what the keys' 128 add, and what a 1 stands for."""
+    about = out + 2 * width
+    for first in range(0, width, GROUP):
+        end = min(width, first + GROUP)
+        top = spread(0.0)
+        for d in range(first, end, LANES):
+            top = larger(top, absolute(load(query + 4 * d)))
+        most = largest(top)
+        inverse = spread(nb.float32(127.0) / most if most > 1e-30 else nb.float32(0.0))
+        sums, rests = spread_int(0), spread_int(0)
+        for d in range(first, end, LANES):
+            x = load(query + 4 * d) * inverse
+            code = to_nearest(x)
+            rest = to_nearest((x - to_floats(code)) * spread(254.0))
+            store_low_bytes(out + d, code)
+            store_low_bytes(out + width + d, rest)
+            sums, rests = sums + code, rests + rest
+        store_int(about, total_int(sums))
+        store_int(about + 4, total_int(rests))
+        store_float(about + 8, most / nb.float32(127.0))
+        about += 12
+
+
+@kernel
+def score_codes(keys: Any, codes: Any, width: Any, scales: Any) -> Any:
+    """Scores of sixteen tokens in 8 bits, by a query that was split."""
+    about, seven, found = codes + 2 * width, spread_int(7), spread(0.0)
+    for first in range(0, width, GROUP):
+        a = spread_int(0) - (spread_int(load_int(about)) << seven)
+        b = spread_int(0) - (spread_int(load_int(about + 4)) << seven)
+        c, e = spread_int(0), spread_int(0)
+        for d in range(first, min(width, first + GROUP), 8):
+            four, next_four = load_bits(keys + 16 * d), load_bits(keys + 16 * d + 64)
+            a = dot4(a, four, spread_int(load_int(codes + d)))
+            b = dot4(b, four, spread_int(load_int(codes + width + d)))
+            c = dot4(c, next_four, spread_int(load_int(codes + d + 4)))
+            e = dot4(e, next_four, spread_int(load_int(codes + width + d + 4)))
+        sums = fma(to_floats(b + e), spread(nb.float32(1.0 / 254.0)), to_floats(a + c))
+        found = fma(sums * spread(load_float(about + 8)), load(scales), found)
+        about, scales = about + 12, scales + 4 * PAGE
+    return found
+
+
+@kernel
 def look_back(
-    state: Any, layer: Any, slot: Any, head: Any, position: Any, window: Any, sink: Any, query: Any, scores: Any, out: Any
+    state: Any, layer: Any, slot: Any, head: Any, position: Any, window: Any, sink: Any, query: Any, scores: Any, scratch: Any, out: Any
 ) -> None:
     """One query head over the tokens up to `position`, the last `window` of them if that is not 0; writes fp32 [D].
 
-    `sink` is the address of the head's sink, or 0. `scores` has room for a float for each token of the cache, and a vector more.
+    `sink` is the address of the head's sink, or 0. `scores` has room for a float for each token of the cache, and a vector more; `scratch`
+    for three bytes for each of the head's numbers.
     """
-    width, bf16 = state[State.HEAD_WIDTH], state[State.CACHE_BF16]
-    size = 2 if bf16 else 4
+    width, size = state[State.HEAD_WIDTH], state[State.NUMBER_BYTES]
     kv_head = head // (state[State.HEADS] // state[State.KV_HEADS])
     first = max(0, position + 1 - window) if window else 0
     start, end = first // LANES * LANES, position // LANES * LANES + LANES
+    if size == 1:
+        split(query, width, scratch)
     for token in range(start, end, LANES):
-        keys = page_of(state, slot, token, layer, kv_head) + size * (token % PAGE) * width
-        store(scores + 4 * token, score_tile(keys, bf16, query, width))
+        page = page_of(state, slot, token, layer, kv_head)
+        keys = page + size * (token % PAGE) * width
+        if size == 1:
+            store(scores + 4 * token, score_codes(keys, scratch, width, page + PAGE * width + 4 * (token % PAGE)))
+        else:
+            store(scores + 4 * token, score_tile(keys, size, query, width))
     # Tokens of the first and the last tile that are not to be seen.
     for token in range(start, first):
         store_float(scores + 4 * token, -1e30)
@@ -135,6 +220,9 @@ def look_back(
     for token in range(start, end, LANES):
         share = exp(load(scores + 4 * token) - top)
         sums = sums + share
+        if size == 1:
+            values = page_of(state, slot, token, layer, kv_head) + state[State.KEY_BYTES]
+            share = share * load(values + PAGE * width + 4 * (token % PAGE))
         store(scores + 4 * token, share)
     for token in range(start, first):
         store_float(scores + 4 * token, 0.0)
@@ -152,18 +240,25 @@ def exp_of_one(x: Any) -> Any:
 @kernel
 def mix(state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, end: Any, scale: Any, out: Any) -> None:
     """The values of tokens `first` … `end` − 1, each times its share; sixteen of a head's dimensions at a time."""
-    width, dim, bf16 = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.CACHE_BF16]
-    size = 2 if bf16 else 4
+    width, dim, size = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.NUMBER_BYTES]
     row = width * size
     for d in range(0, width, LANES):
         a, b, c, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
         start = first
         while start < end:
             last = min(end, start // PAGE * PAGE + PAGE)
-            page = page_of(state, slot, start, layer, head) + state[State.PAGE_VALUES]
+            page = page_of(state, slot, start, layer, head) + state[State.KEY_BYTES]
             base = page + size * d - start // PAGE * PAGE * row  # so that a token's number finds its row
             four = start + (last - start) // 4 * 4
-            if bf16:
+            if size == 1:
+                for token in range(start, four, 4):
+                    a = fma(load_signed_bytes(base + token * row), spread(load_float(shares + 4 * token)), a)
+                    b = fma(load_signed_bytes(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
+                    c = fma(load_signed_bytes(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
+                    e = fma(load_signed_bytes(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
+                for token in range(four, last):
+                    a = fma(load_signed_bytes(base + token * row), spread(load_float(shares + 4 * token)), a)
+            elif size == 2:
                 for token in range(start, four, 4):
                     a = fma(load_bfloat(base + token * row), spread(load_float(shares + 4 * token)), a)
                     b = fma(load_bfloat(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)

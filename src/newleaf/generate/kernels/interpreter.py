@@ -306,6 +306,7 @@ def attend(step: Any, buffers: Any, state: Any, thread: Any) -> None:
     threads, most, heads = state[State.THREADS], state[State.MAX_ROWS], state[State.HEADS]
     dim, width = state[State.HEAD_DIM], state[State.HEAD_WIDTH]
     scores = state[State.SCORES] + thread * state[State.SCORES_STRIDE]
+    scratch = state[State.TILE] + thread * state[State.TILE_STRIDE]
     tasks = state[State.ROWS] * heads
     for task in range(tasks * thread // threads, tasks * (thread + 1) // threads):
         row, head = task // heads, task % heads
@@ -313,4 +314,4 @@ def attend(step: Any, buffers: Any, state: Any, thread: Any) -> None:
         sink = step[Attend.SINKS] + 4 * head if step[Attend.SINKS] != 0 else 0
         query = place(buffers, step[Attend.QUERIES], row, 0) + 4 * width * head
         out = place(buffers, step[Attend.OUT], row, 0) + 4 * dim * head
-        look_back(state, step[Attend.LAYER], slot, head, position, step[Attend.WINDOW], sink, query, scores, out)
+        look_back(state, step[Attend.LAYER], slot, head, position, step[Attend.WINDOW], sink, query, scores, scratch, out)

@@ -11,6 +11,7 @@ from enum import IntEnum
 
 LANES = 16
 PAGE = 32  # tokens whose keys and values lie together
+GROUP = 32  # numbers of a key in 8 bits that share a scale
 COLUMNS = 16  # of the table of steps
 
 
@@ -172,13 +173,14 @@ class State(IntEnum):
     KV_HEADS = 53
     HEAD_DIM = 54
     HEAD_WIDTH = 55  # HEAD_DIM in whole vectors
-    PAGES = 56  # address of the table of pages, [slots, PAGE_COUNT] addresses
+    LAYERS = 56  # address of a table with a row for each layer: its table of pages' addresses [slots, PAGE_COUNT], and bytes into a page
     PAGE_COUNT = 57
-    CACHE_BF16 = 58
-    PAGE_VALUES = 59  # bytes from a page's beginning to its values
+    NUMBER_BYTES = 58  # of a key's or value's number: 4 fp32, 2 bf16, 1 codes with a scale for each token and head
+    KEY_BYTES = 59  # of one head's keys in a page; its values stand behind
     WANTED = 60  # how many rows, the first ones, want logits
     SCORES = 61  # address of each thread's scores
     SCORES_STRIDE = 62
     TILE = 63  # address of each thread's tile of products
     TILE_STRIDE = 64
+    HEAD_BYTES = 65  # of one head's keys and values in a page
     TOKENS = 72  # MAX_ROWS tokens, as many positions and as many slots; the array ends after them
