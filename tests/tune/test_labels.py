@@ -109,7 +109,7 @@ def test_the_loss_is_the_stock_classifiers_and_half_the_stock_language_models(ba
     from newleaf.tune.finetune import open_course, read_config
 
     values = merge(OPTIONS, {"task": "classify", "model": str(base), "source": [str(rows)]})
-    values["train"] |= {"steps": values.pop("steps")}
+    values["train"] = values["train"] | {"steps": values.pop("steps")}
     course: Any = open_course(read_config(values), Silent(), Ranks())
     network = course.build().eval()
     batch = course.batches((0, 1)).batch(0)
@@ -175,7 +175,7 @@ def test_balanced_class_weights_are_scikit_learns_and_portions_add_up(base: Path
 
     rows = write_rows(tmp_path / "rows.jsonl", [row | {"label": int(n % 5 == 0)} for n, row in enumerate(opinions())])
     values = merge(OPTIONS, {"task": "classify", "model": str(base), "source": [str(rows)], "label": {"class_weights": "balanced"}})
-    values["train"] |= {"steps": values.pop("steps")}
+    values["train"] = values["train"] | {"steps": values.pop("steps")}
     course: Any = open_course(read_config(values), Silent(), Ranks())
     answers = [row.answer for row in course.rows]
     weights = {row.answer: row.weight for row in course.rows}
