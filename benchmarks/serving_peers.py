@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +55,14 @@ class Peer:
         self.process = subprocess.Popen(self.command, stdout=log.open("ab"), stderr=subprocess.STDOUT)
         end = time.monotonic() + 240
         while time.monotonic() < end and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5).close()
                 return
+            except urllib.error.HTTPError as answer:
+                if answer.code != 503:  # llama-server's while it loads its model
+                    return
+            except OSError:
+                pass
             time.sleep(0.2)
         raise SystemExit(f"{' '.join(self.command)} did not start:\n{log.read_text('utf-8', 'replace')[-2000:]}")
 
