@@ -7,8 +7,9 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,22 @@ NOTES = (
     'A line that ends in \\ goes on in the next; """ begins and ends a message of several lines. '
     "// begins a message with a slash. Ctrl-C stops an answer."
 )
+
+
+@contextlib.contextmanager
+def hearing_ctrl_c() -> Iterator[list[int]]:
+    """Ctrl-C raises KeyboardInterrupt, and is noted too: Python drops an exception that comes while an object is being taken down."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Terminal:
@@ -101,10 +118,12 @@ class Terminal:
         """Send a message and show the answer as it comes."""
         before = self.conversation.forgotten
         last, thinking = None, False
-        with contextlib.closing(self.conversation.say(text, self.model.chat_options(self.options))) as pieces:
+        with hearing_ctrl_c() as pressed, contextlib.closing(self.conversation.say(text, self.model.chat_options(self.options))) as pieces:
             timed = Timed(pieces)
             try:
                 for piece in timed:
+                    if pressed:
+                        raise KeyboardInterrupt
                     if last is None:
                         self._tell_forgotten(before)
                     if piece.text:
