@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from chat_folders import make_chat_model
 
+from newleaf.cli.chat_terminal import hearing_ctrl_c
 from newleaf.cli.main import main
 
 pty = pytest.importorskip("pty", reason="a pseudo-terminal is for POSIX")
@@ -262,3 +264,14 @@ def test_smollm2_knows_the_capital_of_france() -> None:
     # In fp32: its first two choices are 0.1 apart, less than what 8-bit inputs of packed matrices shift.
     done = piped(SHARED, "--weights", "fp32", "--temperature", "0", "--max-tokens", "30", stdin="What is the capital of France?\n")
     assert "Paris" in done.stdout, done.stderr
+
+
+def test_ctrl_c_is_noted_even_where_the_exception_is_dropped() -> None:
+    """As Python does with one that comes while an object is being taken down."""
+    before = signal.getsignal(signal.SIGINT)
+    with hearing_ctrl_c() as pressed:
+        assert not pressed
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert pressed == [signal.SIGINT]
+    assert signal.getsignal(signal.SIGINT) is before

@@ -75,7 +75,7 @@ def _heed_others() -> None:
     """Where something else is running now, let OpenMP's threads, which are PyTorch's, sleep soon after they ran out of work. By
     themselves they spin for milliseconds, and one waits for the other most of the time; alone on a machine, spinning is an eighth
     faster. To be called before torch is imported: it reads this once."""
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() and min(_running() for _ in range(3)) > 1:
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() and all(_running() > 1 for _ in range(3)):
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
