@@ -167,9 +167,11 @@ def test_bf16_weights_are_used_exactly(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["gpt2", "qwen3", "gpt_oss"])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int4"])
 @torch.no_grad()
-def test_a_row_is_the_same_bit_for_bit_whatever_else_is_in_the_step_and_on_however_many_threads(case: str) -> None:
-    made = packed(network(CASES[case]), FORMATS["int4"])
+def test_a_row_is_the_same_bit_for_bit_whatever_else_is_in_the_step_and_on_however_many_threads(case: str, weights: str) -> None:
+    made = network(CASES[case])
+    made = packed(made, FORMATS["int4"]) if weights == "int4" else made.bfloat16() if weights == "bf16" else made
     texts = torch.randint(301, (7, 12))
     alone = [read(LoweredRunner(made, threads=1), text) for text in texts]
     together = LoweredRunner(made, slots=7, threads=2)

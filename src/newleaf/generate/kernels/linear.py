@@ -22,6 +22,7 @@ from newleaf.generate.kernels.layout import LANES, Format, Matrix
 from newleaf.kernels.parts import kernel
 from newleaf.kernels.vectors import (
     dot4,
+    first_lanes,
     fma,
     load,
     load_bfloat,
@@ -36,8 +37,8 @@ from newleaf.kernels.vectors import (
     spread_int,
     store,
     store_float,
+    store_totals,
     to_floats,
-    total,
 )  # fmt: skip
 
 ROWS = 4  # inputs that share one reading of a tile from the cache, and whose sums do not wait for each other
@@ -70,9 +71,9 @@ def tile_product(matrix: Any, first: Any, expert: Any, x: Any, stride: Any, rows
     else:
         count = min(LANES, matrix[Matrix.ROWS] - first)
         if format == Format.BF16:
-            bf16_rows(codes + 2 * first * columns, count, columns, x, stride, rows, out)
+            plain_rows(load_bfloat, 2, codes + 2 * first * columns, count, columns, x, stride, rows, out)
         else:
-            fp32_rows(codes + 4 * first * columns, count, columns, x, stride, rows, out)
+            plain_rows(load, 4, codes + 4 * first * columns, count, columns, x, stride, rows, out)
 
 
 @kernel
@@ -196,83 +197,87 @@ def codes_times_four(
 
 
 @kernel
-def bf16_rows(weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
-    four = rows - rows % ROWS
+def plain_rows(read: Any, size: Any, weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
+    """`count` rows of numbers of `size` bytes, four at a time; `read` makes floats of sixteen numbers."""
+    row_bytes = size * columns
+    for lane in range(0, count, ROWS):
+        # Where fewer than four are left, the last one is taken again.
+        w, last = weights + row_bytes * lane, weights + row_bytes * (count - 1)
+        w1, w2, w3 = min(w + row_bytes, last), min(w + 2 * row_bytes, last), min(w + 3 * row_bytes, last)
+        for row in range(0, rows - rows % ROWS, ROWS):
+            four_times_four(read, size, w, w1, w2, w3, columns, row, rows, x + stride * row, stride, out + 64 * row + 4 * lane)
+        for row in range(rows - rows % ROWS, rows):
+            four_times_one(read, size, w, w1, w2, w3, columns, x + stride * row, out + 64 * row + 4 * lane)
     for row in range(rows):
-        store(out + 64 * row, spread(0.0))
-    for row in range(0, four, ROWS):
-        for lane in range(count):
-            bf16_times_four(weights + 2 * lane * columns, columns, x + stride * row, stride, out + 64 * row + 4 * lane)
-    for row in range(four, rows):
-        for lane in range(count):
-            bf16_times_one(weights + 2 * lane * columns, columns, x + stride * row, out + 64 * row + 4 * lane)
+        store(out + 64 * row, first_lanes(load(out + 64 * row), nb.int32(count), spread(0.0)))
 
 
 @kernel
-def bf16_times_one(w: Any, columns: Any, y: Any, out: Any) -> None:
-    """A row; four sums run side by side, since one alone would wait for each addition to end."""
-    even = columns // 64 * 64
-    a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-    for k in range(0, even, 64):
-        prefetch(w + 2 * k + AHEAD)
-        prefetch(w + 2 * k + AHEAD + 64)
-        a = fma(load_bfloat(w + 2 * k), load(y + 4 * k), a)
-        b = fma(load_bfloat(w + 2 * k + 32), load(y + 4 * k + 64), b)
-        c = fma(load_bfloat(w + 2 * k + 64), load(y + 4 * k + 128), c)
-        d = fma(load_bfloat(w + 2 * k + 96), load(y + 4 * k + 192), d)
-    finish_row(w, even, columns, y, (a + b) + (c + d), out)
-
-
-@kernel
-def finish_row(w: Any, even: Any, columns: Any, y: Any, sums: Any, out: Any) -> None:
-    result = total(sums)
-    for k in range(even, columns):
-        result += load_one_bfloat(w + 2 * k) * load_float(y + 4 * k)
-    store_float(out, result)
-
-
-@kernel
-def bf16_times_four(w: Any, columns: Any, y: Any, stride: Any, out: Any) -> None:
-    """A row with four inputs, which its numbers are widened for once; each input's sums are those of one."""
-    even, y1, y2, y3 = columns // 64 * 64, y + stride, y + 2 * stride, y + 3 * stride
+def four_times_one(read: Any, size: Any, w: Any, w1: Any, w2: Any, w3: Any, columns: Any, y: Any, out: Any) -> None:
+    """Four rows with one input, while the next four are asked for."""
+    even, ahead = columns // 32 * 32, w + ROWS * size * columns
     a0, b0, c0, d0 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-    a1, b1, c1, d1 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-    a2, b2, c2, d2 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-    a3, b3, c3, d3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-    for k in range(0, even, 64):
-        prefetch(w + 2 * k + AHEAD)
-        prefetch(w + 2 * k + AHEAD + 64)
-        u, v = load_bfloat(w + 2 * k), load_bfloat(w + 2 * k + 32)
-        a0, b0 = fma(u, load(y + 4 * k), a0), fma(v, load(y + 4 * k + 64), b0)
-        a1, b1 = fma(u, load(y1 + 4 * k), a1), fma(v, load(y1 + 4 * k + 64), b1)
-        a2, b2 = fma(u, load(y2 + 4 * k), a2), fma(v, load(y2 + 4 * k + 64), b2)
-        a3, b3 = fma(u, load(y3 + 4 * k), a3), fma(v, load(y3 + 4 * k + 64), b3)
-        u, v = load_bfloat(w + 2 * k + 64), load_bfloat(w + 2 * k + 96)
-        c0, d0 = fma(u, load(y + 4 * k + 128), c0), fma(v, load(y + 4 * k + 192), d0)
-        c1, d1 = fma(u, load(y1 + 4 * k + 128), c1), fma(v, load(y1 + 4 * k + 192), d1)
-        c2, d2 = fma(u, load(y2 + 4 * k + 128), c2), fma(v, load(y2 + 4 * k + 192), d2)
-        c3, d3 = fma(u, load(y3 + 4 * k + 128), c3), fma(v, load(y3 + 4 * k + 192), d3)
-    finish_row(w, even, columns, y, (a0 + b0) + (c0 + d0), out)
-    finish_row(w, even, columns, y1, (a1 + b1) + (c1 + d1), out + 64)
-    finish_row(w, even, columns, y2, (a2 + b2) + (c2 + d2), out + 128)
-    finish_row(w, even, columns, y3, (a3 + b3) + (c3 + d3), out + 192)
+    for k in range(0, even, 32):
+        for _ in range(size // 2):
+            ask_ahead(ahead)
+            ahead += 256
+        x = load(y + 4 * k)
+        a0, b0 = fma(read(w + size * k), x, a0), fma(read(w1 + size * k), x, b0)
+        c0, d0 = fma(read(w2 + size * k), x, c0), fma(read(w3 + size * k), x, d0)
+        x, m = load(y + 4 * k + 64), size * (k + LANES)
+        a0, b0 = fma(read(w + m), x, a0), fma(read(w1 + m), x, b0)
+        c0, d0 = fma(read(w2 + m), x, c0), fma(read(w3 + m), x, d0)
+    store_totals(out, a0, b0, c0, d0)
+    add_rest(size, w, w1, w2, w3, even, columns, y, out)
 
 
 @kernel
-def fp32_rows(weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
-    even = columns // 64 * 64
-    for row in range(rows):
-        y = x + stride * row
-        store(out + 64 * row, spread(0.0))
-        for lane in range(count):
-            w = weights + 4 * lane * columns
-            a, b, c, d = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
-            for k in range(0, even, 64):
-                a = fma(load(w + 4 * k), load(y + 4 * k), a)
-                b = fma(load(w + 4 * k + 64), load(y + 4 * k + 64), b)
-                c = fma(load(w + 4 * k + 128), load(y + 4 * k + 128), c)
-                d = fma(load(w + 4 * k + 192), load(y + 4 * k + 192), d)
-            result = total((a + b) + (c + d))
-            for k in range(even, columns):
-                result += load_float(w + 4 * k) * load_float(y + 4 * k)
-            store_float(out + 64 * row + 4 * lane, result)
+def four_times_four(
+    read: Any, size: Any, w: Any, w1: Any, w2: Any, w3: Any, columns: Any, row: Any, rows: Any, y: Any, stride: Any, out: Any
+) -> None:
+    """Four rows with four inputs, from number `row` of `rows` on; each product is summed in the order of `four_times_one`.
+
+    Each reading of the rows asks for its part of the next four, so that memory works while these are read again from the cache.
+    """
+    readings, next_rows = rows // ROWS, ROWS * size * columns
+    ahead, step = w + next_rows + next_rows // readings * (row // ROWS), ROWS * size * LANES // readings
+    even, y1, y2, y3 = columns // 32 * 32, y + stride, y + 2 * stride, y + 3 * stride
+    a0, a1, a2, a3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    b0, b1, b2, b3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    c0, c1, c2, c3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    d0, d1, d2, d3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    for k in range(0, even, LANES):
+        prefetch(ahead)
+        prefetch(ahead + step // 2)
+        ahead += step
+        x, x1, x2, x3 = load(y + 4 * k), load(y1 + 4 * k), load(y2 + 4 * k), load(y3 + 4 * k)
+        u = read(w + size * k)
+        a0, a1, a2, a3 = fma(u, x, a0), fma(u, x1, a1), fma(u, x2, a2), fma(u, x3, a3)
+        u = read(w1 + size * k)
+        b0, b1, b2, b3 = fma(u, x, b0), fma(u, x1, b1), fma(u, x2, b2), fma(u, x3, b3)
+        u = read(w2 + size * k)
+        c0, c1, c2, c3 = fma(u, x, c0), fma(u, x1, c1), fma(u, x2, c2), fma(u, x3, c3)
+        u = read(w3 + size * k)
+        d0, d1, d2, d3 = fma(u, x, d0), fma(u, x1, d1), fma(u, x2, d2), fma(u, x3, d3)
+    store_totals(out, a0, b0, c0, d0)
+    store_totals(out + 64, a1, b1, c1, d1)
+    store_totals(out + 128, a2, b2, c2, d2)
+    store_totals(out + 192, a3, b3, c3, d3)
+    for number in range(ROWS):
+        add_rest(size, w, w1, w2, w3, even, columns, y + stride * number, out + 64 * number)
+
+
+@kernel
+def add_rest(size: Any, w: Any, w1: Any, w2: Any, w3: Any, even: Any, columns: Any, y: Any, out: Any) -> None:
+    """The columns after the last whole 32."""
+    for k in range(even, columns):
+        x, at = load_float(y + 4 * k), size * k
+        store_float(out, load_float(out) + read_one(w + at, size) * x)
+        store_float(out + 4, load_float(out + 4) + read_one(w1 + at, size) * x)
+        store_float(out + 8, load_float(out + 8) + read_one(w2 + at, size) * x)
+        store_float(out + 12, load_float(out + 12) + read_one(w3 + at, size) * x)
+
+
+@kernel
+def read_one(address: Any, size: Any) -> Any:
+    return load_one_bfloat(address) if size == 2 else load_float(address)
