@@ -239,8 +239,22 @@ def exp_of_one(x: Any) -> Any:
 
 @kernel
 def mix(state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, end: Any, scale: Any, out: Any) -> None:
-    """The values of tokens `first` … `end` − 1, each times its share; sixteen of a head's dimensions at a time."""
-    width, dim, size = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.NUMBER_BYTES]
+    """The values of tokens `first` … `end` − 1, each times its share."""
+    size = state[State.NUMBER_BYTES]
+    if size == 1:
+        mix_numbers(load_signed_bytes, 1, state, layer, slot, head, shares, first, end, scale, out)
+    elif size == 2:
+        mix_numbers(load_bfloat, 2, state, layer, slot, head, shares, first, end, scale, out)
+    else:
+        mix_numbers(load, 4, state, layer, slot, head, shares, first, end, scale, out)
+
+
+@kernel
+def mix_numbers(
+    read: Any, size: Any, state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, end: Any, scale: Any, out: Any
+) -> None:
+    """Sixteen of a head's dimensions at a time; `read` makes floats of sixteen numbers of `size` bytes."""
+    width, dim = state[State.HEAD_WIDTH], state[State.HEAD_DIM]
     row = width * size
     for d in range(0, width, LANES):
         a, b, c, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
@@ -250,30 +264,13 @@ def mix(state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, e
             page = page_of(state, slot, start, layer, head) + state[State.KEY_BYTES]
             base = page + size * d - start // PAGE * PAGE * row  # so that a token's number finds its row
             four = start + (last - start) // 4 * 4
-            if size == 1:
-                for token in range(start, four, 4):
-                    a = fma(load_signed_bytes(base + token * row), spread(load_float(shares + 4 * token)), a)
-                    b = fma(load_signed_bytes(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
-                    c = fma(load_signed_bytes(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
-                    e = fma(load_signed_bytes(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
-                for token in range(four, last):
-                    a = fma(load_signed_bytes(base + token * row), spread(load_float(shares + 4 * token)), a)
-            elif size == 2:
-                for token in range(start, four, 4):
-                    a = fma(load_bfloat(base + token * row), spread(load_float(shares + 4 * token)), a)
-                    b = fma(load_bfloat(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
-                    c = fma(load_bfloat(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
-                    e = fma(load_bfloat(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
-                for token in range(four, last):
-                    a = fma(load_bfloat(base + token * row), spread(load_float(shares + 4 * token)), a)
-            else:
-                for token in range(start, four, 4):
-                    a = fma(load(base + token * row), spread(load_float(shares + 4 * token)), a)
-                    b = fma(load(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
-                    c = fma(load(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
-                    e = fma(load(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
-                for token in range(four, last):
-                    a = fma(load(base + token * row), spread(load_float(shares + 4 * token)), a)
+            for token in range(start, four, 4):
+                a = fma(read(base + token * row), spread(load_float(shares + 4 * token)), a)
+                b = fma(read(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
+                c = fma(read(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
+                e = fma(read(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
+            for token in range(four, last):
+                a = fma(read(base + token * row), spread(load_float(shares + 4 * token)), a)
             start = last
         result = ((a + b) + (c + e)) * spread(scale)
         if d + LANES <= dim:
