@@ -44,8 +44,11 @@ class Row:
         return Row(self.config, list(self.ids), self.prompt, self.seed, self.stream, self.end_ids, constraint)
 
 
-def shape(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Bias, penalties, bans, constraint and forced tokens: logits [R, V] → logits [R, V], forbidden tokens at −inf."""
+def shape(logits: Tensor, rows: Sequence[Row], chosen_only: bool = False) -> Tensor:
+    """Bias, penalties, bans, constraint and forced tokens: logits [R, V] → logits [R, V], forbidden tokens at −inf.
+
+    `chosen_only` asks for no more than what decides: a greedy row whose likeliest token fits its constraint is left as it is.
+    """
     configs = [row.config for row in rows]
     if any(config.logit_bias for config in configs):
         logits = penalties.add_bias(logits, [config.logit_bias for config in configs])
@@ -62,14 +65,14 @@ def shape(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     if any(banned):
         logits = penalties.forbid(logits, banned)
     if any(row.constraint is not None for row in rows):
-        logits = _constrain(logits, free, rows)
+        logits = _constrain(logits, free, rows, chosen_only)
     forced = [row.config.forced_tokens.get(row.written) for row in rows]
     return penalties.force(logits, forced) if any(token is not None for token in forced) else logits
 
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     """The next token of each row of logits [R, V]; STUCK where every token is forbidden. A row's choice does not depend on the others."""
-    return _pick(shape(logits, rows), rows)
+    return _pick(shape(logits, rows, chosen_only=True), rows)
 
 
 def choose_with_chances(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
@@ -99,14 +102,22 @@ def _banned(row: Row) -> frozenset[int] | set[int]:
     return early.union(banned) if banned else early
 
 
-def _constrain(logits: Tensor, free: Tensor, rows: Sequence[Row]) -> Tensor:
+def _fits(logits: Tensor, row: Row) -> bool:
+    """Whether a greedy row's token fits its constraint, which takes a fraction of the time that finding all fitting ones does."""
+    if row.config.temperature > 0 or row.constraint is None:
+        return False
+    token = int(logits.numpy().argmax())
+    return bool(logits[token] != penalties.NEVER) and token not in row.end_ids and row.constraint.fitting([token]) == 1
+
+
+def _constrain(logits: Tensor, free: Tensor, rows: Sequence[Row], chosen_only: bool) -> Tensor:
     """Forbid what the constraints do not allow.
 
     Where n-grams and bans (`free` has none) leave nothing, the constraint has the last word.
     """
     given, logits = logits, logits.clone()
     for number, row in enumerate(rows):
-        if row.constraint is not None:
+        if row.constraint is not None and not (chosen_only and _fits(logits[number], row)):
             refused = ~row.constraint.allowed(logits.shape[1])
             logits[number].masked_fill_(refused, penalties.NEVER)
             if free is not given and bool((logits[number] == penalties.NEVER).all()):
