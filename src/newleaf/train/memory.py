@@ -80,6 +80,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sizes = {tensor.untyped_storage().data_ptr(): 0 for tensor in known}
         self.alive = self.peak = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled in here, so PyTorch need not import its compiler to say so, which takes a second and a half."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):

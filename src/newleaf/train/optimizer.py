@@ -10,12 +10,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from newleaf.train.layout import Whole
 from newleaf.train.ranks import Ranks
 
 # The quintic of Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), as torch.optim.Muon has it.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+EPSILON = 1e-8  # of AdamW
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,7 @@ class Optimizer:
             self.momenta |= zip(names, stack.momentum, strict=True)
         self.weights = named
         self.by_adam = [name for name in named if name not in by_muon]
-        groups = [
-            {"params": [self.masters[n] for n in self.by_adam if named[n].ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [self.masters[n] for n in self.by_adam if named[n].ndim < 2], "weight_decay": 0.0},
-        ]
-        betas = (config.beta1, config.beta2)
-        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, betas=betas, fused=True)
+        self.moments: dict[str, dict[str, Tensor]] = {}  # AdamW's, by the names that torch.optim has for them; made in the first step
         network.to(dtype)
         if layout.in_step:  # FSDP2 has replaced them
             self.weights.update((name, p) for name, p in network.named_parameters() if p.requires_grad)
@@ -147,13 +145,25 @@ class Optimizer:
         scale = min(1.0, self.config.clip / (norm + 1e-6)) if self.config.clip else 1.0
         for stack in self.stacks:
             stack.step(self.config, factor, scale)
-        for name in self.by_adam:
-            grad = self.weights[name].grad
-            self.masters[name].grad = self.layout.local(grad).float().mul_(scale) if grad is not None else None
-        for group in self.adam.param_groups:
-            group["lr"] = self.config.learning_rate * factor
-        self.adam.step()
+        self._step_by_adam([name for name in self.by_adam if self.weights[name].ndim >= 2], factor, scale, self.config.weight_decay)
+        self._step_by_adam([name for name in self.by_adam if self.weights[name].ndim < 2], factor, scale, 0.0)
         torch._foreach_copy_([self.layout.local(weight) for weight in self.weights.values()], [self.masters[name] for name in self.weights])
+
+    def _step_by_adam(self, names: list[str], factor: float, scale: float, decay: float) -> None:
+        """PyTorch's fused AdamW as a function: its class would import PyTorch's compiler, which takes a second and a half."""
+        config = self.config
+        found = {name: grad for name in names if (grad := self.weights[name].grad) is not None}
+        for name in found.keys() - self.moments.keys():
+            master = self.masters[name]
+            step = torch.zeros((), device=master.device)
+            self.moments[name] = {"step": step, "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}
+        if found:
+            adamw(
+                [self.masters[name] for name in found], [self.layout.local(grad).float().mul_(scale) for grad in found.values()],
+                *([self.moments[name][key] for name in found] for key in ("exp_avg", "exp_avg_sq")), [],
+                [self.moments[name]["step"] for name in found], fused=True, amsgrad=False, beta1=config.beta1, beta2=config.beta2,
+                lr=config.learning_rate * factor, weight_decay=decay, eps=EPSILON, maximize=False,
+            )  # fmt: skip
 
     def weights_by_name(self) -> dict[str, Tensor]:
         """The fp32 masters under the network's names, whole; where each process has a part, all must ask and the first one gets them."""
@@ -176,7 +186,7 @@ class Optimizer:
         tensors = {f"master.{name}": self._whole(name, master) for name, master in self.masters.items()}
         tensors |= {f"momentum.{name}": self._whole(name, momentum) for name, momentum in self.momenta.items()}
         for name in self.by_adam:
-            tensors |= {f"adam.{key}.{name}": self._whole(name, value) for key, value in self.adam.state[self.masters[name]].items()}
+            tensors |= {f"adam.{key}.{name}": self._whole(name, value) for key, value in self.moments.get(name, {}).items()}
         return tensors
 
     def _whole(self, name: str, piece: Tensor) -> Tensor:
@@ -193,4 +203,5 @@ class Optimizer:
             momentum.copy_(tensors[f"momentum.{name}"])
         for name in self.by_adam:
             keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"adam.{k}.{name}" in tensors]
-            self.adam.state[self.masters[name]] = {k: tensors[f"adam.{k}.{name}"].to(self.masters[name].device, copy=True) for k in keys}
+            if keys:
+                self.moments[name] = {k: tensors[f"adam.{k}.{name}"].to(self.masters[name].device, copy=True) for k in keys}
