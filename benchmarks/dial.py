@@ -2,14 +2,17 @@
 
 For each text and time, a whole `newleaf pretrain --time` as the dial chooses, and one for each neighbour of that choice: sizes up to
 `--reach` steps up and down the dial's ladder, half and twice the vocabulary, half and twice the windows in a step, learning rates 0.7 and
-1.4 times as large. The figure is bits per byte of the last tenth of the text, which no choice sees. TEXT may be `stdlib`, the source of
-this Python's own library. Each run is written to `--keep` as soon as it is done, and is not run again: so a grid that was stopped goes on.
+1.4 times as large. The figure is bits per byte of the last tenth of the text, which no choice sees. Each run begins with an empty cache, so
+that all pay for their tokens. TEXT may be `stdlib`, the source of this Python's own library. Each run is written to `--keep` as soon as it
+is done, and is not run again: so a grid that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -110,7 +113,9 @@ def run(text: str, sources: list[str], time: str, name: str, options: list[str],
     command += [sys.executable, "-m", "newleaf", "pretrain", *sources, "--time", time, "--data.val_fraction", "0.1", *options]
     if cores:
         command += ["--threads", str(len(cores.split(",")))]
-    done = subprocess.run([*command, "--out", str(out), "--overwrite", "--quiet"], capture_output=True, text=True)
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    alone = os.environ | {"NEWLEAF_CACHE": str(folder / "cache")}
+    done = subprocess.run([*command, "--out", str(out), "--overwrite", "--quiet"], capture_output=True, text=True, env=alone)
     if done.returncode:
         raise SystemExit(done.stderr)
     found = json.loads((out / "summary.json").read_text("utf-8"))
