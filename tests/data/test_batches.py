@@ -77,6 +77,19 @@ def test_tokens_come_from_the_cache_until_the_tokenizer_changes(tmp_path: Path) 
     assert other.n_tokens == 1 + corpus.train.n_bytes
 
 
+def test_of_a_large_text_a_part_becomes_tokens_spread_evenly_over_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"{n:07d} " for n in range(100_000)))
+    text = prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache").train
+    part = tokenize(text, tokenizer(), tmp_path / "cache", max_bytes=200_000)
+    assert part.n_bytes == 199_998, "three pieces of a third, each cut at a whole number of bytes"
+    bounds = [*part.document_starts.tolist(), part.n_tokens]
+    pieces = [tokenizer().decode(part.tokens[first + 1 : last].tolist()) for first, last in pairwise(bounds)]
+    whole = "".join(text.documents())
+    assert [whole.index(piece) for piece in pieces] == [0, (len(whole) - 66_666) // 2, len(whole) - 66_666]
+    assert tokenize(text, tokenizer(), tmp_path / "cache", max_bytes=10**6).fingerprint == tokenize(text, tokenizer()).fingerprint
+    assert tokenize(text, tokenizer(), tmp_path / "cache").n_bytes == text.n_bytes, "the part is not taken for the whole"
+
+
 def word_ends(pattern: str | None) -> Tokenizer:
     """A byte-level pre-tokenizer alone: where it cuts is all that chunking has to respect."""
     backend = Tokenizer(models.WordLevel({}, "?"))

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.train.dial import LADDER, Budget, choose, rung_of
+from newleaf.train.dial import LADDER, Budget, choose, portions, rung_of
 
 MACHINE = 800e9  # FLOP/s
 
@@ -36,6 +37,32 @@ def test_text_that_is_read_many_times_gets_dropout_and_text_read_once_none() -> 
 def test_a_slower_machine_is_the_same_as_less_time() -> None:
     slow, short = Budget(seconds=600, matrix_speed=MACHINE / 5), Budget(seconds=120, matrix_speed=MACHINE)
     assert choose(5_000_000, slow).model == choose(5_000_000, short).model
+
+
+def test_a_clock_bounds_how_much_text_is_used_and_more_time_has_use_for_more() -> None:
+    assert portions(Budget(tokens=1_000_000), 4, 128) is None
+    shares = [portions(Budget(seconds=time, matrix_speed=MACHINE), 4, 128) for time in (15, 60, 240)]
+    assert shares == sorted(shares)
+    learned, held_out = shares[1]
+    tokens = 0.25 * MACHINE * 60 / (6 * 4 * 128 * (4 * 128 + 3 * 384))
+    assert learned > 3 * tokens, "what the machine reads in a minute, at about three bytes a token"
+    assert 1_000_000 <= held_out < learned / 5
+
+
+def test_a_text_far_too_large_for_its_time_is_used_in_part_and_the_run_ends_on_time(tmp_path: Path) -> None:
+    text = tmp_path / "large.txt"
+    text.write_text("\n".join(f"{n} times {n % 97} is {n * (n % 97)}." for n in range(1_500_000)))
+    run = newleaf.pretrain(text, out=tmp_path / "run", time="12s", quiet=True, train={"threads": 1})
+    assert run.summary["total_seconds"] == pytest.approx(12, abs=3)
+    data = run.folder.read_config()["data"]
+    assert data["train_bytes"] < 0.5 * text.stat().st_size
+    assert data["validation_bytes"] < 0.04 * text.stat().st_size
+    assert run.folder.read_config()["tokenizer"]["train_bytes"] == data["train_bytes"]
+
+    small = tmp_path / "small.txt"
+    small.write_text(text.read_text()[:200_000])
+    whole = newleaf.pretrain(small, out=tmp_path / "whole", time="8s", quiet=True, train={"threads": 1}).folder.read_config()["data"]
+    assert whole["train_bytes"] is whole["validation_bytes"] is None
 
 
 def test_a_size_that_is_asked_for_stands_and_the_rest_follows_it() -> None:

@@ -18,6 +18,7 @@ class DataConfig:
 
     `field` names the text in a row of JSONL, CSV or Parquet; `document` says what a document is in a .txt file; `limit` and
     `validation_limit` count documents kept. `val_fraction` takes the end of the text, unless `validation` names sources of its own.
+    Of the text to learn `train_bytes` become tokens at most, of the held-out text `validation_bytes`, in pieces spread evenly over it.
     `on_error="skip"` leaves out what cannot be read and counts it. Cleaning (`normalize`, `whitespace`, `dedup`, `min_length` in
     characters) is off by default. `layout="packed"` cuts the stream of documents into windows; `"document"` never crosses a
     document's end and starts a window each `stride` tokens (None: one context length). `document_mask` numbers the documents in a
@@ -30,6 +31,8 @@ class DataConfig:
     val_fraction: float = 0.05
     validation: str | tuple[str, ...] | None = None
     validation_limit: int | None = None
+    train_bytes: int | None = None
+    validation_bytes: int | None = None
     on_error: OnError = "stop"
     normalize: Normalize | None = None
     whitespace: bool = False
@@ -46,7 +49,7 @@ class DataConfig:
             _one_of(name, getattr(self, name), (None, *get_args(choices)))
         for name in ("whitespace", "document_mask"):
             _one_of(name, getattr(self, name), (True, False))
-        for name in ("limit", "validation_limit", "stride"):
+        for name in ("limit", "validation_limit", "train_bytes", "validation_bytes", "stride"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         _at_least("min_length", self.min_length, 0)

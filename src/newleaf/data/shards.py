@@ -44,21 +44,26 @@ class Shard:
         return len(self.tokens)
 
 
-def tokenize(text: TextFile, tokenizer: Tokenizer, cache: Path | None = None, on_progress: Progress | None = None) -> Shard:
-    """The text's tokens, from the cache when this tokenizer has met this text before.
+def tokenize(
+    text: TextFile, tokenizer: Tokenizer, cache: Path | None = None, on_progress: Progress | None = None, max_bytes: int | None = None
+) -> Shard:
+    """The text's tokens, from the cache when this tokenizer has met this text before; of a text of more than `max_bytes`, those of
+    pieces spread evenly over it, each as a document.
 
     `on_progress("tokenizing", done, total)` counts bytes. Raises InputError when the tokenizer has no token to set documents apart,
     or when the disk is full.
     """
     bos = tokenizer.separator_id
     width = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
-    fingerprint = key_of(VERSION, text.fingerprint, tokenizer.fingerprint, tokenizer.separator_id)
+    part = [max_bytes] if max_bytes is not None and max_bytes < text.n_bytes else []
+    fingerprint = key_of(VERSION, text.fingerprint, tokenizer.fingerprint, tokenizer.separator_id, *part)
     folder = (cache or default_cache()) / "tokens" / fingerprint
 
     def build(fresh: Path) -> dict[str, Any]:
-        starts = _write(fresh / "tokens.bin", text, tokenizer, width, on_progress)
+        pieces = ((piece, True) for piece in text.sample(part[0])) if part else text.pieces()
+        starts, n_bytes = _write(fresh / "tokens.bin", pieces, min([text.n_bytes, *part]), tokenizer, width, on_progress)
         np.asarray(starts, dtype="<i8").tofile(fresh / "starts.bin")
-        return {"n_bytes": text.n_bytes, "n_documents": text.n_documents}
+        return {"n_bytes": n_bytes, "n_documents": len(starts)}
 
     meta, _ = cached(folder, build)
     eos = tokenizer.eos_id if tokenizer.eos_id is not None else bos
@@ -79,13 +84,15 @@ def token_byte_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     return np.array([len(data) for data in tokenizer.bytes_of_tokens], dtype=np.int64)
 
 
-def _write(path: Path, text: TextFile, tokenizer: Tokenizer, width: str, on_progress: Progress | None) -> "array[int]":
-    """Writes the stream; returns where each document's separator stands."""
+def _write(
+    path: Path, pieces: Iterator[tuple[str, bool]], total: int, tokenizer: Tokenizer, width: str, on_progress: Progress | None
+) -> "tuple[array[int], int]":
+    """Writes the stream; returns where each document's separator stands, and how many bytes of text there were; about `total`."""
     starts = array("q")
     written = done = 0
     separator = np.array([tokenizer.separator_id], dtype=width).tobytes()
     with path.open("wb", buffering=2**20) as file:
-        for batch in _batches(_document_chunks(text)):
+        for batch in _batches(_document_chunks(pieces)):
             for ids, (_, starts_document) in zip(tokenizer.encode_batch([chunk for chunk, _ in batch]), batch, strict=True):
                 if starts_document:
                     starts.append(written)
@@ -93,15 +100,14 @@ def _write(path: Path, text: TextFile, tokenizer: Tokenizer, width: str, on_prog
                     written += 1
                 file.write(np.array(ids, dtype=width).tobytes())
                 written += len(ids)
+            done += sum(len(chunk.encode()) for chunk, _ in batch)
             if on_progress is not None:
-                done += sum(len(chunk.encode()) for chunk, _ in batch)
-                on_progress("tokenizing", done, text.n_bytes)
-    return starts
+                on_progress("tokenizing", done, total)
+    return starts, done
 
 
-def _document_chunks(text: TextFile) -> Iterator[tuple[str, bool]]:
+def _document_chunks(pieces: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
     """Chunks of each document, and whether one starts it."""
-    pieces = text.pieces()
     following = next(pieces, None)
     while following is not None:
         document = _Document(pieces, following[0])

@@ -21,6 +21,10 @@ WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
 EPOCHS_WITHOUT_DROPOUT = 6.0  # dropout costs more than it saves while the text is read so few times
 DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
 BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
+READ_AT_MOST = 1.25  # times the text that the time is expected to be enough for
+ENCODED = 150_000  # bytes, for each second of the time: encoding these takes a twentieth of it
+VALIDATED = 0.1  # of what is read: validating on it takes about a thirtieth of the time
+ALWAYS_VALIDATED = 1_000_000  # bytes of held-out text
 STEP_TOKENS = 2048
 HEAD_DIM = 64
 
@@ -57,7 +61,7 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
     if wanted > most:
         wanted, why = most, f"{text_bytes / 1e6:.2g} MB of text is enough for no more"
     (n_layer, n_embd, n_head), why = (_rung(wanted), why) if size is None else (rung_of(size), "as asked")
-    epochs = _tokens(budget, _matrices(n_layer, n_embd)) * BYTES_PER_TOKEN / max(1, text_bytes)
+    epochs = _tokens(budget, max(1, _matrices(n_layer, n_embd))) * BYTES_PER_TOKEN / max(1, text_bytes)
     dropout = round(min(max(0.0, DROPOUT_PER_EPOCH * (epochs - EPOCHS_WITHOUT_DROPOUT)), MOST_DROPOUT), 2)
     context = 128 if n_embd <= 224 else 256
     model = {
@@ -70,6 +74,15 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
     reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {text_bytes / 1e6:.2f} MB of text."
     reasons = (reason, f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.") if dropout else (reason,)
     return Choice(vocabulary, model, STEP_TOKENS // context, reasons)
+
+
+def portions(budget: Budget, n_layer: int, n_embd: int) -> tuple[int, int] | None:
+    """How many bytes of text to learn, and of held-out text, a timed run has use for with a network of this size; None where no clock
+    limits it. More would cost the time that turning text into tokens takes, and that of the last validation."""
+    if budget.seconds is None:
+        return None
+    read = max(READ_AT_MOST * _tokens(budget, _matrices(n_layer, n_embd)) * BYTES_PER_TOKEN, ENCODED * budget.seconds)
+    return int(read), int(max(VALIDATED * read, ALWAYS_VALIDATED))
 
 
 def rung_of(size: str) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ import torch
 from newleaf.data.cache import cached, default_cache, key_of
 from newleaf.data.prepare import Corpus, prepare_text
 from newleaf.data.shards import Shard, tokenize
+from newleaf.data.spool import TextFile
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, ConfigError, GPTConfig
@@ -20,7 +21,7 @@ from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import train_tokenizer
 from newleaf.train.config import PretrainConfig, TrainConfig
-from newleaf.train.dial import Budget, Choice, choose
+from newleaf.train.dial import Budget, Choice, choose, portions
 from newleaf.train.interrupt import interruptible
 from newleaf.train.machine import has_fast_bf16, keep_memory, matrix_speed, pick_device, use_threads
 from newleaf.train.monitor import Monitor
@@ -59,16 +60,32 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     for sentence in left_out(corpus.report):
         monitor.say(sentence)
     open_choices = len(model) < len(dataclasses.fields(GPTConfig))
-    choice = choose(corpus.train.n_bytes, _budget(config, corpus), config.size) if open_choices else None
+    budget = _budget(config, corpus)
+    choice = choose(corpus.train.n_bytes, budget, config.size) if open_choices else None
+    config = _with_portions(config, corpus, budget, (choice.model if choice else {}) | model)
     config, tokenizer = _tokenizer(config, corpus, choice, monitor)
     network = _network(model, choice, tokenizer)
     batch = config.train.batch_size or -(-(choice.batch_size if choice else 16) // processes) * processes
     train = dataclasses.replace(config.train, batch_size=batch)
     config = dataclasses.replace(config, train=train, model=network.to_dict(), size=None)
     _announce(config, network, choice, corpus, monitor)
-    shards = [tokenize(text, tokenizer, on_progress=monitor.stage) for text in (corpus.train, corpus.validation)]
+    parts = (corpus.train, config.data.train_bytes), (corpus.validation, config.data.validation_bytes)
+    shards = [tokenize(text, tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts]
     fingerprints = {"text": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     return Prepared(config, network, tokenizer, shards[0], shards[1], fingerprints)
+
+
+def _with_portions(config: PretrainConfig, corpus: Corpus, budget: Budget, model: dict[str, Any]) -> PretrainConfig:
+    """How much of a large text becomes tokens, where the clock decides and the recipe does not; the tokenizer learns from no more."""
+    found, data, tokenizer = portions(budget, model["n_layer"], model["n_embd"]), config.data, config.tokenizer
+    if found is None:
+        return config
+    if data.train_bytes is None and corpus.train.n_bytes > found[0]:
+        data = dataclasses.replace(data, train_bytes=found[0])
+        tokenizer = dataclasses.replace(tokenizer, train_bytes=min(tokenizer.train_bytes, found[0]))
+    if data.validation_bytes is None and corpus.validation.n_bytes > found[1]:
+        data = dataclasses.replace(data, validation_bytes=found[1])
+    return dataclasses.replace(config, data=data, tokenizer=tokenizer)
 
 
 def settled(train: TrainConfig) -> TrainConfig:
@@ -144,6 +161,12 @@ def left_out(report: dict[str, Any]) -> list[str]:
     return sentences
 
 
+def part_of(text: TextFile, most: int | None) -> str:
+    """How much of a text is used, for people."""
+    whole = f"{text.n_bytes / 1e6:.2f} MB"
+    return whole if most is None or most >= text.n_bytes else f"{most / 1e6:.2f} of {whole}"
+
+
 def _announce(config: PretrainConfig, network: GPTConfig, choice: Choice | None, corpus: Corpus, monitor: Monitor) -> None:
     for reason in choice.reasons if choice else ():
         monitor.say(reason)
@@ -151,8 +174,8 @@ def _announce(config: PretrainConfig, network: GPTConfig, choice: Choice | None,
         count = GPT(network).parameter_count()
     monitor.say(
         f"Model: {count / 1e6:.2f} M parameters, {network.n_layer} layers × {network.n_embd}, vocabulary {network.vocab_size}, "
-        f"context {network.context_length}. Text: {corpus.train.n_bytes / 1e6:.2f} MB to learn, "
-        f"{corpus.validation.n_bytes / 1e6:.2f} MB held out. {config.train.precision} on {config.train.threads} threads."
+        f"context {network.context_length}. Text: {part_of(corpus.train, config.data.train_bytes)} to learn, "
+        f"{part_of(corpus.validation, config.data.validation_bytes)} held out. {config.train.precision} on {config.train.threads} threads."
     )
     if (advice := why_not_stock(network)) is not None:
         monitor.say(f"Note: {advice}.")

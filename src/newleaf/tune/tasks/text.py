@@ -16,7 +16,7 @@ from newleaf.data.shards import tokenize
 from newleaf.storage.folder import save_folder
 from newleaf.train.course import Course
 from newleaf.train.monitor import Monitor
-from newleaf.train.prepare import Prepared, left_out
+from newleaf.train.prepare import Prepared, left_out, part_of
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import merge
 from newleaf.train.text_course import TextCourse, text_record
@@ -78,10 +78,11 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
     for sentence in left_out(corpus.report):
         monitor.say(sentence)
     monitor.say(
-        f"Text: {corpus.train.n_bytes / 1e6:.2f} MB to learn, {corpus.validation.n_bytes / 1e6:.2f} MB held out, in windows of "
-        f"{length} tokens. {config.train.precision} on {config.train.threads} threads."
+        f"Text: {part_of(corpus.train, config.data.train_bytes)} to learn, {part_of(corpus.validation, config.data.validation_bytes)} "
+        f"held out, in windows of {length} tokens. {config.train.precision} on {config.train.threads} threads."
     )
-    train, validation = (tokenize(text, base.tokenizer, on_progress=monitor.stage) for text in (corpus.train, corpus.validation))
+    parts = (corpus.train, config.data.train_bytes), (corpus.validation, config.data.validation_bytes)
+    train, validation = (tokenize(text, base.tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts)
     fingerprints = {"text": corpus.fingerprint, "tokenizer": base.tokenizer.fingerprint, "base": base.fingerprint}
     ready = dataclasses.replace(config, text=WindowConfig(length))
     return TuneTextCourse(Prepared(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base)
