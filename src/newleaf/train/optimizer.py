@@ -157,13 +157,14 @@ class Optimizer:
             master = self.masters[name]
             step = torch.zeros((), device=master.device)
             self.moments[name] = {"step": step, "exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}
-        if found:
-            adamw(
-                [self.masters[name] for name in found], [self.layout.local(grad).float().mul_(scale) for grad in found.values()],
-                *([self.moments[name][key] for name in found] for key in ("exp_avg", "exp_avg_sq")), [],
-                [self.moments[name]["step"] for name in found], fused=True, amsgrad=False, beta1=config.beta1, beta2=config.beta2,
-                lr=config.learning_rate * factor, weight_decay=decay, eps=EPSILON, maximize=False,
-            )  # fmt: skip
+        if not found:
+            return
+        masters, grads = [self.masters[name] for name in found], [self.layout.local(grad).float().mul_(scale) for grad in found.values()]
+        means, squares, steps = ([self.moments[name][key] for name in found] for key in ("exp_avg", "exp_avg_sq", "step"))
+        adamw(
+            masters, grads, means, squares, [], steps, fused=True, amsgrad=False, beta1=config.beta1, beta2=config.beta2,
+            lr=config.learning_rate * factor, weight_decay=decay, eps=EPSILON, maximize=False,
+        )  # fmt: skip
 
     def weights_by_name(self) -> dict[str, Tensor]:
         """The fp32 masters under the network's names, whole; where each process has a part, all must ask and the first one gets them."""
