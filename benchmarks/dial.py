@@ -1,10 +1,14 @@
 """How good the dial's choice is: `python -m benchmarks.dial TEXT… [--times 30s 2m 8m] [--reach 1] [--keep grid.jsonl]`.
 
-For each text and time, a whole `newleaf pretrain --time` as the dial chooses, and one for each neighbour of that choice: sizes up to
+For each text and time, a whole `newleaf pretrain --time` as the dial chooses, and a run for each neighbour of that choice: sizes up to
 `--reach` steps up and down the dial's ladder, half and twice the vocabulary, half and twice the windows in a step, learning rates 0.7 and
-1.4 times as large. The figure is bits per byte of the last tenth of the text, which no choice sees. Each run begins with an empty cache, so
-that all pay for their tokens. TEXT may be `stdlib`, the source of this Python's own library. Each run is written to `--keep` as soon as it
-is done, and is not run again: so a grid that was stopped goes on.
+1.4 times as large. The figure is bits per byte of the last tenth of the text, which no choice sees.
+
+A neighbour takes as many steps as the time is enough for: those of the dial's run, divided by how much longer a step of its takes, which is
+measured with the two taking turns. So other work on the machine changes how long a run takes, but not what comes of it.
+
+TEXT may be `stdlib`, the source of this Python's own library. Each run is written to `--keep` as soon as it is done, and is not run again:
+so a grid that was stopped goes on. `--cores` pins every run, and gives it as many threads.
 """
 
 from __future__ import annotations
@@ -13,34 +17,40 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
 
 from newleaf.data.stdlib import standard_library_files
-from newleaf.train.dial import LADDER
+from newleaf.train.dial import LADDER, Budget, choose
 
 RATE = 1.4
 RATES = ("learning_rate", "matrix_learning_rate")
+TURNS = 24  # of each of two whose steps are compared
+
+Recipe = dict[str, dict[str, Any]]  # sections tokenizer, model, optimizer, train
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of the grid. `options` are what it lays over the dial's choice; `chose` is what it came to have."""
+    """One run of the grid. `pace` is what a step of it takes, in steps of the dial's run."""
 
     text: str
     time: str
     name: str
-    options: list[str]
-    chose: dict[str, Any]
+    recipe: Recipe
+    pace: float
     bits_per_byte: float
     parameters: int
     steps: int
@@ -50,102 +60,161 @@ class Point:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("texts", nargs="+", help="files, or stdlib")
+    parser.add_argument("texts", nargs="*", help="files, or stdlib")
     parser.add_argument("--times", nargs="+", default=["30s", "2m", "8m"])
     parser.add_argument("--reach", type=int, default=1, help="steps of the ladder to either side")
     parser.add_argument("--only", nargs="+", default=["size", "vocabulary", "batch", "rate"], help="which neighbours")
     parser.add_argument("--keep", type=Path, help="a JSONL file of runs that are done")
     parser.add_argument("--cores", help="processors to use, as taskset takes them")
+    parser.add_argument("--pace", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        keep = args.keep or Path(folder) / "grid.jsonl"
+    if args.pace:
+        print(pace(*map(json.loads, args.pace)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keep = args.keep or folder / "grid.jsonl"
         for text in args.texts:
-            sources = _sources(text, Path(folder))
-            for time in args.times:
-                points = list(grid(Path(text).stem, sources, time, args, keep, Path(folder)))
-                show(points)
+            source = _source(text, folder)
+            for limit in args.times:
+                show(list(grid(Grid(Path(text).stem, source, limit, folder, keep, args.cores), args)))
 
 
-def grid(text: str, sources: list[str], time: str, args: argparse.Namespace, keep: Path, folder: Path) -> Iterator[Point]:
-    """The dial's own choice, then its neighbours."""
-    known = [Point(**json.loads(line)) for line in keep.read_text("utf-8").splitlines()] if keep.is_file() else []
-    done = {(point.text, point.time, point.name): point for point in known}
+@dataclass(frozen=True)
+class Grid:
+    """One text and time, and where its runs go."""
 
-    def measured(name: str, *options: str) -> Point:
-        point = done.get((text, time, name))
-        if point is None:
-            point = run(text, sources, time, name, list(options), folder, args.cores)
-            with keep.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(point)) + "\n")
+    text: str
+    source: str
+    time: str
+    folder: Path
+    keep: Path
+    cores: str | None
+
+    def known(self, name: str) -> Point | None:
+        lines = self.keep.read_text("utf-8").splitlines() if self.keep.is_file() else []
+        points = (Point(**json.loads(line)) for line in lines)
+        return next((point for point in points if (point.text, point.time, point.name) == (self.text, self.time, name)), None)
+
+    def center(self) -> Point:
+        """What the dial chooses."""
+        return self.known("the dial") or self._run("the dial", ["--time", self.time, self.source, "--data.val_fraction", "0.1"], 1.0)
+
+    def neighbour(self, name: str, recipe: Recipe, center: Point) -> Point:
+        """Another recipe, for as many steps as it has time for."""
+        if (point := self.known(name)) is not None:
+            return point
+        command = [*self._pinned(), sys.executable, "-m", "benchmarks.dial", "--pace", json.dumps(center.recipe), json.dumps(recipe)]
+        measured = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        recipe["train"] |= {"steps": max(1, round(center.steps / measured))}
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump({"source": [self.source], "data": {"val_fraction": 0.1}, **recipe}))
+        return self._run(name, ["--config", str(self.folder / "recipe.yaml")], measured)
+
+    def _run(self, name: str, options: list[str], pace: float) -> Point:
+        """One whole command, with an empty cache."""
+        out, cache = self.folder / "run", self.folder / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        command = [*self._pinned(), sys.executable, "-m", "newleaf", "pretrain", *options, "--out", str(out), "--overwrite", "--quiet"]
+        if self.cores:
+            command += ["--threads", str(len(self.cores.split(",")))]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NEWLEAF_CACHE": str(cache)})
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        found = json.loads((out / "summary.json").read_text("utf-8"))
+        whole = yaml.safe_load((out / "run.yaml").read_text("utf-8"))
+        recipe = {
+            "tokenizer": {"vocab_size": whole["tokenizer"]["vocab_size"]},
+            "model": {field: value for field, value in whole["model"].items() if field != "vocab_size"},
+            "optimizer": {rate: whole["optimizer"][rate] for rate in RATES},
+            "train": {"batch_size": whole["train"]["batch_size"]},
+        }
+        figures = (found["val_bits_per_byte"], found["parameters"], found["steps"], found["tokens_seen"], found["total_seconds"])
+        point = Point(self.text, self.time, name, recipe, pace, *figures)
+        with self.keep.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(point)) + "\n")
         return point
 
-    center = measured("the dial")
+    def _pinned(self) -> list[str]:
+        return ["taskset", "-c", self.cores] if self.cores else []
+
+
+def grid(here: Grid, args: argparse.Namespace) -> Iterator[Point]:
+    """The dial's own choice, then its neighbours."""
+    center = here.center()
     yield center
-    for name, options in neighbours(center.chose, args):
-        yield measured(name, *options)
+    for name, changes in neighbours(center.recipe, args.only, args.reach):
+        yield here.neighbour(name, {section: fields | changes.get(section, {}) for section, fields in center.recipe.items()}, center)
 
 
-def neighbours(chose: dict[str, Any], args: argparse.Namespace) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Their names, and the options that make them."""
-    if "size" in args.only:
-        at = [rung[:2] for rung in LADDER].index((chose["n_layer"], chose["n_embd"]))
-        for step in sorted(range(-args.reach, args.reach + 1), key=abs):
+def neighbours(recipe: Recipe, kinds: list[str], reach: int) -> Iterator[tuple[str, Recipe]]:
+    """Their names, and the fields that they change."""
+    model, windows = recipe["model"], recipe["train"]["batch_size"]
+    if "size" in kinds:
+        at = [rung[:2] for rung in LADDER].index((model["n_layer"], model["n_embd"]))
+        for step in sorted(range(-reach, reach + 1), key=abs):
             if step and 0 <= at + step < len(LADDER):
                 layers, width, _ = LADDER[at + step]
-                yield f"{layers} × {width}", ("--size", f"{layers}x{width}")
-    if "vocabulary" in args.only:
-        for vocabulary in (chose["vocab_size"] // 2, chose["vocab_size"] * 2):
-            yield f"vocabulary {vocabulary}", ("--tokenizer.vocab_size", str(vocabulary))
-    if "batch" in args.only:
-        for windows in (chose["batch_size"] // 2, chose["batch_size"] * 2):
-            yield f"{windows} windows a step", ("--train.batch_size", str(windows))
-    if "rate" in args.only:
-        rates = {name: chose[name] for name in RATES}
+                chosen = choose(1, Budget(tokens=1), f"{layers}x{width}")
+                shape = {field: value for field, value in chosen.model.items() if not field.endswith("dropout")}
+                yield f"{layers} × {width}", {"model": shape, "train": {"batch_size": chosen.batch_size}}
+    if "vocabulary" in kinds:
+        for vocabulary in (recipe["tokenizer"]["vocab_size"] // 2, recipe["tokenizer"]["vocab_size"] * 2):
+            yield f"vocabulary {vocabulary}", {"tokenizer": {"vocab_size": vocabulary}}
+    if "batch" in kinds:
+        for count in (windows // 2, windows * 2):
+            yield f"{count} windows a step", {"train": {"batch_size": count}}
+    if "rate" in kinds:
         for factor in (1 / RATE, RATE):
-            options = tuple(word for name, rate in rates.items() for word in (f"--optimizer.{name}", f"{rate * factor:.3g}"))
-            yield f"rates × {factor:.2f}", options
+            yield f"rates × {factor:.2f}", {"optimizer": {name: rate * factor for name, rate in recipe["optimizer"].items()}}
 
 
-def run(text: str, sources: list[str], time: str, name: str, options: list[str], folder: Path, cores: str | None) -> Point:
-    """One whole command."""
-    out = folder / "run"
-    command = ["taskset", "-c", cores] if cores else []
-    command += [sys.executable, "-m", "newleaf", "pretrain", *sources, "--time", time, "--data.val_fraction", "0.1", *options]
-    if cores:
-        command += ["--threads", str(len(cores.split(",")))]
-    shutil.rmtree(folder / "cache", ignore_errors=True)
-    alone = os.environ | {"NEWLEAF_CACHE": str(folder / "cache")}
-    done = subprocess.run([*command, "--out", str(out), "--overwrite", "--quiet"], capture_output=True, text=True, env=alone)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found = json.loads((out / "summary.json").read_text("utf-8"))
-    recipe = yaml.safe_load((out / "run.yaml").read_text("utf-8"))
-    sections = {**recipe["model"], **recipe["optimizer"], **recipe["train"]}
-    chose = {name: sections[name] for name in ("n_layer", "n_embd", "vocab_size", "context_length", "batch_size", *RATES)}
-    figures = (found["val_bits_per_byte"], found["parameters"], found["steps"], found["tokens_seen"], found["total_seconds"])
-    return Point(text, time, name, options, chose, *figures)
+def pace(one: Recipe, other: Recipe) -> float:
+    """How long a step of `other` takes, in steps of `one`; both take turns."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    steps = [_stepper(recipe) for recipe in (one, other)]
+    taken: list[list[float]] = [[], []]
+    for turn in range(TURNS):
+        for step, times in zip(steps, taken, strict=True):
+            begin = time.perf_counter()
+            step()
+            if turn >= TURNS // 4:
+                times.append(time.perf_counter() - begin)
+    return statistics.median(taken[1]) / statistics.median(taken[0])
+
+
+def _stepper(recipe: Recipe) -> Any:
+    """A function that takes a step on random tokens."""
+    from benchmarks.train_speed import newleaf_step
+    from newleaf.model import GPTConfig
+    from newleaf.train.machine import has_fast_bf16
+    from newleaf.train.optimizer import OptimizerConfig
+
+    config = GPTConfig(vocab_size=recipe["tokenizer"]["vocab_size"], **recipe["model"])
+    step = newleaf_step(config, OptimizerConfig(), recipe["train"]["batch_size"], has_fast_bf16(torch.device("cpu")))
+    tokens = torch.randint(config.vocab_size, (recipe["train"]["batch_size"], config.context_length + 1))
+    return lambda: step(tokens)
 
 
 def show(points: list[Point]) -> None:
     best = min(point.bits_per_byte for point in points)
-    table = Table("run", "bits per byte", "over the best", "parameters", "steps", "tokens", "seconds")
+    table = Table("run", "bits per byte", "over the best", "parameters", "a step takes", "steps", "tokens")
     over = points[0].bits_per_byte / best - 1
     table.title = f"{points[0].text}, --time {points[0].time}: the dial is {over:.2%} over the best of {len(points)}"
     for point in points:
         table.add_row(
-            point.name, f"{point.bits_per_byte:.4f}", f"{point.bits_per_byte / best - 1:.2%}", f"{point.parameters:,}", f"{point.steps:,}",
-            f"{point.tokens:,}", f"{point.seconds:.1f}",
+            point.name, f"{point.bits_per_byte:.4f}", f"{point.bits_per_byte / best - 1:.2%}", f"{point.parameters:,}",
+            f"{point.pace:.2f} ×", f"{point.steps:,}", f"{point.tokens:,}",
         )  # fmt: skip
     Console().print(table)
 
 
-def _sources(text: str, folder: Path) -> list[str]:
+def _source(text: str, folder: Path) -> str:
     if text != "stdlib":
-        return [text]
+        return text
     files = [*standard_library_files()[0], *standard_library_files()[1]]
     whole = folder / "stdlib.txt"
     whole.write_text("\n".join(path.read_text("utf-8") for path in files), "utf-8")
-    return [str(whole)]
+    return str(whole)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,17 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from newleaf.model import GPTConfig
+    from newleaf.train.optimizer import OptimizerConfig
 
 SHAPES = {
     "small": {"layers": 6, "width": 384, "heads": 6, "vocabulary": 4096, "context": 256, "batch": 32},
@@ -153,14 +158,9 @@ def _plain(kind: str, shape: dict[str, int]) -> Stepper:
 
 
 def _newleaf(kind: str, shape: dict[str, int]) -> Stepper:
-    from newleaf.data.batches import Batch
-    from newleaf.model import GPT, GPTConfig
-    from newleaf.train.loop import Loop
-    from newleaf.train.machine import keep_memory
-    from newleaf.train.optimizer import Optimizer, OptimizerConfig
+    from newleaf.model import GPTConfig
+    from newleaf.train.optimizer import OptimizerConfig
 
-    keep_memory()
-    torch.set_flush_denormal(True)
     config = GPTConfig(
         vocab_size=shape["vocabulary"],
         context_length=shape["context"],
@@ -168,10 +168,22 @@ def _newleaf(kind: str, shape: dict[str, int]) -> Stepper:
         n_head=shape["heads"],
         n_embd=shape["width"],
     )
+    return newleaf_step(config, OptimizerConfig(kind="adamw", learning_rate=1e-3), shape["batch"], kind == "bf16")
+
+
+def newleaf_step(config: GPTConfig, how: OptimizerConfig, batch_size: int, bf16: bool) -> Stepper:
+    """What a run does in a step: gradients and optimizer."""
+    from newleaf.data.batches import Batch
+    from newleaf.model import GPT
+    from newleaf.train.loop import Loop
+    from newleaf.train.machine import keep_memory
+    from newleaf.train.optimizer import Optimizer
+
+    keep_memory()
+    torch.set_flush_denormal(True)
     network = GPT(config).train()
-    optimizer = Optimizer(network, OptimizerConfig(kind="adamw", learning_rate=1e-3), torch.bfloat16 if kind == "bf16" else torch.float32)
-    batches: list[Batch] = []
-    loop = Loop(network, optimizer, None, lambda step: batches[-1], shape["batch"], 0, None)  # type: ignore[arg-type]
+    optimizer = Optimizer(network, how, torch.bfloat16 if bf16 else torch.float32)
+    loop = Loop(network, optimizer, None, None, batch_size, 0, None)  # type: ignore[arg-type]
 
     def step(tokens: Tensor) -> None:
         loop._gradients(Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), None))
