@@ -14,14 +14,16 @@ LADDER = (
     (3, 64, 1), (4, 96, 2), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7),
     (8, 512, 8), (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
-# Of the machine's matrix speed, what a whole command turns into six FLOPs per weight and token; small models mostly wait for other things.
-USEFUL_SHARE = 0.25
-TOKENS_PER_WEIGHT = 1.8  # at the size that learned most in a given time
+STARTING = 6.0  # seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
+# Of the machine's matrix speed, what training turns into six FLOPs per weight and token; small models mostly wait for other things.
+USEFUL_SHARE = 0.3
+TOKENS_PER_WEIGHT = 2.0  # in the blocks' matrices, at the size that learned most in a given time
 WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
+USUAL_STEPS = 800  # runs of fewer steps learn more at higher rates, by this power of how many fewer they are
+RATE_POWER, MOST_RATE = 0.4, 2.0
 EPOCHS_WITHOUT_DROPOUT = 6.0  # dropout costs more than it saves while the text is read so few times
 DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
 BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
-READ_AT_MOST = 1.25  # times the text that the time is expected to be enough for
 ENCODED = 150_000  # bytes, for each second of the time: encoding these takes a twentieth of it
 VALIDATED = 0.1  # of what is read: validating on it takes about a thirtieth of the time
 ALWAYS_VALIDATED = 1_000_000  # bytes of held-out text
@@ -42,11 +44,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the dial chose: fields of GPTConfig, vocabulary, windows in a step; and why, in words for people."""
+    """What the dial chose: fields of GPTConfig, vocabulary, windows in a step, what the usual learning rates are multiplied by; and why, in
+    words for people."""
 
     vocab_size: int
     model: dict[str, Any]
     batch_size: int
+    rate: float
     reasons: tuple[str, ...]
 
 
@@ -56,12 +60,11 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
     `size` fixes layers and width, as 6x384, or how many weights the matrices have together, as 2m; the rest is chosen for it.
     Raises InputError for a size that is neither.
     """
-    wanted, why = _weights(budget)
-    most = WEIGHTS_PER_BYTE * text_bytes
-    if wanted > most:
-        wanted, why = most, f"{text_bytes / 1e6:.2g} MB of text is enough for no more"
-    (n_layer, n_embd, n_head), why = (_rung(wanted), why) if size is None else (rung_of(size), "as asked")
-    epochs = _tokens(budget, max(1, _matrices(n_layer, n_embd))) * BYTES_PER_TOKEN / max(1, text_bytes)
+    used = text_bytes if budget.seconds is None else min(text_bytes, ENCODED * budget.seconds)
+    vocabulary = _vocabulary(used)
+    (n_layer, n_embd, n_head), why = _chosen(text_bytes, budget, vocabulary) if size is None else (rung_of(size), "as asked")
+    tokens = _tokens(budget, _weights(n_layer, n_embd, vocabulary))
+    epochs = tokens * BYTES_PER_TOKEN / max(1, text_bytes)
     dropout = round(min(max(0.0, DROPOUT_PER_EPOCH * (epochs - EPOCHS_WITHOUT_DROPOUT)), MOST_DROPOUT), 2)
     context = 128 if n_embd <= 224 else 256
     model = {
@@ -70,10 +73,15 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
         "gated": True, "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": True,
         "init": "fan_in", "embedding_dropout": dropout, "residual_dropout": dropout,
     }  # fmt: skip
-    vocabulary = _vocabulary(text_bytes)
-    reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {text_bytes / 1e6:.2f} MB of text."
-    reasons = (reason, f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.") if dropout else (reason,)
-    return Choice(vocabulary, model, STEP_TOKENS // context, reasons)
+    steps = max(1.0, tokens / STEP_TOKENS)
+    rate = round(min(max(1.0, (USUAL_STEPS / steps) ** RATE_POWER), MOST_RATE), 1)
+    reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {used / 1e6:.2f} MB of text."
+    reasons = [reason]
+    if dropout:
+        reasons.append(f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.")
+    if rate > 1:
+        reasons.append(f"Learning rates × {rate:g}: about {steps:.0f} steps are few.")
+    return Choice(vocabulary, model, STEP_TOKENS // context, rate, tuple(reasons))
 
 
 def portions(budget: Budget, n_layer: int, n_embd: int) -> tuple[int, int] | None:
@@ -81,7 +89,8 @@ def portions(budget: Budget, n_layer: int, n_embd: int) -> tuple[int, int] | Non
     limits it. More would cost the time that turning text into tokens takes, and that of the last validation."""
     if budget.seconds is None:
         return None
-    read = max(READ_AT_MOST * _tokens(budget, _matrices(n_layer, n_embd)) * BYTES_PER_TOKEN, ENCODED * budget.seconds)
+    # Without the head's, so rather too many.
+    read = max(_tokens(budget, max(1, _matrices(n_layer, n_embd))) * BYTES_PER_TOKEN, ENCODED * budget.seconds)
     return int(read), int(max(VALIDATED * read, ALWAYS_VALIDATED))
 
 
@@ -107,21 +116,38 @@ def _rung(weights: float) -> tuple[int, int, int]:
     return min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) / weights)))
 
 
-def _weights(budget: Budget) -> tuple[float, str]:
-    """How many weights in matrices the budget can train well, and why."""
-    if budget.seconds is not None:
-        flops = USEFUL_SHARE * budget.matrix_speed * budget.seconds
+def _chosen(text_bytes: int, budget: Budget, vocabulary: int) -> tuple[tuple[int, int, int], str]:
+    """The step of the ladder that the budget trains best, or the one that the text is enough for; and why."""
+    enough = _rung(WEIGHTS_PER_BYTE * text_bytes)
+    if budget.seconds is None:
+        tokens = _tokens(budget, 0)
+        found, why = _rung(tokens / TOKENS_PER_WEIGHT), f"{tokens / 1e6:.2g} M tokens to read"
+    else:
+        # Tokens are FLOPs / 6 (matrices + head), and TOKENS_PER_WEIGHT × matrices.
+        product = _flops(budget) / (6 * TOKENS_PER_WEIGHT)
+        found = min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) * _weights(rung[0], rung[1], vocabulary) / product)))
         why = f"{budget.seconds:.0f} s on a machine that multiplies matrices at {budget.matrix_speed / 1e9:.0f} GFLOP/s"
-        return math.sqrt(flops / (6 * TOKENS_PER_WEIGHT)), why
-    tokens = _tokens(budget, 0)
-    return tokens / TOKENS_PER_WEIGHT, f"{tokens / 1e6:.2g} M tokens to read"
+    if _matrices(found[0], found[1]) > _matrices(enough[0], enough[1]):
+        return enough, f"{text_bytes / 1e6:.2g} MB of text is enough for no more"
+    return found, why
 
 
 def _tokens(budget: Budget, weights: int) -> float:
-    """How many tokens a network with so many weights in matrices will read."""
+    """How many tokens a network will read that multiplies with so many weights."""
     if budget.seconds is not None:
-        return USEFUL_SHARE * budget.matrix_speed * budget.seconds / (6 * weights)
+        return _flops(budget) / (6 * weights)
     return budget.tokens or (budget.steps or 0) * STEP_TOKENS or (budget.bytes or 0) / BYTES_PER_TOKEN
+
+
+def _flops(budget: Budget) -> float:
+    """What the clock leaves of them for training."""
+    seconds = budget.seconds or 0.0
+    return USEFUL_SHARE * budget.matrix_speed * max(seconds / 2, seconds - STARTING)
+
+
+def _weights(n_layer: int, n_embd: int, vocabulary: int) -> int:
+    """With the head's."""
+    return _matrices(n_layer, n_embd) + vocabulary * n_embd
 
 
 def _matrices(n_layer: int, n_embd: int) -> int:
@@ -133,7 +159,7 @@ def _inner(n_embd: int) -> int:
     return -(-8 * n_embd // (3 * 64)) * 64
 
 
-def _vocabulary(text_bytes: int) -> int:
+def _vocabulary(text_bytes: float) -> int:
     """The power of two nearest to 1.6 times the square root of the text's bytes: 2,048 for a megabyte, 4,096 for six."""
     power = round(math.log2(1.6 * math.sqrt(max(1, text_bytes))))
     return min(max(1 << power, 512), 32_768)
