@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from newleaf.train.dial import LADDER, Budget, choose
 
 RATE = 1.4
 RATES = ("learning_rate", "matrix_learning_rate")
-TURNS = 24  # of each of two whose steps are compared
+TURNS = 48  # of each of two whose steps are compared
 
 Recipe = dict[str, dict[str, Any]]  # sections tokenizer, model, optimizer, train
 
@@ -124,7 +124,7 @@ class Grid:
         whole = yaml.safe_load((out / "run.yaml").read_text("utf-8"))
         recipe = {
             "tokenizer": {"vocab_size": whole["tokenizer"]["vocab_size"]},
-            "model": {field: value for field, value in whole["model"].items() if field != "vocab_size"},
+            "model": {field: whole["model"][field] for field in choose(1, Budget(tokens=1)).model},
             "optimizer": {rate: whole["optimizer"][rate] for rate in RATES},
             "train": {"batch_size": whole["train"]["batch_size"]},
         }
@@ -169,20 +169,20 @@ def neighbours(recipe: Recipe, kinds: list[str], reach: int) -> Iterator[tuple[s
 
 
 def pace(one: Recipe, other: Recipe) -> float:
-    """How long a step of `other` takes, in steps of `one`; both take turns."""
+    """How long a step of `other` takes, in steps of `one`: the median over turns that each takes right after the other."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    steps = [_stepper(recipe) for recipe in (one, other)]
-    taken: list[list[float]] = [[], []]
-    for turn in range(TURNS):
-        for step, times in zip(steps, taken, strict=True):
-            begin = time.perf_counter()
-            step()
-            if turn >= TURNS // 4:
-                times.append(time.perf_counter() - begin)
-    return statistics.median(taken[1]) / statistics.median(taken[0])
+    first, second = (_stepper(recipe) for recipe in (one, other))
+    times = [(_seconds(first), _seconds(second)) for _ in range(TURNS)]
+    return statistics.median(after / before for before, after in times[TURNS // 8 :])
 
 
-def _stepper(recipe: Recipe) -> Any:
+def _seconds(step: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
+
+
+def _stepper(recipe: Recipe) -> Callable[[], Any]:
     """A function that takes a step on random tokens."""
     from benchmarks.train_speed import newleaf_step
     from newleaf.model import GPTConfig
