@@ -24,7 +24,10 @@ RATE_POWER, MOST_RATE = 0.4, 2.0
 EPOCHS_WITHOUT_DROPOUT = 6.0  # dropout costs more than it saves while the text is read so few times
 DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
 BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
-ENCODED = 150_000  # bytes, for each second of the time: encoding these takes a twentieth of it
+READ_AT_MOST = 1.25  # times the text that the time is expected to be enough for
+ENCODED = 50_000  # bytes, for each second of the time: encoding these takes a fiftieth of it
+LEARNED_FROM = 25_000  # bytes that the tokenizer sees, for each second of the time: a hundredth of it, or four of Chinese
+ALWAYS_LEARNED_FROM = 1_000_000
 VALIDATED = 0.1  # of what is read: validating on it takes about a thirtieth of the time
 ALWAYS_VALIDATED = 1_000_000  # bytes of held-out text
 STEP_TOKENS = 2048
@@ -54,13 +57,23 @@ class Choice:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Portions:
+    """Bytes of text to learn, of held-out text and of text for the tokenizer. More would cost time: for learning the tokenizer, for
+    turning text into tokens, for the last validation."""
+
+    train: int
+    validation: int
+    tokenizer: int
+
+
 def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
     """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not on validation text.
 
     `size` fixes layers and width, as 6x384, or how many weights the matrices have together, as 2m; the rest is chosen for it.
     Raises InputError for a size that is neither.
     """
-    used = text_bytes if budget.seconds is None else min(text_bytes, ENCODED * budget.seconds)
+    used = text_bytes if budget.seconds is None else min(text_bytes, 3 * ENCODED * budget.seconds)
     vocabulary = _vocabulary(used)
     (n_layer, n_embd, n_head), why = _chosen(text_bytes, budget, vocabulary) if size is None else (rung_of(size), "as asked")
     tokens = _tokens(budget, _weights(n_layer, n_embd, vocabulary))
@@ -84,14 +97,14 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
     return Choice(vocabulary, model, STEP_TOKENS // context, rate, tuple(reasons))
 
 
-def portions(budget: Budget, n_layer: int, n_embd: int) -> tuple[int, int] | None:
-    """How many bytes of text to learn, and of held-out text, a timed run has use for with a network of this size; None where no clock
-    limits it. More would cost the time that turning text into tokens takes, and that of the last validation."""
+def portions(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> Portions | None:
+    """How much text a timed run has use for with a network of this size; None where no clock limits it."""
     if budget.seconds is None:
         return None
-    # Without the head's, so rather too many.
-    read = max(_tokens(budget, max(1, _matrices(n_layer, n_embd))) * BYTES_PER_TOKEN, ENCODED * budget.seconds)
-    return int(read), int(max(VALIDATED * read, ALWAYS_VALIDATED))
+    tokens = _tokens(budget, max(1, _weights(n_layer, n_embd, vocab_size)))
+    read = max(READ_AT_MOST * tokens * BYTES_PER_TOKEN, ENCODED * budget.seconds)
+    sample = max(LEARNED_FROM * budget.seconds, ALWAYS_LEARNED_FROM)
+    return Portions(int(read), int(max(VALIDATED * read, ALWAYS_VALIDATED)), int(min(read, sample)))
 
 
 def rung_of(size: str) -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.text.train_tokenizer import train_tokenizer
+from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.config import PretrainConfig, TrainConfig
 from newleaf.train.dial import Budget, Choice, choose, portions
 from newleaf.train.interrupt import interruptible
@@ -63,7 +63,7 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     open_choices = len(model) < len(dataclasses.fields(GPTConfig))
     budget = _budget(config, corpus)
     choice = choose(corpus.train.n_bytes, budget, config.size) if open_choices else None
-    config = _with_portions(config, corpus, budget, (choice.model if choice else {}) | model)
+    config = _with_portions(config, corpus, budget, choice, model)
     config, tokenizer = _tokenizer(config, corpus, choice, monitor)
     network = _network(model, choice, tokenizer)
     batch = config.train.batch_size or -(-(choice.batch_size if choice else 16) // processes) * processes
@@ -86,16 +86,18 @@ def _rates(optimizer: OptimizerConfig, choice: Choice | None) -> OptimizerConfig
     return dataclasses.replace(optimizer, learning_rate=learning_rate, matrix_learning_rate=matrix_learning_rate)
 
 
-def _with_portions(config: PretrainConfig, corpus: Corpus, budget: Budget, model: dict[str, Any]) -> PretrainConfig:
-    """How much of a large text becomes tokens, where the clock decides and the recipe does not; the tokenizer learns from no more."""
-    found, data, tokenizer = portions(budget, model["n_layer"], model["n_embd"]), config.data, config.tokenizer
+def _with_portions(config: PretrainConfig, corpus: Corpus, budget: Budget, choice: Choice | None, model: dict[str, Any]) -> PretrainConfig:
+    """How much of a large text becomes tokens and is shown to the tokenizer, where the clock decides and the recipe does not."""
+    shape = (choice.model | {"vocab_size": choice.vocab_size} if choice else {}) | model
+    found, data, tokenizer = portions(budget, shape["n_layer"], shape["n_embd"], shape["vocab_size"]), config.data, config.tokenizer
     if found is None:
         return config
-    if data.train_bytes is None and corpus.train.n_bytes > found[0]:
-        data = dataclasses.replace(data, train_bytes=found[0])
-        tokenizer = dataclasses.replace(tokenizer, train_bytes=min(tokenizer.train_bytes, found[0]))
-    if data.validation_bytes is None and corpus.validation.n_bytes > found[1]:
-        data = dataclasses.replace(data, validation_bytes=found[1])
+    if data.train_bytes is None and corpus.train.n_bytes > found.train:
+        data = dataclasses.replace(data, train_bytes=found.train)
+    if data.validation_bytes is None and corpus.validation.n_bytes > found.validation:
+        data = dataclasses.replace(data, validation_bytes=found.validation)
+    if tokenizer.train_bytes == TokenizerConfig().train_bytes and corpus.train.n_bytes > found.tokenizer:
+        tokenizer = dataclasses.replace(tokenizer, train_bytes=found.tokenizer)
     return dataclasses.replace(config, data=data, tokenizer=tokenizer)
 
 
