@@ -46,7 +46,7 @@ def test_a_clock_bounds_how_much_text_is_used_and_more_time_has_use_for_more() -
     found = [portions(Budget(seconds=time, matrix_speed=MACHINE), 4, 128, 2048) for time in (15, 60, 240)]
     for one, other in pairwise(found):
         assert one.train < other.train
-        assert 1_500_000 <= one.tokenizer <= other.tokenizer <= other.train
+        assert one.tokenizer <= other.tokenizer <= other.train
         assert 1_000_000 <= one.validation <= other.validation
     tokens = 0.3 * MACHINE * 54 / (6 * (4 * 128 * (4 * 128 + 3 * 384) + 2048 * 128))
     assert found[1].train > 3 * tokens, "what the machine reads in a minute, at about three bytes a token"
@@ -60,7 +60,7 @@ def test_a_text_far_too_large_for_its_time_is_used_in_part_and_the_run_ends_on_t
     data = run.folder.read_config()["data"]
     assert data["train_bytes"] < 0.5 * text.stat().st_size
     assert data["validation_bytes"] < 0.04 * text.stat().st_size
-    assert run.folder.read_config()["tokenizer"]["train_bytes"] == 1_500_000
+    assert run.folder.read_config()["tokenizer"]["train_bytes"] <= 1_500_000
 
     small = tmp_path / "small.txt"
     small.write_text(text.read_text()[:200_000])
