@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,19 @@ def test_a_text_far_too_large_for_its_time_is_used_in_part_and_the_run_ends_on_t
     small.write_text(text.read_text()[:200_000])
     whole = newleaf.pretrain(small, out=tmp_path / "whole", time="8s", quiet=True, train={"threads": 1}).folder.read_config()["data"]
     assert whole["train_bytes"] is whole["validation_bytes"] is None
+
+
+def test_rates_are_higher_for_few_steps_unless_a_recipe_has_its_own_or_its_own_size(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(Path(__file__).read_text() * 3)
+
+    def rates(**options: Any) -> tuple[float, float]:
+        run = newleaf.pretrain(tmp_path / "text.txt", out=tmp_path / "run", steps=25, quiet=True, overwrite=True, **options)
+        optimizer = run.folder.read_config()["optimizer"]
+        return optimizer["learning_rate"], optimizer["matrix_learning_rate"]
+
+    assert rates() == (0.006, 0.04), "twice the usual, as for 142 steps and fewer"
+    assert rates(optimizer={"learning_rate": 0.004}) == (0.004, 0.02)
+    assert rates(model={"n_layer": 2, "n_embd": 32, "n_head": 2}) == (0.003, 0.02)
 
 
 def test_a_size_that_is_asked_for_stands_and_the_rest_follows_it() -> None:

@@ -68,7 +68,7 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     network = _network(model, choice, tokenizer)
     batch = config.train.batch_size or -(-(choice.batch_size if choice else 16) // processes) * processes
     train = dataclasses.replace(config.train, batch_size=batch)
-    config = dataclasses.replace(config, train=train, optimizer=_rates(config.optimizer, choice), model=network.to_dict(), size=None)
+    config = dataclasses.replace(config, train=train, optimizer=_rates(config.optimizer, choice, model), model=network.to_dict(), size=None)
     _announce(config, network, choice, corpus, monitor)
     parts = (corpus.train, config.data.train_bytes), (corpus.validation, config.data.validation_bytes)
     shards = [tokenize(text, tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts]
@@ -76,11 +76,11 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     return Prepared(config, network, tokenizer, shards[0], shards[1], fingerprints)
 
 
-def _rates(optimizer: OptimizerConfig, choice: Choice | None) -> OptimizerConfig:
-    """The usual rates as the dial multiplies them; those of a recipe stay."""
+def _rates(optimizer: OptimizerConfig, choice: Choice | None, model: dict[str, Any]) -> OptimizerConfig:
+    """The usual rates as the dial multiplies them; other rates stay, and those of a recipe that has a size of its own."""
     usual = OptimizerConfig()
     mine, theirs = ((each.kind, each.learning_rate, each.matrix_learning_rate) for each in (optimizer, usual))
-    if choice is None or mine != theirs:
+    if choice is None or {"n_layer", "n_embd"} & model.keys() or mine != theirs:
         return optimizer
     learning_rate, matrix_learning_rate = (round(choice.rate * rate, 6) for rate in (usual.learning_rate, usual.matrix_learning_rate))
     return dataclasses.replace(optimizer, learning_rate=learning_rate, matrix_learning_rate=matrix_learning_rate)
