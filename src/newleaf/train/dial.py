@@ -14,10 +14,10 @@ LADDER = (
     (3, 64, 1), (4, 96, 2), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7),
     (8, 512, 8), (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
-STARTING = 6.0  # seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
+STARTING = 10.0  # seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
 # Of the machine's matrix speed, what training turns into six FLOPs per weight and token; small models mostly wait for other things.
 USEFUL_SHARE = 0.3
-TOKENS_PER_WEIGHT = 2.0  # in the blocks' matrices, at the size that learned most in a given time
+TOKENS_PER_WEIGHT = 3.5  # in the blocks' matrices: half and twice as many cost little, but far too few steps cost much
 WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
 USUAL_STEPS = 800  # runs of fewer steps learn more at higher rates, by this power of how many fewer they are
 RATE_POWER, MOST_RATE = 0.4, 2.0
