@@ -39,7 +39,7 @@ RATE = 1.4
 RATES = ("learning_rate", "matrix_learning_rate")
 TURNS = 48  # of each of two whose steps are compared
 
-Recipe = dict[str, dict[str, Any]]  # sections tokenizer, model, optimizer, train
+Recipe = dict[str, dict[str, Any]]  # sections data, tokenizer, model, optimizer, train
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--cores", help="processors to use, as taskset takes them")
     parser.add_argument("--pace", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not args.texts and not args.pace:
+        parser.error("name a text, or stdlib")
     if args.pace:
         print(pace(*map(json.loads, args.pace)))
         return
@@ -107,7 +109,7 @@ class Grid:
         command = [*self._pinned(), sys.executable, "-m", "benchmarks.dial", "--pace", json.dumps(center.recipe), json.dumps(recipe)]
         measured = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         recipe["train"] |= {"steps": max(1, round(center.steps / measured))}
-        (self.folder / "recipe.yaml").write_text(yaml.safe_dump({"source": [self.source], "data": {"val_fraction": 0.1}, **recipe}))
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump({"source": [self.source], **recipe}))
         return self._run(name, ["--config", str(self.folder / "recipe.yaml")], measured)
 
     def _run(self, name: str, options: list[str], pace: float) -> Point:
@@ -123,7 +125,8 @@ class Grid:
         found = json.loads((out / "summary.json").read_text("utf-8"))
         whole = yaml.safe_load((out / "run.yaml").read_text("utf-8"))
         recipe = {
-            "tokenizer": {"vocab_size": whole["tokenizer"]["vocab_size"]},
+            "data": {field: whole["data"][field] for field in ("val_fraction", "train_bytes", "validation_bytes")},
+            "tokenizer": {field: whole["tokenizer"][field] for field in ("vocab_size", "train_bytes")},
             "model": {field: whole["model"][field] for field in choose(1, Budget(tokens=1)).model},
             "optimizer": {rate: whole["optimizer"][rate] for rate in RATES},
             "train": {"batch_size": whole["train"]["batch_size"]},

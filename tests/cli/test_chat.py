@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from chat_folders import make_chat_model
 
@@ -52,6 +53,12 @@ class Typist:
                     raise AssertionError(f"it ended before {pattern!r}: {self.seen!r}") from None
         start, self.read_to = self.read_to, self.read_to + found.end()
         return self.seen[start : self.read_to]
+
+    def wait_until_it_waits(self) -> None:
+        deadline = time.monotonic() + 20
+        while psutil.Process(self.pid).status() != psutil.STATUS_SLEEPING:
+            assert time.monotonic() < deadline, "it never waits for a key"
+            time.sleep(0.01)
 
     def say(self, text: str, until: str = r"[1-9]\d* tokens?[^\]]*\]") -> str:
         """Type a line at the prompt and return what came of it."""
@@ -157,7 +164,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(talker: Path, tmp_path: Path)
         typist.expect("> ")
         typist.type("half a line")
         typist.expect("half a line")
-        time.sleep(0.3)  # until it waits for the next key: Python loses a Ctrl-C between the last one and that
+        typist.wait_until_it_waits()  # Python loses a Ctrl-C between one key and the wait for the next
         typist.type("\x03")
         typist.expect(r"Ctrl-D leaves\.\]")
         typist.say("/set max_tokens 4", r"\]")

@@ -115,9 +115,11 @@ def _constrain(logits: Tensor, free: Tensor, rows: Sequence[Row], chosen_only: b
 
     Where n-grams and bans (`free` has none) leave nothing, the constraint has the last word.
     """
-    given, logits = logits, logits.clone()
+    given = logits
     for number, row in enumerate(rows):
         if row.constraint is not None and not (chosen_only and _fits(logits[number], row)):
+            if logits is given:
+                logits = logits.clone()
             refused = ~row.constraint.allowed(logits.shape[1])
             logits[number].masked_fill_(refused, penalties.NEVER)
             if free is not given and bool((logits[number] == penalties.NEVER).all()):
