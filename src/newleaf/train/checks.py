@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 
 from torch import nn
@@ -20,6 +22,7 @@ WORTHWHILE = 0.5  # of the first sample's time: shorter ones wait for the next v
 FIRST_SAMPLE = 0.4  # of that share, for what the untrained network writes
 CHECK_SHARE = 0.03  # of a timed run, for the validations on the way
 FEWEST_ROWS = 16  # of such a validation
+LOOKS = 3  # that the pace of the last one is foretold by
 EXIT_SECONDS = 0.4  # what Python takes to end after the last line
 
 Sample = tuple[str, str]  # a prompt and what came of it
@@ -35,10 +38,15 @@ class Checks:
         self.course, self.ranks, self.clock, self.folder, self.monitor = course, ranks, clock, folder, monitor
         self.examiner = course.examiner(network, heed, ranks)
         self.rows = 0  # not chosen yet
-        self.row_seconds = 0.0  # for each row of the last look
+        self.paces: deque[float] = deque(maxlen=LOOKS)  # seconds for each row
         self.sample_seconds = 0.0
         self.first_sample = 0.0  # seconds
         self.plot_seconds = 0.3
+
+    @property
+    def row_seconds(self) -> float:
+        """What a row takes, by the last looks; 0 before the first. Other work on the machine may have been in the way of one of them."""
+        return statistics.median(self.paces) if self.paces else 0.0
 
     @property
     def sees_all(self) -> bool:
@@ -49,7 +57,7 @@ class Checks:
         """Validate on this many rows, or on all."""
         begin = time.monotonic()
         found = self.examiner.validate(rows, to_the_end)
-        self.row_seconds = self.ranks.of_first(time.monotonic() - begin) / (rows or self.examiner.all_rows)
+        self.paces.append(self.ranks.of_first(time.monotonic() - begin) / (rows or self.examiner.all_rows))
         return found
 
     def choose_rows(self) -> None:
@@ -58,7 +66,8 @@ class Checks:
         if self.clock is not None:
             few = min(FEWEST_ROWS, wanted)
             self.look(few)
-            self.look(few)  # the first one warms up
+            self.paces.clear()  # the first one warms up
+            self.look(few)
             affordable = int(CHECK_SHARE * self.clock.length / CHECKS / max(self.row_seconds, 1e-9))
             wanted = self.rows or min(wanted, max(few, affordable))
             self.rows = wanted

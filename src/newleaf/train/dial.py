@@ -29,7 +29,7 @@ ENCODED = 50_000  # bytes, for each second of the time: encoding these takes a f
 LEARNED_FROM = 40_000  # bytes that the tokenizer sees, for each second of the time: learning from them takes two to six hundredths of it
 ALWAYS_LEARNED_FROM = 1_500_000
 VALIDATED = 0.1  # of what is read: validating on it takes about a thirtieth of the time
-ALWAYS_VALIDATED = 1_000_000  # bytes of held-out text
+ALWAYS_VALIDATED = 1_000_000  # bytes of held-out text, where a minute is given
 STEP_TOKENS = 2048
 HEAD_DIM = 64
 
@@ -104,7 +104,8 @@ def portions(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> Port
     tokens = _tokens(budget, max(1, _weights(n_layer, n_embd, vocab_size)))
     read = max(READ_AT_MOST * tokens * BYTES_PER_TOKEN, ENCODED * budget.seconds)
     sample = max(LEARNED_FROM * budget.seconds, ALWAYS_LEARNED_FROM)
-    return Portions(int(read), int(max(VALIDATED * read, ALWAYS_VALIDATED)), int(min(read, sample)))
+    held_out = max(VALIDATED * read, ALWAYS_VALIDATED * min(1.0, budget.seconds / 60))
+    return Portions(int(read), int(held_out), int(min(read, sample)))
 
 
 def rung_of(size: str) -> tuple[int, int, int]:
