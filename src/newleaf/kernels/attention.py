@@ -10,9 +10,11 @@ from typing import Any
 import numba as nb
 
 from newleaf.kernels.exponential import exp
+from newleaf.kernels.lanes import first_lanes, fma, larger, largest, spread, total
+from newleaf.kernels.llvm import LANES
+from newleaf.kernels.memory import fraction, given, load, load_long, store
 from newleaf.kernels.pool import parallel
 from newleaf.kernels.rows import get, inverse_root, put
-from newleaf.kernels.vectors import LANES, first_lanes, fma, fraction, given, larger, largest, load, load_long, spread, store, total
 
 
 @parallel

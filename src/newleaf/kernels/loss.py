@@ -12,9 +12,11 @@ from numpy import exp as np_exp
 from numpy import log as np_log
 
 from newleaf.kernels.exponential import exp
+from newleaf.kernels.lanes import larger, largest, spread, total
+from newleaf.kernels.llvm import LANES
+from newleaf.kernels.memory import given, load_long, store_float
 from newleaf.kernels.pool import parallel
 from newleaf.kernels.rows import get, get_one, put, put_one
-from newleaf.kernels.vectors import LANES, given, larger, largest, load_long, spread, store_float, total
 
 
 @parallel

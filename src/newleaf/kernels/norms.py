@@ -9,9 +9,11 @@ from typing import Any
 
 import numba as nb
 
+from newleaf.kernels.lanes import fma, spread, total
+from newleaf.kernels.llvm import LANES
+from newleaf.kernels.memory import fraction, given, load, store
 from newleaf.kernels.pool import parallel
 from newleaf.kernels.rows import get, inverse_root, put
-from newleaf.kernels.vectors import LANES, fma, fraction, given, load, spread, store, total
 
 
 @parallel

@@ -17,7 +17,8 @@ import torch
 from numba import types
 
 from newleaf.kernels.keep import kept_callback
-from newleaf.kernels.vectors import atomic_add, call_loop, load_long
+from newleaf.kernels.memory import load_long
+from newleaf.kernels.threads import atomic_add, call_loop
 
 HEAD = 4  # places of a call's table before the loop's own: the next row, rows, rows in a portion, the loop
 BODY = types.void(types.int64, types.int64, types.int64)

@@ -7,21 +7,10 @@ from typing import Any
 import numba as nb
 from numpy import sqrt as np_sqrt
 
+from newleaf.kernels.lanes import fma, spread, total
+from newleaf.kernels.llvm import LANES
+from newleaf.kernels.memory import load, load_bfloat, load_float, load_one_bfloat, store, store_bfloat, store_float, store_one_bfloat
 from newleaf.kernels.parts import kernel
-from newleaf.kernels.vectors import (
-    LANES,
-    fma,
-    load,
-    load_bfloat,
-    load_float,
-    load_one_bfloat,
-    spread,
-    store,
-    store_bfloat,
-    store_float,
-    store_one_bfloat,
-    total,
-)
 
 
 @kernel

@@ -19,14 +19,22 @@ import numba as nb
 
 from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
 from newleaf.kernels.exponential import exp
-from newleaf.kernels.parts import kernel
-from newleaf.kernels.vectors import (
+from newleaf.kernels.lanes import (
     absolute,
     as_floats,
     dot4,
     fma,
     larger,
     largest,
+    nearest,
+    spread,
+    spread_int,
+    to_floats,
+    to_nearest,
+    total,
+    total_int,
+)
+from newleaf.kernels.memory import (
     load,
     load_bfloat,
     load_bits,
@@ -34,20 +42,14 @@ from newleaf.kernels.vectors import (
     load_int,
     load_long,
     load_signed_bytes,
-    nearest,
-    spread,
-    spread_int,
     store,
     store_byte,
     store_float,
     store_int,
     store_low_bytes,
     store_one_bfloat,
-    to_floats,
-    to_nearest,
-    total,
-    total_int,
-)  # fmt: skip
+)
+from newleaf.kernels.parts import kernel
 
 
 @kernel

@@ -8,25 +8,9 @@ import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Activation
 from newleaf.kernels.exponential import exp
+from newleaf.kernels.lanes import absolute, as_bits, as_floats, fma, larger, largest, spread, spread_int, to_nearest, total, total_int
+from newleaf.kernels.memory import load, store, store_float, store_int, store_low_bytes
 from newleaf.kernels.parts import kernel
-from newleaf.kernels.vectors import (
-    absolute,
-    as_bits,
-    as_floats,
-    fma,
-    larger,
-    largest,
-    load,
-    spread,
-    spread_int,
-    store,
-    store_float,
-    store_int,
-    store_low_bytes,
-    to_nearest,
-    total,
-    total_int,
-)  # fmt: skip
 
 
 @kernel

@@ -29,27 +29,10 @@ from newleaf.generate.kernels.layout import (
 )  # fmt: skip
 from newleaf.generate.kernels.linear import tile_product
 from newleaf.kernels.keep import kept_kernel
+from newleaf.kernels.lanes import bits_of, float_of, larger, smaller, spread
+from newleaf.kernels.memory import load, load_byte, load_float, load_long, load_one_bfloat, load_one_half, store, store_float, store_long
 from newleaf.kernels.parts import kernel
-from newleaf.kernels.vectors import (
-    atomic_add,
-    atomic_load,
-    bits_of,
-    call,
-    float_of,
-    larger,
-    load,
-    load_byte,
-    load_float,
-    load_long,
-    load_one_bfloat,
-    load_one_half,
-    pause,
-    smaller,
-    spread,
-    store,
-    store_float,
-    store_long,
-)  # fmt: skip
+from newleaf.kernels.threads import atomic_add, atomic_load, call, pause
 
 SPINS_BEFORE_YIELD = 64  # about a microsecond
 

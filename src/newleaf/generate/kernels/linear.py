@@ -19,11 +19,8 @@ from typing import Any
 import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Format, Matrix
-from newleaf.kernels.parts import kernel
-from newleaf.kernels.vectors import (
-    dot4,
-    first_lanes,
-    fma,
+from newleaf.kernels.lanes import dot4, first_lanes, fma, look_up, spread, spread_int, store_totals, to_floats
+from newleaf.kernels.memory import (
     load,
     load_bfloat,
     load_bits,
@@ -31,15 +28,11 @@ from newleaf.kernels.vectors import (
     load_half,
     load_int,
     load_one_bfloat,
-    look_up,
     prefetch,
-    spread,
-    spread_int,
     store,
     store_float,
-    store_totals,
-    to_floats,
-)  # fmt: skip
+)
+from newleaf.kernels.parts import kernel
 
 ROWS = 4  # inputs that share one reading of a tile from the cache, and whose sums do not wait for each other
 AHEAD = 4096  # bytes: the machine's own prefetching stops at the end of a page

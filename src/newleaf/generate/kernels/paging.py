@@ -9,20 +9,20 @@ import numba as nb
 from newleaf.generate.kernels.attention import page_of, remember
 from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
 from newleaf.kernels.keep import kept_kernel
-from newleaf.kernels.parts import kernel
-from newleaf.kernels.vectors import (
+from newleaf.kernels.lanes import spread
+from newleaf.kernels.memory import (
     load_bfloat,
     load_byte,
     load_float,
     load_int,
     load_one_bfloat,
     load_signed_bytes,
-    spread,
     store_bfloat,
     store_float,
     store_int,
     store_one_bfloat,
 )
+from newleaf.kernels.parts import kernel
 
 
 @kept_kernel
