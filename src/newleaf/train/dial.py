@@ -11,16 +11,17 @@ from newleaf.errors import InputError
 
 # Layers, width, heads of new models, smallest first.
 LADDER = (
-    (3, 64, 1), (4, 96, 2), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7),
-    (8, 512, 8), (10, 640, 10), (12, 768, 12), (16, 1024, 16),
+    (3, 64, 1), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7), (8, 512, 8),
+    (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
 STARTING = 10.0  # seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
 # Of the machine's matrix speed, what training turns into six FLOPs per weight and token; small models mostly wait for other things.
 USEFUL_SHARE = 0.3
 TOKENS_PER_WEIGHT = 3.5  # in the blocks' matrices: half and twice as many cost little, but far too few steps cost much
 WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
-USUAL_STEPS = 800  # runs of fewer steps learn more at higher rates, by this power of how many fewer they are
-RATE_POWER, MOST_RATE = 0.4, 2.0
+USUAL_STEPS, STEPS_POWER = 1200, 0.5  # fewer steps learn more at higher rates, by this power of how many fewer they are,
+USUAL_WIDTH, WIDTH_POWER = 128, 0.4  # and so do narrower networks
+MOST_RATE = 2.0
 EPOCHS_WITHOUT_DROPOUT = 6.0  # dropout costs more than it saves while the text is read so few times
 DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
 BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
@@ -87,13 +88,14 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
         "init": "fan_in", "embedding_dropout": dropout, "residual_dropout": dropout,
     }  # fmt: skip
     steps = max(1.0, tokens / STEP_TOKENS)
-    rate = round(min(max(1.0, (USUAL_STEPS / steps) ** RATE_POWER), MOST_RATE), 1)
+    rate = (USUAL_STEPS / steps) ** STEPS_POWER * (USUAL_WIDTH / n_embd) ** WIDTH_POWER
+    rate = round(min(max(1.0, rate), MOST_RATE), 1)
     reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {used / 1e6:.2f} MB of text."
     reasons = [reason]
     if dropout:
         reasons.append(f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.")
     if rate > 1:
-        reasons.append(f"Learning rates × {rate:g}: about {steps:.0f} steps are few.")
+        reasons.append(f"Learning rates × {rate:g}: about {steps:.0f} steps are few for a network {n_embd} wide.")
     return Choice(vocabulary, model, STEP_TOKENS // context, rate, tuple(reasons))
 
 
