@@ -23,7 +23,8 @@ FIRST_SAMPLE = 0.4  # of that share, for what the untrained network writes
 CHECK_SHARE = 0.03  # of a timed run, for the validations on the way
 FEWEST_ROWS = 16  # of such a validation
 LOOKS = 3  # that the pace of the last one is foretold by
-EXIT_SECONDS = 0.4  # what Python takes to end after the last line
+PLOTTED = 0.3  # seconds, until the first plot is measured
+EXIT_SECONDS = 0.3  # what Python takes to end after the last line, and some room
 
 Sample = tuple[str, str]  # a prompt and what came of it
 
@@ -41,7 +42,7 @@ class Checks:
         self.paces: deque[float] = deque(maxlen=LOOKS)  # seconds for each row
         self.sample_seconds = 0.0
         self.first_sample = 0.0  # seconds
-        self.plot_seconds = 0.3
+        self.plot_seconds = PLOTTED
 
     @property
     def row_seconds(self) -> float:
@@ -52,6 +53,11 @@ class Checks:
     def sees_all(self) -> bool:
         """Whether the looks on the way are at the whole validation set."""
         return self.rows >= self.examiner.all_rows
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether the best weights are still to be looked at when the training is over."""
+        return not self.sees_all or self.examiner.reports > 0
 
     def look(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """Validate on this many rows, or on all."""
@@ -75,12 +81,12 @@ class Checks:
         self.rows = wanted
 
     def reserve(self, check_seconds: float) -> None:
-        """Keep time for the end: one check more, with a plot, and the whole validation set."""
+        """Keep time for the end: one check more, the whole validation set where no check sees it, and a plot."""
         if self.clock is None:
             return
         check_seconds = max(self.ranks.of_first(check_seconds), self.row_seconds * self.rows)
-        everything = self.row_seconds * (self.examiner.all_rows + self.examiner.reports)
-        self.clock.reserve = check_seconds + everything + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
+        last_look = self.row_seconds * (self.examiner.all_rows + self.examiner.reports) if self.looks_again else 0.0
+        self.clock.reserve = check_seconds + last_look + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
 
     def samples(self, step: int) -> list[Sample]:
         """What the network makes of each prompt; in a timed run for a small share of it, so fewer times and at last less."""

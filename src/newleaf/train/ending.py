@@ -62,7 +62,7 @@ def finish(session: Session) -> None:
     figures, examiner = dict(session.best), session.checks.examiner
     if figures["step"] != session.loop.step:
         session.optimizer.take_weights(session.course.read_back(session.folder.product))
-    if not session.checks.sees_all or examiner.reports:
+    if session.checks.looks_again:
         figures |= session.checks.look(None)
     report = session.ranks.first(lambda: examiner.report(session.folder.path)) if examiner.reports else {}
     session.plot()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable
@@ -210,7 +211,8 @@ class Session:
         if self.health.in_a_row == 0:  # what a run of skipped steps goes back to must be from before it
             self.attempt("the checkpoint", self.save_checkpoint)
         self.checks.reserve(time.monotonic() - begin)
-        if self.last_plot is None or time.monotonic() > self.last_plot + PLOT_EVERY:
+        # The last of all is drawn when the run is finished.
+        if self.last_plot is None or (self.last_progress < 1 and time.monotonic() > self.last_plot + PLOT_EVERY):
             self.plot()
         return not self.out_of_patience()
 
@@ -278,6 +280,7 @@ class Session:
         return [line["loss"] for line in self.folder.lines() if "loss" in line]
 
     def plot(self) -> None:
+        importlib.import_module("newleaf.train.plot")  # takes longer than a plot, but only once
         begin = time.monotonic()
         self.attempt("the plot", lambda: self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps"))
         self.last_plot = time.monotonic()
