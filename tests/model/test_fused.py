@@ -36,9 +36,9 @@ def network(name: str, length: int, **changes: Any) -> GPT:
     return net
 
 
-def loss_and_slopes(net: GPT, ids: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_and_slopes(net: GPT, ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     net.zero_grad()
-    loss = net.loss(ids, targets)
+    loss = net.loss(ids, targets, documents=documents)
     loss.backward()
     return loss.detach(), {name: weight.grad.clone() for name, weight in net.named_parameters() if weight.grad is not None}
 
@@ -71,6 +71,33 @@ def test_a_training_step_has_the_loss_and_slopes_of_the_plain_modules(name: str,
         # The slope of a key's bias is zero but for rounding: it moves all scores of a query alike.
         least = 1e-6 if part.endswith("attention.k.bias") else 1e-7
         torch.testing.assert_close(slope, plain[part], atol=least + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part)
+
+
+@pytest.mark.parametrize("mean", [5, 70])
+@pytest.mark.parametrize("length", [96, 304])
+@pytest.mark.parametrize("name", ["gpt2", "qwen3", "qwen3, two queries to a key"])
+def test_documents_in_a_row_have_the_loss_and_slopes_that_they_have_alone(
+    name: str, length: int, mean: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    monkeypatch.setattr(fused, "causal_attention", lambda *given, call=fused.causal_attention: called.append(1) or call(*given))
+    net, (ids, targets) = network(name, length), drawn(length)
+    documents = (torch.rand(ids.shape) < 1 / mean).int().cumsum(1)
+    documents[2] = 0  # and a row of one
+    loss, slopes = loss_and_slopes(net, ids, targets, documents)
+    assert len(called) == 2  # one a layer
+    monkeypatch.setattr(fused, "fits", lambda x: False)
+    net.zero_grad()
+    count, alone = int((targets >= 0).sum()), torch.tensor(0.0)
+    for row, numbers in enumerate(documents):
+        for number in numbers.unique():
+            of = numbers == number
+            alone = alone + net.loss(ids[row, of][None], targets[row, of][None], reduction="sum") / count
+    alone.backward()
+    torch.testing.assert_close(loss, alone.detach(), atol=1e-5, rtol=1e-5)
+    for part, weight in net.named_parameters():
+        assert weight.grad is not None
+        torch.testing.assert_close(slopes[part], weight.grad, atol=1e-6 + 5e-5 * float(weight.grad.abs().max()), rtol=0, msg=part)
 
 
 def test_in_bf16_the_loops_are_no_further_from_the_truth_than_the_plain_modules(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newleaf.model import GPT, GPTConfig
-from newleaf.model.apart import runs_of
+from newleaf.model.apart import Apart
 from newleaf.tune.conversations.example import Example
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches, pack
 
@@ -53,7 +53,9 @@ def test_logits_of_a_packed_conversation_are_those_it_has_alone(name: str, sizes
     packed = PackedExamples(made, length, 0, seed=1)
     assert len(packed) <= 3
     batch = packed.rows(range(len(packed)))
-    assert (runs_of(batch.documents, {0}) is None) == (sizes[0] == 20)
+    apart = Apart.of(batch.documents)
+    assert apart is not None
+    assert (apart.runs(0) is None) == (sizes[0] == 20)
     together = network(batch.ids, documents=batch.documents)
     for row, window in enumerate(packed.windows):
         at = 0

@@ -12,7 +12,8 @@ import numba as nb
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.lanes import first_lanes, fma, larger, largest, spread, total
 from newleaf.kernels.llvm import LANES
-from newleaf.kernels.memory import fraction, given, load, load_long, store
+from newleaf.kernels.memory import fraction, given, load, load_int, load_long, store
+from newleaf.kernels.parts import kernel
 from newleaf.kernels.pool import parallel
 from newleaf.kernels.rows import get, inverse_root, put
 
@@ -22,20 +23,21 @@ def heads_forward(table: Any, first: Any, last: Any) -> None:
     """Queries, keys and values of each token, from its row to its heads; with QK norm and rotary positions where their tables are not 0.
 
     qkv [B·T, (H + 2 K)·D]; q [B, H, T, D]; k, v [B, K, T, D]; q_norm, k_norm fp32 [D]; cos, sin fp32 [T, D]; T, H, D, wide, eps, scale
-    of q (fp32 bits), K.
+    of q (fp32 bits), K; begins (int32 [B, T]: where the document of a token begins, or 0).
     """
     qkv, norms, tables = given(table, 0), table + 32, table + 48
     length, all_heads, dim, wide, kv_heads = given(table, 8), given(table, 9), given(table, 10), given(table, 11), given(table, 14)
-    epsilon, query_scale = fraction(table, 12), fraction(table, 13)
+    epsilon, query_scale, begins = fraction(table, 12), fraction(table, 13), given(table, 15)
     half = dim // 2
     for row in range(first, last):
         batch, time = row // length, row % length
+        position = time - load_int(begins + 4 * row) if begins != 0 else time
         for part in range(3):
             heads = all_heads if part == 0 else kv_heads
             before = 0 if part == 0 else all_heads + (part - 1) * kv_heads
             base = load_long(table + 8 + 8 * part)
             weight = load_long(norms + 8 * part) if part < 2 else 0
-            cos, sin = load_long(tables) + 4 * dim * time, load_long(tables + 8) + 4 * dim * time
+            cos, sin = load_long(tables) + 4 * dim * position, load_long(tables + 8) + 4 * dim * position
             turns = load_long(tables) != 0 and part < 2
             for head in range(heads):
                 at, to = (row * (all_heads + 2 * kv_heads) + before + head) * dim, ((batch * heads + head) * length + time) * dim
@@ -63,16 +65,17 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
     qkv, norms, tables = given(table, 0), table + 32, table + 48
     length, all_heads, dim, wide, kv_heads = given(table, 8), given(table, 9), given(table, 10), given(table, 11), given(table, 14)
     epsilon, query_scale = fraction(table, 12), fraction(table, 13)
-    out, sums, portion = given(table, 15), given(table, 16), given(table, 17)
+    begins, out, sums, portion = given(table, 15), given(table, 16), given(table, 17), given(table, 18)
     half = dim // 2
     for row in range(first, last):
         batch, time = row // length, row % length
+        position = time - load_int(begins + 4 * row) if begins != 0 else time
         for part in range(3):
             heads = all_heads if part == 0 else kv_heads
             before = 0 if part == 0 else all_heads + (part - 1) * kv_heads
             base = load_long(table + 8 + 8 * part)
             weight = load_long(norms + 8 * part) if part < 2 else 0
-            cos, sin = load_long(tables) + 4 * dim * time, load_long(tables + 8) + 4 * dim * time
+            cos, sin = load_long(tables) + 4 * dim * position, load_long(tables + 8) + 4 * dim * position
             turns = load_long(tables) != 0 and part < 2
             mine = sums + 4 * dim * (2 * (first // portion) + part)
             factor = spread(query_scale if part == 0 else nb.float32(1.0))
@@ -100,43 +103,42 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
                         put(out, at + k, wide, scale * (get(out, at + k, wide) - get(qkv, at + k, wide) * scale * mean))
 
 
+@kernel
+def _seen(values: Any, key: Any, begin: Any, end: Any, other: Any) -> Any:
+    """The lanes whose keys, counted from `key`, lie from `begin` to before `end`; `other` in the rest."""
+    return first_lanes(other, nb.int32(begin - key), first_lanes(values, nb.int32(end - key), other))
+
+
 @parallel
 def causal_softmax_forward(table: Any, first: Any, last: Any) -> None:
-    """Softmax of each row over the keys that its query may see, in place; zeros after them.
+    """Softmax of each row over the keys that its query may see, in place; zeros for the others.
 
-    scores [N·queries, keys], queries, keys, start (the first query's place among the keys), wide.
+    scores [N·queries, keys], queries, keys, start (the first query's place among the keys), wide; begins (int32 [B, T]: where the
+    document of a query begins, from the first query on; 0 where all see the first key), T, the first key's place, rows of a text.
     """
-    scores, queries, keys, start, wide = (
-        given(table, 0),
-        given(table, 1),
-        given(table, 2),
-        given(table, 3),
-        given(table, 4),
-    )
-    nothing = spread(-3.0e38)
+    scores, queries, keys, start, wide = given(table, 0), given(table, 1), given(table, 2), given(table, 3), given(table, 4)
+    begins, length, before, own = given(table, 5), given(table, 6), given(table, 7), given(table, 8)
+    nothing, zeros = spread(-3.0e38), spread(0.0)
     for row in range(first, last):
-        at, seen = row * keys, start + row % queries + 1
-        whole, tail = seen // LANES * LANES, nb.int32(seen % LANES)
-        tops = nothing
-        for k in range(0, whole, LANES):
-            tops = larger(tops, get(scores, at + k, wide))
-        if tail:
-            tops = larger(tops, first_lanes(get(scores, at + whole, wide), tail, nothing))
-        top, sums = spread(largest(tops)), spread(0.0)
-        for k in range(0, whole, LANES):
-            power = exp(get(scores, at + k, wide) - top)
+        at, begin, end = row * keys, 0, start + row % queries + 1
+        if begins != 0:
+            begin = load_int(begins + 4 * (row // own * length + row % queries)) - before
+        opening = begin // LANES * LANES
+        tops, sums = nothing, zeros
+        for k in range(opening, end, LANES):
+            tops = larger(tops, _seen(get(scores, at + k, wide), k, begin, end, nothing))
+        top = spread(largest(tops))
+        for k in range(opening, end, LANES):
+            power = _seen(exp(get(scores, at + k, wide) - top), k, begin, end, zeros)
             sums = sums + power
             put(scores, at + k, wide, power)
-        if tail:
-            power = first_lanes(exp(get(scores, at + whole, wide) - top), tail, spread(0.0))
-            sums = sums + power
-            put(scores, at + whole, wide, power)
-            whole += LANES
         share = spread(nb.float32(1.0) / total(sums))
-        for k in range(0, whole, LANES):
+        for k in range(opening, end, LANES):
             put(scores, at + k, wide, get(scores, at + k, wide) * share)
-        for k in range(whole, keys, LANES):
-            put(scores, at + k, wide, spread(0.0))
+        for k in range(0, opening, LANES):
+            put(scores, at + k, wide, zeros)
+        for k in range((end + LANES - 1) // LANES * LANES, keys, LANES):
+            put(scores, at + k, wide, zeros)
 
 
 @parallel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newleaf.model import fused
-from newleaf.model.apart import Runs, attend_apart
+from newleaf.model.apart import Apart, attend_apart
 from newleaf.model.cache import Cache
 from newleaf.model.config import GPTConfig
 from newleaf.model.norm import RMSNorm
@@ -25,11 +25,11 @@ SCORES = 1 << 23  # that are held at once where nothing is learned: memory of th
 class Context:
     """What every layer of one forward pass shares."""
 
-    masks: dict[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
+    masks: Mapping[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
     rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
     cache: Cache | None
-    runs: Runs | None = None  # where there are documents in the rows, and each is attended to by itself; then there are no masks
-    angles: tuple[Tensor, Tensor] | None = None  # fp32 tables [T, rotary_dim], where every text of the batch begins at the first position
+    apart: Apart | None = None  # where there are documents in the rows that can be attended to one by one, without a mask
+    angles: tuple[Tensor, Tensor] | None = None  # fp32 tables [T, rotary_dim], where every text or document begins at the first position
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float, fp32: bool = False) -> Tensor:
@@ -132,7 +132,8 @@ class Attention(nn.Module):
             norms = (q_norm.weight, k_norm.weight) if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) else None
             qkv = together(x, (self.q, self.k, self.v))
             heads = self.n_head, self.n_kv_head
-            result: Tensor = self.out(fused.causal_attention(qkv, norms, self.eps, context.angles, *heads, self.scale))
+            begins = context.apart.beginnings if context.apart is not None else None
+            result: Tensor = self.out(fused.causal_attention(qkv, norms, self.eps, context.angles, *heads, self.scale, begins))
             return result
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # [B, T, heads, D]
         q, k = self.q_norm(q), self.k_norm(k)
@@ -141,7 +142,8 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if context.cache is not None:
             k, v = context.cache.append(self.layer, k, v)
-        mask, dropout = context.masks[self.window], self.dropout if self.training else 0.0
+        runs = context.apart.runs(self.window) if context.apart is not None else None
+        mask, dropout = None if runs is not None else context.masks[self.window], self.dropout if self.training else 0.0
         if mask is not None:  # nobody sees what stands before it
             k, v = k[:, :, -mask.shape[-1] :], v[:, :, -mask.shape[-1] :]
 
@@ -155,16 +157,16 @@ class Attention(nn.Module):
                 return attend_under(q, k, v, mask)
             return _in_parts(attend_under, q, k, v, mask)
 
-        mixed = attend_to(q, k, v) if context.runs is None else attend_apart(attend_to, q, k, v, context.runs)
+        mixed = attend_to(q, k, v) if runs is None else attend_apart(attend_to, q, k, v, runs)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
     def _is_plain(self, context: Context, length: int) -> bool:
-        """Whether this is causal attention over whole texts and nothing more, which `fused` does in one step."""
+        """Whether this is causal attention over whole texts or documents and nothing more, which `fused` does in one step."""
+        unmasked = not 0 < self.window < length if context.apart is not None else context.masks[self.window] is None
         return (
             context.cache is None
-            and context.runs is None
-            and context.masks[self.window] is None
+            and unmasked
             and (context.rotary is None or (context.angles is not None and context.angles[0].shape[-1] == self.head_dim))
             and not (self.interleaved and context.rotary is not None)
             and self.sinks is None

@@ -154,9 +154,10 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: int,
-        kv_heads: int, eps: float, scale: float,
+        kv_heads: int, eps: float, scale: float, begins: Tensor | None,
     ) -> Tensor:  # fmt: skip
         from newleaf.kernels import attention
+        from newleaf.kernels.llvm import LANES
 
         qkv = qkv.contiguous()
         batch, length, width = qkv.shape
@@ -164,18 +165,21 @@ class _Attention(torch.autograd.Function):
         q = torch.empty(batch * kv_heads, group, length, dim, dtype=qkv.dtype)  # queries that share their keys stand together
         k, v = torch.empty(2, batch * kv_heads, length, dim, dtype=qkv.dtype).unbind()
         tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
-        about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads)
+        about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads, _address(begins))
         attention.heads_forward(batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about)
-        mixed, shares = torch.empty_like(q), []
+        mixed, shares, keys = torch.empty_like(q), [], []
         for start in range(0, length, QUERIES):
             end = min(start + QUERIES, length)
-            scores = torch.bmm(_some(q, start, end), k[:, :end].mT)
+            low = 0 if begins is None else int(begins[:, start].min()) // LANES * LANES  # nobody here sees a key before
+            scores = torch.bmm(_some(q, start, end), k[:, low:end].mT)
             rows = batch * heads * (end - start)
-            attention.causal_softmax_forward(rows, PORTION, scores.data_ptr(), end - start, end, start, _wide(qkv))
-            mixed[:, :, start:end] = torch.bmm(scores, v[:, :end]).view(-1, group, end - start, dim)
+            places = (0, 0, 0, 1) if begins is None else (begins[:, start:].data_ptr(), length, low, heads * (end - start))
+            attention.causal_softmax_forward(rows, PORTION, scores.data_ptr(), end - start, end - low, start - low, _wide(qkv), *places)
+            mixed[:, :, start:end] = torch.bmm(scores, v[:, low:end]).view(-1, group, end - start, dim)
             shares.append(scores)
+            keys.append((low, end))
         ctx.save_for_backward(qkv, q, k, v, *shares)
-        ctx.tables, ctx.about = tables, about
+        ctx.tables, ctx.about, ctx.keys, ctx.begins = tables, about, keys, begins  # whose addresses the loops are given
         return mixed.view(batch, heads, length, dim).transpose(1, 2).flatten(2)
 
     @staticmethod
@@ -188,27 +192,29 @@ class _Attention(torch.autograd.Function):
         batch, group = len(qkv), q.shape[1]
         grad = grads[0].view(batch, length, heads, dim).transpose(1, 2).reshape(q.shape)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        # The last queries see all keys: they come first, and the others add to what they leave.
-        for number, share in reversed(list(enumerate(shares))):
-            start = number * QUERIES
-            end = start + share.shape[1] // group
+        # The last queries may see all keys: they come first, and the others add to what they leave.
+        if ctx.keys[-1] != (0, length):
+            dk.zero_()
+            dv.zero_()
+        for share, start, (low, end) in zip(reversed(shares), reversed(range(0, length, QUERIES)), reversed(ctx.keys), strict=True):
             some = _some(grad, start, end)
-            slope = torch.bmm(some, v[:, :end].mT)
+            slope = torch.bmm(some, v[:, low:end].mT)
             rows = batch * heads * (end - start)
-            attention.causal_softmax_backward(rows, PORTION, share.data_ptr(), slope.data_ptr(), end - start, end, start, wide)
-            dq[:, :, start:end] = torch.bmm(slope, k[:, :end]).view(-1, group, end - start, dim)
-            if end == length:
+            about = (end - start, end - low, start - low, wide)
+            attention.causal_softmax_backward(rows, PORTION, share.data_ptr(), slope.data_ptr(), *about)
+            dq[:, :, start:end] = torch.bmm(slope, k[:, low:end]).view(-1, group, end - start, dim)
+            if (low, end) == (0, length):
                 torch.bmm(share.mT, some, out=dv)
                 torch.bmm(slope.mT, _some(q, start, end), out=dk)
             else:
-                dv[:, :end] += torch.bmm(share.mT, some)
-                dk[:, :end] += torch.bmm(slope.mT, _some(q, start, end))
+                dv[:, low:end] += torch.bmm(share.mT, some)
+                dk[:, low:end] += torch.bmm(slope.mT, _some(q, start, end))
         back = torch.empty_like(qkv)
         sums = torch.zeros(_portions(batch * length), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
         attention.heads_backward(batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
         q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
-        return back, q_sum, k_sum, None, None, None, None, None, None
+        return back, q_sum, k_sum, None, None, None, None, None, None, None
 
 
 def _some(heads: Tensor, start: int, end: int) -> Tensor:
@@ -222,12 +228,13 @@ def _address(tensor: Tensor | None) -> int:
 
 def causal_attention(
     qkv: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, rotary: tuple[Tensor, Tensor] | None, heads: int, kv_heads: int,
-    scale: float,
+    scale: float, begins: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Plain causal attention of queries, keys and values [B, T, (H + 2 K) · D] → [B, T, H · D], before the output projection.
 
-    `norms` are QK norm's weights [D]; `rotary` fp32 tables [T, D] of halves.
+    `norms` are QK norm's weights [D]; `rotary` fp32 tables [T, D] of halves. A query sees nothing before its place in `begins` int32
+    [B, T], where that is given.
     """
     q_norm, k_norm = norms or (None, None)
     cos, sin = rotary or (None, None)
-    return _Attention.apply(qkv, q_norm, k_norm, cos, sin, heads, kv_heads, eps, scale)  # type: ignore[no-any-return, no-untyped-call]
+    return _Attention.apply(qkv, q_norm, k_norm, cos, sin, heads, kv_heads, eps, scale, begins)  # type: ignore[no-any-return, no-untyped-call]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from newleaf.model.apart import runs_of
+from newleaf.model.apart import Apart
 from newleaf.model.attention import Context
 from newleaf.model.block import Block
 from newleaf.model.cache import Cache
@@ -17,7 +17,7 @@ from newleaf.model.count import count_parameters
 from newleaf.model.embedding import Embedding
 from newleaf.model.initialize import initialize
 from newleaf.model.loss import linear_cross_entropy
-from newleaf.model.masks import Branches, attention_mask, token_positions
+from newleaf.model.masks import Branches, Masks, attention_mask, token_positions
 from newleaf.model.norm import build_norm
 from newleaf.model.rotary import rotary_table
 
@@ -76,19 +76,21 @@ class GPT(nn.Module):
         seen = cache.note(real, count) if cache is not None else real
         positions = branches.positions(past) if branches is not None else token_positions(seen, documents, past, count, ids.device)
         x = self.embedding(ids, positions)
+        apart = Apart.of(documents) if documents is not None and seen is None and cache is None and branches is None else None
         rotary = angles = None
         if self.config.positions == "rotary":
-            cos, sin = rotary_table(positions, self.config)
+            cos, sin = rotary_table(positions if apart is None else torch.arange(count), self.config)
             angles = (cos, sin) if cos.ndim == 2 and past == 0 else None
+            if apart is not None:
+                cos, sin = cos[positions], sin[positions]
             rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
-        windows = set(self.config.windows or (0,))
-        runs = runs_of(documents, windows) if seen is None and cache is None and branches is None else None
-        masks: dict[int, Tensor | None] = dict.fromkeys(windows)
-        if branches is not None:
-            masks = {window: branches.mask(past, window) for window in windows}
-        elif runs is None:
-            masks = {window: attention_mask(seen, documents, past, count, window, ids.device) for window in windows}
-        context = Context(masks, rotary, cache, runs, angles)
+
+        def mask(window: int) -> Tensor | None:
+            if branches is not None:
+                return branches.mask(past, window)
+            return attention_mask(seen, documents, past, count, window, ids.device)
+
+        context = Context(Masks(mask), rotary, cache, apart, angles)
         again = self.recompute and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             x = checkpoint(block, x, context, use_reentrant=False) if again else block(x, context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,17 @@ def attention_mask(
         # Padding sees itself, so that no row of the softmax is empty; nothing real ever sees it.
         mask = mask & (seen[:, None, None, first:] | (key == query))
     return mask
+
+
+class Masks(dict[int, Tensor | None]):
+    """The masks of one forward pass, by window, each made when a layer first asks for it."""
+
+    def __init__(self, make: Callable[[int], Tensor | None]) -> None:
+        self.make = make
+
+    def __missing__(self, window: int) -> Tensor | None:
+        self[window] = made = self.make(window)
+        return made
 
 
 @dataclass(frozen=True)
