@@ -143,7 +143,8 @@ class Attention(nn.Module):
         if context.cache is not None:
             k, v = context.cache.append(self.layer, k, v)
         runs = context.apart.runs(self.window) if context.apart is not None else None
-        mask, dropout = None if runs is not None else context.masks[self.window], self.dropout if self.training else 0.0
+        mask = context.masks[self.window] if runs is None else None
+        dropout = self.dropout if self.training else 0.0
         if mask is not None:  # nobody sees what stands before it
             k, v = k[:, :, -mask.shape[-1] :], v[:, :, -mask.shape[-1] :]
 
