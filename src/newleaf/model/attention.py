@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from newleaf.model import fused
 from newleaf.model.apart import Apart, attend_apart
 from newleaf.model.cache import Cache
 from newleaf.model.config import GPTConfig
+from newleaf.model.masks import Masks
 from newleaf.model.norm import RMSNorm
 from newleaf.model.rotary import rotate
 from newleaf.model.together import joinable, together
@@ -25,7 +26,7 @@ SCORES = 1 << 23  # that are held at once where nothing is learned: memory of th
 class Context:
     """What every layer of one forward pass shares."""
 
-    masks: Mapping[int, Tensor | None]  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
+    masks: Masks  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
     rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
     cache: Cache | None
     apart: Apart | None = None  # where there are documents in the rows that can be attended to one by one, without a mask

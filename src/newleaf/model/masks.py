@@ -50,15 +50,17 @@ def attention_mask(
     return mask
 
 
-class Masks(dict[int, Tensor | None]):
-    """The masks of one forward pass, by window, each made when a layer first asks for it."""
+class Masks:
+    """The masks of one forward pass, by window, each made when a layer first asks for it. (FSDP would copy a dict, and forget the rest.)"""
 
     def __init__(self, make: Callable[[int], Tensor | None]) -> None:
-        self.make = make
+        self._make = make
+        self._made: dict[int, Tensor | None] = {}
 
-    def __missing__(self, window: int) -> Tensor | None:
-        self[window] = made = self.make(window)
-        return made
+    def __getitem__(self, window: int) -> Tensor | None:
+        if window not in self._made:
+            self._made[window] = self._make(window)
+        return self._made[window]
 
 
 @dataclass(frozen=True)
