@@ -25,7 +25,6 @@ pytestmark = [
 ]
 
 STEPS, STOP = 9, 5
-# Sixteen windows are enough for the compiled loops, which four processes, with eight each, do not use.
 RUN: dict[str, Any] = {
     "steps": STEPS,
     "tokenizer": {"vocab_size": 301},  # shared by no number of processes equally
@@ -42,6 +41,11 @@ RUN: dict[str, Any] = {
 FSDP: dict[str, Any] = {"train": {"parallel": "fsdp"}}
 ADAM: dict[str, Any] = {"optimizer": {"kind": "adamw"}}
 ODD: dict[str, Any] = {"model": {"n_inner": 69, "n_embd": 50}, "train": {"batch_size": 8, "micro_batch_size": 2}}  # no whole rows for four
+# Sixteen windows at once, heads of 32: what the compiled loops take.
+LOOPS: dict[str, Any] = {
+    "model": {"n_embd": 64, "n_head": 2, "n_kv_head": 2, "head_dim": 32, "n_inner": 96, "positions": "rotary", "init_std": 0.2},
+    "train": {"batch_size": 32, "micro_batch_size": 16, "precision": "bf16"},
+}  # fmt: skip
 AGAIN: dict[str, Any] = {"train": {"checkpoint_activations": True}}
 
 
@@ -70,11 +74,12 @@ def runs(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def resumed(name: str, stopped: str) -> dict[str, Any]:
         return {"out": str(at / name), "copy": str(at / stopped)}
 
-    for one in (job("one"), job("one-adam", ADAM), job("one-odd", ODD), job("one-stopped", FSDP, stop_at=STOP)):
+    for one in (job("one"), job("one-adam", ADAM), job("one-odd", ODD), job("one-loops", LOOPS), job("one-stopped", FSDP, stop_at=STOP)):
         ranked.take(one)
     kinds: list[tuple[str, tuple[dict[str, Any], ...]]] = [("ddp", ()), ("fsdp", (FSDP,))]
     jobs = [job(f"{kind}-2", *more) for kind, more in kinds] + [job(f"{kind}-adam-2", ADAM, *more) for kind, more in kinds]
-    jobs += [job(f"{kind}-2-stopped", *more, stop_at=STOP) for kind, more in kinds] + [job("again-2", FSDP, AGAIN)]
+    jobs += [job(f"{kind}-2-stopped", *more, stop_at=STOP) for kind, more in kinds]
+    jobs += [job("again-2", FSDP, AGAIN), job("loops-2", FSDP, LOOPS)]
     jobs += [resumed(f"{kind}-2-to-2", f"{kind}-2-stopped") for kind, _ in kinds]
     done(torchrun(2, [*jobs, resumed("fsdp-1-to-2", "one-stopped")], at))
     four = [job(f"{kind}-4", *more) for kind, more in kinds] + [job("odd-4", FSDP, ODD)]
@@ -101,6 +106,11 @@ def test_several_processes_have_the_losses_of_one(several: str, runs: Path) -> N
     assert lines(runs / several, "val_bits_per_byte") == pytest.approx(lines(runs / "one", "val_bits_per_byte"), abs=1e-3)
     assert lines(runs / several, "grad_norm")[0] == pytest.approx(lines(runs / "one", "grad_norm")[0], rel=1e-5)
     assert lines(runs / several, "tokens") == lines(runs / "one", "tokens")
+
+
+def test_in_bf16_the_compiled_loops_give_sharded_processes_the_losses_of_one(runs: Path) -> None:
+    assert lines(runs / "loops-2", "loss") == pytest.approx(lines(runs / "one-loops", "loss"), abs=2e-2)
+    assert lines(runs / "loops-2", "grad_norm")[0] == pytest.approx(lines(runs / "one-loops", "grad_norm")[0], rel=1e-2)
 
 
 def test_matrices_whose_rows_four_processes_cannot_share_equally_are_stepped_alike(runs: Path) -> None:

@@ -51,7 +51,7 @@ def attention_mask(
 
 
 class Masks:
-    """The masks of one forward pass, by window, each made when a layer first asks for it. (FSDP would copy a dict, and forget the rest.)"""
+    """The masks of one forward pass, by window, each made when a layer first asks for it."""
 
     def __init__(self, make: Callable[[int], Tensor | None]) -> None:
         self._make = make

@@ -81,7 +81,8 @@ class Sharded(Whole):
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         self.mesh = init_device_mesh(device.type, (self.ranks.size,))
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        # What blocks are called with is in its type already, and the rotary tables among it stay fp32.
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         blocks: Any = network.layers
         for block in blocks:
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
