@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from newleaf.api.model import Model
-from newleaf.api.opening import load
 from newleaf.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from newleaf.api.model import Model
 
 
 class Run:
@@ -36,6 +37,8 @@ class Run:
     @property
     def model(self) -> Model:
         """The model of this run: the best checkpoint by validation."""
+        from newleaf.api.opening import load
+
         return load(self.path)
 
     def plot(self) -> Any:

@@ -17,10 +17,6 @@ from newleaf.train.ranks import leads
 from newleaf.train.recipe import build, merge, read_recipe
 from newleaf.train.run import resume as resume_run
 from newleaf.train.run_folder import RunFolder
-from newleaf.tune.finetune import TUNING
-from newleaf.tune.finetune import finetune as run_tuning
-from newleaf.tune.finetune import read_config as read_tuning
-from newleaf.tune.sweep import swept as run_sweep
 
 LENGTHS = ("time", "steps", "tokens", "epochs")
 
@@ -70,6 +66,10 @@ def finetune(
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """
+    from newleaf.tune.finetune import finetune as run_tuning
+    from newleaf.tune.finetune import read_config as read_tuning
+    from newleaf.tune.sweep import swept as run_sweep
+
     begun = clock.monotonic() if started is None else started
     recipe = read_recipe(Path(config)) if config is not None else {}
     values = _recipe_values(recipe, Path(config).parent if config is not None else Path(), options)
@@ -86,6 +86,8 @@ def resume(path: str | Path, quiet: bool = False, started: float | None = None, 
     begun = clock.monotonic() if started is None else started
     tuned = bool(RunFolder(path).read_config().get("task"))
     if tuned:
+        from newleaf.tune.finetune import TUNING
+
         return _watched(monitor, quiet, lambda shown: resume_run(TUNING, path, shown, begun))
     return _watched(monitor, quiet, lambda shown: resume_run(PRETRAINING, path, shown, begun))
 
