@@ -1,8 +1,8 @@
 """How good the dial's choice is: `python -m benchmarks.dial TEXT… [--times 30s 2m 8m] [--reach 1] [--keep grid.jsonl]`.
 
 For each text and time, a whole `newleaf pretrain --time` as the dial chooses, and a run for each neighbour of that choice: sizes up to
-`--reach` steps up and down the dial's ladder, half and twice the vocabulary, half and twice the windows in a step, learning rates 0.7 and
-1.4 times as large. The figure is bits per byte of the last tenth of the text, which no choice sees.
+`--reach` steps up and down the dial's ladder, half and twice the vocabulary, half and twice the windows in a step, each learning rate 0.7
+and 1.4 times as large. The figure is bits per byte of the last tenth of the text, which no choice sees.
 
 A neighbour takes as many steps as the time is enough for: those of the dial's run, divided by how much longer a step of its takes, which is
 measured with the two taking turns. So other work on the machine changes how long a run takes, but not what comes of it.
@@ -36,7 +36,7 @@ from newleaf.data.stdlib import standard_library_files
 from newleaf.train.dial import LADDER, Budget, choose
 
 RATE = 1.4
-RATES = ("learning_rate", "matrix_learning_rate")
+RATES = {"AdamW's": "learning_rate", "Muon's": "matrix_learning_rate"}
 TURNS = 48  # of each of two whose steps are compared
 
 Recipe = dict[str, dict[str, Any]]  # sections data, tokenizer, model, optimizer, train
@@ -128,7 +128,7 @@ class Grid:
             "data": {field: whole["data"][field] for field in ("val_fraction", "train_bytes", "validation_bytes")},
             "tokenizer": {field: whole["tokenizer"][field] for field in ("vocab_size", "train_bytes")},
             "model": {field: whole["model"][field] for field in choose(1, Budget(tokens=1)).model},
-            "optimizer": {rate: whole["optimizer"][rate] for rate in RATES},
+            "optimizer": {rate: whole["optimizer"][rate] for rate in RATES.values()},
             "train": {"batch_size": whole["train"]["batch_size"]},
         }
         figures = (found["val_bits_per_byte"], found["parameters"], found["steps"], found["tokens_seen"], found["total_seconds"])
@@ -167,8 +167,9 @@ def neighbours(recipe: Recipe, kinds: list[str], reach: int) -> Iterator[tuple[s
         for count in (windows // 2, windows * 2):
             yield f"{count} windows a step", {"train": {"batch_size": count}}
     if "rate" in kinds:
-        for factor in (1 / RATE, RATE):
-            yield f"rates × {factor:.2f}", {"optimizer": {name: rate * factor for name, rate in recipe["optimizer"].items()}}
+        for of, name in RATES.items():
+            for factor in (1 / RATE, RATE):
+                yield f"{of} rate × {factor:.2f}", {"optimizer": {name: recipe["optimizer"][name] * factor}}
 
 
 def pace(one: Recipe, other: Recipe) -> float:

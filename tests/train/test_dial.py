@@ -79,9 +79,19 @@ def test_rates_are_higher_for_few_steps_unless_a_recipe_has_its_own_or_its_own_s
         optimizer = run.folder.read_config()["optimizer"]
         return optimizer["learning_rate"], optimizer["matrix_learning_rate"]
 
-    assert rates() == (0.0075, 0.05), "2.5 times the usual: the most, for few steps of a narrow network"
+    assert rates() == (0.045, 0.04), "15 times and twice the usual: the most, for few steps of a narrow network"
     assert rates(optimizer={"learning_rate": 0.004}) == (0.004, 0.02)
     assert rates(model={"n_layer": 2, "n_embd": 32, "n_head": 2}) == (0.003, 0.02)
+
+
+def test_rates_follow_steps_and_width_and_are_the_usual_ones_for_long_runs_of_wide_networks() -> None:
+    def rates(steps: int, size: str) -> tuple[float, float]:
+        return choose(10_000_000, Budget(steps=steps), size).rates
+
+    assert rates(1200, "4x128") == (2.0, 1.0)
+    assert rates(300, "4x128") == (4.0, pytest.approx(2**0.5, abs=0.05))
+    assert rates(300, "3x64") == (8.0, pytest.approx(2**0.5, abs=0.05))
+    assert rates(20_000, "6x384") == (1.0, 1.0)
 
 
 def test_a_size_that_is_asked_for_stands_and_the_rest_follows_it() -> None:

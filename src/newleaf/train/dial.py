@@ -19,9 +19,11 @@ STARTING = 10.0  # seconds of a command that are not training: imports, tokenize
 USEFUL_SHARE = 0.3
 TOKENS_PER_WEIGHT = 3.5  # in the blocks' matrices: half and twice as many cost little, but far too few steps cost much
 WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
-USUAL_STEPS, STEPS_POWER = 1200, 0.5  # fewer steps learn more at higher rates, by this power of how many fewer they are,
-USUAL_WIDTH, WIDTH_POWER = 128, 0.7  # and so do narrower networks
-MOST_RATE = 2.5
+# Fewer steps learn more at higher rates, by a power of how many fewer they are; AdamW's, which are the embedding's, also rise as the
+# network gets narrower. In multiples of the usual rates, which are the least.
+USUAL_STEPS, USUAL_WIDTH = 1200, 128
+ADAMW_RATE, ADAMW_POWER, MOST_ADAMW = 2.0, 0.5, 15.0
+MUON_POWER, MOST_MUON = 0.25, 2.0
 EPOCHS_WITHOUT_DROPOUT = 6.0  # dropout costs more than it saves while the text is read so few times
 DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
 BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
@@ -48,13 +50,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the dial chose: fields of GPTConfig, vocabulary, windows in a step, what the usual learning rates are multiplied by; and why, in
-    words for people."""
+    """What the dial chose: fields of GPTConfig, vocabulary, windows in a step, what the usual learning rates are multiplied by (AdamW's,
+    Muon's); and why, in words for people."""
 
     vocab_size: int
     model: dict[str, Any]
     batch_size: int
-    rate: float
+    rates: tuple[float, float]
     reasons: tuple[str, ...]
 
 
@@ -88,15 +90,14 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
         "init": "fan_in", "embedding_dropout": dropout, "residual_dropout": dropout,
     }  # fmt: skip
     steps = max(1.0, tokens / STEP_TOKENS)
-    rate = (USUAL_STEPS / steps) ** STEPS_POWER * (USUAL_WIDTH / n_embd) ** WIDTH_POWER
-    rate = round(min(max(1.0, rate), MOST_RATE), 1)
+    adamw, muon = rates = _rates(steps, n_embd)
     reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {used / 1e6:.2f} MB of text."
     reasons = [reason]
     if dropout:
         reasons.append(f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.")
-    if rate > 1:
-        reasons.append(f"Learning rates × {rate:g}: about {steps:.0f} steps are few for a network {n_embd} wide.")
-    return Choice(vocabulary, model, STEP_TOKENS // context, rate, tuple(reasons))
+    if max(rates) > 1:
+        reasons.append(f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about {steps:,.0f} steps of a network {n_embd} wide.")
+    return Choice(vocabulary, model, STEP_TOKENS // context, rates, tuple(reasons))
 
 
 def portions(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> Portions | None:
@@ -146,6 +147,13 @@ def _chosen(text_bytes: int, budget: Budget, vocabulary: int) -> tuple[tuple[int
     if _matrices(found[0], found[1]) > _matrices(enough[0], enough[1]):
         return enough, f"{text_bytes / 1e6:.2g} MB of text is enough for no more"
     return found, why
+
+
+def _rates(steps: float, n_embd: int) -> tuple[float, float]:
+    """What AdamW's and Muon's usual rates are multiplied by."""
+    fewer = USUAL_STEPS / steps
+    adamw, muon = ADAMW_RATE * fewer**ADAMW_POWER * USUAL_WIDTH / n_embd, fewer**MUON_POWER
+    return round(min(max(1.0, adamw), MOST_ADAMW), 1), round(min(max(1.0, muon), MOST_MUON), 1)
 
 
 def _tokens(budget: Budget, weights: int) -> float:

@@ -78,12 +78,11 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
 
 def _rates(optimizer: OptimizerConfig, choice: Choice | None, model: dict[str, Any]) -> OptimizerConfig:
     """The usual rates as the dial multiplies them; other rates stay, and those of a recipe that has a size of its own."""
-    usual = OptimizerConfig()
-    mine, theirs = ((each.kind, each.learning_rate, each.matrix_learning_rate) for each in (optimizer, usual))
+    mine, theirs = ((each.kind, each.learning_rate, each.matrix_learning_rate) for each in (optimizer, OptimizerConfig()))
     if choice is None or {"n_layer", "n_embd"} & model.keys() or mine != theirs:
         return optimizer
-    learning_rate, matrix_learning_rate = (round(choice.rate * rate, 6) for rate in (usual.learning_rate, usual.matrix_learning_rate))
-    return dataclasses.replace(optimizer, learning_rate=learning_rate, matrix_learning_rate=matrix_learning_rate)
+    adamw, muon = (round(times * rate, 6) for times, rate in zip(choice.rates, mine[1:], strict=True))
+    return dataclasses.replace(optimizer, learning_rate=adamw, matrix_learning_rate=muon)
 
 
 def _with_portions(config: PretrainConfig, corpus: Corpus, budget: Budget, choice: Choice | None, model: dict[str, Any]) -> PretrainConfig:
