@@ -176,6 +176,29 @@ def test_a_characters_tokens_are_put_together_and_gone_on_from_at_its_end_only(m
     assert modules.evaluate(script, entries) == [["a", "◌", "◌", "叶", "↵", "<|im_end|>"], ["a", None, None, "a叶", "a叶\n", None]]
 
 
+def test_every_token_can_be_seen_and_clicked(modules: Page) -> None:
+    script = """async (texts) => {
+        const { TokenView } = await import("/js/token_view.js");
+        const words = { say: (name) => name, percent: String };
+        const style = document.createElement("link");
+        const loaded = new Promise((done) => (style.onload = done));
+        document.head.append(Object.assign(style, { rel: "stylesheet", href: "/css/tokens.css" }));
+        await loaded;
+        const found = [];
+        const view = new TokenView(words, (token, place) => found.push(place));
+        document.body.append(view.element);
+        document.body.style.font = "16px 'DejaVu Sans', system-ui";
+        view.update(texts.map((text) => ({ text, bytes: null, logprob: -1, top: [] })));
+        const boxes = [...view.spans()].map((span) => span.getBoundingClientRect());
+        for (const box of boxes) document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).click();
+        return [[...view.spans()].map((span) => span.textContent), found];
+    }"""
+    # Letters that a font joins, an accent of its own, a flag and a family in pieces, a joiner, and what turns text round.
+    texts = ["f", "l", "f", "f", "i", "e", "\u0301", "\U0001f1ec", "\U0001f1e7", "\U0001f469", "\u200d", "\U0001f469", "\u202e", " ", "\n"]
+    shown = {"\u0301": "◌\u0301", "\u200d": "◌\u200d", "\u202e": "␀", "\n": "↵"}
+    assert modules.evaluate(script, texts) == [[shown.get(text, text) for text in texts], list(range(len(texts)))]
+
+
 def test_a_completions_tokens_are_text_bytes_or_control_tokens(modules: Page) -> None:
     script = """async (logprobs) => (await import("/js/tokens.js")).textTokens(logprobs)"""
     found = modules.evaluate(

@@ -80,7 +80,8 @@ function visible(text) {
   return text
     .replaceAll("\n", "↵")
     .replaceAll("\t", "⇥")
-    .replace(/\p{Cc}/gu, "␀");
+    .replace(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, "␀") // the latter would turn round what stands beside them
+    .replace(/^[\p{M}\p{Default_Ignorable_Code_Point}]+$/u, "◌$&"); // an accent or a joiner alone
 }
 
 /** Shows tokens one after the other: where several make up one character, the last of them shows it, and the others a dotted circle. */
