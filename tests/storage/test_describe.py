@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
 
 from newleaf.cli.main import main
+from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.quant.layers import packable
 from newleaf.quant.packed import FORMATS
@@ -82,6 +84,42 @@ def test_a_folder_without_a_tokenizer_is_described(tmp_path: Path, capsys: pytes
     assert lines["licence"] == "not said"
     assert lines["parameters"] == f"{GPT(GPTConfig(300, 32, 2, 2, 64)).parameter_count():,}"
     assert lines["memory to run"].startswith("fp32 1 MB, bf16 0 MB, int8 0 MB, int4 0 MB")
+
+
+def test_an_adapter_is_described_with_its_base(tmp_path: Path) -> None:
+    saved(tmp_path / "base")
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(
+        stock, peft.LoraConfig(r=3, lora_alpha=6, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM", fan_in_fan_out=True)
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    found = facts(tmp_path / "adapter")
+    assert found["adapter_parameters"] == adapted.get_nb_trainable_parameters()[0]
+    assert (found["method"], found["on"], found["gives"]) == ("LoRA, rank 3, alpha 6", "c_attn, c_fc", "text")
+    assert found["base"] == str(tmp_path / "base")
+    assert found["parameters"] == transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base").num_parameters()
+    assert found["opens_in"] == "stock peft, over the base"
+
+
+def test_a_classifiers_adapter_says_its_labels_and_a_base_that_is_elsewhere_its_name(tmp_path: Path) -> None:
+    saved(tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "{word} day", "label": "{word}"}}\n' for word in ("good", "bad") * 12))
+    options = ["--task", "classify", "--lora", "--steps", "2", "--out", str(tmp_path / "run")]
+    assert main(["finetune", str(tmp_path / "base"), str(tmp_path / "rows.jsonl"), *options]) == 0
+    found = facts(tmp_path / "run")
+    assert (found["steps"], found["gives"], found["family"]) == (2, "classify: bad, good", "gpt2")
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    assert "family" not in facts(tmp_path / "run")
+    assert main(["info", str(tmp_path / "run" / "adapter")]) == 0
+
+
+def test_a_damaged_adapter_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    with pytest.raises(InputError, match="is missing"):
+        facts(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"no such thing")
+    with pytest.raises(InputError, match="damaged"):
+        facts(tmp_path)
 
 
 def test_a_published_gguf_says_its_licence_and_plans(shared_data: Path) -> None:

@@ -12,7 +12,7 @@ from newleaf.text.printable import printable
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("info", help="what a model or a run is")
-    parser.add_argument("model", help="a run, a model folder, a GGUF file, or owner/name[@revision] of the Hub")
+    parser.add_argument("model", help="a run, a model folder, an adapter, a GGUF file, or owner/name[@revision] of the Hub")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_offline(parser)
     parser.set_defaults(run=run, name="info")
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 def _said(name: str, value: Any) -> str:
     """A fact as people read it."""
     if value is None:
-        return "not said" if name == "licence" else "none in this folder"
+        return "not said" if name in ("licence", "base") else "none in this folder"
     if name == "tokenizer":
         return f"{value['kind']}, {value['vocab_size']:,} tokens"
     if name == "memory_to_run":

@@ -12,6 +12,8 @@ import yaml
 from newleaf.model import GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant.packed import FORMATS
+from newleaf.storage.adapter_folder import stands_for_adapter
+from newleaf.storage.describe_adapter import adapter_facts
 from newleaf.storage.folder import OWN_TYPE, describe, read_config, why_not_stock
 from newleaf.storage.hub import CARD, TOKENIZER_FILES
 from newleaf.storage.locate import RUN_FILE, RUN_MODEL, is_gguf, locate
@@ -38,17 +40,17 @@ class _Found:
 
 
 def facts(name: str | Path) -> dict[str, Any]:
-    """Facts about a run, a model folder, a GGUF file or a model of the Hub, as `newleaf info --json` prints them.
+    """Facts about a run, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf info --json` prints them.
 
-    Of a model of the Hub only the small files are fetched. Raises InputError when `name` is none of these.
+    Of a model of the Hub only the small files are fetched; of an adapter's base those on this disk are read. Raises InputError when
+    `name` is none of these.
     """
-    run: dict[str, Any] = {}
-    if (Path(name) / RUN_FILE).exists():
-        run = _run_facts(Path(name))
-        if not (Path(name) / RUN_MODEL).exists():
-            return run
-    path = locate(name, ("config.json", *TOKENIZER_FILES, CARD))
-    return run | _facts_of(_gguf(path) if is_gguf(path) else _folder(path, fetched=not Path(name).exists()))
+    run = _run_facts(Path(name)) if (Path(name) / RUN_FILE).exists() else {}
+    if stands_for_adapter(name):
+        adapter = adapter_facts(name)
+        there = adapter["base"] is not None and Path(adapter["base"]).exists()
+        return run | adapter | (_model_facts(adapter["base"]) if there else {}) | {"opens_in": "stock peft, over the base"}
+    return run if run and not (Path(name) / RUN_MODEL).exists() else run | _model_facts(name)
 
 
 def network_named(name: str | Path) -> tuple[str, GPTConfig]:
@@ -76,6 +78,11 @@ def memory_to_run(config: GPTConfig) -> dict[str, int]:
         packed = counts.packable * form.bits // 8 + counts.packable * SCALE // form.group
         needed[name] = packed + FP32 * (counts.total - counts.packable + cache)
     return needed
+
+
+def _model_facts(name: str | Path) -> dict[str, Any]:
+    path = locate(name, ("config.json", *TOKENIZER_FILES, CARD))
+    return _facts_of(_gguf(path) if is_gguf(path) else _folder(path, fetched=not Path(name).exists()))
 
 
 def _run_facts(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,11 @@ class RunFolder:
         file = self.path / SUMMARY
         return json.loads(file.read_text("utf-8")) if file.exists() else None
 
-    def write_plot(self, title: str) -> None:
+    def write_plot(self, title: str) -> float:
+        """Draw loss.png; the seconds it took, without those of importing Matplotlib, which come once."""
         from newleaf.train.plot import loss_figure
 
+        begin = time.monotonic()
         with write_atomically(self.path / PLOT) as aside:
             loss_figure(list(self.lines()), title).savefig(aside, format="png", dpi=120)
+        return time.monotonic() - begin

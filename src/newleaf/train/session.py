@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Callable
@@ -280,11 +279,11 @@ class Session:
         return [line["loss"] for line in self.folder.lines() if "loss" in line]
 
     def plot(self) -> None:
-        importlib.import_module("newleaf.train.plot")  # takes longer than a plot, but only once
-        begin = time.monotonic()
-        self.attempt("the plot", lambda: self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps"))
+        def draw() -> None:
+            self.checks.plot_seconds = self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps")
+
+        self.attempt("the plot", draw)
         self.last_plot = time.monotonic()
-        self.checks.plot_seconds = self.last_plot - begin
 
     def total_seconds(self) -> float:
         return self.elapsed_before + time.monotonic() - self.started

@@ -104,8 +104,6 @@ class LabelBatches:
         self._rows, self._seed, self._pad_id, self._language, self._share = rows, seed, pad_id, language, share
         if batch_size % share[1]:
             raise InputError(f"train.batch_size: {batch_size} rows cannot be shared by {share[1]} processes equally; choose a multiple")
-        if batch_size > len(rows):
-            raise InputError(f"train.batch_size: {batch_size} is more than the {len(rows)} rows there are to learn from")
         self._size = batch_size
         self._per_epoch = len(rows) // batch_size
         self._lengths = np.array([row.encoded.length for row in rows])

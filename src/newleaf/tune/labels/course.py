@@ -145,10 +145,22 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
         validation = Held(rows["validation"], found.validation)
         test = Held(rows["test"], found.test) if rows["test"] else None
         baselines = _baselines(config, found, rows["train"], test or validation, head, monitor) if ranks.leads else {}
-        ready = dataclasses.replace(config, label=dataclasses.replace(config.label, length=length))
+        train = _fitting(config.train, len(rows["train"]), ranks.size, monitor)
+        ready = dataclasses.replace(config, label=dataclasses.replace(config.label, length=length), train=train)
         return LabelCourse(ready, base, tokenizer, head, rows["train"], validation, test, baselines, found.fingerprint)
 
     return opened
+
+
+def _fitting(train: TrainConfig, rows: int, processes: int, monitor: Monitor) -> TrainConfig:
+    """With batches of no more rows than there are. Raises InputError when not every process can have one."""
+    if train.batch_size <= rows:
+        return train
+    if rows < processes:
+        raise InputError(f"train.batch_size: there are {rows} rows to learn from, and {processes} processes to share them")
+    fits = rows // processes * processes
+    monitor.say(f"Batches: {fits} rows a step, as there are fewer to learn from than train.batch_size {train.batch_size}.")
+    return dataclasses.replace(train, batch_size=fits)
 
 
 def _labels(shape: Shape, found: Examples, base: Base) -> tuple[Any, ...]:

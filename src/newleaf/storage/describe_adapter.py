@@ -1,0 +1,61 @@
+"""What an adapter is, read from its configuration and the head of its weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from newleaf.adapters.peft_format import gives_labels
+from newleaf.errors import InputError
+from newleaf.storage.adapter_folder import OWN, WEIGHTS, adapter_folder, base_of, read_about, read_notes
+from newleaf.storage.classifier_adapter import NOTE
+from newleaf.storage.classifier_folder import head_from
+
+
+def adapter_facts(name: str | Path) -> dict[str, Any]:
+    """Facts about an adapter on this disk, or about a run's; `base` is where the model is that it is for.
+
+    Raises InputError when it is damaged or uses what newleaf does not honour.
+    """
+    folder = adapter_folder(name)
+    about = read_about(folder)
+    kind = ("rank-stabilised " if about.get("use_rslora") else "") + ("DoRA" if about.get("use_dora") else "LoRA")
+    return {
+        "adapter": str(folder),
+        "method": f"{kind}, rank {about['r']}, alpha {about['lora_alpha']}",
+        "on": _targets(about),
+        "adapter_parameters": _count(folder),
+        "gives": _gives(folder, about),
+        "base": base_of(folder) if about.get("base_model_name_or_path") else None,
+    }
+
+
+def _targets(about: dict[str, Any]) -> str:
+    """Layers by what they are called in every block, such as "mlp.up_proj"."""
+    modules = about.get("target_modules") or []
+    each = [modules] if isinstance(modules, str) else modules
+    return ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in [*each, *(about.get("target_parameters") or [])]}))
+
+
+def _count(folder: Path) -> int:
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dictionary)
+    except FileNotFoundError:
+        raise InputError(f"{folder}: {WEIGHTS} is missing") from None
+    except SafetensorError as error:
+        raise InputError(f"{folder}: {WEIGHTS} is damaged or not safetensors ({error})") from None
+
+
+def _gives(folder: Path, about: dict[str, Any]) -> str:
+    if not gives_labels(about):
+        return "text"
+    noted = read_notes(folder).get(NOTE)
+    if noted is None:
+        return "labels"
+    head = head_from(noted, folder / OWN)
+    return f"{head.shape}: {', '.join(map(str, head.labels))}" if head.labels else head.shape
