@@ -88,6 +88,18 @@ def test_fresh_weights_are_another_beginning_of_the_same_network(base: Path, sto
     assert fresh.metrics[0]["val_loss"] != tuned.metrics[0]["val_loss"]
 
 
+def test_of_a_large_text_a_timed_run_encodes_what_it_has_time_for(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("newleaf.train.prepare.matrix_speed", lambda *_: 1.0)  # a machine too slow to learn from more than it encodes
+    (tmp_path / "long.txt").write_text(" ".join(f"{TEXT} In year {n} it began again." for n in range(8000)), "utf-8")
+    timed, counted = (
+        newleaf.finetune(base, tmp_path / "long.txt", task="text", out=tmp_path / name, quiet=True, **{name: length}, **OPTIONS)
+        for name, length in (("time", "4s"), ("steps", 1))
+    )
+    assert timed.config["data"]["train_bytes"] == 4 * 50_000
+    assert timed.config["record"]["train_tokens"] < counted.config["record"]["train_tokens"] / 2
+    assert counted.config["data"]["train_bytes"] is None
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from newleaf.data.cache import cached, default_cache, key_of
+from newleaf.data.config import DataConfig
 from newleaf.data.prepare import Corpus, prepare_text
 from newleaf.data.shards import Shard, tokenize
 from newleaf.data.spool import TextFile
@@ -21,7 +22,7 @@ from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.config import PretrainConfig, TrainConfig
-from newleaf.train.dial import Budget, Choice, choose, portions
+from newleaf.train.dial import Budget, Choice, Portions, choose, portions
 from newleaf.train.interrupt import interruptible
 from newleaf.train.machine import has_fast_bf16, keep_memory, matrix_speed, pick_device, use_threads
 from newleaf.train.monitor import Monitor
@@ -91,13 +92,26 @@ def _with_portions(config: PretrainConfig, corpus: Corpus, budget: Budget, choic
     found, data, tokenizer = portions(budget, shape["n_layer"], shape["n_embd"], shape["vocab_size"]), config.data, config.tokenizer
     if found is None:
         return config
+    data = limited(data, corpus, found)
+    if tokenizer.train_bytes == TokenizerConfig().train_bytes and corpus.train.n_bytes > found.tokenizer:
+        tokenizer = dataclasses.replace(tokenizer, train_bytes=found.tokenizer)
+    return dataclasses.replace(config, data=data, tokenizer=tokenizer)
+
+
+def limited(data: DataConfig, corpus: Corpus, found: Portions) -> DataConfig:
+    """No more of a text than these portions, where the recipe leaves that open."""
     if data.train_bytes is None and corpus.train.n_bytes > found.train:
         data = dataclasses.replace(data, train_bytes=found.train)
     if data.validation_bytes is None and corpus.validation.n_bytes > found.validation:
         data = dataclasses.replace(data, validation_bytes=found.validation)
-    if tokenizer.train_bytes == TokenizerConfig().train_bytes and corpus.train.n_bytes > found.tokenizer:
-        tokenizer = dataclasses.replace(tokenizer, train_bytes=found.tokenizer)
-    return dataclasses.replace(config, data=data, tokenizer=tokenizer)
+    return data
+
+
+def timed_budget(train: TrainConfig) -> Budget:
+    """What `train.time` is worth on this machine, which is measured."""
+    assert train.time is not None
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    return Budget(seconds=seconds(train.time), matrix_speed=matrix_speed(dtype, torch.device(train.device or "cpu")))
 
 
 def settled(train: TrainConfig) -> TrainConfig:
@@ -115,9 +129,7 @@ def _budget(config: PretrainConfig, corpus: Corpus) -> Budget:
     """What the dial may spend: arithmetic where the clock is the limit, tokens where the recipe says how many."""
     train = config.train
     if train.time is not None:
-        dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-        speed = matrix_speed(dtype, torch.device(train.device or "cpu"))
-        return Budget(seconds=seconds(train.time), matrix_speed=speed)
+        return timed_budget(train)
     if train.epochs is not None:
         return Budget(bytes=train.epochs * corpus.train.n_bytes)
     if train.steps is not None:

@@ -11,12 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from newleaf.data.config import DataConfig
-from newleaf.data.prepare import prepare_text
+from newleaf.data.prepare import Corpus, prepare_text
 from newleaf.data.shards import tokenize
 from newleaf.storage.folder import save_folder
 from newleaf.train.course import Course
+from newleaf.train.dial import portions
 from newleaf.train.monitor import Monitor
-from newleaf.train.prepare import Prepared, left_out, part_of
+from newleaf.train.prepare import Prepared, left_out, limited, part_of, timed_budget
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import merge
 from newleaf.train.text_course import TextCourse, text_record
@@ -77,6 +78,8 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
     corpus = prepare_text(config.source, config.data, on_progress=monitor.stage)
     for sentence in left_out(corpus.report):
         monitor.say(sentence)
+    if ranks.size == 1:  # several would measure different speeds
+        config = _in_time(config, base, corpus)
     monitor.say(
         f"Text: {part_of(corpus.train, config.data.train_bytes)} to learn, {part_of(corpus.validation, config.data.validation_bytes)} "
         f"held out, in windows of {length} tokens. {config.train.precision} on {config.train.threads} threads."
@@ -86,6 +89,14 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
     fingerprints = {"text": corpus.fingerprint, "tokenizer": base.tokenizer.fingerprint, "base": base.fingerprint}
     ready = dataclasses.replace(config, text=WindowConfig(length))
     return TuneTextCourse(Prepared(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base)
+
+
+def _in_time(config: TextConfig, base: Base, corpus: Corpus) -> TextConfig:
+    """Of a large text no more than the clock leaves time to encode and learn."""
+    if config.train.time is None:
+        return config
+    found = portions(timed_budget(config.train), base.config.n_layer, base.config.n_embd, base.config.vocab_size)
+    return config if found is None else dataclasses.replace(config, data=limited(config.data, corpus, found))
 
 
 TASK = Task(TextConfig, open_text, merge(USUAL, {"train": {"batch_size": 4, "eval_windows": 256, "prompts": ("",)}}))
