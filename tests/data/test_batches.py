@@ -170,7 +170,7 @@ def documents_of(sizes: list[int]) -> list[list[int]]:
 def test_packed_windows_come_once_per_epoch_and_predict_the_next_token(n: int, length: int, batch_size: int, seed: int) -> None:
     shard = a_shard(list(range(1, n)))
     if n <= length:
-        with pytest.raises(InputError, match=rf"{n} tokens.*lower context_length to {n - 1} or less"):
+        with pytest.raises(InputError, match=rf"{n} tokens.*windows of {n - 1} tokens or less"):
             TrainBatches(shard, length, batch_size, seed, DataConfig())
         return
     batches = TrainBatches(shard, length, batch_size, seed, DataConfig())

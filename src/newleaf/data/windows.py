@@ -43,8 +43,8 @@ class PackedWindows:
     def __post_init__(self) -> None:
         if not self.every_byte and self.shard.n_tokens <= self.length:
             raise InputError(
-                f"the text has {self.shard.n_tokens} tokens, too few for a window of context_length {self.length} and the token after it; "
-                f"lower context_length to {max(1, self.shard.n_tokens - 1)} or less, or give more text"
+                f"the text has {self.shard.n_tokens} tokens, too few for a window of {self.length} and the token after it; give more text, "
+                f"or windows of {max(1, self.shard.n_tokens - 1)} tokens or less (--model.context_length, in fine-tuning --text.length)"
             )
 
     @property
