@@ -1,10 +1,12 @@
-"""The threads that run a program together: they spin from step to step, and sleep when told to or when no token has come for long."""
+"""The threads that run a program together: they spin from step to step, and sleep when told to, when no token has come for long, or when
+fewer of them are faster."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from newleaf.generate.kernels.layout import State
 from newleaf.generate.program import Array, CannotLower, Program
+from newleaf.generate.team import Team
 from newleaf.kernels.machine import obstacle
 
 PATIENCE = 30_000  # looks for a next token before falling asleep: about a millisecond
@@ -28,6 +31,7 @@ class Crew:
         self.state[State.THREADS], self.state[State.MAX_ROWS] = program.threads, program.max_rows
         self.state[State.YIELD] = _yield_address()
         self._run = interpreter.run
+        self.team = Team(program.threads)
         self._asleep = threading.Condition()
         self._tables = program.steps, program.matrices, program.buffers, self.state
         threads = [
@@ -39,12 +43,17 @@ class Crew:
             thread.start()
 
     def run(self) -> None:
-        """The program once, for the rows that stand in the state."""
+        """The program once, for the rows that stand in the state, by as many threads as are fastest."""
+        work = int(self.state[State.ROWS]), int(self.state[State.WANTED])
+        size = self.team.choose(work)
         with self._asleep:
-            self.state[State.REST] = 0
+            self.state[State.REST], self.state[State.THREADS] = 0, size
             self.state[State.CALLED] += 1
-            self._asleep.notify_all()
+            if size > 1:
+                self._asleep.notify_all()
+        begin = time.perf_counter()
         self._run(*self._tables, 0, self.state[State.CALLED] - 1, PATIENCE)
+        self.team.note(size, work, time.perf_counter() - begin)
 
     def rest(self) -> None:
         """Let the threads sleep until the next run, in place of waiting for it awake: another program needs the cores."""
@@ -71,7 +80,7 @@ def _follow(tables: tuple[Array, Array, Array, Array], program: Program, number:
         if seen < 0:
             return
         with asleep:
-            asleep.wait_for(lambda: state[State.CALLED] > seen or state[State.STOP])  # noqa: B023
+            asleep.wait_for(lambda: (state[State.CALLED] > seen and number < state[State.THREADS]) or state[State.STOP])  # noqa: B023
         if state[State.STOP]:
             return
 

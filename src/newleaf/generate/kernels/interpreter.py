@@ -11,6 +11,7 @@ from newleaf.generate.kernels.attention import look_back, remember, turn
 from newleaf.generate.kernels.elementwise import activate, norm, quantize
 from newleaf.generate.kernels.layout import (
     LANES,
+    MOST_THREADS,
     Activation,
     Attend,
     Buffer,
@@ -32,24 +33,29 @@ from newleaf.kernels.keep import kept_kernel
 from newleaf.kernels.lanes import bits_of, float_of, larger, smaller, spread
 from newleaf.kernels.memory import load, load_byte, load_float, load_long, load_one_bfloat, load_one_half, store, store_float, store_long
 from newleaf.kernels.parts import kernel
-from newleaf.kernels.threads import atomic_add, atomic_load, call, pause
+from newleaf.kernels.threads import atomic_add, atomic_load, atomic_store, call, pause
 
 SPINS_BEFORE_YIELD = 64  # about a microsecond
 
 
 @kept_kernel
 def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: Any, patience: Any) -> Any:
-    """Thread 0 runs the program once and returns. The others run it each time thread 0 does; they return how many times they have when
-    nothing comes for `patience` looks, or −1 when they are to stop. State.ROWS tokens, positions and slots must stand in the state.
+    """Thread 0 runs the program once and returns. The first State.THREADS of all threads run it with thread 0; the others return the number
+    of the last start that they saw when they are not among them or nothing comes for `patience` looks, or −1 when they are to stop.
+    State.ROWS tokens, positions and slots must stand in the state.
     """
     generation, looks = state[State.SELF] + 8 * State.GENERATION, 0
     if thread == 0:
-        atomic_add(generation, 1)
+        state[State.MET] = atomic_load(state[State.SELF] + 8 * State.ARRIVED)
+        atomic_store(generation, (seen + 1) * MOST_THREADS + state[State.THREADS])
     while looks < patience:
         if atomic_load(state[State.SELF] + 8 * State.STOP):
             return -1
-        if atomic_load(generation) > seen:
-            seen += 1
+        started = atomic_load(generation)
+        if started // MOST_THREADS > seen:
+            seen = started // MOST_THREADS
+            if thread >= started % MOST_THREADS:
+                return seen
             program(steps, matrices, buffers, state, thread)
             looks = 0
             if thread == 0:
@@ -65,8 +71,7 @@ def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: 
 def program(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any) -> None:
     """One thread's part of all steps."""
     threads, shared = state[State.THREADS], state[State.ROWS] > 1
-    # Meetings since the program was made times the threads; some may have arrived at the next one, but never all.
-    arrivals = atomic_load(state[State.SELF] + 8 * State.ARRIVED) // threads * threads
+    arrivals = state[State.MET]
     for number in range(steps.shape[0]):
         step = steps[number]
         op = step[Step.OP]

@@ -13,6 +13,7 @@ LANES = 16
 PAGE = 32  # tokens whose keys and values lie together
 GROUP = 32  # numbers of a key in 8 bits that share a scale
 COLUMNS = 16  # of the table of steps
+MOST_THREADS = 1024
 
 
 class Op(IntEnum):
@@ -159,13 +160,14 @@ class Route(IntEnum):
 class State(IntEnum):
     """One array shared by all threads; columns that several of them write stand on cache lines of their own."""
 
-    GENERATION = 0  # how many times the program has been started
+    GENERATION = 0  # how many times the program has been started, times MOST_THREADS, and how many threads take part in the last
     ARRIVED = 16  # at meetings, since the program was made
     STOP = 32
     REST = 33  # 1: do not wait for the next start, but return
-    CALLED = 46  # how many times GENERATION is about to have been raised
+    MET = 45  # ARRIVED when the last run began
+    CALLED = 46  # how many times the program is about to have been started
     SELF = 47  # address of this array
-    THREADS = 48
+    THREADS = 48  # that take part
     ROWS = 49
     MAX_ROWS = 50
     YIELD = 51  # address of a function that gives the processor away, or 0

@@ -1,0 +1,77 @@
+"""How many threads run a program.
+
+Where other programs want the same cores, threads that wait for each other at every step are slower than one that waits for nobody: whoever
+is off its core holds all others up. So fewer are tried, and kept as long as they are faster; what is computed does not depend on how many.
+"""
+
+from __future__ import annotations
+
+SMOOTHING = 4  # a new figure weighs 1/4
+WARM = 3  # runs before a time is compared
+LOSS = 6.0  # runs of the smaller team that the larger one may have lost before the smaller one is tried
+FIRST_REST, LONGEST_REST = 32, 1024  # runs until a larger team is tried again; twice as many after each time in vain
+HOPELESS = 4.0  # times the smaller team's time: a trial is over at once
+
+Work = tuple[int, int]  # rows of a run, and for how many of them logits are wanted
+
+
+class Team:
+    """The number of threads for each run of a program, from what the runs before took."""
+
+    def __init__(self, threads: int) -> None:
+        self.most = self.size = threads
+        self.trial = 0  # the size that is being tried; 0 is none
+        self._seconds: dict[tuple[int, Work], tuple[float, int]] = {}  # smoothed, and how often it was measured
+        self._lost, self._tried = 0.0, 0
+        self._rest = self._left = FIRST_REST
+
+    def choose(self, work: Work) -> int:
+        """How many take part in the next run."""
+        return self.trial if self.trial and (self.size, work) in self._seconds else self.size
+
+    def note(self, size: int, work: Work, seconds: float) -> None:
+        """A run of so many threads took so long."""
+        if size != self.size:
+            self._judge(size, work, seconds)
+            return
+        self._keep(size, work, seconds)
+        if size > 1 and not self.trial:
+            self._compare(work, seconds)
+        if size < self.most and not self.trial:
+            self._left -= 1
+            if self._left <= 0:
+                self._try(min(self.most, 2 * size))
+
+    def _compare(self, work: Work, seconds: float) -> None:
+        """Try fewer where they have not been measured, or would have been faster for some time."""
+        smaller = self.size // 2
+        if (smaller, work) not in self._seconds:
+            if self._seconds[self.size, work][1] == WARM:
+                self._try(smaller)
+            return
+        other = self._seconds[smaller, work][0]
+        self._lost = max(0.0, self._lost + seconds / other - 1)
+        if self._lost > LOSS:
+            self._try(smaller)
+
+    def _judge(self, size: int, work: Work, seconds: float) -> None:
+        """What a trial came to. A larger team's first run is not counted: its threads have to wake up."""
+        mine = self._seconds[self.size, work][0]
+        self._tried += 1
+        if size > self.size and self._tried == 1 and seconds < HOPELESS * mine:
+            return
+        self._seconds[size, work] = seconds, 1
+        if seconds < mine:
+            if size > self.size:
+                self._rest = FIRST_REST
+            self.size = size
+        elif size > self.size:
+            self._rest = min(2 * self._rest, LONGEST_REST)
+        self.trial, self._left = 0, self._rest
+
+    def _try(self, size: int) -> None:
+        self.trial, self._tried, self._lost = size, 0, 0.0
+
+    def _keep(self, size: int, work: Work, seconds: float) -> None:
+        before, count = self._seconds.get((size, work), (seconds, 0))
+        self._seconds[size, work] = before + (seconds - before) / min(count + 1, SMOOTHING), count + 1
