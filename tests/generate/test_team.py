@@ -41,6 +41,12 @@ def test_all_threads_work_on_a_quiet_machine_and_one_run_in_thousands_measures_f
     assert total < 1.001 * 5000 * quiet(8)
 
 
+def test_a_slow_first_run_is_not_taken_for_a_busy_machine() -> None:
+    team = Team(2)
+    spent(team, 1, lambda size: 1000.0)
+    assert spent(team, 50, quiet)[1].count(1) == 1
+
+
 def test_one_hiccup_changes_nothing() -> None:
     team = Team(2)
     spent(team, 100, quiet)

@@ -46,7 +46,7 @@ class Team:
         """Try fewer where they have not been measured, or would have been faster for some time."""
         smaller = self.size // 2
         if (smaller, work) not in self._seconds:
-            if self._seconds[self.size, work][1] == WARM:
+            if self._seconds[self.size, work][1] >= WARM:
                 self._try(smaller)
             return
         other = self._seconds[smaller, work][0]
@@ -74,4 +74,6 @@ class Team:
 
     def _keep(self, size: int, work: Work, seconds: float) -> None:
         before, count = self._seconds.get((size, work), (seconds, 0))
-        self._seconds[size, work] = before + (seconds - before) / min(count + 1, SMOOTHING), count + 1
+        # The first of all reads weights into memory, and may wait for the compiler.
+        now = min(before, seconds) if count < WARM else before + (seconds - before) / SMOOTHING
+        self._seconds[size, work] = now, count + 1
