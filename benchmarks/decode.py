@@ -1,10 +1,11 @@
 """How fast one text is written, and a prompt read: newleaf beside transformers and llama.cpp, at equal widths, in one process, interleaved.
 
-    python -m benchmarks.decode [gpt2-124m|gpt2-1.5b] [--repeats 5] [--kinds bf16,int8,int4] [--skip-transformers]
+    python -m benchmarks.decode [gpt2-124m|gpt2-1.5b] [--repeats 5] [--kinds bf16,int8,int4] [--skip-transformers] [--beside 2]
 
 Random weights of the size's shape; a prompt of 32 tokens, then 128 greedy ones, each the argmax of whole logits; then a prompt of 512 read
 at once. GGUF files are written by newleaf; `pure` has the embedding and head in 4 bits too, as newleaf's int4 has. A model file may
-stand in the size's place (a .gguf): then llama.cpp opens the file itself, and newleaf opens it at each width.
+stand in the size's place (a .gguf): then llama.cpp opens the file itself, and newleaf opens it at each width. `--beside` has so many
+other programs compute all the while.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from __future__ import annotations
 import argparse
 import ctypes
 import statistics
+import subprocess
+import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,19 +178,32 @@ def engines_for(model: str, kinds: list[str], folder: Path, transformers: bool) 
     return engines
 
 
+@contextmanager
+def busy(programs: int) -> Iterator[None]:
+    """So many other programs compute, each as much as one core can."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", nargs="?", default="gpt2-124m")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--kinds", default="bf16,int8,int4")
     parser.add_argument("--skip-transformers", action="store_true")
+    parser.add_argument("--beside", type=int, default=0, help="other programs that compute meanwhile")
     args = parser.parse_args()
     import llama_cpp
     import numba
     import transformers
 
     rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, busy(args.beside):
         engines = engines_for(args.model, args.kinds.split(","), Path(folder), not args.skip_transformers)
         rates: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in engines}
         for repeat in range(args.repeats + 1):
@@ -199,6 +217,8 @@ def main() -> None:
     title = (
         f"{args.model}, tokens/s, medians of {args.repeats} interleaved rounds (least–most); {torch.get_num_threads()} threads; {versions}"
     )
+    if args.beside:
+        title += f"; beside {args.beside} other programs"
     table = Table("engine", f"{NEW} new tokens", f"prompt of {LONG}", title=f"{title}, numba {numba.__version__}")
     for name, both in rates.items():
         table.add_row(name, *(f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})" for values in both))
