@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from newleaf.generate.kernels.layout import State
+from newleaf.generate.kernels.layout import MOST_THREADS, State
 from newleaf.generate.program import Array, CannotLower, Program
 from newleaf.generate.team import Team
 from newleaf.kernels.machine import obstacle
@@ -31,7 +31,7 @@ class Crew:
         self.state[State.THREADS], self.state[State.MAX_ROWS] = program.threads, program.max_rows
         self.state[State.YIELD] = _yield_address()
         self._run = interpreter.run
-        self.team = Team(program.threads)
+        self.team = Team(min(program.threads, MOST_THREADS - 1))
         self._asleep = threading.Condition()
         self._tables = program.steps, program.matrices, program.buffers, self.state
         threads = [

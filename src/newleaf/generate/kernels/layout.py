@@ -13,7 +13,7 @@ LANES = 16
 PAGE = 32  # tokens whose keys and values lie together
 GROUP = 32  # numbers of a key in 8 bits that share a scale
 COLUMNS = 16  # of the table of steps
-MOST_THREADS = 1024
+MOST_THREADS = 1024  # and one of these less in a run
 
 
 class Op(IntEnum):
