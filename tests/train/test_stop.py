@@ -209,8 +209,8 @@ def test_a_signal_is_heard_while_a_library_computes() -> None:
     from newleaf.errors import Stopped
     from newleaf.train.interrupt import Interrupt, interruptible
 
-    send = f"import os, time; time.sleep(0.2); print(time.monotonic()); os.kill({os.getpid()}, 15)"
-    sender = subprocess.Popen([sys.executable, "-c", send], stdout=subprocess.PIPE, text=True)
+    send = ["import os, time", "time.sleep(0.2)", "print(time.monotonic())", "os.kill(os.getppid(), 15)"]
+    sender = subprocess.Popen([sys.executable, "-c", "\n".join(send)], stdout=subprocess.PIPE, text=True)
     with Interrupt("nothing yet"), pytest.raises(Stopped, match="nothing yet"):
         interruptible(lambda: pbkdf2_hmac("sha256", b"", b"", 10_000_000))
     heard = time.monotonic()
