@@ -20,6 +20,7 @@ from newleaf.families.weights import Rule, same
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import Packed
 from newleaf.storage.assemble import blank
+from newleaf.storage.checksums import Checksums
 from newleaf.storage.files import read_object, replace_directory, write_json, write_tensors
 from newleaf.storage.hub import local_folder
 from newleaf.storage.locate import RUN_FILE, RUN_MODEL
@@ -171,6 +172,10 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         raise InputError(f"{file.name} is missing")
     try:
         with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
-    except SafetensorError as error:
+            found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
+            checksums = Checksums(opened.metadata())
+        for name, tensor in found.items():
+            checksums.check(name, tensor)
+    except (SafetensorError, ValueError) as error:
         raise InputError(f"{file.name} is damaged or not safetensors ({error})") from None
+    return found

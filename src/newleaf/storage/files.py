@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from newleaf.errors import InputError
+from newleaf.storage.checksums import metadata_of
 
 ASIDE = ".old.tmp"
 
@@ -70,9 +71,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file in place. What the system refuses is an OSError here as elsewhere, and not an error of the format's."""
+    """Writes a safetensors file in place, with a checksum of each tensor in its metadata. What the system refuses is an OSError here as
+    elsewhere, and not an error of the format's."""
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+        save_file(whole, path, metadata={"format": "pt"} | metadata_of(whole))
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         if found is None:

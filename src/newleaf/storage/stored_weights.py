@@ -14,6 +14,7 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.quant.mxfp4 import dequantize
+from newleaf.storage.checksums import Checksums
 from newleaf.storage.weight_files import weight_files
 
 BLOCKS, SCALES = "_blocks", "_scales"
@@ -23,19 +24,22 @@ TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16
 class StoredWeights(Mapping[str, Tensor]):
     """Names to tensors of a folder, each read when it is asked for, so that opening takes the memory of the result and one tensor.
 
-    Raises InputError, naming the file, for what is missing, damaged, outside the folder or not plain weights.
+    Raises InputError, naming the file, for what is missing, damaged, outside the folder or not plain weights. Tensors that newleaf wrote
+    have checksums in their file, which are compared when a tensor is read first.
     """
 
     def __init__(self, folder: Path) -> None:
         self.shard: tuple[Path, Any] | None = None
         self.places: dict[str, Path | dict[str, Tensor]] = {}  # name → the file it is in, or all that an old one held
+        self.checksums: dict[Path, Checksums] = {}
         for file in weight_files(folder):
             if file.suffix == ".bin":
                 opened = _open_bin(file)
                 self.places |= dict.fromkeys(opened, opened)
             else:
-                with _open_safetensors(file) as names:
-                    self.places |= dict.fromkeys(names.keys(), file)
+                with _open_safetensors(file) as opened_file:
+                    self.places |= dict.fromkeys(opened_file.keys(), file)
+                    self.checksums[file] = Checksums(opened_file.metadata())
         packed = [name for name in self.places if name.endswith(BLOCKS) and name.removesuffix(BLOCKS) + SCALES in self.places]
         self.packed = {name.removesuffix(BLOCKS) for name in packed}
 
@@ -54,6 +58,10 @@ class StoredWeights(Mapping[str, Tensor]):
         if isinstance(holder, dict):
             return holder[name]
         found: Tensor = self._opened(holder).get_tensor(name)
+        try:
+            self.checksums[holder].check(name, found)
+        except ValueError as error:
+            raise InputError(f"{holder}: damaged, {error}; get the file anew, or train or convert again") from None
         return found
 
     def _opened(self, file: Path) -> Any:

@@ -1,0 +1,65 @@
+"""Checksums: CRC-32 (zlib's) of a file's bytes, and of each tensor of a safetensors file, kept in the file's own metadata."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+KEY = "newleaf.crc32"  # of the metadata: a JSON object, tensor name → "float32:89abcdef"
+BLOCK = 8 * 2**20  # bytes of a file that are read at a time
+
+
+def file_crc32(path: Path) -> str:
+    """Eight hexadecimal digits, by reading the file once in little memory."""
+    found = 0
+    with path.open("rb", buffering=0) as file:
+        block = memoryview(bytearray(BLOCK))
+        while count := file.readinto(block):
+            found = zlib.crc32(block[:count], found)
+    return f"{found:08x}"
+
+
+def checksum(tensor: Tensor) -> str:
+    """The number format and the CRC-32 of a tensor's bytes, as they lie in a file: `float32:89abcdef`."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if not tensor.numel():
+        return f"{kind}:00000000"
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return f"{kind}:{zlib.crc32(data):08x}"
+
+
+def metadata_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What a safetensors file's metadata says of its tensors' bytes."""
+    return {KEY: json.dumps({name: checksum(tensors[name]) for name in sorted(tensors)}, separators=(",", ":"))}
+
+
+class Checksums:
+    """What a file's metadata says of its tensors. A file of others says nothing, and `check` finds nothing wrong with it."""
+
+    def __init__(self, metadata: Mapping[str, str] | None) -> None:
+        self.wanted: dict[str, str] = {}
+        self.readable = True
+        if metadata and KEY in metadata:
+            try:
+                found = json.loads(metadata[KEY])
+                self.wanted = {str(name): str(value) for name, value in found.items()}
+            except (ValueError, AttributeError, RecursionError):
+                self.readable = False
+
+    def check(self, name: str, tensor: Tensor) -> None:
+        """Raises ValueError when these are not the bytes that were written; each tensor is looked at once.
+
+        A tensor of another number format was converted by some other program, which copied the metadata of before.
+        """
+        if not self.readable:
+            raise ValueError("its table of checksums cannot be read")
+        wanted = self.wanted.pop(name, None)
+        if wanted is None or wanted.partition(":")[0] != str(tensor.dtype).removeprefix("torch."):
+            return
+        if checksum(tensor) != wanted:
+            raise ValueError(f"{name} does not have the checksum that was written with it")
