@@ -77,6 +77,21 @@ def test_tokens_come_from_the_cache_until_the_tokenizer_changes(tmp_path: Path) 
     assert other.n_tokens == 1 + corpus.train.n_bytes
 
 
+@pytest.mark.parametrize("name", ["tokens.bin", "starts.bin"])
+def test_one_flipped_bit_in_cached_tokens_is_named_and_they_are_made_anew(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, validation, _ = prepared_shard(tmp_path, "\n".join(LINES), document="line", val_fraction=0.2)
+    expected = train.tokens.tolist(), train.document_starts.tolist()
+    file = tmp_path / "cache" / "tokens" / train.fingerprint / name
+    data = bytearray(file.read_bytes())
+    data[9] ^= 0x04
+    file.write_bytes(data)
+    again, _, _ = prepared_shard(tmp_path, "\n".join(LINES), document="line", val_fraction=0.2)
+    assert [record.getMessage() for record in caplog.records] == [f"{file}: damaged in the cache, so it is made anew"]
+    assert (again.tokens.tolist(), again.document_starts.tolist()) == expected
+
+
 def test_of_a_large_text_a_part_becomes_tokens_spread_evenly_over_it(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(f"{n:07d} " for n in range(100_000)))
     text = prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache").train

@@ -85,6 +85,34 @@ def test_a_damaged_cache_entry_is_rebuilt(tmp_path: Path, damage: str) -> None:
     assert again.fingerprint == corpus.fingerprint
 
 
+@pytest.mark.parametrize("damage", ["meta.json", "text.bin", "text.ends"])
+def test_one_flipped_bit_in_cached_text_is_named_and_the_text_is_read_anew(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = prepared(tmp_path, "some text\n" * 50)
+    path = corpus.train.path.with_name(damage)
+    flip_a_bit(path)
+    again = prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache")
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: damaged in the cache, so it is made anew"]
+    assert not again.from_cache
+    assert whole(again.train) == whole(corpus.train)
+    assert prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache").from_cache
+
+
+def test_an_entry_that_an_earlier_version_sealed_is_made_anew_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = prepared(tmp_path, "some text\n" * 50)
+    seal = corpus.train.path.with_name("meta.json")
+    seal.write_text('{"sizes": {"text.bin": 500, "text.ends": 8}, "meta": {}}')
+    assert not prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache").from_cache
+    assert not caplog.records
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
 def test_runs_at_the_same_time_agree(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "some text\n" * 5000)
     results: list[list[str]] = []

@@ -1,8 +1,9 @@
-"""The cache: folders under a key that appear whole or not at all, and are rebuilt when damaged."""
+"""The cache: folders under a key that appear whole or not at all; a damaged one is named and built anew."""
 
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import platformdirs
 
 from newleaf.errors import InputError
+from newleaf.storage.checksums import file_crc32
 from newleaf.storage.files import replace_directory
 
 SEAL = "meta.json"
@@ -34,7 +36,7 @@ def key_of(*parts: Any) -> str:
 def cached(folder: Path, build: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
     """What was sealed in `folder`, and whether it was there; if not, `build` fills a folder aside and says what to seal with it.
 
-    Raises InputError when the disk is full or does not let us write.
+    Each file's checksum is compared on opening, which reads it once; a warning names one that was damaged. Raises InputError when the disk is full or does not let us write.
     """
     found = _open_sealed(folder)
     if found is not None:
@@ -42,24 +44,41 @@ def cached(folder: Path, build: Callable[[Path], dict[str, Any]]) -> tuple[dict[
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
-        with replace_directory(folder, unless=lambda other: _open_sealed(other) is not None) as fresh:
+        with replace_directory(folder, unless=lambda other: _open_sealed(other, warn=False) is not None) as fresh:
             meta = build(fresh)
-            sizes = {path.name: path.stat().st_size for path in fresh.iterdir()}
-            (fresh / SEAL).write_text(json.dumps({"sizes": sizes, "meta": meta}, ensure_ascii=False), encoding="utf-8")
+            (fresh / SEAL).write_text(_seal(fresh, meta), encoding="utf-8")
     except OSError as error:
         raise _explained(error, folder.parent) from error
     return meta, False
 
 
-def _open_sealed(folder: Path) -> dict[str, Any] | None:
-    """None when anything is missing or has another size than when it was sealed."""
+def _seal(fresh: Path, meta: dict[str, Any]) -> str:
+    """The seal of a folder that is filled: its files' sizes and checksums, `meta`, and a checksum of these."""
+    content = {"files": {path.name: [path.stat().st_size, file_crc32(path)] for path in sorted(fresh.iterdir())}, "meta": meta}
+    content = json.loads(json.dumps(content))  # as it will be read, names that were numbers included
+    return json.dumps(content | {"checksum": key_of(content)}, ensure_ascii=False)
+
+
+def _open_sealed(folder: Path, warn: bool = True) -> dict[str, Any] | None:
+    """The seal's `meta`; None when there is none, or, with a warning, when a file is not what it was when it was sealed."""
+    damaged = folder / SEAL
     try:
-        sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        if any((folder / name).stat().st_size != size for name, size in sealed["sizes"].items()):
+        if not damaged.exists():
             return None
-        meta: dict[str, Any] = sealed["meta"]
+        found = json.loads(damaged.read_text(encoding="utf-8"))
+        if "sizes" in found:  # by an earlier version, without checksums
+            return None
+        if found.pop("checksum") != key_of(found):
+            raise ValueError
+        for name, (size, checksum) in found["files"].items():
+            damaged = folder / name
+            if damaged.stat().st_size != size or file_crc32(damaged) != checksum:
+                raise ValueError
+        meta: dict[str, Any] = found["meta"]
         return meta
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if warn:
+            logging.getLogger("newleaf").warning(f"{damaged}: damaged in the cache, so it is made anew")
         return None
 
 

@@ -30,7 +30,7 @@ def checksum(tensor: Tensor) -> str:
     if not tensor.numel():
         return f"{kind}:00000000"
     data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"{kind}:{zlib.crc32(data):08x}"
+    return f"{kind}:{zlib.crc32(data.data):08x}"
 
 
 def metadata_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
