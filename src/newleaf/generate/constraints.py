@@ -1,72 +1,125 @@
 """Constraints: which tokens may follow so that the text fits a JSON Schema, a regular expression, a Lark grammar or a list.
 
-By llguidance.
+By llguidance, in a process for each grammar.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import re
-from collections.abc import Sequence
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from newleaf.errors import InputError
+from newleaf.generate.grammar_host import COMPILE_SECONDS, GrammarHost, GrammarProcess, LostError
+from newleaf.generate.grammar_process import ERROR, STOPPED
 from newleaf.generate.options import SamplingConfig
+from newleaf.generate.schema_limits import check_length, parse_schema
 from newleaf.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 SPACE = r"[ \t\r\n]{1,16}"  # between JSON's parts: bounded, since small models love to write nothing but spaces
 SUBSCHEMAS = 200  # at most so many are tried to find the one that is wrong
 STATES = 50_000  # of the lexer; one to two kilobytes each
+REGEX = 1 << 20  # characters of a regular expression
+LOST = "the grammar library stopped working on it"
+KEPT = 32  # grammars whose processes are kept for texts to come, and at most so many live at once
+
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A grammar as its process is given it: "json_schema" (JSON text), "regex" or "lark"."""
+
+    kind: str
+    text: str
 
 
 class Constraint:
     """Where one text stands in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, size: int) -> None:
-        self._matcher = matcher
-        self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
+    def __init__(self, grammar: Grammar, stopped: bool, tokens: Sequence[int] = ()) -> None:
+        self._grammar, self._tokens = grammar, list(tokens)
+        self._place: Place | None = None
+        self.complete = stopped  # whether the text fits, and nothing but its end may follow
+        self.problem = ""  # what went wrong on the way, in one line
 
     def allowed(self, size: int) -> Tensor:
-        """Which ids may follow: bool [size]. None may where llguidance's limits were reached."""
-        flags = torch.zeros(size, dtype=torch.bool)
-        if not self._matcher.is_error():
-            try:
-                self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-            except ValueError:  # the limits on time and memory
-                return flags
-            found = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[:size]
-            flags[: len(found)] = torch.from_numpy(found.view(np.bool_))
-        return flags
+        """Which ids may follow: bool [size]. None may where llguidance's limits were reached, or its process ended."""
+        flags = np.zeros(size, dtype=np.bool_)  # by NumPy: PyTorch would wake its threads for this
+        mask = self._ask(lambda place: place.process.mask(place.number), b"\0")[1:]
+        if mask:
+            found = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[:size]
+            flags[: len(found)] = found.view(np.bool_)
+        return torch.from_numpy(flags)
 
     def take(self, token: int) -> None:
         """A token was written."""
-        self._matcher.consume_token(token)
+        state = self._ask(lambda place: place.process.take(place.number, [token]), bytes([ERROR]))
+        self._tokens.append(token)
+        self.complete = state[0] & (STOPPED | ERROR) == STOPPED
+        if state[0] & ERROR:
+            self.problem = self.problem or _first_line(state[1:].decode("utf-8", "replace"))
 
     def fitting(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, the first ones, may follow one after the other."""
-        return 0 if self._matcher.is_error() else int(self._matcher.validate_tokens(list(tokens)))
+        return self._ask(lambda place: place.process.fitting(place.number, tokens), 0)
 
     def fork(self) -> Constraint:
         """The same place, for a text that goes on by itself."""
-        return Constraint(self._matcher.deep_copy(), len(self._bits) * 32)
+        other = Constraint(self._grammar, self.complete, self._tokens)
+        other.problem = self.problem
+        if self._place is not None and not self._place.process.lost:
+            with contextlib.suppress(LostError):
+                other._place = Place(self._place.process, self._place.process.fork(self._place.number))
+        return other
 
-    @property
-    def complete(self) -> bool:
-        """Whether the text fits, and nothing but its end may follow."""
-        return bool(self._matcher.is_stopped()) and not self._matcher.is_error()
+    def _ask(self, question: Callable[[Place], Answer], otherwise: Answer) -> Answer:
+        """An answer of the grammar's process; `otherwise` when it ends on the question."""
+        while not self.problem:
+            try:
+                if self._place is None or self._place.process.lost:
+                    self._place = self._grammar.enter(self._tokens)
+                return question(self._place)
+            except LostError:
+                if self._place is None or not self._place.process.retired:
+                    self.problem = LOST
+        return otherwise
 
-    @property
-    def problem(self) -> str:
-        """What went wrong on the way, in one line; nothing when nothing did."""
-        return _first_line(self._matcher.get_error())
+
+class Place:
+    """One text's matcher in a process."""
+
+    def __init__(self, process: GrammarProcess, number: int) -> None:
+        self.process, self.number = process, number
+        weakref.finalize(self, process.drop, number)
+
+
+class Grammar:
+    """A grammar that compiles. Its process may be ended while nobody writes by it; then the next text starts another."""
+
+    def __init__(self, owner: Grammars, request: Request) -> None:
+        self._owner, self._request = owner, request
+
+    def enter(self, tokens: Sequence[int]) -> Place:
+        """A text's place after these tokens. Raises LostError."""
+        process, _ = self._owner.process(self._request)
+        if process is None:
+            raise LostError
+        return Place(process, process.fork(0, tokens))
 
 
 class Grammars:
@@ -74,67 +127,56 @@ class Grammars:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self._lock = threading.Lock()
+        self._live: OrderedDict[Request, tuple[GrammarProcess, dict[str, Any]]] = OrderedDict()
 
     def compile(self, config: SamplingConfig) -> Constraint | None:
         """The constraint that the options ask for, at its beginning; None when they ask for none.
 
-        Raises InputError, naming option and place, for what is not valid, not known to llguidance, or beyond its limits.
+        Raises InputError, naming option and place, for what is not valid, not known to llguidance, or beyond limits.
         """
         if not config.constraints:
             return None
         (name,) = config.constraints
-        grammar = self._grammar(name, config)
-        matcher = self._matcher(grammar)
-        if matcher.is_error():
-            raise InputError(self._complaint(name, config, matcher.get_error()))
-        size = self.tokenizer.vocab_size
-        constraint = Constraint(matcher, size)
-        if not constraint.allowed(size).any():
-            raise InputError(f"{name}: {constraint.problem or 'no text fits it'}")
-        return constraint
-
-    def _grammar(self, name: str, config: SamplingConfig) -> str:
-        from llguidance import LLMatcher
-
-        if name == "regex":
-            return str(LLMatcher.grammar_from_regex(str(config.regex)))
-        if name == "grammar":
-            return str(LLMatcher.grammar_from_lark(str(config.grammar)))
-        if name == "choice":
-            if any(not isinstance(text, str) or not text for text in config.choice):
-                raise InputError("choice: every choice must be text of at least one character")
-            return str(LLMatcher.grammar_from_regex("|".join(_literal(text) for text in config.choice)))
-        schema = {"type": "object"} if name == "json_object" else parse_schema(config.json_schema)
-        return self._schema_grammar(schema)
-
-    @staticmethod
-    def _schema_grammar(schema: Any) -> str:
-        from llguidance import LLMatcher
-
-        # The options go into an object, so true and false take the forms that they have there.
-        text = json.dumps(schema if isinstance(schema, dict) else {} if schema else {"not": {}})
-        return str(LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": SPACE}))
-
-    def _matcher(self, grammar: str) -> LLMatcher:
-        from llguidance import LLMatcher
-
-        return LLMatcher(self._vocabulary, grammar, log_level=0, limits=self._limits)
-
-    @cached_property
-    def _limits(self) -> LLParserLimits:
-        from llguidance import LLParserLimits
-
-        return LLParserLimits(max_lexer_states=STATES, verbose_errors=False)
-
-    @cached_property
-    def _vocabulary(self) -> LLTokenizer:
+        request = _request(name, config)
         try:
-            from llguidance import LLTokenizer, TokenizerWrapper
-        except ImportError:
-            raise InputError("constraints need llguidance: pip install 'newleaf[constraints]'") from None
+            _, report = self.process(request)
+        except LostError:
+            long = f"the grammar library ended on it, or was not done after {COMPILE_SECONDS:g} seconds; make it smaller"
+            raise InputError(f"{name}: {long}") from None
+        if report["error"]:
+            raise InputError(self._complaint(name, config, report["error"]))
+        if report["empty"]:
+            what = report["empty"] if isinstance(report["empty"], str) else "no text fits it"
+            raise InputError(f"{name}: {_first_line(what)}")
+        return Constraint(Grammar(self, request), report["stopped"])
+
+    def process(self, request: Request) -> tuple[GrammarProcess | None, dict[str, Any]]:
+        """The process that has compiled a grammar, and what it said of it; None for one that cannot be used. Raises LostError."""
+        with self._lock:
+            found = self._live.get(request)
+            if found is not None and not found[0].lost:
+                self._live.move_to_end(request)
+                return found
+        process = self._host.open()
+        report = process.compile({"kind": request.kind, "text": request.text, "options": {"whitespace_pattern": SPACE}, "states": STATES})
+        if report["error"] or report["empty"]:
+            process.close()
+            return None, report
+        with self._lock:
+            self._live[request] = process, report
+            while len(self._live) > KEPT:
+                self._live.popitem(last=False)[1][0].retire()
+        return process, report
+
+    @cached_property
+    def _host(self) -> GrammarHost:
+        if importlib.util.find_spec("llguidance") is None:
+            raise InputError("constraints need llguidance: pip install 'newleaf[constraints]'")
         if self.tokenizer.eos_id is None:
             raise InputError("constraints need an end-of-text token, which this tokenizer does not have")
-        return LLTokenizer(TokenizerWrapper(_Bytes(self.tokenizer)))
+        encoder = _Bytes(self.tokenizer)
+        return GrammarHost(encoder.description, encoder)
 
     def _complaint(self, name: str, config: SamplingConfig, error: str) -> str:
         """One line from llguidance's message: the option, the place, what is wrong."""
@@ -149,30 +191,41 @@ class Grammars:
 
     def _wrong_place(self, schema: Any) -> str:
         """JSON pointer of the deepest subschema that is wrong by itself."""
-        place, left, found = "#", SUBSCHEMAS, True
+        place, left, found, end = "#", SUBSCHEMAS, True, time.monotonic() + COMPILE_SECONDS
         shared = {key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema}
-        while found and left > 0:
+        while found and left > 0 and time.monotonic() < end:
             found = False
             for step, child in _children(schema):
                 left -= 1
                 whole = child | shared if isinstance(child, dict) else child
-                if self._matcher(self._schema_grammar(whole)).is_error():
+                if self._fails(_schema_request(whole)):
                     place, schema, found = f"{place}/{step}", child, True
                     break
         return place
+
+    def _fails(self, request: Request) -> bool:
+        try:
+            return bool(self.process(request)[1]["error"])
+        except LostError:
+            return True
 
 
 class _Bytes:
     """A tokenizer as llguidance wants it: the bytes of each id, and ids for text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        table = tokenizer.bytes_of_tokens
         self._tokenizer = tokenizer
-        self.eos_token_id = tokenizer.eos_id
-        self.bos_token_id = tokenizer.bos_id
-        self.special_token_ids = [token for token, text in enumerate(table) if not text]
-        # A special token has no text, but llguidance wants a name for it.
-        self.tokens = [text or f"<|special {token}|>".encode() for token, text in enumerate(table)]
+
+    def description(self) -> dict[str, Any]:
+        """What grammar_process.py reads; bytes stand as characters below 256."""
+        table = self._tokenizer.bytes_of_tokens
+        return {
+            "eos": self._tokenizer.eos_id,
+            "bos": self._tokenizer.bos_id,
+            "special": [token for token, text in enumerate(table) if not text],
+            # A special token has no text, but llguidance wants a name for it.
+            "tokens": [(text or f"<|special {token}|>".encode()).decode("latin-1") for token, text in enumerate(table)],
+        }
 
     def __call__(self, text: str) -> list[int]:
         """Ids that stand for this text exactly, which what the tokenizer gives does not where it puts a space before every text."""
@@ -197,16 +250,24 @@ class _Bytes:
         return max(map(len, self._ids), default=0)
 
 
-def parse_schema(schema: Any) -> Any:
-    """A schema as given, or parsed from JSON text. Raises InputError with line and column."""
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except json.JSONDecodeError as error:
-            raise InputError(f"json_schema, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
-    if not isinstance(schema, dict | bool):
-        raise InputError(f"json_schema: must be an object, true or false, not {schema!r}")
-    return schema
+def _request(name: str, config: SamplingConfig) -> Request:
+    if name == "regex":
+        check_length(str(config.regex), name, REGEX)
+        return Request("regex", str(config.regex))
+    if name == "grammar":
+        check_length(str(config.grammar), name)
+        return Request("lark", str(config.grammar))
+    if name == "choice":
+        if any(not isinstance(text, str) or not text for text in config.choice):
+            raise InputError("choice: every choice must be text of at least one character")
+        check_length("".join(config.choice), name)
+        return Request("regex", "|".join(_literal(text) for text in config.choice))
+    return _schema_request({"type": "object"} if name == "json_object" else parse_schema(config.json_schema))
+
+
+def _schema_request(schema: Any) -> Request:
+    # Options go into an object, so true and false take the forms that they have there.
+    return Request("json_schema", json.dumps(schema if isinstance(schema, dict) else {} if schema else {"not": {}}))
 
 
 def _children(schema: Any) -> list[tuple[str, Any]]:
