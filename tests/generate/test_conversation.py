@@ -147,3 +147,37 @@ def test_an_answer_never_outgrows_the_context(model: Model) -> None:
         model.chat(HELLO, temprature=1)
     with pytest.raises(InputError, match="beams: is for continuing a text"):
         model.chat(HELLO, beams=2, temperature=0)
+
+
+SPACED = """{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]
+{%- else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"""  # Llama 2's own
+
+
+@pytest.mark.parametrize(("said", "content"), [(" is it", "is it"), ("is it", "is it"), ("   is", "  is")])
+def test_the_templates_own_space_is_no_part_of_an_answer(tmp_path: Path, said: str, content: str) -> None:
+    """What the template would write again before the answer, once: `apply_chat_template` of the answer is prompt and written text."""
+    model = scripted(tmp_path, "mistral", lambda tokenizer: [*pieces_of(tokenizer, said), tokenizer.eos_id])
+    model.use_template(SPACED)
+    assert model.chat(HELLO) == content
+
+
+def test_a_message_that_is_gone_on_with_keeps_the_space_that_comes_next(tmp_path: Path) -> None:
+    model = scripted(tmp_path, "mistral", lambda tokenizer: [*pieces_of(tokenizer, " is it"), tokenizer.eos_id])
+    model.use_template(SPACED)
+    begun = [*HELLO, {"role": "assistant", "content": "This"}]
+    assert model.chat(begun, continue_final_message=True) == " is it"
+
+
+@pytest.mark.parametrize("choice", [" is", "is"])
+@pytest.mark.parametrize("prompt", ["What", ""])
+def test_a_choice_is_one_of_the_list_whatever_the_tokenizer_does_with_spaces(tmp_path: Path, prompt: str, choice: str) -> None:
+    tokenizer = Tokenizer.load(make_folder(tmp_path / "mistral", "mistral"))
+    model = Model(GPT(GPTConfig(tokenizer.vocab_size, 64, 1, 2, 16)).eval(), tokenizer, "newleaf")
+    assert model.generate(prompt, choice=[choice], echo=True) == prompt + choice
+
+
+def pieces_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text as it stands, without SentencePiece's space before it."""
+    ids = tokenizer.encode("s" + text, special_tokens=False)
+    assert tokenizer.decode(ids) == "s" + text
+    return ids[len(tokenizer.encode("s", special_tokens=False)) :]

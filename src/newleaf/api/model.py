@@ -275,7 +275,7 @@ class Model:
         draft = options.pop("draft", None)
         config, how, speaker = self.chat_options(options), _rendering(template), self._speaker()
         check_drafting(draft is not None, config)
-        return speaker.answer(speaker.prompt(messages, how), config, self._answerer(draft), how.tools)
+        return speaker.answer(speaker.prompt(messages, how), config, self._answerer(draft), how.tools, how.continue_final_message)
 
     def conversation(self, system: str | None = None, *, draft: Model | None = None, **options: Any) -> Conversation:
         """A conversation that keeps what the network has read from turn to turn. Options are the template's: tools, documents,

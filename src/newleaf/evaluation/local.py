@@ -153,7 +153,11 @@ class LocalSubject:
             text.end = piece.end or text.end
             own = [texts.get((piece.prompt, sample)) for sample in range(config.n)]
             if piece.end and all(each is not None and each.end for each in own):
-                yield piece.prompt, [each.text for each in own if each is not None]
+                yield piece.prompt, [self._by_itself(each.text) for each in own if each is not None]
+
+    def _by_itself(self, text: str) -> str:
+        """The harness decodes what was written without its prompt."""
+        return text.removeprefix(" ") if self.tokenizer.drops_first_space else text
 
     @cached_property
     def _engine(self) -> Engine:

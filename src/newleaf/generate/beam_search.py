@@ -51,7 +51,7 @@ def _end(row: Row, tokenizer: Tokenizer) -> str | None:
     if token in row.end_ids:
         return "end" if token == tokenizer.eos_id and token not in config.stop_ids else "stop"
     if config.stop:
-        text = tokenizer.decode(row.ids[row.prompt :])
+        text = tokenizer.decode_after(row.ids[: row.prompt], row.ids[row.prompt :])
         if any(stop in text for stop in config.stop):
             return "stop"
     if row.constraint is not None and row.constraint.complete:

@@ -95,10 +95,11 @@ class Plan:
     shown: Mapping[int, str]
     source: str  # the template's
     ended_by_text: str  # what an end at a stop string means
+    space: str = ""  # the template's own before an answer's text
 
     def splitter(self) -> Splitter:
         """For one answer: tells thoughts from what is said."""
-        return splitter(self.source, self.prompt.text)
+        return splitter(self.source, self.prompt.text, self.space)
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,11 @@ class Speaker:
         """What the network is to go on from: the conversation, and the beginning of an answer unless the last message is gone on with."""
         return self.template.encode(messages, replace(how, add_generation_prompt=not how.continue_final_message))
 
-    def plan(self, prompt: Prompt, config: SamplingConfig, tools: Any = None) -> Plan:
-        """How an answer to the prompt is to be written. Raises InputError when the prompt leaves no room for one."""
+    def plan(self, prompt: Prompt, config: SamplingConfig, tools: Any = None, go_on: bool = False) -> Plan:
+        """How an answer to the prompt is to be written; `go_on` says that the prompt ends with the beginning of one.
+
+        Raises InputError when the prompt leaves no room for an answer.
+        """
         limit = self.context_length
         room = limit - len(prompt.ids)
         if room < 1:
@@ -128,11 +132,13 @@ class Speaker:
         source = self.template.source(tools)
         marks = {self.template.control_id(mark): mark for mark in marks_in(source)}
         shown = {token: mark for token, mark in marks.items() if token is not None and token not in ends}
-        return Plan(prompt, config, ends, shown, source, ended_by_text)
+        return Plan(prompt, config, ends, shown, source, ended_by_text, "" if go_on else self.template.answer_space)
 
-    def answer(self, prompt: Prompt, config: SamplingConfig, writer: Answerer, tools: Any = None) -> Iterator[ReplyPiece]:
-        """Write an answer. Raises InputError when the prompt leaves no room for one."""
-        plan = self.plan(prompt, config, tools)
+    def answer(
+        self, prompt: Prompt, config: SamplingConfig, writer: Answerer, tools: Any = None, go_on: bool = False
+    ) -> Iterator[ReplyPiece]:
+        """Write an answer, or the rest of one (`go_on`). Raises InputError when the prompt leaves no room for one."""
+        plan = self.plan(prompt, config, tools, go_on)
         split = plan.splitter()
         for piece, tokens in writer.answer(prompt.ids, plan.config, plan.ends, plan.shown):
             for part in [*split.push(piece.text), *(split.finish() if piece.end else [])]:

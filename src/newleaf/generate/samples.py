@@ -119,7 +119,9 @@ def start(
         for number in range(count):
             own = constraint.fork() if constraint is not None else None
             row = Row(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own)
-            samples.append(Sample(row, place, number, tokenizer.stream_decoder(shown), StopFinder(config.stop)))
+            # What a constraint allows is written as it stands there, even where nothing comes before it.
+            decoder = tokenizer.stream_decoder(shown, after=prompt, inside=own is not None)
+            samples.append(Sample(row, place, number, decoder, StopFinder(config.stop)))
     return samples
 
 

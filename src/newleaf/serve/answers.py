@@ -131,7 +131,7 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
     check_prompt(len(prompt.ids), hosted, limits, "messages")
     config = options(hosted.context - len(prompt.ids), constraint)
     try:
-        plan = _seeing_calls(speaker.plan(prompt, config, how.tools), hosted, form)
+        plan = _seeing_calls(speaker.plan(prompt, config, how.tools, question.go_on), hosted, form)
         hosted.make_room(config.n)
         request = hosted.submit(prompt.ids, plan.config, plan.ends, plan.shown)
     except InputError as error:

@@ -150,6 +150,19 @@ class ChatTemplate:
             return TurnEnd()
         return TurnEnd(text=between.rstrip() or None) if between.strip() else TurnEnd()
 
+    @cached_property
+    def answer_space(self) -> str:
+        """White space that the template puts between the beginning of an answer and its text, as Llama 2's does: the model writes it,
+        and it is no part of what was said. Found by rendering an answer."""
+        asked, answered = "qvxquestionqvx", "qvxanswerqvx"
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        try:
+            begun, whole = self.render(turns[:1], Rendering(add_generation_prompt=True)), self.render(turns)
+        except InputError:  # a template that wants a system message first
+            return ""
+        between, found, _ = whole.removeprefix(begun).partition(answered)
+        return between if found and whole.startswith(begun) and between.isspace() else ""
+
     def control_id(self, token: str) -> int | None:
         """The id of a control token of this template, or None."""
         return self._controls(self.source()).ids.get(token)

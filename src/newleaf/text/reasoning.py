@@ -38,22 +38,32 @@ def marks_in(source: str) -> tuple[str, ...]:
     return (OPEN, CLOSE) if CLOSE in source else ()
 
 
-def splitter(source: str, prompt: str) -> Splitter:
-    """For an answer to `prompt`, the rendered conversation, by a model with this chat template."""
+def splitter(source: str, prompt: str, space: str = "") -> Splitter:
+    """For an answer to `prompt`, the rendered conversation, by a model with this chat template. `space` is what the template puts
+    before an answer's text."""
     marks = marks_in(source)
     if CHANNEL in marks:
         return ChannelSplitter(in_message=prompt.endswith(MESSAGE))
-    return TagSplitter(inside=prompt.rstrip().endswith(OPEN)) if marks else PlainSplitter()
+    return TagSplitter(inside=prompt.rstrip().endswith(OPEN)) if marks else PlainSplitter(space)
 
 
 class PlainSplitter:
-    """Everything is answer."""
+    """Everything is answer, but for the template's own `space` at its beginning."""
+
+    def __init__(self, space: str = "") -> None:
+        self._space, self._held = space, ""
 
     def push(self, text: str) -> list[Part]:
+        if self._space:
+            self._held += text
+            if len(self._held) < len(self._space) and self._space.startswith(self._held):
+                return []
+            text, self._held, self._space = self._held.removeprefix(self._space), "", ""
         return [Part("content", text)] if text else []
 
     def finish(self) -> list[Part]:
-        return []
+        rest, self._held = self._held, ""
+        return [Part("content", rest)] if rest else []
 
 
 class TagSplitter:

@@ -4,9 +4,11 @@ import codecs
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from newleaf.text.components import is_byte_token
+from newleaf.text.components import BYTE_TOKEN, is_byte_token
 
 REPLACEMENT = "\ufffd"
+LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
+CONTEXT = 8  # tokens of what stands before that a decoder is shown
 
 
 class StreamDecoder(Protocol):
@@ -20,11 +22,12 @@ class StreamDecoder(Protocol):
 
 
 class ByteStreamDecoder:
-    """For vocabularies whose tokens are bytes: an incremental UTF-8 decoder over them."""
+    """For vocabularies whose tokens are bytes: an incremental UTF-8 decoder over them. A character that `after` began is completed."""
 
-    def __init__(self, bytes_of_tokens: list[bytes]) -> None:
+    def __init__(self, bytes_of_tokens: list[bytes], after: Sequence[int] = ()) -> None:
         self._bytes = bytes_of_tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder.decode(b"".join(bytes_of_tokens[token_id] for token_id in after[-LONGEST_CHARACTER:]))
 
     def push(self, token_id: int) -> str:
         return self._decoder.decode(self._bytes[token_id])
@@ -38,14 +41,14 @@ class ComparingStreamDecoder:
 
     The window keeps what went out last, since a decoder may strip the first space or join marks to the word before. `token` gives a
     token's string, None for one that decoding skips. Byte-fallback tokens wait for the end of their run: one bad byte makes the
-    decoder replace the whole run.
+    decoder replace the whole run. The window begins with the last ids of `after`, which stand before the text.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], token: Callable[[int], str | None]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], token: Callable[[int], str | None], after: Sequence[int] = ()) -> None:
         self._decode = decode
         self._token = token
-        self._ids: list[int] = []
-        self._told = 0
+        self._ids = self._context(after)
+        self._told = len(self._ids) - self._unfinished()
         self._start = 0
 
     def push(self, token_id: int) -> str:
@@ -58,6 +61,32 @@ class ComparingStreamDecoder:
     def finish(self) -> str:
         return self._flush(final=True)
 
+    def _context(self, after: Sequence[int]) -> list[int]:
+        """The last ids of `after` that decode to something; a run of byte tokens is taken whole, or it would decode to other text."""
+        found: list[int] = []
+        in_run = False
+        for token_id in reversed(after):
+            token = self._token(token_id)
+            if token is None:
+                continue
+            if len(found) >= CONTEXT and not (in_run and is_byte_token(token)):
+                break
+            found.append(token_id)
+            in_run = is_byte_token(token)
+        return found[::-1]
+
+    def _unfinished(self) -> int:
+        """Byte tokens at the end of the context that begin a character and do not complete it."""
+        run: list[int] = []
+        for token_id in reversed(self._ids):
+            byte = BYTE_TOKEN.fullmatch(self._token(token_id) or "")
+            if byte is None:
+                break
+            run.append(int(byte[1], 16))
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        decoder.decode(bytes(run[::-1]))
+        return len(decoder.getstate()[0])
+
     def _flush(self, final: bool = False) -> str:
         before = self._decode(self._ids[self._start : self._told])
         text = self._decode(self._ids[self._start :])
@@ -68,7 +97,8 @@ class ComparingStreamDecoder:
 
 
 class ShowingStreamDecoder:
-    """Shows some special tokens, which decoding leaves out, as text of their own; what stands between them is decoded apart."""
+    """Shows some special tokens, which decoding leaves out, as text of their own. What stands between them is decoded by a decoder
+    of its own, which `fresh` makes: it begins inside a text."""
 
     def __init__(self, first: StreamDecoder, fresh: Callable[[], StreamDecoder], shown: Mapping[int, str]) -> None:
         self._decoder = first

@@ -73,14 +73,22 @@ class Tokenizer:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
 
-    def stream_decoder(self, shown: Mapping[int, str] | None = None) -> StreamDecoder:
-        """Decodes id by id: the pieces put together are `decode(ids)`, with the text of `shown` where those special tokens stand."""
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that `ids` add to that of `before`. SentencePiece decodes a text's first token without the space that begins it; what
+        goes on with a text keeps that space."""
+        decoder = self.stream_decoder(after=before)
+        return "".join(map(decoder.push, ids)) + decoder.finish()
+
+    def stream_decoder(self, shown: Mapping[int, str] | None = None, after: Sequence[int] = (), inside: bool = False) -> StreamDecoder:
+        """Decodes id by id: the pieces put together are what the ids add to the text of the ids `after`, with the text of `shown` where
+        those special tokens stand. `inside` says that a text stands before them, whatever it is."""
+        after = [*self._some_token, *after] if inside else after
         plain: StreamDecoder
         if self._byte_level:
-            plain = ByteStreamDecoder(self.bytes_of_tokens)
+            plain = ByteStreamDecoder(self.bytes_of_tokens, after)
         else:
-            plain = ComparingStreamDecoder(self.decode, lambda i: self.backend.id_to_token(i) if self.bytes_of_tokens[i] else None)
-        return ShowingStreamDecoder(plain, self.stream_decoder, shown) if shown else plain
+            plain = ComparingStreamDecoder(self.decode, lambda i: self.backend.id_to_token(i) if self.bytes_of_tokens[i] else None, after)
+        return ShowingStreamDecoder(plain, lambda: self.stream_decoder(inside=True), shown) if shown else plain
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for; empty for special tokens."""
@@ -125,6 +133,20 @@ class Tokenizer:
     def _description(self) -> dict[str, Any]:
         description: dict[str, Any] = json.loads(self.backend.to_str())
         return description
+
+    @cached_property
+    def drops_first_space(self) -> bool:
+        """Whether decoding leaves out the space that begins a text, which SentencePiece puts before each, or GPT-1's tokens end with."""
+        spaced = next((token for token, text in enumerate(self.bytes_of_tokens) if text.strip() and text.strip(b" ") != text), None)
+        if spaced is None:
+            return False
+        before = [spaced] if self.bytes_of_tokens[spaced].endswith(b" ") else self._some_token
+        return self.decode_after(before, [spaced]).startswith(" ") and not self.decode([spaced]).startswith(" ")
+
+    @cached_property
+    def _some_token(self) -> list[int]:
+        """A token of letters or digits, if there is one."""
+        return [token for token, text in enumerate(self.bytes_of_tokens) if text.isalnum()][:1]
 
     @cached_property
     def _byte_level(self) -> bool:
