@@ -18,6 +18,8 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from newleaf.text.plain_vocabulary import reachable, without
+
 PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
 
 
@@ -111,6 +113,7 @@ class ControlTokens:
             description["post_processor"] = None  # it would only trim white space off the places of tokens
             for token in description["added_tokens"]:
                 token["special"] = token["special"] or token["content"] in self.ids
+            description = without(description, reachable(description, self.ids))
             backend = tokenizers.Tokenizer.from_str(json.dumps(description))
             backend.encode_special_tokens = True  # tokens called special are text to it, and the twins are not called so
             secret = secrets.token_hex(12)

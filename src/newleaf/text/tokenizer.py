@@ -11,8 +11,9 @@ from typing import Any
 import tokenizers
 
 from newleaf.errors import InputError
-from newleaf.text.components import byte_table, decodes_exactly, is_byte_level, kind_of
+from newleaf.text.components import BYTE_TOKEN, byte_table, decodes_exactly, is_byte_level, kind_of
 from newleaf.text.load_tokenizer import OTHER_NAMES, read_tokenizer
+from newleaf.text.plain_vocabulary import reachable, with_unlikely_bytes, without
 from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
 
 KEPT_SETTINGS = ("chat_template", "model_max_length", *OTHER_NAMES)
@@ -63,11 +64,39 @@ class Tokenizer:
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Ids of a text; with `special_tokens`, what the tokenizer's own post-processor adds (nothing for new tokenizers)."""
-        return list(self.backend.encode(text, add_special_tokens=special_tokens).ids)
+        return list(self._encoder(text).encode(text, add_special_tokens=special_tokens).ids)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode`, and the characters [start, end) of the text that each id stands for; (0, 0) for special tokens."""
+        found = self._encoder(text).encode(text)
+        return list(found.ids), list(found.offsets)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text in parallel, without special tokens."""
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        if any(self._encoder(text) is not self._plain_backend for text in texts):
+            return [self.encode(text, special_tokens=False) for text in texts]
+        return [encoding.ids for encoding in self._plain_backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _encoder(self, text: str) -> tokenizers.Tokenizer:
+        """The backend for this text, to which the names of special tokens and of bytes are text."""
+        if self._spells_bytes and BYTE_TOKEN.search(text):
+            return self._unlikely_bytes
+        return self._plain_backend
+
+    @cached_property
+    def _plain_backend(self) -> tokenizers.Tokenizer:
+        special = {token["content"] for token in self._description["added_tokens"] if token["special"]}
+        names = reachable(self._description, special)
+        return _made(without(self._description, names)) if names else self.backend
+
+    @cached_property
+    def _spells_bytes(self) -> bool:
+        model = self._description["model"]
+        return bool(model["type"] == "Unigram" and model.get("byte_fallback"))
+
+    @cached_property
+    def _unlikely_bytes(self) -> tokenizers.Tokenizer:
+        return _made(with_unlikely_bytes(json.loads(self._plain_backend.to_str())))
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
@@ -151,6 +180,12 @@ class Tokenizer:
     @cached_property
     def _byte_level(self) -> bool:
         return is_byte_level(self._description)
+
+
+def _made(description: dict[str, Any]) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(json.dumps(description))
+    backend.encode_special_tokens = True
+    return backend
 
 
 def _write(path: Path, text: str) -> None:
