@@ -56,6 +56,40 @@ def test_echo_scores_the_prompt_as_the_network_does(client: openai.OpenAI, model
     assert max(got.logprobs.top_logprobs[1].values()) == pytest.approx(float(rows[0].max()), abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["endless", "mistral"])
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_text_offset_says_where_in_the_text_each_token_begins(client: openai.OpenAI, models: Path, name: str, as_ids: bool) -> None:
+    """Half of a character begins where the character does, and what a tokenizer puts before a text begins at 0."""
+    tokenizer = newleaf.load(models / name).tokenizer
+    text = "ap 🤖 is[INST]"
+    ids = tokenizer.encode(text)
+    got = client.completions.create(model=name, prompt=ids if as_ids else text, echo=True, logprobs=0, max_tokens=4).choices[0]
+    offsets, at = got.logprobs.text_offset, 0
+    assert got.text.startswith(text)
+    for token, offset in zip(ids, offsets, strict=False):
+        written = tokenizer.token_bytes(token)
+        if at == 0 and name == "mistral":
+            written = written.removeprefix(b" ")  # SentencePiece's own
+        assert offset == len(text.encode()[:at].decode("utf-8", "ignore")), tokenizer.backend.id_to_token(token)
+        at += len(written)
+    assert at == len(text.encode())
+    assert offsets[len(ids)] == len(text)
+    robot = text.index("🤖")
+    assert offsets.count(robot) >= 4  # one token for each byte
+
+
+def test_tokenizing_a_conversation_counts_what_chat_reads(client: openai.OpenAI, server: Running) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"what":   "Paris"}'}}
+    messages = [
+        {"role": "user", "content": "What?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2 < 3"},
+    ]
+    for name in ("qwen3", "chatml"):
+        read = client.chat.completions.create(model=name, messages=messages, max_tokens=1).usage.prompt_tokens
+        assert server.post("/tokenize", model=name, messages=messages).json()["count"] == read
+
+
 def test_prompts_that_do_not_fit_are_refused_with_openais_code(client: openai.OpenAI) -> None:
     for options in ({"prompt": "a " * 9000}, {"prompt": "a", "max_tokens": 4096}):
         with pytest.raises(openai.BadRequestError) as refused:

@@ -16,7 +16,7 @@ def search(runner: Runner, tokenizer: Tokenizer, row: Row) -> list[Finished]:
     found, rows = BeamSearch(config.beams, config.length_penalty), [row]
     logits = runner.start([row.ids])
     while True:
-        logprobs = shape(logits[:, : tokenizer.vocab_size].log_softmax(-1), rows)
+        logprobs = shape(logits.log_softmax(-1)[:, : tokenizer.vocab_size], rows)
         before = found.scores[0]
         open_, parents = _sort_out(found, found.candidates(logprobs, len(row.end_ids)), rows, tokenizer)
         if not open_ and not found.finished:

@@ -282,7 +282,7 @@ class Engine:
                 chosen.append((sequence, row, part.wanted, guessed))
                 row += part.wanted
         with one_thread():
-            tokens = self._choose(logits[:, : self.tokenizer.vocab_size], chosen, {id(sequence): part.ids for sequence, part, _ in plan})
+            tokens = self._choose(logits, chosen, {id(sequence): part.ids for sequence, part, _ in plan})
         if tokens:
             self.guesser.pace.note_choice(tokens, time.perf_counter() - ran)
         if len(plan) == len(chosen) and row == sum(len(part.ids) for _, part, _ in plan):  # nothing but writing
@@ -291,12 +291,13 @@ class Engine:
     def _choose(self, logits: Tensor, chosen: list[tuple[Sequence, int, int, int]], read: dict[int, Several[int]]) -> int:
         """A token for every text; a further one for those whose guess was that token, and so on. Returns how many."""
         alive, depth, count = [entry for entry in chosen if not entry[0].done], 0, 0
+        known = self.tokenizer.vocab_size  # a network may have more rows than the tokenizer has tokens
         while alive:
             rows = [sequence.sample.row for sequence, *_ in alive]
             part = logits if len(alive) == len(logits) else logits[[first + depth for _, first, *_ in alive]]
-            tokens = choose(part, rows)
+            tokens = choose(part[:, :known], rows)
             if any(row.config.logprobs is not None or row.config.best_of is not None for row in rows):
-                add_scores(part, [sequence.sample for sequence, *_ in alive], tokens)
+                add_scores(part, [sequence.sample for sequence, *_ in alive], tokens, known)
             further = []
             for entry, token in zip(alive, tokens, strict=True):
                 sequence, _, _, guessed = entry

@@ -23,11 +23,12 @@ class TokenScore:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def score(logits: Tensor, ids: Sequence[int], top: int) -> list[TokenScore]:
-    """Scores of ids [R] under logits [R, V], each with the `top` likeliest, likeliest first."""
+def score(logits: Tensor, ids: Sequence[int], top: int, known: int) -> list[TokenScore]:
+    """Scores of ids [R] under logits [R, V], each with the `top` likeliest of the first `known` ids, likeliest first. Rows of a network's
+    head beyond the tokenizer's ids have their share of the probability, as everywhere in stock transformers."""
     logprobs = logits.float().log_softmax(-1)
     own = logprobs.gather(1, torch.tensor(ids, dtype=torch.long)[:, None]).squeeze(1).tolist()
-    best = logprobs.topk(min(top, logits.shape[1]))
+    best = logprobs[:, :known].topk(min(top, known, logits.shape[1]))
     pairs = [tuple(zip(row_ids, row, strict=True)) for row_ids, row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
     return [TokenScore(token, value, row) for token, value, row in zip(ids, own, pairs, strict=True)]
 
@@ -40,6 +41,6 @@ def score_prompt(network: GPT, ids: Sequence[int], known: int, top: int) -> list
         with evaluating(network):
             hidden = network.hidden(torch.tensor([list(ids[:-1])], device=network.device))[0]
         for start in range(0, len(hidden), CHUNK):
-            logits = network.head(hidden[start : start + CHUNK])[:, :known].float().cpu()
-            scores += score(logits, ids[start + 1 : start + 1 + len(logits)], top)
+            logits = network.head(hidden[start : start + CHUNK]).float().cpu()
+            scores += score(logits, ids[start + 1 : start + 1 + len(logits)], top, known)
     return scores

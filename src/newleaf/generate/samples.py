@@ -131,11 +131,11 @@ def run(runner: Runner, samples: Sequence[Sample], tokenizer: Tokenizer, scored:
     scored = scored or any(sample.row.config.logprobs is not None for sample in samples)
     logits = runner.start([sample.row.ids for sample in alive])
     while alive:
-        logits = logits[:, : tokenizer.vocab_size]  # a network may have more rows than the tokenizer has tokens
         with one_thread():
-            tokens = choose(logits, [sample.row for sample in alive])
+            # A network may have more rows than the tokenizer has tokens.
+            tokens = choose(logits[:, : tokenizer.vocab_size], [sample.row for sample in alive])
             if scored:
-                add_scores(logits, alive, tokens)
+                add_scores(logits, alive, tokens, tokenizer.vocab_size)
         for sample, token in zip(alive, tokens, strict=True):
             text = sample.take(token)
             if text or sample.end:
@@ -160,10 +160,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def add_scores(logits: Tensor, samples: Sequence[Sample], tokens: Sequence[int]) -> None:
-    """Add each token's score to its text; STUCK has none."""
+def add_scores(logits: Tensor, samples: Sequence[Sample], tokens: Sequence[int], known: int) -> None:
+    """Add each token's score to its text; STUCK has none. `known` is the tokenizer's size."""
     top = max(sample.row.config.logprobs or 0 for sample in samples)
-    for sample, token, found in zip(samples, tokens, score(logits, [max(token, 0) for token in tokens], top), strict=True):
+    for sample, token, found in zip(samples, tokens, score(logits, [max(token, 0) for token in tokens], top, known), strict=True):
         if token != STUCK:
             sample.logprob += found.logprob or 0.0
             if sample.row.config.logprobs is not None:

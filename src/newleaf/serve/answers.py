@@ -121,7 +121,7 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
         variables={**(question.variables or {}), **_effort(question.effort, source)},
     )
     try:
-        prompt = _prompt(speaker, question.messages, tools, form_of(source), how)
+        prompt = conversation_prompt(speaker, question.messages, tools, form_of(source), how)
     except InputError as error:
         raise refused(error) from None
     names = [tool["function"]["name"] for tool in tools]
@@ -139,7 +139,7 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
     return Answers(plan, request, form, names, question.parallel)
 
 
-def _prompt(speaker: Speaker, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
+def conversation_prompt(speaker: Speaker, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
     """The conversation as the model reads it. Templates without a place for tools get them in the system message, and those without
     a system message in the first of the user's."""
     messages = check_messages(messages)

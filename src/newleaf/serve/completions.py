@@ -26,6 +26,7 @@ from newleaf.serve.sampling import check_prompt, most_tokens, sampling
 from newleaf.serve.schemas import CompletionRequest
 from newleaf.serve.serving import Serving
 from newleaf.serve.streams import DONE, EventStream, event, unless_gone
+from newleaf.text.offsets import TextOffsets, prompt_offsets
 from newleaf.text.tokenizer import Tokenizer
 
 LENGTH = 16  # tokens that are written where nobody says how many, as OpenAI has it
@@ -160,7 +161,7 @@ class Choices:
         self.body, self.hosted, self.texts = body, hosted, texts
         self.count = body.n or 1
         self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": hosted.name, "object": "text_completion"}
-        self._offsets = [0] * (self.count * len(texts.prompts))
+        self._offsets: dict[int, TextOffsets] = {}
 
     @property
     def usage(self) -> dict[str, int]:
@@ -172,30 +173,44 @@ class Choices:
         if not self.body.echo:
             return []
         found = []
+        model = self.hosted.model
         for number, (text, ids) in enumerate(self.texts.prompts):
             scores: list[TokenScore] = []
             if self.body.logprobs is not None:
-                model, top = self.hosted.model, self.body.logprobs
+                top = self.body.logprobs
                 score = functools.partial(score_prompt, model.network, ids, model.tokenizer.vocab_size, top)
                 scores = await self.hosted.aside(score)
-            found += [self.choice(number * self.count + each, text, scores, None) for each in range(self.count)]
+            offsets = self._echoed(text, ids, number) if scores else []
+            for each in range(self.count):
+                index = number * self.count + each
+                self._offsets[index] = TextOffsets(model.tokenizer, len(text), ids)
+                found.append(self.choice(index, text, scores, None, offsets))
         return found
+
+    def _echoed(self, text: str, ids: Sequence[int], number: int) -> list[int]:
+        """Where the tokens of a prompt begin in its echo."""
+        if isinstance(prompts_of(self.body.prompt)[number], str):
+            return prompt_offsets(self.hosted.model.tokenizer, text, ids)
+        return list(map(TextOffsets(self.hosted.model.tokenizer), ids))
 
     def of(self, number: int, piece: Piece) -> dict[str, Any]:
         return self.choice(number * self.count + piece.sample, piece.text, piece.scores, piece.end)
 
-    def choice(self, index: int, text: str, scores: Sequence[TokenScore], end: str | None) -> dict[str, Any]:
+    def choice(
+        self, index: int, text: str, scores: Sequence[TokenScore], end: str | None, offsets: Sequence[int] | None = None
+    ) -> dict[str, Any]:
+        """`offsets` are the tokens' places, where they are known; those that are written follow the ones before."""
         reason = None if end is None else "length" if end in ("length", "stuck") else "stop"
-        logprobs = self._logprobs(index, scores) if self.body.logprobs is not None else None
+        logprobs = self._logprobs(index, scores, offsets) if self.body.logprobs is not None else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, index: int, scores: Sequence[TokenScore]) -> dict[str, Any]:
+    def _logprobs(self, index: int, scores: Sequence[TokenScore], offsets: Sequence[int] | None) -> dict[str, Any]:
         tokenizer = self.hosted.model.tokenizer
         names = [token_name(tokenizer, score.id) for score in scores]
-        offsets = []
-        for score in scores:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(token_text(tokenizer, score.id))
+        if offsets is None:
+            if index not in self._offsets:
+                self._offsets[index] = TextOffsets(tokenizer, 0, self.texts.prompts[index // self.count][1])
+            offsets = [self._offsets[index](score.id) for score in scores]
         tops = [
             None if score.logprob is None else {**dict(self._named(score.top)), name: score.logprob} for name, score in zip(names, scores)
         ]
@@ -203,7 +218,7 @@ class Choices:
             "tokens": names,
             "token_logprobs": [score.logprob for score in scores],
             "top_logprobs": tops,
-            "text_offset": offsets,
+            "text_offset": list(offsets),
             "token_ids": [score.id for score in scores],
         }
 

@@ -7,12 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from newleaf.errors import InputError
+from newleaf.serve.answers import conversation_prompt
 from newleaf.serve.chat import token_text
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.routes import router
 from newleaf.serve.schemas import DetokenizeRequest, TokenizeRequest
 from newleaf.serve.serving import Serving
+from newleaf.serve.tool_calls import form_of
 from newleaf.text.chat_template import Rendering
 
 
@@ -48,6 +50,7 @@ def _ids(hosted: Hosted, body: TokenizeRequest) -> list[int]:
         return hosted.model.tokenizer.encode(body.prompt, body.add_special_tokens)
     messages = [message.model_dump(exclude_none=True) for message in body.messages or ()]
     try:
-        return hosted.speaker.template.encode(messages, Rendering(add_generation_prompt=True)).ids
+        speaker = hosted.speaker
+        return conversation_prompt(speaker, messages, (), form_of(speaker.template.source()), Rendering()).ids
     except InputError as error:
         raise refused(error) from None
