@@ -81,7 +81,7 @@ def test_tokens_come_from_the_cache_until_the_tokenizer_changes(tmp_path: Path) 
 def test_one_flipped_bit_in_cached_tokens_is_named_and_they_are_made_anew(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train, validation, _ = prepared_shard(tmp_path, "\n".join(LINES), document="line", val_fraction=0.2)
+    train, _, _ = prepared_shard(tmp_path, "\n".join(LINES), document="line", val_fraction=0.2)
     expected = train.tokens.tolist(), train.document_starts.tolist()
     file = tmp_path / "cache" / "tokens" / train.fingerprint / name
     data = bytearray(file.read_bytes())

@@ -36,7 +36,8 @@ def key_of(*parts: Any) -> str:
 def cached(folder: Path, build: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
     """What was sealed in `folder`, and whether it was there; if not, `build` fills a folder aside and says what to seal with it.
 
-    Each file's checksum is compared on opening, which reads it once; a warning names one that was damaged. Raises InputError when the disk is full or does not let us write.
+    Each file's checksum is compared on opening, which reads it once; a warning names one that was damaged. Raises InputError when
+    the disk is full or does not let us write.
     """
     found = _open_sealed(folder)
     if found is not None:
