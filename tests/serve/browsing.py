@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 from chat_folders import make_chat_model
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from newleaf.serve.app import PAGE
+from newleaf.serve.page import read_assets
 
 PATIENCE = 30_000  # milliseconds, for machines that are busy
 ENDLESS = 30_000  # tokens: many seconds of writing
+SPECS = Path(__file__).parent / "specs"
 CONTEXT = ENDLESS + 2768
 
 
@@ -35,6 +39,27 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
+
+
+@contextmanager
+def modules_page() -> Iterator[Page]:
+    """An empty page that can import the page's modules, and those of tests/serve/specs."""
+    files = read_assets(PAGE)
+
+    def fulfil(route: Route) -> None:
+        name = route.request.url.removeprefix("http://page/")
+        if name.startswith("specs/"):
+            route.fulfill(content_type="text/javascript", body=(SPECS / name.removeprefix("specs/")).read_bytes())
+        elif name in files:
+            route.fulfill(content_type=files[name].type, body=files[name].content)
+        else:
+            route.fulfill(content_type="text/html", body="<!doctype html><title>empty</title><body></body>")
+
+    with chromium() as browser:
+        page = browser.new_page()
+        page.route("http://page/**", fulfil)
+        page.goto("http://page/")
+        yield page
 
 
 @dataclass

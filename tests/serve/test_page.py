@@ -488,7 +488,7 @@ def test_thoughts_stand_apart_and_models_can_be_chosen(seen: Visit) -> None:
     with page.expect_request("**/v1/chat/completions") as asked:
         seen.ask("Is it?")
     assert asked.value.post_data_json["model"] == "other"
-    assert page.locator(".message.assistant > .body > .prose").inner_html() == "<p><strong>Yes</strong> &lt;b&gt;no&lt;/b&gt;</p>"
+    assert page.locator(".message.assistant > .body > .prose").inner_html() == '<p dir="auto"><strong>Yes</strong> <b>no</b></p>'
     expect(page.get_by_text("Let me see.")).to_be_hidden()
     page.get_by_text("Thoughts").click()
     expect(page.get_by_text("Let me see.")).to_be_visible()

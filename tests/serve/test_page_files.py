@@ -1,7 +1,8 @@
-"""The page's files over HTTP, and the page's own modules: Markdown that cannot run, tokens that make up text, branches, axes."""
+"""The page's files over HTTP, and the page's own modules: tokens that make up text, branches, axes, events."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 pytest.importorskip("fastapi", reason="needs FastAPI (pip install 'newleaf[serve]')")
 pytest.importorskip("playwright", reason="needs playwright (pip install 'newleaf[test]')")
 
-from browsing import chromium
+from browsing import modules_page
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import Page, Route
+from playwright.sync_api import Page
 
 from newleaf.serve.app import PAGE
 from newleaf.serve.page import page_router, read_assets
@@ -31,31 +32,8 @@ def client() -> TestClient:
 
 @pytest.fixture(scope="module")
 def modules() -> Iterator[Page]:
-    """An empty page that can import the page's modules."""
-
-    def fulfil(route: Route) -> None:
-        asset = FILES.get(route.request.url.removeprefix("http://page/"))
-        if asset is None:
-            route.fulfill(content_type="text/html", body="<!doctype html><title>empty</title><body></body>")
-        else:
-            route.fulfill(content_type=asset.type, body=asset.content)
-
-    with chromium() as browser:
-        page = browser.new_page()
-        page.route("http://page/**", fulfil)
-        page.goto("http://page/")
+    with modules_page() as page:
         yield page
-
-
-def rendered(page: Page, text: str) -> str:
-    script = """async (text) => {
-        const { markdown } = await import("/js/markdown.js");
-        const place = document.createElement("div");
-        place.append(markdown(text));
-        return place.innerHTML;
-    }"""
-    found: str = page.evaluate(script, text)
-    return found
 
 
 def test_every_file_is_served_with_a_policy_that_runs_nothing_else(client: TestClient) -> None:
@@ -71,6 +49,19 @@ def test_every_file_is_served_with_a_policy_that_runs_nothing_else(client: TestC
         assert client.get(f"/{name}" if name != "index.html" else "/", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
 
 
+def test_vendored_files_are_those_that_were_fetched_and_bring_their_licenses() -> None:
+    folder = PAGE / "vendor"
+    told = json.loads((folder / "vendored.json").read_text("utf-8"))
+    assert {"markdown-it", "temml", "@highlightjs/cdn-assets"} == {package["name"] for package in told}
+    digests = {f"vendor/{name}": digest for package in told for name, digest in package["files"].items()}
+    assert {name: hashlib.sha256(FILES[name].content).hexdigest() for name in FILES if name not in OURS} == digests
+    assert sum(len(FILES[name].content) for name in digests) < 500_000
+    for package in told:
+        license_text = (folder / f"{package['name'].strip('@').replace('/', '-')}.LICENSE").read_text("utf-8")
+        assert "Copyright" in license_text
+        assert "Permission" in license_text or "Redistribution" in license_text
+
+
 @pytest.mark.parametrize(
     "path",
     ["/../settings.py", "/js/../../settings.py", "/%2e%2e/settings.py", "/js/%2e%2e%2f%2e%2e%2fapp.py", "/js/", "/js", "//etc/passwd"],
@@ -79,85 +70,16 @@ def test_no_path_leads_out_of_the_pages_folder(path: str, client: TestClient) ->
     assert client.get(path).status_code == 404
 
 
+OURS = {name: asset for name, asset in FILES.items() if not name.startswith("vendor/")}
+
+
 def test_no_file_asks_another_origin_or_makes_markup_of_text() -> None:
-    for name, asset in FILES.items():
+    for name, asset in OURS.items():
         text = asset.content.decode()
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "style=", "onclick="):
             assert word not in text, (name, word)
         if not name.endswith(".svg"):
             assert "https://" not in text.replace("https?://", ""), name
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("plain", "<p>plain</p>"),
-        ("one\ntwo\n\nthree", "<p>one<br>two</p><p>three</p>"),
-        ("**bold** and *it* and `x < y`", "<p><strong>bold</strong> and <em>it</em> and <code>x &lt; y</code></p>"),
-        ("snake_case_name and 2 * 3 * 4", "<p>snake_case_name and 2 * 3 * 4</p>"),
-        ("**never closed", "<p>**never closed</p>"),
-        ("**bold *and* it**", "<p><strong>bold <em>and</em> it</strong></p>"),
-        ("# Title", "<h3>Title</h3>"),
-        ("- a\n- b\n  - c", "<ul><li>a</li><li>b<ul><li>c</li></ul></li></ul>"),
-        ("3. a\n4. b", '<ol start="3"><li>a</li><li>b</li></ol>'),
-        ("> said\n> so", "<blockquote><p>said<br>so</p></blockquote>"),
-        ("~~no~~ \\*star\\*", "<p><del>no</del> *star*</p>"),
-        ("---", "<hr>"),
-        ("<script>alert(1)</script>", "<p>&lt;script&gt;alert(1)&lt;/script&gt;</p>"),
-        ('<img src=x onerror="alert(1)">', '<p>&lt;img src=x onerror="alert(1)"&gt;</p>'),
-        ("[x](javascript:alert(1))", "<p>[x](javascript:alert(1))</p>"),
-        ("[x](JaVaScRiPt:alert`1`)", "<p>[x](JaVaScRiPt:alert<code>1</code>)</p>"),
-        ("[x](data:text/html,<script>)", "<p>[x](data:text/html,&lt;script&gt;)</p>"),
-        ("[x](//evil)", "<p>[x](//evil)</p>"),
-    ],
-)
-def test_markdown_becomes_these_nodes(text: str, expected: str, modules: Page) -> None:
-    assert rendered(modules, text) == expected
-
-
-def test_links_open_elsewhere_and_tell_nothing(modules: Page) -> None:
-    script = """async (text) => {
-        const { markdown } = await import("/js/markdown.js");
-        return [...markdown(text).querySelectorAll("*")].map((node) => [node.tagName, node.getAttribute("href"), node.target, node.rel]);
-    }"""
-    found = modules.evaluate(script, 'See [a *b*](https://x.org/?q="><script>) and https://y.org/z.')
-    told = ["_blank", "noopener noreferrer nofollow"]
-    assert [node for node in found if node[0] == "A"] == [["A", 'https://x.org/?q="><script>', *told], ["A", "https://y.org/z", *told]]
-    assert [node[0] for node in found] == ["P", "A", "EM", "A"]
-
-
-def test_code_is_kept_as_it_is_while_it_is_being_written(modules: Page) -> None:
-    script = """async (text) => {
-        const { markdown } = await import("/js/markdown.js");
-        const place = document.createElement("div");
-        place.append(markdown(text));
-        return [...place.querySelectorAll("pre code")].map((node) => node.textContent);
-    }"""
-    code = "def f(x):\n    return x * 2  # **not bold**\n\n<b>"
-    assert modules.evaluate(script, f"So:\n```python\n{code}\n```\nDone") == [code]
-    assert modules.evaluate(script, f"So:\n```python\n{code}") == [code]  # not closed yet
-
-
-def test_tables_have_a_head_and_rows(modules: Page) -> None:
-    found = rendered(modules, "| a | b |\n|---|:-:|\n| 1 | **2** |")
-    assert '<th scope="col">a</th><th scope="col">b</th>' in found
-    assert "<td>1</td><td><strong>2</strong></td>" in found
-
-
-@pytest.mark.parametrize(
-    "piece", ["*", "_a", "`", "[", "[a](", "> ", "- ", "  - ", "|", "\\", "**a", "1. ", "```\n", "# ", "~~", "![", "h"]
-)
-def test_hostile_markdown_takes_no_time(piece: str, modules: Page) -> None:
-    script = """async (text) => {
-        const { markdown } = await import("/js/markdown.js");
-        const begun = performance.now();
-        const nodes = markdown(text);
-        return [performance.now() - begun, nodes.querySelectorAll("script, img, iframe, style").length];
-    }"""
-    for text in (piece * (20_000 // len(piece)), "\n".join([piece] * 3000)):
-        milliseconds, dangerous = modules.evaluate(script, text)
-        assert milliseconds < 3000  # quadratic work would take minutes
-        assert dangerous == 0
 
 
 def test_a_characters_tokens_are_put_together_and_gone_on_from_at_its_end_only(modules: Page) -> None:

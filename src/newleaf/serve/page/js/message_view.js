@@ -2,7 +2,7 @@
 
 import { button, el } from "./dom.js";
 import { icon } from "./icons.js";
-import { markdown } from "./markdown.js";
+import { GrowingMarkdown } from "./markdown.js";
 import { TokenView } from "./token_view.js";
 import { versions } from "./tree.js";
 
@@ -35,30 +35,30 @@ export class MessageView {
     else this.drawAnswer(writing);
   }
 
+  /** The same elements as before, with what is new in them. */
   drawAnswer(writing) {
-    const { node, app } = this;
-    const open = this.body.querySelector("details")?.open ?? false;
-    const parts = [];
-    if (node.reasoning) {
-      parts.push(
-        el(
-          "details",
-          { class: "thoughts", open },
-          el("summary", { text: app.words.say("thoughts") }),
-          el("div", { class: "prose" }, markdown(node.reasoning)),
-        ),
-      );
-    }
-    const copy = (text) => button(app.words.say("copy"), () => app.copy(text), { kind: "small" });
-    parts.push(
-      el(
-        "div",
-        { class: "prose" },
-        markdown(node.content, (text) => [copy(text)]),
-      ),
-    );
-    if (writing && !node.content) parts.push(el("span", { class: "waiting", "aria-hidden": "true" }, el("i"), el("i"), el("i")));
-    this.body.replaceChildren(...parts);
+    const { node } = this;
+    this.answer ??= this.answerParts();
+    const { thoughts, thought, prose, waiting } = this.answer;
+    if (prose.element.parentNode !== this.body) this.body.replaceChildren(prose.element, waiting);
+    if (!node.reasoning) thoughts.remove();
+    else if (thoughts.parentNode !== this.body) this.body.prepend(thoughts);
+    thought.update(node.reasoning ?? "", writing && !node.content);
+    prose.update(node.content, writing);
+    waiting.hidden = !writing || node.content !== "";
+  }
+
+  answerParts() {
+    const { words } = this.app;
+    const copy = (read) => button(words.say("copy"), () => this.app.copy(read()), { kind: "small" });
+    const tools = { say: (name) => words.say(name), codeTools: (read) => [copy(read)] };
+    const thought = new GrowingMarkdown(el("div", { class: "prose" }), tools);
+    return {
+      thought,
+      thoughts: el("details", { class: "thoughts" }, el("summary", { text: words.say("thoughts") }), thought.element),
+      prose: new GrowingMarkdown(el("div", { class: "prose" }), tools),
+      waiting: el("span", { class: "waiting", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
+    };
   }
 
   drawTokens() {

@@ -8,7 +8,7 @@ const NEAR = 80; // pixels from the end within which the reader follows what is 
 
 export class TalkView {
   constructor(app, acts) {
-    Object.assign(this, { app, acts, views: new Map(), due: null });
+    Object.assign(this, { app, acts, views: new Map(), due: null, notBefore: 0 });
     this.list = el("div", { class: "messages" });
     this.element = el("div", { class: "scroll", tabindex: -1 }, this.list);
   }
@@ -50,15 +50,19 @@ export class TalkView {
     );
   }
 
-  /** Draw one answer's text, at most once a frame. */
+  /** Draw one answer's text, at most once a frame, and in no more than a quarter of the time. */
   refresh(node) {
     this.due ??= requestAnimationFrame(() => {
       this.due = null;
+      const begun = performance.now();
+      if (begun < this.notBefore) return this.refresh(node);
       const view = this.views.get(node.id);
-      if (!view) return;
+      if (!view) return undefined;
       const follow = this.atEnd();
       view.drawBody(true);
       if (follow) this.toEnd();
+      this.notBefore = performance.now() + 3 * (performance.now() - begun);
+      return undefined;
     });
   }
 
