@@ -11,17 +11,16 @@ from collections.abc import Callable
 from torch import nn
 
 from newleaf.train.course import Course, Figures
+from newleaf.train.held_out_plan import CHECKS, WARM_UP_ROWS, plan, probe_rows
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
 from newleaf.train.run_folder import RunFolder
 from newleaf.train.schedule import ClockSchedule
 
-CHECKS = 10  # validations of a run whose recipe does not say
 SAMPLE_SHARE = 0.009  # of a timed run, for the text it writes on the way
 WORTHWHILE = 0.5  # of the first sample's time: shorter ones wait for the next validation
 FIRST_SAMPLE = 0.4  # of that share, for what the untrained network writes
-CHECK_SHARE = 0.03  # of a timed run, for the validations on the way
-FEWEST_ROWS = 16  # of such a validation
+MOST_KEPT = 0.5  # of a timed run, for what comes after the last step: training has the other half, whatever a look may take
 LOOKS = 3  # that the pace of the last one is foretold by
 PLOTTED = 0.3  # seconds, until the first plot is measured
 EXIT_SECONDS = 0.3  # what Python takes to end after the last line, and some room
@@ -30,7 +29,11 @@ Sample = tuple[str, str]  # a prompt and what came of it
 
 
 class Checks:
-    """Asks the course's examiner, and keeps the clock's reserve. `rows` is what each validation on the way looks at."""
+    """Asks the course's examiner, and keeps the clock's reserve.
+
+    `rows` is what each of `count` validations on the way looks at. The figures that stand before and after the training are over
+    `closing_rows`, the same ones both times, and the report reads `report_rows`: all there are, unless the time allows no more.
+    """
 
     def __init__(
         self, course: Course, network: nn.Module, heed: Callable[[], None], ranks: Ranks, clock: ClockSchedule | None,
@@ -39,6 +42,9 @@ class Checks:
         self.course, self.ranks, self.clock, self.folder, self.monitor = course, ranks, clock, folder, monitor
         self.examiner = course.examiner(network, heed, ranks)
         self.rows = 0  # not chosen yet
+        self.count = CHECKS
+        self.closing_rows, self.report_rows = self.examiner.all_rows, int(self.examiner.reports)
+        self.closing_seconds = 0.0  # of the last look at the closing rows
         self.paces: deque[float] = deque(maxlen=LOOKS)  # seconds for each row
         self.sample_seconds = 0.0
         self.first_sample = 0.0  # seconds
@@ -50,14 +56,14 @@ class Checks:
         return statistics.median(self.paces) if self.paces else 0.0
 
     @property
-    def sees_all(self) -> bool:
-        """Whether the looks on the way are at the whole validation set."""
-        return self.rows >= self.examiner.all_rows
-
-    @property
     def looks_again(self) -> bool:
         """Whether the best weights are still to be looked at when the training is over."""
-        return not self.sees_all or self.examiner.reports > 0
+        return self.rows < self.closing_rows or self.examiner.reports > 0
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the closing figures are over the whole validation set, and the report over all of its rows."""
+        return self.closing_rows >= self.examiner.all_rows and self.report_rows >= self.examiner.reports
 
     def look(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """Validate on this many rows, or on all."""
@@ -66,27 +72,61 @@ class Checks:
         self.paces.append(self.ranks.of_first(time.monotonic() - begin) / (rows or self.examiner.all_rows))
         return found
 
+    def closing_look(self) -> Figures:
+        """The figures that stand before and after."""
+        begin = time.monotonic()
+        found = self.look(self.closing_rows)
+        self.closing_seconds = self.ranks.of_first(time.monotonic() - begin)
+        return found
+
+    def take_up(self, rows: int, closing: tuple[int, int]) -> None:
+        """Look at as many rows as an earlier part of the run did, or the run that is repeated; zeros leave it open."""
+        self.rows = rows
+        self.closing_rows, self.report_rows = closing[0] or self.closing_rows, closing[1] or self.report_rows
+
     def choose_rows(self) -> None:
-        """By the clock, validations on the way must stay cheap: as many rows as a small share of the time allows, measured once."""
-        wanted = self.rows or min(self.course.train.eval_windows, self.examiner.all_rows)
-        if self.clock is not None:
-            few = min(FEWEST_ROWS, wanted)
-            self.look(few)
-            self.paces.clear()  # the first one warms up
-            self.look(few)
-            affordable = int(CHECK_SHARE * self.clock.length / CHECKS / max(self.row_seconds, 1e-9))
-            wanted = self.rows or min(wanted, max(few, affordable))
-            self.rows = wanted
-            self.reserve(0.0)
-        self.rows = wanted
+        """How many rows each look has: what the recipe says, and by the clock no more than leaves training its time; measured once."""
+        wanted = min(self.course.train.eval_windows, self.examiner.all_rows)
+        if self.clock is None:
+            self.rows = self.rows or wanted
+            return
+        few = min(WARM_UP_ROWS, wanted)
+        self.look(few)
+        probe = probe_rows(self.clock.length, few * self.row_seconds, wanted)
+        self.paces.clear()  # the first one warms up
+        self.look(probe)
+        looks = 2 if self.course.looks_before else 1
+        found = plan(self.clock.length, self.row_seconds, wanted, self.closing_rows, self.report_rows, looks)
+        self.count = found.checks
+        if not self.rows:  # a run that goes on keeps what it had
+            # A single check, which is the one at the end, is the closing look itself.
+            alone = found.checks == 1 and not self.course.train.eval_every
+            self.rows, self.closing_rows = found.closing_rows if alone else found.rows, found.closing_rows
+            self.report_rows = found.report_rows
+            self._say_what_is_seen()
+        self.reserve(0.0)
+
+    def _say_what_is_seen(self) -> None:
+        """Where the closing figures are not over all rows: for people, and for whoever repeats the run."""
+        if self.sees_all:
+            return
+        seen, of = self.closing_rows + self.report_rows, self.examiner.all_rows + self.examiner.reports
+        self.monitor.say(
+            f"Held-out rows: {self.closing_rows:,} of {self.examiner.all_rows:,} are looked at before and after training, the same ones: "
+            f"all would take about {of * self.row_seconds:.0f} s, {seen:,} take {seen * self.row_seconds:.0f} s."
+        )
+        self.folder.record(step=0, closing_windows=self.closing_rows, report_rows=self.report_rows)
 
     def reserve(self, check_seconds: float) -> None:
-        """Keep time for the end: one check more, the whole validation set where no check sees it, and a plot."""
+        """Keep time for the end: one check more, the closing figures where no check has them, the report and a plot."""
         if self.clock is None:
             return
         check_seconds = max(self.ranks.of_first(check_seconds), self.row_seconds * self.rows)
-        last_look = self.row_seconds * (self.examiner.all_rows + self.examiner.reports) if self.looks_again else 0.0
-        self.clock.reserve = check_seconds + last_look + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
+        last_look = 0.0
+        if self.looks_again:
+            last_look = max(self.closing_seconds, self.row_seconds * self.closing_rows) + self.row_seconds * self.report_rows
+        kept = check_seconds + last_look + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
+        self.clock.reserve = min(kept, MOST_KEPT * self.clock.length)
 
     def samples(self, step: int) -> list[Sample]:
         """What the network makes of each prompt; in a timed run for a small share of it, so fewer times and at last less."""
@@ -107,9 +147,10 @@ class Checks:
             return math.inf
         return SAMPLE_SHARE * self.clock.length * (FIRST_SAMPLE + (1 - FIRST_SAMPLE) * done) - self.sample_seconds
 
-    def record(self, step: int, found: Figures) -> None:
+    def record(self, step: int, found: Figures, rows: int | None = None) -> None:
         """A validation's line in metrics.jsonl, without what is not finite."""
-        self.folder.record(step=step, **{name: value for name, value in found.items() if math.isfinite(value)}, val_windows=self.rows)
+        finite = {name: value for name, value in found.items() if math.isfinite(value)}
+        self.folder.record(step=step, **finite, val_windows=rows or self.rows)
 
     def record_samples(self, step: int, samples: list[Sample]) -> None:
         for prompt, text in samples:

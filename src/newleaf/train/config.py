@@ -35,7 +35,7 @@ class TrainConfig:
     keep_checkpoints: int = 2  # under state/, besides the best weights in model/
     preempt_signal: str | None = "SIGUSR1"  # by which a scheduler announces that it will take the machine; SIGTERM always does
     eval_every: int = 0  # steps between validations; by the clock, a tenth of the run
-    eval_windows: int = 256  # windows of each validation on the way; the last one reads the whole validation text
+    eval_windows: int = 256  # windows of each validation on the way; the last one reads the whole validation text, if time allows
     prompts: tuple[str, ...] = ("",)  # continued at each validation
     sample: dict[str, Any] = field(default_factory=dict)  # how: the options of `newleaf generate`
     seed: int = 1

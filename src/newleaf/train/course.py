@@ -108,10 +108,10 @@ class Examiner(Protocol):
     def sample(self, prompt: str, seconds: float) -> str:
         """What the network makes of a prompt, or has made of it after so many seconds."""
 
-    def report(self, folder: Path) -> dict[str, Any]:
+    def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """After the last look, at the best weights: write files of one's own into the run's folder, and return what goes to summary.json.
 
-        Called in the first process only.
+        Of the rows that it reads itself it takes this many, evenly spaced. Called in the first process only.
         """
 
 

@@ -63,8 +63,9 @@ def finish(session: Session) -> None:
     if figures["step"] != session.loop.step:
         session.optimizer.take_weights(session.course.read_back(session.folder.product))
     if session.checks.looks_again:
-        figures |= session.checks.look(None)
-    report = session.ranks.first(lambda: examiner.report(session.folder.path)) if examiner.reports else {}
+        figures |= session.checks.closing_look()
+    rows = session.checks.report_rows
+    report = session.ranks.first(lambda: examiner.report(session.folder.path, rows)) if examiner.reports else {}
     session.plot()
     session.folder.metrics.flush()
     session.checkpoints.trim()  # a kill may have come before that
@@ -78,6 +79,7 @@ def _write_summary(session: Session, figures: Figures, finished: bool, report: d
         {
             "finished": finished,
             **dict(sorted(found.items(), key=lambda pair: pair[0] != session.course.measure.key)),
+            **(_measured_on(session) if finished else {}),
             **(report or {}),
             "best_step": figures["step"],
             "steps": loop.step,
@@ -94,3 +96,9 @@ def _write_summary(session: Session, figures: Figures, finished: bool, report: d
             "version": VERSION,
         }
     )
+
+
+def _measured_on(session: Session) -> dict[str, Any]:
+    """How many of the held-out rows the figures are of, where the time did not allow all of them."""
+    checks = session.checks
+    return {} if checks.sees_all else {"measured_on": {"rows": checks.closing_rows, "of": checks.examiner.all_rows}}

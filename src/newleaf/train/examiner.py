@@ -54,7 +54,7 @@ class TextExaminer:
         whole = TextLoss(nats, int(tokens), int(size))
         return {"val_loss": whole.per_token, "val_bits_per_byte": whole.bits_per_byte}
 
-    def report(self, folder: Path) -> dict[str, Any]:
+    def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """A text has no more to say than its loss."""
         return {}
 

@@ -75,7 +75,7 @@ def begin(kind: Kind[C], config: C, out: str | Path, monitor: Monitor, started: 
             course = kind.open(config, monitor, ranks)
             speed = _measure(course, monitor)
             interrupt.gently(monitor.say)
-            session = Session(course, folder, monitor, interrupt, started, ranks)
+            session = Session(course, folder, monitor, interrupt, started, ranks, speed)
             session.announce_disk()
             record = _record(session, speed)
             ranks.first(lambda: _begin(folder, record, lock, monitor, overwrite))
@@ -118,9 +118,9 @@ def _resume(kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, 
         for name, fingerprint in course.fingerprints.items():
             if fingerprint != record.get("fingerprints", {}).get(name):
                 raise InputError(f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began")
-        _measure(course, monitor)
+        speed = _measure(course, monitor)
         interrupt.gently(monitor.say)
-        session = Session(course, folder, monitor, interrupt, started, ranks)
+        session = Session(course, folder, monitor, interrupt, started, ranks, speed)
         if found is None:
             monitor.say(f"{folder.path}: stopped before its first checkpoint, so it begins anew.")
             ranks.first(lambda: folder.begin(folder.read_config()))

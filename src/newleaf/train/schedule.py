@@ -58,12 +58,17 @@ class StepSchedule:
 
 
 class ClockSchedule:
-    """Ends when `seconds` have passed, `already` of them before this was made; `reserve` is kept for what comes after the last step."""
+    """Ends when `seconds` have passed, `already` of them before this was made; `reserve` is kept for what comes after the last step.
+
+    `step_seconds` is what a step takes: an estimate before the first one, then what the last one took.
+    """
 
     def __init__(self, seconds: float, shape: Shape, already: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.shape = shape
         self.clock = clock
         self.reserve = 0.0
+        self.step_seconds = 0.0
+        self._begun: tuple[int, float] | None = None  # the step under way, and when it began
         self.start = clock()
         self.length = max(seconds - already, 0.0)
         self.behind = 0.0  # progress made before a resume
@@ -77,25 +82,38 @@ class ClockSchedule:
         return self.start + self.length - self.clock()
 
     def progress(self, step: int) -> float:
-        usable = self.length - self.reserve
-        share = (self.clock() - self.start) / usable if usable > 0 else 1.0
-        return self.behind + (1 - self.behind) * min(share, 1.0)
+        now = self.clock()
+        if self._begun is not None and step > self._begun[0]:
+            self.step_seconds, self._begun = now - self._begun[1], None
+        return self.behind + (1 - self.behind) * self._share(now - self.start)
 
     def factor(self, step: int) -> float:
-        # The very first step would otherwise be taken at a rate of almost zero.
-        return self.shape.factor(max(self.progress(step), min(1e-3, self.shape.warmup)))
+        # The middle of the step, as far as can be told, so that none is taken at a rate of zero, not even the only one of a short run.
+        begin = self.progress(step)
+        self._begun = step, self.clock()
+        if begin >= 1:
+            return self.shape.factor(0.5)
+        width = (1 - self.behind) * self._share(self.step_seconds)
+        return self.shape.factor(max(begin + min(width, 1 - begin) / 2, min(1e-3, self.shape.warmup)))
+
+    def _share(self, seconds: float) -> float:
+        """Of the time for training."""
+        usable = self.length - self.reserve
+        return min(seconds / usable, 1.0) if usable > 0 else 1.0
 
 
 @dataclass(frozen=True)
 class ReplaySchedule:
     """Takes the very steps that an earlier run recorded, whatever the clock says.
 
-    That run validated `windows` windows after each of the steps `checks`.
+    That run validated `windows` windows after each of the steps `checks`, and `closing` gives the rows of its closing figures and of its
+    report; zeros are all there are.
     """
 
     factors: Sequence[float]
     checks: frozenset[int] = frozenset()
     windows: int = 0
+    closing: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, lines: Iterable[Mapping[str, Any]]) -> ReplaySchedule:
@@ -105,7 +123,8 @@ class ReplaySchedule:
         checks = [line for line in found if "val_windows" in line]
         if not factors or not checks:
             raise ValueError("holds no steps to take again")
-        return cls(factors, frozenset(line["step"] for line in checks), checks[0]["val_windows"])
+        closing = next(((line["closing_windows"], line["report_rows"]) for line in found if "closing_windows" in line), (0, 0))
+        return cls(factors, frozenset(line["step"] for line in checks), checks[-1]["val_windows"], closing)
 
     def progress(self, step: int) -> float:
         return step / len(self.factors)

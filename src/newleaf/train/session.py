@@ -12,8 +12,9 @@ from torch import nn
 
 from newleaf.errors import InputError
 from newleaf.train.checkpoint import Checkpoint, Checkpoints
-from newleaf.train.checks import CHECKS, Checks
+from newleaf.train.checks import Checks
 from newleaf.train.course import Batches, Course, Figures
+from newleaf.train.dial import USEFUL_SHARE
 from newleaf.train.disk import announce, folder_bytes
 from newleaf.train.ending import finish, leave
 from newleaf.train.health import Health
@@ -44,8 +45,11 @@ class Session:
     """
 
     def __init__(
-        self, course: Course, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float, ranks: Ranks | None = None
-    ) -> None:
+        self, course: Course, folder: RunFolder, monitor: Monitor, interrupt: Interrupt, started: float, ranks: Ranks | None = None,
+        matrix_speed: float = 0.0,
+    ) -> None:  # fmt: skip
+        """`matrix_speed` is the machine's, FLOP/s, by which the first step of a timed run is foretold."""
+        self.matrix_speed = matrix_speed
         self.course, self.folder, self.monitor, self.started, self.ranks = course, folder, monitor, started, ranks or Ranks()
         self.ranks.stopping = lambda: interrupt.requested
         train = course.train
@@ -55,18 +59,18 @@ class Session:
         self.optimizer = self.optimizer_of(network)
         batches = course.batches((self.ranks.rank, self.ranks.size))
         self.replayed_checks: frozenset[int] = frozenset()
-        replayed_rows = 0
+        replayed_rows, replayed_closing = 0, (0, 0)
         self.clock: ClockSchedule | None = None
         micro_batch_size = train.micro_batch_size or self._measured_micro_batch(network, batches)
         schedule = self._schedule(batches.rows_per_epoch)
         if isinstance(schedule, ReplaySchedule):
-            self.replayed_checks, replayed_rows = schedule.checks, schedule.windows
+            self.replayed_checks, replayed_rows, replayed_closing = schedule.checks, schedule.windows, schedule.closing
         self.loop = Loop(
             network, self.optimizer, schedule, batches.batch, micro_batch_size, train.seed, self,
             ranks=self.ranks, losses=course.losses, terms=course.terms,
         )  # fmt: skip
         self.checks = Checks(course, network, self._heed, self.ranks, self.clock, folder, monitor)
-        self.checks.rows = replayed_rows
+        self.checks.take_up(replayed_rows, replayed_closing)
         self.checkpoints = Checkpoints(folder.state, train.keep_checkpoints, self.optimizer.layout)
         self.health = Health()
         self.best: Figures | None = None  # of what stands in the product's folder, and its "step"
@@ -98,6 +102,7 @@ class Session:
 
     def _schedule(self, rows_per_epoch: int) -> Schedule:
         train = self.course.train
+        per_step = train.batch_size * self.course.row_tokens
         if train.replay is not None:
             try:
                 return ReplaySchedule.of(read_lines(Path(train.replay)))
@@ -106,8 +111,9 @@ class Session:
         if train.time is not None:
             already = self.ranks.of_first(time.monotonic() - self.started)
             self.clock = ClockSchedule(seconds(train.time), train.schedule, already, self.ranks.now)
+            flops = self.course.flops_per_token * per_step
+            self.clock.step_seconds = self.ranks.of_first(flops / (USEFUL_SHARE * self.matrix_speed) if self.matrix_speed else 0.0)
             return self.clock
-        per_step = train.batch_size * self.course.row_tokens
         steps = train.steps or (
             math.ceil(train.tokens / per_step) if train.tokens else round((train.epochs or 1) * rows_per_epoch / train.batch_size)
         )
@@ -130,7 +136,8 @@ class Session:
         self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
         self.loop.micro_batch_size = state["micro_batch_size"]
         self.best, self.elapsed_before, self.resumed_from = state["best"], state["total_seconds"], state["step"]
-        self.last_progress, self.checks.rows = state["progress"], state["windows"]
+        self.last_progress = state["progress"]
+        self.checks.take_up(state["windows"], tuple(state.get("closing", (0, 0))))
         self.checks_without_gain, self.check_pending = state["checks_without_gain"], state["check_pending"]
         self.folder.metrics.rewind(state["metrics_bytes"], state["step"])
         self.health.restore(state["health"], self.losses())
@@ -190,7 +197,8 @@ class Session:
         if self.replayed_checks:
             due = step.number in self.replayed_checks
         else:
-            due = step.number % every == 0 if every else int(step.progress * CHECKS) > int(before * CHECKS)
+            count = self.checks.count
+            due = step.number % every == 0 if every else int(step.progress * count) > int(before * count)
         self.check_pending = due or step.progress >= 1
         return self.check_pending
 
@@ -218,9 +226,9 @@ class Session:
     def _look_before(self) -> None:
         """What the network can do before the first step: a figure where that is worth one, and samples."""
         if self.course.looks_before:
-            found = self.checks.look(self.checks.rows)
+            found = self.checks.closing_look()
             self.checks.tell(0, found)
-            self.checks.record(0, found)
+            self.checks.record(0, found, self.checks.closing_rows)
         self.checks.record_samples(0, self.checks.samples(0))
 
     # When something goes wrong.
@@ -267,6 +275,7 @@ class Session:
             "progress": self.loop.schedule.progress(self.loop.step),
             "best": self.best,
             "windows": self.checks.rows,
+            "closing": [self.checks.closing_rows, self.checks.report_rows],
             "micro_batch_size": self.loop.micro_batch_size,
             "checks_without_gain": self.checks_without_gain,
             "check_pending": self.check_pending,

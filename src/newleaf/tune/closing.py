@@ -44,7 +44,10 @@ def _table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     names = [name for name in summary if name.startswith("val_")]
     rows = [("", "before", "after")] + [(name.removeprefix("val_"), _number(before.get(name)), _number(summary[name])) for name in names]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return [f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}".rstrip() for row in rows]
+    lines = [f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}".rstrip() for row in rows]
+    if seen := summary.get("measured_on"):
+        lines.append(f"  (both on the same {seen['rows']:,} of {seen['of']:,} held-out rows: the time allowed no more)")
+    return lines
 
 
 def _number(value: object) -> str:

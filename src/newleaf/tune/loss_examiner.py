@@ -76,7 +76,7 @@ class LossExaminer:
         """This task writes nothing."""
         return ""
 
-    def report(self, folder: Path) -> dict[str, Any]:
+    def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """Nothing beside the figures."""
         return {}
 

@@ -105,7 +105,7 @@ class ChatExaminer(LossExaminer):
                     break
         return text
 
-    def report(self, folder: Path) -> dict[str, Any]:
+    def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """What was asked and answered at the last look, beside the references."""
         write_text(folder / ANSWERS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.written))
         return {"answers": len(self.written)}

@@ -13,22 +13,23 @@ from newleaf.measure.classification import label_scores, multi_label_scores
 MOST_CHARACTERS = 3_000_000  # of text, for which n-grams of characters take seconds and not minutes
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
-def majority(train: Ints, truth: Ints, labels: int) -> dict[str, float]:
-    """Scores of giving every text the commonest label (with several labels, those that more than half of the texts have)."""
+def majority(train: Ints, rows: int, labels: int) -> Floats:
+    """Probabilities [rows, L] that give every text the commonest label (with several labels, those that more than half of the texts
+    have)."""
     if train.ndim == 2:
-        guess = np.broadcast_to((train.mean(0) > 0.5).astype(np.float64), truth.shape)
-        return _rounded(multi_label_scores(guess, truth))
+        return np.broadcast_to((train.mean(0) > 0.5).astype(np.float64), (rows, train.shape[1]))
     counts = np.bincount(train, minlength=labels)
-    guess = np.zeros((len(truth), labels))
+    guess = np.zeros((rows, labels))
     guess[:, counts.argmax()] = 1.0
-    return _scores(guess, truth)
+    return guess
 
 
-def bag_of_words(train: Sequence[str], answers: Ints, test: Sequence[str], truth: Ints, seed: int) -> dict[str, dict[str, float]]:
-    """Scores of logistic regression on TF-IDF of words and pairs of words and, for texts that are not too many, of 2 to 5 characters; empty
-    without scikit-learn."""
+def bag_of_words(train: Sequence[str], answers: Ints, test: Sequence[str], seed: int) -> dict[str, Floats]:
+    """Probabilities [N, L] by logistic regression on TF-IDF of words and pairs of words and, for texts that are not too many, of 2 to 5
+    characters; empty without scikit-learn."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError:
@@ -43,19 +44,23 @@ def bag_of_words(train: Sequence[str], answers: Ints, test: Sequence[str], truth
             inputs, asked = features.fit_transform(train), features.transform(test)
         except ValueError:  # texts without a single word
             continue
-        guess = _fitted(inputs, answers, asked, seed)
-        found[f"tf-idf {name}"] = _rounded(multi_label_scores(guess, truth)) if truth.ndim == 2 else _scores(guess, truth)
+        found[f"tf-idf {name}"] = _fitted(inputs, answers, asked, seed)
     return found
 
 
-def _fitted(inputs: Any, answers: Ints, asked: Any, seed: int) -> npt.NDArray[np.float64]:
+def scores(guess: Floats, truth: Ints) -> dict[str, float]:
+    """How good probabilities [N, L] are: the figures that the report has of the model too."""
+    return _rounded(multi_label_scores(guess, truth)) if truth.ndim == 2 else _scores(guess, truth)
+
+
+def _fitted(inputs: Any, answers: Ints, asked: Any, seed: int) -> Floats:
     """Probabilities [N, L] of the rows that are asked."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
     model: Any = LogisticRegression(C=4.0, max_iter=1000, random_state=seed)
     if answers.ndim == 2:
-        several: npt.NDArray[np.float64] = OneVsRestClassifier(model).fit(inputs, answers).predict_proba(asked)
+        several: Floats = OneVsRestClassifier(model).fit(inputs, answers).predict_proba(asked)
         return several
     model.fit(inputs, answers)
     guess = np.zeros((asked.shape[0], int(answers.max()) + 1))
@@ -63,7 +68,7 @@ def _fitted(inputs: Any, answers: Ints, asked: Any, seed: int) -> npt.NDArray[np
     return guess
 
 
-def _scores(guess: npt.NDArray[np.float64], truth: Ints) -> dict[str, float]:
+def _scores(guess: Floats, truth: Ints) -> dict[str, float]:
     guess = np.pad(guess, ((0, 0), (0, max(0, int(truth.max()) + 1 - guess.shape[1]))))
     found = label_scores(guess, truth)
     return _rounded({"accuracy": found.accuracy, "macro_f1": found.macro_f1, "matthews": found.matthews})

@@ -25,7 +25,7 @@ from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.ranks import Ranks
 from newleaf.tune.base import Base, check_length
-from newleaf.tune.labels.baselines import bag_of_words, majority
+from newleaf.tune.labels.baselines import Floats, bag_of_words, majority
 from newleaf.tune.labels.batches import LabelBatches, LabelRow
 from newleaf.tune.labels.config import LabelTaskConfig
 from newleaf.tune.labels.examiner import Held, LabelExaminer
@@ -54,7 +54,7 @@ class LabelCourse:
 
     def __init__(
         self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head, train: Sequence[LabelRow], validation: Held,
-        test: Held | None, baselines: dict[str, Any], fingerprint: str,
+        test: Held | None, baselines: Mapping[str, Floats], fingerprint: str,
     ) -> None:  # fmt: skip
         self.config, self.base, self.tokenizer, self.head = config, base, tokenizer, head
         self.rows, self.validation, self.test, self.baselines = train, validation, test, baselines
@@ -234,16 +234,17 @@ def _tell(
 
 def _baselines(
     config: LabelTaskConfig, found: Examples, train: Sequence[LabelRow], held: Held, head: Head, monitor: Monitor
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Floats]:
+    """What each baseline gives the rows that the report is on."""
     if not config.label.baselines:
         return {}
-    answers, truth = np.array([row.answer for row in train]).astype(np.int64), held.truth()
+    answers, count = np.array([row.answer for row in train]).astype(np.int64), len(held.rows)
     if head.shape == "choice":
-        return {"commonest place": majority(answers, truth, int(max(answers.max(), truth.max())) + 1)}
-    scores = {"commonest label": majority(answers, truth, len(head.labels))}
+        return {"commonest place": majority(answers, count, int(max(answers.max(), held.truth().max())) + 1)}
+    simplest = {"commonest label": majority(answers, count, len(head.labels))}
     monitor.stage("measuring baselines", 0, None)
     texts = ["\n".join(example.texts) for example in found.train], ["\n".join(example.texts) for example in held.examples]
-    words = interruptible(lambda: bag_of_words(texts[0], answers, texts[1], truth, config.train.seed))
+    words = interruptible(lambda: bag_of_words(texts[0], answers, texts[1], config.train.seed))
     if not words:
         monitor.say("Baselines: the bag of words needs scikit-learn; run: pip install 'newleaf[tune]'")
-    return scores | words
+    return simplest | words

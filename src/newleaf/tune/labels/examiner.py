@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,10 +14,12 @@ from torch import nn
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
 from newleaf.train.course import Figures
+from newleaf.tune.labels.baselines import Floats, scores
 from newleaf.tune.labels.batches import LabelRow
 from newleaf.tune.labels.predict import predict, to_probabilities
 from newleaf.tune.labels.report import figures, write_report
 from newleaf.tune.labels.rows import Example
+from newleaf.tune.loss_examiner import evenly
 
 SAMPLES = 3
 
@@ -33,12 +35,17 @@ class Held:
         """Labels' numbers [N], or [N, L] of 0 and 1 with several labels."""
         return np.array([row.answer for row in self.rows]).astype(np.int64)
 
+    def some(self, numbers: Sequence[int]) -> Held:
+        """These rows, without what they were."""
+        return Held([self.rows[number] for number in numbers], ())
+
 
 class LabelExaminer:
     """Scores of `network` on held-out rows. Each of several processes looks at all of them, and so finds the same."""
 
     def __init__(
-        self, network: nn.Module, head: Head, pad_id: int, validation: Held, test: Held | None, baselines: dict[str, Any],
+        self, network: nn.Module, head: Head, pad_id: int, validation: Held, test: Held | None,
+        baselines: Mapping[str, Floats],
         heed: Callable[[], None],
     ) -> None:  # fmt: skip
         self.network, self.head, self.pad_id, self.heed = cast(Classifier, network), head, pad_id, heed
@@ -46,18 +53,15 @@ class LabelExaminer:
         self.all_rows = len(validation.rows)
         self.reports = len(test.rows) if test is not None else 1
         self.prompts = tuple(" | ".join(example.texts) for example in validation.examples[:SAMPLES])
-        self.last: npt.NDArray[np.float64] | None = None  # probabilities of all rows, as of the last look at them
+        self.last: tuple[list[int], Floats] | None = None  # rows of the last look, and their probabilities
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """`val_loss` in nats a row and the scores, over so many rows, evenly spaced, or all."""
-        numbers = np.arange(self.all_rows)
-        if rows is not None and rows < self.all_rows:
-            numbers = np.linspace(0, self.all_rows - 1, max(1, rows)).round().astype(int)
-        some = Held([self.validation.rows[int(n)] for n in numbers], ())
+        numbers = evenly(self.all_rows, rows)
+        some = self.validation.some(numbers)
         logits = predict(self.network, some.rows, self.head, self.pad_id, self._nothing if to_the_end else self.heed)
         found = to_probabilities(logits, self.head)
-        if len(numbers) == self.all_rows:
-            self.last = found
+        self.last = numbers, found
         truth = some.truth()
         return {"val_loss": _loss(found, truth)} | {f"val_{name}": value for name, value in figures(found, truth, self.head).items()}
 
@@ -71,14 +75,18 @@ class LabelExaminer:
         truth = example.texts[1 + int(row.answer)] if self.head.shape == "choice" and isinstance(row.answer, int) else example.answers
         return f" → {given} (is {truth if isinstance(truth, str) else ', '.join(map(str, truth)) or 'none'})"
 
-    def report(self, folder: Path) -> dict[str, Any]:
-        """The closing report, on the test rows where there are some."""
-        split, held, found = "validation", self.validation, self.last
+    def report(self, folder: Path, rows: int) -> dict[str, Any]:
+        """The closing report: on so many of the test rows where there are some, on the rows of the last look elsewhere; the baselines'
+        scores are on the same rows."""
         if self.test is not None:
-            split, held = "test", self.test
-            found = to_probabilities(predict(self.network, self.test.rows, self.head, self.pad_id), self.head)
-        assert found is not None
-        return write_report(folder, split, found, held.truth(), self.head, self.baselines)
+            split, held, numbers = "test", self.test, evenly(len(self.test.rows), rows)
+            found = to_probabilities(predict(self.network, held.some(numbers).rows, self.head, self.pad_id), self.head)
+        else:
+            assert self.last is not None
+            split, held, (numbers, found) = "validation", self.validation, self.last
+        truth = held.some(numbers).truth()
+        beside = {name: scores(guess[numbers], truth) for name, guess in self.baselines.items()}
+        return write_report(folder, split, found, truth, self.head, beside)
 
     @staticmethod
     def _nothing() -> None: ...
