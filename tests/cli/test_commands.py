@@ -84,8 +84,8 @@ def test_generate_takes_every_option_by_its_name_in_python(run: Path, tmp_path: 
     assert isinstance(json.loads(str(samples("--json-schema", tmp_path / "schema.json")[0]["text"])), list)
     assert samples("--grammar", tmp_path / "grammar.lark")[0]["text"] in ("xy", "xz")
     assert (
-        samples("--choice", "left", "right")[0] == {"text": "left", "end": "end"}
-        or samples("--choice", "left", "right")[0]["text"] == "right"
+        samples("--choice", "left", "--choice", "right")[0] == {"text": "left", "end": "end"}
+        or samples("--choice", "left", "--choice", "right")[0]["text"] == "right"
     )
     scored = samples("--logprobs", "2", "--prompt-logprobs", "1", "--n", "2")
     assert [len(row["top"]) for row in scored[1]["tokens"]] == [2] * 12  # type: ignore[attr-defined]
@@ -253,7 +253,7 @@ def test_a_disk_too_small_for_the_run_is_one_line_and_leaves_nothing_behind(book
 def test_help_and_import_are_quick() -> None:
     """The figures are in benchmarks/start.py; here only that nothing heavy is imported."""
     heavy = "torch|transformers|tokenizers|matplotlib|rich|numpy"
-    for code in ("import newleaf", "from newleaf.cli.main import build_parser; build_parser().format_help()"):
+    for code in ("import newleaf", "from newleaf.cli.main import build_parser; build_parser()[0].format_help()"):
         check = f"import sys; {code}; print([m for m in {heavy.split('|')} if m in sys.modules])"
         assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 

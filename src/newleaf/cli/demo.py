@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from newleaf.cli.options import dotted, start_of_process
+from newleaf.cli.options import start_of_process
+from newleaf.cli.recipe_options import dotted
 from newleaf.text.printable import printable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("demo", help="train on Python's own standard library and show what was learned")
     parser.add_argument("--time", default="2m", help="wall clock of the whole command (default: 2m)")
     parser.add_argument("--out", default="runs/demo", help="the run's folder; an earlier demo there is replaced (default: runs/demo)")
-    parser.set_defaults(run=run, name="demo", takes_options=True)
+    parser.set_defaults(run=run, name="demo", takes_recipe=True)
 
 
 def run(args: argparse.Namespace) -> int:

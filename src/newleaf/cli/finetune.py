@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from newleaf.cli.options import add_run_options, dotted, heed_offline, start_of_process
+from newleaf.cli.options import add_run_options, heed_offline, start_of_process
+from newleaf.cli.recipe_options import dotted
 from newleaf.errors import InputError
 from newleaf.train.interrupt import Interrupt
 from newleaf.tune.names import TASKS
@@ -36,7 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     length.add_argument("--epochs", help="times to go through the data (default: 3)")
     add_run_options(parser)
     parser.add_argument("--sweep", action="store_true", help="find the learning rate first, in short runs (successive halving)")
-    parser.set_defaults(run=run, name="finetune", takes_options=True)
+    parser.set_defaults(run=run, name="finetune", takes_recipe=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
 
 from newleaf.cli import chat, classify, convert, demo, evaluate, finetune, generate, info, plan, pretrain, runs, serve
+from newleaf.cli.arguments import Parser, nearest, sort_words
 from newleaf.errors import InputError, Stopped, ToldElsewhereError
 from newleaf.version import VERSION
 
@@ -19,14 +19,19 @@ SPINS = "1000"  # tens of microseconds
 COMMANDS = (demo, pretrain, finetune, generate, chat, classify, serve, evaluate, convert, info, runs, plan)
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+GREETING = """newleaf trains your own GPT from a text file, on the machine you have; it opens,
+tunes, measures and serves the open ones too.
 
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
+  newleaf demo                           train for two minutes; needs nothing
+  newleaf pretrain book.txt --time 3m --out runs/book        on a text of yours
+  newleaf generate runs/book "Once upon a time"              write with it
+  newleaf serve runs/book                                    talk in the browser
+
+newleaf --help lists the commands, newleaf COMMAND --help the options of one."""
 
 
-def build_parser() -> Parser:
+def build_parser() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
+    """The whole parser, and each command's by its name."""
     parser = Parser(
         prog="newleaf",
         description="Train your own GPT from a text file, and write with it.",
@@ -37,7 +42,31 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
     for module in COMMANDS:
         module.add(commands)
-    return parser
+    return parser, dict(commands.choices)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command and its options, in whatever order the words stand. Raises InputError."""
+    parser, commands = build_parser()
+    place = next((at for at, word in enumerate(words) if not word.startswith("-")), None)
+    if place is None:
+        return parser.parse_args(words)  # --help, --version, or what it complains about
+    name = words[place]
+    if name not in commands:
+        raise InputError(f"{name}: no such command{nearest(name, commands)}; see newleaf --help")
+    if place:
+        if words[0] in ("-h", "--help", "--version"):
+            parser.parse_args(words[:1])  # prints and ends
+        raise InputError(f"{words[0]}: stands before the command; options stand behind its name: newleaf {name} {words[0]}")
+    found = sort_words(commands[name], words[place + 1 :])
+    parsed, left = commands[name].parse_known_args([*found.options, *(["--", *found.rest] if found.rest else [])])
+    if left:
+        advice = "--choice takes one text and is repeated" if getattr(parsed, "choice", None) else "a text with spaces wants quotes"
+        raise InputError(f"{left[-1]}: a word too many for newleaf {name}; {advice}; see newleaf {name} --help")
+    parsed.rest = found.recipe
+    for note in found.notes:
+        print(f"newleaf: {note}", file=sys.stderr)
+    return parsed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,10 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
         given = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--debug"]
-        parsed, rest = build_parser().parse_known_args(given)
-        if rest and not getattr(parsed, "takes_options", False):
-            raise InputError(f"{rest[0]}: no such option for newleaf {parsed.name}; see newleaf {parsed.name} --help")
-        parsed.rest, parsed.started = rest, started
+        if not given:
+            print(GREETING)
+            return 0
+        parsed = parse(given)
+        parsed.started = started
         return int(parsed.run(parsed) or 0)
     except Stopped as stop:
         return _stopped(str(stop))

@@ -1,4 +1,4 @@
-"""Options that several commands share, and `--section.field value` for everything a recipe can say."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -94,21 +94,3 @@ def start_of_process(started: float) -> float:
     from newleaf.train.machine import process_age
 
     return min(started, time.monotonic() - process_age())
-
-
-def dotted(words: list[str]) -> dict[str, Any]:
-    """`--data.limit 3 --data.field=title --data.document_mask` as a flat dictionary; a name alone is true."""
-    values: dict[str, Any] = {}
-    at = 0
-    while at < len(words):
-        word = words[at]
-        if not word.startswith("--") or "." not in word.split("=")[0]:
-            raise InputError(f"{word}: no such option; recipe options look like --data.limit 1000")
-        name, given, value = word[2:].partition("=")
-        at += 1
-        if not given:
-            takes_next = at < len(words) and not words[at].startswith("--")
-            value = words[at] if takes_next else "true"
-            at += takes_next
-        values[name.replace("-", "_")] = value
-    return values

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from newleaf.cli.options import add_run_options, dotted, heed_offline, start_of_process
+from newleaf.cli.options import add_run_options, heed_offline, start_of_process
+from newleaf.cli.recipe_options import dotted
 from newleaf.errors import InputError
 from newleaf.train.interrupt import Interrupt
 
@@ -30,7 +31,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     length.add_argument("--epochs", help="times to read the whole text")
     parser.add_argument("--size", help="layers × width, such as 6x384, or weights, such as 2m (default: what suits text and time)")
     add_run_options(parser)
-    parser.set_defaults(run=run, name="pretrain", takes_options=True)
+    parser.set_defaults(run=run, name="pretrain", takes_recipe=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from newleaf.cli.arguments import Repeated
 from newleaf.errors import InputError
 
 # Option → type and help. The name in Python is the same, with underscores.
@@ -46,7 +47,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, leave_out: Collection[
     for flag, text in LISTS.items():
         parser.add_argument(flag, action="append", type=int, metavar="ID", help=f"{text}; may be given several times")
     parser.add_argument("--stop", action="append", help="end before this text; may be given several times")
-    parser.add_argument("--choice", nargs="+", metavar="TEXT", help="write one of these")
+    parser.add_argument("--choice", action=Repeated, metavar="TEXT", help="write one of these texts; given several times, once for each")
     parser.add_argument("--json-schema", type=Path, metavar="FILE", help="write JSON that fits the schema in this file")
     parser.add_argument("--json-object", action="store_true", help="write a JSON object")
     parser.add_argument("--grammar", type=Path, metavar="FILE", help="write what the Lark grammar in this file allows")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +12,6 @@ from newleaf.errors import InputError
 from newleaf.train.course import Course
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
-from newleaf.train.recipe import check_names
 from newleaf.tune.base import Base
 from newleaf.tune.config import TuneConfig
 from newleaf.tune.names import TASKS
@@ -38,7 +38,9 @@ class Task:
 
 def task_named(name: str) -> Task:
     """The task. Raises InputError, offering the nearest, for a name that is none."""
-    check_names([name], TASKS, "task: ")
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        raise InputError(f"task: there is none named {name}; " + (f"did you mean {near[0]}?" if near else f"{', '.join(TASKS)} are there"))
     found = getattr(import_module(f"newleaf.tune.tasks.{name}"), "TASK", None)
     if not isinstance(found, Task):
         raise InputError(f"task: {name} has no course")
