@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts servers that end with the test."""
     started: list[Running] = []
 
-    def begin(*words: Any) -> Running:
-        started.append(Running(list(words), tmp_path / "home"))
+    def begin(*words: Any, program: Sequence[str] = ("-m", "newleaf")) -> Running:
+        started.append(Running(list(words), tmp_path / "home", program))
         return started[-1]
 
     yield begin

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ import openai
 
 
 class Running:
-    """A server in a process of its own."""
+    """A server in a process of its own; `program` are Python's words for the command."""
 
-    def __init__(self, words: list[Any], home: Path) -> None:
+    def __init__(self, words: list[Any], home: Path, program: Sequence[str] = ("-m", "newleaf")) -> None:
         home.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "XDG_DATA_HOME": str(home / "data"), "OMP_NUM_THREADS": "1"}
         self.log_path = home / f"log-{time.monotonic_ns()}"
-        command = [sys.executable, "-m", "newleaf", "serve", "--port", "0", *map(str, words)]
+        command = [sys.executable, *program, "serve", "--port", "0", *map(str, words)]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
         self.url = self._address()

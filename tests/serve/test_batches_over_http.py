@@ -103,3 +103,38 @@ def test_files_are_listed_read_and_deleted(client: openai.OpenAI) -> None:
         client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
     with pytest.raises(openai.BadRequestError, match="purpose"):
         client.files.create(file=("a.jsonl", b"{}"), purpose="fine-tune")
+
+
+# The command, whose process ends as native code ends it, in the middle of a request whose seed is 13.
+MORTAL = """
+import os, signal, sys
+from newleaf.cli.main import main
+from newleaf.generate.engine import Engine
+real = Engine.submit
+def submit(self, prompt, config, *rest):
+    if config.seed == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, prompt, config, *rest)
+Engine.submit = submit
+sys.exit(main())
+"""
+
+
+def test_a_request_that_ends_the_server_twice_is_an_error_and_the_others_are_answered(start: Start, models: Path, tmp_path: Path) -> None:
+    batch, count = None, 30
+    for _ in range(2):
+        server = start(models / "endless", "--state", tmp_path / "state", program=("-c", MORTAL))
+        batch = batch or begin(server.client(), lines_of(count, 20))
+        assert server.process.wait(60) == -9
+    assert batch is not None
+    last = start(models / "endless", "--state", tmp_path / "state", program=("-c", MORTAL))
+    client = last.client()
+    until(lambda: client.batches.retrieve(batch.id).status == "completed")
+    done = client.batches.retrieve(batch.id)
+    assert (done.request_counts.total, done.request_counts.completed, done.request_counts.failed) == (count + 1, count - 1, 2)
+    answered = [row["custom_id"] for row in read(client, done.output_file_id)]
+    assert sorted(answered) == sorted(f"r{n}" for n in range(count) if n != 13)
+    errors = {row["custom_id"]: row for row in read(client, done.error_file_id)}
+    assert errors.keys() == {"r13", "wrong"}
+    assert (errors["r13"]["response"], errors["r13"]["error"]["code"]) == (None, "server_crashed")
+    assert last.end() == 0

@@ -180,7 +180,7 @@ def test_where_a_file_system_has_no_locks_the_user_is_told(book: Path, tmp_path:
     def refuse(file: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock, "_lock", refuse)
+    monkeypatch.setattr(lock, "lock", refuse)
     heard = Heard()
     newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(steps=1))
     assert heard.about("this file system has no locks (Operation not supported)")

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import Field
 
-from newleaf.serve.batch_work import ENDPOINTS, Work
+from newleaf.serve.batch_store import ENDPOINTS
+from newleaf.serve.batch_work import Work
 from newleaf.serve.errors import ApiError
-from newleaf.serve.files import Object, public
+from newleaf.serve.hosted import Threads
 from newleaf.serve.routes import router
 from newleaf.serve.schemas import Strict
-
-OPEN = ("validating", "in_progress", "finalizing")
+from newleaf.serve.shelf import Object, public
 
 
 class BatchRequest(Strict):
@@ -26,7 +26,7 @@ class BatchRequest(Strict):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
 
-def batches_router(work: Work) -> APIRouter:
+def batches_router(work: Work, threads: Threads) -> APIRouter:
     routes = router()
 
     @routes.post("/v1/batches")
@@ -36,28 +36,28 @@ def batches_router(work: Work) -> APIRouter:
         if body.endpoint not in ENDPOINTS:
             raise ApiError(400, f"endpoint: must be one of {', '.join(ENDPOINTS)}", "endpoint", "invalid_value")
         try:
-            work.files.get(body.input_file_id, owner)
+            await threads.run(lambda: work.store.files.get(body.input_file_id, owner))
         except ApiError as error:
             raise ApiError(400, f"input_file_id: {error.detail}", "input_file_id", "invalid_value") from None
-        batch = {**_new(body), "id": work.shelf.new_id(), "owner": owner}
+        batch = {**_new(body), "id": work.store.shelf.new_id(), "owner": owner}
         await work.add(batch)
         return public(batch)
 
     @routes.get("/v1/batches")
     async def list_batches(request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Object:
-        return work.shelf.page(request.state.record.key, after, limit)
+        return await threads.run(lambda: work.store.shelf.page(request.state.record.key, after, limit))
 
     @routes.get("/v1/batches/{id}")
     async def batch(request: Request, id: str) -> Object:
-        return public(work.shelf.get(id, request.state.record.key))
+        return public(await threads.run(lambda: work.store.shelf.get(id, request.state.record.key)))
 
     @routes.post("/v1/batches/{id}/cancel")
     async def cancel(request: Request, id: str) -> Object:
         """Ends a batch; what has been answered is kept."""
-        found = work.shelf.get(id, request.state.record.key)
-        if found["status"] not in OPEN:
-            raise ApiError(409, f"the batch has ended already: it is {found['status']}", "id", "invalid_value")
-        return public(work.cancel(found))
+        found = await work.cancel(id, request.state.record.key)
+        if found is None:
+            raise ApiError(409, "the batch has ended already", "id", "invalid_value")
+        return public(found)
 
     return routes
 

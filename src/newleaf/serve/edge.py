@@ -18,7 +18,7 @@ from newleaf.serve.keys import find
 from newleaf.serve.logs import Logs
 from newleaf.serve.metrics import Metrics
 from newleaf.serve.origin import check_origin
-from newleaf.serve.rates import Rates
+from newleaf.serve.rates import KeyRates
 from newleaf.serve.settings import Settings
 
 OPEN = ("/health", "/ready")  # for whoever watches the server
@@ -50,14 +50,9 @@ class Record:
 class Edge:
     """ASGI middleware. `scope["state"]["record"]` is the request's `Record`."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, logs: Logs) -> None:
-        self.app, self.limits, self.metrics, self.logs = app, settings.limits, metrics, logs
+    def __init__(self, app: ASGIApp, settings: Settings, rates: KeyRates, metrics: Metrics, logs: Logs) -> None:
+        self.app, self.limits, self.rates, self.metrics, self.logs = app, settings.limits, rates, metrics, logs
         self.keys, self.hosts = settings.keys, settings.hosts
-        everybody = Rates(self.limits.requests_per_minute, self.limits.tokens_per_minute)
-        self._rates: dict[str | None, Rates] = {None: everybody}
-        for key in self.keys or []:
-            requests = key.requests_per_minute or self.limits.requests_per_minute
-            self._rates[key.name] = Rates(requests, key.tokens_per_minute or self.limits.tokens_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -105,7 +100,7 @@ class Edge:
                 what = "this API key is not known" if given else "an API key is needed: Authorization: Bearer KEY"
                 raise ApiError(401, what, None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
             record.key = key.name
-        if scope["method"] == "POST" and path.startswith(GUARDED) and (late := self._rates[record.key].admit()):
+        if scope["method"] == "POST" and path.startswith(GUARDED) and (late := self.rates.of(record.key).admit()):
             raise overloaded(f"too many requests or tokens in a minute; try again in {late:.0f} s", late)
 
     def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
@@ -137,7 +132,7 @@ class Edge:
         seconds = time.perf_counter() - record.began
         tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
         if tokens:
-            self._rates[record.key].used(tokens)
+            self.rates.of(record.key).used(tokens)
         route = getattr(scope.get("route"), "path", "other")
         self.metrics.request(route, status, seconds, record)
         if route in OPEN or route == "/metrics":

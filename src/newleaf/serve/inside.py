@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message
 
 from newleaf.serve.edge import Record
@@ -14,16 +15,17 @@ from newleaf.serve.edge import Record
 
 @dataclass(frozen=True)
 class Answer:
-    """Status and body of a response."""
+    """Status and body of a response; where it is to be asked again, the seconds after which."""
 
     status: int
     body: Any
+    retry_after: float | None = None
 
 
 async def request_inside(app: ASGIApp, path: str, body: Any, record: Record) -> Answer:
     """POST a JSON body. When this is cancelled, what is being written for it is too."""
     sent, gone = False, asyncio.Event()
-    status, parts = 500, bytearray()
+    status, parts, retry = 500, bytearray(), None
 
     async def receive() -> Message:
         nonlocal sent
@@ -34,9 +36,9 @@ async def request_inside(app: ASGIApp, path: str, body: Any, record: Record) -> 
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
-        nonlocal status
+        nonlocal status, retry
         if message["type"] == "http.response.start":
-            status = message["status"]
+            status, retry = message["status"], Headers(raw=message.get("headers", [])).get("retry-after")
         parts.extend(message.get("body", b""))
 
     scope = {
@@ -58,4 +60,4 @@ async def request_inside(app: ASGIApp, path: str, body: Any, record: Record) -> 
         await app(scope, receive, send)
     finally:
         gone.set()
-    return Answer(status, json.loads(bytes(parts)))
+    return Answer(status, json.loads(bytes(parts)), float(retry) if retry is not None and retry.isdecimal() else None)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from newleaf.errors import InputError
 from newleaf.storage.files import write_text
+from newleaf.storage.locks import locked
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_keys(path: Path) -> list[Key]:
             continue
         try:
             keys.append(Key(**json.loads(line)))
-        except (ValueError, TypeError, InputError) as error:
+        except (ValueError, TypeError, RecursionError, InputError) as error:
             raise InputError(f"{path}, line {number}: {error}") from None
     if len({key.name for key in keys}) < len(keys):
         raise InputError(f"{path}: two keys have the same name")
@@ -55,15 +56,19 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def add_key(path: Path, name: str) -> str:
-    """Make a key and note its hash in the file. Returns the key, which is nowhere else. Raises InputError when the name is taken."""
-    keys = read_keys(path) if path.exists() else []
-    if any(key.name == name for key in keys):
-        raise InputError(f"{path}: there is a key named {name} already")
+    """Make a key and note its hash in the file, one process at a time. Returns the key, which is nowhere else. Raises InputError when
+    the name is taken, and for a file that cannot be written."""
     made = f"nl-{secrets.token_urlsafe(32)}"
-    keys.append(Key(name, digest(made)))
-    rows = [{field: value for field, value in asdict(key).items() if value is not None} for key in keys]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    path.chmod(0o600)
+    try:
+        with locked(path.with_name(f".{path.name}.lock")):
+            keys = read_keys(path) if path.exists() else []
+            if any(key.name == name for key in keys):
+                raise InputError(f"{path}: there is a key named {name} already")
+            keys.append(Key(name, digest(made)))
+            rows = [{field: value for field, value in asdict(key).items() if value is not None} for key in keys]
+            write_text(path, "".join(json.dumps(row) + "\n" for row in rows), private=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
     return made
 
 

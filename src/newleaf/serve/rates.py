@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from newleaf.serve.keys import Key
+from newleaf.serve.settings import Limits
+
+RESERVE = 0.5  # of a bucket: what requests that can wait leave to those that somebody waits for
 
 
 class Bucket:
@@ -14,11 +19,11 @@ class Bucket:
         self._left, self._at = float(per_minute), clock()
 
     def wait(self, amount: float) -> float:
-        """Seconds until so much is there; 0 where it is."""
+        """Seconds until so much is there, or a whole minute's worth where that is less; 0 where it is."""
         now = self._clock()
         self._left = min(self.per_minute, self._left + (now - self._at) * self.per_minute / 60)
         self._at = now
-        return max(0.0, (amount - self._left) * 60 / self.per_minute)
+        return max(0.0, (min(amount, self.per_minute) - self._left) * 60 / self.per_minute)
 
     def take(self, amount: float) -> None:
         """What was used; the bucket may owe something then."""
@@ -32,9 +37,13 @@ class Rates:
         self._requests = Bucket(requests, clock) if requests is not None else None
         self._tokens = Bucket(tokens, clock) if tokens is not None else None
 
-    def admit(self) -> float:
-        """0 when a request may come now, which is then counted; otherwise the seconds to wait."""
-        late = max(self._requests.wait(1) if self._requests else 0.0, self._tokens.wait(1) if self._tokens else 0.0)
+    def admit(self, patient: bool = False) -> float:
+        """0 when a request may come now, which is then counted; otherwise the seconds to wait. One that is `patient` leaves half of what a
+        minute allows to others of the same key."""
+        late = 0.0
+        for bucket in (self._requests, self._tokens):
+            if bucket is not None:
+                late = max(late, bucket.wait(1 + (RESERVE * bucket.per_minute if patient else 0)))
         if not late and self._requests:
             self._requests.take(1)
         return late
@@ -44,3 +53,22 @@ class Rates:
         if self._tokens:
             self._tokens.wait(0)
             self._tokens.take(tokens)
+
+
+class KeyRates:
+    """The rates of each key, and those of everybody together where there are no keys."""
+
+    def __init__(self, limits: Limits, keys: Sequence[Key] | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._everybody = Rates(limits.requests_per_minute, limits.tokens_per_minute, clock)
+        self._keys = None if keys is None else {key.name for key in keys}
+        self._rates: dict[str | None, Rates] = {}
+        for key in keys or ():
+            requests = key.requests_per_minute or limits.requests_per_minute
+            self._rates[key.name] = Rates(requests, key.tokens_per_minute or limits.tokens_per_minute, clock)
+
+    def knows(self, key: str | None) -> bool:
+        """Whether this key is still let in. What was begun when there were no keys belongs to nobody."""
+        return key is None or self._keys is None or key in self._keys
+
+    def of(self, key: str | None) -> Rates:
+        return self._rates.get(key, self._everybody)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -22,13 +22,20 @@ from newleaf.errors import InputError
 from newleaf.storage.checksums import metadata_of
 
 ASIDE = ".old.tmp"
+PRIVATE = 0o600  # a file's mode where only its user may read it
+PRIVATE_FOLDER = 0o700
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; when the block ends well, that file becomes `path`, otherwise it is removed."""
+def write_atomically(path: Path, private: bool = False) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; when the block ends well, that file becomes `path`, otherwise it is removed.
+
+    A `private` file is its user's alone (mode 0600) from its first byte on.
+    """
     temporary = _sibling(path)
     try:
+        if private:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
         yield temporary
         _flush(temporary)
         temporary.replace(path)
@@ -59,15 +66,29 @@ def replace_directory(target: Path, unless: Callable[[Path], bool] | None = None
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, private: bool = False) -> None:
     """Writes UTF-8 text with the line ends it has."""
-    with write_atomically(path) as temporary:
+    with write_atomically(path, private) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON as people read it: indented, Unicode as it is, one line end after it."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_private(folder: Path) -> None:
+    """The folder, which only its user may look into, with those above it where they are missing."""
+    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    if os.name == "posix":  # it may have been there with another mode
+        with suppress(PermissionError):  # another user's, in which our files are private all the same
+            folder.chmod(PRIVATE_FOLDER)
+
+
+def open_private(path: Path) -> BinaryIO:
+    """A file to add bytes to, which only its user may read."""
+    flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, PRIVATE), "ab")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

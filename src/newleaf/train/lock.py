@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import sys
 from pathlib import Path
 from typing import IO
 
 from newleaf.errors import InputError
+from newleaf.storage.locks import BUSY, lock
 
 NAME = ".lock"
-BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 class FolderLock:
@@ -31,7 +29,7 @@ class FolderLock:
         while self.file is None and self.note is None:
             file = (self.folder / NAME).open("a+", encoding="utf-8")
             try:
-                _lock(file)
+                lock(file)
             except OSError as error:
                 with file:
                     if error.errno not in BUSY:
@@ -76,17 +74,3 @@ def _still_there(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[str]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(file: IO[str]) -> None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
