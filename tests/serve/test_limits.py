@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from running import Running, Start, until
 
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.serve.keys import read_keys
+from newleaf.serve import keys
 
 LONG: Any = {"model": "endless", "prompt": "a", "max_tokens": 4000, "temperature": 1, "seed": 1}
 
@@ -61,16 +62,21 @@ def test_keys_are_asked_for_and_kept_as_hashes_and_have_rates_of_their_own(start
     assert '"key": "one"' in server.log
 
 
-def test_keys_that_are_made_at_once_are_all_kept_in_a_private_file(tmp_path: Path) -> None:
-    path = tmp_path / "keys.jsonl"
-    code = "import sys; from pathlib import Path; from newleaf.serve.keys import add_key; input(); add_key(Path(sys.argv[1]), sys.argv[2])"
-    makers = [subprocess.Popen([sys.executable, "-c", code, str(path), f"key-{n}"], stdin=subprocess.PIPE) for n in range(6)]
-    for maker in makers:
-        assert maker.stdin is not None
-        maker.stdin.write(b"\n")
-        maker.stdin.flush()
-    assert [maker.wait(60) for maker in makers] == [0] * 6
-    assert {key.name for key in read_keys(path)} == {f"key-{n}" for n in range(6)}
+def test_keys_that_are_made_at_once_are_all_kept_in_a_private_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = tmp_path / "keys.jsonl", keys.read_keys
+
+    def slowly(path: Path) -> list[keys.Key]:
+        found = read(path)
+        time.sleep(0.05)  # in which another would read the same file
+        return found
+
+    monkeypatch.setattr(keys, "read_keys", slowly)
+    threads = [threading.Thread(target=keys.add_key, args=(path, f"key-{n}")) for n in range(6)]  # locks are of open files, not of threads
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {key.name for key in read(path)} == {f"key-{n}" for n in range(6)}
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -80,7 +86,7 @@ def test_a_damaged_file_of_keys_is_named_with_its_line(tmp_path: Path) -> None:
     for bad in ("null", "[]", "{", '{"name": 1, "hash": 2}', "[" * 100_000, '{"other": 1}'):
         path.write_text(f"{good}\n{bad}\n")
         with pytest.raises(InputError, match="line 2"):
-            read_keys(path)
+            keys.read_keys(path)
 
 
 def test_a_rate_of_tokens_is_paid_after_and_waited_for(start: Start, models: Path) -> None:
