@@ -16,9 +16,10 @@ from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.quant.layers import packable
 from newleaf.quant.packed import FORMATS
 from newleaf.quant.quantize import quantize
-from newleaf.storage.describe import facts, memory_to_run
+from newleaf.storage.describe import memory_to_run
 from newleaf.storage.folder import save_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+from newleaf.train.describe_run import facts
 
 MIXTURE: dict[str, Any] = {"gated": True, "n_expert": 4, "n_expert_active": 2, "norm": "rms_norm", "positions": "rotary"}
 

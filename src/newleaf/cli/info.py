@@ -20,7 +20,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     heed_offline(args)
-    from newleaf.storage.describe import facts
+    from newleaf.train.describe_run import facts
 
     found = facts(args.model)
     if args.json:

@@ -16,6 +16,10 @@ from newleaf.errors import InputError, Stopped, ToldElsewhereError
 from newleaf.version import VERSION
 
 SPINS = "1000"  # tens of microseconds
+OF_THE_DISK = {  # what no command can help
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 COMMANDS = (demo, pretrain, finetune, generate, chat, classify, serve, evaluate, convert, info, runs, plan)
 
 
@@ -96,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _fail(" ".join(str(error).split()), 2)
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        if debug or error.errno not in OF_THE_DISK:
             raise
         return _fail(f"{error.filename or 'writing'}: {(error.strerror or str(error)).lower()}", 2)
 

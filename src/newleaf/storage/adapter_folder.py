@@ -112,6 +112,14 @@ def read_unchecked(folder: Path, config: GPTConfig, family: str | None = None) -
         raise error if str(error).startswith(str(folder)) else InputError(f"{folder}: {error}") from None
 
 
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """What an adapter's folder holds, by peft's names. Raises InputError, naming the folder, when it is missing or damaged."""
+    try:
+        return _tensors(folder / WEIGHTS)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+
+
 def check_base(folder: Path, base: Mapping[str, Any], own: dict[str, Any]) -> None:
     """Raises InputError, naming both fingerprints, where the network is not the base that the adapter was trained on."""
     try:

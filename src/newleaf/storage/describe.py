@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from newleaf.storage.adapter_folder import stands_for_adapter
 from newleaf.storage.describe_adapter import adapter_facts
 from newleaf.storage.folder import OWN_TYPE, describe, read_config, why_not_stock
 from newleaf.storage.hub import CARD, TOKENIZER_FILES
-from newleaf.storage.locate import RUN_FILE, RUN_MODEL, is_gguf, locate
+from newleaf.storage.locate import is_gguf, locate
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.weight_files import WHOLE, index_name
 from newleaf.text.tokenizer import Tokenizer
@@ -40,17 +39,16 @@ class _Found:
 
 
 def facts(name: str | Path) -> dict[str, Any]:
-    """Facts about a run, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf info --json` prints them.
+    """Facts about a run's model, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf info --json` prints them.
 
     Of a model of the Hub only the small files are fetched; of an adapter's base those on this disk are read. Raises InputError when
     `name` is none of these.
     """
-    run = _run_facts(Path(name)) if (Path(name) / RUN_FILE).exists() else {}
     if stands_for_adapter(name):
         adapter = adapter_facts(name)
         there = adapter["base"] is not None and Path(adapter["base"]).exists()
-        return run | adapter | (_model_facts(adapter["base"]) if there else {}) | {"opens_in": "stock peft, over the base"}
-    return run if run and not (Path(name) / RUN_MODEL).exists() else run | _model_facts(name)
+        return adapter | (_model_facts(adapter["base"]) if there else {}) | {"opens_in": "stock peft, over the base"}
+    return _model_facts(name)
 
 
 def network_named(name: str | Path) -> tuple[str, GPTConfig]:
@@ -83,28 +81,6 @@ def memory_to_run(config: GPTConfig) -> dict[str, int]:
 def _model_facts(name: str | Path) -> dict[str, Any]:
     path = locate(name, ("config.json", *TOKENIZER_FILES, CARD))
     return _facts_of(_gguf(path) if is_gguf(path) else _folder(path, fetched=not Path(name).exists()))
-
-
-def _run_facts(folder: Path) -> dict[str, Any]:
-    record = yaml.safe_load((folder / RUN_FILE).read_text("utf-8"))
-    made = record.get("record", {})
-    found = {"run": str(folder), "source": ", ".join(record.get("source", [])), "begun": made.get("begun", "")}
-    tuned = record.get("task")
-    again = f"newleaf {'finetune' if tuned else 'pretrain'} --resume {folder}"
-    found |= {"task": tuned, "tuned_from": record.get("model", "")} if tuned else {}
-    summary = folder / "summary.json"
-    if not summary.exists():
-        return found | {"state": f"not ended; {again}"}
-    values = json.loads(summary.read_text("utf-8"))
-    measured = {name.removeprefix("val_"): round(value, 4) for name, value in values.items() if name.startswith("val_")}
-    bits = measured.get("bits_per_byte")
-    return found | {
-        "state": "finished" if values["finished"] else f"stopped early; {again}",
-        **({"bits_per_byte": bits} if bits is not None else measured),
-        "steps": values["steps"],
-        "tokens_seen": values["tokens_seen"],
-        "seconds": values["total_seconds"],
-    }
 
 
 def _facts_of(found: _Found) -> dict[str, Any]:

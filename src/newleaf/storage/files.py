@@ -96,7 +96,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     elsewhere, and not an error of the format's."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(whole, path, metadata={"format": "pt"} | metadata_of(whole))
+        metadata = {"format": "pt"} | metadata_of(whole)
+        save_file(whole, path, metadata=metadata)
+        _in_order(path, metadata)
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         if found is None:
@@ -105,10 +107,31 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(number, os.strerror(number), str(path)) from None
 
 
+def _in_order(path: Path, metadata: Mapping[str, str]) -> None:
+    """The library writes metadata in an order that changes from file to file; the same tensors are to make the same bytes."""
+    wanted, turned = (
+        json.dumps(dict(pairs), separators=(",", ":")).encode() for pairs in (list(metadata.items()), list(metadata.items())[::-1])
+    )
+    with path.open("rb+") as file:
+        start = 8 + len(b'{"__metadata__":')  # behind the header's length
+        file.seek(start)
+        if file.read(len(turned)) == turned:
+            file.seek(start)
+            file.write(wanted)
+
+
 def digest(path: Path) -> str:
     """A hash of the file's bytes, to find damage with: BLAKE2b of 16 bytes, about a second for a gigabyte."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def remove_directory(path: Path) -> None:
+    """Removes a directory if it is there. Its name goes first, so that a kill on the way leaves no half of it."""
+    if path.exists():
+        gone = _sibling(path)
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from newleaf.train.ranks import Ranks
 from newleaf.train.shards import read_shards, write_shards
 
 TENSORS, VALUES, DIGESTS = "optimizer.safetensors", "state.json", "digests.json"
+NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps there is a checkpoint of, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if NAME.fullmatch(path.name))
 
     def save(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any], drop_old: bool = True) -> None:
         """Write one, whole or not at all; then the oldest go. Raises OSError, with every earlier checkpoint as it was."""
@@ -90,10 +92,13 @@ class Checkpoints:
 
     def _newest(self, say: Callable[[str], None], good: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
         damage = ""
+        for path in sorted(self.folder.glob("step-*")):
+            if not NAME.fullmatch(path.name) or not path.is_dir():
+                say(f"Warning: {path}: is no checkpoint, and is passed over.")
         for step in reversed(self.steps()):
             try:
                 values = self._read(step)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 damage = f"{self._path(step)}: the checkpoint is damaged ({' '.join(str(error).split())})"
                 say(f"Warning: {damage}; looking for the one before.")
                 continue
@@ -111,12 +116,29 @@ class Checkpoints:
         if self.folder.exists():
             sweep(self.folder)
 
+    def is_whole(self, step: int) -> bool:
+        """Whether there is an undamaged checkpoint of this step."""
+        return self.layout.ranks.first(lambda: self._is_whole(step))
+
+    def _is_whole(self, step: int) -> bool:
+        try:
+            self._read(step)
+        except (OSError, ValueError, RecursionError):
+            return False
+        return True
+
     def _read(self, step: int) -> dict[str, Any]:
+        """Its values. Raises ValueError or OSError when any of its files is not what was written."""
         path = self._path(step)
-        for name, wanted in json.loads((path / DIGESTS).read_text("utf-8")).items():
-            if digest(path / name) != wanted:
+        digests = json.loads((path / DIGESTS).read_text("utf-8"))
+        if not isinstance(digests, dict) or VALUES not in digests or len(digests) < 2:
+            raise ValueError(f"{DIGESTS} is not what was written")
+        for name, wanted in digests.items():
+            if Path(name).name != name or digest(path / name) != wanted:
                 raise ValueError(f"{name} is not what was written")
-        values: dict[str, Any] = json.loads((path / VALUES).read_text("utf-8"))
+        values = json.loads((path / VALUES).read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"{VALUES} is not what was written")
         return values
 
     def _remove(self, step: int) -> None:

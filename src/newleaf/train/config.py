@@ -34,6 +34,7 @@ class TrainConfig:
     patience: int = 0  # validations without a better one before the run ends; 0 never ends it early
     keep_checkpoints: int = 2  # under state/, besides the best weights in model/
     preempt_signal: str | None = "SIGUSR1"  # by which a scheduler announces that it will take the machine; SIGTERM always does
+    keep: Literal["best", "last"] = "best"  # what model/ holds at the end: the best weights by validation, or those of the last step
     eval_every: int = 0  # steps between validations; by the clock, a tenth of the run
     eval_windows: int = 256  # windows of each validation on the way; the last one reads the whole validation text, if time allows
     prompts: tuple[str, ...] = ("",)  # continued at each validation

@@ -22,8 +22,9 @@ def leave(session: Session, look: bool) -> None:
     if session.loop.step == 0:
         session.monitor.say("Stopped before the first step; --resume begins it anew.")
         return
-    session.save_checkpoint()
-    figures = session.best
+    if session.best.write_waiting() or session.best.waits_for == session.loop.step:
+        session.save_checkpoint()
+    figures = session.best.kept
     if look:
         figures = _provisional(session) or figures
     session.plot()
@@ -37,15 +38,15 @@ def _provisional(session: Session) -> Figures | None:
     if not checks.row_seconds:
         checks.look(1, to_the_end=True)
     affordable = max(1, int(STOP_SECONDS / max(checks.row_seconds, 1e-9)))
-    if session.best is not None and affordable < checks.rows:
+    if session.best.kept is not None and affordable < checks.rows:
         return None  # over fewer rows the figures could not be compared
     checks.rows = min(checks.rows, affordable)
     found = checks.look(checks.rows, to_the_end=True)
     checks.record(session.loop.step, found)
     checks.tell(session.loop.step, found)
-    if not checks.better(found, session.best):
+    if session.best.waits_for is not None or not session.best.wanted(found, session.best.kept):
         return None
-    if session.best is not None:
+    if session.best.kept is not None:
         session.folder.set_best_aside()
     if not session.attempt("the model", session.save_model):
         session.folder.take_back_best()
@@ -54,12 +55,17 @@ def _provisional(session: Session) -> Figures | None:
 
 
 def finish(session: Session) -> None:
-    """The figures of the best weights over the whole validation set, what the course has to report of them, and summary.json."""
-    if session.best is None:
+    """The figures of the weights in model/ over the whole validation set, what the course has to report of them, and summary.json.
+
+    While weights that belong there could not be written, the run is not finished.
+    """
+    if not session.best.write_waiting():
+        _wait_for_room(session)
+    if session.best.kept is None:
         raise InputError(
             f"{session.folder.path}: no validation had a finite loss, or {session.course.product}/ could not be written; see metrics.jsonl"
         )
-    figures, examiner = dict(session.best), session.checks.examiner
+    figures, examiner = dict(session.best.kept), session.checks.examiner
     if figures["step"] != session.loop.step:
         session.optimizer.take_weights(session.course.read_back(session.folder.product))
     if session.checks.looks_again:
@@ -70,6 +76,16 @@ def finish(session: Session) -> None:
     session.folder.metrics.flush()
     session.checkpoints.trim()  # a kill may have come before that
     _write_summary(session, figures, finished=True, report=report)
+
+
+def _wait_for_room(session: Session) -> None:
+    """Leave the run to be resumed. Raises InputError, which says why."""
+    if session.best.kept is not None:
+        session.attempt("summary.json", lambda: _write_summary(session, dict(session.best.kept or {}), finished=False))
+    raise InputError(
+        f"{session.folder.path}: {session.course.product}/ of step {session.best.waits_for} could not be written, so the run is not "
+        f"finished; free some space, and --resume {session.folder.path} completes it"
+    )
 
 
 def _write_summary(session: Session, figures: Figures, finished: bool, report: dict[str, Any] | None = None) -> None:

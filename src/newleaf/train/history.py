@@ -18,6 +18,7 @@ from newleaf.model.config import GPTConfig
 from newleaf.model.count import count_parameters, training_flops
 
 CONFIG, METRICS, SUMMARY = "run.yaml", "metrics.jsonl", "summary.json"
+COMING = ".run.yaml.coming"  # as in run_folder.py, which imports more than is wanted here
 DEPTH = 4  # folders below the one that is searched
 QUIET = 60.0  # seconds without a new line after which a run without an end counts as stopped
 
@@ -89,8 +90,10 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: holds no run (no {CONFIG})")
     notes: list[str] = []
-    config = _mapping(folder / CONFIG, yaml.safe_load, notes)
-    summary = _mapping(folder / SUMMARY, json.loads, notes) if (folder / SUMMARY).is_file() else {}
+    config = mapping(folder / CONFIG, yaml.safe_load, notes)
+    summary = mapping(folder / SUMMARY, json.loads, notes) if (folder / SUMMARY).is_file() else {}
+    if (folder / COMING).exists():
+        notes.append("a new run was killed while it took its place; --resume begins that one")
     last, best = _ends(folder / METRICS, notes)
     network = _network(config, notes)
     made = _section(config, "record")
@@ -162,7 +165,8 @@ def _state(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any], 
     return "stopped" if config else "damaged"
 
 
-def _mapping(file: Path, parse: Any, notes: list[str]) -> dict[str, Any]:
+def mapping(file: Path, parse: Any, notes: list[str]) -> dict[str, Any]:
+    """What a file of YAML or JSON says under names; {} and a note where it is damaged."""
     try:
         values = parse(file.read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:

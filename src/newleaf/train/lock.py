@@ -27,7 +27,10 @@ class FolderLock:
     def take(self) -> None:
         """Raises InputError when another process holds the folder. Taking it twice is fine."""
         while self.file is None and self.note is None:
-            file = (self.folder / NAME).open("a+", encoding="utf-8")
+            try:
+                file = (self.folder / NAME).open("a+", encoding="utf-8", errors="replace")
+            except IsADirectoryError:
+                raise InputError(f"{self.folder / NAME}: is a folder, where a run has its lock; remove it") from None
             try:
                 lock(file)
             except OSError as error:
@@ -63,7 +66,7 @@ class NoLock(FolderLock):
 def _holder(file: IO[str]) -> str:
     try:
         file.seek(0)
-        number = file.read().strip()
+        number = file.read(20).strip()
     except OSError:  # Windows lets nobody read what is locked
         number = ""
     return f"another process ({number})" if number else "another process"

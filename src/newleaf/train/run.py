@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from newleaf.errors import InputError
+from newleaf.storage.damage import damage_in
 from newleaf.train.bystander import Bystander
 from newleaf.train.checkpoint import Checkpoints
 from newleaf.train.config import TrainConfig
@@ -102,21 +103,21 @@ def resume(kind: Kind[C], out: str | Path, monitor: Monitor, started: float) -> 
 
 
 def _resume(kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks) -> RunFolder:
-    values = folder.read_config()
-    record = values.get("record", {})
-    if (folder.read_summary() or {}).get("finished"):
+    cut_short = ranks.first(folder.coming)
+    values = cut_short or ranks.first(folder.read_config)
+    if not cut_short and ranks.first(lambda: is_finished(folder, monitor)):
         monitor.say(f"{folder.path}: this run is finished; there is nothing to resume.")
         return folder
     if (values.get("train") or {}).get("time") is not None:
         values["train"] = values["train"] | {"replay": None}
-    config = kind.read({name: value for name, value in values.items() if name != "record"})
+    config = _read(kind, values, folder)
     with _guarded(folder, config.train, ranks) as (lock, interrupt):
-        ranks.first(lambda: _tidy(folder, lock, monitor))
+        ranks.first(lambda: _tidy(folder, lock, monitor, cut_short))
         found = Checkpoints(folder.state, layout=Whole(ranks)).newest(monitor.say)
         check_installed(config.train.track)
         course = kind.open(config, monitor, ranks)
         for name, fingerprint in course.fingerprints.items():
-            if fingerprint != record.get("fingerprints", {}).get(name):
+            if fingerprint != _fingerprints(values).get(name):
                 raise InputError(f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began")
         speed = _measure(course, monitor)
         interrupt.gently(monitor.say)
@@ -131,9 +132,41 @@ def _resume(kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, 
     return folder
 
 
-def _tidy(folder: RunFolder, lock: FolderLock, monitor: Monitor) -> None:
+def _read(kind: Kind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
+    """The configuration in a run.yaml. Raises InputError, naming the file."""
+    try:
+        return kind.read({name: value for name, value in values.items() if name != "record"})
+    except InputError as error:
+        raise InputError(f"{folder.path / CONFIG}: {error}") from None
+
+
+def _fingerprints(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = (values.get("record") or {}).get("fingerprints")
+    return found if isinstance(found, Mapping) else {}
+
+
+def is_finished(folder: RunFolder, monitor: Monitor) -> bool:
+    """Whether the run has ended and its model can be read; damage is told, and what is damaged is made again.
+
+    Raises InputError where there is no checkpoint to make a model from.
+    """
+    try:
+        finished = bool((folder.read_summary() or {}).get("finished"))
+    except InputError as error:
+        monitor.say(f"Warning: {error}; it is written anew.")
+        return False
+    trouble = damage_in(folder.made()) if finished else None
+    if trouble is not None and not Checkpoints(folder.state).steps():
+        raise InputError(f"{trouble}. There is no checkpoint to make it again from; --overwrite trains it anew")
+    return finished and trouble is None
+
+
+def _tidy(folder: RunFolder, lock: FolderLock, monitor: Monitor, cut_short: dict[str, Any] | None) -> None:
     _take(lock, monitor)
     folder.sweep()
+    if cut_short is not None:
+        monitor.say(f"{folder.path}: was being replaced by a new run when that was killed; the new run begins.")
+        folder.begin(cut_short)
     Checkpoints(folder.state).sweep()
 
 

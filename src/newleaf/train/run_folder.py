@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,13 +11,17 @@ from typing import Any
 import yaml
 
 from newleaf.errors import InputError
-from newleaf.storage.files import sweep, write_atomically, write_json, write_text
+from newleaf.storage.files import read_object, remove_directory, sweep, write_atomically, write_json, write_text
 from newleaf.train.lock import NAME as LOCK
 from newleaf.train.metrics import Metrics
 
 CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = "run.yaml", "metrics.jsonl", "summary.json", "loss.png", "model", "state"
 ADAPTER = "adapter"  # in the place of model/, where only an adapter was trained
 BEST = "best"  # in state/: the best model, while model/ holds one that a stop left
+COMING = ".run.yaml.coming"  # the configuration of a run that is taking the place of an earlier one
+NEEDED = ("finished", "steps", "tokens_seen", "total_seconds")  # of summary.json
+SECTIONS = ("train", "record")  # of run.yaml, which are mappings
+REPORTS = ("report.json", "report.txt", "confusion.png", "answers.jsonl")  # of tuned runs
 
 
 class RunFolder:
@@ -34,6 +37,10 @@ class RunFolder:
 
     def is_run(self) -> bool:
         return (self.path / CONFIG).exists()
+
+    def made(self) -> Path:
+        """The folder of what the run made: model/, or adapter/ where only that was trained."""
+        return self.path / ADAPTER if not self.model.exists() and (self.path / ADAPTER).exists() else self.model
 
     def check_free(self, overwrite: bool) -> None:
         """Raises InputError when the folder holds something that must not be replaced."""
@@ -51,16 +58,24 @@ class RunFolder:
     def begin(self, config: dict[str, Any]) -> None:
         """Clear an earlier run's files and write run.yaml.
 
-        The state goes first: should we be killed on the way, nothing of the earlier run is resumed under the new configuration.
+        Should we be killed on the way, nothing of the earlier run is taken for the new one: what is to come is noted first, an
+        earlier summary goes before all else, and run.yaml is replaced when nothing but it is left. `coming` goes on from there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.state, ignore_errors=True)
-        self.write_config(config)
-        for name in (SUMMARY, PLOT):
+        if self.is_run():
+            write_text(self.path / COMING, _yaml(config))
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        for folder in (self.state, self.path / MODEL, self.path / ADAPTER):
+            remove_directory(folder)
+        for name in (PLOT, METRICS, *REPORTS):
             (self.path / name).unlink(missing_ok=True)
-        for name in (MODEL, ADAPTER):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        self.write_config(config)
         self.metrics.start()
+        (self.path / COMING).unlink(missing_ok=True)
+
+    def coming(self) -> dict[str, Any] | None:
+        """The configuration of a run that was killed while it took the place of an earlier one; None where there is no such run."""
+        return _configuration(self.path / COMING) if (self.path / COMING).exists() else None
 
     def sweep(self) -> None:
         """Remove what a killed process left half written; for whoever holds the folder's lock."""
@@ -78,20 +93,13 @@ class RunFolder:
             (self.state / BEST).rename(self.product)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        write_text(self.path / CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120))
+        write_text(self.path / CONFIG, _yaml(config))
 
     def read_config(self) -> dict[str, Any]:
         """run.yaml's content. Raises InputError when there is no run here."""
-        file = self.path / CONFIG
-        if not file.exists():
+        if not self.is_run():
             raise InputError(f"{self.path}: holds no run (no {CONFIG})")
-        try:
-            values = yaml.safe_load(file.read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
-        if not isinstance(values, dict):
-            raise InputError(f"{file}: is not a run's configuration")
-        return values
+        return _configuration(self.path / CONFIG)
 
     def record(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
@@ -107,8 +115,14 @@ class RunFolder:
         write_json(self.path / SUMMARY, summary)
 
     def read_summary(self) -> dict[str, Any] | None:
+        """summary.json's content, None where there is none yet. Raises InputError when it is damaged."""
         file = self.path / SUMMARY
-        return json.loads(file.read_text("utf-8")) if file.exists() else None
+        if not file.exists():
+            return None
+        values = read_object(file)
+        if lacking := [name for name in NEEDED if name not in values]:
+            raise InputError(f"{file}: is not a run's summary, it lacks {lacking[0]}")
+        return values
 
     def write_plot(self, title: str) -> float:
         """Draw loss.png; the seconds it took, without those of importing Matplotlib, which come once."""
@@ -118,3 +132,21 @@ class RunFolder:
         with write_atomically(self.path / PLOT) as aside:
             loss_figure(list(self.lines()), title).savefig(aside, format="png", dpi=120)
         return time.monotonic() - begin
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=120))
+
+
+def _configuration(file: Path) -> dict[str, Any]:
+    """A run.yaml's content. Raises InputError when it is damaged."""
+    try:
+        values = yaml.safe_load(file.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({(str(error).splitlines() or ['empty'])[0]})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: is not a run's configuration")
+    for name in SECTIONS:
+        if not isinstance(values.get(name) or {}, dict):
+            raise InputError(f"{file}: {name}: is a section of options, not {values[name]!r}")
+    return values

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from newleaf.errors import InputError
+from newleaf.train.best import Best
 from newleaf.train.checkpoint import Checkpoint, Checkpoints
 from newleaf.train.checks import Checks
 from newleaf.train.course import Batches, Course, Figures
@@ -32,6 +33,10 @@ from newleaf.train.schedule import ClockSchedule, ReplaySchedule, Schedule, Step
 from newleaf.train.trouble import skipped_step, why_skipped
 
 PLOT_EVERY = 30.0  # seconds before loss.png is drawn anew
+NEEDED = (
+    "step", "tokens", "train_seconds", "total_seconds", "progress", "best", "windows", "micro_batch_size", "checks_without_gain",
+    "check_pending", "health", "metrics_bytes",
+)  # of a checkpoint's values  # fmt: skip
 
 
 class StopRequestedError(Exception):
@@ -73,8 +78,7 @@ class Session:
         self.checks.take_up(replayed_rows, replayed_closing)
         self.checkpoints = Checkpoints(folder.state, train.keep_checkpoints, self.optimizer.layout)
         self.health = Health()
-        self.best: Figures | None = None  # of what stands in the product's folder, and its "step"
-        self.checks_without_gain = 0
+        self.best = Best(self)
         self.check_pending = False  # the last step's check is not done yet
         self.elapsed_before = 0.0
         self.resumed_from = 0
@@ -105,7 +109,7 @@ class Session:
         per_step = train.batch_size * self.course.row_tokens
         if train.replay is not None:
             try:
-                return ReplaySchedule.of(read_lines(Path(train.replay)))
+                return ReplaySchedule.of(read_lines(Path(train.replay), strict=True))
             except ValueError as error:
                 raise InputError(f"train.replay: {train.replay} {error}") from None
         if train.time is not None:
@@ -132,17 +136,19 @@ class Session:
     def restore(self, found: Checkpoint) -> None:
         """Take up a checkpoint: weights, optimizer, counters, the best model, and the metrics as they were then."""
         state = found.values
+        if lacking := [name for name in NEEDED if name not in state]:
+            raise InputError(f"{self.folder.state}: the checkpoint of step {found.step} lacks {lacking[0]}; another version wrote it")
         self.optimizer.load_state(self.checkpoints.tensors(found.step))
         self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
         self.loop.micro_batch_size = state["micro_batch_size"]
-        self.best, self.elapsed_before, self.resumed_from = state["best"], state["total_seconds"], state["step"]
-        self.last_progress = state["progress"]
+        self.elapsed_before, self.resumed_from = state["total_seconds"], state["step"]
+        self.last_progress, self.check_pending = state["progress"], state["check_pending"]
         self.checks.take_up(state["windows"], tuple(state.get("closing", (0, 0))))
-        self.checks_without_gain, self.check_pending = state["checks_without_gain"], state["check_pending"]
-        self.folder.metrics.rewind(state["metrics_bytes"], state["step"])
+        self.rewind_metrics(found)
         self.health.restore(state["health"], self.losses())
         self.loop.rate_scale = self.health.rate_scale
         self.folder.take_back_best()
+        self.best.restore(found)
         if self.clock is not None:
             self.clock.resume(self.elapsed_before, state["progress"])
         self.monitor.say(f"Resumed at step {self.loop.step}.")
@@ -214,8 +220,8 @@ class Session:
         self.checks.record(step, found)
         self.checks.record_samples(step, samples)
         self.check_pending = False
-        self._keep_best(found)
-        if self.health.in_a_row == 0:  # what a run of skipped steps goes back to must be from before it
+        self.best.hear(found)
+        if self.health.in_a_row == 0 and self.best.waits_for in (None, step):  # what is gone back to must be from before skipped steps
             self.attempt("the checkpoint", self.save_checkpoint)
         self.checks.reserve(time.monotonic() - begin)
         # The last of all is drawn when the run is finished.
@@ -238,51 +244,55 @@ class Session:
         if self.stop_requested():
             raise StopRequestedError
 
-    def attempt(self, what: str, write: Callable[[], object]) -> bool:
-        """Write something that training can go on without, for now; whether it worked."""
+    def attempt(self, what: str, write: Callable[[], object], step: int | None = None) -> bool:
+        """Write something that training can go on without, for now; whether it worked. It is of this `step`, or of the last one."""
         try:
             write()
         except OSError as error:
-            why = (error.strerror or str(error)).lower()
-            self.monitor.say(f"Warning: {what} of step {self.loop.step} could not be written ({why}); the one before stays as it is.")
+            why, number = (error.strerror or str(error)).lower(), self.loop.step if step is None else step
+            self.monitor.say(f"Warning: {what} of step {number} could not be written ({why}); the one before stays as it is.")
             return False
         return True
 
     def out_of_patience(self) -> bool:
         patience = self.course.train.patience
-        return 0 < patience <= self.checks_without_gain
+        return 0 < patience <= self.best.checks_without_gain
 
-    # The best weights, and checkpoints.
-
-    def _keep_best(self, found: Figures) -> None:
-        self.checks_without_gain += 1
-        if self.checks.better(found, self.best) and self.attempt("the model", self.save_model):
-            self.best, self.checks_without_gain = self.figures(found), 0
+    # The model, and checkpoints.
 
     def figures(self, found: Figures) -> Figures:
         return {"step": self.loop.step, **found}
 
-    def save_model(self) -> None:
-        weights = self.optimizer.weights_by_name()
+    def save_model(self, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the product's folder from these weights, or from the present ones."""
+        weights = weights or self.optimizer.weights_by_name()
         self.ranks.first(lambda: self.course.save(self.folder.product, self.loop.network, weights))
 
     def save_checkpoint(self) -> None:
+        metrics_bytes, metrics_crc32 = self.ranks.first(self.folder.metrics.flush)
         values = {
             "step": self.loop.step,
             "tokens": self.loop.tokens,
             "train_seconds": self.loop.seconds,
             "total_seconds": self.total_seconds(),
             "progress": self.loop.schedule.progress(self.loop.step),
-            "best": self.best,
+            **self.best.state(),
             "windows": self.checks.rows,
             "closing": [self.checks.closing_rows, self.checks.report_rows],
             "micro_batch_size": self.loop.micro_batch_size,
-            "checks_without_gain": self.checks_without_gain,
             "check_pending": self.check_pending,
             "health": self.health.counters(),
-            "metrics_bytes": self.ranks.first(self.folder.metrics.flush),
+            "metrics_bytes": metrics_bytes,
+            "metrics_crc32": metrics_crc32,
         }
         self.checkpoints.save(self.loop.step, self.optimizer.state(), values, drop_old=self.health.in_a_row == 0)
+
+    def rewind_metrics(self, found: Checkpoint) -> None:
+        """Have metrics.jsonl as it was at a checkpoint, or what is left of it."""
+        size, crc32 = found.values["metrics_bytes"], found.values.get("metrics_crc32")
+        told = self.ranks.first(lambda: self.folder.metrics.rewind(size, found.step, crc32))
+        if told is not None:
+            self.monitor.say(told)
 
     def losses(self) -> list[float]:
         return [line["loss"] for line in self.folder.lines() if "loss" in line]

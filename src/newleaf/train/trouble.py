@@ -38,7 +38,7 @@ def _go_back(session: Session, step: int) -> None:
     if found is not None:
         session.optimizer.load_state(session.checkpoints.tensors(found.step))
         session.loop.step, session.loop.tokens, session.last_progress = found.step, found.values["tokens"], found.values["progress"]
-        session.folder.metrics.rewind(found.values["metrics_bytes"], found.step)
+        session.rewind_metrics(found)
     else:
         torch.manual_seed(session.course.train.seed)
         session.optimizer.load_state(session.optimizer_of(session.course.build()).state())
