@@ -86,7 +86,7 @@ BODIES: dict[str, bytes] = {
     "ids that are not": b'{"prompt": [1, "a"]}',
     "a wrong bias": b'{"prompt": "a", "logit_bias": {"a": 1}}',
     "an id that is not": b'{"prompt": "a", "logit_bias": {"99999999999999999999": 1}}',
-    "twice the name": b'{"prompt": "a", "stop": [""]}',
+    "a stop that is no text": b'{"prompt": "a", "stop": [7]}',
     "too large": b'{"prompt": "' + b"a" * 400_000 + b'"}',
     "a BOM and nothing": b"\xef\xbb\xbf",
 }

@@ -84,6 +84,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--state", type=Path, metavar="DIR", help="where files and batches are kept (default: a folder of the user's, one for each port)"
     )
     parser.add_argument("--runs", type=Path, metavar="DIR", help="training runs for the page to show")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse fields of requests that are not known (default: ignore them, and name them in the header x-newleaf-ignored)",
+    )
     parser.add_argument("--log", choices=["json", "off"], default="json", help="a JSON object for each request on standard error (default)")
     for flag, (kind, _, text) in LIMITS.items():
         parser.add_argument(flag, type=kind, help=text)
@@ -153,7 +158,7 @@ def _settings(args: argparse.Namespace, port: int) -> Settings:
     # Servers on one machine differ in their ports, and one that starts again has the same.
     state = args.state or Path(platformdirs.user_data_dir("newleaf", appauthor=False)) / f"serve-{port}"
     keys = read_keys(args.keys) if args.keys is not None else None
-    return Settings(Limits(**given), keys, _hosts(args.host, args.allowed_hosts), state, runs=_runs(args.runs))
+    return Settings(Limits(**given), keys, _hosts(args.host, args.allowed_hosts), state, runs=_runs(args.runs), strict=args.strict)
 
 
 def _hosts(host: str, given: str | None) -> frozenset[str] | None:

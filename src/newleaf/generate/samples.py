@@ -46,6 +46,7 @@ class Sample:
     stops: StopFinder
     end: str | None = None
     logprob: float = 0.0
+    cached: int = 0  # tokens of the prompt whose keys and values were there already
     waiting: list[TokenScore] = field(default_factory=list)  # scores that no piece has carried yet
 
     @property

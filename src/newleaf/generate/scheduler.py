@@ -104,6 +104,8 @@ class Scheduler:
                 if any(other.adapter == sequence.adapter and other.read < common(sequence, other) for other in found):
                     continue
                 sequence.read = self.slots.borrow(sequence.slot, sequence.text[:-1])
+                if not sequence.sample.row.written:
+                    sequence.sample.cached = sequence.read
             found.append(sequence)
         return found
 

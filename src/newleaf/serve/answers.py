@@ -14,13 +14,14 @@ from newleaf.generate.request import Request
 from newleaf.serve.answer_grammar import Thoughts, answer_grammar, calls_answer, channel_grammar, json_answer, opening, text_answer
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
-from newleaf.serve.sampling import check_prompt
+from newleaf.serve.sampling import check_prompt, longest
 from newleaf.serve.settings import Limits
 from newleaf.serve.tool_calls import Call, Form, form_of, marks_of, reader
 from newleaf.serve.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages
 from newleaf.text.reasoning import CHANNEL, OPEN, Part, marks_in
+from newleaf.text.tokenizer import Tokenizer
 
 CALL_ENDS = "<|call|>"
 
@@ -40,6 +41,8 @@ class Question:
     go_on: bool = False
     variables: Mapping[str, Any] | None = None
     schema_param: str = "response_format"
+    effort_param: str = "reasoning_effort"
+    cut: bool = False  # whether a conversation that is too long loses its oldest turns
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,10 @@ class Delta:
 class Answers:
     """The answers to one question, being written."""
 
-    def __init__(self, plan: Plan, request: Request, form: Form | None, names: Sequence[str], parallel: bool) -> None:
-        self.plan, self.request = plan, request
+    def __init__(self, plan: Plan, request: Request, form: Form | None, names: Sequence[str], parallel: bool, tokenizer: Tokenizer) -> None:
+        self.plan, self.request, self.tokenizer = plan, request, tokenizer
         self._form, self._names, self._parallel = form, names, parallel
+        self.ignored: list[str] = []  # parameters that had no effect
 
     @property
     def prompt_tokens(self) -> int:
@@ -66,6 +70,22 @@ class Answers:
     @property
     def completion_tokens(self) -> int:
         return sum(sample.row.written for sample in self.request.samples)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of thoughts and of the marks around them, in what has been written."""
+        if not marks_in(self.plan.source):
+            return 0
+        return sum(self._thoughts(sample.row.ids[sample.row.prompt :]) for sample in self.request.samples)
+
+    def _thoughts(self, ids: Sequence[int]) -> int:
+        """A token belongs to thoughts if it begins or ends within them."""
+        decoder, split, found = self.tokenizer.stream_decoder(self.plan.shown), self.plan.splitter(), 0
+        for token in ids:
+            before = split.thinking
+            split.push(decoder.push(token))
+            found += before or split.thinking
+        return found
 
     def cancel(self) -> None:
         self.request.cancel()
@@ -115,15 +135,17 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
     tools = question.tools if question.choice != "none" else ()
     source = speaker.template.source(list(tools) or None)
     form = form_of(source) if tools else None
-    how = Rendering(
-        tools=list(tools) if form not in (None, "own") else None,
-        continue_final_message=question.go_on,
-        variables={**(question.variables or {}), **_effort(question.effort, source)},
-    )
+    effort = _effort(question.effort, source)
+    given = list(tools) if form not in (None, "own") else None
+
+    def rendered(messages: Sequence[Message]) -> Prompt:
+        return conversation_prompt(speaker, messages, tools, form_of(source), how)
+
     try:
-        prompt = conversation_prompt(speaker, question.messages, tools, form_of(source), how)
+        how = Rendering(given, continue_final_message=question.go_on, variables={**(question.variables or {}), **(effort or {})})
+        prompt = shortened(question.messages, rendered, longest(hosted, limits)) if question.cut else rendered(question.messages)
     except InputError as error:
-        raise refused(error) from None
+        raise refused(error, default="messages") from None
     names = [tool["function"]["name"] for tool in tools]
     constraint: dict[str, Any] = {}
     if form is not None or question.schema is not None:
@@ -136,7 +158,9 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
         request = hosted.submit(prompt.ids, plan.config, plan.ends, plan.shown)
     except InputError as error:
         raise refused(error) from None
-    return Answers(plan, request, form, names, question.parallel)
+    answers = Answers(plan, request, form, names, question.parallel, hosted.model.tokenizer)
+    answers.ignored += [question.effort_param] if effort is None else []
+    return answers
 
 
 def conversation_prompt(speaker: Speaker, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
@@ -154,17 +178,32 @@ def conversation_prompt(speaker: Speaker, messages: Sequence[Message], tools: Se
         return speaker.prompt(with_tools(told, tools, "user"), how)
 
 
-def _effort(effort: str | None, source: str) -> dict[str, Any]:
-    """The template's variables for this effort. Raises ApiError where the template has none for it."""
+def shortened(messages: Sequence[Message], rendered: Callable[[Sequence[Message]], Prompt], most: int) -> Prompt:
+    """The conversation as the model reads it, without the oldest turns where it has more than `most` tokens. A turn begins with a user's
+    message; what stands before the first, and the last turn, stay."""
+    prompt = rendered(messages)
+    turns = [number for number, message in enumerate(messages) if message.get("role") == "user"]
+    if len(prompt.ids) <= most or len(turns) < 2:
+        return prompt
+    first, begins = messages[: turns[0]], turns[1:]
+
+    def of_turn(number: int) -> Prompt:
+        return rendered([*first, *messages[begins[number] :]])
+
+    low, high = 0, len(begins) - 1  # the first turn that all of the rest may begin with
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(of_turn(middle).ids) <= most else (middle + 1, high)
+    return of_turn(low)
+
+
+def _effort(effort: str | None, source: str) -> dict[str, Any] | None:
+    """The template's variables for this effort; None where the template has nothing for it."""
     if effort is None:
         return {}
-    if "reasoning_effort" in source and effort != "none":
-        return {"reasoning_effort": effort}
-    if "enable_thinking" in source and effort == "none":
-        return {"enable_thinking": False}
-    known = "none, to think not at all" if "enable_thinking" in source else "low, medium or high" if "reasoning_effort" in source else ""
-    text = f"this model's chat template knows {known}" if known else "this model's chat template has no place for it"
-    raise ApiError(400, f"reasoning_effort: {text}", "reasoning_effort", "unsupported_parameter")
+    if effort == "none":
+        return {"enable_thinking": False} if "enable_thinking" in source else {} if "reasoning_effort" not in source else None
+    return {"reasoning_effort": effort} if "reasoning_effort" in source else None
 
 
 def _constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str, form: Form | None) -> tuple[Prompt, dict[str, Any]]:

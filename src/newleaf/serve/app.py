@@ -52,6 +52,7 @@ def create_app(serving: Serving, more: Sequence[APIRouter] = ()) -> FastAPI:
     work = None
     if serving.settings.state is not None:
         work = Work(serving.settings.state, app, rates, serving.logs, most_bytes=serving.limits.body)
+    app.state.strict = serving.settings.strict
     add_handlers(app)
     serving.metrics.watch(serving.registry.loads)
     rooms = (chat_router, completions_router, responses_router, embeddings_router, tokens_router, health_router, runs_router)

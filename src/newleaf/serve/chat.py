@@ -19,10 +19,13 @@ from newleaf.serve.errors import ApiError
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.routes import router
 from newleaf.serve.sampling import most_tokens, sampling
-from newleaf.serve.schemas import ChatRequest, Function, NamedTool
+from newleaf.serve.schemas import AllowedChoice, ChatRequest, NamedTool
+from newleaf.serve.schemas import Message as ChatMessage
 from newleaf.serve.serving import Serving
 from newleaf.serve.streams import DONE, EventStream, event, unless_gone
 from newleaf.serve.tool_calls import Call
+from newleaf.serve.tool_choice import choose_tools, tool_json
+from newleaf.serve.usage import chat_usage
 from newleaf.text.tokenizer import Tokenizer
 
 
@@ -34,7 +37,7 @@ def chat_router(serving: Serving) -> APIRouter:
         """Answers a conversation, whole or as events while it is written."""
         record = request.state.record
         answers, hosted = await begin(serving, body, request)
-        head = _head(hosted.name)
+        head = _head(hosted)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             events = _events(answers, hosted, head, usage, record)
@@ -51,10 +54,12 @@ async def begin(serving: Serving, body: ChatRequest, request: Request) -> tuple[
     question = question_of(body)
     record = request.state.record
     hosted = await serving.registry.acquire(body.model)
-    record.model, record.user = hosted.name, body.user
+    record.of(hosted.name, body.user)
     try:
         options = functools.partial(_options, body, hosted, serving)
-        return await serving.threads.run(lambda: ask(hosted, question, serving.limits, options)), hosted
+        answers = await serving.threads.run(lambda: ask(hosted, question, serving.limits, options))
+        record.ignored += answers.ignored
+        return answers, hosted
     except BaseException:
         serving.registry.release(hosted)
         raise
@@ -62,24 +67,22 @@ async def begin(serving: Serving, body: ChatRequest, request: Request) -> tuple[
 
 def question_of(body: ChatRequest) -> Question:
     """Raises ApiError for parameters that do not go together."""
-    if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise ApiError(400, "max_tokens: give this or max_completion_tokens", "max_tokens", "invalid_value")
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs", "invalid_value")
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
-    if not body.tools and body.tool_choice not in (None, "none", "auto"):
-        raise ApiError(400, "tool_choice: there are no tools", "tool_choice", "invalid_value")
-    named = isinstance(body.tool_choice, NamedTool)
-    choice = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else body.tool_choice or "auto"
-    tools = [tool_json(tool.function) for tool in body.tools or ()]
-    if named and choice not in [tool["function"]["name"] for tool in tools]:
-        raise ApiError(400, f"tool_choice: there is no function {choice!r} among the tools", "tool_choice", "invalid_value")
+    tools, choice = [tool_json(tool.function) for tool in body.tools or ()], body.tool_choice
+    if isinstance(choice, AllowedChoice):
+        chosen = choose_tools(tools, choice.allowed_tools.mode, [each.function.name for each in choice.allowed_tools.tools])
+    elif isinstance(choice, NamedTool):
+        chosen = choose_tools(tools, None, [choice.function.name])
+    else:
+        chosen = choose_tools(tools, choice)
     return Question(
-        messages=[message.model_dump(exclude_none=True) for message in body.messages],
-        tools=tools,
-        choice=choice,
-        named=named,
+        messages=[message_of(message) for message in body.messages],
+        tools=chosen.tools,
+        choice=chosen.choice,
+        named=chosen.named,
         parallel=body.parallel_tool_calls is not False,
         schema=_schema(body),
         effort=body.reasoning_effort,
@@ -88,10 +91,23 @@ def question_of(body: ChatRequest) -> Question:
     )
 
 
-def tool_json(function: Function) -> dict[str, Any]:
-    """A tool as templates expect it, with nothing missing."""
-    nothing = {"description": "", "parameters": {"type": "object", "properties": {}}}
-    return {"type": "function", "function": {**nothing, **function.model_dump(exclude_none=True, exclude={"strict"})}}
+def message_of(message: ChatMessage) -> dict[str, Any]:
+    """A message as templates expect it: calls in today's form with their arguments as JSON, parts of text as "text", no empty lists."""
+    found = message.model_dump(exclude_none=True)
+    if (old := found.pop("function_call", None)) is not None and "tool_calls" not in found:
+        found["tool_calls"] = [{"id": "", "type": "function", "function": old}]
+    for call in found.get("tool_calls", ()):
+        if not isinstance(arguments := call["function"]["arguments"], str):
+            call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    if not found.get("tool_calls", True):
+        del found["tool_calls"]
+    if isinstance(parts := found.get("content"), list):
+        texts = [{"type": "text", "text": part.get("text", part.get("refusal"))} for part in parts]
+        if texts or "tool_calls" not in found:
+            found["content"] = texts or ""
+        else:
+            del found["content"]
+    return found
 
 
 def _schema(body: ChatRequest) -> Any:
@@ -106,29 +122,22 @@ def _schema(body: ChatRequest) -> Any:
 
 
 def _options(body: ChatRequest, hosted: Hosted, serving: Serving, room: int, constraint: Mapping[str, Any]) -> SamplingConfig:
-    name = "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
-    # An answer may be shorter than asked for: where the context ends it, it says "length".
-    most = most_tokens(body.max_completion_tokens or body.max_tokens, room, serving.limits, name, strict=False)
+    asked = [each for each in (body.max_tokens, body.max_completion_tokens) if each is not None]
+    most = most_tokens(min(asked, default=None), room, serving.limits)
     extra = dict(constraint)
     if body.logprobs:
         extra["logprobs"] = body.top_logprobs or 0
-    if body.min_tokens is not None:
-        extra["min_tokens"] = min(body.min_tokens, most)
     return sampling(body, hosted, serving.limits, most, extra)
 
 
-def _head(model: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
-
-
-def usage_of(answers: Answers) -> dict[str, int]:
-    read, written = answers.prompt_tokens, answers.completion_tokens
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+def _head(hosted: Hosted) -> dict[str, Any]:
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": hosted.name}
+    return {**head, "system_fingerprint": hosted.fingerprint}
 
 
 async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage: bool, record: Any) -> AsyncIterator[bytes]:
     """The chunks, several in one piece where they come at once."""
-    head = {"id": head["id"], "object": "chat.completion.chunk", "created": head["created"], "model": head["model"]}
+    head = {"id": head["id"], "object": "chat.completion.chunk", **head}
     more = {"usage": None} if usage else {}
     # Most chunks are a few characters of text: they are put together without walking through the whole of them.
     before = json.dumps(head, separators=(",", ":"))[:-1] + ',"choices":[{"index":'
@@ -157,7 +166,7 @@ async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage:
     async for deltas in answers.deltas():
         record.wrote()
         yield b"".join(told(delta, calls) for delta in deltas)
-    last = event({**head, "choices": [], "usage": usage_of(answers)}) if usage else b""
+    last = event({**head, "choices": [], "usage": chat_usage(answers)}) if usage else b""
     yield last + DONE
 
 
@@ -186,7 +195,7 @@ async def _whole(answers: Answers, hosted: Hosted, head: dict[str, Any], record:
         }
         for number in range(count)
     ]
-    return {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(answers)}
+    return {**head, "object": "chat.completion", "choices": choices, "usage": chat_usage(answers)}
 
 
 def message_json(texts: Mapping[str, str], calls: list[Call]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from newleaf.serve.sampling import check_prompt, most_tokens, sampling
 from newleaf.serve.schemas import CompletionRequest
 from newleaf.serve.serving import Serving
 from newleaf.serve.streams import DONE, EventStream, event, unless_gone
+from newleaf.serve.usage import cached, text_usage
 from newleaf.text.offsets import TextOffsets, prompt_offsets
 from newleaf.text.tokenizer import Tokenizer
 
@@ -88,7 +89,7 @@ def completions_router(serving: Serving) -> APIRouter:
         if body.stream_options is not None and not body.stream:
             raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
         hosted = await serving.registry.acquire(body.model)
-        record.model, record.user = hosted.name, body.user
+        record.of(hosted.name, body.user)
         try:
             texts = await serving.threads.run(lambda: begin(serving, hosted, body))
         except BaseException:
@@ -114,13 +115,15 @@ def begin(serving: Serving, hosted: Hosted, body: CompletionRequest) -> Continua
     extra: dict[str, Any] = {name: value for name in ("best_of", "json_schema", "logprobs") if (value := getattr(body, name)) is not None}
     configs: list[SamplingConfig] = []
     for _, ids in prompts:
-        most = most_tokens(body.max_tokens or LENGTH, hosted.context - len(ids), limits, strict=body.max_tokens is not None)
+        most = most_tokens(body.max_tokens or LENGTH, hosted.context - len(ids), limits)
         configs.append(sampling(body, hosted, limits, most, extra))
     each = max(configs[0].n, configs[0].best_of or 1)
     if each * len(prompts) > limits.queue:
         raise ApiError(400, f"prompt: {each * len(prompts):,} texts are more than a request may ask for", "prompt", "invalid_value")
-    hosted.make_room(each * len(prompts))
     writings: list[Writing] = []
+    if body.max_tokens == 0:  # the prompts are echoed and scored, and not gone on with
+        return Continuations(prompts, writings)
+    hosted.make_room(each * len(prompts))
     try:
         for number, ((_, ids), config) in enumerate(zip(prompts, configs, strict=True)):
             writings.append(hosted.submit(ids, config, first=number))
@@ -161,17 +164,18 @@ class Choices:
         self.body, self.hosted, self.texts = body, hosted, texts
         self.count = body.n or 1
         self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": hosted.name, "object": "text_completion"}
+        self.head["system_fingerprint"] = hosted.fingerprint
         self._offsets: dict[int, TextOffsets] = {}
 
     @property
-    def usage(self) -> dict[str, int]:
-        read, written = self.texts.prompt_tokens, self.texts.completion_tokens
-        return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    def usage(self) -> dict[str, Any]:
+        return text_usage(self.texts.prompt_tokens, self.texts.completion_tokens, cached(self.texts.writings))
 
     async def echoes(self) -> list[dict[str, Any]]:
         """The prompts, where they are asked for, with their tokens' log-probabilities."""
+        end = "length" if self.body.max_tokens == 0 else None
         if not self.body.echo:
-            return []
+            return [self.choice(index, "", (), end) for index in range(self.count * len(self.texts.prompts))] if end else []
         found = []
         model = self.hosted.model
         for number, (text, ids) in enumerate(self.texts.prompts):
@@ -184,7 +188,7 @@ class Choices:
             for each in range(self.count):
                 index = number * self.count + each
                 self._offsets[index] = TextOffsets(model.tokenizer, len(text), ids)
-                found.append(self.choice(index, text, scores, None, offsets))
+                found.append(self.choice(index, text, scores, end, offsets))
         return found
 
     def _echoed(self, text: str, ids: Sequence[int], number: int) -> list[int]:

@@ -7,8 +7,10 @@ import re
 import secrets
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +26,9 @@ from newleaf.serve.settings import Settings
 OPEN = ("/health", "/ready")  # for whoever watches the server
 GUARDED = ("/v1", "/tokenize", "/detokenize", "/metrics", "/openapi.json", "/runs")
 UPLOAD = "/v1/files"
+MOST_LISTED = 1000  # characters of the header that names what was ignored
+MOST_LOGGED = 32  # names of it in the log
+MOST_USER = 256  # characters of a user's name in the log
 TRACE = 6  # calls that led to an error, the last ones
 
 
@@ -39,7 +44,12 @@ class Record:
     completion_tokens: int | None = None
     first_token: float | None = None  # seconds
     gone: bool | None = None  # the client left before the end
+    ignored: list[str] = field(default_factory=list)  # places in the body that had no effect
     began: float = field(default_factory=time.perf_counter)
+
+    def of(self, model: str, user: str | None = None) -> None:
+        """Who is asked, and for whom."""
+        self.model, self.user = model, user[:MOST_USER] if user is not None else None
 
     def wrote(self) -> None:
         """The first piece of text is there."""
@@ -71,6 +81,8 @@ class Edge:
                 status = message["status"]
                 added = MutableHeaders(scope=message)
                 added["x-request-id"] = record.id
+                if record.ignored:
+                    added["x-newleaf-ignored"] = listed(record.ignored)
                 if status in (408, 413):
                     added["connection"] = "close"  # the rest of the body is not wanted
             await send(message)
@@ -139,6 +151,7 @@ class Edge:
             return
         fields: dict[str, Any] = {name: getattr(record, name) for name in ("id", "key", "model", "user", "gone")}
         fields |= {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens}
+        fields |= {"ignored": record.ignored[:MOST_LOGGED]} if record.ignored else {}
         first = round(record.first_token, 4) if record.first_token is not None else None
         client = scope["client"][0] if scope.get("client") else None
         self.logs.write(
@@ -151,6 +164,17 @@ class Edge:
             client=client,
             **fields,
         )
+
+
+def listed(places: Sequence[str]) -> str:
+    """Places in a body for a header: names of strangers are escaped as in addresses, and a long list is cut and counted."""
+    text = ""
+    for number, place in enumerate(places):
+        more = (", " if text else "") + quote(place, safe="[]._-")
+        if len(text) + len(more) > MOST_LISTED:
+            return f"{text}{', ' if text else ''}and {len(places) - number} more"
+        text += more
+    return text
 
 
 def _request_id(headers: Headers) -> str:

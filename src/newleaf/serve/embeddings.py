@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: the mean of a text's last hidden states, as the network has them before its head, of the length they have."""
+"""POST /v1/embeddings: the mean of a text's last hidden states, as the network has them before its head, scaled to length 1."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def embeddings_router(serving: Serving) -> APIRouter:
         """A vector for each text. Language models are not trained for this: expect less of it than of a model for embeddings."""
         record = request.state.record
         async with serving.registry.use(body.model) as hosted:
-            record.model, record.user = hosted.name, body.user
+            record.of(hosted.name, body.user)
             width = hosted.model.network.config.n_embd
-            if body.dimensions not in (None, width):
-                raise ApiError(400, f"dimensions: this model's vectors have {width}", "dimensions", "invalid_value")
+            if body.dimensions is not None and body.dimensions > width:
+                raise ApiError(400, f"dimensions: this model's vectors have {width:,}", "dimensions", "invalid_value")
             texts = await serving.threads.run(lambda: _encoded(hosted, body))
             hosted.make_room(1)
             rows = [await hosted.aside(_pooling(hosted.model.network, ids)) for ids in texts]
             record.prompt_tokens = sum(len(ids) for ids in texts)
         as_base64 = body.encoding_format == "base64"
-        data = [{"object": "embedding", "index": at, "embedding": _written(row, as_base64)} for at, row in enumerate(rows)]
+        data = [{"object": "embedding", "index": at, "embedding": _written(_scaled(row, body), as_base64)} for at, row in enumerate(rows)]
         usage = {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
         return {"object": "list", "data": data, "model": hosted.name, "usage": usage}
 
@@ -63,6 +63,12 @@ def _pooling(network: GPT, ids: list[int]) -> Any:
         return hidden[0].float().mean(0).cpu()
 
     return pool
+
+
+def _scaled(row: torch.Tensor, body: EmbeddingRequest) -> torch.Tensor:
+    """The first `dimensions` of a vector, scaled to length 1 unless the request says not to."""
+    row = row[: body.dimensions]
+    return row if body.normalize is False else torch.nn.functional.normalize(row, dim=0)
 
 
 def _written(row: torch.Tensor, as_base64: bool) -> list[float] | str:

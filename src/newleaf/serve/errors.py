@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -12,11 +12,21 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from newleaf.errors import InputError
+from newleaf.generate.options import SamplingConfig
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 CODES = {404: "not_found", 405: "method_not_allowed"}
 # Where an option of ours has another name in OpenAI's requests.
-PARAMS = {"json_schema": "response_format", "json_object": "response_format", "n": "n", "forced_tokens": None}
+PARAMS = {"json_schema": "response_format", "json_object": "response_format", "stop_ids": "stop_token_ids"}
+OPTIONS = tuple(SamplingConfig.__dataclass_fields__)
+ABOUT = (
+    "messages",
+    "prompt",
+    "response_format",
+    "tools",
+    "continue_final_message",
+    "chat_template_kwargs",
+)  # what an error may be about in any request for text
 
 
 class ApiError(HTTPException):
@@ -44,14 +54,14 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def refused(error: InputError, fields: Mapping[str, Any] | None = None) -> ApiError:
-    """An error of the floors below as one of the client's, with the parameter it is about where its text begins with one."""
-    text = " ".join(str(error).split())
-    named = re.match(r"(messages|tools|template variables|[a-z_]+)(?=[\[.:, ])", text)
-    name = named[1] if named else None
-    param = PARAMS.get(name, name) if name else None
-    if fields is not None and param not in fields and param not in ("messages", "prompt", "response_format"):
-        param = None
+def refused(error: InputError, fields: Collection[str] | None = None, default: str | None = None) -> ApiError:
+    """An error of the floors below as one of the client's, with the parameter it is about where its text begins with one of the request's
+    `fields`; `default` is what an error is about that names none."""
+    text = " ".join(str(error).split()).replace("template variables", "chat_template_kwargs")
+    named = re.match(r"([a-z_]+)((?:\[\d+\]|\.[a-z_]+)*)(?=[:,.\[])", text)
+    known = {*(OPTIONS if fields is None else fields), *ABOUT}
+    name = PARAMS.get(named[1], named[1]) if named and (fields is None or named[1] not in fields) else named[1] if named else None
+    param = f"{name}{named[2]}" if named and name in known else default
     code = "context_length_exceeded" if "the context is" in text or "do not fit this model" in text else "invalid_value"
     return ApiError(400, text, param, code)
 

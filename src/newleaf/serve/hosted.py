@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TypeVar
 
 from newleaf.api import Model
@@ -14,6 +16,7 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
 from newleaf.serve.errors import overloaded
 from newleaf.text.chat_template import ChatTemplate
+from newleaf.version import VERSION
 
 Result = TypeVar("Result")
 
@@ -57,6 +60,14 @@ class Hosted:
         """Bytes that the weights take, the draft's too."""
         return self.model.network.weight_bytes() + (self.draft.network.weight_bytes() if self.draft is not None else 0)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names what answers depend on beside the request: this version, the network and its number formats, the tokenizer."""
+        network = self.model.network
+        kinds = sorted({str(each.dtype) for each in network.parameters()} | {type(each).__name__ for each in network.modules()})
+        parts = [VERSION, self.name, network.config, kinds, self.model.tokenizer.fingerprint, self.slots]
+        return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:10]}"
+
     def make_room(self, texts: int) -> None:
         """Raises ApiError when so many texts more would be too many."""
         running, waiting = self.engine.load
@@ -94,7 +105,7 @@ class Adapted(Hosted):
     """A model with an adapter: the engine is its base's, in which texts of all adapters are written together."""
 
     def __init__(self, name: str, path: str, base: Hosted, template: str | None) -> None:
-        self.name, self.model, self.base = name, base.model.with_adapter(path), base
+        self.name, self.model, self.base, self.slots = name, base.model.with_adapter(path), base, base.slots
         if template is not None:
             self.model.use_template(template)
         brings = self.model.tokenizer is not base.model.tokenizer  # a tokenizer of its own, which may have a template

@@ -5,16 +5,23 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+from newleaf.generate.logprobs import TokenScore
 from newleaf.serve.answers import Delta
+from newleaf.serve.chat import scores_json
+from newleaf.serve.response_input import packed
 from newleaf.serve.tool_calls import Call
+from newleaf.text.tokenizer import Tokenizer
 
 Event = dict[str, Any]
 
 
 class Items:
-    """What has come so far (`output`); each call returns events, which still lack their numbers."""
+    """What has come so far (`output`); each call returns events, which still lack their numbers. Text has its tokens' log-probabilities
+    where they are wanted (`scored`), and thoughts themselves once more, `packed`, for clients that keep them."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokenizer: Tokenizer, scored: bool = False, packed: bool = False) -> None:
+        self._tokenizer, self._scored, self._packed = tokenizer, scored, packed
+        self._scores: list[TokenScore] = []  # of tokens whose text is still to come
         self.output: list[dict[str, Any]] = []
         self.end: str | None = None
         self._open: str | None = None  # the kind of the last item, while it grows
@@ -25,11 +32,18 @@ class Items:
             return self.close() if delta.end else []
         if isinstance(delta.part, Call):
             return [*self.close(), *self._call(delta.part)]
+        if self._scored and delta.part.kind == "content":
+            self._scores += delta.scores
         if not delta.part.text:
             return []
         events = [] if self._open == delta.part.kind else [*self.close(), *self._begin(delta.part.kind)]
-        self.output[-1]["content"][0]["text"] += delta.part.text
-        return [*events, self._of_text("delta", delta=delta.part.text)]
+        part = self.output[-1]["content"][0]
+        part["text"] += delta.part.text
+        if delta.part.kind == "reasoning":
+            return [*events, self._of_text("delta", delta=delta.part.text)]
+        scores, self._scores = scores_json(self._scores, self._tokenizer), []
+        part["logprobs"] += scores
+        return [*events, self._of_text("delta", delta=delta.part.text, logprobs=scores)]
 
     def close(self) -> list[Event]:
         """The last item is whole."""
@@ -38,8 +52,14 @@ class Items:
         item = self.output[-1]
         item["status"] = "completed"
         part = item["content"][0]
+        if self._open == "content":
+            part["logprobs"] += scores_json(self._scores, self._tokenizer)
+            self._scores = []
+        more = {"logprobs": part["logprobs"]} if self._open == "content" else {}
+        if self._packed and self._open == "reasoning":
+            item["encrypted_content"] = packed(part["text"])
         events = [
-            self._of_text("done", text=part["text"]),
+            self._of_text("done", text=part["text"], **more),
             self._event("response.content_part.done", item_id=item["id"], content_index=0, part=part),
             self._event("response.output_item.done", item=item),
         ]
@@ -83,8 +103,7 @@ class Items:
     def _of_text(self, what: str, **fields: Any) -> Event:
         reasoning = self._open == "reasoning"
         kind = "response.reasoning_text" if reasoning else "response.output_text"
-        more: dict[str, Any] = {} if reasoning else {"logprobs": []}
-        return self._event(f"{kind}.{what}", item_id=self.output[-1]["id"], content_index=0, **fields, **more)
+        return self._event(f"{kind}.{what}", item_id=self.output[-1]["id"], content_index=0, **fields)
 
     def _event(self, kind: str, **fields: Any) -> Event:
         return {"type": kind, "output_index": len(self.output) - 1, **fields}

@@ -6,11 +6,43 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from newleaf.serve.schemas import Effort, Sampled, Strict
+from newleaf.serve.field_types import LeaveOut
+from newleaf.serve.schemas import Effort, Sampled, Seed, Stop, StreamOptions, Strict
+
+# Items of tools that only OpenAI's own service has, in conversations that began there.
+OTHERS_ITEMS = frozenset(
+    {
+        "additional_tools",
+        "apply_patch_call",
+        "apply_patch_call_output",
+        "code_interpreter_call",
+        "compaction",
+        "compaction_summary",
+        "compaction_trigger",
+        "computer_call",
+        "computer_call_output",
+        "file_search_call",
+        "ghost_snapshot",
+        "image_generation_call",
+        "local_shell_call",
+        "local_shell_call_output",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "mcp_call",
+        "mcp_list_tools",
+        "program",
+        "program_output",
+        "shell_call",
+        "shell_call_output",
+        "tool_search_call",
+        "tool_search_output",
+        "web_search_call",
+    }
+)
 
 
 class InputText(Strict):
-    type: Literal["input_text", "output_text", "reasoning_text", "summary_text", "refusal"]
+    type: Literal["input_text", "output_text", "reasoning_text", "summary_text", "refusal", "text"]
     text: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
@@ -34,8 +66,19 @@ class CallItem(Strict):
     arguments: str
 
 
+class CustomCallItem(Strict):
+    """A call of a tool that takes text, which is kept as a call of a function with one parameter, `input`."""
+
+    type: Literal["custom_tool_call"]
+    id: str | None = None
+    status: str | None = None
+    call_id: str
+    name: str
+    input: str
+
+
 class OutputItem(Strict):
-    type: Literal["function_call_output"]
+    type: Literal["function_call_output", "custom_tool_call_output"]
     id: str | None = None
     status: str | None = None
     call_id: str
@@ -48,7 +91,14 @@ class ReasoningItem(Strict):
     status: str | None = None
     summary: list[InputText] = Field(default_factory=list)
     content: list[InputText] | None = None
-    encrypted_content: None = None
+    encrypted_content: str | None = None
+
+
+class ReferenceItem(Strict):
+    """An item of a stored response, by its id."""
+
+    type: Literal["item_reference"] = "item_reference"
+    id: str
 
 
 class ResponseTool(Strict):
@@ -62,6 +112,12 @@ class ResponseTool(Strict):
 class NamedFunction(Strict):
     type: Literal["function"]
     name: str
+
+
+class AllowedFunctions(Strict):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[NamedFunction]
 
 
 class TextFormat(Strict):
@@ -80,22 +136,27 @@ class Reasoning(Strict):
     effort: Effort | None = None
 
 
-Item = MessageItem | CallItem | OutputItem | ReasoningItem
+Item = MessageItem | CallItem | CustomCallItem | OutputItem | ReasoningItem | ReferenceItem
 
 
 class ResponseRequest(Sampled):
     """POST /v1/responses."""
 
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000), LeaveOut(OTHERS_ITEMS)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     stream: bool | None = None
-    tools: Annotated[list[ResponseTool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
+    stream_options: StreamOptions | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=128), LeaveOut(others=True)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     previous_response_id: str | None = None
     store: bool | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    truncation: Literal["disabled"] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    include: list[str] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    seed: Seed | None = None  # chat's, and so is stop
+    stop: Stop = None

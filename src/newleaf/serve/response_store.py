@@ -14,12 +14,18 @@ MOST_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Stored:
-    """A response as it was given, with the conversation up to and with its answer, without instructions."""
+    """A response as it was given, with the conversation up to and with its answer, without instructions, and the items of its request."""
 
     response: dict[str, Any]
     messages: list[Message]
+    input: list[dict[str, Any]]
     owner: str | None
     size: int
+
+    @property
+    def items(self) -> list[dict[str, Any]]:
+        """What others may refer to by its id."""
+        return [*self.input, *self.response["output"]]
 
 
 class ResponseStore:
@@ -27,11 +33,14 @@ class ResponseStore:
 
     def __init__(self) -> None:
         self._stored: dict[str, Stored] = {}
+        self._items: dict[str, str] = {}  # an item's id → the last response that has it
         self._size = 0
 
-    def put(self, response: dict[str, Any], messages: list[Message], owner: str | None) -> None:
-        size = len(json.dumps([response, messages]))
-        self._stored[response["id"]] = Stored(response, messages, owner, size)
+    def put(self, response: dict[str, Any], messages: list[Message], given: list[dict[str, Any]], owner: str | None) -> None:
+        size = len(json.dumps([response, messages, given]))
+        found = Stored(response, messages, given, owner, size)
+        self._stored[response["id"]] = found
+        self._items |= {item["id"]: response["id"] for item in found.items}
         self._size += size
         while len(self._stored) > MOST or self._size > MOST_BYTES:
             self._drop(next(iter(self._stored)))
@@ -41,6 +50,11 @@ class ResponseStore:
         found = self._stored.get(id_)
         return found if found is not None and found.owner == owner else None
 
+    def item(self, id_: str, owner: str | None) -> dict[str, Any] | None:
+        """An item of a stored response or of its request; None for what is not there, or another's."""
+        found = self.get(self._items.get(id_, ""), owner)
+        return next((item for item in found.items if item["id"] == id_), None) if found is not None else None
+
     def remove(self, id_: str, owner: str | None) -> bool:
         if self.get(id_, owner) is None:
             return False
@@ -48,4 +62,8 @@ class ResponseStore:
         return True
 
     def _drop(self, id_: str) -> None:
-        self._size -= self._stored.pop(id_).size
+        found = self._stored.pop(id_)
+        self._size -= found.size
+        for item in found.items:
+            if self._items.get(item["id"]) == id_:
+                del self._items[item["id"]]

@@ -1,4 +1,4 @@
-"""Routes whose bodies are read strictly: JSON by name, valid UTF-8, no deep nesting, no numbers without a value."""
+"""Routes whose JSON is read strictly (by name, valid UTF-8, no deep nesting, no numbers without a value) and whose fields liberally."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
+from newleaf.serve.bodies import BodyReader
 from newleaf.serve.errors import ApiError
+from newleaf.serve.field_types import is_model
 
 
 class StrictRequest(Request):
-    """A request whose JSON is read by pydantic's parser, which knows limits that Python's does not."""
+    """A request whose JSON is read by pydantic's parser, which knows limits that Python's does not, and made into what the schemas know."""
+
+    reader: BodyReader | None = None
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
@@ -22,6 +27,9 @@ class StrictRequest(Request):
                 self._json = from_json(body, allow_inf_nan=False)
             except ValueError as error:
                 raise ApiError(400, f"the body is not valid JSON: {error}", None, "invalid_json") from None
+            if self.reader is not None:
+                self._json = self.reader.read(self._json)
+                self.state.record.ignored += self.reader.ignored
         return self._json
 
 
@@ -31,12 +39,22 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         takes_json = self.body_field is not None and not self.path.endswith("/files")
+        model: Any = self.body_field.field_info.annotation if takes_json and self.body_field is not None else None
 
         async def strict(request: Request) -> Response:
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if takes_json and kind != "application/json":
                 raise ApiError(415, "the body must be JSON, with Content-Type: application/json", None, "unsupported_media_type")
-            return await handle(StrictRequest(request.scope, request.receive))
+            asked = StrictRequest(request.scope, request.receive)
+            if is_model(model):
+                asked.reader = BodyReader(model, strict=request.app.state.strict)
+            try:
+                return await handle(asked)
+            except RequestValidationError:
+                problem = asked.reader.problem() if asked.reader is not None else None
+                if problem is None:
+                    raise
+                raise problem from None
 
         return strict
 

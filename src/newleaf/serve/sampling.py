@@ -27,6 +27,7 @@ SAME = (
     "regex",
     "grammar",
 )
+LIKELIEST = 1e-9  # as top_p: the fewest tokens that reach it are one
 FROM_MODEL = ("temperature", "top_p", "top_k", "min_p")  # of generation_config.json, where the request does not say
 
 
@@ -41,9 +42,17 @@ def sampling(body: Sampled, hosted: Hosted, limits: Limits, most: int, extra: di
         value = getattr(body, name, None)
         if value is not None:
             options[name] = value
+    if options.get("top_p") == 0:
+        options["top_p"] = LIKELIEST
+    if "min_tokens" in options:
+        options["min_tokens"] = min(options["min_tokens"], most)
+    if "grammar" in options:
+        options["grammar"] = as_lark(options["grammar"])
     stop = getattr(body, "stop", None)
     if stop is not None:
         options["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    if (ids := getattr(body, "stop_token_ids", None)) is not None:
+        options["stop_ids"] = tuple(ids)
     if (choice := getattr(body, "choice", None)) is not None:
         options["choice"] = tuple(choice)
     if max(options.get("n", 1), extra.get("best_of") or 1) > limits.choices:
@@ -54,21 +63,32 @@ def sampling(body: Sampled, hosted: Hosted, limits: Limits, most: int, extra: di
         raise refused(error, type(body).model_fields) from None
 
 
-def most_tokens(asked: int | None, room: int, limits: Limits, name: str = "max_tokens", strict: bool = True) -> int:
-    """How many tokens a text may have: what was asked for, or all there is room for. Raises ApiError for more than there is (`strict`)
-    or than the server writes."""
-    if asked is not None and asked > limits.output:
-        raise ApiError(400, f"{name}: at most {limits.output:,} tokens are written for one text, not {asked:,}", name, "invalid_value")
-    if asked is not None and strict and asked > room:
-        raise ApiError(
-            400, f"{name}: {asked:,} tokens do not fit; the prompt leaves {max(room, 0):,} of the context", name, "context_length_exceeded"
-        )
-    return max(1, min(asked if asked is not None else limits.output, room))
+def as_lark(grammar: str) -> str:
+    """A grammar as llguidance reads it; one in llama.cpp's notation (GBNF, `name ::= …`) is translated. Raises ApiError."""
+    if "::=" not in grammar:
+        return grammar
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return str(gbnf_to_lark(grammar))
+    except (ValueError, RecursionError, IndexError, KeyError) as error:
+        raise ApiError(400, f"grammar: is not valid GBNF: {' '.join(str(error).split())[:300]}", "grammar", "invalid_value") from None
+
+
+def most_tokens(asked: int | None, room: int, limits: Limits) -> int:
+    """How many tokens a text may have: what was asked for, as far as the server writes so many and there is room for them. A text that
+    ends for this says "length"."""
+    return max(1, min(asked if asked is not None else limits.output, limits.output, room))
+
+
+def longest(hosted: Hosted, limits: Limits) -> int:
+    """How many tokens a prompt may have."""
+    return min(hosted.context - 1, limits.prompt or hosted.context)
 
 
 def check_prompt(length: int, hosted: Hosted, limits: Limits, name: str) -> None:
     """Raises ApiError for a prompt that is too long."""
-    most = min(hosted.context - 1, limits.prompt or hosted.context)
+    most = longest(hosted, limits)
     if length > most:
         text = f"{name}: {length:,} tokens are too many; this model takes at most {most:,} here"
         raise ApiError(400, text, name, "context_length_exceeded")

@@ -6,16 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from newleaf.serve.field_types import LeaveOut
+
 Stop = str | Annotated[list[str], Field(max_length=64)] | None
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = Annotated[list[Id], Field(min_length=1, max_length=1 << 20)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Strict(BaseModel):
-    """What is not known is refused by name."""
+    """What is not known is refused by name. Before it comes here, `bodies.py` has taken out what may be ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -29,8 +31,8 @@ class Sampled(Strict):
 
     model: str | None = None
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    user: Annotated[str, Field(max_length=256)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None  # 0: the likeliest token
+    user: str | None = None
     # Not OpenAI's: the engine's own, by the names they have everywhere in newleaf.
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
@@ -51,9 +53,9 @@ class Written(Sampled):
     logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    stop_token_ids: Annotated[list[Id], Field(max_length=64)] | None = None
     regex: Annotated[str, Field(max_length=10_000)] | None = None
-    grammar: Annotated[str, Field(max_length=100_000)] | None = None
+    grammar: Annotated[str, Field(max_length=100_000)] | None = None  # Lark, or llama.cpp's GBNF
     choice: Annotated[list[Annotated[str, Field(min_length=1, max_length=10_000)]], Field(min_length=1, max_length=1000)] | None = None
 
 
@@ -90,30 +92,44 @@ class NamedTool(Strict):
     function: FunctionName
 
 
+class AllowedTools(Strict):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedChoice(Strict):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class ToolCallFunction(Strict):
     name: str
-    arguments: str
+    arguments: str | dict[str, Any]  # JSON, or, in the manner of Ollama, its value
 
 
 class ToolCall(Strict):
-    id: str
+    id: str = ""
     type: Literal["function"] = "function"
     function: ToolCallFunction
 
 
 class TextPart(Strict):
-    type: Literal["text", "refusal"]
+    type: Literal["text", "refusal", "input_text", "output_text"]
     text: str | None = None
     refusal: str | None = None
+
+
+Parts = Annotated[list[TextPart], LeaveOut(frozenset({"thinking", "redacted_thinking", "reasoning"}))]
 
 
 class Message(Strict):
     """One message. What belongs to which role is checked when the conversation is rendered."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[TextPart] | None = None
+    content: str | Parts | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: ToolCallFunction | None = None  # OpenAI's older form of a call
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning: str | None = None
@@ -124,12 +140,13 @@ class ChatRequest(Written):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tools: Annotated[list[Tool], Field(max_length=128), LeaveOut(others=True)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
     store: Literal[False] | None = None  # nothing is kept
@@ -143,6 +160,7 @@ class CompletionRequest(Written):
     prompt: (
         str | Annotated[list[str], Field(min_length=1, max_length=1024)] | Ids | Annotated[list[Ids], Field(min_length=1, max_length=1024)]
     )
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None  # 0: nothing but the prompt, for its echo
     best_of: Annotated[int, Field(ge=1)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -157,8 +175,9 @@ class EmbeddingRequest(Strict):
         str | Annotated[list[str], Field(min_length=1, max_length=2048)] | Ids | Annotated[list[Ids], Field(min_length=1, max_length=2048)]
     )
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
-    user: Annotated[str, Field(max_length=256)] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    normalize: bool | None = None  # ours: false leaves the vectors the length they have
+    user: str | None = None
 
 
 class TokenizeRequest(Strict):
@@ -168,6 +187,7 @@ class TokenizeRequest(Strict):
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)] | None = None
     add_special_tokens: bool = True
+    parse_special: bool = True  # whether the names of special tokens in a prompt are those tokens
     return_token_strs: bool = False
 
 

@@ -46,3 +46,4 @@ class Settings:
     state: Path | None = None
     page: Path | None = None  # a folder of files that are served as they are
     runs: Path | None = None  # a folder of training runs for the page to show
+    strict: bool = False  # whether unknown fields are refused; otherwise they are ignored and named

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from newleaf.errors import InputError
 from newleaf.serve.answers import conversation_prompt
-from newleaf.serve.chat import token_text
+from newleaf.serve.chat import message_of, token_text
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.routes import router
@@ -48,9 +48,9 @@ def tokens_router(serving: Serving) -> APIRouter:
 def _ids(hosted: Hosted, body: TokenizeRequest) -> list[int]:
     if body.prompt is not None:
         return hosted.model.tokenizer.encode(body.prompt, body.add_special_tokens)
-    messages = [message.model_dump(exclude_none=True) for message in body.messages or ()]
+    messages = [message_of(message) for message in body.messages or ()]
     try:
         speaker = hosted.speaker
         return conversation_prompt(speaker, messages, (), form_of(speaker.template.source()), Rendering()).ids
     except InputError as error:
-        raise refused(error) from None
+        raise refused(error, default="messages") from None

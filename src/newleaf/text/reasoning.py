@@ -30,6 +30,10 @@ class Splitter(Protocol):
     def finish(self) -> list[Part]:
         """What was held back."""
 
+    @property
+    def thinking(self) -> bool:
+        """Whether the text has come to a place within thoughts, their marks included."""
+
 
 def marks_in(source: str) -> tuple[str, ...]:
     """The marks that stand between thoughts and answer with this chat template; none for a template that knows no thoughts."""
@@ -53,6 +57,8 @@ class PlainSplitter:
     def __init__(self, space: str = "") -> None:
         self._space, self._held = space, ""
 
+    thinking = False
+
     def push(self, text: str) -> list[Part]:
         if self._space:
             self._held += text
@@ -73,6 +79,10 @@ class TagSplitter:
         self._state: Literal["start", "inside", "outside"] = "inside" if inside else "start"
         self._held = ""
         self._begun = False  # whether something of the present kind went out
+
+    @property
+    def thinking(self) -> bool:
+        return self._state == "inside"
 
     def push(self, text: str) -> list[Part]:
         self._held += text
@@ -123,6 +133,10 @@ class ChannelSplitter:
         self._kind: Kind = "content"
         self._to: str | None = None
         self._held = ""
+
+    @property
+    def thinking(self) -> bool:
+        return self._state == "message" and self._kind == "reasoning"
 
     def push(self, text: str) -> list[Part]:
         self._held += text

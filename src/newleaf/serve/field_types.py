@@ -1,0 +1,199 @@
+"""The types that a request's fields may have: which of several a value is meant as, and how to name them to a person."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+Result = TypeVar("Result")
+Place = tuple[str | int, ...]
+NAMES: Mapping[Any, str] = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+
+
+@dataclass(frozen=True)
+class LeaveOut:
+    """Stands in the annotation of a list: items whose `type` is one of `kinds` are left out and named. With `others`, items of every type
+    but those of the list's own models are."""
+
+    kinds: frozenset[str] = frozenset()
+    others: bool = False
+
+    def takes(self, item: Any, known: frozenset[Any]) -> bool:
+        """Whether this item stays in the list."""
+        if not isinstance(item, Mapping) or not isinstance(kind := item.get("type"), str):
+            return True
+        return kind in known or not (self.others or kind in self.kinds)
+
+
+def once(reading: Callable[[Any], Result]) -> Callable[[Any], Result]:
+    """Reads each annotation once. They are kept by identity, since not all of them have a hash."""
+    known: dict[int, tuple[Any, Result]] = {}
+
+    def read(annotation: Any) -> Result:
+        if id(annotation) not in known:
+            known[id(annotation)] = annotation, reading(annotation)
+        return known[id(annotation)][1]
+
+    return read
+
+
+@once
+def bare(annotation: Any) -> Any:
+    """The annotation without its constraints."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+@once
+def alternatives(annotation: Any) -> list[Any]:
+    """The types of a union, each with its own constraints, without None; of anything else, itself."""
+    if get_origin(bare(annotation)) in (Union, types.UnionType):
+        return [each for part in get_args(bare(annotation)) for each in alternatives(part)]
+    return [] if annotation is type(None) else [annotation]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field's type with its constraints, and whether it must be there."""
+
+    annotation: Any
+    required: bool
+
+
+@lru_cache
+def fields_of(model: type[BaseModel]) -> Mapping[str, Field]:
+    """The fields by the names they have in JSON."""
+    return {field.alias or name: Field(_annotation(field), field.is_required()) for name, field in model.model_fields.items()}
+
+
+def _annotation(field: FieldInfo) -> Any:
+    found: Any = field.annotation
+    return Annotated[found, *field.metadata] if field.metadata else found
+
+
+@lru_cache
+def kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
+    """What may stand in the model's `type`; nothing for a model that has none."""
+    field = model.model_fields.get("type")
+    return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
+
+
+@once
+def is_model(annotation: Any) -> bool:
+    return isinstance(kind := bare(annotation), type) and issubclass(kind, BaseModel)
+
+
+@once
+def item_of(annotation: Any) -> Any:
+    """The type of a list's items; None for what is no list."""
+    kind = bare(annotation)
+    return get_args(kind)[0] if get_origin(kind) is list else None
+
+
+@once
+def rule_of(annotation: Any) -> LeaveOut | None:
+    """Which items of this list are left out, where some are."""
+    return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, LeaveOut)), None)
+
+
+@once
+def holds_models(annotation: Any) -> bool:
+    """Whether a value of this type may have objects with named fields in it."""
+    return any(is_model(each) or ((item := item_of(each)) is not None and holds_models(item)) for each in alternatives(annotation))
+
+
+@once
+def known_kinds(annotation: Any) -> frozenset[Any]:
+    """Every `type` that objects of this annotation may have."""
+    return frozenset(kind for each in alternatives(annotation) if is_model(each) for kind in kinds_of(bare(each)))
+
+
+def meant(value: Any, annotation: Any) -> Any:
+    """The alternative of `annotation` that the value is meant as, so that its faults can be told; None where none is like it."""
+    options = alternatives(annotation)
+    if len(options) == 1:
+        return options[0]
+    if isinstance(value, Mapping):
+        return _meant_object(value, options)
+    if isinstance(value, list):
+        return _meant_list(value, [each for each in options if get_origin(bare(each)) is list])
+    if isinstance(value, str):
+        literals = [each for each in options if get_origin(bare(each)) is Literal]
+        found = [each for each in literals if value in get_args(bare(each))] or [each for each in options if bare(each) is str]
+        return next(iter(found or literals), None)
+    kinds = (bool,) if isinstance(value, bool) else (int, float) if isinstance(value, int) else (type(value),)
+    return next((each for each in options if bare(each) in kinds), None)
+
+
+def _meant_object(value: Mapping[str, Any], options: Sequence[Any]) -> Any:
+    models = [each for each in options if is_model(each)]
+    plain = next((each for each in options if get_origin(bare(each)) is dict or bare(each) is dict), None)
+    if isinstance(kind := value.get("type"), str):
+        typed = [each for each in models if kind in kinds_of(bare(each))]
+        models = typed or [each for each in models if not kinds_of(bare(each))]
+    elif models:
+        # Without a type, the one that has a default for it, or the names most like those given.
+        models = sorted(models, key=lambda each: _likeness(value, bare(each)))[-1:]
+    return next(iter(models), plain)
+
+
+def _likeness(value: Mapping[str, Any], model: type[BaseModel]) -> tuple[int, int]:
+    fields = fields_of(model)
+    missing = sum(field.required and name not in value for name, field in fields.items())
+    return -missing, sum(name in fields for name in value)
+
+
+def _meant_list(value: list[Any], options: Sequence[Any]) -> Any:
+    """By the first item: in a list of another kind, a later one would be wrong anyway."""
+    for each in options if value else ():
+        item = item_of(each)
+        first = value[0]
+        if any(_is_like(first, bare(kind)) for kind in alternatives(item)):
+            return each
+    return next(iter(options), None)
+
+
+def _is_like(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is list:
+        return isinstance(value, list)
+    if is_model(kind):
+        return isinstance(value, Mapping)
+    return isinstance(kind, type) and isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+
+
+def wanted(annotation: Any) -> str:
+    """What a value must be, in words."""
+    words: list[str] = []
+    for each in alternatives(annotation):
+        kind = bare(each)
+        if get_origin(kind) is Literal:
+            word = "one of " + ", ".join(map(str, get_args(kind)))
+        else:
+            word = NAMES.get(get_origin(kind) or kind, "an object")
+        words += [word] if word not in words else []
+    return " or ".join(words)
+
+
+def shown(value: Any) -> str:
+    """A value in an error's message: short ones themselves, others by their kind."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list):
+        return NAMES[type(value)]
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def path_of(place: Place) -> str:
+    """messages[0].content"""
+    text = ""
+    for step in place:
+        text += f"[{step}]" if isinstance(step, int) else f".{step[:100]}" if text else step[:100]
+    return text
