@@ -156,6 +156,7 @@ def test_a_second_start_goes_on_after_the_last_whole_line_with_the_same_texts(mo
     assert len(read(tmp_path / "whole.jsonl")) == 5
     lines = whole.splitlines(keepends=True)
     (tmp_path / "part.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    (tmp_path / "whole.jsonl.settings.json").rename(tmp_path / "part.jsonl.settings.json")
     heard: list[tuple[int, int]] = []
     assert model.generate_file(prompts, tmp_path / "part.jsonl", batch=1, n=2, on_progress=lambda *done: heard.append(done), **OPTIONS) == 2
     assert heard == [(3, 5), (4, 5)]
@@ -187,3 +188,41 @@ def test_an_output_of_other_prompts_is_not_touched(model: Model, tmp_path: Path)
     with pytest.raises(InputError, match=r"out\.jsonl:1: is not what these prompts give"):
         model.generate_file(tmp_path / "in.txt", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == '{"prompt": "two", "text": "x"}\n{"half'
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 2}, "seed=4 (now 2)"),
+        ({"max_tokens": 5}, "max_tokens=12 (now 5)"),
+        ({"temperature": 0.5}, "temperature="),
+        ({"stop": ["x"]}, "stop="),
+    ],
+)
+def test_a_file_written_with_other_options_is_refused_and_untouched(
+    model: Model, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    prompts, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    prompts.write_text("one\ntwo\nthree\n")
+    model.generate_file(prompts, out, **OPTIONS)
+    part = b"".join(out.read_bytes().splitlines(keepends=True)[:2]) + b'{"half'
+    out.write_bytes(part)
+    with pytest.raises(InputError) as caught:
+        model.generate_file(prompts, out, **OPTIONS | change)
+    assert said in str(caught.value)
+    assert out.read_bytes() == part
+    assert model.generate_file(prompts, out, overwrite=True, **OPTIONS | change) == 3
+    assert model.generate_file(prompts, out, **OPTIONS | change) == 0
+
+
+def test_a_file_written_by_another_model_is_refused(model: Model, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    prompts.write_text("one\n")
+    model.generate_file(prompts, out, **OPTIONS)
+    torch.manual_seed(9)
+    other = Model(GPT(model.network.config).eval(), model.tokenizer, "gpt2")
+    with pytest.raises(InputError, match="was written by another model"):
+        other.generate_file(prompts, out, **OPTIONS)
+    (tmp_path / "out.jsonl.settings.json").unlink()
+    with pytest.raises(InputError, match=r"no out\.jsonl\.settings\.json that says"):
+        model.generate_file(prompts, out, **OPTIONS)

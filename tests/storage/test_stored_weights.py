@@ -175,3 +175,11 @@ def test_a_gpt_oss_folder_with_mxfp4_experts_opens_packed_or_not_as_its_unpacked
     assert sum(part.nbytes for part in experts) * 8 / (9 * 64 * 32) == 4.5  # 3 experts of 3 matrices, never unpacked
     kept.save(tmp_path / "again")
     torch.testing.assert_close(logits(tmp_path / "again"), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are POSIX")
+def test_weights_have_the_mode_of_every_other_file_of_theirs(folder: Path, tmp_path: Path) -> None:
+    """safetensors alone writes files that nobody but their owner reads."""
+    newleaf.load(folder).save(tmp_path / "saved")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()}
+    assert set(modes.values()) == {modes["config.json"]}, modes

@@ -53,6 +53,11 @@ def test_peft_opens_a_classifiers_adapter_over_its_base_with_the_same_logits(
     capsys.readouterr()
     assert main(["classify", str(run.path / "adapter"), *TEXTS]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == run.model.classify(TEXTS)
+    # Line k of what is printed is about line k of the file, whatever separators the texts hold.
+    (tmp_path / "texts.txt").write_text(f"{TEXTS[0]}\n\n{TEXTS[1]}\u2028and\n \n{TEXTS[1]}\n", "utf-8")
+    assert main(["classify", "--file", str(tmp_path / "texts.txt"), str(run.path)]) == 0
+    first, *rest = [line.split("\t")[0] for line in capsys.readouterr().out.split("\n")]
+    assert [first, rest[0], rest[2], *rest[3:]] == [run.model.classify(TEXTS)[0], "", "", run.model.classify(TEXTS)[1], ""]
     over = newleaf.load(base, adapter=run.path)
     assert torch.equal(chances(over, TEXTS), mine)
 

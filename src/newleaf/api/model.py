@@ -19,7 +19,8 @@ from newleaf.generate.engine import Engine
 from newleaf.generate.logprobs import score_prompt
 from newleaf.generate.memory import Remembering
 from newleaf.generate.options import SamplingConfig, check_stops
-from newleaf.generate.prompt_file import add_lines, batches, lines_done, read_prompts
+from newleaf.generate.output_settings import begin_output, settings_of
+from newleaf.generate.prompt_file import add_lines, batches, read_prompts
 from newleaf.generate.samples import Piece, prompt_ids
 from newleaf.generate.writer import write
 from newleaf.model import GPT
@@ -111,12 +112,14 @@ class Model:
         batch: int = 16,
         on_progress: Callable[[int, int], None] | None = None,
         draft: Model | None = None,
+        overwrite: bool = False,
         **options: Any,
     ) -> int:
         """Continue every prompt of a file (.txt: one a line; .jsonl: field `prompt`, other fields kept), `batch` at a time, to JSON lines.
 
-        A second start goes on after the last complete line. `on_progress` hears how many of all prompts are done. Returns how many were
-        written now. Raises InputError, before anything is written, for a prompt that cannot be, and for an `out` of other prompts.
+        A second start goes on after the last complete line; `overwrite` begins again. `on_progress` hears how many of all prompts are
+        done. Returns how many were written now. Raises InputError, before anything is written, for a prompt that cannot be, and for an
+        `out` of other prompts, another model or other options, which the file beside it (`out`.settings.json) names.
         """
         _text_alone(options, "generate_file")
         config, rows, out = self._config(options), read_prompts(Path(prompts)), Path(out)
@@ -127,7 +130,7 @@ class Model:
                 prompt_ids(self.tokenizer, row.text, config, self.network.config.context_length)
             except InputError as error:
                 raise InputError(f"{row.where}: {error}") from None
-        done = lines_done(out, rows)
+        done = begin_output(out, rows, settings_of(self.network, self.tokenizer.fingerprint, config), overwrite)
         for first, some in batches(rows, done, batch):
             if on_progress is not None:
                 on_progress(first, len(rows))

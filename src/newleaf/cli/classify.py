@@ -21,7 +21,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("classify", help="label texts with a tuned model")
     parser.add_argument("model", help="a run of newleaf finetune, or a folder with a sequence classifier")
     parser.add_argument("text", nargs="*", help="texts, one label each; with a model for pairs two texts; - reads lines of standard input")
-    parser.add_argument("--file", type=Path, help="a .txt file, one text a line, or .jsonl with a field text (texts: a list) in each line")
+    parser.add_argument(
+        "--file",
+        type=Path,
+        help="a .txt file, one text a line, or .jsonl with a field text (texts: a list) in each; line k of the output is about line k",
+    )
     parser.add_argument("--weights", choices=["fp32", "bf16"], help="convert the weights on opening (default: as stored)")
     add_model_options(parser, weights=False)
     parser.set_defaults(run=run, name="classify")
@@ -34,8 +38,13 @@ def run(args: argparse.Namespace) -> int:
     from newleaf import api
 
     model = api.load(args.model, args.weights, args.device, args.threads)
-    for questions in _portions(model, args):
-        for question, found in zip(questions, model.judge(questions), strict=True):
+    for questions in _batches(model, args):
+        answers = iter(model.judge([each for each in questions if each]))
+        for question in questions:
+            if not question:  # an empty line of the file: line k of the output is about its line k
+                print()
+                continue
+            found = next(answers)
             if args.json:
                 chances = [{"label": label, "probability": round(value, 6)} for label, value in found.probabilities.items()]
                 row = {"text": question, "label": found.answer, "probabilities": chances} | ({"cut": True} if found.cut else {})
@@ -47,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _portions(model: Model, args: argparse.Namespace) -> Any:
+def _batches(model: Model, args: argparse.Namespace) -> Any:
     """Questions, some at a time."""
     if args.file is not None:
         every = _of_file(args.file)
     elif args.text == ["-"]:
-        every = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+        every = [_blank_is_empty(line.rstrip("\r\n")) for line in sys.stdin]
     else:
         every = list(args.text) if model.takes_one_text else [args.text]
     for start in range(0, len(every), AT_ONCE):
@@ -61,14 +70,17 @@ def _portions(model: Model, args: argparse.Namespace) -> Any:
 
 def _of_file(path: Path) -> list[Any]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
+    # Not splitlines: a text may hold other line separators.
+    lines = [_blank_is_empty(line.removesuffix("\r")) for line in text.removesuffix("\n").split("\n")]
     if path.suffix != ".jsonl":
-        return [line for line in lines if line.strip()]
-    found = []
+        return lines
+    found: list[Any] = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if not line:
+            found.append("")
             continue
         try:
             row = json.loads(line)
@@ -76,3 +88,7 @@ def _of_file(path: Path) -> list[Any]:
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path}:{number}: each line is a JSON object with a field text, or texts for a list of them") from None
     return found
+
+
+def _blank_is_empty(line: str) -> str:
+    return line if line.strip() else ""

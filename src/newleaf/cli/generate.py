@@ -37,6 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--truncate", choices=["left"], help="cut off the beginning of a prompt that is too long")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts: .txt, one a line, or .jsonl with a field prompt")
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --prompts: the .jsonl file to write; a second start goes on with it")
+    parser.add_argument("--overwrite", action="store_true", help="with --prompts: begin --out again, whatever it holds")
     parser.add_argument("--batch", type=int, help="with --prompts: how many are written side by side (default: 16)")
     add_draft_options(parser)
     add_model_options(parser)
@@ -50,8 +51,11 @@ def run(args: argparse.Namespace) -> int:
     from newleaf import api
 
     options = given_options(args)
-    if args.prompts is None and (args.out is not None or args.batch is not None):
-        raise InputError(f"{'--out' if args.out is not None else '--batch'}: goes with --prompts FILE")
+    alone = [
+        flag for flag, given in (("--out", args.out), ("--batch", args.batch), ("--overwrite", args.overwrite or None)) if given is not None
+    ]
+    if args.prompts is None and alone:
+        raise InputError(f"{alone[0]}: goes with --prompts FILE")
     if args.prompts is not None:
         return _write_file(args, options)
     if args.prompt == "-":
@@ -81,7 +85,7 @@ def _show_as_it_comes(model: Model, prompt: str, options: dict[str, Any]) -> Non
 
 def _show_all(model: Model, prompt: str, options: dict[str, Any], as_json: bool) -> None:
     texts = model.complete(prompt, **options)
-    name = model.tokenizer.backend.id_to_token
+    name = model.tokenizer.token_name
     if as_json:
         rows = [_as_json(text, name) for text in texts]
         print(json.dumps({"prompt": prompt, "samples": rows}, ensure_ascii=False, indent=2))
@@ -134,7 +138,12 @@ def _write_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
     monitor = pick_monitor()
     try:
         written = model.generate_file(
-            args.prompts, args.out, args.batch or 16, lambda done, total: monitor.stage("writing", done, total), **options
+            args.prompts,
+            args.out,
+            16 if args.batch is None else args.batch,
+            lambda done, total: monitor.stage("writing", done, total),
+            overwrite=args.overwrite,
+            **options,
         )
     finally:
         monitor.close()

@@ -54,19 +54,17 @@ def _from_json(line: str, where: str) -> Prompt:
     return Prompt(fields["prompt"], where, fields)
 
 
-def lines_done(out: Path, prompts: Sequence[Prompt]) -> int:
-    """How many lines an earlier start completed; an incomplete one at the end is cut off. Raises InputError for a file of other prompts."""
+def lines_done(out: Path, prompts: Sequence[Prompt]) -> tuple[int, int]:
+    """How many lines an earlier start completed, and their bytes. Raises InputError for a file of other prompts."""
     if not out.exists():
-        return 0
-    with out.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        lines = content[:whole].splitlines()
-        for number, line in enumerate(lines):
-            if number >= len(prompts) or _prompt_of(line) != prompts[number].text:
-                raise InputError(f"{out}:{number + 1}: is not what these prompts give; name another --out, or remove this one")
-        file.truncate(whole)
-    return len(lines)
+        return 0, 0
+    content = out.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    lines = content[:whole].splitlines()
+    for number, line in enumerate(lines):
+        if number >= len(prompts) or _prompt_of(line) != prompts[number].text:
+            raise InputError(f"{out}:{number + 1}: is not what these prompts give; name another --out, or --overwrite to begin again")
+    return len(lines), whole
 
 
 def _prompt_of(line: bytes) -> Any:

@@ -18,7 +18,6 @@ from newleaf.generate.logprobs import TokenScore, score_prompt
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request as Writing
 from newleaf.generate.samples import Piece
-from newleaf.serve.chat import token_text
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.routes import router
@@ -210,7 +209,7 @@ class Choices:
 
     def _logprobs(self, index: int, scores: Sequence[TokenScore], offsets: Sequence[int] | None) -> dict[str, Any]:
         tokenizer = self.hosted.model.tokenizer
-        names = [token_name(tokenizer, score.id) for score in scores]
+        names = [tokenizer.token_name(score.id) for score in scores]
         if offsets is None:
             if index not in self._offsets:
                 self._offsets[index] = TextOffsets(tokenizer, 0, self.texts.prompts[index // self.count][1])
@@ -228,16 +227,7 @@ class Choices:
 
     def _named(self, pairs: Sequence[tuple[int, float]]) -> list[tuple[str, float]]:
         """Alternatives by their text, the likeliest of those that look alike."""
-        return [(token_name(self.hosted.model.tokenizer, token), value) for token, value in reversed(pairs)]
-
-
-def token_name(tokenizer: Tokenizer, token: int) -> str:
-    """The token's characters; where it is part of one, its bytes as OpenAI writes them, bytes:\\xe2\\x80, so that no two look alike."""
-    found = tokenizer.token_bytes(token)
-    try:
-        return found.decode() if found else token_text(tokenizer, token)
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
+        return [(self.hosted.model.tokenizer.token_name(token), value) for token, value in reversed(pairs)]
 
 
 async def _events(maker: Choices, body: CompletionRequest, record: Any) -> AsyncIterator[bytes]:

@@ -95,10 +95,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes a safetensors file in place, with a checksum of each tensor in its metadata. What the system refuses is an OSError here as
     elsewhere, and not an error of the format's."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode & 0o7777  # what this user's files have; safetensors' own is one that only the owner reads
     try:
         metadata = {"format": "pt"} | metadata_of(whole)
         save_file(whole, path, metadata=metadata)
         _in_order(path, metadata)
+        path.chmod(mode)
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         if found is None:

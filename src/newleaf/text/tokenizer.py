@@ -123,6 +123,15 @@ class Tokenizer:
         """The UTF-8 bytes a token stands for; empty for special tokens."""
         return self.bytes_of_tokens[token_id]
 
+    def token_name(self, token_id: int) -> str:
+        """The token's characters, to be shown; where it is part of one, its bytes as OpenAI writes them, bytes:\\xe2\\x80, so that no two
+        look alike; a special token's own name."""
+        found = self.bytes_of_tokens[token_id]
+        try:
+            return found.decode() if found else str(self.backend.id_to_token(token_id) or "")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
+
     @property
     def separator_id(self) -> int:
         """The id that stands before each document: bos, or eos where there is no bos."""
