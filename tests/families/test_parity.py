@@ -144,9 +144,15 @@ def test_published_sizes_have_the_published_parameter_counts_and_those_of_the_st
     [
         ("gpt2", "add_cross_attention", True),
         ("gpt2", "activation_function", "mish"),
-        ("gpt2", "a_field_of_tomorrow", 3),
+        ("gpt2", "per_layer_config", {"0": {"n_head": 1}}),
+        ("llama", "quantization_config", {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        ("gpt_oss", "quantization_config", {"quant_method": "fp8"}),
+        ("gpt_neo", "transformers_weights", "other.safetensors"),
         ("gpt_oss", "output_router_logits", True),
         ("qwen3", "rope_parameters", {"rope_type": "longrope", "factor": 4.0}),
+        ("llama", "rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("llama", "rope_scaling", {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7, "mscale_all_dim": 1.2}),
+        ("gpt_neox", "rope_scaling", {"rope_type": "dynamic", "factor": 2.0}),
     ],
 )
 def test_a_field_that_is_not_honoured_is_refused_by_name(

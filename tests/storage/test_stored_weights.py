@@ -91,6 +91,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_nothing_runs(folder: Pat
 
 def test_a_missing_shard_and_a_path_that_climbs_out_are_named(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
+    (folder / "model.safetensors").unlink()
     for name, message in (("model-2.safetensors", "shard model-2.safetensors is missing"), ("../secret", "points outside the folder")):
         index.write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
         with pytest.raises(newleaf.InputError, match=message):
@@ -112,6 +113,7 @@ def test_a_tokenizer_that_does_not_fit_the_vocabulary_is_refused(folder: Path, t
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "..", "a/../../secret", "inside/model.safetensors", ""])
 def test_no_shard_outside_the_folder_is_opened(name: str, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
     with pytest.raises(newleaf.InputError, match="points outside the folder"):
         newleaf.load(folder)

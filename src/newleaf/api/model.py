@@ -236,12 +236,13 @@ class Model:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end a text: those of generation_config.json, and the tokenizer's own."""
-        named = self.defaults.get("eos_token_id")
+        """Tokens that end a text: those of generation_config.json (or config.json, where there is none), and the tokenizer's own where
+        neither says."""
+        named = self.defaults.get("eos_token_id", self.tokenizer.eos_id)
         listed = named if isinstance(named, list) else [named]
         if not all(token is None or (type(token) is int and 0 <= token < self.network.config.vocab_size) for token in listed):
             raise InputError(f"generation_config.json: eos_token_id must be a token's number or a list of them, not {named!r}")
-        return frozenset(token for token in [*listed, self.tokenizer.eos_id] if token is not None)
+        return frozenset(token for token in listed if token is not None)
 
     @cached_property
     def chat_template(self) -> ChatTemplate:

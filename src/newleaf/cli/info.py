@@ -36,6 +36,8 @@ def _said(name: str, value: Any) -> str:
     """A fact as people read it."""
     if value is None:
         return "not said" if name in ("licence", "base") else "none in this folder"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if name == "tokenizer":
         return f"{value['kind']}, {value['vocab_size']:,} tokens"
     if name == "memory_to_run":

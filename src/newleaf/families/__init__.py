@@ -17,19 +17,16 @@ FAMILIES: tuple[Family, ...] = (
 
 def family_of(values: dict[str, Any]) -> Family:
     """The family of a config.json. Raises InputError with the known ones."""
-    architecture = (values.get("architectures") or [None])[0]
-    if isinstance(architecture, str) and architecture.endswith("ForSequenceClassification"):
-        architecture = None  # a classifier's folder: its type says which family it is
-    named = (values.get("newleaf") or {}).get("family")
-    fitting = [
-        family for family in FAMILIES
-        if architecture == family.architecture or (architecture is None and values.get("model_type") == family.model_type)
-    ]  # fmt: skip
+    architecture = next(iter(values.get("architectures") or []), None)
+    kind, own = values.get("model_type"), values.get("newleaf")
+    named = own.get("family") if isinstance(own, dict) else None
+    # As stock transformers chooses: by the type; by the class only where there is none.
+    fitting = [family for family in FAMILIES if (kind == family.model_type if kind is not None else architecture == family.architecture)]
     for family in fitting:
         if family.name == named or not (family.shares_class or any(other.name == named for other in fitting)):
             return family
     known = ", ".join(f"{family.name} ({family.architecture})" for family in FAMILIES)
-    raise InputError(f"config.json is of {architecture or values.get('model_type') or 'no architecture'}; newleaf knows {known}")
+    raise InputError(f"config.json is of {str(architecture or kind or 'no architecture')[:60]}; newleaf knows {known}")
 
 
 def family_for(config: GPTConfig) -> Family | None:

@@ -7,21 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.families.rope import is_yarn, take_yarn
+from newleaf.families.bookkeeping import BOOKKEEPING, REFUSED
+from newleaf.families.rope import is_plain, is_yarn, take_yarn
 from newleaf.families.weights import Rule
 from newleaf.model import ConfigError, GPTConfig
 
 # Fields of GPTConfig that change nothing about a trained network's answers, and that few Hugging Face configurations have.
 TRAINING_FIELDS = ("init", "init_std", "embedding_dropout", "attention_dropout", "residual_dropout")
 
-# Keys of any config.json that say nothing about the network.
-BOOKKEEPING = frozenset((
-    "gradient_checkpointing", "is_llama_config", "transformers.js_config", "architectures", "model_type", "transformers_version",
-    "newleaf", "dtype", "torch_dtype", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path",
-    "task_specific_params", "output_past", "return_dict", "output_hidden_states", "output_attentions", "id2label", "label2id",
-    "problem_type", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "summary_type", "summary_use_proj",
-    "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "n_special", "predict_special_tokens", "tokenizer_class",
-))  # fmt: skip
+MOST_LAYERS = 10_000  # the deepest network published has 1,000; lists are made of them
+YARN_SCALES = ("attention_factor", "mscale", "mscale_all_dim")
 
 
 def name_of(value: str, choices: dict[str, str]) -> str:
@@ -30,12 +25,17 @@ def name_of(value: str, choices: dict[str, str]) -> str:
 
 
 class Fields:
-    """A config.json read field by field, so that what nobody read is refused by name and never ignored."""
+    """A config.json read field by field. What nobody read is `unknown`: it is named, and ignored as stock transformers does, unless it
+    is one of those that change the network.
 
-    def __init__(self, values: dict[str, Any], family: str) -> None:
-        self.values = values
+    `aliases` are other names that stock transformers takes for a family's fields; they go before the fields' own names, as there.
+    """
+
+    def __init__(self, values: dict[str, Any], family: str, aliases: Mapping[str, str] | None = None) -> None:
+        renamed = {own: values[alias] for alias, own in (aliases or {}).items() if values.get(alias) is not None}
+        self.values = values | renamed
         self.family = family
-        self.read: set[str] = set()
+        self.read: set[str] = set(aliases or {})
 
     def take(self, name: str, default: Any = None) -> Any:
         """The field's value, or `default` where it is absent or null."""
@@ -43,47 +43,85 @@ class Fields:
         value = self.values.get(name)
         return default if value is None else value
 
+    def given(self, name: str, default: Any) -> Any:
+        """The field's value, which may be null, or `default` where it is absent."""
+        self.read.add(name)
+        return self.values.get(name, default)
+
     def need(self, name: str) -> Any:
         if self.values.get(name) is None:
             raise InputError(f"config.json lacks {name}, which {self.family} needs")
         return self.take(name)
 
+    def layers(self, name: str) -> int:
+        """The number of layers, which lists are made of."""
+        found = self.need(name)
+        if type(found) is not int or not 1 <= found <= MOST_LAYERS:
+            raise InputError(f"config.json has {name} = {str(found)[:40]}; newleaf reads networks of 1 to {MOST_LAYERS:,} layers")
+        return found
+
     def only(self, name: str, value: Any) -> None:
         """This field must have this value, or be absent."""
         found = self.take(name, value)
         if found != value:
-            raise InputError(f"config.json has {name} = {found!r}; newleaf's {self.family} knows only {value!r}")
+            raise InputError(f"config.json has {name} = {_shown(found)}; newleaf's {self.family} knows only {value!r}")
 
     def choose(self, name: str, choices: dict[str, Any], default: str) -> Any:
         found = self.take(name, default)
-        if found not in choices:
-            raise InputError(f"config.json has {name} = {found!r}; newleaf's {self.family} knows {', '.join(choices)}")
+        if not isinstance(found, str) or found not in choices:
+            raise InputError(f"config.json has {name} = {_shown(found)}; newleaf's {self.family} knows {', '.join(choices)}")
         return choices[found]
 
-    def rope(self, default: Mapping[str, Any] | None = None, base: float = 10_000.0) -> dict[str, Any]:
-        """Rotary positions, plain or YaRN, as rope_parameters or in older fields: `base`, the `share` of each head that turns if it is
-        said, and the fields of GPTConfig that are YaRN's, under `yarn`. `default` and `base` hold where nothing is said."""
-        older = self.take("rope_scaling")
-        values = dict(self.take("rope_parameters", older if isinstance(older, dict) and is_yarn(older) else default or {}))
-        if older is not None and (not isinstance(older, dict) or not is_yarn(values)):
-            self.only("rope_scaling", None)
-        yarn = take_yarn(values, self.need("max_position_embeddings")) if is_yarn(values) else {}
-        if values.pop("rope_type", "default") != "default":
-            self.only("rope_parameters", {"rope_type": "default"})
-        found = {"base": float(self.take("rope_theta", self.take("rotary_emb_base", values.pop("rope_theta", base)))), "yarn": yarn}
-        values.pop("rope_theta", None)
-        share = self.take("rotary_pct", values.pop("partial_rotary_factor", None))
-        if values:
-            raise InputError(f"config.json has {next(iter(values))} in rope_parameters, which newleaf's {self.family} does not honour")
-        return found | ({"share": float(share)} if share is not None else {})
+    def rope(
+        self, default: Mapping[str, Any] | None = None, base: float = 10_000.0, older_base: str = "rope_theta", share: str | None = None
+    ) -> dict[str, Any]:
+        """Rotary positions, plain or YaRN: `base`, the `share` of each head that turns if the field of that name or rope_parameters
+        says it, and the fields of GPTConfig that are YaRN's, under `yarn`. `default` and `base` hold where nothing is said.
 
-    def finish(self) -> None:
-        """Raises InputError for a field that was not read and is not mere bookkeeping."""
+        rope_scaling goes before rope_parameters, and what stands in either before fields of its own, as in stock transformers.
+        """
+        parameters, older = self.take("rope_parameters"), self.take("rope_scaling")
+        name, values = ("rope_scaling", older) if older else ("rope_parameters", parameters)
+        if values and (not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values())):
+            raise InputError(f"config.json has {name} = {_shown(values)}; newleaf's {self.family} reads one object for all layers there")
+        values = {field: value for field, value in (values or default or {}).items() if value is not None}
+        outer = self.take(older_base, base)
+        found: dict[str, Any] = {"base": float(values.pop("rope_theta", outer)), "yarn": {}}
+        part = values.pop("partial_rotary_factor", self.take(share) if share else None)
+        if is_yarn(values):
+            if (trained := self.take("original_max_position_embeddings")) is not None:  # as Phi's folders say it
+                values["original_max_position_embeddings"] = trained
+            found["yarn"] = take_yarn(values, self.need("max_position_embeddings"))
+            scales = [scale for scale in YARN_SCALES if values.get(scale)]
+            if scales or (part not in (None, 1.0) and not share):
+                left = scales[0] if scales else "partial_rotary_factor"
+                raise InputError(f"config.json has {left} in {name}, which newleaf's {self.family} does not honour")
+        elif not is_plain(values):
+            raise InputError(f"config.json has {name} = {_shown(values)}; newleaf's {self.family} knows plain rotary positions and yarn")
+        return found | ({"share": float(part)} if part is not None and share else {})
+
+    @property
+    def unknown(self) -> list[str]:
+        """Fields that nobody read, that are no bookkeeping and that say something.
+
+        Raises InputError for one that would make another network of it.
+        """
         left = [
-            k for k, v in self.values.items() if not (k in self.read or k in BOOKKEEPING or k.startswith("_") or v in (None, False, {}, []))
-        ]
-        if left:
-            raise InputError(f"config.json has {left[0]} = {self.values[left[0]]!r}, which newleaf's {self.family} does not honour")
+            name for name, value in self.values.items()
+            if not (name in self.read or name in BOOKKEEPING or name.startswith("_") or value in (None, False, {}, [], ""))
+        ]  # fmt: skip
+        for name in left:
+            if name in REFUSED:
+                raise InputError(
+                    f"config.json has {name} = {_shown(self.values[name])}, {REFUSED[name]}; newleaf's {self.family} does not honour it"
+                )
+        return left
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in an error, cut."""
+    found = repr(value)
+    return found if len(found) <= 80 else found[:77] + "..."
 
 
 @dataclass(frozen=True)
@@ -109,14 +147,21 @@ class Family:
     stores_positions: bool = False  # fixed sinusoids can be written as its learned position table
     shares_class: bool = False  # its Hugging Face class is another family's, so config.json says its name under `newleaf`
     on_paper: dict[str, OnPaper] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)  # stock transformers' other names for its fields
 
     def read_config(self, values: dict[str, Any]) -> GPTConfig:
-        """A config.json's GPTConfig. Raises InputError naming a field that newleaf does not honour."""
-        fields = Fields(values, self.name)
-        config = self.from_hf(fields)
-        fields.finish()
+        """A config.json's GPTConfig. Raises InputError naming a field that changes the network and that newleaf does not honour."""
+        return self._read(values)[0]
+
+    def unknown_fields(self, values: dict[str, Any]) -> list[str]:
+        """Names of a config.json's fields that newleaf does not know, and ignores. Raises InputError as `read_config` does."""
+        return self._read(values)[1]
+
+    def _read(self, values: dict[str, Any]) -> tuple[GPTConfig, list[str]]:
+        fields = Fields(values, self.name, self.aliases)
+        config, unknown = self.from_hf(fields), fields.unknown
         extra = (values.get("newleaf") or {}).get("config") or {}
-        return config.replace(**extra) if extra else config
+        return (config.replace(**extra) if extra else config), unknown
 
     def write_config(self, config: GPTConfig) -> dict[str, Any]:
         """The config.json of a network this family holds; what Hugging Face has no field for goes under `newleaf`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.families.family import Family, Fields, name_of
-from newleaf.families.gpt2 import block_rules, position_rule
+from newleaf.families.gpt2 import ALIASES, block_rules, position_rule
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
@@ -24,7 +24,7 @@ def from_hf(fields: Fields) -> GPTConfig:
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("n_positions"),
-        n_layer=fields.need("n_layer"),
+        n_layer=fields.layers("n_layer"),
         n_head=fields.need("n_head"),
         n_embd=fields.need("n_embd"),
         block="post_norm",
@@ -67,4 +67,4 @@ def rules(config: GPTConfig) -> list[Rule]:
     return outer + per_layer(config, block_rules("transformer.h.{i}."))
 
 
-FAMILY = Family("gpt1", "openai-gpt", "OpenAIGPTLMHeadModel", from_hf, to_hf, rules, SIZES, stores_positions=True)
+FAMILY = Family("gpt1", "openai-gpt", "OpenAIGPTLMHeadModel", from_hf, to_hf, rules, SIZES, stores_positions=True, aliases=ALIASES)

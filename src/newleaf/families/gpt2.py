@@ -10,6 +10,10 @@ from newleaf.model import GPTConfig
 
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
 
+ALIASES = {
+    "hidden_size": "n_embd", "max_position_embeddings": "n_positions", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+}  # fmt: skip
+
 
 def gpt2(n_layer: int, n_head: int, n_embd: int) -> GPTConfig:
     """One of the published sizes: vocabulary 50,257, context 1,024."""
@@ -34,7 +38,7 @@ def from_hf(fields: Fields) -> GPTConfig:
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("n_positions"),
-        n_layer=fields.need("n_layer"),
+        n_layer=fields.layers("n_layer"),
         n_head=fields.need("n_head"),
         n_embd=fields.need("n_embd"),
         n_inner=fields.take("n_inner", 0),
@@ -107,4 +111,4 @@ def rules(config: GPTConfig) -> list[Rule]:
     return outer + per_layer(config, block_rules("transformer.h.{i}."))
 
 
-FAMILY = Family("gpt2", "gpt2", "GPT2LMHeadModel", from_hf, to_hf, rules, SIZES, stores_positions=True)
+FAMILY = Family("gpt2", "gpt2", "GPT2LMHeadModel", from_hf, to_hf, rules, SIZES, stores_positions=True, aliases=ALIASES)

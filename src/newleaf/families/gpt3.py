@@ -72,4 +72,7 @@ def rules(config: GPTConfig) -> list[Rule]:
     return [replace(rule, scale=config.head_dim**-0.5) if ".q_proj." in rule.theirs else rule for rule in gpt_neo.rules(config)]
 
 
-FAMILY = Family("gpt3", "gpt_neo", "GPTNeoForCausalLM", from_hf, gpt_neo.to_hf, rules, SIZES, shares_class=True, on_paper=ON_PAPER)
+FAMILY = Family(
+    "gpt3", "gpt_neo", "GPTNeoForCausalLM", from_hf, gpt_neo.to_hf, rules, SIZES, shares_class=True, on_paper=ON_PAPER,
+    aliases=gpt_neo.ALIASES,
+)  # fmt: skip

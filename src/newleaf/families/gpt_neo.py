@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from newleaf.errors import InputError
 from newleaf.families.family import Family, Fields, name_of
 from newleaf.families.gpt2 import ACTIVATIONS
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
+
+ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 
 
 def gpt_neo(n_layer: int, n_head: int, n_embd: int) -> GPTConfig:
@@ -22,11 +25,8 @@ SIZES = {"gpt-neo-125m": gpt_neo(12, 12, 768), "gpt-neo-1.3b": gpt_neo(24, 16, 2
 
 
 def from_hf(fields: Fields) -> GPTConfig:
-    n_layer, window = fields.need("num_layers"), fields.take("window_size", 256)
-    pattern = [kind for kinds, times in fields.take("attention_types", [[["global", "local"], n_layer // 2]]) for kind in kinds * times]
-    fields.take("attention_layers")  # the same, spelled out
-    fields.only("classifier_dropout", 0.1)
-    windows = tuple(window if kind == "local" else 0 for kind in pattern)
+    n_layer, window = fields.layers("num_layers"), fields.take("window_size", 256)
+    windows = tuple(window if kind == "local" else 0 for kind in _kinds(fields, n_layer))
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("max_position_embeddings"),
@@ -47,6 +47,18 @@ def from_hf(fields: Fields) -> GPTConfig:
         init="normal",
         init_std=fields.take("initializer_range", 0.02),
     )
+
+
+def _kinds(fields: Fields, n_layer: int) -> list[Any]:
+    """What each layer sees, "global" or "local": as attention_layers spells it out, or as attention_types repeats it."""
+    types, layers = fields.take("attention_types", [[["global", "local"], n_layer // 2]]), fields.take("attention_layers")
+    if layers is None:
+        if any(type(times) is not int or not 0 <= times <= n_layer or len(kinds) > n_layer for kinds, times in types):
+            raise InputError(f"config.json's attention_types are not patterns for {n_layer} layers")
+        layers = [kind for kinds, times in types for kind in kinds * times]
+    if not isinstance(layers, list) or any(kind not in ("global", "local") for kind in layers):
+        raise InputError("config.json has an attention layer that is neither global nor local")
+    return layers
 
 
 def to_hf(config: GPTConfig) -> dict[str, Any]:
@@ -92,4 +104,4 @@ def rules(config: GPTConfig) -> list[Rule]:
     return outer + per_layer(config, layers)
 
 
-FAMILY = Family("gpt_neo", "gpt_neo", "GPTNeoForCausalLM", from_hf, to_hf, rules, SIZES)
+FAMILY = Family("gpt_neo", "gpt_neo", "GPTNeoForCausalLM", from_hf, to_hf, rules, SIZES, aliases=ALIASES)

@@ -42,14 +42,13 @@ SIZES = {
 
 
 def from_hf(fields: Fields) -> GPTConfig:
-    rope = fields.rope()
-    fields.only("classifier_dropout", 0.1)
+    rope = fields.rope(older_base="rotary_emb_base", share="rotary_pct")
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
     bias = fields.take("attention_bias", True)
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("max_position_embeddings"),
-        n_layer=fields.need("num_hidden_layers"),
+        n_layer=fields.layers("num_hidden_layers"),
         n_head=n_head,
         n_embd=n_embd,
         n_inner=fields.need("intermediate_size"),

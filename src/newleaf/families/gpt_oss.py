@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from newleaf.errors import InputError
 from newleaf.families.family import Family, Fields
 from newleaf.families.rope import rope_parameters
 from newleaf.families.weights import Rule, per_layer, same
@@ -29,9 +30,12 @@ def from_hf(fields: Fields) -> GPTConfig:
     fields.only("hidden_act", "silu")
     fields.take("router_aux_loss_coef")  # of training with an auxiliary loss that transformers adds only when asked
     fields.take("initial_context_length")
-    fields.take("quantization_config")  # storage unpacks the experts
+    fields.only("output_router_logits", False)
+    packed = fields.take("quantization_config", {})  # storage unpacks the experts
+    if packed and (not isinstance(packed, dict) or packed.get("quant_method") != "mxfp4"):
+        raise InputError("config.json has a quantization_config whose quant_method is not mxfp4; open the model as it was before")
     fields.take("experts_per_token")
-    n_layer, window = fields.need("num_hidden_layers"), fields.take("sliding_window", 128)
+    n_layer, window = fields.layers("num_hidden_layers"), fields.take("sliding_window", 128)
     kinds = fields.take("layer_types", [WHOLE if i % 2 else WINDOWED for i in range(n_layer)])
     windows = tuple(window if kind == WINDOWED else 0 for kind in kinds)
     default = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
@@ -57,7 +61,7 @@ def from_hf(fields: Fields) -> GPTConfig:
         gated=True,
         swiglu_alpha=fields.take("swiglu_alpha", 1.702),
         swiglu_limit=fields.take("swiglu_limit", 7.0),
-        n_expert=max(1, fields.take("num_local_experts", fields.take("num_experts", 128))),
+        n_expert=max(1, fields.take("num_local_experts", 128)),
         n_expert_active=fields.take("num_experts_per_tok", 4),
         attention_bias=bias,
         attention_out_bias=bias,
@@ -120,4 +124,4 @@ def rules(config: GPTConfig) -> list[Rule]:
     return outer + per_layer(config, layers)
 
 
-FAMILY = Family("gpt_oss", "gpt_oss", "GptOssForCausalLM", from_hf, to_hf, rules, SIZES)
+FAMILY = Family("gpt_oss", "gpt_oss", "GptOssForCausalLM", from_hf, to_hf, rules, SIZES, aliases={"num_experts": "num_local_experts"})

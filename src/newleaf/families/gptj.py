@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.families.family import Family, Fields, name_of
-from newleaf.families.gpt2 import ACTIVATIONS
+from newleaf.families.gpt2 import ACTIVATIONS, ALIASES
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
@@ -25,7 +25,7 @@ def from_hf(fields: Fields) -> GPTConfig:
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("n_positions"),
-        n_layer=fields.need("n_layer"),
+        n_layer=fields.layers("n_layer"),
         n_head=fields.need("n_head"),
         n_embd=fields.need("n_embd"),
         n_inner=fields.take("n_inner", 0),
@@ -33,7 +33,7 @@ def from_hf(fields: Fields) -> GPTConfig:
         shared_norm=True,
         norm_eps=fields.take("layer_norm_epsilon", 1e-5),
         positions="rotary",
-        rotary_dim=fields.take("rotary_dim", 0),
+        rotary_dim=fields.given("rotary_dim", 64) or 0,
         rotary_interleaved=True,
         fp32_scores=True,
         activation=fields.choose("activation_function", ACTIVATIONS, "gelu_new"),
@@ -82,4 +82,4 @@ def rules(config: GPTConfig) -> list[Rule]:
     return outer + per_layer(config, layers)
 
 
-FAMILY = Family("gptj", "gptj", "GPTJForCausalLM", from_hf, to_hf, rules, SIZES)
+FAMILY = Family("gptj", "gptj", "GPTJForCausalLM", from_hf, to_hf, rules, SIZES, aliases=ALIASES)

@@ -35,7 +35,7 @@ def from_hf(fields: Fields) -> GPTConfig:
     n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
     bias, rope = fields.take("attention_bias", False), fields.rope()
     return llama(
-        fields.need("num_hidden_layers"),
+        fields.layers("num_hidden_layers"),
         n_head,
         fields.take("num_key_value_heads", n_head),
         n_embd,

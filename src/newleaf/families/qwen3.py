@@ -37,10 +37,10 @@ def from_hf(fields: Fields) -> GPTConfig:
     return GPTConfig(
         vocab_size=fields.need("vocab_size"),
         context_length=fields.need("max_position_embeddings"),
-        n_layer=fields.need("num_hidden_layers"),
+        n_layer=fields.layers("num_hidden_layers"),
         windows=_windows(fields),
         n_head=n_head,
-        n_kv_head=fields.take("num_key_value_heads", n_head),
+        n_kv_head=fields.given("num_key_value_heads", 32) or n_head,
         n_embd=n_embd,
         head_dim=fields.take("head_dim", 128),
         n_inner=fields.need("intermediate_size"),
@@ -64,10 +64,10 @@ def from_hf(fields: Fields) -> GPTConfig:
 
 def _windows(fields: Fields) -> tuple[int, ...]:
     """Windows where use_sliding_window asks for them: in the layers of that type, or from max_window_layers on."""
-    n_layer, window = fields.need("num_hidden_layers"), fields.take("sliding_window", 4096)
+    n_layer, window = fields.layers("num_hidden_layers"), fields.given("sliding_window", 4096)
     first = fields.take("max_window_layers", 28)
     kinds = fields.take("layer_types", [WINDOWED if layer >= first else WHOLE for layer in range(n_layer)])
-    windows = tuple(window if kind == WINDOWED else 0 for kind in kinds)
+    windows = tuple(window if kind == WINDOWED and window is not None else 0 for kind in kinds)
     return windows if fields.take("use_sliding_window", False) and any(windows) else ()
 
 

@@ -17,6 +17,12 @@ def is_yarn(rope: dict[str, Any]) -> bool:
     return rope.get("rope_type", rope.get("type")) == "yarn"
 
 
+def is_plain(rope: dict[str, Any]) -> bool:
+    """Whether positions are not stretched at all, however that is said."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    return kind == "default" or (kind == "linear" and rope.get("factor") in (1, None))
+
+
 def take_yarn(rope: dict[str, Any], context_length: int) -> dict[str, Any]:
     """The yarn_ fields of GPTConfig, taken out of `rope`; what is left in it is not YaRN's as newleaf computes it."""
     for name in ("rope_type", "type"):

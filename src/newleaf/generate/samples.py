@@ -104,7 +104,7 @@ def start(
 ) -> list[Sample]:
     """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all.
 
-    `ends` are tokens that end a text, beside the tokenizer's own; `shown` are special tokens to be written out, and as what.
+    `ends` are tokens that end a text, without any the tokenizer's own; `shown` are special tokens to be written out, and as what.
 
     Raises InputError for ids that the tokenizer does not have, and for constraints that cannot be.
     """
@@ -113,7 +113,8 @@ def start(
             if token >= tokenizer.vocab_size:
                 raise InputError(f"{name}: there is no token {token}; the ids of this model end at {tokenizer.vocab_size - 1}")
     seed = config.seed if config.seed is not None else secrets.randbits(62)
-    all_ends = frozenset(config.stop_ids) | frozenset(ends) | ({tokenizer.eos_id} if tokenizer.eos_id is not None else frozenset())
+    own_end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
+    all_ends = frozenset(config.stop_ids) | (frozenset(ends) or frozenset(own_end))
     constraint = grammars.compile(config)
     samples = []
     for place, prompt in enumerate(prompts):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from newleaf.adapters.adapter import Adapter, weight_of
@@ -21,11 +21,12 @@ from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import Packed
 from newleaf.storage.assemble import blank
 from newleaf.storage.checksums import Checksums
-from newleaf.storage.files import read_object, replace_directory, write_json, write_tensors
+from newleaf.storage.files import replace_directory, write_json, write_tensors
 from newleaf.storage.hub import local_folder
 from newleaf.storage.locate import RUN_FILE, RUN_MODEL
 from newleaf.storage.weight_files import WHOLE, index_name
 from newleaf.text.tokenizer import Tokenizer
+from newleaf.untrusted import check_regular, guarded, read_object
 
 # peft warns of fields that it does not know, so what newleaf notes stands in a file beside its own.
 CONFIG, WEIGHTS, OWN = "adapter_config.json", "adapter_model.safetensors", "newleaf.json"
@@ -156,10 +157,7 @@ def adapter_tokenizer(folder: Path, config: GPTConfig) -> Tokenizer | None:
     """The tokenizer beside an adapter, which may have a chat template that the base has not; None where there is none."""
     if not (folder / "tokenizer.json").exists():
         return None
-    tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and the base only {config.vocab_size}")
-    return tokenizer
+    return Tokenizer.load(folder).fitted(config.vocab_size, folder)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -178,12 +176,11 @@ def shapes_of(config: GPTConfig) -> dict[str, torch.Size]:
 def _tensors(file: Path) -> dict[str, Tensor]:
     if not file.exists():
         raise InputError(f"{file.name} is missing")
-    try:
+    check_regular(file)
+    with guarded(f"{file.name} is damaged or not safetensors"):
         with safe_open(file, framework="pt") as opened:
             found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
             checksums = Checksums(opened.metadata())
         for name, tensor in found.items():
             checksums.check(name, tensor)
-    except (SafetensorError, ValueError) as error:
-        raise InputError(f"{file.name} is damaged or not safetensors ({error})") from None
     return found

@@ -17,7 +17,7 @@ from newleaf.quant.layers import PlainWeights
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, base_of, read_adapter, stands_for_adapter
 from newleaf.storage.classifier_adapter import head_of
 from newleaf.storage.classifier_folder import BODY, SCORE, Head, load_classifier, save_classifier
-from newleaf.storage.folder import OWN_TYPE, describe, is_classifier, read_config, read_defaults, save_folder
+from newleaf.storage.folder import OWN_TYPE, describe, is_classifier, note_unknown, read_config, read_defaults, save_folder
 from newleaf.storage.folder_weights import FolderWeights
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
@@ -93,10 +93,9 @@ def open_source(path: Path) -> Source:
         body, score = labelled.network.body, labelled.network.score.weight.detach()
         return Source(labelled.family, body.config, PlainWeights(body), labelled.tokenizer, {}, (labelled.head, score))
     config, family = describe(values, path)
-    weights, tokenizer = FolderWeights(path, config, family), Tokenizer.load(path)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the network only {config.vocab_size}")
-    return Source(family.name if family else OWN_TYPE, config, weights, tokenizer, read_defaults(path))
+    note_unknown(values, family, path)
+    weights, tokenizer = FolderWeights(path, config, family), Tokenizer.load(path).fitted(config.vocab_size, path)
+    return Source(family.name if family else OWN_TYPE, weights.config, weights, tokenizer, read_defaults(path, values))
 
 
 def _opened(source: str | Path) -> Source:

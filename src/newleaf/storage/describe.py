@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from newleaf.errors import InputError
 from newleaf.model import GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant.packed import FORMATS
 from newleaf.storage.adapter_folder import stands_for_adapter
 from newleaf.storage.describe_adapter import adapter_facts
-from newleaf.storage.folder import OWN_TYPE, describe, read_config, why_not_stock
+from newleaf.storage.folder import OWN_TYPE, describe, read_config, unknown_fields, why_not_stock
 from newleaf.storage.hub import CARD, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.weight_files import WHOLE, index_name
 from newleaf.text.tokenizer import Tokenizer
+from newleaf.untrusted import open_regular, parse_yaml
 
 FP32, BF16 = 4, 2  # bytes
 SCALE = 2  # bytes of a group's scale
@@ -36,6 +36,7 @@ class _Found:
     stored_as: str
     licence: str | None
     opens_in: str
+    ignored: tuple[str, ...] = ()  # fields of config.json that newleaf does not know
 
 
 def facts(name: str | Path) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _facts_of(found: _Found) -> dict[str, Any]:
         "licence": found.licence,
         "memory_to_run": memory_to_run(config),
         "opens_in": found.opens_in,
-    }
+    } | ({"ignored_fields": list(found.ignored)} if found.ignored else {})
 
 
 def _folder(path: Path, fetched: bool) -> _Found:
@@ -122,6 +123,7 @@ def _folder(path: Path, fetched: bool) -> _Found:
         licence=_licence(path, values),
         opens_in=why_not_stock(config)
         or f"stock transformers, as {(values.get('architectures') or [family.architecture if family else ''])[0]}",
+        ignored=tuple(unknown_fields(values, family)),
     )
 
 
@@ -150,7 +152,7 @@ def _licence(folder: Path, values: dict[str, Any]) -> str | None:
     card = _front_matter(folder / CARD)
     for said in (card.get("license"), values.get("license")):
         if isinstance(said, list):
-            said = ", ".join(map(str, said))
+            said = ", ".join(each for each in said if isinstance(each, str))
         if isinstance(said, str) and said:
             named = card.get("license_name")
             return f"{said} ({named})" if said == "other" and isinstance(named, str) else said
@@ -161,10 +163,10 @@ def _front_matter(card: Path) -> dict[str, Any]:
     """The YAML between the first two lines of dashes; empty where there is none or it is broken."""
     if not card.is_file():
         return {}
-    with card.open(encoding="utf-8", errors="replace") as file:
-        parts = file.read(CARD_BYTES).replace("\r\n", "\n").split("---\n", 2)
+    with open_regular(card) as file:
+        parts = file.read(CARD_BYTES).decode("utf-8", "replace").replace("\r\n", "\n").split("---\n", 2)
     try:
-        found = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
-    except yaml.YAMLError:
+        found = parse_yaml(card, parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
+    except InputError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from newleaf.adapters.peft_format import gives_labels
 from newleaf.errors import InputError
 from newleaf.storage.adapter_folder import OWN, WEIGHTS, adapter_folder, base_of, read_about, read_notes
 from newleaf.storage.classifier_adapter import NOTE
 from newleaf.storage.classifier_folder import head_from
+from newleaf.untrusted import check_regular, guarded
 
 
 def adapter_facts(name: str | Path) -> dict[str, Any]:
@@ -42,13 +43,11 @@ def _targets(about: dict[str, Any]) -> str:
 
 
 def _count(folder: Path) -> int:
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dictionary)
-    except FileNotFoundError:
-        raise InputError(f"{folder}: {WEIGHTS} is missing") from None
-    except SafetensorError as error:
-        raise InputError(f"{folder}: {WEIGHTS} is damaged or not safetensors ({error})") from None
+    if not (folder / WEIGHTS).exists():
+        raise InputError(f"{folder}: {WEIGHTS} is missing")
+    check_regular(folder / WEIGHTS)
+    with guarded(f"{folder}: {WEIGHTS} is damaged or not safetensors"), safe_open(folder / WEIGHTS, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dictionary)
 
 
 def _gives(folder: Path, about: dict[str, Any]) -> str:

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from newleaf.errors import InputError
 from newleaf.storage.checksums import metadata_of
 
 ASIDE = ".old.tmp"
@@ -202,14 +201,3 @@ def _flush_directory(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError when it holds anything else."""
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: must hold a JSON object")
-    return values

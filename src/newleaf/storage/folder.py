@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +13,25 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families import Family, family_for, family_of, nearest_family
+from newleaf.families.bookkeeping import GENERATION
 from newleaf.families.weights import Rule, from_hugging_face, rows_of, same
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant import mxfp4
 from newleaf.quant.packed import Format, Packed
 from newleaf.storage.assemble import Precision, assemble, blank
-from newleaf.storage.files import read_object, replace_directory, write_json
+from newleaf.storage.files import replace_directory, write_json
 from newleaf.storage.stored_weights import StoredWeights
+from newleaf.storage.tied_head import as_stored
 from newleaf.storage.write_weights import Export
+from newleaf.text.printable import printable
 from newleaf.text.tokenizer import Tokenizer
+from newleaf.untrusted import read_object
 
 # A network that no stock class holds is written under this model_type, with newleaf's own names.
 OWN_TYPE = "newleaf"
 CLASSIFIER = "ForSequenceClassification"  # how the names of stock classifiers end
+MOST_NAMED = 8  # unknown fields in a line
 MOST_WEIGHTS = 1 << 56  # beyond that PyTorch cannot count a tensor's bytes
 
 
@@ -94,13 +100,13 @@ def save_folder(
     export = Export(rules, weights, dtype)
     values["dtype"] = str(export.written_as).removeprefix("torch.")
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    values |= ends
+    generation = {name: value for name, value in ends.items() if value is not None} | dict(defaults or {})
+    values |= {name: _within(generation.get(name), config.vocab_size) for name in ends}  # two files that say the same
     if notes:
         values["newleaf"] = values.get("newleaf", {}) | notes
     with replace_directory(path) as aside:
         write_json(aside / "config.json", values)
-        known = {name: value for name, value in ends.items() if value is not None}
-        write_json(aside / "generation_config.json", known | dict(defaults or {}))
+        write_json(aside / "generation_config.json", generation)
         tokenizer.save(aside)
         export.write(aside, shapes)
     return why_not_stock(config)
@@ -113,11 +119,14 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
     """
     values = read_config(path)
     config, family = describe(values, path)
+    note_unknown(values, family, path)
     stored = StoredWeights(path)
     if config.n_layer > len(stored):
         raise InputError(f"{path}: config.json says {config.n_layer} layers, more than the weights have tensors")
     if is_classifier(values):  # it is stored without the language model's head
         config = config.replace(tie_embeddings=True, head_bias=False)
+    else:
+        config = as_stored(config, family, stored)
     network = blank(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     weights: Iterator[tuple[str, Tensor | Packed]]
@@ -128,15 +137,29 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
     else:
         weights = _own_weights(stored, shapes, config, path)
     network = assemble(network, weights, precision)
-    tokenizer = Tokenizer.load(path)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the network only {config.vocab_size}")
-    return Folder(network, tokenizer, family.name if family else OWN_TYPE, read_defaults(path))
+    tokenizer = Tokenizer.load(path).fitted(config.vocab_size, path)
+    return Folder(network, tokenizer, family.name if family else OWN_TYPE, read_defaults(path, values))
 
 
-def read_defaults(path: Path) -> dict[str, Any]:
-    """The folder's generation_config.json, empty where there is none. Raises InputError when it is broken."""
-    return read_object(path / "generation_config.json") if (path / "generation_config.json").exists() else {}
+def read_defaults(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """How the model is to write: the folder's generation_config.json, or where there is none the same fields of config.json (`values`),
+    as stock transformers reads them. Raises InputError when it is broken."""
+    if (path / "generation_config.json").exists():
+        return read_object(path / "generation_config.json")
+    return {name: values[name] for name in sorted(GENERATION) if values.get(name) is not None}
+
+
+def unknown_fields(values: dict[str, Any], family: Family | None) -> list[str]:
+    """Fields of a config.json that `describe` has read, which newleaf does not know and ignores."""
+    return family.unknown_fields(values) if family is not None else []
+
+
+def note_unknown(values: dict[str, Any], family: Family | None, path: Path) -> None:
+    """Say in one line which fields are ignored."""
+    if names := unknown_fields(values, family):
+        shown = ", ".join(printable(name)[:60] for name in names[:MOST_NAMED])
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        logging.getLogger("newleaf").warning(f"{path / 'config.json'}: ignored, since newleaf does not know them: {shown}{more}")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -182,6 +205,12 @@ def _checked(config: GPTConfig) -> GPTConfig:
     if (count := count_parameters(config).total) > MOST_WEIGHTS:
         raise InputError(f"its sizes make {count:.1e} weights, more than can be")
     return config
+
+
+def _within(ids: Any, vocab_size: int) -> Any:
+    """An id, or a list of them, as config.json may have it: stock transformers makes an embedding of it, which must have the row."""
+    fits = all(type(token) is int and 0 <= token < vocab_size for token in (ids if isinstance(ids, list) else [ids]))
+    return ids if fits else None
 
 
 def _own_weights(

@@ -13,10 +13,12 @@ from newleaf.families.weights import from_hugging_face, same
 from newleaf.model import GPTConfig
 from newleaf.storage.assemble import blank
 from newleaf.storage.stored_weights import StoredWeights
+from newleaf.storage.tied_head import as_stored
 
 
 class FolderWeights(Mapping[str, Tensor]):
-    """What `GPT(config).state_dict()` would hold, in the memory of one stored tensor. `family` is None for newleaf's own type.
+    """What `GPT(config).state_dict()` would hold, in the memory of one stored tensor. `family` is None for newleaf's own type; `config`
+    is the network's, untied where the stored head is one of its own.
 
     Raises InputError for what is missing, damaged or of another shape, when it is read.
     """
@@ -25,6 +27,7 @@ class FolderWeights(Mapping[str, Tensor]):
         self.stored = StoredWeights(folder)
         if config.n_layer > len(self.stored):
             raise InputError(f"{folder}: config.json says {config.n_layer} layers, more than the weights have tensors")
+        self.config = config = as_stored(config, family, self.stored)
         self.shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
         self.tied = config.tie_embeddings
         rules = family.rules(config) if family is not None else [same(name, name) for name in self.shapes]

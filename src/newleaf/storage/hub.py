@@ -46,9 +46,11 @@ def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
     if "tokenizer.json" in files and not (folder / "tokenizer.json").exists():
         _fetch(repository, commit, set(OLD_TOKENIZER_FILES))
     for whole in weights:
-        index = folder / index_name(whole)
-        wanted = shard_names(index) if index.exists() else [whole]
-        _fetch(repository, commit, set(wanted), bars=sys.stderr.isatty())
+        wanted = [whole]  # before an index, as stock transformers asks
+        _fetch(repository, commit, {whole}, bars=sys.stderr.isatty())
+        if not (folder / whole).exists() and (index := folder / index_name(whole)).exists():
+            wanted = shard_names(index)
+            _fetch(repository, commit, set(wanted), bars=sys.stderr.isatty())
         if all((folder / file).exists() for file in wanted):
             break
     return folder

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.quant.mxfp4 import dequantize
 from newleaf.storage.checksums import Checksums
 from newleaf.storage.weight_files import weight_files
+from newleaf.untrusted import check_regular, guarded
 
 BLOCKS, SCALES = "_blocks", "_scales"
+COMPUTED = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and PyTorch's
 
 
@@ -29,6 +32,7 @@ class StoredWeights(Mapping[str, Tensor]):
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.shard: tuple[Path, Any] | None = None
         self.places: dict[str, Path | dict[str, Tensor]] = {}  # name → the file it is in, or all that an old one held
         self.checksums: dict[Path, Checksums] = {}
@@ -47,7 +51,11 @@ class StoredWeights(Mapping[str, Tensor]):
         if name in self.packed:
             # Stored with rows first; stock transformers' own tensor has them last.
             return dequantize(*self.parts(name)).mT
-        return self._stored(name)
+        found = self._stored(name)
+        if found.dtype not in COMPUTED:
+            kind = str(found.dtype).removeprefix("torch.")
+            raise InputError(f"{self._file(name)}: {name} is of type {kind}, and newleaf computes with fp32, bf16, fp16 and fp64")
+        return found
 
     def parts(self, name: str) -> tuple[Tensor, Tensor]:
         """Blocks and scales of a tensor in `packed`, as they are stored."""
@@ -57,12 +65,17 @@ class StoredWeights(Mapping[str, Tensor]):
         holder = self.places[name]
         if isinstance(holder, dict):
             return holder[name]
-        found: Tensor = self._opened(holder).get_tensor(name)
+        with guarded(f"{holder}: {name} cannot be read"):
+            found: Tensor = self._opened(holder).get_tensor(name)
         try:
             self.checksums[holder].check(name, found)
         except ValueError as error:
             raise InputError(f"{holder}: damaged, {error}; get the file anew, or train or convert again") from None
         return found
+
+    def _file(self, name: str) -> Path:
+        holder = self.places[name]
+        return holder if isinstance(holder, Path) else self.folder
 
     def _opened(self, file: Path) -> Any:
         # One shard open at a time: a mapping keeps every page in memory that was read through it.
@@ -98,20 +111,25 @@ class StoredWeights(Mapping[str, Tensor]):
 
 
 def _open_safetensors(file: Path) -> Any:
-    try:
+    check_regular(file)
+    with guarded(f"{file}: damaged or not safetensors"):
         return safe_open(file, framework="pt")
-    except SafetensorError as error:
-        raise InputError(f"{file}: damaged or not safetensors ({error})") from None
 
 
 def _open_bin(file: Path) -> dict[str, Tensor]:
     """A .bin file's tensors. Nothing in it runs: anything but plain tensors and containers is refused."""
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{file}: refused, this pickle holds more than weights and could run code") from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(f"{file}: damaged or not a file of PyTorch weights ({str(error).splitlines()[0]})") from None
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    check_regular(file)
+    with guarded(f"{file}: damaged or not a file of PyTorch weights"):
+        try:
+            # What torch wrote before 2020 is no zip file, and cannot be mapped.
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        except pickle.UnpicklingError:
+            raise InputError(f"{file}: refused, this pickle holds more than weights and could run code") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(found[name], Tensor) for name in found):
         raise InputError(f"{file}: holds something else than named weights")
+    size = file.stat().st_size
+    for name, tensor in found.items():
+        # A view may claim more numbers than there are: stride 0 repeats one without end.
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.nbytes > size:
+            raise InputError(f"{file}: {name} is sparse, quantised or a view of less than it claims, and no plain tensor")
     return found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from newleaf.errors import InputError
+from newleaf.untrusted import read_object
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # what is taken first, first
 
@@ -16,27 +16,26 @@ def index_name(whole: str) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights; safetensors before .bin, an index before one whole file.
+    """The files that hold the weights, as stock transformers chooses: safetensors before .bin, one whole file before an index.
 
     Raises InputError for a file that is missing, an index that is none, or a name in it that leads out of the folder.
     """
     for whole in WHOLE:
-        index = folder / index_name(whole)
-        if index.exists():
-            return [_shard(folder, name) for name in shard_names(index)]
         if (folder / whole).exists():
             return [folder / whole]
+        if (index := folder / index_name(whole)).exists():
+            return [_shard(folder, name) for name in shard_names(index)]
     raise InputError(f"{folder}: {WHOLE[0]} is missing, and so is every other form of weights")
 
 
 def shard_names(index: Path) -> list[str]:
     """The files that an index of shards names. Raises InputError when it is none, or names one outside its folder."""
     try:
-        names = sorted({str(name) for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        names = sorted({str(name) for name in read_object(index)["weight_map"].values()})
+    except (InputError, KeyError, AttributeError):
         raise InputError(f"{index}: is not an index of shards") from None
     for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
+        if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
             raise InputError(f"{index}: {name!r} points outside the folder")
     return names
 

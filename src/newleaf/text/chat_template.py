@@ -124,7 +124,9 @@ class ChatTemplate:
             except InputError:  # the template looks at what was masked
                 finer = ""
             text = finer if mask.restore(finer) == mask.restore(text) else text
-        return Marked(mask.restore(text), *controls.encode(text, mask), spans)
+        ids, places = controls.encode(text, mask)
+        self.tokenizer.check_ids(ids)
+        return Marked(mask.restore(text), ids, places, spans)
 
     def marks_answers(self, tools: Any = None) -> bool:
         """Whether the template says what the assistant's words are, in `{% generation %}` blocks."""
@@ -198,7 +200,7 @@ class ChatTemplate:
     @cached_property
     def _named_tokens(self) -> dict[str, str]:
         tokenizer = self.tokenizer
-        ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+        ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id} | tokenizer.beyond
         found = {name: str(tokenizer.backend.id_to_token(token)) for name, token in ids.items() if token is not None}
         for name in NAMED_TOKENS:
             token = tokenizer.settings.get(name)

@@ -15,6 +15,7 @@ from newleaf.text.components import BYTE_TOKEN, byte_table, decodes_exactly, is_
 from newleaf.text.load_tokenizer import OTHER_NAMES, read_tokenizer
 from newleaf.text.plain_vocabulary import reachable, with_unlikely_bytes, without
 from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
+from newleaf.untrusted import guarded
 
 KEPT_SETTINGS = ("chat_template", "model_max_length", *OTHER_NAMES)
 
@@ -32,6 +33,8 @@ class Tokenizer:
     eos_id: int | None = None
     pad_id: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    rows: int | None = None  # of the network's embedding, where it has fewer than there are tokens
+    beyond: dict[str, int] = field(default_factory=dict)  # special tokens (bos_token, …) that the network has no row for
 
     def __post_init__(self) -> None:
         self.backend.no_truncation()
@@ -50,6 +53,30 @@ class Tokenizer:
         ids = {name: None if token is None else backend.token_to_id(token) for name, token in special.items()}
         return cls(backend, ids["bos_token"], ids["eos_token"], ids["pad_token"], settings)
 
+    def fitted(self, rows: int, where: str | Path) -> "Tokenizer":
+        """This tokenizer for a network whose embedding has so many rows: added tokens beyond them cannot be read or written.
+
+        Raises InputError, naming `where`, when tokens are missing that ordinary text is made of.
+        """
+        if self._all_ids <= rows:
+            return self
+        own = max(self.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
+        if own > rows:
+            raise InputError(f"{where}: the tokenizer has {own:,} tokens and the network only {rows:,}")
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        beyond = {name: number for name, number in ids.items() if number is not None and number >= rows}
+        bos, eos, pad = (None if name in beyond else number for name, number in ids.items())
+        return Tokenizer(self.backend, bos, eos, pad, self.settings, rows, beyond)
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raises InputError for the id of a token that the network has no row for."""
+        if self.rows is not None and ids and max(ids) >= self.rows:
+            worst = max(ids)
+            raise InputError(
+                f"the text has the token {self.backend.id_to_token(worst)!r} (id {worst:,}), and the network has only {self.rows:,} rows; "
+                "leave it out"
+            )
+
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which stock transformers opens; the caller makes the folder appear whole."""
         folder = Path(folder)
@@ -57,25 +84,32 @@ class Tokenizer:
         _write(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         # Any other class name would let transformers rebuild the tokenizer from what the model type usually has.
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        for name, token_id in (("bos_token", self.bos_id), ("eos_token", self.eos_id), ("pad_token", self.pad_id)):
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id} | self.beyond
+        for name, token_id in ids.items():
             if token_id is not None:
                 config[name] = self.backend.id_to_token(token_id)
         _write(folder / "tokenizer_config.json", json.dumps(config | self.settings, indent=2, ensure_ascii=False))
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Ids of a text; with `special_tokens`, what the tokenizer's own post-processor adds (nothing for new tokenizers)."""
-        return list(self._encoder(text).encode(text, add_special_tokens=special_tokens).ids)
+        with guarded("the tokenizer cannot encode this text"):
+            ids = list(self._encoder(text).encode(text, add_special_tokens=special_tokens).ids)
+        self.check_ids(ids)
+        return ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """`encode`, and the characters [start, end) of the text that each id stands for; (0, 0) for special tokens."""
-        found = self._encoder(text).encode(text)
+        with guarded("the tokenizer cannot encode this text"):
+            found = self._encoder(text).encode(text)
+        self.check_ids(found.ids)
         return list(found.ids), list(found.offsets)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text in parallel, without special tokens."""
-        if any(self._encoder(text) is not self._plain_backend for text in texts):
+        if self.rows is not None or any(self._encoder(text) is not self._plain_backend for text in texts):
             return [self.encode(text, special_tokens=False) for text in texts]
-        return [encoding.ids for encoding in self._plain_backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        with guarded("the tokenizer cannot encode these texts"):
+            return [encoding.ids for encoding in self._plain_backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def _encoder(self, text: str) -> tokenizers.Tokenizer:
         """The backend for this text, to which the names of special tokens and of bytes are text."""
@@ -100,7 +134,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+        with guarded("the tokenizer cannot decode these ids"):
+            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text that `ids` add to that of `before`. SentencePiece decodes a text's first token without the space that begins it; what
@@ -142,13 +177,14 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Ids run from 0 to vocab_size - 1, special tokens included."""
-        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        """Ids run from 0 to vocab_size - 1, special tokens included, as far as the network has rows for them."""
+        return self._all_ids if self.rows is None else min(self.rows, self._all_ids)
 
     @cached_property
     def bytes_of_tokens(self) -> list[bytes]:
         """The bytes of every id, by id."""
-        return byte_table(self.backend, self._description, self.vocab_size)
+        with guarded("the tokenizer's parts do not fit together"):
+            return byte_table(self.backend, self._description, self._all_ids)
 
     @cached_property
     def lossless(self) -> bool:
@@ -166,6 +202,10 @@ class Tokenizer:
         parts = [self._description, self.bos_id, self.eos_id, self.pad_id]
         canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _all_ids(self) -> int:
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
     def _description(self) -> dict[str, Any]:

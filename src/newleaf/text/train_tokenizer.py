@@ -12,11 +12,12 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 
 from newleaf.errors import InputError
 from newleaf.text.components import byte_alphabet
-from newleaf.text.load_tokenizer import END_OF_TEXT
+from newleaf.text.special_tokens import END_OF_TEXT
 from newleaf.text.tokenizer import Tokenizer
 
 Kind = Literal["bpe", "unigram", "char", "byte"]
 N_BYTES = 256
+MOST_SIZE = 2**20  # four times the largest published vocabulary
 # The trainers keep a few hundred pieces in flight, each at some twenty times its size.
 PIECE = 16 * 2**10
 # Qwen2's way to cut text into words (its tokenizer.json): llama.cpp knows it by name, and digits stand alone.
@@ -72,6 +73,8 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, vocab_size: i
 def _check_size(size: int) -> None:
     if size < N_BYTES + 1:
         raise InputError(f"tokenizer.vocab_size: {size} is too small; 256 bytes and one special token make 257 the least")
+    if size > MOST_SIZE:
+        raise InputError(f"tokenizer.vocab_size: {size:,} is too large; the trainer reserves memory for all of them, {MOST_SIZE:,} at most")
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:

@@ -13,13 +13,24 @@ from contextlib import contextmanager
 import psutil
 import torch
 
+from newleaf.errors import InputError
+
+MOST_THREADS = 256
+
 
 def use_threads(count: int | None) -> int:
-    """Use `count` threads, or OMP_NUM_THREADS, or one for each core this process may run on; returns the number."""
+    """Use `count` threads, or OMP_NUM_THREADS, or one for each core this process may run on; returns the number.
+
+    Raises InputError for a number that no machine of this size has use for: OpenMP ends the process when it cannot start them.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    most = max(MOST_THREADS, 4 * cores)
+    if count is not None and (type(count) is not int or not 1 <= count <= most):
+        raise InputError(f"threads: must be between 1 and {most}, not {count!r}; this machine has {cores} cores")
     if count is None and os.environ.get("OMP_NUM_THREADS", "").isdecimal():
-        count = max(1, int(os.environ["OMP_NUM_THREADS"]))
+        count = min(most, max(1, int(os.environ["OMP_NUM_THREADS"])))
     if count is None:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        count = cores
     torch.set_num_threads(count)
     return count
 

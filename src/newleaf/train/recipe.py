@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from newleaf.errors import InputError
+from newleaf.untrusted import read_text
 
 T = TypeVar("T")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -21,12 +22,12 @@ SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 
 def read_recipe(path: Path) -> dict[str, Any]:
     """A YAML recipe as nested dictionaries. Raises InputError with file and line."""
+    if not path.exists():
+        raise InputError(f"{path}: no such recipe")
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        values = yaml.safe_load(read_text(path))
+    except RecursionError:
+        raise InputError(f"{path}: nests too deep") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from newleaf.errors import InputError
-from newleaf.storage.files import read_object, remove_directory, sweep, write_atomically, write_json, write_text
+from newleaf.storage.files import remove_directory, sweep, write_atomically, write_json, write_text
 from newleaf.train.lock import NAME as LOCK
 from newleaf.train.metrics import Metrics
+from newleaf.untrusted import parse_yaml, read_object, read_text
 
 CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = "run.yaml", "metrics.jsonl", "summary.json", "loss.png", "model", "state"
 ADAPTER = "adapter"  # in the place of model/, where only an adapter was trained
@@ -140,10 +141,7 @@ def _yaml(config: dict[str, Any]) -> str:
 
 def _configuration(file: Path) -> dict[str, Any]:
     """A run.yaml's content. Raises InputError when it is damaged."""
-    try:
-        values = yaml.safe_load(file.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({(str(error).splitlines() or ['empty'])[0]})") from None
+    values = parse_yaml(file, read_text(file))
     if not isinstance(values, dict):
         raise InputError(f"{file}: is not a run's configuration")
     for name in SECTIONS:

@@ -1,0 +1,135 @@
+"""Files that others wrote: only regular ones are opened, and JSON and YAML are bounded in size and depth."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from newleaf.errors import InputError
+
+MOST_BYTES = 64 * 2**20  # of a configuration; published ones have thousands
+MOST_TOKENIZER_BYTES = 512 * 2**20  # the largest published tokenizer.json has 35 MB
+DEEPEST = 100  # levels of JSON or YAML
+KINDS = {
+    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder",
+}  # fmt: skip
+
+
+def check_regular(path: Path, most: int | None = None) -> None:
+    """Raises InputError, naming the path, for what is missing, larger than `most` bytes, or no regular file: reading a pipe or a device
+    may never end."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {reason(error)}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path}: is {KINDS.get(stat.S_IFMT(found.st_mode), 'no regular file')} and not a regular file")
+    if most is not None and found.st_size > most:
+        raise InputError(f"{path}: has {found.st_size:,} bytes, and newleaf reads at most {most:,} of such a file")
+
+
+@contextmanager
+def open_regular(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
+    """The file, open for reading. Raises InputError as `check_regular` does."""
+    check_regular(path, most)
+    try:
+        # Not to wait for a writer, should the path have become a pipe since.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{path}: is no regular file")
+        yield file
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """The UTF-8 text of a regular file. Raises InputError, naming it, when it cannot be read or is something else."""
+    try:
+        with open_regular(path, most) as file:
+            return file.read(most + 1).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {reason(error)}") from None
+
+
+def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+    """The JSON value in a regular file. Raises InputError, naming it, for what is not JSON, too large or too deep."""
+    try:
+        value = json.loads(read_text(path, most))
+    except RecursionError:
+        raise InputError(f"{path}: nests more than {DEEPEST} levels deep") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({_first_line(error)})") from None
+    return _bounded(path, value)
+
+
+def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The JSON object in a regular file. Raises InputError as `read_json` does, and when it holds anything else."""
+    value = read_json(path, most)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: must hold a JSON object")
+    return value
+
+
+def parse_yaml(path: Path, text: str) -> Any:
+    """The YAML value of a text that stood in `path`. Raises InputError, naming it, for what is not YAML or too deep."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except RecursionError:
+        raise InputError(f"{path}: nests more than {DEEPEST} levels deep") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not valid YAML ({_first_line(error)})") from None
+    return _bounded(path, value)
+
+
+def reason(error: Exception) -> str:
+    """What the system says of a file, as a sentence goes on."""
+    said = getattr(error, "strerror", None) or str(error)
+    return str(said)[:1].lower() + str(said)[1:]
+
+
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Around calls of a native library on strangers' data: its errors, panics of its Rust code too, become one InputError that begins
+    with `what`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} ({_first_line(error)})") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # it derives from BaseException, so that nobody catches it by accident
+            raise
+        raise InputError(f"{what} ({_first_line(error)})") from None
+
+
+def _bounded(path: Path, value: Any) -> Any:
+    """The value, unless it is nested so deep that what walks through it later would fail."""
+    level, depth = {id(value): value}, 0
+    while level:
+        depth += 1
+        if depth > DEEPEST:
+            raise InputError(f"{path}: nests more than {DEEPEST} levels deep")
+        # Each object once a level: YAML's aliases can name one from a million places.
+        level = {id(inner): inner for outer in level.values() for inner in _inside(outer)}
+    return value
+
+
+def _inside(value: Any) -> list[Any]:
+    """The lists and objects directly inside a value."""
+    found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [inner for inner in found if isinstance(inner, dict | list)]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
