@@ -178,7 +178,7 @@ class Model:
         return model
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
-        """A label for each text, in the type that the data had; with several labels a text, a list of them.
+        """A label for each text, in the type that the data had; with several labels a text, a list of them; of a regression its number.
 
         A model for pairs takes two texts in place of each, one for choice a text and its continuations, whose number from 0 is the answer.
         Raises InputError for a model that was not tuned for labels.
@@ -195,6 +195,11 @@ class Model:
     def takes_one_text(self) -> bool:
         """Whether a label is asked for one text at a time."""
         return self.labels is None or self.labels.head.shape == "classify"
+
+    @property
+    def gives_numbers(self) -> bool:
+        """Whether this is a regression, whose answers are numbers."""
+        return self.labels is not None and self.labels.head.regression
 
     def _write(self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None = None, first: int = 0) -> Iterator[Piece]:
         self._check_writes()

@@ -13,6 +13,7 @@ from newleaf.errors import InputError
 
 if TYPE_CHECKING:
     from newleaf.api import Model
+    from newleaf.tune.labels.model import Judged
 
 AT_ONCE = 512  # texts
 
@@ -45,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
                 print()
                 continue
             found = next(answers)
-            if args.json:
+            if model.gives_numbers:
+                _show_number(question, found, args.json)
+            elif args.json:
                 chances = [{"label": label, "probability": round(value, 6)} for label, value in found.probabilities.items()]
                 row = {"text": question, "label": found.answer, "probabilities": chances} | ({"cut": True} if found.cut else {})
                 print(json.dumps(row, ensure_ascii=False))
@@ -54,6 +57,15 @@ def run(args: argparse.Namespace) -> int:
                 sure = "" if isinstance(found.answer, list) else f"\t{found.probabilities[found.answer]:.3f}"
                 print((", ".join(map(str, answer)) or "none") + sure + ("\t(cut)" if found.cut else ""))
     return 0
+
+
+def _show_number(question: Any, found: Judged, as_json: bool) -> None:
+    """A regression's answer: the value as it is, without label and probability."""
+    if as_json:
+        print(json.dumps({"text": question, "value": found.answer} | ({"cut": True} if found.cut else {}), ensure_ascii=False))
+        return
+    values = found.answer if isinstance(found.answer, list) else [found.answer]
+    print(", ".join(f"{value:g}" for value in values) + ("\t(cut)" if found.cut else ""))
 
 
 def _batches(model: Model, args: argparse.Namespace) -> Any:

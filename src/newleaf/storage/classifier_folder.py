@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ from newleaf.text.tokenizer import Tokenizer
 Label = str | int | bool
 Shape = Literal["classify", "pair", "similarity", "choice"]
 BODY, SCORE = "body.", "score.weight"
-PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+MOST_LABELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Head:
     delimiter: int | None = None
     extract: int | None = None
     length: int = 0
+    regression: bool = False  # the logits are the answer, and the labels their names
 
     @property
     def outputs(self) -> int:
@@ -85,7 +87,8 @@ def save_classifier(
     values: dict[str, Any] = {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
-        "problem_type": PROBLEMS[head.multi_label],
+        # One logit is a number to stock transformers, whatever it is for.
+        "problem_type": MULTI if head.multi_label else REGRESSION if head.regression or head.outputs == 1 else SINGLE,
     }
     if family_for(config) is not None:
         values["architectures"] = [classifier_name(family_for(config).architecture)]  # type: ignore[union-attr]
@@ -116,17 +119,47 @@ def _head(values: Mapping[str, Any], path: Path) -> Head:
     try:
         if own is not None:
             return head_from(own, path / "config.json")
-        names = values["id2label"]
-        labels = tuple(names[str(number)] for number in range(len(names)))
-        return Head("classify", labels, values.get("problem_type") == PROBLEMS[True])
-    except (KeyError, TypeError, AttributeError) as error:
+        return stock_head(_names(values), values.get("problem_type"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path / 'config.json'}: does not say what its labels are ({error})") from None
+
+
+def stock_head(labels: tuple[str, ...], problem: Any = None) -> Head:
+    """What a stock classifier's logits mean, as transformers has it: one alone is a number, and several are labels of which one is right,
+    unless `problem` (problem_type) says otherwise. Raises ValueError for a problem that is none, or does not fit."""
+    if problem not in (None, SINGLE, MULTI, REGRESSION):
+        raise ValueError(f"problem_type is {str(problem)[:60]!r}")
+    if problem == SINGLE and len(labels) == 1:
+        raise ValueError(f"problem_type is {SINGLE}, and there is one label")
+    regression = problem == REGRESSION or (problem is None and len(labels) == 1)
+    return Head("classify", labels, problem == MULTI, regression=regression)
+
+
+def default_labels(count: int) -> tuple[str, ...]:
+    """LABEL_0, LABEL_1, …, as transformers calls labels that nobody named."""
+    return tuple(f"LABEL_{number}" for number in range(count))
+
+
+def _names(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of a stock config.json: id2label's, or as many as num_labels says, two unless it does."""
+    named = values.get("id2label")
+    if named is None:
+        count = values.get("num_labels", values.get("_num_labels"))
+        count = 2 if count is None else count
+        if type(count) is not int or not 1 <= count <= MOST_LABELS:
+            raise ValueError(f"num_labels is {str(count)[:40]}")
+        return default_labels(count)
+    by_number = {int(number): name for number, name in named.items()}
+    return tuple(str(by_number[number]) for number in range(len(by_number)))
 
 
 def head_from(noted: Mapping[str, Any], file: Path) -> Head:
     """A head as `dataclasses.asdict` notes it. Raises InputError, naming the file, where it is none."""
     try:
-        return Head(**(dict(noted) | {"labels": tuple(noted["labels"])}))
+        head = Head(**(dict(noted) | {"labels": tuple(noted["labels"])}))
+        if head.shape not in get_args(Shape) or not all(isinstance(label, str | int | bool) for label in head.labels):
+            raise ValueError("a label or a shape of another kind")
+        return head
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: does not say what its labels are ({error})") from None
 

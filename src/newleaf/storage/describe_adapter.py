@@ -57,4 +57,6 @@ def _gives(folder: Path, about: dict[str, Any]) -> str:
     if noted is None:
         return "labels"
     head = head_from(noted, folder / OWN)
+    if head.regression:
+        return "a number" if head.outputs == 1 else f"{head.outputs} numbers"
     return f"{head.shape}: {', '.join(map(str, head.labels))}" if head.labels else head.shape

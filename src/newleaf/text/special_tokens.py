@@ -64,17 +64,19 @@ def read_named_tokens(folder: Path, backend: tokenizers.Tokenizer) -> NamedToken
 def add_special_tokens(backend: tokenizers.Tokenizer, named: NamedTokens, folder: Path) -> None:
     """Make every special token one of the tokenizer's own, as stock transformers does: the missing ones get the next ids."""
     there = backend.get_added_tokens_decoder()
-    known = {repr(token) for token in there.values()}
-    wanted = [named.added[number] for number in sorted(named.added) if repr(named.added[number]) not in known]
-    have = {token.content for token in there.values()} | {token.content for token in wanted}
+    same = {repr(token) for token in there.values()}
+    wanted = [named.added[number] for number in sorted(named.added) if repr(named.added[number]) not in same]
+    have = {token.content: token for token in [*there.values(), *wanted]}
     for name in (*NAMED, *LISTED):
         values = named.settings.get(name)
         for value in values if isinstance(values, list) else [values] if name in NAMED else []:
             content = content_of(value, f"{folder / 'tokenizer_config.json'}: {name}")
-            if content is not None and content not in have:
-                flags = _flags(value) if isinstance(value, dict) else {}
-                wanted.append(AddedToken(content, **(flags | {"special": True})))
-                have.add(content)
+            if content is None or (content in have and (have[content].special or name not in NAMED)):
+                continue
+            known = have.get(content)
+            flags = _flags_of(known) if known is not None else _flags(value) if isinstance(value, dict) else {}
+            have[content] = AddedToken(content, **(flags | {"special": True}))
+            wanted.append(have[content])
     if len(wanted) > MOST_ADDED:
         raise InputError(f"{folder}: its files add {len(wanted):,} tokens, and newleaf reads at most {MOST_ADDED:,}")
     with guarded(f"{folder}: its added tokens are not those of a tokenizer"):
@@ -115,3 +117,7 @@ def _added_before(listed: dict[str, Any], special: set[str | None], file: Path) 
 
 def _flags(token: dict[str, Any]) -> dict[str, bool]:
     return {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special") if type(token.get(name)) is bool}
+
+
+def _flags_of(token: AddedToken) -> dict[str, bool]:
+    return {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip, "normalized": token.normalized}

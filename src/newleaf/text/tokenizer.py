@@ -62,7 +62,7 @@ class Tokenizer:
             return self
         own = max(self.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
         if own > rows:
-            raise InputError(f"{where}: the tokenizer has {own:,} tokens and the network only {rows:,}")
+            raise InputError(f"{where}: the tokenizer has {self._all_ids:,} tokens and the network only {rows:,}")
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
         beyond = {name: number for name, number in ids.items() if number is not None and number >= rows}
         bos, eos, pad = (None if name in beyond else number for name, number in ids.items())

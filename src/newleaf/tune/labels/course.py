@@ -167,6 +167,8 @@ def _labels(shape: Shape, found: Examples, base: Base) -> tuple[Any, ...]:
     """The data's labels, or those of a base that is a classifier already. Raises InputError where these do not fit."""
     if base.head is None:
         return found.labels
+    if base.head.regression:
+        raise InputError(f"{base.name}: is a regression, whose answers are numbers and no labels; begin from a language model")
     if base.head.shape != shape or base.head.multi_label != found.multi_label:
         kind = base.head.shape + (" with several labels" if base.head.multi_label else "")
         raise InputError(f"{base.name}: is a classifier for {kind}; for another task begin from a language model")

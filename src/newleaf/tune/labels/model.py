@@ -18,14 +18,15 @@ from newleaf.tune.labels.predict import predict, to_probabilities
 from newleaf.tune.labels.tokens import Encoder
 
 Question = str | Sequence[str]  # a text; two for pair and similarity; a text and its continuations for choice
-Answer = Label | list[Label]
+Answer = Label | list[Label] | float | list[float]
 WANTS = {"classify": "one text", "pair": "two texts", "similarity": "two texts", "choice": "a text and at least two continuations"}
 
 
 @dataclass(frozen=True)
 class Judged:
     """What a classifier says of one question: the answer, in the data's type (the number of a continuation; a list with several labels),
-    and the probability of each label or continuation. `cut` says that the texts were longer than it reads."""
+    and the probability of each label or continuation. Of a regression the answer is its number, or a list of them, and there are no
+    probabilities. `cut` says that the texts were longer than it reads."""
 
     answer: Answer
     probabilities: dict[Any, float]
@@ -48,7 +49,12 @@ class LabelModel:
         length = self.head.length or self.network.config.context_length
         rows = [LabelRow(encoded, 0) for encoded in Encoder(self.tokenizer, self.head, length).encode(texts)]
         pad = self.tokenizer.pad_id or 0
-        chances = to_probabilities(predict(self.network, rows, self.head, pad), self.head)
+        logits = predict(self.network, rows, self.head, pad)
+        if self.head.regression:
+            values = [[float(value) for value in row] for row in logits]
+            answers = [row[0] if len(row) == 1 else row for row in values]
+            return [Judged(answer, {}, row.encoded.cut) for answer, row in zip(answers, rows, strict=True)]
+        chances = to_probabilities(logits, self.head)
         return [self._judged(chance, row, some) for chance, row, some in zip(chances, rows, texts, strict=True)]
 
     def _texts(self, question: Question, number: int) -> list[str]:
