@@ -38,14 +38,15 @@ def added(content: str, special: bool = True, **flags: bool) -> dict[str, Any]:
     return {"content": content, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": special} | flags
 
 
+END = added("<end>") | TYPED
 CASES = [
     {"tokenizer_config": FAST | {"eos_token": "</s>"}, "special_tokens_map": {"eos_token": "<|im_end|>"}},
     {"tokenizer_config": FAST | {"eos_token": "</s>", "added_tokens_decoder": {}}, "special_tokens_map": {"eos_token": "<|im_end|>"}},
     {"tokenizer_config": FAST | {"eos_token": None, "bos_token": "<s>"}, "special_tokens_map": {"bos_token": added("</s>")}},
     {"tokenizer_config": FAST, "special_tokens_map": {"pad_token": "<pad>", "unk_token": "<tool>"}},
     {"tokenizer_config": FAST | {"pad_token": "[PAD]", "eos_token": "</s>"}},
-    {"tokenizer_config": FAST | {"eos_token": added("<end>") | TYPED, "pad_token": added("<end>") | TYPED, "additional_special_tokens": ["<x>", "<y>"]}},
-    {"tokenizer_config": FAST | {"eos_token": "</s>", "added_tokens_decoder": {"290": added("<new>"), "300": added("<plain>", False)}}},
+    {"tokenizer_config": FAST | {"eos_token": END, "pad_token": END, "additional_special_tokens": ["<x>", "<y>"]}},
+    {"tokenizer_config": FAST | {"added_tokens_decoder": {"290": added("<new>"), "300": added("<plain>", False)}}},
     {"tokenizer_config": FAST | {"eos_token": "</s>"}, "added_tokens": {"<old>": 275, "<older>": 276}},
     {"tokenizer_config": FAST | {"eos_token": "text", "bos_token": "<s>"}},  # a word of the vocabulary
     {"tokenizer_config": FAST | {"add_bos_token": True, "add_eos_token": True, "bos_token": "<s>", "eos_token": "</s>"}},
