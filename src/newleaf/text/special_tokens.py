@@ -16,7 +16,7 @@ END_OF_TEXT = "<|endoftext|>"
 SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LISTED = ("extra_special_tokens", "additional_special_tokens")
-# Taken when no file says which token is which: the names of GPT-2's line, then the usual ones.
+# Taken when no file says which token is which, nor a class that does: the names of GPT-2's line, then the usual ones.
 USUAL = {"bos_token": (END_OF_TEXT, "<s>"), "eos_token": (END_OF_TEXT, "</s>"), "pad_token": (END_OF_TEXT, "<pad>")}
 # What a stock class takes where tokenizer_config.json names it and not the token.
 GPT2 = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
@@ -51,7 +51,7 @@ def read_named_tokens(folder: Path, backend: tokenizers.Tokenizer) -> NamedToken
         where = folder / ("special_tokens_map.json" if name in mapped else "tokenizer_config.json")
         content_of(settings.get(name), f"{where}: {name}")
     ends = {name: content_of(settings.get(name), name) for name in SPECIAL_NAMES}
-    if not any(name in settings for name in SPECIAL_NAMES):
+    if "tokenizer_class" not in config and not any(name in settings for name in SPECIAL_NAMES):
         ends = {name: next((usual for usual in USUAL[name] if backend.token_to_id(usual) is not None), None) for name in ends}
     if listed is not None:
         added = _added(listed, folder / "tokenizer_config.json")
