@@ -21,13 +21,16 @@ SPECIAL = {
     "qwen3": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     "harmony": ["<|endoftext|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>"],
     "mistral": ["<unk>", "<s>", "</s>"],
+    "mistral-list": ["<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]"],
+    "mistral-named": ["<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[ARGS]"],
 }
 NAMED = {
     "qwen3": ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"],
     "mistral": ["[INST]", "[/INST]"],
 }
 ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "qwen3": "<|im_end|>", "harmony": "<|return|>", "mistral": "</s>"}
-STARTS = {"llama3": "<|begin_of_text|>", "mistral": "<s>"}
+ENDS |= {"mistral-list": "</s>", "mistral-named": "</s>"}
+STARTS = {"llama3": "<|begin_of_text|>", "mistral": "<s>", "mistral-list": "<s>", "mistral-named": "<s>"}
 
 
 def make_folder(folder: Path, kind: str, template: Any = None, ends: str | None = None) -> Path:

@@ -205,7 +205,10 @@ def test_reasoning_effort_reaches_the_template_or_is_ignored_by_name(server: Run
         ({"messages": [{"role": "king", "content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages[0].content[0]"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "circle"}}}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "circle"}}}},
+            "response_format.json_schema.schema",
+        ),
         ({"model": "gpt-9"}, "model"),
         ({"reasoning_effort": "wild"}, "reasoning_effort"),
         ({"regex": "("}, "regex"),

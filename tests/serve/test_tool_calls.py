@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from newleaf.serve.call_readers import reader
 from newleaf.serve.rates import Bucket, Rates
-from newleaf.serve.tool_calls import Call, Form, Part, form_of, reader
-from newleaf.text.reasoning import ChannelSplitter
+from newleaf.serve.tool_calls import Call, Form, form_of
+from newleaf.text.reasoning import ChannelSplitter, Part
 
 NAMES = ("go", "stop")
 GO = Call("go", '{"far": true}')
@@ -36,7 +37,65 @@ CASES: list[tuple[Form, str, str, list[Call]]] = [
     ("list", '[TOOL_CALLS]go[ARGS]{"far": true}', "", [GO]),
     ("list", "[TOO bad", "[TOO bad", []),
     ("list", "[TOOL_CALLS] nonsense", "[TOOL_CALLS] nonsense", []),
+    # Marks within arguments are arguments.
+    ("tags", '<tool_call>{"name": "go", "arguments": {"a": "</tool_call>"}}</tool_call>', "", [Call("go", '{"a": "</tool_call>"}')]),
+    (
+        "own",
+        '<tool_call>{"name": "go", "arguments": {"a": "\\"}<tool_call>"}}\n</tool_call>\n<tool_call>{"name": "stop"}</tool_call>',
+        "",
+        [Call("go", '{"a": "\\"}<tool_call>"}'), Call("stop", "{}")],
+    ),
+    ("named", '[TOOL_CALLS]go[ARGS]{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}', "", [Call("go", '{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}')]),
+    ("list", '[TOOL_CALLS] [{"name": "go", "arguments": {"a": "[ARGS]"}}]', "", [Call("go", '{"a": "[ARGS]"}')]),
+    ("named", '[TOOL_CALLS]go[ARGS]{"far": true}[TOOL_CALLS]stop[CALL_ID]abc[ARGS]{}', "", [GO, Call("stop", "{}")]),
+    ("list", 'Sure. [TOOL_CALLS][{"name": "go", "arguments": {"far": true}}]', "Sure.", [GO]),
+    ("bare", '{"name": "go", "parameters": {"far": true}}; {"name": "stop", "parameters": {}}', "", [GO, Call("stop", "{}")]),
+    # What a function without parameters, or with nullable ones, is given.
+    ("tags", '<tool_call>{"name": "stop", "arguments": null}</tool_call>', "", [Call("stop", "{}")]),
+    ("bare", '{"name": "stop", "parameters": null}', "", [Call("stop", "{}")]),
+    ("tags", '<tool_call>{"name": "go", "arguments": [1]}</tool_call>', '<tool_call>{"name": "go", "arguments": [1]}</tool_call>', []),
+    # Slips that models make: no end tag, line ends within strings, text in a tag.
+    ("tags", '<tool_call>{"name": "stop"}\n<tool_call>{"name": "stop"}</tool_call>', "", [Call("stop", "{}")] * 2),
+    ("tags", '<tool_call>{"name": "go", "arguments": {"a": "b\nc"}}</tool_call>', "", [Call("go", '{"a": "b\\nc"}')]),
+    ("tags", '<tool_call>go</tool_call> <tool_call>{"name": "stop"}</tool_call>', "<tool_call>go</tool_call>", [Call("stop", "{}")]),
+    ("tags", '<tool_call>{"a</tool_call>\n<tool_call>{"name": "stop"}</tool_call>', '<tool_call>{"a</tool_call>', [Call("stop", "{}")]),
+    ("tags", '<tool_call>{"name": "go", "arguments": {"a": 1e999}}', '<tool_call>{"name": "go", "arguments": {"a": 1e999}}', []),
+    ("tags", '<tool_call>{"name": "go", "arguments": {"a": "\\ud800"}}', "", [Call("go", '{"a": "\\ud800"}')]),
 ]
+CUT: list[tuple[Form, bool, str, str, list[Call]]] = [
+    ("tags", False, 'Well. <tool_call>{"name": "go", "argu', "Well.", []),
+    ("tags", False, '<tool_call>{"name": "go", "arguments": {"far": true}}</tool_call>\n<tool_call>{"name": "st', "", [GO]),
+    ("tags", False, '<tool_call>{"name": "go", "arguments": {"far": true}}\n</tool', "", [GO]),
+    ("tags", False, "<tool_call>", "", []),
+    ("own", True, "<tool_ca", "", []),
+    ("own", False, "a < b, <tool", "a < b, <tool", []),
+    ("list", False, '[TOOL_CALLS] [{"name": "go", "arguments": {"far": true}}, {"name": "st', "", [GO]),
+    ("list", True, '[{"name": "go", "arg', "", []),
+    ("named", True, 'go[ARGS]{"far": true}[TOOL_CALLS]sto', "", [GO]),
+    ("named", False, "[TOOL_CALLS]go[AR", "", []),
+    ("bare", True, '{"name"', "", []),
+    ("bare", False, '{"name": "go", "parameters": {"a": "', "", []),
+    ("bare", False, '{"name": "Ann", "age": ', '{"name": "Ann", "age": ', []),
+    ("bare", False, "<|python_tag|>{", "", []),
+]
+
+
+@pytest.mark.parametrize(("form", "must", "text", "said", "calls"), CUT)
+def test_a_call_that_is_cut_is_dropped(form: Form, must: bool, text: str, said: str, calls: list[Call]) -> None:
+    for pieces in ([text], list(text)):
+        read = reader(form, NAMES, must)
+        found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish(cut=True)
+        assert [each for each in found if isinstance(each, Call)] == calls
+        assert "".join(each.text for each in found if isinstance(each, Part)) == said
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [("list", '[{"name": "go", "arguments": {"far": true}}]'), ("named", 'go[ARGS]{"far": true}')],
+)
+def test_a_mark_that_stands_in_the_prompt_need_not_be_written(form: Form, text: str) -> None:
+    read = reader(form, NAMES, must=True)
+    assert read.push(Part("content", text)) + read.finish() == [GO]
 
 
 @pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
@@ -71,6 +130,7 @@ def test_templates_tell_how_their_models_call() -> None:
     assert form_of("{{ messages }}") == "own"
     assert form_of("{% if tools %}<tool_call>{% endif %}") == "tags"
     assert form_of("{% if tools %}[TOOL_CALLS]{% endif %}") == "list"
+    assert form_of("{% if tools %}[TOOL_CALLS]{{ name }}[ARGS]{% endif %}") == "named"
     assert form_of("{% if tools %}{{ tools }}{% endif %}") == "bare"
     assert form_of("{% if tools %}<|channel|><|message|>{% endif %}") == "harmony"
 

@@ -6,8 +6,8 @@ By llguidance, in a process for each grammar.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
-import json
 import re
 import threading
 import time
@@ -25,15 +25,19 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.generate.grammar_host import COMPILE_SECONDS, GrammarHost, GrammarProcess, LostError
 from newleaf.generate.grammar_process import ERROR, STOPPED
+from newleaf.generate.json_schema import Prepared, prepare, without
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.schema_limits import check_length, parse_schema
 from newleaf.text.tokenizer import Tokenizer
 
-SPACE = r"[ \t\r\n]{1,16}"  # between JSON's parts: bounded, since small models love to write nothing but spaces
 SUBSCHEMAS = 200  # at most so many are tried to find the one that is wrong
 STATES = 50_000  # of the lexer; one to two kilobytes each
 REGEX = 1 << 20  # characters of a regular expression
+TOO_MUCH = f"the grammar library ended on it, or was not done after {COMPILE_SECONDS:g} seconds; make it smaller"
 LOST = "the grammar library stopped working on it"
+# Keywords that llguidance keeps in some schemas and not in others.
+DROPPED = ("pattern", "oneOf", "patternProperties", "minProperties", "maxProperties", "multipleOf", "allOf")
+KNOWN = 256  # grammars of which it is remembered what is wrong with them
 KEPT = 32  # grammars whose processes are kept for texts to come, and at most so many live at once
 
 
@@ -129,6 +133,7 @@ class Grammars:
         self.tokenizer = tokenizer
         self._lock = threading.Lock()
         self._live: OrderedDict[Request, tuple[GrammarProcess, dict[str, Any]]] = OrderedDict()
+        self._known: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
 
     def compile(self, config: SamplingConfig) -> Constraint | None:
         """The constraint that the options ask for, at its beginning; None when they ask for none.
@@ -142,8 +147,7 @@ class Grammars:
         try:
             _, report = self.process(request)
         except LostError:
-            long = f"the grammar library ended on it, or was not done after {COMPILE_SECONDS:g} seconds; make it smaller"
-            raise InputError(f"{name}: {long}") from None
+            raise InputError(f"{name}: {TOO_MUCH}") from None
         if report["error"]:
             raise InputError(self._complaint(name, config, report["error"]))
         if report["empty"]:
@@ -159,7 +163,7 @@ class Grammars:
                 self._live.move_to_end(request)
                 return found
         process = self._host.open()
-        report = process.compile({"kind": request.kind, "text": request.text, "options": {"whitespace_pattern": SPACE}, "states": STATES})
+        report = process.compile({"kind": request.kind, "text": request.text, "states": STATES})
         if report["error"] or report["empty"]:
             process.close()
             return None, report
@@ -178,6 +182,37 @@ class Grammars:
         encoder = _Bytes(self.tokenizer)
         return GrammarHost(encoder.description, encoder)
 
+    def prepare(self, schema: Any, loosen: bool = False) -> Prepared:
+        """A schema that compiles: the given one, or where it cannot be kept and that is to `loosen` it, without these keywords.
+
+        Raises InputError with keyword and JSON pointer.
+        """
+        prepared = prepare(parse_schema(schema), loosen)
+        end = time.monotonic() + COMPILE_SECONDS
+        while time.monotonic() < end:
+            report = self._tried(_schema_request(prepared))
+            if report is None:
+                raise InputError(f"json_schema: {TOO_MUCH}")
+            if not report["error"]:
+                if report["empty"]:
+                    raise InputError("json_schema: no text fits it")
+                return prepared
+            place, keyword, error = self._wrong_place(prepared.schema, report["error"])
+            if not loosen or keyword not in DROPPED:
+                raise InputError(f"json_schema, at {'/'.join(place)}{f'/{keyword}' if keyword else ''}: {_regex_error(error)}")
+            prepared = without(prepared, place[1:], keyword)
+        raise InputError(f"json_schema: {TOO_MUCH}")
+
+    def check(self, schema: Any, value: Any) -> list[str] | None:
+        """Where a value does not fit a schema, by the jsonschema package: at most ten lines. None where that cannot be said."""
+        process = self._host.open()
+        try:
+            return process.check(schema, value)
+        except LostError:
+            return None
+        finally:
+            process.close()
+
     def _complaint(self, name: str, config: SamplingConfig, error: str) -> str:
         """One line from llguidance's message: the option, the place, what is wrong."""
         if name == "grammar":
@@ -185,29 +220,56 @@ class Grammars:
             what = _first_line(error[place.end() :] if place else error)
             return f"grammar, line {place[1]}, column {place[2]}: {what}" if place else f"grammar: {what}"
         if name == "json_schema":
-            where = self._wrong_place(parse_schema(config.json_schema))
-            return f"json_schema, at {where}: {_regex_error(error)}"
+            try:
+                self.prepare(config.json_schema)
+            except InputError as found:
+                return str(found)
         return f"{name}{', ' if name == 'regex' else ': '}{_regex_error(error)}"
 
-    def _wrong_place(self, schema: Any) -> str:
-        """JSON pointer of the deepest subschema that is wrong by itself."""
-        place, left, found, end = "#", SUBSCHEMAS, True, time.monotonic() + COMPILE_SECONDS
+    def _wrong_place(self, schema: Any, error: str) -> tuple[list[str], str | None, str]:
+        """The deepest subschema that is wrong by itself, as steps of a JSON pointer; which of its keywords is, and why."""
+        place, left, found, end = ["#"], SUBSCHEMAS, True, time.monotonic() + COMPILE_SECONDS
         shared = {key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema}
         while found and left > 0 and time.monotonic() < end:
             found = False
-            for step, child in _children(schema):
+            for steps, child in _children(schema):
                 left -= 1
-                whole = child | shared if isinstance(child, dict) else child
-                if self._fails(_schema_request(whole)):
-                    place, schema, found = f"{place}/{step}", child, True
+                if (wrong := self._error(child, shared)) is not None:
+                    place, schema, error, found = [*place, *steps], child, wrong, True
                     break
-        return place
+        words = sorted(schema, key=lambda word: word not in DROPPED) if isinstance(schema, dict) else []
+        for word in words[:SUBSCHEMAS]:
+            if time.monotonic() > end:
+                break
+            if word not in ("$defs", "definitions") and self._error({k: v for k, v in schema.items() if k != word}, shared) is None:
+                return place, word, error
+        return place, None, error
 
-    def _fails(self, request: Request) -> bool:
+    def _error(self, schema: Any, shared: dict[str, Any]) -> str | None:
+        """What is wrong with a subschema by itself."""
+        report = self._tried(_schema_request(Prepared(shared | schema if isinstance(schema, dict) else schema)))
+        return TOO_MUCH if report is None else report["error"] or None
+
+    def _tried(self, request: Request) -> dict[str, Any] | None:
+        """What a process says of a grammar that is not kept; None when it ends on it."""
+        key = hashlib.sha256(request.text.encode("utf-8", "surrogatepass")).digest()
+        with self._lock:
+            if (found := self._known.get(key)) is not None:
+                return found
+            if request in self._live:
+                return self._live[request][1]
+        process = self._host.open()
         try:
-            return bool(self.process(request)[1]["error"])
+            report = process.compile({"kind": request.kind, "text": request.text, "states": STATES})
         except LostError:
-            return True
+            return None
+        finally:
+            process.close()
+        with self._lock:
+            self._known[key] = report
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
+        return report
 
 
 class _Bytes:
@@ -262,31 +324,30 @@ def _request(name: str, config: SamplingConfig) -> Request:
             raise InputError("choice: every choice must be text of at least one character")
         check_length("".join(config.choice), name)
         return Request("regex", "|".join(_literal(text) for text in config.choice))
-    return _schema_request({"type": "object"} if name == "json_object" else parse_schema(config.json_schema))
+    return _schema_request(prepare({"type": "object"} if name == "json_object" else parse_schema(config.json_schema)))
 
 
-def _schema_request(schema: Any) -> Request:
-    # Options go into an object, so true and false take the forms that they have there.
-    return Request("json_schema", json.dumps(schema if isinstance(schema, dict) else {} if schema else {"not": {}}))
+def _schema_request(prepared: Prepared) -> Request:
+    return Request("json_schema", prepared.text())
 
 
-def _children(schema: Any) -> list[tuple[str, Any]]:
-    """Subschemas with their pointers' next step."""
+def _children(schema: Any) -> list[tuple[list[str], Any]]:
+    """Subschemas with their pointers' next steps."""
     if not isinstance(schema, dict):
         return []
     named = [
-        (f"{key}/{name}", child)
+        ([key, name.replace("~", "~0").replace("/", "~1")], child)
         for key in ("properties", "patternProperties", "$defs", "definitions")
         if isinstance(schema.get(key), dict)
         for name, child in schema[key].items()
     ]
     listed = [
-        (f"{key}/{number}", child)
-        for key in ("anyOf", "oneOf", "allOf", "prefixItems")
+        ([key, str(number)], child)
+        for key in ("anyOf", "oneOf", "allOf", "prefixItems", "items")
         if isinstance(schema.get(key), list)
         for number, child in enumerate(schema[key])
     ]
-    single = [(key, schema[key]) for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
+    single = [([key], schema[key]) for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
     return named + listed + single
 
 

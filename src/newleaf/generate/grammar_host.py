@@ -105,6 +105,11 @@ class GrammarProcess:
         found: dict[str, Any] = json.loads(self._ask(b"C", json.dumps(request).encode(), COMPILE_SECONDS))
         return found
 
+    def check(self, schema: Any, value: Any) -> list[str] | None:
+        """Where a value does not fit a schema."""
+        found: list[str] | None = json.loads(self._ask(b"J", json.dumps({"schema": schema, "value": value}).encode(), STEP_SECONDS))
+        return found
+
     def fork(self, matcher: int, tokens: Sequence[int] = ()) -> int:
         """A new matcher at the place of this one, and after these tokens."""
         number = next(self._numbers)

@@ -13,6 +13,7 @@ first process serves one grammar itself. Each message is a length (4 bytes), a l
     D  matcher: it is no longer wanted                      none
     T  matcher, tokens: they were written                   S  state
     M  matcher                                              M  state (1 byte), then a bit for each token
+    J  a schema and a value, JSON                           J  JSON, where the value does not fit; or null
     N  matcher, tokens                                      N  how many of them, the first ones, may follow
     A  ids, the answer to E                                 E  text that is to be encoded
 """
@@ -20,6 +21,7 @@ first process serves one grammar itself. Each message is a length (4 bytes), a l
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -96,6 +98,9 @@ class Server:
         if kind == b"C":
             self.channel.send(b"R", json.dumps(self._compile(json.loads(data))).encode())
             return
+        if kind == b"J":
+            self.channel.send(b"J", json.dumps(check(**json.loads(data))).encode())
+            return
         number, *numbers = struct.unpack(f"<{len(data) // 4}I", data)
         if kind == b"F":
             self.matchers[numbers[0]] = self.matchers[number].deep_copy()
@@ -115,7 +120,7 @@ class Server:
 
         kind, text = request["kind"], request["text"]
         if kind == "json_schema":
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=request["options"])
+            grammar = LLMatcher.grammar_from_json_schema(text)
         else:
             grammar = LLMatcher.grammar_from_regex(text) if kind == "regex" else LLMatcher.grammar_from_lark(text)
         limits = LLParserLimits(max_lexer_states=request["states"], verbose_errors=False)
@@ -138,6 +143,18 @@ class Server:
         matcher = self.matchers[number]
         failed = matcher.is_error()
         return bytes([matcher.is_stopped() * STOPPED | failed * ERROR]) + (matcher.get_error().encode() if failed else b"")
+
+
+def check(schema: Any, value: Any) -> list[str] | None:
+    """Where a value does not fit a schema. Expressions of strangers are matched here, which may take for ever."""
+    try:
+        import jsonschema
+
+        kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+        errors = itertools.islice(kind(schema).iter_errors(value), 10)
+        return [f"/{'/'.join(map(str, error.absolute_path))}: {error.message}"[:300] for error in errors]
+    except Exception:  # a schema that is not valid, a reference to elsewhere
+        return None
 
 
 def limit() -> None:

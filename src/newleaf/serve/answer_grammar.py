@@ -6,13 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from newleaf.generate.constraints import SPACE
-from newleaf.serve.tool_calls import CLOSE, CONSTRAIN, LIST, OPEN, Form
+from newleaf.generate.json_schema import Prepared
+from newleaf.serve.tool_calls import ARGUMENTS, CLOSE, CONSTRAIN, LIST, OPEN, Form
 from newleaf.text.reasoning import CHANNEL, END, MESSAGE, START, THOUGHTS
 from newleaf.text.reasoning import CLOSE as THOUGHT_ENDS
 from newleaf.text.reasoning import OPEN as THOUGHT_BEGINS
 
 Thoughts = Literal["none", "may", "inside"]
+Lead = Literal["none", "mark", "text"]
 MANY = 16  # calls of one answer
 
 
@@ -30,10 +31,10 @@ def answer_grammar(thoughts: Thoughts, answers: Sequence[str]) -> str:
 
 def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str], functions: Sequence[dict[str, Any]]) -> str:
     """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any, and then one of `answers` in
-    the final one, or a call of one of these functions. `control` gives the ids of control tokens."""
+    the final one, or a call of one of these functions, whose parameters are `Prepared`. `control` gives the ids of control tokens."""
 
     def mark(text: str) -> str:
-        return f"<[{found}]>" if (found := control(text)) is not None else json.dumps(text)
+        return _mark(control, text)
 
     names = " | ".join(answer.partition(":")[0] for answer in answers)
     channel, message = mark(CHANNEL), mark(MESSAGE)
@@ -42,45 +43,73 @@ def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str]
     for number, each in enumerate(functions):
         head = json.dumps(f"commentary to=functions.{each['name']} ")
         rules.append(f'call_{number}: {channel} {head} {mark(CONSTRAIN)} "json" {message} arguments_{number}')
-        rules.append(f"arguments_{number}: {_json(each.get('parameters') or {'type': 'object'})}")
+        rules.append(f"arguments_{number}: {_json(each['parameters'])}")
     ways = " | ".join([*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))])
     thoughts = f'{channel} "{THOUGHTS}" {message} THINKING? {mark(END)} {mark(START)} "assistant"'
     return "\n".join([f"start: thoughts? ({ways})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules])
 
 
-def json_answer(schema: Any) -> str:
+def json_answer(schema: Prepared) -> str:
+    """JSON that fits this schema."""
     return f"json: {_json(schema)}"
 
 
 def text_answer() -> str:
-    """Any text that does not begin as a call does."""
-    return f"text: TEXT?\nTEXT: /(?s:.+)/ & ~/{_escaped(OPEN)}(?s:.*)/"
+    """Any text without a call's tag."""
+    return f"text: TEXT?\nTEXT: /(?s:.+)/ & ~/(?s:.*){_escaped(OPEN)}(?s:.*)/"
 
 
-def calls_answer(form: Form, functions: Sequence[dict[str, Any]], parallel: bool) -> str:
-    """One call of these functions, or more where they may be `parallel`."""
-    before, key, after, between = {
-        "list": ('{"name": ', "arguments", "}", ", "),
-        "bare": ('{"name": ', "parameters", "}", "; "),
-    }.get(form, (f'{OPEN}\n{{"name": ', "arguments", f"}}\n{CLOSE}", "\n"))
+def calls_answer(
+    form: Form,
+    functions: Sequence[dict[str, Any]],
+    parallel: bool,
+    control: Callable[[str], int | None],
+    lead: Lead,
+) -> str:
+    """One call of these functions, whose parameters are `Prepared`, or more where they may be `parallel`.
+
+    Before them stands what `lead` says: nothing that the prompt can have, the form's mark, or text up to its mark. `control` gives
+    the ids of control tokens.
+    """
+    if form == "list":
+        before, key, after, between = '{"name": ', "arguments", "}", '", "'
+    elif form == "named":
+        before, key, after, between = "", "", "", _mark(control, LIST)
+    elif form == "bare":
+        before, key, after, between = '{"name": ', "parameters", "}", ""
+    else:
+        before, key, after, between = '\n{"name": ', "arguments", f"}}\n{CLOSE}", json.dumps(f"\n{OPEN}")
     rules = []
     for number, each in enumerate(functions):
         head = f"{before}{json.dumps(each['name'])}, {json.dumps(key)}: "
-        rules.append(f"call_{number}: {json.dumps(head)} arguments_{number} {json.dumps(after)}")
-        rules.append(f"arguments_{number}: {_json(each.get('parameters') or {'type': 'object'})}")
+        begin = f"{json.dumps(each['name'])} {_mark(control, ARGUMENTS)}" if form == "named" else json.dumps(head)
+        rules.append(f"call_{number}: {begin} arguments_{number} {json.dumps(after) if after else ''}")
+        rules.append(f"arguments_{number}: {_json(each['parameters'])}")
     one = " | ".join(f"call_{number}" for number in range(len(functions)))
-    more = f" ({json.dumps(between)} call){{0,{MANY - 1}}}" if parallel and form != "bare" else ""
+    more = f" ({between} call){{0,{MANY - 1}}}" if parallel and form != "bare" else ""
     start, end = ('"["', '"]"') if form == "list" else ("", "")
+    if form not in ("list", "named", "bare"):
+        start = "before" if lead == "text" else json.dumps(OPEN)
+        rules += [f"before[suffix={json.dumps(OPEN)}]: /(?s:.*)/"] if lead == "text" else []
+    elif form != "bare" and lead != "none":
+        said = "SAID? " if lead == "text" and control(LIST) is not None else ""
+        start = f"{said}{_mark(control, LIST)} {start}"
+        rules += ["SAID: /(?s:.+)/"] if said else []
     return "\n".join([f"calls: {start} call{more} {end}", f"call: {one}", *rules])
 
 
 def opening(form: Form) -> str | None:
     """A control token that is written before calls, and that belongs to the prompt where calls are required."""
-    return LIST if form == "list" else None
+    return LIST if form in ("list", "named") else None
 
 
-def _json(schema: Any) -> str:
-    return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": SPACE}})
+def _mark(control: Callable[[str], int | None], text: str) -> str:
+    """A control token, by its id where it has one."""
+    return f"<[{found}]>" if (found := control(text)) is not None else json.dumps(text)
+
+
+def _json(schema: Prepared) -> str:
+    return f"%json {schema.text()}"
 
 
 def _escaped(text: str) -> str:

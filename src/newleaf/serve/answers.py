@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,38 +12,20 @@ from newleaf.generate.chat import Plan, Speaker
 from newleaf.generate.logprobs import TokenScore
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
-from newleaf.serve.answer_grammar import Thoughts, answer_grammar, calls_answer, channel_grammar, json_answer, opening, text_answer
+from newleaf.serve.answer_constraint import Held, constrained
+from newleaf.serve.call_readers import reader
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
+from newleaf.serve.question import Question
 from newleaf.serve.sampling import check_prompt, longest
 from newleaf.serve.settings import Limits
-from newleaf.serve.tool_calls import Call, Form, form_of, marks_of, reader
+from newleaf.serve.tool_calls import Call, Form, form_of, marks_of
 from newleaf.serve.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages
-from newleaf.text.reasoning import CHANNEL, OPEN, Part, marks_in
-from newleaf.text.tokenizer import Tokenizer
+from newleaf.text.reasoning import Part, marks_in
 
 CALL_ENDS = "<|call|>"
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked for, by names that chat completions and responses share. `tools` are {"type": "function", "function": {…}}; `choice`
-    is "auto", "none", "required" or a function's name; `schema` is JSON that the answer fits (None: text)."""
-
-    messages: Sequence[Message]
-    tools: Sequence[dict[str, Any]] = ()
-    choice: str = "auto"
-    named: bool = False  # whether `choice` is a function's name
-    parallel: bool = True
-    schema: Any = None
-    effort: str | None = None
-    go_on: bool = False
-    variables: Mapping[str, Any] | None = None
-    schema_param: str = "response_format"
-    effort_param: str = "reasoning_effort"
-    cut: bool = False  # whether a conversation that is too long loses its oldest turns
 
 
 @dataclass(frozen=True)
@@ -58,10 +41,22 @@ class Delta:
 class Answers:
     """The answers to one question, being written."""
 
-    def __init__(self, plan: Plan, request: Request, form: Form | None, names: Sequence[str], parallel: bool, tokenizer: Tokenizer) -> None:
-        self.plan, self.request, self.tokenizer = plan, request, tokenizer
-        self._form, self._names, self._parallel = form, names, parallel
+    def __init__(
+        self,
+        plan: Plan,
+        request: Request,
+        form: Form | None,
+        names: Sequence[str],
+        question: Question,
+        held: Held,
+        hosted: Hosted,
+    ) -> None:
+        self.plan, self.request, self.tokenizer = plan, request, hosted.model.tokenizer
+        self._form, self._names, self._parallel = form, names, question.parallel
+        self._must, self._held, self._grammars = question.must_call, held, hosted.grammars
         self.ignored: list[str] = []  # parameters that had no effect
+        self.loosened = held.loosened
+        self.unmet: list[str] = []  # where finished values do not fit loosened schemas
 
     @property
     def prompt_tokens(self) -> int:
@@ -94,8 +89,8 @@ class Answers:
         """What comes, all that has come since the last time at once."""
         count = self.request.config.n
         splits = [self.plan.splitter() for _ in range(count)]
-        readers = [reader(self._form, self._names) for _ in range(count)]
-        called = [0] * count
+        readers = [reader(self._form, self._names, self._must) for _ in range(count)]
+        called, said = [0] * count, [""] * count
         async for pieces in self.request.batches():
             found: list[Delta] = []
             for piece in pieces:
@@ -103,21 +98,32 @@ class Answers:
                 parts: list[Part | Call] = []
                 for part in [*splits[number].push(piece.text), *(splits[number].finish() if piece.end else [])]:
                     parts += readers[number].push(part)
-                parts += readers[number].finish() if piece.end else []
+                cut = self._reason(piece.end) == "length"
+                parts += readers[number].finish(cut) if piece.end else []
                 scores = tuple(score for score in piece.scores if score.id not in self.plan.ends)
                 if scores and not (parts and isinstance(parts[0], Part)):
                     parts.insert(0, Part("content", ""))  # scores come with text, be it none
                 for each in parts:
                     called[number] += isinstance(each, Call)
                     if not isinstance(each, Call) or self._parallel or called[number] == 1:
+                        said[number] += each.text if isinstance(each, Part) and each.kind == "content" and self.loosened else ""
+                        await self._check(each)
                         found.append(Delta(number, each, scores=scores))
                         scores = ()
                 if piece.end:
-                    found.append(Delta(number, end="tool_calls" if called[number] else self._reason(piece.end)))
+                    await self._check(None if called[number] or cut else said[number])
+                    found.append(Delta(number, end="tool_calls" if called[number] and not cut else self._reason(piece.end)))
             if found:
                 yield found
 
-    def _reason(self, end: str) -> str:
+    async def _check(self, value: Part | Call | str | None) -> None:
+        """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar's was loosened."""
+        shape = self._held.functions.get(value.name) if isinstance(value, Call) else self._held.schema if isinstance(value, str) else None
+        if shape is not None:
+            text = value.arguments if isinstance(value, Call) else str(value)
+            self.unmet += await asyncio.to_thread(shape.unmet, self._grammars, text)
+
+    def _reason(self, end: str | None) -> str:
         """OpenAI's word for an end. A text that got stuck in its constraint is cut like one that is too long."""
         return "length" if end in ("length", "stuck") else "stop"
 
@@ -147,18 +153,20 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
     except InputError as error:
         raise refused(error, default="messages") from None
     names = [tool["function"]["name"] for tool in tools]
-    constraint: dict[str, Any] = {}
-    if form is not None or question.schema is not None:
-        prompt, constraint = _constrained(hosted, question, prompt, source, form)
-    check_prompt(len(prompt.ids), hosted, limits, "messages")
-    config = options(hosted.context - len(prompt.ids), constraint)
-    try:
-        plan = _seeing_calls(speaker.plan(prompt, config, how.tools, question.go_on), hosted, form)
-        hosted.make_room(config.n)
-        request = hosted.submit(prompt.ids, plan.config, plan.ends, plan.shown)
-    except InputError as error:
-        raise refused(error) from None
-    answers = Answers(plan, request, form, names, question.parallel, hosted.model.tokenizer)
+    for careful in (False, True):  # schemas are compiled one by one only where that of the whole answer failed
+        held = constrained(hosted, question, prompt, source, form, careful)
+        check_prompt(len(held.prompt.ids), hosted, limits, "messages")
+        config = options(hosted.context - len(held.prompt.ids), held.constraint)
+        try:
+            plan = _seeing_calls(speaker.plan(held.prompt, config, how.tools, question.go_on), hosted, form)
+            hosted.make_room(config.n)
+            request = hosted.submit(held.prompt.ids, plan.config, plan.ends, plan.shown)
+        except InputError as error:
+            if careful or "grammar" not in held.constraint:
+                raise held.refused(error) from None
+        else:
+            break
+    answers = Answers(plan, request, form, names, question, held, hosted)
     answers.ignored += [question.effort_param] if effort is None else []
     return answers
 
@@ -204,46 +212,6 @@ def _effort(effort: str | None, source: str) -> dict[str, Any] | None:
     if effort == "none":
         return {"enable_thinking": False} if "enable_thinking" in source else {} if "reasoning_effort" not in source else None
     return {"reasoning_effort": effort} if "reasoning_effort" in source else None
-
-
-def _constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str, form: Form | None) -> tuple[Prompt, dict[str, Any]]:
-    """The prompt, with what has to stand before a constrained answer, and the constraint. Raises ApiError for what cannot be together."""
-    functions = [tool["function"] for tool in question.tools if not question.named or tool["function"]["name"] == question.choice]
-    must = form is not None and (question.named or question.choice == "required")
-    parallel = question.parallel and not question.named
-    answers: list[str] = []
-    if form is not None and form != "harmony" and (must or form == "own" or question.schema is not None):
-        answers.append(calls_answer(form, functions, parallel))
-    if question.schema is not None and not must:
-        answers.append(json_answer(question.schema))
-    elif answers and not must:
-        answers.append(text_answer())
-    if not answers and not must:
-        return prompt, {}
-    if must and form is not None and (mark := opening(form)) is not None:
-        return _go_on(hosted, prompt, mark), {"grammar": answer_grammar("none", answers)}
-    if must and form == "harmony" and question.go_on:
-        what = "a message that is gone on with becomes no call in gpt-oss's chat format"
-        raise ApiError(400, f"tool_choice: {what}", "tool_choice", "invalid_value")
-    if CHANNEL in marks_in(source) and not question.go_on:
-        called = functions if form == "harmony" else ()
-        return prompt, {"grammar": channel_grammar(hosted.speaker.template.control_id, answers, called)}
-    if form is None and not marks_in(source):
-        return prompt, {"json_schema": question.schema}  # whose errors name the place in the schema
-    return prompt, {"grammar": answer_grammar(_thoughts(prompt, source), answers)}
-
-
-def _thoughts(prompt: Prompt, source: str) -> Thoughts:
-    if OPEN not in marks_in(source):
-        return "none"
-    return "inside" if prompt.text.rstrip().endswith(OPEN) else "may"
-
-
-def _go_on(hosted: Hosted, prompt: Prompt, mark: str) -> Prompt:
-    """The prompt with a control token behind it."""
-    token = hosted.speaker.template.control_id(mark)
-    ids = [token] if token is not None else hosted.model.tokenizer.encode(mark, special_tokens=False)
-    return Prompt(prompt.text + mark, [*prompt.ids, *ids])
 
 
 def _seeing_calls(plan: Plan, hosted: Hosted, form: Form | None) -> Plan:

@@ -14,9 +14,10 @@ from fastapi.responses import JSONResponse
 
 from newleaf.generate.logprobs import TokenScore
 from newleaf.generate.options import SamplingConfig
-from newleaf.serve.answers import Answers, Delta, Question, ask
+from newleaf.serve.answers import Answers, Delta, ask
 from newleaf.serve.errors import ApiError
 from newleaf.serve.hosted import Hosted
+from newleaf.serve.question import Question
 from newleaf.serve.routes import router
 from newleaf.serve.sampling import most_tokens, sampling
 from newleaf.serve.schemas import AllowedChoice, ChatRequest, NamedTool
@@ -59,6 +60,7 @@ async def begin(serving: Serving, body: ChatRequest, request: Request) -> tuple[
         options = functools.partial(_options, body, hosted, serving)
         answers = await serving.threads.run(lambda: ask(hosted, question, serving.limits, options))
         record.ignored += answers.ignored
+        record.loosened, record.unmet = answers.loosened, answers.unmet
         return answers, hosted
     except BaseException:
         serving.registry.release(hosted)
@@ -85,6 +87,10 @@ def question_of(body: ChatRequest) -> Question:
         named=chosen.named,
         parallel=body.parallel_tool_calls is not False,
         schema=_schema(body),
+        schema_param="response_format.json_schema.schema",
+        schema_strict=bool(body.response_format and body.response_format.json_schema and body.response_format.json_schema.strict),
+        tool_params={tool.function.name: f"tools[{n}].function.parameters" for n, tool in enumerate(body.tools or ())},
+        strict=frozenset(tool.function.name for tool in body.tools or () if tool.function.strict),
         effort=body.reasoning_effort,
         go_on=bool(body.continue_final_message),
         variables=body.chat_template_kwargs,

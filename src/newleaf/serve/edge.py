@@ -45,6 +45,8 @@ class Record:
     first_token: float | None = None  # seconds
     gone: bool | None = None  # the client left before the end
     ignored: list[str] = field(default_factory=list)  # places in the body that had no effect
+    loosened: tuple[str, ...] = ()  # keywords of schemas that no grammar can keep
+    unmet: list[str] = field(default_factory=list)  # where what was written does not fit them
     began: float = field(default_factory=time.perf_counter)
 
     def of(self, model: str, user: str | None = None) -> None:
@@ -81,8 +83,9 @@ class Edge:
                 status = message["status"]
                 added = MutableHeaders(scope=message)
                 added["x-request-id"] = record.id
-                if record.ignored:
-                    added["x-newleaf-ignored"] = listed(record.ignored)
+                for name in ("ignored", "loosened", "unmet"):
+                    if lines := getattr(record, name):
+                        added[f"x-newleaf-{name}"] = listed(lines)
                 if status in (408, 413):
                     added["connection"] = "close"  # the rest of the body is not wanted
             await send(message)
@@ -151,7 +154,8 @@ class Edge:
             return
         fields: dict[str, Any] = {name: getattr(record, name) for name in ("id", "key", "model", "user", "gone")}
         fields |= {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens}
-        fields |= {"ignored": record.ignored[:MOST_LOGGED]} if record.ignored else {}
+        for name in ("ignored", "loosened", "unmet"):
+            fields |= {name: lines[:MOST_LOGGED]} if (lines := getattr(record, name)) else {}
         first = round(record.first_token, 4) if record.first_token is not None else None
         client = scope["client"][0] if scope.get("client") else None
         self.logs.write(
@@ -170,7 +174,7 @@ def listed(places: Sequence[str]) -> str:
     """Places in a body for a header: names of strangers are escaped as in addresses, and a long list is cut and counted."""
     text = ""
     for number, place in enumerate(places):
-        more = (", " if text else "") + quote(place, safe="[]._-")
+        more = (", " if text else "") + quote(place, safe="[]._-/:$ '()=<>")
         if len(text) + len(more) > MOST_LISTED:
             return f"{text}{', ' if text else ''}and {len(places) - number} more"
         text += more

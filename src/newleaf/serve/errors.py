@@ -17,7 +17,7 @@ from newleaf.generate.options import SamplingConfig
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 CODES = {404: "not_found", 405: "method_not_allowed"}
 # Where an option of ours has another name in OpenAI's requests.
-PARAMS = {"json_schema": "response_format", "json_object": "response_format", "stop_ids": "stop_token_ids"}
+PARAMS = {"stop_ids": "stop_token_ids"}
 OPTIONS = tuple(SamplingConfig.__dataclass_fields__)
 ABOUT = (
     "messages",

@@ -12,6 +12,7 @@ from typing import TypeVar
 from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.generate.chat import Speaker
+from newleaf.generate.constraints import Grammars
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
 from newleaf.serve.errors import overloaded
@@ -54,6 +55,11 @@ class Hosted:
     def speaker(self) -> Speaker:
         """Raises InputError when the model has no chat template."""
         return Speaker(self.context, self.template or self.model.chat_template, self.model.end_ids)
+
+    @property
+    def grammars(self) -> Grammars:
+        """What compiles constraints for this model's tokenizer."""
+        return self.holder.engine.grammars
 
     @property
     def nbytes(self) -> int:

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from newleaf.generate.options import SamplingConfig
-from newleaf.serve.answers import Question, ask
+from newleaf.serve.answers import ask
 from newleaf.serve.edge import Record
 from newleaf.serve.errors import ApiError
 from newleaf.serve.hosted import Hosted
+from newleaf.serve.question import Question
 from newleaf.serve.response_input import conversation, said
 from newleaf.serve.response_schemas import AllowedFunctions, NamedFunction, ResponseRequest
 from newleaf.serve.response_store import ResponseStore, Stored
@@ -42,6 +43,7 @@ def responses_router(serving: Serving) -> APIRouter:
         try:
             options = functools.partial(_options, body, hosted, serving)
             answers = await serving.threads.run(lambda: ask(hosted, question, serving.limits, options))
+            record.loosened, record.unmet = answers.loosened, answers.unmet
         except BaseException:
             serving.registry.release(hosted)
             raise
@@ -128,8 +130,11 @@ def _question(body: ResponseRequest, messages: list[Message]) -> Question:
         named=chosen.named,
         parallel=body.parallel_tool_calls is not False,
         schema=_schema(body),
+        schema_param="text.format.schema",
+        schema_strict=bool(body.text and body.text.format and body.text.format.strict),
+        tool_params={tool.name: f"tools[{number}].parameters" for number, tool in enumerate(body.tools or ())},
+        strict=frozenset(tool.name for tool in body.tools or () if tool.strict),
         effort=body.reasoning.effort if body.reasoning else None,
-        schema_param="text.format",
         effort_param="reasoning.effort",
         cut=body.truncation == "auto",
     )

@@ -1,4 +1,4 @@
-"""Calls of tools in what a model writes: found while it comes, in the form that the model's chat template teaches."""
+"""Calls of tools, in the forms that chat templates teach their models."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from newleaf.text.reasoning import CHANNEL, MESSAGE, Part, held_start
+from newleaf.text.reasoning import CHANNEL, MESSAGE
 
-Form = Literal["tags", "list", "bare", "harmony", "own"]
+Form = Literal["tags", "list", "named", "bare", "harmony", "own"]
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-LIST, ARGUMENTS, PYTHON, CONSTRAIN = "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<|constrain|>"
+LIST, ARGUMENTS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+PYTHON, CONSTRAIN = "<|python_tag|>", "<|constrain|>"
 
 
 @dataclass(frozen=True)
@@ -31,152 +32,20 @@ def form_of(source: str) -> Form:
         return "own"
     if OPEN in source:
         return "tags"
-    return "list" if LIST in source else "bare"
+    if LIST not in source:
+        return "bare"
+    return "named" if ARGUMENTS in source else "list"
 
 
 def marks_of(form: Form) -> tuple[str, ...]:
     """Control tokens that have to be seen in the text for calls to be found in it."""
-    return {"tags": (OPEN, CLOSE), "own": (), "list": (LIST, ARGUMENTS), "bare": (PYTHON,), "harmony": (CONSTRAIN,)}[form]
-
-
-class Reader(Protocol):
-    """Takes an answer's text in parts and gives back text and calls, as soon as each is certain."""
-
-    def push(self, part: Part) -> list[Part | Call]:
-        """What this part makes certain."""
-
-    def finish(self) -> list[Part | Call]:
-        """What was held back."""
-
-
-def reader(form: Form | None, names: Collection[str]) -> Reader:
-    """For one answer; without a form, all is text."""
-    match form:
-        case None:
-            return TextReader()
-        case "tags" | "own":
-            return TagReader(names)
-        case "harmony":
-            return HarmonyReader(names)
-        case _:
-            return WholeReader(names, LIST if form == "list" else None)
-
-
-class TextReader:
-    """Looks for no calls."""
-
-    def push(self, part: Part) -> list[Part | Call]:
-        return [part]
-
-    def finish(self) -> list[Part | Call]:
-        return []
-
-
-class TagReader:
-    """Calls between tags, each a JSON object. White space around them is not text."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        self._names, self._held, self._inside, self._called = names, "", False, False
-
-    def push(self, part: Part) -> list[Part | Call]:
-        if part.kind != "content":
-            return [part]
-        self._held += part.text
-        found: list[Part | Call] = []
-        while True:
-            if self._inside:
-                body, closed, rest = self._held.partition(CLOSE)
-                if not closed:
-                    return found
-                found += self._read(body, OPEN + body + CLOSE)
-                self._held, self._inside = rest, False
-            else:
-                before, opened, rest = self._held.partition(OPEN)
-                if not opened:
-                    return found + self._certain()
-                found += self._text(before.rstrip())
-                self._held, self._inside = rest, True
-
-    def finish(self) -> list[Part | Call]:
-        held, self._held = self._held, ""
-        if self._inside:
-            return self._read(held, OPEN + held)
-        return self._text(held.rstrip() if self._called else held)
-
-    def _certain(self) -> list[Part | Call]:
-        keep = len(self._held) - held_start(self._held, (OPEN,))
-        keep = len(self._held[:keep].rstrip())
-        text, self._held = self._held[:keep], self._held[keep:]
-        return self._text(text)
-
-    def _text(self, text: str) -> list[Part | Call]:
-        text = text.lstrip() if self._called else text
-        return [Part("content", text)] if text else []
-
-    def _read(self, body: str, raw: str) -> list[Part | Call]:
-        calls = read_calls(body, self._names)
-        self._called = self._called or bool(calls)
-        return list(calls) if calls else [Part("content", raw)]
-
-
-class WholeReader:
-    """Calls that are all of the answer: JSON from its first character on, or after a mark."""
-
-    def __init__(self, names: Collection[str], mark: str | None) -> None:
-        self._names, self._mark, self._held, self._text = names, mark, "", False
-
-    def push(self, part: Part) -> list[Part | Call]:
-        if part.kind != "content" or self._text:
-            return [part]
-        self._held += part.text
-        first = self._held.lstrip()
-        if self._mark is not None:
-            might = self._mark.startswith(first) or first.startswith(self._mark)
-        else:
-            might = first[:1] in ("", "{", "[") or PYTHON.startswith(first) or first.startswith(PYTHON)
-        if might:
-            return []
-        self._text, held, self._held = True, self._held, ""
-        return [Part("content", held)]
-
-    def finish(self) -> list[Part | Call]:
-        held, self._held = self._held, ""
-        body = held.strip().removeprefix(self._mark or PYTHON).strip()
-        if ARGUMENTS in body:
-            body = _named_list(body)
-        calls = read_calls(body, self._names)
-        return list(calls) if calls else [Part("content", held)] if held else []
-
-
-class HarmonyReader:
-    """Messages to functions, which gpt-oss writes into the channel for them."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        self._names, self._name, self._body = names, "", ""
-
-    def push(self, part: Part) -> list[Part | Call]:
-        name = (part.to or "").removeprefix("functions.")
-        if name == self._name and name:
-            self._body += part.text
-            return []
-        done = self.finish()
-        if not name:
-            return [*done, part]
-        self._name, self._body = name, part.text
-        return done
-
-    def finish(self) -> list[Part | Call]:
-        name, body = self._name, self._body
-        self._name, self._body = "", ""
-        if not name:
-            return []
-        arguments = _arguments(_parsed(body))
-        return [Call(name, arguments)] if name in self._names and arguments is not None else [Part("content", body)]
+    listed = (LIST, ARGUMENTS, CALL_ID)
+    return {"tags": (OPEN, CLOSE), "own": (), "list": listed, "named": listed, "bare": (PYTHON,), "harmony": (CONSTRAIN,)}[form]
 
 
 def read_calls(text: str, names: Collection[str]) -> list[Call]:
     """The calls that a JSON text holds, an object or a list of them; none where something about it is not a call of these functions."""
-    value = _parsed(text)
+    value = parsed(text)
     found = [_call(item, names) for item in (value if isinstance(value, list) else [value])]
     return [call for call in found if call is not None] if all(call is not None for call in found) else []
 
@@ -186,23 +55,30 @@ def _call(value: Any, names: Collection[str]) -> Call | None:
         value = value["function"]
     if not isinstance(value, Mapping) or value.get("name") not in names:
         return None
-    arguments = _arguments(value.get("arguments", value.get("parameters", {})))
+    arguments = arguments_json(value.get("arguments", value.get("parameters", {})))
     return Call(value["name"], arguments) if arguments is not None else None
 
 
-def _arguments(value: Any) -> str | None:
-    value = _parsed(value) if isinstance(value, str) else value
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else None
-
-
-def _parsed(text: str) -> Any:
+def arguments_json(value: Any) -> str | None:
+    """Arguments as JSON text: an object, or one in a text. A function without any may be given null."""
+    value = parsed(value) if isinstance(value, str) else {} if value is None else value
+    if not isinstance(value, dict):
+        return None
     try:
-        return json.loads(text)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # 1e999 is no number
+        return None
+    return text if text.isascii() or _whole(text) else json.dumps(value)
+
+
+def parsed(text: str) -> Any:
+    """A JSON text's value; None for what is none. Line ends within strings, which models write, are taken."""
+    try:
+        return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return None
 
 
-def _named_list(body: str) -> str:
-    """`name[ARGS]{…}`, as newer Mistral models write calls, as a list."""
-    parts = [part.partition(ARGUMENTS) for part in body.split(LIST)]
-    return "[" + ", ".join(f'{{"name": {json.dumps(name.strip())}, "arguments": {arguments}}}' for name, _, arguments in parts) + "]"
+def _whole(text: str) -> bool:
+    """Whether it has UTF-8: half a surrogate pair has none."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,330 @@
+"""A JSON Schema as llguidance gets it right: rewritten where it would not, and named by keyword and place where it cannot be kept.
+
+What is written by the rewritten schema fits the given one: each step here narrows it or means the same. Where `loosen` is asked for,
+keywords that cannot be kept are dropped, and listed for a check of what was written.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from newleaf.errors import InputError
+
+SPACE = r"[ \t\r\n]{1,16}"  # between JSON's parts: bounded, since small models love to write nothing but spaces
+ESCAPES = '"\\bfnrt'  # in texts of objects with other names than those listed: each name has one spelling then
+MOST = 2**63 - 1024  # the largest bound of integers: a double below 2⁶³
+SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
+SCHEMAS_IN_LIST = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
+ONE_SCHEMA = ("items", "additionalProperties", "additionalItems")
+FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown")
+INTEGERS = {f"{sign}int{bits}": (bits, not sign) for bits in (8, 16, 32, 64) for sign in ("", "u")}
+COMPOSED = ("allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "$recursiveRef", "if", "not", "dependentSchemas")
+OBJECTS = ("properties", "required", "additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+PASSES = 10  # to find the parts of descriptions; beyond, no object is closed
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A schema for llguidance, and JSON pointers of the keywords that it no longer has."""
+
+    schema: Any
+    loosened: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """JSON text, with llguidance's options."""
+        if not isinstance(self.schema, dict):
+            return json.dumps({} if self.schema else {"not": {}})
+        options: dict[str, Any] = {"whitespace_pattern": SPACE}
+        if _any(self.schema, _has_other_names):
+            options["json_allowed_escapes"] = ESCAPES
+        return json.dumps({**self.schema, "x-guidance": options})
+
+
+@dataclass
+class _Work:
+    loosen: bool
+    dropped: list[str] = field(default_factory=list)
+    open: frozenset[str] = frozenset()  # places whose objects are one part of a description, so that others may add names
+    parts: set[str] = field(default_factory=set)  # such places, as they are found
+
+    def cannot(self, place: str, reason: str) -> None:
+        """This keyword goes, or is refused. Raises InputError."""
+        if not self.loosen:
+            raise InputError(f"json_schema, at {place}: {reason}")
+        self.dropped.append(place)
+
+
+def prepare(schema: Any, loosen: bool = False) -> Prepared:
+    """A schema (within the limits of schema_limits.py) as llguidance gets it right.
+
+    Raises InputError with keyword and JSON pointer for what it cannot keep, unless that is to `loosen` the schema.
+    """
+    work = _Work(loosen)
+    found = _schema(schema, "#", work, closes=True)
+    for _ in range(PASSES):
+        if work.parts <= work.open:
+            break
+        work = _Work(loosen, open=frozenset(work.parts | work.open))
+        found = _schema(schema, "#", work, closes=True)
+    else:
+        found = _schema(schema, "#", work := _Work(loosen), closes=False)
+    if isinstance(found, dict):
+        found.pop("x-guidance", None)
+    return Prepared(found, tuple(work.dropped))
+
+
+def without(prepared: Prepared, place: list[str], keyword: str) -> Prepared:
+    """The schema without this keyword of the subschema at `place`, steps of a JSON pointer; oneOf becomes anyOf."""
+    schema = copy.deepcopy(prepared.schema)
+    found: Any = schema
+    for step in place:
+        name = step.replace("~1", "/").replace("~0", "~")
+        found = found[int(name)] if isinstance(found, list) else found[name]
+    value = found.pop(keyword)
+    if keyword == "oneOf" and "anyOf" not in found:
+        found["anyOf"] = value
+    return Prepared(schema, (*prepared.loosened, "/".join(["#", *place, keyword])))
+
+
+def _schema(schema: Any, place: str, work: _Work, closes: bool) -> Any:
+    """`closes`: whether an object that is silent about other names than its own has none."""
+    if not isinstance(schema, dict):
+        return schema
+    found = dict(schema)
+    closes = closes and place not in work.open
+    if isinstance(found.get("$ref"), str) and (not closes or _object_words(found, "$ref")):
+        work.parts.add(urllib.parse.unquote(found["$ref"]))
+    inner = closes
+    closes = closes and not any(word in found for word in COMPOSED)
+    for name, step in KEYWORDS.items():
+        if name in found:
+            step(found, name, f"{place}/{name}", work)
+    _numbers(found, place, work)
+    for name in ("const", "enum"):
+        if name in found:
+            _constants(found, name, f"{place}/{name}", work)
+    for name in SCHEMAS_BY_NAME:
+        if isinstance(found.get(name), dict):
+            children = found[name].items()
+            found[name] = {key: _schema(child, f"{place}/{name}/{_step(key)}", work, True) for key, child in children}
+    for name in SCHEMAS_IN_LIST:
+        if isinstance(found.get(name), list):
+            alone = name in ("prefixItems", "items") or (name in ("anyOf", "oneOf") and inner and not _object_words(found, name))
+            found[name] = [_schema(child, f"{place}/{name}/{number}", work, alone) for number, child in enumerate(found[name])]
+    for name in ONE_SCHEMA:
+        if isinstance(found.get(name), dict):
+            found[name] = _schema(found[name], f"{place}/{name}", work, True)
+    if closes and isinstance(found.get("properties"), dict) and "additionalProperties" not in found and "patternProperties" not in found:
+        required = found.get("required")
+        if not isinstance(required, list) or all(name in found["properties"] for name in required if isinstance(name, str)):
+            found["additionalProperties"] = False
+    return found
+
+
+# ---- keywords
+
+
+def _refused(neutral: Callable[[Any], bool], more: tuple[str, ...] = ()) -> Callable[[dict[str, Any], str, str, _Work], None]:
+    """A keyword that cannot be kept; where its value is `neutral` it says nothing. `more` go with it."""
+
+    def step(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
+        value = found.pop(name)
+        if not neutral(value):
+            work.cannot(place, f"the keyword {name} cannot be kept by a grammar")
+        for other in more:
+            found.pop(other, None)
+
+    return step
+
+
+def _anything(value: Any) -> bool:
+    return value is True or value == {}
+
+
+def _contains(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
+    least, most = found.pop("minContains", 1), found.pop("maxContains", None)
+    del found[name]
+    if least != 0 or most is not None:
+        work.cannot(place, f"the keyword {name} cannot be kept by a grammar")
+
+
+def _names(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
+    """propertyNames: said in other words where an object has no names of its own."""
+    value = found.pop(name)
+    if _anything(value) or (isinstance(value, dict) and set(value) <= {"type", "title", "description"} and value.get("type") == "string"):
+        return
+    words = set(value) - {"type", "title", "description"} if isinstance(value, dict) else set()
+    free = "properties" not in found and "patternProperties" not in found and not any(word in found for word in COMPOSED)
+    values = found.get("additionalProperties", True)
+    if free and words == {"pattern"} and isinstance(value["pattern"], str):
+        found |= {"patternProperties": {value["pattern"]: values}, "additionalProperties": False}
+    elif free and words in ({"enum"}, {"const"}):
+        allowed = [each for each in value.get("enum", [value.get("const")]) if isinstance(each, str)]
+        found |= {"properties": dict.fromkeys(allowed, values), "additionalProperties": False}
+    else:
+        work.cannot(place, "the keyword propertyNames cannot be kept by a grammar beside what else is said of this object")
+
+
+def _if(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
+    del found[name]
+    if not all(_anything(found.pop(other, True)) for other in ("then", "else")):
+        work.cannot(place, "the keyword if cannot be kept by a grammar")
+
+
+def _without_if(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
+    del found[name]  # then and else say nothing without if
+
+
+def _not(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
+    if found[name] is False:
+        del found[name]
+    elif not _anything(found[name]) or len(found) > 1:  # {"not": {}} is false
+        del found[name]
+        work.cannot(place, "the keyword not cannot be kept by a grammar")
+
+
+def _format(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
+    value, kind = found[name], found.get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    if isinstance(value, str) and value in INTEGERS and "string" not in kinds:
+        bits, signed = INTEGERS[value]
+        least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        found["minimum"] = max(least, found["minimum"]) if _is_number(found.get("minimum")) else least
+        found["maximum"] = min(most, found["maximum"]) if _is_number(found.get("maximum")) else most
+        del found[name]
+    elif (kind is not None and "string" not in kinds) or value == "password":
+        del found[name]  # it is about texts, or about how they are shown
+    elif value not in FORMATS:
+        del found[name]
+        work.cannot(place, f"the format {json.dumps(value)[:80]} is not known")
+
+
+KEYWORDS: dict[str, Callable[[dict[str, Any], str, str, _Work], None]] = {
+    "uniqueItems": _refused(lambda value: value is False),
+    "contains": _contains,
+    "minContains": _without_if,
+    "maxContains": _without_if,
+    "if": _if,
+    "then": _without_if,
+    "else": _without_if,
+    "not": _not,
+    "dependentRequired": _refused(lambda value: value == {} or (isinstance(value, dict) and not any(value.values()))),
+    "dependentSchemas": _refused(lambda value: isinstance(value, dict) and all(map(_anything, value.values()))),
+    "dependencies": _refused(lambda value: value == {}),
+    "unevaluatedProperties": _refused(_anything),
+    "unevaluatedItems": _refused(_anything),
+    "$dynamicRef": _refused(lambda value: False),
+    "$recursiveRef": _refused(lambda value: False),
+    "propertyNames": _names,
+    "format": _format,
+    "$schema": _without_if,
+}
+
+
+# ---- numbers
+
+
+def _numbers(found: dict[str, Any], place: str, work: _Work) -> None:
+    """Bounds as doubles that are within the given ones, since llguidance reads doubles."""
+    kind = found.get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    integer = "integer" in kinds and "number" not in kinds
+    for name in COUNTS:
+        if isinstance(found.get(name), float) and found[name].is_integer():
+            found[name] = int(found[name])
+    for name, bound, sign in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
+        if found.get(name) is True and _is_number(found.get(bound)):  # draft 4
+            found[name] = found.pop(bound)
+        elif isinstance(found.get(name), bool):
+            del found[name]
+        if integer and _is_number(found.get(name)):
+            inner = math.floor(found[name]) + 1 if sign > 0 else math.ceil(found[name]) - 1
+            del found[name]
+            old = found.get(bound)
+            found[bound] = inner if not _is_number(old) else max(inner, old) if sign > 0 else min(inner, old)
+        for each in (bound, name):
+            if _is_number(found.get(each)):
+                found[each] = _inward(found[each], sign, integer)
+
+
+def _inward(bound: int | float, sign: int, integer: bool) -> int | float:
+    """The nearest double that is at least (`sign` 1) or at most (−1) this bound; of integers, an integer between ±MOST."""
+    if integer:
+        bound = math.ceil(bound) if sign > 0 else math.floor(bound)
+        bound = max(bound, -MOST) if sign > 0 else min(bound, MOST)
+    if isinstance(bound, float):
+        return bound
+    try:
+        near = float(bound)
+    except OverflowError:
+        near = math.copysign(1.7976931348623157e308, bound)
+    if (near - bound if abs(bound) <= 2**53 else int(near) - bound) * sign < 0:
+        near = math.nextafter(near, math.inf * sign)
+    return int(near) if abs(near) < 2**64 else near
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _constants(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
+    """Numbers in constants must be doubles that are written as llguidance writes them."""
+    values = [found[name]] if name == "const" else found[name]
+    for number, value in enumerate(values if isinstance(values, list) else []):
+        for each in _within(value):
+            if not exact(each):
+                where = place if name == "const" else f"{place}/{number}"
+                what = f"{each:,}" if isinstance(each, int) and abs(each) < 10**30 else "this number"
+                work.cannot(where, f"{what} has more digits than the grammar library keeps (2⁵³, and doubles beyond); a text would hold it")
+                del found[name]
+                if isinstance(value, int) and "type" not in found and all(isinstance(other, int) for other in values):
+                    found["type"] = "integer"
+                return
+
+
+def exact(value: Any) -> bool:
+    """Whether llguidance writes this value of JSON as what it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return True
+    if abs(value) <= 2**53:
+        return True
+    return isinstance(value, int) and abs(value) <= MOST and int(float(value)) == value
+
+
+def _within(value: Any) -> list[Any]:
+    """The value and all values in it."""
+    found, waiting = [], [value]
+    while waiting:
+        item = waiting.pop()
+        found.append(item)
+        waiting += item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+    return found
+
+
+# ---- looking
+
+
+def _object_words(schema: dict[str, Any], without: str) -> bool:
+    """Whether a schema says something of objects beside one keyword."""
+    return any(word in schema and word != without for word in OBJECTS)
+
+
+def _has_other_names(schema: dict[str, Any]) -> bool:
+    """Whether objects may have names beside those listed, which could be these in another spelling."""
+    named = "properties" in schema or "patternProperties" in schema or "required" in schema
+    return named and (schema.get("additionalProperties") is not False or "patternProperties" in schema)
+
+
+def _any(value: Any, test: Callable[[dict[str, Any]], bool]) -> bool:
+    return any(isinstance(each, dict) and test(each) for each in _within(value))
+
+
+def _step(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,56 @@
+"""The schemas that parts of an answer are to fit: made ready for a grammar, and errors told by the names that the request has for them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from newleaf.errors import InputError
+from newleaf.generate.constraints import Grammars
+from newleaf.generate.json_schema import Prepared, prepare
+from newleaf.generate.schema_limits import parse_schema
+from newleaf.serve.errors import ApiError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A schema as the request gives it. `param` is its name in OpenAI's errors, `place` its path in the body."""
+
+    schema: Any
+    param: str
+    place: str
+    strict: bool = False
+
+    def ready(self, grammars: Grammars | None) -> Prepared:
+        """The schema for a grammar. With `grammars` it is compiled by itself, so that what fails is found and, unless this is strict,
+        dropped; without, it may still fail.
+
+        Raises ApiError that names the keyword and its place.
+        """
+        try:
+            if grammars is None:
+                return prepare(parse_schema(self.schema), not self.strict)
+            return grammars.prepare(self.schema, not self.strict)
+        except InputError as error:
+            text = str(error).removeprefix("json_schema")
+            raise ApiError(400, f"{self.param}{text}", self.param, "invalid_value") from None
+
+    def loosened(self, prepared: Prepared) -> tuple[str, ...]:
+        """Paths in the body of the keywords that were dropped."""
+        return tuple(self.place + pointer.removeprefix("#") for pointer in prepared.loosened)
+
+    def unmet(self, grammars: Grammars, text: str) -> list[str]:
+        """Where JSON does not fit the schema as it was given."""
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return [self.place]
+        return [f"{self.place}: {each}" for each in grammars.check(self.schema, value) or ()]
+
+
+def as_object(schema: Any) -> Any:
+    """The schema of a call's arguments, which are an object, whatever the function's parameters say or leave open."""
+    if not isinstance(schema, dict) or schema.get("type") == "object":
+        return schema or {"type": "object", "properties": {}}
+    return {**schema, "type": "object"}
