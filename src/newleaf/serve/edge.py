@@ -174,7 +174,7 @@ def listed(places: Sequence[str]) -> str:
     """Places in a body for a header: names of strangers are escaped as in addresses, and a long list is cut and counted."""
     text = ""
     for number, place in enumerate(places):
-        more = (", " if text else "") + quote(place, safe="[]._-/:$ '()=<>")
+        more = (", " if text else "") + quote(place, safe="[]._-/$")
         if len(text) + len(more) > MOST_LISTED:
             return f"{text}{', ' if text else ''}and {len(places) - number} more"
         text += more
