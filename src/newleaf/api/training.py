@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.api.run import Run
-from newleaf.train.config import PretrainConfig
+from newleaf.errors import InputError
+from newleaf.train.config import LENGTHS, PretrainConfig
 from newleaf.train.machine import tiny_as_zero
 from newleaf.train.monitor import Monitor, Silent, pick_monitor
 from newleaf.train.pretrain import PRETRAINING
@@ -18,7 +19,7 @@ from newleaf.train.recipe import build, merge, read_recipe
 from newleaf.train.run import resume as resume_run
 from newleaf.train.run_folder import RunFolder
 
-LENGTHS = ("time", "steps", "tokens", "epochs")
+NOT_RESUMED = "a run goes on as it was begun; only steps, time, tokens or epochs, which extend it, go with resume"
 
 
 def pretrain(
@@ -81,15 +82,33 @@ def finetune(
     return _watched(monitor, quiet, lambda shown: work(built, out, shown, begun, overwrite))
 
 
-def resume(path: str | Path, quiet: bool = False, started: float | None = None, monitor: Monitor | None = None) -> Run:
-    """Go on with a run that was stopped, from its last checkpoint; a finished one is returned as it is."""
+def resume(
+    path: str | Path,
+    quiet: bool = False,
+    started: float | None = None,
+    monitor: Monitor | None = None,
+    *,
+    time: str | float | None = None,
+    steps: int | None = None,
+    tokens: int | None = None,
+    epochs: float | None = None,
+    **others: Any,
+) -> Run:
+    """Go on with a run that was stopped, from its last checkpoint; a finished one is returned as it is.
+
+    One of `steps`, `tokens` and `epochs` (of the whole run) or `time` (more of it) extends a run, a finished one too: the learning rate
+    warms up again and decays anew. Raises InputError, naming it, for any other option: a run goes on as it was begun.
+    """
+    if others:
+        raise InputError(f"{next(iter(others))}: {NOT_RESUMED}")
+    lengths = {"time": time, "steps": steps, "tokens": tokens, "epochs": epochs}
     begun = clock.monotonic() if started is None else started
     tuned = bool(RunFolder(path).read_config().get("task"))
     if tuned:
         from newleaf.tune.finetune import TUNING
 
-        return _watched(monitor, quiet, lambda shown: resume_run(TUNING, path, shown, begun))
-    return _watched(monitor, quiet, lambda shown: resume_run(PRETRAINING, path, shown, begun))
+        return _watched(monitor, quiet, lambda shown: resume_run(TUNING, path, shown, begun, lengths))
+    return _watched(monitor, quiet, lambda shown: resume_run(PRETRAINING, path, shown, begun, lengths))
 
 
 def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,10 +120,10 @@ def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str
     lengths = {name for name in LENGTHS if short.get(name, (options.get("train") or {}).get(name)) is not None}
     if lengths:
         # A length on top of a recipe takes the place of the recipe's own.
-        train.update({name: None for name in (*LENGTHS, "replay") if name not in lengths})
+        train.update({name: None for name in (*LENGTHS, "replay") if name not in lengths} | {"extended": ()})
     if train.get("replay"):
         # A timed run's recipe: its steps and rates are taken from what it recorded, not from the clock.
-        train |= {"replay": str((beside / train["replay"]).resolve()), "time": None}
+        train |= {"extended": (), "replay": str((beside / train["replay"]).resolve()), "time": None}
     return values
 
 

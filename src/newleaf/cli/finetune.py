@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from newleaf.cli.options import add_run_options, heed_offline, start_of_process
+from newleaf.cli.options import add_run_options, heed_offline, lengths_to_resume, start_of_process
 from newleaf.cli.recipe_options import dotted
 from newleaf.errors import InputError
 from newleaf.train.interrupt import Interrupt
@@ -43,13 +43,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     overrides = dotted(args.rest)
+    if args.resume is not None:
+        lengths_to_resume(args, overrides)
     asked = {name: value for name, value in (("dora", args.dora or None), ("weights", args.weights)) if value is not None}
     if asked and not args.lora:
         raise InputError(f"--{next(iter(asked))}: goes with --lora")
     overrides |= {f"lora.{name}": value for name, value in asked.items()}
-    given = (args.model, args.data, args.out, args.config, overrides, args.overwrite, args.track, args.task, args.sweep)
-    if args.resume is not None and any(given):
-        raise InputError("--resume goes on with a run as it was begun; it takes no model, data, --out, --config or other options")
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/tuned")
 
@@ -68,7 +67,7 @@ def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 
     started = start_of_process(args.started)
     if args.resume is not None:
-        return api.resume(args.resume, quiet=args.quiet, started=started)
+        return api.resume(args.resume, quiet=args.quiet, started=started, **lengths_to_resume(args, overrides))
     short = {name: getattr(args, name) for name in SHORT if getattr(args, name) is not None}
     options = nest(overrides)
     if args.lora:

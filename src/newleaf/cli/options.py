@@ -67,7 +67,9 @@ def opening_options(args: argparse.Namespace) -> dict[str, Any]:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What every command that begins a run takes, beside its length."""
     parser.add_argument("--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat")
-    parser.add_argument("--resume", metavar="DIR", help="go on with a stopped run")
+    parser.add_argument(
+        "--resume", metavar="DIR", help="go on with a stopped run; --steps, --tokens, --epochs (in all) or --time (more) extend any run"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in --out")
     parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
     parser.add_argument("--threads", help="threads to use (default: one for each core)")
@@ -77,6 +79,25 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="show nothing while training")
     add_offline(parser)
+
+
+BESIDE_RESUME = ("resume", "time", "steps", "tokens", "epochs", "quiet", "offline", "debug")
+NO_OPTIONS = ("rest", "started", "run", "name", "takes_recipe")  # what argparse is given for other uses
+
+
+def lengths_to_resume(args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What --resume is given to extend a run by. Raises InputError, naming it, for whatever else was given."""
+    reason = "does not go with --resume, which goes on with a run as it was begun; --steps, --time, --tokens or --epochs extend it"
+    for name, value in vars(args).items():
+        if name in (*BESIDE_RESUME, *NO_OPTIONS) or value in (None, False, [], ()):
+            continue
+        if name in ("source", "model", "data"):
+            shown = value[0] if isinstance(value, list) else value
+            raise InputError(f"{shown}: {reason}")
+        raise InputError(f"--{name.replace('_', '-')}: {reason}")
+    for name in overrides:
+        raise InputError(f"--{name}: {reason}")
+    return {name: getattr(args, name) for name in ("time", "steps", "tokens", "epochs")}
 
 
 def add_offline(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from newleaf.cli.options import add_run_options, heed_offline, start_of_process
+from newleaf.cli.options import add_run_options, heed_offline, lengths_to_resume, start_of_process
 from newleaf.cli.recipe_options import dotted
 from newleaf.errors import InputError
 from newleaf.train.interrupt import Interrupt
@@ -37,8 +37,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     overrides = dotted(args.rest)
-    if args.resume is not None and (args.source or args.out or args.config or overrides or args.overwrite or args.track):
-        raise InputError("--resume goes on with a run as it was begun; it takes no source, --out, --config or other options")
+    if args.resume is not None:
+        lengths_to_resume(args, overrides)
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/book")
 
@@ -57,7 +57,7 @@ def _trained(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 
     started = start_of_process(args.started)
     if args.resume is not None:
-        return api.resume(args.resume, quiet=args.quiet, started=started)
+        return api.resume(args.resume, quiet=args.quiet, started=started, **lengths_to_resume(args, overrides))
     names = ("time", "steps", "tokens", "epochs", "size", "seed", "threads", "device", "track")
     short = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return api.pretrain(

@@ -14,6 +14,22 @@ from newleaf.train.recipe import seconds
 from newleaf.train.schedule import Shape
 from newleaf.train.trackers import TrackerName
 
+LENGTHS = ("time", "steps", "tokens", "epochs")
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A longer length that a run was given when it was resumed: from `step` on, which it reached after `before` seconds. It warms up
+    from the share `start` of the peak rate. `steps`, `tokens` and `epochs` are those of the whole run, `time` is more time."""
+
+    step: int
+    start: float = 0.0
+    before: float = 0.0
+    time: str | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    epochs: float | None = None
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -26,6 +42,7 @@ class TrainConfig:
     steps: int | None = None
     tokens: int | None = None
     epochs: float | None = None
+    extended: tuple[Extension, ...] = ()  # by --resume; not an option of its own
     batch_size: int = 0  # windows in each step
     micro_batch_size: int = 0  # windows in memory at once; gradients of a step's portions are added up
     schedule: Shape = field(default_factory=Shape)
@@ -48,7 +65,7 @@ class TrainConfig:
     replay: str | None = None  # a metrics.jsonl whose steps and rates are taken again
 
     def __post_init__(self) -> None:
-        given = [name for name in ("time", "steps", "tokens", "epochs") if getattr(self, name) is not None]
+        given = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{given[1]}: a run has one length, and {given[0]} is given too")
         if self.time is not None:

@@ -17,11 +17,12 @@ import torch
 from newleaf.errors import InputError
 from newleaf.storage.damage import damage_in
 from newleaf.train.bystander import Bystander
-from newleaf.train.checkpoint import Checkpoints
+from newleaf.train.checkpoint import Checkpoint, Checkpoints
 from newleaf.train.config import TrainConfig
 from newleaf.train.course import Course
 from newleaf.train.interrupt import Interrupt
 from newleaf.train.layout import Whole
+from newleaf.train.lengths import checked_lengths, extension_words, follows_clock, last_rate, longer
 from newleaf.train.lock import FolderLock, NoLock
 from newleaf.train.machine import matrix_speed
 from newleaf.train.monitor import Monitor
@@ -93,27 +94,34 @@ def _begin(folder: RunFolder, record: dict[str, Any], lock: FolderLock, monitor:
     folder.begin(record)
 
 
-def resume(kind: Kind[C], out: str | Path, monitor: Monitor, started: float) -> RunFolder:
+def resume(kind: Kind[C], out: str | Path, monitor: Monitor, started: float, lengths: Mapping[str, Any] | None = None) -> RunFolder:
     """Go on with the run in `out` from its last whole checkpoint, or from its beginning when there is none yet; a finished run stays.
 
-    It may go on with another number of processes than it had.
+    One of `lengths` (steps, tokens or epochs in all, or more time) extends it, a finished run too. It may go on with another number of
+    processes than it had.
     """
     with joined() as ranks:
-        return _resume(kind, _folder(out, ranks), monitor, started, ranks)
+        return _resume(kind, _folder(out, ranks), monitor, started, ranks, checked_lengths(lengths or {}))
 
 
-def _resume(kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks) -> RunFolder:
+def _resume(
+    kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks, lengths: Mapping[str, Any] | None = None
+) -> RunFolder:
     cut_short = ranks.first(folder.coming)
     values = cut_short or ranks.first(folder.read_config)
-    if not cut_short and ranks.first(lambda: is_finished(folder, monitor)):
-        monitor.say(f"{folder.path}: this run is finished; there is nothing to resume.")
+    finished = not cut_short and ranks.first(lambda: is_finished(folder, monitor))
+    if finished and not lengths:
+        monitor.say(f"{folder.path}: this run is finished; --steps, --time, --tokens or --epochs extend it.")
         return folder
-    if (values.get("train") or {}).get("time") is not None:
-        values["train"] = values["train"] | {"replay": None}
     config = _read(kind, values, folder)
     with _guarded(folder, config.train, ranks) as (lock, interrupt):
         ranks.first(lambda: _tidy(folder, lock, monitor, cut_short))
         found = Checkpoints(folder.state, layout=Whole(ranks)).newest(monitor.say)
+        if finished and found is None:
+            raise InputError(f"{folder.path}: has no checkpoint to go on from; newleaf finetune goes on from its model")
+        if lengths:
+            values = ranks.first(lambda: _extended(folder, values, lengths, found))
+            config = _read(kind, values, folder)
         check_installed(config.train.track)
         course = kind.open(config, monitor, ranks)
         for name, fingerprint in course.fingerprints.items():
@@ -124,8 +132,11 @@ def _resume(kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, 
         session = Session(course, folder, monitor, interrupt, started, ranks, speed)
         if found is None:
             monitor.say(f"{folder.path}: stopped before its first checkpoint, so it begins anew.")
-            ranks.first(lambda: folder.begin(folder.read_config()))
+            ranks.first(lambda: folder.begin(values))
         else:
+            if lengths:
+                ranks.first(lambda: folder.extend(values))
+                monitor.say(extension_words(config.train))
             session.restore(found)
         with _tracked(folder, values, session.loop.step, monitor):
             session.train()
@@ -133,11 +144,21 @@ def _resume(kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, 
 
 
 def _read(kind: Kind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
-    """The configuration in a run.yaml. Raises InputError, naming the file."""
+    """The configuration in a run.yaml, with the schedule it was begun with. Raises InputError, naming the file."""
+    recipe = {name: value for name, value in values.items() if name != "record"}
+    if follows_clock(values):
+        recipe["train"] = recipe["train"] | {"replay": None}
     try:
-        return kind.read({name: value for name, value in values.items() if name != "record"})
+        return kind.read(recipe)
     except InputError as error:
         raise InputError(f"{folder.path / CONFIG}: {error}") from None
+
+
+def _extended(folder: RunFolder, values: dict[str, Any], lengths: Mapping[str, Any], found: Checkpoint | None) -> dict[str, Any]:
+    if found is None:
+        return longer(values, lengths, 0, 0.0, 0.0)
+    rate = last_rate(folder.lines(), found.step, found.values["health"]["rate_scale"])
+    return longer(values, lengths, found.step, found.values["total_seconds"], rate)
 
 
 def _fingerprints(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -74,6 +74,11 @@ class RunFolder:
         self.metrics.start()
         (self.path / COMING).unlink(missing_ok=True)
 
+    def extend(self, config: dict[str, Any]) -> None:
+        """Begin a further part of the run. Its summary goes first, so that a kill in between leaves the run as it was, not ended."""
+        (self.path / SUMMARY).unlink(missing_ok=True)
+        self.write_config(config)
+
     def coming(self) -> dict[str, Any] | None:
         """The configuration of a run that was killed while it took the place of an earlier one; None where there is no such run."""
         return _configuration(self.path / COMING) if (self.path / COMING).exists() else None

@@ -10,14 +10,16 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Shape:
-    """Warm-up / stable / decay (Hu et al. 2024): fractions of the run, linear in both slopes, ending at `final` of the peak."""
+    """Warm-up / stable / decay (Hu et al. 2024): fractions of the run, linear from `start` of the peak to all of it, and from there
+    to `final` of it."""
 
     warmup: float = 0.02
     decay: float = 0.5
     final: float = 0.0
+    start: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("warmup", "decay", "final"):
+        for name in ("warmup", "decay", "final", "start"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: must be between 0 and 1, not {getattr(self, name)!r}")
         if self.warmup + self.decay > 1:
@@ -26,7 +28,7 @@ class Shape:
     def factor(self, progress: float) -> float:
         """The share of the peak rate at `progress` in [0, 1]."""
         if progress < self.warmup:
-            return progress / self.warmup
+            return self.start + (1 - self.start) * progress / self.warmup
         if progress > 1 - self.decay:
             return self.final + (1 - self.final) * (1 - min(progress, 1.0)) / self.decay
         return 1.0
@@ -44,17 +46,35 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """Ends after a known number of steps."""
+    """Ends after a known number of `steps`, of which the `first` ones belong to an earlier schedule."""
 
     steps: int
     shape: Shape
+    first: int = 0
 
     def progress(self, step: int) -> float:
-        return step / self.steps
+        return max(step - self.first, 0) / (self.steps - self.first)
 
     def factor(self, step: int) -> float:
         # The middle of the step, so that neither the first nor the last is a step of rate zero.
-        return self.shape.factor((step + 0.5) / self.steps)
+        return self.shape.factor(max(step - self.first + 0.5, 0.0) / (self.steps - self.first))
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The schedule `after`, from its first step on; up to there the one `before`, where it can be asked again."""
+
+    before: Schedule | None
+    after: StepSchedule
+
+    def progress(self, step: int) -> float:
+        return self._of(step).progress(step)
+
+    def factor(self, step: int) -> float:
+        return self._of(step).factor(step)
+
+    def _of(self, step: int) -> Schedule:
+        return self.before if self.before is not None and step < self.after.first else self.after
 
 
 class ClockSchedule:

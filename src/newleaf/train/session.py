@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +20,14 @@ from newleaf.train.ending import finish, leave
 from newleaf.train.health import Health
 from newleaf.train.interrupt import Interrupt
 from newleaf.train.layout import Sharded, Whole
+from newleaf.train.lengths import StepSize, build_schedule
 from newleaf.train.loop import Loop, Step
 from newleaf.train.memory import choose_micro_batch
-from newleaf.train.metrics import read_lines
 from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import Optimizer
 from newleaf.train.ranks import Ranks
-from newleaf.train.recipe import seconds
 from newleaf.train.run_folder import RunFolder
-from newleaf.train.schedule import ClockSchedule, ReplaySchedule, Schedule, StepSchedule
+from newleaf.train.schedule import ClockSchedule, ReplaySchedule, Shape
 from newleaf.train.trouble import skipped_step, why_skipped
 
 PLOT_EVERY = 30.0  # seconds before loss.png is drawn anew
@@ -67,7 +65,9 @@ class Session:
         replayed_rows, replayed_closing = 0, (0, 0)
         self.clock: ClockSchedule | None = None
         micro_batch_size = train.micro_batch_size or self._measured_micro_batch(network, batches)
-        schedule = self._schedule(batches.rows_per_epoch)
+        size = StepSize(train.batch_size, train.batch_size * course.row_tokens, batches.rows_per_epoch)
+        schedule = build_schedule(train, size, self._clock)
+        self.extension = train.extended[-1] if train.extended else None
         if isinstance(schedule, ReplaySchedule):
             self.replayed_checks, replayed_rows, replayed_closing = schedule.checks, schedule.windows, schedule.closing
         self.loop = Loop(
@@ -83,6 +83,7 @@ class Session:
         self.elapsed_before = 0.0
         self.resumed_from = 0
         self.last_progress = 0.0
+        self.begun_at = 0.0, 0.0  # seconds of training and progress before this process
         self.last_plot: float | None = None
 
     def optimizer_of(self, network: nn.Module) -> Optimizer:
@@ -104,24 +105,13 @@ class Session:
             self.monitor.say(sentence)
         return int(self.ranks.of_first(chosen))
 
-    def _schedule(self, rows_per_epoch: int) -> Schedule:
-        train = self.course.train
-        per_step = train.batch_size * self.course.row_tokens
-        if train.replay is not None:
-            try:
-                return ReplaySchedule.of(read_lines(Path(train.replay), strict=True))
-            except ValueError as error:
-                raise InputError(f"train.replay: {train.replay} {error}") from None
-        if train.time is not None:
-            already = self.ranks.of_first(time.monotonic() - self.started)
-            self.clock = ClockSchedule(seconds(train.time), train.schedule, already, self.ranks.now)
-            flops = self.course.flops_per_token * per_step
-            self.clock.step_seconds = self.ranks.of_first(flops / (USEFUL_SHARE * self.matrix_speed) if self.matrix_speed else 0.0)
-            return self.clock
-        steps = train.steps or (
-            math.ceil(train.tokens / per_step) if train.tokens else round((train.epochs or 1) * rows_per_epoch / train.batch_size)
-        )
-        return StepSchedule(max(1, steps), train.schedule)
+    def _clock(self, length: float, shape: Shape) -> ClockSchedule:
+        """A schedule that follows the clock of the first process, which began before this."""
+        already = self.ranks.of_first(time.monotonic() - self.started)
+        self.clock = ClockSchedule(length, shape, already, self.ranks.now)
+        flops = self.course.flops_per_token * self.course.train.batch_size * self.course.row_tokens
+        self.clock.step_seconds = self.ranks.of_first(flops / (USEFUL_SHARE * self.matrix_speed) if self.matrix_speed else 0.0)
+        return self.clock
 
     def announce_disk(self) -> None:
         """Say what the run will write. Raises InputError when the disk has no room for the first of it."""
@@ -142,16 +132,30 @@ class Session:
         self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
         self.loop.micro_batch_size = state["micro_batch_size"]
         self.elapsed_before, self.resumed_from = state["total_seconds"], state["step"]
-        self.last_progress, self.check_pending = state["progress"], state["check_pending"]
+        progress, self.check_pending = state["progress"], state["check_pending"]
         self.checks.take_up(state["windows"], tuple(state.get("closing", (0, 0))))
         self.rewind_metrics(found)
         self.health.restore(state["health"], self.losses())
         self.loop.rate_scale = self.health.rate_scale
         self.folder.take_back_best()
         self.best.restore(found)
+        spent = self.elapsed_before
+        if self.extension is not None and found.step <= self.extension.step:
+            spent, progress = 0.0, 0.0
+            self._begin_extension(found.step)
+        elif self.extension is not None:
+            spent -= self.extension.before
+        self.last_progress = progress
         if self.clock is not None:
-            self.clock.resume(self.elapsed_before, state["progress"])
+            self.clock.resume(spent, progress)
+        self.begun_at = self.loop.seconds, progress
         self.monitor.say(f"Resumed at step {self.loop.step}.")
+
+    def _begin_extension(self, step: int) -> None:
+        """The part before an extension ends with a check, as every part does, and patience counts anew."""
+        self.best.checks_without_gain = 0
+        last = max((line["step"] for line in self.folder.lines() if "val_windows" in line), default=0)
+        self.check_pending = last != step
 
     def train(self) -> None:
         """Run the loop to its end and leave the folder finished; when asked to stop, usable and ready to resume."""
@@ -186,10 +190,15 @@ class Session:
         marks = {"skipped": why_skipped(step)} if step.skipped else {"spike": True} if spike else {}
         took = {"tokens": step.tokens, "seconds": round(step.seconds, 3)}
         self.folder.record(**({"step": step.number} | measured | {"factor": step.factor} | rates | took | marks))
-        left = self.clock.remaining() if self.clock else step.seconds * (1 - step.progress) / max(step.progress, 1e-9)
+        left = self.clock.remaining() if self.clock else self._seconds_left(step)
         self.monitor.step(step, left)
         if step.skipped:
             skipped_step(self, step)
+
+    def _seconds_left(self, step: Step) -> float:
+        """By how long this process has taken for its part of the run."""
+        seconds, progress = self.begun_at
+        return (step.seconds - seconds) * (1 - step.progress) / max(step.progress - progress, 1e-9)
 
     def smaller_portions(self, windows: int) -> None:
         self.folder.record(step=self.loop.step, micro_batch_size=windows)
@@ -200,7 +209,9 @@ class Session:
             return False  # the step was taken back
         before, self.last_progress = self.last_progress, step.progress
         every = self.course.train.eval_every
-        if self.replayed_checks:
+        if self.loop.step in {each.step for each in self.course.train.extended}:
+            due = True
+        elif self.replayed_checks:
             due = step.number in self.replayed_checks
         else:
             count = self.checks.count
