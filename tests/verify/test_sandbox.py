@@ -100,6 +100,24 @@ def test_no_network_no_processes_no_native_code() -> None:
         assert not run_program(source, seconds=5).passed, source
 
 
+def test_a_program_has_no_descriptors_but_the_nulls_and_its_pipe_to_the_judge() -> None:
+    source = (
+        "import os, stat\nkinds = []\nfor number in range(256):\n"
+        "    try: kinds.append(stat.S_IFMT(os.fstat(number).st_mode))\n    except OSError: pass\n"
+        "assert sorted(kinds) == sorted([stat.S_IFCHR] * 3 + [stat.S_IFIFO] * 2), kinds"
+    )
+    if sys.platform == "linux":
+        found = run_program(source)
+        assert found.passed, found.reason
+
+
+def test_a_program_that_crashes_is_named_by_its_signal() -> None:
+    if hasattr(os, "fork"):
+        source = "import os\nos.abort()"
+        assert run_program(source).reason.startswith("ended before its tests did: signal ")
+    assert run_program("import os\nos._exit(0)").reason == "ended before its tests did"
+
+
 def test_threads_are_allowed() -> None:
     assert run_program("import threading\nt = threading.Thread(target=print)\nt.start(); t.join()").passed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,9 @@ Child = subprocess.Popen[bytes]
 
 @contextmanager
 def two_processes(options: dict[str, Any], request: dict[str, Any], folder: Path) -> Iterator[tuple[Child, Child]]:
-    """The judge, who gets the request, and the program, joined by two pipes; both are gone, with all that they started, at the end."""
+    """The judge, who gets the request, and the program, joined by two pipes; both are gone, with all that
+    they started, at the end.
+    """
     for role in ("judge", "program"):
         (folder / role).mkdir(mode=0o700)
     paper = folder / "request"
@@ -73,13 +76,29 @@ def hear(child: Child, seconds: float) -> bytes:
 
 
 def end(child: Child) -> None:
-    """Close the life line, on which the guardian kills and reaps; where there is none, or it does not answer, kill."""
-    if not hasattr(os, "fork"):
-        child.kill()
+    """Close the life line, on which the guardian kills and reaps; where there is none, or it does not answer,
+    kill.
+    """
+    if sys.platform != "linux":
+        _kill(child)
     if child.stderr is not None:
         child.stderr.close()
     try:
         child.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
-        child.kill()
+        _kill(child)
         child.wait(END_SECONDS)
+
+
+def _kill(child: Child) -> None:
+    with contextlib.suppress(OSError):
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()
+
+
+def ended_by(child: Child) -> int:
+    """The signal that ended a worker, 0 for none; guardians tell it as shells do."""
+    code = child.returncode or 0
+    return -code if code < 0 else max(code - 128, 0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Any
 
 from .plain import BYTES, NotPlainError, decode, encode
+
+TYPE_CHECKING = False  # typing takes longer to import than all of this; checkers know the name
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class ClosedError(Exception):

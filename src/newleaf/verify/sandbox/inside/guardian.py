@@ -1,19 +1,18 @@
-"""The process between newleaf and a worker: puts the worker into namespaces, and ends it, whatever it does, when its time is over.
+"""The process between newleaf and a worker: puts it into namespaces, and ends it for certain.
 
-The guardian runs no stranger's code, and stands outside the worker's process namespace, where the worker cannot see it.
-It holds a pipe whose other end is newleaf's (the life line): when that closes, for any reason, the worker is killed and
-reaped, and with the first process of a namespace every other one of it.
+The guardian runs no stranger's code, and stands outside the worker's process namespace, where the worker
+cannot see it. It holds a pipe whose other end is newleaf's (the life line): when that closes, for any reason,
+the worker is killed and reaped, and with the first process of a namespace every other one of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import time
-from pathlib import Path
-from typing import NoReturn
 
 from .system import (
     CLONE_NEWCGROUP,
@@ -23,64 +22,87 @@ from .system import (
     CLONE_NEWPID,
     CLONE_NEWUSER,
     CLONE_NEWUTS,
+    PR_SET_CHILD_SUBREAPER,
     Kernel,
+    read_text,
+    write_text,
 )
+
+TYPE_CHECKING = False  # typing takes longer to import than all of this; checkers know the name
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 NOBODY = 65534
 OTHERS = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
+SWEEP = 5.0  # seconds for ending what outlived a worker without namespaces
 DESCRIPTORS = 64
 POLL = 0.01  # seconds between two looks where the kernel has no descriptors of processes
 
 
-def fork_worker(kernel: Kernel | None, life: int, seconds: float) -> str | None:
-    """Fork; only the worker returns, with None or why it has no namespaces. Without a kernel given, none are asked for.
+def fork_worker(kernel: Kernel, namespaces: bool, life: int, seconds: float) -> str | None:
+    """Fork; only the worker returns, with None, or why it has no namespaces where it should.
 
-    As root the new user namespace gets a second user, nobody, whom the worker becomes once it needs no rights any more.
+    With root's rights the new user namespace gets a second user, nobody, whom the worker becomes once it
+    needs no rights any more.
     """
-    problem = None if kernel else "not asked for"
-    root = os.geteuid() == 0
+    problem, root = None, False
+    with contextlib.suppress(OSError):
+        kernel.prctl(PR_SET_CHILD_SUBREAPER, 1)
     asks, answers = os.pipe(), os.pipe()
-    if kernel:
+    if namespaces:
         try:
-            _new_processes(kernel, root)
+            root = _new_processes(kernel)
         except OSError as error:
-            kernel, problem = None, str(error.strerror)
+            namespaces, problem = False, _sentence(error)
     worker = os.fork()
     if worker:
         os.close(asks[1])
         os.close(answers[0])
         if os.read(asks[0], 1):
             os.write(answers[1], b"y" if _map_users(worker) else b"n")
-        guard(worker, life, seconds, namespaces=kernel is not None)
+        guard(worker, life, seconds, namespaces)
     os.close(asks[0])
     os.close(answers[1])
-    if kernel:
+    if namespaces:
         try:
             if root:
                 _own_users(kernel, asks[1], answers[0])
             _new_others(kernel)
         except OSError as error:
-            problem = str(error.strerror)
+            problem = _sentence(error)
     os.close(asks[1])
     os.close(answers[0])
     return problem
 
 
-def _new_processes(kernel: Kernel, root: bool) -> None:
-    """The next fork begins a new namespace of processes. Whoever is not root needs a user namespace first, where he may."""
-    if root:
-        kernel.call("unshare", CLONE_NEWPID)
-        return
+def _sentence(error: OSError) -> str:
+    if error.errno == errno.ENOSPC:  # what the kernel says where user.max_user_namespaces is 0
+        return "this system allows no more user namespaces"
+    return str(error.strerror)
+
+
+def _new_processes(kernel: Kernel) -> bool:
+    """The next fork begins a new namespace of processes; without root's rights, in a new user namespace.
+
+    Returns whether it went by root's rights.
+    """
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # root of a container may have no more rights than others
+            kernel.call("unshare", CLONE_NEWPID)
+            return True
     user, group = os.geteuid(), os.getegid()
     kernel.call("unshare", CLONE_NEWUSER | CLONE_NEWPID)
     for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         with contextlib.suppress(OSError):
-            Path(f"/proc/self/{name}").write_text(text)
+            write_text(f"/proc/self/{name}", text)
+    return False
 
 
 def _own_users(kernel: Kernel, ask: int, answer: int) -> None:
-    """Root's worker: a user namespace, whose users the guardian writes. Where the system allows none, root's rights do the rest, and are
-    dropped later all the same."""
+    """Root's worker: a user namespace, whose users the guardian writes.
+
+    Where the system allows none, root's rights do the rest, and are dropped later all the same.
+    """
     try:
         kernel.call("unshare", CLONE_NEWUSER)
     except OSError:
@@ -91,11 +113,10 @@ def _own_users(kernel: Kernel, ask: int, answer: int) -> None:
 
 
 def _map_users(worker: int) -> bool:
-    folder = Path(f"/proc/{worker}")
     for users in (f"0 0 1\n{NOBODY} {NOBODY} 1\n", "0 0 1\n"):
         with contextlib.suppress(OSError):
-            (folder / "uid_map").write_text(users)
-            (folder / "gid_map").write_text(users)
+            write_text(f"/proc/{worker}/uid_map", users)
+            write_text(f"/proc/{worker}/gid_map", users)
             return True
     return False
 
@@ -105,14 +126,15 @@ def _new_others(kernel: Kernel) -> None:
         kernel.call("unshare", OTHERS | CLONE_NEWCGROUP)
     except OSError:  # before Linux 4.6
         kernel.call("unshare", OTHERS)
-    # Nobody in here makes another user namespace, in which he would be root again. A read-only /proc/sys refuses; the filter holds then.
+    # Nobody in here makes another user namespace, in which he would be root again. Where /proc/sys is read-only,
+    # the filter alone says so.
     with contextlib.suppress(OSError):
-        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+        write_text("/proc/sys/user/max_user_namespaces", "0")
 
 
 def guard(worker: int, life: int, seconds: float, namespaces: bool) -> NoReturn:
-    """Wait for the worker's end, the life line's, or the clock's; then kill the worker, reap it, and end as it did."""
-    for number in range(DESCRIPTORS):  # above all the pipe between judge and program: its end is to be the worker's
+    """Wait for the worker's end, the life line's or the clock's; kill the worker, reap it, and end as it did."""
+    for number in range(DESCRIPTORS):  # above all the pipe between judge and program, which ends with the worker
         if number != life:
             with contextlib.suppress(OSError):
                 os.close(number)
@@ -121,10 +143,27 @@ def guard(worker: int, life: int, seconds: float, namespaces: bool) -> NoReturn:
     with contextlib.suppress(OSError):
         os.kill(worker, signal.SIGKILL)
     status = os.waitpid(worker, 0)[1]  # returns once all processes of the namespace are gone
-    if not namespaces:  # whatever the worker may have started elsewhere; and this process with it
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+    if not namespaces:
+        _end_others()
     code = os.waitstatus_to_exitcode(status)
     os._exit(128 - code if code < 0 else code)
+
+
+def _end_others() -> None:
+    """Kill what the worker started, wherever it went: its orphans become children of this process, a subreaper."""
+    children = f"/proc/self/task/{os.getpid()}/children"
+    if not os.path.exists(children):  # a kernel without that list: the process group, this process with it
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    deadline = time.monotonic() + SWEEP
+    while time.monotonic() < deadline:
+        for child in read_text(children).split():
+            with contextlib.suppress(OSError):
+                os.kill(int(child), signal.SIGKILL)
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except OSError:  # none is left
+            return
+        time.sleep(POLL / 10)
 
 
 def _wait(worker: int, life: int, deadline: float) -> None:

@@ -1,4 +1,7 @@
-"""Python's own announcements of what it is about to do, refused in part. The weakest wall: a program that knows Python gets around it."""
+"""Python's own announcements of what it is about to do, refused in part.
+
+The weakest wall: a program that knows Python gets around it.
+"""
 
 from __future__ import annotations
 

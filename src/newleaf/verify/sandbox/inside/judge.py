@@ -1,4 +1,7 @@
-"""The judge's process: holds the tests and the verdict. Of the program it sees what its functions answer, as plain data."""
+"""The judge's process: holds the tests and the verdict.
+
+Of the program it sees what its functions answer, as plain data.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,16 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 from .channel import Channel, ClosedError
 from .plain import NotPlainError
+
+TYPE_CHECKING = False  # typing takes longer to import than all of this; checkers know the name
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 REASON = 200  # characters
 
@@ -30,12 +35,17 @@ class Verdict:
         self.begun = time.monotonic()
 
     def start_clock(self) -> None:
-        """The program's and the tests' time begins. What gets around the alarm is ended by the guardian a little later."""
+        """The program's and the tests' time begins.
+
+        What gets around the alarm is ended by the guardian a little later.
+        """
         self.begun = time.monotonic()
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, lambda *_: self.late())
             signal.setitimer(signal.ITIMER_REAL, self.seconds)
         else:
+            import threading
+
             timer = threading.Timer(self.seconds, self.late)
             timer.daemon = True
             timer.start()
@@ -88,8 +98,8 @@ def _compiled(source: str, verdict: Verdict) -> types.CodeType:
 def _asker(channel: Channel, verdict: Verdict) -> Callable[..., Any]:
     """Sends a message and gives the program's answer, or raises what the program raised.
 
-    What is no answer (a value that does not cross, a program that has ended) ends the judging here and now: as an exception it could be
-    caught by tests that expect one.
+    What is no answer (a value that does not cross, a program that has ended) ends the judging here and now:
+    as an exception it could be caught by tests that expect one.
     """
 
     def ask(*message: object) -> Any:
@@ -119,7 +129,10 @@ def _asker(channel: Channel, verdict: Verdict) -> Callable[..., Any]:
 
 
 def _proxy(name: str, ask: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of the program's, for the tests. Arguments are copied: what the program does to them is not seen here."""
+    """A function of the program's, for the tests.
+
+    Arguments are copied: what the program does to them is not seen here.
+    """
 
     def function(*arguments: object, **named: object) -> Any:
         return ask("call", name, arguments, named)

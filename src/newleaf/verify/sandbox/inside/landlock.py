@@ -1,4 +1,4 @@
-"""Landlock: a process gives up writing outside its folder, without needing any rights or namespaces (Linux 5.13)."""
+"""Landlock (Linux 5.13): a process gives up writing outside its folder; needs no rights and no namespaces."""
 
 from __future__ import annotations
 

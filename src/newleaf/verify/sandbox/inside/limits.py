@@ -10,7 +10,10 @@ PROCESSES = 16  # threads count as processes
 
 
 def set_limits(memory: int, seconds: float) -> None:
-    """Memory in bytes of address space, seconds of processor time. Raises OSError where the system has no such limits (Windows)."""
+    """Memory in bytes of address space, seconds of processor time.
+
+    Raises OSError where the system has no such limits (Windows).
+    """
     try:
         import resource
     except ImportError:
@@ -21,8 +24,9 @@ def set_limits(memory: int, seconds: float) -> None:
 
 
 def limit_processes() -> None:
-    """Sensible only where nobody else is counted (a user namespace of its own), or where no filter refuses processes: it counts all of the
-    user's."""
+    """Sensible only where nobody else is counted (a user namespace of its own), or where no filter refuses
+    processes: it counts all of the user's.
+    """
     with contextlib.suppress(ImportError):
         import resource
 

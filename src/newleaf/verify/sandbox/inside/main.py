@@ -1,6 +1,7 @@
 """Where the sandbox's processes begin: put up the walls, then be the judge or the program.
 
-Descriptors 0 and 1 lead to the other of the two, 2 to newleaf: the judge says its verdict there, and for both it is the life line.
+Descriptors 0 and 1 lead to the other of the two, 2 to newleaf: the judge says its verdict there, and for both
+it is the life line.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
 from . import judge, program
 from .channel import Channel
 from .walls import raise_walls
+
+TYPE_CHECKING = False  # typing takes longer to import than all of this; checkers know the name
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def main() -> None:
@@ -21,8 +24,9 @@ def main() -> None:
     request: dict[str, Any] | None = None
     if "request" in options:
         # Taken away before the program gets its source: without a tree of its own, it could look for it.
-        request = json.loads(Path(options["request"]).read_bytes())
-        Path(options["request"]).unlink()
+        with open(options["request"], "rb") as file:
+            request = json.load(file)
+        os.unlink(options["request"])
     life = os.dup(2)
     out = os.dup(2)
     channel = Channel(os.dup(0), os.dup(1))

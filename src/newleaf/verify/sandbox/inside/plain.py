@@ -1,15 +1,19 @@
-"""Plain data between two processes: values of Python's own types, as JSON with a tag where JSON has no such type.
+"""Plain data between two processes: values of Python's own types, as JSON with a tag where JSON has no such
+type.
 
-A value of a subclass crosses as its base type, by the base's own methods; anything else is refused by its type's name.
-What comes out is made of exact built-in types, so nothing that the other side has defined can act on this one. Size and
-depth are bounded both ways.
+A value of a subclass crosses as its base type, by the base's own methods; anything else is refused by its
+type's name. What comes out is made of exact built-in types, so nothing that the other side has defined can
+act on this one. Size and depth are bounded both ways.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+
+TYPE_CHECKING = False  # typing takes longer to import than all of this; checkers know the name
+if TYPE_CHECKING:
+    from typing import Any
 
 BYTES = 4 << 20  # of a message
 DEPTH = 100

@@ -1,4 +1,7 @@
-"""The program's process: runs the program's source, then answers calls of its functions. It holds no test and no verdict."""
+"""The program's process: runs the program's source, then answers calls of its functions.
+
+It holds no test and no verdict.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import io
 import sys
 import types
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 from .channel import Channel, ClosedError
 from .plain import NotPlainError
+
+TYPE_CHECKING = False  # typing takes longer to import than all of this; checkers know the name
+if TYPE_CHECKING:
+    from typing import Any
 
 MESSAGE = 1000  # characters of an error's text
 
@@ -31,10 +36,10 @@ def run(channel: Channel, walls: list[str], missing: list[str]) -> None:
         module = types.ModuleType(name)
         sys.modules[name] = module  # where dataclasses and others look for the module of a class
         sys.stdout, sys.stderr, sys.stdin = Nothing(), Nothing(), Nothing()
-        _answer(channel, lambda: _load(source, module))
+        _answer(channel, _load, source, module)
         while True:
             _, function, arguments, named = channel.receive()
-            _answer(channel, partial(_call, module, function, arguments, named))
+            _answer(channel, _call, module, function, arguments, named)
 
 
 def _load(source: str, module: types.ModuleType) -> None:
@@ -51,10 +56,10 @@ def _call(module: types.ModuleType, function: str, arguments: tuple[Any, ...], n
     return vars(module)[function](*arguments, **named)
 
 
-def _answer(channel: Channel, act: Callable[[], Any]) -> None:
+def _answer(channel: Channel, act: Callable[..., Any], *arguments: Any) -> None:
     try:
         try:
-            channel.send("returned", act())
+            channel.send("returned", act(*arguments))
         except NotPlainError as error:
             channel.send("refused", f"returned {error}")
     except ClosedError:
@@ -64,7 +69,9 @@ def _answer(channel: Channel, act: Callable[[], Any]) -> None:
 
 
 def _told(error: BaseException) -> tuple[str, list[object]]:
-    """An error by its nearest built-in type and its arguments as text: errors of the program's own are of no type the judge knows."""
+    """An error by its nearest built-in type and its arguments as text: errors of the program's own are of no
+    type the judge knows.
+    """
     kind = next(base for base in type(error).__mro__ if base.__module__ == "builtins")
     plain = [each if type(each) in (str, int, float, bool, type(None)) else str(each) for each in error.args]
     return kind.__name__, [each[:MESSAGE] if isinstance(each, str) else each for each in plain[:5]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
 from .system import PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, Kernel
@@ -15,17 +14,20 @@ ALLOW, REFUSE, NOT_THERE = 0x7FFF0000, 0x00050000 | 1, 0x00050000 | 38  # EPERM,
 LOAD, EQUAL, GIVE = 0x20, 0x15, 0x06
 NUMBER, MACHINE, ARGUMENTS = 0, 4, 16  # offsets into struct seccomp_data; arguments are eight bytes each
 
-# VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID: a thread, as glibc makes it and as musl does
+# A thread as glibc makes it and as musl does: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
 THREADS = (0x3D0F00, 0x7D0F00)
 NAMES_OF_THREADS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
-TERMINAL_AND_FLAGS = (0x5401, 0x5413, 0x5421, 0x5450, 0x5451, 0x541B)  # TCGETS, TIOCGWINSZ, FIONBIO, FIONCLEX, FIOCLEX, FIONREAD
+# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+TERMINAL_AND_FLAGS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 DESCRIPTORS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)  # F_DUPFD … F_SETLKW, F_DUPFD_CLOEXEC, F_GETPIPE_SZ
 
 Rule = tuple[int, int, int, int]  # operation, steps to skip if true, if false, value
 
 
 def filter_rules(machine: str, process: int) -> list[Rule]:
-    """The filter as a program for the kernel's packet filter. `process` is the caller's own number, to which it may send signals."""
+    """The filter as a program for the kernel's packet filter. `process` is the caller's own number, to which
+    it may send signals.
+    """
     checks = {
         "clone": (0, THREADS),
         "prctl": (0, NAMES_OF_THREADS),
@@ -42,7 +44,7 @@ def filter_rules(machine: str, process: int) -> list[Rule]:
     for name, number in numbers(machine, {**CHECKED}).items():
         argument, values = checks[name]
         rules += [(EQUAL, 0, len(values) + 3, number), (LOAD, 0, 0, ARGUMENTS + 8 * argument)]
-        # The kernel reads these arguments as 32 bits, and so does this: both machines store the lower half first.
+        # The kernel reads these arguments as 32 bits, and so do we: both machines store the lower half first.
         rules += [(EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
         rules += [(GIVE, 0, 0, REFUSE), (GIVE, 0, 0, ALLOW)]
     return [*rules, (GIVE, 0, 0, REFUSE)]
@@ -50,7 +52,7 @@ def filter_rules(machine: str, process: int) -> list[Rule]:
 
 def install(kernel: Kernel) -> None:
     """Filter the calls of this process from now on. Raises OSError."""
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in AUDIT:
         raise OSError(f"no list of system calls for {machine}")
     rules = filter_rules(machine, os.getpid())

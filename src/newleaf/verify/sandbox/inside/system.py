@@ -7,7 +7,8 @@ import os
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 22, 24, 28, 38, 47
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 4, 22, 24, 28
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 
 
 class Kernel:
@@ -32,6 +33,18 @@ class Kernel:
             error = ctypes.get_errno()
             raise OSError(error, f"{name}: {os.strerror(error)}")
         return result
+
+
+def read_text(path: str) -> str:
+    """What a file of the system says. Raises OSError."""
+    with open(path) as file:
+        return file.read()
+
+
+def write_text(path: str, text: str) -> None:
+    """Tell a file of the system. Raises OSError."""
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def _word(value: object) -> object:

@@ -1,7 +1,7 @@
 """Which system calls a program may make, with their numbers on each machine.
 
-It is a list of what is allowed: what is not here is refused, whatever it may be called in kernels to come. Numbers are those of Linux's
-asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64).
+It is a list of what is allowed: what is not here is refused, whatever it may be called in kernels to come.
+Numbers are those of Linux's asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64).
 """
 
 from __future__ import annotations

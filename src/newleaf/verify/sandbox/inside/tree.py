@@ -1,5 +1,7 @@
-"""A file system of the worker's own: a bare tree in memory, with what Python needs mounted read-only, a small folder to write in, no /proc,
-no home, and three devices. The old root is detached, so that there is no path back."""
+"""A file system of the worker's own: a bare tree in memory, with what Python needs mounted read-only, a small
+folder to write in, no /proc, no home, and three devices. The old root is detached, so that there is no path
+back.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +9,27 @@ import ctypes
 import os
 import struct
 import sys
-from pathlib import Path
 
-from .system import Kernel
+from .system import Kernel, read_text
 
 NOSUID, NODEV, NOEXEC, READ_ONLY = 2, 4, 8, 1
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_RELATIME = 32, 4096, 1 << 14, 1 << 18, 1 << 21
 KEPT = 2 | 4 | 8 | 1024 | 2048  # flags of a mount that statvfs gives as mount takes them
 AT_FDCWD, AT_RECURSIVE, MOUNT_SETATTR = -100, 0x8000, 442
 MNT_DETACH = 2
-WORK = "/work"
+WORK = "/newleaf-work"  # a name under which nobody keeps his Python
 WORK_SIZE, WORK_FILES = 16 << 20, 1024
 DEVICES = ("null", "zero", "urandom")
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/nix/store", "/gnu/store")
 SHARED = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/usr/lib/locale")
 LINKS = ("/lib", "/lib64", "/usr/lib64")
-NOT_PYTHONS = ("site-packages", "dist-packages")  # other people's packages, in the folder of the standard library
+NOT_PYTHONS = ("site-packages", "dist-packages")  # packages of others, in the standard library's folder
 
 
 def enter_tree(kernel: Kernel, folder: str) -> None:
     """Make the tree on an empty folder and move into it. Needs namespaces of one's own. Raises OSError."""
+    if not read_text("/proc/self/uid_map").strip():
+        raise OSError(1, "the user namespace has no users")
     paths = needed_paths()
     kernel.call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
     _memory(kernel, folder, f"size=1m,nr_inodes={4 * WORK_FILES},mode=755", NOSUID)
@@ -34,16 +37,16 @@ def enter_tree(kernel: Kernel, folder: str) -> None:
         _bind(kernel, os.path.realpath(path), folder + path)
     for path in paths:
         for name in NOT_PYTHONS:
-            if Path(f"{path}/{name}").is_dir():
+            if os.path.isdir(f"{path}/{name}"):
                 _memory(kernel, f"{folder}{path}/{name}", "size=4k,nr_inodes=2,mode=755", NOSUID | NODEV)
     for path in LINKS:
-        if Path(path).is_symlink() and not Path(folder + path).exists():
-            Path(folder + path).parent.mkdir(parents=True, exist_ok=True)
-            Path(folder + path).symlink_to(Path(path).readlink())
-    Path(folder + WORK).mkdir()
-    Path(folder + "/dev").mkdir()
+        if os.path.islink(path) and not os.path.exists(folder + path):
+            os.makedirs(os.path.dirname(folder + path), exist_ok=True)
+            os.symlink(os.readlink(path), folder + path)
+    os.mkdir(folder + WORK)
+    os.mkdir(folder + "/dev")
     for name in DEVICES:
-        Path(f"{folder}/dev/{name}").touch()
+        _touch(f"{folder}/dev/{name}")
     seal(kernel, folder)
     for name in DEVICES:
         kernel.call("mount", f"/dev/{name}".encode(), f"{folder}/dev/{name}".encode(), None, MS_BIND, None)
@@ -56,13 +59,13 @@ def enter_tree(kernel: Kernel, folder: str) -> None:
 
 def needed_paths() -> list[str]:
     """Python's standard library and the shared libraries that it loads or may load, outermost folders first."""
-    wanted = {path for path in (*sys.path, *SHARED) if path.startswith("/") and Path(path).exists()}
-    loaded = {line.split(maxsplit=5)[5].strip() for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
-    for folder in {str(Path(path).parent) for path in loaded if path.startswith("/")}:
+    wanted = {path for path in (*sys.path, *SHARED) if path.startswith("/") and os.path.exists(path)}
+    maps = [line.split(maxsplit=5) for line in read_text("/proc/self/maps").splitlines() if ".so" in line]
+    for folder in {os.path.dirname(fields[5]) for fields in maps if len(fields) == 6 and fields[5].startswith("/")}:
         if folder.startswith(tuple(f"{place}/" for place in SYSTEM_LIBRARIES)) or folder in SYSTEM_LIBRARIES:
             wanted.add(folder)
         elif folder not in wanted:  # such as an environment's own lib, which holds its packages too
-            wanted |= {str(path) for path in Path(folder).glob("*.so*")}
+            wanted |= {f"{folder}/{name}" for name in os.listdir(folder) if ".so" in name}
     paths: list[str] = []
     for path in sorted(wanted):
         if not any(path.startswith(f"{outer}/") for outer in paths):
@@ -76,7 +79,7 @@ def seal(kernel: Kernel, folder: str) -> None:
     try:
         kernel.number("mount_setattr", MOUNT_SETATTR, AT_FDCWD, folder.encode(), AT_RECURSIVE, attributes, 32)
     except OSError:  # before Linux 5.12: each mount by itself, with the flags that it has
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        for line in read_text("/proc/self/mountinfo").splitlines():
             where = line.split()[4].encode().decode("unicode_escape")
             if where == folder or where.startswith(f"{folder}/"):
                 flags = os.statvfs(where).f_flag
@@ -85,15 +88,18 @@ def seal(kernel: Kernel, folder: str) -> None:
 
 
 def _bind(kernel: Kernel, source: str, target: str) -> None:
-    place = Path(target)
-    if Path(source).is_dir():
-        place.mkdir(parents=True, exist_ok=True)
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
     else:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _touch(target)
     # With what is mounted below it: the kernel lets nobody look under another's mounts.
     kernel.call("mount", source.encode(), target.encode(), None, MS_BIND | MS_REC, None)
 
 
 def _memory(kernel: Kernel, where: str, options: str, flags: int) -> None:
     kernel.call("mount", b"tmpfs", where.encode(), b"tmpfs", flags, options.encode())
+
+
+def _touch(path: str) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))

@@ -6,16 +6,16 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from . import capabilities, guardian, hook, landlock, limits, seccomp, tree
-from .system import Kernel
+from .system import Kernel, write_text
 
 LINUX_ONLY = ("namespaces", "tree", "capabilities", "landlock", "filter")
 
 
 def raise_walls(asked: list[str], folder: str, life: int, memory: int, seconds: float, patience: float) -> tuple[list[str], list[str]]:
-    """From here on only the worker goes on, within the walls asked for: (those that stand, a sentence for each that does not).
+    """From here on only the worker goes on, within the walls asked for: (those that stand, a sentence for
+    each that does not).
 
     `seconds` are of processor time; after `patience` the guardian ends the worker.
     """
@@ -33,13 +33,12 @@ def raise_walls(asked: list[str], folder: str, life: int, memory: int, seconds: 
 
     put_up("limits", lambda: limits.set_limits(memory, seconds))
     kernel = Kernel() if sys.platform == "linux" else None
-    if hasattr(os, "fork"):
-        problem = guardian.fork_worker(kernel if "namespaces" in asked else None, life, patience)
+    if kernel:
+        problem = guardian.fork_worker(kernel, "namespaces" in asked, life, patience)
         put_up("namespaces", lambda: _agree(problem))
         os.close(life)
-    if kernel:
         with contextlib.suppress(OSError):  # where memory runs out, this process goes first
-            Path("/proc/self/oom_score_adj").write_text("1000")
+            write_text("/proc/self/oom_score_adj", "1000")
         put_up("tree", lambda: tree.enter_tree(kernel, folder) if "namespaces" in standing else _agree("it needs namespaces"))
         put_up("capabilities", lambda: capabilities.drop_capabilities(kernel))
         put_up("landlock", lambda: landlock.restrict(kernel, "."))
