@@ -189,12 +189,12 @@ def _seconds(step: Callable[[], Any]) -> float:
 def _stepper(recipe: Recipe) -> Callable[[], Any]:
     """A function that takes a step on random tokens."""
     from benchmarks.train_speed import newleaf_step
+    from newleaf.kernels.product_speed import bf16_is_faster
     from newleaf.model import GPTConfig
-    from newleaf.train.machine import has_fast_bf16
     from newleaf.train.optimizer import OptimizerConfig
 
     config = GPTConfig(vocab_size=recipe["tokenizer"]["vocab_size"], **recipe["model"])
-    step = newleaf_step(config, OptimizerConfig(), recipe["train"]["batch_size"], has_fast_bf16(torch.device("cpu")))
+    step = newleaf_step(config, OptimizerConfig(), recipe["train"]["batch_size"], bf16_is_faster(torch.device("cpu")))
     tokens = torch.randint(config.vocab_size, (recipe["train"]["batch_size"], config.context_length + 1))
     return lambda: step(tokens)
 

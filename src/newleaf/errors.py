@@ -8,6 +8,16 @@ class InputError(Exception):
     """
 
 
+class NotFiniteError(InputError):
+    """A network gave infinity or no number at all, so that nothing can be chosen or scored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's activations overflow: it gave a value that is not a number. Weights in fp16, whose largest number is 65,504, do; "
+            'open it with --weights bf16 (weights="bf16"), which has the range of fp32. Weights in another format are damaged'
+        )
+
+
 class ToldElsewhereError(InputError):
     """An InputError that another process of the same run has met, and tells: this one ends without a word."""
 

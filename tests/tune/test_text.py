@@ -89,7 +89,7 @@ def test_fresh_weights_are_another_beginning_of_the_same_network(base: Path, sto
 
 
 def test_of_a_large_text_a_timed_run_encodes_what_it_has_time_for(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("newleaf.train.prepare.matrix_speed", lambda *_: 1.0)  # a machine too slow to learn from more than it encodes
+    monkeypatch.setattr("newleaf.train.prepare.product_speed", lambda *_: 1.0)  # a machine too slow to learn from more than it encodes
     (tmp_path / "long.txt").write_text(" ".join(f"{TEXT} In year {n} it began again." for n in range(8000)), "utf-8")
     timed, counted = (
         newleaf.finetune(base, tmp_path / "long.txt", task="text", out=tmp_path / name, quiet=True, **{name: length}, **OPTIONS)
@@ -103,7 +103,7 @@ def test_of_a_large_text_a_timed_run_encodes_what_it_has_time_for(base: Path, tm
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"task": "translate"}, r"task: translate: no such option"),
+        ({"task": "translate"}, r"task: there is none named translate"),
         ({"task": None}, "task: missing"),
         ({"text": {"length": 99}}, "text.length: 99 is beyond the model's context of 32 tokens"),
         ({"optimizer": {"rate": 1}}, "optimizer.rate: no such option"),

@@ -89,7 +89,7 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         """Requests with one context are branches of one tree, as long as they fit with it."""
-        limit, network = self.max_length, self.subject.network
+        limit, network = self.max_length, self.subject.scored
         together: dict[tuple[int, ...], list[int]] = {}
         for number, (_, context, own) in enumerate(requests):
             if not context or not own or len(own) > limit:
@@ -116,7 +116,7 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
                 parts.append(Tree(trunk, [own]))
                 owners.append(number)
         sums = [0.0] * len(requests)
-        for done, (place, (score,)) in enumerate(score_trees(self.subject.network, parts), 1):
+        for done, (place, (score,)) in enumerate(score_trees(self.subject.scored, parts), 1):
             sums[owners[place]] += score.logprob
             self._progress("rolling log-likelihoods", done, len(parts))
         for request, total in zip(requests, sums, strict=True):

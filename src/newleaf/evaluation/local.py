@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -14,6 +15,8 @@ from newleaf.evaluation.subject import Ask, Refused, Writing
 from newleaf.generate.completion import Completion
 from newleaf.generate.engine import Engine
 from newleaf.generate.options import SamplingConfig
+from newleaf.generate.runner import is_packed, say_once
+from newleaf.kernels.product_speed import bf16_is_faster
 from newleaf.measure.loglikelihood import Score, Tree, score_trees
 from newleaf.model import GPT
 from newleaf.text.chat_template import ChatTemplate, Rendering
@@ -40,6 +43,15 @@ class LocalSubject:
         self.network, self.tokenizer, self.name, self.family, self.ends, self.chat = network, tokenizer, name, family, ends, chat
         self.cache = cache
         self.truncated = 0  # contexts and prompts whose beginning did not fit
+
+    @cached_property
+    def scored(self) -> GPT:
+        """The network that likelihoods are asked of: a copy in fp32 where the weights are bf16 and this machine is slow at that."""
+        device = self.network.device
+        if device.type != "cpu" or self.network.dtype != torch.bfloat16 or is_packed(self.network) or bf16_is_faster(device):
+            return self.network
+        say_once("this machine multiplies bf16 matrices more slowly than fp32 ones, so likelihoods are computed in fp32")
+        return copy.deepcopy(self.network).float()
 
     @property
     def context_length(self) -> int:
@@ -78,7 +90,7 @@ class LocalSubject:
                     owners.append((number, which))
             except InputError as error:
                 yield number, Refused(str(error))
-        for place, scores in score_trees(self.network, trees):
+        for place, scores in score_trees(self.scored, trees):
             number, which = owners[place]
             found[number].update(zip(which, scores, strict=True))
             left[number] -= len(which)

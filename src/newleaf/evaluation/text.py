@@ -173,7 +173,7 @@ def _score(subject: LocalSubject, texts: Sequence[_Text], stride: int, name: str
     found: dict[int, dict[int, list[float]]] = {}
     for number in np.flatnonzero(left == 0).tolist():
         yield number, Answered(None, {}, "the tokenizer has no tokens for it")
-    for done, (place, (score,)) in enumerate(score_trees(subject.network, [part.tree for part in parts]), 1):
+    for done, (place, (score,)) in enumerate(score_trees(subject.scored, [part.tree for part in parts]), 1):
         part = parts[place]
         done_of = found.setdefault(part.document, {})
         done_of[place] = [-score.logprob, -score.logprob / math.log(2), score.tokens, part.bytes, 0.0]

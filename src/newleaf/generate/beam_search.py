@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from newleaf.errors import NotFiniteError
 from newleaf.generate.beam import BeamSearch, Candidate, Finished
 from newleaf.generate.choose import Row, shape
 from newleaf.generate.runner import Runner
@@ -16,6 +17,8 @@ def search(runner: Runner, tokenizer: Tokenizer, row: Row) -> list[Finished]:
     found, rows = BeamSearch(config.beams, config.length_penalty), [row]
     logits = runner.start([row.ids])
     while True:
+        if not bool(logits.amax(-1).isfinite().all()):
+            raise NotFiniteError
         logprobs = shape(logits.log_softmax(-1)[:, : tokenizer.vocab_size], rows)
         before = found.scores[0]
         open_, parents = _sort_out(found, found.candidates(logprobs, len(row.end_ids)), rows, tokenizer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from newleaf.generate import penalties
@@ -14,6 +16,7 @@ from newleaf.generate.random import uniform
 from newleaf.generate.sampling import draw, probabilities
 
 STUCK = -1  # in place of an id: every token is forbidden
+OVERFLOW = -2  # in place of an id: the likeliest logit is infinite or not a number
 
 
 @dataclass
@@ -71,7 +74,8 @@ def shape(logits: Tensor, rows: Sequence[Row], chosen_only: bool = False) -> Ten
 
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
-    """The next token of each row of logits [R, V]; STUCK where every token is forbidden. A row's choice does not depend on the others."""
+    """The next token of each row of logits [R, V]; STUCK where every token is forbidden, OVERFLOW where the logits are no numbers. A row's
+    choice does not depend on the others."""
     return _pick(shape(logits, rows, chosen_only=True), rows)
 
 
@@ -85,15 +89,22 @@ def choose_with_chances(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int],
 
 def _pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     # NumPy's argmax takes a tenth of the time of PyTorch's over one row.
-    tokens = [int(row.argmax()) for row in logits.numpy()]
-    tokens = [STUCK if logits[number, token] == penalties.NEVER else token for number, token in enumerate(tokens)]
-    drawn = [number for number, row in enumerate(rows) if row.config.temperature > 0 and tokens[number] != STUCK]
+    tokens = [_likeliest(row) for row in logits.numpy()]
+    drawn = [number for number, row in enumerate(rows) if row.config.temperature > 0 and tokens[number] >= 0]
     if drawn:
         chances = probabilities(logits if len(drawn) == len(rows) else logits[drawn], [rows[number].config for number in drawn])
         numbers = [uniform(rows[number].seed, rows[number].stream, rows[number].written) for number in drawn]
         for number, token in zip(drawn, draw(chances, numbers).tolist(), strict=True):
             tokens[number] = token
     return tokens
+
+
+def _likeliest(logits: npt.NDArray[np.float32]) -> int:
+    token = int(logits.argmax())  # the first that is not a number, where there is one
+    value = logits[token]
+    if np.isfinite(value):
+        return token
+    return STUCK if value == penalties.NEVER else OVERFLOW
 
 
 def _banned(row: Row) -> frozenset[int] | set[int]:

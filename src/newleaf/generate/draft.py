@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from newleaf.errors import InputError
-from newleaf.generate.choose import STUCK, Row, choose_with_chances
+from newleaf.generate.choose import Row, choose_with_chances
 from newleaf.generate.odds import Odds
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.pace import Pace
@@ -148,7 +148,7 @@ class Draft:
         with one_thread():
             tokens, chances = choose_with_chances(logits[:, : self.vocab_size], [each.row for each in several])
         self.pace.note(len(parts), sum(len(part.ids) for part in parts), time.perf_counter() - begin)
-        able = [(each, token, chance) for each, token, chance in zip(several, tokens, chances, strict=True) if token != STUCK]
+        able = [(each, token, chance) for each, token, chance in zip(several, tokens, chances, strict=True) if token >= 0]
         for each, token, chance in able:
             kind = sum(chance >= least for least in SURE)
             each.kinds.append(kind)

@@ -16,7 +16,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from newleaf.errors import InputError
+from newleaf.errors import InputError, NotFiniteError
 from newleaf.generate.choose import choose
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.draft import open_draft, shares
@@ -313,7 +313,12 @@ class Engine:
 
     def _take(self, sequence: Sequence, token: int) -> None:
         sample = sequence.sample
-        text = sample.take(token)
+        try:
+            text = sample.take(token)
+        except NotFiniteError as error:  # of this text: others may have none
+            sequence.request.finish(error)
+            sequence.request.cancelled = True
+            return
         if (text or sample.end) and not sequence.request.cancelled:
             sequence.request.put(Piece(sample.number, text, sample.end, tuple(sample.waiting)))
             sample.waiting.clear()

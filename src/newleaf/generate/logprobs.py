@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from newleaf.errors import NotFiniteError
 from newleaf.generate.runner import evaluating
 from newleaf.model import GPT
 
@@ -35,12 +36,17 @@ def score(logits: Tensor, ids: Sequence[int], top: int, known: int) -> list[Toke
 
 @torch.no_grad()
 def score_prompt(network: GPT, ids: Sequence[int], known: int, top: int) -> list[TokenScore]:
-    """Scores of a prompt's tokens, read at once; `known` is the tokenizer's size. The first has none, since nothing comes before it."""
+    """Scores of a prompt's tokens, read at once; `known` is the tokenizer's size. The first has none, since nothing comes before it.
+
+    Raises NotFiniteError where the network overflows.
+    """
     scores = [TokenScore(ids[0], None)]
     if len(ids) > 1:
         with evaluating(network):
             hidden = network.hidden(torch.tensor([list(ids[:-1])], device=network.device))[0]
         for start in range(0, len(hidden), CHUNK):
             logits = network.head(hidden[start : start + CHUNK]).float().cpu()
+            if not bool(logits.amax(-1).isfinite().all()):
+                raise NotFiniteError
             scores += score(logits, ids[start + 1 : start + 1 + len(logits)], top, known)
     return scores

@@ -18,6 +18,7 @@ from newleaf.generate.lowering import lower
 from newleaf.generate.paged_cache import PagedCache
 from newleaf.generate.pages import Pages
 from newleaf.generate.program import CannotLower, up
+from newleaf.kernels.product_speed import bf16_is_faster
 from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.quant.layers import PackedWeight
 
@@ -139,10 +140,10 @@ class LoweredRunner:
     def read(self, slot: int, ids: Sequence[int], start: int = 0) -> Tensor:
         """Read a text whose first `start` tokens the slot holds already; logits [V] after its last token.
 
-        Packed weights are read through the kernels, many tokens a step; for plain ones PyTorch's matrix products are faster, for all but
-        the last token.
+        Packed weights are read through the kernels, many tokens a step. For plain ones PyTorch's matrix products are faster, for all but
+        the last token, unless they are of bf16 and this machine is slow at those.
         """
-        if not self.packed and len(ids) - start > 1:
+        if len(ids) - start > 1 and self.reads_by_products:
             for first in range(start, len(ids) - 1, READING):
                 self.read_by_products(slot, ids[first : min(first + READING, len(ids) - 1)], first)
             start = len(ids) - 1
@@ -151,6 +152,11 @@ class LoweredRunner:
             rows = [end - 1, *range(first, end - 1)] if end == len(ids) else list(range(first, end))
             logits = self.step([ids[row] for row in rows], rows, [slot] * len(rows), int(end == len(ids)))
         return logits[0]
+
+    @property
+    def reads_by_products(self) -> bool:
+        """Whether prompts are read faster by PyTorch's matrix products than through the kernels."""
+        return not self.packed and (self.dtype == torch.float32 or bf16_is_faster(torch.device("cpu")))
 
     def read_by_products(self, slot: int, ids: Sequence[int], start: int) -> None:
         """Read tokens at positions from `start` on with the network itself, and keep their keys and values."""

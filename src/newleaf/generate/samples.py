@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from newleaf.errors import InputError
-from newleaf.generate.choose import STUCK, Row, choose
+from newleaf.errors import InputError, NotFiniteError
+from newleaf.generate.choose import OVERFLOW, STUCK, Row, choose
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.logprobs import TokenScore, score
 from newleaf.generate.options import SamplingConfig
@@ -55,9 +55,11 @@ class Sample:
         return self.logprob / max(self.row.written, 1)
 
     def take(self, token: int) -> str:
-        """Add a token and return the text it makes certain."""
+        """Add a token and return the text it makes certain. Raises NotFiniteError where there is none to be chosen (OVERFLOW)."""
         if token == STUCK:
             return self.finish("stuck")
+        if token == OVERFLOW:
+            raise NotFiniteError
         self.row.take(token)
         if token in self.row.end_ids:
             return self.finish("stop" if token in self.row.config.stop_ids else "end")
@@ -163,10 +165,10 @@ def one_thread() -> Iterator[None]:
 
 
 def add_scores(logits: Tensor, samples: Sequence[Sample], tokens: Sequence[int], known: int) -> None:
-    """Add each token's score to its text; STUCK has none. `known` is the tokenizer's size."""
+    """Add each token's score to its text; STUCK and OVERFLOW have none. `known` is the tokenizer's size."""
     top = max(sample.row.config.logprobs or 0 for sample in samples)
     for sample, token, found in zip(samples, tokens, score(logits, [max(token, 0) for token in tokens], top, known), strict=True):
-        if token != STUCK:
+        if token >= 0:
             sample.logprob += found.logprob or 0.0
             if sample.row.config.logprobs is not None:
                 sample.waiting.append(TokenScore(found.id, found.logprob, found.top[: sample.row.config.logprobs]))

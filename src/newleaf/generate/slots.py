@@ -69,7 +69,7 @@ class KernelSlots:
     def __init__(self, runner: LoweredRunner, deterministic: bool = False) -> None:
         self.runner, self.max_length = runner, runner.max_length
         self.count = runner.pages.slots
-        self.by_products = not runner.packed and not deterministic
+        self.by_products = runner.reads_by_products and not deterministic
         self.steady = not self.by_products
         self.rows = 4 * MAX_ROWS if self.by_products else MAX_ROWS
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from newleaf.errors import NotFiniteError
 from newleaf.generate.runner import evaluating
+from newleaf.kernels.product_speed import bf16_is_faster
 from newleaf.model import GPT, KVCache, fused
 from newleaf.model.masks import Branches
 from newleaf.quant.layers import PackedWeight
@@ -113,7 +115,7 @@ def _packed(network: GPT) -> bool:
 def _read(network: GPT, ids: Sequence[int]) -> KVCache:
     packed = _packed(network)
     cache = KVCache(network.config, 1, len(ids), torch.bfloat16 if packed else network.dtype, network.device)
-    with evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=packed):
+    with evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=packed and bf16_is_faster(network.device)):
         network.hidden(torch.tensor([list(ids)], device=network.device), cache=cache)
     return cache
 
@@ -149,7 +151,7 @@ def _score_batch(network: GPT, trees: Sequence[Tree], prefix: KVCache | None) ->
         number[row, at:] = -1
     branches = None if straight else Branches(number.to(network.device))
     cache = _widened(prefix, network, len(trees), width) if prefix is not None else None
-    with evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=_packed(network)):
+    with evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=_packed(network) and bf16_is_faster(network.device)):
         hidden = network.hidden(ids.to(network.device), cache=cache, branches=branches).flatten(0, 1)
         logprobs, likeliest = _predict(network, hidden, wanted)
     return _collect(trees, wanted, logprobs, likeliest)
@@ -174,6 +176,8 @@ def _predict(network: GPT, hidden: Tensor, wanted: Sequence[_Wanted]) -> tuple[T
             likely[place] = logits[rows[place]].argmax() == own[place]
         likeliest[some] = likely
         logprobs[some] = values - _log_total(logits)[rows]
+    if bool((logprobs.isnan() | (logprobs == torch.inf)).any()):
+        raise NotFiniteError
     return logprobs.cpu(), likeliest.cpu()
 
 

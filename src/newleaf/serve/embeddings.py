@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from fastapi import APIRouter, Request
 
+from newleaf.errors import NotFiniteError
 from newleaf.generate.runner import evaluating
 from newleaf.model import GPT
 from newleaf.serve.completions import encoded, prompts_of
@@ -60,7 +61,10 @@ def _pooling(network: GPT, ids: list[int]) -> Any:
     def pool() -> torch.Tensor:
         with torch.no_grad(), evaluating(network):
             hidden = network.hidden(torch.tensor([ids], device=network.device))
-        return hidden[0].float().mean(0).cpu()
+        found = hidden[0].float().mean(0).cpu()
+        if not bool(found.isfinite().all()):
+            raise NotFiniteError
+        return found
 
     return pool
 

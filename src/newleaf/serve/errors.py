@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from newleaf.errors import InputError
+from newleaf.errors import InputError, NotFiniteError
 from newleaf.generate.options import SamplingConfig
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -85,6 +85,10 @@ def add_handlers(app: FastAPI) -> None:
         return JSONResponse(
             shape(error.status_code, f"{error.detail}: {request.method} {request.url.path}"), error.status_code, error.headers
         )
+
+    @app.exception_handler(NotFiniteError)
+    async def of_overflow(request: Request, error: NotFiniteError) -> JSONResponse:
+        return respond(ApiError(500, str(error), code="model_overflow"))
 
     @app.exception_handler(InputError)
     async def of_input(request: Request, error: InputError) -> JSONResponse:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from newleaf.errors import NotFiniteError
 from newleaf.serve.edge import Record
 from newleaf.serve.errors import ApiError, shape
 
@@ -67,6 +68,8 @@ class EventStream(Response):
                 yield part
         except ApiError as error:
             yield event(error.body)
+        except NotFiniteError as error:
+            yield event(shape(500, str(error), code="model_overflow"))
         except Exception:
             yield event(shape(500, f"the server failed while it wrote; its log has more under the request's id, {self._record.id}"))
             raise

@@ -1,4 +1,4 @@
-"""What this machine can do: threads, number formats, and how fast it multiplies matrices."""
+"""What this process has of the machine: threads, memory, the device, its age."""
 
 from __future__ import annotations
 
@@ -74,16 +74,6 @@ def tiny_as_zero() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 matrix products run in hardware on this device."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-
-
 def pick_device(name: str | None) -> torch.device:
     """The device asked for, or CUDA where there is one, or the CPU. Raises ValueError for one that is not here."""
     if name is None:
@@ -94,18 +84,6 @@ def pick_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
     return device
-
-
-def matrix_speed(dtype: torch.dtype, device: torch.device, seconds: float = 0.25) -> float:
-    """FLOP/s of matrix products of the shape that small models train with, the best of the trials that fit in `seconds`."""
-    rows, width, inner = 4096, 256, 768
-    left, right = torch.randn(rows, width, device=device).to(dtype), torch.randn(width, inner, device=device).to(dtype)
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end or best == 0.0:
-        start = time.perf_counter()
-        (left @ right).sum().item()
-        best = max(best, 2 * rows * width * inner / (time.perf_counter() - start))
-    return best
 
 
 def process_age() -> float:

@@ -16,6 +16,7 @@ from newleaf.data.shards import Shard, tokenize
 from newleaf.data.spool import TextFile
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
+from newleaf.kernels.product_speed import bf16_is_faster, product_speed
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
@@ -24,7 +25,7 @@ from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.config import PretrainConfig, TrainConfig
 from newleaf.train.dial import Budget, Choice, Portions, choose, portions
 from newleaf.train.interrupt import interruptible
-from newleaf.train.machine import has_fast_bf16, keep_memory, matrix_speed, pick_device, use_threads
+from newleaf.train.machine import keep_memory, pick_device, use_threads
 from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.recipe import build, convert_fields, plain, seconds
@@ -111,7 +112,7 @@ def timed_budget(train: TrainConfig) -> Budget:
     """What `train.time` is worth on this machine, which is measured."""
     assert train.time is not None
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-    return Budget(seconds=seconds(train.time), matrix_speed=matrix_speed(dtype, torch.device(train.device or "cpu")))
+    return Budget(seconds=seconds(train.time), matrix_speed=product_speed(dtype, torch.device(train.device or "cpu")))
 
 
 def settled(train: TrainConfig) -> TrainConfig:
@@ -121,8 +122,9 @@ def settled(train: TrainConfig) -> TrainConfig:
     except ValueError as error:
         raise InputError(f"train.{error}") from None
     keep_memory()
-    precision = train.precision if train.precision != "auto" else ("bf16" if has_fast_bf16(device) else "fp32")
-    return dataclasses.replace(train, threads=use_threads(train.threads), device=str(device), precision=precision)
+    threads = use_threads(train.threads)
+    precision = train.precision if train.precision != "auto" else ("bf16" if bf16_is_faster(device) else "fp32")
+    return dataclasses.replace(train, threads=threads, device=str(device), precision=precision)
 
 
 def _budget(config: PretrainConfig, corpus: Corpus) -> Budget:

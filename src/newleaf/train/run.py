@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from newleaf.errors import InputError
+from newleaf.kernels.product_speed import product_speed
 from newleaf.storage.damage import damage_in
 from newleaf.train.bystander import Bystander
 from newleaf.train.checkpoint import Checkpoint, Checkpoints
@@ -24,7 +25,6 @@ from newleaf.train.interrupt import Interrupt
 from newleaf.train.layout import Whole
 from newleaf.train.lengths import checked_lengths, extension_words, follows_clock, last_rate, longer
 from newleaf.train.lock import FolderLock, NoLock
-from newleaf.train.machine import matrix_speed
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks, joined, restarted
 from newleaf.train.run_folder import CONFIG, RunFolder
@@ -206,7 +206,7 @@ def _measure(course: Course, monitor: Monitor) -> float:
     """How fast this machine multiplies matrices in the run's number format, FLOP/s; the monitor shows progress against it."""
     train = course.train
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-    speed = matrix_speed(dtype, torch.device(train.device or "cpu"), MEASURED)
+    speed = product_speed(dtype, torch.device(train.device or "cpu"), MEASURED)
     monitor.machine(course.flops_per_token, speed)
     return speed
 

@@ -59,9 +59,11 @@ def checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
 def open_course(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Course:
     """The course of a recipe: base and data, opened and checked. Raises InputError."""
     task: Task = task_named(config.task)
+    # Measured by one process: two measurements may differ.
+    precision = ranks.first(lambda: {"precision": settled(config.train).precision})["precision"]
 
     def opened() -> Course:
-        ready = dataclasses.replace(config, train=settled(config.train))
+        ready = dataclasses.replace(config, train=settled(dataclasses.replace(config.train, precision=precision)))
         base = open_base(ready)
         if base.head is not None and not issubclass(task.config, LabelTaskConfig):
             raise InputError(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from newleaf.errors import NotFiniteError
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
 from newleaf.tune.labels.batches import LabelRow, collate
@@ -35,6 +36,8 @@ def predict(
     for table in found:
         logits[order[at : at + len(table)], : table.shape[1]] = table
         at += len(table)
+    if np.isnan(logits).any() or (logits == np.inf).any():
+        raise NotFiniteError
     return logits
 
 
