@@ -10,6 +10,7 @@ from small_tasks import write_rows
 
 from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
+from newleaf.errors import InputError
 from newleaf.evaluation.programs import helpers, humaneval, judge, pass_at_k
 from newleaf.evaluation.rows import BadRowError
 from newleaf.evaluation.task import Item, Setting
@@ -86,6 +87,14 @@ def test_a_prompt_whose_beginning_is_not_python_is_named() -> None:
     assert helpers("# write f\n", "f") == "# write f\n"
     with pytest.raises(BadRowError, match=r"what prompt has before 'def f\(' is not Python"):
         helpers("def broken(:\n\ndef f(x):\n", "f")
+
+
+def test_a_system_on_which_no_program_runs_is_told_and_not_scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_rows(tmp_path / "humaneval.jsonl", [PROBLEM])
+    start = "import sys; sys.path.insert(0, {folder!r}); from inside import main, program; program.run = 0; main.main()"
+    monkeypatch.setattr("newleaf.verify.sandbox.processes.START", start)
+    with pytest.raises(InputError, match="humaneval: programs cannot be run here: the sandbox did not start: the program's process ended"):
+        humaneval().questions(Setting(allow_code=True, data_dir=tmp_path))
 
 
 def test_what_the_model_writes_is_run_only_when_it_is_allowed_and_ends_where_the_function_does(model: Model, tmp_path: Path) -> None:

@@ -98,3 +98,13 @@ def test_the_tests_own_faults_are_named() -> None:
     assert run_tests("f = len", "assert f(", ["f"]).reason.startswith("the tests are not Python: ")
     assert run_tests("f = len", "f(lambda: 0)", ["f"]).reason == crossing
     assert run_tests("f = len", "assert f([1]) == 2, 'too few'", ["f"]).reason == "AssertionError: too few"
+
+
+def test_tests_may_call_from_several_threads() -> None:
+    tests = (
+        "import threading\nfound = []\n"
+        "threads = [threading.Thread(target=lambda n=n: found.append(f(n) == 2 * n)) for n in range(8)]\n"
+        "for thread in threads: thread.start()\nfor thread in threads: thread.join()\nassert found == [True] * 8"
+    )
+    found = run_tests("def f(n): return 2 * n", tests, ["f"])
+    assert found.passed, found.reason

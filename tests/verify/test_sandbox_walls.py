@@ -280,3 +280,14 @@ def test_older_kernels_get_the_same_walls_or_a_sentence(monkeypatch: pytest.Monk
     assert "filter" not in found.walls
     assert f"no filter: no list of system calls for {os.uname().machine}" in found.missing
     lacking.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform == "linux" and os.geteuid() != 0, reason="only root has namespaces without one of users")
+def test_where_root_gets_no_user_namespace_the_machines_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Path("/proc/sys/user/max_user_namespaces")
+    before = setting.read_text()
+    start = "import sys; sys.path.insert(0, {folder!r}); from inside import main, guardian; del sys.path[0]; "
+    monkeypatch.setattr("newleaf.verify.sandbox.processes.START", start + "guardian.CLONE_NEWUSER = 1; main.main()")
+    found = run_program("assert not __import__('os').path.exists('/proc')")
+    assert setting.read_text() == before
+    assert found.passed or "tree" not in found.walls, found.reason

@@ -44,7 +44,9 @@ def _writing(setting: Setting) -> Writing:
 
 def _questions(setting: Setting, path: Path | None) -> Questions:
     file = path or _problems(setting)
-    tried = run_program("pass")
+    tried = run_program("pass", seconds=60.0)
+    if not tried.passed:
+        raise InputError(f"humaneval: programs cannot be run here: {tried.reason}")
     rows, problems = read_rows(file)
 
     def item(row: Row) -> Item:

@@ -65,9 +65,10 @@ def fork_worker(kernel: Kernel, namespaces: bool, life: int, seconds: float) -> 
     os.close(answers[1])
     if namespaces:
         try:
-            if root:
-                _own_users(kernel, asks[1], answers[0])
+            own_users = not root or _own_users(kernel, asks[1], answers[0])
             _new_others(kernel)
+            if own_users:
+                _last_users()
         except OSError as error:
             problem = _sentence(error)
     os.close(asks[1])
@@ -98,7 +99,7 @@ def _new_processes(kernel: Kernel) -> bool:
     return False
 
 
-def _own_users(kernel: Kernel, ask: int, answer: int) -> None:
+def _own_users(kernel: Kernel, ask: int, answer: int) -> bool:
     """Root's worker: a user namespace, whose users the guardian writes.
 
     Where the system allows none, root's rights do the rest, and are dropped later all the same.
@@ -106,10 +107,11 @@ def _own_users(kernel: Kernel, ask: int, answer: int) -> None:
     try:
         kernel.call("unshare", CLONE_NEWUSER)
     except OSError:
-        return
+        return False
     os.write(ask, b"?")
     if os.read(answer, 1) != b"y":
         raise OSError(1, "uid_map: not written")
+    return True
 
 
 def _map_users(worker: int) -> bool:
@@ -126,8 +128,14 @@ def _new_others(kernel: Kernel) -> None:
         kernel.call("unshare", OTHERS | CLONE_NEWCGROUP)
     except OSError:  # before Linux 4.6
         kernel.call("unshare", OTHERS)
-    # Nobody in here makes another user namespace, in which he would be root again. Where /proc/sys is read-only,
-    # the filter alone says so.
+
+
+def _last_users() -> None:
+    """Nobody in here makes another user namespace, in which he would be root again.
+
+    The number is this namespace's own; without one it would be the machine's. Where /proc/sys is read-only, the filter
+    alone refuses.
+    """
     with contextlib.suppress(OSError):
         write_text("/proc/sys/user/max_user_namespaces", "0")
 

@@ -5,6 +5,7 @@ Of the program it sees what its functions answer, as plain data.
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import contextlib
 import json
@@ -69,7 +70,10 @@ def run(channel: Channel, out: int, seconds: float, request: dict[str, Any], wal
     """Send the program its source, run the tests against it, and say the verdict."""
     verdict = Verdict(out, seconds)
     ask = _asker(channel, verdict)
-    _, theirs, lacking = channel.receive()  # before a line of the program has run
+    try:
+        _, theirs, lacking = channel.receive()  # before a line of the program has run
+    except ClosedError:
+        verdict.say(False, "the sandbox did not start: the program's process ended")
     verdict.walls = [wall for wall in walls if wall in theirs]
     verdict.missing = sorted({*missing, *lacking})
     verdict.start_clock()
@@ -102,7 +106,13 @@ def _asker(channel: Channel, verdict: Verdict) -> Callable[..., Any]:
     as an exception it could be caught by tests that expect one.
     """
 
+    turn = _thread.allocate_lock()  # tests may call from several threads
+
     def ask(*message: object) -> Any:
+        with turn:
+            return exchange(*message)
+
+    def exchange(*message: object) -> Any:
         try:
             channel.send(*message)
         except NotPlainError as error:
