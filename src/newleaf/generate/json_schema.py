@@ -12,9 +12,11 @@ import math
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from newleaf.errors import InputError
+from newleaf.generate.pattern import without_nul
 
 SPACE = r"[ \t\r\n]{1,16}"  # between JSON's parts: bounded, since small models love to write nothing but spaces
 ESCAPES = '"\\bfnrt'  # in texts of objects with other names than those listed: each name has one spelling then
@@ -107,6 +109,11 @@ def _schema(schema: Any, place: str, work: _Work, closes: bool) -> Any:
         if name in found:
             step(found, name, f"{place}/{name}", work)
     _numbers(found, place, work)
+    if isinstance(found.get("pattern"), str):
+        found["pattern"] = without_nul(found["pattern"])
+    if isinstance(found.get("patternProperties"), dict):
+        found["patternProperties"] = {without_nul(key): child for key, child in found["patternProperties"].items()}
+    _least_names(found, place, work)
     for name in ("const", "enum"):
         if name in found:
             _constants(found, name, f"{place}/{name}", work)
@@ -206,6 +213,15 @@ def _format(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
         work.cannot(place, f"the format {json.dumps(value)[:80]} is not known")
 
 
+def _least_names(found: dict[str, Any], place: str, work: _Work) -> None:
+    """minProperties counts a name once, a grammar each time it stands there."""
+    least = found.get("minProperties")
+    others = found.get("additionalProperties") is not False or found.get("patternProperties")
+    if isinstance(least, int) and least > max(1, len(found.get("required") or ())) and others:
+        del found["minProperties"]
+        work.cannot(f"{place}/minProperties", "the keyword minProperties cannot be kept where other names than those listed may stand")
+
+
 KEYWORDS: dict[str, Callable[[dict[str, Any], str, str, _Work], None]] = {
     "uniqueItems": _refused(lambda value: value is False),
     "contains": _contains,
@@ -282,7 +298,7 @@ def _constants(found: dict[str, Any], name: str, place: str, work: _Work) -> Non
             if not exact(each):
                 where = place if name == "const" else f"{place}/{number}"
                 what = f"{each:,}" if isinstance(each, int) and abs(each) < 10**30 else "this number"
-                work.cannot(where, f"{what} has more digits than the grammar library keeps (2⁵³, and doubles beyond); a text would hold it")
+                work.cannot(where, f"{what} has more digits than the grammar library keeps; a text would hold it")
                 del found[name]
                 if isinstance(value, int) and "type" not in found and all(isinstance(other, int) for other in values):
                     found["type"] = "integer"
@@ -290,12 +306,14 @@ def _constants(found: dict[str, Any], name: str, place: str, work: _Work) -> Non
 
 
 def exact(value: Any) -> bool:
-    """Whether llguidance writes this value of JSON as what it is."""
+    """Whether llguidance writes this value of JSON as what it is. It reads numbers as doubles, which is exact for 2⁵³ times a power of
+    ten that is a double, and writes whole ones of 63 bits in full."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
-    if abs(value) <= 2**53:
-        return True
-    return isinstance(value, int) and abs(value) <= MOST and int(float(value)) == value
+    if isinstance(value, int):
+        return abs(value) <= MOST and int(float(value)) == value
+    _, digits, power = Decimal(repr(value)).normalize().as_tuple()
+    return int("".join(map(str, digits))) <= 2**53 and isinstance(power, int) and abs(power) <= 22
 
 
 def _within(value: Any) -> list[Any]:

@@ -1,0 +1,204 @@
+"""What is written under a JSON Schema fits it to the letter, by the jsonschema package and a reader that takes no name twice."""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+from typing import Any
+
+import jsonschema
+import pytest
+
+from newleaf.errors import InputError
+from newleaf.generate.constraints import Grammars
+from newleaf.generate.json_schema import prepare
+from newleaf.generate.options import SamplingConfig
+from newleaf.text.tokenizer import Tokenizer
+from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+pytest.importorskip("llguidance")
+
+S, I, N = {"type": "string"}, {"type": "integer"}, {"type": "null"}  # noqa: E741
+TREE = {"type": "object", "properties": {"n": {"anyOf": [{"$ref": "#/$defs/n"}, N]}}, "required": ["n"]}
+TWO = {"type": "object", "properties": {"x": I}, "required": ["x"]}
+
+
+def text(pattern: str, **more: Any) -> dict[str, Any]:
+    return {"type": "string", "pattern": pattern, **more}
+
+
+def an_object(**more: Any) -> dict[str, Any]:
+    return {"type": "object", **more}
+
+
+KEPT: list[dict[str, Any]] = [
+    # numbers
+    {"enum": [2**53, -(2**53), 2**60, 1e15, 1.5, -0.25, 0.1, 1e-7, 123456.789]},
+    {"type": "integer", "minimum": 9007199254740993, "maximum": 9007199254741999},
+    {"type": "integer", "minimum": -(2**63), "maximum": -(2**63) + 5000},
+    {"type": "integer", "minimum": 2**63 - 3000, "maximum": 2**64},
+    {"type": ["integer", "null"], "minimum": -(2**63)},
+    {"type": "integer", "exclusiveMinimum": 5, "exclusiveMaximum": 9},
+    {"type": "integer", "exclusiveMinimum": 5.5, "maximum": 7.2},
+    {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    {"type": "number", "minimum": 9007199254740993, "maximum": 9007199254740999},
+    {"type": "integer", "multipleOf": 7, "minimum": 10, "maximum": 50},
+    {"type": "integer", "format": "uint8"},
+    # texts
+    text("^[\x00-\x1f]$"),
+    text("^[\x00-\x20]{2}$"),
+    text('^[^"]*$', maxLength=3),
+    text("^[^\\\\]$"),
+    text('^[^"\\\\]$'),
+    text("^[^a-z]$"),
+    text("^\\d+$"),
+    text("^\\s$"),
+    text("^.$"),
+    text('^["\\\\/]$'),
+    text("b$"),
+    text("a", maxLength=3),
+    {"type": "string", "minLength": 2, "maxLength": 3},
+    {"enum": ["a\x01é\u2028", "\\", '"', "/"]},
+    # objects
+    an_object(properties={"a": I}, additionalProperties=True),
+    an_object(properties={"a": I, 'a"b\\': S, "\n": S}),
+    an_object(maxProperties=1),
+    an_object(patternProperties={"^a": I}),
+    an_object(properties={"a": I}, required=["a", "b"]),
+    an_object(propertyNames={"enum": ["x", "y"]}, additionalProperties=I),
+    an_object(propertyNames={"pattern": "^[xy]$"}, additionalProperties=I),
+    an_object(properties={"a": I, "b": S}, additionalProperties=N),
+    {"const": {"a": [1, {"b": "\t"}]}},
+    # arrays, unions, references
+    {"type": "array", "items": I, "minItems": 2, "maxItems": 3},
+    {"type": "array", "prefixItems": [I, S], "items": False, "minItems": 1},
+    {"allOf": [{"properties": {"a": I}}, {"properties": {"b": S}, "required": ["b"]}], "type": "object"},
+    {"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": TWO, "b": {**TWO, "properties": {"y": I}, "required": ["y"]}}},
+    {"oneOf": [an_object(properties={"k": {"const": each}}, required=["k"]) for each in "ab"]},
+    {"$ref": "#/$defs/n", "$defs": {"n": TREE}},
+    an_object(properties={"a": I}, anyOf=[{"required": ["a"]}, {"properties": {"b": S}, "required": ["b"]}]),
+]
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"enum": [1, 1234567890123456789]}, "#/enum/1: 1,234,567,890,123,456,789"),
+    ({"const": -(2**63)}, "#/const: "),
+    ({"properties": {"a/b": {"const": {"c": 2**70}}}}, "#/properties/a~1b/const: "),
+    ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, "#/items/uniqueItems: "),
+    (an_object(propertyNames={"maxLength": 3}), "#/propertyNames: "),
+    ({"type": "string", "format": "binary"}, "#/format: "),
+    ({"anyOf": [text("^(?=a)b")]}, "#/anyOf/0/pattern: .*look-around"),
+    ({"if": S, "then": S}, "#/if: "),
+    (an_object(dependentRequired={"a": ["b"]}), "#/dependentRequired: "),
+    (an_object(dependentSchemas={"a": {"required": ["b"]}}), "#/dependentSchemas: "),
+    ({"type": "array", "contains": I}, "#/contains: "),
+    (an_object(unevaluatedProperties=False), "#/unevaluatedProperties: "),
+    ({"type": "array", "unevaluatedItems": False}, "#/unevaluatedItems: "),
+    ({"not": S}, "#/not: "),
+    (an_object(minProperties=2), "#/minProperties: "),
+    ({"oneOf": [S, {"type": "string", "maxLength": 3}]}, "#/oneOf: "),
+    ({"$defs": {"a": {"$dynamicRef": "#b"}}, "$ref": "#/$defs/a"}, r"#/\$defs/a/\$dynamicRef: "),
+]
+TAKEN: list[tuple[dict[str, Any], list[str]]] = [
+    (an_object(properties={"a": I, "b": S}), ["{}", '{"a": 1}', '{"a":-5, "b":"é\\n"}']),
+    (an_object(additionalProperties=I), ['{"x": 1, "y": 2}']),
+    (an_object(), ['{"x": [1, {"y": null}]}']),
+    ({"type": "array", "items": {"type": "number"}}, ["[]", "[1, 2.5, -1e9]"]),
+    ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, ["0", "-9007199254740993", "9223372036854774783"]),
+    (text('^[^"]+$'), ['"abc"', '"\\n"']),
+    ({"anyOf": [TWO, N]}, ["null", '{"x": 3}']),
+    # Keywords that say nothing here.
+    ({"type": "array", "items": I, "uniqueItems": False}, ["[1, 1]"]),
+    (an_object(propertyNames=S, additionalProperties=I), ['{"x": 1}']),
+    ({"then": S, "type": "integer", "format": "int64", "$schema": "http://json-schema.org/draft-07/schema#"}, ["7"]),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([string.printable], TokenizerConfig(kind="byte"), None)
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: Tokenizer) -> Grammars:
+    return Grammars(tokenizer)
+
+
+@pytest.mark.parametrize("schema", KEPT, ids=lambda schema: json.dumps(schema)[:50])
+def test_random_texts_fit_their_schema(grammars: Grammars, schema: dict[str, Any]) -> None:
+    validator, whole = jsonschema.Draft202012Validator(schema), 0
+    for seed in range(12):
+        written = walk(grammars, schema, seed)
+        if written is not None:
+            validator.validate(json.loads(written, object_pairs_hook=once))
+            whole += 1
+    assert whole
+
+
+@pytest.mark.parametrize(("schema", "said"), REFUSED, ids=lambda value: json.dumps(value)[:50])
+def test_what_cannot_be_kept_is_refused_by_keyword_and_place_or_dropped(grammars: Grammars, schema: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=f"^json_schema, at {said}"):
+        grammars.compile(SamplingConfig(json_schema=schema))
+    place = said.partition(": ")[0].replace("\\", "")
+    assert list(grammars.prepare(schema, loosen=True).loosened) == [place]
+
+
+@pytest.mark.parametrize(("schema", "texts"), TAKEN, ids=lambda value: json.dumps(value)[:50])
+def test_what_fits_may_be_written(grammars: Grammars, schema: dict[str, Any], texts: list[str]) -> None:
+    for each in texts:
+        jsonschema.Draft202012Validator(schema).validate(json.loads(each))
+        assert fits(grammars, schema, each), each
+
+
+def test_objects_that_list_their_names_have_no_others_unless_they_say_so(grammars: Grammars) -> None:
+    for schema, more in ((TWO, False), ({**TWO, "additionalProperties": True}, True), ({**TWO, "patternProperties": {"^y": I}}, True)):
+        assert fits(grammars, schema, '{"x": 1}')
+        assert fits(grammars, schema, '{"x": 1, "y": 2}') == more
+        assert not fits(grammars, schema, '{"x": 1, "\\u0078": "y"}'), "the same name in another spelling"
+
+
+def test_bounds_are_not_widened_by_doubles() -> None:
+    bounds = prepare({"type": "integer", "minimum": 2**53 + 1, "exclusiveMaximum": 2**62 + 1}).schema
+    assert (bounds["minimum"], bounds["maximum"]) == (2**53 + 2, 2**62)
+    assert prepare({"type": "integer", "exclusiveMinimum": True, "minimum": 3}).schema == {"type": "integer", "minimum": 4}
+
+
+def test_a_check_finds_what_a_loosened_schema_lets_through(grammars: Grammars) -> None:
+    schema = {"type": "array", "uniqueItems": True}
+    assert grammars.check(schema, [1, 2]) == []
+    (found,) = grammars.check(schema, [1, 1]) or []
+    assert "non-unique" in found
+    assert grammars.check({"type": "circle"}, 1) is None
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    assert len(found) == len(pairs), "a name stands there twice"
+    return found
+
+
+def walk(grammars: Grammars, schema: dict[str, Any], seed: int, most: int = 300) -> str | None:
+    """A random text of what the schema allows; None when it does not end soon. What ends values, and escapes, are likelier."""
+    constraint, random_, tokenizer = grammars.compile(SamplingConfig(json_schema=schema)), random.Random(seed), grammars.tokenizer
+    assert constraint is not None
+    table, found = tokenizer.bytes_of_tokens, b""
+    while not constraint.complete and len(found) < most:
+        able = constraint.allowed(tokenizer.vocab_size).nonzero()[:, 0].tolist()
+        if tokenizer.eos_id in able and (len(able) == 1 or random_.random() < 0.3):
+            break
+        able = [token for token in able if token != tokenizer.eos_id]
+        near = [token for token in able if table[token] in (b'"', b"}", b"]", b"0", b"a", b"\\", b"u", b"-", b".")]
+        token = random_.choice(near if near and random_.random() < 0.7 else able)
+        constraint.take(token)
+        found += table[token]
+    return found.decode() if len(found) < most else None
+
+
+def fits(grammars: Grammars, schema: dict[str, Any], written: str) -> bool:
+    constraint, tokenizer = grammars.compile(SamplingConfig(json_schema=schema)), grammars.tokenizer
+    assert constraint is not None
+    ids = tokenizer.encode(written)
+    if constraint.fitting(ids) < len(ids):
+        return False
+    for token in ids:
+        constraint.take(token)
+    return constraint.complete or bool(constraint.allowed(tokenizer.vocab_size)[tokenizer.eos_id])
