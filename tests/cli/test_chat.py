@@ -8,6 +8,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,6 +246,21 @@ def test_a_pipe_gets_an_answer_for_each_line_and_no_commands(talker: Path, tmp_p
     assert not (tmp_path / "x").exists()
     plain = piped(talker, "--max-tokens", "5", "--seed", "1", stdin="Hello\n")
     assert plain.stdout == rows[0]["content"] + "\n"
+
+
+def test_a_chat_is_sampled_as_the_model_says_and_otherwise_with_a_cutoff(talker: Path, tmp_path: Path) -> None:
+    def answer(folder: Path, *words: str) -> str:
+        done = piped(folder, "--max-tokens", "40", "--seed", "1", *words, stdin="Hello\n")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    plain = answer(talker)
+    assert plain == answer(talker, "--temperature", "0.7", "--min-p", "0.05")
+    assert plain != answer(talker, "--temperature", "1", "--min-p", "0")
+    told = Path(shutil.copytree(talker, tmp_path / "told"))
+    (told / "generation_config.json").write_text('{"temperature": 1.5, "top_k": 3, "top_p": 7, "do_sample": true}', "utf-8")
+    assert answer(told) == answer(talker, "--temperature", "1.5", "--top-k", "3", "--min-p", "0")  # a top_p of 7 cannot be
+    assert answer(told, "--temperature", "0") == answer(talker, "--temperature", "0")
 
 
 def test_bad_input_is_one_line(talker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,18 @@ def test_requests_together_are_written_as_each_is_alone(model: Model, slots: Slo
         assert ["".join(piece.text for piece in request) for request in requests] == wanted
 
 
+def test_a_request_knows_how_much_of_its_prompt_was_read_and_how_much_was_there(model: Model) -> None:
+    slots = kernel_slots(model, 4, deterministic=False)
+    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+        first, second = "abc" * 25, "abc" * 25 + "xyz"
+        for prompt, there in ((first, False), (second, True)):
+            request = engine.submit(prompt, SamplingConfig(max_tokens=2, min_tokens=2))
+            list(request)
+            assert request.reading is not None
+            assert request.reading.total == request.reading.processed == len(model.tokenizer.encode(prompt))
+            assert (request.reading.cached > 0) is there
+
+
 @torch.no_grad()
 def test_deterministic_logits_are_the_same_bit_for_bit_alone_and_in_company(model: Model) -> None:
     """Log-probabilities to the last bit in rounds that are cut differently; the network itself reads in parts that are always alike."""

@@ -71,8 +71,12 @@ class Visit:
     wrong: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
-    def settings(self, **values: str) -> None:
-        """Set some in the sheet, and a seed, so that the model says the same each time."""
+    def settings(self, system: str | None = None, **values: str) -> None:
+        """Set some in the sheet, and a seed, so that the model says the same each time; the system prompt in the chat's head."""
+        if system is not None:
+            self.page.locator("#system-toggle").click()
+            self.page.locator("#chat-system").fill(system)
+            self.page.locator("#system-toggle").click()
         self.page.locator("#open-settings").click()
         for name, value in {"seed": "1", **values}.items():
             self.page.locator(f"#set-{name}").fill(value)

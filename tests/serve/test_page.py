@@ -225,9 +225,10 @@ def test_a_reload_keeps_chats_settings_and_language(seen: Visit) -> None:
     assert page.locator(".talk-name").all_inner_texts() == ["A second chat", "Do you stay?"]
     page.get_by_role("button", name="Do you stay?").first.click()
     assert seen.answered() == first
+    page.locator("#system-toggle").click()
+    assert page.locator("#chat-system").input_value() == "Be brief."
     page.locator("#open-settings").click()
     assert page.locator("#set-max_tokens").input_value() == "9"
-    assert page.locator("#set-system").input_value() == "Be brief."
 
 
 def test_a_deleted_chat_can_be_had_back(seen: Visit) -> None:
@@ -302,7 +303,7 @@ def test_the_theme_follows_the_system_and_the_switch(browser: Browser, address: 
 def test_text_is_written_on_and_kept(seen: Visit) -> None:
     page = seen.page
     seen.settings(max_tokens="6", seed="3")
-    page.get_by_role("link", name="Text").click()
+    page.locator("nav").get_by_role("link", name="Text").click()
     page.locator("#prompt").fill("Once upon")
     page.locator("#write-on").click()
     page.locator("#keep").wait_for()
@@ -324,7 +325,7 @@ def test_text_is_written_on_and_kept(seen: Visit) -> None:
 
 def test_a_texts_own_likelihood_is_shown(seen: Visit) -> None:
     page = seen.page
-    page.get_by_role("link", name="Text").click()
+    page.locator("nav").get_by_role("link", name="Text").click()
     page.locator("#prompt").fill("The capital of 法国!")
     page.get_by_role("button", name="How likely is this text?").click()
     page.locator(".out .facts").wait_for()
@@ -339,7 +340,7 @@ def test_a_texts_own_likelihood_is_shown(seen: Visit) -> None:
 
 def test_the_runs_tab_shows_a_run_with_its_curve_and_samples(seen: Visit) -> None:
     page = seen.page
-    page.get_by_role("link", name="Runs").click()
+    page.locator("nav").get_by_role("link", name="Runs").click()
     page.get_by_role("link", name="book").click()
     expect(page.locator(".run h1")).to_have_text("book")
     page.locator(".chart path").first.wait_for()
@@ -422,6 +423,43 @@ def test_a_phone_shows_everything_within_its_width(browser: Browser, address: st
         expect(page.locator(".greeting")).to_be_visible()
 
 
+MARKDOWN = """# Head
+
+A [link](https://x.org), `code`, $x^2$ and <kbd>Esc</kbd> and <i a=b>.
+
+- [x] done
+- [ ] open
+
+> said
+
+| a | b |
+|:--|--:|
+| 1 | 2 |
+
+```python
+@cached
+def f(x: int) -> str:
+    return "text" + str(1.5)  # why
+```
+
+~~~diff
+- old
++ new
+~~~
+
+$$
+y
+$$
+
+<div>markup</div>
+"""
+
+
+def markdown_answer(route: Route) -> None:
+    event = {"model": "letters", "choices": [{"index": 0, "delta": {"content": MARKDOWN}, "finish_reason": "stop"}]}
+    route.fulfill(content_type="text/event-stream", body=f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n")
+
+
 @pytest.mark.parametrize(("scheme", "locale"), [("light", "en-US"), ("dark", "zh-CN")])
 def test_axe_finds_nothing_serious(scheme: str, locale: str, browser: Browser, address: str) -> None:
     def serious(page: Page, where: str) -> list[Any]:
@@ -436,12 +474,24 @@ def test_axe_finds_nothing_serious(scheme: str, locale: str, browser: Browser, a
         found.settings(max_tokens="30")
         found.ask("# Hi")
         assert serious(page, "html") == []
+        page.route("**/v1/chat/completions", markdown_answer)
+        page.get_by_role("button", name=re.compile("Another answer|换一个回答")).click()
+        page.locator(".c-keyword").first.wait_for()
+        page.locator("math").first.wait_for()
+        page.locator(".message.assistant .acts").wait_for()
+        assert serious(page, "html") == []
+        page.unroute("**/v1/chat/completions")
+        page.get_by_role("button", name=re.compile("Earlier version|上一个版本")).click()
         page.locator(".message.assistant [aria-pressed]").click()
         assert serious(page, "html") == []
         page.locator(".token").nth(3).click()
         assert serious(page, ".popover") == []
         page.keyboard.press("Escape")
+        page.locator("#system-toggle").click()
+        page.locator(".scroll").evaluate("(node) => (node.scrollTop = 0)")
+        assert serious(page, "html") == []
         page.locator("#open-settings").click()
+        page.locator("#set-min_p").fill("7")
         assert serious(page, "dialog") == []
         page.keyboard.press("Escape")
         page.goto(f"{address}#text")
@@ -474,17 +524,14 @@ def test_an_error_is_said_and_can_be_tried_again(seen: Visit) -> None:
 
 def test_thoughts_stand_apart_and_models_can_be_chosen(seen: Visit) -> None:
     page = seen.page
-    models = [{"id": "letters", "chat": True}, {"id": "other", "chat": False}]
+    models = [{"id": "letters", "chat": True}, {"id": "other", "chat": True}]
     page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": models}))
     parts = [{"reasoning_content": "Let me "}, {"reasoning_content": "see."}, {"content": "**Yes"}, {"content": "** <b>no</b>"}]
     events = [{"model": "other", "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]} for delta in parts]
     stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
     page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=stream))
     page.reload()
-    page.locator("#open-settings").click()
-    page.get_by_label("Model").select_option("other")
-    page.keyboard.press("Escape")
-    expect(page.locator(".greeting")).to_contain_text("no chat template")
+    page.locator("#chat-model").select_option("other")
     with page.expect_request("**/v1/chat/completions") as asked:
         seen.ask("Is it?")
     assert asked.value.post_data_json["model"] == "other"

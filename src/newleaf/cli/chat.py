@@ -65,12 +65,13 @@ def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     variables = dict(_variable(text) for text in args.template_variable or [])
     from newleaf import api
+    from newleaf.generate.chat_sampling import chat_sampling
     from newleaf.generate.draft import check_drafting
     from newleaf.text.load_tokenizer import read_template
 
     template = read_template(args.template) if args.template is not None else None
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty() and not args.json
-    options = given_options(args)
+    given = given_options(args)
     if in_terminal:
         print(f"Opening {args.model} …", end="", flush=True)
     try:
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
             print("\r\033[K", end="", flush=True)
     if template is not None:
         model.use_template(template)
+    options = chat_sampling(model.defaults) | given
     conversation = model.conversation(args.system, draft=draft, template_variables=variables)
     check_drafting(draft is not None, model.chat_options(options))
     if in_terminal:

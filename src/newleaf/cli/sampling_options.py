@@ -14,7 +14,7 @@ from newleaf.errors import InputError
 OPTIONS: dict[str, tuple[type, str]] = {
     "--max-tokens": (int, "tokens to write at most (default: 100; in a chat 1024)"),
     "--min-tokens": (int, "no end of text before this many"),
-    "--temperature": (float, "0 is greedy (default: 0.8)"),
+    "--temperature": (float, "0 is greedy (default: 0.8; in a chat the model's own, or 0.7 with --min-p 0.05)"),
     "--top-k": (int, "choose among the k likeliest"),
     "--top-p": (float, "choose among the fewest whose probabilities reach p"),
     "--min-p": (float, "choose among those at least this fraction as likely as the likeliest"),

@@ -278,6 +278,8 @@ class Engine:
         row = 0
         for sequence, part, guessed in plan:
             sequence.read += len(part.ids) - guessed
+            if not sequence.sample.row.written and sequence.sample.number == 0:
+                sequence.request.note_reading(sequence.sample.row.prompt, sequence.sample.cached, sequence.read)
             if part.wanted:
                 chosen.append((sequence, row, part.wanted, guessed))
                 row += part.wanted

@@ -6,9 +6,21 @@ import asyncio
 import contextlib
 import queue
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.samples import Piece, Sample
+
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far a prompt has been read: `processed` of `total` tokens, the first `cached` of which the cache had already."""
+
+    total: int
+    cached: int
+    processed: int
+
 
 Message = Piece | BaseException | None  # None: nothing more comes
 
@@ -19,6 +31,8 @@ class Request:
     def __init__(self, config: SamplingConfig, samples: list[Sample], wake: Callable[[], None], adapter: int = 0) -> None:
         self.config, self.samples, self.adapter = config, samples, adapter
         self.cancelled = False
+        self.reading: Reading | None = None
+        self._watched = self._read_on = False
         self._wake = wake
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._listener: Callable[[], None] | None = None
@@ -30,6 +44,10 @@ class Request:
         """Stop writing before the next token; iteration ends after the pieces that have come. Any thread may call this, at any time."""
         self.cancelled = True
         self._wake()
+
+    def watch_reading(self) -> None:
+        """Let `batches` say, by an empty batch, that more of the prompt has been read; `reading` has how much."""
+        self._watched = True
 
     def __iter__(self) -> Iterator[Piece]:
         """Raises what went wrong in the engine, if something did. Leaving the loop early cancels the request."""
@@ -47,14 +65,16 @@ class Request:
                 yield piece
 
     async def batches(self) -> AsyncIterator[list[Piece]]:
-        """The pieces without blocking the event loop, all that have come since the last time at once."""
+        """The pieces without blocking the event loop, all that have come since the last time at once; empty batches where the reading of
+        the prompt is watched."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._listener = lambda: _set(loop, news)
         try:
             while True:
                 news.clear()
                 over = self._ended  # before looking: what has come by then is all
-                if pieces := list(self.drain()):
+                read_on, self._read_on = self._read_on, False
+                if (pieces := list(self.drain())) or read_on:
                     yield pieces
                 elif over:
                     return
@@ -75,6 +95,13 @@ class Request:
     def echo(self, piece: Piece) -> None:
         """A piece that comes before all others, held back for nothing."""
         self._send(piece)
+
+    def note_reading(self, total: int, cached: int, processed: int) -> None:
+        """A round has read more of the prompt."""
+        self.reading = Reading(total, cached, processed)
+        if self._watched:
+            self._read_on = True
+            self._tell()
 
     def put(self, piece: Piece) -> None:
         """A piece has been written; those of best_of are held back until the texts can be compared."""
@@ -118,6 +145,9 @@ class Request:
     def _send(self, message: Message) -> None:
         self._ended |= message is None
         self._messages.put(message)
+        self._tell()
+
+    def _tell(self) -> None:
         listener = self._listener
         if listener is not None:
             listener()

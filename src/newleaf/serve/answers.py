@@ -86,7 +86,7 @@ class Answers:
         self.request.cancel()
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """What comes, all that has come since the last time at once."""
+        """What comes, all that has come since the last time at once; nothing where the reading of the prompt is watched and has gone on."""
         count = self.request.config.n
         splits = [self.plan.splitter() for _ in range(count)]
         readers = [reader(self._form, self._names, self._must) for _ in range(count)]
@@ -113,7 +113,7 @@ class Answers:
                 if piece.end:
                     await self._check(None if called[number] or cut else said[number])
                     found.append(Delta(number, end="tool_calls" if called[number] and not cut else self._reason(piece.end)))
-            if found:
+            if found or not pieces:
                 yield found
 
     async def _check(self, value: Part | Call | str | None) -> None:

@@ -41,6 +41,8 @@ def chat_router(serving: Serving) -> APIRouter:
         head = _head(hosted)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
+            if body.return_progress:
+                answers.request.watch_reading()
             events = _events(answers, hosted, head, usage, record)
             end = functools.partial(serving.done, hosted, answers, record)
             return EventStream(events, answers.cancel, end, record, serving.limits.stall_seconds)
@@ -169,11 +171,23 @@ async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage:
 
     calls = [0] * answers.request.config.n
     yield b"".join(chunk(number, {"role": "assistant", "content": ""}) for number in range(len(calls)))
+    began = time.perf_counter()
     async for deltas in answers.deltas():
+        if not deltas:
+            yield event({**head, "choices": [], **more, "prompt_progress": progress_json(answers, began)})
+            continue
         record.wrote()
         yield b"".join(told(delta, calls) for delta in deltas)
     last = event({**head, "choices": [], "usage": chat_usage(answers)}) if usage else b""
     yield last + DONE
+
+
+def progress_json(answers: Answers, began: float) -> dict[str, int]:
+    """How much of the prompt has been read, as llama.cpp's `return_progress` has it."""
+    reading = answers.request.reading
+    assert reading is not None
+    spent = round(1000 * (time.perf_counter() - began))
+    return {"total": reading.total, "cache": reading.cached, "processed": reading.processed, "time_ms": spent}
 
 
 async def _whole(answers: Answers, hosted: Hosted, head: dict[str, Any], record: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from newleaf.generate.chat_sampling import chat_sampling
 from newleaf.serve.errors import ApiError
 from newleaf.serve.serving import Serving
 from newleaf.version import VERSION
@@ -18,13 +19,21 @@ def health_router(serving: Serving) -> APIRouter:
 
     def about(name: str) -> dict[str, Any]:
         hosted = registry.peek(name)
-        known: dict[str, Any] = {"context_length": hosted.context, "chat": hosted.template is not None} if hosted is not None else {}
+        known: dict[str, Any] = {}
+        if hosted is not None:
+            known = {
+                "context_length": hosted.context,
+                "max_output_tokens": serving.limits.output,
+                "chat": hosted.template is not None,
+                "chat_sampling": chat_sampling(hosted.model.defaults),
+            }
         known |= {"parent": base} if (base := registry.names[name].name) != name else {}
         return {"id": name, "object": "model", "created": registry.created, "owned_by": "newleaf", "loaded": hosted is not None, **known}
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """All models. `context_length` and `chat` (whether it has a chat template) are known of those that are loaded."""
+        """All models. Of those that are loaded: `context_length`, the most tokens of one text, whether there is a chat template (`chat`),
+        and how the page and `newleaf chat` sample where nobody says (`chat_sampling`)."""
         return {"object": "list", "data": [about(name) for name in registry.names]}
 
     @routes.get("/v1/models/{model:path}")

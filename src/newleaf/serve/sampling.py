@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.errors import InputError
+from newleaf.generate.chat_sampling import named_sampling
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
@@ -28,16 +29,12 @@ SAME = (
     "grammar",
 )
 LIKELIEST = 1e-9  # as top_p: the fewest tokens that reach it are one
-FROM_MODEL = ("temperature", "top_p", "top_k", "min_p")  # of generation_config.json, where the request does not say
 
 
 def sampling(body: Sampled, hosted: Hosted, limits: Limits, most: int, extra: dict[str, Any]) -> SamplingConfig:
     """The options of a request that writes at most `most` tokens. Raises ApiError naming what cannot be."""
-    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": most}
-    for name in FROM_MODEL:
-        value = hosted.model.defaults.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            options[name] = value
+    # Where the request does not say, generation_config.json does, and otherwise OpenAI.
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": most} | named_sampling(hosted.model.defaults)
     for name in ("temperature", *SAME):
         value = getattr(body, name, None)
         if value is not None:

@@ -150,6 +150,7 @@ class ChatRequest(Written):
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
     store: Literal[False] | None = None  # nothing is kept
+    return_progress: bool | None = None  # llama.cpp's: a stream says how much of the prompt has been read
     continue_final_message: bool | None = None  # ours: go on with the last message
     chat_template_kwargs: dict[str, Any] | None = None  # what else the template reads
 

@@ -1,12 +1,15 @@
 // The first view: chats, and everything a person does in one.
 
+import { ChatHead } from "./chat_head.js";
 import { Composer } from "./composer.js";
+import { used } from "./context_meter.js";
 import { button, el } from "./dom.js";
 import { asJson, asMarkdown, fileName, save } from "./export.js";
-import { icon } from "./icons.js";
+import { takeIn } from "./import.js";
+import { absorb } from "./merge.js";
 import { TalkList } from "./talk_list.js";
 import { TalkView } from "./talk_view.js";
-import { add, choose, newTalk, path, upTo, versions } from "./tree.js";
+import { add, choose, head, newTalk, path, touch, upTo, versions } from "./tree.js";
 import { chatRequest, takeChat } from "./writing.js";
 
 const SAVE_EVERY = 800; // milliseconds, while an answer comes
@@ -18,7 +21,7 @@ export class ChatView {
     this.talk = talks[0] ?? this.fresh();
     this.jobs = new Map(); // chats in which an answer is being written: talk id → {node, controller}
     this.element = el("div", { class: "chat view" });
-    app.settings.addEventListener("change", ({ detail }) => detail === "system" && this.systemChanged());
+    app.store.addEventListener("change", ({ detail }) => this.heard(detail));
     addEventListener("pagehide", () => this.jobs.forEach((_, id) => this.keep(this.find(id))));
   }
 
@@ -31,22 +34,19 @@ export class ChatView {
       open: (talk) => this.open(talk),
       remove: (talk) => this.remove(talk),
       restore: (talk) => this.restore(talk),
+      taken: (files) => this.take(files),
     });
     this.view = new TalkView(this.app, this.acts());
-    this.composer = new Composer(words, { send: (text) => this.send(text), stop: () => this.stop(), editLast: () => this.editLast() });
-    this.title = el("h2", {});
-    const bar = el(
-      "div",
-      { class: "bar-top" },
-      button(words.say("show_talks"), () => this.list.show(true), { icon: icon("list"), kind: "narrow-only", id: "show-talks" }),
-      this.title,
-      this.exporter("md", words.say("export_markdown"), "Markdown", "MD"),
-      this.exporter("json", words.say("export_json"), "JSON", "JSON"),
-      button(words.say("new_talk"), () => this.begin(), { icon: icon("plus"), kind: "narrow-only" }),
-    );
+    this.composer = new Composer(this.app, { send: (text) => this.send(text), stop: () => this.stop(), editLast: () => this.editLast() });
+    this.head = new ChatHead(this.app, {
+      show: () => this.list.show(true),
+      begin: () => this.begin(),
+      exported: (kind) => this.exported(kind),
+      changed: (values) => this.headChanged(values),
+    });
     this.element.replaceChildren(
       this.list.element,
-      el("section", { class: "talk", "aria-label": words.say("chat") }, bar, this.view.element, this.composer.element),
+      el("section", { class: "talk", "aria-label": words.say("chat") }, this.head.element, this.view.element, this.composer.element),
     );
     this.composer.text = draft;
     this.refresh();
@@ -55,7 +55,7 @@ export class ChatView {
   /** After being put on the page, where sizes are known. */
   shown(focus = true) {
     this.composer.changed();
-    this.view.toEnd();
+    if (path(this.talk).length) this.view.toEnd();
     if (focus && matchMedia("(pointer: fine)").matches) this.composer.field.focus({ preventScroll: true });
   }
 
@@ -70,7 +70,14 @@ export class ChatView {
       goOn: (node) => this.write(node),
       choose: (node, place) => this.choose(node, place),
       continueFrom: (node, place, other, text) => this.continueFrom(node, place, other, text),
+      example: (text) => this.example(text),
     };
+  }
+
+  /** An example is put into the field, where it can be changed. */
+  example(text) {
+    this.composer.text = text;
+    this.composer.field.focus();
   }
 
   send(text) {
@@ -107,13 +114,14 @@ export class ChatView {
     const controller = new AbortController();
     this.jobs.set(talk.id, { node, controller });
     Object.assign(node, { error: null, end: null, usage: null }, node.content ? {} : { tokens: [], reasoning: "", thoughtTokens: [] });
-    this.list.removed = null;
+    this.list.forget();
     if (!this.talks.includes(talk)) this.talks.unshift(talk);
     this.refresh();
     this.view.toEnd();
     app.announce("writing");
     let saved = performance.now();
     const changed = () => {
+      touch(talk, node);
       if (this.talk === talk) this.view.refresh(node);
       if (performance.now() - saved > SAVE_EVERY) {
         saved = performance.now();
@@ -122,14 +130,17 @@ export class ChatView {
     };
     try {
       const before = upTo(talk, node.parent);
-      const request = chatRequest(app.settings, talk, before, node, versions(talk, node).place);
+      const model = await app.ready(talk.model);
+      controller.signal.throwIfAborted();
+      const request = chatRequest(app.settings, model, talk, before, node, versions(talk, node).place);
       await takeChat(app.api.chat(request, controller.signal), node, changed);
       app.announce("written");
     } catch (error) {
       this.broken(node, error);
     } finally {
       this.jobs.delete(talk.id);
-      talk.changed = Date.now();
+      delete node.reading;
+      touch(talk, node);
       this.keep(talk);
       this.view.settle();
       this.drawAfter(talk);
@@ -173,8 +184,10 @@ export class ChatView {
     (now.foot.querySelector(".versions button:not(:disabled)") ?? this.composer.field).focus();
   }
 
+  /** A chat begins with the model and the system prompt that were chosen last. */
   fresh() {
-    return newTalk(this.app.settings.get("system"));
+    const { settings } = this.app;
+    return newTalk(settings.get("system"), settings.get("model"));
   }
 
   begin() {
@@ -184,7 +197,6 @@ export class ChatView {
 
   open(talk) {
     this.talk = talk;
-    this.app.settings.set("system", talk.system);
     this.opened();
   }
 
@@ -197,43 +209,63 @@ export class ChatView {
 
   async remove(talk) {
     this.jobs.get(talk.id)?.controller.abort();
+    this.forget(talk);
+    await this.app.store.remove(talk.id);
+  }
+
+  forget(talk) {
     this.talks = this.talks.filter((other) => other !== talk);
     if (this.talk === talk) this.talk = this.talks[0] ?? this.fresh();
     this.view.forget();
     this.refresh();
-    await this.app.store.remove(talk.id);
   }
 
   restore(talk) {
+    talk.changed = Date.now();
     this.talks.unshift(talk);
     this.keep(talk);
+    this.list.forget();
     this.open(talk);
   }
 
-  /** A system prompt belongs to the chat in which it was set, and to those that begin after it. */
-  systemChanged() {
-    const system = this.app.settings.get("system");
-    if (this.talk.system === system) return;
-    this.talk.system = system;
+  /** Title, system prompt or model were changed. */
+  headChanged(values) {
+    head(this.talk, values);
+    for (const name of ["model", "system"]) if (name in values) this.app.settings.set(name, values[name]);
     if (this.talks.includes(this.talk)) this.keep(this.talk);
+    if ("model" in values) this.app.ready(this.talk.model);
+    this.refresh();
   }
 
   async keep(talk) {
-    if (this.talks.includes(talk)) await this.app.store.put(talk);
+    if (this.talks.includes(talk) && !(await this.app.store.put(talk))) this.gone(talk.id);
+  }
+
+  /** Another window changed a chat, or began or deleted one. */
+  async heard(id) {
+    const record = await this.app.store.get(id);
+    if (!record) return this.gone(id);
+    const known = this.find(id);
+    if (known) absorb(known, record, (node) => this.jobs.get(id)?.node === node);
+    else this.talks.push(record);
+    return this.drawAfter(this.talk);
+  }
+
+  gone(id) {
+    const talk = this.find(id);
+    if (talk && !this.jobs.has(id)) this.forget(talk);
+  }
+
+  /** Take in chats from files. */
+  async take(files) {
+    const { store, words } = this.app;
+    const last = await takeIn(files, this.talks, store).catch(() => null);
+    if (last) this.open(last);
+    this.list.say(words.say(last ? "imported" : "import_failed"));
   }
 
   find(id) {
     return this.talks.find((talk) => talk.id === id);
-  }
-
-  exporter(kind, label, long, short) {
-    const name = [el("span", { class: "wide-only", text: long }), el("span", { class: "narrow-only", text: short })];
-    return el(
-      "button",
-      { type: "button", class: "small", id: `export-${kind}`, "aria-label": label, title: label, on: { click: () => this.exported(kind) } },
-      name,
-      " ↓",
-    );
   }
 
   exported(kind) {
@@ -242,13 +274,31 @@ export class ChatView {
   }
 
   refresh() {
-    const { words } = this.app;
     const job = this.jobs.get(this.talk.id);
+    const model = this.app.modelOf(this.talk.model);
     this.talks.sort((a, b) => b.changed - a.changed);
     this.list.draw(this.talks, this.talk);
-    this.title.textContent = this.talk.title || words.say("untitled");
+    this.head.draw(this.talk);
     this.element.classList.toggle("empty", path(this.talk).length === 0);
     this.view.draw(this.talk, job?.node.id);
     this.composer.setWriting(Boolean(job));
+    this.composer.tell(model?.chat === false ? this.baseNotice(model) : [], model?.chat === false);
+    this.composer.meter.draw(used(this.talk), model?.context_length);
+  }
+
+  /** A base model does not answer: said before anything is sent. */
+  baseNotice(model) {
+    const { words } = this.app;
+    return [
+      el("p", {}, words.say("base_model", { model: model.id })),
+      button(words.say("to_text"), () => this.toText(), { kind: "plain", id: "to-text" }),
+    ];
+  }
+
+  /** What was typed goes along. */
+  toText() {
+    this.app.views.text.begun(this.composer.text, this.talk.model);
+    this.composer.text = "";
+    location.hash = "#text";
   }
 }

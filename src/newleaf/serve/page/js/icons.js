@@ -4,6 +4,7 @@ import { svg } from "./dom.js";
 
 const STROKES = {
   send: "M12 19V5M6 11l6-6 6 6",
+  down: "M12 5v14M6 13l6 6 6-6",
   stop: "M7 7h10v10H7z",
   plus: "M12 5v14M5 12h14",
   close: "M6 6l12 12M18 6 6 18",

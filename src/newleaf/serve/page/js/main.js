@@ -21,7 +21,7 @@ class App {
     this.words = new Words(this.settings);
     this.api = new Api(this.settings);
     this.popover = new TokenPopover(this.words);
-    this.models = []; // {id, context_length, chat}; the last two of those that are in memory
+    this.models = []; // {id, loaded}, and of those that are loaded context_length, max_output_tokens, chat and chat_sampling
     this.views = { chat: new ChatView(this, talks), text: new TextView(this), runs: new RunsView(this) };
     this.sheet = new SettingsView(this);
   }
@@ -71,7 +71,7 @@ class App {
     if (name === "language") this.dress();
     if (name === "theme") this.drawTheme();
     if (name === "key") this.askModels();
-    if (name === "model") this.views.chat.refresh();
+    if (name === "enter_sends") this.views.chat.draw();
     if (this.sheet.element.open && name === "language") this.sheet.draw();
   }
 
@@ -109,14 +109,28 @@ class App {
     } catch {
       this.models = []; // the first answer that is asked for says why
     }
-    if (this.models.length && !this.models.some(({ id }) => id === this.settings.get("model"))) this.settings.set("model", "");
     if (this.sheet.element.open) this.sheet.draw();
     this.views.chat.refresh();
+    this.views.text.drawModels();
   }
 
-  /** The model that answers: the one that was chosen, or the server's first. */
-  get model() {
-    return this.models.find(({ id }) => id === this.settings.get("model")) ?? this.models[0];
+  /** What is known of a model: of the one with this name, or of the server's first. */
+  modelOf(name) {
+    return this.models.find(({ id }) => id === name) ?? this.models[0];
+  }
+
+  /** The same, once the server has the model in memory and can say what it is. */
+  async ready(name) {
+    if (!this.models.length) await this.askModels();
+    const model = this.modelOf(name);
+    if (!model || model.loaded !== false) return model;
+    try {
+      await this.api.post("tokenize", { model: model.id, prompt: "" });
+      await this.askModels();
+    } catch {
+      // The request that follows says why.
+    }
+    return this.modelOf(name);
   }
 
   /** Say something to those who listen to the page. */

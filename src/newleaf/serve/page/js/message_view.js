@@ -1,5 +1,6 @@
 // One message on the page: its text, its versions, and what can be done with it.
 
+import { sends } from "./composer.js";
 import { button, el } from "./dom.js";
 import { icon } from "./icons.js";
 import { GrowingMarkdown } from "./markdown.js";
@@ -46,6 +47,7 @@ export class MessageView {
     thought.update(node.reasoning ?? "", writing && !node.content);
     prose.update(node.content, writing);
     waiting.hidden = !writing || node.content !== "";
+    this.drawReading(waiting.hidden ? null : node.reading);
   }
 
   answerParts() {
@@ -57,8 +59,21 @@ export class MessageView {
       thought,
       thoughts: el("details", { class: "thoughts" }, el("summary", { text: words.say("thoughts") }), thought.element),
       prose: new GrowingMarkdown(el("div", { class: "prose" }), tools),
-      waiting: el("span", { class: "waiting", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
+      waiting: el("div", { class: "waiting" }, el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i"))),
     };
+  }
+
+  /** How much of a long prompt has been read. */
+  drawReading(reading) {
+    const { waiting } = this.answer;
+    const { words } = this.app;
+    if (!reading || reading.processed >= reading.total) return this.readingLine?.remove();
+    this.readingLine ??= el("label", { class: "reading-prompt hint" }, el("span", {}), el("progress", {}));
+    const [said, bar] = this.readingLine.children;
+    said.textContent = words.say("reading_prompt", { done: words.count(reading.processed), all: words.count(reading.total) });
+    Object.assign(bar, { max: reading.total, value: reading.processed });
+    if (!this.readingLine.isConnected) waiting.append(this.readingLine);
+    return undefined;
   }
 
   drawTokens() {
@@ -182,7 +197,7 @@ export class MessageView {
     const field = el("textarea", { rows: 3, "aria-label": words.say("edit_message"), is: { value: this.node.content } });
     field.addEventListener("keydown", (event) => {
       if (event.key === "Escape") done(null);
-      else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) done(field.value);
+      else if (sends(event, this.app.settings)) done(field.value);
       else return;
       event.preventDefault();
       event.stopPropagation();

@@ -5,10 +5,14 @@ const KEY = "newleaf.key";
 const DEFAULTS = {
   model: "",
   system: "",
-  temperature: null, // null: the server's
+  temperature: null, // null: the model's
   top_p: null,
+  top_k: null,
+  min_p: null,
+  repetition_penalty: null,
   max_tokens: null,
   seed: null,
+  enter_sends: true,
   logprobs: true,
   language: "", // "": the browser's
   theme: "auto",
@@ -18,11 +22,33 @@ const DEFAULTS = {
   text: "",
 };
 
+/** What a request takes: from, to, and whether whole numbers only. */
+export const RANGES = {
+  temperature: { min: 0, max: 5 },
+  top_p: { min: 0.01, max: 1 },
+  top_k: { min: 0, max: 100_000, whole: true },
+  min_p: { min: 0, max: 1 },
+  repetition_penalty: { min: 0.1, max: 10 },
+  max_tokens: { min: 1, max: 1_000_000, whole: true },
+  seed: { min: 0, max: 2 ** 31 - 1, whole: true },
+};
+const OWN = ["text", "key", "keep_key"]; // of a window, not of all
+
 export class Settings extends EventTarget {
   constructor() {
     super();
     this.values = { ...DEFAULTS, ...known(read(localStorage, PLACE)), key: "" };
     this.values.key = String(read(this.values.keep_key ? localStorage : sessionStorage, KEY) ?? "");
+    addEventListener("storage", ({ key }) => key === PLACE && this.heard());
+  }
+
+  /** Another window changed some. */
+  heard() {
+    for (const [name, value] of Object.entries(known(read(localStorage, PLACE)))) {
+      if (OWN.includes(name) || this.values[name] === value) continue;
+      this.values[name] = value;
+      this.dispatchEvent(new CustomEvent("change", { detail: name }));
+    }
   }
 
   get(name) {
@@ -33,9 +59,9 @@ export class Settings extends EventTarget {
   set(name, value) {
     if (this.get(name) === value) return;
     this.values[name] = value;
-    const { key, ...rest } = this.values;
-    write(localStorage, PLACE, rest);
-    if (name === "key" || name === "keep_key") this.keepKey(key);
+    // Only this one: another window may have changed others.
+    if (name !== "key") write(localStorage, PLACE, { ...known(read(localStorage, PLACE)), [name]: value });
+    if (name === "key" || name === "keep_key") this.keepKey(this.values.key);
     this.dispatchEvent(new CustomEvent("change", { detail: name }));
   }
 
@@ -45,11 +71,17 @@ export class Settings extends EventTarget {
     write(sessionStorage, KEY, this.values.keep_key ? null : key);
   }
 
-  /** The fields of a request that a person set; those that nobody set are the server's. */
-  sampling() {
-    const fields = ["temperature", "top_p", "max_tokens", "seed"];
-    return Object.fromEntries(fields.map((name) => [name, this.get(name)]).filter(([, value]) => value !== null));
+  /** The fields of a request: those that a person set, and the model's own (`defaults`) for the others. */
+  sampling(defaults = {}) {
+    const set = Object.keys(RANGES).map((name) => [name, this.get(name)]);
+    return { ...defaults, ...Object.fromEntries(set.filter(([name, value]) => value !== null && fits(name, value))) };
   }
+}
+
+/** Whether a request may have this value. */
+export function fits(name, value) {
+  const { min, max, whole } = RANGES[name];
+  return typeof value === "number" && value >= min && value <= max && (!whole || Number.isInteger(value));
 }
 
 function known(values) {

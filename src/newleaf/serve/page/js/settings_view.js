@@ -2,6 +2,7 @@
 
 import { button, el } from "./dom.js";
 import { icon } from "./icons.js";
+import { fits, RANGES } from "./settings.js";
 
 export class SettingsView {
   constructor(app) {
@@ -16,7 +17,7 @@ export class SettingsView {
   }
 
   draw() {
-    const { words, models } = this.app;
+    const { words } = this.app;
     const say = (name) => words.say(name);
     this.element.setAttribute("aria-label", say("settings"));
     this.element.replaceChildren(
@@ -30,21 +31,14 @@ export class SettingsView {
           button(say("close"), () => this.element.close(), { icon: icon("close") }),
         ),
         el("h3", { text: say("answers") }),
-        this.choice(
-          "model",
-          say("model"),
-          models.map(({ id }) => [id, id]),
-        ),
-        this.words("system", say("system_prompt"), say("system_hint")),
+        el("p", { class: "hint", text: say("sampling_help") }),
         el(
           "div",
           { class: "pair" },
-          this.figure("temperature", say("temperature"), { min: 0, max: 5, step: 0.1, hint: say("as_model") }),
-          this.figure("top_p", say("top_p"), { min: 0.01, max: 1, step: 0.01, hint: say("as_model") }),
-          this.figure("max_tokens", say("max_tokens"), { min: 1, max: 1e6, step: 1, hint: say("as_model") }),
-          this.figure("seed", say("seed"), { min: 0, max: 2 ** 31 - 1, step: 1, hint: say("any_seed") }),
+          ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"].map((name) => this.figure(name)),
         ),
         this.tick("logprobs", say("ask_logprobs")),
+        this.tick("enter_sends", say("enter_sends")),
         el("h3", { text: say("look") }),
         el(
           "div",
@@ -85,36 +79,42 @@ export class SettingsView {
       { on: { change: () => this.app.settings.set(name, select.value) } },
       options.map(([value, text]) => el("option", { value, text, selected: value === chosen })),
     );
-    if (name === "model" && !options.some(([value]) => value === chosen)) select.selectedIndex = options.length ? 0 : -1;
     return this.field(name, label, select);
   }
 
-  figure(name, label, { min, max, step, hint }) {
-    const whole = step === 1;
+  /** A number; empty is the model's. What is out of range is marked and not sent. */
+  figure(name) {
+    const { words, settings } = this.app;
+    const { min, max, whole } = RANGES[name];
+    const problem = el("p", { class: "wrong", id: `wrong-${name}`, role: "status" });
     const input = el("input", {
-      type: "number",
+      type: "text",
       inputmode: whole ? "numeric" : "decimal",
-      min,
-      max,
-      step: whole ? 1 : "any",
-      placeholder: hint,
-      is: { value: this.app.settings.get(name) ?? "" },
+      autocomplete: "off",
+      placeholder: this.standing(name),
+      "aria-describedby": problem.id,
+      is: { value: settings.get(name) ?? "" },
     });
-    input.addEventListener("input", () => {
-      const value = input.value === "" ? null : Number(input.value);
-      if (input.validity.valid) this.app.settings.set(name, value);
-    });
-    return this.field(name, label, input);
+    const check = () => {
+      const text = input.value.trim();
+      const right = text === "" || fits(name, Number(text));
+      input.setAttribute("aria-invalid", String(!right));
+      problem.textContent = right ? "" : words.say(whole ? "out_of_range_whole" : "out_of_range", { min: words.plain(min), max: words.plain(max) });
+      settings.set(name, right && text !== "" ? Number(text) : null);
+    };
+    input.addEventListener("input", check);
+    const field = this.field(name, words.say(name), input);
+    field.append(problem);
+    return field;
   }
 
-  words(name, label, hint) {
-    const area = el("textarea", {
-      rows: 4,
-      placeholder: hint,
-      is: { value: this.app.settings.get(name) },
-      on: { input: () => this.app.settings.set(name, area.value) },
-    });
-    return this.field(name, label, area);
+  /** What holds where nothing is set. */
+  standing(name) {
+    const { words, views } = this.app;
+    const model = this.app.modelOf(views.chat.talk.model);
+    const value = model?.chat_sampling?.[name];
+    if (value !== undefined) return words.plain(value);
+    return words.say(name === "seed" ? "any_seed" : "as_model");
   }
 
   secret(name, label, help) {

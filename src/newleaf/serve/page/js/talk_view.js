@@ -1,16 +1,21 @@
 // The messages of the chat that is shown, and the place they are read at.
 
-import { el } from "./dom.js";
+import { button, el } from "./dom.js";
+import { icon } from "./icons.js";
 import { MessageView } from "./message_view.js";
 import { path } from "./tree.js";
 
+const EXAMPLES = ["example_1", "example_2", "example_3", "example_4"];
 const NEAR = 80; // pixels from the end within which the reader follows what is written
 
 export class TalkView {
   constructor(app, acts) {
     Object.assign(this, { app, acts, views: new Map(), due: null, notBefore: 0 });
     this.list = el("div", { class: "messages" });
-    this.element = el("div", { class: "scroll", tabindex: -1 }, this.list);
+    this.scroll = el("div", { class: "scroll", tabindex: -1, on: { scroll: () => this.scrolled() } }, this.list);
+    this.jump = button(app.words.say("jump"), () => this.toEnd(true), { icon: icon("down"), kind: "plain", id: "jump", hidden: true });
+    this.element = el("div", { class: "talk-view" }, this.scroll, this.jump);
+    new ResizeObserver(() => this.scrolled()).observe(this.list);
   }
 
   /** Draw the path that is shown; messages that stay keep their view. `writing` is the id of the one that is being written. */
@@ -35,18 +40,17 @@ export class TalkView {
 
   greeting() {
     const { words } = this.app;
-    if (this.app.model?.chat === false)
-      return el(
-        "div",
-        { class: "greeting" },
-        el("p", {}, words.say("chatless"), " ", el("a", { href: "#text", text: words.say("text_title") })),
-      );
+    const say = (name) => words.say(name);
+    const example = (name) => el("li", {}, button(say(name), () => this.acts.example(say(name)), { kind: "plain example" }));
+    const pointer = (name, link) => el("li", {}, link ? el("a", { href: link, text: say(`${name}_link`) }) : "", link ? " " : "", say(name));
     return el(
       "div",
       { class: "greeting" },
       el("img", { src: "leaf.svg", alt: "", width: 44, height: 44 }),
-      el("h1", { text: words.say("greeting") }),
-      el("p", { text: words.say("greeting_more") }),
+      el("h1", { text: say("greeting") }),
+      el("p", { text: say("greeting_more") }),
+      el("ul", { class: "examples", "aria-label": say("examples") }, EXAMPLES.map(example)),
+      el("ul", { class: "pointers" }, pointer("pointer_tokens"), pointer("pointer_text", "#text"), pointer("pointer_runs", "#runs")),
     );
   }
 
@@ -72,11 +76,16 @@ export class TalkView {
   }
 
   atEnd() {
-    const { scrollTop, scrollHeight, clientHeight } = this.element;
+    const { scrollTop, scrollHeight, clientHeight } = this.scroll;
     return scrollHeight - scrollTop - clientHeight < NEAR;
   }
 
-  toEnd() {
-    this.element.scrollTop = this.element.scrollHeight;
+  toEnd(smoothly = false) {
+    const smooth = smoothly && !matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.scroll.scrollTo({ top: this.scroll.scrollHeight, behavior: smooth ? "smooth" : "instant" });
+  }
+
+  scrolled() {
+    this.jump.hidden = this.atEnd();
   }
 }

@@ -27,6 +27,8 @@ export class TextView {
       is: { value: settings.get("text") },
       on: { input: () => settings.set("text", this.field.value), keydown: (event) => this.keys(event) },
     });
+    this.model = el("select", { id: "text-model", "aria-label": words.say("model"), on: { change: () => this.modelChosen() } });
+    this.note = el("p", { class: "hint", role: "status" });
     this.write = button(words.say("write_on"), () => (this.job ? this.stop() : this.begin()), { kind: "primary", id: "write-on" });
     this.ask = button(words.say("score_text"), () => this.look(), { kind: "plain", id: "score" });
     this.out = el("section", { class: "out", "aria-label": words.say("continuation") });
@@ -34,14 +36,36 @@ export class TextView {
       el(
         "div",
         { class: "page" },
-        el("h1", { text: words.say("text_title") }),
+        el("div", { class: "row between" }, el("h1", { text: words.say("text_title") }), this.model),
         el("p", { class: "lead", text: words.say("text_help") }),
         this.field,
-        el("div", { class: "row" }, this.write, this.ask),
+        el("div", { class: "row" }, this.write, this.ask, el("p", { class: "hint keys", text: words.say("text_keys") })),
+        this.note,
         this.out,
       ),
     );
+    this.drawModels();
     this.refresh();
+  }
+
+  /** The model is the one that was chosen last, here or in a chat. */
+  drawModels() {
+    const { models, settings } = this.app;
+    this.model.hidden = models.length < 2;
+    this.model.replaceChildren(...models.map(({ id }) => el("option", { value: id, text: id })));
+    this.model.value = this.app.modelOf(settings.get("model"))?.id ?? "";
+  }
+
+  modelChosen() {
+    this.app.settings.set("model", this.model.value);
+    this.app.ready(this.model.value);
+  }
+
+  /** A text that was begun elsewhere. */
+  begun(text, model) {
+    if (model) this.app.settings.set("model", model);
+    if (text) this.setText(text);
+    this.drawModels();
   }
 
   shown(focus = true) {
@@ -69,9 +93,15 @@ export class TextView {
     this.score = null;
     const node = { end: null, ...start };
     this.place = this.versions.push(node) - 1;
-    this.run(node, () => {
-      const request = textRequest(this.app.settings, prompt + node.content, this.place, this.app.model?.context_length);
-      return (signal) => takeText(this.app.api.complete(request, signal), node, () => this.changed(node));
+    const place = this.place;
+    this.run(node, async (signal) => {
+      const { api, settings, words } = this.app;
+      const model = await this.app.ready(settings.get("model"));
+      const whole = prompt + node.content;
+      const { tokens } = await api.post("tokenize", { model: model?.id, prompt: whole }, signal);
+      const { body, left } = textRequest(settings, model, whole, tokens, place);
+      this.note.textContent = left ? words.say("text_cut", { left: words.count(left), context: words.count(model.context_length) }) : "";
+      await takeText(api.complete(body, signal), node, () => this.changed(node));
     });
   }
 
@@ -82,20 +112,22 @@ export class TextView {
     this.versions = [];
     this.score = { content: "", tokens: [] };
     const node = this.score;
-    return this.run(node, () => async (signal) => {
-      await takeText(this.app.api.complete(scoreRequest(this.app.settings, prompt), signal), node, () => {});
+    this.note.textContent = "";
+    return this.run(node, async (signal) => {
+      const model = await this.app.ready(this.app.settings.get("model"));
+      await takeText(this.app.api.complete(scoreRequest(model, prompt), signal), node, () => {});
       node.tokens = within(node.tokens, prompt);
       node.usage = null;
     });
   }
 
-  async run(node, prepare) {
+  async run(node, work) {
     const { app } = this;
     this.job = new AbortController();
     this.refresh();
     app.announce("writing");
     try {
-      await prepare()(this.job.signal);
+      await work(this.job.signal);
       app.announce("written");
     } catch (error) {
       node.end = "stopped";

@@ -30,8 +30,25 @@ export class Words {
     for (const node of root.querySelectorAll("[data-label]")) node.setAttribute("aria-label", this.say(node.dataset.label));
   }
 
+  get locale() {
+    return this.language === "zh" ? "zh-CN" : "en";
+  }
+
+  date(time) {
+    return new Intl.DateTimeFormat(this.locale, { dateStyle: "medium", timeStyle: "short" }).format(time);
+  }
+
+  month(time) {
+    return new Intl.DateTimeFormat(this.locale, { year: "numeric", month: "long" }).format(time);
+  }
+
   number(value, digits = 3) {
-    return new Intl.NumberFormat(this.language === "zh" ? "zh-CN" : "en", { maximumSignificantDigits: digits }).format(value);
+    return new Intl.NumberFormat(this.locale, { maximumSignificantDigits: digits }).format(value);
+  }
+
+  /** As a field takes it. */
+  plain(value) {
+    return String(Number(Number(value).toPrecision(12)));
   }
 
   /** 12,345 whole; from a hundred thousand as 123K. */

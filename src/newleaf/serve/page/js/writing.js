@@ -3,39 +3,53 @@
 import { chatTokens, textTokens } from "./tokens.js";
 
 const ALTERNATIVES = 8;
-const TEXT_TOKENS = 160;
+const TEXT_TOKENS = 160; // where nobody says; the API's own 16 are few to read
 
-/** The request for an answer to these messages; when `node` has text already it is gone on with. */
-export function chatRequest(settings, talk, before, node, versions) {
+/** The request for an answer to these messages; when `node` has text already it is gone on with. `model` is what is known of the model. */
+export function chatRequest(settings, model, talk, before, node, versions) {
   const messages = talk.system ? [{ role: "system", content: talk.system }] : [];
   messages.push(...before.map(({ role, content }) => ({ role, content })));
   const goesOn = node.content !== "";
   if (goesOn) messages.push({ role: "assistant", content: node.content, ...(node.reasoning ? { reasoning_content: node.reasoning } : {}) });
   return {
-    model: settings.get("model") || undefined,
+    model: model?.id,
     messages,
-    ...seeded(settings.sampling(), versions),
+    ...limited(seeded(settings.sampling(model?.chat_sampling), versions), model),
     ...(goesOn ? { continue_final_message: true } : {}),
     ...(settings.get("logprobs") ? { logprobs: true, top_logprobs: ALTERNATIVES } : {}),
     stream_options: { include_usage: true },
+    return_progress: true,
   };
 }
 
-/** The request for what follows a text. `context` is the model's, where it is known. */
-export function textRequest(settings, prompt, versions, context) {
-  return {
-    model: settings.get("model") || undefined,
-    prompt,
-    max_tokens: Math.min(TEXT_TOKENS, Math.floor((context ?? Infinity) / 2)), // where nobody says; the API's own 16 are few to read
-    ...seeded(settings.sampling(), versions),
+/** The request for what follows a text of `tokens` ids: no more than the context holds, of which at most half is for what is written. Of a
+ * text that leaves less, the beginning is left out; `left` says how many tokens. */
+export function textRequest(settings, model, prompt, tokens, versions) {
+  const sampling = limited(seeded(settings.sampling(model?.chat_sampling), versions), model);
+  const wanted = sampling.max_tokens ?? TEXT_TOKENS;
+  const context = model?.context_length ?? Infinity;
+  const most = Math.max(1, Math.min(wanted, Math.max(context - tokens.length, Math.floor(context / 2))));
+  const left = Math.max(0, tokens.length + most - context);
+  const body = {
+    model: model?.id,
+    prompt: left ? tokens.slice(left) : prompt,
+    ...sampling,
+    max_tokens: most,
     ...(settings.get("logprobs") ? { logprobs: ALTERNATIVES } : {}),
     stream_options: { include_usage: true },
   };
+  return { body, left };
+}
+
+/** No more tokens than the server writes for one text. */
+function limited(sampling, model) {
+  if (sampling.max_tokens === undefined || !model?.max_output_tokens) return sampling;
+  return { ...sampling, max_tokens: Math.min(sampling.max_tokens, model.max_output_tokens) };
 }
 
 /** How likely a text itself is. A server writes at least one token; it is left out. */
-export function scoreRequest(settings, prompt) {
-  return { model: settings.get("model") || undefined, prompt, echo: true, logprobs: ALTERNATIVES, max_tokens: 1, temperature: 0 };
+export function scoreRequest(model, prompt) {
+  return { model: model?.id, prompt, echo: true, logprobs: ALTERNATIVES, max_tokens: 1, temperature: 0 };
 }
 
 /** With a seed, another answer to the same question draws other numbers, and the same ones when all is done again. */
@@ -69,15 +83,21 @@ async function take(chunks, node, changed, add) {
   let first = null;
   for await (const chunk of chunks) {
     node.model = chunk.model ?? node.model;
+    if (chunk.prompt_progress) node.reading = chunk.prompt_progress;
     const choice = chunk.choices?.[0];
-    if (choice) {
-      first ??= performance.now();
+    if (choice && !chunk.prompt_progress) {
+      if (first === null && hasText(choice)) delete node.reading;
+      first ??= hasText(choice) ? performance.now() : null;
       add(choice);
       node.end = choice.finish_reason ?? node.end;
     }
     if (chunk.usage) {
-      node.usage = { tokens: chunk.usage.completion_tokens, seconds: (performance.now() - (first ?? begun)) / 1000 };
+      const { prompt_tokens: prompt, completion_tokens: tokens } = chunk.usage;
+      node.usage = { prompt, tokens, seconds: (performance.now() - (first ?? begun)) / 1000 };
     }
     changed();
   }
 }
+
+/** Whether a choice brings something of its text, and not only its role. */
+const hasText = ({ delta, text }) => Boolean(text ?? (delta?.content || delta?.reasoning_content || delta?.reasoning));
