@@ -1,4 +1,4 @@
-"""How a conversation is sampled where nobody says: as the model's generation_config.json has it, or else in a way that suits small models."""
+"""How a conversation is sampled where nobody says: as generation_config.json has it, or else in a way that suits small models."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def named_sampling(defaults: Mapping[str, Any]) -> dict[str, float]:
 def _can_be(name: str, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
+    options: dict[str, Any] = {name: value}
     try:
-        SamplingConfig(**{name: value})
+        SamplingConfig(**options)
     except InputError:
         return False
     return True

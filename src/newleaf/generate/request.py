@@ -12,7 +12,6 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.generate.samples import Piece, Sample
 
 
-
 @dataclass(frozen=True)
 class Reading:
     """How far a prompt has been read: `processed` of `total` tokens, the first `cached` of which the cache had already."""
