@@ -130,7 +130,7 @@ def test_a_talk_with_every_command(typist: Typist, tmp_path: Path) -> None:
     assert "taken back: Hello" in typist.say("/undo", r"\]")
     typist.say("/set max_tokens 3", r"\]")
     assert "3 tokens" in typist.say("More")
-    assert "max_tokens 3, temperature 0.8, seed 1" in typist.say("/set", r"\]")
+    assert "max_tokens 3, temperature 0.7, min_p 0.05, seed 1" in typist.say("/set", r"\]")
     typist.expect("> ")
     typist.type("/exit\r")
     assert typist.ended() == 0
