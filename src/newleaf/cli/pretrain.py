@@ -75,15 +75,10 @@ def _trained(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 def closing_lines(run: object) -> str:
     """What a run came to, and what to do next."""
     from newleaf.api import Run
+    from newleaf.train.verdict import verdict
 
     assert isinstance(run, Run)
     found, path = run.summary, run.path
     if not found:
         return f"{path}: nothing was trained yet\n  begin anew      newleaf pretrain --resume {path}"
-    head = (
-        f"{path}: {found['val_bits_per_byte']:.3f} bits per byte on held-out text, after {found['steps']:,} steps "
-        f"and {found['tokens_seen']:,} tokens in {found['total_seconds']:.0f} s"
-    )
-    if not found["finished"]:
-        return f"{head} (stopped early)\n  go on with it   newleaf pretrain --resume {path}\n  write with it   newleaf generate {path}"
-    return f"{head}\n  write with it   newleaf generate {path} --max-tokens 200\n  look at it      newleaf info {path}"
+    return "\n".join(verdict(path, run.config, found, run.metrics))

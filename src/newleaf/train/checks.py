@@ -17,9 +17,10 @@ from newleaf.train.ranks import Ranks
 from newleaf.train.run_folder import RunFolder
 from newleaf.train.schedule import ClockSchedule
 
-SAMPLE_SHARE = 0.009  # of a timed run, for the text it writes on the way
+SAMPLE_SHARE = 0.02  # of a timed run, for the text it writes on the way
+LAST_SAMPLE = 0.5  # of that share, for what it writes at the end: a few lines, also where the run is short
 WORTHWHILE = 0.5  # of the first sample's time: shorter ones wait for the next validation
-FIRST_SAMPLE = 0.4  # of that share, for what the untrained network writes
+FIRST_SAMPLE = 0.2  # of that share, for what the untrained network writes
 MOST_KEPT = 0.5  # of a timed run, for what comes after the last step: training has the other half, whatever a look may take
 LOOKS = 3  # that the pace of the last one is foretold by
 PLOTTED = 0.3  # seconds, until the first plot is measured
@@ -125,6 +126,8 @@ class Checks:
         last_look = 0.0
         if self.looks_again:
             last_look = max(self.closing_seconds, self.row_seconds * self.closing_rows) + self.row_seconds * self.report_rows
+        if self.examiner.prompts:
+            check_seconds += LAST_SAMPLE * SAMPLE_SHARE * self.clock.length
         kept = check_seconds + last_look + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
         self.clock.reserve = min(kept, MOST_KEPT * self.clock.length)
 
@@ -145,7 +148,8 @@ class Checks:
         """Seconds that samples may take now; without a clock, as long as they take."""
         if self.clock is None:
             return math.inf
-        return SAMPLE_SHARE * self.clock.length * (FIRST_SAMPLE + (1 - FIRST_SAMPLE) * done) - self.sample_seconds
+        allowed = 1.0 if done >= 1 else FIRST_SAMPLE + (1 - LAST_SAMPLE - FIRST_SAMPLE) * done
+        return SAMPLE_SHARE * self.clock.length * allowed - self.sample_seconds
 
     def record(self, step: int, found: Figures, rows: int | None = None) -> None:
         """A validation's line in metrics.jsonl, without what is not finite."""
@@ -158,8 +162,11 @@ class Checks:
             self.monitor.sample(step, prompt, text)
 
     def tell(self, step: int, found: Figures) -> None:
-        """Show the figure that counts."""
-        self.monitor.validation(step, found[self.course.measure.key], self.course.measure.words)
+        """Show the figure that counts, and what it is of, where that is a sample of the held-out rows."""
+        words, count = self.course.measure.words, self.examiner.all_rows
+        if self.rows < count:
+            words = f"{words} (a sample: {self.rows:,} of {count:,} held-out windows)"
+        self.monitor.validation(step, found[self.course.measure.key], words)
 
     def better(self, found: Figures, best: Figures | None) -> bool:
         """Whether these figures are finite and better than the best."""

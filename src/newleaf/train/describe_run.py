@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from newleaf.storage import describe
-from newleaf.train.history import CONFIG, SUMMARY, RunRecord, mapping, read_run
+from newleaf.train.history import CONFIG, METRICS, SUMMARY, RunRecord, mapping, read_run, readable_lines
 from newleaf.train.run_folder import ADAPTER, MODEL
+from newleaf.train.verdict import kept_words, looks_of
 
 
 def facts(name: str | Path) -> dict[str, Any]:
@@ -38,13 +39,25 @@ def run_facts(folder: Path) -> dict[str, Any]:
     found |= {"begun": record.begun}
     found |= {"task": str(tuned), "tuned_from": str(config.get("model", ""))} if tuned else {}
     found["state"] = _state(record, summary, f"newleaf {'finetune' if tuned else 'pretrain'} --resume {folder}")
-    return found | _figures(summary) | ({"damage": "; ".join(notes)} if notes else {})
+    return found | _figures(summary) | _last(config, summary, folder) | ({"damage": "; ".join(notes)} if notes else {})
 
 
 def _state(record: RunRecord, summary: dict[str, Any], again: str) -> str:
     if summary.get("finished"):
         return "finished"
     return f"stopped early; {again}" if summary else f"not ended; {again}"
+
+
+def _last(config: dict[str, Any], summary: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Which step model/ holds, and the last one's figure, on the rows that both were measured on."""
+    key = next((name for name in summary if name.startswith("val_")), None)
+    lower = key is None or key.endswith(("loss", "bits_per_byte"))
+    looks = looks_of(list(readable_lines(folder / METRICS)), key, not lower) if key else None
+    if looks is None or not isinstance(summary.get("best_step"), int) or not isinstance(summary.get("steps"), int):
+        return {}
+    kept = kept_words(looks, summary, config) or f"of step {summary['best_step']:,}, the best and the last"
+    name = str(key).removeprefix("val_")
+    return {"model_holds": kept, f"{name}_of_best_check": round(looks.best, 4), f"{name}_of_last_check": round(looks.last, 4)}
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, Any]:

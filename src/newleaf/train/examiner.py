@@ -39,7 +39,7 @@ class TextExaminer:
         self.all_rows = count_windows(prepared.validation, prepared.window, prepared.config.data)
         train = prepared.config.train
         self.prompts = train.prompts
-        self.sampling = build(SamplingConfig, {"max_tokens": 60, "seed": train.seed} | train.sample, "train.sample.")
+        self.sampling = build(SamplingConfig, {"max_tokens": 100, "seed": train.seed} | train.sample, "train.sample.")
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the way."""

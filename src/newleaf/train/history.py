@@ -139,7 +139,7 @@ def read_curve(path: str | Path, name: str | None = None) -> Curve:
     validation: dict[str, list[float]] = {axis: [] for axis in train}
     ratio = 1 / math.log(2) / record.bytes_per_token if record.bytes_per_token else math.nan
     at = (0.0, 0.0, 0.0)
-    for line in _lines(record.path / METRICS):
+    for line in readable_lines(record.path / METRICS):
         loss, bits = _number(line.get("loss")), _number(line.get("val_bits_per_byte"))
         if "loss" in line:
             at = (_number(line.get("step")) or 0.0, _number(line.get("tokens")) or 0.0, _number(line.get("seconds")) or 0.0)
@@ -206,7 +206,8 @@ def _ends(metrics: Path, notes: list[str]) -> tuple[dict[str, Any], float | None
     return last, best
 
 
-def _lines(metrics: Path) -> Iterable[dict[str, Any]]:
+def readable_lines(metrics: Path) -> Iterable[dict[str, Any]]:
+    """The objects of a metrics.jsonl that can be read and say of which step they are."""
     if metrics.is_file():
         with metrics.open("rb") as file:
             for raw in file:
@@ -219,7 +220,7 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
         line = json.loads(raw)
     except (ValueError, RecursionError):
         return None
-    return line if isinstance(line, dict) else None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def _network(config: Mapping[str, Any], notes: list[str]) -> GPTConfig | None:
