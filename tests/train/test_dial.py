@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import Clock, Machine
 
 import newleaf
 from newleaf.cli.main import main
@@ -55,11 +56,16 @@ def test_a_clock_bounds_how_much_text_is_used_and_more_time_has_use_for_more() -
     assert found[1].train > 3 * tokens, "what the machine reads in a minute, at about three bytes a token"
 
 
-def test_a_text_far_too_large_for_its_time_is_used_in_part_and_the_run_ends_on_time(tmp_path: Path) -> None:
+def test_a_text_far_too_large_for_its_time_is_used_in_part_and_the_run_ends_on_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that steps, validations and samples advance."""
+    machine = Machine(Clock())
+    machine.install(monkeypatch)
     text = tmp_path / "large.txt"
     text.write_text("\n".join(f"{n} times {n % 97} is {n * (n % 97)}." for n in range(1_500_000)))
-    run = newleaf.pretrain(text, out=tmp_path / "run", time="12s", quiet=True, train={"threads": 1})
-    assert run.summary["total_seconds"] == pytest.approx(12, abs=3), "with something else on the machine, too"
+    run = machine.pretrain(text, tmp_path / "run", time="12s", train={"threads": 1})
+    assert run.summary["total_seconds"] == pytest.approx(12, abs=0.5)
     data = run.folder.read_config()["data"]
     assert data["train_bytes"] < 0.5 * text.stat().st_size
     assert data["validation_bytes"] < 0.04 * text.stat().st_size
@@ -67,7 +73,7 @@ def test_a_text_far_too_large_for_its_time_is_used_in_part_and_the_run_ends_on_t
 
     small = tmp_path / "small.txt"
     small.write_text(text.read_text()[:200_000])
-    whole = newleaf.pretrain(small, out=tmp_path / "whole", time="8s", quiet=True, train={"threads": 1}).folder.read_config()["data"]
+    whole = machine.pretrain(small, tmp_path / "whole", time="8s", train={"threads": 1}).folder.read_config()["data"]
     assert whole["train_bytes"] is whole["validation_bytes"] is None
 
 

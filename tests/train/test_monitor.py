@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import Clock, Machine
 
 import newleaf
 from newleaf.model import GPTConfig
@@ -104,29 +104,17 @@ def test_a_run_tells_its_flops_and_the_measured_matrix_speed(book: Path, tmp_pat
     assert run.config["record"]["matrix_flops"] == round(heard.told[1])
 
 
-def test_samples_of_a_timed_run_cost_less_than_a_hundredth_of_it(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though they may be a thousand tokens long and the machine writes one in 5 ms."""
-    from newleaf.generate import writer
-    from newleaf.train import examiner
-
-    spent = 0.0
-
-    def slow(*given: Any) -> Any:
-        nonlocal spent
-        pieces = writer.write(*given)
-        while True:
-            begin = time.monotonic()
-            piece = next(pieces, None)
-            time.sleep(0.005)
-            spent += time.monotonic() - begin
-            if piece is None:
-                return
-            yield piece
-
-    monkeypatch.setattr(examiner, "write", slow)
+def test_samples_of_a_timed_run_cost_two_hundredths_of_it_and_the_last_has_half_of_that(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they may be a thousand tokens long and the machine writes one in 5 ms, by a clock that is handed in."""
+    machine = Machine(Clock())
+    machine.install(monkeypatch)
     heard = Listener()
     train = {"sample": {"max_tokens": 1000, "min_tokens": 1000}, "batch_size": 4}
-    newleaf.pretrain(book, out=tmp_path / "r", time="10s", monitor=heard, train=train, **SMALL)
-    assert {step for step, _ in heard.samples} >= {0}
+    run = machine.pretrain(book, tmp_path / "r", heard, time="30s", train=train, **SMALL)
+    assert heard.samples[0][0] == 0
     assert len(heard.samples) >= 2
-    assert spent < 0.015 * 10  # a hundredth, and half as much again for a machine that is busy with other tests
+    assert sum(machine.samples) <= 0.021 * 30
+    assert machine.samples[-1] >= 0.4 * 0.02 * 30, "the last one is a few lines long"
+    assert run.summary["total_seconds"] == pytest.approx(30, abs=0.6)

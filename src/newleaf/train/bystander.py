@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from newleaf.train.metrics import Metrics
@@ -39,5 +41,5 @@ class Bystander(RunFolder):
 
     def write_summary(self, summary: dict[str, Any]) -> None: ...
 
-    def write_plot(self, title: str) -> float:
+    def write_plot(self, title: str, clock: Callable[[], float] = time.monotonic) -> float:
         return 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -68,16 +67,16 @@ class Checks:
 
     def look(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """Validate on this many rows, or on all."""
-        begin = time.monotonic()
+        begin = self.ranks.clock()
         found = self.examiner.validate(rows, to_the_end)
-        self.paces.append(self.ranks.of_first(time.monotonic() - begin) / (rows or self.examiner.all_rows))
+        self.paces.append(self.ranks.of_first(self.ranks.clock() - begin) / (rows or self.examiner.all_rows))
         return found
 
     def closing_look(self) -> Figures:
         """The figures that stand before and after."""
-        begin = time.monotonic()
+        begin = self.ranks.clock()
         found = self.look(self.closing_rows)
-        self.closing_seconds = self.ranks.of_first(time.monotonic() - begin)
+        self.closing_seconds = self.ranks.of_first(self.ranks.clock() - begin)
         return found
 
     def take_up(self, rows: int, closing: tuple[int, int]) -> None:
@@ -138,9 +137,9 @@ class Checks:
         if self.clock is not None and done < 1 and self._sampling_left(done) < (WORTHWHILE * self.first_sample if step else 0.0):
             return []
         for number, prompt in enumerate(prompts):
-            begin = time.monotonic()
+            begin = self.ranks.clock()
             found.append((prompt, self.examiner.sample(prompt, self._sampling_left(done) / (len(prompts) - number))))
-            self.sample_seconds += self.ranks.of_first(time.monotonic() - begin)
+            self.sample_seconds += self.ranks.of_first(self.ranks.clock() - begin)
         self.first_sample = self.first_sample or self.sample_seconds
         return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,11 +59,11 @@ class TextExaminer:
 
     def sample(self, prompt: str, seconds: float) -> str:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
-        begin, text = time.monotonic(), ""
+        begin, text = self.ranks.clock(), ""
         for piece in write(self.network, self.prepared.tokenizer, prompt, self.sampling):
             self.heed()
             text += piece.text
-            if self.ranks.of_first(time.monotonic() - begin > seconds):
+            if self.ranks.of_first(self.ranks.clock() - begin > seconds):
                 break
         return text
 

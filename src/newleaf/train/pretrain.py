@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from newleaf.train.text_course import TextCourse
 DEFAULT_TIME = "3m"
 
 
-def pretrain(config: PretrainConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
+def pretrain(
+    config: PretrainConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False, clock: run.Clock = time.monotonic
+) -> RunFolder:
     """Train a new model on `config.source` into the run folder `out`; see `run.begin`."""
-    return run.begin(PRETRAINING, config, out, monitor, started, overwrite)
+    return run.begin(PRETRAINING, config, out, monitor, started, overwrite, clock)
 
 
 def _with_length(config: PretrainConfig, monitor: Monitor) -> PretrainConfig:

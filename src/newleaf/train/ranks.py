@@ -24,7 +24,8 @@ class Ranks:
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock  # seconds, of this process
         self.group: Any = None  # of torch.distributed, for small things in the CPU's memory
         self.stopping: Callable[[], bool] = lambda: False  # whether this process was asked to stop
 
@@ -42,8 +43,8 @@ class Ranks:
         return self.sum(number if self.leads else 0.0)[0]
 
     def now(self) -> float:
-        """time.monotonic() of the first process, as of the last `sum`."""
-        return time.monotonic()
+        """The clock of the first process, as of the last `sum`."""
+        return self.clock()
 
     def stop_requested(self) -> bool:
         """Whether any process had been asked to stop, as of the last `sum`."""
@@ -69,27 +70,27 @@ class ManyRanks(Ranks):
 
     BUCKET = 1 << 24  # numbers summed at once, 64 MB: large enough for the network, small beside it
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         import torch.distributed as dist
 
-        super().__init__()
+        super().__init__(clock)
         self.dist: Any = dist
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.local_rank, self.local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
-        self.clock, self.stop = time.monotonic(), False
+        self.first_clock, self.stop = clock(), False
         self.sum()
 
     def sum(self, *numbers: float) -> tuple[float, ...]:
-        clock = time.monotonic() if self.leads else 0.0
+        clock = self.clock() if self.leads else 0.0
         shared = torch.tensor([*numbers, clock, float(self.stopping())], dtype=torch.float64)
         self._together(lambda: self.dist.all_reduce(shared, group=self.group))
-        *sums, self.clock, stops = shared.tolist()
+        *sums, self.first_clock, stops = shared.tolist()
         self.stop = self.stop or stops > 0
         return tuple(sums)
 
     def now(self) -> float:
-        return self.clock
+        return self.first_clock
 
     def stop_requested(self) -> bool:
         return self.stop
@@ -184,10 +185,10 @@ def meet(backend: str) -> None:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(clock: Callable[[], float] = time.monotonic) -> Iterator[Ranks]:
     """The processes of this run, met for the time of a `with`. Raises InputError when they cannot meet."""
     if torchrun_size() == 1:
-        yield Ranks()
+        yield Ranks(clock)
         return
     import torch.distributed as dist
 
@@ -202,7 +203,7 @@ def joined() -> Iterator[Ranks]:
         except (RuntimeError, ValueError) as error:
             raise InputError(f"the processes cannot meet ({str(error).splitlines()[0]}); look at MASTER_ADDR and MASTER_PORT") from None
     try:
-        yield ManyRanks()
+        yield ManyRanks(clock)
     finally:
         if ours:
             dist.destroy_process_group()

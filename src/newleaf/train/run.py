@@ -44,6 +44,7 @@ class Recipe(Protocol):
 
 
 C = TypeVar("C", bound=Recipe)
+Clock = Callable[[], float]  # seconds that go on evenly
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ class Kind(Generic[C]):
     open: Callable[[C, Monitor, Ranks], Course]
 
 
-def begin(kind: Kind[C], config: C, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
+def begin(
+    kind: Kind[C], config: C, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False, clock: Clock = time.monotonic
+) -> RunFolder:
     """Train what `config` describes into the run folder `out`.
 
-    `started` is the moment (time.monotonic) from which `train.time` counts. Raises InputError for bad input, before the run folder is
+    `started` is the moment, by `clock`, from which `train.time` counts. Raises InputError for bad input, before the run folder is
     touched, and Stopped when asked to stop while there is nothing to save.
     """
-    with joined() as ranks:
+    with joined(clock) as ranks:
         folder = _folder(out, ranks)
         if ranks.first(lambda: restarted() and _begun_by_us(folder, overwrite)):
             return _resume(kind, folder, monitor, started, ranks)
@@ -94,13 +97,20 @@ def _begin(folder: RunFolder, record: dict[str, Any], lock: FolderLock, monitor:
     folder.begin(record)
 
 
-def resume(kind: Kind[C], out: str | Path, monitor: Monitor, started: float, lengths: Mapping[str, Any] | None = None) -> RunFolder:
+def resume(
+    kind: Kind[C],
+    out: str | Path,
+    monitor: Monitor,
+    started: float,
+    lengths: Mapping[str, Any] | None = None,
+    clock: Clock = time.monotonic,
+) -> RunFolder:
     """Go on with the run in `out` from its last whole checkpoint, or from its beginning when there is none yet; a finished run stays.
 
     One of `lengths` (steps, tokens or epochs in all, or more time) extends it, a finished run too. It may go on with another number of
     processes than it had.
     """
-    with joined() as ranks:
+    with joined(clock) as ranks:
         return _resume(kind, _folder(out, ranks), monitor, started, ranks, checked_lengths(lengths or {}))
 
 

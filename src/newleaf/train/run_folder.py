@@ -130,14 +130,14 @@ class RunFolder:
             raise InputError(f"{file}: is not a run's summary, it lacks {lacking[0]}")
         return values
 
-    def write_plot(self, title: str) -> float:
+    def write_plot(self, title: str, clock: Callable[[], float] = time.monotonic) -> float:
         """Draw loss.png; the seconds it took, without those of importing Matplotlib, which come once."""
         from newleaf.train.plot import loss_figure
 
-        begin = time.monotonic()
+        begin = clock()
         with write_atomically(self.path / PLOT) as aside:
             loss_figure(list(self.lines()), title).savefig(aside, format="png", dpi=120)
-        return time.monotonic() - begin
+        return clock() - begin
 
 
 def _yaml(config: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import torch
@@ -107,7 +106,7 @@ class Session:
 
     def _clock(self, length: float, shape: Shape) -> ClockSchedule:
         """A schedule that follows the clock of the first process, which began before this."""
-        already = self.ranks.of_first(time.monotonic() - self.started)
+        already = self.ranks.of_first(self.ranks.clock() - self.started)
         self.clock = ClockSchedule(length, shape, already, self.ranks.now)
         flops = self.course.flops_per_token * self.course.train.batch_size * self.course.row_tokens
         self.clock.step_seconds = self.ranks.of_first(flops / (USEFUL_SHARE * self.matrix_speed) if self.matrix_speed else 0.0)
@@ -224,7 +223,7 @@ class Session:
 
         Whatever is asked to stop before the first line is recorded; a checkpoint knows all that was recorded before it.
         """
-        begin = time.monotonic()
+        begin = self.ranks.clock()
         found = self.checks.look(self.checks.rows)
         self.checks.tell(step, found)
         samples = self.checks.samples(step)
@@ -234,9 +233,9 @@ class Session:
         self.best.hear(found)
         if self.health.in_a_row == 0 and self.best.waits_for in (None, step):  # what is gone back to must be from before skipped steps
             self.attempt("the checkpoint", self.save_checkpoint)
-        self.checks.reserve(time.monotonic() - begin)
+        self.checks.reserve(self.ranks.clock() - begin)
         # The last of all is drawn when the run is finished.
-        if self.last_plot is None or (self.last_progress < 1 and time.monotonic() > self.last_plot + PLOT_EVERY):
+        if self.last_plot is None or (self.last_progress < 1 and self.ranks.clock() > self.last_plot + PLOT_EVERY):
             self.plot()
         return not self.out_of_patience()
 
@@ -310,10 +309,10 @@ class Session:
 
     def plot(self) -> None:
         def draw() -> None:
-            self.checks.plot_seconds = self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps")
+            self.checks.plot_seconds = self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps", self.ranks.clock)
 
         self.attempt("the plot", draw)
-        self.last_plot = time.monotonic()
+        self.last_plot = self.ranks.clock()
 
     def total_seconds(self) -> float:
-        return self.elapsed_before + time.monotonic() - self.started
+        return self.elapsed_before + self.ranks.clock() - self.started

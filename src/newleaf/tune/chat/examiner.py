@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,14 +93,14 @@ class ChatExaminer(LossExaminer):
 
     def sample(self, prompt: str, seconds: float) -> str:
         """The answer to a question, or what there is of it after so many seconds."""
-        begin, text = time.monotonic(), ""
+        begin, text = self.ranks.clock(), ""
         speaker = Speaker(self.gpt.config.context_length, self.template)
         writer = Remembering(self.gpt, self.tokenizer, Grammars(self.tokenizer))
         with evaluating(self.network):
             for piece in speaker.answer(speaker.prompt(self.asked[prompt], Rendering()), self.sampling, writer):
                 self.heed()
                 text += piece.text
-                if self.ranks.of_first(time.monotonic() - begin > seconds):
+                if self.ranks.of_first(self.ranks.clock() - begin > seconds):
                     break
         return text
 
