@@ -11,6 +11,7 @@ parameters are adapted is wrapped as often, the first innermost (`base_layer`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ PREFIX, INNER = "base_model.model.", "base_layer."
 LANGUAGE, LABELS = "CAUSAL_LM", "SEQ_CLS"  # task types
 SCORE = f"{PREFIX}score.weight"
 HEADS = {"score", "classifier"}  # as peft names them for every classifier, whichever of the two it has
+LARGEST = 1e9  # of a rank or a scale
 Shapes = Mapping[str, torch.Size]
 
 # What the fields of adapter_config.json that change numbers may be; the rest say how it was trained, or for whom.
@@ -126,13 +128,41 @@ def check_about(about: Mapping[str, Any]) -> None:
     saved = about.get("modules_to_save") or []
     if saved and (about.get("task_type") != LABELS or not set(saved) <= HEADS):
         raise InputError(f"adapter_config.json has modules_to_save = {saved!r}, and newleaf honours a classifier's head (SEQ_CLS) there")
+    _check_values(about)
+
+
+def _check_values(about: Mapping[str, Any]) -> None:
+    """Fields whose values are used: each of its type, so that nothing fails on it later."""
     for name in ("r", "lora_alpha"):
-        if not isinstance(about.get(name), int | float) or isinstance(about[name], bool) or about[name] <= 0:
-            raise InputError(f"adapter_config.json has {name} = {about.get(name)!r}; it must be a number above 0")
+        if not _number(about.get(name)) or about[name] <= 0:
+            raise InputError(f"adapter_config.json has {name} = {str(about.get(name))[:60]}; it must be a number above 0")
+    dropout = about.get("lora_dropout") or 0.0
+    if not _number(dropout) or not 0 <= dropout < 1:
+        raise InputError(f"adapter_config.json has lora_dropout = {str(dropout)[:60]}; it must be a number from 0 to below 1")
     for name in ("alpha_pattern", "rank_pattern"):
         found = about.get(name) or {}
-        if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
-            raise InputError(f"adapter_config.json has {name} = {found!r}; it must be an object of numbers")
+        if not isinstance(found, dict) or not all(_number(value) for value in found.values()):
+            raise InputError(f"adapter_config.json has {name} = {str(found)[:60]}; it must be an object of numbers")
+        for pattern in found:
+            _check_pattern(pattern)
+    for name in ("target_modules", "target_parameters", "modules_to_save"):
+        found = about.get(name) or []
+        if not isinstance(found, str) and not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
+            raise InputError(f"adapter_config.json has {name} = {str(found)[:60]}; it must be a list of names")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < LARGEST
+
+
+def _check_pattern(pattern: str) -> None:
+    """A regular expression of strangers, which may take for ever to match: groups and many repetitions are refused."""
+    if len(pattern) > 500 or "(" in pattern or sum(pattern.count(sign) for sign in "*+{") > 3:
+        raise InputError(f"adapter_config.json has the pattern {pattern[:60]!r}; newleaf reads names, with at most three repetitions")
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError) as error:
+        raise InputError(f"adapter_config.json has the pattern {pattern[:60]!r}, which is no regular expression ({error})") from None
 
 
 def gives_labels(about: Mapping[str, Any]) -> bool:

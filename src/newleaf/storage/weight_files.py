@@ -36,11 +36,16 @@ def shard_names(index: Path) -> list[str]:
         raise InputError(f"{index}: is not an index of shards") from None
     for name in names:
         if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
-            raise InputError(f"{index}: {name!r} points outside the folder")
+            raise InputError(f"{index}: {name[:100]!r} points outside the folder")
     return names
 
 
 def _shard(folder: Path, name: str) -> Path:
     if not (folder / name).exists():
-        raise InputError(f"{folder}: shard {name} is missing")
+        raise InputError(f"{folder}: shard {_shown(name)} is missing")
     return folder / name
+
+
+def _shown(name: str) -> str:
+    """A file's name in an error: as it is where it is plain."""
+    return name if name.isprintable() and len(name) <= 100 else repr(name[:100])
