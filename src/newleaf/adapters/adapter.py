@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from newleaf.adapters.layers import AdaptedLinear, AdaptedStack
+from newleaf.adapters.whole import HEAD, TABLE, put_whole, unpacked
 from newleaf.errors import InputError
-from newleaf.model import GPT
+from newleaf.model import GPT, GPTConfig
 from newleaf.model.attention import Attention
 from newleaf.model.feedforward import FeedForward
 from newleaf.model.together import lay_together
@@ -42,13 +43,20 @@ class Adapter:
     """`parts` by the names of a network's weights; those that Hugging Face stores as one tensor share their `a`.
 
     `about` is PEFT's adapter_config.json; `base` what is known of the weights it was trained on (see `fingerprint.py`), where it is;
-    `score` a classifier's head [L, C], trained whole beside the updates.
+    `score` a classifier's head [L, C], trained whole beside the updates; `whole` are weights of the network that stand in the adapter
+    themselves, trained or copied from its base.
     """
 
     parts: dict[str, Part]
     about: dict[str, Any]
     base: dict[str, Any] | None = None
     score: Tensor | None = None
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def over(self, config: GPTConfig) -> GPTConfig:
+        """The configuration of a network with this adapter: head and embedding are apart where it changes one of them."""
+        apart = not {HEAD, TABLE}.isdisjoint((*self.parts, *self.whole))
+        return config.replace(tie_embeddings=False) if config.tie_embeddings and apart else config
 
     @property
     def dropout(self) -> float:
@@ -68,14 +76,21 @@ def weight_of(network: GPT, name: str) -> Tensor | Packed:
     return weight
 
 
-def attach(network: GPT, adapter: Adapter) -> None:
-    """Freeze the network and put the adapter on it; what is trained from now on is the adapter.
+def attach(network: GPT, adapter: Adapter) -> list[str]:
+    """Freeze the network and put the adapter on it; what is trained from now on is the adapter. Returns the names of weights that it
+    replaces whole, and does not share with the base.
 
     Raises InputError when the network has one already, or has not the layers or shapes that the adapter wants.
     """
     network.requires_grad_(False)
     shared: dict[int, nn.Parameter] = {}
+    network.config = adapter.over(network.config)
+    replaced = [name for name, tensor in adapter.whole.items() if put_whole(network, name, tensor)]
     for name, part in adapter.parts.items():
+        if name == TABLE:
+            replaced.append(name)
+            put_whole(network, name, part.merged(unpacked(weight_of(network, name))))
+            continue
         path, _, leaf = name.rpartition(".")
         try:
             weight = weight_of(network, name)
@@ -98,6 +113,7 @@ def attach(network: GPT, adapter: Adapter) -> None:
             delattr(network.get_submodule(path), leaf)
             setattr(network.get_submodule(path), leaf, AdaptedStack(layer, a, b, part.scale))
     network.to(network.device)
+    return replaced
 
 
 def lay_out(network: GPT) -> None:
@@ -181,9 +197,12 @@ class MergedWeights(Mapping[str, Tensor]):
     base: Mapping[str, Tensor]
     parts: Mapping[str, Part]
     dtype: torch.dtype | None = None  # of the merged ones; None keeps the base's
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
         weight = self.base[name]
+        if name in self.whole:
+            weight = self.whole[name].to(weight.dtype)
         return self.parts[name].merged(weight, self.dtype) if name in self.parts else weight
 
     def __contains__(self, name: object) -> bool:

@@ -4,6 +4,9 @@
     base_model.model.<layer>.lora_B.weight [R, r]      its rows in the stored tensor's order
     base_model.model.<layer>.lora_magnitude_vector [R] DoRA
     base_model.model.score.weight [L, C]               a classifier's head (SEQ_CLS), named in `modules_to_save`
+    base_model.model.<layer>.base_layer.weight         a copy of the base's weights under an update of the head or the table of tokens
+    base_model.model.<layer>.weight                    weights trained whole (`modules_to_save`)
+    base_model.model.<table>.lora_embedding_A [r, V]   an update of the table of tokens, W + s (B A)ᵀ, with lora_embedding_B [C, r]
 
 Experts are parameters of one module: there A is [E·r, C] expert by expert, B is [R, r·E] rank by rank, and a module of which several
 parameters are adapted is wrapped as often, the first innermost (`base_layer`).
@@ -25,10 +28,10 @@ from newleaf.adapters.config import AdapterConfig
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, from_hugging_face, to_hugging_face
 
+TABLE = "embedding.token.weight"
 PREFIX, INNER = "base_model.model.", "base_layer."
 LANGUAGE, LABELS = "CAUSAL_LM", "SEQ_CLS"  # task types
 SCORE = f"{PREFIX}score.weight"
-HEADS = {"score", "classifier"}  # as peft names them for every classifier, whichever of the two it has
 LARGEST = 1e9  # of a rank or a scale
 Shapes = Mapping[str, torch.Size]
 
@@ -81,12 +84,51 @@ def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: It
                 used |= set(names.values())
                 parts |= _read(rule, {kind: tensors[name] for kind, name in names.items()}, about, place, shapes)
                 break
-    left = sorted(set(tensors) - used)
+    table, mine = _embedding(wanted, tensors, about, shapes)
+    whole, more = _whole(wanted, tensors, shapes)
+    left = sorted(set(tensors) - used - mine - more)
     if left:
         raise InputError(f"the adapter holds {left[0]}, and this network has no such layer: it belongs to another base")
-    if not parts:
+    if not parts and not table and not whole:
         raise InputError("the adapter holds no tensors")
-    return Adapter(parts, dict(about), score=score)
+    return Adapter(parts | table, dict(about), score=score, whole=whole)
+
+
+def _embedding(
+    rules: Sequence[Rule], tensors: Mapping[str, Tensor], about: Mapping[str, Any], shapes: Shapes
+) -> tuple[dict[str, Part], set[str]]:
+    """The update of the table of tokens, as one of its rows, and the names of the tensors that it stands in."""
+    for rule in rules:
+        if rule.ours != (TABLE,):
+            continue
+        for place in _either(_layer(rule)):
+            names = [f"{place}.lora_embedding_{part}" for part in "AB"]
+            if all(name in tensors for name in names):
+                a, b = (tensors[name] for name in names)
+                if a.ndim != 2 or b.ndim != 2 or (a.shape[1], b.shape[0]) != tuple(shapes[TABLE]) or a.shape[0] != b.shape[1]:
+                    raise InputError(f"{names[0]} is no update of a table of shape {tuple(shapes[TABLE])}: it belongs to another base")
+                return {TABLE: Part(b.T.contiguous(), a.T.contiguous(), scale_of(about, place, len(a)))}, set(names)
+    return {}, set()
+
+
+def _whole(rules: Sequence[Rule], tensors: Mapping[str, Tensor], shapes: Shapes) -> tuple[dict[str, Tensor], set[str]]:
+    """Weights that stand in the adapter whole, trained or copied from its base, and the names of their tensors."""
+    found: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for rule in rules:
+        if not rule.ours or rule.derived is not None:
+            continue
+        layer = _layer(rule)
+        for name in [f"{place}{ending}" for place in _either(layer) for ending in (".weight", ".base_layer.weight")]:
+            if name in tensors:
+                found |= dict(from_hugging_face([rule], {rule.theirs: tensors[name]}, shapes))
+                used.add(name)
+    return found, used
+
+
+def _either(layer: str) -> list[str]:
+    """Where a layer's tensors are: by its whole name, and by that of a bare network."""
+    return [PREFIX + layer, PREFIX + layer.split(".", 1)[-1]]
 
 
 def write_peft(adapter: Adapter, rules: Iterable[Rule], shapes: Shapes) -> dict[str, Tensor]:
@@ -124,10 +166,7 @@ def check_about(about: Mapping[str, Any]) -> None:
         value = about.get(name)
         if value is not None and not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
             known = ", ".join(str(each) for each in allowed if each not in ([], {})) or "nothing"
-            raise InputError(f"adapter_config.json has {name} = {value!r}, and newleaf honours {known} there")
-    saved = about.get("modules_to_save") or []
-    if saved and (about.get("task_type") != LABELS or not set(saved) <= HEADS):
-        raise InputError(f"adapter_config.json has modules_to_save = {saved!r}, and newleaf honours a classifier's head (SEQ_CLS) there")
+            raise InputError(f"adapter_config.json has {name} = {str(value)[:60]}, and newleaf honours {known} there")
     _check_values(about)
 
 

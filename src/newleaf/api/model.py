@@ -59,6 +59,7 @@ class Model:
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
         self.cache = CACHES[cache] if cache is not None else None  # of keys and values; None for the network's own
+        self.replaced: tuple[str, ...] = ()  # weights of a base that an adapter over it brought whole
         self._engines = Engines(network, tokenizer, self.cache)
 
     @overload
@@ -154,6 +155,10 @@ class Model:
         adapted = {name: self.with_adapter(path) for name, path in (adapters or {}).items()}
         for model in (self, *adapted.values()):
             model._check_writes()
+        for name, model in adapted.items():
+            if model.replaced:
+                what = f"brings {model.replaced[0]} whole, and an engine's adapters share the base's weights"
+                raise InputError(f"adapter {name}: {what}; open it by itself, or merge it (newleaf convert --merge)")
         networks = {name: model.network for name, model in adapted.items()}
         guess = self._draft_network(draft)
         return Engine(
@@ -169,12 +174,13 @@ class Model:
         if self.labels is not None and adapter.score is None:
             raise InputError(f"{folder}: is the adapter of a language model, and its base here gives labels")
         network = share(self.network)
-        attach(network, adapter)
+        replaced = attach(network, adapter)
         network.eval()
         tokenizer = adapter_tokenizer(folder, network.config) or self.tokenizer
         labels = LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter)) if adapter.score is not None else None
         model = Model(network, tokenizer, self.family, self.defaults, labels)
         model.cache = self.cache
+        model.replaced = tuple(replaced)
         return model
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:

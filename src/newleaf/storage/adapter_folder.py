@@ -55,6 +55,11 @@ def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
     return [same(name, name) for name in blank(config).state_dict()]
 
 
+def adapter_rules(config: GPTConfig, family: str | None = None) -> list[Rule]:
+    """`rules_of`, with a head of its own, which an adapter may change where the base's is tied."""
+    return rules_of(config.replace(tie_embeddings=False), family)
+
+
 def save_adapter(
     path: Path,
     adapter: Adapter,
@@ -70,7 +75,7 @@ def save_adapter(
     about = dict(adapter.about)
     if about.get("base_model_name_or_path") and Path(about["base_model_name_or_path"]).exists():
         about["base_model_name_or_path"] = str(Path(about["base_model_name_or_path"]).resolve())
-    tensors = write_peft(adapter, rules_of(config, family), shapes_of(config))
+    tensors = write_peft(adapter, adapter_rules(config, family), shapes_of(config))
     with replace_directory(path) as aside:
         write_json(aside / CONFIG, about)
         write_tensors(aside / WEIGHTS, tensors)
@@ -108,7 +113,7 @@ def read_notes(folder: Path) -> dict[str, Any]:
 def read_unchecked(folder: Path, config: GPTConfig, family: str | None = None) -> Adapter:
     """The adapter in this folder for such a network, whichever base it was trained on. Raises InputError as `read_adapter` does."""
     try:
-        return read_peft(read_about(folder), _tensors(folder / WEIGHTS), rules_of(config, family), shapes_of(config))
+        return read_peft(read_about(folder), _tensors(folder / WEIGHTS), adapter_rules(config, family), shapes_of(config))
     except InputError as error:
         raise error if str(error).startswith(str(folder)) else InputError(f"{folder}: {error}") from None
 

@@ -117,7 +117,8 @@ def _merged(source: str | Path, adapter: str | Path | None, dtype: torch.dtype |
         raise InputError(f"{found}: is the adapter of a language model, and its base here gives labels")
     tokenizer = adapter_tokenizer(found, opened.config) or opened.tokenizer
     labels = None if trained.score is None else (head_of(found, trained), trained.score)
-    return replace(opened, weights=MergedWeights(opened.weights, trained.parts, dtype), tokenizer=tokenizer, labels=labels)
+    weights = MergedWeights(opened.weights, trained.parts, dtype, trained.whole)
+    return replace(opened, config=trained.over(opened.config), weights=weights, tokenizer=tokenizer, labels=labels)
 
 
 def _check_target(target: Path, source: Path, dtype: str | None, type: str | None, overwrite: bool) -> None:
