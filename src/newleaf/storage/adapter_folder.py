@@ -24,6 +24,7 @@ from newleaf.storage.checksums import Checksums
 from newleaf.storage.files import replace_directory, write_json, write_tensors
 from newleaf.storage.hub import local_folder
 from newleaf.storage.locate import RUN_FILE, RUN_MODEL
+from newleaf.storage.number_range import check_finite
 from newleaf.storage.weight_files import WHOLE, index_name
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import check_regular, guarded, read_object
@@ -76,6 +77,8 @@ def save_adapter(
     if about.get("base_model_name_or_path") and Path(about["base_model_name_or_path"]).exists():
         about["base_model_name_or_path"] = str(Path(about["base_model_name_or_path"]).resolve())
     tensors = write_peft(adapter, adapter_rules(config, family), shapes_of(config))
+    for name, tensor in tensors.items():
+        check_finite(name, tensor)
     with replace_directory(path) as aside:
         write_json(aside / CONFIG, about)
         write_tensors(aside / WEIGHTS, tensors)

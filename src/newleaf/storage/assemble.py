@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.layers import PackedEmbedding, PackedLinear, PackedWeight, packable, put_packed
 from newleaf.quant.packed import FORMATS, Format, Packed
@@ -34,7 +35,7 @@ def assemble(network: GPT, weights: Iterable[tuple[str, Tensor | Packed]], preci
         if tied and name == "head.weight":
             continue
         if isinstance(weight, Tensor):
-            weight = _converted(weight, precision, name in packs)
+            weight = _converted(name, weight, precision, name in packs)
         if isinstance(weight, Packed):
             put_packed(network, name, weight)
         else:
@@ -55,9 +56,12 @@ def assemble(network: GPT, weights: Iterable[tuple[str, Tensor | Packed]], preci
     return network.eval()
 
 
-def _converted(weight: Tensor, precision: Precision | None, packs: bool) -> Tensor | Packed:
+def _converted(name: str, weight: Tensor, precision: Precision | None, packs: bool) -> Tensor | Packed:
     if isinstance(precision, Format) and packs:
-        return quantize(weight, precision)
+        try:
+            return quantize(weight, precision)
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from None
     if isinstance(precision, Format):
         precision = torch.float32
     return weight.to(precision) if precision and weight.is_floating_point() else weight

@@ -17,10 +17,12 @@ from newleaf.storage.files import write_atomically
 from newleaf.storage.gguf_file import need_gguf
 from newleaf.storage.gguf_layout import Layout, layout_for
 from newleaf.storage.gguf_tokenizer import write_tokenizer
+from newleaf.storage.number_range import check_range
 
 # Number formats of the matrices, with the number llama.cpp gives to a file of each.
 TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "MXFP4": 38}
 BLOCK = 32
+LEAST_MXFP4 = 2.0**-125  # below it the gguf package's exponent of a block wraps round, and the weights come back huge
 # Embedding and head lose more by four bits than the layers do.
 KEPT_FINER = {"token_embd.weight": "Q8_0", "output.weight": "Q8_0"}
 
@@ -96,6 +98,9 @@ def _encoded(rule: Rule, weights: Mapping[str, Tensor], layout: Layout, config: 
     """One tensor as the file's bytes lie."""
     tensor = to_hugging_face([rule], weights)[rule.theirs].detach().to("cpu", torch.float32)
     values = layout.rearrange(rule.theirs, tensor, config, reading=False).contiguous().numpy()
+    check_range(f"type: {rule.theirs}", tensor, kind.name)
+    if kind.name == "MXFP4":
+        values = np.where(np.abs(values) < LEAST_MXFP4, np.float32(0), values)
     encoded: np.ndarray[Any, Any] = need_gguf().quants.quantize(values, kind)
     return encoded
 

@@ -15,8 +15,10 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, to_hugging_face
 from newleaf.storage.files import write_tensors, write_text
+from newleaf.storage.number_range import check_finite, check_range
 from newleaf.storage.weight_files import WHOLE, index_name
 
+KINDS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 LARGEST_SHARD = "5GB"
 
 
@@ -45,12 +47,11 @@ class Export:
     def make(self, rule: Rule) -> Tensor:
         """One tensor, as it is to be stored."""
         made = to_hugging_face([rule], {name: self.weights[name] for name in rule.ours})[rule.theirs]
-        if self.dtype is None or not made.is_floating_point():
+        if self.dtype is None or not made.is_floating_point() or made.dtype == self.dtype:
+            check_finite(rule.theirs, made)
             return made
-        converted = made.to(self.dtype)
-        if self.dtype is torch.float16 and not torch.equal(converted.isfinite(), made.isfinite()):
-            raise InputError(f"dtype: {rule.theirs} has values beyond fp16's range, which ends at 65,504; choose bf16 or fp32")
-        return converted
+        check_range(f"dtype: {rule.theirs}", made, KINDS.get(self.dtype, ""))
+        return made.to(self.dtype)
 
     def write(self, folder: Path, shapes: Mapping[str, torch.Size]) -> None:
         """Write model.safetensors, or shards and their index. `shapes` are the network's own."""
