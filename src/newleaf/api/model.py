@@ -252,7 +252,7 @@ class Model:
         named = self.defaults.get("eos_token_id", self.tokenizer.eos_id)
         listed = named if isinstance(named, list) else [named]
         if not all(token is None or (type(token) is int and 0 <= token < self.network.config.vocab_size) for token in listed):
-            raise InputError(f"generation_config.json: eos_token_id must be a token's number or a list of them, not {named!r}")
+            raise InputError(f"generation_config.json: eos_token_id must be a token's number or a list of them, not {str(named)[:60]}")
         return frozenset(token for token in listed if token is not None)
 
     @cached_property

@@ -9,6 +9,8 @@ from newleaf.untrusted import read_object
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # what is taken first, first
 
+LONGEST_NAME = 200  # what file systems hold is 255 bytes
+
 
 def index_name(whole: str) -> str:
     """The index of shards that stands where a whole file could."""
@@ -41,7 +43,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def _shard(folder: Path, name: str) -> Path:
-    if not (folder / name).exists():
+    if len(name) > LONGEST_NAME or not (folder / name).exists():
         raise InputError(f"{folder}: shard {_shown(name)} is missing")
     return folder / name
 

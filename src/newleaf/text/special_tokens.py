@@ -86,8 +86,8 @@ def add_special_tokens(backend: tokenizers.Tokenizer, named: NamedTokens, folder
 def content_of(token: Any, where: str) -> str | None:
     """A token's text, given as such or as an object with `content`; None for none. Raises InputError for anything else."""
     found = token.get("content") if isinstance(token, dict) else token
-    if found is not None and not isinstance(found, str):
-        raise InputError(f"{where} must be a token's text, not {str(token)[:60]}")
+    if found is not None and not (isinstance(found, str) and _is_text(found)):
+        raise InputError(f"{where} must be a token's text, not {ascii(token)[:60]}")
     return found
 
 
@@ -121,3 +121,8 @@ def _flags(token: dict[str, Any]) -> dict[str, bool]:
 
 def _flags_of(token: AddedToken) -> dict[str, bool]:
     return {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip, "normalized": token.normalized}
+
+
+def _is_text(found: str) -> bool:
+    """Whether this is Unicode text: JSON can spell halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in found)
