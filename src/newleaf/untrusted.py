@@ -52,7 +52,8 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """The UTF-8 text of a regular file. Raises InputError, naming it, when it cannot be read or is something else."""
     try:
         with open_regular(path, most) as file:
-            return file.read(most + 1).decode("utf-8")
+            # As much as it has, since reading reserves what is asked for.
+            return file.read(min(most, os.fstat(file.fileno()).st_size) + 1).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except OSError as error:

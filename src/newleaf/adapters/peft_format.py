@@ -184,6 +184,9 @@ def _check_values(about: Mapping[str, Any]) -> None:
             raise InputError(f"adapter_config.json has {name} = {str(found)[:60]}; it must be an object of numbers")
         for pattern in found:
             _check_pattern(pattern)
+    base = about.get("base_model_name_or_path")
+    if base is not None and not (isinstance(base, str) and _is_path(base)):
+        raise InputError(f"adapter_config.json has base_model_name_or_path = {ascii(base)[:60]}; it must be a path or a name")
     for name in ("target_modules", "target_parameters", "modules_to_save"):
         found = about.get(name) or []
         if not isinstance(found, str) and not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
@@ -192,6 +195,11 @@ def _check_values(about: Mapping[str, Any]) -> None:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < LARGEST
+
+
+def _is_path(text: str) -> bool:
+    """Whether a file system can be asked for it."""
+    return len(text) < 4096 and text.isprintable() and all(len(part.encode("utf-8")) <= 255 for part in text.split("/"))
 
 
 def _check_pattern(pattern: str) -> None:

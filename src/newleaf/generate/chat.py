@@ -111,8 +111,14 @@ class Speaker:
     ends: Collection[int] = ()
 
     def prompt(self, messages: Any, how: Rendering) -> Prompt:
-        """What the network is to go on from: the conversation, and the beginning of an answer unless the last message is gone on with."""
-        return self.template.encode(messages, replace(how, add_generation_prompt=not how.continue_final_message))
+        """What the network is to go on from: the conversation, and the beginning of an answer unless the last message is gone on with.
+
+        Raises InputError for a template that makes no text of it.
+        """
+        found = self.template.encode(messages, replace(how, add_generation_prompt=not how.continue_final_message))
+        if not found.ids:
+            raise InputError("the chat template makes no text of this conversation, so there is nothing to answer; give another template")
+        return found
 
     def plan(self, prompt: Prompt, config: SamplingConfig, tools: Any = None, go_on: bool = False) -> Plan:
         """How an answer to the prompt is to be written; `go_on` says that the prompt ends with the beginning of one.
