@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "head trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
     "both trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
     "a norm trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+    "a projection trained whole": {"target_modules": ["q_proj"], "modules_to_save": ["v_proj"]},
     "tied by peft": {"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True},
 }
 

@@ -76,6 +76,7 @@ def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: It
     score = _score(about, tensors, shapes)
     if score is not None:
         used.add(SCORE)
+    rules = list(rules)
     wanted = [rule for rule in rules if rule.theirs.endswith(".weight") or _experts(rule, shapes)]
     for rule, places in _places(wanted, about, shapes):
         for place in places:
@@ -85,7 +86,7 @@ def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: It
                 parts |= _read(rule, {kind: tensors[name] for kind, name in names.items()}, about, place, shapes)
                 break
     table, mine = _embedding(wanted, tensors, about, shapes)
-    whole, more = _whole(wanted, tensors, shapes)
+    whole, more = _whole(rules, tensors, shapes)
     left = sorted(set(tensors) - used - mine - more)
     if left:
         raise InputError(f"the adapter holds {left[0]}, and this network has no such layer: it belongs to another base")
@@ -118,8 +119,8 @@ def _whole(rules: Sequence[Rule], tensors: Mapping[str, Tensor], shapes: Shapes)
     for rule in rules:
         if not rule.ours or rule.derived is not None:
             continue
-        layer = _layer(rule)
-        for name in [f"{place}{ending}" for place in _either(layer) for ending in (".weight", ".base_layer.weight")]:
+        layer, _, leaf = rule.theirs.rpartition(".")
+        for name in [f"{place}.{inner}{leaf}" for place in _either(layer) for inner in ("", INNER)]:
             if name in tensors:
                 found |= dict(from_hugging_face([rule], {rule.theirs: tensors[name]}, shapes))
                 used.add(name)
