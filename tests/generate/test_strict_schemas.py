@@ -156,6 +156,14 @@ def test_objects_that_list_their_names_have_no_others_unless_they_say_so(grammar
         assert not fits(grammars, schema, '{"x": 1, "\\u0078": "y"}'), "the same name in another spelling"
 
 
+def test_control_characters_of_constants_are_kept_or_refused(grammars: Grammars) -> None:
+    constant = {"const": "a\x01\n"}
+    assert json.loads(walk(grammars, constant, 0) or "") == "a\x01\n"
+    schema = {"anyOf": [constant, {**TWO, "additionalProperties": True}]}
+    with pytest.raises(InputError, match=r"^json_schema: constants and names with control characters"):
+        grammars.compile(SamplingConfig(json_schema=schema))
+
+
 def test_bounds_are_not_widened_by_doubles() -> None:
     bounds = prepare({"type": "integer", "minimum": 2**53 + 1, "exclusiveMaximum": 2**62 + 1}).schema
     assert (bounds["minimum"], bounds["maximum"]) == (2**53 + 2, 2**62)

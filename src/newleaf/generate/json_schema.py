@@ -79,6 +79,9 @@ def prepare(schema: Any, loosen: bool = False) -> Prepared:
         found = _schema(schema, "#", work := _Work(loosen), closes=False)
     if isinstance(found, dict):
         found.pop("x-guidance", None)
+        if _any(found, _has_other_names) and _any(found, _has_control_characters):
+            what = "constants and names with control characters (other than \\b \\f \\n \\r \\t)"
+            raise InputError(f"json_schema: {what} cannot be kept beside objects with names of their own and others")
     return Prepared(found, tuple(work.dropped))
 
 
@@ -338,6 +341,13 @@ def _has_other_names(schema: dict[str, Any]) -> bool:
     """Whether objects may have names beside those listed, which could be these in another spelling."""
     named = "properties" in schema or "patternProperties" in schema or "required" in schema
     return named and (schema.get("additionalProperties") is not False or "patternProperties" in schema)
+
+
+def _has_control_characters(schema: dict[str, Any]) -> bool:
+    """Whether a constant or a name needs an escape that is not among ESCAPES."""
+    names = schema["properties"] if isinstance(schema.get("properties"), dict) else {}
+    texts = [*names, *_within(schema.get("const")), *_within(schema.get("enum"))]
+    return any(character < " " and character not in "\b\f\n\r\t" for each in texts if isinstance(each, str) for character in each)
 
 
 def _any(value: Any, test: Callable[[dict[str, Any]], bool]) -> bool:
