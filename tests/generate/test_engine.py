@@ -101,6 +101,14 @@ def test_what_texts_begin_with_is_read_once(model: Model) -> None:
         for request in requests:
             list(request)
         assert sum(read) == 104 + 65 + 2
+        assert [request.samples[0].cached for request in requests] == [0, 64]
+        # Of several texts to one prompt, the first that was read says what was there before.
+        several = engine.submit(beginning, SamplingConfig(max_tokens=1, temperature=0, n=3))
+        list(several)
+        assert min(sample.cached for sample in several.samples) == 96
+        fresh = engine.submit("y" * 70, SamplingConfig(max_tokens=1, temperature=0, n=3))
+        list(fresh)
+        assert sorted(sample.cached for sample in fresh.samples) == [0, 64, 64]
     assert first == model.generate(beginning, max_tokens=1, temperature=0)
     assert second == model.generate(beginning[:96] + "abcd", max_tokens=1, temperature=0)
 

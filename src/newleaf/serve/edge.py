@@ -24,7 +24,7 @@ from newleaf.serve.rates import KeyRates
 from newleaf.serve.settings import Settings
 
 OPEN = ("/health", "/ready")  # for whoever watches the server
-GUARDED = ("/v1", "/tokenize", "/detokenize", "/metrics", "/openapi.json", "/runs")
+GUARDED = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json", "/runs")
 UPLOAD = "/v1/files"
 MOST_LISTED = 1000  # characters of the header that names what was ignored
 MOST_LOGGED = 32  # names of it in the log
