@@ -35,7 +35,7 @@ def test_usage_has_the_details_that_openais_types_ask_for(client: openai.OpenAI)
 def test_tokens_of_thoughts_are_counted(client: openai.OpenAI, models: Any) -> None:
     tokenizer = newleaf.load(models / "qwen3").tokenizer
     grammar = r'start: "<think>" /[a-f]{8}/ "</think>" "yes"'
-    options: Any = {"model": "qwen3", "extra_body": {"grammar": grammar}, "max_tokens": 60}
+    options: Any = {"model": "qwen3", "extra_body": {"grammar": grammar}, "max_tokens": 60, "seed": 1}
     got = client.chat.completions.create(messages=HELLO, **options)
     said = len(tokenizer.encode("yes"))
     ended = got.usage.completion_tokens - got.usage.completion_tokens_details.reasoning_tokens

@@ -10,7 +10,9 @@ from say import MODEL, URL, tried
 
 PLACE = Path(tempfile.mkdtemp())
 (PLACE / "hello.py").write_text("print('hello')\n")
-FLAGS = "--no-git --yes-always --no-auto-commits --no-check-update --no-show-model-warnings --analytics-disable --map-tokens 0 --no-detect-urls"
+FLAGS = (
+    "--no-git --yes-always --no-auto-commits --no-check-update --no-show-model-warnings --analytics-disable --map-tokens 0 --no-detect-urls"
+)
 
 
 def aider(*words):

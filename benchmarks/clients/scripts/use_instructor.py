@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from say import KEY, MODEL, URL, tried
 
 
-class Person(BaseModel):
+class Person(BaseModel, extra="forbid"):
     name: Literal["Ada", "Alan"]
     born: int = Field(ge=1800, le=1950)
 

@@ -13,7 +13,10 @@ TOOL = {"type": "function", "function": {"name": "get_weather", "description": "
 def turns():
     thread = [{"role": "user", "content": QUESTION}]
     first = litellm.completion(messages=thread, max_tokens=30, **TO).choices[0].message
-    thread += [first.model_dump(), {"role": "user", "content": [{"type": "text", "text": "And of Norway?", "cache_control": {"type": "ephemeral"}}]}]
+    thread += [
+        first.model_dump(),
+        {"role": "user", "content": [{"type": "text", "text": "And of Norway?", "cache_control": {"type": "ephemeral"}}]},
+    ]
     chunks = litellm.completion(messages=thread, max_tokens=30, stream=True, **TO)
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)[:80]
 

@@ -8,7 +8,10 @@ from pydantic import BaseModel
 from say import KEY, MODEL, QUESTION, URL, WEATHER, tried
 
 client = OpenAI(base_url=URL, api_key=KEY, max_retries=0)
-TOOL = {"type": "function", "function": {"name": "get_weather", "description": "The weather of a city.", "parameters": WEATHER, "strict": True}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "The weather of a city.", "parameters": WEATHER, "strict": True},
+}
 FLAT = {"type": "function", **TOOL["function"]}
 
 
@@ -50,7 +53,11 @@ def responses():
     first = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=40)
     second = client.responses.create(model=MODEL, input="And of Norway?", previous_response_id=first.id, max_output_tokens=40)
     assert len(client.responses.input_items.list(second.id).data) == 1
-    back = [{"role": "user", "content": QUESTION}, *(item.model_dump() for item in first.output), {"role": "user", "content": "And of Norway?"}]
+    back = [
+        {"role": "user", "content": QUESTION},
+        *(item.model_dump() for item in first.output),
+        {"role": "user", "content": "And of Norway?"},
+    ]
     client.responses.create(model=MODEL, input=back, store=False, include=["reasoning.encrypted_content"], max_output_tokens=20)
     return second.output_text
 
@@ -63,7 +70,11 @@ def response_tools():
         found = stream_.get_final_response()
     assert "response.function_call_arguments.delta" in kinds
     thread += [item.model_dump() for item in found.output]
-    thread += [{"type": "function_call_output", "call_id": item.call_id, "output": "Rain."} for item in found.output if item.type == "function_call"]
+    thread += [
+        {"type": "function_call_output", "call_id": item.call_id, "output": "Rain."}
+        for item in found.output
+        if item.type == "function_call"
+    ]
     return client.responses.create(model=MODEL, input=thread, tools=tools_, max_output_tokens=40).status
 
 
