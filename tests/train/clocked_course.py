@@ -106,8 +106,7 @@ def run(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], float]:
     """The run's summary, its metrics and the seconds of the whole, of which `opening` passed before it could begin."""
     clock = course.clock
-    for name in ("session", "checks", "ranks", "schedule", "loop", "run_folder"):
-        monkeypatch.setattr(f"newleaf.train.{name}.time", SimpleNamespace(monotonic=clock, perf_counter=clock))
+    monkeypatch.setattr("newleaf.train.loop.time", SimpleNamespace(perf_counter=clock))
     monitor: Any = Silent()
     if said is not None:
         monitor.say = said.append
@@ -116,5 +115,5 @@ def run(
     place, anything = RunFolder(folder), SimpleNamespace(requested=False)
     place.path.mkdir()
     place.metrics.start()
-    Session(course, place, monitor, anything, started, Ranks()).train()  # type: ignore[arg-type]
+    Session(course, place, monitor, anything, started, Ranks(clock)).train()  # type: ignore[arg-type]
     return place.read_summary() or {}, list(place.lines()), clock.now - started

@@ -162,9 +162,7 @@ def test_a_process_that_dies_is_started_again_and_the_run_goes_on_by_itself(runs
 
 def test_without_restarts_the_job_ends_and_the_folder_can_be_resumed(runs: Path, book: Path, tmp_path: Path) -> None:
     job = {"source": str(book), "out": str(tmp_path / "run"), "options": merge(RUN, FSDP), "kill_at": STOP}
-    begin = time.monotonic()
     done(torchrun(2, [job], tmp_path), code=1)
-    assert time.monotonic() - begin < 60
     assert newleaf.resume(tmp_path / "run", quiet=True).summary["resumed_from_step"] == 3
     assert lines(tmp_path / "run", "loss") == pytest.approx(lines(runs / "one", "loss"), abs=1e-3)
 

@@ -81,7 +81,7 @@ def test_what_is_kept_for_the_end_never_takes_more_than_half(tmp_path: Path, mon
     from newleaf.train.ranks import Ranks
 
     anything: Any = None
-    course: Any = SimpleNamespace(examiner=lambda *_: SimpleNamespace(all_rows=100, reports=0), looks_before=True)
+    course: Any = SimpleNamespace(examiner=lambda *_: SimpleNamespace(all_rows=100, reports=0, prompts=()), looks_before=True)
     clock = ClockSchedule(60, Shape())
     checks = Checks(course, anything, anything, Ranks(), clock, anything, anything)
     checks.rows = 10
