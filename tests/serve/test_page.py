@@ -345,7 +345,10 @@ def test_the_runs_tab_shows_a_run_with_its_curve_and_samples(seen: Visit) -> Non
     expect(page.locator(".run h1")).to_have_text("book")
     page.locator(".chart path").first.wait_for()
     facts = dict(zip(page.locator(".facts-grid dt").all_inner_texts(), page.locator(".facts-grid dd").all_inner_texts(), strict=True))
-    assert facts["Best validation"] == "1.500 bits per byte"
+    best = 1.5 + 3 * math.exp(-6)  # the last of the validations that `write_run` makes; the summary has 1.5
+    assert facts["Best validation"] == f"{best:.3f} bits per byte"
+    assert facts["At step"] == "60"
+    assert facts["All of the held-out text"] == "1.500 bits per byte"
     assert facts["Steps"] == "60"
     assert facts["Tokens a second"] == "200"
     curve = page.get_by_role("img", name=re.compile("Loss of book"))
@@ -353,7 +356,8 @@ def test_the_runs_tab_shows_a_run_with_its_curve_and_samples(seen: Visit) -> Non
     assert curve.locator("circle.dot").count() == 6
     curve.focus()
     page.keyboard.press("End")
-    assert page.locator(".reading").first.inner_text().startswith("60 · 1.5")
+    assert f"validation {best:.4f}" in page.locator(".reading").first.inner_text()
+    assert curve.locator("circle.best").count() == 1
 
 
 def test_a_run_is_followed_while_it_goes(seen: Visit, runs: Path) -> None:
@@ -361,10 +365,28 @@ def test_a_run_is_followed_while_it_goes(seen: Visit, runs: Path) -> None:
     page.goto(f"{seen.address}#runs/deep%2Flive")
     expect(page.locator(".run h1")).to_have_text("deep/live")
     expect(page.locator(".sample pre").first).to_have_text("Once upon a leaf")
-    steps = page.locator(".facts-grid dd").nth(2)
+    steps = page.locator(".facts-grid div", has=page.get_by_text("Steps", exact=True)).locator("dd")
     expect(steps).to_have_text("30")
     append(runs / "deep" / "live", '{"step": 31, "loss": 4.0, "tokens": 3100, "seconds": 15.5}\n')
     expect(steps).to_have_text("31")
+
+
+def test_two_runs_are_drawn_over_one_another(seen: Visit) -> None:
+    page = seen.page
+    page.goto(f"{seen.address}#runs/book")
+    curve = page.get_by_role("img", name=re.compile("Loss of book"))
+    expect(curve.locator("path")).to_have_count(2)
+    page.get_by_label("Compare deep/live").check()
+    expect(curve.locator("path.run-1")).to_have_count(1)
+    expect(page.locator(".legend .run-1")).to_have_text("deep/live")
+    expect(page.get_by_label("Compare deep/live")).to_be_focused()
+    curve.focus()
+    page.keyboard.press("Home")
+    read = page.locator(".reading").first.inner_text()
+    first = 1.9 + 3 * math.exp(-1)  # its first validation
+    assert f"deep/live, validation {first:.4f}" in read
+    page.get_by_label("Compare deep/live").uncheck()
+    expect(curve.locator("path.run-1")).to_have_count(0)
 
 
 def test_everything_can_be_done_by_keys(seen: Visit) -> None:
@@ -500,7 +522,8 @@ def test_axe_finds_nothing_serious(scheme: str, locale: str, browser: Browser, a
         page.locator("#keep").wait_for()
         assert serious(page, "html") == []
         page.goto(f"{address}#runs/book")
-        page.locator(".chart path").first.wait_for()
+        page.locator(".compare input").first.check()
+        page.locator(".chart path.run-1").wait_for()
         assert serious(page, "html") == []
 
 

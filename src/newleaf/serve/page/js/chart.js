@@ -21,8 +21,9 @@ export class Chart {
     new ResizeObserver(() => this.shape && this.width() !== this.drawnWidth && this.draw(this.shape)).observe(this.element);
   }
 
-  /** `lines`: [{name, x, y, strong}], the first of which is read; `label` says it all; `sayX`, `sayY` format a value; `fromZero` starts
-   * y at 0. */
+  /** `lines`: [{name, x, y, strong, said, run, best}], read together at the places of the first: `said` is what a line is called there, `run` the
+   * colour of another run's (1, 2, …), `best` the place of a point that is ringed; `label` says it all; `sayX`, `sayY` format a value;
+   * `fromZero` starts y at 0. */
   draw(shape) {
     this.shape = shape;
     this.drawnWidth = this.width();
@@ -55,7 +56,7 @@ export class Chart {
     this.read(this.at);
   }
 
-  line({ x, y, strong, name }) {
+  line({ x, y, strong, name, run, best }) {
     const drawn = x.map((_, place) => place).filter((place) => place % Math.ceil(x.length / MOST) === 0 || place === x.length - 1);
     const top = (value) => Math.max(this.toY(value), EDGE.top - 4); // what is above the picture runs along its edge
     const path = drawn.map((place, first) => `${first ? "L" : "M"}${this.toX(x[place]).toFixed(1)} ${top(y[place]).toFixed(1)}`).join("");
@@ -63,7 +64,9 @@ export class Chart {
       strong && x.length <= 40
         ? drawn.map((place) => svg("circle", { class: "dot", cx: this.toX(x[place]), cy: top(y[place]), r: 3 }))
         : [];
-    return [svg("path", { class: strong ? "line strong" : "line", "data-name": name, d: path }), ...dots];
+    const ring = best >= 0 ? [svg("circle", { class: "best", cx: this.toX(x[best]), cy: top(y[best]), r: 6 })] : [];
+    const kind = `${strong ? "line strong" : "line"}${run ? ` run-${run}` : ""}`;
+    return [svg("path", { class: kind, "data-name": name, d: path }), ...(run ? [] : dots), ...ring];
   }
 
   width() {
@@ -73,10 +76,7 @@ export class Chart {
   point(event) {
     const box = this.picture.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width) * this.drawnWidth;
-    const { x: xs } = this.shape.lines[0];
-    let best = 0;
-    for (let place = 1; place < xs.length; place++) if (Math.abs(this.toX(xs[place]) - x) < Math.abs(this.toX(xs[best]) - x)) best = place;
-    this.read(best);
+    this.read(nearest(this.shape.lines[0].x, (value) => Math.abs(this.toX(value) - x)));
   }
 
   keys(event) {
@@ -103,8 +103,19 @@ export class Chart {
     this.cross.firstChild.setAttribute("x2", this.toX(x));
     this.cross.lastChild.setAttribute("cx", this.toX(x));
     this.cross.lastChild.setAttribute("cy", Math.max(this.toY(y), EDGE.top - 4));
-    this.reading.textContent = `${this.shape.sayX(x)} · ${this.shape.sayY(y, true)}`;
+    const said = this.shape.lines.map((each) => {
+      const value = this.shape.sayY(each.y[nearest(each.x, (other) => Math.abs(other - x))], true);
+      return each.said ? `${each.said} ${value}` : value;
+    });
+    this.reading.textContent = [this.shape.sayX(x), ...said].join(" · ");
   }
+}
+
+/** The place with the least distance. */
+function nearest(values, distance) {
+  let best = 0;
+  for (let place = 1; place < values.length; place++) if (distance(values[place]) < distance(values[best])) best = place;
+  return best;
 }
 
 /** Lowest and highest of what is worth seeing. */

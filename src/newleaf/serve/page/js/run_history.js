@@ -28,6 +28,14 @@ export class RunHistory {
     Object.assign(this, { known: run, unit, cursor });
   }
 
+  /** The lowest validation loss of the curve: {place, loss, step}, or null. */
+  best() {
+    const { loss, steps } = this.validation;
+    if (!loss.length) return null;
+    const place = loss.reduce((least, value, at) => (value < loss[least] ? at : least), 0);
+    return { place, loss: loss[place], step: steps[place] };
+  }
+
   /** Tokens a second over the last `share` of the run, or null. */
   speed(share = 0.1) {
     const { tokens, seconds } = this.train;

@@ -24,9 +24,10 @@ export class RunView {
     );
     settings.addEventListener(
       "change",
-      ({ detail }) => detail === "axis" && this.element.isConnected && this.run && this.draw(this.run, this.history),
+      ({ detail }) => detail === "axis" && this.element.isConnected && this.run && this.draw(this.run, this.history, this.others),
     );
     this.lossHead = el("h2", {});
+    this.legend = el("p", { class: "legend" });
     this.curves = el(
       "div",
       { class: "curves" },
@@ -36,12 +37,7 @@ export class RunView {
         this.lossHead,
         el("span", { class: "row" }, el("label", { for: "axis", text: words.say("axis") }), pick),
       ),
-      el(
-        "p",
-        { class: "legend" },
-        el("span", { class: "key", text: words.say("training") }),
-        el("span", { class: "key strong", text: words.say("validation") }),
-      ),
+      this.legend,
       this.loss.element,
       el("h2", { text: words.say("speed_curve") }),
       this.speed.element,
@@ -64,8 +60,9 @@ export class RunView {
     );
   }
 
-  draw(run, history) {
-    Object.assign(this, { run, history });
+  /** `others` are histories that are drawn over this run's. */
+  draw(run, history, others = []) {
+    Object.assign(this, { run, history, others });
     const { words } = this.app;
     this.name.textContent = run.name;
     this.state.textContent = words.say(`run_state_${run.state}`);
@@ -73,7 +70,7 @@ export class RunView {
     this.notes.replaceChildren(...run.notes.map((note) => el("p", { class: "hint", text: note })));
     this.facts.replaceChildren(
       ...this.figures(run, history).flatMap(([label, value, unit]) =>
-        el("div", {}, el("dt", { text: words.say(label) }), el("dd", {}, value, unit ? el("small", { text: ` ${unit}` }) : "")),
+        el("div", { class: label === "fact_text" ? "wide" : "" }, el("dt", { text: words.say(label) }), el("dd", {}, value, unit ? el("small", { text: ` ${unit}` }) : "")),
       ),
     );
     const drawn = Boolean(history?.train.steps.length);
@@ -85,10 +82,16 @@ export class RunView {
 
   figures(run, history) {
     const { words } = this.app;
+    const best = history?.best();
     const bits = run.val_bits_per_byte;
+    const unit = words.say(`unit_${history?.unit || "bits per byte"}`);
+    // The curve's lowest point; what the model scores on all held-out text is another figure, measured at the end.
+    const whole = best && run.state === "finished" && bits !== null && history.unit === "bits per byte" && bits.toFixed(3) !== best.loss.toFixed(3);
     const speed = history?.speed(run.state === "running" ? 0.1 : 1);
     return [
-      ["fact_loss", bits === null ? null : bits.toFixed(3), words.say("fact_bits")],
+      ["fact_loss", best ? best.loss.toFixed(3) : bits === null ? null : bits.toFixed(3), unit],
+      ["fact_whole", whole ? bits.toFixed(3) : null, unit],
+      ["fact_best_step", best ? words.count(best.step) : null],
       ["fact_speed", speed ? words.count(speed) : null],
       ["fact_steps", words.count(run.steps)],
       ["fact_tokens", words.count(run.tokens)],
@@ -110,15 +113,19 @@ export class RunView {
     const common = { sayX, ticksX: time ? timeTicks : ticks };
     const smooth = smoothed(train.loss);
     const place = (value, long) => (long ? value.toFixed(4) : String(Number(value.toPrecision(4))));
+    const said = this.others.length ? `${run.name}, ` : "";
+    const best = history.best();
     this.loss.draw({
       ...common,
       lines: [
-        { name: "training", x: train[axis], y: smooth },
-        { name: "validation", x: validation[axis], y: validation.loss, strong: true },
+        { name: "training", said: said + words.say("training"), x: train[axis], y: smooth },
+        { name: "validation", said: said + words.say("validation"), x: validation[axis], y: validation.loss, strong: true, best: best?.place },
+        ...this.others.map((other, number) => this.otherLine(other, axis, number + 1)),
       ].filter((line) => line.x.length),
       sayY: place,
       label: this.described("loss_curve", run, smooth, (value) => value.toFixed(3)),
     });
+    this.drawLegend(unit);
     const speeds = history.speeds();
     this.speed.draw({
       ...common,
@@ -127,6 +134,27 @@ export class RunView {
       sayY: (value) => words.short(value),
       label: this.described("speed_curve", run, speeds, (value) => words.count(value)),
     });
+  }
+
+  /** Another run's validation, or where it has none its training. */
+  otherLine({ known, validation, train }, axis, number) {
+    const { words } = this.app;
+    const checked = validation.loss.length > 0;
+    const said = `${known.name}, ${words.say(checked ? "validation" : "training")}`;
+    if (checked) return { name: known.id, said, run: number, x: validation[axis], y: validation.loss, strong: true };
+    return { name: known.id, said, run: number, x: train[axis], y: smoothed(train.loss), strong: true };
+  }
+
+  drawLegend(unit) {
+    const { words } = this.app;
+    const others = this.others.map(({ known }, number) => el("span", { class: `key strong run-${number + 1}`, text: known.name }));
+    const strange = this.others.filter((other) => other.unit !== unit).map(({ known }) => known.name);
+    this.legend.replaceChildren(
+      el("span", { class: "key", text: words.say("training") }),
+      el("span", { class: "key strong", text: words.say("validation") }),
+      ...others,
+      ...(strange.length ? [el("span", { text: words.say("other_unit", { runs: strange.join(", ") }) })] : []),
+    );
   }
 
   described(title, run, values, say) {

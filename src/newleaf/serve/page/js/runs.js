@@ -4,6 +4,7 @@ import { el } from "./dom.js";
 import { RunHistory } from "./run_history.js";
 import { RunView } from "./run_view.js";
 
+const MOST = 4; // runs over one another
 const EVERY = 2000; // milliseconds between two looks
 
 export class RunsView {
@@ -13,6 +14,7 @@ export class RunsView {
     this.found = null; // the server's list
     this.problem = null;
     this.history = null;
+    this.compared = new Map(); // ids of the runs that are drawn over the chosen one → their histories
     this.timer = null;
     addEventListener("hashchange", () => this.timer !== null && this.choose());
     document.addEventListener("visibilitychange", () => this.timer !== null && !document.hidden && this.look());
@@ -72,8 +74,21 @@ export class RunsView {
     const run = this.chosen;
     if (!run) return;
     if (this.history?.id !== run.id) this.history = new RunHistory(run.id);
-    const { history } = this;
-    if (history.isNew(run)) history.take(await this.app.api.history(run.id, history.cursor));
+    for (const history of [this.history, ...this.others]) {
+      const known = this.found.data.find(({ id }) => id === history.id);
+      if (known && history.isNew(known)) history.take(await this.app.api.history(known.id, history.cursor));
+    }
+  }
+
+  /** Histories that are drawn over the chosen run's. */
+  get others() {
+    return [...this.compared.values()].filter(({ id }) => id !== this.chosen?.id);
+  }
+
+  compare(id, on) {
+    if (on) this.compared.set(id, new RunHistory(id));
+    else this.compared.delete(id);
+    this.choose();
   }
 
   choose() {
@@ -88,10 +103,11 @@ export class RunsView {
     this.empty.replaceChildren(...this.nothing(all));
     const here = this.chosen;
     const history = here && this.history?.id === here.id ? this.history : null;
-    const drawn = JSON.stringify([all, here?.id, history?.cursor]);
+    const others = this.others.filter(({ known }) => known);
+    const drawn = JSON.stringify([all, here?.id, history?.cursor, ...others.map(({ id, cursor }) => [id, cursor]), [...this.compared.keys()]]);
     if (drawn === this.drawn) return;
     this.drawn = drawn;
-    const focused = this.list.contains(document.activeElement) ? document.activeElement.hash : null;
+    const focused = this.list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     this.list.replaceChildren(
       ...all.map((run) =>
         el(
@@ -99,17 +115,30 @@ export class RunsView {
           { class: run === here ? "here" : "" },
           el(
             "a",
-            { href: `#runs/${encodeURIComponent(run.id)}`, "aria-current": run === here ? "true" : null },
+            { href: `#runs/${encodeURIComponent(run.id)}`, "aria-current": run === here ? "true" : null, "data-key": `run ${run.id}` },
             el("span", { class: `state ${run.state}`, "aria-hidden": "true" }),
             el("span", { class: "run-name", text: run.name }),
             el("span", { class: "figure", text: run.val_bits_per_byte === null ? "" : run.val_bits_per_byte.toFixed(3) }),
             el("span", { class: "run-state", text: words.say(`run_state_${run.state}`) }),
           ),
+          all.length > 1 && run !== here ? this.comparing(run) : null,
         ),
       ),
     );
-    if (focused) [...this.list.querySelectorAll("a")].find((link) => link.hash === focused)?.focus();
-    if (here) this.view.draw(here, history);
+    if (focused) [...this.list.querySelectorAll("[data-key]")].find(({ dataset }) => dataset.key === focused)?.focus();
+    if (here) this.view.draw(here, history, others);
+  }
+
+  comparing(run) {
+    const tick = el("input", {
+      type: "checkbox",
+      "aria-label": this.app.words.say("compare_run", { run: run.name }),
+      "data-key": `compare ${run.id}`,
+      disabled: !this.compared.has(run.id) && this.others.length >= MOST,
+      is: { checked: this.compared.has(run.id) },
+      on: { change: () => this.compare(run.id, tick.checked) },
+    });
+    return el("label", { class: "compare", title: this.app.words.say("compare") }, tick);
   }
 
   nothing(all) {
