@@ -379,6 +379,9 @@ def test_two_runs_are_drawn_over_one_another(seen: Visit) -> None:
     page.get_by_label("Compare deep/live").check()
     expect(curve.locator("path.run-1")).to_have_count(1)
     expect(page.locator(".legend .run-1")).to_have_text("deep/live")
+    stroke = "(node) => getComputedStyle(node).stroke"
+    own = curve.locator("path.strong:not(.run-1)")
+    assert curve.locator("path.run-1").evaluate(stroke) != own.evaluate(stroke)
     expect(page.get_by_label("Compare deep/live")).to_be_focused()
     curve.focus()
     page.keyboard.press("Home")

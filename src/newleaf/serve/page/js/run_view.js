@@ -90,8 +90,8 @@ export class RunView {
     const speed = history?.speed(run.state === "running" ? 0.1 : 1);
     return [
       ["fact_loss", best ? best.loss.toFixed(3) : bits === null ? null : bits.toFixed(3), unit],
-      ["fact_whole", whole ? bits.toFixed(3) : null, unit],
       ["fact_best_step", best ? words.count(best.step) : null],
+      ["fact_whole", whole ? bits.toFixed(3) : null, unit],
       ["fact_speed", speed ? words.count(speed) : null],
       ["fact_steps", words.count(run.steps)],
       ["fact_tokens", words.count(run.tokens)],
