@@ -44,8 +44,8 @@ def write(path: Path, data: str | bytes) -> Path:
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
 def test_every_kind_of_file_gives_its_documents(tmp_path: Path, packing: str) -> None:
     texts = ["one\r\ntwo 春", 'she said "hi",\nand left', "x" * 200_000]
-    assert read(write(tmp_path / f"a.txt{packing}", texts[0])) == texts[:1]
-    assert read(write(tmp_path / f"a.py{packing}", texts[0])) == texts[:1]
+    assert read(write(tmp_path / f"a.txt{packing}", texts[0])) == ["one\ntwo 春"]
+    assert read(write(tmp_path / f"a.py{packing}", texts[0])) == ["one\ntwo 春"]
     assert read(write(tmp_path / f"a.jsonl{packing}", jsonl(*texts))) == texts
     rows = tmp_path / "rows.csv"
     with rows.open("w", newline="", encoding="utf-8") as file:
@@ -65,7 +65,7 @@ def test_the_field_names_the_text(tmp_path: Path) -> None:
 
 def test_a_txt_file_is_one_document_or_its_lines_or_its_paragraphs(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "one\ntwo\r\n\n \nthree\n\n")
-    assert read(path) == ["one\ntwo\r\n\n \nthree\n\n"]
+    assert read(path) == ["one\ntwo\n\n \nthree\n\n"]
     assert read(path, document="line") == ["one", "two", "three"]
     assert read(path, document="blank-line") == ["one\ntwo", "three"]
     code = write(tmp_path / "a.py", "one\n\ntwo\n")
@@ -95,7 +95,6 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
         ("a.txt", b"x" * (4 * 2**20 - 1) + "春".encode()[:2] + b"y", {}, rf"not UTF-8 at byte {4 * 2**20 - 1}"),
         ("a.txt", b"ok\nb\xff\n", {"document": "line"}, r"a\.txt: not UTF-8 at byte 4"),
         ("a.txt", b"ab\0cd", {}, r"a\.txt: binary file \(a NUL byte at byte 2\)"),
-        ("a.txt", "\ufeffabc".encode("utf-16-le"), {}, "looks like UTF-16"),
         ("a.txt", b"", {}, r"a\.txt: the file is empty"),
         ("a.exe", b"text", {}, r"a\.exe: unknown kind of file"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', {}, r"a\.jsonl:2: not valid JSON"),

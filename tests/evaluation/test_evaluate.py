@@ -156,7 +156,7 @@ def test_a_row_that_cannot_be_asked_is_named_and_the_rest_is_scored(
     assert found.n == 3
     (bad,) = [line for line in found.left_out if line.startswith(f"{path}:3:")]
     assert said in bad
-    assert any(line.startswith(f"{path}:5: is not JSON") for line in found.left_out)
+    assert any(line.startswith(f"{path}:5: not valid JSON") for line in found.left_out)
 
 
 def test_what_does_not_exist_is_named_with_the_nearest(

@@ -167,7 +167,7 @@ def test_a_second_start_goes_on_after_the_last_whole_line_with_the_same_texts(mo
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", "x", "a.csv: prompts come from"), ("a.txt", "\n \n", "a.txt: holds no prompt"),
+        ("a.exe", "x", "a.exe: prompts come from"), ("a.txt", "\n \n", "a.txt: holds no prompt"),
         ("a.jsonl", '{"prompt": "x"}\n{"p', "a.jsonl:2: not"),
         ("a.jsonl", '{"text": "x"}', "a.jsonl:1: has no field prompt"),
         ("a.jsonl", '{"prompt": "x", "end": 1}', "a.jsonl:1: has a field end"),

@@ -172,3 +172,29 @@ def test_the_standard_library_makes_conversations_that_are_the_same_each_time() 
     for row in held_out:
         talk = to_conversation(row, row["about"])
         assert [message["role"] for message in talk.messages] == ["user", "assistant"] * (len(talk.messages) // 2)
+
+
+def test_miniminds_rows_keep_their_tools_and_calls() -> None:
+    """Tools as JSON text in the system message, calls as JSON text of bare names and arguments."""
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"what": {"type": "string"}}}}}
+    rows = [
+        {"role": "system", "content": "You may look.", "tools": json.dumps([tool])},
+        {"role": "user", "content": "What is it?", "tools": ""},
+        {"role": "assistant", "content": "", "tool_calls": json.dumps([{"name": "look", "arguments": {"what": "it"}}])},
+        {"role": "tool", "content": "a leaf"},
+        {"role": "assistant", "content": "A leaf.", "tool_calls": ""},
+    ]
+    for name in ("conversations", "messages"):
+        found = to_conversation({name: rows}, "a:1")
+        assert found.tools == [tool]
+        assert found.messages[0] == {"role": "system", "content": "You may look."}
+        assert found.messages[2]["tool_calls"] == [{"type": "function", "function": {"name": "look", "arguments": {"what": "it"}}}]
+        assert "tool_calls" not in found.messages[4]
+    assert to_conversation({"messages": rows, "tools": [tool]}, "a:1").tools == [tool]
+    for bad, said in (
+        ({"messages": rows, "tools": [{"type": "function", "function": {"name": "other"}}]}, "a:1: tools: the row and its system message"),
+        ({"messages": [rows[0] | {"tools": "[{"}, *rows[1:]]}, r"a:1: messages\[0\].tools: is not valid JSON"),
+        ({"messages": [*rows[:2], rows[2] | {"tool_calls": "look()"}]}, r"a:1: messages\[2\].tool_calls: is not valid JSON"),
+    ):
+        with pytest.raises(InputError, match=said):
+            to_conversation(bad, "a:1")

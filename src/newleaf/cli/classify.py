@@ -81,24 +81,29 @@ def _batches(model: Model, args: argparse.Namespace) -> Any:
 
 
 def _of_file(path: Path) -> list[Any]:
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    # Not splitlines: a text may hold other line separators.
-    lines = [_blank_is_empty(line.removesuffix("\r")) for line in text.removesuffix("\n").split("\n")]
-    if path.suffix != ".jsonl":
-        return lines
+    """One entry for each line, so that line k of the output is about line k: an empty one for a blank line."""
+    from newleaf.data.problems import BadDocumentError
+    from newleaf.data.rows import FORMATS, file_lines, file_rows, format_of, parse_row, stop_at
+
+    if format_of(path) in FORMATS and format_of(path) != ".jsonl":
+        return [_question(row.values, row.where) for row in file_rows(path)]
     found: list[Any] = []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            found.append("")
+    for number, line in file_lines(path):
+        if format_of(path) != ".jsonl" or not line.strip():
+            found.append(_blank_is_empty(line))
             continue
         try:
-            row = json.loads(line)
-            found.append(row["texts"] if "texts" in row else row["text"])
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}:{number}: each line is a JSON object with a field text, or texts for a list of them") from None
+            found.append(_question(parse_row(line, f"{path}:{number}"), f"{path}:{number}"))
+        except BadDocumentError as problem:
+            stop_at(problem)
+    return found
+
+
+def _question(row: dict[str, Any], where: str) -> Any:
+    """The text, or the texts, of a row."""
+    found = row["texts"] if "texts" in row else row.get("text")
+    if not (isinstance(found, str) or (isinstance(found, list) and found and all(isinstance(each, str) for each in found))):
+        raise InputError(f"{where}: a row has a field text, or texts for a list of them; this one has {', '.join(row) or 'none'}")
     return found
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from newleaf.data.encodings import known_encoding
 from newleaf.errors import InputError
 
 DocumentUnit = Literal["file", "line", "blank-line"]
@@ -16,7 +17,8 @@ Layout = Literal["packed", "document"]
 class DataConfig:
     """How sources become batches.
 
-    `field` names the text in a row of JSONL, CSV or Parquet; `document` says what a document is in a .txt file; `limit` and
+    `field` names the text in a row of JSONL, CSV or Parquet; `encoding` is that of the files, which is guessed where they are not UTF-8;
+    `document` says what a document is in a .txt file; `limit` and
     `validation_limit` count documents kept. `val_fraction` takes the end of the text, unless `validation` names sources of its own.
     Of the text to learn `train_bytes` become tokens at most, of the held-out text `validation_bytes`, in pieces spread evenly over it.
     `on_error="skip"` leaves out what cannot be read and counts it. Cleaning (`normalize`, `whitespace`, `dedup`, `min_length` in
@@ -26,6 +28,7 @@ class DataConfig:
     """
 
     field: str = "text"
+    encoding: str | None = None
     document: DocumentUnit = "file"
     limit: int | None = None
     val_fraction: float = 0.05
@@ -53,6 +56,11 @@ class DataConfig:
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
         _at_least("min_length", self.min_length, 0)
+        if self.encoding is not None:
+            try:
+                object.__setattr__(self, "encoding", known_encoding(self.encoding))
+            except InputError as error:
+                raise InputError(f"data.{error}") from None
         if not isinstance(self.field, str) or not self.field:
             raise InputError("data.field: it is empty; name the text field")
         self._check_split()

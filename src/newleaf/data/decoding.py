@@ -19,23 +19,27 @@ class Line:
 
 
 def text_pieces(blocks: Iterable[bytes], name: str) -> Iterator[str]:
-    """The text of a file piece by piece, without a byte order mark at its start; raises BadDocumentError at the first fault."""
+    """The text of a file piece by piece, without a byte order mark at its start and with "\\n" for "\\r\\n"; raises BadDocumentError at the
+    first fault."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    at, started = 0, False
+    at, started, held = 0, False, ""
     for block in blocks:
         waiting = len(decoder.getstate()[0])
         _refuse_nul(block, at, name)
         try:
             text = decoder.decode(block)
         except UnicodeDecodeError as error:
-            raise _not_utf8(name, at - waiting + error.start, block if at == 0 else b"") from error
+            raise _not_utf8(name, at - waiting + error.start) from error
+        text, held = _one_line_end(held + text)
         if text:
             yield text if started else text.removeprefix("\ufeff")
             started = True
         at += len(block)
     rest = decoder.getstate()[0]
     if rest:
-        raise _not_utf8(name, at - len(rest), b"")
+        raise _not_utf8(name, at - len(rest))
+    if held:
+        yield held
 
 
 def lines(blocks: Iterable[bytes]) -> Iterator[Line]:
@@ -64,17 +68,23 @@ def line_text(line: Line, name: str) -> str:
     try:
         return line.data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _not_utf8(name, line.offset + error.start, line.data if line.number == 1 else b"") from error
+        raise _not_utf8(name, line.offset + error.start) from error
+
+
+def _one_line_end(text: str) -> tuple[str, str]:
+    """The text with "\\n" for "\\r\\n", and a carriage return at its end, whose newline may follow."""
+    held = "\r" if text.endswith("\r") else ""
+    return text.removesuffix("\r").replace("\r\n", "\n"), held
 
 
 def _refuse_nul(data: bytes, offset: int, name: str) -> None:
     found = data.find(0)
     if found >= 0:
         if offset == 0 and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise _not_utf8(name, 0, data)
+            raise _not_utf8(name, 0)
         raise BadDocumentError("binary", f"{name}: binary file (a NUL byte at byte {offset + found}); give text")
 
 
-def _not_utf8(name: str, offset: int, head: bytes) -> BadDocumentError:
-    seems = "it looks like UTF-16; " if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
-    return BadDocumentError("not UTF-8", f"{name}: not UTF-8 at byte {offset}; {seems}convert it to UTF-8")
+def _not_utf8(name: str, offset: int) -> BadDocumentError:
+    hint = "name its encoding with --data.encoding, or convert it to UTF-8"
+    return BadDocumentError("not UTF-8", f"{name}: not UTF-8 at byte {offset}", hint)

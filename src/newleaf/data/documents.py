@@ -1,7 +1,6 @@
 """Sources to documents: each kind of file cut into the texts it holds."""
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +8,14 @@ from typing import Any
 from newleaf.data.compression import blocks, seekable
 from newleaf.data.config import DataConfig
 from newleaf.data.decoding import Line, line_text, lines, text_pieces
+from newleaf.data.encodings import utf8_blocks
 from newleaf.data.hub import hub_rows
 from newleaf.data.problems import BadDocumentError, Problems
+from newleaf.data.rows import CSV_FIELD_LIMIT, parse_row
 from newleaf.data.sources import FileSource, HubSource, Resolved
 from newleaf.errors import InputError
 
 Progress = Callable[[str, int, int | None], None]
-CSV_FIELD_LIMIT = 2**31 - 1  # the largest that a C long holds on every system
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Reading:
     on_read: Callable[[int], None]
 
     def blocks(self, source: FileSource) -> Iterator[bytes]:
-        return blocks(source.path, self.on_read)
+        return utf8_blocks(blocks(source.path, self.on_read), str(source.path), self.config.encoding, self.problems.guessed)
 
 
 def documents(found: Resolved, config: DataConfig, problems: Problems, on_progress: Progress | None = None) -> Iterator[Document]:
@@ -108,12 +108,12 @@ def _paragraphs(source: FileSource, reading: Reading) -> Iterator[Document]:
     for line, text in _good_lines(source, reading):
         if text.strip():
             first = first if kept else line.number
-            kept.append(text)
+            kept.append(text.removesuffix("\n").removesuffix("\r") + "\n")
         elif kept:
-            yield Document(f"{source.path}:{first}", ["".join(kept).removesuffix("\n").removesuffix("\r")])
+            yield Document(f"{source.path}:{first}", ["".join(kept).removesuffix("\n")])
             kept = []
     if kept:
-        yield Document(f"{source.path}:{first}", ["".join(kept).removesuffix("\n").removesuffix("\r")])
+        yield Document(f"{source.path}:{first}", ["".join(kept).removesuffix("\n")])
 
 
 def _jsonl(source: FileSource, reading: Reading) -> Iterator[Document]:
@@ -122,20 +122,9 @@ def _jsonl(source: FileSource, reading: Reading) -> Iterator[Document]:
             continue
         name = f"{source.path}:{line.number}"
         try:
-            yield Document(name, [_text_of(_json_object(text, name), name, reading.config.field)])
+            yield Document(name, [_text_of(parse_row(text, name), name, reading.config.field)])
         except BadDocumentError as problem:
             reading.problems.bad(problem)
-
-
-def _json_object(text: str, name: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise BadDocumentError("broken line", f"{name}: not valid JSON ({what}); each line is one JSON object") from error
-    if not isinstance(row, dict):
-        raise BadDocumentError("broken line", f"{name}: not a JSON object but {type(row).__name__}; each line is one JSON object")
-    return row
 
 
 def _text_of(row: dict[str, Any], name: str, field: str) -> str:

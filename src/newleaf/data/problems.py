@@ -8,11 +8,12 @@ from newleaf.errors import InputError
 
 
 class BadDocumentError(InputError):
-    """A file or row that cannot be read; `reason` is a short name to count it under."""
+    """A file or row that cannot be read; `reason` is a short name to count it under, `hint` an option of training that may help, and
+    `plain` the message without it."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+    def __init__(self, reason: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.reason, self.plain = reason, message
 
 
 @dataclass
@@ -22,6 +23,11 @@ class Problems:
     on_error: Literal["stop", "skip"] = "stop"
     skipped: Counter[str] = field(default_factory=Counter)
     first: str | None = None
+    encodings: dict[str, str] = field(default_factory=dict)  # of files whose encoding was guessed
+
+    def guessed(self, name: str, encoding: str) -> None:
+        """A file is not UTF-8, and seems to be in this encoding."""
+        self.encodings[name] = encoding
 
     def bad(self, problem: BadDocumentError) -> None:
         """Raises the problem, or counts it where the user said to skip."""

@@ -1,14 +1,14 @@
-"""JSON lines with what is wrong in them: good rows come out, bad ones are named by file and line."""
+"""Rows to be asked, with what is wrong in them: good rows come out, bad ones are named by file and line."""
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from newleaf.data.rows import file_rows
 from newleaf.errors import InputError
 
 Made = TypeVar("Made")
@@ -63,37 +63,15 @@ def _short(value: Any) -> str:
 
 
 def read_rows(path: Path) -> tuple[list[Row], list[str]]:
-    """The rows of a .jsonl file (or .jsonl.gz), and what was left out and why. Raises InputError for a file that is not there or empty."""
-    rows: list[Row] = []
+    """The rows of a file (JSON lines, a JSON list, CSV, TSV, Parquet; packed or not), and what was left out and why.
+
+    Raises InputError for a file that cannot be read or has no rows.
+    """
     problems: list[str] = []
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            problems.append(f"{where}: is not JSON")
-            continue
-        if isinstance(fields, dict):
-            rows.append(Row(where, fields))
-        else:
-            problems.append(f"{where}: must be an object with fields, not {_short(fields)}")
+    rows = [Row(row.where, row.values) for row in file_rows(path, lambda problem: problems.append(problem.plain))]
     if not rows:
         raise InputError(problems[0] if problems else f"{path}: is empty; one JSON object a line is expected")
     return rows, problems
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            yield from file
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text") from error
 
 
 def make_each(rows: Sequence[Row], make: Callable[[Row], Made]) -> tuple[list[Made], list[str]]:

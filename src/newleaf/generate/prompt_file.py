@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from newleaf.data.rows import FORMATS, SourceRow, file_lines, file_rows, format_of
 from newleaf.errors import InputError
 from newleaf.generate.completion import Completion
 
@@ -25,33 +26,28 @@ class Prompt:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a .txt file (one a line, empty lines left out) or a .jsonl file (field `prompt`). Raises InputError with the line."""
-    if path.suffix not in (".txt", ".jsonl"):
+    """The prompts of a .txt file (one a line, empty lines left out) or of rows with a field `prompt` (.jsonl, .csv, .tsv, …).
+
+    Raises InputError with the line.
+    """
+    if format_of(path) == ".txt":
+        prompts = [Prompt(line, f"{path}:{number}", {"prompt": line}) for number, line in file_lines(path) if line.strip()]
+    elif format_of(path) in FORMATS:
+        prompts = [_of_row(row) for row in file_rows(path)]
+    else:
         raise InputError(f"{path}: prompts come from a .txt file (one a line) or a .jsonl file (field prompt)")
-    try:
-        # Not splitlines: JSON may hold other line separators inside its texts.
-        lines = path.read_text("utf-8").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    filled = [(f"{path}:{number}", line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
-    if not filled:
+    if not prompts:
         raise InputError(f"{path}: holds no prompt")
-    return [_from_json(line, where) if path.suffix == ".jsonl" else Prompt(line, where, {"prompt": line}) for where, line in filled]
+    return prompts
 
 
-def _from_json(line: str, where: str) -> Prompt:
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})") from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
-        raise InputError(f"{where}: has no field prompt with a text")
-    taken = [name for name in OURS if name in fields]
+def _of_row(row: SourceRow) -> Prompt:
+    if not isinstance(row.values.get("prompt"), str):
+        raise InputError(f"{row.where}: has no field prompt with a text")
+    taken = [name for name in OURS if name in row.values]
     if taken:
-        raise InputError(f"{where}: has a field {taken[0]}, which the output needs for itself")
-    return Prompt(fields["prompt"], where, fields)
+        raise InputError(f"{row.where}: has a field {taken[0]}, which the output needs for itself")
+    return Prompt(row.values["prompt"], row.where, row.values)
 
 
 def lines_done(out: Path, prompts: Sequence[Prompt]) -> tuple[int, int]:

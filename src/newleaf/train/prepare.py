@@ -179,6 +179,10 @@ def left_out(report: dict[str, Any]) -> list[str]:
     if report["unknown_suffix"]["count"]:
         names = ", ".join(report["unknown_suffix"]["first"][:3])
         sentences.append(f"Passed over {report['unknown_suffix']['count']} files of other kinds ({names}, …).")
+    if report["encodings"]:
+        name, encoding = next(iter(report["encodings"].items()))
+        more = f" and {len(report['encodings']) - 1} more files" if len(report["encodings"]) > 1 else ""
+        sentences.append(f"{name}{more}: not UTF-8, read as {encoding}, which is a guess; --data.encoding names another.")
     if report["skipped"]:
         counts = ", ".join(f"{count} {reason}" for reason, count in report["skipped"].items())
         sentences.append(f"Left out: {counts}. The first: {report['first_skipped']}")

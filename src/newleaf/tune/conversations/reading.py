@@ -53,10 +53,11 @@ class Reading:
     system: str | None = None
     limit: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
+    encoding: str | None = None  # of the files
 
     def conversations(self, sources: Iterable[str], found: Findings) -> Iterator[Conversation]:
         """The conversations, checked."""
-        for row in read_rows(sources):
+        for row in read_rows(sources, self.encoding):
             made = self._guarded(partial(_conversation, row, self.system), found)
             if made is not None:
                 found.shapes[made.shape] += 1
@@ -92,7 +93,7 @@ class Reading:
         self, sources: Iterable[str], answers: Answers, found: Findings, on_progress: Progress | None = None
     ) -> Iterator[ExamplePair]:
         """The pairs, each answer an example; nothing is cut, since both must end as they were judged."""
-        for number, row in enumerate(read_rows(sources)):
+        for number, row in enumerate(read_rows(sources, self.encoding)):
             if on_progress is not None and number % 64 == 0:
                 on_progress("rendering pairs", number, None)
             made = self._guarded(partial(self._pair, row, answers, found), found)

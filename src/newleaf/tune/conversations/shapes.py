@@ -73,11 +73,15 @@ def to_conversation(row: Any, where: str, system: str | None = None) -> Conversa
 
 def _conversation(row: Any, where: str, system: str | None) -> Conversation:
     shape = _shape_of(row)
-    messages = checked(shape.messages(row))
+    given, own_tools = _without_tools(shape.messages(row))
+    messages = checked(given)
     if system is not None and messages[0]["role"] not in ("system", "developer"):
         messages.insert(0, {"role": "system", "content": system})
     learned = tuple(bool(message.pop("weight", 1)) for message in messages)
     tools, documents = listed(row, "tools"), listed(row, "documents")
+    if tools and own_tools and tools != own_tools:
+        raise InputError("tools: the row and its system message name different ones; give them once")
+    tools = tools or own_tools
     references = tuple(str(text) for text in shape.references(row))
     return Conversation(where, messages, tools, documents, learned, references, shape.name)
 
@@ -90,6 +94,31 @@ def _shape_of(row: Any) -> Shape:
         known = "; ".join(f"{shape.name}: {', '.join(shape.fields)}" for shape in SHAPES)
         raise InputError(f"no conversation; it has the fields {', '.join(map(str, row)) or 'none'}, and known are {known}")
     return found
+
+
+def _without_tools(messages: Any) -> tuple[Any, list[Any] | None]:
+    """The messages, and the tools that one of them names: minimind's rows have them in the system message. Calls that are written as JSON
+    text are read."""
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
+        return messages, None
+    tools: list[Any] | None = None
+    found: list[Any] = []
+    for number, message in enumerate(messages):
+        kept = {name: value for name, value in message.items() if name != "tools"}
+        try:
+            tools = listed(message, "tools") or tools
+            if "tool_calls" in kept:
+                kept["tool_calls"] = [_wrapped(call) for call in listed(message, "tool_calls") or ()]
+        except InputError as error:
+            raise InputError(f"messages[{number}].{error}") from None
+        found.append({name: value for name, value in kept.items() if name != "tool_calls" or value})
+    return found, tools
+
+
+def _wrapped(call: Any) -> Any:
+    """A call as OpenAI writes it; some rows have the function's name and arguments alone."""
+    bare = isinstance(call, Mapping) and "name" in call and "function" not in call
+    return {"type": "function", "function": dict(call)} if bare else call
 
 
 def checked(messages: Any) -> list[Message]:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from newleaf.data.encodings import known_encoding
+from newleaf.data.problems import BadDocumentError
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Label, Shape
 from newleaf.tune.labels.fields import Fields, Wanted, find_fields, text_of
@@ -31,8 +33,11 @@ class LabelledConfig:
     test: str | tuple[str, ...] | None = None
     limit: int | None = None  # rows to learn from
     on_error: Literal["stop", "skip"] = "stop"
+    encoding: str | None = None  # of the files; guessed where they are not UTF-8
 
     def __post_init__(self) -> None:
+        if self.encoding is not None:
+            object.__setattr__(self, "encoding", known_encoding(self.encoding))
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction: must be between 0 and 1, not {self.val_fraction!r}")
         if self.limit is not None and self.limit < 2:
@@ -102,20 +107,25 @@ class _Reader:
     def examples(self, sources: Iterable[str], limit: int | None) -> list[Example]:
         found: list[Example] = []
         names = list(sources)
-        for row in read_table(names):
+        for row in read_table(names, self._bad, self.config.encoding):
             try:
                 found.append(self._example(row))
             except InputError as error:
-                if self.config.on_error == "stop" or self.fields is None:
-                    hint = "; --data.on_error skip leaves such rows out" if self.fields is not None else ""
-                    raise InputError(f"{error}{hint}") from None
-                self.skipped["rows"] += 1
-                self.first_skipped = self.first_skipped or str(error)
+                self._bad(error)
             if len(found) == limit:
                 break
         if not found:
             raise InputError(f"{', '.join(names)}: holds no labelled rows")
         return found
+
+    def _bad(self, error: InputError) -> None:
+        """A row that is none, or has no example: it ends everything, or is counted."""
+        readable = not isinstance(error, BadDocumentError)
+        if self.config.on_error == "stop" or (readable and self.fields is None):
+            hint = "; --data.on_error skip leaves such rows out" if self.fields is not None else ""
+            raise InputError(f"{error}{hint}") from None
+        self.skipped["rows"] += 1
+        self.first_skipped = self.first_skipped or str(error)
 
     def _example(self, row: Row) -> Example:
         if self.fields is None:

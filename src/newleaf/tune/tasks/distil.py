@@ -170,8 +170,10 @@ def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: R
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
     ready = _chat_base(config, base, teacher, monitor)
     data = config.data
-    rows = TalkDataConfig(data.val_fraction, data.validation_sources or None, data.limit, data.validation_limit, data.on_error)
-    reading = Reading(length, config.chat.system, on_error=rows.on_error)
+    rows = TalkDataConfig(
+        data.val_fraction, data.validation_sources or None, data.limit, data.validation_limit, data.on_error, data.encoding
+    )
+    reading = Reading(length, config.chat.system, on_error=rows.on_error, encoding=rows.encoding)
     train, held_out = read_talks(Split(config.source, rows), reading, Answers(ready.template), monitor)
     sides = [[example for _, made in talks for example in made] for talks in (train, held_out)]
     return DistilChatCourse(config, ready, sides[0], sides[1], teacher, monitor.stage)
