@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import newleaf
+from newleaf.storage.adapter_folder import load_adapter, save_adapter
 from newleaf.storage.convert import convert
 
 IDS = torch.arange(40).view(2, 20) * 7 % 300
@@ -86,6 +87,16 @@ def test_a_copy_of_the_base_is_not_put_in_and_a_trained_one_is_served_by_itself(
     engine.close()
     with pytest.raises(newleaf.InputError, match=r"adapter one: brings head\.weight whole"):
         model.engine(adapters={"one": tmp_path / "trained"})
+
+
+@pytest.mark.parametrize("case", [case for case in OPTIONS if case != "tied by peft"])
+def test_such_an_adapter_is_written_again_tensor_for_tensor(case: str, base: Path, tmp_path: Path) -> None:
+    adapted(base, tmp_path / "adapter", OPTIONS[case])
+    network = newleaf.load(base).network
+    save_adapter(tmp_path / "again", load_adapter(tmp_path / "adapter", network, "llama"), network.config, "llama")
+    before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "again"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("case", ["head", "table", "both trained whole"])

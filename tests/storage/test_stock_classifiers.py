@@ -91,6 +91,12 @@ def test_a_regression_answers_with_its_numbers(fields: dict[str, Any], tmp_path:
     assert "LABEL" not in capsys.readouterr().out
 
 
+def test_a_text_without_a_token_is_no_question(tmp_path: Path) -> None:
+    stock_classifier(tmp_path / "m", num_labels=3)
+    with pytest.raises(newleaf.InputError, match="text 2 is empty"):
+        newleaf.load(tmp_path / "m").classify(["a", ""])
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

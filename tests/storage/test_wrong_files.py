@@ -251,3 +251,43 @@ def test_an_adapter(data: st.DataObject, models: Path, tmp_path: Path) -> None:
     one_line_or_a_result(lambda: base.with_adapter(folder).generate("some", max_tokens=2, temperature=0), lambda: facts(folder))
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         restore(folder / name, models / "adapter" / name)
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_a_vocabulary_and_its_merges(data: st.DataObject, tmp_path: Path) -> None:
+    vocabulary = {"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3, "Ġ": 4, "Ġa": 5}
+    merges = b"#version: 0.2\na b\n\xc4\xa0 a\n"
+    exchange(tmp_path / "vocab.json", data.draw(st.one_of(wrong_json(json.dumps(vocabulary)), st.just(json.dumps(vocabulary).encode()))))
+    exchange(tmp_path / "merges.txt", data.draw(st.one_of(wrong_bytes(merges, len(merges)), st.just(merges))))
+    one_line_or_a_result(lambda: tokenized(tmp_path))
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_what_newleaf_notes_beside_an_adapter(data: st.DataObject, models: Path, tmp_path: Path) -> None:
+    folder = copy(models, "adapter", tmp_path)
+    labels = {"shape": "classify", "labels": ["a", "b"], "multi_label": False, "start": 1, "delimiter": None, "extract": 2, "length": 9}
+    noted = {"base": {"id": "0a", "packed": False, "samples": [0.5, 0.25]}, "classifier": labels}
+    exchange(folder / "newleaf.json", data.draw(wrong_json(json.dumps(noted))))
+    base = newleaf.load(models / "llama")
+    one_line_or_a_result(lambda: base.with_adapter(folder), lambda: facts(folder))
+
+
+@EXAMPLES
+@given(data=st.data())
+def test_what_newleaf_notes_of_a_classifier(data: st.DataObject, models: Path, tmp_path: Path) -> None:
+    folder = copy(models, "labels", tmp_path)
+    labels = {
+        "shape": "classify",
+        "labels": ["a", "b", "c"],
+        "multi_label": False,
+        "start": 1,
+        "delimiter": None,
+        "extract": 2,
+        "length": 9,
+    }
+    values = json.loads((models / "labels" / "config.json").read_text())
+    wrong = json.loads(data.draw(wrong_json(json.dumps({"classifier": labels, "version": "1"}))))
+    exchange(folder / "config.json", json.dumps(values | {"newleaf": wrong}).encode())
+    one_line_or_a_result(lambda: opened(folder), lambda: facts(folder))

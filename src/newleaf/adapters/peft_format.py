@@ -135,7 +135,8 @@ def _either(layer: str) -> list[str]:
 def write_peft(adapter: Adapter, rules: Iterable[Rule], shapes: Shapes) -> dict[str, Tensor]:
     """The tensors of an adapter as peft names and fuses them."""
     found: dict[str, Tensor] = {}
-    wanted = [rule for rule in rules if rule.ours and rule.ours[0] in adapter.parts]
+    rules = list(rules)
+    wanted = [rule for rule in rules if rule.ours and rule.ours[0] in adapter.parts and rule.ours != (TABLE,)]
     for rule, places in _places(wanted, adapter.about, shapes):
         place, parts = places[0], [adapter.parts[name] for name in rule.ours]
         rows = replace(rule, transpose=False)
@@ -148,6 +149,15 @@ def write_peft(adapter: Adapter, rules: Iterable[Rule], shapes: Shapes) -> dict[
             found[f"{place}.{KINDS['magnitude']}"] = to_hugging_face([rows], lengths)[rule.theirs].squeeze(1)
     if adapter.score is not None:
         found[SCORE] = adapter.score.contiguous()
+    for rule in rules:
+        layer, _, leaf = rule.theirs.rpartition(".")
+        if rule.ours == (TABLE,) and TABLE in adapter.parts:
+            part = adapter.parts[TABLE]
+            found[f"{PREFIX}{layer}.lora_embedding_A"] = part.b.T.contiguous()
+            found[f"{PREFIX}{layer}.lora_embedding_B"] = part.a.T.contiguous()
+        if rule.ours and set(rule.ours) <= adapter.whole.keys():
+            inner = INNER if rule.ours[0] in adapter.parts else ""
+            found[f"{PREFIX}{layer}.{inner}{leaf}"] = to_hugging_face([rule], adapter.whole)[rule.theirs]
     return found
 
 

@@ -128,19 +128,21 @@ class GPTConfig:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             least = 1 if name in REQUIRED else 0
             if get_origin(hint) is Literal and value not in get_args(hint):
-                raise ConfigError(f"{name}: {value!r} is not one of {', '.join(get_args(hint))}")
+                raise ConfigError(f"{name}: {_shown(value)} is not one of {', '.join(get_args(hint))}")
             if hint is bool and not isinstance(value, bool):
-                raise ConfigError(f"{name}: must be true or false, not {value!r}")
+                raise ConfigError(f"{name}: must be true or false, not {_shown(value)}")
             if hint is int and not (number and isinstance(value, int) and value >= least):
-                raise ConfigError(f"{name}: must be a whole number of at least {least}, not {value!r}")
+                raise ConfigError(f"{name}: must be a whole number of at least {least}, not {_shown(value)}")
             if hint is float and not (number and 0 <= value < float("inf")):
-                raise ConfigError(f"{name}: must be a number of at least 0, not {value!r}")
+                raise ConfigError(f"{name}: must be a number of at least 0, not {_shown(value)}")
+            if hint is float and isinstance(value, int):
+                object.__setattr__(self, name, value := _as_float(name, value))
             if hint is float and name.endswith("dropout") and value >= 1:
-                raise ConfigError(f"{name}: must be at least 0 and below 1, not {value!r}")
+                raise ConfigError(f"{name}: must be at least 0 and below 1, not {_shown(value)}")
             if hint is float and name in POSITIVE and value == 0:
                 raise ConfigError(f"{name}: must be above 0")
             if get_origin(hint) is tuple and not (isinstance(value, tuple) and all(type(each) is int and each >= 0 for each in value)):
-                raise ConfigError(f"{name}: must be whole numbers of at least 0, not {value!r}")
+                raise ConfigError(f"{name}: must be whole numbers of at least 0, not {_shown(value)}")
 
     def scale_of(self, layer: int) -> float:
         """What the attention scores of this layer, counted from 0, are multiplied by."""
@@ -165,3 +167,18 @@ class GPTConfig:
         if missing:
             raise ConfigError(f"{missing[0]}: missing")
         return cls(**values)
+
+
+def _as_float(name: str, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ConfigError(f"{name}: must be a number below 1e308") from None
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in an error, cut."""
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python does not print whole numbers of more than 4,300 digits
+        return "a number of thousands of digits"

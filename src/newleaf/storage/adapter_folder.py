@@ -133,10 +133,10 @@ def check_base(folder: Path, base: Mapping[str, Any], own: dict[str, Any]) -> No
     """Raises InputError, naming both fingerprints, where the network is not the base that the adapter was trained on."""
     try:
         fits = same_base(dict(base), own)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError(f"{folder / OWN}: has no fingerprint of a base") from None
     if not fits:
-        raise InputError(f"{folder}: was trained on another base, of fingerprint {base['id']}, and this one has {own['id']}")
+        raise InputError(f"{folder}: was trained on another base, of fingerprint {str(base.get('id'))[:60]}, and this one has {own['id']}")
 
 
 def adapter_folder(path: str | Path) -> Path:

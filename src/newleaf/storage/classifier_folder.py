@@ -157,11 +157,25 @@ def head_from(noted: Mapping[str, Any], file: Path) -> Head:
     """A head as `dataclasses.asdict` notes it. Raises InputError, naming the file, where it is none."""
     try:
         head = Head(**(dict(noted) | {"labels": tuple(noted["labels"])}))
-        if head.shape not in get_args(Shape) or not all(isinstance(label, str | int | bool) for label in head.labels):
-            raise ValueError("a label or a shape of another kind")
+        if problem := _wrong(head):
+            raise ValueError(f"{problem} is of another kind")
         return head
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{file}: does not say what its labels are ({error})") from None
+
+
+def _wrong(head: Head) -> str | None:
+    """The first field of a head that is not of its type, or None."""
+    ids = (head.start, head.delimiter, head.extract)
+    right = {
+        "shape": head.shape in get_args(Shape),
+        "labels": all(isinstance(label, str | int | bool) for label in head.labels) and (head.shape == "choice" or bool(head.labels)),
+        "multi_label": type(head.multi_label) is bool and type(head.regression) is bool,
+        "a token": all(token is None or (type(token) is int and 0 <= token < 2**31) for token in ids),
+        "start": head.start is not None or head.extract is None,
+        "length": type(head.length) is int and 0 <= head.length < 2**31,
+    }
+    return next((name for name, fits in right.items() if not fits), None)
 
 
 def classifier_name(architecture: str) -> str:

@@ -180,7 +180,7 @@ def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | No
     except (ConfigError, InputError) as error:
         raise InputError(f"{path / 'config.json'}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
-        raise InputError(f"{path / 'config.json'}: a field has a value of the wrong kind ({error})") from None
+        raise InputError(f"{path / 'config.json'}: a field has a value of the wrong kind ({str(error)[:200]})") from None
 
 
 def _read(rule: Rule, stored: StoredWeights, shapes: dict[str, torch.Size], keep_packed: bool) -> Iterator[tuple[str, Tensor | Packed]]:

@@ -41,6 +41,12 @@ class LabelModel:
     tokenizer: Tokenizer
     head: Head
 
+    def __post_init__(self) -> None:
+        rows = self.network.body.config.vocab_size
+        for token in (self.head.start, self.head.delimiter, self.head.extract):
+            if token is not None and token >= rows:
+                raise InputError(f"the classifier puts the token {token:,} round texts, and the network has only {rows:,}")
+
     def judge(self, questions: Sequence[Question]) -> list[Judged]:
         """Each question judged. Raises InputError for one that has not as many texts as the task wants."""
         if not questions:

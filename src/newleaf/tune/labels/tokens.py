@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 
+from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Head, Label, Shape
 from newleaf.text.tokenizer import Tokenizer
 
@@ -79,6 +80,9 @@ class Encoder:
         """One text, two, or a text and its continuations for each example."""
         if self.head.extract is None:  # a stock classifier's folder: one text, and whatever its tokenizer adds
             made = [self.tokenizer.encode(texts[0]) for texts in examples]
+            for number, found in enumerate(made, 1):
+                if not found:
+                    raise InputError(f"text {number} is empty and its tokenizer adds nothing, so there is nothing to label")
             return [Encoded((ids[: self.length],), len(ids) > self.length) for ids in made]
         flat = [text for texts in examples for text in texts]
         ids = iter(self.tokenizer.encode_batch(flat))
