@@ -217,6 +217,7 @@ def test_a_base_model_is_named_as_one_before_anything_is_sent_and_leads_to_text(
     expect(page.locator(".notice")).to_be_empty()
     page.locator("#chat-model").select_option("base")
     expect(page.locator(".notice")).to_contain_text("base is a base model")
+    expect(page.locator(".example")).to_have_count(0)
     page.locator("#message").fill("Once upon a time")
     page.locator("#message").press("Enter")
     expect(page.locator("#to-text")).to_be_focused()  # nothing was sent

@@ -30,7 +30,7 @@ export class TalkView {
     }
     this.views = kept;
     const elements = [...kept.values()].map((view) => view.element);
-    this.list.replaceChildren(...(elements.length ? elements : [this.greeting()]));
+    this.list.replaceChildren(...(elements.length ? elements : [this.greeting(talk)]));
   }
 
   /** Everything anew, as for another language or another chat. */
@@ -38,8 +38,10 @@ export class TalkView {
     this.views = new Map();
   }
 
-  greeting() {
+  /** Examples are for models that answer. */
+  greeting(talk) {
     const { words } = this.app;
+    const answers = this.app.modelOf(talk.model)?.chat !== false;
     const say = (name) => words.say(name);
     const example = (name) => el("li", {}, button(say(name), () => this.acts.example(say(name)), { kind: "plain example" }));
     const pointer = (name, link) => el("li", {}, link ? el("a", { href: link, text: say(`${name}_link`) }) : "", link ? " " : "", say(name));
@@ -49,7 +51,7 @@ export class TalkView {
       el("img", { src: "leaf.svg", alt: "", width: 44, height: 44 }),
       el("h1", { text: say("greeting") }),
       el("p", { text: say("greeting_more") }),
-      el("ul", { class: "examples", "aria-label": say("examples") }, EXAMPLES.map(example)),
+      answers ? el("ul", { class: "examples", "aria-label": say("examples") }, EXAMPLES.map(example)) : null,
       el("ul", { class: "pointers" }, pointer("pointer_tokens"), pointer("pointer_text", "#text"), pointer("pointer_runs", "#runs")),
     );
   }
