@@ -15,7 +15,9 @@ from newleaf.text.template_sandbox import TemplateSandbox
 from newleaf.text.tokenizer import Tokenizer
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-OWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt")
+# What a template reads that is not the caller's to choose.
+OWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
+FUNCTIONS = ("raise_exception", "strftime_now", "namespace", "range", "dict", "cycler", "joiner", "lipsum")
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TOOL_TEMPLATE, DEFAULT_TEMPLATE = "tool_use", "default"
 
@@ -60,6 +62,10 @@ class Rendering:
         for name in self.variables:
             if name in OWN_VARIABLES:
                 raise InputError(f"template variables: {name} has an option of its own")
+            if name in NAMED_TOKENS:
+                raise InputError(f"template variables: {name} is the tokenizer's own, and no text takes its place")
+            if name in FUNCTIONS:
+                raise InputError(f"template variables: {name} is one of the template's functions, and no value takes its place")
 
 
 class ChatTemplate:

@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import AddedToken
@@ -21,24 +21,37 @@ from tokenizers import AddedToken
 from newleaf.text.plain_vocabulary import reachable, without
 
 PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
+ANY_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd]")
+
+
+class Patterns(NamedTuple):
+    """What matches a whole token, and what matches the first character of one, wherever others begin."""
+
+    whole: re.Pattern[str]
+    starts: re.Pattern[str]
 
 
 class Mask:
     """Exchanges characters for private ones that none of `texts` holds, and back. Lengths stay."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        used = set().union(*texts)
+        used = {character for text in texts for character in ANY_PRIVATE.findall(text)}
         self._free = (chr(code) for code in PRIVATE if chr(code) not in used)
         self._codes: dict[str, str] = {}
 
-    def hide(self, text: str, at: int) -> str:
-        character = text[at]
+    def code(self, character: str) -> str:
+        """What stands for this character."""
         if character not in self._codes:
             self._codes[character] = next(self._free)
-        return text[:at] + self._codes[character] + text[at + 1 :]
+        return self._codes[character]
+
+    def hide(self, text: str, at: int) -> str:
+        return text[:at] + self.code(text[at]) + text[at + 1 :]
 
     def restore(self, text: str) -> str:
-        return text.translate({ord(code): character for character, code in self._codes.items()})
+        for character, code in self._codes.items():  # few; each is one pass of C, where `translate` looks up every character
+            text = text.replace(code, character)
+        return text
 
     def __bool__(self) -> bool:
         return bool(self._codes)
@@ -84,11 +97,12 @@ class ControlTokens:
         backend, twins, ids = self._twins()
         pieces, at = [], 0
         theirs, ours = [0], [0]  # places behind a twin and behind its token; distances stay up to the next one
-        for match in self._whole_any.finditer(text):
+        for match in self._whole_any.whole.finditer(text):
             pieces += [text[at : match.start()], twins[match[0]]]
             theirs.append(theirs[-1] + len(pieces[-2]) + len(pieces[-1]))
             ours.append(at := match.end())
-        found = backend.encode(mask.restore("".join([*pieces, text[at:]])), add_special_tokens=False)
+        # A batch of one: `encode` alone would hold Python's lock for as long as it takes.
+        found = backend.encode_batch([mask.restore("".join([*pieces, text[at:]]))], add_special_tokens=False)[0]
 
         def place(there: int) -> int:
             number = bisect.bisect_right(theirs, there) - 1
@@ -150,14 +164,20 @@ def strings_of(value: Any) -> Iterator[str]:
             yield from strings_of(item)
 
 
-def _pattern(tokens: list[AddedToken]) -> re.Pattern[str]:
-    """Matches any of them, the longest first, as the tokenizer does."""
+def _pattern(tokens: list[AddedToken]) -> Patterns:
+    """Of any of these tokens, the longest first, as the tokenizer does."""
     longest_first = sorted(tokens, key=lambda token: -len(token.content))
     parts = [rf"(?<!\w){re.escape(t.content)}(?!\w)" if t.single_word else re.escape(t.content) for t in longest_first]
-    return re.compile("|".join(parts) or r"(?!)")
+    either = "|".join(parts) or r"(?!)"
+    return Patterns(re.compile(either), re.compile(f"(?={either})(?s:.)"))
 
 
-def _hide_whole(text: str, pattern: re.Pattern[str], mask: Mask) -> str:
-    while match := pattern.search(text):  # from the start each time: tokens may overlap
-        text = mask.hide(text, match.start())
+def _hide_whole(text: str, pattern: Patterns, mask: Mask) -> str:
+    """The text with the first character of every token in it hidden, also of tokens that overlap.
+
+    Each pass is linear. A second one finds something only where a token that has to be a word of its own has become one, because what
+    stood beside it is hidden.
+    """
+    while pattern.whole.search(text):
+        text = pattern.starts.sub(lambda match: mask.code(match[0]), text)
     return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from newleaf.errors import InputError
@@ -30,6 +30,16 @@ def with_reasoning(message: Message) -> Message:
     """The message with its reasoning under the names that templates look for."""
     found = next((message[name] for name in REASONING if name in message), None)
     return message if found is None else {"thinking": found, **message, "reasoning_content": found}
+
+
+def contents(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The texts that a rendered conversation holds at least: templates trim white space, and may leave out what the assistant thought."""
+    for message in messages:
+        content = message.get("content")
+        if message.get("role") == "assistant" or content is None:
+            continue
+        parts = [content] if isinstance(content, str) else [part.get("text") for part in content if isinstance(part, Mapping)]
+        yield from (part.strip() for part in parts if isinstance(part, str))
 
 
 def plain(value: Any, where: str) -> Any:

@@ -14,9 +14,11 @@ from newleaf.errors import InputError
 from newleaf.text.components import BYTE_TOKEN, byte_table, decodes_exactly, is_byte_level, kind_of
 from newleaf.text.load_tokenizer import OTHER_NAMES, read_tokenizer
 from newleaf.text.plain_vocabulary import reachable, with_unlikely_bytes, without
+from newleaf.text.shrinking import shrinking
 from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
 from newleaf.untrusted import guarded
 
+LONG = 10_000  # characters or ids: what takes milliseconds
 KEPT_SETTINGS = ("chat_template", "model_max_length", *OTHER_NAMES)
 
 
@@ -93,16 +95,22 @@ class Tokenizer:
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Ids of a text; with `special_tokens`, what the tokenizer's own post-processor adds (nothing for new tokenizers)."""
         with guarded("the tokenizer cannot encode this text"):
-            ids = list(self._encoder(text).encode(text, add_special_tokens=special_tokens).ids)
+            ids = list(self._encoding(text, special_tokens).ids)
         self.check_ids(ids)
         return ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """`encode`, and the characters [start, end) of the text that each id stands for; (0, 0) for special tokens."""
         with guarded("the tokenizer cannot encode this text"):
-            found = self._encoder(text).encode(text)
+            found = self._encoding(text, True)
         self.check_ids(found.ids)
         return list(found.ids), list(found.offsets)
+
+    def _encoding(self, text: str, special_tokens: bool) -> tokenizers.Encoding:
+        """A long text goes as a batch of one, during which other threads run: `encode` holds Python's lock for as long as it takes."""
+        if len(text) < LONG:
+            return self._encoder(text).encode(text, add_special_tokens=special_tokens)
+        return self._encoder(text).encode_batch([text], add_special_tokens=special_tokens)[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text in parallel, without special tokens."""
@@ -135,7 +143,9 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
         with guarded("the tokenizer cannot decode these ids"):
-            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+            if len(ids) < LONG:
+                return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+            return str(self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special)[0])  # as `_encoding`
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text that `ids` add to that of `before`. SentencePiece decodes a text's first token without the space that begins it; what
@@ -185,6 +195,14 @@ class Tokenizer:
         """The bytes of every id, by id."""
         with guarded("the tokenizer's parts do not fit together"):
             return byte_table(self.backend, self._description, self._all_ids)
+
+    @cached_property
+    def most_bytes(self) -> int | None:
+        """The most bytes of UTF-8 that a token may stand for in a text; None where there is no such number, since the tokenizer leaves
+        out parts of texts or takes any run of unknown characters as one token."""
+        factor = shrinking(self._description)
+        names = [len(str(token["content"]).encode("utf-8", "replace")) for token in self._description["added_tokens"]]
+        return None if factor is None else factor * max(1, *map(len, self.bytes_of_tokens), *names)
 
     @cached_property
     def lossless(self) -> bool:
