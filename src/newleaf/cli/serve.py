@@ -25,6 +25,7 @@ LIMITS: dict[str, tuple[type, str, str]] = {
     "--max-body": (int, "body", "bytes of a request (default: 4 MiB)"),
     "--max-upload": (int, "upload", "bytes of a file for batches (default: 128 MiB)"),
     "--max-prompt": (int, "prompt", "tokens of a prompt (default: what the context holds)"),
+    "--max-reading": (int, "reading", "tokens read for the embeddings or prompt scores of one request (default: 300,000)"),
     "--max-output": (int, "output", "tokens of one text, and what is written where a request does not say (default: 4096)"),
     "--max-queue": (int, "queue", "texts that are written or wait, for each model; more are refused with 429 (default: 1024)"),
     "--max-connections": (int, "connections", "open connections (default: 4096)"),
@@ -54,6 +55,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="NAME,…",
         help="further names under which the server may be asked, or '*' for any "
         "(default: localhost and --host's; any where --host is an address that others reach)",
+    )
+    parser.add_argument(
+        "--trusted-proxies",
+        metavar="ADDRESS,…",
+        help="addresses or networks of reverse proxies, such as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For names the client in the log "
+        "(default: none is believed)",
     )
     parser.add_argument("--slots", type=int, default=16, help="texts that a model writes at once (default: 16)")
     parser.add_argument(
@@ -158,7 +165,8 @@ def _settings(args: argparse.Namespace, port: int) -> Settings:
     # Servers on one machine differ in their ports, and one that starts again has the same.
     state = args.state or Path(platformdirs.user_data_dir("newleaf", appauthor=False)) / f"serve-{port}"
     keys = read_keys(args.keys) if args.keys is not None else None
-    return Settings(Limits(**given), keys, _hosts(args.host, args.allowed_hosts), state, runs=_runs(args.runs), strict=args.strict)
+    hosts, proxies = _hosts(args.host, args.allowed_hosts), _proxies(args.trusted_proxies)
+    return Settings(Limits(**given), keys, hosts, proxies, state, runs=_runs(args.runs), strict=args.strict)
 
 
 def _hosts(host: str, given: str | None) -> frozenset[str] | None:
@@ -172,6 +180,17 @@ def _hosts(host: str, given: str | None) -> frozenset[str] | None:
     if wrong := [each for each, name in found.items() if name is None]:
         raise InputError(f"--allowed-hosts: {wrong[0]!r} is not a host's name")
     return frozenset([*LOCAL, *(name for name in found.values() if name is not None)])
+
+
+def _proxies(given: str | None) -> tuple[str, ...]:
+    """Addresses and networks. Names are not taken: whoever answers for a name could choose who is believed."""
+    found = tuple(each.strip() for each in (given or "").split(",") if each.strip())
+    for each in found:
+        try:
+            ipaddress.ip_network(each)
+        except ValueError as error:
+            raise InputError(f"--trusted-proxies: {error}; give addresses or networks such as 127.0.0.1 or 10.0.0.0/8") from None
+    return found
 
 
 def _greeting(url: str, names: list[str], as_json: bool, keys: bool) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from collections.abc import Sequence as Several
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,6 +18,7 @@ from newleaf.errors import InputError, NotFiniteError
 from newleaf.generate.choose import choose
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.draft import open_draft, shares
+from newleaf.generate.errands import Errand, Errands, Steps
 from newleaf.generate.guesses import Guesser
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
@@ -76,7 +75,7 @@ class Engine:
         self._news = threading.Condition()
         self._turn = threading.Lock()  # held for a round
         self._submitted: list[Request] = []
-        self._errands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._errands = Errands()
         self._requests: dict[Request, list[Sequence]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -100,21 +99,22 @@ class Engine:
         self._start()
         return request
 
-    def aside(self, work: Callable[[], Result]) -> Future[Result]:
-        """Call `work` in the engine's thread between two rounds, so that it has the network to itself; any thread may ask."""
-        errand: Future[Any] = Future()
+    def aside(self, steps: Steps[Result]) -> Errand[Result]:
+        """Do work in the engine's thread, a step at a time between two rounds, so that it has the network to itself; any thread may ask."""
+        errand = Errand(steps, self._wake)
         with self._news:
             if self._closed:
                 raise InputError("the engine is closed")
-            self._errands.append((errand, work))
+            self._errands.add(errand)
             self._news.notify_all()
         self._start()
         return errand
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many texts are being written, and how many wait."""
-        return len(self.scheduler.running), len(self.scheduler.waiting) + sum(len(each.samples) for each in self._submitted)
+        """How many texts are being written, and how many wait, errands too."""
+        waiting = len(self.scheduler.waiting) + sum(len(each.samples) for each in self._submitted)
+        return len(self.scheduler.running), waiting + len(self._errands)
 
     @property
     def closed(self) -> bool:
@@ -235,17 +235,17 @@ class Engine:
                     self._news.wait_for(lambda: self._submitted or self._closed or self._requests or self._errands)
                     if self._closed:
                         break
-                    errand = self._errands.popleft() if self._errands else None  # one a round: texts that are being written go on
-                if errand is not None:
-                    _run(*errand)
+                if self._errands.due(writing=bool(self._submitted or self._requests)):
+                    self._errands.advance()
                 if self._submitted or self._requests:
+                    began = time.perf_counter()
                     self._advance()
+                    self._errands.wrote(time.perf_counter() - began)
         except BaseException as error:  # whoever waits for a text must hear of it
             problem, self._closed = error, True
         for request in [*self._requests, *self._submitted]:
             request.finish(problem)
-        for errand_left, _ in self._errands:
-            errand_left.set_exception(problem or InputError("the engine is closed"))
+        self._errands.fail(problem or InputError("the engine is closed"))
 
     def _advance(self) -> None:
         """Take in what is new, run a round, and let go of the requests that have ended."""
@@ -324,11 +324,3 @@ class Engine:
         if (text or sample.end) and not sequence.request.cancelled:
             sequence.request.put(Piece(sample.number, text, sample.end, tuple(sample.waiting)))
             sample.waiting.clear()
-
-
-def _run(errand: Future[Any], work: Callable[[], Any]) -> None:
-    if errand.set_running_or_notify_cancel():
-        try:
-            errand.set_result(work())
-        except BaseException as error:  # it is the asker's
-            errand.set_exception(error)

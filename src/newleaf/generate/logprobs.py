@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from newleaf.errors import NotFiniteError
-from newleaf.generate.runner import evaluating
+from newleaf.generate.reading import hidden_pieces
 from newleaf.model import GPT
-
-CHUNK = 256  # positions whose logits are held at once
 
 
 @dataclass(frozen=True)
@@ -34,19 +32,27 @@ def score(logits: Tensor, ids: Sequence[int], top: int, known: int) -> list[Toke
     return [TokenScore(token, value, row) for token, value, row in zip(ids, own, pairs, strict=True)]
 
 
-@torch.no_grad()
 def score_prompt(network: GPT, ids: Sequence[int], known: int, top: int) -> list[TokenScore]:
-    """Scores of a prompt's tokens, read at once; `known` is the tokenizer's size. The first has none, since nothing comes before it.
+    """Scores of a prompt's tokens; `known` is the tokenizer's size. The first has none, since nothing comes before it.
 
     Raises NotFiniteError where the network overflows.
     """
+    steps = score_steps(network, ids, known, top)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return list(end.value)
+
+
+def score_steps(network: GPT, ids: Sequence[int], known: int, top: int) -> Generator[None, None, list[TokenScore]]:
+    """`score_prompt` in pieces, after each of which others may have their turn."""
     scores = [TokenScore(ids[0], None)]
-    if len(ids) > 1:
-        with evaluating(network):
-            hidden = network.hidden(torch.tensor([list(ids[:-1])], device=network.device))[0]
-        for start in range(0, len(hidden), CHUNK):
-            logits = network.head(hidden[start : start + CHUNK]).float().cpu()
-            if not bool(logits.amax(-1).isfinite().all()):
-                raise NotFiniteError
-            scores += score(logits, ids[start + 1 : start + 1 + len(logits)], top, known)
+    for hidden in hidden_pieces(network, ids[:-1]):
+        with torch.no_grad():
+            logits = network.head(hidden).float().cpu()
+        if not bool(logits.amax(-1).isfinite().all()):
+            raise NotFiniteError
+        scores += score(logits, ids[len(scores) : len(scores) + len(logits)], top, known)
+        yield
     return scores

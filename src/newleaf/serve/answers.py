@@ -17,12 +17,12 @@ from newleaf.serve.call_readers import reader
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.question import Question
-from newleaf.serve.sampling import check_prompt, longest
+from newleaf.serve.sampling import check_prompt, check_texts, longest
 from newleaf.serve.settings import Limits
 from newleaf.serve.tool_calls import Call, Form, form_of, marks_of
 from newleaf.serve.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.text.chat_template import Prompt, Rendering
-from newleaf.text.messages import Message, check_messages
+from newleaf.text.messages import Message, check_messages, contents
 from newleaf.text.reasoning import Part, marks_in
 
 CALL_ENDS = "<|call|>"
@@ -139,6 +139,7 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
     except InputError as error:
         raise ApiError(400, f"{hosted.name}: {error}; POST /v1/completions goes on with text", "model", "no_chat_template") from None
     tools = question.tools if question.choice != "none" else ()
+    check_texts(contents(question.messages), hosted, limits, "messages")
     source = speaker.template.source(list(tools) or None)
     form = form_of(source) if tools else None
     effort = _effort(question.effort, source)

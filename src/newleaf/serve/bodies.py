@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from newleaf.serve.dialects import translated
 from newleaf.serve.errors import ApiError, printable
+from newleaf.serve.fail_fast import Fast
 from newleaf.serve.field_types import (
     Place,
     bare,
@@ -161,7 +162,7 @@ def _plain_list(annotation: Any) -> Any:
 def _complaint(value: Any, annotation: Any, place: Place) -> ApiError | None:
     """pydantic's complaint about a value in which there are no objects of ours."""
     try:
-        TypeAdapter(annotation, config={"strict": True}).validate_python(value)
+        TypeAdapter(Annotated[annotation, Fast()], config={"strict": True}).validate_python(value)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         path = printable(path_of((*place, *(step for step in found["loc"] if step != "[key]"))))

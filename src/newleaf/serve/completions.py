@@ -7,24 +7,25 @@ import functools
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from newleaf.errors import InputError
-from newleaf.generate.logprobs import TokenScore, score_prompt
+from newleaf.generate.errands import Errand
+from newleaf.generate.logprobs import TokenScore, score_steps
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request as Writing
 from newleaf.generate.samples import Piece
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.routes import router
-from newleaf.serve.sampling import check_prompt, most_tokens, sampling
+from newleaf.serve.sampling import check_prompt, check_texts, check_together, most_tokens, sampling
 from newleaf.serve.schemas import CompletionRequest
 from newleaf.serve.serving import Serving
-from newleaf.serve.streams import DONE, EventStream, event, unless_gone
+from newleaf.serve.streams import DONE, EventStream, answer_to, event, unless_gone
 from newleaf.serve.usage import cached, text_usage
 from newleaf.text.offsets import TextOffsets, prompt_offsets
 from newleaf.text.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ class Continuations:
 
     prompts: Sequence[tuple[str, list[int]]]
     writings: Sequence[Writing]
+    errands: list[Errand[list[TokenScore]]] = field(default_factory=list)  # scores of prompts
 
     @property
     def prompt_tokens(self) -> int:
@@ -50,6 +52,17 @@ class Continuations:
     def cancel(self) -> None:
         for writing in self.writings:
             writing.cancel()
+        for errand in self.errands:
+            errand.cancel()
+
+    async def score(self, hosted: Hosted, ids: list[int], top: int) -> list[TokenScore]:
+        """A prompt's scores, unless the client goes away."""
+        model = hosted.model
+        self.errands.append(hosted.aside(score_steps(model.network, ids, model.tokenizer.vocab_size, top)))
+        try:
+            return await answer_to(self.errands[-1])
+        finally:
+            self.errands[-1].cancel()  # also where it is we who are cancelled
 
     async def pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
         """What comes of all prompts, each piece with its prompt's number."""
@@ -107,10 +120,17 @@ def completions_router(serving: Serving) -> APIRouter:
 
 def begin(serving: Serving, hosted: Hosted, body: CompletionRequest) -> Continuations:
     """Hand the prompts to the engine; not for the event loop's thread. Raises ApiError."""
-    prompts = [encoded(hosted.model.tokenizer, prompt) for prompt in prompts_of(body.prompt)]
-    limits = serving.limits
+    limits, given = serving.limits, prompts_of(body.prompt)
+    for prompt in given:  # what is too long to read is told by its length, before anything is made of it
+        if isinstance(prompt, str):
+            check_texts([prompt], hosted, limits, "prompt")
+        else:
+            check_prompt(len(prompt), hosted, limits, "prompt")
+    prompts = [encoded(hosted.model.tokenizer, prompt) for prompt in given]
     for _, ids in prompts:
         check_prompt(len(ids), hosted, limits, "prompt")
+    if body.echo and body.logprobs is not None:
+        check_together(sum(len(ids) for _, ids in prompts), limits, "prompt")
     extra: dict[str, Any] = {name: value for name in ("best_of", "json_schema", "logprobs") if (value := getattr(body, name)) is not None}
     configs: list[SamplingConfig] = []
     for _, ids in prompts:
@@ -148,7 +168,7 @@ def encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[in
             ids = [tokenizer.bos_id]
         text = prompt
     else:
-        if any(token >= tokenizer.vocab_size for token in prompt):
+        if prompt and max(prompt) >= tokenizer.vocab_size:
             raise ApiError(400, f"prompt: its ids must be below {tokenizer.vocab_size:,}", "prompt", "invalid_value")
         ids, text = list(prompt), tokenizer.decode(prompt)
     if not ids:
@@ -181,8 +201,7 @@ class Choices:
             scores: list[TokenScore] = []
             if self.body.logprobs is not None:
                 top = self.body.logprobs
-                score = functools.partial(score_prompt, model.network, ids, model.tokenizer.vocab_size, top)
-                scores = await self.hosted.aside(score)
+                scores = await self.texts.score(self.hosted, ids, top)
             offsets = self._echoed(text, ids, number) if scores else []
             for each in range(self.count):
                 index = number * self.count + each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -27,6 +28,9 @@ ABOUT = (
     "continue_final_message",
     "chat_template_kwargs",
 )  # what an error may be about in any request for text
+BRIEF = reprlib.Repr()
+BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxlong, BRIEF.maxother = 3, 100, 100, 100
+LONGEST = 1000  # characters of a message: what was sent comes back in it only in part
 
 
 class ApiError(HTTPException):
@@ -46,6 +50,8 @@ class ApiError(HTTPException):
 def shape(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """The body of an error's response."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    param = param[:LONGEST] if param is not None else None
+    message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
     return {"error": {"message": printable(message), "type": kind, "param": param, "code": code or CODES.get(status)}}
 
 
@@ -126,7 +132,7 @@ def _path(place: list[Any]) -> str:
     for step in place:
         if isinstance(step, int):
             text += f"[{step}]"
-        elif re.fullmatch(r"[a-z_][a-z0-9_]*", step) and step not in ("str", "int", "float", "bool"):
+        elif re.fullmatch(r"[a-z_][a-z0-9_]{0,99}", step) and step not in ("str", "int", "float", "bool"):
             text += f".{step}" if text else step
         elif not text:
             text = step[:100]
@@ -134,5 +140,6 @@ def _path(place: list[Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """Its beginning, without writing out all of it."""
+    text = BRIEF.repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -13,6 +13,7 @@ from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.generate.chat import Speaker
 from newleaf.generate.constraints import Grammars
+from newleaf.generate.errands import Errand, Steps
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
 from newleaf.serve.errors import overloaded
@@ -91,13 +92,17 @@ class Hosted:
         adapter: str | None = None,
     ) -> Request:
         """Hand a text to the engine; one that has failed is replaced first."""
-        if self.engine.closed:
-            self.engine = self.model.engine(self.slots, self.cache, adapters=self.adapters, draft=self.draft)
+        self._mend()
         return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown, adapter)
 
-    async def aside(self, work: Callable[[], Result]) -> Result:
-        """Work with the network between two rounds of the engine."""
-        return await asyncio.wrap_future(self.engine.aside(work))
+    def aside(self, steps: Steps[Result]) -> Errand[Result]:
+        """Work with the network between two rounds of the engine; one that has failed is replaced first."""
+        self._mend()
+        return self.engine.aside(steps)
+
+    def _mend(self) -> None:
+        if self.engine.closed:
+            self.engine = self.model.engine(self.slots, self.cache, adapters=self.adapters, draft=self.draft)
 
     def close(self) -> None:
         self.engine.close()
@@ -136,8 +141,8 @@ class Adapted(Hosted):
     ) -> Request:
         return self.base.submit(prompt, config, {*ends, *self.model.end_ids}, shown, first, self.name)
 
-    async def aside(self, work: Callable[[], Result]) -> Result:
-        return await self.base.aside(work)
+    def aside(self, steps: Steps[Result]) -> Errand[Result]:
+        return self.base.aside(steps)
 
     def close(self) -> None:
         if self.template is not None and self.template is not self.base.template:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
+from starlette.concurrency import run_in_threadpool
 
 from newleaf.serve.bodies import BodyReader
 from newleaf.serve.errors import ApiError
 from newleaf.serve.field_types import is_model
+
+Result = TypeVar("Result")
+SMALL = 32 << 10  # bytes of a body that is read at once
 
 
 class StrictRequest(Request):
@@ -28,7 +32,7 @@ class StrictRequest(Request):
             except ValueError as error:
                 raise ApiError(400, f"the body is not valid JSON: {error}", None, "invalid_json") from None
             if self.reader is not None:
-                self._json = self.reader.read(self._json)
+                self._json = await aside(self.reader.read, self._json, size=len(body))
                 self.state.record.ignored += self.reader.ignored
         return self._json
 
@@ -51,12 +55,19 @@ class StrictRoute(APIRoute):
             try:
                 return await handle(asked)
             except RequestValidationError:
-                problem = asked.reader.problem() if asked.reader is not None else None
+                problem = None
+                if asked.reader is not None:
+                    problem = await aside(asked.reader.problem, size=len(await asked.body()))
                 if problem is None:
                     raise
                 raise problem from None
 
         return strict
+
+
+async def aside(work: Callable[..., Result], *values: Any, size: int) -> Result:
+    """Work over a body: here where that is small, and in a thread where it would hold up the event loop."""
+    return work(*values) if size < SMALL else await run_in_threadpool(work, *values)
 
 
 def router() -> APIRouter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from newleaf.errors import InputError
@@ -81,6 +82,26 @@ def most_tokens(asked: int | None, room: int, limits: Limits) -> int:
 def longest(hosted: Hosted, limits: Limits) -> int:
     """How many tokens a prompt may have."""
     return min(hosted.context - 1, limits.prompt or hosted.context)
+
+
+def check_texts(texts: Iterable[str], hosted: Hosted, limits: Limits, name: str) -> None:
+    """Raises ApiError for texts that together have more bytes than the tokens of a whole context could stand for, so that they are not
+    rendered and encoded first. Not where the tokenizer has no such bound."""
+    each = hosted.model.tokenizer.most_bytes
+    if each is None:
+        return
+    tokens = min(hosted.context, limits.prompt or hosted.context)
+    size = sum(len(text) if text.isascii() else len(text.encode("utf-8", "replace")) for text in texts)
+    if size > tokens * each:
+        text = f"{name}: {size:,} bytes are too many; this model takes at most {tokens:,} tokens here, which are at most {tokens * each:,}"
+        raise ApiError(400, f"{text} bytes", name, "context_length_exceeded")
+
+
+def check_together(tokens: int, limits: Limits, name: str) -> None:
+    """Raises ApiError for texts that are together more than is read for one request of embeddings or prompt scores."""
+    if tokens > limits.reading:
+        text = f"{name}: {tokens:,} tokens are too many for one request; at most {limits.reading:,} are read for all of its texts together"
+        raise ApiError(400, text, name, "invalid_value")
 
 
 def check_prompt(length: int, hosted: Hosted, limits: Limits, name: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
+from newleaf.serve.fail_fast import FailFast, at_most
 from newleaf.serve.field_types import LeaveOut
 
 Stop = str | Annotated[list[str], Field(max_length=64)] | None
+BIASES = 100_000  # entries of logit_bias
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
@@ -16,7 +18,7 @@ Ids = Annotated[list[Id], Field(min_length=1, max_length=1 << 20)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class Strict(BaseModel):
+class Strict(FailFast):
     """What is not known is refused by name. Before it comes here, `bodies.py` has taken out what may be ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
@@ -50,7 +52,7 @@ class Written(Sampled):
     stop: Stop = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Number] | None, BeforeValidator(at_most(BIASES, -100, 100))] = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     stop_token_ids: Annotated[list[Id], Field(max_length=64)] | None = None

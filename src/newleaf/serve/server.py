@@ -67,6 +67,8 @@ def serve(serving: Serving, listening: socket.socket, on_ready: Callable[[], Non
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(serving.settings.proxies),
+        forwarded_allow_ips=list(serving.settings.proxies),
         backlog=2048,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=int(serving.limits.drain_seconds) or 1,

@@ -17,6 +17,7 @@ class Limits:
     body: int = 4 << 20  # bytes of a request
     upload: int = 128 << 20  # bytes of a file
     prompt: int | None = None  # tokens; None: what the context holds
+    reading: int = 300_000  # tokens that are read for embeddings or prompt scores of one request, as OpenAI has it
     output: int = 4096  # tokens of one text, and what is written where nobody says how many
     choices: int = 16  # texts of one request
     queue: int = 1024  # texts that wait or are being written, per model
@@ -43,6 +44,7 @@ class Settings:
     limits: Limits = Limits()
     keys: Sequence[Key] | None = None
     hosts: Collection[str] | None = None
+    proxies: Sequence[str] = ()  # addresses and networks whose X-Forwarded-For and -Proto are believed
     state: Path | None = None
     page: Path | None = None  # a folder of files that are served as they are
     runs: Path | None = None  # a folder of training runs for the page to show

@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from newleaf.errors import NotFiniteError
+from newleaf.generate.errands import CancelledErrandError, Errand
 from newleaf.serve.edge import Record
 from newleaf.serve.errors import ApiError, shape
 
@@ -97,3 +98,19 @@ async def unless_gone(request: Request, work: Awaitable[Result], cancel: Callabl
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
+
+
+async def result_of(request: Request, errand: Errand[Result]) -> Result:
+    """The result of work with the network, which stops when the client goes away; then raises ApiError (499), which nobody reads."""
+    try:
+        return await unless_gone(request, answer_to(errand), errand.cancel)
+    finally:
+        errand.cancel()  # also where it is we who are cancelled
+
+
+async def answer_to(errand: Errand[Result]) -> Result:
+    """The result. Raises ApiError (499), which nobody reads, where the work was cancelled."""
+    try:
+        return await asyncio.shield(asyncio.wrap_future(errand.future))
+    except CancelledErrandError:
+        raise ApiError(499, "the client went away", None, "client_closed_request") from None

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from newleaf.errors import InputError
 from newleaf.serve.answers import conversation_prompt
 from newleaf.serve.chat import message_of, token_text
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
+from newleaf.serve.large import answer, json_bytes
 from newleaf.serve.routes import router
+from newleaf.serve.sampling import check_texts
 from newleaf.serve.schemas import DetokenizeRequest, TokenizeRequest
 from newleaf.serve.serving import Serving
 from newleaf.serve.tool_calls import form_of
 from newleaf.text.chat_template import Rendering
+from newleaf.text.messages import contents
 from newleaf.text.tokenizer import Tokenizer
 
 
 def tokens_router(serving: Serving) -> APIRouter:
     routes = router()
 
-    @routes.post("/tokenize")
-    async def tokenize(body: TokenizeRequest, request: Request) -> dict[str, Any]:
+    @routes.post("/tokenize", response_model=None)
+    async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         """Ids of a text, or of a conversation in the model's chat template."""
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "prompt: give this or messages", "prompt", "invalid_value")
         async with serving.registry.use(body.model) as hosted:
             request.state.record.model = hosted.name
-            ids = await serving.threads.run(lambda: _ids(hosted, body))
-            found = {"count": len(ids), "max_model_len": hosted.context, "tokens": ids}
-            return found | ({"token_strs": [token_text(hosted.model.tokenizer, each) for each in ids]} if body.return_token_strs else {})
+            return answer(await serving.threads.run(lambda: _tokens(serving, hosted, body)))
 
     @routes.post("/detokenize")
     async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, str]:
@@ -40,7 +42,7 @@ def tokens_router(serving: Serving) -> APIRouter:
         async with serving.registry.use(body.model) as hosted:
             request.state.record.model = hosted.name
             tokenizer = hosted.model.tokenizer
-            if any(token >= tokenizer.vocab_size for token in body.tokens):
+            if body.tokens and max(body.tokens) >= tokenizer.vocab_size:
                 raise ApiError(400, f"tokens: must be below {tokenizer.vocab_size:,}", "tokens", "invalid_value")
             return {"prompt": await serving.threads.run(lambda: tokenizer.decode(body.tokens, skip_special=False))}
 
@@ -87,13 +89,23 @@ def with_special_tokens(tokenizer: Tokenizer, text: str, add: bool) -> list[int]
     return [*outer[:before], *ids, *outer[before + len(inner) :]]
 
 
-def _ids(hosted: Hosted, body: TokenizeRequest) -> list[int]:
+def _tokens(serving: Serving, hosted: Hosted, body: TokenizeRequest) -> bytes:
+    """The answer, written by the thread that made it."""
+    ids = _ids(serving, hosted, body)
+    lists: dict[str, Iterable[Any]] = {"tokens": ids}
+    if body.return_token_strs:
+        lists["token_strs"] = (token_text(hosted.model.tokenizer, each) for each in ids)
+    return json_bytes({"count": len(ids), "max_model_len": hosted.context}, lists)
+
+
+def _ids(serving: Serving, hosted: Hosted, body: TokenizeRequest) -> list[int]:
     if body.prompt is not None:
         tokenizer = hosted.model.tokenizer
         if body.parse_special:
             return with_special_tokens(tokenizer, body.prompt, body.add_special_tokens)
         return tokenizer.encode(body.prompt, body.add_special_tokens)
     messages = [message_of(message) for message in body.messages or ()]
+    check_texts(contents(messages), hosted, serving.limits, "messages")
     try:
         speaker = hosted.speaker
         return conversation_prompt(speaker, messages, (), form_of(speaker.template.source()), Rendering()).ids

@@ -1,0 +1,55 @@
+"""Checks of requests that stop at the first thing wrong: one answer names one, and a list of a million has a million."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+
+LISTS = ("list", "set", "frozenset", "tuple")
+
+
+def _mark(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") in LISTS:
+            schema["fail_fast"] = True
+        for part in schema.values():
+            _mark(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _mark(part)
+
+
+class FailFast(BaseModel):
+    """A model whose lists are read up to the first item that is wrong, in every branch of every union."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _mark(schema)
+        return schema
+
+
+class Fast:
+    """The same for a type that is no model: `Annotated[kind, Fast()]`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _mark(schema)
+        return schema
+
+
+def at_most(count: int, low: float, high: float) -> Any:
+    """Checks a mapping of numbers before pydantic does, which would list everything that is wrong with it."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict):
+            if len(value) > count:
+                raise ValueError(f"has {len(value):,} entries, and at most {count:,} are taken")
+            for name, number in value.items():
+                if type(number) not in (int, float) or not low <= number <= high:
+                    raise ValueError(f"{str(name)[:40]!r} must have a number from {low:g} to {high:g}")
+        return value
+
+    return check
