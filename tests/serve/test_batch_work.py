@@ -69,7 +69,7 @@ class Server:
         self.rates = KeyRates(limits or Limits(), keys, lambda: self.time)
         self.work = Work(folder, self._app, self.rates, Logs(self.log), sleep=self._sleep)  # type: ignore[arg-type]
         self.answer: Callable[[str], Any] = lambda prompt: None
-        self.at_once = self.most = 0
+        self.at_once = self.most = self.made = 0
         self.takes = 0.0  # seconds
 
     async def _sleep(self, seconds: float) -> None:
@@ -96,10 +96,11 @@ class Server:
     def make(self, content: bytes, owner: str | None = None) -> str:
         """A batch of this file."""
         files, id_ = self.work.store.files, self.work.store.files.new_id()
+        self.made += 1
         files.folder.mkdir(parents=True, exist_ok=True)
         files.content(id_).write_bytes(content)
         files.note(id_, "a.jsonl", "batch", owner)
-        batch = {"id": self.work.store.shelf.new_id(), "owner": owner, "created_at": 1, "endpoint": ENDPOINT, "input_file_id": id_}
+        batch = {"id": self.work.store.shelf.new_id(), "owner": owner, "created_at": self.made, "endpoint": ENDPOINT, "input_file_id": id_}
         batch |= {"status": "validating", "request_counts": {"total": 0, "completed": 0, "failed": 0}, "in_progress_at": None}
         self.work.store.shelf.put({**batch, "output_file_id": None, "error_file_id": None, "errors": None})
         return str(batch["id"])
