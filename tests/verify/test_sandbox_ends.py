@@ -76,6 +76,24 @@ def test_all_processes_end_with_newleaf_however_it_ends(tmp_path: Path) -> None:
     wait(lambda: not alive(str(tmp_path / "newleaf-run")))
 
 
+def test_workers_end_with_their_guardians(tmp_path: Path) -> None:
+    code = (
+        f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\nfrom newleaf.verify.sandbox import run_program\n"
+        "print(run_program('import time; time.sleep(600)', seconds=600).passed)"
+    )
+    mark = str(tmp_path / "newleaf-run")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as newleaf:
+        try:
+            wait(lambda: len(alive(mark)) >= 4)
+            time.sleep(0.5)  # for the workers to have their walls
+            for guardian in psutil.Process(newleaf.pid).children():
+                guardian.kill()
+            wait(lambda: not alive(mark))
+            assert newleaf.communicate(timeout=30)[0] == b"False\n"
+        finally:
+            newleaf.kill()
+
+
 def wait(what: object, turns: int = 600) -> None:
     for _ in range(turns):
         if what():  # type: ignore[operator]

@@ -56,11 +56,15 @@ def fork_worker(kernel: Kernel, namespaces: bool, life: int, seconds: float) -> 
             namespaces, problem = False, _sentence(error)
     worker = os.fork()
     if worker:
-        os.close(asks[1])
-        os.close(answers[0])
-        if os.read(asks[0], 1):
-            os.write(answers[1], b"y" if _map_users(worker) else b"n")
-        guard(worker, life, seconds, namespaces)
+        try:
+            os.close(asks[1])
+            os.close(answers[0])
+            with contextlib.suppress(OSError):  # the worker may have ended already
+                if os.read(asks[0], 1):
+                    os.write(answers[1], b"y" if _map_users(worker) else b"n")
+            guard(worker, life, seconds, namespaces)
+        finally:
+            os._exit(1)
     os.close(asks[0])
     os.close(answers[1])
     if namespaces:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 from . import capabilities, guardian, hook, landlock, limits, seccomp, tree
-from .system import Kernel, write_text
+from .system import PR_SET_PDEATHSIG, Kernel, write_text
 
 LINUX_ONLY = ("namespaces", "tree", "capabilities", "landlock", "filter")
 
@@ -41,6 +42,7 @@ def raise_walls(asked: list[str], folder: str, life: int, memory: int, seconds: 
             write_text("/proc/self/oom_score_adj", "1000")
         put_up("tree", lambda: tree.enter_tree(kernel, folder) if "namespaces" in standing else _agree("it needs namespaces"))
         put_up("capabilities", lambda: capabilities.drop_capabilities(kernel))
+        kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which would clear it
         put_up("landlock", lambda: landlock.restrict(kernel, "."))
         put_up("filter", lambda: seccomp.install(kernel))
     else:
