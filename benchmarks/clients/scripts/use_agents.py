@@ -41,7 +41,7 @@ def agent(kind, **options):
 
 def with_tools(kind):
     def run():
-        settings = ModelSettings(tool_choice="required", max_tokens=60, parallel_tool_calls=False)
+        settings = ModelSettings(tool_choice="required", max_tokens=400, parallel_tool_calls=False)
         found = asyncio.run(Runner.run(agent(kind, tools=[get_weather], settings=settings), "How is the weather in Oslo?"))
         assert any(item.type == "tool_call_output_item" for item in found.new_items)
         return found.final_output
