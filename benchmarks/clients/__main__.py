@@ -60,6 +60,7 @@ def serving(model: str, home: Path, output: int) -> Iterator[str]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
+        timer.cancel()
         if not line:
             raise SystemExit(f"the server did not start; see {home / 'server.log'}")
         yield json.loads(line)["url"]

@@ -50,7 +50,7 @@ CLIENTS = (
         ["llama-index-core==0.14.25", "llama-index-llms-openai-like", "llama-index-embeddings-openai"],
         "use_llama_index.py",
     ),
-    Client("LiteLLM", ["litellm==1.110.2", "fastapi", "orjson", "soundfile"], "use_litellm.py"),
+    Client("LiteLLM", ["litellm==1.108.7", "fastapi", "orjson", "soundfile"], "use_litellm.py"),
     Client("instructor", ["instructor==1.17.0"], "use_instructor.py"),
     Client("pydantic-ai", ["pydantic-ai-slim[openai]==2.68.0"], "use_pydantic_ai.py"),
     Client("smolagents", ["smolagents[openai]==1.26.0"], "use_smolagents.py"),
