@@ -15,7 +15,8 @@ from newleaf.evaluation.registry import Job, find_job
 from newleaf.evaluation.result import Evaluation, Progress, TaskResult
 from newleaf.evaluation.statistics import Difference, compare
 from newleaf.evaluation.subject import Subject
-from newleaf.evaluation.task import Setting
+from newleaf.evaluation.task import Marks, Measure, Setting
+from newleaf.evaluation.text_units import compare_texts
 from newleaf.version import VERSION
 
 ANSWERS, AGAINST = "answers", "against"
@@ -80,13 +81,25 @@ def differences_of(a: TaskResult, b: TaskResult) -> dict[str, Difference]:
         if not both or measure.name not in a.scores or measure.name not in b.scores:
             continue
         one, other = [ours[where] for where in both], [theirs[where] for where in both]
-        weights = None
-        if measure.weight is not None:
-            weights = [each[measure.weight] for each in one]
-            if weights != [each[measure.weight] for each in other]:
-                continue  # tokens of different tokenizers: the scores are not of the same things
-        difference = compare([each[measure.mark] for each in one], [each[measure.mark] for each in other], weights)
+        difference = _difference(measure, one, other, *(_parts_of(each, both) for each in (a, b)))
         name = f"log {measure.name}" if measure.finish == "exp" else measure.name
-        if math.isfinite(difference.value):
+        if difference is not None and math.isfinite(difference.value):
             found[name] = difference
     return found
+
+
+def _parts_of(result: TaskResult, wheres: Sequence[str]) -> list[Sequence[Marks]]:
+    known = dict(zip(result.wheres, result.parts, strict=False))
+    return [known[where] for where in wheres if where in known]
+
+
+def _difference(
+    measure: Measure, one: list[Marks], other: list[Marks], parts: list[Sequence[Marks]], other_parts: list[Sequence[Marks]]
+) -> Difference | None:
+    """None where the two scores are not of the same things, such as the tokens of different tokenizers."""
+    if parts and other_parts:
+        return compare_texts(measure, (one, parts), (other, other_parts))
+    weights = [each[measure.weight] for each in one] if measure.weight is not None else None
+    if measure.weight is not None and weights != [each[measure.weight] for each in other]:
+        return None
+    return compare([each[measure.mark] for each in one], [each[measure.mark] for each in other], weights)

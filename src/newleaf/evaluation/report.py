@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from newleaf.evaluation.published import published_for
 from newleaf.evaluation.result import Evaluation, TaskResult
-from newleaf.evaluation.statistics import Difference, Estimate
+from newleaf.evaluation.statistics import FEWEST, Difference, Estimate
 from newleaf.storage.files import write_atomically, write_json, write_text
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ def verdict(name: str, difference: Difference, a: str, b: str) -> str:
     else:
         size = f"{difference.value:+.4g} (95 %: {difference.low:+.4g} to {difference.high:+.4g})"
     split = f"; only {a} is right on {difference.only_a} items, only {b} on {difference.only_b}" if difference.only_a is not None else ""
+    if difference.p is None:
+        few = f"{difference.n:,} are too few to tell a difference from chance ({FEWEST} at least); give more text or rows"
+        return f"{name} {difference.value:+.4g}: {few}"
     real = "is real" if difference.real else "may be chance"
     return f"{name} {size}: the difference {real} (p = {difference.p:.2g}, {difference.test}, {difference.n:,} items{split})"
 

@@ -27,6 +27,7 @@ class TaskResult:
     marks: Sequence[Marks] = ()
     extra: dict[str, Any] = field(default_factory=dict)  # what belongs to this task alone: documents, speeds, sizes
     asked: int = 0  # answered now; the others were known from before
+    parts: Sequence[Sequence[Marks]] = ()  # of a text, each document's windows, in the order of `wheres`
 
     @property
     def n(self) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 AT_ONCE = 4_000_000  # drawn places held at once
+FEWEST = 20  # items, or windows, below which resampling says too little about a difference
 SEED = 20_190_214
 
 Array = NDArray[np.float64]
@@ -31,21 +32,22 @@ class Estimate:
 @dataclass(frozen=True)
 class Difference:
     """What model A has over model B on the same items: A's score minus B's, its 95 % interval, the chance of at least as much from models
-    that do not differ, how that was found, and (for answers that are right or wrong) how many items only A and only B got right."""
+    that do not differ, how that was found, and (for answers that are right or wrong) how many items only A and only B got right. `p` is
+    None where the items are too few to tell."""
 
     value: float
     low: float
     high: float
-    p: float
+    p: float | None
     test: str
     n: int
     only_a: int | None = None
     only_b: int | None = None
 
     @property
-    def real(self) -> bool:
-        """Whether chance alone would rarely show as much: p below 5 %."""
-        return self.p < 1 - CONFIDENCE
+    def real(self) -> bool | None:
+        """Whether chance alone would rarely show as much: p below 5 %. None where nothing can be said."""
+        return None if self.p is None else self.p < 1 - CONFIDENCE
 
 
 def ratio_of_means(sums: Array) -> Array:
@@ -59,8 +61,10 @@ def estimate(
     weights: Sequence[float] | None = None,
     finish: Callable[[Array], Array] = lambda x: x,
     resamples: int = RESAMPLES,
+    block: int = 1,
 ) -> Estimate:
-    """finish(Σ values / Σ weights) with its bootstrap interval; without weights each item counts 1.
+    """finish(Σ values / Σ weights) with its bootstrap interval; without weights each item counts 1. `block` items that follow one another
+    are drawn together, for items that are like their neighbours.
 
     The standard error of a plain mean is the usual one, s / √n with s² over n − 1; otherwise it is the bootstrap's standard deviation.
     Raises ValueError without items.
@@ -69,7 +73,7 @@ def estimate(
         raise ValueError("no items to score")
     pairs = np.stack([np.asarray(values, float), np.ones(len(values)) if weights is None else np.asarray(weights, float)], axis=1)
     value = float(finish(ratio_of_means(pairs.sum(0, keepdims=True)))[0])
-    drawn = finish(ratio_of_means(_resampled_sums(pairs, resamples)))
+    drawn = finish(ratio_of_means(_resampled_sums(pairs, resamples, block)))
     low, high = _interval(drawn)
     plain = weights is None and finish(np.array([0.3]))[0] == 0.3
     error = float(pairs[:, 0].std(ddof=1) / math.sqrt(len(pairs))) if plain and len(pairs) > 1 else float(np.nanstd(drawn))
@@ -82,9 +86,11 @@ def compare(
     weights: Sequence[float] | None = None,
     finish: Callable[[Array], Array] = lambda x: x,
     resamples: int = RESAMPLES,
+    block: int = 1,
 ) -> Difference:
     """Two models on the same items, in the same order: McNemar's exact test where every answer is right (1) or wrong (0), and otherwise
-    the paired bootstrap, whose p is twice the share of resamples in which the difference has the other sign (Koehn 2004)."""
+    the paired bootstrap, whose p is twice the share of resamples in which the difference has the other sign (Koehn 2004). With `block`,
+    so many items that follow one another are drawn together (the circular block bootstrap of Politis and Romano 1992)."""
     if len(a) != len(b) or not len(a):
         raise ValueError(f"{len(a)} and {len(b)} items cannot be compared one by one")
     count = np.ones(len(a)) if weights is None else np.asarray(weights, float)
@@ -94,14 +100,21 @@ def compare(
         return finish(sums[:, 0] / sums[:, 2]) - finish(sums[:, 1] / sums[:, 2])
 
     value = float(differences(both.sum(0, keepdims=True))[0])
-    drawn = differences(_resampled_sums(both, resamples))
+    drawn = differences(_resampled_sums(both, resamples, block))
     low, high = _interval(drawn)
     if weights is None and set(np.unique(both[:, :2])) <= {0.0, 1.0}:
         only_a, only_b = int(((both[:, 0] == 1) & (both[:, 1] == 0)).sum()), int(((both[:, 0] == 0) & (both[:, 1] == 1)).sum())
         return Difference(value, low, high, mcnemar(only_a, only_b), "McNemar's exact test", len(a), only_a, only_b)
     against = float(((drawn <= 0) if value > 0 else (drawn >= 0)).mean())
     p = 1.0 if value == 0 else min(1.0, max(2 * against, 1 / resamples))
-    return Difference(value, low, high, p, "paired bootstrap", len(a))
+    test = "paired bootstrap" if block == 1 else f"paired bootstrap of blocks of {block}"
+    return Difference(value, low, high, p if len(a) >= FEWEST else None, test, len(a))
+
+
+def block_of(count: int) -> int:
+    """How many neighbours to draw together of so many that follow one another: the cube root, at which the error of a standard error
+    shrinks fastest (Hall, Horowitz and Jing 1995)."""
+    return max(1, math.ceil(count ** (1 / 3)))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -113,11 +126,18 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * sum(math.exp(each) for each in logs))
 
 
-def _resampled_sums(columns: Array, resamples: int) -> Array:
-    """Sums [resamples, C] over rows [N, C] drawn with replacement; the same draws for every score of so many items."""
+def _resampled_sums(columns: Array, resamples: int, block: int = 1) -> Array:
+    """Sums [resamples, C] over rows [N, C] drawn with replacement; the same draws for every score of so many items. With `block`, what is
+    drawn are runs of so many rows, the first following the last."""
+    if block > 1:
+        starts = np.arange(len(columns))[:, None] + np.arange(block)
+        columns = columns[starts % len(columns)].sum(1)
+        draws = max(1, round(len(columns) / block))
+    else:
+        draws = len(columns)
     generator, count = np.random.default_rng(SEED), len(columns)
-    step = max(1, AT_ONCE // count)
-    parts = [columns[generator.integers(0, count, (min(step, resamples - first), count))].sum(1) for first in range(0, resamples, step)]
+    step = max(1, AT_ONCE // draws)
+    parts = [columns[generator.integers(0, count, (min(step, resamples - first), draws))].sum(1) for first in range(0, resamples, step)]
     return np.asarray(np.concatenate(parts))
 
 

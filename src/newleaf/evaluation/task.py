@@ -61,10 +61,10 @@ class Measure:
             return means
         return np.exp(means) if self.finish == "exp" else 100 * means
 
-    def of(self, marks: Sequence[Marks]) -> Estimate:
-        """The score of these items."""
+    def of(self, marks: Sequence[Marks], block: int = 1) -> Estimate:
+        """The score of these items; `block` that follow one another are resampled together."""
         weights = [each[self.weight] for each in marks] if self.weight else None
-        return estimate([each[self.mark] for each in marks], weights, self.finished)
+        return estimate([each[self.mark] for each in marks], weights, self.finished, block=block)
 
 
 @dataclass(frozen=True)

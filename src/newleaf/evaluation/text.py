@@ -24,6 +24,7 @@ from newleaf.evaluation.local import LocalSubject
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.subject import Subject
 from newleaf.evaluation.task import Item, Marks, Measure, Setting
+from newleaf.evaluation.text_units import PART, units
 from newleaf.measure.loglikelihood import Tree, score_trees
 from newleaf.text.tokenizer import Tokenizer
 
@@ -125,14 +126,14 @@ def run_text(source: Path, subject: Subject, setting: Setting, journal: Path | N
     if not lossless:
         problems.append(f"{source}: no bits per byte, since this tokenizer does not give the text back exactly")
     marks = [each.marks for each in complete]
+    parts = [[dict(zip(PART, window, strict=True)) for window in each.answer] for each in complete]
     result = TaskResult(
         name, {}, ((BITS,) if lossless else ()) + (PER_TOKEN, PER_WORD), left_out=problems,
         setting={"file": str(source), "stride": stride, "context_length": length}, seconds=time.monotonic() - begun,
-        wheres=[text.where for text in texts], marks=marks, asked=len(todo),
+        wheres=[text.where for text in texts], marks=marks, asked=len(todo), parts=parts,
     )  # fmt: skip
-    parts = [dict(zip(("nats", "bits", "tokens", "bytes", "words"), each, strict=True)) for each in complete[0].answer]
-    over = parts if len(marks) == 1 and len(parts) > 1 else marks
-    scores = {measure.name: measure.of(over) for measure in result.measures if all(each[str(measure.weight)] > 0 for each in over)}
+    over, block = units(marks, parts)
+    scores = {measure.name: measure.of(over, block) for measure in result.measures if sum(each[str(measure.weight)] for each in over) > 0}
     return replace(result, scores=scores, extra=_extra(texts, marks))
 
 
