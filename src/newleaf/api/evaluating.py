@@ -79,11 +79,9 @@ def evaluation(
 
 def _subject(model: AnyModel, setting: Setting, opening: dict[str, Any]) -> Subject:
     if isinstance(model, str) and is_address(model):
-        if setting.chat:
-            raise InputError("chat: an address is asked for plain completions; give a local model")
         if opening["context"] is not None:
             raise InputError("context: the model behind an address has the context that its server gave it")
-        return RemoteSubject(model)
+        return RemoteSubject(model, chat=setting.chat)
     opened = model if isinstance(model, Model) else load(model, **opening)
     name = repr(opened) if isinstance(model, Model) else str(model)
     template = opened.chat_template if setting.chat else None

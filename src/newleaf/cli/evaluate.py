@@ -13,6 +13,17 @@ lm_eval:NAME for a task of lm-evaluation-harness; or a file: text, or .jsonl row
 one of the tasks"""
 
 
+DATA = (
+    ("field", "of rows of text: the field that holds it (default: text)"),
+    ("text", "of labelled rows: the field of the text, or of the first of two (default: guessed)"),
+    ("second", "of labelled pairs: the field of the second text"),
+    ("choices", "of rows with continuations: their field, or fields with commas between them"),
+    ("label", "of labelled rows: the field of the label (default: guessed)"),
+    ("encoding", "of files that are not UTF-8 (default: guessed)"),
+    ("document", "of a .txt file: file, line or blank-line (default: file)"),
+)
+
+
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "evaluate", help="score a model on tasks and files", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,6 +50,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--samples", type=int, metavar="N", help="humaneval: programs for each problem (default: 1)")
     parser.add_argument("--allow-code-execution", action="store_true", help="humaneval: run programs that the model writes, in a sandbox")
     parser.add_argument("--seed", type=int, help="of texts that are drawn (default: 0)")
+    for name, what in DATA:
+        parser.add_argument(f"--data.{name}", metavar="NAME", help=what)
     add_model_options(parser)
     add_context_options(parser)
     parser.set_defaults(run=run, name="evaluate")
@@ -48,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     from newleaf.api.evaluating import evaluation
 
+    data = {name: getattr(args, f"data.{name}") for name, _ in DATA if getattr(args, f"data.{name}") is not None}
     names = ("limit", "shots", "stride", "template", "max_tokens", "temperature", "samples", "seed")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     found = evaluation(
@@ -64,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         context=args.context,
         context_method=args.context_method,
         chat=args.chat,
+        data=data,
         **given,
     )
     if args.json:

@@ -63,10 +63,20 @@ def _added_up(
     if task.corpus_measures:
         outputs, references = [str(each.answer[0]) for _, each in pairs], [list(item.gold) for item, _ in pairs]
         scores |= {measure.name: measure.of_texts(outputs, references) for measure in task.corpus_measures}
+    items = [item for item, _ in pairs]
+    chances = {name: _chance(task, [item for item in items if item.group == name], measures) for name in {item.group for item in items}}
     return TaskResult(
-        task.name, scores, measures, _by_group(pairs, measures), left_out, setting, seconds, [item.where for item, _ in pairs], marks,
-        asked=asked,
+        task.name, scores, measures, _by_group(pairs, measures), left_out, setting, seconds, [item.where for item in items], marks,
+        asked=asked, chance=_chance(task, items, measures), group_chance=chances,
     )  # fmt: skip
+
+
+def _chance(task: Task, items: list[Item], measures: tuple[Measure, ...]) -> dict[str, float]:
+    """What guessing reaches on these items, the mean over them."""
+    if task.chance is None:
+        return {}
+    value = sum(map(task.chance, items)) / len(items)
+    return {measure.name: value for measure in measures}
 
 
 def _counts(measure: Measure, marks: list[Marks]) -> bool:

@@ -48,7 +48,7 @@ class ChoiceTask:
     def task(self, path: Path | None = None) -> Task:
         """With `path`, another file of the same form."""
         measures = (ACC, ACC_NORM) if self.normalised else (ACC,)
-        return Task(self.name, lambda setting: self._questions(setting, path), _mark_choice, measures)
+        return Task(self.name, lambda setting: self._questions(setting, path), _mark_choice, measures, chance=_chance)
 
     def _questions(self, setting: Setting, path: Path | None) -> Questions:
         shots = setting.shots or 0
@@ -83,6 +83,11 @@ class ChoiceTask:
         for choice in make_each(rows, self.read)[0]:
             found.setdefault(choice.group, []).append(choice.solved)
         return found
+
+
+def _chance(item: Item) -> float:
+    """One of so many choices, by chance."""
+    return 1 / len(item.fields["lengths"])
 
 
 def _mark_choice(item: Item, answer: Any) -> Marks:

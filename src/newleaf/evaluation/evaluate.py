@@ -68,6 +68,9 @@ def _run(subject: Subject, jobs: Sequence[Job], setting: Setting, progress: Prog
     notes = []
     if isinstance(subject, LocalSubject) and subject.truncated:
         notes.append(f"{subject.truncated:,} prompts did not fit the context of {subject.context_length:,} and lost their beginning")
+    if isinstance(subject, LocalSubject) and subject.cut is not None:
+        asked, most = subject.cut
+        notes.append(f"texts are cut at {most:,} tokens, not {asked:,}: the model's context is {subject.context_length:,} with the prompt")
     return Evaluation(subject.name, subject.about(), results, notes=notes, version=VERSION)
 
 

@@ -40,6 +40,7 @@ DEFAULT_MAX_TOKENS = 256
 TOKEN_ALIASES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 KNOWN_OPTIONS = {"until", "do_sample", "temperature", "top_p", "num_beams", *TOKEN_ALIASES}
 FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+CHOSEN = ("acc", "acc_norm")  # scores that guessing reaches something of
 READERS = {".jsonl": "json", ".gz": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -269,12 +270,22 @@ def _result(name: str, found: Any, setting: Setting, journal: Path | None, subje
     with Journal(journal, [subject.fingerprint, name, setting.shots]) as kept:
         kept.finish(items, answers)
     measures = tuple(Measure(key, key) for key in scores if all(key in each.marks for each in answers))
+    chance = _chance(found, name)
     shots = next(iter(found.get("n-shot", {}).values()), setting.shots)
     versions = {"shots": shots, "harness": found.get("lm_eval_version") or _version(), "versions": found.get("versions", {})}
     return TaskResult(
         name, scores, measures, groups, setting=versions, seconds=seconds, wheres=[item.where for item in items],
-        marks=[each.marks for each in answers], asked=len(items),
+        marks=[each.marks for each in answers], asked=len(items), chance={score: chance for score in scores if score in CHOSEN and chance},
     )  # fmt: skip
+
+
+def _chance(found: Any, name: str) -> float:
+    """How often a guess is right where all answers are chosen from several, and 0 elsewhere."""
+    configs = found.get("configs", {})
+    if any(configs.get(task, {}).get("output_type") != "multiple_choice" for task in found["samples"]):
+        return 0.0
+    counts = [len(sample["arguments"]) for samples in found["samples"].values() for sample in samples]
+    return sum(1 / count for count in counts if count) / max(1, len(counts))
 
 
 def _estimates(scores: dict[str, Any], count: int) -> dict[str, Estimate]:

@@ -42,6 +42,7 @@ class LocalSubject:
     ) -> None:
         self.network, self.tokenizer, self.name, self.family, self.ends, self.chat = network, tokenizer, name, family, ends, chat
         self.cache = cache
+        self.cut: tuple[int, int] | None = None  # tokens of an answer that were asked for, and that the context had room for
         self.truncated = 0  # contexts and prompts whose beginning did not fit
 
     @cached_property
@@ -142,13 +143,15 @@ class LocalSubject:
         return self.ends | ({turn} if turn is not None else frozenset())
 
     def write_ids(self, prompts: Sequence[Sequence[int]], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
-        """`write` for prompts that are ids already. One that leaves no room for max_tokens loses its beginning."""
-        room = self.context_length - how.max_tokens
-        if room < 1:
-            raise InputError(f"max_tokens: {how.max_tokens} tokens fill the model's context of {self.context_length}; use --max-tokens")
-        config = SamplingConfig(
-            max_tokens=how.max_tokens, temperature=how.temperature, top_p=how.top_p, stop=how.stop, n=how.n, seed=how.seed
-        )
+        """`write` for prompts that are ids already. One that leaves no room for max_tokens loses its beginning; where max_tokens would fill
+        the context, they are cut to what the longest prompt leaves, or to half of the context."""
+        most = how.max_tokens
+        if most >= self.context_length:
+            longest = max((len(ids) for ids in prompts), default=0)
+            most = max(1, self.context_length - max(1, min(longest, self.context_length // 2)))
+            self.cut = (how.max_tokens, most)
+        room = self.context_length - most
+        config = SamplingConfig(max_tokens=most, temperature=how.temperature, top_p=how.top_p, stop=how.stop, n=how.n, seed=how.seed)
         self.truncated += sum(len(ids) > room for ids in prompts)
         # Similar lengths together, so that texts of a round begin and end together.
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))

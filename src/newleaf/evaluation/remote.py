@@ -30,13 +30,13 @@ def is_address(name: str) -> bool:
 
 class RemoteSubject:
     """`address` is the server's, with or without /v1; #NAME behind it chooses a model, otherwise the first it lists. A key is taken from
-    OPENAI_API_KEY. Raises InputError when nothing answers there."""
+    OPENAI_API_KEY. With `chat`, prompts to be answered are messages (chat/completions). Raises InputError when nothing answers there."""
 
-    def __init__(self, address: str, seconds: float = SECONDS) -> None:
+    def __init__(self, address: str, seconds: float = SECONDS, chat: bool = False) -> None:
         bare, _, chosen = address.partition("#")
         bare = bare.rstrip("/")
         self.base = bare if bare.endswith("/v1") else f"{bare}/v1"
-        self.name, self._seconds = address, seconds
+        self.name, self._seconds, self.chat = address, seconds, chat
         listed = self._call("models")
         try:
             names = [str(each["id"]) for each in listed["data"]]
@@ -48,10 +48,10 @@ class RemoteSubject:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self.base} {self.model}"
+        return f"{self.base} {self.model}" + (" chat" if self.chat else "")
 
     def about(self) -> dict[str, Any]:
-        return {"address": self.base, "served_model": self.model}
+        return {"address": self.base, "served_model": self.model, "chat_template": self.chat}
 
     def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Score] | Refused]]:
         yield from self._each([partial(self._score, ask) for ask in asks])
@@ -97,15 +97,18 @@ class RemoteSubject:
         return Score(float(sum(row[1] for row in own)), greedy, len(own))
 
     def _write(self, prompt: str, how: Writing) -> list[str] | Refused:
-        asked: dict[str, Any] = {"prompt": prompt, "max_tokens": how.max_tokens, "temperature": how.temperature, "seed": how.seed}
+        path = "chat/completions" if self.chat else "completions"
+        asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
+        asked |= {"max_tokens": how.max_tokens, "temperature": how.temperature, "seed": how.seed}
         asked |= {"top_p": how.top_p} if how.top_p != 1 else {}
         asked |= {"n": how.n} if how.n > 1 else {}
         asked |= {"stop": list(how.stop[:MOST_STOPS])} if how.stop else {}
-        answer = self._call("completions", asked)
+        answer = self._call(path, asked)
         try:
-            texts = [str(each["text"]) for each in sorted(answer["choices"], key=lambda each: each.get("index", 0))]
+            choices = sorted(answer["choices"], key=lambda each: each.get("index", 0))
+            texts = [str((each["message"]["content"] or "") if self.chat else each["text"]) for each in choices]
         except (KeyError, TypeError):
-            raise InputError(f"{self.base}/completions: the answer has no choices with text") from None
+            raise InputError(f"{self.base}/{path}: the answer has no choices with text") from None
         for stop in how.stop:
             texts = [text.split(stop)[0] for text in texts]
         return texts if len(texts) == how.n else Refused(f"the server gave {len(texts)} texts, not {how.n}")

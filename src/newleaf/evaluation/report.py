@@ -59,6 +59,17 @@ def rows(found: Evaluation) -> Iterator[tuple[TaskResult, str, str, Estimate]]:
                 yield task, group, name, estimate
 
 
+def has_chance(found: Evaluation) -> bool:
+    """Whether any score has a level that guessing reaches."""
+    return any(task.chance for task in found.tasks)
+
+
+def chance_of(task: TaskResult, group: str, name: str) -> str:
+    """What guessing reaches of this score, as people read it; nothing where that is not known."""
+    value = (task.group_chance.get(group, {}) if group else task.chance).get(name)
+    return "" if value is None else shown(name, value)
+
+
 def verdict(name: str, difference: Difference, a: str, b: str) -> str:
     """A difference in a sentence."""
     if name.startswith(FRACTIONS):
@@ -85,6 +96,9 @@ def table(found: Evaluation) -> RenderableType:
         columns.add_column(heading, justify="right" if heading == "n" else "left")
     columns.add_column("value", justify="right")
     columns.add_column("95 % interval", justify="right")
+    guessing = has_chance(found)
+    if guessing:
+        columns.add_column("chance", justify="right")
     if other is not None:
         columns.add_column(other.model, justify="right")
     last = None
@@ -92,6 +106,7 @@ def table(found: Evaluation) -> RenderableType:
         label = f"{task.task}: {group}" if group else task.task
         cells = ["" if label == last else label, "" if label == last else f"{estimate.n if group else task.n:,}", name]
         cells += [shown(name, estimate.value), interval(name, estimate)]
+        cells += [chance_of(task, group, name)] if guessing else []
         if other is not None:
             same = next((each for each in rows(other) if (each[0].task, each[1], each[2]) == (task.task, group, name)), None)
             cells.append(shown(name, same[3].value) if same is not None else "")
@@ -147,11 +162,14 @@ def remarks(found: Evaluation) -> list[str]:
 def markdown(found: Evaluation) -> str:
     """The report as Markdown."""
     lines = [f"# {found.model}" + (f" against {found.against.model}" if found.against else ""), ""]
-    lines += ["| task | n | score | value | 95 % interval |", "|---|---:|---|---:|---:|"]
+    guessing = has_chance(found)
+    lines += ["| task | n | score | value | 95 % interval |" + (" chance |" if guessing else "")]
+    lines += ["|---|---:|---|---:|---:|" + ("---:|" if guessing else "")]
     for task, group, name, estimate in rows(found):
         label = f"{task.task}: {group}" if group else task.task
         count = estimate.n if group else task.n
-        lines.append(f"| {label} | {count:,} | {name} | {shown(name, estimate.value)} | {interval(name, estimate)} |")
+        line = f"| {label} | {count:,} | {name} | {shown(name, estimate.value)} | {interval(name, estimate)} |"
+        lines.append(line + (f" {chance_of(task, group, name)} |" if guessing else ""))
     lines += ["", *(f"- {line}" for line in remarks(found))]
     references = reference_rows(found)
     if references:
@@ -173,11 +191,12 @@ def as_csv(found: Evaluation) -> str:
     """One score a line, of both models where there are two."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", "task", "group", "n", "score", "value", "stderr", "low", "high"])
+    writer.writerow(["model", "task", "group", "n", "score", "value", "stderr", "low", "high", "chance"])
     for each in (found, found.against):
         for task, group, name, estimate in rows(each) if each is not None else ():
             count = estimate.n if group else task.n
-            writer.writerow([each.model if each else "", task.task, group, count, name, *map(repr, _numbers(estimate))])
+            chance = (task.group_chance.get(group, {}) if group else task.chance).get(name, "")
+            writer.writerow([each.model if each else "", task.task, group, count, name, *map(repr, _numbers(estimate)), chance])
     return out.getvalue()
 
 

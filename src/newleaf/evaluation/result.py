@@ -27,6 +27,8 @@ class TaskResult:
     marks: Sequence[Marks] = ()
     extra: dict[str, Any] = field(default_factory=dict)  # what belongs to this task alone: documents, speeds, sizes
     asked: int = 0  # answered now; the others were known from before
+    chance: dict[str, float] = field(default_factory=dict)  # what guessing reaches, by score
+    group_chance: dict[str, dict[str, float]] = field(default_factory=dict)
     parts: Sequence[Sequence[Marks]] = ()  # of a text, each document's windows, in the order of `wheres`
 
     @property
@@ -36,12 +38,17 @@ class TaskResult:
 
     def as_json(self) -> dict[str, Any]:
         """As in results.json."""
-        found: dict[str, Any] = {"n": self.n, **_flat(self.scores)}
+        found: dict[str, Any] = {"n": self.n, **_flat(self.scores), **_chances(self.chance)}
         if self.groups:
             found["groups"] = {
-                name: {"n": max(estimate.n for estimate in scores.values()), **_flat(scores)} for name, scores in self.groups.items()
+                name: {"n": max(each.n for each in scores.values()), **_flat(scores), **_chances(self.group_chance.get(name, {}))}
+                for name, scores in self.groups.items()
             }
         return found | self.extra | {"left_out": list(self.left_out), "setting": self.setting, "seconds": round(self.seconds, 3)}
+
+
+def _chances(chance: dict[str, float]) -> dict[str, float]:
+    return {f"{name}_chance": value for name, value in chance.items()}
 
 
 def _flat(scores: dict[str, Estimate]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def compare(
 def block_of(count: int) -> int:
     """How many neighbours to draw together of so many that follow one another: the cube root, at which the error of a standard error
     shrinks fastest (Hall, Horowitz and Jing 1995)."""
-    return max(1, math.ceil(count ** (1 / 3)))
+    return max(1, math.ceil(math.cbrt(count)))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from newleaf.data.config import DocumentUnit
 from newleaf.errors import InputError
 from newleaf.evaluation.rows import Row
 from newleaf.evaluation.statistics import Array, Estimate, estimate
@@ -16,6 +17,30 @@ from newleaf.evaluation.subject import Ask, Writing
 from newleaf.measure.loglikelihood import Score
 
 Marks = dict[str, float]
+
+
+@dataclass(frozen=True)
+class RowFields:
+    """How files are read: `field` names the text of a row to be predicted; `text`, `second`, `choices` and `label` those of labelled rows;
+    `document` says what a document of a .txt file is. What is not named is guessed."""
+
+    field: str | None = None
+    text: str | None = None
+    second: str | None = None
+    choices: tuple[str, ...] = ()
+    label: str | None = None
+    encoding: str | None = None
+    document: DocumentUnit | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> RowFields:
+        """From options. Raises InputError for one that does not exist."""
+        known = cls.__dataclass_fields__
+        if strange := [name for name in values if name not in known]:
+            raise InputError(f"data.{strange[0]}: there is no such option of evaluation; there are {', '.join(known)}")
+        choices = values.get("choices") or ()
+        names = tuple(choices.split(",")) if isinstance(choices, str) else tuple(choices)
+        return cls(**{**values, "choices": names})
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,11 @@ class Setting:
     chat: bool = False  # prompts as messages in the model's chat template
     stride: int | None = None
     seed: int = 0
+    data: RowFields = RowFields()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, Mapping):
+            object.__setattr__(self, "data", RowFields.of(self.data))
 
 
 @dataclass(frozen=True)
@@ -96,6 +126,7 @@ class Task:
     corpus_measures: tuple[CorpusMeasure, ...] = ()
     writing: Callable[[Setting], Writing] | None = None  # None: likelihoods are asked for
     check: Callable[[Setting], None] = lambda setting: None  # raises InputError before any work
+    chance: Callable[[Item], float] | None = None  # how often a guess is right, where answers are chosen
 
     @property
     def main(self) -> str:

@@ -23,7 +23,7 @@ from newleaf.evaluation.journal import Answered, Journal
 from newleaf.evaluation.local import LocalSubject
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.subject import Subject
-from newleaf.evaluation.task import Item, Marks, Measure, Setting
+from newleaf.evaluation.task import Item, Marks, Measure, RowFields, Setting
 from newleaf.evaluation.text_units import PART, units
 from newleaf.measure.loglikelihood import Tree, score_trees
 from newleaf.text.tokenizer import Tokenizer
@@ -63,11 +63,15 @@ class _Window:
     bytes: int
 
 
-def read_documents(source: str | Path, limit: int | None = None) -> tuple[list[tuple[str, str]], list[str]]:
+def read_documents(
+    source: str | Path, limit: int | None = None, fields: RowFields | None = None
+) -> tuple[list[tuple[str, str]], list[str]]:
     """(where, text) of each document of a file, folder or glob, and what cannot be read. Raises InputError when nothing can."""
     problems = _Collected(on_error="skip")
     found: list[tuple[str, str]] = []
-    for document in documents(resolve([source]), DataConfig(), problems):
+    fields = fields or RowFields()
+    config = DataConfig(fields.field or "text", fields.encoding, fields.document or "file")
+    for document in documents(resolve([source]), config, problems):
         try:
             text = "".join(document.pieces)
         except BadDocumentError as problem:
@@ -105,7 +109,7 @@ def run_text(source: Path, subject: Subject, setting: Setting, journal: Path | N
     if not 1 <= stride <= length:
         raise InputError(f"stride: must be 1 to {length}, the model's context, not {stride}")
     begun = time.monotonic()
-    found, problems = read_documents(source, setting.limit)
+    found, problems = read_documents(source, setting.limit, setting.data)
     texts = [_Text(*each) for each in found]
     name = source.stem or str(source)
     with Journal(journal, [subject.fingerprint, "text", stride]) as kept:
