@@ -75,7 +75,9 @@ class TextCourse:
         return TextExaminer(self.prepared, cast(GPT, network), heed, ranks)
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        save_folder(path, self.prepared.network, weights, self.prepared.tokenizer, {"version": VERSION})
+        peak = self.optimizer
+        made = {"kind": peak.kind, "learning_rate": peak.learning_rate, "matrix_learning_rate": peak.matrix_learning_rate}
+        save_folder(path, self.prepared.network, weights, self.prepared.tokenizer, {"version": VERSION, "pretrained": made})
 
     def read_back(self, path: Path) -> Mapping[str, Tensor]:
         return load_folder(path).network.state_dict()

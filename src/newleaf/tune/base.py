@@ -23,6 +23,7 @@ from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.tune.config import TuneConfig
+from newleaf.tune.origin import Origin, origin_of
 
 SAMPLES = 64  # weights of each tensor that the fingerprint looks at
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
@@ -45,6 +46,7 @@ class Base:
     _waiting: GPT | None
     head: Head | None = None
     score: Tensor | None = None
+    origin: Origin | None = None  # how it was made, where that is known
 
     def network(self) -> GPT:
         """The network, which is the caller's to change."""
@@ -76,6 +78,7 @@ def open_base(config: TuneConfig) -> Base:
 
     first = opened(folder.network)
     base = Base(config.model, shape, folder.tokenizer, folder.family, folder.defaults, fingerprint(first), opened, first)
+    base.origin = origin_of(path)
     if not is_gguf(path) and is_classifier(read_config(path)):
         found = load_classifier(path, torch.float32)
         base.head, base.score = found.head, found.network.score.weight.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +31,28 @@ class LoraConfig(AdapterConfig):
 
 
 @dataclass(frozen=True)
+class TuneOptimizerConfig:
+    """As in pretraining, but that the dial of tuning chooses what is None."""
+
+    kind: Literal["muon", "adamw"] | None = None
+    learning_rate: float | None = None
+    matrix_learning_rate: float | None = None
+    beta1: float = 0.9
+    beta2: float | None = None
+    momentum: float = 0.95
+    weight_decay: float | None = None
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.whole()
+
+    def whole(self) -> OptimizerConfig:
+        """The section as the optimizer takes it, with pretraining's values for what is open. Raises ValueError naming the field."""
+        given = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return OptimizerConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
 class TuneConfig:
     """What all tasks have. A task's own configuration adds its sections, among them `data`."""
 
@@ -38,5 +61,5 @@ class TuneConfig:
     source: tuple[str, ...] = ()
     base: BaseConfig = field(default_factory=BaseConfig)
     lora: LoraConfig | None = None  # train an adapter and leave the weights as they are
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TuneOptimizerConfig = field(default_factory=TuneOptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -9,18 +9,22 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.train import run
+from newleaf.train.config import TrainConfig
 from newleaf.train.course import Course
+from newleaf.train.dial import USEFUL_SHARE
 from newleaf.train.monitor import Monitor
-from newleaf.train.prepare import settled
+from newleaf.train.prepare import settled, timed_budget
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import build, merge
 from newleaf.train.run_folder import RunFolder
-from newleaf.tune.base import open_base
+from newleaf.tune import dial
+from newleaf.tune.base import Base, open_base
 from newleaf.tune.config import TuneConfig
 from newleaf.tune.labels.config import LabelTaskConfig
-from newleaf.tune.lora import DEFAULTS, with_adapter
+from newleaf.tune.lora import with_adapter
 from newleaf.tune.task import Task, task_named
 
+TRAINED_SHARE = 0.7  # of a timed run, for which it trains
 LENGTHS = ("time", "steps", "tokens", "epochs", "replay")
 
 
@@ -29,8 +33,6 @@ def read_config(values: Mapping[str, Any]) -> TuneConfig:
     if not values.get("task"):
         raise InputError("task: missing; say what is to be learned, such as --task classify")
     task = task_named(str(values["task"]))
-    if values.get("lora") is not None:
-        return build(task.config, merge(task.defaults, DEFAULTS, values))
     return build(task.config, merge(task.defaults, values))
 
 
@@ -69,9 +71,38 @@ def open_course(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Course:
             raise InputError(
                 f"{config.model}: gives labels and has no language model's head; --task {config.task} begins from a language model"
             )
-        return with_adapter(task.open(ready, base, monitor, ranks), base, ready)
+        course: Any = task.open(ready, base, monitor, ranks)
+        course.config = settle(course, task.usual, base, monitor, ranks.size)
+        return with_adapter(course, base, ready)
 
     return ranks.in_turn(opened)
+
+
+def settle(course: Any, usual: dial.Usual, base: Base, monitor: Monitor, processes: int) -> TuneConfig:
+    """The configuration of an opened course with the optimizer, rates and batch size that its recipe leaves open."""
+    config: TuneConfig = course.config
+    asked, lora = config.optimizer, config.lora is not None
+    size = dial.batch_size(usual, config.train, course.row_count, course.row_length, processes)
+    found = dial.rates(base.config.n_embd, base.origin, lora, _steps(course, size), usual)
+    optimizer = dial.optimizer(asked, found, lora)
+    if asked.learning_rate is None and asked.matrix_learning_rate is None:
+        peak = f"AdamW's {optimizer.learning_rate:g}"
+        peak += f", Muon's {optimizer.matrix_learning_rate:g}" if optimizer.kind == "muon" else ""
+        why = found.why if optimizer.kind == found.kind else "half of pretraining's"
+        monitor.say(f"Learning rates: {peak}, {why}. Batches of {size} rows.")
+    return dataclasses.replace(config, optimizer=optimizer, train=dataclasses.replace(config.train, batch_size=size))
+
+
+def _steps(course: Any, batch_size: int) -> float:
+    """How many there will be, about."""
+    train: TrainConfig = course.config.train
+    per_step = batch_size * course.row_tokens
+    if train.time is not None:
+        budget = timed_budget(train)
+        return float((budget.seconds or 0.0) * TRAINED_SHARE * USEFUL_SHARE * budget.matrix_speed / (course.flops_per_token * per_step))
+    if train.tokens is not None:
+        return float(train.tokens / per_step)
+    return float(train.steps or (train.epochs or 1) * course.row_count / batch_size)
 
 
 TUNING = run.Kind(read=read_config, check=checked, open=open_course)

@@ -25,8 +25,6 @@ from newleaf.tune.config import TuneConfig
 from newleaf.tune.labels.course import LabelCourse
 from newleaf.version import VERSION
 
-# What adapters want otherwise than whole networks: a larger rate, and nothing that pulls B · A towards zero.
-DEFAULTS: dict[str, Any] = {"optimizer": {"kind": "adamw", "learning_rate": 2e-4, "weight_decay": 0.0}}
 EXPORTED = "base"  # in a run's folder: the base as stock peft opens it, where it came from a GGUF file
 
 

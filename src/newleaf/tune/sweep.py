@@ -7,16 +7,15 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from newleaf.errors import InputError, Stopped
 from newleaf.storage.files import write_json
 from newleaf.train import run
-from newleaf.train.course import Course, Measure
+from newleaf.train.course import Measure
 from newleaf.train.monitor import Monitor
-from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.ranks import Ranks, torchrun_size
 from newleaf.train.recipe import seconds
 from newleaf.train.run_folder import RunFolder
@@ -24,6 +23,7 @@ from newleaf.tune.config import TuneConfig
 from newleaf.tune.finetune import TUNING, checked, open_course
 
 AROUND = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0)  # times the recipe's rate; should time run out, those nearest to it were tried
+MOST_WIDER = 3  # rates further out, while the best is the outermost
 SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the run's length, one for each round
 TIMED_SHARE = 0.5  # of a timed run, at most, for all rounds together; the run itself has the rest
 
@@ -49,7 +49,11 @@ def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float,
     RunFolder(out).check_free(overwrite)
     config = checked(config, monitor)
     time_limit = seconds(config.train.time) if config.train.time is not None else math.inf
-    best, trials, measure = _search(config, Path(out), monitor, started + TIMED_SHARE * time_limit)
+    course = open_course(config, Muted(monitor), Ranks())  # which settles the rates that the recipe leaves open
+    config, measure = course.config, course.measure
+    del course  # and the network with it
+    search = Search(config, _folder(Path(out)), measure, monitor, started + TIMED_SHARE * time_limit)
+    best = search.run()
     monitor.say(f"Sweep: the rate {best.learning_rate:g} reached the best {measure.words}, {best.score:.4f}.")
     now = time.monotonic()
     timed = config.train.time is not None
@@ -57,54 +61,97 @@ def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float,
     folder = run.begin(TUNING, _at(left, best.factor), out, monitor, now if timed else started, overwrite)
     write_json(
         folder.path / "sweep.json",
-        {"measure": measure.key, "chosen": best.learning_rate, "trials": [dataclasses.asdict(t) for t in trials]},
+        {"measure": measure.key, "chosen": best.learning_rate, "trials": [dataclasses.asdict(t) for t in search.trials]},
     )
     return folder
 
 
-def _search(config: TuneConfig, out: Path, monitor: Monitor, deadline: float) -> tuple[Trial, list[Trial], Measure]:
-    """The best trial, all of them, and the measure; no trial is begun that is not likely to end before the deadline."""
+@dataclass
+class Search:
+    """Trials under way. No trial is begun that is not likely to end before the deadline."""
+
+    config: TuneConfig
+    place: Path
+    measure: Measure
+    monitor: Monitor
+    deadline: float
+    trials: list[Trial] = field(default_factory=list)
+    longest: float = 0.0  # seconds that a trial took
+
+    def run(self) -> Trial:
+        """The best of the last round that was finished, or of what the first one tried."""
+        factors: Sequence[float] = AROUND
+        ranked: list[Trial] = []
+        for number, share in enumerate(SHARES, 1):
+            found = self._round(number, share, factors)
+            if number == 1 and len(found) == len(factors):
+                found = self._widened(found)
+            if len(found) < len(factors):
+                self.monitor.say(f"Sweep: no time for more than {len(self.trials)} trials; a longer --time tries more.")
+                return ranked[0] if ranked else self._ranked(found)[0]
+            ranked = self._ranked(found)
+            factors = sorted(each.factor for each in ranked[: max(2, len(AROUND) // 2**number)])
+        return ranked[0]
+
+    def _round(self, number: int, share: float, factors: Sequence[float], of: int = 0) -> list[Trial]:
+        """Trials of these factors, as long as there is time; a timed round is shared by `of`, or as many as there are."""
+        found: list[Trial] = []
+        for factor in factors:
+            begun = time.monotonic()
+            if self.trials and begun + self.longest > self.deadline:
+                break
+            found.append(self._trial(number, share, factor, of or len(factors)))
+            self.longest = max(self.longest, time.monotonic() - begun)
+        return found
+
+    def _trial(self, number: int, share: float, factor: float, of: int) -> Trial:
+        length = share if self.config.train.time is None else TIMED_SHARE / len(SHARES) / of
+        config = quiet_trial(_with_length(_at(self.config, factor), length))
+        rate = config.optimizer.whole().learning_rate
+        folder = run.begin(TUNING, config, self.place / f"round-{number}-rate-{rate:.3g}", Muted(self.monitor), time.monotonic())
+        trial = Trial(number, factor, rate, _score(folder, self.measure))
+        self.trials.append(trial)
+        self.monitor.say(f"Sweep {number} of {len(SHARES)}: rate {rate:.3g} → {self.measure.words} {trial.score:.4f}")
+        return trial
+
+    def _widened(self, found: list[Trial]) -> list[Trial]:
+        """The first round with rates further out, as long as the best is the lowest or the highest of them; `MOST_WIDER` more at most."""
+        for _ in range(MOST_WIDER):
+            outermost = self._outermost(found)
+            if outermost is None:
+                return found
+            end, further = outermost
+            self.monitor.say(f"Sweep: the {end} rate was the best so far, so one beyond it is tried.")
+            wider = self._round(1, SHARES[0], [further], len(AROUND))
+            if not wider:
+                return found
+            found = found + wider
+        if self._outermost(found) is not None:
+            self.monitor.say("Sweep: the best rate still stands at the edge of those tried; --optimizer.learning_rate begins elsewhere.")
+        return found
+
+    def _outermost(self, found: list[Trial]) -> tuple[str, float] | None:
+        """Which end of the rates the best stands at, and the factor beyond it; None where it has neighbours on both sides."""
+        best = self._ranked(found)[0].factor
+        if best == max(each.factor for each in found):
+            return "highest", best * 2
+        return ("lowest", best / 2) if best == min(each.factor for each in found) else None
+
+    def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The best first; of equals the one that is nearest to the recipe's rate."""
+        sign = -1 if self.measure.higher_is_better else 1
+        return sorted(trials, key=lambda each: (sign * each.score, abs(math.log(each.factor))))
+
+
+def _folder(out: Path) -> Path:
+    """An empty folder for the trials."""
     place = out.with_name(f"{out.name}-sweep")
     if place.exists() and not (place / ".sweep").exists():
         raise InputError(f"{place}: exists and holds no sweep, so it is not touched; choose another --out")
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     (place / ".sweep").touch()
-    factors: Sequence[float] = AROUND
-    trials: list[Trial] = []
-    measures: list[Measure] = []
-
-    def opened(given: TuneConfig, shown: Monitor, ranks: Ranks) -> Course:
-        course = open_course(given, shown, ranks)
-        measures.append(course.measure)
-        return course
-
-    kind = dataclasses.replace(TUNING, open=opened)
-    longest = 0.0
-    ranked: list[Trial] = []
-    for number, share in enumerate(SHARES, 1):
-        found: list[Trial] = []
-        for factor in factors:
-            begun = time.monotonic()
-            if trials + found and begun + longest > deadline:
-                monitor.say(f"Sweep: no time for more than {len(trials + found)} trials; a longer --time tries more.")
-                return ranked[0] if ranked else _ranked(found, measures[0])[0], trials + found, measures[0]
-            length = share if config.train.time is None else TIMED_SHARE / len(SHARES) / len(factors)
-            trial = quiet_trial(_with_length(_at(config, factor), length))
-            folder = run.begin(
-                kind, trial, place / f"round-{number}-rate-{trial.optimizer.learning_rate:.3g}", Muted(monitor), time.monotonic()
-            )
-            found.append(Trial(number, factor, trial.optimizer.learning_rate, _score(folder, measures[0])))
-            longest = max(longest, time.monotonic() - begun)
-            monitor.say(f"Sweep {number} of {len(SHARES)}: rate {found[-1].learning_rate:.3g} → {measures[0].words} {found[-1].score:.4f}")
-        trials += found
-        ranked = _ranked(found, measures[0])
-        factors = sorted(each.factor for each in ranked[: max(2, len(ranked) // 2)])
-    return ranked[0], trials, measures[0]
-
-
-def _ranked(trials: Sequence[Trial], measure: Measure) -> list[Trial]:
-    return sorted(trials, key=lambda each: each.score, reverse=measure.higher_is_better)
+    return place
 
 
 def _score(folder: RunFolder, measure: Measure) -> float:
@@ -118,8 +165,9 @@ def _score(folder: RunFolder, measure: Measure) -> float:
 
 
 def _at(config: TuneConfig, factor: float) -> TuneConfig:
-    peak: OptimizerConfig = config.optimizer
-    scaled = dataclasses.replace(peak, learning_rate=peak.learning_rate * factor, matrix_learning_rate=peak.matrix_learning_rate * factor)
+    peak = config.optimizer.whole()
+    adamw, muon = peak.learning_rate * factor, peak.matrix_learning_rate * factor
+    scaled = dataclasses.replace(config.optimizer, learning_rate=adamw, matrix_learning_rate=muon)
     return dataclasses.replace(config, optimizer=scaled)
 
 

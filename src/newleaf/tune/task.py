@@ -14,25 +14,24 @@ from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
 from newleaf.tune.base import Base
 from newleaf.tune.config import TuneConfig
+from newleaf.tune.dial import Usual
 from newleaf.tune.names import TASKS
 
-# What most fine-tuning wants: AdamW at a small rate, warmed up a little and let down to nothing.
-USUAL: dict[str, Any] = {
-    "optimizer": {"kind": "adamw", "learning_rate": 5e-5, "beta2": 0.999, "weight_decay": 0.01},
-    "train": {"batch_size": 16, "schedule": {"warmup": 0.06, "decay": 0.94}, "eval_windows": 2000, "prompts": ()},
-}
+# What most fine-tuning wants: rates that are warmed up a little and let down to nothing. Which rates, the dial says.
+USUAL: dict[str, Any] = {"train": {"schedule": {"warmup": 0.06, "decay": 0.94}, "eval_windows": 2000, "prompts": ()}}
 
 
 @dataclass(frozen=True)
 class Task:
     """`open(config, base, monitor, ranks)` reads the data, checks it against the base, and returns the course.
 
-    `defaults` are laid under a recipe; `epochs` is the length of a run whose recipe gives none.
+    `defaults` are laid under a recipe, `usual` is what the dial begins from; `epochs` is the length of a run whose recipe gives none.
     """
 
     config: type[TuneConfig]
     open: Callable[[Any, Base, Monitor, Ranks], Course]
     defaults: Mapping[str, Any]
+    usual: Usual
     epochs: float = 3.0
 
 

@@ -16,6 +16,7 @@ from newleaf.storage.folder import load_folder, save_folder
 from newleaf.train.config import TrainConfig
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.tune.chat.base import ChatBase
+from newleaf.tune.origin import notes
 from newleaf.tune.recipe import absolute, absolute_recipe
 from newleaf.version import VERSION
 
@@ -51,8 +52,16 @@ class ChatModelCourse:
 
     @property
     def optimizer(self) -> OptimizerConfig:
-        found: OptimizerConfig = self.config.optimizer
+        found: OptimizerConfig = self.config.optimizer.whole()
         return found
+
+    @property
+    def row_count(self) -> int:
+        return self.sizes.rows
+
+    @property
+    def row_length(self) -> float:
+        return self.sizes.positions / max(1, self.sizes.rows)
 
     @property
     def flops_per_token(self) -> float:
@@ -70,7 +79,7 @@ class ChatModelCourse:
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         config, ready = cast(GPT, network).config, self.ready
-        save_folder(path, config, weights, ready.tokenizer, {"version": VERSION}, defaults=ready.defaults)
+        save_folder(path, config, weights, ready.tokenizer, {"version": VERSION, **notes(ready.base.origin)}, defaults=ready.defaults)
 
     def read_back(self, path: Path) -> Mapping[str, Tensor]:
         return load_folder(path).network.state_dict()

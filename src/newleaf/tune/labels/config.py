@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from newleaf.train.recipe import merge
 from newleaf.tune.config import TuneConfig
+from newleaf.tune.dial import Usual
 from newleaf.tune.labels.rows import LabelledConfig
 from newleaf.tune.task import USUAL
 
@@ -44,11 +45,6 @@ class LabelTaskConfig(TuneConfig):
     label: LabelConfig = field(default_factory=LabelConfig)
 
 
-# GPT-1's own: rate 6.25e-5, 32 rows, three epochs, rates warmed up over 0.2 % of the steps and let down linearly.
-GPT1: dict[str, Any] = merge(
-    USUAL,
-    {
-        "optimizer": {"learning_rate": 6.25e-5},
-        "train": {"batch_size": 32, "schedule": {"warmup": 0.002, "decay": 0.998}},
-    },
-)
+# GPT-1's own: 32 rows, three epochs, rates warmed up over 0.2 % of the steps and let down linearly.
+GPT1: dict[str, Any] = merge(USUAL, {"train": {"schedule": {"warmup": 0.002, "decay": 0.998}}})
+ROWS = Usual(32)

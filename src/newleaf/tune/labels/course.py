@@ -72,7 +72,15 @@ class LabelCourse:
 
     @property
     def optimizer(self) -> OptimizerConfig:
-        return self.config.optimizer
+        return self.config.optimizer.whole()
+
+    @property
+    def row_count(self) -> int:
+        return len(self.rows)
+
+    @property
+    def row_length(self) -> float:
+        return self.sequence_tokens
 
     @property
     def flops_per_token(self) -> float:
@@ -154,10 +162,10 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
 
 def _fitting(train: TrainConfig, rows: int, processes: int, monitor: Monitor) -> TrainConfig:
     """With batches of no more rows than there are. Raises InputError when not every process can have one."""
-    if train.batch_size <= rows:
-        return train
     if rows < processes:
         raise InputError(f"train.batch_size: there are {rows} rows to learn from, and {processes} processes to share them")
+    if train.batch_size <= rows:
+        return train
     fits = rows // processes * processes
     monitor.say(f"Batches: {fits} rows a step, as there are fewer to learn from than train.batch_size {train.batch_size}.")
     return dataclasses.replace(train, batch_size=fits)

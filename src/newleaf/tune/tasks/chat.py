@@ -28,6 +28,7 @@ from newleaf.tune.conversations.config import TalkDataConfig
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
 from newleaf.tune.conversations.reading import Reading
 from newleaf.tune.conversations.split import Split, Talk, fingerprint_of, read_talks
+from newleaf.tune.dial import Usual
 from newleaf.tune.task import USUAL, Task
 
 
@@ -96,4 +97,4 @@ def conversations_of(config: ChatTuneConfig, base: Base, monitor: Monitor) -> tu
     return dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length)), ready, train, held_out
 
 
-TASK = Task(ChatTuneConfig, open_chat, merge(USUAL, {"train": {"batch_size": 8, "eval_windows": 256}}))
+TASK = Task(ChatTuneConfig, open_chat, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048))

@@ -36,6 +36,7 @@ from newleaf.tune.conversations.example import Example
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
 from newleaf.tune.conversations.reading import Reading
 from newleaf.tune.conversations.split import Split, fingerprint_of, read_talks
+from newleaf.tune.dial import Usual
 from newleaf.tune.loss_examiner import LossExaminer
 from newleaf.tune.losses.config import DistilConfig
 from newleaf.tune.losses.distil import DistilLoss, ToldBatch, ToldRows, stored
@@ -222,6 +223,4 @@ def _as_text(config: DistilTuneConfig) -> TextConfig:
     return TextConfig(**shared)
 
 
-TASK = Task(
-    DistilTuneConfig, open_distil, merge(USUAL, {"optimizer": {"learning_rate": 1e-4}, "train": {"batch_size": 8, "eval_windows": 256}})
-)
+TASK = Task(DistilTuneConfig, open_distil, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048, share=0.5))

@@ -12,7 +12,6 @@ from torch import nn
 from newleaf.train.course import Course, Measure
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
-from newleaf.train.recipe import merge
 from newleaf.tune.base import Base, check_length
 from newleaf.tune.chat.base import ChatBase, chat_base
 from newleaf.tune.chat.config import ChatConfig
@@ -24,6 +23,7 @@ from newleaf.tune.conversations.example import ExamplePair
 from newleaf.tune.conversations.packing import ShuffledBatches
 from newleaf.tune.conversations.reading import Reading
 from newleaf.tune.conversations.split import Split, fingerprint_of, read_pairs
+from newleaf.tune.dial import Usual
 from newleaf.tune.loss_examiner import LossExaminer
 from newleaf.tune.losses.config import PreferenceConfig
 from newleaf.tune.losses.preference import PairBatch, Pairs, PreferenceLoss, with_reference
@@ -86,6 +86,5 @@ def _referred(pairs: list[ExamplePair], config: PreferenceTuneConfig, ready: Cha
     return with_reference(pairs, network, ready.pad_id, lambda done, of: monitor.stage("asking the reference model", done, of))
 
 
-TASK = Task(
-    PreferenceTuneConfig, open_preference, merge(USUAL, {"optimizer": {"learning_rate": 5e-6}, "train": {"batch_size": 8}}), epochs=1.0
-)
+# A tenth of the rates: what is learned is a difference to the model as it was, which is soon too large.
+TASK = Task(PreferenceTuneConfig, open_preference, USUAL, Usual(8, share=0.05, rate=0.1), epochs=1.0)

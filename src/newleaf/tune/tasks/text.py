@@ -17,12 +17,15 @@ from newleaf.storage.folder import save_folder
 from newleaf.train.course import Course
 from newleaf.train.dial import portions
 from newleaf.train.monitor import Monitor
+from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.prepare import Prepared, left_out, limited, part_of, timed_budget
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import merge
 from newleaf.train.text_course import TextCourse, text_record
 from newleaf.tune.base import Base, check_length
 from newleaf.tune.config import TuneConfig
+from newleaf.tune.dial import Usual
+from newleaf.tune.origin import notes
 from newleaf.tune.recipe import absolute_recipe
 from newleaf.tune.task import USUAL, Task
 from newleaf.version import VERSION
@@ -56,6 +59,19 @@ class TuneTextCourse(TextCourse):
         super().__init__(prepared)
         self.base = base
 
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        found: OptimizerConfig = self.config.optimizer.whole()
+        return found
+
+    @property
+    def row_count(self) -> int:
+        return len(self.prepared.train.tokens) // self.prepared.window
+
+    @property
+    def row_length(self) -> float:
+        return self.prepared.window
+
     def build(self) -> nn.Module:
         network = self.base.network()
         network.recompute = self.train.checkpoint_activations
@@ -63,7 +79,8 @@ class TuneTextCourse(TextCourse):
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         base = self.base
-        save_folder(path, base.config, weights, base.tokenizer, {"version": VERSION}, defaults=base.defaults)
+        said = {"version": VERSION, **notes(base.origin)}
+        save_folder(path, base.config, weights, base.tokenizer, said, defaults=base.defaults)
 
     def recipe(self) -> dict[str, Any]:
         return absolute_recipe(self.config)
@@ -99,4 +116,4 @@ def _in_time(config: TextConfig, base: Base, corpus: Corpus) -> TextConfig:
     return config if found is None else dataclasses.replace(config, data=limited(config.data, corpus, found))
 
 
-TASK = Task(TextConfig, open_text, merge(USUAL, {"train": {"batch_size": 4, "eval_windows": 256, "prompts": ("",)}}))
+TASK = Task(TextConfig, open_text, merge(USUAL, {"train": {"eval_windows": 256, "prompts": ("",)}}), Usual(4, batch_tokens=2048, share=0.4))

@@ -1,0 +1,56 @@
+"""How a base was made: the optimizer of its pretraining and the peak rates, as a run or a model folder records them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from newleaf.errors import InputError
+from newleaf.storage.folder import read_config
+from newleaf.train.run_folder import RunFolder
+
+KEY = "pretrained"  # under `newleaf` in config.json
+MOST_RATE = 1.0  # what is above was written by nobody who trained a model with it
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The optimizer, AdamW's peak rate (with Muon: the embedding's) and Muon's."""
+
+    kind: Literal["muon", "adamw"]
+    learning_rate: float
+    matrix_learning_rate: float
+
+    @classmethod
+    def read(cls, values: object) -> Origin | None:
+        """From a section of a recipe or a note; None where it is no such thing."""
+        if not isinstance(values, Mapping) or values.get("kind") not in ("muon", "adamw"):
+            return None
+        found = [values.get(name) for name in ("learning_rate", "matrix_learning_rate")]
+        if not all(isinstance(rate, int | float) and math.isfinite(rate) and 0 < rate <= MOST_RATE for rate in found):
+            return None
+        return cls(values["kind"], *map(float, found))  # type: ignore[arg-type]
+
+
+def origin_of(path: Path) -> Origin | None:
+    """Of the model folder `path`: what its config.json notes, or the run.yaml of the pretraining run that it lies in."""
+    if not path.is_dir():
+        return None
+    if (noted := Origin.read((read_config(path).get("newleaf") or {}).get(KEY))) is not None:
+        return noted
+    run = RunFolder(path.parent)
+    if run.model != path or not run.is_run():
+        return None
+    try:
+        values = run.read_config()
+    except InputError:
+        return None
+    return Origin.read(values.get("optimizer")) if "task" not in values else None
+
+
+def notes(origin: Origin | None) -> dict[str, Any]:
+    """What a model folder says of it."""
+    return {} if origin is None else {KEY: vars(origin)}
