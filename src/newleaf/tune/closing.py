@@ -8,6 +8,7 @@ from typing import Any
 
 from newleaf.text.printable import printable
 from newleaf.tune.labels.report import TABLE
+from newleaf.tune.verdict import verdict
 
 SHOWN = 3  # samples
 WIDTH = 100  # characters of each
@@ -31,6 +32,7 @@ def closing(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], m
     if (path / TABLE).exists():
         lines += ["", *(f"  {line}".rstrip() for line in (path / TABLE).read_text("utf-8").splitlines()), ""]
     lines += _samples(metrics)
+    lines += verdict(path, config, summary, metrics)
     if not summary["finished"]:
         lines.append(f"  go on with it   newleaf finetune --resume {path}")
     use = NEXT.get(str(config.get("task")), "newleaf generate {path}").format(path=path)

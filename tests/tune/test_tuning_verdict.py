@@ -1,0 +1,83 @@
+"""How a run of tuning ends: what its figure means, the baseline beside it, and what to try where it learned nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bases import make_base, opinions, write_rows
+
+import newleaf
+from newleaf.tune.closing import closing
+from newleaf.tune.verdict import verdict
+
+ADAMW = {"kind": "adamw", "learning_rate": 0.001}
+LENGTH = {"finished": True, "steps": 120, "tokens_seen": 9000, "total_seconds": 12.0}
+
+
+def labels(score: float, words: float, majority: float = 0.5) -> dict[str, Any]:
+    baselines = {"commonest label": {"accuracy": majority}, "tf-idf words": {"accuracy": words}}
+    report = {"rows": "validation", "n": 60, "accuracy": score}
+    return {**LENGTH, "val_accuracy": score, "val_loss": 0.69, "report": report, "baselines": baselines}
+
+
+def said(summary: dict[str, Any], *metrics: dict[str, Any], **config: Any) -> str:
+    found = {"task": "classify", "model": "runs/book", "source": ["my reviews.csv"], "optimizer": ADAMW, "train": {"epochs": 3}} | config
+    return "\n".join(verdict(Path("runs/reviews"), found, summary, list(metrics)))
+
+
+@pytest.mark.parametrize(
+    ("score", "words", "expected"),
+    [
+        (0.5, 1.0, "no better than giving every row the commonest label"),
+        (0.8, 1.0, "below tf-idf words with logistic regression, which takes seconds (1.000)"),
+    ],
+)
+def test_a_classifier_below_a_baseline_says_so_and_what_to_try(score: float, words: float, expected: str) -> None:
+    text = said(labels(score, words), {"step": 0, "val_accuracy": 0.5, "val_loss": 0.7})
+    assert expected in text
+    assert "a higher rate (--optimizer.learning_rate 0.003; --sweep finds one)" in text
+    assert "newleaf finetune runs/book 'my reviews.csv' --task classify --steps 360 --sweep --out runs/reviews-2" in text
+
+
+def test_a_classifier_above_the_baselines_has_them_beside_it() -> None:
+    text = said(labels(0.95, 0.9), {"step": 0, "val_accuracy": 0.5}, {"step": 60, "val_accuracy": 0.9}, {"step": 120, "val_accuracy": 0.95})
+    assert "95.0 % of held-out rows are right (higher is better); 50.0 % before" in text
+    assert "accuracy 0.950 on 60 validation rows; commonest label 0.500, tf-idf words 0.900" in text
+    assert "note" not in text
+    assert "newleaf finetune --resume runs/reviews --steps 240" in text
+
+
+@pytest.mark.parametrize("task", ["text", "chat", "distil", "preference"])
+def test_a_loss_that_barely_moved_is_told(task: str) -> None:
+    summary = {**LENGTH, "steps": 12, "val_loss": 2.0671}
+    muon = {"kind": "muon", "learning_rate": 0.002, "matrix_learning_rate": 0.01}
+    text = said(summary, {"step": 0, "val_loss": 2.0678}, task=task, optimizer=muon)
+    assert "barely moved (2.068 before, 2.067 after)" in text
+    assert "more steps than 12" in text
+    assert "--optimizer.kind muon --optimizer.learning_rate 0.006 --optimizer.matrix_learning_rate 0.03" in text
+    assert "barely" not in said(summary | {"val_loss": 1.5}, {"step": 0, "val_loss": 2.0678}, task=task)
+
+
+def test_a_run_that_began_to_overfit_wants_more_rows() -> None:
+    looks = [{"step": step, "val_loss": loss} for step, loss in ((0, 3.0), (40, 1.0), (80, 1.2), (120, 1.4))]
+    assert "it was best at step 40 (1.000) and at 1.400 at its end" in said({**LENGTH, "val_loss": 1.0}, *looks, task="chat")
+
+
+def test_a_figure_of_answers_is_named() -> None:
+    text = said({**LENGTH, "val_bleu": 21.5, "val_loss": 1.0}, {"step": 0, "val_bleu": 0.1, "val_loss": 3.0}, task="chat")
+    assert "21.500 bleu of answers to held-out questions (higher is better); 0.100 before" in text
+
+
+def test_the_command_ends_with_the_verdict_and_where_answers_are_few_with_their_number(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", opinions())
+    tiny = {"kind": "adamw", "learning_rate": 1e-9}
+    run = newleaf.finetune(
+        make_base(tmp_path / "base"), rows, task="classify", out=tmp_path / "run", steps=2, quiet=True, optimizer=tiny, train={"threads": 1}
+    )
+    text = closing(run.path, run.config, run.summary, run.metrics)
+    assert "note " in text
+    assert "--sweep" in text
+    part = closing(run.path, run.config, run.summary | {"measured_on": {"rows": 2, "of": 4}}, run.metrics)
+    assert "the same 2 of 4 held-out rows" in part
