@@ -25,6 +25,7 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.generate.grammar_host import COMPILE_SECONDS, GrammarHost, GrammarProcess, LostError
 from newleaf.generate.grammar_process import ERROR, STOPPED
+from newleaf.generate.grammar_vocabulary import TokenBytes
 from newleaf.generate.json_schema import Prepared, prepare, without
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.schema_limits import check_length, parse_schema
@@ -179,7 +180,7 @@ class Grammars:
             raise InputError("constraints need llguidance: pip install 'newleaf[constraints]'")
         if self.tokenizer.eos_id is None:
             raise InputError("constraints need an end-of-text token, which this tokenizer does not have")
-        encoder = _Bytes(self.tokenizer)
+        encoder = TokenBytes(self.tokenizer)
         return GrammarHost(encoder.description, encoder)
 
     def prepare(self, schema: Any, loosen: bool = False) -> Prepared:
@@ -270,46 +271,6 @@ class Grammars:
             if len(self._known) > KNOWN:
                 self._known.popitem(last=False)
         return report
-
-
-class _Bytes:
-    """A tokenizer as llguidance wants it: the bytes of each id, and ids for text."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-
-    def description(self) -> dict[str, Any]:
-        """What grammar_process.py reads; bytes stand as characters below 256."""
-        table = self._tokenizer.bytes_of_tokens
-        return {
-            "eos": self._tokenizer.eos_id,
-            "bos": self._tokenizer.bos_id,
-            "special": [token for token, text in enumerate(table) if not text],
-            # A special token has no text, but llguidance wants a name for it.
-            "tokens": [(text or f"<|special {token}|>".encode()).decode("latin-1") for token, text in enumerate(table)],
-        }
-
-    def __call__(self, text: str) -> list[int]:
-        """Ids that stand for this text exactly, which what the tokenizer gives does not where it puts a space before every text."""
-        ids, sought = self._tokenizer.encode(text, special_tokens=False), text.encode()
-        if b"".join(self._tokenizer.token_bytes(token) for token in ids) == sought:
-            return ids
-        found, at = [], 0
-        while at < len(sought):
-            size = next((size for size in range(min(self._longest, len(sought) - at), 0, -1) if sought[at : at + size] in self._ids), 0)
-            if not size:  # llguidance asks for what it can have
-                break
-            found.append(self._ids[sought[at : at + size]])
-            at += size
-        return found
-
-    @cached_property
-    def _ids(self) -> dict[bytes, int]:
-        return {text: token for token, text in enumerate(self._tokenizer.bytes_of_tokens) if text}
-
-    @cached_property
-    def _longest(self) -> int:
-        return max(map(len, self._ids), default=0)
 
 
 def _request(name: str, config: SamplingConfig) -> Request:
