@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,19 @@ from newleaf.api.opening import load
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluate import evaluate as run_evaluation
 from newleaf.evaluation.evaluate import find_jobs
+from newleaf.evaluation.labelled import LabelSubject
 from newleaf.evaluation.local import LocalSubject
+from newleaf.evaluation.own_text import own_text_notes
 from newleaf.evaluation.progress import Shown
 from newleaf.evaluation.remote import RemoteSubject, is_address
 from newleaf.evaluation.report import write_report
 from newleaf.evaluation.result import Evaluation
 from newleaf.evaluation.subject import Subject
 from newleaf.evaluation.task import Setting
+from newleaf.storage.adapter_folder import stands_for_adapter
+from newleaf.storage.folder import is_classifier, read_config
+from newleaf.storage.hub import MODEL_FILES
+from newleaf.storage.locate import is_gguf, locate
 from newleaf.train.monitor import Monitor, Silent, pick_monitor
 
 AnyModel = Model | str | Path
@@ -61,28 +68,51 @@ def evaluation(
         known = [name for name in Setting.__dataclass_fields__ if name not in ("data_dir", "allow_code")]
         strange = [name for name in options if name not in known]
         raise InputError(f"evaluate: no such option {', '.join(strange)}; there are {', '.join(known)}") from None
-    jobs = find_jobs(tasks, setting)
     opening = {"weights": weights, "device": device, "threads": threads, "context": context, "context_method": context_method}
+    models = [_peeked(each, opening) for each in (model, against) if each is not None]
+    labels = [_gives_labels(each) for _, each in models]
+    if len(set(labels)) > 1:
+        raise InputError(f"against: {models[1][0]} {'gives labels' if labels[1] else 'writes text'}, and {models[0][0]} does not")
+    jobs = find_jobs(tasks, setting, labels[0])
     shown = monitor or (Silent() if quiet else pick_monitor())
     try:
-        subject = _subject(model, setting, opening)
-        other = _subject(against, setting, opening) if against is not None else None
+        subject, *others = [_subject(name, each, setting, opening) for name, each in models]
+        other = others[0] if others else None
         folder = Path(out) if out is not None else None
+        notes = [note for name, each in models if not isinstance(each, Model) for note in own_text_notes(name, tasks)]
         found = run_evaluation(subject, jobs, setting, Shown(shown), folder, other, contamination)
     finally:
         if monitor is None:
             shown.close()
+    found = replace(found, notes=[*notes, *found.notes])
     if folder is not None:
         write_report(found, folder)
     return found
 
 
-def _subject(model: AnyModel, setting: Setting, opening: dict[str, Any]) -> Subject:
+def _peeked(model: AnyModel, opening: dict[str, Any]) -> tuple[str, AnyModel]:
+    """Its name, and what it is; an adapter opened, since only then it is known what it makes."""
+    if isinstance(model, Model):
+        return repr(model), model
+    return str(model), load(model, **opening) if not is_address(str(model)) and stands_for_adapter(model) else model
+
+
+def _gives_labels(model: AnyModel) -> bool:
+    """Whether this is a classifier, from its config.json alone. Raises InputError where there is no such model."""
+    if isinstance(model, Model):
+        return model.labels is not None
+    if is_address(str(model)) or is_gguf(model):
+        return False
+    return is_classifier(read_config(locate(model, MODEL_FILES)))
+
+
+def _subject(name: str, model: AnyModel, setting: Setting, opening: dict[str, Any]) -> Subject:
     if isinstance(model, str) and is_address(model):
         if opening["context"] is not None:
             raise InputError("context: the model behind an address has the context that its server gave it")
         return RemoteSubject(model, chat=setting.chat)
     opened = model if isinstance(model, Model) else load(model, **opening)
-    name = repr(opened) if isinstance(model, Model) else str(model)
+    if opened.labels is not None:
+        return LabelSubject(opened.labels, name, opened.family)
     template = opened.chat_template if setting.chat else None
     return LocalSubject(opened.network, opened.tokenizer, name, opened.family, opened.end_ids, template, opened.cache)

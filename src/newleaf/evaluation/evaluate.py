@@ -11,7 +11,7 @@ from pathlib import Path
 from newleaf.errors import InputError
 from newleaf.evaluation.contamination import check_contamination
 from newleaf.evaluation.local import LocalSubject
-from newleaf.evaluation.registry import Job, find_job
+from newleaf.evaluation.registry import Job, find_job, find_label_job
 from newleaf.evaluation.result import Evaluation, Progress, TaskResult
 from newleaf.evaluation.statistics import Difference, compare
 from newleaf.evaluation.subject import Subject
@@ -22,11 +22,12 @@ from newleaf.version import VERSION
 ANSWERS, AGAINST = "answers", "against"
 
 
-def find_jobs(tasks: Sequence[str], setting: Setting) -> list[Job]:
-    """The tasks by their names or files, checked before any work. Raises InputError for one that does not exist or cannot run."""
+def find_jobs(tasks: Sequence[str], setting: Setting, labels: bool = False) -> list[Job]:
+    """The tasks by their names or files, checked before any work; with `labels`, those of a classifier. Raises InputError for one that does
+    not exist or cannot run."""
     if isinstance(tasks, str) or not tasks:
         raise InputError("tasks: give a list of task names or files, such as hellaswag or a text")
-    jobs = [find_job(str(name)) for name in tasks]
+    jobs = [(find_label_job if labels else find_job)(str(name)) for name in tasks]
     seen: dict[str, int] = {}
     for number, job in enumerate(jobs):
         seen[job.name] = seen.get(job.name, 0) + 1

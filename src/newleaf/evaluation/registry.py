@@ -78,6 +78,43 @@ def find_job(name: str) -> Job:
     raise InputError(f"{name}: no such task or file; {hint} Tasks of lm-evaluation-harness are called {HARNESS}{name}")
 
 
+def find_label_job(name: str) -> Job:
+    """A file of labelled rows, for a classifier. Raises InputError for anything else."""
+    from newleaf.evaluation.labelled import check_for_labels, run_labelled
+
+    path = Path(name)
+    if not path.is_file():
+        known = name.startswith(HARNESS) or name in NAMES or name.startswith("mmlu_")
+        what = "asks a language model, and a classifier gives labels" if known else "no such file"
+        raise InputError(f"{name}: {what}; give a file of labelled rows, such as test.csv or test.jsonl")
+    return Job(
+        path.name.partition(".")[0] or name,
+        lambda subject, setting, journal, progress: run_labelled(path, subject, setting, journal, progress),
+        lambda setting: check_for_labels(name, setting),
+    )
+
+
+def _refuse_labels(path: Path, setting: Setting) -> None:
+    """Raises InputError for labelled rows, which are for classifiers, unless a field is named as text."""
+    from newleaf.evaluation.labelled_rows import label_field
+
+    asked = next((name for name in ("label", "text", "second") if getattr(setting.data, name) is not None), None)
+    if asked is not None:
+        raise InputError(f"data.{asked}: is of labelled rows, which are for classifiers; --data.field names the text to be predicted")
+    labels = label_field(path, setting.data.encoding) if setting.data.field is None and path.is_file() and is_rows(path) else None
+    if labels is not None:
+        raise InputError(
+            f"{path}: has labels (field {labels!r}), and a language model gives none; newleaf finetune --task classify makes a "
+            "classifier, and --data.field NAME scores a field as text"
+        )
+
+
+def is_rows(path: Path) -> bool:
+    """Whether the file's name is that of rows."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
+    return name.endswith((".jsonl", ".json", ".csv", ".tsv", ".parquet"))
+
+
 def _file_job(path: Path) -> Job:
     from newleaf.evaluation.text import run_text
     from newleaf.evaluation.texts import generation_task, is_generation_file
@@ -92,7 +129,7 @@ def _file_job(path: Path) -> Job:
     return Job(
         path.stem or str(path),
         lambda subject, setting, journal, progress: run_text(path, subject, setting, journal, progress),
-        lambda _: None,
+        lambda setting: _refuse_labels(path, setting),
     )
 
 

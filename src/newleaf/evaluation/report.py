@@ -12,12 +12,26 @@ from newleaf.evaluation.published import published_for
 from newleaf.evaluation.result import Evaluation, TaskResult
 from newleaf.evaluation.statistics import FEWEST, Difference, Estimate
 from newleaf.storage.files import write_atomically, write_json, write_text
+from newleaf.tune.labels.report import confusion_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LEFT_OUT_SHOWN = 5
-FRACTIONS = ("acc", "acc_norm", "exact_match", "flexible_match", "pass@", "f1", "rouge", "consistency", "repetition", "distinct")
+FRACTIONS = (
+    "acc",
+    "macro_f1",
+    "micro_f1",
+    "acc_norm",
+    "exact_match",
+    "flexible_match",
+    "pass@",
+    "f1",
+    "rouge",
+    "consistency",
+    "repetition",
+    "distinct",
+)
 
 
 def write_report(found: Evaluation, folder: Path) -> None:
@@ -112,7 +126,18 @@ def table(found: Evaluation) -> RenderableType:
             cells.append(shown(name, same[3].value) if same is not None else "")
         columns.add_row(*map(Text, cells))
         last = label
-    return Group(columns, *(Text(line) for line in remarks(found)), *_references(found))
+    confused = [Text("\n".join(["", title, *lines, ""])) for title, lines in confusions(found)]
+    return Group(columns, *confused, *(Text(line) for line in remarks(found)), *_references(found))
+
+
+def confusions(found: Evaluation) -> list[tuple[str, list[str]]]:
+    """Of classifiers, which label was taken for which: a title and lines for each file."""
+    tables = []
+    for each in (found, found.against):
+        for task in each.tasks if each is not None else ():
+            lines = confusion_lines(task.extra.get("labels", ()), task.extra.get("confusion", ()))
+            tables += [(f"{task.task}, {each.model if each else ''}", lines)] if lines else []
+    return tables
 
 
 def reference_rows(found: Evaluation) -> list[tuple[str, str, str, str, str]]:
@@ -153,6 +178,9 @@ def remarks(found: Evaluation) -> list[str]:
     for result in found.tasks:
         if "xz_bits_per_byte" in result.extra:
             lines.append(f"{result.task}: xz -9e needs {result.extra['xz_bits_per_byte']:.4f} bits per byte")
+        for who, scores_of in result.extra.get("baselines", {}).items():
+            said = ", ".join(f"{name} {shown(name, value)}" for name, value in scores_of.items())
+            lines.append(f"{result.task}: {who} alone reaches {said}")
         lines += [f"left out: {each}" for each in result.left_out[:LEFT_OUT_SHOWN]]
         if len(result.left_out) > LEFT_OUT_SHOWN:
             lines.append(f"left out: {len(result.left_out) - LEFT_OUT_SHOWN:,} more rows of {result.task}; --json and --out list them")
@@ -170,6 +198,8 @@ def markdown(found: Evaluation) -> str:
         count = estimate.n if group else task.n
         line = f"| {label} | {count:,} | {name} | {shown(name, estimate.value)} | {interval(name, estimate)} |"
         lines.append(line + (f" {chance_of(task, group, name)} |" if guessing else ""))
+    for title, confused in confusions(found):
+        lines += ["", f"{title}:", "", "```", *confused, "```"]
     lines += ["", *(f"- {line}" for line in remarks(found))]
     references = reference_rows(found)
     if references:

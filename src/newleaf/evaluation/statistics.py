@@ -74,7 +74,7 @@ def estimate(
     pairs = np.stack([np.asarray(values, float), np.ones(len(values)) if weights is None else np.asarray(weights, float)], axis=1)
     value = float(finish(ratio_of_means(pairs.sum(0, keepdims=True)))[0])
     drawn = finish(ratio_of_means(_resampled_sums(pairs, resamples, block)))
-    low, high = _interval(drawn)
+    low, high = interval_of(drawn)
     plain = weights is None and finish(np.array([0.3]))[0] == 0.3
     error = float(pairs[:, 0].std(ddof=1) / math.sqrt(len(pairs))) if plain and len(pairs) > 1 else float(np.nanstd(drawn))
     return Estimate(value, error, low, high, len(pairs))
@@ -101,7 +101,7 @@ def compare(
 
     value = float(differences(both.sum(0, keepdims=True))[0])
     drawn = differences(_resampled_sums(both, resamples, block))
-    low, high = _interval(drawn)
+    low, high = interval_of(drawn)
     if weights is None and set(np.unique(both[:, :2])) <= {0.0, 1.0}:
         only_a, only_b = int(((both[:, 0] == 1) & (both[:, 1] == 0)).sum()), int(((both[:, 0] == 0) & (both[:, 1] == 1)).sum())
         return Difference(value, low, high, mcnemar(only_a, only_b), "McNemar's exact test", len(a), only_a, only_b)
@@ -141,7 +141,8 @@ def _resampled_sums(columns: Array, resamples: int, block: int = 1) -> Array:
     return np.asarray(np.concatenate(parts))
 
 
-def _interval(drawn: Array) -> tuple[float, float]:
+def interval_of(drawn: Array) -> tuple[float, float]:
+    """The ends of the middle 95 % of what was drawn."""
     tail = (1 - CONFIDENCE) / 2
     drawn = drawn[np.isfinite(drawn)]  # a draw may hold no item that counts
     if not len(drawn):

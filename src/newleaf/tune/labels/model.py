@@ -51,17 +51,28 @@ class LabelModel:
         """Each question judged. Raises InputError for one that has not as many texts as the task wants."""
         if not questions:
             return []
-        texts = [self._texts(question, number) for number, question in enumerate(questions)]
-        length = self.head.length or self.network.config.context_length
-        rows = [LabelRow(encoded, 0) for encoded in Encoder(self.tokenizer, self.head, length).encode(texts)]
-        pad = self.tokenizer.pad_id or 0
-        logits = predict(self.network, rows, self.head, pad)
+        texts, rows, logits = self._logits(questions)
         if self.head.regression:
             values = [[float(value) for value in row] for row in logits]
             answers = [row[0] if len(row) == 1 else row for row in values]
             return [Judged(answer, {}, row.encoded.cut) for answer, row in zip(answers, rows, strict=True)]
         chances = to_probabilities(logits, self.head)
         return [self._judged(chance, row, some) for chance, row, some in zip(chances, rows, texts, strict=True)]
+
+    def outputs(self, questions: Sequence[Question]) -> list[list[float]]:
+        """The probability of each label or continuation for each question; of a regression its number. Raises InputError as `judge`."""
+        texts, _, logits = self._logits(questions)
+        if self.head.regression:
+            return [[float(value) for value in row] for row in logits]
+        counts = [len(some) - 1 if self.head.shape == "choice" else len(self.head.labels) for some in texts]
+        return [chance[:count].tolist() for chance, count in zip(to_probabilities(logits, self.head), counts, strict=True)]
+
+    def _logits(self, questions: Sequence[Question]) -> tuple[list[list[str]], list[LabelRow], npt.NDArray[np.float32]]:
+        texts = [self._texts(question, number) for number, question in enumerate(questions)]
+        length = self.head.length or self.network.config.context_length
+        rows = [LabelRow(encoded, 0) for encoded in Encoder(self.tokenizer, self.head, length).encode(texts)]
+        pad = self.tokenizer.pad_id or 0
+        return texts, rows, predict(self.network, rows, self.head, pad)
 
     def _texts(self, question: Question, number: int) -> list[str]:
         texts = [question] if isinstance(question, str) else list(question)

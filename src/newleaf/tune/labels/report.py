@@ -42,7 +42,7 @@ def write_report(
     if not head.multi_label and head.shape != "choice":
         table = label_scores(probabilities, truth).confusion
         names = [str(label) for label in head.labels]
-        values |= {"labels": names, "by_label": _by_label(names, table), "confusion": table.tolist()}
+        values |= {"labels": names, "by_label": by_label(names, table), "confusion": table.tolist()}
         with write_atomically(folder / PICTURE) as aside:
             _picture(names, table).savefig(aside, format="png", dpi=120)
     write_json(folder / REPORT, values)
@@ -56,17 +56,20 @@ def report_lines(values: Mapping[str, Any]) -> list[str]:
     rows = [[f"{values['n']:,} {values['rows']} rows", *names]]
     for who, scores in {"this model": values, **values["baselines"]}.items():
         rows.append([who, *(f"{scores[name]:.4f}" if name in scores else "" for name in names)])
-    lines = _aligned(rows)
-    labels = values.get("labels") or []
-    if 0 < len(labels) <= MOST_SHOWN:
-        lines.append("")
-        lines += _aligned(
-            [["is \\ taken for", *labels], *([name, *map(str, row)] for name, row in zip(labels, values["confusion"], strict=True))]
-        )
-    return lines
+    lines = aligned(rows)
+    confused = confusion_lines(values.get("labels") or [], values.get("confusion") or [])
+    return [*lines, "", *confused] if confused else lines
 
 
-def _by_label(names: Sequence[str], table: npt.NDArray[np.int64]) -> dict[str, dict[str, float]]:
+def confusion_lines(labels: Sequence[str], table: Sequence[Sequence[int]]) -> list[str]:
+    """Who was taken for whom, a line for each label; nothing where there are too many to read."""
+    if not 0 < len(labels) <= MOST_SHOWN:
+        return []
+    return aligned([["is \\ taken for", *labels], *([name, *map(str, row)] for name, row in zip(labels, table, strict=True))])
+
+
+def by_label(names: Sequence[str], table: npt.NDArray[np.int64]) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of each label, from confusion [L, L]."""
     found = {}
     for number, name in enumerate(names):
         right, is_, given = float(table[number, number]), float(table[number].sum()), float(table[:, number].sum())
@@ -76,7 +79,7 @@ def _by_label(names: Sequence[str], table: npt.NDArray[np.int64]) -> dict[str, d
     return found
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()

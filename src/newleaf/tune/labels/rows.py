@@ -72,7 +72,7 @@ class Examples:
 def read_examples(shape: Shape, sources: Sequence[str], config: LabelledConfig, seed: int) -> Examples:
     """Read everything. Raises InputError, with file and line, for rows that cannot be, for a single label, and for labels that only the
     validation has."""
-    reader = _Reader(shape, config)
+    reader = ExampleReader(shape, config)
     train = reader.examples(sources, config.limit)
     separate = _names(config.validation)
     if separate:
@@ -92,7 +92,7 @@ def read_examples(shape: Shape, sources: Sequence[str], config: LabelledConfig, 
     )  # fmt: skip
 
 
-class _Reader:
+class ExampleReader:
     """Reads rows of one kind: the first row settles the fields and whether labels are lists."""
 
     def __init__(self, shape: Shape, config: LabelledConfig) -> None:
@@ -109,7 +109,7 @@ class _Reader:
         names = list(sources)
         for row in read_table(names, self._bad, self.config.encoding):
             try:
-                found.append(self._example(row))
+                found.append(self.example(row))
             except InputError as error:
                 self._bad(error)
             if len(found) == limit:
@@ -127,7 +127,8 @@ class _Reader:
         self.skipped["rows"] += 1
         self.first_skipped = self.first_skipped or str(error)
 
-    def _example(self, row: Row) -> Example:
+    def example(self, row: Row) -> Example:
+        """What a row says. Raises InputError, naming it, where it is no example."""
         if self.fields is None:
             wanted = Wanted(self.config.text, self.config.second, self.config.choices, self.config.label)
             self.fields = find_fields(self.shape, list(row.values), wanted, row.where)
