@@ -11,7 +11,11 @@ import torch
 
 from newleaf.api import Model
 from newleaf.model import GPT, GPTConfig
+from newleaf.model.classifier import Classifier
+from newleaf.storage.classifier_folder import Label, Shape, save_classifier
 from newleaf.text.tokenizer import Tokenizer
+from newleaf.tune.labels.model import LabelModel
+from newleaf.tune.labels.tokens import with_label_tokens
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -47,3 +51,25 @@ def word_tokenizer() -> Tokenizer:
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     return Tokenizer(backend, bos_id=1, eos_id=1)
+
+
+LABELS = ("bad", "fine", "good")
+
+
+def tiny_classifier(
+    tokenizer: Any, labels: tuple[Label, ...] = LABELS, seed: int = 1, shape: Shape = "classify", several: bool = False
+) -> Model:
+    """Random labels for texts."""
+    words, head = with_label_tokens(tokenizer, shape, labels, several, 64)
+    torch.manual_seed(seed)
+    shape_of: dict[str, Any] = {"n_layer": 1, "n_embd": 32, "n_head": 2, "n_kv_head": 2, "head_dim": 16, "n_inner": 64}
+    body = GPT(GPTConfig(vocab_size=words.vocab_size, context_length=64, **shape_of))
+    network = Classifier(body, head.outputs)
+    torch.nn.init.normal_(network.score.weight, std=2.0)
+    return Model(body, words, "qwen3", labels=LabelModel(network.eval(), words, head))
+
+
+def save_tiny_classifier(model: Model, folder: Path) -> None:
+    assert model.labels is not None
+    network = model.labels.network
+    save_classifier(folder, network.config, network.state_dict(), model.tokenizer, model.labels.head, version="test")

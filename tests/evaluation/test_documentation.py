@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from small_tasks import tiny_model
+from small_tasks import save_tiny_classifier, tiny_classifier, tiny_model
 from test_docs import ROOT, commands, run
 
 
@@ -17,8 +17,12 @@ def test_the_commands_and_python_of_the_page_on_evaluating_run(tmp_path: Path, d
     (tmp_path / "book.txt").write_text(book.read_text("utf-8")[:3000], "utf-8")
     for seed, name in enumerate(("book", "older")):
         tiny_model(tiny_tokenizer, seed).save(tmp_path / "runs" / name)
+    for seed, name in enumerate(("reviews", "reviews-2")):
+        save_tiny_classifier(tiny_classifier(tiny_tokenizer, seed=seed), tmp_path / "runs" / name)
+    (tmp_path / "test.csv").write_text("text,label\na fine day,good\nrain,bad\n", "utf-8")
+    (tmp_path / "stars.csv").write_text("body,stars\na fine day,good\nrain,bad\n", "utf-8")
     found = commands("docs/evaluate.md")
-    assert len(found) == 2
+    assert len(found) == 4
     for line in found:
         run(["-m", *shlex.split(line)], tmp_path)
     assert {"results.json", "report.md", "results.csv", "results.png", "answers"} <= {

@@ -9,33 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from small_tasks import write_rows
+from small_tasks import LABELS, save_tiny_classifier, write_rows
+from small_tasks import tiny_classifier as classifier
 
 import newleaf
 from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.model import GPT, GPTConfig
-from newleaf.model.classifier import Classifier
-from newleaf.storage.classifier_folder import Label, Shape
-from newleaf.tune.labels.model import LabelModel
-from newleaf.tune.labels.tokens import with_label_tokens
-
-LABELS = ("bad", "fine", "good")
-
-
-def classifier(
-    tokenizer: Any, labels: tuple[Label, ...] = LABELS, seed: int = 1, shape: Shape = "classify", several: bool = False
-) -> Model:
-    words, head = with_label_tokens(tokenizer, shape, labels, several, 64)
-    torch.manual_seed(seed)
-    shape_of: dict[str, Any] = {"n_layer": 1, "n_embd": 32, "n_head": 2, "n_kv_head": 2, "head_dim": 16, "n_inner": 64}
-    body = GPT(GPTConfig(vocab_size=words.vocab_size, context_length=64, **shape_of))
-    network = Classifier(body, head.outputs)
-    torch.nn.init.normal_(network.score.weight, std=2.0)
-    return Model(body, words, "qwen3", labels=LabelModel(network.eval(), words, head))
 
 
 @pytest.fixture
@@ -141,12 +122,7 @@ def test_what_does_not_go_together_is_refused_by_name(
 def test_the_command_scores_a_run_of_tuning(
     tmp_path: Path, tiny_tokenizer: Any, rows: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from newleaf.storage.classifier_folder import save_classifier
-
-    made = classifier(tiny_tokenizer)
-    assert made.labels is not None
-    network = made.labels.network
-    save_classifier(tmp_path / "reviews", network.config, network.state_dict(), made.tokenizer, made.labels.head, version="test")
+    save_tiny_classifier(classifier(tiny_tokenizer), tmp_path / "reviews")
     path = table(tmp_path / "test.csv", [{"body": row["text"], "label": row["label"]} for row in rows])
     assert main(["evaluate", str(tmp_path / "reviews"), str(path), "--data.text", "body", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
