@@ -232,3 +232,9 @@ def test_the_commands_of_the_page_run() -> None:
 def test_counting_needs_no_pytorch() -> None:
     check = "import sys; from newleaf.plan import plan; plan('gpt3-175b'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_importing_newleaf_is_enough_for_a_plan_as_the_page_has_it() -> None:
+    code = 'import newleaf; print(newleaf.plan.plan("gpt3-175b", gpus=1024)["days"])'
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(found.stdout) == pytest.approx(plan("gpt3-175b", gpus=1024)["days"])

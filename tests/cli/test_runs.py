@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+import yaml
 from made_runs import NETWORK, append, write_run
 
 from newleaf.cli.main import main
@@ -98,6 +99,7 @@ def test_damaged_and_partial_runs_are_one_line_each_and_no_crash(runs: Path, cap
     (runs / "odd" / "summary.json").write_text('{"finished": true, "steps": "many", "val_bits_per_byte": "low"}')
     append(runs / "stopped", "garbage\n")
     rows, notes = table([str(runs)], capsys)
+    rows = [row for row in rows if row]
     assert len(rows) == 8
     said = dict(line.removeprefix("* ").split(": ", 1) for line in notes.splitlines())
     assert set(said) == {"good", "deep/better", "empty", "odd", "stopped"}
@@ -198,3 +200,48 @@ def test_the_readers_file_names_are_the_writers_and_reading_needs_no_pytorch(run
 def test_flops_of_a_windowed_network_count_only_what_is_seen() -> None:
     config = GPTConfig(100, 64, 2, 2, 32)
     assert training_flops(config) - training_flops(config.replace(windows=(0, 16))) == 12 * 32 * (64 - 16)
+
+
+def with_text(path: Path, text: str, **more: object) -> Path:
+    """The run as if it had learned another text."""
+    values = yaml.safe_load((path / "run.yaml").read_text("utf-8"))
+    values |= {"source": [f"/texts/{text}"], **more}
+    values["record"]["fingerprints"] = {"text": text}
+    (path / "run.yaml").write_text(yaml.safe_dump(values), "utf-8")
+    return path
+
+
+def test_runs_of_one_text_stand_together_whatever_their_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_text(write_run(tmp_path / "a", bits=1.9), "poems.txt")
+    with_text(write_run(tmp_path / "b", bits=1.2), "code.py")
+    with_text(write_run(tmp_path / "c", bits=1.4), "poems.txt")
+    with_text(write_run(tmp_path / "d", bits=1.6), "code.py")
+    rows, _ = table([str(tmp_path)], capsys)
+    assert [row[0] if row else "" for row in rows[1:]] == ["b", "d", "", "c", "a"]
+    rows, _ = table([str(tmp_path), "--sort", "name"], capsys)
+    assert [row[0] for row in rows[1:]] == ["a", "b", "c", "d"]
+
+
+def test_trials_of_a_sweep_are_shown_when_they_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "tuned")
+    for number in (1, 2):
+        write_run(tmp_path / "tuned-sweep" / f"round-1-rate-{number}")
+    (tmp_path / "tuned-sweep" / ".sweep").touch()
+    rows, notes = table([str(tmp_path)], capsys)
+    assert [row[0] for row in rows[1:]] == ["tuned"]
+    assert "2 trials of sweeps not shown; --trials lists them" in notes
+    assert len(table([str(tmp_path), "--trials"], capsys)[0]) == 4
+    assert len(table([str(tmp_path / "tuned-sweep")], capsys)[0]) == 3
+
+
+def test_a_tuned_run_shows_the_score_that_chose_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = with_text(write_run(tmp_path / "reviews"), "reviews.csv", task="classify")
+    summary = json.loads((path / "summary.json").read_text("utf-8"))
+    scores = {"val_accuracy": 0.93, "val_loss": 0.2} | {name: value for name, value in summary.items() if name != "val_bits_per_byte"}
+    (path / "summary.json").write_text(json.dumps(scores), "utf-8")
+    rows, _ = table([str(tmp_path)], capsys)
+    assert "score" in rows[0]
+    assert " ".join(rows[1]).endswith("accuracy 0.930 finished")
+    assert main(["runs", str(tmp_path), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["task"], found["score"]) == ("classify", {"accuracy": 0.93})

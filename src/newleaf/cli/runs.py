@@ -25,7 +25,8 @@ STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "damaged"
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("runs", help="list and compare runs")
     parser.add_argument("folder", nargs="?", metavar="DIR", help="where the runs are, up to four folders below (default: runs)")
-    parser.add_argument("--sort", choices=SORTS, default="bits", help="what to sort by (default: bits, the best first)")
+    parser.add_argument("--sort", choices=SORTS, default="bits", help="what to sort by (default: bits, the best first, text by text)")
+    parser.add_argument("--trials", action="store_true", help="list the short runs of sweeps too")
     parser.add_argument("--plot", nargs="*", metavar="RUN", help="draw the curves of these runs (default: all in DIR) into one picture")
     parser.add_argument("--out", metavar="PNG", help="the picture's file, .png, .svg or .pdf (default: runs.png)")
     parser.add_argument("--x", choices=["steps", "tokens", "seconds", "flops"], help="one panel against this (default: a panel for each)")
@@ -38,10 +39,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--{'out' if args.out else 'x'}: is for --plot")
     from newleaf.train.history import find_runs, named, read_run
 
-    paths = named([Path(path) for path in args.plot]) if args.plot else named(find_runs(args.folder or "runs"), args.folder or "runs")
+    top = args.folder or "runs"
+    paths = named([Path(path) for path in args.plot]) if args.plot else named(find_runs(top, args.trials), top)
     if args.plot is not None:
         return _plot(paths, Path(args.out or "runs.png"), args.x, args.json)
     records = sorted((read_run(path, name) for name, path in paths.items()), key=lambda record: _key(record, args.sort))
+    if args.sort == "bits":
+        records = _by_text(records)
     if args.json:
         print(json.dumps([record.to_dict() for record in records], ensure_ascii=False, indent=2))
         return 0
@@ -49,9 +53,24 @@ def run(args: argparse.Namespace) -> int:
 
     terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if terminal else 200, no_color=None if terminal else True)
-    console.print(_table(records, console.width))
+    console.print(_table(records, console.width, args.sort == "bits"))
     _print_notes(records)
+    hidden = 0 if args.trials else len(find_runs(top)) - len(records)
+    if hidden:
+        print(f"{hidden:,} trial{'s' if hidden > 1 else ''} of sweeps not shown; --trials lists them", file=sys.stderr)
     return 0
+
+
+def _by_text(records: list[RunRecord]) -> list[RunRecord]:
+    """Runs of one text together, as bits per byte of different texts say nothing about one another; the texts in the order of their
+    names, and what names none last."""
+    texts = list(dict.fromkeys(map(_text, records)))
+    texts.sort(key=lambda text: (not text[0], *text[:2]))
+    return [record for text in texts for record in records if _text(record) == text]
+
+
+def _text(record: RunRecord) -> tuple[str, str, str]:
+    return record.text, record.task, record.fingerprint
 
 
 def _plot(paths: dict[str, Path], out: Path, x: str | None, as_json: bool) -> int:
@@ -80,7 +99,7 @@ def _key(record: RunRecord, by: str) -> tuple[bool, object, str]:
     return (value is None or value == "", 0 if value is None else value, record.name)
 
 
-def _table(records: list[RunRecord], width: int) -> Table:
+def _table(records: list[RunRecord], width: int, grouped: bool = False) -> Table:
     """Fewer columns where there is less room: the name, the state and the figure that counts stay."""
     from rich.table import Table
     from rich.text import Text
@@ -98,15 +117,20 @@ def _table(records: list[RunRecord], width: int) -> Table:
         "time": (50, lambda r: duration(r.seconds) if r.seconds is not None else ""),
         "MFU": (108, lambda r: f"{100 * r.mfu:.0f} %" if r.mfu is not None else ""),
         "bits/byte": (0, lambda r: f"{r.val_bits_per_byte:.3f}" if r.val_bits_per_byte is not None else ""),
+        "score": (64, lambda r: f"{r.score[0]} {r.score[1]:.3f}" if r.score is not None else ""),
         "state": (0, lambda r: Text(r.state + ("*" if r.notes else ""), style=STYLES[r.state])),
     }
+    if not any(record.score for record in records):
+        del columns["score"]
     shown = {title: cell for title, (least, cell) in columns.items() if width >= least}
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0) if width >= 50 else (0, 1, 0, 0))
     for title in shown:
         words = title in ("name", "text", "size", "state")
         table.add_column(title, justify="left" if words else "right", no_wrap=title != "name", overflow="fold")
-    for record in records:
+    for record, following in zip(records, [*records[1:], None], strict=True):
         table.add_row(*(cell(record) for cell in shown.values()))
+        if grouped and following is not None and _text(following) != _text(record):
+            table.add_row()
     return table
 
 

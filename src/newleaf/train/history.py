@@ -19,6 +19,7 @@ from newleaf.model.count import count_parameters, training_flops
 
 CONFIG, METRICS, SUMMARY = "run.yaml", "metrics.jsonl", "summary.json"
 COMING = ".run.yaml.coming"  # as in run_folder.py, which imports more than is wanted here
+SWEEP = ".sweep"  # in a folder of a sweep's trials, as tune/sweep.py puts it there
 DEPTH = 4  # folders below the one that is searched
 QUIET = 60.0  # seconds without a new line after which a run without an end counts as stopped
 
@@ -42,11 +43,14 @@ class RunRecord:
     flops: float | None = None  # of training
     mfu: float | None = None  # share of the machine's matrix speed that training reached
     bytes_per_token: float | None = None  # of the training text
+    task: str = ""  # of a tuned run
+    score: tuple[str, float] | None = None  # of a tuned run, what chose its checkpoint: accuracy, rougeL, loss …
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {**self.__dict__, "path": str(self.path), "notes": list(self.notes)}
+        score = dict([self.score]) if self.score is not None else None
+        return {**self.__dict__, "path": str(self.path), "notes": list(self.notes), "score": score}
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,17 @@ class Curve:
     validation: Mapping[str, list[float]] = field(default_factory=dict)
 
 
-def find_runs(folder: str | Path) -> list[Path]:
-    """The run folders in `folder`, itself or up to four folders below, by name. Raises InputError when there is none."""
+def find_runs(folder: str | Path, trials: bool = True) -> list[Path]:
+    """The run folders in `folder`, itself or up to four folders below, by name; without `trials`, not those of sweeps, unless `folder` is
+    one. Raises InputError when there is none."""
     top = Path(folder)
     if not top.is_dir():
         raise InputError(f"{top}: no such folder; newleaf pretrain book.txt --out {top}/book makes a run in it")
     found = []
     for here, below, files in os.walk(top):
+        if not trials and SWEEP in files and Path(here) != top:
+            below.clear()
+            continue
         if CONFIG in files:
             found.append(Path(here))
         if CONFIG in files or len(Path(here).relative_to(top).parts) >= DEPTH:
@@ -110,13 +118,14 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
     flops = each * tokens if each and tokens else None
     speed = _number(made.get("matrix_flops"))
     trained = _number(summary.get("train_seconds")) if state == "finished" else seconds
+    prints = _section(made, "fingerprints")
     text_bytes, text_tokens = _number(made.get("text_bytes")), _number(made.get("train_tokens"))
     return RunRecord(
         path=folder,
         name=name or folder.resolve().name,
         state=state,
         text=", ".join(Path(str(item)).name if "://" not in str(item) else str(item) for item in _sources(config)),
-        fingerprint=str(_section(made, "fingerprints").get("text", "")),
+        fingerprint=str(prints.get("text") or prints.get("data") or ""),
         begun=str(made.get("begun", "")),
         parameters=count_parameters(network).total if network else _count(summary.get("parameters")) or None,
         shape=f"{network.n_layer} × {network.n_embd}" if network else "",
@@ -128,6 +137,8 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
         mfu=flops / trained / speed if flops and trained and speed else None,
         bytes_per_token=text_bytes / text_tokens if text_bytes and text_tokens else None,
         notes=tuple(notes),
+        task=str(config.get("task") or ""),
+        score=_score(summary),
     )
 
 
@@ -151,6 +162,13 @@ def read_curve(path: str | Path, name: str | None = None) -> Curve:
                 target["flops"].append(at[1] * per_token)
                 target["loss"].append(value)
     return Curve(record, train, validation)
+
+
+def _score(summary: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The figure that chose a tuned run's checkpoint, which stands first; None for bits per byte, which have a field of their own."""
+    name = next((str(name) for name in summary if str(name).startswith("val_")), None)
+    value = _number(summary.get(name)) if name is not None else None
+    return None if name is None or value is None or name == "val_bits_per_byte" else (name.removeprefix("val_"), value)
 
 
 def _state(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any], steps: int) -> str:
