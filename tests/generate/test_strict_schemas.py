@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import string
 from typing import Any
 
@@ -176,6 +177,23 @@ def test_a_check_finds_what_a_loosened_schema_lets_through(grammars: Grammars) -
     (found,) = grammars.check(schema, [1, 1]) or []
     assert "non-unique" in found
     assert grammars.check({"type": "circle"}, 1) is None
+
+
+@pytest.mark.parametrize("keyword", ["not", "contains", "$ref"])
+def test_a_check_fetches_nothing_from_the_network(grammars: Grammars, keyword: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        elsewhere = f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"
+        schema = {keyword: elsewhere if keyword == "$ref" else {"$ref": elsewhere}}
+        assert grammars.check(schema, [1]) is None
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_a_check_knows_the_specifications_own_schemas(grammars: Grammars) -> None:
+    schema = {"$ref": "https://json-schema.org/draft/2020-12/schema"}
+    assert grammars.check(schema, {"type": "integer"}) == []
+    assert grammars.check(schema, {"type": "circle"})
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from newleaf.generate.grammar_process import Channel
 PROGRAM = Path(__file__).with_name("grammar_process.py")
 START_SECONDS = 120.0
 COMPILE_SECONDS = 10.0
+CHECK_SECONDS = 3.0  # for comparing a value with a schema: its expressions may search for ever, and an answer waits for it
 STEP_SECONDS = 10.0  # for a mask; llguidance's own limits end one after some tens of milliseconds
 
 
@@ -107,7 +108,7 @@ class GrammarProcess:
 
     def check(self, schema: Any, value: Any) -> list[str] | None:
         """Where a value does not fit a schema."""
-        found: list[str] | None = json.loads(self._ask(b"J", json.dumps({"schema": schema, "value": value}).encode(), STEP_SECONDS))
+        found: list[str] | None = json.loads(self._ask(b"J", json.dumps({"schema": schema, "value": value}).encode(), CHECK_SECONDS))
         return found
 
     def fork(self, matcher: int, tokens: Sequence[int] = ()) -> int:

@@ -146,12 +146,16 @@ class Server:
 
 
 def check(schema: Any, value: Any) -> list[str] | None:
-    """Where a value does not fit a schema. Expressions of strangers are matched here, which may take for ever."""
+    """Where a value does not fit a schema. Expressions of strangers are matched here, which may take for ever.
+
+    A registry of our own, empty, because jsonschema's default fetches what a reference names from the network.
+    """
     try:
         import jsonschema
+        import referencing
 
         kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-        errors = itertools.islice(kind(schema).iter_errors(value), 10)
+        errors = itertools.islice(kind(schema, registry=referencing.Registry()).iter_errors(value), 10)
         return [f"/{'/'.join(map(str, error.absolute_path))}: {error.message}"[:300] for error in errors]
     except Exception:  # a schema that is not valid, a reference to elsewhere
         return None
