@@ -68,7 +68,7 @@ def arguments_json(value: Any) -> str | None:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # 1e999 is no number
         return None
-    return text if text.isascii() or _whole(text) else json.dumps(value)
+    return text if text.isascii() or whole(text) else json.dumps(value)
 
 
 def parsed(text: str) -> Any:
@@ -79,6 +79,6 @@ def parsed(text: str) -> Any:
         return None
 
 
-def _whole(text: str) -> bool:
+def whole(text: str) -> bool:
     """Whether it has UTF-8: half a surrogate pair has none."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

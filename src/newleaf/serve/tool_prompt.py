@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from newleaf.serve.tool_calls import CLOSE, OPEN
+from newleaf.serve.tool_calls import CLOSE, OPEN, whole
 from newleaf.text.messages import Message
 
 ABOUT = f"""You can call functions. To call one, write nothing but its name and arguments as JSON, between these tags:
@@ -54,6 +54,8 @@ def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
     def parsed(call: Any) -> Any:
         try:
             arguments = json.loads(call["function"]["arguments"])
+            if not whole(json.dumps(arguments, ensure_ascii=False)):  # half a surrogate pair is no text, and "\\ud800" is
+                return call
         except (ValueError, RecursionError):
             return call
         return {**call, "function": {**call["function"], "arguments": arguments}}
@@ -74,4 +76,6 @@ def _call(function: Any) -> str:
         arguments = json.loads(function["arguments"])
     except (ValueError, RecursionError):
         arguments = function["arguments"]
-    return f"{OPEN}\n{json.dumps({'name': function['name'], 'arguments': arguments}, ensure_ascii=False)}\n{CLOSE}"
+    value = {"name": function["name"], "arguments": arguments}
+    text = json.dumps(value, ensure_ascii=False)
+    return f"{OPEN}\n{text if whole(text) else json.dumps(value)}\n{CLOSE}"
