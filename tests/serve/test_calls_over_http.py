@@ -142,3 +142,21 @@ def test_openai_clients_parse_such_calls(calling: Running) -> None:
         final = stream.get_final_completion()
     (call,) = final.choices[0].message.tool_calls
     assert isinstance(json.loads(call.function.arguments)["far"], bool)
+
+
+@pytest.mark.parametrize("model", FORMS)
+def test_a_past_call_may_hold_half_a_surrogate_pair_as_json_writes_it(calling: Running, model: str) -> None:
+    call: Any = {"id": "call00001", "type": "function", "function": {"name": "go", "arguments": '{"a": "\\ud800"}'}}
+    past: Any = [*HELLO, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "call00001", "content": "Paris"}]
+    for tools in ({}, {"tools": [tool(None)]}):
+        assert ask(calling, model, messages=[*past, *HELLO], max_tokens=2, **tools).usage.completion_tokens > 0
+    item: Any = {"type": "function_call", "call_id": "call00001", "name": "go", "arguments": '{"a": "\\ud800"}'}
+    result: Any = {"type": "function_call_output", "call_id": "call00001", "output": "Paris"}
+    answer = calling.client().responses.create(model=model, input=[*HELLO, item, result, *HELLO], max_output_tokens=16)
+    assert answer.error is None
+
+
+@pytest.mark.parametrize("penalty", [5e-324, 1e-30])
+def test_a_penalty_that_no_logit_outlives_is_the_requests_error(calling: Running, penalty: float) -> None:
+    with pytest.raises(openai.BadRequestError, match="repetition_penalty"):
+        ask(calling, "chatml", extra_body={"repetition_penalty": penalty}, max_tokens=2)

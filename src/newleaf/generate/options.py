@@ -67,8 +67,8 @@ class SamplingConfig:
             raise InputError(f"speculation: {self.speculation!r} is not one of auto, off")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p: must be between 0 and 1, not {self.min_p}")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise InputError(f"repetition_penalty: must be above 0, not {self.repetition_penalty}")
+        if not 0.01 <= self.repetition_penalty <= 100:  # beyond, logits may have no finite value
+            raise InputError(f"repetition_penalty: must be between 0.01 and 100, not {self.repetition_penalty}")
         for name in ("temperature", "frequency_penalty", "presence_penalty", "guidance_scale", "length_penalty"):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"{name}: must be a finite number, not {getattr(self, name)}")
