@@ -19,6 +19,13 @@ def test_a_notebook_trains_and_shows_the_run(book: Path, tmp_path: Path) -> None
     NotebookClient(notebook, timeout=200, kernel_name="python3").execute()
     shown = "".join(str(output) for output in notebook.cells[1].outputs)
     assert "parameters" in shown
+    assert "ipywidgets" not in shown
+    displays = [output for output in notebook.cells[1].outputs if output.output_type == "display_data"]
+    assert len(displays) == 1  # one, drawn in place
+    live = displays[0]["data"]["text/html"]
+    assert "100 %" in live
+    assert "<svg" in live
+    assert not [output for output in notebook.cells[1].outputs if output.get("name") == "stderr"]
     html = notebook.cells[2].outputs[0]["data"]["text/html"]
     assert "data:image/png;base64," in html
     assert "bits per byte" in html

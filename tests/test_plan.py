@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.families import FAMILIES
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.count import count_parameters
-from newleaf.plan import DEVICES, layer_activation_bytes, plan
+from newleaf.plan import DEVICES, Machine, layer_activation_bytes, plan
+from newleaf.train.dial import USEFUL_SHARE
 
 ROOT = Path(__file__).parents[1]
 
@@ -238,3 +241,21 @@ def test_importing_newleaf_is_enough_for_a_plan_as_the_page_has_it() -> None:
     code = 'import newleaf; print(newleaf.plan.plan("gpt3-175b", gpus=1024)["days"])'
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(found.stdout) == pytest.approx(plan("gpt3-175b", gpus=1024)["days"])
+
+
+def test_a_plan_for_a_machine_says_the_time_and_memory_that_its_figures_give() -> None:
+    machine = Machine(cores=8, memory=16e9, flops=200e9, precision="fp32")
+    found = plan("gpt2-124m", tokens=1e9, machine=machine)
+    assert found["machine_days"] == pytest.approx(found["training_flops_with_attention"] / (200e9 * USEFUL_SHARE) / 86_400)
+    assert found["machine_memory_to_train"] > 16 * found["parameters"]
+    assert found["machine_memory_to_run"] == pytest.approx(found["weights_to_serve"] + found["kv_cache_full"])
+    assert "machine_days" not in plan("gpt2-124m").figures
+
+
+def test_the_command_plans_for_this_machine_unless_accelerators_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "gpt2-124m"]) == 0
+    out = capsys.readouterr().out
+    assert f"This machine: {len(os.sched_getaffinity(0))} cores" in out
+    assert "time to train" in out
+    assert main(["plan", "gpt2-124m", "--gpus", "8"]) == 0
+    assert "This machine" not in capsys.readouterr().out

@@ -15,13 +15,14 @@ from newleaf.errors import InputError
 from newleaf.families import FAMILIES, size_name
 from newleaf.model.config import GPTConfig
 from newleaf.model.count import Counts, attention_flops, count_parameters
+from newleaf.train.dial import USEFUL_SHARE
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, tables 2 and 3
 MFU = 0.4  # GPT-3's own run reached 0.21, PaLM's 0.46 (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, table 3)
 
 # Bytes for one parameter under AdamW in mixed precision (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, section 3.1).
 WEIGHT_BYTES, GRADIENT_BYTES, OPTIMIZER_BYTES = 2, 2, 12
-BF16 = 2
+BF16, FP32 = 2, 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,32 @@ DEVICES = {
     "mi250x": Device(383e12, 128e9, "AMD Instinct MI250X data sheet"),
     "mi300x": Device(1307.4e12, 192e9, "AMD Instinct MI300X data sheet"),
 }
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has: cores, bytes of memory, and the FLOP/s that matrix products reach, in fp32 or where it is faster bf16."""
+
+    cores: int
+    memory: float
+    flops: float
+    precision: str
+
+
+def this_machine() -> Machine:
+    """This machine, its products measured for a quarter of a second."""
+    import os
+
+    import psutil
+    import torch
+
+    from newleaf.kernels.product_speed import bf16_is_faster, product_speed
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    device = torch.device("cpu")
+    precision = "bf16" if bf16_is_faster(device) else "fp32"
+    speed = product_speed(torch.bfloat16 if precision == "bf16" else torch.float32, device)
+    return Machine(cores, float(psutil.virtual_memory().total), speed, precision)
 
 
 @dataclass(frozen=True)
@@ -112,12 +139,21 @@ def _published(name: str) -> str:
     return name.rpartition("-")[2].upper()
 
 
-def plan(size: str | Path | GPTConfig, *, gpus: int = 1, gpu: str = "h100", tokens: float | None = None, mfu: float = MFU) -> Plan:
+def plan(
+    size: str | Path | GPTConfig,
+    *,
+    gpus: int = 1,
+    gpu: str = "h100",
+    tokens: float | None = None,
+    mfu: float = MFU,
+    machine: Machine | None = None,
+) -> Plan:
     """Plan the training of a published size ("gpt3-175b"), of the network of a model folder, a run, a GGUF file
     or a Hub name, or of a configuration.
 
     `tokens` is how many tokens to train on (default: the compute-optimal number), `mfu` the share of the device's peak that the run reaches
-    (model FLOPs utilisation; Chowdhery et al. 2022, appendix B). Raises InputError for a size or a device that is not known.
+    (model FLOPs utilisation; Chowdhery et al. 2022, appendix B). With a `machine`, such as `this_machine()`, the figures named `machine_…`
+    say what training and running take on its processor. Raises InputError for a size or a device that is not known.
     """
     subject = _subject(size)
     device = _device(gpu)
@@ -130,6 +166,7 @@ def plan(size: str | Path | GPTConfig, *, gpus: int = 1, gpu: str = "h100", toke
     counts = count_parameters(subject.config)
     figures = _parameters(counts) | _compute(subject.config, counts, gpus, gpu, device, tokens, mfu)
     figures |= _memory(subject, counts, gpus) | _serving(subject.config, counts)
+    figures |= _on_machine(subject, counts, figures, machine) if machine is not None else {}
     name = subject.published_as
     return Plan(subject.name, subject.family, name, subject.shape, subject.note, gpu, gpus, mfu, figures)
 
@@ -238,6 +275,23 @@ def _memory(subject: Subject, counts: Counts, gpus: int) -> dict[str, Figure]:
         "activations": Figure(whole, "bytes", f"L·T × what a layer keeps of a token; {counted}"),
         "activations_flash": Figure(flash, "bytes", "the same without the H·T of the scores, which flash attention computes again"),
         "activations_checkpointed": Figure(inputs, "bytes", "L·T × 2·C, each layer's input, and one layer whole while it is recomputed"),
+    }
+
+
+def _on_machine(subject: Subject, counts: Counts, known: dict[str, Figure], machine: Machine) -> dict[str, Figure]:
+    """On a processor newleaf keeps weights, gradients and two moments in fp32."""
+    from newleaf.storage.describe import memory_to_run
+
+    flops = known["flops_per_token_with_attention"].value * known["tokens"].value
+    state = (FP32 + FP32 + 2 * FP32) * counts.total
+    total = state + FP32 / BF16 * known["activations_flash"].value
+    speed = f"{machine.flops / 1e9:,.0f} GFLOP/s of {machine.precision} products, measured, × {USEFUL_SHARE:g} used"
+    runs = memory_to_run(subject.config)
+    return {
+        "machine_days": Figure(flops / (machine.flops * USEFUL_SHARE) / 86_400, "days", f"FLOPs with attention × tokens / ({speed})"),
+        "machine_memory_to_train": Figure(total, "bytes", "16 bytes × parameters (fp32 weights, gradients, two moments), and one text"),
+        "machine_memory_to_run": Figure(runs["bf16"], "bytes", "bf16 weights and the cache of a full text"),
+        "machine_memory_to_run_int4": Figure(runs["int4"], "bytes", "--weights int4 and the cache of a full text"),
     }
 
 

@@ -10,9 +10,12 @@ import pytest
 import torch
 import transformers
 
+import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
+from newleaf.generate.runner import cache_dtype
 from newleaf.model import GPT, GPTConfig, KVCache
+from newleaf.model.count import count_parameters
 from newleaf.quant.layers import packable
 from newleaf.quant.packed import FORMATS
 from newleaf.quant.quantize import quantize
@@ -38,10 +41,23 @@ def test_memory_is_that_of_the_network_and_its_cache(changes: dict[str, Any]) ->
         cache = KVCache(config, 1, dtype=dtype)
         weights = sum(weight.nbytes for weight in network.to(dtype).parameters())
         assert found[name] == weights + cache.keys.nbytes + cache.values.nbytes
-    network, cache, packs = network.float(), KVCache(config, 1), packable(network)
+    network, packs = network.float(), packable(network)
+    cache = KVCache(config, 1, dtype=torch.bfloat16)  # what the engine keeps beside packed weights: see the test below
     for name, form in FORMATS.items():
         held = [quantize(weight.detach(), form) if each in packs else weight for each, weight in network.named_parameters()]
         assert found[name] == sum(weight.nbytes for weight in held) + cache.keys.nbytes + cache.values.nbytes
+
+
+def test_the_cache_beside_packed_weights_is_the_one_that_memory_counts(tmp_path: Path) -> None:
+    config = saved(tmp_path / "m").config
+    for name in FORMATS:
+        assert cache_dtype(newleaf.load(tmp_path / "m", weights=name).network) == torch.bfloat16
+    assert cache_dtype(newleaf.load(tmp_path / "m").network) == torch.float32
+    values = 2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length
+    found = {bits: memory_to_run(config)[name] for name, bits in (("int8", 8), ("int4", 4))}
+    packed = count_parameters(config).packable
+    assert found[8] - found[4] == packed * (8 - 4) // 8 + packed * 2 // 64 - packed * 2 // 32
+    assert found[8] == packed + packed * 2 // 64 + 4 * (count_parameters(config).total - packed) + 2 * values
 
 
 def test_facts_are_those_of_the_stock_model(tmp_path: Path) -> None:
@@ -84,7 +100,7 @@ def test_a_folder_without_a_tokenizer_is_described(tmp_path: Path, capsys: pytes
     assert lines["tokenizer"] == "none in this folder"
     assert lines["licence"] == "not said"
     assert lines["parameters"] == f"{GPT(GPTConfig(300, 32, 2, 2, 64)).parameter_count():,}"
-    assert lines["memory to run"].startswith("fp32 1 MB, bf16 0 MB, int8 0 MB, int4 0 MB")
+    assert lines["memory to run"].startswith("fp32 518 kB, bf16 259 kB, int8 153 kB")
 
 
 def test_an_adapter_is_described_with_its_base(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.train.dial import LADDER, Budget, choose, portions, rung_of
+from newleaf.train.monitor import Silent
 
 MACHINE = 800e9  # FLOP/s
 
@@ -34,7 +35,7 @@ def test_text_that_is_read_many_times_gets_dropout_and_text_read_once_none() -> 
     assert choose(1_000_000_000, budget).model["residual_dropout"] == 0
     small = choose(300_000, budget)
     assert small.model["residual_dropout"] == small.model["embedding_dropout"] == 0.2
-    assert any("read about" in reason for reason in small.reasons)
+    assert any("read about" in reason.text for reason in small.reasons)
 
 
 def test_a_slower_machine_is_the_same_as_less_time() -> None:
@@ -130,3 +131,27 @@ def test_the_command_takes_a_size_and_its_run_repeats_without_it(tmp_path: Path,
     assert main(["pretrain", "--config", str(out / "run.yaml"), "--out", str(tmp_path / "again"), "--quiet"]) == 0
     assert main([*train, "--size", "2x64", "--model.n_layer", "3", "--out", str(tmp_path / "both")]) == 2
     assert "model.n_layer is given too" in capsys.readouterr().err
+
+
+def test_what_a_recipe_overrides_is_not_announced(book: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Heard(Silent):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    def announced(number: int, **options: Any) -> str:
+        said.clear()
+        newleaf.pretrain(str(book), out=tmp_path / str(number), steps=2, monitor=Heard(), **options)
+        return " ".join(said)
+
+    small = {"context_length": 32}
+    plain = announced(0, model=small)
+    assert all(word in plain for word in ("Size: ", "Vocabulary: ", "Learning rates: "))
+    own = announced(1, model=small | {"n_layer": 1, "n_embd": 32, "n_head": 1, "head_dim": 32, "n_inner": 32})
+    assert "Size: " not in own
+    assert "Learning rates: " not in own
+    assert "Vocabulary: " not in announced(2, model=small, tokenizer={"vocab_size": 300})
+    rates = announced(3, model=small, optimizer={"learning_rate": 0.001})
+    assert "Learning rates: " not in rates
+    assert "Size: " in rates

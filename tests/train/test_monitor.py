@@ -13,7 +13,8 @@ import newleaf
 from newleaf.model import GPTConfig
 from newleaf.model.count import training_flops
 from newleaf.train.loop import Step
-from newleaf.train.monitor import Lines, Live, Silent, packed
+from newleaf.train.monitor import Lines, Live, Rate, Silent, packed
+from newleaf.train.notebook import Notebook
 
 
 def steps(count: int = 5) -> list[Step]:
@@ -118,3 +119,38 @@ def test_samples_of_a_timed_run_cost_two_hundredths_of_it_and_the_last_has_half_
     assert sum(machine.samples) <= 0.021 * 30
     assert machine.samples[-1] >= 0.4 * 0.02 * 30, "the last one is a few lines long"
     assert run.summary["total_seconds"] == pytest.approx(30, abs=0.6)
+
+
+def test_no_speed_is_negative_or_endless_whatever_a_clock_does() -> None:
+    """A sweep's next trial begins at token 0, and a coarse clock stands still for a step or two."""
+    rate = Rate()
+    for step in (
+        Step(1, 3.0, 1.0, 1.0, 50_000, 9.0, 0.9),
+        Step(2, 3.0, 1.0, 1.0, 60_000, 9.5, 1.0),
+        Step(1, 3.0, 1.0, 1.0, 1000, 0.5, 0.1),
+    ):
+        rate.add(step)
+    assert rate.facts() == []
+    rate.add(Step(2, 3.0, 1.0, 1.0, 2000, 1.0, 0.2))
+    assert rate.facts() == ["2,000 tokens/s"]
+    still = Rate()
+    for number in (1, 2, 3):
+        still.add(Step(number, 3.0, 1.0, 1.0, 1000 * number, 0.0, 0.1))
+    assert still.facts() == []
+
+
+def test_the_notebooks_display_is_updated_and_has_both_curves() -> None:
+    now = [0.0]
+    shown = Notebook(clock=lambda: now[0])
+    for step in steps(40):
+        now[0] += 0.25
+        shown.losses.append((step.number, step.loss))
+        shown.rate.add(step)
+    shown.progress, shown.status = 0.4, "step 40  loss 3.250"
+    shown.checks, shown.words = [(10, 2.5), (20, 2.25)], "bits per byte"
+    shown.last_sample = (20, "Once <", " upon & a time")
+    page = shown.html()
+    assert page.count("<svg") == 2
+    assert "2,000 tokens/s" in page
+    assert "validation 2.250 bits per byte" in page
+    assert "Once &lt;</b> upon &amp; a time" in page

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from newleaf.cli.options import add_offline, heed_offline
+from newleaf.text.amounts import byte_size
 from newleaf.text.printable import printable
 
 
@@ -41,6 +42,6 @@ def _said(name: str, value: Any) -> str:
     if name == "tokenizer":
         return f"{value['kind']}, {value['vocab_size']:,} tokens"
     if name == "memory_to_run":
-        sizes = ", ".join(f"{precision} {size / 1e6:,.0f} MB" for precision, size in value.items())
+        sizes = ", ".join(f"{precision} {byte_size(size)}" for precision, size in value.items())
         return f"{sizes} (weights, and a full cache for one text)"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 from newleaf.cli import plan_fit
 from newleaf.cli.options import add_offline, heed_offline
 from newleaf.errors import InputError
+from newleaf.text.amounts import byte_size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from newleaf.plan import Figure, Plan
+    from newleaf.plan import Figure, Machine, Plan
 
 LABELS = {
     "active_parameters": "of these active",
     "embedding_parameters": "of these embedding",
     "kv_cache_full": "KV cache of a full text",
     "days": "time",
+    "machine_days": "time to train",
     "flops_per_token_with_attention": "  with attention",
     "training_flops_with_attention": "  with attention",
     "activations": "nothing recomputed",
@@ -53,20 +55,21 @@ def run(args: argparse.Namespace) -> int:
         return plan_fit.run(args)
     if given := [name for name in ("budget", "flops", "out") if getattr(args, name) is not None]:
         raise InputError(f"--{given[0]}: is for --fit RUN…")
-    from newleaf.plan import MFU, plan
+    from newleaf.plan import MFU, plan, this_machine
 
     tokens = None if args.tokens is None else _tokens(args.tokens)
     if args.size is None:
         if on_paper:
             raise InputError(f"--{on_paper[0]}: what is to be planned? newleaf plan lists the sizes")
         return _list(args.json)
-    found = plan(args.size, gpus=args.gpus, gpu=args.gpu.lower(), tokens=tokens, mfu=MFU if args.mfu is None else args.mfu)
+    machine = this_machine() if args.gpus == 1 and args.gpu == "h100" else None  # who names accelerators asks about them
+    found = plan(args.size, machine=machine, gpus=args.gpus, gpu=args.gpu.lower(), tokens=tokens, mfu=MFU if args.mfu is None else args.mfu)
     if args.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
         return 0
     from rich.console import Console
 
-    _show(found, Console(highlight=False))
+    _show(found, Console(highlight=False), machine)
     return 0
 
 
@@ -105,7 +108,7 @@ def _list(as_json: bool) -> int:
     return 0
 
 
-def _show(found: Plan, console: Console) -> None:
+def _show(found: Plan, console: Console, machine: Machine | None = None) -> None:
     from rich.table import Table
 
     from newleaf.plan import DEVICES
@@ -115,23 +118,33 @@ def _show(found: Plan, console: Console) -> None:
     if found.note:
         console.print(found.note, style="yellow")
     memory = DEVICES[found.gpu].memory
-    groups = (
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "The model",
             ("parameters", "active_parameters", "embedding_parameters", "weights_to_serve", "kv_cache_per_token", "kv_cache_full"),
         ),
-        ("Training", tuple(name for name, figure in found.figures.items() if figure.unit in ("FLOPs", "tokens", "days"))),
+        (
+            "Training",
+            tuple(
+                name
+                for name, figure in found.figures.items()
+                if figure.unit in ("FLOPs", "tokens", "days") and not name.startswith("machine")
+            ),
+        ),
         ("Activations of one text on a device", ("activations", "activations_flash", "activations_checkpointed")),
         ("Memory of a device, everything on each (DDP)", _named(found, "ddp")),
         (f"Memory of a device, shared by {found.gpus:,} (FSDP)", _named(found, "fsdp")),
     )
+    if machine is not None:
+        title = f"This machine: {machine.cores} cores, {byte_size(machine.memory)} of memory"
+        groups = (*groups, (title, _named(found, "machine")))
     for title, names in groups:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True, width=23)
         table.add_column(justify="right", no_wrap=True, min_width=17)
         table.add_column(style="dim", ratio=1)
         for name in names:
-            plain = name.removeprefix("ddp_").removeprefix("fsdp_").replace("_", " ")
+            plain = name.removeprefix("ddp_").removeprefix("fsdp_").removeprefix("machine_").replace("_", " ")
             label = LABELS.get(name) or plain.replace("flops", "FLOPs").replace("kv ", "KV ").replace("compute optimal", "compute-optimal")
             figure = found.figures[name]
             style = None
@@ -139,7 +152,11 @@ def _show(found: Plan, console: Console) -> None:
             if name in ("ddp_total", "fsdp_total"):
                 fits = figure.value <= memory
                 style = "green" if fits else "red"
-                formula += f": {'fits in' if fits else 'more than'} the {memory / 1e9:,.0f} GB of one {found.gpu}"
+                formula += f": {'fits in' if fits else 'more than'} the {byte_size(memory)} of one {found.gpu}"
+            if machine is not None and name.startswith("machine_memory"):
+                fits = figure.value <= machine.memory
+                style = "green" if fits else "red"
+                formula += "" if fits else ": more than this machine has"
             table.add_row(label, _said(figure), formula, style=style)
         console.print(f"\n[bold]{title}[/bold]")
         console.print(table)
@@ -155,10 +172,7 @@ def _said(figure: Figure) -> str:
     if figure.unit == "FLOPs":
         return f"{value:.3g} FLOPs"
     if figure.unit == "bytes":
-        for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-            if value >= size:
-                return f"{value / size:,.1f} {unit}"
-        return f"{value:,.0f} bytes"
+        return byte_size(value)
     if figure.unit == "tokens":
         for letter, size in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
             if value >= size:

@@ -17,6 +17,7 @@ from newleaf.generate.engine import SLOTS
 from newleaf.serve.errors import ApiError, overloaded
 from newleaf.serve.hosted import Hosted, Threads
 from newleaf.serve.logs import Logs
+from newleaf.text.amounts import byte_size
 
 Open = Callable[["Source"], Model]
 
@@ -140,7 +141,7 @@ class Registry:
             return
         if size > limit:
             raise ApiError(
-                503, f"{name} takes {size / 1e9:.2f} GB, and the limit for all models is {limit / 1e9:.2f} GB", "model", "model_too_large"
+                503, f"{name} takes {byte_size(size)}, and the limit for all models is {byte_size(limit)}", "model", "model_too_large"
             )
         while sum(self._sizes[each] for each in self._hosted) + size > limit:
             idle = next((each for each, hosted in self._hosted.items() if not hosted.users), None)

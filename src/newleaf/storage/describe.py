@@ -17,6 +17,7 @@ from newleaf.storage.hub import CARD, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.weight_files import WHOLE, index_name
+from newleaf.text.amounts import byte_size
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import open_regular, parse_yaml
 
@@ -68,14 +69,14 @@ def memory_to_run(config: GPTConfig) -> dict[str, int]:
     """Bytes for the weights in each precision and a cache that holds one text as long as the context.
 
     fp32 and bf16 take 4 and 2 bytes a weight. int8 and int4 pack the matrices, P of the N weights, with a scale of 2 bytes for each group
-    of 64 or 32: P · (1 + 2/64) or P · (1/2 + 2/32), and 4 · (N − P) for the rest. The cache has 2 · L · K · D numbers a token, of 2 bytes
-    with bf16 weights and 4 otherwise; layers with a window keep the whole context too, as PyTorch has it.
+    of 64 or 32: P · (1 + 2/64) or P · (1/2 + 2/32), and 4 · (N − P) for the rest. The cache has 2 · L · K · D numbers a token, of 4 bytes
+    with fp32 weights and 2 otherwise; layers with a window keep the whole context too, as PyTorch has it.
     """
     counts, cache = count_parameters(config), 2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length
     needed = {"fp32": FP32 * (counts.total + cache), "bf16": BF16 * (counts.total + cache)}
     for name, form in FORMATS.items():
         packed = counts.packable * form.bits // 8 + counts.packable * SCALE // form.group
-        needed[name] = packed + FP32 * (counts.total - counts.packable + cache)
+        needed[name] = packed + FP32 * (counts.total - counts.packable) + BF16 * cache
     return needed
 
 
@@ -141,7 +142,7 @@ def _gguf(path: Path) -> _Found:
         family=layout.family,
         config=config,
         tokenizer=read_tokenizer(file),
-        stored_as=f"GGUF, {', '.join(kinds)}, {size / 1e6:,.0f} MB",
+        stored_as=f"GGUF, {', '.join(kinds)}, {byte_size(size)}",
         licence=licence if isinstance(licence, str) else None,
         opens_in=f"llama.cpp, as {layout.name}",
     )

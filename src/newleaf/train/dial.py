@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from newleaf.errors import InputError
+from newleaf.text.amounts import byte_size
 
 # Layers, width, heads of new models, smallest first.
 LADDER = (
@@ -49,6 +50,15 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """A sentence about one choice. `fields` are those of the network that it is true of, `about` what else it speaks of."""
+
+    text: str
+    fields: tuple[str, ...] = ()
+    about: Literal["", "vocabulary", "rates"] = ""
+
+
+@dataclass(frozen=True)
 class Choice:
     """What the dial chose: fields of GPTConfig, vocabulary, windows in a step, what the usual learning rates are multiplied by (AdamW's,
     Muon's); and why, in words for people."""
@@ -57,7 +67,7 @@ class Choice:
     model: dict[str, Any]
     batch_size: int
     rates: tuple[float, float]
-    reasons: tuple[str, ...]
+    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True)
@@ -91,12 +101,17 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
     }  # fmt: skip
     steps = max(1.0, tokens / STEP_TOKENS)
     adamw, muon = rates = _rates(steps, n_embd)
-    reason = f"Size: {n_layer} layers × {n_embd} ({why}); vocabulary {vocabulary} for {used / 1e6:.2f} MB of text."
-    reasons = [reason]
+    reasons = [
+        Reason(f"Size: {n_layer} layers × {n_embd} ({why}).", ("n_layer", "n_embd")),
+        Reason(f"Vocabulary: {vocabulary:,} tokens for {byte_size(used)} of text.", about="vocabulary"),
+    ]
     if dropout:
-        reasons.append(f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.")
+        reasons.append(
+            Reason(f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.", ("embedding_dropout", "residual_dropout"))
+        )
     if max(rates) > 1:
-        reasons.append(f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about {steps:,.0f} steps of a network {n_embd} wide.")
+        text = f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about {steps:,.0f} steps of a network {n_embd} wide."
+        reasons.append(Reason(text, ("n_embd",), "rates"))
     return Choice(vocabulary, model, STEP_TOKENS // context, rates, tuple(reasons))
 
 
@@ -145,7 +160,7 @@ def _chosen(text_bytes: int, budget: Budget, vocabulary: int) -> tuple[tuple[int
         found = min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) * _weights(rung[0], rung[1], vocabulary) / product)))
         why = f"{budget.seconds:.0f} s on a machine that multiplies matrices at {budget.matrix_speed / 1e9:.0f} GFLOP/s"
     if _matrices(found[0], found[1]) > _matrices(enough[0], enough[1]):
-        return enough, f"{text_bytes / 1e6:.2g} MB of text is enough for no more"
+        return enough, f"{byte_size(text_bytes)} of text is enough for no more"
     return found, why
 
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from newleaf.errors import InputError
+from newleaf.text.amounts import byte_size
 
 
 def announce(folder: Path, checkpoint: int, model: int, keep: int, already: int = 0) -> str:
@@ -18,24 +19,18 @@ def announce(folder: Path, checkpoint: int, model: int, keep: int, already: int 
     most = (keep + 1) * checkpoint + 2 * model  # a new one is written before an old one goes
     if free < checkpoint + model:
         raise InputError(
-            f"{folder}: the disk has {size(free)} left, and a checkpoint takes {size(checkpoint)} and the model {size(model)}; "
+            f"{folder}: the disk has {byte_size(free)} left, and a checkpoint takes {byte_size(checkpoint)} "
+            f"and the model {byte_size(model)}; "
             "free some space, or choose an --out on another disk"
         )
-    sentence = f"Disk: a checkpoint takes {size(checkpoint)}, the last {keep} are kept beside the best model ({size(model)})"
+    sentence = f"Disk: a checkpoint takes {byte_size(checkpoint)}, the last {keep} are kept beside the best model ({byte_size(model)})"
     if free < most:
-        return f"Warning: {sentence}: up to {size(most)}, and only {size(free)} are free; checkpoints that do not fit are left out."
-    return f"{sentence}: at most {size(most)}."
+        return (
+            f"Warning: {sentence}: up to {byte_size(most)}, and only {byte_size(free)} are free; checkpoints that do not fit are left out."
+        )
+    return f"{sentence}: at most {byte_size(most)}."
 
 
 def folder_bytes(folder: Path) -> int:
     """Bytes of the files in and under it; 0 when it is not there."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def size(count: float) -> str:
-    """Bytes as people say them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -106,7 +106,7 @@ def _write_summary(session: Session, figures: Figures, finished: bool, report: d
             "tokens_seen": loop.tokens,
             "train_seconds": round(loop.seconds, 3),
             "total_seconds": round(session.total_seconds(), 3),
-            "tokens_per_second": round(loop.tokens / max(loop.seconds, 1e-9), 1),
+            "tokens_per_second": round(loop.tokens / loop.seconds, 1) if loop.seconds > 0 else 0.0,
             **session.course.facts(loop.network),
             "resumed_from_step": session.resumed_from,
             "version": VERSION,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from newleaf.text.amounts import byte_size
 from newleaf.train.course import Batch
 from newleaf.train.loop import next_token_losses
 
@@ -49,7 +50,7 @@ def choose_micro_batch(
     free = free_memory(device) // (sharers if device.type == "cpu" else 1)
     chosen = fitting_micro_batch(wanted, fixed, window, USABLE * free)
     needed = fixed + chosen * window
-    told = f"{needed / 1e9:.2f} GB; {free / 1e9:.2f} GB are free"
+    told = f"{byte_size(needed)}; {byte_size(free)} are free"
     if needed > USABLE * free:
         return chosen, f"Warning: memory is short even for {chosen} window at once ({told}); make the model or the context smaller."
     return chosen, None if chosen == wanted else f"Memory: {chosen} of {wanted} windows at once ({told})."

@@ -106,19 +106,21 @@ class Rate:
         self.peak_tokens = matrix_speed / max(flops_per_token, 1.0)
 
     def add(self, step: Step) -> None:
+        if self.points and (step.seconds < self.points[-1][0] or step.tokens < self.points[-1][1]):
+            self.points = []  # another run, or one that went back to a checkpoint: what it did before is no part of its speed
         self.points = [*self.points[-30:], (step.seconds, step.tokens)]
 
     def facts(self) -> list[str]:
         """`11,200 tokens/s` and `MFU 31 %` (model FLOPs utilisation; Chowdhery et al. 2022, appendix B), as far as they are known."""
-        if len(self.points) < 2:
+        if len(self.points) < 2 or self.points[-1][0] <= self.points[0][0]:  # a clock may be too coarse for a step
             return []
         (first, before), (last, after) = self.points[0], self.points[-1]
-        speed = (after - before) / max(last - first, 1e-9)
+        speed = (after - before) / (last - first)
         return [f"{speed:,.0f} tokens/s", *([f"MFU {100 * speed / self.peak_tokens:.0f} %"] if self.peak_tokens else [])]
 
 
 class Live:
-    """A bar that moves, the loss, the last sample: drawn in place by rich, in a terminal or a notebook."""
+    """A bar that moves, the loss, the last sample: drawn in place by rich."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -213,4 +215,8 @@ def in_notebook() -> bool:
 
 def pick_monitor() -> Monitor:
     """Live where it can be seen, lines elsewhere."""
-    return Live() if in_notebook() or sys.stderr.isatty() else Lines()
+    if in_notebook():
+        from newleaf.train.notebook import Notebook
+
+        return Notebook()
+    return Live() if sys.stderr.isatty() else Lines()

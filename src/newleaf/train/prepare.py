@@ -20,10 +20,11 @@ from newleaf.kernels.product_speed import bf16_is_faster, product_speed
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
+from newleaf.text.amounts import byte_size
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.config import PretrainConfig, TrainConfig
-from newleaf.train.dial import Budget, Choice, Portions, choose, portions
+from newleaf.train.dial import Budget, Choice, Portions, Reason, choose, portions
 from newleaf.train.interrupt import interruptible
 from newleaf.train.machine import keep_memory, pick_device, use_threads
 from newleaf.train.monitor import Monitor
@@ -193,17 +194,37 @@ def left_out(report: dict[str, Any]) -> list[str]:
 
 def part_of(text: TextFile, most: int | None) -> str:
     """How much of a text is used, for people."""
-    whole = f"{text.n_bytes / 1e6:.2f} MB"
-    return whole if most is None or most >= text.n_bytes else f"{most / 1e6:.2f} of {whole}"
+    whole = byte_size(text.n_bytes)
+    return whole if most is None or most >= text.n_bytes else f"{byte_size(most)} of {whole}"
+
+
+def holds(reason: Reason, choice: Choice | None, network: GPTConfig, config: PretrainConfig) -> bool:
+    """Whether what the dial says of its choice is still so, now that recipe and options have had their say."""
+    if choice is None or any(getattr(network, name) != choice.model[name] for name in reason.fields):
+        return False
+    if reason.about == "vocabulary":
+        return config.tokenizer.path is None and config.tokenizer.vocab_size == choice.vocab_size
+    if reason.about == "rates":
+        usual, optimizer = OptimizerConfig(), config.optimizer
+        wanted = [
+            round(times * rate, 6) for times, rate in zip(choice.rates, (usual.learning_rate, usual.matrix_learning_rate), strict=True)
+        ]
+        return optimizer.kind == usual.kind and [optimizer.learning_rate, optimizer.matrix_learning_rate] == wanted
+    return True
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters:,}"
 
 
 def _announce(config: PretrainConfig, network: GPTConfig, choice: Choice | None, corpus: Corpus, monitor: Monitor) -> None:
     for reason in choice.reasons if choice else ():
-        monitor.say(reason)
+        if holds(reason, choice, network, config):
+            monitor.say(reason.text)
     with torch.device("meta"):
         count = GPT(network).parameter_count()
     monitor.say(
-        f"Model: {count / 1e6:.2f} M parameters, {network.n_layer} layers × {network.n_embd}, vocabulary {network.vocab_size}, "
+        f"Model: {_count(count)} parameters, {network.n_layer} layers × {network.n_embd}, vocabulary {network.vocab_size}, "
         f"context {network.context_length}. Text: {part_of(corpus.train, config.data.train_bytes)} to learn, "
         f"{part_of(corpus.validation, config.data.validation_bytes)} held out. {config.train.precision} on {config.train.threads} threads."
     )
