@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from whole_text import whole_text
 
 import newleaf
 from newleaf.families import FAMILIES, family_for, family_of
@@ -53,7 +54,7 @@ def test_greedy_text_equals_that_of_stock_generate(stock: Stock) -> None:
     prompt = "a small text"
     ids = torch.tensor([model.tokenizer.encode(prompt)])
     expected = reference.generate(ids, max_new_tokens=30, do_sample=False, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]
-    wanted = model.tokenizer.decode(expected.tolist())
+    wanted = whole_text(model.tokenizer, expected.tolist())
     assert model.generate(prompt, max_tokens=30, temperature=0) == wanted
 
 

@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor
+from whole_text import whole_text
 
 import newleaf
 from newleaf.adapters.adapter import Adapter, attach, parts_of
@@ -145,7 +146,7 @@ def test_an_adapter_on_experts_writes_pefts_texts_without_a_program_which_is_sai
     ids = torch.tensor([plain.tokenizer.encode(prompt)])
 
     def greedy(stock: Any) -> str:
-        return plain.tokenizer.decode(stock.generate(input_ids=ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :].tolist())
+        return whole_text(plain.tokenizer, stock.generate(input_ids=ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :].tolist())
 
     without = greedy(model)
     written_by_peft(model, tmp_path / "theirs", **EXPERTS)

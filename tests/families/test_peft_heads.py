@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from whole_text import whole_text
 
 import newleaf
 from newleaf.storage.adapter_folder import load_adapter, save_adapter
@@ -74,7 +75,7 @@ def test_logits_merged_weights_and_text_are_those_of_stock_peft(case: str, base:
             torch.testing.assert_close(stock(IDS).logits, wanted, atol=5e-4, rtol=5e-4)
     ids = model.tokenizer.encode("a small text")
     expected = stock.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :].tolist()
-    assert model.generate("a small text", max_tokens=12, temperature=0) == model.tokenizer.decode(expected)
+    assert model.generate("a small text", max_tokens=12, temperature=0) == whole_text(model.tokenizer, expected)
 
 
 def test_a_copy_of_the_base_is_not_put_in_and_a_trained_one_is_served_by_itself(base: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from whole_text import whole_text
 
 import newleaf
 from newleaf.api import Model
@@ -53,7 +54,7 @@ def test_beams_are_those_of_stock_transformers(pair: tuple[Any, Model], beams: i
         wanted = stock_texts(pair, ids, beams, num_beams=beams, length_penalty=penalty, sequence_bias=[[[end], 4.0]])
         found = model.complete(prompt, beams=beams, n=beams, length_penalty=penalty, max_tokens=12, logit_bias={end: 4.0})
         assert len({len(text) for text in wanted}) > 1 or beams == 2
-        assert [each.text for each in found] == [model.tokenizer.decode(ids) for ids in wanted]
+        assert [each.text for each in found] == [whole_text(model.tokenizer, ids) for ids in wanted]
         assert [each.rank for each in found] == sorted((each.rank for each in found), reverse=True)
 
 
@@ -62,7 +63,7 @@ def test_beams_with_penalties_are_those_of_stock_transformers(pair: tuple[Any, M
     ids = model.tokenizer.encode("the text ")
     wanted = stock_texts(pair, ids, 3, num_beams=3, repetition_penalty=1.3, no_repeat_ngram_size=2)
     found = model.complete("the text ", beams=3, n=3, repetition_penalty=1.3, no_repeat_ngram_size=2, max_tokens=12)
-    assert [each.text for each in found] == [model.tokenizer.decode(text) for text in wanted]
+    assert [each.text for each in found] == [whole_text(model.tokenizer, text) for text in wanted]
 
 
 def test_many_beams_find_the_likeliest_text_of_all(pair: tuple[Any, Model]) -> None:
@@ -78,7 +79,7 @@ def test_many_beams_find_the_likeliest_text_of_all(pair: tuple[Any, Model]) -> N
     scores[end], scores[:, end] = -torch.inf, -torch.inf
     best = int(scores.argmax())
     found = model.complete("a b", beams=size, max_tokens=2, banned_tokens=[end], length_penalty=0)[0]
-    assert found.text == model.tokenizer.decode([best // size, best % size])
+    assert found.text == whole_text(model.tokenizer, [best // size, best % size])
     assert found.rank == pytest.approx(float(scores.max()), abs=1e-3)
 
 
@@ -86,11 +87,11 @@ def test_guidance_is_that_of_stock_transformers(pair: tuple[Any, Model]) -> None
     model = pair[1]
     ids = model.tokenizer.encode("the text ")
     (wanted,) = stock_texts(pair, ids, 1, guidance_scale=2.5)
-    assert model.generate("the text ", temperature=0, guidance_scale=2.5, max_tokens=12) == model.tokenizer.decode(wanted)
+    assert model.generate("the text ", temperature=0, guidance_scale=2.5, max_tokens=12) == whole_text(model.tokenizer, wanted)
     negative = model.tokenizer.encode("another one")
     (wanted,) = stock_texts(pair, ids, 1, guidance_scale=1.7, negative_prompt_ids=torch.tensor([negative]))
     found = model.generate("the text ", temperature=0, guidance_scale=1.7, negative_prompt="another one", max_tokens=12)
-    assert found == model.tokenizer.decode(wanted)
+    assert found == whole_text(model.tokenizer, wanted)
     assert found != model.generate("the text ", temperature=0, max_tokens=12)
 
 

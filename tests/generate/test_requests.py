@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from whole_text import whole_text
 
 from newleaf.api import Model
 from newleaf.errors import InputError
@@ -74,7 +75,7 @@ def test_a_stop_id_ends_the_text_before_its_token_and_not_before_min_tokens(mode
     ids = [token.id for token in model.complete("ab", logprobs=0, **OPTIONS)[0].tokens]
     found = model.complete("ab", stop_ids=[ids[4]], **OPTIONS)[0]
     assert found.end == "stop"
-    assert found.text == model.tokenizer.decode(ids[: ids.index(ids[4])])
+    assert found.text == whole_text(model.tokenizer, ids[: ids.index(ids[4])])
     later = model.complete("ab", stop_ids=[ids[4]], min_tokens=12, logprobs=0, **OPTIONS)[0]
     assert later.end == "length"
     assert ids[4] not in [token.id for token in later.tokens]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from whole_text import whole_text
 
 from newleaf.api import Model
 from newleaf.errors import InputError
@@ -53,7 +54,7 @@ def test_writing_within_the_context_equals_a_plain_loop_without_a_cache(model: M
             ids.append(int(model.network(torch.tensor([ids]))[0, -1].argmax()))
     end = model.tokenizer.eos_id
     wanted = ids[3:] if end not in ids[3:] else ids[3 : ids.index(end, 3)]
-    assert model.generate("abc", max_tokens=25, temperature=0) == model.tokenizer.decode(wanted)
+    assert model.generate("abc", max_tokens=25, temperature=0) == whole_text(model.tokenizer, wanted)
 
 
 def test_a_stop_string_ends_the_text_before_itself(model: Model) -> None:
@@ -81,7 +82,7 @@ def test_an_empty_prompt_starts_from_the_beginning_of_text(model: Model) -> None
     bos = model.tokenizer.bos_id
     with torch.no_grad():
         first = int(model.network(torch.tensor([[bos]]))[0, -1].argmax())
-    assert model.generate("", max_tokens=1, temperature=0) == model.tokenizer.decode([first])
+    assert model.generate("", max_tokens=1, temperature=0) == whole_text(model.tokenizer, [first])
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(model: Model) -> None:

@@ -13,6 +13,7 @@ import transformers
 import yaml
 from clocks import Clock, Machine
 from safetensors.torch import load_file
+from whole_text import whole_text
 
 import newleaf
 from newleaf.train.recipe import merge
@@ -73,7 +74,7 @@ def test_stock_transformers_opens_the_model_with_the_same_logits_and_greedy_text
     with torch.no_grad():
         torch.testing.assert_close(model.network(ids), stock(ids).logits, atol=1e-4, rtol=0)
     out = stock.generate(ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1] :]
-    assert model.generate(prompt, max_tokens=30, temperature=0) == tokenizer.decode(out)
+    assert model.generate(prompt, max_tokens=30, temperature=0) == whole_text(model.tokenizer, out.tolist())
 
 
 def test_the_reported_bits_per_byte_are_those_of_the_saved_model_on_the_last_of_the_text(run: newleaf.Run, book: Path) -> None:

@@ -17,8 +17,9 @@ class StreamDecoder(Protocol):
     def push(self, token_id: int) -> str:
         """Text that this id completes, or an empty string."""
 
-    def finish(self) -> str:
-        """What is left, incomplete bytes as U+FFFD."""
+    def finish(self, cut: bool = True) -> str:
+        """What is left. Bytes at the end that begin a character are left out of a text that is `cut` there, and are U+FFFD otherwise,
+        as wrong bytes within a text always are."""
 
 
 class ByteStreamDecoder:
@@ -32,8 +33,8 @@ class ByteStreamDecoder:
     def push(self, token_id: int) -> str:
         return self._decoder.decode(self._bytes[token_id])
 
-    def finish(self) -> str:
-        return self._decoder.decode(b"", final=True)
+    def finish(self, cut: bool = True) -> str:
+        return "" if cut else self._decoder.decode(b"", final=True)
 
 
 class ComparingStreamDecoder:
@@ -58,8 +59,16 @@ class ComparingStreamDecoder:
         self._ids.append(token_id)
         return "" if is_byte_token(token) else self._flush()
 
-    def finish(self) -> str:
-        return self._flush(final=True)
+    def finish(self, cut: bool = True) -> str:
+        if not cut or not self._ids:
+            return self._flush(final=True)
+        if unfinished := self._unfinished():
+            del self._ids[-unfinished:]
+            return self._flush(final=True)
+        text = self._flush(final=True)
+        last = self._token(self._ids[-1]) or ""
+        whole = is_byte_token(last) or REPLACEMENT in last  # wrong bytes, or the sign itself, which a text may hold
+        return text if whole else text.removesuffix(REPLACEMENT)
 
     def _context(self, after: Sequence[int]) -> list[int]:
         """The last ids of `after` that decode to something; a run of byte tokens is taken whole, or it would decode to other text."""
@@ -76,7 +85,7 @@ class ComparingStreamDecoder:
         return found[::-1]
 
     def _unfinished(self) -> int:
-        """Byte tokens at the end of the context that begin a character and do not complete it."""
+        """Byte tokens at the end that begin a character and do not complete it."""
         run: list[int] = []
         for token_id in reversed(self._ids):
             byte = BYTE_TOKEN.fullmatch(self._token(token_id) or "")
@@ -108,8 +117,8 @@ class ShowingStreamDecoder:
     def push(self, token_id: int) -> str:
         if token_id not in self._shown:
             return self._decoder.push(token_id)
-        before, self._decoder = self._decoder.finish(), self._fresh()
+        before, self._decoder = self._decoder.finish(cut=False), self._fresh()
         return before + self._shown[token_id]
 
-    def finish(self) -> str:
-        return self._decoder.finish()
+    def finish(self, cut: bool = True) -> str:
+        return self._decoder.finish(cut)

@@ -148,8 +148,8 @@ class Tokenizer:
             return str(self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special)[0])  # as `_encoding`
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """The text that `ids` add to that of `before`. SentencePiece decodes a text's first token without the space that begins it; what
-        goes on with a text keeps that space."""
+        """The text that `ids` add to that of `before`, without a character that they begin and do not complete. SentencePiece decodes a
+        text's first token without the space that begins it; what goes on with a text keeps that space."""
         decoder = self.stream_decoder(after=before)
         return "".join(map(decoder.push, ids)) + decoder.finish()
 
