@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from newleaf.errors import InputError
+from newleaf.text.character_bpe import learned
 from newleaf.text.components import byte_alphabet
 from newleaf.text.special_tokens import END_OF_TEXT
 from newleaf.text.tokenizer import Tokenizer
@@ -29,17 +30,21 @@ class TokenizerConfig:
     """Which tokenizer a run uses.
 
     `vocab_size` counts the special token; None leaves it to the caller (bpe, unigram) or to the text (char). `path` uses files that
-    exist instead of training. The trainer sees at most `train_bytes` of the training text, spread evenly over it.
+    exist instead of training. The trainer sees at most `train_bytes` of the training text, spread evenly over it. `characters` has bpe
+    make tokens of the frequent characters before it merges anything else; None leaves that to the caller, who looks at the text.
     """
 
     kind: Kind = "bpe"
     vocab_size: int | None = None
     path: str | None = None
     train_bytes: int = 64 * 2**20
+    characters: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise InputError(f"tokenizer.kind: {self.kind!r} is none of {', '.join(get_args(Kind))}")
+        if self.characters and self.kind != "bpe":
+            raise InputError(f"tokenizer.characters: is about bpe, and {self.kind} merges nothing by frequency; leave it out")
         if self.train_bytes < 1:
             raise InputError(f"tokenizer.train_bytes: {self.train_bytes} is not positive; the trainer needs text")
         if self.vocab_size is not None:
@@ -64,7 +69,8 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, vocab_size: i
         backend = _char(texts, size)
     else:
         assert size is not None
-        backend = _bpe(_pieces(texts), size - 1) if config.kind == "bpe" else _unigram(_pieces(texts), size - 1)
+        learn = _unigram if config.kind == "unigram" else _character_bpe if config.characters else _bpe
+        backend = learn(_pieces(texts), size - 1)
     backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
     last = backend.token_to_id(END_OF_TEXT)
     return Tokenizer(backend, bos_id=last, eos_id=last, pad_id=last)
@@ -106,6 +112,10 @@ def _bpe(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=_alphabet(), show_progress=False)
     backend.train_from_iterator(texts, trainer)
     return backend
+
+
+def _character_bpe(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
+    return _word_wise(models.BPE(*learned(list(texts), size, WORDS)))
 
 
 def _unigram(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:

@@ -21,6 +21,7 @@ from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.amounts import byte_size
+from newleaf.text.character_bpe import LOOKED_AT, has_many_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.config import PretrainConfig, TrainConfig
@@ -148,6 +149,8 @@ def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, mo
         if choice is None:
             raise InputError("tokenizer.vocab_size: missing, and the model section leaves nothing to choose")
         settings = dataclasses.replace(settings, vocab_size=choice.vocab_size)
+    if settings.kind == "bpe" and settings.characters is None:
+        settings = dataclasses.replace(settings, characters=has_many_characters(corpus.train.sample(LOOKED_AT)))
     monitor.stage("learning the tokenizer", 0, None)
     place = default_cache() / "tokenizers" / key_of(corpus.train.fingerprint, plain(settings))
 
