@@ -62,7 +62,26 @@ def test_a_loss_that_barely_moved_is_told(task: str) -> None:
 
 def test_a_run_that_began_to_overfit_wants_more_rows() -> None:
     looks = [{"step": step, "val_loss": loss} for step, loss in ((0, 3.0), (40, 1.0), (80, 1.2), (120, 1.4))]
-    assert "it was best at step 40 (1.000) and at 1.400 at its end" in said({**LENGTH, "val_loss": 1.0}, *looks, task="chat")
+    text = said({**LENGTH, "val_loss": 1.0}, *looks, task="chat")
+    assert "it was best at step 40 (1.000) and at 1.400 at its end" in text
+    assert "newleaf finetune runs/book 'my reviews.csv' --task chat --steps 40 --out runs/reviews-2" in text
+    assert "--resume" not in text
+
+
+def test_nothing_is_to_be_made_better_where_every_row_is_right() -> None:
+    rows = [{"step": step, "val_accuracy": score} for step, score in ((0, 0.5), (40, 1.0), (80, 0.85), (120, 0.85))]
+    text = said(labels(1.0, 1.0), *rows)
+    assert "every held-out row is right" in text
+    assert "make it better" not in text
+    assert "overfit" not in text
+    assert "fewer epochs" not in text
+
+
+def test_two_late_validations_do_not_tell_that_it_stopped_getting_better() -> None:
+    rows = [{"step": step, "val_loss": loss} for step, loss in ((0, 3.0), (110, 1.002), (120, 1.0))]
+    text = said({**LENGTH, "val_loss": 1.0}, *rows[1:], task="chat")
+    assert "longer: it was validated too few times to tell" in text
+    assert "almost stopped" not in text
 
 
 def test_a_figure_of_answers_is_named() -> None:

@@ -29,7 +29,7 @@ class Looks:
     best: float
     last_step: int
     last: float
-    fall: float  # over the last part of the run, as a share of the last figure; negative where it got worse
+    fall: float | None  # over the last part of the run, as a share of the last figure; negative where it got worse; None if unknown
 
     @property
     def overfits(self) -> bool:
@@ -45,8 +45,9 @@ def looks_of(metrics: Sequence[Mapping[str, Any]], key: str, higher_is_better: b
     sign = -1 if higher_is_better else 1
     best_step, best = min(found, key=lambda pair: (sign * pair[1], pair[0]))
     last_step, last = found[-1]
-    begin = next((value for step, value in reversed(found) if step <= (1 - LAST_PART) * last_step), found[0][1])
-    return Looks(best_step, best, last_step, last, sign * (begin - last) / max(abs(last), 1e-9))
+    begin = next((value for step, value in reversed(found) if step <= (1 - LAST_PART) * last_step), None)
+    fall = None if begin is None else sign * (begin - last) / max(abs(last), 1e-9)
+    return Looks(best_step, best, last_step, last, fall)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def judge(config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequen
 def _advice(looks: Looks, epochs: float, gap: float) -> Advice:
     if looks.overfits or (epochs > MANY_EPOCHS and gap > WIDE_GAP):
         return "text"
-    if looks.fall > FALLING:
+    if looks.fall is None or looks.fall > FALLING:
         return "longer"
     return "larger" if epochs < FEW_EPOCHS or gap < WIDE_GAP else "text"
 
@@ -98,8 +99,8 @@ def verdict(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], m
     """The lines that end a run on text, with the next command as the last but one."""
     bits, found = summary["val_bits_per_byte"], judge(config, summary, metrics)
     lines = [
-        f"{path}: {bits:.3f} bits per byte of held-out text (lower is better, 8 is knowing nothing), after {summary['steps']:,} steps "
-        f"and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s"
+        f"{path}: {bits:.3f} bits per byte of held-out text (lower is better), after {summary['steps']:,} "
+        f"{'step' if summary['steps'] == 1 else 'steps'} and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s"
     ]
     lines += _said("beside it", beside(config))
     if found is not None:
@@ -147,6 +148,8 @@ def measured_words(looks: Looks, summary: Mapping[str, Any], metrics: Sequence[M
 def help_words(found: Judgement) -> str:
     """Whether more text, more steps or a larger model would help most, and by what sign."""
     read = f"it has read its text {found.epochs:.1f} times" if found.epochs >= 0.1 else "it has read a small part of its text"
+    if found.advice == "longer" and found.looks.fall is None:
+        return f"longer: it was validated too few times to tell whether it still gets better ({read})"
     if found.advice == "longer":
         return f"longer: validation still fell by {100 * found.looks.fall:.1f} % over the last part of the run ({read})"
     if found.advice == "larger":

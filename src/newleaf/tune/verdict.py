@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from newleaf.train.verdict import FALLING, looks_of
+from newleaf.train.verdict import FALLING, Looks, looks_of
 
 BARELY = 0.01  # of the loss before: a fall by less is no learning
 FEW_STEPS = 30  # in which little can be learned at any rate
+PERFECT = "rows of another source, to test it on: every held-out row is right, and these cannot tell a better model"
 SIMPLEST = ("commonest label", "commonest place")
 SCORES = ("accuracy", "macro_f1", "micro_f1", "matthews")
 MEANING = {
@@ -36,9 +37,9 @@ def verdict(path: Path, config: Values, summary: Values, metrics: Sequence[Value
     if wrong is not None:
         lines += [("note", wrong), ("try", what_to_try(config, summary))]
     elif summary.get("finished"):
-        lines.append(("what helps", what_helps(key, metrics)))
-    if summary.get("finished"):
-        lines.append(("make it better", command(path, config, summary, again=wrong is not None)))
+        lines.append(("what helps", PERFECT if _perfect(key, summary) else what_helps(key, metrics)))
+    if summary.get("finished") and (wrong is not None or not _perfect(key, summary)):
+        lines.append(("make it better", command(path, config, summary, wrong is not None, _overfit_after(key, metrics))))
     return [f"  {name:<15} {words}" for name, words in lines if words]
 
 
@@ -100,29 +101,48 @@ def higher_rates(config: Values) -> str:
 
 def what_helps(key: str, metrics: Sequence[Values]) -> str | None:
     """By the validations on the way: more rows where it began to overfit, longer where it still got better."""
-    looks = looks_of(metrics, key, higher_is_better=key not in ("val_loss", "val_bits_per_byte"))
+    looks = _validations(key, metrics)
     if looks is None:
         return None
     if looks.overfits:
         return f"more rows, or fewer epochs: it was best at step {looks.best_step:,} ({looks.best:.3f}) and at {looks.last:.3f} at its end"
+    if looks.fall is None:
+        return "longer: it was validated too few times to tell whether it still gets better"
     if looks.fall > FALLING:
         return f"longer: validation still got better by {100 * looks.fall:.1f} % over the last part of the run"
     return "more rows, or a larger base: validation has almost stopped getting better"
 
 
-def command(path: Path, config: Values, summary: Values, again: bool) -> str:
-    """The same data `again` with a sweep and more steps, or the same run for longer."""
+def _validations(key: str, metrics: Sequence[Values]) -> Looks | None:
+    return looks_of(metrics, key, higher_is_better=key not in ("val_loss", "val_bits_per_byte"))
+
+
+def _overfit_after(key: str, metrics: Sequence[Values]) -> int | None:
+    """The step after which it got worse; None where it did not."""
+    found = _validations(key, metrics)
+    return found.best_step if found is not None and found.overfits else None
+
+
+def _perfect(key: str, summary: Values) -> bool:
+    return key == "val_accuracy" and float(summary[key]) >= 1
+
+
+def command(path: Path, config: Values, summary: Values, again: bool, overfit_after: int | None = None) -> str:
+    """The same data `again` with a sweep and more steps, a new run as long as was good, or the same run for longer."""
     train = config.get("train") or {}
-    if not again:
+    if not again and overfit_after is None:
         longer = f"--time {train['time']}" if train.get("time") else f"--steps {2 * int(summary['steps'])}"
         return f"newleaf finetune --resume {shlex.quote(str(path))} {longer}"
     data = config.get("source") or []
     words = [config.get("model", "MODEL"), *(data if len(data) <= 3 else ["DATA"]), "--task", config.get("task", "TASK")]
     lora = " --lora" if config.get("lora") else ""
+    out = shlex.quote(f"{path}-2")
+    if not again:
+        return f"newleaf finetune {shlex.join(map(str, words))}{lora} --steps {overfit_after} --out {out}"
     length = (
         f"--time {3 * max(1, round(float(summary['total_seconds'])))}s" if train.get("time") else f"--steps {3 * int(summary['steps'])}"
     )
-    return f"newleaf finetune {shlex.join(map(str, words))}{lora} {length} --sweep --out {shlex.quote(f'{path}-2')}"
+    return f"newleaf finetune {shlex.join(map(str, words))}{lora} {length} --sweep --out {out}"
 
 
 def _score(key: str, summary: Values) -> str | None:
