@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from newleaf.evaluation.report import shown
 from newleaf.evaluation.statistics import compare, estimate, mcnemar
 
 
@@ -86,3 +87,12 @@ def test_likelihoods_are_compared_by_the_paired_bootstrap_which_sees_what_unpair
 def test_items_must_be_the_same() -> None:
     with pytest.raises(ValueError, match="2 and 3 items"):
         compare([1.0, 0.0], [1.0, 0.0, 1.0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_perplexity_beyond_all_squares_is_estimated_and_shown_short() -> None:
+    found = estimate([400.0, 390.0, 410.0], finish=np.exp)
+    assert found.value == pytest.approx(math.exp(400))
+    assert found.stderr > 0
+    assert math.isfinite(found.stderr)
+    assert shown("word_perplexity", found.value) == "5.22e+173"

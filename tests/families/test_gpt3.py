@@ -73,6 +73,8 @@ def test_sizes_whose_heads_do_not_divide_the_width_are_refused_with_a_sentence()
         with pytest.raises(newleaf.InputError, match=rf"on paper only: its {heads} heads of 128 do not divide its width of {width}"):
             families.size(name)
     assert families.size("gpt3_175b") is gpt3.SIZES["gpt3-175b"]
+    with pytest.raises(newleaf.InputError, match=r"gpt2: no such size; did you mean gpt2-124m\?"):
+        families.size("gpt2")
     with pytest.raises(newleaf.InputError, match=r"gpt3-125n: no such size; did you mean gpt3-125m\?"):
         families.size("gpt3-125n")
 

@@ -106,7 +106,7 @@ def test_files_of_lines_and_of_lists_are_read_also_when_packed(tmp_path: Path) -
     findings = Findings()
     talks = list(Reading(100).conversations([str(tmp_path / "a.jsonl"), str(tmp_path / "c.json")], findings))
     assert [talk.messages for talk in talks] == [TALK] * 4
-    assert findings.sentences()[0] == "Read 2 conversations in the shape OpenAI's."
+    assert findings.sentences()[0] == "Read 2 conversations in OpenAI's format."
 
 
 def test_a_broken_line_names_its_place_or_is_left_out(tmp_path: Path) -> None:

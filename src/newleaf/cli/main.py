@@ -57,7 +57,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         return parser.parse_args(words)  # --help, --version, or what it complains about
     name = words[place]
     if name not in commands:
-        raise InputError(f"{name}: no such command{nearest(name, commands)}; see newleaf --help")
+        raise InputError(f"{name}: no such command{nearest(name, commands) or '; newleaf --help lists them'}")
     if place:
         if words[0] in ("-h", "--help", "--version"):
             parser.parse_args(words[:1])  # prints and ends

@@ -179,5 +179,8 @@ def _said(figure: Figure) -> str:
                 return f"{value / size:,.4g} {letter} tokens"
         return f"{value:,.0f} tokens"
     if figure.unit == "days":
-        return f"{value:,.1f} days" if value >= 1 else f"{value * 24:,.1f} hours" if value >= 1 / 24 else f"{value * 1440:,.1f} minutes"
+        for unit, days in (("days", 1.0), ("hours", 1 / 24), ("minutes", 1 / 1440)):
+            if value >= days:
+                return f"{value / days:,.1f} {unit}"
+        return f"{value * 86400:,.2g} seconds"
     return f"{value:,.0f}"

@@ -52,6 +52,8 @@ def shown(name: str, value: float) -> str:
         return f"{100 * value:.1f} %"
     if name.endswith("bits_per_byte"):
         return f"{value:.4f}"
+    if abs(value) >= 1e9:
+        return f"{value:.3g}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}"
 
 

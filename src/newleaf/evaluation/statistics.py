@@ -76,8 +76,14 @@ def estimate(
     drawn = finish(ratio_of_means(_resampled_sums(pairs, resamples, block)))
     low, high = interval_of(drawn)
     plain = weights is None and finish(np.array([0.3]))[0] == 0.3
-    error = float(pairs[:, 0].std(ddof=1) / math.sqrt(len(pairs))) if plain and len(pairs) > 1 else float(np.nanstd(drawn))
+    error = float(pairs[:, 0].std(ddof=1) / math.sqrt(len(pairs))) if plain and len(pairs) > 1 else _spread(drawn)
     return Estimate(value, error, low, high, len(pairs))
+
+
+def _spread(drawn: Array) -> float:
+    """The standard deviation, whose squares do not overflow: the perplexity of words has no upper bound."""
+    most = float(np.nanmax(np.abs(drawn)))
+    return most * float(np.nanstd(drawn / most)) if 0 < most < math.inf else float("nan") if most else 0.0
 
 
 def compare(

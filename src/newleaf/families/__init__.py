@@ -60,7 +60,7 @@ def size_name(name: str) -> str:
     key = name.strip().lower().replace("_", "-")
     if key in known:
         return key
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = [each for each in known if each.startswith(f"{key}-")] or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     raise InputError(f"{name}: no such size" + (f"; did you mean {near[0]}?" if near else ""))
 
 

@@ -112,8 +112,8 @@ class Checks:
             return
         seen, of = self.closing_rows + self.report_rows, self.examiner.all_rows + self.examiner.reports
         self.monitor.say(
-            f"Held-out rows: {self.closing_rows:,} of {self.examiner.all_rows:,} are looked at before and after training, the same ones: "
-            f"all would take about {of * self.row_seconds:.0f} s, {seen:,} take {seen * self.row_seconds:.0f} s."
+            f"Validation uses {self.closing_rows:,} of {self.examiner.all_rows:,} held-out rows, the same ones before and after training: "
+            f"all would take about {of * self.row_seconds:.1f} s, these {seen * self.row_seconds:.1f} s."
         )
         self.folder.record(step=0, closing_windows=self.closing_rows, report_rows=self.report_rows)
 

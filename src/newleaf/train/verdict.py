@@ -98,9 +98,10 @@ def unigram_bits(data: bytes) -> float:
 def verdict(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines that end a run on text, with the next command as the last but one."""
     bits, found = summary["val_bits_per_byte"], judge(config, summary, metrics)
+    steps, ended = summary["steps"], "" if summary.get("finished") else " (stopped early)"
     lines = [
-        f"{path}: {bits:.3f} bits per byte of held-out text (lower is better), after {summary['steps']:,} "
-        f"{'step' if summary['steps'] == 1 else 'steps'} and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s"
+        f"{path}: {bits:.3f} bits per byte of held-out text (lower is better), after {steps:,} {'step' if steps == 1 else 'steps'} "
+        f"and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s{ended}"
     ]
     lines += _said("beside it", beside(config))
     if found is not None:
@@ -150,7 +151,7 @@ def help_words(found: Judgement) -> str:
     read = f"it has read its text {found.epochs:.1f} times" if found.epochs >= 0.1 else "it has read a small part of its text"
     if found.advice == "longer" and found.looks.fall is None:
         return f"longer: it was validated too few times to tell whether it still gets better ({read})"
-    if found.advice == "longer":
+    if found.advice == "longer" and found.looks.fall is not None:
         return f"longer: validation still fell by {100 * found.looks.fall:.1f} % over the last part of the run ({read})"
     if found.advice == "larger":
         return f"a larger model, with more time: validation has almost stopped falling, and {read}"

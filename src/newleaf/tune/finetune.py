@@ -46,7 +46,7 @@ def checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
     if not config.model:
         raise InputError("no model: name the folder, run, GGUF file or Hub model to begin from")
     if not config.source:
-        raise InputError("no data: name a file to learn from")
+        raise InputError(f"no data: {config.model} was taken as the model; newleaf finetune MODEL DATA wants both")
     if config.train.parallel == "fsdp":
         raise InputError("train.parallel: fsdp shards networks that are pretrained; fine-tuning takes ddp")
     if config.lora is not None and config.base.fresh:

@@ -33,7 +33,7 @@ class Findings:
 
     def sentences(self, what: str = "conversations") -> list[str]:
         """One line for each thing worth saying."""
-        said = [f"Read {count:,} {what} in the shape {name}." for name, count in self.shapes.most_common()]
+        said = [f"Read {count:,} {what} in {name} format." for name, count in self.shapes.most_common()]
         said += [f"{count:,} {what} {change}." for change, count in self.changed.items()]
         if self.left_out:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
