@@ -95,6 +95,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path) -> N
         ([{"messages": [{"role": "robot", "content": "x"}]}], {}, r"rows\.jsonl:1: messages\[0\]\.role: 'robot' is not one of"),
         ([{"messages": [{"role": "user", "content": ""}]}], {}, r"rows\.jsonl:1: messages\[0\]\.content: is empty"),
         ([{"prompt": "x", "response": "y" * 999}], {}, r"rows\.jsonl:1: even its first answer ends beyond 128 tokens"),
+        ([{"prompt": "x", "response": "y" * 999}], {}, r"a longer context, which pretrain makes with --model\.context_length 256"),
+        ([{"prompt": "x", "response": "y" * 999}], {"chat": {"length": 64}}, r"raise chat\.length, up to the model's context of 128"),
         ([{"prompt": "x", "response": "y"}], {"chat": {"length": 999}}, r"chat\.length: 999 is beyond the model's context of 128"),
         ([{"prompt": "x", "response": "y"}], {"chat": {"new_template": False}}, "has no chat template; give one with --chat.template"),
         ([{"messages": [{"role": "user", "content": "x"}]}], {}, r":1: without an answer to learn from, as are all conversations here"),

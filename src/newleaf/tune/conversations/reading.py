@@ -47,13 +47,25 @@ class Findings:
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read: the most positions of an example, a system message for conversations without one, and what a bad row means."""
+    """How rows are read: the most positions of an example, a system message for conversations without one, and what a bad row means.
+
+    `context` is that of the model, to say how an example can have more; 0 where it is not known."""
 
     length: int
     system: str | None = None
     limit: int | None = None
     on_error: Literal["stop", "skip"] = "stop"
     encoding: str | None = None  # of the files
+    context: int = 0
+
+    @property
+    def _longer(self) -> str:
+        """How an example can have more positions."""
+        if not self.context:
+            return "raise chat.length where the context allows it"
+        if self.length < self.context:
+            return f"raise chat.length, up to the model's context of {self.context:,}"
+        return f"begin from a model with a longer context, which pretrain makes with --model.context_length {2 * self.context}"
 
     def conversations(self, sources: Iterable[str], found: Findings) -> Iterator[Conversation]:
         """The conversations, checked."""
@@ -111,7 +123,7 @@ class Reading:
             if made[0].places > self.length:
                 raise InputError(
                     f"{row.where}: {name}: has {made[0].places:,} tokens, and an example may have {self.length:,}; "
-                    "shorten it, or raise chat.length where the context allows it"
+                    f"shorten it, or {self._longer}"
                 )
             sides.append(made[0])
         found.shapes[pair.shape] += 1
@@ -130,9 +142,9 @@ class Reading:
         if not fitting:
             raise InputError(
                 f"{conversation.where}: even its first answer ends beyond {self.length:,} tokens, which is what an example may have; "
-                "shorten it, or raise chat.length where the context allows it"
+                f"shorten it, or {self._longer}"
             )
-        found.changed[f"cut at a turn, to the {self.length:,} tokens of an example"] += 1
+        found.changed[f"cut at a turn, to the {self.length:,} tokens of an example; to keep all of it, {self._longer}"] += 1
         return fitting
 
     def _cut(self, conversation: Conversation, answers: Answers, whole: Example) -> list[Example]:

@@ -92,7 +92,9 @@ def conversations_of(config: ChatTuneConfig, base: Base, monitor: Monitor) -> tu
         raise InputError("train.sample.n: one sample is shown for each prompt")
     length = check_length(config.chat.length, base, "chat.length")
     ready = chat_base(base, config.chat, config, monitor)
-    reading = Reading(length, config.chat.system, on_error=config.data.on_error, encoding=config.data.encoding)
+    reading = Reading(
+        length, config.chat.system, on_error=config.data.on_error, encoding=config.data.encoding, context=base.config.context_length
+    )
     train, held_out = read_talks(Split(config.source, config.data), reading, Answers(ready.template), monitor)
     return dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length)), ready, train, held_out
 

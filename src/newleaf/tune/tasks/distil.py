@@ -174,7 +174,7 @@ def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: R
     rows = TalkDataConfig(
         data.val_fraction, data.validation_sources or None, data.limit, data.validation_limit, data.on_error, data.encoding
     )
-    reading = Reading(length, config.chat.system, on_error=rows.on_error, encoding=rows.encoding)
+    reading = Reading(length, config.chat.system, on_error=rows.on_error, encoding=rows.encoding, context=base.config.context_length)
     train, held_out = read_talks(Split(config.source, rows), reading, Answers(ready.template), monitor)
     sides = [[example for _, made in talks for example in made] for talks in (train, held_out)]
     return DistilChatCourse(config, ready, sides[0], sides[1], teacher, monitor.stage)

@@ -67,7 +67,9 @@ def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, 
     length = check_length(config.chat.length, base, "chat.length")
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
     ready = chat_base(base, config.chat, config, monitor)
-    reading = Reading(length, config.chat.system, on_error=config.data.on_error, encoding=config.data.encoding)
+    reading = Reading(
+        length, config.chat.system, on_error=config.data.on_error, encoding=config.data.encoding, context=base.config.context_length
+    )
     train, held_out = read_pairs(Split(config.source, config.data), reading, Answers(ready.template), monitor)
     if config.preference.method != "orpo":
         both = _referred([*train, *held_out], config, ready, monitor)
