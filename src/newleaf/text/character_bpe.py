@@ -10,7 +10,6 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from newleaf.text.components import byte_alphabet
 
-CHARACTERS = 0.75  # of the tokens beyond the bytes, at most; the others are merges of characters
 LEAST = 2  # times that a character stands in the text
 RARE = "\ue000"  # a private sign that stands for the other characters while merges are learned; it is no letter, so words end at it
 LOOKED_AT = 1 << 20  # characters of a text
@@ -34,13 +33,18 @@ def has_many_characters(texts: Iterable[str]) -> bool:
 
 def learned(texts: list[str], size: int, words: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of at most `size` tokens in byte-level stand-ins: the 256 bytes, the characters in the order of how often
-    they stand, then what BPE over whole characters merges. `words` is the expression that cuts text into words."""
+    they stand, then what BPE over whole characters merges. `words` is the expression that cuts text into words.
+
+    Of the tokens beyond the bytes, characters have at most the share that they have of the text's bytes: the words of another script
+    beside them want merges."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
     bytes_first = sorted(byte_alphabet(), key=byte_alphabet().__getitem__)
     vocabulary, merges = {symbol: number for number, symbol in enumerate(bytes_first)}, list[tuple[str, str]]()
-    kept = _add_characters(counts, vocabulary, merges, len(vocabulary) + int(CHARACTERS * (size - len(vocabulary))))
+    n_bytes = {c: len(c.encode()) * count for c, count in counts.items()}
+    share = sum(n for c, n in n_bytes.items() if not c.isascii()) / max(1, sum(n_bytes.values()))
+    kept = _add_characters(counts, vocabulary, merges, len(vocabulary) + int(share * (size - len(vocabulary))))
     for left, right in _merges_of_characters(texts, counts.keys(), kept, size, words):
         if len(vocabulary) >= size:
             break
