@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conversing import FAST, WORDS, base_model, preferences, talks, write_rows
 
 import newleaf
 from newleaf.cli.main import main
+from newleaf.errors import InputError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = {**FAST, "eval_windows": 4}
@@ -65,3 +67,34 @@ def test_the_command_ends_with_code_2_and_one_line(tmp_path: Path, capsys: pytes
     assert main(list(map(str, words))) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "robot" in line]
     assert "rows.jsonl:1: messages[0].role: 'robot' is not one of" in line
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_a_recipe_fits_a_context_of_128_or_says_which_base_it_wants(recipe: str) -> None:
+    text = (RECIPES / recipe).read_text("utf-8")
+    values = yaml.safe_load(text)
+    lengths = [section["length"] for section in values.values() if isinstance(section, dict) and "length" in section]
+    comments = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    for length in lengths:
+        assert length <= 128 or f"The base needs a context of {length} tokens" in comments
+
+
+@pytest.mark.parametrize("recipe", ["chat-small.yaml", "dpo-small.yaml", "translate-small.yaml"])
+def test_the_recipes_for_small_models_run_in_a_context_of_128(recipe: str, tmp_path: Path) -> None:
+    base = base_model(tmp_path / "base", context_length=128)
+    rows = [{"prompt": word, "references": [said]} for word, said in WORDS.items()]
+    source = {
+        "chat-small.yaml": (),
+        "dpo-small.yaml": (preferences(tmp_path / "pairs.jsonl"),),
+        "translate-small.yaml": (write_rows(tmp_path / "rows.jsonl", rows),),
+    }[recipe]
+    limits: dict[str, Any] = {"data": {"limit": 60, "validation_limit": 8}} if recipe == "chat-small.yaml" else {}
+    run = newleaf.finetune(base, *source, config=RECIPES / recipe, out=tmp_path / "run", quiet=True, steps=1, train=SMALL, **limits)
+    assert run.summary["steps"] == 1
+
+
+def test_a_base_that_is_too_short_for_a_recipe_is_told_what_to_do(tmp_path: Path) -> None:
+    base = base_model(tmp_path / "base", context_length=128)
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": word, "summary": said} for word, said in WORDS.items()])
+    with pytest.raises(InputError, match=r"chat\.length: 512 is beyond the model's context of 128 tokens; .*--chat\.length 0"):
+        newleaf.finetune(base, rows, config=RECIPES / "summarise-small.yaml", out=tmp_path / "run", quiet=True, steps=1)

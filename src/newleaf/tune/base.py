@@ -108,5 +108,8 @@ def check_length(wanted: int, base: Base, option: str) -> int:
     """How many tokens a row may have: as many as wanted, or the context's own up to 1,024. Raises InputError beyond the context."""
     most = base.config.context_length
     if wanted > most:
-        raise InputError(f"{option}: {wanted} is beyond the model's context of {most} tokens")
+        raise InputError(
+            f"{option}: {wanted} is beyond the model's context of {most} tokens; take a base with a longer one "
+            f"(newleaf pretrain … --model.context_length {wanted}), or --{option} 0 for what this one has"
+        )
     return wanted or min(most, 1024)
