@@ -4,6 +4,7 @@ import builtins
 import csv
 import gzip
 import json
+import random
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +123,23 @@ def test_a_broken_archive_is_named(tmp_path: Path, name: str, data: bytes) -> No
     (tmp_path / name).write_bytes(data[:8] + b"\xff\xff\xff" + data[11:-6])
     with pytest.raises(InputError, match=r"broken (gzip|zstd) file"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("known_size", [False, True])
+def test_a_zst_file_that_was_cut_anywhere_is_named(tmp_path: Path, checksum: bool, known_size: bool) -> None:
+    packer = zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=known_size)
+    noise = random.Random(1).randbytes(150_000).hex().encode()  # several blocks, and one that is a run
+    frame, skippable = packer.compress(noise + b"a" * 300_000), b"\x53\x2a\x4d\x18\x03\0\0\0abc"
+    whole = tmp_path / "whole.txt.zst"
+    whole.write_bytes(skippable + frame + packer.compress(b"") + frame)
+    assert read(whole) == [(noise + b"a" * 300_000).decode() * 2]
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.txt.zst"
+    for length in (1, 3, 6, 13, 17, 30, len(frame) // 2, len(frame) + 10, len(frame) + 13, len(data) - 5, len(data) - 1):
+        cut.write_bytes(data[:length])
+        with pytest.raises(InputError, match=r"cut\.txt\.zst: broken zstd file"):
+            read(cut)
 
 
 def test_parquet_without_the_column_or_with_empty_cells_is_named(tmp_path: Path) -> None:

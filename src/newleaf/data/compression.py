@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from newleaf.data.problems import BadDocumentError
+from newleaf.data.zstd_frames import cut_off
 from newleaf.errors import InputError
 
 BLOCK = 4 * 2**20
@@ -27,7 +28,8 @@ def blocks(path: Path, on_read: Read) -> Iterator[bytes]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadDocumentError("broken archive", f"{path}: broken gzip file ({error})") from error
+        kind = "zstd" if path.suffix == ".zst" else "gzip"
+        raise BadDocumentError("broken archive", f"{path}: broken {kind} file ({error})") from error
     except OSError as error:
         raise BadDocumentError("unreadable", f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # zstandard's and compression.zstd's own error share no base class
@@ -58,6 +60,8 @@ def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[Any]:
     elif path.suffix == ".zst":
         with _zstd(raw) as stream:
             yield stream
+        if cut_off(raw):  # told once all of it was asked for
+            raise EOFError("it ends before its last frame does")
     else:
         yield raw
 
