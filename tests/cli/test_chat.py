@@ -8,6 +8,7 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -246,6 +247,17 @@ def test_a_pipe_gets_an_answer_for_each_line_and_no_commands(talker: Path, tmp_p
     assert not (tmp_path / "x").exists()
     plain = piped(talker, "--max-tokens", "5", "--seed", "1", stdin="Hello\n")
     assert plain.stdout == rows[0]["content"] + "\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sh closes the streams")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", [["chat"], ["generate", "Hello", "--max-tokens", "2"], ["classify", "-"]])
+def test_streams_that_the_caller_closed_read_and_write_nothing(talker: Path, words: list[str], closed: str) -> None:
+    command = [sys.executable, "-m", "newleaf", words[0], str(talker), *words[1:]]
+    text = f"{shlex.join(command)} {closed}"
+    done = subprocess.run(["sh", "-c", text], input="", capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "newleaf:" not in done.stdout
 
 
 def test_a_chat_is_sampled_as_the_model_says_and_otherwise_with_a_cutoff(talker: Path, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 after a second Ctrl-C."""
     started = time.monotonic()
+    _open_streams()
     _heed_others()
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
@@ -103,6 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
         if debug or error.errno not in OF_THE_DISK:
             raise
         return _fail(f"{error.filename or 'writing'}: {(error.strerror or str(error)).lower()}", 2)
+
+
+def _open_streams() -> None:
+    """Streams that the caller has closed (`<&-`, `>&-`, `2>&-`) read and write nothing. Python has None for them: notes would go to
+    standard output, and files opened later would take their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def _heed_others() -> None:
