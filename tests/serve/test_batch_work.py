@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import json
 import os
@@ -13,15 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from newleaf.errors import InputError
 from newleaf.serve.batch_flight import Flight
+from newleaf.serve.batch_output import Output
 from newleaf.serve.batch_work import AT_ONCE, Work
-from newleaf.serve.errors import overloaded, respond
+from newleaf.serve.edge import Edge
+from newleaf.serve.errors import add_handlers, overloaded, respond
 from newleaf.serve.keys import Key
 from newleaf.serve.logs import Logs
+from newleaf.serve.metrics import Metrics
 from newleaf.serve.rates import KeyRates
-from newleaf.serve.settings import Limits
+from newleaf.serve.settings import Limits, Settings
+from newleaf.serve.shelf import Shelf
 
 ENDPOINT = "/v1/completions"
 
@@ -393,3 +400,60 @@ def test_a_batch_that_cannot_be_written_down_holds_up_no_other(tmp_path: Path) -
     asyncio.run(server.until_over(good))
     assert len(server.rows(good)) == 2
     assert bad in server.log.getvalue()
+
+
+class Full:
+    """A disk that is full at times: what adds to the files of batches fails then, as the system says it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = False
+        for owner, name in ((Flight, "_write"), (Flight, "end"), (Output, "_add"), (Shelf, "put")):
+            monkeypatch.setattr(owner, name, self._limited(getattr(owner, name)))
+
+    def _limited(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def limited(*values: Any) -> Any:
+            if self.now:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*values)
+
+        return limited
+
+
+def test_a_full_disk_is_waited_for_and_blames_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Full(monkeypatch)
+    server = Server(tmp_path, [])
+    tries = {"r3": 3, "r7": 2}
+    sleep = server.work._sleep
+
+    async def later(seconds: float) -> None:
+        await sleep(seconds)
+        disk.now = server.time % 90 > 0  # there is room again at every third try
+
+    def answer(prompt: str) -> None:
+        if tries.get(prompt):
+            tries[prompt] -= 1
+            disk.now = True
+
+    server.work._sleep, server.answer = later, answer
+    first, second = server.make(lines(10)), server.make(lines(2))
+    asyncio.run(server.until_over(first, second))
+    assert [server.status(id_) for id_ in (first, second)] == ["completed", "completed"]
+    assert sorted(row["custom_id"] for row in server.rows(first)) == sorted(f"r{number}" for number in range(10))
+    assert len(server.rows(second)) == 2
+    assert server.rows(first, "error") == server.rows(second, "error") == []
+    assert server.time == 5 * 90
+
+
+def test_a_request_that_a_full_disk_cannot_keep_is_told_so(tmp_path: Path) -> None:
+    app, log = FastAPI(), io.StringIO()
+    add_handlers(app)
+
+    @app.post("/keep")
+    def keep() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    app.add_middleware(Edge, settings=Settings(), rates=KeyRates(Limits(), None), metrics=Metrics(), logs=Logs(log))
+    answer = TestClient(app, base_url="http://localhost").post("/keep")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
+    assert "disk is full" in answer.json()["error"]["message"]
+    assert os.strerror(errno.ENOSPC) in log.getvalue()

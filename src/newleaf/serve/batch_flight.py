@@ -19,9 +19,10 @@ CRASHES = 2  # after which a line is given up
 
 
 class Flight:
-    """The notes of one batch, `crashes` by line. Opening them counts a crash for every line whose work did not come to its end."""
+    """The notes of one batch, `crashes` by line. Opening them counts a crash for every line whose work did not come to its end, unless
+    this server has had them open before (`again`): then it lives, and what it could not write down is no crash."""
 
-    def __init__(self, folder: Path, id_: str) -> None:
+    def __init__(self, folder: Path, id_: str, again: bool = False) -> None:
         make_private(folder)
         path = path_of(folder, id_)
         self.crashes: Counter[int] = Counter()
@@ -33,8 +34,8 @@ class Flight:
                 self._flying.discard(number)
                 self.crashes[number] += mark == "!"
         self._file = open_private(path)
-        self._write("!", sorted(self._flying))
-        self.crashes.update(self._flying)
+        self._write("-" if again else "!", sorted(self._flying))
+        self.crashes.update(() if again else self._flying)
         self._flying.clear()
 
     def begin(self, number: int) -> None:

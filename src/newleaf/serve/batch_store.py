@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from newleaf.serve.batch_flight import CRASHES, Flight
 from newleaf.serve.batch_lines import BadBatch, Line, body_of, open_lines, read_lines
 from newleaf.serve.batch_output import Output
 from newleaf.serve.files import Files
+from newleaf.serve.full_disk import disk_is_full
 from newleaf.serve.inside import Answer
 from newleaf.serve.logs import Logs
 from newleaf.serve.shelf import Fields, Object, Shelf
@@ -67,6 +69,7 @@ class Store:
         self.files = Files(folder / "files", logs)
         self.shelf = Shelf(folder / "batches", "batch_", "batch", FIELDS, logs)
         self._logs, self._most_bytes = logs, most_bytes
+        self._opened: set[str] = set()  # by this server, so that what their notes leave open is no crash
         self._cancelled: set[str] = set()  # whose work may still count an answer before it hears of it
 
     def release(self) -> None:
@@ -99,7 +102,8 @@ class Store:
 
     def open(self, batch: Object) -> Job:
         """Begin to answer a batch, or go on with it. Raises BadBatch for what cannot be answered."""
-        flight = Flight(self.shelf.folder, batch["id"])
+        flight = Flight(self.shelf.folder, batch["id"], batch["id"] in self._opened)
+        self._opened.add(batch["id"])
         try:
             if flight.crashes[READING] >= CRASHES:
                 raise BadBatch([_problem(CRASHED, TWICE.format(what="file"))])
@@ -111,7 +115,10 @@ class Store:
             output = Output(self.shelf.folder, batch["id"])
             flight.end(READING)
         except OSError as error:
-            flight.close()
+            with contextlib.suppress(OSError):  # the disk may still be full
+                flight.close()
+            if disk_is_full(error):
+                raise
             gone = isinstance(error, FileNotFoundError)
             message = "the input file is gone" if gone else f"the input file cannot be read ({error.strerror})"
             raise BadBatch([_problem("missing_file", message)]) from None

@@ -14,12 +14,14 @@ from newleaf.serve.batch_lines import UNWRITABLE, BadBatch, Line
 from newleaf.serve.batch_store import CRASHED, TWICE, Job, Store
 from newleaf.serve.edge import Record
 from newleaf.serve.errors import shape
+from newleaf.serve.full_disk import disk_is_full
 from newleaf.serve.hosted import Threads
 from newleaf.serve.inside import Answer, request_inside
 from newleaf.serve.logs import Logs
 from newleaf.serve.rates import KeyRates
 from newleaf.serve.shelf import Object
 
+FULL_SECONDS = 30.0  # between tries where the disk is full
 AT_ONCE = 8  # half of an engine's slots, so that others are answered meanwhile
 
 
@@ -62,7 +64,8 @@ class Work:
         return batch
 
     async def run(self) -> None:
-        """Until it is cancelled. A batch that cannot be written down waits for the next start and holds up no other."""
+        """Until it is cancelled. A batch that cannot be written down waits for the next start and holds up no other; a full disk is
+        waited for."""
         stuck: set[str] = set()
         while True:
             self._news.clear()
@@ -73,8 +76,11 @@ class Work:
             try:
                 await self._work_on(batch)
             except Exception as error:
-                stuck.add(batch["id"])
                 self._logs.write("error", batch=batch["id"], problem=repr(error))
+                if disk_is_full(error):  # for every batch
+                    await self._sleep(FULL_SECONDS)
+                else:
+                    stuck.add(batch["id"])
 
     async def _work_on(self, batch: Object) -> None:
         """One batch to its end. A batch that is cancelled ends its task, and not ours."""
@@ -88,6 +94,8 @@ class Work:
                 task.cancel()
                 await asyncio.wait([task])
             if not task.cancelled() and (error := task.exception()) is not None:
+                if disk_is_full(error):
+                    raise error
                 self._logs.write("error", batch=batch["id"], problem=repr(error))
                 problem = {"code": "server_error", "line": None, "message": "the server failed; its log has more"}
                 await self._disk.run(lambda: self.store.end(batch, "failed", [problem]))

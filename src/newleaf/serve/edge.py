@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from newleaf.serve.errors import ApiError, overloaded, respond, shape
+from newleaf.serve.full_disk import disk_is_full, full_disk
 from newleaf.serve.keys import find
 from newleaf.serve.logs import Logs
 from newleaf.serve.metrics import Metrics
@@ -99,7 +100,9 @@ class Edge:
         except Exception as error:
             trace = "".join(traceback.format_exception(error)[-TRACE:])
             self.logs.write("error", id=record.id, problem=repr(error), trace=trace)
-            if status == 0:
+            if status == 0 and disk_is_full(error):
+                await respond(full_disk())(scope, receive, answer)
+            elif status == 0:
                 body = shape(500, f"the server failed; its log has more under the request's id, {record.id}")
                 await _json(500, body, answer, scope, receive)
         finally:
