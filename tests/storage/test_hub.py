@@ -17,8 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.storage.folder import save_folder
+from newleaf.storage.hub import local_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -227,6 +229,14 @@ def test_info_and_plan_fetch_no_weights(hub: Hub, tmp_path: Path) -> None:
     assert found["licence"] == "mit"
     assert found["stored_as"].startswith("float32, as config.json says")
     assert found["parameters"] == json.loads(planned.stdout)["figures"]["parameters"]["value"]
+
+
+def test_a_run_whose_name_is_mistyped_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "runs" / "sonnets").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"^runs/sonets: not on this disk, and .*; did you mean runs/sonnets\?$"):
+        local_folder("runs/sonets", ("config.json",))
 
 
 def test_offline_never_asks(hub: Hub, tmp_path: Path) -> None:

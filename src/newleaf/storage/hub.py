@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from pathlib import Path
@@ -98,4 +99,12 @@ def _fetch(repository: str, revision: str | None, files: set[str], bars: bool = 
         if isinstance(error, OSError) and error.errno is not None:
             raise  # this machine's: a full disk, a cache that may not be written
         why = f"the connection broke ({' '.join(str(error).split())[:200]}); run the command again, what came whole is kept"
-    raise InputError(f"{repository}: {why}")
+    raise InputError(f"{repository}: {why}{_near_here(repository)}")
+
+
+def _near_here(name: str) -> str:
+    """`; did you mean …?` where a folder beside it on this disk has nearly this name: runs/bok for runs/book."""
+    beside = Path(name).parent
+    names = [path.name for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
+    near = difflib.get_close_matches(Path(name).name, names, n=1)
+    return f"; did you mean {beside / near[0]}?" if near else ""
