@@ -16,6 +16,7 @@ from newleaf.errors import InputError
 from newleaf.text.character_bpe import has_many_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+from newleaf.train.recipe import recipe_of
 
 CHINESE = "春眠不觉晓，处处闻啼鸟。\n夜来风雨声，花落知多少。\n床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n" * 20 + "囧"
 ENGLISH = "It was the best of times, it was the worst of times.\n" * 40
@@ -84,3 +85,13 @@ def test_a_run_chooses_by_its_text_and_writes_it_down(text: str, expected: bool,
 def test_characters_with_another_kind_are_refused(kind: str) -> None:
     with pytest.raises(InputError, match=r"tokenizer\.characters"):
         TokenizerConfig(kind=kind, characters=True)  # type: ignore[arg-type]
+
+
+def test_a_run_of_before_keeps_the_tokenizer_that_it_had() -> None:
+    """run.yaml of an older version says nothing of characters."""
+    written = {"source": ["a.txt"], "tokenizer": {"kind": "bpe", "vocab_size": 400}, "record": {"version": "0.1.0"}}
+    assert recipe_of(written) == {"source": ["a.txt"], "tokenizer": {"kind": "bpe", "vocab_size": 400, "characters": False}}
+    newer = written | {"tokenizer": {"kind": "bpe", "characters": True}}
+    assert recipe_of(newer)["tokenizer"]["characters"] is True
+    recipe = {"tokenizer": {"kind": "bpe"}}  # no run's: the text decides
+    assert recipe_of(recipe) == recipe

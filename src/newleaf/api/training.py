@@ -15,7 +15,7 @@ from newleaf.train.monitor import Monitor, Silent, pick_monitor
 from newleaf.train.pretrain import PRETRAINING
 from newleaf.train.pretrain import pretrain as run_pretraining
 from newleaf.train.ranks import leads
-from newleaf.train.recipe import build, merge, read_recipe
+from newleaf.train.recipe import build, merge, read_recipe, recipe_of
 from newleaf.train.run import resume as resume_run
 from newleaf.train.run_folder import RunFolder
 
@@ -115,7 +115,7 @@ def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str
     """A recipe with options laid over it; `time=`, `seed=`, `track=` and the like are short for fields of `train`."""
     given = dict(options)
     short = {name: given.pop(name) for name in (*LENGTHS, "seed", "threads", "device", "track") if name in given}
-    values = merge({name: value for name, value in recipe.items() if name != "record"}, given, {"train": short})
+    values = merge(recipe_of(recipe), given, {"train": short})
     train = values["train"]
     lengths = {name for name in LENGTHS if short.get(name, (options.get("train") or {}).get(name)) is not None}
     if lengths:

@@ -39,6 +39,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return values
 
 
+def recipe_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run.yaml as a recipe that gives the same run: without its `record`, and with what did not exist when older ones were written."""
+    recipe = {name: value for name, value in values.items() if name != "record"}
+    tokenizer = recipe.get("tokenizer")
+    if "record" in values and isinstance(tokenizer, Mapping):
+        recipe["tokenizer"] = {"characters": False, **tokenizer}
+    return recipe
+
+
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Nested dictionaries laid over one another, the last on top."""
     merged: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from newleaf.train.lengths import checked_lengths, extension_words, follows_cloc
 from newleaf.train.lock import FolderLock, NoLock
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks, joined, restarted
+from newleaf.train.recipe import recipe_of
 from newleaf.train.run_folder import CONFIG, RunFolder
 from newleaf.train.session import Session
 from newleaf.train.trackers import Trackers, check_installed
@@ -155,7 +156,7 @@ def _resume(
 
 def _read(kind: Kind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
     """The configuration in a run.yaml, with the schedule it was begun with. Raises InputError, naming the file."""
-    recipe = {name: value for name, value in values.items() if name != "record"}
+    recipe = recipe_of(values)
     if follows_clock(values):
         recipe["train"] = recipe["train"] | {"replay": None}
     try:
