@@ -28,6 +28,10 @@ from newleaf.version import VERSION
 
 NAME = "model"
 KEY = "none"
+WHY = (
+    "What did not work, in the clients' words. An answer that is cut (`incomplete`, `max_tokens`) or JSON of other fields than were asked",
+    "for in words is the small model's doing; it comes and goes from run to run.",
+)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def table(results: list[Result], model: str) -> str:
         parts.append(f"| {each.client.name} | {each.version or '—'} | {_cell(what)} | {_cell(str(result))} |")
         notes += [f"- **{each.client.name}**, {tried.what}: {_cell(tried.note)}" for tried in each.tried if not tried.ok]
         notes += [f"- **{each.client.name}**: {_cell(each.skipped)}" for _ in (1,) if each.skipped and each.tried]
-    return "\n".join([*parts, *(["", "What did not work, in the clients' words:", "", *notes] if notes else []), ""])
+    return "\n".join([*parts, *(["", *WHY, "", *notes] if notes else []), ""])
 
 
 def _cell(text: str) -> str:

@@ -16,7 +16,7 @@ SIMPLEST = ("commonest label", "commonest place")
 SCORES = ("accuracy", "macro_f1", "micro_f1", "matthews")
 MEANING = {
     "val_bits_per_byte": "bits per byte of held-out text (lower is better)",
-    "val_loss": "nats on held-out rows (lower is better; each learned token or row)",
+    "val_loss": "nats per learned token or row, held out (lower is better)",
     "val_accuracy": "of held-out rows are right (higher is better)",
     "val_macro_f1": "is the mean F1 of the labels on held-out rows (higher is better, 1 is perfect)",
     "val_micro_f1": "is the F1 of all labels together on held-out rows (higher is better, 1 is perfect)",
