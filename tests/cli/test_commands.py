@@ -168,7 +168,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(book: Path, tmp_path: Path) -> 
 
 def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {
-        "empty.txt": b"", "binary.txt": b"abc\x00def", "latin.txt": "caf\xe9 ".encode("latin-1") * 50,
+        "empty.txt": b"", "binary.txt": b"abc\x00def", "unknown.txt": b"caf\x81 \x8d " * 50,
         "short.txt": b"hello", "broken.jsonl": b'{"text": "a"}\n{"text": \n', "lacks.jsonl": b'{"text": "a"}\n{"body": "b"}\n',
     }  # fmt: skip
     for name, data in files.items():
@@ -181,7 +181,7 @@ def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: 
         (["pretrain", tmp_path / "missing.txt", *new], "missing.txt"),
         (["pretrain", tmp_path / "empty.txt", *new], "empty.txt"),
         (["pretrain", tmp_path / "binary.txt", *new], "byte 3"),
-        (["pretrain", tmp_path / "latin.txt", *new], "byte 3"),
+        (["pretrain", tmp_path / "unknown.txt", *new], "byte 3; name its encoding with --data.encoding"),
         (["pretrain", tmp_path / "short.txt", *new, *SMALL], "short.txt|few|short"),
         (["pretrain", tmp_path / "broken.jsonl", *new], "broken.jsonl:2"),
         (["pretrain", tmp_path / "lacks.jsonl", *new], "lacks.jsonl:2"),

@@ -64,7 +64,8 @@ def test_texts_are_the_back_ends(both: tuple[Any, Any], book: Path) -> None:
     options = [{"until": ["\n", "the"], "max_gen_toks": 24}, {"until": "e", "max_gen_toks": 16, "do_sample": False}, {"max_gen_toks": 12}]
     asked = [(text[at : at + 120], option) for at in range(0, 1200, 300) for option in options]
     found, wanted = (each.generate_until(instances("generate_until", asked), disable_tqdm=True) for each in both)
-    assert found == wanted
+    # newleaf writes no half of a character where a text is cut.
+    assert [text.rstrip("\ufffd") for text in found] == [text.rstrip("\ufffd") for text in wanted]
 
 
 def test_options_that_are_not_known_are_refused(both: tuple[Any, Any]) -> None:

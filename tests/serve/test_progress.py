@@ -18,7 +18,7 @@ def chunks(running: Running, **body: Any) -> list[dict[str, Any]]:
 
 
 def test_a_stream_says_how_much_of_the_prompt_has_been_read(server: Running) -> None:
-    asked: dict[str, Any] = {"model": "endless", "messages": [{"role": "user", "content": "capital " * 400}], "max_tokens": 4}
+    asked: dict[str, Any] = {"model": "endless", "messages": [{"role": "user", "content": "capital " * 2500}], "max_tokens": 4}
     found = chunks(server, **asked, return_progress=True, stream_options={"include_usage": True})
     told = [chunk["prompt_progress"] for chunk in found if "prompt_progress" in chunk]
     (usage,) = [chunk["usage"] for chunk in found if chunk["usage"]]

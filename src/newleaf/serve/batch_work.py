@@ -125,6 +125,8 @@ class Work:
             async with asyncio.TaskGroup() as group:
                 for _ in range(AT_ONCE):
                     group.create_task(self._answer_some(job, others))
+            for line in [line for line in left if line.key not in job.output.done]:  # whose task was ended from within
+                await self._answer_line(job, line)
         finally:
             await self._disk.run(job.close)
         await self._disk.run(lambda: self.store.end(batch, "completed"))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from newleaf.serve.keys import Key
 from newleaf.serve.settings import Limits
 
+ROUNDING = 1e-9  # of a bucket: no wait brings what a sum has lost by rounding
 RESERVE = 0.5  # of a bucket: what requests that can wait leave to those that somebody waits for
 
 
@@ -23,7 +24,8 @@ class Bucket:
         now = self._clock()
         self._left = min(self.per_minute, self._left + (now - self._at) * self.per_minute / 60)
         self._at = now
-        return max(0.0, (min(amount, self.per_minute) - self._left) * 60 / self.per_minute)
+        lacking = min(amount, self.per_minute) - self._left
+        return lacking * 60 / self.per_minute if lacking > ROUNDING * self.per_minute else 0.0
 
     def take(self, amount: float) -> None:
         """What was used; the bucket may owe something then."""

@@ -90,11 +90,16 @@ class Checks:
         if self.clock is None:
             self.rows = self.rows or wanted
             return
-        few = min(WARM_UP_ROWS, wanted)
-        self.look(few)
-        probe = probe_rows(self.clock.length, few * self.row_seconds, wanted)
-        self.paces.clear()  # the first one warms up
-        self.look(probe)
+        self.look(min(WARM_UP_ROWS, wanted))  # which takes longer than any other: kernels may be compiled in it
+        self.paces.clear()
+        self.look(1)
+        single = self.row_seconds
+        probe = probe_rows(self.clock.length, single, wanted)
+        for _ in range(2):
+            self.paces.clear()
+            self.look(probe)
+            if self.row_seconds <= single:  # many rows at once are slower than one alone only where they were the first
+                break
         looks = 2 if self.course.looks_before else 1
         found = plan(self.clock.length, self.row_seconds, wanted, self.closing_rows, self.report_rows, looks)
         self.count = found.checks

@@ -44,7 +44,7 @@ def plan(seconds: float, row_seconds: float, wanted: int, all_rows: int, reports
     return HeldOutPlan(checks, rows, closing, report)
 
 
-def probe_rows(seconds: float, warm_up_seconds: float, wanted: int) -> int:
-    """Rows of the look that measures what a row takes, after one of `WARM_UP_ROWS` took `warm_up_seconds`."""
-    affordable = int(PROBE_SHARE * seconds * WARM_UP_ROWS / max(warm_up_seconds, 1e-9))
-    return max(1, min(FEWEST_ROWS, wanted, max(WARM_UP_ROWS, affordable)))
+def probe_rows(seconds: float, single_seconds: float, wanted: int) -> int:
+    """Rows of the look that measures what a row takes, after a single one took `single_seconds`."""
+    affordable = int(PROBE_SHARE * seconds / max(single_seconds, 1e-9))
+    return max(1, min(FEWEST_ROWS, wanted, affordable))
