@@ -195,7 +195,7 @@ def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: 
         (["pretrain", book, *new, "--config", tmp_path / "bad.yaml"], "bad.yaml"),
         (["pretrain", book, *new, "--tokenizer.path", "nobody/nothing-of-this-name"], "nobody/nothing-of-this-name"),
         (["pretrain", "--resume", tmp_path / "foreign"], "holds no run"),
-        (["pretrain", "--resume", run, book], "takes no source"),
+        (["pretrain", "--resume", run, book], "does not go with --resume"),
         (["generate", tmp_path / "nowhere"], "nowhere"),
         (["generate", tmp_path / "foreign"], "BertModel"),
         (["generate", run, "a", "--top-p", "0"], "top_p"),
