@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import socket
 import string
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from newleaf.errors import InputError
 from newleaf.generate.constraints import Grammars
+from newleaf.generate.integer_range import integer_range
 from newleaf.generate.json_schema import prepare
 from newleaf.generate.options import SamplingConfig
+from newleaf.generate.schema_limits import parse_schema
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
@@ -46,6 +49,38 @@ KEPT: list[dict[str, Any]] = [
     {"type": "number", "minimum": 9007199254740993, "maximum": 9007199254740999},
     {"type": "integer", "multipleOf": 7, "minimum": 10, "maximum": 50},
     {"type": "integer", "format": "uint8"},
+    # numbers that no double holds
+    {"enum": [1234567890123456789]},
+    {"const": -(2**63)},
+    {"const": 10**30 + 1},
+    {"const": 0.30000000000000004},
+    {"enum": [1, "x", 2**53 + 1, 1.7976931348623157e308, None]},
+    {"enum": [2**53 + 1, -3, 7], "type": "integer", "minimum": 5},
+    {"const": {"a": [2**64 + 1, {"b\n": 5}], "c": {}, "d": []}},
+    an_object(properties={"a": I, "b": {"enum": [2**70, 3]}, "c": {"const": 10**25}}, required=["b"]),
+    an_object(properties={"a": {"const": 2**64 + 1}, "b": S}),
+    an_object(properties={"a": {"const": 2**64 + 1}}, required=["b", "a"], additionalProperties=I),
+    an_object(properties={"a": {"const": 2**64 + 1}, 'b"\\': I}, additionalProperties=True),
+    an_object(additionalProperties={"const": 2**64 + 1}),
+    {"type": "array", "items": {"enum": [2**60 + 1, 2**60 + 2]}, "minItems": 2, "maxItems": 3},
+    {"type": "array", "items": {"const": 2**60 + 1}},
+    {"type": "array", "prefixItems": [I, {"const": 2**60 + 1}, S], "items": False, "minItems": 2},
+    {"type": "array", "prefixItems": [{"const": 2**60 + 1}], "items": S},
+    {"anyOf": [{"const": 2**60 + 1}, an_object(properties={"a": {"const": 2**60 + 1}}, required=["a"]), N]},
+    {"oneOf": [{"const": 2**60 + 1}, {"const": 2**60 + 2}]},
+    {"$ref": "#/$defs/big", "$defs": {"big": {"enum": [2**60 + 1]}}},
+    an_object(properties={"n": {"$ref": "#/$defs/a~1b"}, "t": {"$ref": "#/$defs/t"}}, **{"$defs": {"a/b": {"const": 2**60 + 1}, "t": TWO}}),
+    {"$ref": "#/$defs/n", "$defs": {"n": an_object(properties={"v": {"const": 2**60 + 1}, "n": {"$ref": "#/$defs/n"}}, required=["v"])}},
+    {"type": "integer", "minimum": 2**53 + 1, "maximum": 2**53 + 1},
+    {"type": "integer", "minimum": 10**29, "maximum": 10**30},
+    {"type": "integer", "exclusiveMaximum": -(2**63) - 1},
+    {"type": ["string", "integer"], "minimum": 2**64 + 1},
+    {"type": "number", "minimum": 2**53 + 1, "maximum": 2**53 + 1},
+    {"minimum": 2**64 + 1},
+    {"type": "number", "minimum": 1e20},
+    {"type": "number", "minimum": 0, "exclusiveMaximum": 1e300},
+    {"type": "integer", "minimum": -(10**120), "maximum": 10},
+    an_object(properties={"id": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}}, required=["id"]),
     # texts
     text("^[\x00-\x1f]$"),
     text("^[\x00-\x20]{2}$"),
@@ -81,9 +116,8 @@ KEPT: list[dict[str, Any]] = [
     an_object(properties={"a": I}, anyOf=[{"required": ["a"]}, {"properties": {"b": S}, "required": ["b"]}]),
 ]
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"enum": [1, 1234567890123456789]}, "#/enum/1: 1,234,567,890,123,456,789"),
-    ({"const": -(2**63)}, "#/const: "),
-    ({"properties": {"a/b": {"const": {"c": 2**70}}}}, "#/properties/a~1b/const: "),
+    ({"allOf": [{"enum": [1, 1234567890123456789]}, {"minimum": 2}]}, "#/allOf/0/enum/1: 1,234,567,890,123,456,789"),
+    (an_object(patternProperties={"^a": {"const": {"c": 2**70}}}), r"#/patternProperties/\^a/const: "),
     ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, "#/items/uniqueItems: "),
     (an_object(propertyNames={"maxLength": 3}), "#/propertyNames: "),
     ({"type": "string", "format": "binary"}, "#/format: "),
@@ -104,7 +138,16 @@ TAKEN: list[tuple[dict[str, Any], list[str]]] = [
     (an_object(additionalProperties=I), ['{"x": 1, "y": 2}']),
     (an_object(), ['{"x": [1, {"y": null}]}']),
     ({"type": "array", "items": {"type": "number"}}, ["[]", "[1, 2.5, -1e9]"]),
-    ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, ["0", "-9007199254740993", "9223372036854774783"]),
+    ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, ["0", "-9007199254740993", "9223372036854774783", str(2**63 - 1)]),
+    ({"enum": [1, 2**63, 0.30000000000000004]}, ["1", "9223372036854775808", "0.30000000000000004"]),
+    ({"type": "integer", "maximum": 2**53 + 1}, ["9007199254740993", "-12345678901234567890123", "0", "-1"]),
+    ({"type": "number", "maximum": 2**53 + 1}, ["9007199254740993", "-0.5", "9007199254740991.5"]),
+    (
+        an_object(properties={"a": {"const": 2**63}, "b": I, "c": S}),
+        ["{}", '{"b": 1}', '{ "a" : 9223372036854775808 , "c":""}', '{"c":"é"}'],
+    ),
+    (an_object(properties={"a": {"const": 2**63}}, additionalProperties=I), ['{"b": 1}', '{"a": 9223372036854775808, "b": 1,"aa":2}']),
+    ({"type": "array", "items": {"const": 2**63}}, ["[]", "[9223372036854775808]", "[ 9223372036854775808,\n9223372036854775808 ]"]),
     (text('^[^"]+$'), ['"abc"', '"\\n"']),
     ({"anyOf": [TWO, N]}, ["null", '{"x": 3}']),
     # Keywords that say nothing here.
@@ -112,6 +155,9 @@ TAKEN: list[tuple[dict[str, Any], list[str]]] = [
     (an_object(propertyNames=S, additionalProperties=I), ['{"x": 1}']),
     ({"then": S, "type": "integer", "format": "int64", "$schema": "http://json-schema.org/draft-07/schema#"}, ["7"]),
 ]
+
+
+RANGES = [(0, 0), (-5, 123), (17, 9841), (-2048, -37), (99, 1000), (1000, 1999), (None, -98), (41, None), (-3, None)]
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +212,26 @@ def test_control_characters_of_constants_are_kept_or_refused(grammars: Grammars)
 
 
 def test_bounds_are_not_widened_by_doubles() -> None:
-    bounds = prepare({"type": "integer", "minimum": 2**53 + 1, "exclusiveMaximum": 2**62 + 1}).schema
+    step = {"multipleOf": 2}  # which no rule writes out
+    bounds = prepare({"type": "integer", "minimum": 2**53 + 1, "exclusiveMaximum": 2**62 + 1, **step}).schema
     assert (bounds["minimum"], bounds["maximum"]) == (2**53 + 2, 2**62)
     assert prepare({"type": "integer", "exclusiveMinimum": True, "minimum": 3}).schema == {"type": "integer", "minimum": 4}
+
+
+def test_numbers_behind_a_long_way_are_refused_by_place_and_circles_end(grammars: Grammars) -> None:
+    ways = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(3000)}
+    schema = {"$ref": "#/$defs/d0", "$defs": {**ways, "d3000": {"const": 2**60 + 1}}}
+    with pytest.raises(InputError, match=r"^json_schema, at #/\$defs/d3000/const: 1,152,921,504,606,846,977"):
+        grammars.compile(SamplingConfig(json_schema=schema))
+    circle = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"anyOf": [{"$ref": "#/$defs/a"}, {"const": 2**60 + 1}]}}}
+    assert walk(grammars, circle, 0) == str(2**60 + 1)
+
+
+def test_a_number_that_python_does_not_read_is_named() -> None:
+    with pytest.raises(InputError, match=r"^json_schema: a number has more than 4,300 digits$"):
+        parse_schema(f'{{"const": {"1" * 5000}}}')
+    with pytest.raises(InputError, match=r"^json_schema: a number has more than 4,300 digits$"):
+        parse_schema({"const": 10**5000})
 
 
 def test_a_check_finds_what_a_loosened_schema_lets_through(grammars: Grammars) -> None:
@@ -228,3 +291,15 @@ def fits(grammars: Grammars, schema: dict[str, Any], written: str) -> bool:
     for token in ids:
         constraint.take(token)
     return constraint.complete or bool(constraint.allowed(tokenizer.vocab_size)[tokenizer.eos_id])
+
+
+@pytest.mark.parametrize(
+    "bounds", [(0, 0), (-5, 123), (17, 9841), (-2048, -37), (99, 1000), (1000, 1999), (None, -98), (41, None), (-3, None)]
+)
+def test_an_expression_of_a_range_holds_its_integers_alone(bounds: tuple[int | None, int | None]) -> None:
+    expression = re.compile(integer_range(*bounds) or "(?!)")
+    low, high = (bound if bound is not None else sign * 10**9 for bound, sign in zip(bounds, (-1, 1), strict=True))
+    for each in range(-12_000, 12_000):
+        assert bool(expression.fullmatch(str(each))) == (low <= each <= high), each
+    assert not expression.fullmatch("007")
+    assert integer_range(2, 1) is None

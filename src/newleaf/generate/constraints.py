@@ -289,7 +289,7 @@ def _request(name: str, config: SamplingConfig) -> Request:
 
 
 def _schema_request(prepared: Prepared) -> Request:
-    return Request("json_schema", prepared.text())
+    return Request("lark", prepared.rules("start")) if prepared.written else Request("json_schema", prepared.text())
 
 
 def _children(schema: Any) -> list[tuple[list[str], Any]]:

@@ -6,21 +6,21 @@ keywords that cannot be kept are dropped, and listed for a check of what was wri
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-import math
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.generate.pattern import without_nul
+from newleaf.generate.schema_numbers import exact, inward_bounds, is_number, plain_bounds, within
+from newleaf.generate.schema_rules import NotWrittenError, Rules, rounds
 
 SPACE = r"[ \t\r\n]{1,16}"  # between JSON's parts: bounded, since small models love to write nothing but spaces
 ESCAPES = '"\\bfnrt'  # in texts of objects with other names than those listed: each name has one spelling then
-MOST = 2**63 - 1024  # the largest bound of integers: a double below 2⁶³
 SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 SCHEMAS_IN_LIST = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 ONE_SCHEMA = ("items", "additionalProperties", "additionalItems")
@@ -28,30 +28,38 @@ FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4",
 INTEGERS = {f"{sign}int{bits}": (bits, not sign) for bits in (8, 16, 32, 64) for sign in ("", "u")}
 COMPOSED = ("allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "$recursiveRef", "if", "not", "dependentSchemas")
 OBJECTS = ("properties", "required", "additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
-COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 PASSES = 10  # to find the parts of descriptions; beyond, no object is closed
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A schema for llguidance, and JSON pointers of the keywords that it no longer has."""
+    """A schema for llguidance, and JSON pointers of the keywords that it no longer has. `written` says that it has numbers which are
+    written out as rules of a Lark grammar, since llguidance's reader of schemas rounds them."""
 
     schema: Any
     loosened: tuple[str, ...] = ()
+    written: bool = False
 
     def text(self) -> str:
         """JSON text, with llguidance's options."""
         if not isinstance(self.schema, dict):
             return json.dumps({} if self.schema else {"not": {}})
-        options: dict[str, Any] = {"whitespace_pattern": SPACE}
-        if _any(self.schema, _has_other_names):
-            options["json_allowed_escapes"] = ESCAPES
-        return json.dumps({**self.schema, "x-guidance": options})
+        return json.dumps({**self.schema, "x-guidance": self._options()})
+
+    def rules(self, name: str) -> str:
+        """Rules of a Lark grammar; the first is called `name`, as all others begin. Raises NotWrittenError for what has no rules."""
+        return Rules(self.schema, name, self._options()).text() if self.written else f"{name}: %json {self.text()}"
+
+    def _options(self) -> dict[str, Any]:
+        escapes = {"json_allowed_escapes": ESCAPES} if _any(self.schema, _has_other_names) else {}
+        return {"whitespace_pattern": SPACE, **escapes}
 
 
 @dataclass
 class _Work:
     loosen: bool
+    bounds: bool = False  # whether bounds that llguidance would move are to be written out
+    constants: bool = False  # and constants that it would round
     dropped: list[str] = field(default_factory=list)
     open: frozenset[str] = frozenset()  # places whose objects are one part of a description, so that others may add names
     parts: set[str] = field(default_factory=set)  # such places, as they are found
@@ -68,21 +76,31 @@ def prepare(schema: Any, loosen: bool = False) -> Prepared:
 
     Raises InputError with keyword and JSON pointer for what it cannot keep, unless that is to `loosen` the schema.
     """
-    work = _Work(loosen)
+    for bounds, constants in ((True, True), (False, True), (False, False)):
+        found, work = _prepared(schema, loosen, bounds, constants)
+        prepared = Prepared(found, tuple(work.dropped), (bounds or constants) and _any(found, rounds))
+        with contextlib.suppress(NotWrittenError):
+            prepared.rules("start")
+            break
+    if isinstance(found, dict) and _any(found, _has_other_names) and _any(found, _has_control_characters):
+        what = "constants and names with control characters (other than \\b \\f \\n \\r \\t)"
+        raise InputError(f"json_schema: {what} cannot be kept beside objects with names of their own and others")
+    return prepared
+
+
+def _prepared(schema: Any, loosen: bool, bounds: bool, constants: bool) -> tuple[Any, _Work]:
+    work = _Work(loosen, bounds, constants)
     found = _schema(schema, "#", work, closes=True)
     for _ in range(PASSES):
         if work.parts <= work.open:
             break
-        work = _Work(loosen, open=frozenset(work.parts | work.open))
+        work = _Work(loosen, bounds, constants, open=frozenset(work.parts | work.open))
         found = _schema(schema, "#", work, closes=True)
     else:
-        found = _schema(schema, "#", work := _Work(loosen), closes=False)
+        found = _schema(schema, "#", work := _Work(loosen, bounds, constants), closes=False)
     if isinstance(found, dict):
         found.pop("x-guidance", None)
-        if _any(found, _has_other_names) and _any(found, _has_control_characters):
-            what = "constants and names with control characters (other than \\b \\f \\n \\r \\t)"
-            raise InputError(f"json_schema: {what} cannot be kept beside objects with names of their own and others")
-    return Prepared(found, tuple(work.dropped))
+    return found, work
 
 
 def without(prepared: Prepared, place: list[str], keyword: str) -> Prepared:
@@ -95,7 +113,7 @@ def without(prepared: Prepared, place: list[str], keyword: str) -> Prepared:
     value = found.pop(keyword)
     if keyword == "oneOf" and "anyOf" not in found:
         found["anyOf"] = value
-    return Prepared(schema, (*prepared.loosened, "/".join(["#", *place, keyword])))
+    return Prepared(schema, (*prepared.loosened, "/".join(["#", *place, keyword])), prepared.written)
 
 
 def _schema(schema: Any, place: str, work: _Work, closes: bool) -> Any:
@@ -111,14 +129,14 @@ def _schema(schema: Any, place: str, work: _Work, closes: bool) -> Any:
     for name, step in KEYWORDS.items():
         if name in found:
             step(found, name, f"{place}/{name}", work)
-    _numbers(found, place, work)
+    _numbers(found, work)
     if isinstance(found.get("pattern"), str):
         found["pattern"] = without_nul(found["pattern"])
     if isinstance(found.get("patternProperties"), dict):
         found["patternProperties"] = {without_nul(key): child for key, child in found["patternProperties"].items()}
     _least_names(found, place, work)
     for name in ("const", "enum"):
-        if name in found:
+        if name in found and not work.constants:
             _constants(found, name, f"{place}/{name}", work)
     for name in SCHEMAS_BY_NAME:
         if isinstance(found.get(name), dict):
@@ -206,8 +224,8 @@ def _format(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
     if isinstance(value, str) and value in INTEGERS and "string" not in kinds:
         bits, signed = INTEGERS[value]
         least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-        found["minimum"] = max(least, found["minimum"]) if _is_number(found.get("minimum")) else least
-        found["maximum"] = min(most, found["maximum"]) if _is_number(found.get("maximum")) else most
+        found["minimum"] = max(least, found["minimum"]) if is_number(found.get("minimum")) else least
+        found["maximum"] = min(most, found["maximum"]) if is_number(found.get("maximum")) else most
         del found[name]
     elif (kind is not None and "string" not in kinds) or value == "password":
         del found[name]  # it is about texts, or about how they are shown
@@ -250,83 +268,26 @@ KEYWORDS: dict[str, Callable[[dict[str, Any], str, str, _Work], None]] = {
 # ---- numbers
 
 
-def _numbers(found: dict[str, Any], place: str, work: _Work) -> None:
-    """Bounds as doubles that are within the given ones, since llguidance reads doubles."""
-    kind = found.get("type")
-    kinds = kind if isinstance(kind, list) else [kind]
-    integer = "integer" in kinds and "number" not in kinds
-    for name in COUNTS:
-        if isinstance(found.get(name), float) and found[name].is_integer():
-            found[name] = int(found[name])
-    for name, bound, sign in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
-        if found.get(name) is True and _is_number(found.get(bound)):  # draft 4
-            found[name] = found.pop(bound)
-        elif isinstance(found.get(name), bool):
-            del found[name]
-        if integer and _is_number(found.get(name)):
-            inner = math.floor(found[name]) + 1 if sign > 0 else math.ceil(found[name]) - 1
-            del found[name]
-            old = found.get(bound)
-            found[bound] = inner if not _is_number(old) else max(inner, old) if sign > 0 else min(inner, old)
-        for each in (bound, name):
-            if _is_number(found.get(each)):
-                found[each] = _inward(found[each], sign, integer)
-
-
-def _inward(bound: int | float, sign: int, integer: bool) -> int | float:
-    """The nearest double that is at least (`sign` 1) or at most (−1) this bound; of integers, an integer between ±MOST."""
-    if integer:
-        bound = math.ceil(bound) if sign > 0 else math.floor(bound)
-        bound = max(bound, -MOST) if sign > 0 else min(bound, MOST)
-    if isinstance(bound, float):
-        return bound
-    try:
-        near = float(bound)
-    except OverflowError:
-        near = math.copysign(1.7976931348623157e308, bound)
-    if (near - bound if abs(bound) <= 2**53 else int(near) - bound) * sign < 0:
-        near = math.nextafter(near, math.inf * sign)
-    return int(near) if abs(near) < 2**64 else near
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _numbers(found: dict[str, Any], work: _Work) -> None:
+    """Bounds as llguidance has them, or, where it would move them, as they are: then they are written out."""
+    plain = plain_bounds(found)
+    found.clear()
+    found.update(plain if work.bounds else inward_bounds(plain))
 
 
 def _constants(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
-    """Numbers in constants must be doubles that are written as llguidance writes them."""
+    """Numbers that are not to be written out must be doubles that are written as llguidance writes them."""
     values = [found[name]] if name == "const" else found[name]
     for number, value in enumerate(values if isinstance(values, list) else []):
-        for each in _within(value):
+        for each in within(value):
             if not exact(each):
                 where = place if name == "const" else f"{place}/{number}"
                 what = f"{each:,}" if isinstance(each, int) and abs(each) < 10**30 else "this number"
-                work.cannot(where, f"{what} has more digits than the grammar library keeps; a text would hold it")
+                work.cannot(where, f"{what} has more digits than a double, and cannot be kept beside what else is said here")
                 del found[name]
                 if isinstance(value, int) and "type" not in found and all(isinstance(other, int) for other in values):
                     found["type"] = "integer"
                 return
-
-
-def exact(value: Any) -> bool:
-    """Whether llguidance writes this value of JSON as what it is. It reads numbers as doubles, which is exact for 2⁵³ times a power of
-    ten that is a double, and writes whole ones of 63 bits in full."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return True
-    if isinstance(value, int):
-        return abs(value) <= MOST and int(float(value)) == value
-    _, digits, power = Decimal(repr(value)).normalize().as_tuple()
-    return int("".join(map(str, digits))) <= 2**53 and isinstance(power, int) and abs(power) <= 22
-
-
-def _within(value: Any) -> list[Any]:
-    """The value and all values in it."""
-    found, waiting = [], [value]
-    while waiting:
-        item = waiting.pop()
-        found.append(item)
-        waiting += item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
-    return found
 
 
 # ---- looking
@@ -346,12 +307,12 @@ def _has_other_names(schema: dict[str, Any]) -> bool:
 def _has_control_characters(schema: dict[str, Any]) -> bool:
     """Whether a constant or a name needs an escape that is not among ESCAPES."""
     names = schema["properties"] if isinstance(schema.get("properties"), dict) else {}
-    texts = [*names, *_within(schema.get("const")), *_within(schema.get("enum"))]
+    texts = [*names, *within(schema.get("const")), *within(schema.get("enum"))]
     return any(character < " " and character not in "\b\f\n\r\t" for each in texts if isinstance(each, str) for character in each)
 
 
 def _any(value: Any, test: Callable[[dict[str, Any]], bool]) -> bool:
-    return any(isinstance(each, dict) and test(each) for each in _within(value))
+    return any(isinstance(each, dict) and test(each) for each in within(value))
 
 
 def _step(name: str) -> str:

@@ -11,6 +11,9 @@ from newleaf.errors import InputError
 DEPTH = 100  # objects and arrays within one another
 VALUES = 500_000  # objects, arrays, names, numbers and texts in one schema
 CHARACTERS = 4 << 20  # of a schema or a grammar
+DIGITS = 4300  # of a number: Python neither reads nor writes more
+LARGEST = 10**DIGITS
+LONG_NUMBER = f"a number has more than {DIGITS:,} digits"
 
 
 def parse_schema(schema: Any) -> Any:
@@ -27,7 +30,8 @@ def parse_schema(schema: Any) -> Any:
         except json.JSONDecodeError as error:
             raise InputError(f"json_schema, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
         except ValueError as error:  # a constant, or more digits than Python reads
-            raise InputError(f"json_schema: not valid JSON ({error})") from None
+            long = "integer string conversion" in str(error)
+            raise InputError(f"json_schema: {LONG_NUMBER if long else f'not valid JSON ({error})'}") from None
     if not isinstance(schema, dict | bool):
         raise InputError(f"json_schema: must be an object, true or false, not {_short(schema)}")
     check_value(schema, "json_schema")
@@ -44,6 +48,8 @@ def check_value(value: Any, name: str) -> None:
             raise InputError(f"{name}: holds more than {VALUES:,} values")
         if isinstance(item, str):
             length += len(item)
+        elif isinstance(item, int) and abs(item) >= LARGEST:
+            raise InputError(f"{name}: {LONG_NUMBER}")
         elif isinstance(item, float) and not abs(item) < float("inf"):
             raise InputError(f"{name}: {item} is not a JSON number")
         elif isinstance(item, dict) and not all(isinstance(key, str) for key in item):
@@ -80,5 +86,7 @@ def _refuse(constant: str) -> None:
 def _short(value: Any) -> str:
     if isinstance(value, dict | list | tuple):
         return f"a {type(value).__name__}"  # whose text could recurse
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return f"a number of more than {DIGITS:,} digits"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -43,7 +43,7 @@ def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str]
     for number, each in enumerate(functions):
         head = json.dumps(f"commentary to=functions.{each['name']} ")
         rules.append(f'call_{number}: {channel} {head} {mark(CONSTRAIN)} "json" {message} arguments_{number}')
-        rules.append(f"arguments_{number}: {_json(each['parameters'])}")
+        rules.append(each["parameters"].rules(f"arguments_{number}"))
     ways = " | ".join([*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))])
     thoughts = f'{channel} "{THOUGHTS}" {message} THINKING? {mark(END)} {mark(START)} "assistant"'
     return "\n".join([f"start: thoughts? ({ways})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules])
@@ -51,7 +51,7 @@ def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str]
 
 def json_answer(schema: Prepared) -> str:
     """JSON that fits this schema."""
-    return f"json: {_json(schema)}"
+    return schema.rules("json")
 
 
 def text_answer() -> str:
@@ -84,7 +84,7 @@ def calls_answer(
         head = f"{before}{json.dumps(each['name'])}, {json.dumps(key)}: "
         begin = f"{json.dumps(each['name'])} {_mark(control, ARGUMENTS)}" if form == "named" else json.dumps(head)
         rules.append(f"call_{number}: {begin} arguments_{number} {json.dumps(after) if after else ''}")
-        rules.append(f"arguments_{number}: {_json(each['parameters'])}")
+        rules.append(each["parameters"].rules(f"arguments_{number}"))
     one = " | ".join(f"call_{number}" for number in range(len(functions)))
     more = f" ({between} call){{0,{MANY - 1}}}" if parallel and form != "bare" else ""
     start, end = ('"["', '"]"') if form == "list" else ("", "")
@@ -106,10 +106,6 @@ def opening(form: Form) -> str | None:
 def _mark(control: Callable[[str], int | None], text: str) -> str:
     """A control token, by its id where it has one."""
     return f"<[{found}]>" if (found := control(text)) is not None else json.dumps(text)
-
-
-def _json(schema: Prepared) -> str:
-    return f"%json {schema.text()}"
 
 
 def _escaped(text: str) -> str:
