@@ -128,7 +128,7 @@ def test_an_answer_from_memory_is_that_of_a_fresh_reading(model: Model) -> None:
 def test_the_system_message_stays_when_old_turns_go(model: Model) -> None:
     talk, config = model.conversation("Be brief."), model.chat_options({"max_tokens": 10, "min_tokens": 10, "seed": 1})
     for number in range(12):
-        gather(talk.say(f"Message number {number} of many.", config))
+        gather(talk.say(f"Message number {number} of many, which is long.", config))
     assert 0 < talk.forgotten < 22
     assert len(talk.messages) == 25
     shown = model.tokenizer.decode(talk.writer.memory.ids, skip_special=False)

@@ -266,3 +266,13 @@ def test_drafts_that_cannot_be_are_refused_in_a_line(
 
     assert main(["serve", "a=x", "b=y", "--port", "0", "--state", str(tmp_path), *words]) == 2
     assert capsys.readouterr().err == f"newleaf: {said}\n"
+
+
+def test_sampled_answers_are_utf8_unless_the_request_says_otherwise(client: openai.OpenAI, models: Path) -> None:
+    options: Any = {"model": "endless", "prompt": "What", "max_tokens": 60, "temperature": 1.5, "seed": 2}
+    texts = [client.completions.create(**options, extra_body=extra).choices[0].text for extra in ({}, {"valid_utf8": "off"})]
+    model = newleaf.load(models / "endless")
+    assert texts == [model.generate("What", max_tokens=60, temperature=1.5, seed=2, valid_utf8=how) for how in ("sampled", "off")]
+    assert ["\ufffd" in text for text in texts] == [False, True]
+    with pytest.raises(openai.BadRequestError, match="valid_utf8"):
+        client.completions.create(**options, extra_body={"valid_utf8": "no"})

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from newleaf.cli.arguments import Repeated
 from newleaf.errors import InputError
+from newleaf.generate.options import ValidUtf8
 
 # Option → type and help. The name in Python is the same, with underscores.
 OPTIONS: dict[str, tuple[type, str]] = {
@@ -52,13 +53,16 @@ def add_sampling_options(parser: argparse.ArgumentParser, leave_out: Collection[
     parser.add_argument("--json-object", action="store_true", help="write a JSON object")
     parser.add_argument("--grammar", type=Path, metavar="FILE", help="write what the Lark grammar in this file allows")
     parser.add_argument(
+        "--valid-utf8", choices=get_args(ValidUtf8), help="which tokens that would make no UTF-8 are chosen anew (default: sampled)"
+    )
+    parser.add_argument(
         "--speculation", choices=["auto", "off"], help="guess tokens where a text repeats itself (default: auto); changes no text"
     )
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by their names in Python."""
-    names = [flag[2:].replace("-", "_") for flag in OPTIONS] + ["stop", "choice", "n", "speculation", "truncate"]
+    names = [flag[2:].replace("-", "_") for flag in OPTIONS] + ["stop", "choice", "n", "valid_utf8", "speculation", "truncate"]
     options = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     options |= {name: True for name in ("json_object", "echo") if getattr(args, name, False)}
     for given, name in (("stop_id", "stop_ids"), ("ban_token", "banned_tokens")):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from newleaf.errors import NotFiniteError
 from newleaf.generate.beam import BeamSearch, Candidate, Finished
-from newleaf.generate.choose import Row, shape
+from newleaf.generate.choose import Row, keep_valid, shape
 from newleaf.generate.runner import Runner
 from newleaf.text.tokenizer import Tokenizer
 
@@ -19,7 +19,7 @@ def search(runner: Runner, tokenizer: Tokenizer, row: Row) -> list[Finished]:
     while True:
         if not bool(logits.amax(-1).isfinite().all()):
             raise NotFiniteError
-        logprobs = shape(logits.log_softmax(-1)[:, : tokenizer.vocab_size], rows)
+        logprobs = keep_valid(shape(logits.log_softmax(-1)[:, : tokenizer.vocab_size], rows), rows)
         before = found.scores[0]
         open_, parents = _sort_out(found, found.candidates(logprobs, len(row.end_ids)), rows, tokenizer)
         if not open_ and not found.finished:

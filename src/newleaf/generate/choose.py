@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from newleaf.generate import penalties
@@ -14,6 +16,7 @@ from newleaf.generate.constraints import Constraint
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.random import uniform
 from newleaf.generate.sampling import draw, probabilities
+from newleaf.text.utf8 import Utf8
 
 STUCK = -1  # in place of an id: every token is forbidden
 OVERFLOW = -2  # in place of an id: the likeliest logit is infinite or not a number
@@ -30,6 +33,8 @@ class Row:
     stream: int = 0  # tells the random numbers of a request's texts apart
     end_ids: frozenset[int] = frozenset()  # end of text and stop ids
     constraint: Constraint | None = None
+    utf8: Utf8 | None = None  # of the tokenizer, where tokens are to keep the text valid
+    begun: bytes = b""  # what the text's end has of a character that is not complete; of rows with `utf8`
 
     @property
     def written(self) -> int:
@@ -38,13 +43,15 @@ class Row:
     def take(self, token: int) -> None:
         """The token was chosen."""
         self.ids.append(token)
+        if self.utf8 is not None:
+            self.begun = self.utf8.after(self.begun, token)
         if self.constraint is not None:
             self.constraint.take(token)
 
     def fork(self) -> Row:
         """A text of its own that begins with what this one has."""
         constraint = self.constraint.fork() if self.constraint is not None else None
-        return Row(self.config, list(self.ids), self.prompt, self.seed, self.stream, self.end_ids, constraint)
+        return dataclasses.replace(self, ids=list(self.ids), constraint=constraint)
 
 
 def shape(logits: Tensor, rows: Sequence[Row], chosen_only: bool = False) -> Tensor:
@@ -87,13 +94,43 @@ def choose_with_chances(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int],
     return tokens, (own - logits.logsumexp(-1)).exp().tolist()
 
 
+def keep_valid(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Logits [R, V] with tokens at −inf that would make a text that is not UTF-8, in rows whose option wants that for
+    likeliest tokens too. Where nothing else is left, the row stays as it is. A constraint's own tokens are valid."""
+    wanting = [n for n, row in enumerate(rows) if row.utf8 is not None and row.constraint is None and row.config.valid_utf8 == "always"]
+    if wanting:
+        logits = logits.clone()
+    for number in wanting:
+        logits[number] = _valid(logits[number], rows[number])
+    return logits
+
+
+def _valid(logits: Tensor, row: Row) -> Tensor:
+    """Logits [V] with the tokens at −inf that would make the row's text invalid, unless that were all."""
+    assert row.utf8 is not None
+    left = logits.masked_fill(~torch.from_numpy(row.utf8.fitting(row.begun, len(logits))), penalties.NEVER)
+    return logits if bool((left == penalties.NEVER).all()) else left
+
+
 def _pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+    tokens = _pick_any(logits, rows, again=False)
+    # A mask for every row would cost a pass over the vocabulary each time. Choosing anew among the valid tokens gives
+    # each the same probability as a mask would (but for truncation).
+    for number, row in enumerate(rows):
+        if row.utf8 is not None and row.constraint is None and tokens[number] >= 0 and not row.utf8.fits(row.begun, tokens[number]):
+            (tokens[number],) = _pick_any(_valid(logits[number], row)[None], [row], again=True)
+    return tokens
+
+
+def _pick_any(logits: Tensor, rows: Sequence[Row], again: bool) -> list[int]:
+    """Tokens by greedy choice or by chance, `again` with other random numbers."""
     # NumPy's argmax takes a tenth of the time of PyTorch's over one row.
     tokens = [_likeliest(row) for row in logits.numpy()]
     drawn = [number for number, row in enumerate(rows) if row.config.temperature > 0 and tokens[number] >= 0]
     if drawn:
         chances = probabilities(logits if len(drawn) == len(rows) else logits[drawn], [rows[number].config for number in drawn])
-        numbers = [uniform(rows[number].seed, rows[number].stream, rows[number].written) for number in drawn]
+        places = ((rows[number], ~rows[number].written if again else rows[number].written) for number in drawn)
+        numbers = [uniform(row.seed, row.stream, place) for row, place in places]
         for number, token in zip(drawn, draw(chances, numbers).tolist(), strict=True):
             tokens[number] = token
     return tokens

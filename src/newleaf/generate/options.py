@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from newleaf.errors import InputError
 
+ValidUtf8 = Literal["sampled", "always", "off"]  # those drawn by chance; those of greedy texts and beams too; none
 CONSTRAINTS = ("json_schema", "json_object", "regex", "grammar", "choice")
 
 
@@ -49,6 +50,7 @@ class SamplingConfig:
     logprobs: int | None = None  # log-probabilities of what is written, with so many alternatives for each token
     prompt_logprobs: int | None = None  # the same for the prompt
     echo: bool = False  # the text begins with the prompt
+    valid_utf8: ValidUtf8 = "sampled"  # which tokens are chosen anew where they would make text that is not UTF-8
     speculation: Literal["auto", "off"] = "auto"  # guess tokens where a text repeats itself; changes no text
     truncate: Literal["left"] | None = None  # a prompt too long for the context loses its beginning
     seed: int | None = None
@@ -63,6 +65,8 @@ class SamplingConfig:
         for name in ("top_p", "typical_p"):
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name}: must be above 0 and at most 1, not {getattr(self, name)}")
+        if self.valid_utf8 not in get_args(ValidUtf8):
+            raise InputError(f"valid_utf8: {self.valid_utf8!r} is not one of {', '.join(get_args(ValidUtf8))}")
         if self.speculation not in ("auto", "off"):
             raise InputError(f"speculation: {self.speculation!r} is not one of auto, off")
         if not 0 <= self.min_p <= 1:

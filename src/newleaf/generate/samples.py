@@ -118,11 +118,14 @@ def start(
     own_end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
     all_ends = frozenset(config.stop_ids) | (frozenset(ends) or frozenset(own_end))
     constraint = grammars.compile(config)
+    wanted = config.valid_utf8 == "always" or (config.valid_utf8 == "sampled" and config.temperature > 0)
+    utf8 = tokenizer.utf8 if wanted else None
     samples = []
     for place, prompt in enumerate(prompts):
         for number in range(count):
             own = constraint.fork() if constraint is not None else None
-            row = Row(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own)
+            row = Row(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own, utf8)
+            row.begun = utf8.begun(prompt) if utf8 is not None else b""
             # What a constraint allows is written as it stands there, even where nothing comes before it.
             decoder = tokenizer.stream_decoder(shown, after=prompt, inside=own is not None)
             samples.append(Sample(row, place, number, decoder, StopFinder(config.stop)))

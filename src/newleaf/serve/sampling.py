@@ -21,6 +21,7 @@ SAME = (
     "repetition_penalty",
     "no_repeat_ngram_size",
     "min_tokens",
+    "valid_utf8",
     "frequency_penalty",
     "presence_penalty",
     "logit_bias",

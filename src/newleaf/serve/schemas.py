@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from newleaf.generate.options import ValidUtf8
 from newleaf.serve.fail_fast import FailFast, at_most
 from newleaf.serve.field_types import LeaveOut
 
@@ -42,6 +43,7 @@ class Sampled(Strict):
     repetition_penalty: Annotated[Number, Field(ge=0.01, le=100)] | None = None
     no_repeat_ngram_size: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    valid_utf8: ValidUtf8 | None = None
 
 
 class Written(Sampled):

@@ -16,6 +16,7 @@ from newleaf.text.load_tokenizer import OTHER_NAMES, read_tokenizer
 from newleaf.text.plain_vocabulary import reachable, with_unlikely_bytes, without
 from newleaf.text.shrinking import shrinking
 from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
+from newleaf.text.utf8 import Utf8
 from newleaf.untrusted import guarded
 
 LONG = 10_000  # characters or ids: what takes milliseconds
@@ -195,6 +196,11 @@ class Tokenizer:
         """The bytes of every id, by id."""
         with guarded("the tokenizer's parts do not fit together"):
             return byte_table(self.backend, self._description, self._all_ids)
+
+    @cached_property
+    def utf8(self) -> Utf8:
+        """Which ids keep a text valid UTF-8."""
+        return Utf8(self.bytes_of_tokens)
 
     @cached_property
     def most_bytes(self) -> int | None:
