@@ -20,6 +20,7 @@ from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.storage.gguf_byte_level import STEPS
+from newleaf.storage.gguf_tokenizer import write_tokenizer
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
@@ -168,3 +169,42 @@ def test_what_a_tokenizer_adds_to_each_text_must_be_bos_and_eos(tmp_path: Path) 
     )
     with pytest.raises(InputError, match="what this tokenizer adds to each text"):
         written(tokenizer, tmp_path / "x.gguf")
+
+
+CHINESE = "春眠不觉晓，处处闻啼鸟。\n夜来风雨声，花落知多少。\n the café, 2 cups\n" * 20 + "囧"
+LINES = [*SENTENCES, CHINESE[:60], "春囧 晓🤖晓  处\n\n", "　、。", "춘춘", " 春"]
+
+
+def of_characters(kind: str, text: str = CHINESE) -> Tokenizer:
+    config = TokenizerConfig(kind=kind, characters=True if kind == "bpe" else None)  # type: ignore[arg-type]
+    return train_tokenizer([text], config, 400)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_tokenizers_of_whole_characters_come_back_from_gguf(kind: str, tmp_path: Path) -> None:
+    original = of_characters(kind)
+    path = written(original, tmp_path / "x.gguf", spare=3)
+    back = newleaf.load(path).tokenizer
+    assert write_tokenizer(back, 400) == (write_tokenizer(original, 400)[0], None)
+    for text in LINES:
+        assert back.encode(text) == original.encode(text)
+        assert back.decode(back.encode(text)) == text
+    assert (back.bos_id, back.eos_id, back.vocab_size) == (original.bos_id, original.eos_id, original.vocab_size)
+    assert back.lossless is (kind == "bpe")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_llama_cpp_cuts_text_into_the_same_characters(kind: str, tmp_path: Path, vocabulary_of: Callable[[Path], Any]) -> None:
+    original, chance = of_characters(kind), random.Random(1)
+    peer = vocabulary_of(written(original, tmp_path / "x.gguf", spare=3))
+    parts = [*CHINESE[:30], " ", "the", "囧", "🤖", "é", "\n", "<0x41>", "12"]
+    for text in LINES + ["".join(chance.choices(parts, k=40)) for _ in range(50)]:
+        assert peer.tokenize(text.encode(), add_bos=False) == original.encode(text), text
+        if kind == "char" or text[:1] != " ":
+            assert peer.detokenize(original.encode(text)).decode() == text
+
+
+@pytest.mark.parametrize(("text", "why"), [("春眠不觉晓", "no token for a space"), ("春 ▁", "a token for ▁")])
+def test_characters_that_llama_cpp_reads_otherwise_are_refused(text: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"llama\.cpp reads a space as the character ▁, and this tokenizer has {why}"):
+        written(of_characters("char", text), tmp_path / "x.gguf")

@@ -20,6 +20,7 @@ from newleaf.text.components import merges_of, parts_of
 SPACE = "▁"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 LONGEST = 256  # characters of a token that are cut in two: the work grows with the square
+PIECES = [{"type": "ByteFallback"}, {"type": "Fuse"}]  # how tokens of characters and bytes are put together
 SCORES, PREFIX = "tokenizer.ggml.scores", "tokenizer.ggml.add_space_prefix"
 
 
@@ -88,6 +89,22 @@ def write_sentencepiece(description: dict[str, Any], special: dict[str, int], si
     if not (same and all(byte in kinds for byte in BYTES)):
         raise InputError("this tokenizer's merges are not those of a SentencePiece model's scores, so GGUF cannot hold it")
     return values | {SCORES: scores}, kinds
+
+
+def with_marked_spaces(description: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A tokenizer of characters as SentencePiece would have it, a space being SPACE; the same ids for every text that
+    does not hold that sign, which the sentence says. Raises InputError where llama.cpp would give others for usual text too."""
+    vocabulary: dict[str, int] = description["model"]["vocab"]
+    if " " not in vocabulary or SPACE in vocabulary:
+        what = "no token for a space" if " " not in vocabulary else f"a token for {SPACE}"
+        raise InputError(f"llama.cpp reads a space as the character {SPACE}, and this tokenizer has {what}, so GGUF cannot hold it")
+    marked = {SPACE if token == " " else token: n for token, n in vocabulary.items()}
+    changed = description | {
+        "model": description["model"] | {"vocab": marked},
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, *PIECES]},
+    }
+    return changed, f"llama.cpp reads the character {SPACE} as a space, and this tokenizer does not"
 
 
 def _has_prefix(description: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, processors
 from newleaf.errors import InputError
 from newleaf.storage.gguf_byte_level import read_byte_level, write_byte_level
 from newleaf.storage.gguf_file import GGUFFile, TokenKind
-from newleaf.storage.gguf_sentencepiece import read_sentencepiece, write_sentencepiece
+from newleaf.storage.gguf_sentencepiece import PIECES, read_sentencepiece, with_marked_spaces, write_sentencepiece
 from newleaf.text.components import is_byte_level, kind_of
 from newleaf.text.tokenizer import Tokenizer
 
@@ -53,20 +53,23 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
     Raises InputError for a tokenizer that llama.cpp would give other ids for.
     """
     description = json.loads(tokenizer.backend.to_str())
-    model, kind = description["model"], kind_of(description)
+    kind, sentence = kind_of(description), None
+    if kind == "char" and description["decoder"] == {"type": "Sequence", "decoders": PIECES}:
+        description, sentence = with_marked_spaces(description)
+    model = description["model"]
     if tokenizer.vocab_size > vocab_size:
         raise InputError(f"the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {vocab_size:,}")
     added = {token["content"]: TokenKind.CONTROL if token["special"] else TokenKind.USER_DEFINED for token in description["added_tokens"]}
     kinds: dict[str, int] = dict(added)
     if kind == "bpe" and is_byte_level(description) and not model.get("end_of_word_suffix"):
         values, sentence = write_byte_level(description)
-    elif kind == "bpe" and model.get("byte_fallback"):
-        (values, found), sentence = write_sentencepiece(description, kinds, vocab_size), None
+    elif kind in ("bpe", "char") and model.get("byte_fallback"):
+        values, found = write_sentencepiece(description, kinds, vocab_size)
         kinds |= found
     else:
         named = "BPE over characters" if kind == "bpe" else kind
         raise InputError(f"GGUF holds byte-level BPE tokenizers and SentencePiece's BPE; this one is {named}")
-    by_id = {n: token for token, n in tokenizer.backend.get_vocab(with_added_tokens=True).items()}
+    by_id = {n: token for token, n in model["vocab"].items()} | {token["id"]: token["content"] for token in description["added_tokens"]}
     before, after = _ends(tokenizer)
     values |= {
         "tokenizer.ggml.tokens": [by_id.get(n, f"[PAD{n}]") for n in range(vocab_size)],
