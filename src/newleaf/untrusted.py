@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,8 +68,15 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     except RecursionError:
         raise InputError(f"{path}: nests more than {DEEPEST} levels deep") from None
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({_first_line(error)})") from None
+        raise InputError(f"{path}: {json_fault(error)}") from None
     return _bounded(path, value)
+
+
+def json_fault(error: ValueError) -> str:
+    """What is wrong with a text of JSON. Of a number with very many digits Python gives advice that is for programmers."""
+    if isinstance(error, json.JSONDecodeError) or not str(error).startswith("Exceeds the limit"):
+        return f"not valid JSON ({_first_line(error)})"
+    return f"holds a whole number of more than {sys.get_int_max_str_digits():,} digits"
 
 
 def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:

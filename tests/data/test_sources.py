@@ -105,7 +105,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "\\ud800"}\n', {}, r"a\.jsonl:1: field 'text' holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', {}, r"a\.jsonl: not UTF-8 at byte 24"),
         ("a.csv", b"n,body\n1,x\n", {}, r"a\.csv: has no column 'text' \(it has: n, body\)"),
-        ("a.csv", b"n,text\n1,x\n2\n", {}, r"a\.csv:3: the row ends before column 'text'"),
+        ("a.csv", b"n,text\n1,x\n2\n", {}, r"a\.csv:3: has 1 field, and the first line names 2 columns: there is none for 'text'"),
         ("a.csv", b'n,text\n1,"x\n', {}, r"a\.csv:2: not valid CSV"),
         ("a.parquet", b"PAR1 no", {}, r"a\.parquet: not a readable Parquet file"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,15 @@ from newleaf.errors import InputError
 
 if TYPE_CHECKING:
     from newleaf.api import Model
-    from newleaf.tune.labels.model import Judged
+    from newleaf.tune.labels.model import Judged, Question
 
 AT_ONCE = 512  # texts
+DATA = (
+    ("text", ("--data.text", "--data.field"), "of rows: the field of the text, or of the first of two (default: guessed)"),
+    ("second", ("--data.second",), "of rows of pairs: the field of the second text"),
+    ("choices", ("--data.choices",), "of rows with continuations: their field, or fields with commas between them"),
+    ("encoding", ("--data.encoding",), "of a file that is not UTF-8 (default: guessed)"),
+)
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,8 +32,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--file",
         type=Path,
-        help="a .txt file, one text a line, or .jsonl with a field text (texts: a list) in each; line k of the output is about line k",
+        help="a .txt file, one text a line, or rows (.jsonl, .json, .csv, .tsv, .parquet), read as finetune reads them; "
+        "line k of the output is about line or row k",
     )
+    for name, flags, what in DATA:
+        parser.add_argument(*flags, dest=f"data.{name}", metavar="NAME", help=what)
     parser.add_argument("--weights", choices=["fp32", "bf16"], help="convert the weights on opening (default: as stored)")
     add_model_options(parser, weights=False)
     parser.set_defaults(run=run, name="classify")
@@ -36,13 +46,16 @@ def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     if bool(args.text) == bool(args.file):
         raise InputError("name the texts to label, or a file of them with --file, or - for lines of standard input")
+    for _, flags, _ in DATA:
+        if args.file is None and getattr(args, flags[0][2:]) is not None:
+            raise InputError(f"{flags[0]}: goes with --file")
     from newleaf import api
 
     model = api.load(args.model, args.weights, args.device, args.threads)
     for questions in _batches(model, args):
-        answers = iter(model.judge([each for each in questions if each]))
+        answers = iter(model.judge([each for each in questions if each is not None]))
         for question in questions:
-            if not question:  # an empty line of the file: line k of the output is about its line k
+            if question is None:  # a blank line of the file: line k of the output is about its line k
                 print()
                 continue
             found = next(answers)
@@ -68,44 +81,28 @@ def _show_number(question: Any, found: Judged, as_json: bool) -> None:
     print(", ".join(f"{value:g}" for value in values) + ("\t(cut)" if found.cut else ""))
 
 
-def _batches(model: Model, args: argparse.Namespace) -> Any:
-    """Questions, some at a time."""
+def _batches(model: Model, args: argparse.Namespace) -> Iterator[list[Question | None]]:
+    """Questions, some at a time; None where a line is blank."""
+    every: list[Question | None]
     if args.file is not None:
-        every = _of_file(args.file)
+        every = _of_file(model, args)
     elif args.text == ["-"]:
-        every = [_blank_is_empty(line.rstrip("\r\n")) for line in sys.stdin]
+        every = [line.rstrip("\r\n") if line.strip() else None for line in sys.stdin]
     else:
         every = list(args.text) if model.takes_one_text else [args.text]
     for start in range(0, len(every), AT_ONCE):
         yield every[start : start + AT_ONCE]
 
 
-def _of_file(path: Path) -> list[Any]:
-    """One entry for each line, so that line k of the output is about line k: an empty one for a blank line."""
-    from newleaf.data.problems import BadDocumentError
-    from newleaf.data.rows import FORMATS, file_lines, file_rows, format_of, parse_row, stop_at
+def _of_file(model: Model, args: argparse.Namespace) -> list[Question | None]:
+    from newleaf.data.encodings import known_encoding
+    from newleaf.tune.labels.fields import Wanted
+    from newleaf.tune.labels.questions import read_questions
 
-    if format_of(path) in FORMATS and format_of(path) != ".jsonl":
-        return [_question(row.values, row.where) for row in file_rows(path)]
-    found: list[Any] = []
-    for number, line in file_lines(path):
-        if format_of(path) != ".jsonl" or not line.strip():
-            found.append(_blank_is_empty(line))
-            continue
-        try:
-            found.append(_question(parse_row(line, f"{path}:{number}"), f"{path}:{number}"))
-        except BadDocumentError as problem:
-            stop_at(problem)
-    return found
-
-
-def _question(row: dict[str, Any], where: str) -> Any:
-    """The text, or the texts, of a row."""
-    found = row["texts"] if "texts" in row else row.get("text")
-    if not (isinstance(found, str) or (isinstance(found, list) and found and all(isinstance(each, str) for each in found))):
-        raise InputError(f"{where}: a row has a field text, or texts for a list of them; this one has {', '.join(row) or 'none'}")
-    return found
-
-
-def _blank_is_empty(line: str) -> str:
-    return line if line.strip() else ""
+    given = {name: getattr(args, f"data.{name}") for name, _, _ in DATA}
+    choices = tuple(given["choices"].split(",")) if given["choices"] else ()
+    encoding = known_encoding(given["encoding"]) if given["encoding"] else None
+    if model.labels is None:
+        model.judge(["?"])  # says that this is no classifier
+    assert model.labels is not None
+    return read_questions(args.file, model.labels.head.shape, Wanted(given["text"], given["second"], choices), encoding)

@@ -9,8 +9,8 @@ from pathlib import Path
 from newleaf.cli.options import add_context_options, add_model_options, heed_offline
 
 EPILOG = """tasks: hellaswag, arc_easy, mmlu (or mmlu_SUBJECT), truthfulqa_mc1, lambada, sst2, gsm8k_cot, humaneval, speed;
-lm_eval:NAME for a task of lm-evaluation-harness; or a file: text, or .jsonl rows of {prompt, references}, of {messages}, or of
-one of the tasks"""
+lm_eval:NAME for a task of lm-evaluation-harness; or a file: text, or rows (.jsonl, .json, .csv, .tsv, .parquet) of {prompt,
+references}, of {messages}, or of one of the tasks"""
 
 
 DATA = (

@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "pretrain", help="train a new model from text", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "source", nargs="*", help="file, folder or glob (.txt .md .py .jsonl .csv .parquet, gz and zst too), or hf:owner/dataset"
+        "source", nargs="*", help="file, folder or glob (.txt .md .py .jsonl .csv .tsv .parquet, gz and zst too), or hf:owner/dataset"
     )
     parser.add_argument("--out", help="the run's folder")
     length = parser.add_mutually_exclusive_group()

@@ -17,7 +17,7 @@ Layout = Literal["packed", "document"]
 class DataConfig:
     """How sources become batches.
 
-    `field` names the text in a row of JSONL, CSV or Parquet; `encoding` is that of the files, which is guessed where they are not UTF-8;
+    `field` names the text in a row; `encoding` is that of the files, which is guessed where they are not UTF-8;
     `document` says what a document is in a .txt file; `limit` and
     `validation_limit` count documents kept. `val_fraction` takes the end of the text, unless `validation` names sources of its own.
     Of the text to learn `train_bytes` become tokens at most, of the held-out text `validation_bytes`, in pieces spread evenly over it.

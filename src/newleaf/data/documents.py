@@ -1,6 +1,5 @@
 """Sources to documents: each kind of file cut into the texts it holds."""
 
-import csv
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,9 @@ from newleaf.data.decoding import Line, line_text, lines, text_pieces
 from newleaf.data.encodings import utf8_blocks
 from newleaf.data.hub import hub_rows
 from newleaf.data.problems import BadDocumentError, Problems
-from newleaf.data.rows import CSV_FIELD_LIMIT, parse_row
+from newleaf.data.rows import file_rows, parse_row
 from newleaf.data.sources import FileSource, HubSource, Resolved
+from newleaf.data.tables import DELIMITERS, SourceRow, read_table
 from newleaf.errors import InputError
 
 Progress = Callable[[str, int, int | None], None]
@@ -71,8 +71,10 @@ def _file_documents(source: FileSource, reading: Reading) -> Iterator[Document]:
     name = str(source.path)
     if source.format == ".jsonl":
         yield from _jsonl(source, reading)
-    elif source.format == ".csv":
-        yield from _csv(source, reading)
+    elif source.format == ".json":
+        yield from _of_rows(file_rows(source.path, reading.problems.bad, reading.config.encoding), reading)
+    elif source.format in DELIMITERS:
+        yield from _table(source, reading)
     elif source.format == ".parquet":
         yield from _rows(_parquet_values(source, reading), name, reading)
     elif source.format == ".txt" and reading.config.document == "line":
@@ -142,50 +144,27 @@ def _text_of(row: dict[str, Any], name: str, field: str) -> str:
     return value
 
 
-def _csv(source: FileSource, reading: Reading) -> Iterator[Document]:
-    # csv's limit of 128 KB a field is global to Python: raised while reading, put back after.
-    limit = csv.field_size_limit(CSV_FIELD_LIMIT)
-    try:
-        reader = csv.reader((text for _, text in _good_lines(source, reading)), strict=True)
-        header = next(reader, [])
-        if reading.config.field not in header:
-            has = ", ".join(header[:8])
-            message = f"{source.path}: has no column {reading.config.field!r} (it has: {has}); name the text column with --data.field"
-            raise BadDocumentError("no text field", message)
-        column = header.index(reading.config.field)
-        yield from _csv_rows(reader, column, source, reading)
-    except csv.Error as error:  # only the header is read here
-        raise BadDocumentError("broken line", f"{source.path}:1: not valid CSV ({error})") from error
-    finally:
-        csv.field_size_limit(limit)
+def _table(source: FileSource, reading: Reading) -> Iterator[Document]:
+    numbered = ((line.number, text) for line, text in _good_lines(source, reading))
+    table = read_table(numbered, str(source.path), source.format, reading.problems.bad)
+    if reading.config.field not in table.columns:
+        has = ", ".join(table.columns[:8])
+        message = f"{source.path}: has no column {reading.config.field!r} (it has: {has}); name the text column with --data.field"
+        raise BadDocumentError("no text field", message)
+    yield from _of_rows(table.rows, reading)
 
 
-def _csv_rows(reader: Any, column: int, source: FileSource, reading: Reading) -> Iterator[Document]:
-    while True:
+def _of_rows(rows: Iterable[SourceRow], reading: Reading) -> Iterator[Document]:
+    for row in rows:
         try:
-            row = next(reader, None)
-            name = f"{source.path}:{reader.line_num}"
-            if row is None:
-                return
-            if row and len(row) <= column:
-                raise BadDocumentError("broken line", f"{name}: the row ends before column {reading.config.field!r}")
-        except csv.Error as error:
-            reading.problems.bad(BadDocumentError("broken line", f"{source.path}:{reader.line_num}: not valid CSV ({error})"))
+            yield Document(row.where, [_text_of(row.values, row.where, reading.config.field)])
         except BadDocumentError as problem:
             reading.problems.bad(problem)
-        else:
-            if row:
-                yield Document(name, [row[column]])
 
 
 def _rows(rows: Iterable[dict[str, Any]], name: str, reading: Reading) -> Iterator[Document]:
     """Documents of rows that are numbered from 1."""
-    for number, row in enumerate(rows, 1):
-        row_name = f"{name}: row {number}"
-        try:
-            yield Document(row_name, [_text_of(row, row_name, reading.config.field)])
-        except BadDocumentError as problem:
-            reading.problems.bad(problem)
+    yield from _of_rows((SourceRow(f"{name}: row {number}", row) for number, row in enumerate(rows, 1)), reading)
 
 
 def _parquet_values(source: FileSource, reading: Reading) -> Iterator[dict[str, Any]]:

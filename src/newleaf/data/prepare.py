@@ -15,7 +15,7 @@ from newleaf.data.sources import Resolved, resolve
 from newleaf.data.spool import SpoolWriter, TextFile, split_characters, split_documents, split_each, with_fingerprint
 from newleaf.errors import InputError
 
-VERSION = 3  # of the cache's layout and of what reading means: raise it when either changes
+VERSION = 4  # of the cache's layout and of what reading means: raise it when either changes
 NOT_ABOUT_TEXT = ("train_bytes", "validation_bytes", "layout", "stride", "document_mask")
 LONG = 10_000  # bytes of a document whose end is a text of its own
 FEW = 100  # documents of which the last need not be like the others

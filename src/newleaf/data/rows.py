@@ -5,34 +5,25 @@ A row that is bad is one line's problem: whoever reads decides whether it ends e
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from newleaf.data.compression import PACKED, blocks, seekable
 from newleaf.data.decoding import line_text, lines
 from newleaf.data.encodings import utf8_blocks
 from newleaf.data.problems import BadDocumentError
+from newleaf.data.tables import DELIMITERS, Bad, SourceRow, read_table
 from newleaf.errors import InputError
+from newleaf.untrusted import json_fault
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 DEEPEST = 100  # levels of JSON
-CSV_FIELD_LIMIT = 2**31 - 1  # the largest that a C long holds on every system
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-Bad = Callable[[BadDocumentError], None]
-
-
-@dataclass(frozen=True)
-class SourceRow:
-    """A row's values by field, and where it stands: file:line."""
-
-    where: str
-    values: Any  # a dictionary, unless a reader's `parse` takes other JSON
+SPACE = re.compile(r"[ \t\r\n]*")  # of JSON
 
 
 def format_of(path: Path) -> str:
@@ -62,7 +53,8 @@ def file_rows(
         elif kind == ".parquet":
             yield from _parquet(path)
         else:
-            yield from _delimited(path, bad, encoding, "," if kind == ".csv" else "\t")
+            assert kind in DELIMITERS
+            yield from read_table(_whole_lines(path, bad, encoding), str(path), kind, bad).rows
     except BadDocumentError as problem:  # of the whole file
         raise InputError(problem.plain) from problem
 
@@ -87,9 +79,11 @@ def parse_json(text: str, where: str) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise _too_deep(where) from None
-    except ValueError as error:
-        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    except json.JSONDecodeError as error:
+        what = f"{error.msg}, at column {error.colno}"
         raise BadDocumentError("broken line", f"{where}: not valid JSON ({what}); each line is one JSON object") from error
+    except ValueError as error:
+        raise BadDocumentError("broken line", f"{where}: {json_fault(error)}") from error
     if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
         raise _too_deep(where)
     if SURROGATE.search(text) and (place := _half_surrogate(value)) is not None:
@@ -125,54 +119,52 @@ def _json_lines(path: Path, bad: Bad, encoding: str | None, parse: Callable[[str
 
 
 def _json_list(path: Path, bad: Bad, encoding: str | None, parse: Callable[[str, str], Any]) -> Iterator[SourceRow]:
+    """The rows of one list. Where each ends is found first, so that what is wrong with it is named by its number."""
     text = "\n".join(line for _, line in file_lines(path, encoding=encoding))
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({getattr(error, 'msg', error)})") from None
-    if not isinstance(values, list):
+    begin, number = _past_space(text, 0), 0
+    if not text.startswith("[", begin):
         raise InputError(f"{path}: must be a list of rows; a file with one row a line is named .jsonl")
-    for number, value in enumerate(values, 1):
-        where = f"{path} row {number}"
-        try:
-            row = SourceRow(where, parse(json.dumps(value), where))
-        except (BadDocumentError, RecursionError) as problem:
-            bad(problem if isinstance(problem, BadDocumentError) else _too_deep(where))
-        else:
-            yield row
-
-
-def _delimited(path: Path, bad: Bad, encoding: str | None, delimiter: str) -> Iterator[SourceRow]:
-    """CSV with its quotes; in TSV a quote is a character like any other (IANA, text/tab-separated-values)."""
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    limit = csv.field_size_limit(CSV_FIELD_LIMIT)  # the limit of 128 KB a field is global to Python
     try:
-        texts = (text for _, text in _whole_lines(path, bad, encoding))
-        reader = csv.reader(texts, delimiter=delimiter, strict=True, quoting=quoting)
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise InputError(f"{path}:1: two columns have the same name; the first line names the columns")
-        while True:
+        for number, start, end in _items(text, begin):
+            where = f"{path} row {number}"
             try:
-                values = next(reader, None)
-            except csv.Error as error:
-                bad(BadDocumentError("broken line", f"{path}:{reader.line_num}: not valid {_name(delimiter)} ({error})"))
-                continue
-            if values is None:
-                return
-            where = f"{path}:{reader.line_num}"
-            if values and len(values) != len(header):
-                bad(BadDocumentError("broken line", f"{where}: has {len(values)} fields, and the first line names {len(header)}"))
-            elif values:
-                yield SourceRow(where, dict(zip(header, values, strict=True)))
-    except csv.Error as error:
-        raise InputError(f"{path}:1: not valid {_name(delimiter)} ({error})") from None
-    finally:
-        csv.field_size_limit(limit)
+                row = SourceRow(where, parse(text[start:end], where))
+            except BadDocumentError as problem:
+                bad(problem)
+            else:
+                yield row
+    except RecursionError:
+        raise InputError(f"{path} row {number + 1}: nests more than {DEEPEST} levels deep") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise InputError(f"{path} row {number + 1}: not valid JSON ({error.msg}: {place})") from None
 
 
-def _name(delimiter: str) -> str:
-    return "CSV" if delimiter == "," else "TSV"
+def _items(text: str, begin: int) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of each value of the JSON list that begins there. Raises the decoder's errors."""
+    decoder = json.JSONDecoder(parse_int=_nothing, parse_float=_nothing)  # only the extent counts here
+    at, number = _past_space(text, begin + 1), 0
+    more = not text.startswith("]", at)
+    while more:
+        number += 1
+        _, end = decoder.raw_decode(text, at)
+        yield number, at, end
+        at = _past_space(text, end)
+        more = text.startswith(",", at)
+        at = _past_space(text, at + 1) if more else at
+    if not text.startswith("]", at):
+        raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+    if (after := _past_space(text, at + 1)) < len(text):
+        raise json.JSONDecodeError("Extra data", text, after)
+
+
+def _past_space(text: str, at: int) -> int:
+    found = SPACE.match(text, at)
+    return found.end() if found is not None else at
+
+
+def _nothing(digits: str) -> int:
+    return 0
 
 
 def _parquet(path: Path) -> Iterator[SourceRow]:

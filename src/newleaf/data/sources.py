@@ -3,14 +3,15 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from newleaf.data.compression import PACKED
 from newleaf.errors import InputError
 
-SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".csv", ".parquet")
+SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+NAMED = (".json",)  # read where it is named: in folders, such files are configurations and not lists of rows
 HUB = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:]*))?(?::(?P<split>[^:]*))?")
 
 
@@ -66,7 +67,7 @@ def resolve(sources: Iterable[str | os.PathLike[str]]) -> Resolved:
         if text.startswith("hf:"):
             found.sources.append(parse_hub(text))
         elif Path(text).is_dir():
-            _add_many(found, text, _walk(Path(text)))
+            _add_many(found, text, _walk(Path(text)), NAMED)
         elif Path(text).exists():
             _add_named(found, Path(text))
         elif glob.has_magic(text):
@@ -100,10 +101,10 @@ def _add_named(found: Resolved, path: Path) -> None:
     _add(found, path, named=True)
 
 
-def _add_many(found: Resolved, text: str, paths: Iterable[Path]) -> None:
+def _add_many(found: Resolved, text: str, paths: Iterable[Path], without: Collection[str] = ()) -> None:
     before = len(found.sources)
     for path in paths:
-        if format_of(path) is None:
+        if format_of(path) is None or format_of(path) in without:
             found.passed_over.append(str(path))
         else:
             _add(found, path, named=False)

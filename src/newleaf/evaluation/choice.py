@@ -53,7 +53,7 @@ class ChoiceTask:
     def _questions(self, setting: Setting, path: Path | None) -> Questions:
         shots = setting.shots or 0
         file = find_file(self.name, setting, path or self.file)
-        rows, problems = read_rows(file)
+        rows, problems = read_rows(file, setting.data.encoding)
         examples = self._examples(shots, setting, file)
         if self.only is not None:
             rows = [row for row in rows if row.fields.get("subject") == self.only]
@@ -78,7 +78,7 @@ class ChoiceTask:
         if self.shots_file is None:
             raise InputError(f"shots: {self.name} is asked without examples")
         beside = Setting(data_dir=setting.data_dir or file.parent)
-        rows, _ = read_rows(find_file(self.name, beside, self.shots_file))
+        rows, _ = read_rows(find_file(self.name, beside, self.shots_file), setting.data.encoding)
         found: dict[str, list[str]] = {}
         for choice in make_each(rows, self.read)[0]:
             found.setdefault(choice.group, []).append(choice.solved)
@@ -165,7 +165,7 @@ def _lambada_questions(setting: Setting, path: Path | None) -> Questions:
     if setting.shots:
         raise InputError("shots: lambada is asked without examples")
     file = find_file("lambada", setting, path or "lambada.jsonl")
-    rows, problems = read_rows(file)
+    rows, problems = read_rows(file, setting.data.encoding)
 
     def item(row: Row) -> Item:
         whole = row.text("context") + row.text("continuation") if "context" in row.fields else row.text("text")

@@ -27,7 +27,7 @@ def find_jobs(tasks: Sequence[str], setting: Setting, labels: bool = False) -> l
     not exist or cannot run."""
     if isinstance(tasks, str) or not tasks:
         raise InputError("tasks: give a list of task names or files, such as hellaswag or a text")
-    jobs = [(find_label_job if labels else find_job)(str(name)) for name in tasks]
+    jobs = [find_label_job(str(name)) if labels else find_job(str(name), setting.data.encoding) for name in tasks]
     seen: dict[str, int] = {}
     for number, job in enumerate(jobs):
         seen[job.name] = seen.get(job.name, 0) + 1

@@ -47,7 +47,7 @@ def _questions(setting: Setting, path: Path | None) -> Questions:
     tried = run_program("pass", seconds=60.0)
     if not tried.passed:
         raise InputError(f"humaneval: programs cannot be run here: {tried.reason}")
-    rows, problems = read_rows(file)
+    rows, problems = read_rows(file, setting.data.encoding)
 
     def item(row: Row) -> Item:
         about = {name: row.text(name) for name in ("test", "entry_point")}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from newleaf.data.compression import PACKED
+from newleaf.data.rows import FORMATS, format_of
 from newleaf.errors import InputError
 from newleaf.evaluation.ask import run_questions
 from newleaf.evaluation.choice import CHOICE_TASKS, lambada
@@ -16,7 +18,6 @@ from newleaf.evaluation.task import Setting, Task
 from newleaf.evaluation.written import gsm8k
 
 HARNESS = "lm_eval:"
-ROWS = (".jsonl", ".jsonl.gz")
 
 Run = Callable[[Subject, Setting, Path | None, Progress], TaskResult]
 
@@ -56,17 +57,18 @@ def _built_in(name: str, path: Path | None = None) -> Job | None:
 
 
 NAMES = (*(task.name for task in CHOICE_TASKS), "lambada", "gsm8k_cot", "humaneval", "speed")
+WITHOUT_ROWS = ("speed",)
 FILES = {"gsm8k": "gsm8k_cot", "mmlu_test": "mmlu"}  # what the data's files are called, where it is not the task's name
 
 
-def find_job(name: str) -> Job:
+def find_job(name: str, encoding: str | None = None) -> Job:
     """The task of this name, lm_eval:NAME of the harness, or what a file stands for: a built-in task's rows by the file's name, {prompt,
     references} to be answered, and otherwise text to be predicted. Raises InputError with the nearest name when there is none."""
     if name.startswith(HARNESS):
         return _harness_job(name.removeprefix(HARNESS))
     path = Path(name)
     if path.exists():
-        return _file_job(path)
+        return _file_job(path, encoding)
     looks_like_a_file = path.suffix != "" or "/" in name or "*" in name
     job = None if looks_like_a_file else _built_in(name)
     if job is not None:
@@ -101,7 +103,7 @@ def _refuse_labels(path: Path, setting: Setting) -> None:
     asked = next((name for name in ("label", "text", "second") if getattr(setting.data, name) is not None), None)
     if asked is not None:
         raise InputError(f"data.{asked}: is of labelled rows, which are for classifiers; --data.field names the text to be predicted")
-    labels = label_field(path, setting.data.encoding) if setting.data.field is None and path.is_file() and is_rows(path) else None
+    labels = label_field(path, setting.data.encoding) if setting.data.field is None and is_rows(path) else None
     if labels is not None:
         raise InputError(
             f"{path}: has labels (field {labels!r}), and a language model gives none; newleaf finetune --task classify makes a "
@@ -111,20 +113,19 @@ def _refuse_labels(path: Path, setting: Setting) -> None:
 
 def is_rows(path: Path) -> bool:
     """Whether the file's name is that of rows."""
-    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    return name.endswith((".jsonl", ".json", ".csv", ".tsv", ".parquet"))
+    return path.is_file() and format_of(path) in FORMATS
 
 
-def _file_job(path: Path) -> Job:
+def _file_job(path: Path, encoding: str | None) -> Job:
     from newleaf.evaluation.text import run_text
     from newleaf.evaluation.texts import generation_task, is_generation_file
 
-    stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    if path.name.endswith(ROWS):
-        job = _built_in(FILES.get(stem, stem), path)
+    if is_rows(path):
+        stem = (path.with_suffix("") if path.suffix.lower() in PACKED else path).stem
+        job = _built_in(FILES.get(stem, stem), path) if stem not in WITHOUT_ROWS else None
         if job is not None:
             return job
-        if is_generation_file(path):
+        if is_generation_file(path, encoding):
             return _questions(generation_task(stem, path))
     return Job(
         path.stem or str(path),

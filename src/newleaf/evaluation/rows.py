@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,13 +63,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-def read_rows(path: Path) -> tuple[list[Row], list[str]]:
+def first_rows(path: Path, count: int, encoding: str | None = None) -> list[Row]:
+    """The first rows of a file that can be read."""
+    return [Row(row.where, row.values) for row in islice(file_rows(path, lambda problem: None, encoding), count)]
+
+
+def read_rows(path: Path, encoding: str | None = None) -> tuple[list[Row], list[str]]:
     """The rows of a file (JSON lines, a JSON list, CSV, TSV, Parquet; packed or not), and what was left out and why.
 
     Raises InputError for a file that cannot be read or has no rows.
     """
     problems: list[str] = []
-    rows = [Row(row.where, row.values) for row in file_rows(path, lambda problem: problems.append(problem.plain))]
+    rows = [Row(row.where, row.values) for row in file_rows(path, lambda problem: problems.append(problem.plain), encoding)]
     if not rows:
         raise InputError(problems[0] if problems else f"{path}: is empty; one JSON object a line is expected")
     return rows, problems

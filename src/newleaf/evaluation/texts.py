@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from newleaf.errors import InputError
-from newleaf.evaluation.rows import BadRowError, Row, make_each, read_rows
+from newleaf.evaluation.rows import BadRowError, Row, first_rows, make_each, read_rows
 from newleaf.evaluation.statistics import Estimate
 from newleaf.evaluation.subject import Writing
 from newleaf.evaluation.task import CorpusMeasure, Item, Marks, Measure, Questions, Setting, Task, limited
 from newleaf.measure import text_metrics
 
 MAX_TOKENS = 128
+LOOKED_AT = 20  # rows that say of what kind a file is
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ TEMPLATES = {
 }
 
 
-def is_generation_file(path: Path) -> bool:
-    """Whether the rows have prompts and references, or messages."""
-    rows, _ = read_rows(path)
-    return any({"prompt", "references"} <= row.fields.keys() or "messages" in row.fields for row in rows[:20])
+def is_generation_file(path: Path, encoding: str | None = None) -> bool:
+    """Whether the first rows have prompts and references, or messages."""
+    rows = first_rows(path, LOOKED_AT, encoding)
+    return any({"prompt", "references"} <= row.fields.keys() or "messages" in row.fields for row in rows)
 
 
 def generation_task(name: str, path: Path) -> Task:
@@ -103,7 +104,7 @@ def _writing(setting: Setting) -> Writing:
 
 def _questions(name: str, path: Path, setting: Setting) -> Questions:
     template, shots = _template(setting), setting.shots or 0
-    rows, problems = read_rows(path)
+    rows, problems = read_rows(path, setting.data.encoding)
     pairs, bad = make_each(rows, lambda row: (row, *_pair(row)))
     examples = [(prompt, references[0]) for _, prompt, references in pairs[:shots]]
     if len(pairs) <= shots:
@@ -118,7 +119,7 @@ def _questions(name: str, path: Path, setting: Setting) -> Questions:
 def _pair(row: Row) -> tuple[str, tuple[str, ...]]:
     """A row's prompt and references; of a conversation, all messages but the last, and the last."""
     if "messages" not in row.fields:
-        return row.text("prompt"), row.texts("references")
+        return row.text("prompt"), row.texts("references") if isinstance(row.need("references"), list) else (row.text("references"),)
     messages = row.need("messages")
     if not isinstance(messages, list) or len(messages) < 2 or not all(isinstance(each, dict) and each.get("content") for each in messages):
         raise BadRowError("messages must be two or more, each with content")

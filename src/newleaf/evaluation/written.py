@@ -76,7 +76,7 @@ def _questions(setting: Setting, path: Path | None) -> Questions:
     if not 0 <= shots <= len(EXAMPLES):
         raise InputError(f"shots: gsm8k_cot has {len(EXAMPLES)} examples, and {shots} were asked for")
     file = find_file("gsm8k_cot", setting, path or "gsm8k.jsonl")
-    rows, problems = read_rows(file)
+    rows, problems = read_rows(file, setting.data.encoding)
     preamble = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in EXAMPLES[:shots])
 
     def item(row: Row) -> Item:

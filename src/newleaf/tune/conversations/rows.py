@@ -1,4 +1,4 @@
-"""Rows of conversations and pairs: JSON lines, JSON lists, datasets of the Hub, and the conversations that newleaf makes itself."""
+"""Rows of conversations and pairs: JSON lines, JSON lists, tables, datasets of the Hub, and the conversations that newleaf makes itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from newleaf.data.hub import hub_rows
 from newleaf.data.problems import BadDocumentError
-from newleaf.data.rows import file_rows, format_of, parse_json
+from newleaf.data.rows import FORMATS, file_rows, parse_json
 from newleaf.data.sources import HubSource, resolve
 from newleaf.data.stdlib_chat import HELD_OUT, NAME, stdlib_chat
 from newleaf.errors import InputError
@@ -30,12 +30,7 @@ class Row:
 def read_rows(sources: Iterable[str], encoding: str | None = None) -> Iterator[Row]:
     """Every row. Raises InputError for a file that cannot be read."""
     for source in sources:
-        if source.startswith(OWN):
-            yield from _own(source)
-        elif format_of(Path(source)) == ".json" and not source.startswith("hf:"):
-            yield from _of_file(Path(source), encoding)
-        else:
-            yield from _resolved(source, encoding)
+        yield from _own(source) if source.startswith(OWN) else _resolved(source, encoding)
 
 
 def _own(source: str) -> Iterator[Row]:
@@ -50,10 +45,10 @@ def _resolved(source: str, encoding: str | None) -> Iterator[Row]:
         if isinstance(found, HubSource):
             for number, row in enumerate(hub_rows(found)):
                 yield Row(f"{found} row {number + 1}", partial(_same, row))
-        elif found.format == ".jsonl":
+        elif found.format in FORMATS:
             yield from _of_file(found.path, encoding)
         elif found.named:
-            raise InputError(f"{found.path}: this task reads .jsonl, .json and hf:owner/dataset, not {found.format}")
+            raise InputError(f"{found.path}: this task reads {', '.join(FORMATS)} and hf:owner/dataset, not {found.format}")
 
 
 def _of_file(path: Path, encoding: str | None) -> Iterator[Row]:

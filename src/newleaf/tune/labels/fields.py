@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,24 +48,40 @@ class Wanted:
 def find_fields(shape: Shape, has: Sequence[str], wanted: Wanted, where: str) -> Fields:
     """The fields of a task of this shape among those that the first row `has`. Raises InputError, saying how to name them."""
     label = _one(wanted.label, LABEL, has, where, "label")
-    rest = [name for name in has if name != label]
+    texts, choices = _texts(shape, has, [name for name in has if name != label], wanted, where)
+    return Fields(texts, label, choices)
+
+
+def find_texts(shape: Shape, has: Sequence[str], wanted: Wanted, where: str) -> tuple[str, ...]:
+    """The fields of what is to be labelled, in rows that may have no label: those that `find_fields` takes where there is one. For choice
+    the first is the text and the others are continuations. Raises InputError, saying how to name them."""
+    lowered = {str(name).lower(): name for name in reversed(has)}
+    label = next((lowered[name] for name in LABEL if name in lowered), None)
+    if label is not None:
+        try:
+            return sum(_texts(shape, has, [name for name in has if name != label], wanted, where), ())
+        except InputError:
+            pass  # what looks like a label may be the text: an answer of a question
+    return sum(_texts(shape, has, list(has), wanted, where), ())
+
+
+def _texts(shape: Shape, has: Sequence[str], rest: list[str], wanted: Wanted, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The fields of texts and of continuations among `rest`, which are those of all that are no label."""
     if shape == "choice":
         choices = _choices(rest, wanted.choices, where)
-        texts = (_one(wanted.text, BEFORE_CHOICES, [name for name in rest if name not in choices], where, "text"),)
-        return Fields(texts, label, choices)
+        return (_one(wanted.text, BEFORE_CHOICES, [name for name in rest if name not in choices], where, "text"),), choices
     if shape == "classify":
         if wanted.text is None and not any(name in rest for name in TEXT) and len(rest) == 1:
-            return Fields((rest[0],), label)
-        return Fields((_one(wanted.text, TEXT, rest, where, "text"),), label)
+            return (rest[0],), ()
+        return (_one(wanted.text, TEXT, rest, where, "text"),), ()
     if wanted.text is None and wanted.second is None:
         for pair in PAIRS:
             if set(pair) <= set(rest):
-                return Fields(pair, label)
+                return pair, ()
         if len(rest) == 2:
-            return Fields((rest[0], rest[1]), label)
+            return (rest[0], rest[1]), ()
         raise _unclear(where, has, "the two texts", "--data.text and --data.second")
-    first, second = _one(wanted.text, (), rest, where, "text"), _one(wanted.second, (), rest, where, "second")
-    return Fields((first, second), label)
+    return (_one(wanted.text, (), rest, where, "text"), _one(wanted.second, (), rest, where, "second")), ()
 
 
 def _choices(rest: list[str], wanted: tuple[str, ...], where: str) -> tuple[str, ...]:
@@ -99,7 +115,7 @@ def _unclear(where: str, has: Sequence[str], what: str, option: str) -> InputErr
     return InputError(f"{where}: which field holds {what} is not clear (it has: {', '.join(map(str, has[:8]))}); say so with {option}")
 
 
-def text_of(values: dict[str, Any], name: str, where: str) -> str:
+def text_of(values: Mapping[str, Any], name: str, where: str) -> str:
     """A text. Raises InputError when it is none, or empty."""
     value = values.get(name)
     if not isinstance(value, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,7 +136,7 @@ class ExampleReader:
             self.first = row.where
         texts = [text_of(row.values, name, row.where) for name in self.fields.texts]
         if self.shape == "choice":
-            choices = self._choices(row)
+            choices = continuations(row.values, self.fields.choices, row.where)
             return Example(row.where, (*texts, *choices), (self._number(row, choices),))
         return Example(row.where, tuple(texts), self._answers(row))
 
@@ -159,19 +159,6 @@ class ExampleReader:
         if type(value) is not self.kind:
             raise InputError(f"{where}: label {value!r} is of type {type(value).__name__}, and those before it of {self.kind.__name__}")
         return value
-
-    def _choices(self, row: Row) -> list[str]:
-        assert self.fields is not None
-        names = self.fields.choices
-        values = row.values
-        if len(names) == 1:
-            held = values.get(names[0])
-            held = held.get("text") if isinstance(held, dict) else held  # as ARC has them
-            if not isinstance(held, list) or len(held) < 2:
-                raise InputError(f"{row.where}: field {names[0]!r} must be a list of at least two continuations")
-            values = {str(number): text for number, text in enumerate(held)}
-            names = tuple(values)
-        return [text_of(values, name, row.where) for name in names]
 
     def _number(self, row: Row, choices: list[str]) -> int:
         """The right continuation, from 0: said by its number, its letter or itself."""
@@ -209,6 +196,18 @@ class ExampleReader:
                 if answer not in known:
                     shown = ", ".join(repr(label) for label in labels[:8])
                     raise InputError(f"{example.where}: label {answer!r} is not among those to learn ({shown})")
+
+
+def continuations(values: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:
+    """The continuations of a row: in a field each, or all in one as a list (or as ARC has them). Raises InputError where they are none."""
+    if len(fields) > 1:
+        return [text_of(values, name, where) for name in fields]
+    held = values.get(fields[0])
+    held = held.get("text") if isinstance(held, dict) else held
+    if not isinstance(held, list) or len(held) < 2:
+        raise InputError(f"{where}: field {fields[0]!r} must be a list of at least two continuations")
+    named = {str(number): text for number, text in enumerate(held)}
+    return [text_of(named, name, where) for name in named]
 
 
 def _split(found: list[Example], fraction: float, seed: int, where: str) -> tuple[list[Example], list[Example]]:
