@@ -137,10 +137,14 @@ def test_the_system_message_stays_when_old_turns_go(model: Model) -> None:
     assert "number 11" in shown
 
 
-def test_an_answer_never_outgrows_the_context(model: Model) -> None:
+def test_an_answer_never_outgrows_the_context_and_says_where_it_was_full(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     reply = model.reply(HELLO, max_tokens=10**6, min_tokens=10**6, temperature=1, seed=1)
     prompt = model.chat_template.encode(HELLO, Rendering(add_generation_prompt=True)).ids
-    assert (reply.end, reply.tokens) == ("length", 512 - len(prompt))
+    assert (reply.end, reply.tokens) == ("context", 512 - len(prompt))
+    assert f"the answer ends after {reply.tokens} tokens, where the model's context of 512 tokens was full" in caplog.text
+    caplog.clear()
+    exact = model.reply(HELLO, max_tokens=reply.tokens, min_tokens=reply.tokens, temperature=1, seed=1)
+    assert (exact.end, exact.content, caplog.text) == ("length", reply.content, "")
     with pytest.raises(InputError, match="leaves no room for an answer: the context is 512"):
         model.chat([{"role": "user", "content": "x" * 600}])
     with pytest.raises(InputError, match="did you mean temperature"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -45,6 +49,27 @@ def test_writing_goes_on_when_the_context_is_full(model: Model) -> None:
     ids = model.tokenizer.encode("0123456789")
     assert len(text) > 20
     assert len(ids) + 100 > model.network.config.context_length
+
+
+@pytest.mark.parametrize("way", [{}, {"best_of": 2}, {"beams": 2}, {"guidance_scale": 1.5}])
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_text_that_outgrows_the_context_is_marked_and_told(
+    way: dict[str, Any], more: int, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The context has 32 tokens: 10 of the prompt, and 22 that fit or 23."""
+    assert len(model.tokenizer.encode("0123456789")) == 10
+    options = {"max_tokens": 22 + more, "min_tokens": 22 + more, "seed": 1} | ({} if "beams" in way else {"temperature": 1.0})
+    (found,) = model.complete("0123456789", **options | way)
+    assert (found.end, found.past_context) == ("length", bool(more))
+    assert ("longer, prompt included, than the model's context of 32 tokens" in caplog.text) == bool(more)
+
+
+def test_a_file_of_prompts_names_the_texts_that_outgrew_the_context(model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "in.txt").write_text("ab\n0123456789012345\ncd\n0123456789012345\n")
+    model.generate_file(tmp_path / "in.txt", tmp_path / "out.jsonl", batch=1, max_tokens=20, min_tokens=20, seed=1)
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert [row.get("past_context", False) for row in rows] == [False, True, False, True]
+    assert [record.message.split(" longer")[0] for record in caplog.records] == ["2 texts are"]
 
 
 def test_writing_within_the_context_equals_a_plain_loop_without_a_cache(model: Model) -> None:

@@ -10,8 +10,8 @@ from typing import Any, overload
 from newleaf.adapters.adapter import attach, share, whole_weights
 from newleaf.api.engines import Engines
 from newleaf.errors import InputError
-from newleaf.generate.chat import MAX_TOKENS, Answerer, Reply, ReplyPiece, Speaker, check_options, gather
-from newleaf.generate.completion import Completion, collect
+from newleaf.generate.chat import MAX_TOKENS, Answerer, Reply, ReplyPiece, Speaker, check_options, gather, told_full
+from newleaf.generate.completion import Completion, collect, tell_past, told_past
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.conversation import Conversation
 from newleaf.generate.draft import check_draft, check_drafting
@@ -131,12 +131,14 @@ class Model:
                 prompt_ids(self.tokenizer, row.text, config, self.network.config.context_length)
             except InputError as error:
                 raise InputError(f"{row.where}: {error}") from None
-        done = begin_output(out, rows, settings_of(self.network, self.tokenizer.fingerprint, config), overwrite)
+        done, past = begin_output(out, rows, settings_of(self.network, self.tokenizer.fingerprint, config), overwrite), 0
         for first, some in batches(rows, done, batch):
             if on_progress is not None:
                 on_progress(first, len(rows))
-            pieces = self._write([row.text for row in some], config, draft, first)
-            add_lines(out, some, collect(pieces, len(some)))
+            texts = collect(self._pieces([row.text for row in some], config, draft, first), len(some))
+            add_lines(out, some, texts)
+            past += sum(text.past_context for each in texts for text in each)
+        tell_past(past, self.network.config.context_length)
         return len(rows) - done
 
     def engine(
@@ -208,6 +210,9 @@ class Model:
         return self.labels is not None and self.labels.head.regression
 
     def _write(self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None = None, first: int = 0) -> Iterator[Piece]:
+        return told_past(self._pieces(prompts, config, draft, first), self.network.config.context_length)
+
+    def _pieces(self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None, first: int) -> Iterator[Piece]:
         self._check_writes()
         check_drafting(draft is not None, config)
         engine = self._lowered(draft) if config.beams == 1 and config.guidance_scale == 1 else None
@@ -290,7 +295,9 @@ class Model:
         draft = options.pop("draft", None)
         config, how, speaker = self.chat_options(options), _rendering(template), self._speaker()
         check_drafting(draft is not None, config)
-        return speaker.answer(speaker.prompt(messages, how), config, self._answerer(draft), how.tools, how.continue_final_message)
+        prompt = speaker.prompt(messages, how)
+        pieces = speaker.answer(prompt, config, self._answerer(draft), how.tools, how.continue_final_message)
+        return told_full(pieces, speaker.context_length)
 
     def conversation(self, system: str | None = None, *, draft: Model | None = None, **options: Any) -> Conversation:
         """A conversation that keeps what the network has read from turn to turn. Options are the template's: tools, documents,

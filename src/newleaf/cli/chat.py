@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 def _answer_lines(model: Model, conversation: Conversation, options: dict[str, Any], as_json: bool) -> None:
     from newleaf.generate.chat import gather
 
-    config = model.chat_options(options)
+    config, context = model.chat_options(options), model.network.config.context_length
     for number, line in enumerate(sys.stdin, 1):
         text = line.rstrip("\r\n")
         if not text.strip():
@@ -107,6 +107,9 @@ def _answer_lines(model: Model, conversation: Conversation, options: dict[str, A
             reply = gather(pieces)
         except InputError as error:
             raise InputError(f"line {number}: {error}") from None
+        if reply.end == "context":
+            said = f"the answer to line {number} ends after {reply.tokens:,} tokens, where the context of {context:,} was full"
+            print(f"newleaf: {said}", file=sys.stderr)
         if as_json:
             speed = round(pieces.per_second, 1) if pieces.per_second is not None else None
             row = reply.message | {"end": reply.end, "tokens": reply.tokens, "tokens_per_second": speed}

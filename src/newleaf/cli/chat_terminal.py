@@ -137,8 +137,13 @@ class Terminal:
         self._end_colour(thinking)
         print()
         speed = f", {timed.per_second:.1f} tokens/s" if timed.per_second is not None else ""
-        ended = "; cut off: say “go on”, or /set max_tokens" if last is not None and last.end == "length" else ""
+        ended = self._cut(last.end) if last is not None else ""
         self._note(f"{timed.tokens:,} token{'' if timed.tokens == 1 else 's'}{speed}{ended}")
+
+    def _cut(self, end: str | None) -> str:
+        context = self.model.network.config.context_length
+        full = f"; cut off: the context of {context:,} tokens is full, and the next message makes the model forget the oldest ones"
+        return {"length": "; cut off: say “go on”, or /set max_tokens", "context": full}.get(end or "", "")
 
     def _show(self, piece: ReplyPiece, thinking: bool) -> bool:
         """Print a piece, thoughts dim and apart; returns whether it was a thought."""

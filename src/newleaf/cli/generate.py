@@ -35,7 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--n", "--samples", dest="n", type=int, help="how many continuations to write")
     parser.add_argument("--echo", action="store_true", help="the prompt at the beginning of each text, in JSON too")
     parser.add_argument("--truncate", choices=["left"], help="cut off the beginning of a prompt that is too long")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts: .txt, one a line, or .jsonl with a field prompt")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts: .txt, one a line, or rows with a field prompt")
     parser.add_argument("--out", type=Path, metavar="FILE", help="with --prompts: the .jsonl file to write; a second start goes on with it")
     parser.add_argument("--overwrite", action="store_true", help="with --prompts: begin --out again, whatever it holds")
     parser.add_argument("--batch", type=int, help="with --prompts: how many are written side by side (default: 16)")
@@ -122,6 +122,7 @@ def _as_json(text: Completion, name: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"text": text.text, "end": text.end}
     found |= {"prompt_tokens": rows(text.prompt_tokens)} if text.prompt_tokens else {}
     found |= {"tokens": rows(text.tokens)} if text.tokens else {}
+    found |= {"past_context": True} if text.past_context else {}
     return found | ({"rank": text.rank} if text.rank is not None else {})
 
 

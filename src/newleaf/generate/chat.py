@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -59,8 +60,8 @@ class ReplyPiece:
 class Reply:
     """An answer: what the model said, what it thought before (None for nothing), and how it ended.
 
-    `end` is "end" (the model ended its turn), "stop" (a stop string) or "length" (max_tokens, or the context was full), or
-    "stuck" (the options left no token that may follow); `tokens` were written.
+    `end` is "end" (the model ended its turn), "stop" (a stop string), "length" (max_tokens), "context" (the context was full before)
+    or "stuck" (the options left no token that may follow); `tokens` were written.
     """
 
     content: str
@@ -85,6 +86,16 @@ def gather(pieces: Iterable[ReplyPiece]) -> Reply:
     return Reply(texts["content"], texts["reasoning"] or None, end, tokens)
 
 
+def told_full(pieces: Iterable[ReplyPiece], context: int) -> Iterator[ReplyPiece]:
+    """The pieces; then a warning where the context was full before the answer was whole, which cannot be seen in the text."""
+    for piece in pieces:
+        yield piece
+        if piece.end == "context":
+            logging.getLogger("newleaf").warning(
+                f"the answer ends after {piece.tokens:,} tokens, where the model's context of {context:,} tokens was full"
+            )
+
+
 @dataclass(frozen=True)
 class Plan:
     """How an answer is written: its prompt and options, the tokens that end it, those that are shown as text, and how to read it."""
@@ -96,6 +107,12 @@ class Plan:
     source: str  # the template's
     ended_by_text: str  # what an end at a stop string means
     space: str = ""  # the template's own before an answer's text
+    room: int | None = None  # tokens that the context leaves, where they are fewer than were asked for
+
+    def end_of(self, end: str) -> str:
+        """What an end of the written text means for the answer."""
+        meant = {"stop": self.ended_by_text, "length": "length" if self.room is None else "context"}
+        return meant.get(end, end)
 
     def splitter(self) -> Splitter:
         """For one answer: tells thoughts from what is said."""
@@ -133,12 +150,13 @@ class Speaker:
         ends = {*self.ends, *([turn.token] if turn.token is not None else [])}
         stops = (*config.stop, *([turn.text] if turn.text else []))
         ended_by_text = "end" if turn.text and not config.stop and not config.stop_ids else "stop"
-        most = min(config.max_tokens, room)
+        most, cut = min(config.max_tokens, room), config.max_tokens > room
         config = replace(config, max_tokens=most, min_tokens=min(config.min_tokens, most), stop=stops)
         source = self.template.source(tools)
         marks = {self.template.control_id(mark): mark for mark in marks_in(source)}
         shown = {token: mark for token, mark in marks.items() if token is not None and token not in ends}
-        return Plan(prompt, config, ends, shown, source, ended_by_text, "" if go_on else self.template.answer_space)
+        space = "" if go_on else self.template.answer_space
+        return Plan(prompt, config, ends, shown, source, ended_by_text, space, room if cut else None)
 
     def answer(
         self, prompt: Prompt, config: SamplingConfig, writer: Answerer, tools: Any = None, go_on: bool = False
@@ -150,4 +168,4 @@ class Speaker:
             for part in [*split.push(piece.text), *(split.finish() if piece.end else [])]:
                 yield ReplyPiece(part.kind, part.text, tokens)
             if piece.end:
-                yield ReplyPiece("content", "", tokens, plan.ended_by_text if piece.end == "stop" else piece.end)
+                yield ReplyPiece("content", "", tokens, plan.end_of(piece.end))

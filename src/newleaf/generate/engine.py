@@ -186,7 +186,7 @@ class Engine:
         ids = prompt_ids(self.tokenizer, prompt, config, limit) if isinstance(prompt, str) else list(prompt)
         if not 0 < len(ids) < limit or not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
             raise InputError(f"prompt: {len(ids)} ids do not fit this model: 1 to {limit - 1}, below {self.tokenizer.vocab_size}")
-        samples = start(self.tokenizer, [ids], config, self.grammars, config.best_of or config.n, first, ends, shown)
+        samples = start(self.tokenizer, [ids], config, self.grammars, config.best_of or config.n, first, ends, shown, limit)
         request = Request(config, samples, self._wake, self.adapters[adapter] if adapter is not None else 0)
         if not self.scheduler.fits(Sequence(samples[0], request)):
             raise InputError(
@@ -322,5 +322,6 @@ class Engine:
             sequence.request.cancelled = True
             return
         if (text or sample.end) and not sequence.request.cancelled:
-            sequence.request.put(Piece(sample.number, text, sample.end, tuple(sample.waiting)))
+            past = sample.past_context
+            sequence.request.put(Piece(sample.number, text, sample.end, tuple(sample.waiting), past_context=past))
             sample.waiting.clear()

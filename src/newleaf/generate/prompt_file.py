@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newleaf.data.rows import FORMATS, SourceRow, file_lines, file_rows, format_of
+from newleaf.data.rows import FORMATS, file_lines, file_rows, format_of
+from newleaf.data.tables import SourceRow
 from newleaf.errors import InputError
 from newleaf.generate.completion import Completion
 
-OURS = ("text", "end", "samples")
+OURS = ("text", "end", "samples", "past_context")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     elif format_of(path) in FORMATS:
         prompts = [_of_row(row) for row in file_rows(path)]
     else:
-        raise InputError(f"{path}: prompts come from a .txt file (one a line) or a .jsonl file (field prompt)")
+        raise InputError(f"{path}: prompts come from a .txt file (one a line) or from rows with a field prompt ({', '.join(FORMATS)})")
     if not prompts:
         raise InputError(f"{path}: holds no prompt")
     return prompts
@@ -81,8 +82,8 @@ def add_lines(out: Path, prompts: Sequence[Prompt], texts: Sequence[Sequence[Com
 
 
 def as_fields(texts: Sequence[Completion]) -> dict[str, Any]:
-    """`text` and `end` of one text; `samples` of several."""
-    rows = [{"text": each.text, "end": each.end} for each in texts]
+    """`text` and `end` of one text, and whether it is `past_context`; `samples` of several."""
+    rows = [{"text": each.text, "end": each.end} | ({"past_context": True} if each.past_context else {}) for each in texts]
     return dict(rows[0]) if len(rows) == 1 else {"samples": rows}
 
 

@@ -139,7 +139,8 @@ class Request:
         for number, sample in enumerate(ranked[: self.config.n]):
             own = [piece for piece in self._kept if piece.sample == sample.number]
             scores = tuple(found for piece in own for found in piece.scores)
-            self._send(Piece(number, "".join(piece.text for piece in own), sample.end, scores, sample.prompt, sample.mean_logprob))
+            text, past = "".join(piece.text for piece in own), sample.past_context
+            self._send(Piece(number, text, sample.end, scores, sample.prompt, sample.mean_logprob, past))
 
     def _send(self, message: Message) -> None:
         self._ended |= message is None

@@ -33,6 +33,7 @@ class Piece:
     scores: tuple[TokenScore, ...] = ()  # of the tokens since the last piece, when logprobs are asked for
     prompt: int = 0  # which of several prompts
     rank: float | None = None  # what best_of or beam search ordered it by, on the last piece
+    past_context: bool = False  # on the last piece: prompt and text are longer than the context, so their beginning was let go
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Sample:
     stops: StopFinder
     end: str | None = None
     logprob: float = 0.0
+    context: int | None = None  # tokens that the network sees at once
     cached: int = 0  # tokens of the prompt whose keys and values were there already
     waiting: list[TokenScore] = field(default_factory=list)  # scores that no piece has carried yet
 
@@ -53,6 +55,11 @@ class Sample:
     def mean_logprob(self) -> float:
         """What best_of orders texts by: the mean log-probability of a token under the network itself."""
         return self.logprob / max(self.row.written, 1)
+
+    @property
+    def past_context(self) -> bool:
+        """Whether it has ended, and is longer with its prompt than the context."""
+        return self.end is not None and self.context is not None and len(self.row.ids) > self.context
 
     def take(self, token: int) -> str:
         """Add a token and return the text it makes certain. Raises NotFiniteError where there is none to be chosen (OVERFLOW)."""
@@ -103,8 +110,9 @@ def start(
     first: int = 0,
     ends: Collection[int] = (),
     shown: Mapping[int, str] | None = None,
+    context: int | None = None,
 ) -> list[Sample]:
-    """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all.
+    """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all, `context` the network's.
 
     `ends` are tokens that end a text, without any the tokenizer's own; `shown` are special tokens to be written out, and as what.
 
@@ -128,7 +136,7 @@ def start(
             row.begun = utf8.begun(prompt) if utf8 is not None else b""
             # What a constraint allows is written as it stands there, even where nothing comes before it.
             decoder = tokenizer.stream_decoder(shown, after=prompt, inside=own is not None)
-            samples.append(Sample(row, place, number, decoder, StopFinder(config.stop)))
+            samples.append(Sample(row, place, number, decoder, StopFinder(config.stop), context=context))
     return samples
 
 
@@ -146,7 +154,8 @@ def run(runner: Runner, samples: Sequence[Sample], tokenizer: Tokenizer, scored:
         for sample, token in zip(alive, tokens, strict=True):
             text = sample.take(token)
             if text or sample.end:
-                yield Piece(sample.number, text, sample.end, tuple(sample.waiting), sample.prompt)
+                scores, past = tuple(sample.waiting), sample.past_context
+                yield Piece(sample.number, text, sample.end, scores, sample.prompt, past_context=past)
                 sample.waiting.clear()
         kept = [number for number, sample in enumerate(alive) if sample.end is None]
         alive = [alive[number] for number in kept]

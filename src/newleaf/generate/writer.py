@@ -39,7 +39,7 @@ def write(
     prompts = [prompts] if isinstance(prompts, str) else prompts
     limit = network.config.context_length
     texts = [prompt_ids(tokenizer, prompt, config, limit) for prompt in prompts]
-    samples = start(tokenizer, texts, config, grammars or Grammars(tokenizer), config.best_of or config.n, first, ends)
+    samples = start(tokenizer, texts, config, grammars or Grammars(tokenizer), config.best_of or config.n, first, ends, context=limit)
     if config.echo:
         for place, (prompt, ids) in enumerate(zip(prompts, texts, strict=True)):
             kept = prompt if config.truncate is None else tokenizer.decode(ids)
@@ -69,7 +69,7 @@ def _write_one(runner: Runner, tokenizer: Tokenizer, samples: Sequence[Sample], 
         sample.row.constraint = None  # the search has minded it
         text = "".join(sample.take(token) for token in found.ids)
         text += "" if sample.end else sample.finish(found.end)
-        yield Piece(sample.number, text, found.end, prompt=sample.prompt, rank=found.score)
+        yield Piece(sample.number, text, found.end, prompt=sample.prompt, rank=found.score, past_context=sample.past_context)
 
 
 def _write_some(runner: Runner, tokenizer: Tokenizer, samples: Sequence[Sample], config: SamplingConfig) -> Iterator[Piece]:
@@ -82,4 +82,5 @@ def _write_some(runner: Runner, tokenizer: Tokenizer, samples: Sequence[Sample],
         for number, sample in enumerate(ranked[: config.n]):
             own = [piece for piece in pieces if (piece.prompt, piece.sample) == (prompt, sample.number)]
             scores = tuple(found for piece in own for found in piece.scores)
-            yield Piece(number, "".join(piece.text for piece in own), sample.end, scores, prompt, sample.mean_logprob)
+            text = "".join(piece.text for piece in own)
+            yield Piece(number, text, sample.end, scores, prompt, sample.mean_logprob, sample.past_context)
