@@ -18,6 +18,10 @@ class NotFiniteError(InputError):
         )
 
 
+class DivergedError(InputError):
+    """Training went to infinity: no step, or no validation, had a finite loss. A lower learning rate may help."""
+
+
 class ToldElsewhereError(InputError):
     """An InputError that another process of the same run has met, and tells: this one ends without a word."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -255,22 +254,6 @@ def test_a_classifier_is_tuned_further_from_its_own_head_and_refuses_other_label
     with pytest.raises(newleaf.InputError, match=r"other.jsonl:\d+: label 'new' is not one of .* which knows 'bad', 'good'"):
         tune(first.path, other, tmp_path / "third")
     assert not (tmp_path / "third").exists()
-
-
-@pytest.mark.slow
-def test_a_timed_sweep_ends_in_its_time_and_takes_the_rate_with_the_best_measure(base: Path, rows: Path, tmp_path: Path) -> None:
-    """By accuracy, of which more is better; in so short a time there may be fewer than eleven trials. Opening and saving take theirs."""
-    options = merge(OPTIONS, {"label": {"measure": "accuracy"}})
-    options.pop("steps")
-    begin = time.monotonic()
-    run = newleaf.finetune(base, rows, task="classify", out=tmp_path / "run", quiet=True, sweep=True, time="8s", **options)
-    assert time.monotonic() - begin < 20
-    assert run.summary["finished"]
-    found = json.loads((run.path / "sweep.json").read_text())
-    assert found["measure"] == "val_accuracy"
-    assert found["chosen"] == run.config["optimizer"]["learning_rate"]
-    rounds = [[trial for trial in found["trials"] if trial["round"] == number] for number in (1, 2, 3)]
-    assert any(tried and max(tried, key=lambda trial: trial["score"])["learning_rate"] == found["chosen"] for tried in rounds)
 
 
 def test_a_classifier_is_no_base_for_tasks_that_write(base: Path, rows: Path, tmp_path: Path) -> None:

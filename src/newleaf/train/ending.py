@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from newleaf.errors import InputError
+from newleaf.errors import DivergedError, InputError
 from newleaf.version import VERSION
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def finish(session: Session) -> None:
     if not session.best.write_waiting():
         _wait_for_room(session)
     if session.best.kept is None:
-        raise InputError(
+        raise DivergedError(
             f"{session.folder.path}: no validation had a finite loss, or {session.course.product}/ could not be written; see metrics.jsonl"
         )
     figures, examiner = dict(session.best.kept), session.checks.examiner

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from newleaf.errors import InputError
+from newleaf.errors import DivergedError
 from newleaf.train.loop import Step
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def skipped_step(session: Session, step: Step) -> None:
     if session.course.train.precision == "bf16":
         advice = f"try --train.precision fp32, or {advice}"
     if session.health.restored:
-        raise InputError(
+        raise DivergedError(
             f"{row} steps in a row up to {step.number} were skipped ({why_skipped(step)}), and a lower rate did not help: "
             f"begin again with lower rates (optimizer.learning_rate is {peak.learning_rate:g}, matrix_learning_rate "
             f"{peak.matrix_learning_rate:g}), {advice}"

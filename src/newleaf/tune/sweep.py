@@ -6,12 +6,12 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from newleaf.errors import InputError, Stopped
+from newleaf.errors import DivergedError, InputError, Stopped
 from newleaf.storage.files import write_json
 from newleaf.train import run
 from newleaf.train.course import Measure
@@ -30,12 +30,12 @@ TIMED_SHARE = 0.5  # of a timed run, at most, for all rounds together; the run i
 
 @dataclass(frozen=True)
 class Trial:
-    """One short run: its rate as a multiple of the recipe's, and what it reached."""
+    """One short run: its rate as a multiple of the recipe's, and what it reached; None where its loss went to infinity."""
 
     round: int
     factor: float
     learning_rate: float
-    score: float
+    score: float | None
 
 
 def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
@@ -54,6 +54,11 @@ def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float,
     del course  # and the network with it
     search = Search(config, _folder(Path(out)), measure, monitor, started + TIMED_SHARE * time_limit)
     best = search.run()
+    if best.score is None:
+        raise DivergedError(
+            "--sweep: the loss went to infinity at every rate that was tried; "
+            f"begin from a lower one, such as --optimizer.learning_rate {best.learning_rate / 10:.1g}"
+        )
     monitor.say(f"Sweep: the rate {best.learning_rate:g} reached the best {measure.words}, {best.score:.4f}.")
     now = time.monotonic()
     timed = config.train.time is not None
@@ -68,13 +73,14 @@ def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float,
 
 @dataclass
 class Search:
-    """Trials under way. No trial is begun that is not likely to end before the deadline."""
+    """Trials under way. No trial is begun that is not likely to end before the `deadline` of this `clock`."""
 
     config: TuneConfig
     place: Path
     measure: Measure
     monitor: Monitor
     deadline: float
+    clock: Callable[[], float] = time.monotonic
     trials: list[Trial] = field(default_factory=list)
     longest: float = 0.0  # seconds that a trial took
 
@@ -97,21 +103,25 @@ class Search:
         """Trials of these factors, as long as there is time; a timed round is shared by `of`, or as many as there are."""
         found: list[Trial] = []
         for factor in factors:
-            begun = time.monotonic()
+            begun = self.clock()
             if self.trials and begun + self.longest > self.deadline:
                 break
             found.append(self._trial(number, share, factor, of or len(factors)))
-            self.longest = max(self.longest, time.monotonic() - begun)
+            self.longest = max(self.longest, self.clock() - begun)
         return found
 
     def _trial(self, number: int, share: float, factor: float, of: int) -> Trial:
         length = share if self.config.train.time is None else TIMED_SHARE / len(SHARES) / of
         config = quiet_trial(_with_length(_at(self.config, factor), length))
         rate = config.optimizer.whole().learning_rate
-        folder = run.begin(TUNING, config, self.place / f"round-{number}-rate-{rate:.3g}", Muted(self.monitor), time.monotonic())
-        trial = Trial(number, factor, rate, _score(folder, self.measure))
+        try:
+            folder = run.begin(TUNING, config, self.place / f"round-{number}-rate-{rate:.3g}", Muted(self.monitor), self.clock())
+            trial = Trial(number, factor, rate, _score(folder, self.measure))
+        except DivergedError:  # a rate that is too high is an answer too
+            trial = Trial(number, factor, rate, None)
         self.trials.append(trial)
-        self.monitor.say(f"Sweep {number} of {len(SHARES)}: rate {rate:.3g} → {self.measure.words} {trial.score:.4f}")
+        reached = "the loss went to infinity" if trial.score is None else f"{self.measure.words} {trial.score:.4f}"
+        self.monitor.say(f"Sweep {number} of {len(SHARES)}: rate {rate:.3g} → {reached}")
         return trial
 
     def _widened(self, found: list[Trial]) -> list[Trial]:
@@ -138,9 +148,13 @@ class Search:
         return ("lowest", best / 2) if best == min(each.factor for each in found) else None
 
     def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The best first; of equals the one that is nearest to the recipe's rate."""
+        """The best first; of equals the one that is nearest to the recipe's rate; of those that diverged, the lowest."""
         sign = -1 if self.measure.higher_is_better else 1
-        return sorted(trials, key=lambda each: (sign * each.score, abs(math.log(each.factor))))
+
+        def place(each: Trial) -> tuple[float, float]:
+            return (math.inf, each.factor) if each.score is None else (sign * each.score, abs(math.log(each.factor)))
+
+        return sorted(trials, key=place)
 
 
 def _folder(out: Path) -> Path:
