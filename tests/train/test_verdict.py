@@ -175,3 +175,14 @@ def test_a_tuned_run_keeps_its_last_step_where_that_is_asked(book: Path, tmp_pat
         base, book, task="text", steps=4, out=tmp_path / "tuned", monitor=heard, train=train, optimizer={"learning_rate": 0.5}
     )
     assert run.summary["best_step"] == 4
+
+
+def test_a_timed_run_of_one_step_says_why_and_how_long_would_be_enough() -> None:
+    metrics = [{"step": 1, "loss": 5.0}, {"step": 1, "val_bits_per_byte": 3.0, "val_windows": 8}]
+    figures = summary(metrics, 0.01, steps=1, train_seconds=9.0, total_seconds=14.0)
+    config = CONFIG | {"train": {"time": "12s"}}
+    text = "\n".join(verdict(Path("r"), config, figures, metrics))
+    assert "12s were enough for 1 step only, and that took 9 s: the time is short for this model and data, or other programs" in text
+    assert "what helps" not in text
+    assert "make it better  newleaf pretrain --resume r --time 16m" in text
+    assert "busy" not in "\n".join(verdict(Path("r"), CONFIG, figures, metrics))

@@ -43,8 +43,12 @@ def test_a_classifier_below_a_baseline_says_so_and_what_to_try(score: float, wor
 
 def test_a_classifier_above_the_baselines_has_them_beside_it() -> None:
     text = said(labels(0.95, 0.9), {"step": 0, "val_accuracy": 0.5}, {"step": 60, "val_accuracy": 0.9}, {"step": 120, "val_accuracy": 0.95})
-    assert "95.0 % of held-out rows are right (higher is better); 50.0 % before" in text
-    assert "accuracy 0.950 on 60 validation rows; commonest label 0.500, tf-idf words 0.900" in text
+    assert "0.950 of held-out rows are right (accuracy: higher is better, 1 is all of them); 0.500 before" in text
+    assert "beside it       commonest label 0.500, tf-idf words 0.900" in text
+    assert text.count("0.950") == 1
+    tested = labels(0.95, 0.9)
+    tested["report"] |= {"rows": "test", "n": 1, "accuracy": 0.93}
+    assert "accuracy on 1 test row: 0.930; commonest label 0.500, tf-idf words 0.900" in said(tested)
     assert "note" not in text
     assert "newleaf finetune --resume runs/reviews --steps 240" in text
 
@@ -100,3 +104,34 @@ def test_the_command_ends_with_the_verdict_and_where_answers_are_few_with_their_
     assert "--sweep" in text
     part = closing(run.path, run.config, run.summary | {"measured_on": {"rows": 2, "of": 4}}, run.metrics)
     assert "the same 2 of 4 held-out rows" in part
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"), [(0, "60s were enough for 0 steps only: "), (1, "60s were enough for 1 step only, and that took 30 s: ")]
+)
+def test_a_timed_run_of_a_step_or_none_says_that_the_machine_was_busy_or_the_time_short(steps: int, words: str) -> None:
+    """And what to do: with 30 s a step, 100 steps and the 55 s of this run are 51 minutes."""
+    summary = {**labels(0.5, 0.9), "steps": steps, "train_seconds": 30.0 * steps, "total_seconds": 55.0}
+    text = said(summary, train={"time": "60s"})
+    assert words in text
+    assert "other programs kept the machine busy. Run it when the machine is idle, with a longer --time, or with a smaller model" in text
+    assert f"newleaf finetune --resume runs/reviews --time {'51m' if steps else '2m'}" in text
+    assert "busy" not in said(summary | {"steps": 2}, train={"time": "60s"})
+    assert "busy" not in said(summary, train={"steps": steps})
+
+
+def test_a_classifiers_scores_stand_once_above_the_baselines_of_the_same_rows(tmp_path: Path) -> None:
+    base, rows = make_base(tmp_path / "base"), write_rows(tmp_path / "rows.jsonl", opinions())
+    options: dict[str, Any] = {"task": "classify", "steps": 1, "quiet": True, "train": {"threads": 1}}
+    run = newleaf.finetune(base, rows, out=tmp_path / "run", **options)
+    text = closing(run.path, run.config, run.summary, run.metrics)
+    assert [line.split()[:1] for line in text.splitlines()].count(["accuracy"]) == 1
+    assert "this model" not in text
+    assert "4 validation rows" in text
+    assert "commonest label" in text
+    assert "is \\ taken for" in text
+    assert "1 step and" in text
+    tested = newleaf.finetune(base, rows, out=tmp_path / "tested", data={"test": str(rows)}, **options)
+    text = closing(tested.path, tested.config, tested.summary, tested.metrics)
+    assert "40 test rows" in text
+    assert "this model" in text

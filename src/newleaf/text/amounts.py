@@ -11,3 +11,9 @@ def byte_size(count: float) -> str:
             return f"{count:,.{digits}f} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def counted(count: float, noun: str, plural: str | None = None) -> str:
+    """A number with what is counted: 1 step, 2 steps, 1,200 steps; `plural` for nouns that take more than an s."""
+    shown = f"{count:,.0f}"
+    return f"{shown} {noun if shown == '1' else plural or noun + 's'}"

@@ -1,4 +1,4 @@
-"""The looks at a network on the way: over how many rows, how long samples may take, and what time must be kept for the last look."""
+"""The looks at a network on the way: over how many rows, and what time must be kept for the last look."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ from newleaf.train.held_out_plan import CHECKS, WARM_UP_ROWS, plan, probe_rows
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
 from newleaf.train.run_folder import RunFolder
+from newleaf.train.samples import Sample, Samples
 from newleaf.train.schedule import ClockSchedule
 
-SAMPLE_SHARE = 0.02  # of a timed run, for the text it writes on the way
-LAST_SAMPLE = 0.5  # of that share, for what it writes at the end: a few lines, also where the run is short
-WORTHWHILE = 0.5  # of the first sample's time: shorter ones wait for the next validation
-FIRST_SAMPLE = 0.2  # of that share, for what the untrained network writes
 MOST_KEPT = 0.5  # of a timed run, for what comes after the last step: training has the other half, whatever a look may take
 LOOKS = 3  # that the pace of the last one is foretold by
 PLOTTED = 0.3  # seconds, until the first plot is measured
 EXIT_SECONDS = 0.3  # what Python takes to end after the last line, and some room
-
-Sample = tuple[str, str]  # a prompt and what came of it
 
 
 class Checks:
@@ -46,8 +41,7 @@ class Checks:
         self.closing_rows, self.report_rows = self.examiner.all_rows, int(self.examiner.reports)
         self.closing_seconds = 0.0  # of the last look at the closing rows
         self.paces: deque[float] = deque(maxlen=LOOKS)  # seconds for each row
-        self.sample_seconds = 0.0
-        self.first_sample = 0.0  # seconds
+        self.samples = Samples(self.examiner, ranks, clock, monitor)
         self.plot_seconds = PLOTTED
 
     @property
@@ -130,30 +124,8 @@ class Checks:
         last_look = 0.0
         if self.looks_again:
             last_look = max(self.closing_seconds, self.row_seconds * self.closing_rows) + self.row_seconds * self.report_rows
-        if self.examiner.prompts:
-            check_seconds += LAST_SAMPLE * SAMPLE_SHARE * self.clock.length
-        kept = check_seconds + last_look + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
+        kept = check_seconds + self.samples.reserve() + last_look + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
         self.clock.reserve = min(kept, MOST_KEPT * self.clock.length)
-
-    def samples(self, step: int) -> list[Sample]:
-        """What the network makes of each prompt; in a timed run for a small share of it, so fewer times and at last less."""
-        prompts, found = self.examiner.prompts, []
-        done = self.clock.progress(step) if self.clock is not None and step else 0.0
-        if self.clock is not None and done < 1 and self._sampling_left(done) < (WORTHWHILE * self.first_sample if step else 0.0):
-            return []
-        for number, prompt in enumerate(prompts):
-            begin = self.ranks.clock()
-            found.append((prompt, self.examiner.sample(prompt, self._sampling_left(done) / (len(prompts) - number))))
-            self.sample_seconds += self.ranks.of_first(self.ranks.clock() - begin)
-        self.first_sample = self.first_sample or self.sample_seconds
-        return found
-
-    def _sampling_left(self, done: float) -> float:
-        """Seconds that samples may take now; without a clock, as long as they take."""
-        if self.clock is None:
-            return math.inf
-        allowed = 1.0 if done >= 1 else FIRST_SAMPLE + (1 - LAST_SAMPLE - FIRST_SAMPLE) * done
-        return SAMPLE_SHARE * self.clock.length * allowed - self.sample_seconds
 
     def record(self, step: int, found: Figures, rows: int | None = None) -> None:
         """A validation's line in metrics.jsonl, without what is not finite."""

@@ -51,6 +51,16 @@ class Measure:
         return value > than if self.higher_is_better else value < than
 
 
+@dataclass(frozen=True)
+class Written:
+    """What came of a prompt: `cut` where its time ended before the text did. `writes` is False for what takes no longer for more of it,
+    such as a label."""
+
+    text: str
+    cut: bool = False
+    writes: bool = True
+
+
 class Batch(Protocol):
     """The examples of a step."""
 
@@ -92,7 +102,10 @@ class Examiner(Protocol):
 
     @property
     def prompts(self) -> Sequence[str]:
-        """What `sample` is asked for at each check."""
+        """What `sample` is asked for at the first check; none where there are no samples."""
+
+    def prompts_at(self, check: int) -> Sequence[str]:
+        """What it is asked for at the check of this number, from 0, among those with samples."""
 
     @property
     def reports(self) -> int:
@@ -105,7 +118,7 @@ class Examiner(Protocol):
         Between batches it calls the `heed` it was made with, which ends the asking by raising, unless it is to go on `to_the_end`.
         """
 
-    def sample(self, prompt: str, seconds: float) -> str:
+    def sample(self, prompt: str, seconds: float) -> Written:
         """What the network makes of a prompt, or has made of it after so many seconds."""
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from newleaf.generate.sampling import SamplingConfig
 from newleaf.generate.writer import write
 from newleaf.measure.bits_per_byte import TextLoss, text_loss
 from newleaf.model import GPT
-from newleaf.train.course import Figures
+from newleaf.train.course import Figures, Written
 from newleaf.train.prepare import Prepared
 from newleaf.train.ranks import Ranks
 from newleaf.train.recipe import build
@@ -37,7 +37,7 @@ class TextExaminer:
         self.byte_lengths = torch.from_numpy(token_byte_lengths(prepared.tokenizer)).long()
         self.all_rows = count_windows(prepared.validation, prepared.window, prepared.config.data)
         train = prepared.config.train
-        self.prompts = train.prompts
+        self.prompts: Sequence[str] = train.prompts
         self.sampling = build(SamplingConfig, {"max_tokens": 100, "seed": train.seed} | train.sample, "train.sample.")
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
@@ -57,15 +57,19 @@ class TextExaminer:
         """A text has no more to say than its loss."""
         return {}
 
-    def sample(self, prompt: str, seconds: float) -> str:
+    def prompts_at(self, check: int) -> Sequence[str]:
+        """The same each time, so that samples can be compared."""
+        return self.prompts
+
+    def sample(self, prompt: str, seconds: float) -> Written:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
         begin, text = self.ranks.clock(), ""
         for piece in write(self.network, self.prepared.tokenizer, prompt, self.sampling):
             self.heed()
             text += piece.text
             if self.ranks.of_first(self.ranks.clock() - begin > seconds):
-                break
-        return text
+                return Written(text, cut=True)
+        return Written(text)
 
     def _own(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
         """Every n-th batch; whoever has one less looks at its last once more, without targets, so that all are called as often."""

@@ -135,6 +135,7 @@ class Session:
         self.checks.take_up(state["windows"], tuple(state.get("closing", (0, 0))))
         self.rewind_metrics(found)
         self.health.restore(state["health"], self.losses())
+        self.checks.samples.count(self.folder.lines())
         self.loop.rate_scale = self.health.rate_scale
         self.folder.take_back_best()
         self.best.restore(found)
@@ -226,7 +227,7 @@ class Session:
         begin = self.ranks.clock()
         found = self.checks.look(self.checks.rows)
         self.checks.tell(step, found)
-        samples = self.checks.samples(step)
+        samples = self.checks.samples.take(step)
         self.checks.record(step, found)
         self.checks.record_samples(step, samples)
         self.check_pending = False
@@ -245,7 +246,7 @@ class Session:
             found = self.checks.closing_look()
             self.checks.tell(0, found)
             self.checks.record(0, found, self.checks.closing_rows)
-        self.checks.record_samples(0, self.checks.samples(0))
+        self.checks.record_samples(0, self.checks.samples.take(0))
 
     # When something goes wrong.
 

@@ -46,6 +46,7 @@ def _go_back(session: Session, step: int) -> None:
         session.folder.metrics.rewind(None, 0)
     session.health.recent.clear()
     session.health.recent.extend(session.losses())
+    session.checks.samples.count(session.folder.lines())
     session.health.lower()
     session.loop.rate_scale = session.health.rate_scale
     session.folder.record(step=session.loop.step, restored_from=step, rate_scale=session.health.rate_scale)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from newleaf.text.amounts import counted
 from newleaf.train.dial import LADDER
 
 WORSE = 0.005  # of the best figure: less than this above it is noise
@@ -17,6 +18,9 @@ FALLING = 0.015  # of the figure: a fall by more over the last part of the run g
 LAST_PART = 0.3  # of the run
 WIDE_GAP = 0.15  # of the validation loss: training this far below it knows its own text better than other text
 FEW_EPOCHS, MANY_EPOCHS = 4.0, 8.0  # rereading up to four times is as good as new text (Muennighoff et al. 2023)
+
+MOST_UNTRAINED = 1  # steps of a timed run after which nothing was learned that a figure could show
+ENOUGH_STEPS = 100  # that such a run is advised to take
 
 Advice = Literal["text", "longer", "larger"]
 
@@ -98,16 +102,18 @@ def unigram_bits(data: bytes) -> float:
 def verdict(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines that end a run on text, with the next command as the last but one."""
     bits, found = summary["val_bits_per_byte"], judge(config, summary, metrics)
-    steps, ended = summary["steps"], "" if summary.get("finished") else " (stopped early)"
+    ended = "" if summary.get("finished") else " (stopped early)"
     lines = [
-        f"{path}: {bits:.3f} bits per byte of held-out text (lower is better), after {steps:,} {'step' if steps == 1 else 'steps'} "
+        f"{path}: {bits:.3f} bits per byte of held-out text (lower is better), after {counted(summary['steps'], 'step')} "
         f"and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s{ended}"
     ]
     lines += _said("beside it", beside(config))
     if found is not None:
         lines += _said("model/", kept_words(found.looks, summary, config))
         lines += _said("measured", measured_words(found.looks, summary, metrics))
-        lines += _said("what helps", help_words(found) if summary.get("finished") else None)
+        short = out_of_time(config, summary)
+        lines += _said("note", short)
+        lines += _said("what helps", help_words(found) if summary.get("finished") and short is None else None)
     return lines + [f"  {name:<15} {command}" for name, command in next_commands(path, config, summary, found)]
 
 
@@ -166,7 +172,8 @@ def next_commands(path: Path, config: Mapping[str, Any], summary: Mapping[str, A
         return [("go on with it", f"newleaf pretrain --resume {where}"), write]
     if found is None:
         return [write, look]
-    return [("make it better", better_command(path, config, summary, found.advice)), write, look]
+    advice: Advice = "longer" if out_of_time(config, summary) is not None else found.advice
+    return [("make it better", better_command(path, config, summary, advice)), write, look]
 
 
 def better_command(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], advice: Advice) -> str:
@@ -186,7 +193,29 @@ def better_command(path: Path, config: Mapping[str, Any], summary: Mapping[str, 
 def _twice(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """As much again, as --resume takes it: more time, or twice the steps in all."""
     time = (config.get("train") or {}).get("time")
-    return f"--time {time}" if time else f"--steps {2 * int(summary['steps'])}"
+    return f"--time {enough_time(config, summary)}" if time else f"--steps {2 * int(summary['steps'])}"
+
+
+def out_of_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
+    """That a timed run took no more than one step, why that may be, and what to do; None where it took more."""
+    time, steps = (config.get("train") or {}).get("time"), int(summary.get("steps", 0))
+    if not time or steps > MOST_UNTRAINED or not summary.get("finished"):
+        return None
+    took = f", and that took {float(summary.get('train_seconds', 0)):.0f} s" if steps else ""
+    return (
+        f"{time} were enough for {counted(steps, 'step')} only{took}: the time is short for this model and data, "
+        "or other programs kept the machine busy. Run it when the machine is idle, with a longer --time, or with a smaller model"
+    )
+
+
+def enough_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """--time for as long as the run again; where that was next to no steps, for about `ENOUGH_STEPS` by the pace it had."""
+    time = str((config.get("train") or {}).get("time"))
+    if out_of_time(config, summary) is None:
+        return time
+    steps, took = int(summary["steps"]), float(summary.get("train_seconds", 0))
+    wanted = float(summary["total_seconds"]) + (ENOUGH_STEPS * took / steps if steps else 0.0)
+    return f"{math.ceil(max(wanted, 120.0) / 60)}m"
 
 
 def _length(config: Mapping[str, Any], summary: Mapping[str, Any], times: int = 1) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from newleaf.text.amounts import counted
 from newleaf.text.printable import printable
-from newleaf.tune.labels.report import TABLE
+from newleaf.tune.labels.report import REPORT, report_lines
 from newleaf.tune.verdict import verdict
 
 SHOWN = 3  # samples
@@ -26,11 +28,10 @@ def closing(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], m
     """All of it, as lines."""
     if not summary:
         return f"{path}: nothing was trained yet\n  begin anew      newleaf finetune --resume {path}"
-    how = f"{summary['steps']:,} steps and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s"
+    how = f"{counted(summary['steps'], 'step')} and {counted(summary['tokens_seen'], 'token')} in {summary['total_seconds']:.0f} s"
     lines = [f"{path}: {config.get('task')}, {how}" + ("" if summary["finished"] else " (stopped early)")]
     lines += _table(summary, metrics)
-    if (path / TABLE).exists():
-        lines += ["", *(f"  {line}".rstrip() for line in (path / TABLE).read_text("utf-8").splitlines()), ""]
+    lines += _report(path)
     lines += _samples(metrics)
     lines += verdict(path, config, summary, metrics)
     if not summary["finished"]:
@@ -52,18 +53,30 @@ def _table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     return lines
 
 
+def _report(path: Path) -> list[str]:
+    """A classifier's report; its own scores only where they are of other rows than those that stand above."""
+    try:
+        values = json.loads((path / REPORT).read_text("utf-8"))
+        found = report_lines(values, own=values["rows"] != "validation")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or one that somebody has changed
+        return []
+    return ["", *(f"  {line}".rstrip() for line in found), ""]
+
+
 def _number(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float | int) else ""
 
 
 def _samples(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was written last, beside what the model wrote to the same prompt before the first step."""
     found = [line for line in metrics if "sample" in line]
+    latest = max((line["step"] for line in found), default=0)
     first = {line["prompt"]: line["sample"] for line in found if line["step"] == 0}
-    last = {line["prompt"]: line["sample"] for line in found if line["step"] > 0}
+    last = {line["prompt"]: line["sample"] for line in found if line["step"] == latest > 0}
     lines = []
     for prompt in list(last)[:SHOWN]:
         lines.append(f"  {_short(prompt) or '(from the beginning)'}")
-        lines.append(f"    before: {_short(first.get(prompt, ''))}")
+        lines += [f"    before: {_short(first[prompt])}"] if prompt in first else []
         lines.append(f"    after:  {_short(last[prompt])}")
     return lines
 

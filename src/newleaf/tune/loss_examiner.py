@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from newleaf.train.course import Batch, Figures, Term
+from newleaf.train.course import Batch, Figures, Term, Written
 from newleaf.train.ranks import Ranks
 
 Losses = Callable[[nn.Module, Any], Sequence[Tensor]]
@@ -72,9 +72,13 @@ class LossExaminer:
         named = {f"val_{term.name}": mean for term, mean in zip(self.terms, means, strict=True)} if count > 1 else {}
         return {"val_loss": loss} | named
 
-    def sample(self, prompt: str, seconds: float) -> str:
+    def prompts_at(self, check: int) -> Sequence[str]:
+        """The same each time, so that samples can be compared."""
+        return self.prompts
+
+    def sample(self, prompt: str, seconds: float) -> Written:
         """This task writes nothing."""
-        return ""
+        return Written("", writes=False)
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """Nothing beside the figures."""

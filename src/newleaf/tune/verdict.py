@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from newleaf.train.verdict import FALLING, Looks, looks_of
+from newleaf.text.amounts import counted
+from newleaf.train.verdict import FALLING, Looks, enough_time, looks_of, out_of_time
 
 BARELY = 0.01  # of the loss before: a fall by less is no learning
 FEW_STEPS = 30  # in which little can be learned at any rate
@@ -17,7 +18,7 @@ SCORES = ("accuracy", "macro_f1", "micro_f1", "matthews")
 MEANING = {
     "val_bits_per_byte": "bits per byte of held-out text (lower is better)",
     "val_loss": "nats per learned token or row, held out (lower is better)",
-    "val_accuracy": "of held-out rows are right (higher is better)",
+    "val_accuracy": "of held-out rows are right (accuracy: higher is better, 1 is all of them)",
     "val_macro_f1": "is the mean F1 of the labels on held-out rows (higher is better, 1 is perfect)",
     "val_micro_f1": "is the F1 of all labels together on held-out rows (higher is better, 1 is perfect)",
     "val_matthews": "is Matthews correlation on held-out rows (0 is chance, 1 is perfect)",
@@ -33,34 +34,38 @@ def verdict(path: Path, config: Values, summary: Values, metrics: Sequence[Value
         return []
     before = next((line for line in metrics if line["step"] == 0 and key in line), {})
     lines = [("the figure", meaning(key, summary, before)), ("beside it", beside(key, summary))]
-    wrong = what_is_wrong(key, summary, before)
-    if wrong is not None:
+    wrong, short = what_is_wrong(key, summary, before), out_of_time(config, summary)
+    if short is not None:
+        lines.append(("note", short))
+    elif wrong is not None:
         lines += [("note", wrong), ("try", what_to_try(config, summary))]
     elif summary.get("finished"):
         lines.append(("what helps", PERFECT if _perfect(key, summary) else what_helps(key, metrics)))
-    if summary.get("finished") and (wrong is not None or not _perfect(key, summary)):
-        lines.append(("make it better", command(path, config, summary, wrong is not None, _overfit_after(key, metrics))))
+    if summary.get("finished") and (short or wrong or not _perfect(key, summary)):
+        again = wrong is not None and short is None
+        lines.append(("make it better", command(path, config, summary, again, _overfit_after(key, metrics))))
     return [f"  {name:<15} {words}" for name, words in lines if words]
 
 
 def meaning(key: str, summary: Values, before: Values) -> str:
     """The figure that chose the checkpoint, in words."""
     score = float(summary[key])
-    shown = f"{100 * score:.1f} %" if key == "val_accuracy" else f"{score:.3f}"
-    was = float(before[key]) if key in before else None
-    then = "" if was is None else f"; {100 * was:.1f} % before" if key == "val_accuracy" else f"; {was:.3f} before"
+    then = f"; {float(before[key]):.3f} before" if key in before else ""
     other = f"{key.removeprefix('val_')} of answers to held-out questions (higher is better)"
-    return f"{shown} {MEANING.get(key, other)}{then}"
+    return f"{score:.3f} {MEANING.get(key, other)}{then}"
 
 
 def beside(key: str, summary: Values) -> str | None:
-    """The baselines by the same score on the same rows."""
+    """The baselines by the same score on the same rows; the model's own too where the report is on other rows than the figure."""
     name = _score(key, summary)
     if name is None:
         return None
     report = summary["report"]
     others = ", ".join(f"{who} {scores[name]:.3f}" for who, scores in summary["baselines"].items() if name in scores)
-    return f"{name.replace('_', '-')} {report[name]:.3f} on {report['n']:,} {report['rows']} rows; {others}"
+    if report["rows"] == "validation" and key == f"val_{name}":
+        return others
+    rows = counted(report["n"], f"{report['rows']} row")
+    return f"{name.replace('_', '-')} on {rows}: {report[name]:.3f}; {others}"
 
 
 def what_is_wrong(key: str, summary: Values, before: Values) -> str | None:
@@ -131,7 +136,7 @@ def command(path: Path, config: Values, summary: Values, again: bool, overfit_af
     """The same data `again` with a sweep and more steps, a new run as long as was good, or the same run for longer."""
     train = config.get("train") or {}
     if not again and overfit_after is None:
-        longer = f"--time {train['time']}" if train.get("time") else f"--steps {2 * int(summary['steps'])}"
+        longer = f"--time {enough_time(config, summary)}" if train.get("time") else f"--steps {2 * int(summary['steps'])}"
         return f"newleaf finetune --resume {shlex.quote(str(path))} {longer}"
     data = config.get("source") or []
     words = [config.get("model", "MODEL"), *(data if len(data) <= 3 else ["DATA"]), "--task", config.get("task", "TASK")]

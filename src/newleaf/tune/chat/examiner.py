@@ -22,7 +22,7 @@ from newleaf.model import GPT
 from newleaf.storage.files import write_text
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.messages import Message
-from newleaf.train.course import Figures
+from newleaf.train.course import Figures, Written
 from newleaf.train.loop import NEXT_TOKEN, next_token_losses
 from newleaf.train.ranks import Ranks
 from newleaf.tune.chat.config import ChatConfig
@@ -91,7 +91,7 @@ class ChatExaminer(LossExaminer):
             return found
         return found | self.ranks.first(lambda: self._measured(evenly(self.all_rows, rows)))
 
-    def sample(self, prompt: str, seconds: float) -> str:
+    def sample(self, prompt: str, seconds: float) -> Written:
         """The answer to a question, or what there is of it after so many seconds."""
         begin, text = self.ranks.clock(), ""
         speaker = Speaker(self.gpt.config.context_length, self.template)
@@ -101,8 +101,8 @@ class ChatExaminer(LossExaminer):
                 self.heed()
                 text += piece.text
                 if self.ranks.of_first(self.ranks.clock() - begin > seconds):
-                    break
-        return text
+                    return Written(text, cut=True)
+        return Written(text)
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """What was asked and answered at the last look, beside the references."""

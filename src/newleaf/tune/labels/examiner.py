@@ -13,7 +13,7 @@ from torch import nn
 
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
-from newleaf.train.course import Figures
+from newleaf.train.course import Figures, Written
 from newleaf.tune.labels.baselines import Floats, scores
 from newleaf.tune.labels.batches import LabelRow
 from newleaf.tune.labels.predict import predict, to_probabilities
@@ -52,7 +52,10 @@ class LabelExaminer:
         self.validation, self.test, self.baselines = validation, test, baselines
         self.all_rows = len(validation.rows)
         self.reports = len(test.rows) if test is not None else 1
-        self.prompts = tuple(" | ".join(example.texts) for example in validation.examples[:SAMPLES])
+        # Files are often sorted by label, so the rows to show are drawn by chance.
+        self.order = np.random.default_rng(0).permutation(len(validation.examples)).tolist()
+        self.places = {_shown(validation.examples[number]): number for number in reversed(self.order)}
+        self.prompts = self.prompts_at(0)
         self.last: tuple[list[int], Floats] | None = None  # rows of the last look, and their probabilities
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
@@ -65,15 +68,22 @@ class LabelExaminer:
         truth = some.truth()
         return {"val_loss": _loss(found, truth)} | {f"val_{name}": value for name, value in figures(found, truth, self.head).items()}
 
-    def sample(self, prompt: str, seconds: float) -> str:
+    def prompts_at(self, check: int) -> Sequence[str]:
+        """Other held-out rows at each check, until all were shown."""
+        count = len(self.order)
+        some = [self.order[(check * SAMPLES + place) % count] for place in range(min(SAMPLES, count))]
+        return tuple(dict.fromkeys(_shown(self.validation.examples[number]) for number in some))
+
+    def sample(self, prompt: str, seconds: float) -> Written:
         """The label given to one of the held-out texts, and what it is."""
-        number = self.prompts.index(prompt)
+        number = self.places[prompt]
         row = self.validation.rows[number]
         (chance,) = to_probabilities(predict(self.network, [row], self.head, self.pad_id), self.head)
         example = self.validation.examples[number]
         given = named(chance, self.head, example.texts)
         truth = example.texts[1 + int(row.answer)] if self.head.shape == "choice" and isinstance(row.answer, int) else example.answers
-        return f" → {given} (is {truth if isinstance(truth, str) else ', '.join(map(str, truth)) or 'none'})"
+        is_ = truth if isinstance(truth, str) else ", ".join(map(str, truth)) or "none"
+        return Written(f" → {given} (is {is_})", writes=False)
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """The closing report: on so many of the test rows where there are some, on the rows of the last look elsewhere; the baselines'
@@ -90,6 +100,10 @@ class LabelExaminer:
 
     @staticmethod
     def _nothing() -> None: ...
+
+
+def _shown(example: Example) -> str:
+    return " | ".join(example.texts)
 
 
 def named(chance: npt.NDArray[np.float64], head: Head, texts: Sequence[str]) -> str:

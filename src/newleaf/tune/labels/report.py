@@ -12,6 +12,7 @@ import numpy.typing as npt
 from newleaf.measure.classification import label_scores, multi_label_scores
 from newleaf.storage.classifier_folder import Head
 from newleaf.storage.files import write_atomically, write_json, write_text
+from newleaf.text.amounts import counted
 
 MOST_SHOWN = 12  # labels of a confusion table in a terminal
 REPORT, TABLE, PICTURE = "report.json", "report.txt", "confusion.png"
@@ -50,15 +51,16 @@ def write_report(
     return {"report": {"rows": split, "n": len(truth)} | scores, "baselines": dict(baselines)}
 
 
-def report_lines(values: Mapping[str, Any]) -> list[str]:
-    """The report as lines: the scores beside the baselines', and who was taken for whom."""
+def report_lines(values: Mapping[str, Any], own: bool = True) -> list[str]:
+    """The report as lines: the scores beside the baselines', and who was taken for whom; without the model's `own` scores if they stand
+    elsewhere."""
     names = [name for name in ("accuracy", "macro_f1", "micro_f1", "matthews", "calibration_error") if name in values]
-    rows = [[f"{values['n']:,} {values['rows']} rows", *names]]
-    for who, scores in {"this model": values, **values["baselines"]}.items():
+    rows = [[counted(values["n"], f"{values['rows']} row"), *names]]
+    for who, scores in (({"this model": values} if own else {}) | values["baselines"]).items():
         rows.append([who, *(f"{scores[name]:.4f}" if name in scores else "" for name in names)])
-    lines = aligned(rows)
+    lines = aligned(rows) if len(rows) > 1 else []
     confused = confusion_lines(values.get("labels") or [], values.get("confusion") or [])
-    return [*lines, "", *confused] if confused else lines
+    return [*lines, *([""] if lines and confused else []), *confused]
 
 
 def confusion_lines(labels: Sequence[str], table: Sequence[Sequence[int]]) -> list[str]:
