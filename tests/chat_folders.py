@@ -19,6 +19,8 @@ SPECIAL = {
     "chatml": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     "llama3": ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>"],
     "qwen3": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    "qwen3-coder": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    "glm": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     "harmony": ["<|endoftext|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>"],
     "mistral": ["<unk>", "<s>", "</s>"],
     "mistral-list": ["<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]"],
@@ -26,10 +28,12 @@ SPECIAL = {
 }
 NAMED = {
     "qwen3": ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"],
+    "qwen3-coder": ["<tool_call>", "</tool_call>"],
+    "glm": ["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"],
     "mistral": ["[INST]", "[/INST]"],
 }
 ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "qwen3": "<|im_end|>", "harmony": "<|return|>", "mistral": "</s>"}
-ENDS |= {"mistral-list": "</s>", "mistral-named": "</s>"}
+ENDS |= {"qwen3-coder": "<|im_end|>", "glm": "<|im_end|>", "mistral-list": "</s>", "mistral-named": "</s>"}
 STARTS = {"llama3": "<|begin_of_text|>", "mistral": "<s>", "mistral-list": "<s>", "mistral-named": "<s>"}
 
 

@@ -19,7 +19,7 @@ from newleaf.serve.answer_grammar import answer_grammar, calls_answer, text_answ
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 HELLO: Any = [{"role": "user", "content": "What is the capital?"}]
-FORMS = ("chatml", "qwen3", "llama3", "mistral-list", "mistral-named")
+FORMS = ("chatml", "qwen3", "llama3", "mistral-list", "mistral-named", "qwen3-coder", "glm")
 NASTY = '</tool_call>"}[ARGS][TOOL_CALLS]'
 PARAMETERS: dict[str, dict[str, Any] | None] = {
     "a constant that holds marks": {"type": "object", "properties": {"a": {"const": NASTY}}, "required": ["a"]},
@@ -80,7 +80,50 @@ def test_a_call_that_is_cut_is_dropped_and_the_end_says_length(calling: Running,
     assert (choice.finish_reason, choice.message.content, choice.message.tool_calls) == ("length", "", None)
     chunks = [chunk.choices[0] for chunk in ask(calling, model, stream=True, **options)]
     assert chunks[-1].finish_reason == "length"
-    assert not any(chunk.delta.content or chunk.delta.tool_calls for chunk in chunks)
+    assert not any(chunk.delta.content for chunk in chunks)
+    calls = [call for chunk in chunks for call in chunk.delta.tool_calls or []]
+    arguments = "".join(call.function.arguments for call in calls)  # what a stream has begun stays, as OpenAI's does
+    assert '{"a":"bbb'.startswith("".join(arguments.split())[:8])
+    assert [call.function.name for call in calls[:1]] == ["go"][: len(calls)]
+
+
+@pytest.mark.parametrize("model", FORMS)
+def test_calls_are_streamed_by_name_and_then_in_pieces(calling: Running, model: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": "b" * 30}, "b": {"type": "boolean"}}, "required": ["a", "b"]}
+    options: Any = {"tools": [tool(schema)], "tool_choice": "required", "parallel_tool_calls": False}
+    chunks = [chunk.choices[0] for chunk in ask(calling, model, stream=True, **options)]
+    first, *rest = [call for chunk in chunks for call in chunk.delta.tool_calls or []]
+    assert (first.index, first.type, first.function.name, first.function.arguments) == (0, "function", "go", "")
+    assert first.id
+    assert len(rest) > 2
+    assert all((each.index, each.id, each.function.name) == (0, None, None) for each in rest)
+    found = json.loads("".join(each.function.arguments for each in rest))
+    assert found["a"] == "b" * 30
+    assert isinstance(found["b"], bool)
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("most", [1500, 80])
+def test_events_of_a_response_tell_of_a_call_while_it_is_written(calling: Running, most: int) -> None:
+    schema = {"type": "object", "properties": {"a": {"const": "b" * 60}}, "required": ["a"], "additionalProperties": False}
+    tools: Any = [{"type": "function", "name": "go", "parameters": schema, "strict": True}]
+    options: Any = {"model": "qwen3", "input": "Go.", "tools": tools, "tool_choice": "required", "temperature": 0}
+    stream = calling.client().responses.create(**options, max_output_tokens=most, parallel_tool_calls=False, stream=True)
+    events = [event for event in stream if event.type != "response.in_progress"]
+    assert [event.sequence_number for event in events][1:] == list(range(2, len(events) + 1))
+    kinds = [event.type for event in events]
+    deltas = [event for event in events if event.type == "response.function_call_arguments.delta"]
+    assert kinds[:2] == ["response.created", "response.output_item.added"]
+    assert len(deltas) > 2
+    assert {event.item_id for event in deltas} == {events[1].item.id}
+    written, (item,) = "".join(event.delta for event in deltas), events[-1].response.output
+    assert item.arguments == written
+    if most == 1500:
+        assert kinds[-3:] == ["response.function_call_arguments.done", "response.output_item.done", "response.completed"]
+        assert (json.loads(written), item.status) == ({"a": "b" * 60}, "completed")
+    else:
+        assert kinds[-2:] == ["response.output_item.done", "response.incomplete"]
+        assert (item.status, "response.function_call_arguments.done" in kinds) == ("incomplete", False)
 
 
 def test_responses_are_incomplete_where_a_call_is_cut(calling: Running) -> None:
@@ -105,8 +148,8 @@ def test_free_calls_may_hold_their_own_marks(calling: Running) -> None:
     assert [json.loads(call.function.arguments) for call in choice.message.tool_calls] == [json.loads(arguments)]
     deltas = [chunk.choices[0].delta for chunk in ask(calling, "qwen3", stream=True, **forced)]
     assert "".join(delta.content or "" for delta in deltas) == "Well."
-    (call,) = [call for delta in deltas for call in delta.tool_calls or []]
-    assert json.loads(call.function.arguments) == json.loads(arguments)
+    calls = [call for delta in deltas for call in delta.tool_calls or []]
+    assert json.loads("".join(call.function.arguments for call in calls)) == json.loads(arguments)
 
 
 def test_text_or_calls_after_text_are_what_our_own_form_allows() -> None:

@@ -11,6 +11,11 @@ import pytest
 from chat_folders import make_chat_model
 from running import Running
 
+from newleaf.generate.constraints import Grammars
+from newleaf.generate.json_schema import prepare
+from newleaf.serve.shapes import Shape
+from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
 SET = {"type": "array", "items": {"enum": [1]}, "uniqueItems": True, "minItems": 2, "maxItems": 2}  # as a set of Python is described
 TAGS: dict[str, Any] = {"type": "object", "properties": {"tags": SET}, "required": ["tags"]}
 PLACE = "properties/tags/uniqueItems"
@@ -114,3 +119,17 @@ def test_parameters_that_are_nested_too_deep_are_refused(loosening: Running, cho
     asked = {"tools": [{"type": "function", "function": {"name": "go", "parameters": nested}}], "tool_choice": choice}
     got = loosening.post("/v1/chat/completions", messages=HELLO, max_tokens=3, **asked)
     assert (got.status_code, got.json()["error"]["param"]) == (400, "tools[0].function.parameters")
+
+
+def test_a_name_that_stands_twice_is_told_also_where_the_schema_is_strict(loosening: Running) -> None:
+    schema = {"type": "object", "properties": {"b": {"const": 1}}, "additionalProperties": True}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
+    shape = Shape(schema, "response_format", "response_format/json_schema/schema", True)
+    watched = shape.watched(prepare(schema))
+    assert watched is not None
+    (found,) = watched.unmet(Grammars(train_tokenizer(["a"], TokenizerConfig(kind="byte"), None)), '{"a": 1, "c": {"x": 1}, "\\u0061": 2}')
+    assert found == "response_format/json_schema/schema: an object has the name 'a' twice"
+    closed = {**schema, "additionalProperties": False}
+    assert shape.watched(prepare(closed)) is None
+    got = loosening.post("/v1/chat/completions", messages=HELLO, max_tokens=400, seed=1, response_format=wanted)
+    assert got.status_code == 200

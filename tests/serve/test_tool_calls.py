@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from newleaf.serve.call_readers import reader
 from newleaf.serve.rates import Bucket, Rates
-from newleaf.serve.tool_calls import Call, Form, form_of
+from newleaf.serve.tool_calls import Call, CallEnd, CallPart, CallStart, Form, form_of
 from newleaf.text.reasoning import ChannelSplitter, Part
 
 NAMES = ("go", "stop")
@@ -108,6 +108,31 @@ def test_calls_are_found_however_the_text_is_cut(form: Form, text: str, said: st
     found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish()
     assert [each for each in found if isinstance(each, Call)] == calls
     assert "".join(each.text for each in found if isinstance(each, Part)) == said
+
+
+@pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
+def test_calls_told_while_they_come_are_the_same(form: Form, text: str, said: str, calls: list[Call]) -> None:
+    if "1e999" in text:  # once told, it cannot become text
+        return
+    for pieces in ([text], list(text)):
+        read = reader(form, NAMES, live=True)
+        found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish()
+        told: list[list[str]] = []
+        for each in found:
+            if isinstance(each, Call | CallStart):
+                told.append([each.name, each.arguments if isinstance(each, Call) else ""])
+            elif isinstance(each, CallPart):
+                told[-1][1] += each.arguments
+        assert [(name, json.loads(arguments)) for name, arguments in told] == [(call.name, json.loads(call.arguments)) for call in calls]
+        assert "".join(each.text for each in found if isinstance(each, Part)) == said
+
+
+def test_the_end_of_a_call_is_told_where_it_is_whole() -> None:
+    for text, ends in (('<tool_call>{"name": "go", "arguments": {"far": tr', 0), ('<tool_call>{"name": "go", "arguments": {}', 1)):
+        read = reader("tags", NAMES, live=True)
+        found = read.push(Part("content", text)) + read.finish(cut=True)
+        assert found[0] == CallStart("go")
+        assert found.count(CallEnd()) == ends
 
 
 def test_thoughts_are_not_searched_for_calls() -> None:

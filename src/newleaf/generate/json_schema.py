@@ -17,7 +17,7 @@ from typing import Any
 from newleaf.errors import InputError
 from newleaf.generate.pattern import without_nul
 from newleaf.generate.schema_numbers import exact, inward_bounds, is_number, plain_bounds, within
-from newleaf.generate.schema_rules import NotWrittenError, Rules, rounds
+from newleaf.generate.schema_rules import NotWrittenError, Rules, children, rounds
 
 SPACE = r"[ \t\r\n]{1,16}"  # between JSON's parts: bounded, since small models love to write nothing but spaces
 ESCAPES = '"\\bfnrt'  # in texts of objects with other names than those listed: each name has one spelling then
@@ -49,6 +49,18 @@ class Prepared:
     def rules(self, name: str) -> str:
         """Rules of a Lark grammar; the first is called `name`, as all others begin. Raises NotWrittenError for what has no rules."""
         return Rules(self.schema, name, self._options()).text() if self.written else f"{name}: %json {self.text()}"
+
+    @property
+    def open(self) -> bool:
+        """Whether there may be objects with names of their own, which no grammar keeps from standing there twice."""
+        waiting = [self.schema]
+        while waiting:
+            schema = waiting.pop()
+            if schema is True or (isinstance(schema, dict) and _may_repeat(schema)):
+                return True
+            waiting += [child for _, child in children(schema)] if isinstance(schema, dict) else []
+            waiting += _definitions(schema) if isinstance(schema, dict) else []
+        return False
 
     def _options(self) -> dict[str, Any]:
         escapes = {"json_allowed_escapes": ESCAPES} if _any(self.schema, _has_other_names) else {}
@@ -302,6 +314,20 @@ def _has_other_names(schema: dict[str, Any]) -> bool:
     """Whether objects may have names beside those listed, which could be these in another spelling."""
     named = "properties" in schema or "patternProperties" in schema or "required" in schema
     return named and (schema.get("additionalProperties") is not False or "patternProperties" in schema)
+
+
+def _may_repeat(schema: dict[str, Any]) -> bool:
+    """Whether an object with names that are not listed may fit, beside what its parts say."""
+    if any(word in schema for word in ("const", "enum", *COMPOSED)):
+        return False
+    kind = schema.get("type", ["object", "array"])
+    kinds = kind if isinstance(kind, list) else [kind]
+    names = schema.get("additionalProperties") is not False or bool(schema.get("patternProperties"))
+    return ("object" in kinds and names) or ("array" in kinds and schema.get("items", True) is True)
+
+
+def _definitions(schema: dict[str, Any]) -> list[Any]:
+    return [each for word in ("$defs", "definitions") if isinstance(schema.get(word), dict) for each in schema[word].values()]
 
 
 def _has_control_characters(schema: dict[str, Any]) -> bool:

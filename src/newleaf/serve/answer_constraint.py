@@ -10,6 +10,7 @@ from newleaf.errors import InputError
 from newleaf.serve.answer_grammar import Lead, Thoughts, answer_grammar, calls_answer, channel_grammar, json_answer, opening, text_answer
 from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
+from newleaf.serve.markup_calls import MARKUPS
 from newleaf.serve.question import Question
 from newleaf.serve.shapes import Shape
 from newleaf.serve.tool_calls import Form
@@ -24,9 +25,14 @@ class Held:
     prompt: Prompt
     constraint: Mapping[str, Any] = field(default_factory=dict)
     loosened: tuple[str, ...] = ()  # keywords, by their paths in the request
-    functions: Mapping[str, Shape] = field(default_factory=dict)  # those that were loosened, by name
-    schema: Shape | None = None
+    functions: Mapping[str, Shape] = field(default_factory=dict)  # those to be checked when they are whole, by name
+    schema: Shape | None = None  # to be checked at the end
     param: str | None = None  # whose grammar it is
+
+    @property
+    def watched(self) -> bool:
+        """Whether anything is checked when it is whole."""
+        return bool(self.functions) or self.schema is not None
 
     def refused(self, error: InputError) -> ApiError:
         """An error of the floors below. A grammar of ours is told by the parameter it was made of."""
@@ -61,7 +67,7 @@ def constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str,
     if schema is not None:
         answers.append(json_answer(schema))
     elif answers and not must:
-        answers.append(text_answer())
+        answers.append(text_answer(form or "own"))
     if must and form is not None and (mark := opening(form)) is not None:
         prompt, grammar = _go_on(hosted, prompt, mark), answer_grammar("none", answers)
     elif CHANNEL in marks_in(source) and not question.go_on:
@@ -74,8 +80,8 @@ def constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str,
         prompt,
         {"grammar": grammar},
         tuple(line for lines in gone.values() for line in lines) + said,
-        {name: shapes[name] for name, lines in gone.items() if lines},
-        shape if said else None,
+        {name: found for name, each in functions.items() if (found := shapes[name].watched(each, form in MARKUPS)) is not None},
+        shape.watched(schema) if shape is not None and schema is not None else None,
         "tools" if held else question.schema_param,
     )
 
@@ -83,7 +89,7 @@ def constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str,
 def _by_itself(form: Form, question: Question) -> bool:
     """Whether free answers are held to the functions' schemas once they call: always in our own form; in others for strict functions,
     where a mark says that a call begins."""
-    return form == "own" or (form in ("tags", "list", "named") and bool(question.strict))
+    return form == "own" or (form in ("tags", "list", "named", *MARKUPS) and bool(question.strict))
 
 
 def _thoughts(prompt: Prompt, source: str) -> Thoughts:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from newleaf.generate.json_schema import Prepared
+from newleaf.serve.markup_calls import MARKUPS, Markup
+from newleaf.serve.markup_grammar import markup_calls
 from newleaf.serve.tool_calls import ARGUMENTS, CLOSE, CONSTRAIN, LIST, OPEN, Form
 from newleaf.text.reasoning import CHANNEL, END, MESSAGE, START, THOUGHTS
 from newleaf.text.reasoning import CLOSE as THOUGHT_ENDS
@@ -54,9 +56,10 @@ def json_answer(schema: Prepared) -> str:
     return schema.rules("json")
 
 
-def text_answer() -> str:
+def text_answer(form: Form = "own") -> str:
     """Any text without a call's tag."""
-    return f"text: TEXT?\nTEXT: /(?s:.+)/ & ~/(?s:.*){_escaped(OPEN)}(?s:.*)/"
+    mark = MARKUPS[form].open if form in MARKUPS else OPEN
+    return f"text: TEXT?\nTEXT: /(?s:.+)/ & ~/(?s:.*){_escaped(mark)}(?s:.*)/"
 
 
 def calls_answer(
@@ -71,6 +74,8 @@ def calls_answer(
     Before them stands what `lead` says: nothing that the prompt can have, the form's mark, or text up to its mark. `control` gives
     the ids of control tokens.
     """
+    if form in MARKUPS:
+        return _markup_answer(MARKUPS[form], functions, parallel, lead)
     if form == "list":
         before, key, after, between = '{"name": ', "arguments", "}", '", "'
     elif form == "named":
@@ -96,6 +101,13 @@ def calls_answer(
         start = f"{said}{_mark(control, LIST)} {start}"
         rules += ["SAID: /(?s:.+)/"] if said else []
     return "\n".join([f"calls: {start} call{more} {end}", f"call: {one}", *rules])
+
+
+def _markup_answer(markup: Markup, functions: Sequence[dict[str, Any]], parallel: bool, lead: Lead) -> str:
+    more = f" ({json.dumps(chr(10) + markup.open)} call){{0,{MANY - 1}}}" if parallel else ""
+    start = "before" if lead == "text" else json.dumps(markup.open)
+    before = [f"before[suffix={json.dumps(markup.open)}]: /(?s:.*)/"] if lead == "text" else []
+    return "\n".join([*markup_calls(markup, functions, more, start), *before])
 
 
 def opening(form: Form) -> str | None:

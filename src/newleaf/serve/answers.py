@@ -19,7 +19,7 @@ from newleaf.serve.hosted import Hosted
 from newleaf.serve.question import Question
 from newleaf.serve.sampling import check_prompt, check_texts, longest
 from newleaf.serve.settings import Limits
-from newleaf.serve.tool_calls import Call, Form, form_of, marks_of
+from newleaf.serve.tool_calls import Call, CallEnd, CallPart, CallStart, Form, Piece, Reader, form_of, marks_of
 from newleaf.serve.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages, contents
@@ -28,12 +28,40 @@ from newleaf.text.reasoning import Part, marks_in
 CALL_ENDS = "<|call|>"
 
 
+@dataclass
+class Told:
+    """What one answer has given so far. `keeps` its text, for a check at its end."""
+
+    reader: Reader
+    parallel: bool
+    keeps: bool
+    calls: int = 0
+    said: str = ""
+    name: str = ""  # of the call that is being told
+    arguments: str = ""
+
+    def takes(self, piece: Piece) -> bool:
+        """Whether a piece belongs to what was asked for; calls after the first may not."""
+        self.calls += isinstance(piece, Call | CallStart)
+        if self.keeps and isinstance(piece, Part) and piece.kind == "content":
+            self.said += piece.text
+        return isinstance(piece, Part) or self.parallel or self.calls == 1
+
+    def whole(self, piece: Piece) -> Call | None:
+        """The call that this piece ends."""
+        if isinstance(piece, CallStart):
+            self.name, self.arguments = piece.name, ""
+        elif isinstance(piece, CallPart) and self.keeps:
+            self.arguments += piece.arguments
+        return piece if isinstance(piece, Call) else Call(self.name, self.arguments) if isinstance(piece, CallEnd) else None
+
+
 @dataclass(frozen=True)
 class Delta:
-    """What has come of the answer with this number: a part of its text or thoughts, a call, or its end."""
+    """What has come of the answer with this number: a part of its text or thoughts, a call or a piece of one, or its end."""
 
     index: int
-    part: Part | Call | None = None
+    part: Piece | None = None
     end: str | None = None
     scores: tuple[TokenScore, ...] = ()
 
@@ -46,13 +74,13 @@ class Answers:
         plan: Plan,
         request: Request,
         form: Form | None,
-        names: Sequence[str],
+        functions: Mapping[str, Any],
         question: Question,
         held: Held,
         hosted: Hosted,
     ) -> None:
         self.plan, self.request, self.tokenizer = plan, request, hosted.model.tokenizer
-        self._form, self._names, self._parallel = form, names, question.parallel
+        self._form, self._functions, self._parallel = form, functions, question.parallel
         self._must, self._held, self._grammars = question.must_call, held, hosted.grammars
         self.ignored: list[str] = []  # parameters that had no effect
         self.loosened = held.loosened
@@ -85,39 +113,37 @@ class Answers:
     def cancel(self) -> None:
         self.request.cancel()
 
-    async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """What comes, all that has come since the last time at once; nothing where the reading of the prompt is watched and has gone on."""
+    async def deltas(self, live: bool = False) -> AsyncIterator[list[Delta]]:
+        """What comes, all that has come since the last time at once; nothing where the reading of the prompt is watched and has gone on.
+        Calls come whole or, `live`, while they are written."""
         count = self.request.config.n
         splits = [self.plan.splitter() for _ in range(count)]
-        readers = [reader(self._form, self._names, self._must) for _ in range(count)]
-        called, said = [0] * count, [""] * count
+        told = [Told(reader(self._form, self._functions, self._must, live), self._parallel, bool(self._held.watched)) for _ in range(count)]
         async for pieces in self.request.batches():
             found: list[Delta] = []
             for piece in pieces:
-                number = piece.sample
-                parts: list[Part | Call] = []
+                number, one = piece.sample, told[piece.sample]
+                parts: list[Piece] = []
                 for part in [*splits[number].push(piece.text), *(splits[number].finish() if piece.end else [])]:
-                    parts += readers[number].push(part)
+                    parts += one.reader.push(part)
                 cut = self._reason(piece.end) == "length"
-                parts += readers[number].finish(cut) if piece.end else []
+                parts += one.reader.finish(cut) if piece.end else []
                 scores = tuple(score for score in piece.scores if score.id not in self.plan.ends)
                 if scores and not (parts and isinstance(parts[0], Part)):
                     parts.insert(0, Part("content", ""))  # scores come with text, be it none
                 for each in parts:
-                    called[number] += isinstance(each, Call)
-                    if not isinstance(each, Call) or self._parallel or called[number] == 1:
-                        said[number] += each.text if isinstance(each, Part) and each.kind == "content" and self.loosened else ""
-                        await self._check(each)
+                    if one.takes(each):
+                        await self._check(one.whole(each))
                         found.append(Delta(number, each, scores=scores))
                         scores = ()
                 if piece.end:
-                    await self._check(None if called[number] or cut else said[number])
-                    found.append(Delta(number, end="tool_calls" if called[number] and not cut else self._reason(piece.end)))
+                    await self._check(None if one.calls or cut else one.said)
+                    found.append(Delta(number, end="tool_calls" if one.calls and not cut else self._reason(piece.end)))
             if found or not pieces:
                 yield found
 
-    async def _check(self, value: Part | Call | str | None) -> None:
-        """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar's was loosened."""
+    async def _check(self, value: Call | str | None) -> None:
+        """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar holds not all of it."""
         shape = self._held.functions.get(value.name) if isinstance(value, Call) else self._held.schema if isinstance(value, str) else None
         if shape is not None:
             text = value.arguments if isinstance(value, Call) else str(value)
@@ -153,7 +179,7 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
         prompt = shortened(question.messages, rendered, longest(hosted, limits)) if question.cut else rendered(question.messages)
     except InputError as error:
         raise refused(error, default="messages") from None
-    names = [tool["function"]["name"] for tool in tools]
+    functions = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
     for careful in (False, True):  # schemas are compiled one by one only where that of the whole answer failed
         held = constrained(hosted, question, prompt, source, form, careful)
         check_prompt(len(held.prompt.ids), hosted, limits, "messages")
@@ -167,7 +193,7 @@ def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[i
                 raise held.refused(error) from None
         else:
             break
-    answers = Answers(plan, request, form, names, question, held, hosted)
+    answers = Answers(plan, request, form, functions, question, held, hosted)
     answers.ignored += [question.effort_param] if effort is None else []
     return answers
 

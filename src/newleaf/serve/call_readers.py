@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
 
-from newleaf.serve.tool_calls import ARGUMENTS, CALL_ID, CLOSE, LIST, OPEN, PYTHON, Call, Form, arguments_json, parsed, read_calls
+from newleaf.serve.live_calls import LiveReader
+from newleaf.serve.markup_calls import MARKUPS, MarkupReader
+from newleaf.serve.tool_calls import (
+    ARGUMENTS,
+    CALL_ID,
+    CLOSE,
+    LIST,
+    OPEN,
+    PYTHON,
+    Call,
+    Form,
+    Piece,
+    Reader,
+    arguments_json,
+    parsed,
+    read_calls,
+)
 from newleaf.text.json_end import JsonEnd, json_end
 from newleaf.text.reasoning import Part, held_start
 
 
-class Reader(Protocol):
-    """Takes an answer's text in parts and gives back text and calls, as soon as each is certain."""
+def reader(form: Form | None, functions: Mapping[str, Any] | Collection[str], must: bool = False, live: bool = False) -> Reader:
+    """For one answer; without a form, all is text. `functions` are parameters' schemas by the functions' names. `must`: a grammar makes it
+    calls from its first character, or from a mark that stands in the prompt, on. `live`: calls are told while they come."""
+    if form is None:
+        return TextReader()
+    if form in MARKUPS:
+        schemas = functions if isinstance(functions, Mapping) else {name: {} for name in functions}
+        return MarkupReader(MARKUPS[form], schemas, must, live)
+    found = _json_reader(form, list(functions), must)
+    return LiveReader(found, list(functions)) if live else found
 
-    def push(self, part: Part) -> list[Part | Call]:
-        """What this part makes certain."""
 
-    def finish(self, cut: bool = False) -> list[Part | Call]:
-        """What was held back. Of an answer that was `cut`, by its limit of tokens, a call that is not whole is dropped."""
-
-
-def reader(form: Form | None, names: Collection[str], must: bool = False) -> Reader:
-    """For one answer; without a form, all is text. `must`: a grammar makes it calls from its first character, or from a mark
-    that stands in the prompt, on."""
+def _json_reader(form: Form, names: Collection[str], must: bool) -> Reader:
     match form:
-        case None:
-            return TextReader()
         case "tags" | "own":
             return TagReader(names, must)
         case "harmony":
@@ -39,11 +54,15 @@ def reader(form: Form | None, names: Collection[str], must: bool = False) -> Rea
 class TextReader:
     """Looks for no calls."""
 
-    def push(self, part: Part) -> list[Part | Call]:
+    def push(self, part: Part) -> list[Piece]:
         return [part]
 
-    def finish(self, cut: bool = False) -> list[Part | Call]:
+    def finish(self, cut: bool = False) -> list[Piece]:
         return []
+
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        return None, ""
 
 
 class TagReader:
@@ -56,17 +75,17 @@ class TagReader:
         self._end: JsonEnd | None = None  # while JSON within the tag goes on
         self._read = 0  # how much of `_held` it has seen
 
-    def push(self, part: Part) -> list[Part | Call]:
+    def push(self, part: Part) -> list[Piece]:
         if part.kind != "content":
             return [part]
         self._held += part.text
-        found: list[Part | Call] = []
+        found: list[Piece] = []
         while (more := self._inner() if self._inside else self._outer(found)) is not None:
             found += more
         return found
 
-    def finish(self, cut: bool = False) -> list[Part | Call]:
-        found: list[Part | Call] = []
+    def finish(self, cut: bool = False) -> list[Piece]:
+        found: list[Piece] = []
         while self._inside:  # a tag whose JSON never ended
             body = self._held.lstrip()
             if (end := json_end(body)) is not None and CLOSE.startswith(body[end:].strip()):
@@ -84,7 +103,7 @@ class TagReader:
             return found
         return found + self._text(held.rstrip() if self._called else held)
 
-    def _outer(self, found: list[Part | Call]) -> list[Part | Call] | None:
+    def _outer(self, found: list[Piece]) -> list[Piece] | None:
         """Up to the next tag; None when more has to come."""
         before, opened, rest = self._held.partition(OPEN)
         if not opened:
@@ -96,7 +115,7 @@ class TagReader:
         self._held, self._inside, self._end = rest, True, None
         return self._text(before.rstrip())
 
-    def _inner(self) -> list[Part | Call] | None:
+    def _inner(self) -> list[Piece] | None:
         """Up to the end of a call; None when more has to come."""
         if self._end is None:
             self._read = len(self._held) - len(self._held.lstrip())
@@ -122,7 +141,7 @@ class TagReader:
         self._held, self._inside, self._end = after, False, None
         return found
 
-    def _other(self) -> list[Part | Call] | None:
+    def _other(self) -> list[Piece] | None:
         """What stands in the tag is not JSON."""
         body, closed, rest = self._held.partition(CLOSE)
         if not closed:
@@ -130,14 +149,19 @@ class TagReader:
         self._held, self._inside = rest, False
         return [Part("content", OPEN + body + CLOSE)]
 
-    def _text(self, text: str) -> list[Part | Call]:
+    def _text(self, text: str) -> list[Piece]:
         text = text.lstrip() if self._called else text
         return [Part("content", text)] if text else []
 
-    def _call(self, body: str, raw: str | None = None) -> list[Part | Call]:
+    def _call(self, body: str, raw: str | None = None) -> list[Piece]:
         calls = read_calls(body, self._names)
         self._called = self._called or bool(calls)
+        calls = [replace(call, written=body) for call in calls]
         return list(calls) if calls else [Part("content", OPEN + (raw if raw is not None else body))]
+
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        return None, self._held if self._inside and not self._held.lstrip().startswith("[") else ""
 
 
 class _Ended(JsonEnd):
@@ -158,7 +182,7 @@ class ListReader:
     def __init__(self, names: Collection[str], begun: bool = False) -> None:
         self._names, self._must, self._begun, self._held = names, begun, begun, ""
 
-    def push(self, part: Part) -> list[Part | Call]:
+    def push(self, part: Part) -> list[Piece]:
         if part.kind != "content":
             return [part]
         self._held += part.text
@@ -173,7 +197,7 @@ class ListReader:
         text, self._held = self._held[:keep], self._held[keep:]
         return [Part("content", text)] if text else []
 
-    def finish(self, cut: bool = False) -> list[Part | Call]:
+    def finish(self, cut: bool = False) -> list[Piece]:
         held, self._held = self._held, ""
         if not self._begun:
             return [Part("content", held)] if held else []
@@ -211,6 +235,10 @@ class ListReader:
             at = end + len(text[end:]) - len(text[end:].lstrip(" ,\n"))
         return found
 
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        return None, self._held if self._begun else ""
+
 
 class WholeReader:
     """Calls that are all of the answer: JSON from its first character on, one value or several (`{…}; {…}`)."""
@@ -218,7 +246,7 @@ class WholeReader:
     def __init__(self, names: Collection[str], must: bool = False) -> None:
         self._names, self._must, self._held, self._text = names, must, "", False
 
-    def push(self, part: Part) -> list[Part | Call]:
+    def push(self, part: Part) -> list[Piece]:
         if part.kind != "content" or self._text:
             return [part]
         self._held += part.text
@@ -228,7 +256,7 @@ class WholeReader:
         self._text, held, self._held = True, self._held, ""
         return [Part("content", held)]
 
-    def finish(self, cut: bool = False) -> list[Part | Call]:
+    def finish(self, cut: bool = False) -> list[Piece]:
         held, self._held = self._held, ""
         found: list[Call] = []
         rest = held.strip().removeprefix(PYTHON).strip()
@@ -242,6 +270,10 @@ class WholeReader:
             return list(found)
         return [Part("content", held)] if held else []
 
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        return None, self._held
+
 
 class HarmonyReader:
     """Messages to functions, which gpt-oss writes into the channel for them."""
@@ -249,7 +281,7 @@ class HarmonyReader:
     def __init__(self, names: Collection[str]) -> None:
         self._names, self._name, self._body = names, "", ""
 
-    def push(self, part: Part) -> list[Part | Call]:
+    def push(self, part: Part) -> list[Piece]:
         name = (part.to or "").removeprefix("functions.")
         if name == self._name and name:
             self._body += part.text
@@ -260,7 +292,7 @@ class HarmonyReader:
         self._name, self._body = name, part.text
         return done
 
-    def finish(self, cut: bool = False) -> list[Part | Call]:
+    def finish(self, cut: bool = False) -> list[Piece]:
         name, body = self._name, self._body
         self._name, self._body = "", ""
         if not name:
@@ -269,6 +301,10 @@ class HarmonyReader:
         if name in self._names and arguments is not None:
             return [Call(name, arguments)]
         return [] if cut else [Part("content", body)]
+
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        return (self._name, self._body) if self._name in self._names else (None, "")
 
 
 def _begins_call(text: str, names: Collection[str]) -> bool:

@@ -24,9 +24,10 @@ from newleaf.serve.schemas import AllowedChoice, ChatRequest, NamedTool
 from newleaf.serve.schemas import Message as ChatMessage
 from newleaf.serve.serving import Serving
 from newleaf.serve.streams import DONE, EventStream, event, unless_gone
-from newleaf.serve.tool_calls import Call
+from newleaf.serve.tool_calls import Call, CallEnd, CallPart, CallStart
 from newleaf.serve.tool_choice import choose_tools, tool_json
 from newleaf.serve.usage import chat_usage
+from newleaf.text.reasoning import Part
 from newleaf.text.tokenizer import Tokenizer
 
 
@@ -159,6 +160,15 @@ async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage:
         if isinstance(delta.part, Call):
             calls[delta.index] += 1
             return chunk(delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **call_json(delta.part)}]})
+        if isinstance(delta.part, CallStart):
+            calls[delta.index] += 1
+            begun = call_json(Call(delta.part.name, ""))
+            return chunk(delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **begun}]})
+        if isinstance(delta.part, CallPart):
+            part = {"index": calls[delta.index] - 1, "function": {"arguments": delta.part.arguments}}
+            return chunk(delta.index, {"tool_calls": [part]})
+        if isinstance(delta.part, CallEnd):
+            return b""
         if delta.part is None:
             return chunk(delta.index, {}, delta.end)
         text, scores = delta.part.text, None
@@ -172,7 +182,7 @@ async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage:
     calls = [0] * answers.request.config.n
     yield b"".join(chunk(number, {"role": "assistant", "content": ""}) for number in range(len(calls)))
     began = time.perf_counter()
-    async for deltas in answers.deltas():
+    async for deltas in answers.deltas(live=True):
         if not deltas:
             yield event({**head, "choices": [], **more, "prompt_progress": progress_json(answers, began)})
             continue
@@ -201,7 +211,7 @@ async def _whole(answers: Answers, hosted: Hosted, head: dict[str, Any], record:
         for delta in deltas:
             if isinstance(delta.part, Call):
                 calls[delta.index].append(delta.part)
-            elif delta.part is not None:
+            elif isinstance(delta.part, Part):
                 texts[delta.index][delta.part.kind] += delta.part.text
             scores[delta.index] += delta.scores
             ends[delta.index] = delta.end or ends[delta.index]

@@ -9,7 +9,7 @@ from newleaf.generate.logprobs import TokenScore
 from newleaf.serve.answers import Delta
 from newleaf.serve.chat import scores_json
 from newleaf.serve.response_input import packed
-from newleaf.serve.tool_calls import Call
+from newleaf.serve.tool_calls import Call, CallEnd, CallPart, CallStart
 from newleaf.text.tokenizer import Tokenizer
 
 Event = dict[str, Any]
@@ -30,8 +30,15 @@ class Items:
         self.end = delta.end or self.end
         if delta.part is None:
             return self.close() if delta.end else []
-        if isinstance(delta.part, Call):
-            return [*self.close(), *self._call(delta.part)]
+        match delta.part:
+            case Call(name, arguments):
+                return [*self.close(), *self._call(name), *self._arguments(arguments), *self._whole_call()]
+            case CallStart(name):
+                return [*self.close(), *self._call(name)]
+            case CallPart(arguments):
+                return self._arguments(arguments)
+            case CallEnd():
+                return self._whole_call()
         if self._scored and delta.part.kind == "content":
             self._scores += delta.scores
         if not delta.part.text:
@@ -49,6 +56,8 @@ class Items:
         """The last item is whole."""
         if self._open is None:
             return []
+        if self._open == "call":  # it was cut
+            return self._whole_call("incomplete")
         item = self.output[-1]
         item["status"] = "completed"
         part = item["content"][0]
@@ -83,22 +92,32 @@ class Items:
         item["content"] = [part]
         return events
 
-    def _call(self, call: Call) -> list[Event]:
+    def _call(self, name: str) -> list[Event]:
         item = {
             "id": f"fc_{secrets.token_hex(12)}",
             "type": "function_call",
             "call_id": f"call_{secrets.token_hex(12)}",
-            "name": call.name,
-            "arguments": call.arguments,
-            "status": "completed",
+            "name": name,
+            "arguments": "",
+            "status": "in_progress",
         }
         self.output.append(item)
-        return [
-            self._event("response.output_item.added", item={**item, "arguments": "", "status": "in_progress"}),
-            self._event("response.function_call_arguments.delta", item_id=item["id"], delta=call.arguments),
-            self._event("response.function_call_arguments.done", item_id=item["id"], name=call.name, arguments=call.arguments),
-            self._event("response.output_item.done", item=item),
-        ]
+        self._open = "call"
+        return [self._event("response.output_item.added", item=dict(item))]
+
+    def _arguments(self, text: str) -> list[Event]:
+        item = self.output[-1]
+        item["arguments"] += text
+        return [self._event("response.function_call_arguments.delta", item_id=item["id"], delta=text)]
+
+    def _whole_call(self, status: str = "completed") -> list[Event]:
+        item = self.output[-1]
+        item["status"], self._open = status, None
+        done = self._event("response.output_item.done", item=dict(item))
+        if status != "completed":
+            return [done]
+        named = {"item_id": item["id"], "name": item["name"], "arguments": item["arguments"]}
+        return [self._event("response.function_call_arguments.done", **named), done]
 
     def _of_text(self, what: str, **fields: Any) -> Event:
         reasoning = self._open == "reasoning"

@@ -93,7 +93,7 @@ async def events(maker: Maker, keep: Any) -> AsyncIterator[bytes]:
         return b"".join(parts)
 
     yield told(*({"type": f"response.{what}", "response": maker.response("in_progress")} for what in ("created", "in_progress")))
-    async for deltas in maker.answers.deltas():
+    async for deltas in maker.answers.deltas(live=True):
         maker.record.wrote()
         yield told(*(each for delta in deltas for each in maker.items.push(delta)))
     response = maker.response(maker.status)

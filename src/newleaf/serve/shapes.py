@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from newleaf.errors import InputError
@@ -11,6 +11,8 @@ from newleaf.generate.constraints import Grammars
 from newleaf.generate.json_schema import Prepared, prepare
 from newleaf.generate.schema_limits import parse_schema
 from newleaf.serve.errors import ApiError
+
+MOST_TWICE = 10  # names that are named
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,28 @@ class Shape:
         """Paths in the body of the keywords that were dropped."""
         return tuple(self.place + pointer.removeprefix("#") for pointer in prepared.loosened)
 
+    def watched(self, prepared: Prepared, bare: bool = False) -> Shape | None:
+        """What of this schema is to be looked at when a value is whole: all where the grammar's was loosened or values are `bare`
+        text, only names that stand there twice where others than those listed may; None for nothing."""
+        return self if prepared.loosened or bare else replace(self, schema=True) if prepared.open else None
+
     def unmet(self, grammars: Grammars, text: str) -> list[str]:
-        """Where JSON does not fit the schema as it was given."""
+        """Where JSON does not fit the schema as it was given, or has a name twice."""
+        twice: list[str] = []
+
+        def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+            value = dict(found)
+            if len(value) < len(found) and len(twice) < MOST_TWICE:
+                names = [name for name, _ in found]
+                twice.append(f"{self.place}: an object has the name {max(names, key=names.count)[:80]!r} twice")
+            return value
+
         try:
-            value = json.loads(text)
-        except ValueError:
+            value = json.loads(text, object_pairs_hook=pairs)
+        except (ValueError, RecursionError):
             return [self.place]
-        return [f"{self.place}: {each}" for each in grammars.check(self.schema, value) or ()]
+        wrong = grammars.check(self.schema, value) if self.schema is not True else None
+        return twice + [f"{self.place}: {each}" for each in wrong or ()]
 
 
 def as_object(schema: Any) -> Any:

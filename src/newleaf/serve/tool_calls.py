@@ -5,23 +5,68 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
-from newleaf.text.reasoning import CHANNEL, MESSAGE
+from newleaf.text.reasoning import CHANNEL, MESSAGE, Part
 
-Form = Literal["tags", "list", "named", "bare", "harmony", "own"]
+Form = Literal["tags", "list", "named", "bare", "harmony", "own", "qwen", "seed", "glm", "minimax"]
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 LIST, ARGUMENTS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 PYTHON, CONSTRAIN = "<|python_tag|>", "<|constrain|>"
+# Control tokens of forms in which each parameter has tags of its own (markup_calls.py).
+MARKS: dict[str, tuple[str, ...]] = {
+    "qwen": (OPEN, CLOSE),
+    "seed": ("<seed:tool_call>", "</seed:tool_call>"),
+    "glm": (OPEN, CLOSE, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    "minimax": ("<minimax:tool_call>", "</minimax:tool_call>"),
+}
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function's name and its arguments as JSON."""
+    """A function's name and its arguments as JSON; `written` is the text that was read."""
 
     name: str
     arguments: str
+    written: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class CallStart:
+    """A call that begins: its arguments follow, in pieces."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """A piece of a call's arguments."""
+
+    arguments: str
+
+
+@dataclass(frozen=True)
+class CallEnd:
+    """The arguments are whole."""
+
+
+Piece = Part | Call | CallStart | CallPart | CallEnd
+
+
+class Reader(Protocol):
+    """Takes an answer's text in parts and gives back text and calls, as soon as each is certain."""
+
+    def push(self, part: Part) -> list[Piece]:
+        """What this part makes certain."""
+
+    def finish(self, cut: bool = False) -> list[Piece]:
+        """What was held back. Of an answer that was `cut`, by its limit of tokens, a call that is not whole is dropped."""
+
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        """Text that is held back because calls may stand in it, from behind the mark on; where the function is known, its name, and
+        the text is that of its arguments."""
 
 
 def form_of(source: str) -> Form:
@@ -30,6 +75,8 @@ def form_of(source: str) -> Form:
         return "harmony"
     if not re.search(r"\btools\b", source):
         return "own"
+    if (markup := _markup_of(source)) is not None:
+        return markup
     if OPEN in source:
         return "tags"
     if LIST not in source:
@@ -37,9 +84,22 @@ def form_of(source: str) -> Form:
     return "named" if ARGUMENTS in source else "list"
 
 
+def _markup_of(source: str) -> Form | None:
+    """Which of these a chat template teaches."""
+    if "<minimax:tool_call>" in source:
+        return "minimax"
+    if "<arg_key>" in source and "<arg_value>" in source:
+        return "glm"
+    if "<function=" in source and "<parameter=" in source:
+        return "seed" if "<seed:tool_call>" in source else "qwen"
+    return None
+
+
 def marks_of(form: Form) -> tuple[str, ...]:
     """Control tokens that have to be seen in the text for calls to be found in it."""
     listed = (LIST, ARGUMENTS, CALL_ID)
+    if form in MARKS:
+        return MARKS[form]
     return {"tags": (OPEN, CLOSE), "own": (), "list": listed, "named": listed, "bare": (PYTHON,), "harmony": (CONSTRAIN,)}[form]
 
 
