@@ -99,6 +99,49 @@ def test_a_body_that_is_wrong_is_refused(server: Running, name: str) -> None:
     assert answer or len(BODIES[name]) > 100_000
 
 
+SAYS: list[tuple[str, bytes, str | None, str]] = [
+    (CHAT, b"[]", None, "the body must be a JSON object, not a list"),
+    (CHAT, b"null", None, "the body must be a JSON object, not null"),
+    (TEXT, b"5", None, "the body must be a JSON object, not 5"),
+    (TEXT, b'"x"', None, "the body must be a JSON object, not 'x'"),
+    ("/v1/responses", b"true", None, "the body must be a JSON object, not true"),
+    ("/v1/embeddings", b"[[1]]", None, "the body must be a JSON object, not a list"),
+    ("/tokenize", b"1.5", None, "the body must be a JSON object, not 1.5"),
+    ("/v1/batches", b"[]", None, "the body must be a JSON object, not a list"),
+    (CHAT, b'{"messages": []}', "messages", "messages: must have at least 1 item, not 0"),
+    (TEXT, b'{"prompt": []}', "prompt", "prompt: must have at least 1 item, not 0"),
+    ("/v1/responses", b'{"input": []}', "input", "input: must have at least 1 item, not 0"),
+    (TEXT, b'{"prompt": "a", "regex": "[^\\\\s\\\\S]"}', "regex", "regex: no text fits it"),
+    (TEXT, b'{"prompt": "a", "grammar": "start: A\\nA: /a/ & /b/"}', "grammar", "grammar: no text fits it"),
+    (TEXT, b'{"prompt": "a", "json_schema": {"enum": []}}', "json_schema", "json_schema, at #/enum: no text fits it: anyOf is empty"),
+    (TEXT, b'{"prompt": "a", "json_schema": {"not": {}}}', "json_schema", "json_schema, at #/not: no text fits it"),
+    (TEXT, b'{"prompt": "a", "seed": %s}' % (b"1" * 5000), None, "the body has a number of more than 4,300 digits"),
+    (TEXT, b'{"prompt": "a", "json_schema": {"const": %s}}' % (b"1" * 5000), None, "the body has a number of more than 4,300 digits"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param", "said"), SAYS)
+def test_what_is_wrong_with_a_body_is_said_plainly(server: Running, path: str, body: bytes, param: str | None, said: str) -> None:
+    got = httpx.post(server.url + path, content=body, headers={"content-type": "application/json"})
+    error = got.json()["error"]
+    assert (got.status_code, error["param"], error["message"]) == (400, param, said)
+
+
+def test_a_schema_may_hold_a_number_of_many_digits(server: Running) -> None:
+    constant = 10**4200 + 1
+    got = server.post(TEXT, prompt="a", json_schema={"const": constant}, max_tokens=4000, temperature=0)
+    assert got.status_code == 200
+    assert str(constant).startswith(got.json()["choices"][0]["text"])
+
+
+def test_an_uploads_long_name_is_cut(server: Running) -> None:
+    got = httpx.post(server.url + FILES, files={"file": ("a" * 3000 + ".jsonl", b"{}")}, data={"purpose": "batch"})
+    assert (got.status_code, got.json()["filename"]) == (200, "a" * 128)
+    got = httpx.post(server.url + FILES, files={"file": ("a" * 50_000, b"{}")}, data={"purpose": "batch"})
+    assert (got.status_code, got.json()["error"]["param"]) == (400, "file"), got.text
+    assert "filename" in got.json()["error"]["message"]
+
+
 def nested(depth: int) -> Any:
     schema: Any = {"type": "string"}
     for _ in range(depth):

@@ -41,4 +41,10 @@ def test_every_route_says_that_the_model_overflows(folder: Path, start: Start) -
         streamed = server.post(path, model="half", **body, stream=True).text if path != "/v1/embeddings" else ""
         assert "NaN" not in streamed
         assert "embeddings" in path or SAID in streamed
+    events = list(server.client().responses.create(model="half", input="What is", stream=True))
+    assert [event.type for event in events[-2:]] == ["error", "response.failed"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    error, failed = events[-2].to_dict(), events[-1].response
+    assert (error["code"], error["param"], SAID in error["message"]) == ("model_overflow", None, True)
+    assert (failed.status, failed.error.code, SAID in failed.error.message) == ("failed", "server_error", True)
     assert server.post("/tokenize", model="half", prompt="What").status_code == 200

@@ -35,6 +35,7 @@ SUBSCHEMAS = 200  # at most so many are tried to find the one that is wrong
 STATES = 50_000  # of the lexer; one to two kilobytes each
 REGEX = 1 << 20  # characters of a regular expression
 TOO_MUCH = f"the grammar library ended on it, or was not done after {COMPILE_SECONDS:g} seconds; make it smaller"
+NOTHING = "no text fits it"
 LOST = "the grammar library stopped working on it"
 # Keywords that llguidance keeps in some schemas and not in others.
 DROPPED = ("pattern", "oneOf", "patternProperties", "minProperties", "maxProperties", "multipleOf", "allOf")
@@ -152,7 +153,7 @@ class Grammars:
         if report["error"]:
             raise InputError(self._complaint(name, config, report["error"]))
         if report["empty"]:
-            what = report["empty"] if isinstance(report["empty"], str) else "no text fits it"
+            what = report["empty"] if isinstance(report["empty"], str) else NOTHING
             raise InputError(f"{name}: {_first_line(what)}")
         return Constraint(Grammar(self, request), report["stopped"])
 
@@ -196,7 +197,7 @@ class Grammars:
                 raise InputError(f"json_schema: {TOO_MUCH}")
             if not report["error"]:
                 if report["empty"]:
-                    raise InputError("json_schema: no text fits it")
+                    raise InputError(f"json_schema: {NOTHING}")
                 return prepared
             place, keyword, error = self._wrong_place(prepared.schema, report["error"])
             if not loosen or keyword not in DROPPED:
@@ -205,7 +206,8 @@ class Grammars:
         raise InputError(f"json_schema: {TOO_MUCH}")
 
     def check(self, schema: Any, value: Any) -> list[str] | None:
-        """Where a value does not fit a schema, by the jsonschema package: at most ten lines. None where that cannot be said."""
+        """Where a value does not fit a schema, by the jsonschema package: at most ten lines. None where that cannot be said, for instance
+        in CHECK_SECONDS."""
         process = self._host.open()
         try:
             return process.check(schema, value)
@@ -327,4 +329,9 @@ def _regex_error(error: str) -> str:
 
 
 def _first_line(error: str) -> str:
-    return error.strip().split("\n", 1)[0]
+    """What llguidance says, in a line for people."""
+    line = error.strip().split("\n", 1)[0]
+    if "NoExtensionBias" in line or "Regex is empty" in line or line == 'Unimplemented keys: ["not"]':
+        return NOTHING  # what is left of `not` is {"not": {}}
+    before, unsatisfiable, why = line.partition("Unsatisfiable schema: ")
+    return f"{NOTHING}: {why}" if unsatisfiable and before in ("", "failed to compile JSON schema: ") else line

@@ -19,6 +19,7 @@ from newleaf.serve.hosted import Hosted
 from newleaf.serve.question import Question
 from newleaf.serve.sampling import check_prompt, check_texts, longest
 from newleaf.serve.settings import Limits
+from newleaf.serve.shapes import UncheckedError
 from newleaf.serve.tool_calls import Call, CallEnd, CallPart, CallStart, Form, Piece, Reader, form_of, marks_of
 from newleaf.serve.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.text.chat_template import Prompt, Rendering
@@ -84,6 +85,7 @@ class Answers:
         self._must, self._held, self._grammars = question.must_call, held, hosted.grammars
         self.ignored: list[str] = []  # parameters that had no effect
         self.loosened = held.loosened
+        self._checks, self._unchecked = hosted.checks, set[str]()
         self.unmet: list[str] = []  # where finished values do not fit loosened schemas
 
     @property
@@ -145,9 +147,17 @@ class Answers:
     async def _check(self, value: Call | str | None) -> None:
         """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar holds not all of it."""
         shape = self._held.functions.get(value.name) if isinstance(value, Call) else self._held.schema if isinstance(value, str) else None
-        if shape is not None:
-            text = value.arguments if isinstance(value, Call) else str(value)
-            self.unmet += await asyncio.to_thread(shape.unmet, self._grammars, text)
+        if shape is None:
+            return
+        if shape.place in self._unchecked:  # once is enough: such checks are slow
+            return
+        text = value.arguments if isinstance(value, Call) else str(value)
+        try:
+            async with self._checks.turn():
+                self.unmet += await asyncio.to_thread(shape.unmet, self._grammars, text)
+        except (UncheckedError, TimeoutError):
+            self._unchecked.add(shape.place)
+            self.unmet.append(f"{shape.place}: was not checked, since that cannot be done or took too long")
 
     def _reason(self, end: str | None) -> str:
         """OpenAI's word for an end. A text that got stuck in its constraint is cut like one that is too long."""

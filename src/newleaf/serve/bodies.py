@@ -27,6 +27,7 @@ from newleaf.serve.field_types import (
     meant,
     path_of,
     rule_of,
+    said,
     shown,
     wanted,
 )
@@ -166,7 +167,5 @@ def _complaint(value: Any, annotation: Any, place: Place) -> ApiError | None:
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         path = printable(path_of((*place, *(step for step in found["loc"] if step != "[key]"))))
-        text = str(found["msg"]).removeprefix("Value error, ")
-        said = printable(f"{path}: {text[:1].lower()}{text[1:]}, not {shown(found['input'])}")
-        return ApiError(400, said, path, "invalid_value")
+        return ApiError(400, printable(f"{path}: {said(found)}"), path, "invalid_value")
     return None

@@ -88,6 +88,9 @@ def add_handlers(app: FastAPI) -> None:
     async def of_http(request: Request, error: StarletteHTTPException) -> JSONResponse:
         if isinstance(error, ApiError):
             return respond(error)
+        if str(error.detail) == "Invalid multipart data.":
+            what = "this form cannot be read: it is damaged, or the filename is too long"
+            return respond(ApiError(400, f"file: {what}", "file", "invalid_value"))
         return JSONResponse(
             shape(error.status_code, f"{error.detail}: {request.method} {request.url.path}"), error.status_code, error.headers
         )

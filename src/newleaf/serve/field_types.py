@@ -191,6 +191,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
+def said(problem: Mapping[str, Any]) -> str:
+    """pydantic's complaint in plain words, with what was given."""
+    limits = problem.get("ctx") or {}
+    if problem["type"] in ("too_short", "too_long"):
+        bound = limits.get("min_length" if problem["type"] == "too_short" else "max_length", 0)
+        least = "at least" if problem["type"] == "too_short" else "at most"
+        return f"must have {least} {bound:,} item{'s' if bound != 1 else ''}, not {limits.get('actual_length', 'fewer')}"
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{text[:1].lower()}{text[1:]}, not {shown(problem['input'])}"
+
+
 def path_of(place: Place) -> str:
     """messages[0].content"""
     text = ""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TypeVar
@@ -21,6 +22,8 @@ from newleaf.text.chat_template import ChatTemplate
 from newleaf.version import VERSION
 
 Result = TypeVar("Result")
+CHECKS = 4  # values that are compared with their schemas at once; each takes milliseconds, or is given up after CHECK_SECONDS
+CHECK_WAIT = 1.0  # seconds that one waits for its turn
 
 
 class Hosted:
@@ -41,6 +44,7 @@ class Hosted:
         self.name, self.model, self.queue = name, model, queue
         self.slots, self.cache, self.draft = slots, cache, draft
         self.users = 0
+        self.turns = Turns(CHECKS, CHECK_WAIT)
         self.adapters = dict(adapters or {})
         self.engine = model.engine(slots, cache, adapters=self.adapters, draft=draft)
         self.template = _template(model)
@@ -61,6 +65,11 @@ class Hosted:
     def grammars(self) -> Grammars:
         """What compiles constraints for this model's tokenizer."""
         return self.holder.engine.grammars
+
+    @property
+    def checks(self) -> Turns:
+        """Who may compare finished values with their schemas."""
+        return self.holder.turns
 
     @property
     def nbytes(self) -> int:
@@ -147,6 +156,21 @@ class Adapted(Hosted):
     def close(self) -> None:
         if self.template is not None and self.template is not self.base.template:
             self.template.sandbox.close()
+
+
+class Turns:
+    """Lets `count` do something at once. Others wait for so many `seconds`, then get TimeoutError."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self._places, self._seconds = asyncio.Semaphore(count), seconds
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        await asyncio.wait_for(self._places.acquire(), self._seconds)
+        try:
+            yield
+        finally:
+            self._places.release()
 
 
 class Threads:

@@ -75,6 +75,13 @@ class Items:
         self._open = None
         return events
 
+    def break_off(self) -> list[Event]:
+        """The last item stays as it is."""
+        if self._open is None:
+            return []
+        self.output[-1]["status"], self._open = "incomplete", None
+        return [self._event("response.output_item.done", item=dict(self.output[-1]))]
+
     def _begin(self, kind: str) -> list[Event]:
         common: dict[str, Any] = {"status": "in_progress", "content": []}
         if kind == "reasoning":

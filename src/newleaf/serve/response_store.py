@@ -28,6 +28,11 @@ class Stored:
         return [*self.input, *self.response["output"]]
 
 
+def size_of(response: dict[str, Any], messages: list[Message], given: list[dict[str, Any]]) -> int:
+    """Characters of JSON, which stand for the memory that a stored response takes; of megabytes, so not for the event loop."""
+    return len(json.dumps([response, messages, given]))
+
+
 class ResponseStore:
     """At most `MOST` responses of `MOST_BYTES` together."""
 
@@ -36,12 +41,10 @@ class ResponseStore:
         self._items: dict[str, str] = {}  # an item's id → the last response that has it
         self._size = 0
 
-    def put(self, response: dict[str, Any], messages: list[Message], given: list[dict[str, Any]], owner: str | None) -> None:
-        size = len(json.dumps([response, messages, given]))
-        found = Stored(response, messages, given, owner, size)
-        self._stored[response["id"]] = found
-        self._items |= {item["id"]: response["id"] for item in found.items}
-        self._size += size
+    def put(self, found: Stored) -> None:
+        self._stored[found.response["id"]] = found
+        self._items |= {item["id"]: found.response["id"] for item in found.items}
+        self._size += found.size
         while len(self._stored) > MOST or self._size > MOST_BYTES:
             self._drop(next(iter(self._stored)))
 

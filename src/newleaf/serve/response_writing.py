@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from pydantic import BaseModel
@@ -32,6 +32,8 @@ class Maker:
     def __init__(self, body: ResponseRequest, model: str, answers: Answers, record: Record) -> None:
         self.body, self.model, self.answers, self.record = body, model, answers, record
         self.items = Items(answers.tokenizer, LOGPROBS in asked_for(body), THOUGHTS in asked_for(body))
+        self.number = 0  # of the next event
+        self.error: dict[str, Any] | None = None
         self.id, self.created = f"resp_{secrets.token_hex(24)}", int(time.time())
 
     def response(self, status: str) -> dict[str, Any]:
@@ -44,7 +46,7 @@ class Maker:
             "created_at": self.created,
             "status": status,
             "completed_at": int(time.time()) if status == "completed" else None,
-            "error": None,
+            "error": self.error,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
@@ -67,6 +69,19 @@ class Maker:
             "metadata": body.metadata or {},
         }
 
+    def told(self, *events: dict[str, Any]) -> bytes:
+        """Events with their numbers."""
+        numbered = [{**each, "sequence_number": self.number + more} for more, each in enumerate(events)]
+        self.number += len(events)
+        return b"".join(event(each, each["type"]) for each in numbered)
+
+    def failed(self, body: dict[str, Any]) -> bytes:
+        """The last events of a response that an error ended, as OpenAI's reference has them."""
+        error = body["error"]
+        self.error = {"code": "server_error", "message": error["message"]}
+        last = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}
+        return self.told(last, *self.items.break_off(), {"type": "response.failed", "response": self.response("failed")})
+
     @property
     def status(self) -> str:
         return "incomplete" if self.items.end == "length" else "completed"
@@ -81,24 +96,15 @@ async def whole(maker: Maker) -> dict[str, Any]:
     return maker.response(maker.status)
 
 
-async def events(maker: Maker, keep: Any) -> AsyncIterator[bytes]:
-    number = 0
-
-    def told(*events: dict[str, Any]) -> bytes:
-        nonlocal number
-        parts = []
-        for each in events:
-            parts.append(event({**each, "sequence_number": number}, each["type"]))
-            number += 1
-        return b"".join(parts)
-
-    yield told(*({"type": f"response.{what}", "response": maker.response("in_progress")} for what in ("created", "in_progress")))
+async def events(maker: Maker, keep: Callable[[dict[str, Any]], Awaitable[None]]) -> AsyncIterator[bytes]:
+    begin = ({"type": f"response.{what}", "response": maker.response("in_progress")} for what in ("created", "in_progress"))
+    yield maker.told(*begin)
     async for deltas in maker.answers.deltas(live=True):
         maker.record.wrote()
-        yield told(*(each for delta in deltas for each in maker.items.push(delta)))
+        yield maker.told(*(each for delta in deltas for each in maker.items.push(delta)))
     response = maker.response(maker.status)
-    keep(response)
-    yield told(*maker.items.close(), {"type": f"response.{maker.status}", "response": response})
+    await keep(response)
+    yield maker.told(*maker.items.close(), {"type": f"response.{maker.status}", "response": response})
 
 
 def _format_json(body: ResponseRequest) -> dict[str, Any]:

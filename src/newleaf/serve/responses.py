@@ -17,7 +17,7 @@ from newleaf.serve.hosted import Hosted
 from newleaf.serve.question import Question
 from newleaf.serve.response_input import conversation, said
 from newleaf.serve.response_schemas import AllowedFunctions, NamedFunction, ResponseRequest
-from newleaf.serve.response_store import ResponseStore, Stored
+from newleaf.serve.response_store import ResponseStore, Stored, size_of
 from newleaf.serve.response_writing import LOGPROBS, THOUGHTS, Maker, asked_for, events, whole
 from newleaf.serve.routes import router
 from newleaf.serve.sampling import most_tokens, sampling
@@ -50,15 +50,17 @@ def responses_router(serving: Serving) -> APIRouter:
         record.ignored += answers.ignored
         maker = Maker(body, hosted.name, answers, record)
 
-        def keep(response: dict[str, Any]) -> None:
+        async def keep(response: dict[str, Any]) -> None:
             if body.store is not False:
-                store.put(response, [*messages, *said(maker.items.output)], given, record.key)
+                talk = [*messages, *said(maker.items.output)]
+                size = await serving.threads.run(lambda: size_of(response, talk, given))
+                store.put(Stored(response, talk, given, record.key, size))
 
         if body.stream:
             end = functools.partial(serving.done, hosted, answers, record)
-            return EventStream(events(maker, keep), answers.cancel, end, record, serving.limits.stall_seconds)
+            return EventStream(events(maker, keep), answers.cancel, end, record, serving.limits.stall_seconds, maker.failed)
         response = await unless_gone(request, serving.until_done(hosted, answers, record, whole(maker)), answers.cancel)
-        keep(response)
+        await keep(response)
         return JSONResponse(response)
 
     def found(id_: str, request: Request) -> Stored:

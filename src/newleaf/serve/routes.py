@@ -11,9 +11,10 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 
+from newleaf.generate.schema_limits import DIGITS
 from newleaf.serve.bodies import BodyReader
 from newleaf.serve.errors import ApiError
-from newleaf.serve.field_types import is_model
+from newleaf.serve.field_types import is_model, shown
 
 Result = TypeVar("Result")
 SMALL = 32 << 10  # bytes of a body that is read at once
@@ -30,7 +31,11 @@ class StrictRequest(Request):
             try:
                 self._json = from_json(body, allow_inf_nan=False)
             except ValueError as error:
-                raise ApiError(400, f"the body is not valid JSON: {error}", None, "invalid_json") from None
+                long = "number out of range" in str(error)
+                what = f"the body has a number of more than {DIGITS:,} digits"
+                raise ApiError(400, what if long else f"the body is not valid JSON: {error}", None, "invalid_json") from None
+            if self.reader is not None and not isinstance(self._json, dict):
+                raise ApiError(400, f"the body must be a JSON object, not {shown(self._json)}", None, "invalid_value")
             if self.reader is not None:
                 self._json = await aside(self.reader.read, self._json, size=len(body))
                 self.state.record.ignored += self.reader.ignored

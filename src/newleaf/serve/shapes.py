@@ -15,6 +15,10 @@ from newleaf.serve.errors import ApiError
 MOST_TWICE = 10  # names that are named
 
 
+class UncheckedError(Exception):
+    """A check could not be made, or took too long."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """A schema as the request gives it. `param` is its name in OpenAI's errors, `place` its path in the body."""
@@ -48,7 +52,7 @@ class Shape:
         return self if prepared.loosened or bare else replace(self, schema=True) if prepared.open else None
 
     def unmet(self, grammars: Grammars, text: str) -> list[str]:
-        """Where JSON does not fit the schema as it was given, or has a name twice."""
+        """Where JSON does not fit the schema as it was given, or has a name twice. Raises UncheckedError where that cannot be said."""
         twice: list[str] = []
 
         def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -62,8 +66,10 @@ class Shape:
             value = json.loads(text, object_pairs_hook=pairs)
         except (ValueError, RecursionError):
             return [self.place]
-        wrong = grammars.check(self.schema, value) if self.schema is not True else None
-        return twice + [f"{self.place}: {each}" for each in wrong or ()]
+        wrong = grammars.check(self.schema, value) if self.schema is not True else []
+        if wrong is None:
+            raise UncheckedError
+        return twice + [f"{self.place}: {each}" for each in wrong]
 
 
 def as_object(schema: Any) -> Any:

@@ -29,14 +29,20 @@ def event(value: Any, name: str | None = None) -> bytes:
 
 class EventStream(Response):
     """Sends events as they come. `cancel` is called when the client goes away, or leaves what was sent unread for `stall` seconds; `end`
-    when it is over, in any case."""
+    when it is over, in any case. `failed` makes the last events of the body of an error."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncIterator[bytes], cancel: Callable[[], None], end: Callable[[], None], record: Record, stall: float
+        self,
+        events: AsyncIterator[bytes],
+        cancel: Callable[[], None],
+        end: Callable[[], None],
+        record: Record,
+        stall: float,
+        failed: Callable[[dict[str, Any]], bytes] = event,
     ) -> None:
-        self.status_code, self.background = 200, None
+        self.status_code, self.background, self._failed = 200, None, failed
         self._events, self._cancel, self._end, self._record, self._stall = events, cancel, end, record, stall
         self.init_headers(HEADERS)
 
@@ -68,11 +74,11 @@ class EventStream(Response):
             async for part in self._events:
                 yield part
         except ApiError as error:
-            yield event(error.body)
+            yield self._failed(error.body)
         except NotFiniteError as error:
-            yield event(shape(500, str(error), code="model_overflow"))
+            yield self._failed(shape(500, str(error), code="model_overflow"))
         except Exception:
-            yield event(shape(500, f"the server failed while it wrote; its log has more under the request's id, {self._record.id}"))
+            yield self._failed(shape(500, f"the server failed while it wrote; its log has more under the request's id, {self._record.id}"))
             raise
 
     async def _until_gone(self, receive: Receive) -> None:
