@@ -13,9 +13,10 @@ from transformers import AutoTokenizer
 
 from newleaf import pretrain
 from newleaf.errors import InputError
-from newleaf.text.character_bpe import has_many_characters
+from newleaf.text.character_bpe import has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+from newleaf.train.dial import Budget, choose
 from newleaf.train.recipe import recipe_of
 
 CHINESE = "春眠不觉晓，处处闻啼鸟。\n夜来风雨声，花落知多少。\n床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n" * 20 + "囧"
@@ -56,6 +57,37 @@ def test_no_token_crosses_characters_in_the_middle_of_one(tokenizer: Tokenizer) 
         found = tokenizer.token_bytes(token)
         whole = found.decode("utf-8", "ignore").encode()
         assert found == whole or not whole
+
+
+def test_characters_come_before_merges_of_them_and_words_of_another_script_have_their_share() -> None:
+    text = CHINESE * 2 + ENGLISH
+    tokenizer = train_tokenizer([text], TokenizerConfig(characters=True), 400)
+    pieces = [piece.decode("utf-8", "ignore") for piece in tokenizer.bytes_of_tokens]
+    assert all(len(tokenizer.encode(character)) == 1 for character in set(CHINESE))
+    assert sum(piece.isascii() and len(piece) > 1 for piece in pieces) > 20  # words
+    few = train_tokenizer([text], TokenizerConfig(characters=True), 340)
+    assert not any(len(piece) > 1 and not piece.isascii() for piece in map(few.decode, ([n] for n in range(few.vocab_size))))
+
+
+def test_no_merge_is_learned_across_a_character_that_is_left_out() -> None:
+    text = "a囧b " * 50 + "春" * 200
+    tokenizer = train_tokenizer([text], TokenizerConfig(characters=True), 262)
+    assert b"ab" not in tokenizer.bytes_of_tokens
+
+
+@pytest.mark.parametrize(("kinds", "expected"), [(1000, 1557), (100, 443), (0, 256)])
+def test_characters_want_so_many_tokens(kinds: int, expected: int) -> None:
+    """99 % of the characters beyond ASCII, which are evenly common here, the bytes, and a quarter more."""
+    text = "".join(chr(0x4E00 + n) for n in range(kinds)) * 20 + "abc" * 50
+    assert tokens_for_characters([text[:100], text[100:]]) == pytest.approx(expected, abs=3)
+
+
+def test_a_small_text_of_many_characters_has_a_vocabulary_that_holds_them() -> None:
+    budget = Budget(steps=100)
+    assert choose(450_000, budget).vocab_size == 1024
+    assert choose(450_000, budget, characters=2_700).vocab_size == 2048
+    assert choose(5_000_000, budget, characters=2_700).vocab_size == choose(5_000_000, budget).vocab_size == 4096
+    assert "and its characters" in choose(450_000, budget, characters=2_700).reasons[1].text
 
 
 def test_one_text_gives_one_tokenizer(tokenizer: Tokenizer) -> None:

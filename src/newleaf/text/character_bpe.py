@@ -10,8 +10,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from newleaf.text.components import byte_alphabet
 
-LEAST = 2  # times that a character stands in the text
-RARE = "\ue000"  # a private sign that stands for the other characters while merges are learned; it is no letter, so words end at it
+LEAST = 2  # times that a character or a merge stands in the text
+RARE = "\ue000"  # a private sign that stands for the other characters while merges are learned; words end at it
+COVERED, SPARE = 0.99, 1.25
 LOOKED_AT = 1 << 20  # characters of a text
 
 
@@ -31,30 +32,67 @@ def has_many_characters(texts: Iterable[str]) -> bool:
     return 2 * long >= max(1, all_bytes)
 
 
-def learned(texts: list[str], size: int, words: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of at most `size` tokens in byte-level stand-ins: the 256 bytes, the characters in the order of how often
-    they stand, then what BPE over whole characters merges. `words` is the expression that cuts text into words.
+def tokens_for_characters(texts: Iterable[str]) -> int:
+    """How many tokens hold the bytes and the characters that make 99 % of those beyond ASCII, of the first million
+    characters; a quarter more, for the first two bytes that characters are put together from and for words."""
+    counts, seen = Counter[str](), 0
+    for text in texts:
+        part = text[: LOOKED_AT - seen]
+        counts.update(part)
+        seen += len(part)
+        if seen >= LOOKED_AT:
+            break
+    often = sorted((count for c, count in counts.items() if not c.isascii()), reverse=True)
+    total, reached = sum(often), 0
+    for kept, count in enumerate(often, 1):
+        reached += count
+        if reached >= COVERED * total:
+            return int(SPARE * (256 + kept))
+    return 256
 
-    Of the tokens beyond the bytes, characters have at most the share that they have of the text's bytes: the words of another script
-    beside them want merges."""
+
+def learned(texts: list[str], size: int, words: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of at most `size` tokens in byte-level stand-ins: the 256 bytes, then characters in the order
+    of how often they stand, and what BPE merges. `words` is the expression that cuts text into words.
+
+    Merges of other scripts (words between Chinese text) have at most the share of the tokens beyond the bytes that those
+    scripts have of the text's bytes. Characters have the rest, as far as they go, before long ones are merged with each
+    other: while tokens are few, that predicts text better than tokens of rare pairs (docs/lab-notes.md)."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
     bytes_first = sorted(byte_alphabet(), key=byte_alphabet().__getitem__)
     vocabulary, merges = {symbol: number for number, symbol in enumerate(bytes_first)}, list[tuple[str, str]]()
     n_bytes = {c: len(c.encode()) * count for c, count in counts.items()}
-    share = sum(n for c, n in n_bytes.items() if not c.isascii()) / max(1, sum(n_bytes.values()))
-    kept = _add_characters(counts, vocabulary, merges, len(vocabulary) + int(share * (size - len(vocabulary))))
-    for left, right in _merges_of_characters(texts, counts.keys(), kept, size, words):
-        if len(vocabulary) >= size:
-            break
-        vocabulary.setdefault(left + right, len(vocabulary))
-        merges.append((left, right))
+    other = sum(n for c, n in n_bytes.items() if not _is_long(c)) / max(1, sum(n_bytes.values()))
+    reserved = int(other * (size - len(vocabulary)))
+    kept = _add_characters(counts, vocabulary, merges, size - reserved)
+    short = {c for c in kept if not _is_long(c)}
+    _add_merges(_merges_of_characters(texts, counts.keys(), short, len(short) + reserved, words), vocabulary, merges, size)
+    kept |= _add_characters(counts, vocabulary, merges, size)
+    if len(vocabulary) < size:
+        _add_merges(_merges_of_characters(texts, counts.keys(), kept, size + len(kept), words), vocabulary, merges, size)
     return vocabulary, merges
 
 
+def _is_long(character: str) -> bool:
+    """Whether it has three or more bytes."""
+    return character >= "\u0800"
+
+
+def _add_merges(found: Iterable[tuple[str, str]], vocabulary: dict[str, int], merges: list[tuple[str, str]], size: int) -> None:
+    known = set(merges)
+    for left, right in found:
+        if len(vocabulary) >= size:
+            return
+        if (left, right) not in known:
+            vocabulary.setdefault(left + right, len(vocabulary))
+            merges.append((left, right))
+
+
 def _add_characters(counts: Counter[str], vocabulary: dict[str, int], merges: list[tuple[str, str]], most: int) -> set[str]:
-    """The characters that are one token now, those of one byte among them. Each byte but the first is a merge with those before."""
+    """The characters that are one token now, those of one byte among them, while there are fewer than `most` tokens. Each
+    byte but the first is a merge with those before."""
     kept = {c for c in counts if c.isascii()}
     for character in sorted(counts.keys() - kept, key=lambda c: (-counts[c], c)):
         spelled = _spelled(character)
@@ -70,8 +108,10 @@ def _add_characters(counts: Counter[str], vocabulary: dict[str, int], merges: li
 
 def _merges_of_characters(texts: list[str], all_of_them: Iterable[str], kept: set[str], size: int, words: str) -> list[tuple[str, str]]:
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(words), "isolated")
-    trainer = trainers.BpeTrainer(vocab_size=size + len(kept), initial_alphabet=sorted(kept), limit_alphabet=len(kept), show_progress=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(RARE, "removed"), pre_tokenizers.Split(Regex(words), "isolated")])
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, min_frequency=LEAST, initial_alphabet=sorted(kept), limit_alphabet=len(kept), show_progress=False
+    )
     table = str.maketrans(dict.fromkeys(set(all_of_them) - kept, RARE))
     backend.train_from_iterator((text.translate(table) if table else text for text in texts), trainer)
     found = json.loads(backend.to_str())["model"]["merges"]

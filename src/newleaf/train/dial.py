@@ -80,14 +80,16 @@ class Portions:
     tokenizer: int
 
 
-def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
+def choose(text_bytes: int, budget: Budget, size: str | None = None, characters: int = 0) -> Choice:
     """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not on validation text.
 
+    `characters` is how many tokens the text's characters want, where it has many: the vocabulary has about as many.
     `size` fixes layers and width, as 6x384, or how many weights the matrices have together, as 2m; the rest is chosen for it.
     Raises InputError for a size that is neither.
     """
     used = text_bytes if budget.seconds is None else min(text_bytes, 3 * ENCODED * budget.seconds)
-    vocabulary = _vocabulary(used)
+    usual = _vocabulary(used)
+    vocabulary = max(usual, _power(characters)) if characters else usual
     (n_layer, n_embd, n_head), why = _chosen(text_bytes, budget, vocabulary) if size is None else (rung_of(size), "as asked")
     tokens = _tokens(budget, _weights(n_layer, n_embd, vocabulary))
     epochs = tokens * BYTES_PER_TOKEN / max(1, text_bytes)
@@ -103,7 +105,10 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None) -> Choice:
     adamw, muon = rates = _rates(steps, n_embd)
     reasons = [
         Reason(f"Size: {n_layer} layers × {n_embd} ({why}).", ("n_layer", "n_embd")),
-        Reason(f"Vocabulary: {vocabulary:,} tokens for {byte_size(used)} of text.", about="vocabulary"),
+        Reason(
+            f"Vocabulary: {vocabulary:,} tokens for {byte_size(used)} of text{' and its characters' * (vocabulary > usual)}.",
+            about="vocabulary",
+        ),
     ]
     if dropout:
         reasons.append(
@@ -200,5 +205,8 @@ def _inner(n_embd: int) -> int:
 
 def _vocabulary(text_bytes: float) -> int:
     """The power of two nearest to 1.6 times the square root of the text's bytes: 2,048 for a megabyte, 4,096 for six."""
-    power = round(math.log2(1.6 * math.sqrt(max(1, text_bytes))))
-    return min(max(1 << power, 512), 32_768)
+    return max(_power(1.6 * math.sqrt(max(1, text_bytes))), 512)
+
+
+def _power(tokens: float) -> int:
+    return min(1 << round(math.log2(max(1, tokens))), 32_768)

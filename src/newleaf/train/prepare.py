@@ -21,7 +21,7 @@ from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.amounts import byte_size
-from newleaf.text.character_bpe import LOOKED_AT, has_many_characters
+from newleaf.text.character_bpe import LOOKED_AT, has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.config import PretrainConfig, TrainConfig
@@ -66,7 +66,8 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
         monitor.say(sentence)
     open_choices = len(model) < len(dataclasses.fields(GPTConfig))
     budget = _budget(config, corpus)
-    choice = choose(corpus.train.n_bytes, budget, config.size) if open_choices else None
+    config, characters = _characters(config, corpus)
+    choice = choose(corpus.train.n_bytes, budget, config.size, characters) if open_choices else None
     config = _with_portions(config, corpus, budget, choice, model)
     config, tokenizer = _tokenizer(config, corpus, choice, monitor)
     network = _network(model, choice, tokenizer)
@@ -141,6 +142,17 @@ def _budget(config: PretrainConfig, corpus: Corpus) -> Budget:
     return Budget(tokens=train.tokens or 1)
 
 
+def _characters(config: PretrainConfig, corpus: Corpus) -> tuple[PretrainConfig, int]:
+    """Whether a new tokenizer begins with characters, where the recipe leaves that to the text, and how many tokens those want."""
+    settings = config.tokenizer
+    if settings.kind != "bpe" or settings.path is not None:
+        return config, 0
+    if settings.characters is None:
+        settings = dataclasses.replace(settings, characters=has_many_characters(corpus.train.sample(LOOKED_AT)))
+    wanted = tokens_for_characters(corpus.train.sample(LOOKED_AT)) if settings.characters else 0
+    return dataclasses.replace(config, tokenizer=settings), wanted
+
+
 def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, monitor: Monitor) -> tuple[PretrainConfig, Tokenizer]:
     settings = config.tokenizer
     if settings.path is not None:
@@ -149,8 +161,6 @@ def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, mo
         if choice is None:
             raise InputError("tokenizer.vocab_size: missing, and the model section leaves nothing to choose")
         settings = dataclasses.replace(settings, vocab_size=choice.vocab_size)
-    if settings.kind == "bpe" and settings.characters is None:
-        settings = dataclasses.replace(settings, characters=has_many_characters(corpus.train.sample(LOOKED_AT)))
     monitor.stage("learning the tokenizer", 0, None)
     place = default_cache() / "tokenizers" / key_of(corpus.train.fingerprint, plain(settings))
 
