@@ -187,6 +187,22 @@ def test_a_long_conversation_is_cut_at_a_turn(tmp_path: Path, kind: str) -> None
     assert findings.left_out == {"bad": 1}
 
 
+def test_how_many_conversations_do_not_fit_is_said_with_the_length_that_would_hold_nearly_all(tmp_path: Path) -> None:
+    answers = answers_of(folder_of(tmp_path, "chatml"))
+    long = [ASK, SAID, MORE, SAID | {"content": "word " * 50}]
+    short, cut = talk(long[:2]), talk(long)
+    places = [answers.examples(one)[0].places for one in (short, cut)]
+    _, findings = read(answers, places[0], [short] * 7 + [cut] * 3)
+    assert findings.too_long(places[0]) == (
+        f"3 of 10 conversations have more than the {places[0]} tokens of an example; {places[1]} would hold at least 95 % of them."
+    )
+    _, findings = read(answers, places[0], [short] * 39 + [cut])
+    said = findings.too_long(places[0])
+    assert said is not None
+    assert f"; {places[0] + 1} would hold" in said
+    assert findings.too_long(places[1]) is None
+
+
 def test_conversations_that_teach_nothing_are_counted_and_left_out(tmp_path: Path) -> None:
     answers = answers_of(folder_of(tmp_path, "chatml"))
     talks = [talk([ASK]), talk([ASK, SAID | {"weight": 0}]), talk(TALK), talk([SAID])]

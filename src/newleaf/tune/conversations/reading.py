@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from newleaf.tune.conversations.shapes import Conversation, to_conversation
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int | None], None]
+HELD = 0.95  # of the conversations
 NOTHING_LEARNED = "without an answer to learn from"
 
 
@@ -30,6 +32,18 @@ class Findings:
     changed: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     first: str | None = None
+    places: list[int] = field(default_factory=list)  # of each conversation, before anything is cut
+
+    def too_long(self, length: int) -> str | None:
+        """How many conversations have more than `length` tokens, and how many tokens would hold nearly all; None where all fit."""
+        longer = sum(places > length for places in self.places)
+        if not longer:
+            return None
+        enough = sorted(self.places)[math.ceil(HELD * len(self.places)) - 1]
+        return (
+            f"{longer:,} of {len(self.places):,} conversations have more than the {length:,} tokens of an example; "
+            f"{max(enough, length + 1):,} would hold at least {100 * HELD:.0f} % of them."
+        )
 
     def sentences(self, what: str = "conversations") -> list[str]:
         """One line for each thing worth saying."""
@@ -133,6 +147,7 @@ class Reading:
         if not conversation.said_by_assistant():
             return []
         made = answers.examples(conversation)
+        found.places.append(max(example.places for example in made))
         if len(made) > 1:
             found.changed["split, an example for each answer, since the chat template rewrites earlier ones"] += 1
         fitting = [example for example in made if example.places <= self.length]

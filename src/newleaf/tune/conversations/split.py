@@ -62,6 +62,8 @@ def read_talks(split: Split, reading: Reading, answers: Answers, monitor: Monito
         talks = list(limited.examples(limited.conversations(sources, found), answers, found, monitor.stage))
         for sentence in found.sentences():
             monitor.say(sentence)
+        if (longer := found.too_long(reading.length)) is not None:
+            monitor.say(longer)
         if not talks and found.first is not None:
             (reason, _), *_ = found.left_out.most_common(1)
             raise InputError(f"{found.first}: {reason}, as are all conversations here; there is nothing to learn")
