@@ -12,9 +12,13 @@ from bases import make_base, opinions, write_rows
 from conversing import base_model, talks
 
 import newleaf
+from newleaf.storage.convert import convert
+from newleaf.storage.pretrained_note import note_in_gguf, note_of
 from newleaf.train.config import TrainConfig
+from newleaf.tune.base import open_base
 from newleaf.tune.config import TuneOptimizerConfig
 from newleaf.tune.dial import ENOUGH_STEPS, Usual, batch_size, optimizer, rates
+from newleaf.tune.finetune import read_config
 from newleaf.tune.origin import Origin, origin_of
 
 ANY = Usual(32)
@@ -84,7 +88,42 @@ def test_a_tuned_model_still_says_how_it_was_pretrained(tmp_path: Path) -> None:
     values = json.loads(note.read_text())
     values["newleaf"].pop("pretrained")
     note.write_text(json.dumps(values))
-    assert origin_of(tmp_path / "base/model") == Origin("adamw", 0.004, noted["matrix_learning_rate"])
+    assert origin_of(tmp_path / "base/model", {}) == Origin("adamw", 0.004, noted["matrix_learning_rate"])
+
+
+def test_every_way_of_writing_a_model_anew_hands_on_how_it_was_pretrained(tmp_path: Path) -> None:
+    """A classifier and one tuned from it, a merged adapter, a saved model, a folder, a GGUF file and the folder that is made of it."""
+    base = pretrained(tmp_path / "base", 2, optimizer={"kind": "muon", "learning_rate": 0.0429, "matrix_learning_rate": 0.031})
+    rows, spoken = write_rows(tmp_path / "rows.jsonl", opinions(16)), talks(tmp_path / "talks.jsonl")
+    tune: dict[str, Any] = {"quiet": True, "steps": 1, "train": {"threads": 1}}
+    label = tune | {"task": "classify", "label": {"baselines": False}}
+    newleaf.finetune(base, rows, out=tmp_path / "judge", **label)
+    newleaf.finetune(tmp_path / "judge", rows, out=tmp_path / "again", **label)
+    newleaf.finetune(base, rows, out=tmp_path / "judge-lora", **label, lora={})
+    newleaf.finetune(base, spoken, out=tmp_path / "chat", task="chat", **tune)
+    newleaf.finetune(tmp_path / "chat", spoken, out=tmp_path / "chat-lora", task="chat", lora={}, **tune)
+    convert(tmp_path / "judge", tmp_path / "judge-folder")
+    convert(tmp_path / "judge-lora", tmp_path / "judge-merged", merge=True)
+    convert(tmp_path / "chat-lora", tmp_path / "chat-merged", merge=True)
+    convert(tmp_path / "chat", tmp_path / "chat.gguf")
+    convert(tmp_path / "chat.gguf", tmp_path / "chat-folder", dtype="bf16")
+    for name in ("judge", "chat"):
+        newleaf.load(tmp_path / name).save(tmp_path / f"{name}-saved")
+    newleaf.load(tmp_path / "chat.gguf").save(tmp_path / "chat-saved.gguf")
+    names = ("judge", "again", "judge-folder", "judge-merged", "judge-saved", "chat", "chat-merged", "chat-folder", "chat-saved")
+    for name in (*names, "chat.gguf", "chat-saved.gguf"):
+        config = read_config({"task": "classify", "model": str(tmp_path / name), "source": ["x"]})
+        assert open_base(config).origin == Origin("muon", 0.0429, 0.031), name
+
+
+@pytest.mark.parametrize(
+    "noted", [7, {}, {"kind": 7}, {"kind": "muon", "learning_rate": "x", "matrix_learning_rate": 1}, {"kind": "x" * 99}]
+)
+def test_a_note_that_is_none_is_not_handed_on(noted: object) -> None:
+    assert note_of({"newleaf": {"pretrained": noted}}) == {}
+    assert note_of({"newleaf": noted}) == {}
+    fields = noted if isinstance(noted, dict) else {"kind": noted}
+    assert note_in_gguf({f"newleaf.pretrained.{name}": value for name, value in fields.items()}) == {}
 
 
 NOTES: list[object] = [

@@ -29,6 +29,7 @@ from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, lo
 from newleaf.storage.classifier_adapter import head_of, with_head
 from newleaf.storage.classifier_folder import BODY, SCORE, save_classifier
 from newleaf.storage.folder import save_folder
+from newleaf.storage.pretrained_note import Note
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.recipe import build
@@ -59,6 +60,7 @@ class Model:
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
         self.cache = CACHES[cache] if cache is not None else None  # of keys and values; None for the network's own
+        self.pretrained: Note = {}  # how it was made, where its files note that; handed on when it is saved
         self.replaced: tuple[str, ...] = ()  # weights of a base that an adapter over it brought whole
         self._engines = Engines(network, tokenizer, self.cache)
 
@@ -181,6 +183,7 @@ class Model:
         tokenizer = adapter_tokenizer(folder, network.config) or self.tokenizer
         labels = LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter)) if adapter.score is not None else None
         model = Model(network, tokenizer, self.family, self.defaults, labels)
+        model.pretrained = self.pretrained
         model.cache = self.cache
         model.replaced = tuple(replaced)
         return model
@@ -332,7 +335,7 @@ class Model:
 
             if folder.is_dir():
                 raise InputError(f"{folder}: is a folder, so no GGUF file is written over it")
-            return save_gguf(folder, self.network.config, whole_weights(self.network), self.tokenizer, type or "F32")
+            return save_gguf(folder, self.network.config, whole_weights(self.network), self.tokenizer, type or "F32", self.pretrained)
         if type is not None:
             raise InputError(f"type: {type} is for GGUF files, and {folder} does not end in .gguf")
         if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
@@ -340,10 +343,10 @@ class Model:
         if self.labels is not None:
             score = {SCORE: self.labels.network.score.weight.detach()}
             whole = {BODY + name: weight for name, weight in whole_weights(self.network).items()} | score
-            return save_classifier(folder, self.network.config, whole, self.tokenizer, self.labels.head, VERSION)
-        return save_folder(
-            folder, self.network.config, whole_weights(self.network), self.tokenizer, {"version": VERSION}, defaults=self.defaults
-        )
+            head = self.labels.head
+            return save_classifier(folder, self.network.config, whole, self.tokenizer, head, VERSION, pretrained=self.pretrained)
+        notes = {"version": VERSION, **self.pretrained}
+        return save_folder(folder, self.network.config, whole_weights(self.network), self.tokenizer, notes, defaults=self.defaults)
 
     def __repr__(self) -> str:
         config = self.network.config

@@ -74,6 +74,7 @@ def load(
     if context is not None:
         _stretch(network, context, context_method or "yarn")
     model = Model(network, opened.tokenizer, opened.family, opened.defaults, cache=cache)
+    model.pretrained = opened.pretrained
     return model if adapter is None else model.with_adapter(adapter)
 
 
@@ -102,4 +103,6 @@ def _classifier(folder: Path, weights: str | None, device: str | None) -> Model:
         network = opened.network.to(pick_device(device or "cpu"))
     except ValueError as error:
         raise InputError(str(error)) from None
-    return Model(network.body, opened.tokenizer, opened.family, labels=LabelModel(network, opened.tokenizer, opened.head))
+    model = Model(network.body, opened.tokenizer, opened.family, labels=LabelModel(network, opened.tokenizer, opened.head))
+    model.pretrained = opened.pretrained
+    return model

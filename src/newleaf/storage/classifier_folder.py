@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from newleaf.model import GPTConfig
 from newleaf.model.classifier import Classifier
 from newleaf.storage.assemble import Precision
 from newleaf.storage.folder import Addition, Folder, is_classifier, load_folder, read_config, save_folder, why_not_stock
+from newleaf.storage.pretrained_note import Note
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.text.tokenizer import Tokenizer
 
@@ -57,6 +58,7 @@ class ClassifierFolder:
     tokenizer: Tokenizer
     family: str
     head: Head
+    pretrained: Note = field(default_factory=dict)
 
 
 def why_not_stock_classifier(config: GPTConfig, head: Head) -> str | None:
@@ -81,8 +83,10 @@ def save_classifier(
     head: Head,
     version: str,
     dtype: torch.dtype | None = None,
+    pretrained: Note | None = None,
 ) -> str | None:
-    """Write a classifier's folder, whole or not at all; `weights` have the names of `Classifier`. Returns `why_not_stock_classifier`."""
+    """Write a classifier's folder, whole or not at all; `weights` have the names of `Classifier`. `pretrained` is how its body was.
+    Returns `why_not_stock_classifier`."""
     names = [str(label) for label in head.labels] or ["score"]
     values: dict[str, Any] = {
         "id2label": {str(number): name for number, name in enumerate(names)},
@@ -94,7 +98,7 @@ def save_classifier(
         values["architectures"] = [classifier_name(family_for(config).architecture)]  # type: ignore[union-attr]
     body = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
     addition = Addition(values, (same(SCORE, SCORE),), {SCORE: torch.Size((head.outputs, config.n_embd))})
-    notes = {"version": version, "classifier": dataclasses.asdict(head)}
+    notes = {"version": version, "classifier": dataclasses.asdict(head), **(pretrained or {})}
     save_folder(path, config, body | {SCORE: weights[SCORE]}, tokenizer, notes, dtype=dtype, addition=addition)
     return why_not_stock_classifier(config, head)
 
@@ -111,7 +115,7 @@ def load_classifier(path: Path, precision: Precision | None = None) -> Classifie
         raise InputError(f"{path}: {SCORE} is missing or has another shape than config.json says")
     network = Classifier(found.network, head.outputs)
     network.score.weight = torch.nn.Parameter(score.to(found.network.dtype))
-    return ClassifierFolder(network.eval(), found.tokenizer, found.family, head)
+    return ClassifierFolder(network.eval(), found.tokenizer, found.family, head, found.pretrained)
 
 
 def _head(values: Mapping[str, Any], path: Path) -> Head:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from newleaf.storage.folder import OWN_TYPE, describe, is_classifier, note_unkno
 from newleaf.storage.folder_weights import FolderWeights
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
+from newleaf.storage.pretrained_note import Note, note_of
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.version import VERSION
 
@@ -32,7 +33,7 @@ Progress = Callable[[int, int], None]  # tensors read, and of how many
 @dataclass(frozen=True)
 class Source:
     """A model to be written elsewhere: `weights` have newleaf's names and may be read only when asked for. Of a classifier `labels` is
-    its head with what that means."""
+    its head with what that means, and `pretrained` how it was made, where that is noted."""
 
     family: str
     config: GPTConfig
@@ -40,6 +41,7 @@ class Source:
     tokenizer: Tokenizer
     defaults: dict[str, Any]
     labels: tuple[Head, Tensor] | None = None
+    pretrained: Note = field(default_factory=dict)
 
 
 def convert(
@@ -70,14 +72,14 @@ def convert(
         if is_gguf(target):
             raise InputError(f"{target}: {source} gives labels, and GGUF has no layout for a classifier's head; name a folder")
         whole = {BODY + name: opened.weights[name] for name in opened.weights} | {SCORE: score}
-        return save_classifier(Path(target), opened.config, whole, opened.tokenizer, head, VERSION, wanted)
+        return save_classifier(Path(target), opened.config, whole, opened.tokenizer, head, VERSION, wanted, opened.pretrained)
     if not is_gguf(target):
-        notes = {"version": VERSION}
+        notes = {"version": VERSION, **opened.pretrained}
         return save_folder(Path(target), opened.config, opened.weights, opened.tokenizer, notes, dtype=wanted, defaults=opened.defaults)
     from newleaf.storage.gguf_write import save_gguf
 
     kept = GGUF_TYPES.get(opened.weights["embedding.token.weight"].dtype, "F32")
-    return save_gguf(target, opened.config, opened.weights, opened.tokenizer, type or kept)
+    return save_gguf(target, opened.config, opened.weights, opened.tokenizer, type or kept, opened.pretrained)
 
 
 def open_source(path: Path) -> Source:
@@ -86,16 +88,19 @@ def open_source(path: Path) -> Source:
         from newleaf.storage.gguf_read import load_gguf
 
         found = load_gguf(path)
-        return Source(found.family, found.network.config, PlainWeights(found.network), found.tokenizer, found.defaults)
+        return Source(
+            found.family, found.network.config, PlainWeights(found.network), found.tokenizer, found.defaults, None, found.pretrained
+        )
     values = read_config(path)
     if is_classifier(values):
         labelled = load_classifier(path)
         body, score = labelled.network.body, labelled.network.score.weight.detach()
-        return Source(labelled.family, body.config, PlainWeights(body), labelled.tokenizer, {}, (labelled.head, score))
+        return Source(labelled.family, body.config, PlainWeights(body), labelled.tokenizer, {}, (labelled.head, score), labelled.pretrained)
     config, family = describe(values, path)
     note_unknown(values, family, path)
     weights, tokenizer = FolderWeights(path, config, family), Tokenizer.load(path).fitted(config.vocab_size, path)
-    return Source(family.name if family else OWN_TYPE, weights.config, weights, tokenizer, read_defaults(path, values))
+    name = family.name if family else OWN_TYPE
+    return Source(name, weights.config, weights, tokenizer, read_defaults(path, values), None, note_of(values))
 
 
 def _opened(source: str | Path) -> Source:

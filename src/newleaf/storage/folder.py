@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from newleaf.quant import mxfp4
 from newleaf.quant.packed import Format, Packed
 from newleaf.storage.assemble import Precision, assemble, blank
 from newleaf.storage.files import replace_directory, write_json
+from newleaf.storage.pretrained_note import Note, note_of
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.tied_head import as_stored
 from newleaf.storage.write_weights import Export
@@ -37,12 +38,14 @@ MOST_WEIGHTS = 1 << 56  # beyond that PyTorch cannot count a tensor's bytes
 
 @dataclass(frozen=True)
 class Folder:
-    """What a model folder holds, opened: the network, its tokenizer, its family's name, and the generation defaults."""
+    """What a model folder holds, opened: the network, its tokenizer, its family's name, the generation defaults, and how it was
+    pretrained, where that is noted."""
 
     network: GPT
     tokenizer: Tokenizer
     family: str
     defaults: dict[str, Any]
+    pretrained: Note = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
         weights = _own_weights(stored, shapes, config, path)
     network = assemble(network, weights, precision)
     tokenizer = Tokenizer.load(path).fitted(config.vocab_size, path)
-    return Folder(network, tokenizer, family.name if family else OWN_TYPE, read_defaults(path, values))
+    name = family.name if family else OWN_TYPE
+    return Folder(network, tokenizer, name, read_defaults(path, values), note_of(values))
 
 
 def read_defaults(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from newleaf.storage.gguf_blocks import BITS, pack_blocks
 from newleaf.storage.gguf_file import GGUFFile, open_gguf
 from newleaf.storage.gguf_layout import Layout, layout_named
 from newleaf.storage.gguf_tokenizer import read_tokenizer
+from newleaf.storage.pretrained_note import note_in_gguf
 
 
 def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
@@ -47,7 +48,7 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
     turn = file.metadata.get("tokenizer.ggml.eot_token_id")
     if type(turn) is int and 0 <= turn < tokenizer.vocab_size and turn != tokenizer.eos_id:
         defaults["eos_token_id"] = [defaults["eos_token_id"], turn] if "eos_token_id" in defaults else turn
-    return Folder(network, tokenizer, layout.family, defaults)
+    return Folder(network, tokenizer, layout.family, defaults, note_in_gguf(file.metadata))
 
 
 def _read(

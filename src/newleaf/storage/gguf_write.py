@@ -18,6 +18,7 @@ from newleaf.storage.gguf_file import need_gguf
 from newleaf.storage.gguf_layout import Layout, layout_for
 from newleaf.storage.gguf_tokenizer import write_tokenizer
 from newleaf.storage.number_range import check_range
+from newleaf.storage.pretrained_note import Note, gguf_fields
 
 # Number formats of the matrices, with the number llama.cpp gives to a file of each.
 TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "MXFP4": 38}
@@ -27,12 +28,14 @@ LEAST_MXFP4 = 2.0**-125  # below it the gguf package's exponent of a block wraps
 KEPT_FINER = {"token_embd.weight": "Q8_0", "output.weight": "Q8_0"}
 
 
-def save_gguf(path: str | Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Any, type: str = "F32") -> str | None:
+def save_gguf(
+    path: str | Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Any, type: str = "F32", pretrained: Note | None = None
+) -> str | None:
     """Write a network with its tokenizer as one GGUF file, whole or not at all. `weights` have newleaf's names.
 
     `type` is the number format of the matrices: F32, F16, BF16, Q8_0 or Q4_0; vectors, biases and the routers of experts stay F32. Matrices
     whose rows do not fill blocks of 32 stay F16 in the last two. MXFP4 is for experts, beside which all else becomes BF16, as gpt-oss was
-    published. Returns None, or a sentence about what llama.cpp will do otherwise than newleaf.
+    published. `pretrained` is noted for whoever tunes the model. Returns None, or a sentence about what llama.cpp will do otherwise.
 
     Raises InputError for a network or a tokenizer that GGUF does not hold, before anything is written.
     """
@@ -52,7 +55,10 @@ def save_gguf(path: str | Path, config: GPTConfig, weights: Mapping[str, Tensor]
     with write_atomically(Path(path)) as aside:
         writer = gguf.GGUFWriter(aside, layout.name)
         try:
-            _write_metadata(writer, layout.write(config) | held | {"general.type": "model", "general.file_type": TYPES[type]})
+            _write_metadata(
+                writer,
+                layout.write(config) | held | gguf_fields(pretrained or {}) | {"general.type": "model", "general.file_type": TYPES[type]},
+            )
             for name, (shape, kind) in formats.items():
                 block, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
                 size = int(np.prod(shape)) // block * width

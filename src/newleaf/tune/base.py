@@ -78,7 +78,7 @@ def open_base(config: TuneConfig) -> Base:
 
     first = opened(folder.network)
     base = Base(config.model, shape, folder.tokenizer, folder.family, folder.defaults, fingerprint(first), opened, first)
-    base.origin = origin_of(path)
+    base.origin = origin_of(path, folder.pretrained)
     if not is_gguf(path) and is_classifier(read_config(path)):
         found = load_classifier(path, torch.float32)
         base.head, base.score = found.head, found.network.score.weight.detach()

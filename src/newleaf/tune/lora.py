@@ -23,6 +23,7 @@ from newleaf.train.course import Course
 from newleaf.tune.base import Base
 from newleaf.tune.config import TuneConfig
 from newleaf.tune.labels.course import LabelCourse
+from newleaf.tune.origin import notes as origin_notes
 from newleaf.version import VERSION
 
 EXPORTED = "base"  # in a run's folder: the base as stock peft opens it, where it came from a GGUF file
@@ -82,7 +83,7 @@ class AdapterCourse:
         if folder.exists() and (read_config(folder).get("newleaf") or {}).get("base") == self.base.fingerprint:
             return folder
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
-        notes = {"version": VERSION, "base": self.base.fingerprint}
+        notes = {"version": VERSION, "base": self.base.fingerprint, **origin_notes(self.base.origin)}
         base = self.base
         save_folder(folder, gpt.config, PlainWeights(bare(gpt)), base.tokenizer, notes, dtype=dtype, defaults=base.defaults)
         return folder

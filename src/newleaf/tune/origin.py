@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from newleaf.errors import InputError
-from newleaf.storage.folder import read_config
+from newleaf.storage.pretrained_note import KEY, Note
 from newleaf.train.run_folder import RunFolder
 
-KEY = "pretrained"  # under `newleaf` in config.json
 MOST_RATE = 1.0  # what is above was written by nobody who trained a model with it
 
 
@@ -35,12 +34,10 @@ class Origin:
         return cls(values["kind"], *map(float, found))  # type: ignore[arg-type]
 
 
-def origin_of(path: Path) -> Origin | None:
-    """Of the model folder `path`: what its config.json notes, or the run.yaml of the pretraining run that it lies in."""
-    if not path.is_dir():
-        return None
-    if (noted := Origin.read((read_config(path).get("newleaf") or {}).get(KEY))) is not None:
-        return noted
+def origin_of(path: Path, noted: Note) -> Origin | None:
+    """Of the model `path`: what its files have `noted`, or the run.yaml of the pretraining run that it lies in."""
+    if (found := Origin.read(noted.get(KEY))) is not None or not path.is_dir():
+        return found
     run = RunFolder(path.parent)
     if run.model != path or not run.is_run():
         return None

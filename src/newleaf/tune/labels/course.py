@@ -33,6 +33,7 @@ from newleaf.tune.labels.loss import LabelLoss
 from newleaf.tune.labels.rows import Example, Examples, read_examples
 from newleaf.tune.labels.tokens import Encoder, with_label_tokens
 from newleaf.tune.new_tokens import add_rows, new_tokens
+from newleaf.tune.origin import notes
 from newleaf.tune.recipe import absolute_recipe
 from newleaf.version import VERSION
 
@@ -111,7 +112,8 @@ class LabelCourse:
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         assert isinstance(network, Classifier)
-        save_classifier(path, network.config, weights, self.tokenizer, self.head, VERSION)
+        made = notes(self.base.origin)
+        save_classifier(path, network.config, weights, self.tokenizer, self.head, VERSION, pretrained=made)
 
     def read_back(self, path: Path) -> Mapping[str, Tensor]:
         # The language model's head, where it is not the embedding, was no part of the folder.

@@ -1,0 +1,40 @@
+"""How a model was pretrained, as its files note it for whoever tunes it: handed on by everything that writes the model anew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+KEY = "pretrained"  # under `newleaf` in config.json, and before each field of it in a GGUF file's metadata
+RATES = ("learning_rate", "matrix_learning_rate")
+LONGEST = 32  # characters of an optimizer's name
+
+Note = dict[str, Any]  # {"pretrained": {"kind": …, "learning_rate": …, "matrix_learning_rate": …}}, or nothing
+
+
+def note_of(values: Mapping[str, Any]) -> Note:
+    """Of a config.json."""
+    own = values.get("newleaf")
+    return _checked(own.get(KEY)) if isinstance(own, Mapping) else {}
+
+
+def note_in_gguf(metadata: Mapping[str, Any]) -> Note:
+    """Of a GGUF file, whose numbers have seven digits."""
+    found = {name: metadata.get(f"newleaf.{KEY}.{name}") for name in ("kind", *RATES)}
+    return _checked({name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in found.items()})
+
+
+def gguf_fields(note: Note) -> dict[str, Any]:
+    """The note as metadata, which other programs pass over."""
+    return {f"newleaf.{KEY}.{name}": value for name, value in note.get(KEY, {}).items()}
+
+
+def _checked(values: object) -> Note:
+    """The note without anything that is none: a stranger wrote it."""
+    if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str) or len(values["kind"]) > LONGEST:
+        return {}
+    rates = {name: values.get(name) for name in RATES}
+    if not all(type(rate) in (int, float) and math.isfinite(rate) for rate in rates.values()):  # type: ignore[arg-type]
+        return {}
+    return {KEY: {"kind": values["kind"]} | {name: float(rate) for name, rate in rates.items()}}  # type: ignore[arg-type]
