@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +25,12 @@ from newleaf.train.interrupt import interruptible
 from newleaf.train.monitor import Monitor
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.train.ranks import Ranks
+from newleaf.train.recipe import seconds
 from newleaf.tune.base import Base, check_length
-from newleaf.tune.labels.baselines import Floats, bag_of_words, majority
+from newleaf.tune.labels.baselines import Guess, TimeLimit, bag_of_words, majority
 from newleaf.tune.labels.batches import LabelBatches, LabelRow
 from newleaf.tune.labels.config import LabelTaskConfig
-from newleaf.tune.labels.examiner import Held, LabelExaminer
+from newleaf.tune.labels.examiner import Held, LabelExaminer, text_of
 from newleaf.tune.labels.loss import LabelLoss
 from newleaf.tune.labels.rows import Example, Examples, read_examples
 from newleaf.tune.labels.tokens import Encoder, with_label_tokens
@@ -37,6 +39,7 @@ from newleaf.tune.origin import notes
 from newleaf.tune.recipe import absolute_recipe
 from newleaf.version import VERSION
 
+BASELINE_SHARE = 0.08  # of a timed run
 PARTS = ("train", "validation", "test")
 MEASURES = {
     "accuracy": Measure("val_accuracy", "accuracy", higher_is_better=True),
@@ -55,7 +58,7 @@ class LabelCourse:
 
     def __init__(
         self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head, train: Sequence[LabelRow], validation: Held,
-        test: Held | None, baselines: Mapping[str, Floats], fingerprint: str,
+        test: Held | None, baselines: Mapping[str, Guess], fingerprint: str,
     ) -> None:  # fmt: skip
         self.config, self.base, self.tokenizer, self.head = config, base, tokenizer, head
         self.rows, self.validation, self.test, self.baselines = train, validation, test, baselines
@@ -154,7 +157,7 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
             monitor.say(f"Note: {why}.")
         validation = Held(rows["validation"], found.validation)
         test = Held(rows["test"], found.test) if rows["test"] else None
-        baselines = _baselines(config, found, rows["train"], test or validation, head, monitor) if ranks.leads else {}
+        baselines = _baselines(config, found, rows["train"], test or validation, head, monitor, ranks) if ranks.leads else {}
         train = _fitting(config.train, len(rows["train"]), ranks.size, monitor)
         ready = dataclasses.replace(config, label=dataclasses.replace(config.label, length=length), train=train)
         return LabelCourse(ready, base, tokenizer, head, rows["train"], validation, test, baselines, found.fingerprint)
@@ -245,18 +248,21 @@ def _tell(
 
 
 def _baselines(
-    config: LabelTaskConfig, found: Examples, train: Sequence[LabelRow], held: Held, head: Head, monitor: Monitor
-) -> dict[str, Floats]:
-    """What each baseline gives the rows that the report is on."""
+    config: LabelTaskConfig, found: Examples, train: Sequence[LabelRow], held: Held, head: Head, monitor: Monitor, ranks: Ranks
+) -> dict[str, Guess]:
+    """What each baseline gives texts; in a timed run they take a small share of it."""
     if not config.label.baselines:
         return {}
-    answers, count = np.array([row.answer for row in train]).astype(np.int64), len(held.rows)
+    answers = np.array([row.answer for row in train]).astype(np.int64)
     if head.shape == "choice":
-        return {"commonest place": majority(answers, count, int(max(answers.max(), held.truth().max())) + 1)}
-    simplest = {"commonest label": majority(answers, count, len(head.labels))}
+        return {"commonest place": majority(answers, int(max(answers.max(), held.truth().max())) + 1)}
+    simplest = {"commonest label": majority(answers, len(head.labels))}
     monitor.stage("measuring baselines", 0, None)
-    texts = ["\n".join(example.texts) for example in found.train], ["\n".join(example.texts) for example in held.examples]
-    words = interruptible(lambda: bag_of_words(texts[0], answers, texts[1], config.train.seed))
+    texts, timed = [text_of(example) for example in found.train], config.train.time
+    limit = TimeLimit(BASELINE_SHARE * seconds(timed) if timed is not None else math.inf, ranks.clock)
+    words = interruptible(lambda: bag_of_words(texts, answers, config.train.seed, limit))
     if not words:
         monitor.say("Baselines: the bag of words needs scikit-learn; run: pip install 'newleaf[tune]'")
+    if some := [name for name in words if " rows)" in name]:
+        monitor.say(f"Baselines: {', '.join(some)}, since they may take {100 * BASELINE_SHARE:.0f} % of the time.")
     return simplest | words

@@ -14,7 +14,7 @@ from torch import nn
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
 from newleaf.train.course import Figures, Written
-from newleaf.tune.labels.baselines import Floats, scores
+from newleaf.tune.labels.baselines import Floats, Guess, scores
 from newleaf.tune.labels.batches import LabelRow
 from newleaf.tune.labels.predict import predict, to_probabilities
 from newleaf.tune.labels.report import figures, write_report
@@ -45,7 +45,7 @@ class LabelExaminer:
 
     def __init__(
         self, network: nn.Module, head: Head, pad_id: int, validation: Held, test: Held | None,
-        baselines: Mapping[str, Floats],
+        baselines: Mapping[str, Guess],
         heed: Callable[[], None],
     ) -> None:  # fmt: skip
         self.network, self.head, self.pad_id, self.heed = cast(Classifier, network), head, pad_id, heed
@@ -95,11 +95,17 @@ class LabelExaminer:
             assert self.last is not None
             split, held, (numbers, found) = "validation", self.validation, self.last
         truth = held.some(numbers).truth()
-        beside = {name: scores(guess[numbers], truth) for name, guess in self.baselines.items()}
+        texts = [text_of(held.examples[number]) for number in numbers]
+        beside = {name: scores(guess(texts), truth) for name, guess in self.baselines.items()}
         return write_report(folder, split, found, truth, self.head, beside)
 
     @staticmethod
     def _nothing() -> None: ...
+
+
+def text_of(example: Example) -> str:
+    """What a bag of words sees of a row."""
+    return "\n".join(example.texts)
 
 
 def _shown(example: Example) -> str:
