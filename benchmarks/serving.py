@@ -3,6 +3,7 @@
     python -m benchmarks.serving MODEL [--repeats 3] [--weights int8] [--llama-server PATH] [--skip transformers,llama-cpp-python]
     python -m benchmarks.serving MODEL --flood           # 2,000 connections at once, beside 500 streams that nobody reads
     python -m benchmarks.serving tiny --requests 10000   # the server's memory on the way
+    python -m benchmarks.serving tiny --health           # how soon /health answers under each heavy request
 
 MODEL is a .gguf of a chat model, or a size (gpt2-124m) for random weights of that shape, which all servers get as one Q8_0 file. Each
 client sends a conversation of about 100 tokens, the first 64 of them the same for all, new in every round, and streams 128 greedy tokens
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving_peers import CLIENTS, NEW, Peer, alone, conversations, is_shape, model_file, newleaf_server, peers_of
-from benchmarks.serving_strain import flood, memory
+from benchmarks.serving_strain import flood, health, memory
 from benchmarks.serving_workers import Round, Worker
 
 
@@ -110,10 +111,11 @@ def main() -> None:
     parser.add_argument("--flood", type=int, nargs="?", const=2000)
     parser.add_argument("--idle", type=int, default=500)
     parser.add_argument("--requests", type=int)
+    parser.add_argument("--health", action="store_true")
     args = parser.parse_args()
     args.threads = torch.get_num_threads()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not args.flood and not args.requests:
+    if not args.flood and not args.requests and not args.health:
         compare(args)
         return
     with tempfile.TemporaryDirectory() as name:
@@ -121,7 +123,10 @@ def main() -> None:
         peer = newleaf_server(model_file(args.model, Path(name)), args.weights.split(",")[0], *words)
         peer.start(Path(name) / "log")
         try:
-            flood(peer, args.flood, args.idle) if args.flood else memory(peer, args.requests)
+            if args.health:
+                health(peer)
+            else:
+                flood(peer, args.flood, args.idle) if args.flood else memory(peer, args.requests)
         finally:
             peer.stop()
 

@@ -12,6 +12,7 @@ from newleaf.serve.errors import ApiError, refused
 from newleaf.serve.hosted import Hosted
 from newleaf.serve.markup_calls import MARKUPS
 from newleaf.serve.question import Question
+from newleaf.serve.section_calls import SECTIONS
 from newleaf.serve.shapes import Shape
 from newleaf.serve.tool_calls import Form
 from newleaf.text.chat_template import Prompt
@@ -89,7 +90,7 @@ def constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str,
 def _by_itself(form: Form, question: Question) -> bool:
     """Whether free answers are held to the functions' schemas once they call: always in our own form; in others for strict functions,
     where a mark says that a call begins."""
-    return form == "own" or (form in ("tags", "list", "named", *MARKUPS) and bool(question.strict))
+    return form == "own" or (form in ("tags", "list", "named", *MARKUPS, *SECTIONS) and bool(question.strict))
 
 
 def _thoughts(prompt: Prompt, source: str) -> Thoughts:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from newleaf.generate.json_schema import Prepared
 from newleaf.serve.markup_calls import MARKUPS, Markup
 from newleaf.serve.markup_grammar import markup_calls
+from newleaf.serve.section_calls import SECTIONS, Section
 from newleaf.serve.tool_calls import ARGUMENTS, CLOSE, CONSTRAIN, LIST, OPEN, Form
 from newleaf.text.reasoning import CHANNEL, END, MESSAGE, START, THOUGHTS
 from newleaf.text.reasoning import CLOSE as THOUGHT_ENDS
@@ -58,7 +59,7 @@ def json_answer(schema: Prepared) -> str:
 
 def text_answer(form: Form = "own") -> str:
     """Any text without a call's tag."""
-    mark = MARKUPS[form].open if form in MARKUPS else OPEN
+    mark = MARKUPS[form].open if form in MARKUPS else SECTIONS[form].begin if form in SECTIONS else OPEN
     return f"text: TEXT?\nTEXT: /(?s:.+)/ & ~/(?s:.*){_escaped(mark)}(?s:.*)/"
 
 
@@ -76,6 +77,8 @@ def calls_answer(
     """
     if form in MARKUPS:
         return _markup_answer(MARKUPS[form], functions, parallel, lead)
+    if form in SECTIONS:
+        return _section_answer(SECTIONS[form], functions, parallel, control, lead)
     if form == "list":
         before, key, after, between = '{"name": ', "arguments", "}", '", "'
     elif form == "named":
@@ -108,6 +111,26 @@ def _markup_answer(markup: Markup, functions: Sequence[dict[str, Any]], parallel
     start = "before" if lead == "text" else json.dumps(markup.open)
     before = [f"before[suffix={json.dumps(markup.open)}]: /(?s:.*)/"] if lead == "text" else []
     return "\n".join([*markup_calls(markup, functions, more, start), *before])
+
+
+def _section_answer(
+    section: Section, functions: Sequence[dict[str, Any]], parallel: bool, control: Callable[[str], int | None], lead: Lead
+) -> str:
+    def marks(text: str) -> str:
+        return " ".join(_mark(control, part) for part in section.parts(text))
+
+    rules = []
+    for number, each in enumerate(functions):
+        place = '":" /[0-9]{1,2}/ ' if section.numbered else ""
+        head = f"{marks(section.call + section.head + each['name'])} {place}{marks(section.middle)}"
+        rules.append(f"call_{number}: {head} arguments_{number} {marks(section.tail)}")
+        rules.append(each["parameters"].rules(f"arguments_{number}"))
+    one = " | ".join(f"call_{number}" for number in range(len(functions)))
+    between = '"\\n"? ' if section.tail.startswith("\n") else ""
+    more = f" ({between}call){{0,{MANY - 1}}}" if parallel else ""
+    said = "before " if lead == "text" else ""
+    rules += ["before: BEFORE?", f"BEFORE: /(?s:.+)/ & ~/(?s:.*){_escaped(section.begin)}(?s:.*)/"] if said else []
+    return "\n".join([f"calls: {said}{marks(section.begin)} call{more} {marks(section.end)}", f"call: {one}", *rules])
 
 
 def opening(form: Form) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from newleaf.serve.live_calls import LiveReader
 from newleaf.serve.markup_calls import MARKUPS, MarkupReader
+from newleaf.serve.section_calls import SECTIONS, SectionReader
 from newleaf.serve.tool_calls import (
     ARGUMENTS,
     CALL_ID,
@@ -35,6 +36,8 @@ def reader(form: Form | None, functions: Mapping[str, Any] | Collection[str], mu
     if form in MARKUPS:
         schemas = functions if isinstance(functions, Mapping) else {name: {} for name in functions}
         return MarkupReader(MARKUPS[form], schemas, must, live)
+    if form in SECTIONS:
+        return SectionReader(SECTIONS[form], list(functions), must, live)
     found = _json_reader(form, list(functions), must)
     return LiveReader(found, list(functions)) if live else found
 

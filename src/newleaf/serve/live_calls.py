@@ -21,7 +21,7 @@ _IN_TEXT = re.compile(r'["\\\x00-\x1f]')
 
 
 @dataclass
-class _Strings:
+class Strings:
     """JSON as it comes, with line ends and the like within strings escaped, which models forget."""
 
     inside: bool = False
@@ -58,7 +58,7 @@ class LiveReader:
     def _begin(self) -> None:
         self._held, self._at, self._whole = "", 0, False  # what may be calls; how much of it was read; whether they come whole
         self._end: JsonEnd | None = None  # while arguments come
-        self._strings = _Strings()
+        self._strings = Strings()
 
     @property
     def begun(self) -> tuple[str | None, str]:
@@ -108,7 +108,7 @@ class LiveReader:
                     self._whole = True
                     break
                 found.append(CallStart(called))
-                self._end, self._strings, self._at = JsonEnd(), _Strings(), head.end() if head else begin
+                self._end, self._strings, self._at = JsonEnd(), Strings(), head.end() if head else begin
             text = held[self._at :]
             size = self._end.push(text)
             if more := self._strings.push(text if size is None else text[:size]):

@@ -10,16 +10,27 @@ from typing import Any, Literal, Protocol
 
 from newleaf.text.reasoning import CHANNEL, MESSAGE, Part
 
-Form = Literal["tags", "list", "named", "bare", "harmony", "own", "qwen", "seed", "glm", "minimax"]
+Form = Literal["tags", "list", "named", "bare", "harmony", "own", "qwen", "seed", "glm", "minimax", "deepseek-v3", "deepseek-v3.1", "kimi"]
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 LIST, ARGUMENTS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 PYTHON, CONSTRAIN = "<|python_tag|>", "<|constrain|>"
-# Control tokens of forms in which each parameter has tags of its own (markup_calls.py).
+DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>")
+KIMI = (
+    "<|tool_calls_section_begin|>",
+    "<|tool_call_begin|>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+    "<|tool_calls_section_end|>",
+)
+# Control tokens of forms with tags for each parameter (markup_calls.py), and of those with sections (section_calls.py).
 MARKS: dict[str, tuple[str, ...]] = {
     "qwen": (OPEN, CLOSE),
     "seed": ("<seed:tool_call>", "</seed:tool_call>"),
     "glm": (OPEN, CLOSE, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
     "minimax": ("<minimax:tool_call>", "</minimax:tool_call>"),
+    "deepseek-v3": DEEPSEEK,
+    "deepseek-v3.1": DEEPSEEK,
+    "kimi": KIMI,
 }
 
 
@@ -86,6 +97,10 @@ def form_of(source: str) -> Form:
 
 def _markup_of(source: str) -> Form | None:
     """Which of these a chat template teaches."""
+    if DEEPSEEK[1] in source:
+        return "deepseek-v3" if "```json" in source else "deepseek-v3.1"
+    if KIMI[1] in source and KIMI[2] in source:
+        return "kimi"
     if "<minimax:tool_call>" in source:
         return "minimax"
     if "<arg_key>" in source and "<arg_value>" in source:

@@ -1,0 +1,93 @@
+"""Calls in sections of their own: what DeepSeek's and Kimi's templates write of calls is read as these calls, and required ones are so."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from newleaf.generate.constraints import Constraint, Grammars
+from newleaf.generate.json_schema import prepare
+from newleaf.generate.options import SamplingConfig
+from newleaf.serve.answer_grammar import answer_grammar, calls_answer
+from newleaf.serve.call_readers import reader
+from newleaf.serve.tool_calls import Call, CallPart, CallStart, Form, Piece, form_of
+from newleaf.text.reasoning import Part
+from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+NAMES = ("go", "stop")
+V3 = (
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>go\n```json\n%s\n```<｜tool▁call▁end｜>\n"
+    "<｜tool▁call▁begin｜>function<｜tool▁sep｜>stop\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+)
+V31 = (
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>go<｜tool▁sep｜>%s<｜tool▁call▁end｜>"
+    "<｜tool▁call▁begin｜>stop<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+)
+KIMI = (
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.go:0<|tool_call_argument_begin|>%s<|tool_call_end|>"
+    "<|tool_call_begin|>functions.stop:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"
+)
+WRITTEN: dict[Form, str] = {"deepseek-v3": V3, "deepseek-v3.1": V31, "kimi": KIMI}
+ARGUMENTS = ({"far": True}, {"a": "<｜tool▁calls▁end｜>```<|tool_call_end|>"}, {})
+
+
+def read(form: Form, pieces: list[str], cut: bool = False, live: bool = False) -> tuple[str, list[tuple[str, str]]]:
+    one = reader(form, NAMES, live=live)
+    found: list[Piece] = [each for piece in pieces for each in one.push(Part("content", piece))] + one.finish(cut)
+    calls: list[list[str]] = []
+    for each in found:
+        if isinstance(each, Call | CallStart):
+            calls.append([each.name, each.arguments if isinstance(each, Call) else ""])
+        elif isinstance(each, CallPart):
+            calls[-1][1] += each.arguments
+    return "".join(each.text for each in found if isinstance(each, Part)), [(name, text) for name, text in calls]
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("form", WRITTEN)
+@settings(max_examples=30, deadline=None)
+@given(arguments=st.sampled_from(ARGUMENTS), said=st.sampled_from(["", "Well. "]), cuts=st.lists(st.integers(0, 300), max_size=8))
+def test_calls_of_a_section_are_read(form: Form, live: bool, arguments: Any, said: str, cuts: list[int]) -> None:
+    text = said + WRITTEN[form] % json.dumps(arguments, ensure_ascii=False)
+    places = sorted(min(place, len(text)) for place in cuts)
+    pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+    found, calls = read(form, pieces, live=live)
+    assert (found, [(name, json.loads(each)) for name, each in calls]) == (said.strip(), [("go", arguments), ("stop", {})])
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_what_is_no_call_comes_as_text_and_what_is_cut_is_dropped(form: Form) -> None:
+    other = WRITTEN[form].replace("go", "fly").replace("stop", "fly") % "{}"
+    assert read(form, list(other)) == (other, [])
+    text = WRITTEN[form] % '{"far": true}'
+    assert read(form, [text[: text.index("stop") + 2]], cut=True) == ("", [("go", '{"far": true}')])
+    assert read(form, [text[: text.index("true") + 2]], cut=True) == ("", [])
+    assert read(form, ["a < b, <"]) == ("a < b, <", [])
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_required_calls_are_written_so(form: Form) -> None:
+    tokenizer = train_tokenizer([string.printable + WRITTEN[form]], TokenizerConfig(kind="byte"), None)
+    schema = {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"]}
+    functions = [
+        {"name": "go", "parameters": prepare(schema)},
+        {"name": "stop", "parameters": prepare({"type": "object", "properties": {}})},
+    ]
+    grammar = answer_grammar("none", [calls_answer(form, functions, True, lambda mark: None, "none")])
+    grammars = Grammars(tokenizer)
+    for text, fits in ((WRITTEN[form] % '{"far": true}', True), (WRITTEN[form] % "{}", False), (WRITTEN[form] % '{"far": 1}', False)):
+        constraint = grammars.compile(SamplingConfig(grammar=grammar))
+        assert isinstance(constraint, Constraint)
+        ids = tokenizer.encode(text)
+        assert (constraint.fitting(ids) == len(ids)) == fits, text
+
+
+def test_templates_tell_their_form() -> None:
+    assert form_of("{{ tools }}" + V3) == "deepseek-v3"
+    assert form_of("{{ tools }}" + V31) == "deepseek-v3.1"
+    assert form_of("{{ tools }}" + KIMI) == "kimi"
