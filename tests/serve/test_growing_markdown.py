@@ -178,3 +178,31 @@ def test_code_that_grows_is_coloured_a_bounded_number_of_times(modules: Page) ->
     assert times < 8  # colouring it anew with each line would be 750
     assert whole is True
     assert numbers == 1501
+
+
+LONG: dict[str, str] = {
+    "a line of spaces": " " * 20_000 + "a",
+    "a line of tabs": "\t" * 20_000 + "a",
+    "a bar behind many spaces": "a\n" + " " * 20_000 + "|a",
+    "an item of spaces": "- " + " " * 200_000 + "a",
+    "formulas that only begin": "$a " * 100_000,
+    "formulas in brackets that only begin": "\\(a" * 100_000 + "\\[a" * 100_000,
+    "formulas that begin, and one sign that ends none": "$a " * 100_000 + "x$b",
+    "an address with many brackets": "www.a.b/" + ")" * 1900 + ("(" * 40 + ")" * 1900) * 20,
+    "many addresses with many brackets": ("www.a.b/" + ")" * 1900 + " ") * 100,
+    "equations that only begin": "\\begin{align}\n" * 5_000,
+    "lines of marks": "-\n" * 5_000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_texts_that_look_like_many_beginnings_are_shown_soon(name: str, modules: Page) -> None:
+    script = """async (text) => {
+        const { GrowingMarkdown } = await import("/js/markdown.js");
+        const element = document.createElement("div");
+        const view = new GrowingMarkdown(element);
+        view.update(text, true);
+        view.update(text, false);
+        return element.textContent.length;
+    }"""
+    assert modules.evaluate(script, LONG[name]) > 0

@@ -3,6 +3,8 @@
 import MarkdownIt from "../../vendor/markdown-it.js";
 import { mathRules } from "./math_rules.js";
 
+const LONGEST_ENTITY = 40; // characters; the longest of HTML's has 33
+
 const parser = new MarkdownIt({ html: true, linkify: true });
 // A bare "main.py" is no address in Paraguay: what has no scheme is a link only behind "www.", as on GitHub.
 parser.linkify.set({ fuzzyLink: false });
@@ -17,13 +19,23 @@ parser.core.ruler.push("tasks", tasks);
 
 /** An address without what ends the sentence it stands in: punctuation, an entity, a bracket that was opened before it. */
 function withoutEnd(address) {
-  let left = address;
+  let open = address.split("(").length - address.split(")").length; // brackets that are opened in it and not closed
+  let end = address.length;
   for (;;) {
-    let shorter = left.replace(/&[a-z0-9]+;$|[?!.,:;*_~'"]+$/i, "");
-    if (shorter.endsWith(")") && shorter.split(")").length > shorter.split("(").length) shorter = shorter.slice(0, -1);
-    if (shorter === left) return left;
-    left = shorter;
+    const before = end;
+    while (end > 0 && "?!.,:;*_~'\"".includes(address[end - 1]) && !entityBefore(address, end)) end--;
+    end -= entityBefore(address, end);
+    if (address[end - 1] === ")" && open < 0) {
+      end--;
+      open++;
+    }
+    if (end === before) return address.slice(0, end);
   }
+}
+
+/** How many characters an entity such as &amp; has that ends here; 0 where there is none. */
+function entityBefore(address, end) {
+  return address[end - 1] === ";" ? (/&[a-z0-9]+;$/i.exec(address.slice(Math.max(0, end - LONGEST_ENTITY), end))?.[0].length ?? 0) : 0;
 }
 
 /** What a code block's first line says behind the fence, with its escapes resolved. */

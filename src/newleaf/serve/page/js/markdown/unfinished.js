@@ -1,9 +1,10 @@
 // Markdown that is still being written, as it can be shown: without the beginnings of marks that may yet mean something else, and with
 // what is open closed, so that nothing jumps when the next piece comes.
 
-const FENCE = /^ {0,3}(?:(?:[-*+>]|\d{1,9}[.)])\s+)*\s*(`{3,}|~{3,})/;
+// Expressions here have one way to match a text: with several, a long line of spaces would be tried in every one of them.
+const FENCE = /^(?: {0,3}(?:(?:[-*+>]|\d{1,9}[.)])\s+)+|\s*)(`{3,}|~{3,})/;
 // A last line of these alone may become a rule, a heading's underline, a list, a fence or a table's second row.
-const ONLY_MARKS = /^[ \t>]*(?:[-*_=+#`~|: \t]+|\d{1,9}[.)]?|\$\$?|\\[[(]?|<[^>\n]*)[ \t]*$/;
+const MARKS = /^(?:[-*_=+#`~|: \t]+|\d{1,9}[.)]?|\$\$?|\\[[(]?|<[^>\n]*)$/;
 const LAST_PART = /\n(?=[ \t]*(?:[-*+#>|]|\d{1,9}[.)])[ \t]?)|\n[ \t]*\n/g;
 const LONGEST_FORMULA = 80; // characters that a $ with no partner may hold back
 
@@ -13,11 +14,16 @@ export function presentable(text) {
   const start = text.lastIndexOf("\n") + 1;
   const line = text.slice(start);
   if (fence) return fence.startsWith(line.trim()) && line.trim() ? text.slice(0, start) : text;
-  if (line && ONLY_MARKS.test(line)) return presentable(text.slice(0, Math.max(0, start - 1)));
+  if (onlyMarks(line)) return presentable(text.slice(0, Math.max(0, start - 1)));
   const head = tableHead(text);
   if (head !== null) return text.slice(0, head);
   const from = Math.max(behind, lastPart(text));
   return text.slice(0, from) + closed(text.slice(from));
+}
+
+function onlyMarks(line) {
+  const marks = line.replace(/^[ \t>]+/, "").trimEnd();
+  return marks ? MARKS.test(marks) : /[ \t]$/.test(line);
 }
 
 /** The fence of code that is open at the text's end, or "", and the place behind the last one that was closed. */
