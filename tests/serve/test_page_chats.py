@@ -403,6 +403,40 @@ def test_a_file_without_chats_is_said_to_be_one(content: str, seen: Visit, tmp_p
     assert names(seen.page) == []
 
 
+ODD_FIELDS: list[dict[str, Any]] = [
+    {"reasoning": 5},
+    {"reasoning": {"includes": 1}},
+    {"tokens": "abc"},
+    {"tokens": [None]},
+    {"tokens": [{"text": 7, "bytes": None, "logprob": 0, "top": []}]},
+    {"tokens": [{"text": None, "bytes": ["x"], "logprob": -1, "top": []}]},
+    {"tokens": [{"text": "a", "bytes": None, "logprob": {}, "top": 5}]},
+    {"thoughtTokens": {"length": 3}},
+    {"model": {"a": 1}},
+    {"usage": {"tokens": {}, "seconds": []}},
+    {"usage": "many"},
+    {"end": ["stop"]},
+    {"created": 1e300},
+    {"created": "yesterday"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_FIELDS, ids=json.dumps)
+def test_what_is_of_another_kind_in_an_answer_of_a_file_is_left_out(odd: dict[str, Any], seen: Visit, tmp_path: Path) -> None:
+    talk = {"id": "talk-0001", "title": "Odd", "created": odd.get("created", 1.7e12), "changed": odd.get("created", 1.7e12)}
+    turns = {"node-0001": {"parent": None, "role": "user", "content": "Hi"}, "node-0002": {"parent": "node-0001", "role": "assistant"}}
+    turns["node-0002"] |= {"content": "Hello", **odd}
+    (tmp_path / "chats.json").write_text(json.dumps({"talk": {**talk, "nodes": turns}}), "utf-8")
+    seen.page.locator("#import-file").set_input_files(tmp_path / "chats.json")
+    for _ in range(2):
+        expect(seen.page.locator(".talk-name")).to_have_text("Odd")
+        expect(seen.page.locator(".message.assistant .prose").first).to_have_text("Hello")
+        expect(seen.page.locator(".message.assistant").get_by_role("button", name="Copy", exact=True)).to_be_visible()
+        seen.page.reload()
+        seen.page.locator(".talk-name").first.click()
+    assert seen.wrong == []
+
+
 def test_an_example_is_put_into_the_field_and_pointers_lead_on(seen: Visit) -> None:
     page = seen.page
     page.locator(".example").first.click()

@@ -1,5 +1,6 @@
 // Chats from files: this page's own export, `newleaf chat`'s, ChatGPT's conversations.json and Open WebUI's export.
 
+import { answerFields } from "./answer_fields.js";
 import { absorb } from "./merge.js";
 import { add, newId, newTalk, titleOf } from "./tree.js";
 
@@ -77,8 +78,7 @@ function walk(talk, nodes, read) {
 /** Messages of other roles (tools, hidden system messages) are passed over: what is below them goes below what is above them. */
 function attach(talk, parent, id, { role, content, created, ...more }) {
   if (!ROLES.includes(role) || typeof content !== "string" || (!content && role === "user")) return parent;
-  const kept = Object.fromEntries(["reasoning", "tokens", "thoughtTokens", "model", "usage", "end"].filter((name) => more[name]).map((name) => [name, more[name]]));
-  const node = add(talk, parent, role, content, kept);
+  const node = add(talk, parent, role, content, role === "assistant" ? answerFields(more) : {});
   if (/^[\w-]{8,64}$/.test(id) && !talk.nodes[id]) rename(talk, node, id);
   node.created = node.changed = time(created);
   return node.id;
@@ -128,5 +128,5 @@ function dated(title, created, changed) {
 }
 
 const text = (value) => (typeof value === "string" ? value : "");
-const time = (value) => (Number.isFinite(value) && value > 0 ? value : Date.now());
+const time = (value) => (Number.isFinite(value) && value > 0 ? Math.min(value, Date.now()) : Date.now());
 const seconds = (value) => (Number.isFinite(value) ? value * (value < 1e11 ? 1000 : 1) : undefined);
