@@ -14,8 +14,6 @@ parameters are adapted is wrapped as often, the first innermost (`base_layer`).
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from newleaf.adapters.adapter import Adapter, Part
 from newleaf.adapters.config import AdapterConfig
+from newleaf.adapters.peft_fields import check_about, check_rank, scale_of
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, from_hugging_face, to_hugging_face
 
@@ -32,16 +31,7 @@ TABLE = "embedding.token.weight"
 PREFIX, INNER = "base_model.model.", "base_layer."
 LANGUAGE, LABELS = "CAUSAL_LM", "SEQ_CLS"  # task types
 SCORE = f"{PREFIX}score.weight"
-LARGEST = 1e9  # of a rank or a scale
 Shapes = Mapping[str, torch.Size]
-
-# What the fields of adapter_config.json that change numbers may be; the rest say how it was trained, or for whom.
-ONLY: dict[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",), "bias": ("none",), "lora_bias": (False,), "layer_replication": ([],),
-    "trainable_token_indices": ([], {}), "use_qalora": (False,), "use_bdlora": (False,), "alora_invocation_tokens": ([],),
-    "arrow_config": ({},), "kasa_config": ({},), "velora_config": ({},), "monteclora_config": ({},),
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
-}  # fmt: skip
 
 
 def new_about(config: AdapterConfig, rules: Sequence[Rule], shapes: Shapes, base: str | None) -> dict[str, Any]:
@@ -106,9 +96,10 @@ def _embedding(
             names = [f"{place}.lora_embedding_{part}" for part in "AB"]
             if all(name in tensors for name in names):
                 a, b = (tensors[name] for name in names)
-                if a.ndim != 2 or b.ndim != 2 or (a.shape[1], b.shape[0]) != tuple(shapes[TABLE]) or a.shape[0] != b.shape[1]:
+                if a.ndim != 2 or b.ndim != 2 or not len(a) or (a.shape[1], b.shape[0]) != tuple(shapes[TABLE]) or a.shape[0] != b.shape[1]:
                     raise InputError(f"{names[0]} is no update of a table of shape {tuple(shapes[TABLE])}: it belongs to another base")
-                return {TABLE: Part(b.T.contiguous(), a.T.contiguous(), scale_of(about, place, len(a)))}, set(names)
+                check_rank(about, layer := place.removeprefix(PREFIX), len(a))
+                return {TABLE: Part(b.T.contiguous(), a.T.contiguous(), scale_of(about, layer, len(a)))}, set(names)
     return {}, set()
 
 
@@ -169,60 +160,6 @@ def about_labels(about: Mapping[str, Any]) -> dict[str, Any]:
 KINDS = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 
 
-def check_about(about: Mapping[str, Any]) -> None:
-    """Raises InputError for a field of adapter_config.json that newleaf does not honour, by its name."""
-    if "peft_type" not in about:
-        raise InputError("adapter_config.json has no peft_type")
-    for name, allowed in ONLY.items():
-        value = about.get(name)
-        if value is not None and not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed):
-            known = ", ".join(str(each) for each in allowed if each not in ([], {})) or "nothing"
-            raise InputError(f"adapter_config.json has {name} = {str(value)[:60]}, and newleaf honours {known} there")
-    _check_values(about)
-
-
-def _check_values(about: Mapping[str, Any]) -> None:
-    """Fields whose values are used: each of its type, so that nothing fails on it later."""
-    for name in ("r", "lora_alpha"):
-        if not _number(about.get(name)) or about[name] <= 0:
-            raise InputError(f"adapter_config.json has {name} = {str(about.get(name))[:60]}; it must be a number above 0")
-    dropout = about.get("lora_dropout") or 0.0
-    if not _number(dropout) or not 0 <= dropout < 1:
-        raise InputError(f"adapter_config.json has lora_dropout = {str(dropout)[:60]}; it must be a number from 0 to below 1")
-    for name in ("alpha_pattern", "rank_pattern"):
-        found = about.get(name) or {}
-        if not isinstance(found, dict) or not all(_number(value) for value in found.values()):
-            raise InputError(f"adapter_config.json has {name} = {str(found)[:60]}; it must be an object of numbers")
-        for pattern in found:
-            _check_pattern(pattern)
-    base = about.get("base_model_name_or_path")
-    if base is not None and not (isinstance(base, str) and _is_path(base)):
-        raise InputError(f"adapter_config.json has base_model_name_or_path = {ascii(base)[:60]}; it must be a path or a name")
-    for name in ("target_modules", "target_parameters", "modules_to_save"):
-        found = about.get(name) or []
-        if not isinstance(found, str) and not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
-            raise InputError(f"adapter_config.json has {name} = {str(found)[:60]}; it must be a list of names")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < LARGEST
-
-
-def _is_path(text: str) -> bool:
-    """Whether a file system can be asked for it."""
-    return len(text) < 4096 and text.isprintable() and all(len(part.encode("utf-8")) <= 255 for part in text.split("/"))
-
-
-def _check_pattern(pattern: str) -> None:
-    """A regular expression of strangers, which may take for ever to match: groups and many repetitions are refused."""
-    if len(pattern) > 500 or "(" in pattern or sum(pattern.count(sign) for sign in "*+{") > 3:
-        raise InputError(f"adapter_config.json has the pattern {pattern[:60]!r}; newleaf reads names, with at most three repetitions")
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError) as error:
-        raise InputError(f"adapter_config.json has the pattern {pattern[:60]!r}, which is no regular expression ({error})") from None
-
-
 def gives_labels(about: Mapping[str, Any]) -> bool:
     """Whether this adapter makes a classifier of its base."""
     return about.get("task_type") == LABELS
@@ -243,9 +180,11 @@ def _read(rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], p
     if "a" not in tensors or "b" not in tensors:
         raise InputError(f"the adapter has only one of lora_A and lora_B of {place}")
     a, b = tensors["a"], tensors["b"]
+    if a.ndim != 2 or b.ndim != 2 or not a.numel() or not b.numel():
+        raise InputError(f"{place} has shapes {tuple(a.shape)} and {tuple(b.shape)}, and lora_A and lora_B are matrices")
     if _experts(rule, shapes):
         count = shapes[rule.ours[0]][0]
-        if a.ndim != 2 or b.ndim != 2 or len(a) % count or b.shape[1] != len(a):
+        if len(a) % count or b.shape[1] != len(a):
             raise InputError(f"{place} has shapes {tuple(a.shape)} and {tuple(b.shape)}, which {count} experts do not divide")
         a = torch.unflatten(a, 0, (count, -1))
         b = torch.unflatten(b, 1, (-1, count)).permute(2, 0, 1)
@@ -255,7 +194,9 @@ def _read(rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], p
             f"{place} has shapes {tuple(tensors['a'].shape)} and {tuple(tensors['b'].shape)}, and reads {columns} numbers here: "
             "it belongs to another base"
         )
-    scale = scale_of(about, place, rank)
+    layer = place.removeprefix(PREFIX)
+    check_rank(about, layer, rank)
+    scale = scale_of(about, layer, rank)
     rows = replace(rule, transpose=False)
     thin = {name: torch.Size((*shapes[name][:-1], rank)) for name in rule.ours}
     ups = dict(from_hugging_face([rows], {rule.theirs: b}, thin))
@@ -266,17 +207,6 @@ def _read(rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], p
     elif about.get("use_dora"):
         raise InputError(f"adapter_config.json says use_dora, and {place} has no magnitudes")
     return {name: Part(a, ups[name].contiguous(), scale, lengths[name].squeeze(1).contiguous() if lengths else None) for name in rule.ours}
-
-
-def scale_of(about: Mapping[str, Any], place: str, rank: int) -> float:
-    """What B · A of this layer is multiplied by; a pattern in `alpha_pattern` is matched as peft does."""
-    layer = place.removeprefix(PREFIX)
-    alpha = about["lora_alpha"]
-    for pattern, value in (about.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", layer):
-            alpha = value
-            break
-    return float(alpha / (rank**0.5 if about.get("use_rslora") else rank))
 
 
 def _places(rules: Sequence[Rule], about: Mapping[str, Any], shapes: Shapes) -> Iterable[tuple[Rule, list[str]]]:

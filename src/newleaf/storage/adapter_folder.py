@@ -13,7 +13,8 @@ from torch import Tensor
 
 from newleaf.adapters.adapter import Adapter, weight_of
 from newleaf.adapters.fingerprint import fingerprint, same_base
-from newleaf.adapters.peft_format import check_about, read_peft, write_peft
+from newleaf.adapters.peft_fields import check_about
+from newleaf.adapters.peft_format import read_peft, write_peft
 from newleaf.errors import InputError
 from newleaf.families import FAMILIES, family_for
 from newleaf.families.weights import Rule, same
@@ -191,4 +192,18 @@ def _tensors(file: Path) -> dict[str, Tensor]:
             checksums = Checksums(opened.metadata())
         for name, tensor in found.items():
             checksums.check(name, tensor)
-    return found
+    return {name: _weights(name, tensor) for name, tensor in found.items()}
+
+
+def _weights(name: str, tensor: Tensor) -> Tensor:
+    """A tensor of an adapter; its number format one that sums can be made in. Raises InputError for what are no finite numbers."""
+    if not tensor.is_floating_point():
+        raise InputError(
+            f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, and an adapter's tensors are floating-point numbers"
+        )
+    usual = tensor if tensor.element_size() > 1 else tensor.float()  # fp8 is for storing
+    if not bool(usual.isfinite().all()):
+        raise InputError(
+            f"{name} holds {'NaN' if bool(usual.isnan().any()) else 'infinity'}: the adapter is damaged, or its training diverged"
+        )
+    return usual
