@@ -424,3 +424,54 @@ def test_many_requests_down_one_connection_are_answered_in_order(server: Running
     bodies = [json.dumps({"prompt": "a", "max_tokens": 1, "seed": n}).encode() for n in range(50)]
     data = b"".join(post(TEXT, body).replace(b"Connection: close\r\n", b"") for body in bodies[:-1]) + post(TEXT, bodies[-1])
     assert raw(server, data, wait=30).count(b"HTTP/1.1 200") == 50
+
+
+ASKED = b'{"prompt": "a", "max_tokens": 2}'
+UPGRADES = {
+    "Java's HTTP client": (
+        "Connection: Upgrade, HTTP2-Settings",
+        "Upgrade: h2c",
+        "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    ),
+    "a socket": ("Connection: upgrade", "uPGRADE: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZQ==", "Sec-WebSocket-Version: 13"),
+    "TLS": ("Connection: Upgrade", "Upgrade:TLS/1.3"),
+}
+
+
+def whole_answers(connection: socket.socket, count: int) -> list[bytes]:
+    """The bodies of so many answers that come on a connection which stays open."""
+    file, found = connection.makefile("rb"), []
+    for _ in range(count):
+        head = b"".join(iter(file.readline, b"\r\n"))
+        assert head.startswith(b"HTTP/1.1 200"), head
+        found.append(file.read(int(head.lower().partition(b"content-length:")[2].split()[0])))
+    return found
+
+
+@pytest.mark.parametrize("pieces", ["whole", "byte by byte", "line by line"])
+@pytest.mark.parametrize("name", UPGRADES)
+def test_another_protocol_that_is_offered_is_passed_over(server: Running, name: str, pieces: str) -> None:
+    """RFC 9110, 7.8: a server may ignore Upgrade. The request counts, with its body, and the connection goes on as it was."""
+    lines = ["POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(ASKED)}"]
+    request = "\r\n".join([*lines, *UPGRADES[name], "", ""]).encode() + ASKED
+    parts = {"whole": [request], "byte by byte": [bytes([each]) for each in request], "line by line": request.splitlines(keepends=True)}
+    with socket.create_connection(server.address, timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for turn in range(2):
+            for part in parts[pieces]:
+                connection.sendall(part)
+            (answer,) = whole_answers(connection, 1)
+            assert json.loads(answer)["choices"], turn
+
+
+@pytest.mark.parametrize("packed", ["gzip", "br", "deflate, gzip"])
+def test_a_packed_body_is_refused_by_the_name_of_its_packing(server: Running, packed: str) -> None:
+    answer = raw(server, post(TEXT, ASKED, f"Content-Encoding: {packed}"))
+    assert answer.startswith(b"HTTP/1.1 415")
+    assert packed.encode() in answer
+    assert raw(server, post(TEXT, ASKED, "Content-Encoding: identity")).startswith(b"HTTP/1.1 200")
+
+
+def test_a_length_with_thousands_of_zeros_is_a_length(server: Running) -> None:
+    request = post(TEXT, ASKED).replace(b"Content-Length: ", b"Content-Length: " + b"0" * 5000)
+    assert raw(server, request).startswith(b"HTTP/1.1 200")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from newleaf.serve.errors import shape
 from newleaf.serve.settings import Limits
 
+# A request to speak another protocol. Servers may ignore it (RFC 9110, 7.8); the parser would take what follows, a body as well, for the
+# other protocol. Java's HTTP client asks for HTTP/2 in this way with each first request.
+UPGRADE = re.compile(rb"(?i)(?<=\n)upgrade(?=:)")
+PASSED_OVER = b"x-asked"  # of the same length
 REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
 
 
@@ -22,6 +27,8 @@ class Connection(HttpToolsProtocol):
     _in_head = True
     _seen = 0
     _silent = True
+    _before = b""  # the end of a line, where one has come last
+    _held = b""  # behind it, what may be the beginning of UPGRADE's name
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -40,10 +47,23 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
         self._silent = False
-        super().data_received(data)
+        super().data_received(self._without_upgrade(data) if self._in_head else data)
         # The rest of what came with a whole head is its body; what is still a head is counted.
         if self._in_head and self._head_bytes > self.limits.header_bytes and not self.transport.is_closing():
             self._refuse_head()
+
+    def _without_upgrade(self, data: bytes) -> bytes:
+        """Bytes that begin in a head, with the name of a header that asks for another protocol exchanged."""
+        known = len(self._before)  # of the bytes before these
+        data = self._before + self._held + data
+        end = data.find(b"\r\n\r\n")
+        head, rest = (data, b"") if end < 0 else (data[:end], data[end:])
+        start = head.rfind(b"\n", -len(PASSED_OVER) - 1) + 1
+        name = head[start:] if start and end < 0 else b""
+        self._held = name if b"upgrade".startswith(name.lower()) else b""
+        head = head[: len(head) - len(self._held)]
+        self._before = b"\n" if head.endswith(b"\n") and end < 0 else b""
+        return UPGRADE.sub(PASSED_OVER, head)[known:] + rest
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

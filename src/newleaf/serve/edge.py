@@ -27,6 +27,7 @@ from newleaf.serve.settings import Settings
 OPEN = ("/health", "/ready")  # for whoever watches the server
 GUARDED = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json", "/runs")
 UPLOAD = "/v1/files"
+LONGEST_COUNT = 18  # digits of a length
 MOST_LISTED = 1000  # characters of the header that names what was ignored
 MOST_LOGGED = 32  # names of it in the log
 MOST_USER = 256  # characters of a user's name in the log
@@ -124,8 +125,12 @@ class Edge:
     def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """`receive` that minds the body's size and time."""
         most = self.limits.upload if scope["path"] == UPLOAD else self.limits.body
-        given = headers.get("content-length", "0")
-        if given.isdecimal() and int(given) > most:
+        if (packed := headers.get("content-encoding", "identity").lower()) != "identity":
+            text = f"Content-Encoding: {packed[:40]} is not taken; send the body as it is"
+            raise ApiError(415, text, None, "unsupported_content_encoding", {"Accept-Encoding": "identity"})
+        given = headers.get("content-length", "0").lstrip("0") or "0"
+        if given.isdecimal() and (len(given) > LONGEST_COUNT or int(given) > most):
+            given = given[:LONGEST_COUNT]
             raise ApiError(413, f"the body has {int(given):,} bytes, and at most {most:,} are taken", None, "request_too_large")
         seconds, size, over = self.limits.body_seconds, 0, False
         deadline = time.monotonic() + seconds
