@@ -15,7 +15,9 @@ from newleaf.errors import InputError
 
 MOST_BYTES = 64 * 2**20  # of a configuration; published ones have thousands
 MOST_TOKENIZER_BYTES = 512 * 2**20  # the largest published tokenizer.json has 35 MB
+MOST_YAML_BYTES = 2 * 2**20  # of YAML, which is read a hundred times more slowly
 DEEPEST = 100  # levels of JSON or YAML
+LONGEST_NUMBER = 4096  # bits of a whole number
 KINDS = {
     stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder",
 }  # fmt: skip
@@ -88,14 +90,21 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def parse_yaml(path: Path, text: str) -> Any:
-    """The YAML value of a text that stood in `path`. Raises InputError, naming it, for what is not YAML or too deep."""
+    """The YAML value of a text that stood in `path`. Raises InputError, naming it and where known the line, for what is not YAML, too
+    large or too deep."""
     import yaml
 
+    if len(text) > MOST_YAML_BYTES:
+        raise InputError(f"{path}: has {len(text):,} characters, and newleaf reads at most {MOST_YAML_BYTES:,} of YAML")
     try:
         value = yaml.safe_load(text)
     except RecursionError:
         raise InputError(f"{path}: nests more than {DEEPEST} levels deep") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or _first_line(error)})") from None
+    except (ValueError, OverflowError) as error:  # dates that no calendar has, numbers without end
         raise InputError(f"{path}: not valid YAML ({_first_line(error)})") from None
     return _bounded(path, value)
 
@@ -129,6 +138,8 @@ def _bounded(path: Path, value: Any) -> Any:
         depth += 1
         if depth > DEEPEST:
             raise InputError(f"{path}: nests more than {DEEPEST} levels deep")
+        if any(_is_endless(inner) for outer in level.values() for inner in _leaves(outer)):
+            raise InputError(f"{path}: holds a whole number of more than {LONGEST_NUMBER:,} bits")
         # Each object once a level: YAML's aliases can name one from a million places.
         level = {id(inner): inner for outer in level.values() for inner in _inside(outer)}
     return value
@@ -138,6 +149,15 @@ def _inside(value: Any) -> list[Any]:
     """The lists and objects directly inside a value."""
     found = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [inner for inner in found if isinstance(inner, dict | list)]
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+
+
+def _is_endless(value: Any) -> bool:
+    """Whether this is a number that Python would not even write out."""
+    return type(value) is int and value.bit_length() > LONGEST_NUMBER
 
 
 def _first_line(error: BaseException) -> str:

@@ -272,3 +272,22 @@ def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
     ):
         assert promised in done.stdout, promised
     assert done.stdout.count("\n  newleaf ") == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(24, "Too many open files"),
+    ],
+)
+def test_what_the_machine_does_not_have_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("newleaf.cli.info.run", fail)
+    assert main(["info", "somewhere"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

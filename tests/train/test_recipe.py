@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from newleaf.errors import InputError
-from newleaf.train.config import PretrainConfig
+from newleaf.model import GPTConfig
+from newleaf.train.config import PretrainConfig, TrainConfig, with_batch_size
+from newleaf.train.machine import pick_device
+from newleaf.train.prepare import check_size
 from newleaf.train.recipe import build, nest, plain, read_recipe, seconds
 
 
@@ -58,6 +61,57 @@ def test_broken_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("train:\n  steps: [1\ndata: }\n")
     with pytest.raises(InputError, match=r"r\.yaml:3: not valid YAML"):
         read_recipe(tmp_path / "r.yaml")
+
+
+WRONG_RECIPES: dict[str, tuple[str, str]] = {
+    "a month that no calendar has": ("train: {steps: 2001-99-99}", r"r\.yaml: not valid YAML \(month must be"),
+    "a date for a name": ("2001-99-99: 1", r"r\.yaml: not valid YAML"),
+    "a number without end": (f"train: {{steps: {'9' * 6000}}}", r"r\.yaml: not valid YAML"),
+    "a hexadecimal number without end": (f"train: {{steps: 0x{'f' * 6000}}}", r"r\.yaml: holds a whole number of more than"),
+    "a sexagesimal number without end": (f"train: {{steps: 1{':59' * 3000}}}", r"r\.yaml: holds a whole number of more than"),
+    "depth": ("source: " + "[" * 300 + "]" * 300, r"r\.yaml: nests more than"),
+    "a tag of Python's": ("train: !!python/object/apply:os.getcwd []", r"r\.yaml:1: not valid YAML"),
+    "too much": ("a: 1\n" * 600_000, r"r\.yaml: has 3,000,000 characters, and newleaf reads at most"),
+    "itself": ("train: &t {steps: *t}", r"r\.yaml: nests more than"),
+    "itself in a list": ("source: &s [*s]", r"r\.yaml: nests more than"),
+    "bytes": ("source: !!binary aGVsbG8=", r"source: must be text"),
+    "a number beyond a float": (f"optimizer: {{clip: {'9' * 400}}}", r"optimizer\.clip: must be a number"),
+    "no number": ("optimizer: {learning_rate: .nan}", r"optimizer\.learning_rate: must be a number"),
+    "infinity": ("optimizer: {learning_rate: .inf}", r"optimizer\.learning_rate: must be a number"),
+    "steps without end": ("train: {steps: 1e300}", r"train\.steps: .* is too large"),
+    "a seed without end": (f"train: {{seed: {10**29}}}", r"train\.seed: .* is too large"),
+    "a batch without end": ("train: {batch_size: 1000000000000}", r"train\.batch_size: .* are too many"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_RECIPES)
+def test_a_recipe_that_is_none_is_one_short_line(case: str, tmp_path: Path) -> None:
+    text, said = WRONG_RECIPES[case]
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        build(PretrainConfig, read_recipe(tmp_path / "r.yaml"))
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
+def test_a_micro_batch_that_does_not_divide_a_chosen_batch_is_named() -> None:
+    with pytest.raises(InputError, match=r"train\.micro_batch_size: 5 does not divide batch_size = 16"):
+        with_batch_size(TrainConfig(micro_batch_size=5, batch_size=0), 16)
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_made() -> None:
+    with pytest.raises(InputError, match=r"model: a network of .* weights takes .* in fp32, and this machine has"):
+        check_size(GPTConfig(vocab_size=300, n_embd=10**12, n_layer=1, n_head=1, context_length=8), 1)
+
+
+@pytest.mark.parametrize("name", ["meta", "../x", "cuda:99"])
+def test_a_device_that_holds_no_numbers_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be used here"):
+        pick_device(name)
+
+
+def test_a_date_is_text_where_text_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("source: 2001-01-01")
+    assert build(PretrainConfig, read_recipe(tmp_path / "r.yaml")).source == ("2001-01-01",)
 
 
 @pytest.mark.parametrize(("text", "value"), [("90", 90), ("90s", 90), ("3m", 180), ("1h30m", 5400), ("0.5m", 30), (45, 45)])

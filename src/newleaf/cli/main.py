@@ -18,7 +18,7 @@ from newleaf.version import VERSION
 SPINS = "1000"  # tens of microseconds
 OF_THE_DISK = {  # what no command can help
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 }  # fmt: skip
 COMMANDS = (demo, pretrain, finetune, generate, chat, classify, serve, evaluate, convert, info, runs, plan)
 
@@ -100,6 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         return _fail(" ".join(str(error).split()), 2)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _is_out_of_memory(error):
+            raise
+        return _fail("there is not enough memory for this; close other programs, or choose a smaller model, batch or context", 2)
     except OSError as error:
         if debug or error.errno not in OF_THE_DISK:
             raise
@@ -129,6 +133,11 @@ def _running() -> int:
         return int(Path("/proc/loadavg").read_text("ascii").split()[3].partition("/")[0])
     except (OSError, ValueError, IndexError):
         return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch's own error for it is a RuntimeError."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _stopped(text: str) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from newleaf.data.config import DataConfig
+from newleaf.errors import InputError
 from newleaf.text.train_tokenizer import TokenizerConfig
 from newleaf.train.dial import rung_of
 from newleaf.train.interrupt import signal_numbers
@@ -14,6 +15,7 @@ from newleaf.train.recipe import seconds
 from newleaf.train.schedule import Shape
 from newleaf.train.trackers import TrackerName
 
+LARGEST_BATCH = 1 << 20  # windows
 LENGTHS = ("time", "steps", "tokens", "epochs")
 
 
@@ -87,8 +89,18 @@ class TrainConfig:
         for name in ("eval_windows", "max_skipped", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)!r}")
+        if self.batch_size > LARGEST_BATCH:
+            raise ValueError(f"batch_size: {self.batch_size} windows in a step are too many; at most {LARGEST_BATCH:,} are taken")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size: {self.micro_batch_size} does not divide batch_size = {self.batch_size}")
+
+
+def with_batch_size(train: TrainConfig, size: int) -> TrainConfig:
+    """The same with a batch size that was open. Raises InputError where the micro-batch does not divide it."""
+    try:
+        return replace(train, batch_size=size)
+    except ValueError as error:
+        raise InputError(f"train.{error}") from None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from newleaf.data.cache import cached, default_cache, key_of
@@ -18,13 +19,14 @@ from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
 from newleaf.kernels.product_speed import bf16_is_faster, product_speed
 from newleaf.model import GPT, ConfigError, GPTConfig
+from newleaf.model.count import count_parameters
 from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.amounts import byte_size
 from newleaf.text.character_bpe import LOOKED_AT, has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.config import PretrainConfig, TrainConfig
+from newleaf.train.config import PretrainConfig, TrainConfig, with_batch_size
 from newleaf.train.dial import Budget, Choice, Portions, Reason, choose, portions
 from newleaf.train.interrupt import interruptible
 from newleaf.train.machine import keep_memory, pick_device, use_threads
@@ -72,7 +74,8 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     config, tokenizer = _tokenizer(config, corpus, choice, monitor)
     network = _network(model, choice, tokenizer)
     batch = config.train.batch_size or -(-(choice.batch_size if choice else 16) // processes) * processes
-    train = dataclasses.replace(config.train, batch_size=batch)
+    check_size(network, processes)
+    train = with_batch_size(config.train, batch)
     config = dataclasses.replace(config, train=train, optimizer=_rates(config.optimizer, choice, model), model=network.to_dict(), size=None)
     _announce(config, network, choice, corpus, monitor)
     parts = (corpus.train, config.data.train_bytes), (corpus.validation, config.data.validation_bytes)
@@ -185,6 +188,16 @@ def _network(model: dict[str, Any], choice: Choice | None, tokenizer: Tokenizer)
     if network.vocab_size < tokenizer.vocab_size:
         raise InputError(f"model.vocab_size: {network.vocab_size} is less than the tokenizer's {tokenizer.vocab_size}")
     return network
+
+
+def check_size(network: GPTConfig, processes: int) -> None:
+    """Raises InputError for a network whose weights alone this machine could not hold, before they are made."""
+    weights, memory = count_parameters(network).total, psutil.virtual_memory().total
+    if 4 * weights > memory * processes:
+        raise InputError(
+            f"model: a network of {weights:,} weights takes {byte_size(4 * weights)} in fp32, and this machine has {byte_size(memory)} of "
+            "memory; make model.n_embd, model.n_layer or the vocabulary smaller"
+        )
 
 
 def left_out(report: dict[str, Any]) -> list[str]:

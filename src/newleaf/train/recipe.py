@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
+import reprlib
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from newleaf.errors import InputError
-from newleaf.untrusted import read_text
+from newleaf.untrusted import parse_yaml, read_text
 
 T = TypeVar("T")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LARGEST_WHOLE = 2.0**63  # no option counts further, and no library would take it
 SUFFIXES = {"k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 
 
@@ -24,14 +25,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """A YAML recipe as nested dictionaries. Raises InputError with file and line."""
     if not path.exists():
         raise InputError(f"{path}: no such recipe")
-    try:
-        values = yaml.safe_load(read_text(path))
-    except RecursionError:
-        raise InputError(f"{path}: nests too deep") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})") from None
+    values = parse_yaml(path, read_text(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -108,7 +102,7 @@ def seconds(text: str | float) -> float:
 def _convert(hint: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise InputError(f"{key}: is a section of options, not {value!r}")
+            raise InputError(f"{key}: is a section of options, not {_short(value)}")
         return build(hint, value, f"{key}.")  # type: ignore[arg-type]
     origin: Any = get_origin(hint)
     inner = get_args(hint)
@@ -120,14 +114,14 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
         return _convert_any([option for option in inner if option is not type(None)], value, key)
     if origin is Literal:
         if value not in inner:
-            raise InputError(f"{key}: {value!r} is not one of {', '.join(map(str, inner))}")
+            raise InputError(f"{key}: {_short(value)} is not one of {', '.join(map(str, inner))}")
         return value
     if origin is tuple:
-        items = [value] if isinstance(value, str | int | float) else list(value)
+        items = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
         return tuple(_convert(inner[0], item, key) for item in items)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise InputError(f"{key}: is a section of options, not {value!r}")
+            raise InputError(f"{key}: is a section of options, not {_short(value)}")
         return dict(value)
     return _scalar(hint, value, key)
 
@@ -146,7 +140,7 @@ def _convert_any(options: list[Any], value: Any, key: str) -> Any:
         except InputError:
             if number == len(options) - 1:
                 raise
-    raise InputError(f"{key}: cannot take {value!r}")
+    raise InputError(f"{key}: cannot take {_short(value)}")
 
 
 def _takes_list(hint: Any) -> bool:
@@ -161,17 +155,20 @@ def _scalar(hint: Any, value: Any, key: str) -> Any:
             return True
         if text in ("false", "no", "off", "0"):
             return False
-        raise InputError(f"{key}: must be true or false, not {value!r}")
+        raise InputError(f"{key}: must be true or false, not {_short(value)}")
     if hint is int:
         return _whole(value, key)
     if hint is float:
         try:
-            return float(value)  # YAML reads 1e-3 as text
-        except (TypeError, ValueError):
-            raise InputError(f"{key}: must be a number, not {value!r}") from None
+            number = float(value)  # YAML reads 1e-3 as text
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{key}: must be a number, not {_short(value)}")
+        return number
     if hint is str:
-        if isinstance(value, Mapping | list) or value is None:
-            raise InputError(f"{key}: must be text, not {value!r}")
+        if isinstance(value, Mapping | list | tuple | set | bytes) or value is None:
+            raise InputError(f"{key}: must be text, not {_short(value)}")
         return str(value)
     return value
 
@@ -181,11 +178,18 @@ def _whole(value: Any, key: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbg])", str(value).lower())
     try:
         number = float(match[1]) * SUFFIXES[match[2]] if match else float(str(value).replace("_", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         number = float("nan")
     if isinstance(value, bool) or not number.is_integer():
-        raise InputError(f"{key}: must be a whole number, not {value!r}")
-    return int(number)
+        raise InputError(f"{key}: must be a whole number, not {_short(value)}")
+    if abs(number) >= LARGEST_WHOLE:
+        raise InputError(f"{key}: {_short(value)} is too large; whole numbers are below 2**63")
+    return value if type(value) is int else int(number)
+
+
+def _short(value: Any) -> str:
+    """Its beginning: what stands in a file may be long, or hold itself."""
+    return reprlib.repr(value)
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.train import run
-from newleaf.train.config import TrainConfig
+from newleaf.train.config import TrainConfig, with_batch_size
 from newleaf.train.course import Course
 from newleaf.train.dial import USEFUL_SHARE
 from newleaf.train.monitor import Monitor
@@ -90,7 +90,7 @@ def settle(course: Any, usual: dial.Usual, base: Base, monitor: Monitor, process
         peak += f", Muon's {optimizer.matrix_learning_rate:g}" if optimizer.kind == "muon" else ""
         why = found.why if optimizer.kind == found.kind else "half of pretraining's"
         monitor.say(f"Learning rates: {peak}, {why}. Batches of {size} rows.")
-    return dataclasses.replace(config, optimizer=optimizer, train=dataclasses.replace(config.train, batch_size=size))
+    return dataclasses.replace(config, optimizer=optimizer, train=with_batch_size(config.train, size))
 
 
 def _steps(course: Any, batch_size: int) -> float:

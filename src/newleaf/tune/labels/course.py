@@ -19,7 +19,7 @@ from newleaf.model.classifier import Classifier
 from newleaf.model.count import count_parameters, training_flops
 from newleaf.storage.classifier_folder import Head, Shape, load_classifier, save_classifier, why_not_stock_classifier
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.train.config import TrainConfig
+from newleaf.train.config import TrainConfig, with_batch_size
 from newleaf.train.course import Course, Measure
 from newleaf.train.interrupt import interruptible
 from newleaf.train.monitor import Monitor
@@ -173,7 +173,7 @@ def _fitting(train: TrainConfig, rows: int, processes: int, monitor: Monitor) ->
         return train
     fits = rows // processes * processes
     monitor.say(f"Batches: {fits} rows a step, as there are fewer to learn from than train.batch_size {train.batch_size}.")
-    return dataclasses.replace(train, batch_size=fits)
+    return with_batch_size(train, fits)
 
 
 def _labels(shape: Shape, found: Examples, base: Base) -> tuple[Any, ...]:
