@@ -39,7 +39,7 @@ def child(source: str, cache: str) -> None:
     from newleaf.data.config import DataConfig
     from newleaf.data.prepare import prepare_text
     from newleaf.data.shards import tokenize
-    from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+    from newleaf.text.train_tokenizer import MOST_SEEN, TokenizerConfig, train_tokenizer
 
     def show(stage: str, done: int, total: int | None) -> None:
         print(f"\r{stage} {done / 2**20:,.0f} of {(total or 0) / 2**20:,.0f} MB", end="", file=sys.stderr)
@@ -48,7 +48,7 @@ def child(source: str, cache: str) -> None:
     corpus = prepare_text(source, DataConfig(), Path(cache), show)
     clock.append(time.perf_counter())
     config = TokenizerConfig(vocab_size=8192)
-    tokenizer = train_tokenizer(corpus.train.sample(config.train_bytes), config)
+    tokenizer = train_tokenizer(corpus.train.sample(config.train_bytes or MOST_SEEN), config)
     clock.append(time.perf_counter())
     shards = [tokenize(text, tokenizer, Path(cache), show) for text in (corpus.train, corpus.validation)]
     clock.append(time.perf_counter())

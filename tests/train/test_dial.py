@@ -75,7 +75,7 @@ def test_a_text_far_too_large_for_its_time_is_used_in_part_and_the_run_ends_on_t
     small = tmp_path / "small.txt"
     small.write_text(text.read_text()[:200_000])
     whole = machine.pretrain(small, tmp_path / "whole", time="8s", train={"threads": 1}).folder.read_config()["data"]
-    assert whole["train_bytes"] is whole["validation_bytes"] is None
+    assert whole["train_bytes"] == whole["validation_bytes"] == "all"
 
 
 def test_rates_are_higher_for_few_steps_unless_a_recipe_has_its_own_or_its_own_size(tmp_path: Path) -> None:

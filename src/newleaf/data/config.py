@@ -1,6 +1,6 @@
 """The choices about data: what a document is, how text is cleaned, split and cut into windows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from newleaf.data.encodings import known_encoding
@@ -11,6 +11,7 @@ OnError = Literal["stop", "skip"]
 Normalize = Literal["nfc", "nfkc"]
 Dedup = Literal["exact", "near"]
 Layout = Literal["packed", "document"]
+TAKEN = ("train_bytes", "validation_bytes")  # how much of a text becomes tokens
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class DataConfig:
     `field` names the text in a row; `encoding` is that of the files, which is guessed where they are not UTF-8;
     `document` says what a document is in a .txt file; `limit` and
     `validation_limit` count documents kept. `val_fraction` takes the end of the text, unless `validation` names sources of its own.
-    Of the text to learn `train_bytes` become tokens at most, of the held-out text `validation_bytes`, in pieces spread evenly over it.
+    Of the text to learn `train_bytes` become tokens at most, of the held-out text `validation_bytes`, in pieces spread evenly over it;
+    None leaves it to the caller, who may know how much there is time for, and "all" takes all.
     `on_error="skip"` leaves out what cannot be read and counts it. Cleaning (`normalize`, `whitespace`, `dedup`, `min_length` in
     characters) is off by default. `layout="packed"` cuts the stream of documents into windows; `"document"` never crosses a
     document's end and starts a window each `stride` tokens (None: one context length). `document_mask` numbers the documents in a
@@ -34,8 +36,8 @@ class DataConfig:
     val_fraction: float = 0.05
     validation: str | tuple[str, ...] | None = None
     validation_limit: int | None = None
-    train_bytes: int | None = None
-    validation_bytes: int | None = None
+    train_bytes: Literal["all"] | int | None = None
+    validation_bytes: Literal["all"] | int | None = None
     on_error: OnError = "stop"
     normalize: Normalize | None = None
     whitespace: bool = False
@@ -53,7 +55,7 @@ class DataConfig:
         for name in ("whitespace", "document_mask"):
             _one_of(name, getattr(self, name), (True, False))
         for name in ("limit", "validation_limit", "train_bytes", "validation_bytes", "stride"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "all" if name in TAKEN else None):
                 _at_least(name, getattr(self, name), 1)
         _at_least("min_length", self.min_length, 0)
         if self.encoding is not None:
@@ -82,6 +84,16 @@ class DataConfig:
         if self.validation is None:
             return ()
         return (self.validation,) if isinstance(self.validation, str) else self.validation
+
+    @property
+    def most_bytes(self) -> tuple[int | None, int | None]:
+        """Of the text to learn and of the held-out text; None for all."""
+        train, validation = (None if most == "all" else most for most in (self.train_bytes, self.validation_bytes))
+        return train, validation
+
+    def with_all(self) -> "DataConfig":
+        """These choices, with all of a text that nobody has limited."""
+        return replace(self, train_bytes=self.train_bytes or "all", validation_bytes=self.validation_bytes or "all")
 
     @property
     def cleans(self) -> bool:

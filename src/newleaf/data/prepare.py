@@ -8,7 +8,7 @@ from typing import Any
 
 from newleaf.data.cache import cached, default_cache, key_of
 from newleaf.data.cleaning import Cleaner
-from newleaf.data.config import DataConfig
+from newleaf.data.config import TAKEN, DataConfig
 from newleaf.data.documents import Progress, documents
 from newleaf.data.problems import BadDocumentError, Problems
 from newleaf.data.sources import Resolved, resolve
@@ -16,7 +16,7 @@ from newleaf.data.spool import SpoolWriter, TextFile, split_characters, split_do
 from newleaf.errors import InputError
 
 VERSION = 4  # of the cache's layout and of what reading means: raise it when either changes
-NOT_ABOUT_TEXT = ("train_bytes", "validation_bytes", "layout", "stride", "document_mask")
+NOT_ABOUT_TEXT = (*TAKEN, "layout", "stride", "document_mask")
 LONG = 10_000  # bytes of a document whose end is a text of its own
 FEW = 100  # documents of which the last need not be like the others
 NAMES_SHOWN = 20

@@ -18,6 +18,7 @@ from newleaf.text.tokenizer import Tokenizer
 
 Kind = Literal["bpe", "unigram", "char", "byte"]
 N_BYTES = 256
+MOST_SEEN = 64 * 2**20  # bytes of text that a trainer sees, where nobody says
 MOST_SIZE = 2**20  # four times the largest published vocabulary
 # The trainers keep a few hundred pieces in flight, each at some twenty times its size.
 PIECE = 16 * 2**10
@@ -30,14 +31,15 @@ class TokenizerConfig:
     """Which tokenizer a run uses.
 
     `vocab_size` counts the special token; None leaves it to the caller (bpe, unigram) or to the text (char). `path` uses files that
-    exist instead of training. The trainer sees at most `train_bytes` of the training text, spread evenly over it. `characters` has bpe
-    make tokens of the frequent characters before it merges anything else; None leaves that to the caller, who looks at the text.
+    exist instead of training. The trainer sees at most `train_bytes` of the training text, spread evenly over it; None leaves that to the
+    caller, who may know how much there is time for. `characters` has bpe make tokens of the frequent characters before it merges
+    anything else; None leaves that to the caller, who looks at the text.
     """
 
     kind: Kind = "bpe"
     vocab_size: int | None = None
     path: str | None = None
-    train_bytes: int = 64 * 2**20
+    train_bytes: int | None = None
     characters: bool | None = None
 
     def __post_init__(self) -> None:
@@ -45,7 +47,7 @@ class TokenizerConfig:
             raise InputError(f"tokenizer.kind: {self.kind!r} is none of {', '.join(get_args(Kind))}")
         if self.characters and self.kind != "bpe":
             raise InputError(f"tokenizer.characters: is about bpe, and {self.kind} merges nothing by frequency; leave it out")
-        if self.train_bytes < 1:
+        if self.train_bytes is not None and self.train_bytes < 1:
             raise InputError(f"tokenizer.train_bytes: {self.train_bytes} is not positive; the trainer needs text")
         if self.vocab_size is not None:
             _check_size(self.vocab_size)

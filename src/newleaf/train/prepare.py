@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -25,7 +25,7 @@ from newleaf.storage.hub import TOKENIZER_FILES, local_folder
 from newleaf.text.amounts import byte_size
 from newleaf.text.character_bpe import LOOKED_AT, has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+from newleaf.text.train_tokenizer import MOST_SEEN, train_tokenizer
 from newleaf.train.config import PretrainConfig, TrainConfig, with_batch_size
 from newleaf.train.dial import Budget, Choice, Portions, Reason, choose, portions
 from newleaf.train.interrupt import interruptible
@@ -78,7 +78,7 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     train = with_batch_size(config.train, batch)
     config = dataclasses.replace(config, train=train, optimizer=_rates(config.optimizer, choice, model), model=network.to_dict(), size=None)
     _announce(config, network, choice, corpus, monitor)
-    parts = (corpus.train, config.data.train_bytes), (corpus.validation, config.data.validation_bytes)
+    parts = zip((corpus.train, corpus.validation), config.data.most_bytes, strict=True)
     shards = [tokenize(text, tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts]
     fingerprints = {"text": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     return Prepared(config, network, tokenizer, shards[0], shards[1], fingerprints)
@@ -94,23 +94,25 @@ def _rates(optimizer: OptimizerConfig, choice: Choice | None, model: dict[str, A
 
 
 def _with_portions(config: PretrainConfig, corpus: Corpus, budget: Budget, choice: Choice | None, model: dict[str, Any]) -> PretrainConfig:
-    """How much of a large text becomes tokens and is shown to the tokenizer, where the clock decides and the recipe does not."""
+    """How much of a large text becomes tokens and is shown to the tokenizer, where the clock decides and the recipe does not. All of it is
+    a choice too, which stands in run.yaml: whoever resumes the run may find the machine slower."""
     shape = (choice.model | {"vocab_size": choice.vocab_size} if choice else {}) | model
-    found, data, tokenizer = portions(budget, shape["n_layer"], shape["n_embd"], shape["vocab_size"]), config.data, config.tokenizer
+    found, tokenizer = portions(budget, shape["n_layer"], shape["n_embd"], shape["vocab_size"]), config.tokenizer
+    if tokenizer.train_bytes is None:
+        seen = found.tokenizer if found is not None and corpus.train.n_bytes > found.tokenizer else MOST_SEEN
+        tokenizer = dataclasses.replace(tokenizer, train_bytes=seen)
+    return dataclasses.replace(config, data=limited(config.data, corpus, found), tokenizer=tokenizer)
+
+
+def limited(data: DataConfig, corpus: Corpus, found: Portions | None) -> DataConfig:
+    """No more of a text than these portions, where the recipe leaves that open; None where no clock limits it."""
     if found is None:
-        return config
-    data = limited(data, corpus, found)
-    if tokenizer.train_bytes == TokenizerConfig().train_bytes and corpus.train.n_bytes > found.tokenizer:
-        tokenizer = dataclasses.replace(tokenizer, train_bytes=found.tokenizer)
-    return dataclasses.replace(config, data=data, tokenizer=tokenizer)
-
-
-def limited(data: DataConfig, corpus: Corpus, found: Portions) -> DataConfig:
-    """No more of a text than these portions, where the recipe leaves that open."""
-    if data.train_bytes is None and corpus.train.n_bytes > found.train:
-        data = dataclasses.replace(data, train_bytes=found.train)
-    if data.validation_bytes is None and corpus.validation.n_bytes > found.validation:
-        data = dataclasses.replace(data, validation_bytes=found.validation)
+        return data
+    if data.train_bytes is None:
+        data = dataclasses.replace(data, train_bytes=found.train if corpus.train.n_bytes > found.train else "all")
+    if data.validation_bytes is None:
+        most = found.validation
+        data = dataclasses.replace(data, validation_bytes=most if corpus.validation.n_bytes > most else "all")
     return data
 
 
@@ -168,7 +170,7 @@ def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, mo
     place = default_cache() / "tokenizers" / key_of(corpus.train.fingerprint, plain(settings))
 
     def build_there(fresh: Path) -> dict[str, Any]:
-        interruptible(lambda: train_tokenizer(corpus.train.sample(settings.train_bytes), settings)).save(fresh)
+        interruptible(lambda: train_tokenizer(corpus.train.sample(settings.train_bytes or MOST_SEEN), settings)).save(fresh)
         return {}
 
     cached(place, build_there)
@@ -218,10 +220,10 @@ def left_out(report: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def part_of(text: TextFile, most: int | None) -> str:
+def part_of(text: TextFile, most: Literal["all"] | int | None) -> str:
     """How much of a text is used, for people."""
     whole = byte_size(text.n_bytes)
-    return whole if most is None or most >= text.n_bytes else f"{byte_size(most)} of {whole}"
+    return whole if most is None or most == "all" or most >= text.n_bytes else f"{byte_size(most)} of {whole}"
 
 
 def holds(reason: Reason, choice: Choice | None, network: GPTConfig, config: PretrainConfig) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import psutil
 import torch
 
+from newleaf.data.config import TAKEN
 from newleaf.errors import InputError
 from newleaf.kernels.product_speed import product_speed
 from newleaf.storage.damage import damage_in
@@ -159,10 +160,19 @@ def _read(kind: Kind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
     recipe = recipe_of(values)
     if follows_clock(values):
         recipe["train"] = recipe["train"] | {"replay": None}
+        recipe |= _same_text(recipe)
     try:
         return kind.read(recipe)
     except InputError as error:
         raise InputError(f"{folder.path / CONFIG}: {error}") from None
+
+
+def _same_text(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `data` with what a run.yaml does not limit taken whole: its run took it so, and this machine may be slower by now."""
+    data = recipe.get("data")
+    if not isinstance(data, Mapping):
+        return {}
+    return {"data": {name: "all" if name in TAKEN and value is None else value for name, value in data.items()}}
 
 
 def _extended(folder: RunFolder, values: dict[str, Any], lengths: Mapping[str, Any], found: Checkpoint | None) -> dict[str, Any]:
