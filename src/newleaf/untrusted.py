@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from newleaf.errors import InputError
+from newleaf.panics import without_messages
 
 MOST_BYTES = 64 * 2**20  # of a configuration; published ones have thousands
 MOST_TOKENIZER_BYTES = 512 * 2**20  # the largest published tokenizer.json has 35 MB
@@ -118,9 +119,10 @@ def reason(error: Exception) -> str:
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
     """Around calls of a native library on strangers' data: its errors, panics of its Rust code too, become one InputError that begins
-    with `what`."""
+    with `what`, and nothing more."""
     try:
-        yield
+        with without_messages():
+            yield
     except InputError:
         raise
     except Exception as error:

@@ -1,16 +1,19 @@
-"""Checksums: CRC-32 (zlib's) of a file's bytes, and of each tensor of a safetensors file, kept in the file's own metadata."""
+"""Checksums: CRC-32 (zlib's) of a file's bytes, and of each tensor of a safetensors or GGUF file, kept in the file's own metadata."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-KEY = "newleaf.crc32"  # of the metadata: a JSON object, tensor name → "float32:89abcdef"
+KEY = "newleaf.crc32"  # of the metadata: a JSON object, tensor name → "float32:89abcdef", "Q8_0:89abcdef"
 BLOCK = 8 * 2**20  # bytes of a file that are read at a time
 
 
@@ -29,19 +32,28 @@ def checksum(tensor: Tensor) -> str:
     kind = str(tensor.dtype).removeprefix("torch.")
     if not tensor.numel():
         return f"{kind}:00000000"
-    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"{kind}:{zlib.crc32(data.data):08x}"
+    return checksum_of(kind, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def checksum_of(kind: str, data: NDArray[Any]) -> str:
+    """The same of the bytes [N] of a tensor in the number format `kind`."""
+    return f"{kind}:{zlib.crc32(np.ascontiguousarray(data).view(np.uint8).data):08x}"
 
 
 def metadata_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """What a safetensors file's metadata says of its tensors' bytes."""
-    return {KEY: json.dumps({name: checksum(tensors[name]) for name in sorted(tensors)}, separators=(",", ":"))}
+    return {KEY: table_of({name: checksum(tensors[name]) for name in sorted(tensors)})}
+
+
+def table_of(checksums: Mapping[str, str]) -> str:
+    """The value of KEY."""
+    return json.dumps(dict(checksums), separators=(",", ":"))
 
 
 class Checksums:
     """What a file's metadata says of its tensors. A file of others says nothing, and `check` finds nothing wrong with it."""
 
-    def __init__(self, metadata: Mapping[str, str] | None) -> None:
+    def __init__(self, metadata: Mapping[str, Any] | None = None) -> None:
         self.wanted: dict[str, str] = {}
         self.readable = True
         if metadata and KEY in metadata:
@@ -52,14 +64,19 @@ class Checksums:
                 self.readable = False
 
     def check(self, name: str, tensor: Tensor) -> None:
-        """Raises ValueError when these are not the bytes that were written; each tensor is looked at once.
+        """Raises ValueError when these are not the bytes that were written; each tensor is looked at once."""
+        self._compare(name, str(tensor.dtype).removeprefix("torch."), lambda: checksum(tensor))
 
-        A tensor of another number format was converted by some other program, which copied the metadata of before.
-        """
+    def check_bytes(self, name: str, kind: str, data: NDArray[Any]) -> None:
+        """`check`, of the bytes [N] of a tensor in the number format `kind`."""
+        self._compare(name, kind, lambda: checksum_of(kind, data))
+
+    def _compare(self, name: str, kind: str, found: Callable[[], str]) -> None:
+        """A tensor of another number format was converted by some other program, which copied the metadata of before."""
         if not self.readable:
             raise ValueError("its table of checksums cannot be read")
         wanted = self.wanted.pop(name, None)
-        if wanted is None or wanted.partition(":")[0] != str(tensor.dtype).removeprefix("torch."):
+        if wanted is None or wanted.partition(":")[0] != kind:
             return
-        if checksum(tensor) != wanted:
+        if found() != wanted:
             raise ValueError(f"{name} does not have the checksum that was written with it")

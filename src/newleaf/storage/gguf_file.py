@@ -6,7 +6,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from newleaf.errors import InputError
+from newleaf.storage.checksums import Checksums
+from newleaf.storage.gguf_checksums import check_head
 
 MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
 # The format's numbers for types of values (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), as struct and numpy spell them.
@@ -65,6 +67,7 @@ class GGUFFile(Mapping[str, Tensor]):
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]
     dtype: torch.dtype
+    checksums: Checksums = field(default_factory=Checksums)
 
     def __getitem__(self, name: str) -> Tensor:
         gguf = need_gguf()
@@ -82,9 +85,15 @@ class GGUFFile(Mapping[str, Tensor]):
         return tensor
 
     def rows(self, name: str) -> np.ndarray[Any, Any]:
-        """The bytes of a tensor as they lie in the file, a row of blocks for each row of weights; mapped, not read."""
+        """The bytes of a tensor as they lie in the file, a row of blocks for each row of weights; mapped, and read where they have a
+        checksum, once. Raises InputError when they have another."""
         stored = self.tensors[name]
-        return np.memmap(self.path, np.uint8, "r", stored.start, (stored.size,)).reshape(math.prod(stored.shape[:-1]), -1)
+        data = np.memmap(self.path, np.uint8, "r", stored.start, (stored.size,))
+        try:
+            self.checksums.check_bytes(name, need_gguf().GGMLQuantizationType(stored.kind).name, data)
+        except ValueError as error:
+            raise InputError(f"{self.path}: damaged, {error}; get the file anew, or convert again") from None
+        return data.reshape(math.prod(stored.shape[:-1]), -1)
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors  # Mapping's own would dequantise it to see
@@ -124,7 +133,11 @@ def open_gguf(path: Path, dtype: torch.dtype = torch.float32) -> GGUFFile:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         head = _Head(data, size, path)
         metadata, tensors = head.read(gguf.GGMLQuantizationType, gguf.GGML_QUANT_SIZES)
-    return GGUFFile(path, metadata, tensors, dtype)
+        try:
+            check_head(metadata, data, head.at, size)
+        except ValueError as error:
+            raise InputError(f"{path}: damaged, {error}; else get the file anew, or convert again") from None
+    return GGUFFile(path, metadata, tensors, dtype, Checksums(metadata))
 
 
 class _Head:

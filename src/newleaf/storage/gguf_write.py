@@ -13,7 +13,9 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, to_hugging_face
 from newleaf.model import GPT, GPTConfig
+from newleaf.storage.checksums import checksum_of
 from newleaf.storage.files import write_atomically
+from newleaf.storage.gguf_checksums import fill_in, to_be_filled_in
 from newleaf.storage.gguf_file import need_gguf
 from newleaf.storage.gguf_layout import Layout, layout_for
 from newleaf.storage.gguf_tokenizer import write_tokenizer
@@ -55,10 +57,9 @@ def save_gguf(
     with write_atomically(Path(path)) as aside:
         writer = gguf.GGUFWriter(aside, layout.name)
         try:
-            _write_metadata(
-                writer,
-                layout.write(config) | held | gguf_fields(pretrained or {}) | {"general.type": "model", "general.file_type": TYPES[type]},
-            )
+            about = layout.write(config) | held | gguf_fields(pretrained or {})
+            about |= {"general.type": "model", "general.file_type": TYPES[type]}
+            _write_metadata(writer, about | to_be_filled_in({name: kind for name, (_, kind) in formats.items()}))
             for name, (shape, kind) in formats.items():
                 block, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
                 size = int(np.prod(shape)) // block * width
@@ -66,10 +67,15 @@ def save_gguf(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
+            head, checksums = writer.fout[0].tell(), {}
             for rule in rules:
-                writer.write_tensor_data(_encoded(rule, weights, layout, config, gguf.GGMLQuantizationType[formats[rule.theirs][1]]))
+                kind = formats[rule.theirs][1]
+                encoded = _encoded(rule, weights, layout, config, gguf.GGMLQuantizationType[kind])
+                checksums[rule.theirs] = checksum_of(kind, encoded)
+                writer.write_tensor_data(encoded)
         finally:
             writer.close()
+        fill_in(aside, head, checksums)
     return "; ".join([*_differences(config), *([sentence] if sentence else [])]) or None
 
 

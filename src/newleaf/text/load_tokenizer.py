@@ -1,5 +1,6 @@
 """Opening tokenizers that others wrote: tokenizer.json, a vocabulary with its merges, or o200k's ranks."""
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ OTHER_NAMES = ("unk_token", "sep_token", "cls_token", "mask_token")  # which cha
 # A vocabulary and its merges: Hugging Face's names, those of GPT-2's release, and of GPT-1's.
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
 O200K = "o200k_base.tiktoken"
+CHECKSUM = "newleaf_crc32"  # of tokenizer_config.json: that of tokenizer.json
 MOST_IDS = 2**22  # the largest published vocabulary has 262,144; tables of all ids are made
 
 
@@ -34,6 +36,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
     elif path.exists():
         # Only the standard name says that the settings beside it belong to it.
         folder = path.parent if path.name == "tokenizer.json" else path / "none"
+        check_bytes(path, folder)
         backend = _read_json_tokenizer(path)
     else:
         raise InputError(f"{path}: no such tokenizer; give a folder with tokenizer.json, or vocab.json and merges.txt")
@@ -43,6 +46,27 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
     special = {name: None if token is None or backend.token_to_id(token) is None else token for name, token in named.ends.items()}
     kept = {name: named.settings[name] for name in OTHER_NAMES if named.settings.get(name) is not None}
     return backend, special, named.config | kept | _read_templates(folder)
+
+
+def checksum(data: bytes) -> str:
+    """How many bytes these are, and their CRC-32: `4096:89abcdef`."""
+    return f"{len(data)}:{zlib.crc32(data):08x}"
+
+
+def check_bytes(path: Path, folder: Path) -> None:
+    """Raises InputError where the bytes of a tokenizer.json are not those that newleaf wrote, as the folder's tokenizer_config.json says.
+    A file of another length was written by some other program, which copied the settings that it does not know."""
+    about = folder / "tokenizer_config.json"
+    said = read_object(about).get(CHECKSUM) if about.exists() else None
+    if not isinstance(said, str):
+        return
+    check_regular(path, MOST_TOKENIZER_BYTES)
+    found = checksum(path.read_bytes())
+    if found != said and found.partition(":")[0] == said.partition(":")[0]:
+        raise InputError(
+            f"{path}: damaged, it does not have the checksum that was written with it; get the file anew, or train or convert again (if it "
+            f"was edited on purpose, take {CHECKSUM} out of {about.name})"
+        )
 
 
 def _check_ids(backend: tokenizers.Tokenizer, path: Path) -> None:
@@ -68,6 +92,7 @@ def read_template(path: Path) -> str:
 
 def _read_folder(folder: Path) -> tokenizers.Tokenizer:
     if (folder / "tokenizer.json").exists():
+        check_bytes(folder / "tokenizer.json", folder)
         return _read_json_tokenizer(folder / "tokenizer.json")
     pairs = [(folder / vocab, folder / merges) for vocab, merges in PAIRS]
     vocab, merges = next((pair for pair in pairs if all(file.exists() for file in pair)), (None, None))

@@ -12,7 +12,7 @@ import tokenizers
 
 from newleaf.errors import InputError
 from newleaf.text.components import BYTE_TOKEN, byte_table, decodes_exactly, is_byte_level, kind_of
-from newleaf.text.load_tokenizer import OTHER_NAMES, read_tokenizer
+from newleaf.text.load_tokenizer import CHECKSUM, OTHER_NAMES, checksum, read_tokenizer
 from newleaf.text.plain_vocabulary import reachable, with_unlikely_bytes, without
 from newleaf.text.shrinking import shrinking
 from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
@@ -84,14 +84,16 @@ class Tokenizer:
         """Writes tokenizer.json and tokenizer_config.json, which stock transformers opens; the caller makes the folder appear whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "tokenizer.json", self.backend.to_str(pretty=True))
+        written = (self.backend.to_str(pretty=True) + "\n").encode()
+        (folder / "tokenizer.json").write_bytes(written)
         # Any other class name would let transformers rebuild the tokenizer from what the model type usually has.
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id} | self.beyond
         for name, token_id in ids.items():
             if token_id is not None:
                 config[name] = self.backend.id_to_token(token_id)
-        _write(folder / "tokenizer_config.json", json.dumps(config | self.settings, indent=2, ensure_ascii=False))
+        settings = json.dumps(config | self.settings | {CHECKSUM: checksum(written)}, indent=2, ensure_ascii=False)
+        (folder / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8", newline="")
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Ids of a text; with `special_tokens`, what the tokenizer's own post-processor adds (nothing for new tokenizers)."""
@@ -259,7 +261,3 @@ def _made(description: dict[str, Any]) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer.from_str(json.dumps(description))
     backend.encode_special_tokens = True
     return backend
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8", newline="")

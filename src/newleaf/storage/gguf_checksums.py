@@ -1,0 +1,60 @@
+"""Checksums of a GGUF file: of each tensor and of the head before them, in metadata that other programs pass over."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from newleaf.storage.checksums import KEY, table_of
+
+HEAD = "newleaf.head.crc32"  # of the metadata: the head's bytes, the file's, and the head's CRC-32, in hexadecimal digits
+RECORD = re.compile(r"([0-9a-f]{16}):([0-9a-f]{16}):([0-9a-f]{8})")
+UNKNOWN = "0" * 8  # a CRC-32 before it is known, and the head's own while it is computed
+
+
+def to_be_filled_in(kinds: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of the length that it will have, for tensors by name in these number formats. GGUF has it before the tensors, whose
+    checksums are known when they are written."""
+    return {KEY: table_of({name: f"{kind}:{UNKNOWN}" for name, kind in kinds.items()}), HEAD: _record(0, 0, UNKNOWN)}
+
+
+def fill_in(path: Path, head: int, checksums: Mapping[str, str]) -> None:
+    """Write the checksums of a file that is written otherwise, whose head has so many bytes."""
+    with path.open("rb+") as file:
+        data = file.read(head)
+        kinds = {name: value.partition(":")[0] for name, value in checksums.items()}
+        empty = to_be_filled_in(kinds)
+        record = _record(head, path.stat().st_size, UNKNOWN)
+        for before, after in ((empty[KEY], table_of(checksums)), (empty[HEAD], record)):
+            data = data.replace(before.encode(), after.encode(), 1)
+        data = data.replace(record.encode(), record[: -len(UNKNOWN)].encode() + f"{zlib.crc32(data):08x}".encode(), 1)
+        file.seek(0)
+        file.write(data)
+
+
+def check_head(metadata: Mapping[str, Any], data: Any, head: int, size: int) -> None:
+    """Raises ValueError where the first `head` bytes of `data` are not those that were written. A head or a file of another length was
+    written by some other program, which copied what it did not know."""
+    record = metadata.get(HEAD)
+    found = RECORD.fullmatch(record) if isinstance(record, str) else None
+    if found is None or (int(found[1], 16), int(found[2], 16)) != (head, size):
+        return
+    end = data.find(found[0].encode(), 0, head) + len(found[0])
+    if _crc32((data[: end - len(UNKNOWN)], UNKNOWN.encode(), data[end:head])) != found[3]:
+        raise ValueError(
+            f"its metadata do not have the checksum that was written with them; if they were edited on purpose, take {HEAD} out of them"
+        )
+
+
+def _record(head: int, size: int, crc32: str) -> str:
+    return f"{head:016x}:{size:016x}:{crc32}"
+
+
+def _crc32(parts: Iterable[bytes]) -> str:
+    found = 0
+    for part in parts:
+        found = zlib.crc32(part, found)
+    return f"{found:08x}"
