@@ -3,21 +3,26 @@
 The folders hold random weights of the real shapes, written here and removed again; `--model` opens one that is there. Each
 opening is a process of its own. Before it the file is read whole into memory, timed, so that reading and opening both find it
 in the system's cache. Stored weights are mapped, not copied, so their pages are read when the first token asks for them: hence
-the seconds of the first tokens beside the opening's. Memory is what the process has for itself at its most, and beside it
-everything resident, with pages of files that the system can take back: of Python with its libraries before opening, until the
-model is open, and until the first tokens are written.
+the seconds of the first tokens beside the opening's. Memory is what the process has for itself at its most, beside it everything
+resident, with pages of files that the system can take back, and the proportional set size: of Python with its libraries before
+opening, until the model is open, and until the first tokens are written. Where llama-cpp-python is installed, llama.cpp opens a GGUF file
+too, mapped and read; the last column is what `newleaf info` says of the same two peaks.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,41 +34,11 @@ from tokenizers.models import WordLevel
 from newleaf.families import family_for, size
 from newleaf.families.weights import to_hugging_face
 from newleaf.storage.assemble import blank
+from newleaf.storage.describe import facts
 
 SHARD = 2_000_000_000  # bytes
-
-OPEN = """
-import json, sys, threading, time
-import torch, newleaf
-import newleaf.api, newleaf.families, newleaf.storage.folder
-own = everything = 0
-done = False
-def look():
-    global own, everything
-    lines = dict(line.split(":") for line in open("/proc/self/status") if line.startswith("Rss") or line.startswith("VmRSS"))
-    kilobytes = {name: int(value.split()[0]) for name, value in lines.items()}
-    own, everything = max(own, kilobytes["RssAnon"]), max(everything, kilobytes["VmRSS"])
-    return own * 1024, everything * 1024
-def watch():
-    while not done:
-        look()
-        time.sleep(0.01)
-before = look()
-threading.Thread(target=watch, daemon=True).start()
-begin = time.perf_counter()
-model = newleaf.load(sys.argv[1], weights=None if sys.argv[2] == "as stored" else sys.argv[2])
-opened = time.perf_counter() - begin
-at_open = look()
-begin = time.perf_counter()
-model.generate("a b c", max_tokens=int(sys.argv[3]), temperature=0)
-written = time.perf_counter() - begin
-done = True
-at_last = look()
-found = {"open": opened, "write": written}
-for name, (own_then, all_then) in {"before": before, "at_open": at_open, "at_last": at_last}.items():
-    found |= {"own_" + name: own_then, "all_" + name: all_then}
-print(json.dumps(found))
-"""
+KINDS = ("own", "all", "share")
+MEMORY = "memory: own / all resident / proportional set size"
 
 
 def write_folder(folder: Path, name: str) -> int:
@@ -109,15 +84,29 @@ def read_files(model: Path) -> float:
     return time.perf_counter() - begin
 
 
-def measure(model: Path, kinds: list[str], repeats: int, tokens: int) -> tuple[float, dict[str, list[dict[str, float]]]]:
+def contenders(model: Path, kinds: list[str]) -> list[tuple[str, str]]:
+    """Who opens the model, and how; llama.cpp where it is installed and the model is a file that it takes."""
+    found = [("newleaf", kind) for kind in kinds]
+    if model.suffix != ".gguf":
+        return found
+    if importlib.util.find_spec("llama_cpp") is None:
+        print("llama.cpp is left out: llama-cpp-python is not installed")
+        return found
+    return [*found, ("llama.cpp", "mapped"), ("llama.cpp", "read")]
+
+
+def measure(
+    model: Path, who: list[tuple[str, str]], repeats: int, tokens: int
+) -> tuple[float, dict[tuple[str, str], list[dict[str, Any]]]]:
     """Median seconds to read the files, and what each opening found."""
     reads: list[float] = []
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {each: [] for each in who}
     for _ in range(repeats):
-        for kind in kinds:
+        for program, how in who:
             reads.append(read_files(model))
-            command = [sys.executable, "-c", OPEN, str(model), kind, str(tokens)]
-            found[kind].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            command = [sys.executable, "-m", "benchmarks.load_one", program, str(model), how, str(tokens)]
+            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found[program, how].append(json.loads(out.splitlines()[-1]))
     return statistics.median(reads), found
 
 
@@ -125,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="gpt2-124m", help="a published size, as newleaf plan knows it (default: gpt2-124m)")
     parser.add_argument("--model", type=Path, help="a folder or GGUF file to open instead")
-    parser.add_argument("--weights", nargs="+", default=["as stored", "fp32", "int8", "int4"], help="how to open it")
+    parser.add_argument("--weights", nargs="+", default=["as stored", "fp32", "bf16", "int8", "int4"], help="how to open it")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=8, help="tokens written after opening")
     parser.add_argument("--dir", type=Path, help="where to write the folder (default: the system's temporary directory)")
@@ -135,15 +124,23 @@ def main() -> None:
         if args.model is None:
             write_folder(model, args.shape)
         total = sum(file.stat().st_size for file in (model.glob("*.safetensors") if model.is_dir() else [model]))
-        reading, found = measure(model, args.weights, args.repeats, args.tokens)
+        reading, found = measure(model, contenders(model, args.weights), args.repeats, args.tokens)
+        said = facts(model)
     title = f"{model.name}: {total / 1e9:.2f} GB, read in {reading:.2f} s; medians of {args.repeats}; torch {torch.__version__}"
-    memory = "own / all before, MB", "to open, MB", f"to write {args.tokens} tokens, MB"
-    table = Table("weights", "opens in s", "× reading", f"{args.tokens} tokens, s", *memory, title=title)
-    for kind, runs in found.items():
-        one = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        peaks = (f"{one['own_' + when] / 1e6:.0f} / {one['all_' + when] / 1e6:.0f}" for when in ("before", "at_open", "at_last"))
-        table.add_row(kind, f"{one['open']:.2f}", f"{one['open'] / reading:.2f}", f"{one['write']:.2f}", *peaks)
-    Console(width=140).print(table)
+    memory = "before, MB", "to open, MB", f"to write {args.tokens} tokens, MB", "info says, MB"
+    table = Table("program", "weights", "opens in s", "× reading", f"{args.tokens} tokens, s", *memory, title=f"{title}; {MEMORY}")
+    for (program, how), runs in found.items():
+        peaks = [" / ".join(f"{_median(runs, when, name) / 1e6:.0f}" for name in KINDS) for when in ("before", "at_open", "at_last")]
+        seconds = _median(runs, "open"), _median(runs, "write")
+        named = "stored" if how == "as stored" else how
+        told = [said[name].get(named) for name in ("memory_to_open", "memory_of_first_request")] if program == "newleaf" else []
+        peaks.append(" / ".join(f"{size / 1e6:.0f}" for size in told if size is not None))
+        table.add_row(program, how, f"{seconds[0]:.2f}", f"{seconds[0] / reading:.2f}", f"{seconds[1]:.2f}", *peaks)
+    Console(width=180).print(table)
+
+
+def _median(runs: list[dict[str, Any]], *names: str) -> float:
+    return statistics.median(reduce(getitem, names, run) for run in runs)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,11 @@ from newleaf.cli.options import add_offline, heed_offline
 from newleaf.text.amounts import byte_size
 from newleaf.text.printable import printable
 
+OPENING = {
+    "memory_to_open": "of the process at its most, 232 MB for Python and PyTorch included",
+    "memory_of_first_request": "likewise, with the compiled kernels",
+}
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("info", help="what a model or a run is")
@@ -35,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _said(name: str, value: Any) -> str:
     """A fact as people read it."""
+    if value is None and name in OPENING:
+        return "not known before the weights are fetched"
     if value is None:
         return "not said" if name in ("licence", "base") else "none in this folder"
     if isinstance(value, list):
@@ -44,4 +51,7 @@ def _said(name: str, value: Any) -> str:
     if name == "memory_to_run":
         sizes = ", ".join(f"{precision} {byte_size(size)}" for precision, size in value.items())
         return f"{sizes} (weights, and a full cache for one text)"
+    if name in OPENING:
+        sizes = ", ".join(f"{precision} {byte_size(size)}" for precision, size in value.items())
+        return f"{sizes} ({OPENING[name]})"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

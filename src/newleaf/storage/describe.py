@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from newleaf.errors import InputError
+from newleaf.families import Family
 from newleaf.model import GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant.packed import FORMATS
 from newleaf.storage.adapter_folder import stands_for_adapter
 from newleaf.storage.describe_adapter import adapter_facts
 from newleaf.storage.folder import OWN_TYPE, describe, read_config, unknown_fields, why_not_stock
+from newleaf.storage.gguf_file import StoredTensor
 from newleaf.storage.hub import CARD, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
+from newleaf.storage.opening_memory import OpeningMemory, StoredMatrix, of_folder, of_gguf
 from newleaf.storage.stored_weights import StoredWeights
-from newleaf.storage.weight_files import WHOLE, index_name
+from newleaf.storage.weight_files import WHOLE, index_name, weight_files
 from newleaf.text.amounts import byte_size
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import open_regular, parse_yaml
@@ -37,6 +42,7 @@ class _Found:
     stored_as: str
     licence: str | None
     opens_in: str
+    opening: OpeningMemory | None  # None where the weights are not here
     ignored: tuple[str, ...] = ()  # fields of config.json that newleaf does not know
 
 
@@ -102,6 +108,8 @@ def _facts_of(found: _Found) -> dict[str, Any]:
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size} if tokenizer is not None else None,
         "licence": found.licence,
         "memory_to_run": memory_to_run(config),
+        "memory_to_open": found.opening.open if found.opening else None,
+        "memory_of_first_request": found.opening.first_request if found.opening else None,
         "opens_in": found.opens_in,
     } | ({"ignored_fields": list(found.ignored)} if found.ignored else {})
 
@@ -110,8 +118,10 @@ def _folder(path: Path, fetched: bool) -> _Found:
     values = read_config(path)
     config, family = describe(values, path)
     there = any((path / file).exists() for whole in WHOLE for file in (whole, index_name(whole)))
+    opening = None
     if there or not fetched:
-        stored = StoredWeights(path).described
+        weights = StoredWeights(path)
+        stored, opening = weights.described, _opening(weights, config, family)
     else:
         stored = f"{values.get('dtype') or values.get('torch_dtype') or 'not said'}, as config.json says; not fetched yet"
     has_tokenizer = any((path / file).exists() for file in ("tokenizer.json", "vocab.json"))
@@ -124,6 +134,7 @@ def _folder(path: Path, fetched: bool) -> _Found:
         licence=_licence(path, values),
         opens_in=why_not_stock(config)
         or f"stock transformers, as {(values.get('architectures') or [family.architecture if family else ''])[0]}",
+        opening=opening,
         ignored=tuple(unknown_fields(values, family)),
     )
 
@@ -145,7 +156,32 @@ def _gguf(path: Path) -> _Found:
         stored_as=f"GGUF, {', '.join(kinds)}, {byte_size(size)}",
         licence=licence if isinstance(licence, str) else None,
         opens_in=f"llama.cpp, as {layout.name}",
+        opening=of_gguf(config, [_matrix(name, tensor) for name, tensor in file.tensors.items() if not _twice(name, config)]),
     )
+
+
+def _twice(name: str, config: GPTConfig) -> bool:
+    """Whether this is the table of tokens again, as the head of a layout that has one for itself."""
+    return name == "output.weight" and config.tie_embeddings
+
+
+def _matrix(name: str, tensor: StoredTensor) -> StoredMatrix:
+    from newleaf.storage.gguf_blocks import BITS
+
+    packs = len(tensor.shape) > 1 and name != "position_embd.weight" and not name.endswith("ffn_gate_inp.weight")
+    return StoredMatrix(math.prod(tensor.shape), tensor.size, BITS.get(tensor.kind) if packs else None, packs)
+
+
+def _opening(stored: StoredWeights, config: GPTConfig, family: Family | None) -> OpeningMemory:
+    """What opening a folder takes."""
+    turned = {rule.theirs for rule in family.rules(config) if rule.transpose} if family is not None else set()
+    types: Counter[str] = Counter()
+    transposed = 0
+    for name, kind, size in stored.sizes():
+        types[kind] += size
+        transposed += size if name in turned else 0
+    largest = max((file.stat().st_size for file in weight_files(stored.folder)), default=0)
+    return of_folder(config, types, largest, transposed)
 
 
 def _licence(folder: Path, values: dict[str, Any]) -> str | None:

@@ -21,6 +21,7 @@ from newleaf.untrusted import check_regular, guarded
 
 BLOCKS, SCALES = "_blocks", "_scales"
 COMPUTED = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
+WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
 TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and PyTorch's
 
 
@@ -82,6 +83,16 @@ class StoredWeights(Mapping[str, Tensor]):
         if self.shard is None or self.shard[0] != file:
             self.shard = file, _open_safetensors(file)
         return self.shard[1]
+
+    def sizes(self) -> Iterator[tuple[str, str, int]]:
+        """Name, type and bytes of each stored tensor, by the heads of the files."""
+        for name, holder in self.places.items():
+            if isinstance(holder, dict):
+                yield name, str(holder[name].dtype).removeprefix("torch."), holder[name].nbytes
+            else:
+                stored = self._opened(holder).get_slice(name)
+                kind = TYPES.get(stored.get_dtype(), stored.get_dtype())
+                yield name, kind, math.prod(stored.get_shape()) * WIDTHS.get(kind, 1)
 
     @property
     def described(self) -> str:
