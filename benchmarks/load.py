@@ -37,6 +37,8 @@ from newleaf.storage.assemble import blank
 from newleaf.storage.describe import facts
 
 SHARD = 2_000_000_000  # bytes
+Contender = tuple[str, str]  # a program, and how it opens the model
+Found = dict[str, Any]  # what benchmarks.load_one prints
 KINDS = ("own", "all", "share")
 MEMORY = "memory: own / all resident / proportional set size"
 
@@ -84,7 +86,7 @@ def read_files(model: Path) -> float:
     return time.perf_counter() - begin
 
 
-def contenders(model: Path, kinds: list[str]) -> list[tuple[str, str]]:
+def contenders(model: Path, kinds: list[str]) -> list[Contender]:
     """Who opens the model, and how; llama.cpp where it is installed and the model is a file that it takes."""
     found = [("newleaf", kind) for kind in kinds]
     if model.suffix != ".gguf":
@@ -95,12 +97,10 @@ def contenders(model: Path, kinds: list[str]) -> list[tuple[str, str]]:
     return [*found, ("llama.cpp", "mapped"), ("llama.cpp", "read")]
 
 
-def measure(
-    model: Path, who: list[tuple[str, str]], repeats: int, tokens: int
-) -> tuple[float, dict[tuple[str, str], list[dict[str, Any]]]]:
+def measure(model: Path, who: list[Contender], repeats: int, tokens: int) -> tuple[float, dict[Contender, list[Found]]]:
     """Median seconds to read the files, and what each opening found."""
     reads: list[float] = []
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {each: [] for each in who}
+    found: dict[Contender, list[Found]] = {each: [] for each in who}
     for _ in range(repeats):
         for program, how in who:
             reads.append(read_files(model))
@@ -139,7 +139,7 @@ def main() -> None:
     Console(width=180).print(table)
 
 
-def _median(runs: list[dict[str, Any]], *names: str) -> float:
+def _median(runs: list[Found], *names: str) -> float:
     return statistics.median(reduce(getitem, names, run) for run in runs)
 
 

@@ -12,8 +12,9 @@ from newleaf.quant.packed import FORMATS, Format
 
 PLAIN = {"fp32": 4, "bf16": 2}  # bytes a weight
 SCALE = 2  # bytes of a group's scale
-# Resident bytes, measured on Linux with `python -m benchmarks.load` (docs/lab-notes.md): Python with PyTorch and newleaf; a token of the
-# vocabulary, in the tokenizer and in tables; modules, and what the allocator keeps of what was freed; the compiled kernels and their library.
+# Resident bytes, measured on Linux with `python -m benchmarks.load` (docs/lab-notes.md): Python with PyTorch and
+# newleaf; a token of the vocabulary, in the tokenizer and in tables; modules, and what the allocator keeps of what
+# was freed; the compiled kernels and their library.
 PYTHON, TOKEN, REST, KERNELS = 232e6, 650, 25e6, 155e6
 WITH_KERNELS = 5_000_000  # weights; smaller networks write with PyTorch
 PIECE, PER_VALUE = 4 * 2**20, 12  # values of a GGUF that are dequantised at once, and bytes of a value on the way
@@ -21,8 +22,8 @@ PIECE, PER_VALUE = 4 * 2**20, 12  # values of a GGUF that are dequantised at onc
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A tensor of a GGUF file: how many numbers, its bytes there, the bits a code of one that stays packed (None for others), and whether
-    packing packs it."""
+    """A tensor of a GGUF file: how many numbers, its bytes there, the bits a code of one that stays packed (None for
+    others), and whether packing packs it."""
 
     count: int
     size: int
@@ -47,9 +48,9 @@ def of_gguf(config: GPTConfig, tensors: list[StoredMatrix]) -> OpeningMemory:
 
 
 def of_folder(config: GPTConfig, types: Mapping[str, int], largest_file: int, transposed: int) -> OpeningMemory:
-    """Of a folder with so many bytes of weights in each of the `types` (by PyTorch's names), in files of at most `largest_file` bytes. Stored
-    weights are mapped and stay so, but for those that lie `transposed` (bytes), which the kernels want otherwise; for another number format
-    the file is mapped meanwhile, beside the result."""
+    """Of a folder with so many bytes of weights in each of the `types` (by PyTorch's names), in files of at most
+    `largest_file` bytes. Stored weights are mapped and stay so, but for those that lie `transposed` (bytes), which the
+    kernels want otherwise; for another number format the file is mapped meanwhile, beside the result."""
     counts = count_parameters(config)
     weights = {"stored": sum(types.values())} | {name: width * counts.total for name, width in PLAIN.items()}
     for name, form in FORMATS.items():
