@@ -33,7 +33,7 @@ def llama_cpp(model: str, how: str, tokens: int) -> Any:
     import llama_cpp as lib
 
     params = lib.llama_model_default_params()
-    params.use_mmap = how == "mapped"
+    params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if how == "mapped" else lib.LLAMA_LOAD_MODE_NONE
     opened = lib.llama_model_load_from_file(model.encode(), params)
     yield
     context = lib.llama_init_from_model(opened, lib.llama_context_default_params())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network of 120 million random weights as a folder and as a GGUF file, both in halves, with a tokenizer of its size."""
     home = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
-    model = Model(GPT(SHAPE).bfloat16(), train_tokenizer(["a text of few words"], TokenizerConfig(), 257), "llama")
+    model = Model(GPT(SHAPE).bfloat16(), train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300), "llama")
     model.save(home / "folder")
     model.save(home / "model.gguf", "Q8_0")
     return home
