@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import newleaf
-from tools.same_outputs.digest import kept
+from tools.same_outputs.digest import digest, kept
 from tools.same_outputs.models import make_model
 from tools.same_outputs.workplace import Workplace
 
@@ -62,6 +62,7 @@ def outputs(work: Workplace) -> dict[str, Any]:
         model = newleaf.load(folder, weights=weights, threads=work.threads)
         found[name] = {"options": {option: written(model, values) for option, values in OPTIONS.items()}}
         found[name] |= {"speculation": speculated(model), "stream": streamed(model), "chat": chatted(model)}
+        found[name]["many draws"] = many_draws(model)
         found[name]["draft"] = model.generate(REPEATED, temperature=0, max_tokens=24, draft=newleaf.load(small, threads=work.threads))
     return found | {"command": by_command(work, {"small": small, "large": large})}
 
@@ -71,6 +72,12 @@ def written(model: newleaf.Model, options: dict[str, Any]) -> list[str]:
     given = {"max_tokens": 20, "n": 1, "seed": 21} | options
     texts = model.generate(PROMPT, **given)
     return [texts] if isinstance(texts, str) else list(texts)
+
+
+def many_draws(model: newleaf.Model) -> list[str]:
+    """Thousands of draws, whose probabilities may be rounded otherwise without changing a few of them."""
+    shapes: tuple[dict[str, Any], ...] = ({"temperature": 1.2}, {"top_p": 0.97}, {"typical_p": 0.97, "min_p": 0.001})
+    return [digest(text) for shape in shapes for text in model.generate(PROMPT, seed=71, n=32, max_tokens=32, **shape)]
 
 
 def speculated(model: newleaf.Model) -> dict[str, list[str]]:
