@@ -116,3 +116,42 @@ def test_bare_newleaf_greets_with_what_to_do(capsys: pytest.CaptureFixture[str],
     for command in ("newleaf demo", "newleaf pretrain", "newleaf generate", "newleaf --help"):
         assert command in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["", "x"], "the command's name is empty"),
+        (["info", ""], "MODEL: it is empty"),
+        (["generate", "", "Once"], "MODEL: it is empty"),
+        (["pretrain", "", "--out", "x"], "SOURCE: it is empty"),
+        (["pretrain", "a.txt", "--out", ""], "--out: its value is empty"),
+        (["pretrain", "--resume", ""], "--resume: its value is empty"),
+        (["pretrain", "a.txt", "--steps", "1", "--data.validation", "", "--out", "x"], "empty"),
+        (["finetune", "M", "", "--task", "text", "--out", "x"], "DATA: it is empty"),
+        (["classify", "M", "--file", ""], "--file: its value is empty"),
+        (["evaluate", "M", ""], "TASK_OR_FILE: it is empty"),
+        (["evaluate", "M", "a.txt", "--against="], "--against: its value is empty"),
+        (["serve", ""], "it is empty"),
+        (["convert", "a", ""], "it is empty"),
+        (["runs", ""], "DIR: it is empty"),
+        (["plan", ""], "SIZE: it is empty"),
+        (["plan", "--fit", ""], "empty"),
+        (["demo", "--out="], "--out: its value is empty"),
+    ],
+)
+def test_an_empty_name_is_told_and_not_taken_for_this_folder(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a text " * 100)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_text_may_be_empty() -> None:
+    assert parse(["generate", "M", ""]).prompt == ""
+    assert parse(["generate", "M", "a", "--negative-prompt="]).negative_prompt == ""

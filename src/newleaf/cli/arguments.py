@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from newleaf.cli.recipe_options import SWITCH, field_named, is_switch
 from newleaf.errors import InputError
 
+MAY_BE_EMPTY = ("prompt", "text", "negative_prompt", "system", "stop", "choice", "regex")  # texts
 NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
 
 
@@ -73,6 +74,22 @@ def sort_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> Sorted:
             continue
         at = _take_values(found, action, flag, words, at)
     return found
+
+
+def refuse_empty(parser: argparse.ArgumentParser, found: Sorted, parsed: argparse.Namespace) -> None:
+    """Raises InputError for an empty name of a model, file or the like, as a shell's unset variable leaves it: a path takes it for the
+    folder we are in."""
+    for action in parser._actions:
+        values = getattr(parsed, action.dest, None)
+        if action.option_strings or action.dest in MAY_BE_EMPTY or "" not in (values if isinstance(values, list) else [values]):
+            continue
+        raise InputError(f"{str(action.metavar or action.dest).upper()}: it is empty, where a name is wanted: {action.help}")
+    flag = ""
+    for word in found.options:
+        name, joined, value = word.partition("=")
+        flag = name if name.startswith("--") else flag  # several values of one option are words of their own
+        if (joined or not word) and not value and parser._option_string_actions[flag].dest not in MAY_BE_EMPTY:
+            raise InputError(f"{flag}: its value is empty; give one, or leave {flag} out")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from newleaf.cli import chat, classify, convert, demo, evaluate, finetune, generate, info, plan, pretrain, runs, serve
-from newleaf.cli.arguments import Parser, nearest, sort_words
+from newleaf.cli.arguments import Parser, nearest, refuse_empty, sort_words
 from newleaf.errors import InputError, Stopped, ToldElsewhereError
 from newleaf.version import VERSION
 
@@ -56,6 +56,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     if place is None:
         return parser.parse_args(words)  # --help, --version, or what it complains about
     name = words[place]
+    if not name:
+        raise InputError("the command's name is empty; newleaf --help lists them")
     if name not in commands:
         raise InputError(f"{name}: no such command{nearest(name, commands) or '; newleaf --help lists them'}")
     if place:
@@ -67,6 +69,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     if left:
         advice = "--choice takes one text and is repeated" if getattr(parsed, "choice", None) else "a text with spaces wants quotes"
         raise InputError(f"{left[-1]}: a word too many for newleaf {name}; {advice}; see newleaf {name} --help")
+    refuse_empty(commands[name], found, parsed)
     parsed.rest = found.recipe
     for note in found.notes:
         print(f"newleaf: {note}", file=sys.stderr)

@@ -64,6 +64,8 @@ def resolve(sources: Iterable[str | os.PathLike[str]]) -> Resolved:
     found = Resolved()
     for source in sources:
         text = os.fspath(source)
+        if not text.strip():
+            raise InputError("the name of a source is empty; give a file, a folder, a glob or hf:owner/dataset")
         if text.startswith("hf:"):
             found.sources.append(parse_hub(text))
         elif Path(text).is_dir():

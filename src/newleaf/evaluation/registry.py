@@ -67,6 +67,8 @@ def find_job(name: str, encoding: str | None = None) -> Job:
     if name.startswith(HARNESS):
         return _harness_job(name.removeprefix(HARNESS))
     path = Path(name)
+    if not name.strip():
+        raise InputError("the name of a task or file is empty")
     if path.exists():
         return _file_job(path, encoding)
     looks_like_a_file = path.suffix != "" or "/" in name or "*" in name

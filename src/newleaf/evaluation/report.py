@@ -179,7 +179,7 @@ def remarks(found: Evaluation) -> list[str]:
         lines += [f"{task}: {verdict(name, each, found.model, other.model if other else '')}" for name, each in scores.items()]
     for result in found.tasks:
         if "xz_bits_per_byte" in result.extra:
-            lines.append(f"{result.task}: xz -9e needs {result.extra['xz_bits_per_byte']:.4f} bits per byte")
+            lines.append(f"{result.task}: xz -9e needs {result.extra['xz_bits_per_byte']:.4f} bits per byte, its file's header aside")
         for who, scores_of in result.extra.get("baselines", {}).items():
             said = ", ".join(f"{name} {shown(name, value)}" for name, value in scores_of.items())
             lines.append(f"{result.task}: {who} alone reaches {said}")

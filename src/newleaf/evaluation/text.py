@@ -28,6 +28,8 @@ from newleaf.evaluation.text_units import PART, units
 from newleaf.measure.loglikelihood import Tree, score_trees
 from newleaf.text.tokenizer import Tokenizer
 
+LONG_WORD = 40  # bytes of a word on average, beyond which white space does not part a text into words
+LEAST_PACKED = 1000  # bytes of a text below which a compressor's figure says more of its tables than of the text
 LISTED = 100  # documents that results.json lists; all are among the answers
 BITS = Measure("bits_per_byte", "bits", weight="bytes", higher_is_better=False)
 PER_TOKEN = Measure("perplexity", "nats", weight="tokens", finish="exp", higher_is_better=False)
@@ -131,8 +133,12 @@ def run_text(source: Path, subject: Subject, setting: Setting, journal: Path | N
         problems.append(f"{source}: no bits per byte, since this tokenizer does not give the text back exactly")
     marks = [each.marks for each in complete]
     parts = [[dict(zip(PART, window, strict=True)) for window in each.answer] for each in complete]
+    words, size = (sum(each[name] for each in marks) for name in ("words", "bytes"))
+    worded = size <= LONG_WORD * words
+    if not worded:
+        problems.append(f"{source}: no perplexity per word, since white space does not part this text into words")
     result = TaskResult(
-        name, {}, ((BITS,) if lossless else ()) + (PER_TOKEN, PER_WORD), left_out=problems,
+        name, {}, ((BITS,) if lossless else ()) + (PER_TOKEN,) + ((PER_WORD,) if worded else ()), left_out=problems,
         setting={"file": str(source), "stride": stride, "context_length": length}, seconds=time.monotonic() - begun,
         wheres=[text.where for text in texts], marks=marks, asked=len(todo), parts=parts,
     )  # fmt: skip
@@ -148,7 +154,6 @@ def _comes_back(tokenizer: Tokenizer, text: str) -> bool:
 
 def _extra(texts: Sequence[_Text], marks: Sequence[Marks]) -> dict[str, Any]:
     data = "".join(text.text for text in texts).encode()
-    packed = lzma.compress(data, format=lzma.FORMAT_XZ, preset=9 | lzma.PRESET_EXTREME)
     total = {name: sum(each[name] for each in marks) for name in ("tokens", "bytes", "words")}
     listed = [
         {
@@ -160,10 +165,16 @@ def _extra(texts: Sequence[_Text], marks: Sequence[Marks]) -> dict[str, Any]:
         for text, each in zip(texts, marks, strict=True)
     ]
     return {
-        "xz_bits_per_byte": 8 * len(packed) / len(data),
+        **({"xz_bits_per_byte": xz_bits(data)} if len(data) >= LEAST_PACKED else {}),
         **{name: int(value) for name, value in total.items()},
         "documents": listed[:LISTED],
     }
+
+
+def xz_bits(data: bytes) -> float:
+    """Bits per byte that `xz -9e` needs for the data itself: a file of it has a header, an index and a checksum besides."""
+    method = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+    return 8 * len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=method)) / len(data)
 
 
 def _score(subject: LocalSubject, texts: Sequence[_Text], stride: int, name: str, progress: Progress) -> Iterator[tuple[int, Answered]]:

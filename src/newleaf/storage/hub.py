@@ -32,6 +32,8 @@ def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
     the first that the Hub has is fetched, whole or as the shards that its index names; vocab.json and merges.txt only where there is no
     tokenizer.json. What is on this disk already is not fetched again. Raises InputError when `name` is neither, or cannot be fetched.
     """
+    if not str(name).strip():
+        raise InputError("the model's name is empty; give a folder, a run, a .gguf file or owner/name of the Hub")
     if Path(name).exists():
         return Path(name)
     match = NAME.fullmatch(str(name))
