@@ -20,6 +20,7 @@ from newleaf.train.recipe import build
 from newleaf.train.run import resume
 
 MATRIX_SPEED = 5e10  # FLOP/s, of the machine
+HANGS = 120.0  # seconds of the real clock that only what never ends takes, on a machine however busy
 
 
 @dataclass

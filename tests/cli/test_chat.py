@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from chat_folders import make_chat_model
+from clocks import HANGS
 
 from newleaf.cli.chat_terminal import hearing_ctrl_c
 from newleaf.cli.main import main
@@ -42,7 +43,7 @@ class Typist:
     def type(self, text: str) -> None:
         os.write(self.file, text.encode())
 
-    def expect(self, pattern: str, seconds: float = 30) -> str:
+    def expect(self, pattern: str, seconds: float = HANGS) -> str:
         """What came up to and with the pattern."""
         deadline = time.monotonic() + seconds
         while not (found := re.search(pattern, self.seen[self.read_to :])):
@@ -57,7 +58,7 @@ class Typist:
         return self.seen[start : self.read_to]
 
     def wait_until_it_waits(self) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANGS
         while psutil.Process(self.pid).status() != psutil.STATUS_SLEEPING:
             assert time.monotonic() < deadline, "it never waits for a key"
             time.sleep(0.01)
@@ -69,7 +70,7 @@ class Typist:
         return self.expect(until)
 
     def ended(self) -> int:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HANGS
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
+from clocks import HANGS
 
 from newleaf.api import Model, load
 from newleaf.errors import InputError
@@ -150,7 +151,7 @@ def test_pathological_constraints_are_bounded_in_time_and_memory(options: dict[s
     except InputError as error:
         refused = str(error)
         assert "\n" not in refused
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < HANGS
     assert psutil.Process().memory_info().rss - before < 1_000_000_000
 
 

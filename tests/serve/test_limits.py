@@ -143,7 +143,7 @@ def test_after_sigterm_answers_come_to_their_end_and_nobody_new_is_let_in(start:
 
         def refused() -> bool:
             try:
-                return httpx.get(f"{server.url}/health", timeout=5).status_code == 503
+                return httpx.get(f"{server.url}/health", timeout=60).status_code == 503
             except httpx.HTTPError:
                 return True
 

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from clocks import HANGS
 
 from newleaf.verify.sandbox import run_program, run_tests
-from newleaf.verify.sandbox.run import GRACE, WALLS
+from newleaf.verify.sandbox.run import WALLS
 
 
 def test_a_program_that_runs_to_its_end_passes_and_one_that_does_not_fails() -> None:
@@ -34,12 +35,12 @@ def test_writing_the_word_that_means_a_pass_does_not_make_one() -> None:
 def test_an_endless_loop_is_ended_by_the_clock() -> None:
     for source in (
         "while True: pass",
-        "import time; time.sleep(60)",
+        "import time; time.sleep(600)",
         "try:\n  while True: pass\nexcept BaseException:\n  while True: pass",
     ):
         begun = time.monotonic()
         assert not run_program(source, seconds=0.5).passed
-        assert time.monotonic() - begun < 0.5 + GRACE + 20
+        assert time.monotonic() - begun < HANGS
 
 
 def test_a_pass_after_the_time_is_none() -> None:
@@ -150,7 +151,7 @@ def test_no_process_is_left_behind() -> None:
     if not hasattr(os, "getpgid"):
         pytest.skip("no process groups here")
     before = set(children())
-    run_program("import time; time.sleep(60)", seconds=0.3)
+    run_program("import time; time.sleep(600)", seconds=0.3)
     assert set(children()) <= before
 
 
