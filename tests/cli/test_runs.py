@@ -222,6 +222,18 @@ def test_runs_of_one_text_stand_together_whatever_their_bits(tmp_path: Path, cap
     assert [row[0] for row in rows[1:]] == ["a", "b", "c", "d"]
 
 
+def test_runs_that_hold_out_other_shares_of_a_text_stand_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The fingerprint is of the text as it was parted."""
+    for name, bits, text in (("a", 1.9, "poems.txt"), ("b", 1.2, "code.py"), ("c", 1.4, "poems.txt"), ("d", 1.5, "code.py")):
+        path = with_text(write_run(tmp_path / name, bits=bits), text)
+        values = yaml.safe_load((path / "run.yaml").read_text("utf-8"))
+        values["data"] = {"val_fraction": bits / 10}
+        values["record"]["fingerprints"] = {"text": f"{text} {name}"}
+        (path / "run.yaml").write_text(yaml.safe_dump(values), "utf-8")
+    rows, _ = table([str(tmp_path)], capsys)
+    assert [row[0] if row else "" for row in rows[1:]] == ["b", "d", "", "c", "a"]
+
+
 def test_trials_of_a_sweep_are_shown_when_they_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path / "tuned")
     for number in (1, 2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from newleaf.cli.console import stdout_console
 from newleaf.cli.options import start_of_process
 from newleaf.cli.recipe_options import dotted
 from newleaf.text.printable import printable
@@ -25,8 +26,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     overrides = dotted(args.rest)
 
-    from rich.console import Console
-
     from newleaf.demo import demo
     from newleaf.train.monitor import pick_monitor
     from newleaf.train.recipe import nest
@@ -36,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         report = demo(args.time, args.out, start_of_process(args.started), monitor, **nest(overrides))
     finally:
         monitor.close()
-    console = Console()
+    console = stdout_console()
     for part in _shown(report, console.width):
         console.print(part, highlight=False)
     return 0

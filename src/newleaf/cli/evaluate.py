@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from newleaf.cli.console import stdout_console
 from newleaf.cli.options import add_context_options, add_model_options, heed_offline
 
 EPILOG = """tasks: hellaswag, arc_easy, mmlu (or mmlu_SUBJECT), truthfulqa_mc1, lambada, sst2, gsm8k_cot, humaneval, speed;
@@ -84,11 +85,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
         return 0
-    from rich.console import Console
-
     from newleaf.evaluation.report import table
 
-    Console().print(table(found))
+    stdout_console().print(table(found))
     if args.out is not None:
         print(f"{args.out}: results.json, report.md, results.csv, results.png and answers/")
     return 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from typing import Any
 
+from newleaf.cli.console import has_width, stdout_console
 from newleaf.cli.options import add_offline, heed_offline
 from newleaf.text.amounts import byte_size
 from newleaf.text.printable import printable
@@ -14,6 +16,7 @@ OPENING = {
     "memory_to_open": "of the process at its most, 232 MB for Python and PyTorch included",
     "memory_of_first_request": "likewise, with the compiled kernels",
 }
+NEVER = 10**9  # columns: what a program reads is not wrapped
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,9 +35,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return 0
-    width = max(len(name) for name in found)
+    width, room = max(len(name) for name in found), stdout_console().width if has_width() else NEVER
     for name, value in found.items():
-        print(f"{name.replace('_', ' '):<{width}}  {printable(_said(name, value))}")
+        line = f"{name.replace('_', ' '):<{width}}  {printable(_said(name, value))}"
+        print(textwrap.fill(line, room, subsequent_indent=" " * (width + 2), break_long_words=False, break_on_hyphens=False))
     return 0
 
 

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from newleaf.cli import plan_fit
+from newleaf.cli.console import stdout_console
 from newleaf.cli.options import add_offline, heed_offline
 from newleaf.errors import InputError
 from newleaf.text.amounts import byte_size
@@ -29,6 +30,7 @@ LABELS = {
     "activations_flash": "with flash attention",
     "activations_checkpointed": "with checkpointing",
 }
+WIDE = 100  # columns from which a formula has room beside its figure
 SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -67,9 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
         return 0
-    from rich.console import Console
-
-    _show(found, Console(highlight=False), machine)
+    _show(found, stdout_console(), machine)
     return 0
 
 
@@ -93,25 +93,30 @@ def _list(as_json: bool) -> int:
         ]
         print(json.dumps(values, ensure_ascii=False, indent=2))
         return 0
-    from rich.console import Console
     from rich.table import Table
 
+    console = stdout_console()
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("size", "published as", "parameters"):
+    wide = console.width >= WIDE
+    for name in ("size", "published as", "parameters") if wide else ("size", "parameters"):
         table.add_column(name, justify="left" if name == "size" else "right", no_wrap=True)
     table.add_column("shape")
     for subject, count in rows:
-        table.add_row(subject.name, subject.published_as, f"{count:,}", subject.shape + (" (on paper only)" if subject.note else ""))
-    console = Console(highlight=False)
+        named = (subject.name, subject.published_as) if wide else (subject.name,)
+        table.add_row(*named, f"{count:,}", subject.shape + (" (on paper only)" if subject.note else ""))
     console.print(table)
     console.print("\nnewleaf plan SIZE --gpus 8 --gpu h100  says what training it takes")
     return 0
 
 
 def _show(found: Plan, console: Console, machine: Machine | None = None) -> None:
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
     from newleaf.plan import DEVICES
+
+    wide = console.width >= WIDE
 
     published = f", published as {found.published_as}" if found.published_as else ""
     console.print(f"[bold]{found.size}[/bold]{published}: {found.shape}")
@@ -142,7 +147,9 @@ def _show(found: Plan, console: Console, machine: Machine | None = None) -> None
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True, width=23)
         table.add_column(justify="right", no_wrap=True, min_width=17)
-        table.add_column(style="dim", ratio=1)
+        if wide:
+            table.add_column(style="dim", ratio=1)
+        console.print(f"\n[bold]{title}[/bold]")
         for name in names:
             plain = name.removeprefix("ddp_").removeprefix("fsdp_").removeprefix("machine_").replace("_", " ")
             label = LABELS.get(name) or plain.replace("flops", "FLOPs").replace("kv ", "KV ").replace("compute optimal", "compute-optimal")
@@ -157,9 +164,13 @@ def _show(found: Plan, console: Console, machine: Machine | None = None) -> None
                 fits = figure.value <= machine.memory
                 style = "green" if fits else "red"
                 formula += "" if fits else ": more than this machine has"
-            table.add_row(label, _said(figure), formula, style=style)
-        console.print(f"\n[bold]{title}[/bold]")
-        console.print(table)
+            if wide:
+                table.add_row(label, _said(figure), formula, style=style)
+                continue
+            console.print(f"{label:<23}  {_said(figure):>17}", style=style)
+            console.print(Padding(Text(formula, style="dim"), (0, 0, 0, 4)))
+        if wide:
+            console.print(table)
 
 
 def _named(found: Plan, kind: str) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from newleaf.cli.console import stdout_console
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,10 +74,9 @@ def _asked(args: argparse.Namespace, law: Law) -> list[tuple[float, str]]:
 
 
 def _show(law: Law, forecasts: list[Forecast]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160, no_color=None if sys.stdout.isatty() else True)
+    console = stdout_console()
     console.print(f"[bold]{law.formula()}[/bold]   bits per byte after C FLOPs of training")
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("run")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from newleaf.cli.console import stdout_console
 from newleaf.errors import InputError
 from newleaf.text.printable import printable
 
@@ -49,10 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([record.to_dict() for record in records], ensure_ascii=False, indent=2))
         return 0
-    from rich.console import Console
-
-    terminal = sys.stdout.isatty()
-    console = Console(highlight=False, width=None if terminal else 200, no_color=None if terminal else True)
+    console = stdout_console()
     console.print(_table(records, console.width, args.sort == "bits"))
     _print_notes(records)
     hidden = 0 if args.trials else len(find_runs(top)) - len(records)
@@ -69,8 +67,9 @@ def _by_text(records: list[RunRecord]) -> list[RunRecord]:
     return [record for text in texts for record in records if _text(record) == text]
 
 
-def _text(record: RunRecord) -> tuple[str, str, str]:
-    return record.text, record.task, record.fingerprint
+def _text(record: RunRecord) -> tuple[str, ...]:
+    """What tells one text from another: its sources. Its fingerprint says how much of it was held out, too."""
+    return record.text, record.task, *(record.sources or (record.fingerprint,))
 
 
 def _plot(paths: dict[str, Path], out: Path, x: str | None, as_json: bool) -> int:

@@ -33,7 +33,8 @@ class RunRecord:
     name: str
     state: str  # finished, stopped, running, damaged
     text: str = ""  # where the training text came from
-    fingerprint: str = ""  # of the text
+    sources: tuple[str, ...] = ()  # the same, with their paths
+    fingerprint: str = ""  # of the text, as it was parted into what is learned and what is held out
     begun: str = ""
     parameters: int | None = None
     shape: str = ""
@@ -51,7 +52,7 @@ class RunRecord:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         score = dict([self.score]) if self.score is not None else None
-        return {**self.__dict__, "path": str(self.path), "notes": list(self.notes), "score": score}
+        return {**self.__dict__, "path": str(self.path), "sources": list(self.sources), "notes": list(self.notes), "score": score}
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
         name=name or folder.resolve().name,
         state=state,
         text=", ".join(Path(str(item)).name if "://" not in str(item) else str(item) for item in _sources(config)),
+        sources=tuple(map(str, _sources(config))),
         fingerprint=str(prints.get("text") or prints.get("data") or ""),
         begun=str(made.get("begun", "")),
         parameters=count_parameters(network).total if network else _count(summary.get("parameters")) or None,
