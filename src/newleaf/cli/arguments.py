@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dataclasses import field as fresh
 from typing import Any, NoReturn
 
+from newleaf.cli.help_format import HelpFormatter
 from newleaf.cli.recipe_options import SWITCH, field_named, is_switch
 from newleaf.errors import InputError
 
@@ -22,7 +23,10 @@ NUMBER = re.compile(r"-\d+$|-\d*\.\d+$")
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line, and helps within the terminal's width."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        super().__init__(*names, **{"formatter_class": HelpFormatter} | settings)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")

@@ -9,10 +9,11 @@ from pathlib import Path
 from newleaf.cli.console import stdout_console
 from newleaf.cli.options import add_context_options, add_model_options, heed_offline
 
-EPILOG = """tasks: hellaswag, arc_easy, mmlu (or mmlu_SUBJECT), truthfulqa_mc1, lambada, sst2, gsm8k_cot, humaneval, speed;
-lm_eval:NAME for a task of lm-evaluation-harness; or a file: text, or rows (.jsonl, .json, .csv, .tsv, .parquet) of {prompt,
-references}, of {messages}, or of one of the tasks"""
-
+EPILOG = (
+    "tasks: hellaswag, arc_easy, mmlu (or mmlu_SUBJECT), truthfulqa_mc1, lambada, sst2, gsm8k_cot, humaneval, speed; lm_eval:NAME for a "
+    "task of lm-evaluation-harness; or a file: text, or rows (.jsonl, .json, .csv, .tsv, .parquet) of {prompt, references}, of "
+    "{messages}, or of one of the tasks"
+)
 
 DATA = (
     ("field", "of rows of text: the field that holds it (default: text)"),
@@ -26,9 +27,7 @@ DATA = (
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "evaluate", help="score a model on tasks and files", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.add_parser("evaluate", help="score a model on tasks and files", epilog=EPILOG)
     parser.add_argument(
         "model", help="a run, a model folder, a .gguf file, owner/name of the Hub, or http://… of an OpenAI-compatible server"
     )

@@ -21,7 +21,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="tune a model on data",
         epilog=f"tasks:\n{tasks}\n\nevery field of a recipe is an option too, such as --optimizer.learning_rate 2e-5; docs/finetune.md "
         "lists them all, recipes/ has whole ones.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", nargs="?", help="a run, a model folder, a .gguf file, or owner/name of the Hub")
     parser.add_argument("data", nargs="*", help="what to learn from: files, folders, globs, hf:owner/dataset")

@@ -11,15 +11,16 @@ from newleaf.errors import InputError
 from newleaf.train.interrupt import Interrupt
 
 EPILOG = """every field of a recipe is an option too, for example
-  --data.val_fraction 0.1      hold out the last tenth of the text      --data.document line     one document a line
-  --tokenizer.vocab_size 4096  --model.n_layer 6 --model.n_embd 384     --optimizer.kind adamw   --train.batch_size 32
+  --data.val_fraction 0.1      hold out the last tenth of the text
+  --data.document line         one document a line
+  --tokenizer.vocab_size 4096  tokens to cut the text into
+  --model.n_layer 6            layers, as --model.n_embd 384 is the width
+  --optimizer.kind adamw       another optimizer than Muon
 docs/pretraining.md lists them all; recipes/ has whole ones."""
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "pretrain", help="train a new model from text", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.add_parser("pretrain", help="train a new model from text", epilog=EPILOG)
     parser.add_argument(
         "source", nargs="*", help="file, folder or glob (.txt .md .py .jsonl .csv .tsv .parquet, gz and zst too), or hf:owner/dataset"
     )

@@ -26,7 +26,9 @@ STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "damaged"
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("runs", help="list and compare runs")
     parser.add_argument("folder", nargs="?", metavar="DIR", help="where the runs are, up to four folders below (default: runs)")
-    parser.add_argument("--sort", choices=SORTS, default="bits", help="what to sort by (default: bits, the best first, text by text)")
+    parser.add_argument(
+        "--sort", choices=SORTS, default="bits", metavar="BY", help=f"{', '.join(SORTS)} (default: bits, the best first, text by text)"
+    )
     parser.add_argument("--trials", action="store_true", help="list the short runs of sweeps too")
     parser.add_argument("--plot", nargs="*", metavar="RUN", help="draw the curves of these runs (default: all in DIR) into one picture")
     parser.add_argument("--out", metavar="PNG", help="the picture's file, .png, .svg or .pdf (default: runs.png)")
