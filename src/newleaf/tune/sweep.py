@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from newleaf.train.course import Measure
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks, torchrun_size
 from newleaf.train.recipe import seconds
-from newleaf.train.run import Clock
 from newleaf.train.run_folder import RunFolder
 from newleaf.tune.config import TuneConfig
 from newleaf.tune.finetune import TUNING, checked, open_course
@@ -39,9 +38,7 @@ class Trial:
     score: float | None
 
 
-def swept(
-    config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False, clock: Clock = time.monotonic
-) -> RunFolder:
+def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
     """Find the rate, in short runs under `OUT-sweep`, then train with it into `out`; sweep.json there says what each rate reached.
 
     Without --time the sweep takes about two and a half times as long as the run; with it, at most half of the time: where that is too
@@ -55,7 +52,7 @@ def swept(
     course = open_course(config, Muted(monitor), Ranks())  # which settles the rates that the recipe leaves open
     config, measure = course.config, course.measure
     del course  # and the network with it
-    search = Search(config, _folder(Path(out)), measure, monitor, started + TIMED_SHARE * time_limit, clock)
+    search = Search(config, _folder(Path(out)), measure, monitor, started + TIMED_SHARE * time_limit)
     best = search.run()
     if best.score is None:
         raise DivergedError(
@@ -63,10 +60,10 @@ def swept(
             f"begin from a lower one, such as --optimizer.learning_rate {best.learning_rate / 10:.1g}"
         )
     monitor.say(f"Sweep: the rate {best.learning_rate:g} reached the best {measure.words}, {best.score:.4f}.")
-    now = clock()
+    now = time.monotonic()
     timed = config.train.time is not None
     left = _with_length(config, max(TIMED_SHARE / 2, 1 - (now - started) / time_limit)) if timed else config
-    folder = run.begin(TUNING, _at(left, best.factor), out, monitor, now if timed else started, overwrite, clock)
+    folder = run.begin(TUNING, _at(left, best.factor), out, monitor, now if timed else started, overwrite)
     write_json(
         folder.path / "sweep.json",
         {"measure": measure.key, "chosen": best.learning_rate, "trials": [dataclasses.asdict(t) for t in search.trials]},
@@ -83,7 +80,7 @@ class Search:
     measure: Measure
     monitor: Monitor
     deadline: float
-    clock: Clock = time.monotonic
+    clock: Callable[[], float] = time.monotonic
     trials: list[Trial] = field(default_factory=list)
     longest: float = 0.0  # seconds that a trial took
 
@@ -117,9 +114,8 @@ class Search:
         length = share if self.config.train.time is None else TIMED_SHARE / len(SHARES) / of
         config = quiet_trial(_with_length(_at(self.config, factor), length))
         rate = config.optimizer.whole().learning_rate
-        place = self.place / f"round-{number}-rate-{rate:.3g}"
         try:
-            folder = run.begin(TUNING, config, place, Muted(self.monitor), self.clock(), clock=self.clock)
+            folder = run.begin(TUNING, config, self.place / f"round-{number}-rate-{rate:.3g}", Muted(self.monitor), self.clock())
             trial = Trial(number, factor, rate, _score(folder, self.measure))
         except DivergedError:  # a rate that is too high is an answer too
             trial = Trial(number, factor, rate, None)
