@@ -138,7 +138,8 @@ def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model
     ids = model.tokenizer.encode("abc")
     seen: dict[int, int] = {}
     for seed in range(count):
-        request = engine._hand_in(ids, SamplingConfig(max_tokens=3, min_tokens=3, temperature=1.0, top_k=4, seed=seed), 0)
+        config = SamplingConfig(max_tokens=3, min_tokens=3, temperature=1.0, top_k=4, seed=seed, valid_utf8="off")
+        request = engine._hand_in(ids, config, 0)
         list(engine._drive([request]))
         token = request.samples[0].row.ids[len(ids) + 1]
         seen[token] = seen.get(token, 0) + 1
