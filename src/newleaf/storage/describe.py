@@ -14,8 +14,9 @@ from newleaf.model import GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant.packed import FORMATS
 from newleaf.storage.adapter_folder import stands_for_adapter
+from newleaf.storage.claimed_shapes import mismatch
 from newleaf.storage.describe_adapter import adapter_facts
-from newleaf.storage.folder import OWN_TYPE, describe, read_config, unknown_fields, why_not_stock
+from newleaf.storage.folder import OWN_TYPE, describe, is_classifier, read_config, unknown_fields, why_not_stock
 from newleaf.storage.gguf_file import StoredTensor
 from newleaf.storage.hub import CARD, TOKENIZER_FILES
 from newleaf.storage.locate import is_gguf, locate
@@ -44,6 +45,7 @@ class _Found:
     opens_in: str
     opening: OpeningMemory | None  # None where the weights are not here
     ignored: tuple[str, ...] = ()  # fields of config.json that newleaf does not know
+    damage: str | None = None  # where the weights are not what config.json says
 
 
 def facts(name: str | Path) -> dict[str, Any]:
@@ -67,7 +69,10 @@ def network_named(name: str | Path) -> tuple[str, GPTConfig]:
 
         _, layout, config = read_head(path)
         return layout.family, config
-    config, family = describe(read_config(path), path)
+    values = read_config(path)
+    config, family = describe(values, path)
+    if _has_weights(path) and (damage := mismatch(path, config, family, is_classifier(values))) is not None:
+        raise InputError(damage)
     return family.name if family else OWN_TYPE, config
 
 
@@ -96,6 +101,8 @@ def _facts_of(found: _Found) -> dict[str, Any]:
     heads = f"{config.n_head} heads" + (f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else "")
     experts = f" × {config.n_expert} experts, {config.n_expert_active} a token" if config.n_expert else ""
     tokenizer = found.tokenizer
+    notes: dict[str, Any] = {"ignored_fields": list(found.ignored)} if found.ignored else {}
+    notes |= {"damage": found.damage} if found.damage else {}
     return {
         "model": str(found.path),
         "family": found.family,
@@ -111,17 +118,17 @@ def _facts_of(found: _Found) -> dict[str, Any]:
         "memory_to_open": found.opening.open if found.opening else None,
         "memory_of_first_request": found.opening.first_request if found.opening else None,
         "opens_in": found.opens_in,
-    } | ({"ignored_fields": list(found.ignored)} if found.ignored else {})
+    } | notes
 
 
 def _folder(path: Path, fetched: bool) -> _Found:
     values = read_config(path)
     config, family = describe(values, path)
-    there = any((path / file).exists() for whole in WHOLE for file in (whole, index_name(whole)))
-    opening = None
+    there, opening = _has_weights(path), None
+    damage = mismatch(path, config, family, is_classifier(values)) if there else None
     if there or not fetched:
         weights = StoredWeights(path)
-        stored, opening = weights.described, _opening(weights, config, family)
+        stored, opening = weights.described, _opening(weights, config, family) if damage is None else None
     else:
         stored = f"{values.get('dtype') or values.get('torch_dtype') or 'not said'}, as config.json says; not fetched yet"
     has_tokenizer = any((path / file).exists() for file in ("tokenizer.json", "vocab.json"))
@@ -136,7 +143,12 @@ def _folder(path: Path, fetched: bool) -> _Found:
         or f"stock transformers, as {(values.get('architectures') or [family.architecture if family else ''])[0]}",
         opening=opening,
         ignored=tuple(unknown_fields(values, family)),
+        damage=damage,
     )
+
+
+def _has_weights(path: Path) -> bool:
+    return any((path / file).exists() for whole in WHOLE for file in (whole, index_name(whole)))
 
 
 def _gguf(path: Path) -> _Found:

@@ -58,6 +58,11 @@ class StoredWeights(Mapping[str, Tensor]):
             raise InputError(f"{self._file(name)}: {name} is of type {kind}, and newleaf computes with fp32, bf16, fp16 and fp64")
         return found
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor that is not in `packed`, from its file's head. Raises KeyError for one that is not there."""
+        holder = self.places[name]
+        return tuple(holder[name].shape if isinstance(holder, dict) else self._opened(holder).get_slice(name).get_shape())
+
     def parts(self, name: str) -> tuple[Tensor, Tensor]:
         """Blocks and scales of a tensor in `packed`, as they are stored."""
         return self._stored(name + BLOCKS), self._stored(name + SCALES)

@@ -24,7 +24,11 @@ def facts(name: str | Path) -> dict[str, Any]:
         return describe.facts(name)
     found = run_facts(folder)
     made = (folder / MODEL).exists() or (folder / ADAPTER).exists()
-    return found | describe.facts(name) if made else found
+    if not made:
+        return found
+    model = describe.facts(name)
+    damage = "; ".join(facts["damage"] for facts in (found, model) if "damage" in facts)
+    return found | model | ({"damage": damage} if damage else {})
 
 
 def run_facts(folder: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from newleaf.train.run_folder import RunFolder
 from newleaf.tune import dial
 from newleaf.tune.base import Base, open_base
 from newleaf.tune.config import TuneConfig
+from newleaf.tune.fitting import suggestion
 from newleaf.tune.labels.config import LabelTaskConfig
 from newleaf.tune.lora import with_adapter
 from newleaf.tune.task import Task, task_named
@@ -31,7 +32,8 @@ LENGTHS = ("time", "steps", "tokens", "epochs", "replay")
 def read_config(values: Mapping[str, Any]) -> TuneConfig:
     """A recipe's configuration, with its task's defaults under it. Raises InputError naming the key."""
     if not values.get("task"):
-        raise InputError("task: missing; say what is to be learned, such as --task classify")
+        sources = [str(each) for each in values.get("source") or ()]
+        raise InputError(f"task: missing; say what is to be learned, such as --task classify{suggestion(sources)}")
     task = task_named(str(values["task"]))
     return build(task.config, merge(task.defaults, values))
 
@@ -71,11 +73,21 @@ def open_course(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Course:
             raise InputError(
                 f"{config.model}: gives labels and has no language model's head; --task {config.task} begins from a language model"
             )
-        course: Any = task.open(ready, base, monitor, ranks)
+        course: Any = _opened(task, ready, base, monitor, ranks)
         course.config = settle(course, task.usual, base, monitor, ranks.size)
         return with_adapter(course, base, ready)
 
     return ranks.in_turn(opened)
+
+
+def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+    """The task's course. Where the data is for another task, the error says for which."""
+    try:
+        return task.open(config, base, monitor, ranks)
+    except InputError as error:
+        if more := suggestion(config.source, config.task):
+            raise InputError(f"{error}{more}") from error
+        raise
 
 
 def settle(course: Any, usual: dial.Usual, base: Base, monitor: Monitor, processes: int) -> TuneConfig:

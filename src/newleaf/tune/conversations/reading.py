@@ -97,7 +97,8 @@ class Reading:
             return make()
         except InputError as error:
             if self.on_error == "stop":
-                raise InputError(f"{error}; --data.on_error skip leaves such rows out") from None
+                hint = "; --data.on_error skip leaves such rows out" if found.shapes else ""
+                raise InputError(f"{error}{hint}") from None
             found.leave_out("bad", str(error))
             return None
 

@@ -223,4 +223,4 @@ def _as_text(config: DistilTuneConfig) -> TextConfig:
     return TextConfig(**shared)
 
 
-TASK = Task(DistilTuneConfig, open_distil, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048, share=0.5))
+TASK = Task(DistilTuneConfig, open_distil, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048))
