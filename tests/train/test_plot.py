@@ -34,3 +34,10 @@ def test_the_picture_says_the_best_and_nothing_lies_over_the_curves(accuracy: bo
 def test_a_run_without_a_validation_has_a_picture() -> None:
     assert words_of(loss_figure([{"step": 1, "loss": 2.0}], "a run")) == ["training", "validation"]
     assert "validation, best 0.500 at step 2" in words_of(loss_figure([{"step": 2, "val_loss": 0.5}], "a run"))
+
+
+@pytest.mark.parametrize("name", ["a$b$", r"$\frac", "$x_", "so\udcff", "a\x1b[31mb"])
+def test_a_run_of_any_name_has_a_picture(name: str) -> None:
+    figure = loss_figure(LINES, f"{name}: 3 steps")
+    figure.canvas.draw()
+    assert figure.axes[0].get_title().endswith(": 3 steps")

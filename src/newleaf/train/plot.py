@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from newleaf.text.printable import printable
+
 TRAINING, VALIDATION, SCORE = "#9ab8a0", "#1b6b3a", "#b5651d"
 
 
@@ -23,7 +25,9 @@ def loss_figure(lines: list[dict[str, Any]], title: str) -> Figure:
     figured = "val_bits_per_byte" if in_bits else "val_loss"
     best = min((check for check in checks if figured in check), key=lambda check: check[figured], default=None)
     axes.plot([c["step"] for c in checks], [c["val_loss"] for c in checks], color=VALIDATION, marker="o", markersize=4, label=_said(best))
-    axes.set(xlabel="step", ylabel="loss (nats per token)" if in_bits else "loss", title=title)
+    axes.set(xlabel="step", ylabel="loss (nats per token)" if in_bits else "loss")
+    # A folder may have any name: dollars are no formula here, and bytes that are no text have no letters.
+    axes.set_title(printable(title.encode("utf-8", "replace").decode("utf-8")), parse_math=False)
     if in_bits:
         scale = checks[-1]["val_bits_per_byte"] / checks[-1]["val_loss"]
         other = axes.secondary_yaxis("right", functions=(lambda y: y * scale, lambda y: y / scale))

@@ -310,7 +310,11 @@ class Session:
 
     def plot(self) -> None:
         def draw() -> None:
-            self.checks.plot_seconds = self.folder.write_plot(f"{self.folder.path.name}: {self.loop.step:,} steps", self.ranks.clock)
+            title = f"{self.folder.path.name}: {self.loop.step:,} steps"
+            try:
+                self.checks.plot_seconds = self.folder.write_plot(title, self.ranks.clock)
+            except (ImportError, MemoryError, RuntimeError, TypeError, ValueError) as error:  # Matplotlib's; no run is worth less for it
+                raise OSError(" ".join(str(error).split())[:100] or type(error).__name__) from None
 
         self.attempt("the plot", draw)
         self.last_plot = self.ranks.clock()
