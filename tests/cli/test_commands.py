@@ -291,3 +291,9 @@ def test_what_the_machine_does_not_have_is_one_line(
     monkeypatch.setattr("newleaf.cli.info.run", fail)
     assert main(["info", "somewhere"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_letters_that_the_terminal_has_not_are_shown_as_others(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import sys; from newleaf.cli.main import _open_streams; _open_streams(); print('h\\u00e9llo \\u2603')"]
+    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert done.stdout.strip() == b"h?llo ?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 import weakref
 from pathlib import Path
@@ -187,3 +188,23 @@ def test_the_command_writes_says_so_and_replaces_only_when_told(stock: Path, tmp
     capsys.readouterr()
     assert main(["info", str(tmp_path / "x.gguf"), "--json"]) == 0
     assert "Q8_0" in json.loads(capsys.readouterr().out)["stored_as"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
+@pytest.mark.parametrize("name", ["x.gguf", "folder"])
+@pytest.mark.parametrize("most", [0, 1000, 20_000, 70_000])
+def test_a_file_that_the_disk_does_not_take_whole_is_one_line_and_leaves_nothing(
+    name: str, most: int, stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    (tmp_path / "out").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        code = main(["convert", str(stock), str(tmp_path / "out" / name)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert list((tmp_path / "out").iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from newleaf.version import VERSION
 SPINS = "1000"  # tens of microseconds
 OF_THE_DISK = {  # what no command can help
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
-    errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG,
 }  # fmt: skip
 COMMANDS = (demo, pretrain, finetune, generate, chat, classify, serve, evaluate, convert, info, runs, plan)
 
@@ -119,6 +120,8 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a letter shows another, and the command goes on
 
 
 def _heed_others() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +76,13 @@ def save_gguf(
                 encoded = _encoded(rule, weights, layout, config, gguf.GGMLQuantizationType[kind])
                 checksums[rule.theirs] = checksum_of(kind, encoded)
                 writer.write_tensor_data(encoded)
-        finally:
             writer.close()
+        except BaseException as error:
+            with suppress(OSError):  # what is left in its buffer has no place on a full disk
+                writer.close()
+            if isinstance(error, OSError) and error.errno is None:  # NumPy's, of fewer bytes written than there are
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+            raise
         fill_in(aside, head, checksums)
     return "; ".join([*_differences(config), *([sentence] if sentence else [])]) or None
 
