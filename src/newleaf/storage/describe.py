@@ -193,7 +193,8 @@ def _opening(stored: StoredWeights, config: GPTConfig, family: Family | None) ->
         types[kind] += size
         transposed += size if name in turned else 0
     largest = max((file.stat().st_size for file in weight_files(stored.folder)), default=0)
-    return of_folder(config, types, largest, transposed)
+    compared = any(checksums.wanted for checksums in stored.checksums.values())
+    return of_folder(config, types, largest, transposed, compared)
 
 
 def _licence(folder: Path, values: dict[str, Any]) -> str | None:

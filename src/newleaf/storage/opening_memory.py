@@ -43,27 +43,30 @@ def of_gguf(config: GPTConfig, tensors: list[StoredMatrix]) -> OpeningMemory:
     """Of a GGUF file, whose tensors come one at a time: the weights, or the one tensor that takes the most on the way."""
     names = ["stored", *PLAIN, *FORMATS]
     weights = {name: sum(_held(tensor, name) for tensor in tensors) for name in names}
-    onto = {name: max(_on_the_way(tensor, name) for tensor in tensors) for name in names}
-    return _memory(config, weights, {name: onto[name] - weights[name] for name in names}, 0)
+    most = {name: max(_on_the_way(tensor, name) for tensor in tensors) for name in names}
+    return _memory(config, weights, {name: max(0, most[name] - weights[name]) for name in names}, 0)
 
 
-def of_folder(config: GPTConfig, types: Mapping[str, int], largest_file: int, transposed: int) -> OpeningMemory:
+def of_folder(config: GPTConfig, types: Mapping[str, int], largest_file: int, transposed: int, compared: bool) -> OpeningMemory:
     """Of a folder with so many bytes of weights in each of the `types` (by PyTorch's names), in files of at most
     `largest_file` bytes. Stored weights are mapped and stay so, but for those that lie `transposed` (bytes), which the
-    kernels want otherwise; for another number format the file is mapped meanwhile, beside the result."""
+    kernels want otherwise; unless they are `compared` with checksums, the first request reads them. For another number
+    format the file is mapped meanwhile, beside the result."""
     counts = count_parameters(config)
     weights = {"stored": sum(types.values())} | {name: width * counts.total for name, width in PLAIN.items()}
     for name, form in FORMATS.items():
         weights[name] = _packed(counts.packable, form) + 4 * (counts.total - counts.packable)
     own = {"bfloat16": "bf16", "float32": "fp32"}.get(max(types, key=lambda kind: types[kind], default=""))
     beside = {name: 0 if name in ("stored", own) else largest_file for name in weights}
+    if not compared:
+        beside |= {name: -weights[name] for name in ("stored", own) if name is not None}
     return _memory(config, weights, beside, transposed, own)
 
 
 def _memory(config: GPTConfig, weights: dict[str, int], beside: dict[str, int], transposed: int, own: str | None = None) -> OpeningMemory:
     base = PYTHON + REST + TOKEN * config.vocab_size
     kernels = KERNELS if count_parameters(config).total >= WITH_KERNELS else 0
-    opened = {name: base + size + max(0, beside[name]) for name, size in weights.items()}
+    opened = {name: base + size + beside[name] for name, size in weights.items()}
     asked = {name: base + size + kernels + (transposed if name in ("stored", own) else 0) for name, size in weights.items()}
     return OpeningMemory(dict(_whole(opened)), {name: max(size, round(opened[name])) for name, size in _whole(asked)})
 
