@@ -13,9 +13,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 BUSY = "while True: sum(range(10_000))"
 
 
@@ -34,8 +31,11 @@ def text_of(size: int, folder: Path) -> Path:
 def timed(words: list[str]) -> float:
     """Seconds of a whole command."""
     begin = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "newleaf", *words], check=True, capture_output=True)
-    return time.perf_counter() - begin
+    done = subprocess.run([sys.executable, "-m", "newleaf", *words], check=False, capture_output=True, text=True)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise SystemExit(f"newleaf {' '.join(words)}: exit {done.returncode}\n{done.stderr}")
+    return seconds
 
 
 def commands(folder: Path, promised: int) -> dict[str, list[str]]:
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--time", type=int, default=20, help="seconds that each command is promised (default: 20)")
     promised = parser.parse_args().time
-    table = Table("command", "promised", "alone", "beside others", title="seconds from creation to end")
+    print(f"{'seconds from creation to end':<32}{'promised':>10}{'alone':>10}{'beside others':>15}")
     with tempfile.TemporaryDirectory() as place:
         for name, words in commands(Path(place), promised).items():
             alone = timed(words)
@@ -65,8 +65,7 @@ def main() -> None:
                 for other in others:
                     other.kill()
                     other.wait()
-            table.add_row(name, str(promised), f"{alone:.1f}", f"{beside:.1f}")
-    Console(width=100).print(table)
+            print(f"{name:<32}{promised:>10}{alone:>10.1f}{beside:>15.1f}", flush=True)
 
 
 if __name__ == "__main__":
