@@ -29,6 +29,7 @@ OPTIONS: dict[str, Any] = {
     },
     "train": {"batch_size": 4, "eval_every": 6, "eval_windows": 8, "sample": {"max_tokens": 3}},
 }  # fmt: skip
+LONGEST = 600  # seconds for a trial, which takes one: only one that hangs takes so long, on a busy machine too
 TIMES = ("seconds", "train_seconds", "total_seconds", "tokens_per_second", "resumed_from_step")
 
 Context = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else None
@@ -89,7 +90,7 @@ def _train(
 
 def finish(source: Path, out: Path, options: dict[str, Any]) -> None:
     process = start(source, out, options)
-    process.join(60)
+    process.join(LONGEST)
     assert process.exitcode == 0
 
 
@@ -138,7 +139,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def wait_for(run: Path, step: int, process: BaseProcess) -> None:
     """Until metrics.jsonl has this step, or the process has ended."""
-    metrics, end = run / "metrics.jsonl", time.monotonic() + 60
+    metrics, end = run / "metrics.jsonl", time.monotonic() + LONGEST
     while process.is_alive() and not (metrics.exists() and f'"step": {step},' in metrics.read_text("utf-8")):
         assert time.monotonic() < end
         time.sleep(0.002)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import OPTIONS, finish, kill, kill_at, outcome, start, wait_for
+from killing import LONGEST, OPTIONS, finish, kill, kill_at, outcome, start, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_run_killed_at_any_point_of_writing_and_resumed_equals_the_uninterrupt
     while not done:
         run = tmp_path / str(call)
         process = start(book, run, OPTIONS, kill_at, call)
-        process.join(60)
+        process.join(LONGEST)
         done = process.exitcode == 0
         killed += not done
         if not done:
