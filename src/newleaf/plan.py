@@ -15,6 +15,7 @@ from newleaf.errors import InputError
 from newleaf.families import FAMILIES, size_name
 from newleaf.model.config import GPTConfig
 from newleaf.model.count import Counts, attention_flops, count_parameters
+from newleaf.text.amounts import counted
 from newleaf.train.dial import USEFUL_SHARE
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, tables 2 and 3
@@ -120,7 +121,10 @@ class Subject:
     @property
     def shape(self) -> str:
         config = self.config
-        return f"{config.n_layer} layers × {config.n_embd:,}, {self.n_head} heads, {config.context_length:,} tokens of context"
+        return (
+            f"{counted(config.n_layer, 'layer')} × {config.n_embd:,}, "
+            f"{counted(self.n_head, 'head')}, {config.context_length:,} tokens of context"
+        )
 
 
 def sizes() -> list[Subject]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from newleaf.text.amounts import counted
 from newleaf.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Run:
 
     def __repr__(self) -> str:
         found = self.summary
-        state = f"{_figure(found)} after {found['steps']:,} steps" if found else "not ended"
+        state = f"{_figure(found)} after {counted(found['steps'], 'step')}" if found else "not ended"
         return f"<newleaf.Run {self.path}: {state}>"
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,7 @@ from newleaf.cli import plan_fit
 from newleaf.cli.console import stdout_console
 from newleaf.cli.options import add_offline, heed_offline
 from newleaf.errors import InputError
-from newleaf.text.amounts import byte_size
+from newleaf.text.amounts import byte_size, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,7 +141,7 @@ def _show(found: Plan, console: Console, machine: Machine | None = None) -> None
         (f"Memory of a device, shared by {found.gpus:,} (FSDP)", _named(found, "fsdp")),
     )
     if machine is not None:
-        title = f"This machine: {machine.cores} cores, {byte_size(machine.memory)} of memory"
+        title = f"This machine: {counted(machine.cores, 'core')}, {byte_size(machine.memory)} of memory"
         groups = (*groups, (title, _named(found, "machine")))
     for title, names in groups:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

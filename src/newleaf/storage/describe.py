@@ -23,7 +23,7 @@ from newleaf.storage.locate import is_gguf, locate
 from newleaf.storage.opening_memory import OpeningMemory, StoredMatrix, of_folder, of_gguf
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.weight_files import WHOLE, index_name, weight_files
-from newleaf.text.amounts import byte_size
+from newleaf.text.amounts import byte_size, counted
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import open_regular, parse_yaml
 
@@ -98,8 +98,8 @@ def _model_facts(name: str | Path) -> dict[str, Any]:
 
 def _facts_of(found: _Found) -> dict[str, Any]:
     config, counts = found.config, count_parameters(found.config)
-    heads = f"{config.n_head} heads" + (f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else "")
-    experts = f" × {config.n_expert} experts, {config.n_expert_active} a token" if config.n_expert else ""
+    heads = counted(config.n_head, "head") + (f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else "")
+    experts = f" × {counted(config.n_expert, 'expert')}, {config.n_expert_active} a token" if config.n_expert else ""
     tokenizer = found.tokenizer
     notes: dict[str, Any] = {"ignored_fields": list(found.ignored)} if found.ignored else {}
     notes |= {"damage": found.damage} if found.damage else {}
@@ -109,7 +109,7 @@ def _facts_of(found: _Found) -> dict[str, Any]:
         "parameters": counts.total,
         "active_parameters": counts.active,
         "embedding_parameters": counts.embedding,
-        "shape": f"{config.n_layer} layers × {config.n_embd}, {heads}, feed-forward {config.n_inner}{experts}",
+        "shape": f"{counted(config.n_layer, 'layer')} × {config.n_embd}, {heads}, feed-forward {config.n_inner}{experts}",
         "context": config.context_length,
         "stored_as": found.stored_as,
         "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size} if tokenizer is not None else None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from newleaf.errors import InputError
-from newleaf.text.amounts import byte_size
+from newleaf.text.amounts import byte_size, counted
 
 # Layers, width, heads of new models, smallest first.
 LADDER = (
@@ -104,7 +104,7 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None, characters:
     steps = max(1.0, tokens / STEP_TOKENS)
     adamw, muon = rates = _rates(steps, n_embd)
     reasons = [
-        Reason(f"Size: {n_layer} layers × {n_embd} ({why}).", ("n_layer", "n_embd")),
+        Reason(f"Size: {counted(n_layer, 'layer')} × {n_embd} ({why}).", ("n_layer", "n_embd")),
         Reason(
             f"Vocabulary: {vocabulary:,} tokens for {byte_size(used)} of text{' and its characters' * (vocabulary > usual)}.",
             about="vocabulary",
@@ -112,10 +112,10 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None, characters:
     ]
     if dropout:
         reasons.append(
-            Reason(f"Dropout {dropout:g}: the text is read about {epochs:.0f} times.", ("embedding_dropout", "residual_dropout"))
+            Reason(f"Dropout {dropout:g}: the text is read about {counted(epochs, 'time')}.", ("embedding_dropout", "residual_dropout"))
         )
     if max(rates) > 1:
-        text = f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about {steps:,.0f} steps of a network {n_embd} wide."
+        text = f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about {counted(steps, 'step')} of a network {n_embd} wide."
         reasons.append(Reason(text, ("n_embd",), "rates"))
     return Choice(vocabulary, model, STEP_TOKENS // context, rates, tuple(reasons))
 

@@ -16,6 +16,7 @@ import yaml
 from newleaf.errors import InputError
 from newleaf.model.config import GPTConfig
 from newleaf.model.count import count_parameters, training_flops
+from newleaf.text.amounts import counted
 from newleaf.untrusted import MOST_YAML_BYTES, read_text
 
 CONFIG, METRICS, SUMMARY = "run.yaml", "metrics.jsonl", "summary.json"
@@ -223,7 +224,7 @@ def _ends(metrics: Path, notes: list[str]) -> tuple[dict[str, Any], float | None
         last = _parsed(newest) or {}
         damaged += not last
     if damaged:
-        notes.append(f"{METRICS} has {damaged:,} damaged line{'s' if damaged > 1 else ''}, passed over")
+        notes.append(f"{METRICS} has {counted(damaged, 'damaged line')}, passed over")
     return last, best
 
 

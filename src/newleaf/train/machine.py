@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from newleaf.errors import InputError
+from newleaf.text.amounts import counted
 
 MOST_THREADS = 256
 
@@ -26,7 +27,7 @@ def use_threads(count: int | None) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     most = max(MOST_THREADS, 4 * cores)
     if count is not None and (type(count) is not int or not 1 <= count <= most):
-        raise InputError(f"threads: must be between 1 and {most}, not {count!r}; this machine has {cores} cores")
+        raise InputError(f"threads: must be between 1 and {most}, not {count!r}; this machine has {counted(cores, 'core')}")
     if count is None and os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         count = min(most, max(1, int(os.environ["OMP_NUM_THREADS"])))
     if count is None:

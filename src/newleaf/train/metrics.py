@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.storage.files import write_atomically
+from newleaf.text.amounts import counted
 
 
 class Metrics:
@@ -98,7 +99,7 @@ def read_lines(metrics: Path, strict: bool = False) -> Iterator[dict[str, Any]]:
                     raise ValueError(f"line {number} is damaged")
                 damaged += line is None
     if damaged:
-        logging.getLogger("newleaf").warning(f"{metrics}: {damaged:,} damaged line{'s' * (damaged > 1)} passed over")
+        logging.getLogger("newleaf").warning(f"{metrics}: {counted(damaged, 'damaged line')} passed over")
 
 
 def parsed(raw: bytes) -> dict[str, Any] | None:

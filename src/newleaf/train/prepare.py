@@ -22,7 +22,7 @@ from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
-from newleaf.text.amounts import byte_size
+from newleaf.text.amounts import byte_size, counted
 from newleaf.text.character_bpe import LOOKED_AT, has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import MOST_SEEN, train_tokenizer
@@ -207,7 +207,7 @@ def left_out(report: dict[str, Any]) -> list[str]:
     sentences = []
     if report["unknown_suffix"]["count"]:
         names = ", ".join(report["unknown_suffix"]["first"][:3])
-        sentences.append(f"Passed over {report['unknown_suffix']['count']} files of other kinds ({names}, …).")
+        sentences.append(f"Passed over {counted(report['unknown_suffix']['count'], 'file')} of other kinds ({names}, …).")
     if report["encodings"]:
         name, encoding = next(iter(report["encodings"].items()))
         more = f" and {len(report['encodings']) - 1} more files" if len(report["encodings"]) > 1 else ""
@@ -252,9 +252,10 @@ def _announce(config: PretrainConfig, network: GPTConfig, choice: Choice | None,
     with torch.device("meta"):
         count = GPT(network).parameter_count()
     monitor.say(
-        f"Model: {_count(count)} parameters, {network.n_layer} layers × {network.n_embd}, vocabulary {network.vocab_size}, "
+        f"Model: {_count(count)} parameters, {counted(network.n_layer, 'layer')} × {network.n_embd}, vocabulary {network.vocab_size}, "
         f"context {network.context_length}. Text: {part_of(corpus.train, config.data.train_bytes)} to learn, "
-        f"{part_of(corpus.validation, config.data.validation_bytes)} held out. {config.train.precision} on {config.train.threads} threads."
+        f"{part_of(corpus.validation, config.data.validation_bytes)} held out. "
+        f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
     if (advice := why_not_stock(network)) is not None:
         monitor.say(f"Note: {advice}.")

@@ -148,7 +148,7 @@ def measured_words(looks: Looks, summary: Mapping[str, Any], metrics: Sequence[M
     line = next((line for line in reversed(metrics) if line["step"] == step and "val_bits_per_byte" in line), None)
     if line is None or not summary.get("finished") or line["val_bits_per_byte"] == summary["val_bits_per_byte"]:
         return None
-    windows = f"{line['val_windows']:,} windows" if "val_windows" in line else "some windows"
+    windows = f"{counted(line['val_windows'], 'window')}" if "val_windows" in line else "some windows"
     return f"on all held-out text that is used; what was shown on the way is of a sample of {windows} ({line['val_bits_per_byte']:.3f})"
 
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from newleaf.text.amounts import counted
 from newleaf.train.config import TrainConfig
 from newleaf.train.optimizer import OptimizerConfig
 from newleaf.tune.config import TuneOptimizerConfig
@@ -56,11 +57,11 @@ def rates(n_embd: int, origin: Origin | None, lora: bool, steps: float, usual: U
     if origin is not None and not lora:
         times = usual.share * max(fewer, LEAST_FOR_MANY)
         adamw, muon = _round(times * origin.learning_rate), _round(times * origin.matrix_learning_rate)
-        return Rates(origin.kind, adamw, muon, f"by what the base was trained with, for about {steps:,.0f} steps")
+        return Rates(origin.kind, adamw, muon, f"by what the base was trained with, for about {counted(steps, 'step')}")
     power = LORA_POWER if lora else NARROW_POWER if n_embd < WIDTH else WIDE_POWER
     rate, width, most = (LORA_RATE, LORA_WIDTH, MOST_LORA) if lora else (ADAMW_RATE, WIDTH, MOST_ADAMW)
     found = min(rate * (width / n_embd) ** power * (1.0 if lora else max(1.0, fewer)), most)
-    why = f"for an adapter over a network {n_embd} wide" if lora else f"for about {steps:,.0f} steps of a network {n_embd} wide"
+    why = f"for an adapter over a network {n_embd} wide" if lora else f"for about {counted(steps, 'step')} of a network {n_embd} wide"
     return Rates("adamw", _round(usual.rate * found), plain.matrix_learning_rate, why)
 
 

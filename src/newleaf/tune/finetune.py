@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.errors import InputError
+from newleaf.text.amounts import counted
 from newleaf.train import run
 from newleaf.train.config import TrainConfig, with_batch_size
 from newleaf.train.course import Course
@@ -101,7 +102,7 @@ def settle(course: Any, usual: dial.Usual, base: Base, monitor: Monitor, process
         peak = f"AdamW's {optimizer.learning_rate:g}"
         peak += f", Muon's {optimizer.matrix_learning_rate:g}" if optimizer.kind == "muon" else ""
         why = found.why if optimizer.kind == found.kind else "half of pretraining's"
-        monitor.say(f"Learning rates: {peak}, {why}. Batches of {size} rows.")
+        monitor.say(f"Learning rates: {peak}, {why}. Batches of {counted(size, 'row')}.")
     return dataclasses.replace(config, optimizer=optimizer, train=with_batch_size(config.train, size))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from newleaf.errors import DivergedError, InputError, Stopped
 from newleaf.storage.files import write_json
+from newleaf.text.amounts import counted
 from newleaf.train import run
 from newleaf.train.course import Measure
 from newleaf.train.monitor import Monitor
@@ -93,7 +94,7 @@ class Search:
             if number == 1 and len(found) == len(factors):
                 found = self._widened(found)
             if len(found) < len(factors):
-                self.monitor.say(f"Sweep: no time for more than {len(self.trials)} trials; a longer --time tries more.")
+                self.monitor.say(f"Sweep: no time for more than {counted(len(self.trials), 'trial')}; a longer --time tries more.")
                 return ranked[0] if ranked else self._ranked(found)[0]
             ranked = self._ranked(found)
             factors = sorted(each.factor for each in ranked[: max(2, len(AROUND) // 2**number)])

@@ -15,6 +15,7 @@ from newleaf.data.batches import Batch
 from newleaf.data.order import permutation_index
 from newleaf.data.windows import NO_TARGET
 from newleaf.errors import InputError
+from newleaf.text.amounts import counted
 from newleaf.tune.conversations.example import Example
 
 Ints = npt.NDArray[np.int64]
@@ -112,7 +113,9 @@ class ShuffledBatches(Generic[B]):
     def __init__(self, rows: Rows[B], batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
         part, parts = share
         if batch_size % parts:
-            raise InputError(f"train.batch_size: {batch_size} rows cannot be shared by {parts} processes equally; choose a multiple")
+            raise InputError(
+                f"train.batch_size: {counted(batch_size, 'row')} cannot be shared by {parts} processes equally; choose a multiple"
+            )
         self._rows, self._size, self._seed = rows, batch_size, seed
         self._own = np.arange(batch_size, dtype=np.int64)[part * batch_size // parts : (part + 1) * batch_size // parts]
 

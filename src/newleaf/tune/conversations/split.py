@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from newleaf.data.stdlib_chat import HELD_OUT, NAME
 from newleaf.errors import InputError
+from newleaf.text.amounts import counted
 from newleaf.train.monitor import Monitor
 from newleaf.tune.conversations.answers import Answers
 from newleaf.tune.conversations.config import TalkDataConfig
@@ -48,7 +49,8 @@ class Split:
     def _checked(self, train: list[T], held_out: list[T]) -> tuple[list[T], list[T]]:
         if not train or not held_out:
             raise InputError(
-                f"{self.sources[0]}: {len(train)} rows to learn from and {len(held_out)} held out are too few; give more or data.validation"
+                f"{self.sources[0]}: has {counted(len(train), 'row')} to learn from "
+                f"and {len(held_out)} held out, too few; give more or data.validation"
             )
         return train, held_out
 

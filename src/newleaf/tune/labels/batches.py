@@ -12,6 +12,7 @@ from torch import Tensor
 
 from newleaf.data.windows import NO_TARGET
 from newleaf.errors import InputError
+from newleaf.text.amounts import counted
 from newleaf.tune.labels.tokens import Encoded
 
 POOL = 32  # batches whose rows are sorted by length before they are cut apart: little padding, and still much chance
@@ -103,7 +104,9 @@ class LabelBatches:
     def __init__(self, rows: Sequence[LabelRow], batch_size: int, seed: int, pad_id: int, language: bool, share: tuple[int, int]) -> None:
         self._rows, self._seed, self._pad_id, self._language, self._share = rows, seed, pad_id, language, share
         if batch_size % share[1]:
-            raise InputError(f"train.batch_size: {batch_size} rows cannot be shared by {share[1]} processes equally; choose a multiple")
+            raise InputError(
+                f"train.batch_size: {counted(batch_size, 'row')} cannot be shared by {share[1]} processes equally; choose a multiple"
+            )
         self._size = batch_size
         self._per_epoch = len(rows) // batch_size
         self._lengths = np.array([row.encoded.length for row in rows])

@@ -18,6 +18,7 @@ from newleaf.families import family_for
 from newleaf.model.classifier import Classifier
 from newleaf.model.count import count_parameters, training_flops
 from newleaf.storage.classifier_folder import Head, Shape, load_classifier, save_classifier, why_not_stock_classifier
+from newleaf.text.amounts import counted
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.config import TrainConfig, with_batch_size
 from newleaf.train.course import Course, Measure
@@ -168,11 +169,14 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
 def _fitting(train: TrainConfig, rows: int, processes: int, monitor: Monitor) -> TrainConfig:
     """With batches of no more rows than there are. Raises InputError when not every process can have one."""
     if rows < processes:
-        raise InputError(f"train.batch_size: there are {rows} rows to learn from, and {processes} processes to share them")
+        raise InputError(
+            f"train.batch_size: for {counted(rows, 'row')} to learn from there "
+            f"are {counted(processes, 'process', 'processes')}, and each needs one"
+        )
     if train.batch_size <= rows:
         return train
     fits = rows // processes * processes
-    monitor.say(f"Batches: {fits} rows a step, as there are fewer to learn from than train.batch_size {train.batch_size}.")
+    monitor.say(f"Batches: {counted(fits, 'row')} a step, as there are fewer to learn from than train.batch_size {train.batch_size}.")
     return with_batch_size(train, fits)
 
 
@@ -232,9 +236,9 @@ def _tell(
 ) -> None:
     """Say what was read. Raises InputError for texts that are too long where those are to be refused."""
     if found.skipped:
-        monitor.say(f"Left out: {sum(found.skipped.values()):,} rows. The first: {found.first_skipped}")
+        monitor.say(f"Left out: {counted(sum(found.skipped.values()), 'row')}. The first: {found.first_skipped}")
     shown = ", ".join(repr(label) for label in labels[:8]) + (", …" if len(labels) > 8 else "")
-    what = f", {len(labels)} labels ({shown})" if labels else ""
+    what = f", {counted(len(labels), 'label')} ({shown})" if labels else ""
     test = f", {len(found.test):,} to test" if found.test else ""
     monitor.say(f"Rows: {len(found.train):,} to learn, {len(found.validation):,} held out{test}; fields {found.fields.described()}{what}.")
     cut = 0
@@ -244,7 +248,7 @@ def _tell(
                 raise InputError(f"{example.where}: does not fit {length} tokens; raise label.length, or let --label.too_long cut it")
             cut += row.encoded.cut
     if cut:
-        monitor.say(f"Cut: {cut:,} rows had more than {length} tokens.")
+        monitor.say(f"Cut: {counted(cut, 'row')} had more than {length} tokens.")
 
 
 def _baselines(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from newleaf.errors import InputError
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head, Label
+from newleaf.text.amounts import counted
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.tune.labels.batches import LabelRow
 from newleaf.tune.labels.predict import predict, to_probabilities
@@ -79,7 +80,9 @@ class LabelModel:
         shape = self.head.shape
         right = {"classify": len(texts) == 1, "choice": len(texts) >= 3}.get(shape, len(texts) == 2)
         if not right or not all(isinstance(text, str) for text in texts):
-            raise InputError(f"question {number + 1}: this model was tuned for {shape} and takes {WANTS[shape]}, not {len(texts)} texts")
+            raise InputError(
+                f"question {number + 1}: this model was tuned for {shape} and takes {WANTS[shape]}, not {counted(len(texts), 'text')}"
+            )
         return texts
 
     def _judged(self, chance: npt.NDArray[np.float64], row: LabelRow, texts: Sequence[str]) -> Judged:

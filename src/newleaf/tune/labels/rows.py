@@ -15,6 +15,7 @@ from newleaf.data.encodings import known_encoding
 from newleaf.data.problems import BadDocumentError
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Label, Shape
+from newleaf.text.amounts import counted
 from newleaf.tune.labels.fields import Fields, Wanted, find_fields, text_of
 from newleaf.tune.labels.table import Row, read_table
 
@@ -214,7 +215,8 @@ def _split(found: list[Example], fraction: float, seed: int, where: str) -> tupl
     """Some rows held out, drawn by chance: files are often sorted by label."""
     if len(found) < 4:
         raise InputError(
-            f"{where}: {len(found)} rows are too few to hold some back; give more, or a validation file with --data.validation"
+            f"{where}: holds {counted(len(found), 'row')}, too few to hold "
+            "some back; give more, or a validation file with --data.validation"
         )
     order = np.random.default_rng([seed, 7]).permutation(len(found))
     held = set(order[: max(1, round(fraction * len(found)))].tolist())

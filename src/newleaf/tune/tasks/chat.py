@@ -12,6 +12,7 @@ from newleaf.data.batches import Batch
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
 from newleaf.measure.text_figures import headline, text_metric
+from newleaf.text.amounts import counted
 from newleaf.train.course import Course, Measure
 from newleaf.train.loop import NEXT_TOKEN, next_token_losses
 from newleaf.train.monitor import Monitor
@@ -81,7 +82,8 @@ def open_chat(config: ChatTuneConfig, base: Base, monitor: Monitor, ranks: Ranks
     sizes = course.sizes
     monitor.say(
         f"Conversations: {len(train):,} to learn from, {len(held_out):,} held out; {sizes.learned:,} of {sizes.positions:,} tokens are the "
-        f"assistant's, in {sizes.rows:,} windows of {course.packed.length}. {config.train.precision} on {config.train.threads} threads."
+        f"assistant's, in {counted(sizes.rows, 'window')} of {course.packed.length}. "
+        f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
     return course
 

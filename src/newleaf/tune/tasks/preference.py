@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from newleaf.text.amounts import counted
 from newleaf.train.course import Course, Measure
 from newleaf.train.monitor import Monitor
 from newleaf.train.ranks import Ranks
@@ -76,7 +77,7 @@ def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, 
         train, held_out = both[: len(train)], both[len(train) :]
     monitor.say(
         f"Pairs: {len(train):,} to learn from, {len(held_out):,} held out, by {config.preference.method.upper()}. "
-        f"{config.train.precision} on {config.train.threads} threads."
+        f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
     return PreferenceCourse(config, ready, train, held_out)
 

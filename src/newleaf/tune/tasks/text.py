@@ -14,6 +14,7 @@ from newleaf.data.config import DataConfig
 from newleaf.data.prepare import Corpus, prepare_text
 from newleaf.data.shards import tokenize
 from newleaf.storage.folder import save_folder
+from newleaf.text.amounts import counted
 from newleaf.train.course import Course
 from newleaf.train.dial import portions
 from newleaf.train.monitor import Monitor
@@ -98,7 +99,7 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
     config = _in_time(config, base, corpus, ranks)
     monitor.say(
         f"Text: {part_of(corpus.train, config.data.train_bytes)} to learn, {part_of(corpus.validation, config.data.validation_bytes)} "
-        f"held out, in windows of {length} tokens. {config.train.precision} on {config.train.threads} threads."
+        f"held out, in windows of {length} tokens. {config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
     parts = zip((corpus.train, corpus.validation), config.data.most_bytes, strict=True)
     train, validation = (tokenize(text, base.tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts)
