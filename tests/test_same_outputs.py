@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from tools.same_outputs.compare import differences
 from tools.same_outputs.digest import file_digest, folder_digest, kept, tensor_digest, without_folder
+from tools.same_outputs.models import FAMILIES, make_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +82,16 @@ def test_a_folder_whose_tensors_changed_places_differs(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"newleaf": {"version": "2"}, "n_embd": 2}', "utf-8")
     assert places(before, folder_digest(tmp_path)) == [f"model.safetensors/{name}" for name in ("bytes", "a", "b")]
     assert file_digest(tmp_path / "config.json") == {"newleaf": {}, "n_embd": 2}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_s_weights_are_the_same_whatever_was_drawn_before(family: str, tmp_path: Path) -> None:
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        make_model(tmp_path / str(seed), family)
+        found.append(folder_digest(tmp_path / str(seed)))
+    assert found[0] == found[1]
 
 
 def check(*words: str) -> subprocess.CompletedProcess[str]:

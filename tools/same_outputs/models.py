@@ -26,7 +26,7 @@ LLAMA_STYLE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_p
 LOCAL = {"window_size": 16, "attention_types": [[["global", "local"], 1]]}
 YARN = {
     "rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
-    "original_max_position_embeddings": 32,
+    "original_max_position_embeddings": 64,
 }  # fmt: skip
 FAMILIES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "gpt1": ("OpenAIGPTConfig", GPT_STYLE, {}),
@@ -66,14 +66,14 @@ def make_model(folder: Path, family: str, size: str = "small", dtype: torch.dtyp
 
 
 def fill(model: torch.nn.Module, seed: int = 7) -> None:
-    """Random weights that give neither flat nor certain predictions: matrices keep the size of what they multiply, vectors stay near
-    what they were."""
+    """Random weights that give neither flat nor certain predictions: vectors near 1 for norms and near 0 for biases, matrices as large as
+    keeps the size of what they multiply. Nothing of what was there stays, since stock classes leave some of it as the memory was."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, weight in sorted(model.named_parameters()):
+        for name, weight in sorted(model.named_parameters()):
             noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim == 1:
-                weight.add_(0.1 * noise)
+                weight.copy_(float(name.endswith("weight")) + 0.1 * noise)
             else:
                 weight.copy_(noise * 1.2 / weight.shape[-1] ** 0.5)
 
