@@ -71,7 +71,7 @@ def test_a_request_knows_how_much_of_its_prompt_was_read_and_how_much_was_there(
 def test_deterministic_logits_are_the_same_bit_for_bit_alone_and_in_company(model: Model) -> None:
     """Log-probabilities to the last bit in rounds that are cut differently; the network itself reads in parts that are always alike."""
     options = SamplingConfig(max_tokens=40, min_tokens=40, seed=3, logprobs=2)
-    for make in (lambda: kernel_slots(model, 4), lambda: NetworkSlots(model.network, 4)):
+    for make in (lambda: kernel_slots(model, 4), lambda: NetworkSlots(model.network, 4, deterministic=True)):
         with Engine(model.network, model.tokenizer, deterministic=True, runner=make()) as engine:
             alone = [[piece.scores for piece in engine.submit(prompt, options)] for prompt in PROMPTS]
         with Engine(model.network, model.tokenizer, deterministic=True, runner=make()) as engine:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.strands import BACK, head_bytes, strands_of, width_of
 from newleaf.model import GPTConfig
 
-BLOCK = 64 << 20  # bytes that are asked of the system at once, at most
 PASSED = 256  # pages of each strand with windows that these have passed and that are kept all the same, while no memory is lacking
 
 
@@ -48,31 +47,84 @@ class _Owned:
         return self.passed + len(self.pages)
 
 
-class Pages:
-    """Pages of `slots` sequences of up to `max_length` tokens, of at most `limit` bytes (None: no limit). Numbers are fp32, bf16, or codes
-    (torch.int8) with scales."""
+class PageMemory(Protocol):
+    """Where pages lie. Pages are numbered from 0 in the order in which they were added."""
 
-    def __init__(self, config: GPTConfig, dtype: torch.dtype, slots: int, max_length: int, limit: int | None = None) -> None:
-        self.config, self.dtype = config, dtype
-        self.strands, self.width = strands_of(config), width_of(config)
+    page_bytes: int
+
+    def add(self, most: float) -> int:
+        """Room for more pages, at least one and no more than `most`; returns how many."""
+
+    def copy(self, source: int, target: int) -> None:
+        """Let a page hold what another one holds."""
+
+    def renew(self, page: int) -> None:
+        """A page that was in use is going to hold other tokens."""
+
+    def entry(self, page: int) -> int:
+        """What the table of pages has for a page."""
+
+
+class AddressedMemory:
+    """Pages as the kernels read them, whose table has addresses. Numbers are fp32, bf16, or codes (torch.int8) with scales."""
+
+    BLOCK = 64 << 20  # bytes that are asked of the system at once, at most
+
+    def __init__(self, config: GPTConfig, dtype: torch.dtype) -> None:
+        self.width = width_of(config)
         self.key_bytes, value_bytes = head_bytes(config, dtype)
         self.head_bytes = self.key_bytes + value_bytes
         self.layer_bytes = config.n_kv_head * self.head_bytes
-        self.page_bytes = len(self.strands[0].layers) * self.layer_bytes
+        self.page_bytes = len(strands_of(config)[0].layers) * self.layer_bytes
+        self._pages: list[Tensor] = []
+
+    def add(self, most: float) -> int:
+        """As many pages again as there are, within bounds; zeros, since what fills heads up to whole vectors is never written."""
+        have = len(self._pages)
+        count = int(max(1, min(max(have, 1), self.BLOCK // self.page_bytes, most)))
+        self._pages += torch.zeros(count, self.page_bytes, dtype=torch.uint8).unbind()
+        return count
+
+    def copy(self, source: int, target: int) -> None:
+        self._pages[target].copy_(self._pages[source])
+
+    def renew(self, page: int) -> None:
+        """Kernels read nothing but what was written of a page."""
+
+    def entry(self, page: int) -> int:
+        return self._pages[page].data_ptr()
+
+
+class Pages:
+    """Pages of `slots` sequences of up to `max_length` tokens, of at most `limit` bytes (None: no limit), in `memory` (None: as kernels
+    read them). Numbers are fp32, bf16, or codes (torch.int8) with scales."""
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        dtype: torch.dtype,
+        slots: int,
+        max_length: int,
+        limit: int | None = None,
+        memory: PageMemory | None = None,
+    ) -> None:
+        self.config, self.dtype = config, dtype
+        self.memory = memory or AddressedMemory(config, dtype)
+        self.strands = strands_of(config)
+        self.page_bytes = self.memory.page_bytes
         self.most = None if limit is None else max(len(self.strands), limit // self.page_bytes)
-        self.table = np.zeros((len(self.strands), slots, -(-max_length // PAGE)), dtype=np.int64)  # addresses, for the kernels
+        self.table = np.zeros((len(self.strands), slots, -(-max_length // PAGE)), dtype=np.int64)  # `entry` of each page
         self._owned: list[list[_Owned]] = [[_Owned() for _ in self.strands] for _ in range(slots)]
         self._texts: list[list[int]] = [[] for _ in range(slots)]  # of each slot, the numbers of its text up to each page that is known
-        self._pages: list[Tensor] = []
-        self._users: list[int] = []
+        self._users: list[int] = []  # of each page
         self._free: list[int] = []
+        self._stale: set[int] = set()  # pages that have held tokens
         self._numbers: dict[_Known, int] = {}
         self._count = 0  # of numbers so far
         self._known: dict[tuple[int, int], int] = {}  # a text's number and a strand → the page that holds its end
         self._about: dict[int, tuple[_Known, int, int]] = {}  # page → the text, its number, and the strand
         self._idle: dict[int, None] = {}  # known pages without users, longest unused first
         self._passed: dict[int, None] = {}  # those among them that windows have passed
-        self.layers = self._place_layers()
 
     @property
     def slots(self) -> int:
@@ -81,16 +133,16 @@ class Pages:
     @property
     def nbytes(self) -> int:
         """Bytes taken so far."""
-        return len(self._pages) * self.page_bytes
+        return len(self._users) * self.page_bytes
 
     @property
     def used(self) -> int:
         """Bytes of pages that texts have, or that are known."""
-        return (len(self._pages) - len(self._free)) * self.page_bytes
+        return (len(self._users) - len(self._free)) * self.page_bytes
 
     def room(self) -> float:
         """Pages that could still be had."""
-        return math.inf if self.most is None else self.most - len(self._pages) + len(self._free) + len(self._idle)
+        return math.inf if self.most is None else self.most - len(self._users) + len(self._free) + len(self._idle)
 
     def need(self, length: int) -> int:
         """Pages that a text of so many tokens takes."""
@@ -101,7 +153,6 @@ class Pages:
         self.table = np.concatenate([self.table, more], axis=1)
         self._owned += [[_Owned() for _ in self.strands] for _ in range(count)]
         self._texts += [[] for _ in range(count)]
-        self.layers = self._place_layers()
 
     def reserve(self, slot: int, start: int, end: int) -> None:
         """Pages for tokens at positions `start` … `end` − 1; those that no window sees from BACK tokens before on are let go. Raises
@@ -175,7 +226,7 @@ class Pages:
                 self._append(target, number, page)
             if length % PAGE:
                 page = self._new()
-                self._pages[page].copy_(self._pages[owned.pages[full - owned.passed]])
+                self.memory.copy(owned.pages[full - owned.passed], page)
                 self._append(target, number, page)
 
     def _holds(self, texts: list[int]) -> bool:
@@ -184,17 +235,9 @@ class Pages:
             (text, number) in self._known for number, strand in enumerate(self.strands) for text in texts[strand.first(len(texts) * PAGE) :]
         )
 
-    def _place_layers(self) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        """For each layer, where its strand's table of pages is, and how many bytes into a page the layer begins."""
-        rows = np.zeros((self.config.n_layer, 2), dtype=np.int64)
-        for number, strand in enumerate(self.strands):
-            for place, layer in enumerate(strand.layers):
-                rows[layer] = self.table[number].ctypes.data, place * self.layer_bytes
-        return rows
-
     def _append(self, slot: int, strand: int, page: int) -> None:
         owned = self._owned[slot][strand]
-        self.table[strand, slot, owned.end] = self._pages[page].data_ptr()
+        self.table[strand, slot, owned.end] = self.memory.entry(page)
         owned.pages.append(page)
 
     def _drop(self, page: int, passed: bool = False) -> None:
@@ -221,20 +264,21 @@ class Pages:
 
     def _new(self) -> int:
         if not self._free:
-            if self.most is None or len(self._pages) < self.most:
+            if self.most is None or len(self._users) < self.most:
                 self._grow()
             elif self._idle:
                 self._forget(next(iter(self._idle)))
             else:
                 raise OutOfPagesError(f"all {self.most} pages of {PAGE} tokens are in use")
         page = self._free.pop()
+        if page in self._stale:
+            self.memory.renew(page)
+        self._stale.add(page)
         self._users[page] = 1
         return page
 
     def _grow(self) -> None:
-        """As many pages again as there are, within bounds; zeros, since what fills heads up to whole vectors is never written."""
-        have, each = len(self._pages), self.page_bytes
-        count = max(1, min(max(have, 1), BLOCK // each, (self.most or have + BLOCK) - have))
-        self._pages += torch.zeros(count, each, dtype=torch.uint8).unbind()
+        have = len(self._users)
+        count = self.memory.add(math.inf if self.most is None else self.most - have)
         self._users += [0] * count
         self._free += range(have + count - 1, have - 1, -1)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from newleaf.generate.crew import Crew
 from newleaf.generate.kernels.layout import LANES, State
 from newleaf.generate.lowering import lower
 from newleaf.generate.paged_cache import PagedCache
-from newleaf.generate.pages import Pages
+from newleaf.generate.pages import AddressedMemory, Pages
 from newleaf.generate.program import CannotLower, up
 from newleaf.kernels.product_speed import bf16_is_faster
 from newleaf.model import GPT, GPTConfig, KVCache
@@ -72,7 +73,9 @@ class LoweredRunner:
         self.max_length = min(max_length or config.context_length, config.context_length)
         self.packed, self.dtype = is_packed(network), cache_dtype(network)  # the type of keys and values that PyTorch reads
         self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length, adapted)
-        self.pages = Pages(config, cache or self.dtype, slots, self.max_length, limit)
+        self.memory = AddressedMemory(config, cache or self.dtype)
+        self.pages = Pages(config, cache or self.dtype, slots, self.max_length, limit, self.memory)
+        self._layers, self._placed = np.zeros((config.n_layer, 2), dtype=np.int64), 0
         self._alive: list[int] = []
         self._lengths: list[int] = []
         self.crew = Crew(self.program)
@@ -81,13 +84,13 @@ class LoweredRunner:
 
     def _make_room(self) -> None:
         """Where the cache is, and each thread's scratch memory."""
-        config, threads, width = self.config, self.program.threads, self.pages.width
+        config, threads, width = self.config, self.program.threads, self.memory.width
         self._scores = torch.zeros(threads, 4 * (up(self.max_length, LANES) + 2 * LANES), dtype=torch.uint8)
         self._products = torch.zeros(threads, max(2 * 64 * MAX_ROWS, 4 * width) + 64, dtype=torch.uint8)
         values = {
             State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim, State.HEAD_WIDTH: width,
-            State.NUMBER_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.pages.head_bytes,
-            State.KEY_BYTES: self.pages.key_bytes,
+            State.NUMBER_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.memory.head_bytes,
+            State.KEY_BYTES: self.memory.key_bytes,
             State.SCORES: self._scores.data_ptr(), State.SCORES_STRIDE: self._scores.shape[1],
             State.TILE: self._products.data_ptr(), State.TILE_STRIDE: self._products.shape[1],
         }  # fmt: skip
@@ -168,8 +171,14 @@ class LoweredRunner:
             network.hidden(torch.tensor([list(ids)]), cache=cache)
 
     def _place_pages(self) -> None:
-        """Tables of pages move when there are more slots."""
-        self.crew.state[State.LAYERS], self.crew.state[State.PAGE_COUNT] = self.pages.layers.ctypes.data, self.pages.table.shape[2]
+        """For each layer, where its group's table of pages is, and how many bytes into a page the layer begins."""
+        table = self.pages.table
+        if table.ctypes.data != self._placed:
+            self._placed = table.ctypes.data
+            for number, strand in enumerate(self.pages.strands):
+                for place, layer in enumerate(strand.layers):
+                    self._layers[layer] = table[number].ctypes.data, place * self.memory.layer_bytes
+            self.crew.state[State.LAYERS], self.crew.state[State.PAGE_COUNT] = self._layers.ctypes.data, table.shape[2]
 
     @property
     def length(self) -> int:

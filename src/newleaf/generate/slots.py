@@ -13,12 +13,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from newleaf.generate.pages import Pages
 from newleaf.generate.program import CannotLower
 from newleaf.generate.runner import MAX_ROWS, WORTH_LOWERING, LoweredRunner, evaluating, say_once
-from newleaf.model import GPT, KVCache
+from newleaf.generate.tensor_pages import RaggedBatch, Span, TensorMemory
+from newleaf.model import GPT
 
 Row = tuple[int, int, int]  # token, position, slot
 FEW = 8  # tokens of a prompt that are not worth PyTorch's matrix products
+AT_ONCE = 4096  # tokens, with what fills rows up, that go through the network together
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Slots(Protocol):
 
     def publish(self, slot: int, ids: Sequence[int]) -> None:
         """The slot has read these tokens, and others may borrow them."""
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        """Let an empty slot hold the first `length` tokens of another."""
 
     def release(self, slot: int) -> None:
         """The text has ended."""
@@ -114,66 +120,99 @@ class KernelSlots:
     def publish(self, slot: int, ids: Sequence[int]) -> None:
         self.runner.pages.publish(slot, ids, kind=self.runner.wearing.get(slot, 0))
 
+    def fork(self, source: int, target: int, length: int) -> None:
+        self.runner.wear(target, self.runner.wearing.get(source, 0))
+        self.runner.pages.fork(source, target, length)
+
     def release(self, slot: int) -> None:
         self.runner.pages.release(slot)
 
 
 class NetworkSlots:
-    """Slots of the network itself, each with a cache of its own that grows: the reference, and what runs where there is no program."""
+    """Slots of the network itself, run by PyTorch: the reference, and what runs where there is no program. `deterministic` takes each text
+    through it alone, since rounding depends on what else is in a batch."""
 
     rows, steady = 256, False
 
     def __init__(
-        self, network: GPT, count: int, limit: int | None = None, adapted: Sequence[GPT] = (), cache: torch.dtype | None = None
+        self,
+        network: GPT,
+        count: int,
+        limit: int | None = None,
+        adapted: Sequence[GPT] = (),
+        cache: torch.dtype | None = None,
+        deterministic: bool = False,
     ) -> None:
-        self.network, self.count, self.max_length = network, count, network.config.context_length
+        config = network.config
+        self.network, self.count, self.max_length = network, count, config.context_length
         self.networks, self.wearing = (network, *adapted), dict[int, int]()
-        self.dtype = cache or network.dtype
-        each = KVCache(network.config, 1, 1, self.dtype).nbytes
-        self._limit = math.inf if limit is None else max(1, limit // each)
-        self._caches: dict[int, KVCache] = {}
+        self.dtype, self.at_once = cache or network.dtype, 1 if deterministic else AT_ONCE
+        self.store = TensorMemory(config, self.dtype, network.device)
+        self.pages = Pages(config, self.dtype, count, self.max_length, limit, self.store)
 
     def run(self, parts: Sequence[Part]) -> Tensor:
-        found = []
+        """Texts of about the same number of new tokens go through the network together."""
+        found: dict[int, Tensor] = {}
         for part in parts:
-            network = self.networks[self.wearing.get(part.slot, 0)]
-            with torch.no_grad(), evaluating(network):
-                cache = self._room(part.slot, part.start, part.start + len(part.ids))
-                hidden = network.hidden(torch.tensor([list(part.ids)], device=network.device), cache=cache)
-                if part.wanted:
-                    found.append(network.head(hidden[0, -part.wanted :]).float().cpu())
-        return torch.cat(found) if found else torch.zeros(0, self.network.config.vocab_size)
+            self.pages.reserve(part.slot, part.start, part.start + len(part.ids))
+        for batch in batched(parts, [self.wearing.get(part.slot, 0) for part in parts], self.at_once):
+            found |= self._run(parts, batch)
+        rows = [found[number] for number, part in enumerate(parts) if part.wanted]
+        return torch.cat(rows) if rows else torch.zeros(0, self.network.config.vocab_size)
 
-    def _room(self, slot: int, start: int, end: int) -> KVCache:
-        """The slot's cache with `start` tokens in it and room for `end`."""
-        cache = self._caches.get(slot)
-        if cache is None or end > cache.max_length:
-            length = min(max(end, 2 * (cache.max_length if cache is not None else 64)), self.max_length)
-            larger = KVCache(self.network.config, 1, length, self.dtype, self.network.device)
-            if cache is not None:
-                larger.take(cache, start)
-            cache = self._caches[slot] = larger
-        cache.length = start
-        return cache
+    def _run(self, parts: Sequence[Part], numbers: Sequence[int]) -> dict[int, Tensor]:
+        """Logits of those of the parts with these numbers, by number."""
+        own = [parts[number] for number in numbers]
+        network = self.networks[self.wearing.get(own[0].slot, 0)]
+        batch = RaggedBatch(self.pages, self.store, [Span(part.slot, part.start, len(part.ids)) for part in own])
+        ids = torch.tensor([[*part.ids, *[0] * (batch.width - len(part.ids))] for part in own], device=network.device)
+        places = [row * batch.width + at for row, part in enumerate(own) for at in range(len(part.ids) - part.wanted, len(part.ids))]
+        with torch.no_grad(), evaluating(network):
+            hidden = network.hidden(ids, cache=batch, placement=batch)
+            if not places:
+                return {}
+            logits = network.head(hidden.flatten(0, 1)[torch.tensor(places, device=network.device)]).float().cpu()
+        return dict(zip(numbers, logits.split([part.wanted for part in own]), strict=True))
 
     def need(self, length: int) -> int:
-        return min(2 * length, self.max_length)
+        return self.pages.need(min(length, self.max_length))
 
     @property
     def memory(self) -> float:
-        return self._limit
+        return math.inf if self.pages.most is None else self.pages.most
 
     def wear(self, slot: int, adapter: int) -> None:
         self.wearing[slot] = adapter
 
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
-        return 0
+        return self.pages.borrow(slot, ids, kind=self.wearing.get(slot, 0))
 
     def publish(self, slot: int, ids: Sequence[int]) -> None:
-        pass
+        self.pages.publish(slot, ids, kind=self.wearing.get(slot, 0))
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        self.wearing[target] = self.wearing.get(source, 0)
+        self.pages.fork(source, target, length)
 
     def release(self, slot: int) -> None:
-        self._caches.pop(slot, None)
+        self.pages.release(slot)
+
+
+def batched(parts: Sequence[Part], kinds: Sequence[int], at_once: int) -> list[list[int]]:
+    """Numbers of the parts that go through the network together: of one kind, with tokens in at least half of a batch's places, of which
+    there are no more than `at_once`, or one part's."""
+    batches: list[list[int]] = []
+    tokens = 0  # of the last batch
+    for number in sorted(range(len(parts)), key=lambda number: (kinds[number], len(parts[number].ids))):
+        count = len(parts[number].ids)
+        places = (len(batches[-1]) + 1) * count if batches else 0  # they come in the order of their lengths
+        if batches and kinds[batches[-1][0]] == kinds[number] and places <= min(2 * (tokens + count), at_once):
+            batches[-1].append(number)
+            tokens += count
+        else:
+            batches.append([number])
+            tokens = count
+    return batches
 
 
 def open_slots(
@@ -182,9 +221,9 @@ def open_slots(
     """The lowered program's where there is one and it is worth its start, and else the network's own, saying why once. `adapted` are
     networks over the same weights, which slots may be for; `cache` is the type of keys and values, None for the network's own."""
     if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING:
-        return NetworkSlots(network, count, limit, adapted, cache)
+        return NetworkSlots(network, count, limit, adapted, cache, deterministic)
     try:
         return KernelSlots(LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic)
     except CannotLower as error:
         say_once(f"writing with PyTorch, which takes several times as long: {error}")
-        return NetworkSlots(network, count, limit, adapted, cache)
+        return NetworkSlots(network, count, limit, adapted, cache, deterministic)

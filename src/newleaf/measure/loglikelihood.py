@@ -152,7 +152,7 @@ def _score_batch(network: GPT, trees: Sequence[Tree], prefix: KVCache | None) ->
     branches = None if straight else Branches(number.to(network.device))
     cache = _widened(prefix, network, len(trees), width) if prefix is not None else None
     with evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=_packed(network) and bf16_is_faster(network.device)):
-        hidden = network.hidden(ids.to(network.device), cache=cache, branches=branches).flatten(0, 1)
+        hidden = network.hidden(ids.to(network.device), cache=cache, placement=branches).flatten(0, 1)
         logprobs, likeliest = _predict(network, hidden, wanted)
     return _collect(trees, wanted, logprobs, likeliest)
 

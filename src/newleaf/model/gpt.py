@@ -17,7 +17,7 @@ from newleaf.model.count import count_parameters
 from newleaf.model.embedding import Embedding
 from newleaf.model.initialize import initialize
 from newleaf.model.loss import linear_cross_entropy
-from newleaf.model.masks import Branches, Masks, attention_mask, token_positions
+from newleaf.model.masks import Masks, Placement, attention_mask, token_positions
 from newleaf.model.norm import build_norm
 from newleaf.model.rotary import rotary_table
 
@@ -63,20 +63,20 @@ class GPT(nn.Module):
         real: Tensor | None = None,
         documents: Tensor | None = None,
         cache: Cache | None = None,
-        branches: Branches | None = None,
+        placement: Placement | None = None,
     ) -> Tensor:
-        """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`, and `branches` for texts that share a
-        beginning; then neither `real` nor `documents` is looked at, and the cache holds no padding."""
+        """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`, and `placement` where rows are not just one
+        text each; then neither `real` nor `documents` is looked at, and the cache holds no padding."""
         count = ids.shape[1]
         past = cache.length if cache is not None else 0
-        longest = past + count if branches is None else int(branches.positions(past).max()) + 1
+        longest = past + count if placement is None else placement.longest(past)
         if longest > self.config.context_length:
             raise ValueError(f"{longest} tokens do not fit the context of {self.config.context_length}")
         # A cache that has seen padding keeps the record, so that later tokens go on ignoring it.
         seen = cache.note(real, count) if cache is not None else real
-        positions = branches.positions(past) if branches is not None else token_positions(seen, documents, past, count, ids.device)
+        positions = placement.positions(past) if placement is not None else token_positions(seen, documents, past, count, ids.device)
         x = self.embedding(ids, positions)
-        apart = Apart.of(documents) if documents is not None and seen is None and cache is None and branches is None else None
+        apart = Apart.of(documents) if documents is not None and seen is None and cache is None and placement is None else None
         rotary = angles = None
         if self.config.positions == "rotary":
             cos, sin = rotary_table(positions if apart is None else torch.arange(count), self.config)
@@ -86,8 +86,8 @@ class GPT(nn.Module):
             rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
 
         def mask(window: int) -> Tensor | None:
-            if branches is not None:
-                return branches.mask(past, window)
+            if placement is not None:
+                return placement.mask(past, window)
             return attention_mask(seen, documents, past, count, window, ids.device)
 
         context = Context(Masks(mask), rotary, cache, apart, angles)

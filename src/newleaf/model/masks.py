@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -63,6 +64,19 @@ class Masks:
         return self._made[window]
 
 
+class Placement(Protocol):
+    """Where the tokens of a pass stand, and who sees whom, where that is more than one text after another in each row."""
+
+    def longest(self, past: int) -> int:
+        """The context that it takes."""
+
+    def positions(self, past: int) -> Tensor:
+        """Positions [B, T] after `past` tokens that all rows share."""
+
+    def mask(self, past: int, window: int) -> Tensor | None:
+        """True where a query may look: [B, 1, T, S]; as attention_mask otherwise."""
+
+
 @dataclass(frozen=True)
 class Branches:
     """Texts that share a beginning, in one row: a trunk, then branches that each go on from the trunk's end and do not see each other.
@@ -72,6 +86,9 @@ class Branches:
     """
 
     number: Tensor
+
+    def longest(self, past: int) -> int:
+        return int(self.positions(past).max()) + 1
 
     def positions(self, past: int) -> Tensor:
         """Positions [B, T] after `past` tokens that all rows share."""
