@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from newleaf.generate.constraints import Grammars
-from newleaf.generate.engine import SLOTS, Engine
-from newleaf.generate.slots import KernelSlots, open_slots
+from newleaf.generate.engine import Engine
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
 
@@ -19,11 +18,10 @@ class Engines:
 
     def __init__(self, network: GPT, tokenizer: Tokenizer, cache: torch.dtype | None = None) -> None:
         self.network, self.tokenizer, self.cache = network, tokenizer, cache
-        self._kept: dict[GPT | None, tuple[Weights, Engine | None]] = {}
+        self._kept: dict[GPT | None, tuple[Weights, Engine]] = {}
 
-    def get(self, draft: GPT | None, grammars: Grammars) -> Engine | None:
-        """The one with this draft, as long as no weight has changed; None where the network has no program, unless there is a draft, which
-        needs an engine anyway."""
+    def get(self, draft: GPT | None, grammars: Grammars) -> Engine:
+        """The one with this draft, as long as no weight has changed."""
         networks = [each for each in (self.network, draft) if each is not None]
         weights = tuple((weight.data_ptr(), weight._version) for each in networks for weight in each.parameters())
         kept = self._kept.get(draft)
@@ -32,8 +30,5 @@ class Engines:
             kept = self._kept[draft] = weights, self._open(draft, grammars)
         return kept[1]
 
-    def _open(self, draft: GPT | None, grammars: Grammars) -> Engine | None:
-        if draft is not None:
-            return Engine(self.network, self.tokenizer, grammars=grammars, draft=draft, cache=self.cache)
-        found = open_slots(self.network, SLOTS, None, False, cache=self.cache)
-        return Engine(self.network, self.tokenizer, grammars=grammars, runner=found) if isinstance(found, KernelSlots) else None
+    def _open(self, draft: GPT | None, grammars: Grammars) -> Engine:
+        return Engine(self.network, self.tokenizer, grammars=grammars, draft=draft, cache=self.cache)

@@ -17,12 +17,10 @@ from newleaf.generate.conversation import Conversation
 from newleaf.generate.draft import check_draft, check_drafting
 from newleaf.generate.engine import Engine
 from newleaf.generate.logprobs import score_prompt
-from newleaf.generate.memory import Remembering
 from newleaf.generate.options import SamplingConfig, check_stops
 from newleaf.generate.output_settings import begin_output, settings_of
 from newleaf.generate.prompt_file import add_lines, batches, read_prompts
 from newleaf.generate.samples import Piece, prompt_ids
-from newleaf.generate.writer import write
 from newleaf.model import GPT
 from newleaf.model.cache import CACHES
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
@@ -218,17 +216,14 @@ class Model:
     def _pieces(self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None, first: int) -> Iterator[Piece]:
         self._check_writes()
         check_drafting(draft is not None, config)
-        engine = self._lowered(draft) if config.beams == 1 and config.guidance_scale == 1 else None
-        if engine is not None:
-            return engine.write(prompts, config, first, self.end_ids)
-        return write(self.network, self.tokenizer, prompts, config, self._grammars, first=first, ends=self.end_ids, cache=self.cache)
+        return self._engine(draft).write(prompts, config, first, self.end_ids)
 
     def _check_writes(self) -> None:
         if self.labels is not None:
             raise InputError("this model was tuned to give labels and writes nothing; newleaf classify asks it")
 
-    def _lowered(self, draft: Model | None = None) -> Engine | None:
-        """The engine to write with; None where the network has no program, and no draft wants an engine."""
+    def _engine(self, draft: Model | None = None) -> Engine:
+        """The engine to write with, which remembers what it has read."""
         return self._engines.get(self._draft_network(draft), self._grammars)
 
     def _draft_network(self, draft: Model | None) -> GPT | None:
@@ -311,8 +306,7 @@ class Model:
         return Speaker(self.network.config.context_length, self.chat_template, self.end_ids)
 
     def _answerer(self, draft: Model | None = None) -> Answerer:
-        """The engine, which lets texts share what was read of their beginnings; or the network itself, where there is no program."""
-        return self._lowered(draft) or Remembering(self.network, self.tokenizer, self._grammars, self.cache)
+        return self._engine(draft)
 
     def chat_options(self, options: Mapping[str, Any]) -> SamplingConfig:
         """The `SamplingConfig` of these options, with what an answer has unless they say otherwise. Raises InputError."""

@@ -1,51 +1,60 @@
-"""Beam search at work: the rows it keeps, and the texts it found."""
+"""Beam search at work: the texts it keeps open, and those it found."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from newleaf.errors import NotFiniteError
 from newleaf.generate.beam import BeamSearch, Candidate, Finished
 from newleaf.generate.choose import Row, keep_valid, shape
-from newleaf.generate.runner import Runner
 from newleaf.text.tokenizer import Tokenizer
 
 
-def search(runner: Runner, tokenizer: Tokenizer, row: Row) -> list[Finished]:
-    """The best texts after a row's prompt, best first; `runner` must let one text be continued in several ways."""
-    config = row.config
-    found, rows = BeamSearch(config.beams, config.length_penalty), [row]
-    logits = runner.start([row.ids])
-    while True:
+class Search:
+    """A search from a text's prompt on, a step at a time. `rows` are the texts that are open; `texts` what was found, best first, at the
+    end."""
+
+    def __init__(self, row: Row, tokenizer: Tokenizer) -> None:
+        self.rows, self.texts = [row], list[Finished]()
+        self._found = BeamSearch(row.config.beams, row.config.length_penalty)
+        self._tokenizer = tokenizer
+
+    def step(self, logits: Tensor) -> list[tuple[int, Row]] | None:
+        """A token more, by logits [R, V] after each open text: the texts that are open now, each with the number of the one that it goes
+        on from; None at the end. Raises NotFiniteError."""
         if not bool(logits.amax(-1).isfinite().all()):
             raise NotFiniteError
-        logprobs = keep_valid(shape(logits.log_softmax(-1)[:, : tokenizer.vocab_size], rows), rows)
+        found, first = self._found, self.rows[0]
+        # A network may have more rows than the tokenizer has tokens.
+        logprobs = keep_valid(shape(logits.log_softmax(-1)[:, : self._tokenizer.vocab_size], self.rows), self.rows)
         before = found.scores[0]
-        open_, parents = _sort_out(found, found.candidates(logprobs, len(row.end_ids)), rows, tokenizer)
-        if not open_ and not found.finished:
-            return [Finished(tuple(rows[0].ids[row.prompt :]), before / max(rows[0].written, 1) ** config.length_penalty, "stuck")]
-        rows = open_
-        if not rows or found.hopeless(rows[0].written):
-            return found.finished
-        if runner.length < runner.max_length:
-            logits = runner.advance([each.ids[-1] for each in rows], parents)
-        else:
-            logits = runner.start([each.ids for each in rows])
+        going = self._sort_out(found.candidates(logprobs, len(first.end_ids)))
+        if not going and not found.finished:
+            rank = before / max(first.written, 1) ** first.config.length_penalty
+            self.texts = [Finished(tuple(first.ids[first.prompt :]), rank, "stuck")]
+            return None
+        self.rows = [row for _, row in going]
+        if not self.rows or found.hopeless(self.rows[0].written):
+            self.texts = found.finished
+            return None
+        return going
 
-
-def _sort_out(found: BeamSearch, candidates: Sequence[Candidate], rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[list[Row], list[int]]:
-    """Those that end go to the finished; the likeliest others go on, as rows with the numbers of their parents."""
-    going: list[tuple[Row, Candidate]] = []
-    for rank, candidate in enumerate(candidates):
-        row = rows[candidate.parent].fork()
-        row.take(candidate.token)
-        end = _end(row, tokenizer)
-        if end is None and len(going) < found.beams:
-            going.append((row, candidate))
-        elif end is not None and rank < found.beams:
-            found.finish(tuple(row.ids[row.prompt :]), candidate.score, row.written, end)
-    found.scores = [candidate.score for _, candidate in going]
-    return [row for row, _ in going], [candidate.parent for _, candidate in going]
+    def _sort_out(self, candidates: Sequence[Candidate]) -> list[tuple[int, Row]]:
+        """Those that end go to the finished; the likeliest others go on."""
+        found = self._found
+        going: list[tuple[Row, Candidate]] = []
+        for rank, candidate in enumerate(candidates):
+            row = self.rows[candidate.parent].fork()
+            row.take(candidate.token)
+            end = _end(row, self._tokenizer)
+            if end is None and len(going) < found.beams:
+                going.append((row, candidate))
+            elif end is not None and rank < found.beams:
+                found.finish(tuple(row.ids[row.prompt :]), candidate.score, row.written, end)
+        found.scores = [candidate.score for _, candidate in going]
+        return [(candidate.parent, row) for row, candidate in going]
 
 
 def _end(row: Row, tokenizer: Tokenizer) -> str | None:

@@ -19,12 +19,13 @@ from newleaf.generate.choose import choose
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.draft import open_draft, shares
 from newleaf.generate.errands import Errand, Errands, Steps
+from newleaf.generate.groups import Group, advance, group_of
 from newleaf.generate.guesses import Guesser
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.request import Request
 from newleaf.generate.runner import say_once
 from newleaf.generate.samples import Piece, add_scores, one_thread, prompt_ids, start
-from newleaf.generate.scheduler import Scheduler
+from newleaf.generate.scheduler import Scheduler, slots_of
 from newleaf.generate.sequence import Sequence
 from newleaf.generate.slots import Slots, open_slots
 from newleaf.model import GPT
@@ -74,7 +75,7 @@ class Engine:
         self.scheduler = Scheduler(self.slots, deterministic and not self.slots.steady, self.guesser)
         self._news = threading.Condition()
         self._turn = threading.Lock()  # held for a round
-        self._submitted: list[Request] = []
+        self._submitted: list[tuple[Request, list[Sequence]]] = []
         self._errands = Errands()
         self._requests: dict[Request, list[Sequence]] = {}
         self._thread: threading.Thread | None = None
@@ -93,8 +94,11 @@ class Engine:
         `first` is its number among prompts that share a seed; `ends` and `shown` are as for `start` in samples.py; `adapter` names one
         of the engine's.
 
-        Raises InputError for a prompt or options that cannot be, and for beams and guidance, which go through `Model.generate`.
+        Raises InputError for a prompt or options that cannot be.
         """
+        needed = config.beams * (2 if config.guidance_scale != 1 else 1)
+        if needed > self.slots.count:
+            raise InputError(f"beams: {config.beams} need {needed} slots, and this engine has {self.slots.count}")
         request = self._hand_in(prompt, config, first, ends, shown, adapter)
         self._start()
         return request
@@ -113,7 +117,7 @@ class Engine:
     @property
     def load(self) -> tuple[int, int]:
         """How many texts are being written, and how many wait, errands too."""
-        waiting = len(self.scheduler.waiting) + sum(len(each.samples) for each in self._submitted)
+        waiting = len(self.scheduler.waiting) + sum(len(texts) for _, texts in self._submitted)
         return len(self.scheduler.running), waiting + len(self._errands)
 
     @property
@@ -179,16 +183,14 @@ class Engine:
         if adapter is not None and adapter not in self.adapters:
             known = ", ".join(self.adapters) or "no adapters"
             raise InputError(f"adapter: {adapter!r} is not open here; this engine has {known}")
-        for name, off in (("beams", 1), ("guidance_scale", 1)):
-            if getattr(config, name) != off:
-                raise InputError(f"{name}: the engine writes each text by itself; Model.generate has {name}")
         limit = self.slots.max_length
         ids = prompt_ids(self.tokenizer, prompt, config, limit) if isinstance(prompt, str) else list(prompt)
         if not 0 < len(ids) < limit or not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
             raise InputError(f"prompt: {len(ids)} ids do not fit this model: 1 to {limit - 1}, below {self.tokenizer.vocab_size}")
         samples = start(self.tokenizer, [ids], config, self.grammars, config.best_of or config.n, first, ends, shown, limit)
         request = Request(config, samples, self._wake, self.adapters[adapter] if adapter is not None else 0)
-        if not self.scheduler.fits(Sequence(samples[0], request)):
+        texts = self._texts(request, ids)
+        if not self.scheduler.fits(texts[0]):
             raise InputError(
                 f"the prompt and max_tokens={config.max_tokens} need more memory for keys and values than there is; ask for less"
             )
@@ -198,9 +200,22 @@ class Engine:
         with self._news:
             if self._closed:
                 raise InputError("the engine is closed")
-            self._submitted.append(request)
+            self._submitted.append((request, texts))
             self._news.notify_all()
         return request
+
+    def _texts(self, request: Request, ids: Several[int]) -> list[Sequence]:
+        """What the scheduler is given: a text for each sample; with beams a search for all of them together."""
+        config, samples = request.config, request.samples
+        negative: Several[int] | None = None
+        if config.guidance_scale != 1:
+            prompt = config.negative_prompt
+            negative = ids[-1:] if prompt is None else prompt_ids(self.tokenizer, prompt, config, self.slots.max_length)
+        texts = [Sequence(sample, request, adapter=request.adapter) for sample in (samples if config.beams == 1 else samples[:1])]
+        if config.beams > 1 or negative is not None:
+            for text in texts:
+                group_of(text, samples if config.beams > 1 else [text.sample], self.tokenizer, negative)
+        return texts
 
     async def stream(self, prompt: str | Several[int], config: SamplingConfig) -> AsyncIterator[Piece]:
         """Pieces of one prompt for an event loop."""
@@ -243,7 +258,7 @@ class Engine:
                     self._errands.wrote(time.perf_counter() - began)
         except BaseException as error:  # whoever waits for a text must hear of it
             problem, self._closed = error, True
-        for request in [*self._requests, *self._submitted]:
+        for request in [*self._requests, *(request for request, _ in self._submitted)]:
             request.finish(problem)
         self._errands.fail(problem or InputError("the engine is closed"))
 
@@ -252,39 +267,46 @@ class Engine:
         with self._turn:
             with self._news:
                 news, self._submitted = self._submitted, []
-            for request in news:
-                self._requests[request] = [Sequence(sample, request, adapter=request.adapter) for sample in request.samples]
-                for sequence in self._requests[request]:
-                    self.scheduler.add(sequence)
+            for request, texts in news:
+                if (missing := slots_of(texts[0]) - self.slots.count) > 0:
+                    self.scheduler.add_slots(missing)
+                self._requests[request] = texts
+                for text in texts:
+                    self.scheduler.add(text)
             self._round()
             for request in [each for each, texts in self._requests.items() if all(text.done for text in texts)]:
                 self._retire(request, self._requests.pop(request))
 
     def _retire(self, request: Request, texts: list[Sequence]) -> None:
         for text in texts:
-            if text.slot is not None or text in self.scheduler.waiting:
+            if text in self.scheduler:
                 self.scheduler.drop(text)
         request.finish()
 
     def _round(self) -> None:
         """Every text that takes part moves on by what it reads, and by a token or more if it writes."""
-        for sequence in [each for each in self.scheduler.running if each.done]:
+        while sequence := next((each for each in self.scheduler.running if each.done), None):
             self.scheduler.drop(sequence)
         plan = self.scheduler.plan()
         begin = time.perf_counter()
         logits = self.slots.run([part for _, part, _ in plan])
         ran = time.perf_counter()
         chosen: list[tuple[Sequence, int, int, int]] = []  # who, its first row of logits, how many, how many tokens were read before them
+        whole: list[Group] = []  # groups whose turn it is
         row = 0
         for sequence, part, guessed in plan:
             sequence.read += len(part.ids) - guessed
             if not sequence.sample.row.written and sequence.sample.number == 0:
                 sequence.request.note_reading(sequence.sample.row.prompt, sequence.sample.cached, sequence.read)
-            if part.wanted:
+            if part.wanted and sequence.group is None:
                 chosen.append((sequence, row, part.wanted, guessed))
-                row += part.wanted
+            elif part.wanted and sequence.group is not None and sequence.group.note(sequence, logits[row]):
+                whole.append(sequence.group)
+            row += part.wanted
         with one_thread():
             tokens = self._choose(logits, chosen, {id(sequence): part.ids for sequence, part, _ in plan})
+            for group in whole:
+                self._go_on(group)
         if tokens:
             self.guesser.pace.note_choice(tokens, time.perf_counter() - ran)
         if len(plan) == len(chosen) and row == sum(len(part.ids) for _, part, _ in plan):  # nothing but writing
@@ -312,6 +334,21 @@ class Engine:
                     self.guesser.judge(sequence, depth + int(right))
             alive, depth, count = further, depth + 1, count + len(alive)
         return count
+
+    def _go_on(self, group: Group) -> None:
+        request = group.sequences[0].request
+        if request.cancelled:
+            return
+        try:
+            pieces, going = advance(group, self.tokenizer)
+        except NotFiniteError as error:
+            pieces, going = [], []
+            request.finish(error)
+        for piece in pieces:
+            request.put(piece)
+        group.over = not going
+        if going:
+            self.scheduler.go_on(group, going)
 
     def _take(self, sequence: Sequence, token: int) -> None:
         sample = sequence.sample

@@ -92,6 +92,8 @@ class Guesser:
     def _most(self, sequence: Sequence) -> int:
         """How many tokens may be guessed, so that the text still has a token of its own to write."""
         row = sequence.sample.row
+        if sequence.group is not None:
+            return 0
         return min(self.slots.max_length - sequence.length, row.config.max_tokens - row.written - 1)
 
     def _note(self, sequence: Sequence, found: Guess) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from collections.abc import Sequence as Several
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from newleaf.generate.choose import Row
 from newleaf.generate.guesses import Guesser
 from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.sequence import Sequence
 from newleaf.generate.slots import Part, Slots
+
+if TYPE_CHECKING:
+    from newleaf.generate.groups import Group
 
 CHUNK = 64  # tokens of a prompt in a round where rounds must always be the same
 LEAST = 8  # rows of a round that prompts have, however many texts are being written
@@ -24,21 +31,66 @@ class Scheduler:
         self._free = list(range(slots.count))
         self._promised = [0] * len(self._pools)
 
+    def __contains__(self, sequence: Sequence) -> bool:
+        """Whether it waits, or it or a text of its group has a slot."""
+        there = sequence.group.sequences if sequence.group is not None else [sequence]
+        return sequence in self.waiting or any(each.slot is not None for each in there)
+
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
     def drop(self, sequence: Sequence) -> None:
-        """The text has ended, or nobody waits for it any more."""
-        if sequence.slot is None:
+        """The text has ended, or nobody waits for it any more; with it its group ends."""
+        if sequence in self.waiting:
             self.waiting.remove(sequence)
             return
+        group = sequence.group
+        for each in group.sequences if group is not None else [sequence]:
+            self._free.append(self._leave(each))
+        if group is not None:
+            self._free += group.spare
+            group.members, group.spare = [], []
+        self._promise(sequence, -1)
+
+    def _leave(self, sequence: Sequence) -> int:
+        """A text gives its slot back."""
+        assert sequence.slot is not None
         self._publish(sequence)
         self.guesser.forget(sequence)
         self.slots.release(sequence.slot)
-        self._free.append(sequence.slot)
-        self._promise(sequence, -1)
         self.running.remove(sequence)
-        sequence.slot = None
+        slot, sequence.slot = sequence.slot, None
+        return slot
+
+    def go_on(self, group: Group, going: Several[tuple[int, Row]]) -> None:
+        """The group's texts after their next token: each is the row, and goes on from the member with the number."""
+        for number in set(range(len(group.members))) - {parent for parent, _ in going}:
+            group.spare += [self._leave(sequence) for sequence in group.members[number]]
+        members: list[tuple[Sequence, ...]] = []
+        for place, (parent, _) in enumerate(going):
+            again = any(parent == earlier for earlier, _ in going[:place])
+            members.append(tuple(self._fork(each, group) for each in group.members[parent]) if again else group.members[parent])
+        for (own, *others), (_, row) in zip(members, going, strict=True):
+            own.sample = replace(own.sample, row=row)
+            for other in others:
+                other.sample.row.take(row.ids[-1])
+        group.members = members
+
+    def _fork(self, sequence: Sequence, group: Group) -> Sequence:
+        """Another text in one of the group's slots, as far as this one is."""
+        assert sequence.slot is not None
+        slot = group.spare.pop()
+        self.slots.fork(sequence.slot, slot, sequence.read)
+        sample = replace(sequence.sample, row=sequence.sample.row.fork())
+        other = Sequence(sample, sequence.request, slot, sequence.read, sequence.published, sequence.base, group, adapter=sequence.adapter)
+        self.running.append(other)
+        return other
+
+    def add_slots(self, count: int) -> None:
+        """More slots, for groups that need more than there are."""
+        self._free += range(self.slots.count, self.slots.count + count)
+        for pool in self._pools:
+            pool.add(count)
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether there is memory for it at all."""
@@ -53,19 +105,24 @@ class Scheduler:
         return all(have + self._need(sequence, pool) <= pool.memory for have, pool in zip(promised, self._pools, strict=True))
 
     def _need(self, sequence: Sequence, pool: Slots) -> int:
-        return pool.need(min(sequence.most(self.slots.max_length), pool.max_length))
+        return slots_of(sequence) * pool.need(min(sequence.most(self.slots.max_length), pool.max_length))
 
     def _promise(self, sequence: Sequence, sign: int = 1) -> None:
         self._promised = [have + sign * self._need(sequence, pool) for have, pool in zip(self._promised, self._pools, strict=True)]
 
     def _admit(self) -> None:
         """Strictly in order: a text that needs much memory is not overtaken for ever by those that need little."""
-        while self.waiting and self._free and self._room_for(self.waiting[0], self._promised):
+        while self.waiting and len(self._free) >= slots_of(self.waiting[0]) and self._room_for(self.waiting[0], self._promised):
             sequence = self.waiting.popleft()
-            sequence.slot = self._free.pop(0)
-            self.slots.wear(sequence.slot, sequence.adapter)
+            group = sequence.group
+            for each in group.sequences if group is not None else [sequence]:
+                each.slot = self._free.pop(0)
+                self.slots.wear(each.slot, each.adapter)
+                self.running.append(each)
             self._promise(sequence)
-            self.running.append(sequence)
+            if group is not None:
+                left = group.size - len(group.sequences)
+                group.spare, self._free = self._free[:left], self._free[left:]
 
     def plan(self) -> list[tuple[Sequence, Part, int]]:
         """The next round: for each text that takes part what it reads, and how many of those tokens are guesses."""
@@ -76,7 +133,7 @@ class Scheduler:
                 assert sequence.slot is not None
                 self.slots.release(sequence.slot)
                 sequence.shift(self.slots.max_length)
-        writing = [sequence for sequence in self.running if sequence.unread == 1]
+        writing = [sequence for sequence in self.running if sequence.unread == 1 and not sequence.held]
         reading = self._readers()
         # Where rounds must always be the same, a guess could tip a tie.
         guesses = {} if self.fixed else self.guesser.guess(writing)
@@ -119,6 +176,11 @@ class Scheduler:
         assert sequence.slot is not None
         ids = sequence.text[sequence.read : sequence.read + size]
         return sequence, Part(sequence.slot, sequence.read, ids, int(size == sequence.unread)), 0
+
+
+def slots_of(sequence: Sequence) -> int:
+    """How many slots a text needs, with its group."""
+    return sequence.group.size if sequence.group is not None else 1
 
 
 def common(one: Sequence, other: Sequence) -> int:

@@ -10,6 +10,7 @@ from newleaf.generate.odds import Odds
 from newleaf.generate.samples import Sample
 
 if TYPE_CHECKING:
+    from newleaf.generate.groups import Group
     from newleaf.generate.request import Request
 
 
@@ -23,6 +24,7 @@ class Sequence:
     read: int = 0
     published: int = 0  # pages that others may borrow
     base: int = 0  # where in the text the context begins: a text that has filled it goes on from its later half
+    group: Group | None = None  # of texts that are written as one
     adapter: int = 0  # which of the engine's it is written with; 0 is none
     lookup: Lookup = field(default_factory=Lookup)
     odds: Odds | None = None  # of what look-up finds in this text
@@ -49,7 +51,12 @@ class Sequence:
 
     @property
     def done(self) -> bool:
-        return self.sample.end is not None or self.request.cancelled
+        return self.sample.end is not None or self.request.cancelled or (self.group is not None and self.group.over)
+
+    @property
+    def held(self) -> bool:
+        """Whether its next token waits for others of its group."""
+        return self.group is not None and self in self.group.logits
 
     def most(self, limit: int) -> int:
         """Tokens that it may come to have, in a context of `limit`."""

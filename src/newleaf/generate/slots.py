@@ -67,6 +67,9 @@ class Slots(Protocol):
     def release(self, slot: int) -> None:
         """The text has ended."""
 
+    def add(self, count: int) -> None:
+        """More slots."""
+
 
 class KernelSlots:
     """Slots of a lowered program. `deterministic` keeps prompts of unpacked weights away from PyTorch's matrix products too, whose rounding
@@ -126,6 +129,10 @@ class KernelSlots:
 
     def release(self, slot: int) -> None:
         self.runner.pages.release(slot)
+
+    def add(self, count: int) -> None:
+        self.count += count
+        self.runner.pages.add_slots(count)
 
 
 class NetworkSlots:
@@ -196,6 +203,10 @@ class NetworkSlots:
 
     def release(self, slot: int) -> None:
         self.pages.release(slot)
+
+    def add(self, count: int) -> None:
+        self.count += count
+        self.pages.add_slots(count)
 
 
 def batched(parts: Sequence[Part], kinds: Sequence[int], at_once: int) -> list[list[int]]:
