@@ -14,8 +14,8 @@ import newleaf
 from newleaf.generate.choose import Row, choose
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.runner import pick_runner
 from newleaf.generate.samples import one_thread
+from newleaf.generate.slots import Part, open_slots
 
 SCHEMA = {
     "type": "object",
@@ -51,12 +51,12 @@ def main() -> None:
     tokenizer, grammars = model.tokenizer, Grammars(model.tokenizer)
     prompt = tokenizer.encode("Answer with a JSON object that describes a person: ")
     ends = frozenset({tokenizer.eos_id} - {None})
-    runner, steps, lines = pick_runner(model.network, 1), [], []
+    slots, steps, lines = open_slots(model.network, 1, None, False), [], []
     for name, options in CASES.items():
         config = SamplingConfig(max_tokens=TOKENS, **options)
         set_up, constraint = micros(lambda config=config: grammars.compile(config))
         row = Row(config, list(prompt), len(prompt), 1, 0, ends, constraint)
-        times, logits = [], runner.start([row.ids])
+        times, logits = [], slots.run([Part(0, 0, row.ids, 1)])
         for _ in range(TOKENS):
             with one_thread():
                 spent, (token,) = micros(lambda logits=logits, row=row: choose(logits[:, : tokenizer.vocab_size], [row]))
@@ -64,8 +64,9 @@ def main() -> None:
             times.append(spent + more)
             if token in ends or (row.constraint is not None and row.constraint.complete):
                 break
-            step, logits = micros(lambda token=token: runner.advance([token], [0]))
+            step, logits = micros(lambda token=token, row=row: slots.run([Part(0, len(row.ids) - 1, [token], 1)]))
             steps.append(step)
+        slots.release(0)
         lines.append((name, times, set_up))
     step = median(steps)
     print(f"one step of the network itself: {step / 1000:.2f} ms ({torch.get_num_threads()} threads, {model.network.dtype})")

@@ -13,8 +13,8 @@ from newleaf.generate.engine import Engine
 from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.pages import PASSED, OutOfPagesError, Pages
-from newleaf.generate.runner import LoweredRunner, PlainRunner
-from newleaf.generate.slots import KernelSlots, NetworkSlots, Slots
+from newleaf.generate.runner import LoweredRunner
+from newleaf.generate.slots import KernelSlots, NetworkSlots, Part, Slots
 from newleaf.generate.strands import strands_of
 from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -76,8 +76,10 @@ def test_8_bits_move_logits_by_a_little(shape: str) -> None:
     made = network(**SHAPES[shape])
     ids = torch.randint(257, (90,)).tolist()
     wanted = made(torch.tensor([ids]))[0, -1]
-    for runner in (LoweredRunner(made, threads=2, cache=torch.int8), PlainRunner(made, torch.int8)):
-        found = runner.start([ids])[0]
+    lowered = KernelSlots(LoweredRunner(made, threads=2, cache=torch.int8))
+    for slots in (lowered, NetworkSlots(made, 1, cache=torch.int8)):
+        for first in range(0, len(ids), 30):
+            found = slots.run([Part(0, first, ids[first : first + 30], 1)])[-1]
         assert 0 < float((found - wanted).square().mean().sqrt() / wanted.std()) < 0.03
 
 

@@ -12,8 +12,8 @@ from test_continuations import KINDS, made, stock
 from tiny_sentencepiece import sentencepiece
 from tokenizers import decoders
 
+from newleaf.generate.engine import Engine
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.writer import write
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -82,6 +82,6 @@ def test_what_is_written_up_to_max_tokens_ends_with_a_whole_character(options: d
     torch.manual_seed(0)
     network = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context_length=16, n_layer=1, n_head=1, n_embd=16)).eval()
     config = SamplingConfig(max_tokens=1, temperature=float("best_of" in options), seed=1, logit_bias={spelled[0]: 100.0})
-    pieces = list(write(network, tokenizer, "a", dataclasses.replace(config, **options)))  # type: ignore[arg-type]
+    pieces = list(Engine(network, tokenizer).write("a", dataclasses.replace(config, **options)))  # type: ignore[arg-type]
     assert "".join(piece.text for piece in pieces) == ""
     assert pieces[-1].end == "length"

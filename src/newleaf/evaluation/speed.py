@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.evaluation.local import LocalSubject
@@ -14,7 +15,7 @@ from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import Estimate
 from newleaf.evaluation.subject import Subject
 from newleaf.evaluation.task import Setting
-from newleaf.generate.runner import pick_runner
+from newleaf.generate.slots import Part, Slots, open_slots
 
 PROMPT, NEW, LONG = 32, 128, 512
 REPEATS = 5
@@ -30,24 +31,34 @@ def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress
     prompt = min(PROMPT, limit - new - 1)
     if prompt < 1:
         raise InputError(f"speed: a context of {limit} tokens is too short to measure")
-    runner = pick_runner(subject.network, 1, subject.cache)
+    slots = open_slots(subject.network, 1, None, False, cache=subject.cache)
     writing: list[float] = []
     reading: list[float] = []
     generator = torch.Generator().manual_seed(setting.seed)
     for repeat in range(REPEATS + 1):  # the first one warms up
         progress("speed", repeat, REPEATS + 1)
         ids = torch.randint(0, subject.tokenizer.vocab_size, (2, long), generator=generator).tolist()
-        logits = runner.start([ids[0][:prompt]])
+        logits = read(slots, ids[0][:prompt])
         start = time.perf_counter()
-        for _ in range(new):
-            logits = runner.advance([int(logits[0].argmax())], [0])
+        for place in range(prompt, prompt + new):
+            logits = slots.run([Part(0, place, [int(logits[0].argmax())], 1)])
         writing.append(new / (time.perf_counter() - start))
+        slots.release(0)
         start = time.perf_counter()
-        runner.start([ids[1]])
+        read(slots, ids[1])
         reading.append(long / (time.perf_counter() - start))
+        slots.release(0)
     scores = {"tokens_per_second": _estimate(writing[1:]), "prompt_tokens_per_second": _estimate(reading[1:])}
     shape = {"prompt": prompt, "new_tokens": new, "long_prompt": long, "threads": torch.get_num_threads()}
     return TaskResult("speed", scores, setting=shape, seconds=time.monotonic() - begun, asked=REPEATS)
+
+
+def read(slots: Slots, ids: list[int]) -> Tensor:
+    """Read a text into the first slot, as many tokens a round as the engine would; logits [1, V] after the last."""
+    for first in range(0, len(ids), slots.rows):
+        part = ids[first : first + slots.rows]
+        logits = slots.run([Part(0, first, part, int(first + len(part) == len(ids)))])
+    return logits
 
 
 def _estimate(speeds: list[float]) -> Estimate:

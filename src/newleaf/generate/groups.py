@@ -78,7 +78,7 @@ def advance(group: Group, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple
         sample.row.constraint = None  # the search has minded it
         text = "".join(sample.take(token) for token in found.ids)
         text += "" if sample.end else sample.finish(found.end)
-        pieces.append(Piece(sample.number, text, found.end, prompt=sample.prompt, rank=found.score))
+        pieces.append(Piece(sample.number, text, found.end, rank=found.score, past_context=sample.past_context))
     return pieces, []
 
 
@@ -91,6 +91,6 @@ def _sample(group: Group, logits: Tensor, tokenizer: Tokenizer) -> tuple[list[Pi
     text = sample.take(token)
     pieces = []
     if text or sample.end:
-        pieces = [Piece(sample.number, text, sample.end, tuple(sample.waiting))]
+        pieces = [Piece(sample.number, text, sample.end, tuple(sample.waiting), past_context=sample.past_context)]
         sample.waiting.clear()
     return pieces, [] if sample.end else [(0, sample.row)]

@@ -1,4 +1,4 @@
-"""Networks at work: tokens of several sequences in, logits out, with the keys and values of what they have read kept in slots."""
+"""A lowered program at work: tokens of several texts in, logits out, with the keys and values of what they have read kept in slots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,34 +17,15 @@ from newleaf.generate.kernels.layout import LANES, State
 from newleaf.generate.lowering import lower
 from newleaf.generate.paged_cache import PagedCache
 from newleaf.generate.pages import AddressedMemory, Pages
-from newleaf.generate.program import CannotLower, up
+from newleaf.generate.program import up
 from newleaf.kernels.product_speed import bf16_is_faster
-from newleaf.model import GPT, GPTConfig, KVCache
+from newleaf.model import GPT
 from newleaf.quant.layers import PackedWeight
 
 MAX_ROWS = 64  # of one step
 READING = 256  # tokens of a prompt that PyTorch reads at once
-PARTS = 1024  # the same where there is no program
 COMPILING = "compiling the kernels for this machine; this happens once and takes up to half a minute"
 WORTH_LOWERING = 5_000_000  # weights: below, loading the kernels takes longer than most texts
-
-
-class Runner(Protocol):
-    """What writes several texts with a network, one token of each at a time."""
-
-    config: GPTConfig
-    max_length: int  # tokens that a text may have
-
-    def start(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Read texts [B] of equal length from their beginning, or their later half where they fill the context; logits fp32 [B, V] after
-        their last tokens."""
-
-    def advance(self, tokens: Sequence[int], kept: Sequence[int]) -> Tensor:
-        """Give a token each to the texts `kept` (their numbers among those that are left; the rest is dropped); logits fp32 [R, V]."""
-
-    @property
-    def length(self) -> int:
-        """Tokens that each text has now."""
 
 
 class LoweredRunner:
@@ -76,8 +56,6 @@ class LoweredRunner:
         self.memory = AddressedMemory(config, cache or self.dtype)
         self.pages = Pages(config, cache or self.dtype, slots, self.max_length, limit, self.memory)
         self._layers, self._placed = np.zeros((config.n_layer, 2), dtype=np.int64), 0
-        self._alive: list[int] = []
-        self._lengths: list[int] = []
         self.crew = Crew(self.program)
         self._make_room()
         self._warm_up()
@@ -180,107 +158,6 @@ class LoweredRunner:
                     self._layers[layer] = table[number].ctypes.data, place * self.memory.layer_bytes
             self.crew.state[State.LAYERS], self.crew.state[State.PAGE_COUNT] = self._layers.ctypes.data, table.shape[2]
 
-    @property
-    def length(self) -> int:
-        return max(self._lengths, default=0)
-
-    def start(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Texts take the slots in order; equal ones are read once."""
-        texts = [fitting(text, self.max_length) for text in texts]
-        self.pages.add_slots(max(0, len(texts) - self.pages.slots))
-        for slot in range(self.pages.slots):
-            self.pages.release(slot)
-        self._alive, self._lengths = list(range(len(texts))), [len(text) for text in texts]
-        logits: list[Tensor] = []
-        for slot, text in enumerate(texts):
-            twin = texts.index(text)
-            if twin == slot:
-                logits.append(self.read(slot, text).clone())
-            else:
-                self.pages.fork(twin, slot, len(text))
-                logits.append(logits[twin])
-        return torch.stack(logits)
-
-    def advance(self, tokens: Sequence[int], kept: Sequence[int]) -> Tensor:
-        """The tensor may be overwritten by the next call."""
-        self._keep(kept)
-        parts = []
-        for first in range(0, len(tokens), MAX_ROWS):
-            rows = slice(first, first + MAX_ROWS)
-            parts.append(self.step(tokens[rows], self._lengths[rows], self._alive[rows]))
-            if len(tokens) > MAX_ROWS:
-                parts[-1] = parts[-1].clone()
-        self._lengths = [length + 1 for length in self._lengths]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _keep(self, kept: Sequence[int]) -> None:
-        """Slots for the texts that go on; one that goes on in several ways is forked."""
-        before, lengths = self._alive, self._lengths
-        for row in set(range(len(before))) - set(kept):
-            self.pages.release(before[row])
-        self._alive, self._lengths = [], [lengths[row] for row in kept]
-        free = [slot for slot in range(self.pages.slots) if slot not in {before[row] for row in kept}]
-        for row in kept:
-            slot = before[row]
-            if slot in self._alive:
-                if not free:
-                    free.append(self.pages.slots)
-                    self.pages.add_slots(1)
-                self.pages.fork(slot, free[0], lengths[row])
-                slot = free.pop(0)
-            self._alive.append(slot)
-
-
-class PlainRunner:
-    """Runs the network itself, in PyTorch: the reference, and what runs where there is no program.
-
-    Texts may have different lengths: shorter ones are padded on the left, where nothing looks. One may be continued in several ways: its
-    number may come several times in `kept`.
-    """
-
-    def __init__(self, network: GPT, cache: torch.dtype | None = None) -> None:
-        self.network, self.config, self.max_length = network, network.config, network.config.context_length
-        self.dtype = cache or network.dtype
-        self._cache: KVCache | None = None
-
-    @property
-    def length(self) -> int:
-        return self._cache.length if self._cache is not None else 0
-
-    def start(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        texts = [fitting(text, self.max_length) for text in texts]
-        longest = max(len(text) for text in texts)
-        ids = torch.tensor([[0] * (longest - len(text)) + list(text) for text in texts])
-        real = torch.arange(longest).flip(0) < torch.tensor([[len(text)] for text in texts])
-        self._cache = KVCache(self.config, len(texts), longest, self.dtype, self.network.device)
-        return self._forward(ids, None if bool(real.all()) else real.to(self.network.device))
-
-    def resume(self, kept: int, ids: Sequence[int]) -> Tensor:
-        """Of a single text keep the first `kept` tokens and read `ids` after them; logits fp32 [1, V] after the last."""
-        assert self._cache is not None
-        self._cache.length = kept
-        return self._forward(torch.tensor([ids]), None)
-
-    def advance(self, tokens: Sequence[int], kept: Sequence[int]) -> Tensor:
-        assert self._cache is not None
-        if list(kept) != list(range(self._cache.keys.shape[1])):
-            self._cache.keep(torch.tensor(kept))
-        return self._forward(torch.tensor(tokens)[:, None], None)
-
-    def _forward(self, ids: Tensor, real: Tensor | None) -> Tensor:
-        cache = self._cache
-        assert cache is not None
-        if cache.length + ids.shape[1] > cache.max_length:
-            length = min(max(2 * cache.max_length, cache.length + ids.shape[1]), self.max_length)
-            self._cache = KVCache(self.config, cache.keys.shape[1], length, self.dtype, self.network.device)
-            self._cache.take(cache, cache.length)
-        with torch.no_grad(), evaluating(self.network):
-            for first in range(0, ids.shape[1], PARTS):  # masks and scores are bounded
-                part = slice(first, first + PARTS)
-                own = real[:, part] if real is not None else None
-                logits: Tensor = self.network(ids[:, part].to(self.network.device), real=own, cache=self._cache, last=True)
-        return logits[:, -1].float().cpu()
-
 
 def is_packed(network: GPT) -> bool:
     return any(isinstance(module, PackedWeight) for module in network.modules())
@@ -290,11 +167,6 @@ def cache_dtype(network: GPT) -> torch.dtype:
     """What a program keeps keys and values in."""
     plain = not is_packed(network) and all(parameter.dtype == torch.float32 for parameter in network.parameters())
     return torch.float32 if plain else torch.bfloat16
-
-
-def fitting(text: Sequence[int], limit: int) -> Sequence[int]:
-    """A text, or its later half if it fills a context of `limit`."""
-    return text if len(text) < limit else text[-((limit + 1) // 2) :]
 
 
 @contextmanager
@@ -308,18 +180,6 @@ def evaluating(network: GPT) -> Iterator[None]:
     finally:
         if training:
             network.train()
-
-
-def pick_runner(network: GPT, slots: int, cache: torch.dtype | None = None) -> Runner:
-    """The lowered program where there is one and it is worth its start, and else the network itself, saying why once."""
-    sharded = type(network) is not GPT  # FSDP2 gives it a class of its own; each process has only parts of the weights
-    if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING or sharded:
-        return PlainRunner(network, cache)
-    try:
-        return LoweredRunner(network, slots, cache=cache)
-    except CannotLower as error:
-        say_once(f"writing with PyTorch, which takes several times as long: {error}")
-        return PlainRunner(network, cache)
 
 
 @cache

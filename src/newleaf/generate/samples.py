@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from newleaf.errors import InputError, NotFiniteError
-from newleaf.generate.choose import OVERFLOW, STUCK, Row, choose
+from newleaf.generate.choose import OVERFLOW, STUCK, Row
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.logprobs import TokenScore, score
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.runner import Runner
 from newleaf.generate.stops import StopFinder
 from newleaf.text.stream import StreamDecoder
 from newleaf.text.tokenizer import Tokenizer
@@ -138,31 +137,6 @@ def start(
             decoder = tokenizer.stream_decoder(shown, after=prompt, inside=own is not None)
             samples.append(Sample(row, place, number, decoder, StopFinder(config.stop), context=context))
     return samples
-
-
-def run(runner: Runner, samples: Sequence[Sample], tokenizer: Tokenizer, scored: bool = False) -> Iterator[Piece]:
-    """Write texts side by side to their ends, as pieces. `scored` adds up each text's log-probability even if no option asks for scores."""
-    alive = list(samples)
-    scored = scored or any(sample.row.config.logprobs is not None for sample in samples)
-    logits = runner.start([sample.row.ids for sample in alive])
-    while alive:
-        with one_thread():
-            # A network may have more rows than the tokenizer has tokens.
-            tokens = choose(logits[:, : tokenizer.vocab_size], [sample.row for sample in alive])
-            if scored:
-                add_scores(logits, alive, tokens, tokenizer.vocab_size)
-        for sample, token in zip(alive, tokens, strict=True):
-            text = sample.take(token)
-            if text or sample.end:
-                scores, past = tuple(sample.waiting), sample.past_context
-                yield Piece(sample.number, text, sample.end, scores, sample.prompt, past_context=past)
-                sample.waiting.clear()
-        kept = [number for number, sample in enumerate(alive) if sample.end is None]
-        alive = [alive[number] for number in kept]
-        if alive and runner.length < runner.max_length:
-            logits = runner.advance([tokens[number] for number in kept], kept)
-        elif alive:
-            logits = runner.start([sample.row.ids for sample in alive])
 
 
 @contextmanager

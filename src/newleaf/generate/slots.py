@@ -231,7 +231,8 @@ def open_slots(
 ) -> Slots:
     """The lowered program's where there is one and it is worth its start, and else the network's own, saying why once. `adapted` are
     networks over the same weights, which slots may be for; `cache` is the type of keys and values, None for the network's own."""
-    if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING:
+    sharded = type(network) is not GPT  # FSDP2 gives it a class of its own; each process has only parts of the weights
+    if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING or sharded:
         return NetworkSlots(network, count, limit, adapted, cache, deterministic)
     try:
         return KernelSlots(LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic)

@@ -12,8 +12,8 @@ import torch
 from newleaf.data.batches import Batch, count_windows, validation_batches
 from newleaf.data.shards import token_byte_lengths
 from newleaf.data.windows import NO_TARGET
-from newleaf.generate.sampling import SamplingConfig
-from newleaf.generate.writer import write
+from newleaf.generate.engine import Engine
+from newleaf.generate.options import SamplingConfig
 from newleaf.measure.bits_per_byte import TextLoss, text_loss
 from newleaf.model import GPT
 from newleaf.train.course import Figures, Written
@@ -38,7 +38,9 @@ class TextExaminer:
         self.all_rows = count_windows(prepared.validation, prepared.window, prepared.config.data)
         train = prepared.config.train
         self.prompts: Sequence[str] = train.prompts
-        self.sampling = build(SamplingConfig, {"max_tokens": 100, "seed": train.seed} | train.sample, "train.sample.")
+        # Guesses follow the clock, which is another one in each process, and all must run the network together.
+        options = {"max_tokens": 100, "seed": train.seed, "speculation": "off"} | train.sample
+        self.sampling = build(SamplingConfig, options, "train.sample.")
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the way."""
@@ -64,7 +66,7 @@ class TextExaminer:
     def sample(self, prompt: str, seconds: float) -> Written:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
         begin, text = self.ranks.clock(), ""
-        for piece in write(self.network, self.prepared.tokenizer, prompt, self.sampling):
+        for piece in Engine(self.network, self.prepared.tokenizer, slots=1).write(prompt, self.sampling):
             self.heed()
             text += piece.text
             if self.ranks.of_first(self.ranks.clock() - begin > seconds):

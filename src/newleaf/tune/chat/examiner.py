@@ -13,9 +13,7 @@ from torch import nn
 
 from newleaf.data.batches import Batch
 from newleaf.generate.chat import Speaker
-from newleaf.generate.constraints import Grammars
 from newleaf.generate.engine import Engine
-from newleaf.generate.memory import Remembering
 from newleaf.generate.options import SamplingConfig
 from newleaf.measure.text_figures import text_metric
 from newleaf.model import GPT
@@ -95,7 +93,7 @@ class ChatExaminer(LossExaminer):
         """The answer to a question, or what there is of it after so many seconds."""
         begin, text = self.ranks.clock(), ""
         speaker = Speaker(self.gpt.config.context_length, self.template)
-        writer = Remembering(self.gpt, self.tokenizer, Grammars(self.tokenizer))
+        writer = Engine(self.gpt, self.tokenizer, slots=1)
         with evaluating(self.network):
             for piece in speaker.answer(speaker.prompt(self.asked[prompt], Rendering()), self.sampling, writer):
                 self.heed()
