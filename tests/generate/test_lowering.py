@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from newleaf.generate.runner import COMPILING, LoweredRunner
+from newleaf.generate.slots import KernelSlots, NetworkSlots, Part, Slots
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant import mxfp4
 from newleaf.quant.layers import packable, put_packed
@@ -217,18 +218,31 @@ def test_memory_grows_with_the_text_and_not_with_the_context() -> None:
     assert 500 * a_token <= runner.pages.nbytes <= 1100 * a_token
 
 
+@pytest.mark.parametrize("case", ["gpt_oss", "gpt2"])
+@pytest.mark.parametrize("kind", ["kernels", "network", "network, 8 bits"])
 @torch.no_grad()
-def test_texts_of_unlike_lengths_are_written_side_by_side_and_continued_in_several_ways() -> None:
-    made = network(CASES["gpt_oss"])
+def test_texts_of_unlike_lengths_are_written_side_by_side_and_forked(case: str, kind: str) -> None:
+    """Each as the network itself reads it; a fork goes on by itself, and what one reads leaves the other alone."""
+    made = network(CASES[case])
     texts = [torch.randint(301, (length,)).tolist() for length in (35, 3, 40)]
-    runner = LoweredRunner(made, threads=2)
-    runner.start(texts)
-    found = runner.advance([7, 8, 9, 7], [2, 0, 0, 2])
-    for row, ids in zip(found, ([*texts[2], 7], [*texts[0], 8], [*texts[0], 9], [*texts[2], 7]), strict=True):
-        assert torch.allclose(row, made(torch.tensor([ids]))[0, -1], atol=1e-3)
-    found = runner.advance([1, 2, 3], [0, 1, 2])
-    for row, ids in zip(found, ([*texts[2], 7, 1], [*texts[0], 8, 2], [*texts[0], 9, 3]), strict=True):
-        assert torch.allclose(row, made(torch.tensor([ids]))[0, -1], atol=1e-3)
+    cache = torch.int8 if kind.endswith("bits") else None
+    slots: Slots = KernelSlots(LoweredRunner(made, 5, threads=2)) if kind == "kernels" else NetworkSlots(made, 5, cache=cache)
+    near = 0.1 if kind.endswith("bits") else 1e-3
+
+    def check(found: torch.Tensor, *wanted: list[int]) -> None:
+        for row, ids in zip(found, wanted, strict=True):
+            logits = made(torch.tensor([ids]))[0, -1]
+            assert (row - logits).square().mean().sqrt() < near * logits.std()
+
+    check(slots.run([Part(slot, 0, text, 1) for slot, text in enumerate(texts)]), *texts)
+    slots.fork(0, 3, 35)
+    slots.fork(2, 4, 40)
+    slots.release(1)
+    check(
+        slots.run([Part(0, 35, [8], 1), Part(3, 35, [9], 1), Part(2, 40, [7, 6], 2), Part(4, 40, [5], 1)]),
+        [*texts[0], 8], [*texts[0], 9], [*texts[2], 7], [*texts[2], 7, 6], [*texts[2], 5],
+    )  # fmt: skip
+    check(slots.run([Part(3, 36, [2], 1), Part(0, 36, [1], 1)]), [*texts[0], 9, 2], [*texts[0], 8, 1])
 
 
 def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_path: Path) -> None:

@@ -240,7 +240,8 @@ class Grammars:
                 if (wrong := self._error(child, shared)) is not None:
                     place, schema, error, found = [*place, *steps], child, wrong, True
                     break
-        words = sorted(schema, key=lambda word: word not in DROPPED) if isinstance(schema, dict) else []
+        # A schema without its type takes values of other types, so that says least about what is wrong.
+        words = sorted(schema, key=lambda word: (word not in DROPPED, word == "type")) if isinstance(schema, dict) else []
         for word in words[:SUBSCHEMAS]:
             if time.monotonic() > end:
                 break

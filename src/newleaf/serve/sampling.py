@@ -30,7 +30,6 @@ SAME = (
     "regex",
     "grammar",
 )
-LIKELIEST = 1e-9  # as top_p: the fewest tokens that reach it are one
 
 
 def sampling(body: Sampled, hosted: Hosted, limits: Limits, most: int, extra: dict[str, Any]) -> SamplingConfig:
@@ -41,8 +40,8 @@ def sampling(body: Sampled, hosted: Hosted, limits: Limits, most: int, extra: di
         value = getattr(body, name, None)
         if value is not None:
             options[name] = value
-    if options.get("top_p") == 0:
-        options["top_p"] = LIKELIEST
+    if options.get("top_p") == 0:  # the fewest tokens that reach it are the likeliest one
+        options |= {"top_p": 1.0, "temperature": 0.0}
     if "min_tokens" in options:
         options["min_tokens"] = min(options["min_tokens"], most)
     if "grammar" in options:
