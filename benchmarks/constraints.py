@@ -15,7 +15,8 @@ from newleaf.generate.choose import Row, choose
 from newleaf.generate.constraints import Grammars
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.samples import one_thread
-from newleaf.generate.slots import Part, open_slots
+from newleaf.generate.slots import Part
+from newleaf.generate.switching import open_slots
 
 SCHEMA = {
     "type": "object",
@@ -51,7 +52,7 @@ def main() -> None:
     tokenizer, grammars = model.tokenizer, Grammars(model.tokenizer)
     prompt = tokenizer.encode("Answer with a JSON object that describes a person: ")
     ends = frozenset({tokenizer.eos_id} - {None})
-    slots, steps, lines = open_slots(model.network, 1, None, False), [], []
+    slots, steps, lines = open_slots(model.network, 1, None, soon=True), [], []
     for name, options in CASES.items():
         config = SamplingConfig(max_tokens=TOKENS, **options)
         set_up, constraint = micros(lambda config=config: grammars.compile(config))

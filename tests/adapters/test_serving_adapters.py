@@ -16,8 +16,8 @@ from newleaf.adapters.config import AdapterConfig
 from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.families.llama import llama
-from newleaf.generate import runner, slots
 from newleaf.generate.options import SamplingConfig
+from newleaf.generate.program import CannotLower
 from newleaf.generate.runner import LoweredRunner
 from newleaf.generate.slots import KernelSlots, NetworkSlots
 from newleaf.model import GPT, GPTConfig
@@ -115,12 +115,16 @@ def opened(tmp_path: Path) -> tuple[Model, dict[str, Path]]:
     return newleaf.load(tmp_path / "base"), paths
 
 
+def cannot(*_: Any, **__: Any) -> LoweredRunner:
+    raise CannotLower("it is to be tried")
+
+
 @pytest.mark.parametrize("kind", [KernelSlots, NetworkSlots])
 def test_requests_with_different_adapters_are_written_together_as_if_alone(
     kind: type, opened: tuple[Model, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (runner, slots):
-        monkeypatch.setattr(module, "WORTH_LOWERING", 0 if kind is KernelSlots else 1 << 60)
+    if kind is NetworkSlots:
+        monkeypatch.setattr(switching, "LoweredRunner", cannot)
     model, paths = opened
     config, prompt = SamplingConfig(max_tokens=20, temperature=0), PROSE[:60]  # a shared beginning, longer than a page of the cache
     alone = {name: newleaf.load(path).generate(prompt, max_tokens=20, temperature=0) for name, path in paths.items()}

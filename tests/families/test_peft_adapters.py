@@ -20,7 +20,7 @@ from newleaf.adapters.adapter import Adapter, attach, parts_of
 from newleaf.adapters.begin import new_adapter
 from newleaf.adapters.config import AdapterConfig
 from newleaf.api import Model
-from newleaf.generate import runner, slots
+from newleaf.generate import runner
 from newleaf.generate.options import SamplingConfig
 from newleaf.storage.adapter_folder import WEIGHTS, load_adapter, rules_of, save_adapter
 from newleaf.storage.convert import convert
@@ -152,8 +152,6 @@ def test_an_adapter_on_experts_writes_pefts_texts_without_a_program_which_is_sai
     written_by_peft(model, tmp_path / "theirs", **EXPERTS)
     wanted = greedy(peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "theirs").eval())
     assert wanted not in ("", without)
-    for module in (runner, slots):
-        monkeypatch.setattr(module, "WORTH_LOWERING", 0)
     runner.say_once.cache_clear()
     config = SamplingConfig(max_tokens=8, temperature=0)
     with caplog.at_level("WARNING", logger="newleaf"), plain.engine(slots=2, adapters={"theirs": tmp_path / "theirs"}) as engine:

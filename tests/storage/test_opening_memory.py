@@ -12,10 +12,8 @@ import torch
 
 from newleaf.api import Model
 from newleaf.cli.main import main
-from newleaf.generate.runner import WORTH_LOWERING
 from newleaf.model import GPT, GPTConfig
 from newleaf.storage.describe import facts
-from newleaf.storage.opening_memory import WITH_KERNELS
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 OPEN = """
@@ -58,7 +56,6 @@ def test_what_info_says_is_what_the_system_counts(name: str, weights: str, model
 
 
 def test_larger_networks_take_more_and_only_those_with_kernels_count_them(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert WITH_KERNELS == WORTH_LOWERING
     for name in ("folder", "model.gguf"):
         said = facts(models / name)
         opened, asked = said["memory_to_open"], said["memory_of_first_request"]

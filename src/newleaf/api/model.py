@@ -164,7 +164,16 @@ class Model:
         networks = {name: model.network for name, model in adapted.items()}
         guess = self._draft_network(draft)
         return Engine(
-            self.network, self.tokenizer, slots, limit, deterministic, self._grammars, adapters=networks, draft=guess, cache=self.cache
+            self.network,
+            self.tokenizer,
+            slots,
+            limit,
+            deterministic,
+            self._grammars,
+            adapters=networks,
+            draft=guess,
+            cache=self.cache,
+            soon=True,
         )
 
     def with_adapter(self, path: str | Path) -> Model:

@@ -15,7 +15,8 @@ from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import Estimate
 from newleaf.evaluation.subject import Subject
 from newleaf.evaluation.task import Setting
-from newleaf.generate.slots import Part, Slots, open_slots
+from newleaf.generate.slots import Part, Slots
+from newleaf.generate.switching import open_slots
 
 PROMPT, NEW, LONG = 32, 128, 512
 REPEATS = 5
@@ -31,7 +32,7 @@ def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress
     prompt = min(PROMPT, limit - new - 1)
     if prompt < 1:
         raise InputError(f"speed: a context of {limit} tokens is too short to measure")
-    slots = open_slots(subject.network, 1, None, False, cache=subject.cache)
+    slots = open_slots(subject.network, 1, None, cache=subject.cache, soon=True)
     writing: list[float] = []
     reading: list[float] = []
     generator = torch.Generator().manual_seed(setting.seed)

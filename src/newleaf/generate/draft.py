@@ -22,7 +22,7 @@ from newleaf.generate.program import CannotLower
 from newleaf.generate.runner import LoweredRunner, cache_dtype, say_once
 from newleaf.generate.samples import one_thread
 from newleaf.generate.sequence import Sequence
-from newleaf.generate.slots import KernelSlots, Part, Slots, open_slots
+from newleaf.generate.slots import KernelSlots, NetworkSlots, Part, Slots
 from newleaf.generate.strands import head_bytes
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
@@ -189,7 +189,7 @@ def open_draft(draft: GPT, network: GPT, slots: Slots, limit: int, vocab_size: i
         except CannotLower as error:
             raise InputError(f"draft: {error}, so it would write more slowly than the model") from None
     else:
-        own = open_slots(draft, slots.count, limit, False, cache=cache)
+        own = NetworkSlots(draft, slots.count, limit, cache=cache)
     return Draft(own, vocab_size, draft.weight_bytes() / network.weight_bytes())
 
 

@@ -27,7 +27,8 @@ from newleaf.generate.runner import say_once
 from newleaf.generate.samples import Piece, add_scores, one_thread, prompt_ids, start
 from newleaf.generate.scheduler import Scheduler, slots_of
 from newleaf.generate.sequence import Sequence
-from newleaf.generate.slots import Slots, open_slots
+from newleaf.generate.slots import Slots
+from newleaf.generate.switching import open_slots
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
 
@@ -45,7 +46,8 @@ class Engine:
     ties in rounding; `deterministic` makes it the same bit for bit. `adapters` are networks over the same weights, each with an adapter, by
     the names under which requests ask for them; texts with different ones go through each round together. `draft` is a small network with
     the same tokenizer that guesses tokens (`check_draft`), and whose keys and values are within the limit too. `cache` is the type of keys
-    and values: bf16, torch.int8 for codes with scales, or None for fp32 with fp32 weights and bf16 with others.
+    and values: bf16, torch.int8 for codes with scales, or None for fp32 with fp32 weights and bf16 with others. `soon` loads the kernels at
+    once, however small the network, since much will be written.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Engine:
         adapters: Mapping[str, GPT] | None = None,
         draft: GPT | None = None,
         cache: torch.dtype | None = None,
+        soon: bool = False,
     ) -> None:
         if slots < 1:
             raise InputError(f"slots: must be at least 1, not {slots}")
@@ -67,7 +70,8 @@ class Engine:
         self.tokenizer, self.grammars = tokenizer, grammars or Grammars(tokenizer)
         self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
         mine, its = (limit, 0) if draft is None else shares(limit, network, draft, cache)
-        self.slots = runner or open_slots(network, slots, mine, deterministic, tuple((adapters or {}).values()), cache)
+        networks = tuple((adapters or {}).values())
+        self.slots = runner or open_slots(network, slots, mine, deterministic, networks, cache, soon or draft is not None)
         written = open_draft(draft, network, self.slots, its, tokenizer.vocab_size, cache) if draft is not None else None
         if draft is not None and deterministic and not self.slots.steady:
             say_once("deterministic: a network without a program takes no guesses, which could tip ties, so the draft is left alone")

@@ -25,7 +25,6 @@ from newleaf.quant.layers import PackedWeight
 MAX_ROWS = 64  # of one step
 READING = 256  # tokens of a prompt that PyTorch reads at once
 COMPILING = "compiling the kernels for this machine; this happens once and takes up to half a minute"
-WORTH_LOWERING = 5_000_000  # weights: below, loading the kernels takes longer than most texts
 
 
 class LoweredRunner:

@@ -1,6 +1,6 @@
 """A network's slots, each with one text's keys and values: parts of several texts go in at once, and logits come out where they are wanted.
 
-Two kinds, alike from outside: `KernelSlots` for a lowered program, `NetworkSlots` for whatever has none.
+Two kinds, alike from outside: `KernelSlots` for a lowered program, `NetworkSlots` for the network itself; switching.py takes the better.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.pages import Pages
-from newleaf.generate.program import CannotLower
-from newleaf.generate.runner import MAX_ROWS, WORTH_LOWERING, LoweredRunner, evaluating, say_once
+from newleaf.generate.runner import MAX_ROWS, LoweredRunner, evaluating
 from newleaf.generate.tensor_pages import RaggedBatch, Span, TensorMemory
 from newleaf.model import GPT
 
@@ -37,10 +36,21 @@ class Part:
 class Slots(Protocol):
     """What the engine needs of a network."""
 
-    count: int  # slots
-    max_length: int  # tokens of a text
-    rows: int  # tokens that a round takes without waste
-    steady: bool  # whether logits are the same, bit for bit, however texts are cut into parts and whatever else is in the round
+    @property
+    def count(self) -> int:
+        """How many slots there are."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text."""
+
+    @property
+    def rows(self) -> int:
+        """Tokens that a round takes without waste."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether logits are the same, bit for bit, however texts are cut into parts and whatever else is in the round."""
 
     def run(self, parts: Sequence[Part]) -> Tensor:
         """Logits fp32 [sum of wanted, V], in the order of the parts; the next call may overwrite them."""
@@ -224,18 +234,3 @@ def batched(parts: Sequence[Part], kinds: Sequence[int], at_once: int) -> list[l
             batches.append([number])
             tokens = count
     return batches
-
-
-def open_slots(
-    network: GPT, count: int, limit: int | None, deterministic: bool, adapted: Sequence[GPT] = (), cache: torch.dtype | None = None
-) -> Slots:
-    """The lowered program's where there is one and it is worth its start, and else the network's own, saying why once. `adapted` are
-    networks over the same weights, which slots may be for; `cache` is the type of keys and values, None for the network's own."""
-    sharded = type(network) is not GPT  # FSDP2 gives it a class of its own; each process has only parts of the weights
-    if network.device.type != "cpu" or network.parameter_count() < WORTH_LOWERING or sharded:
-        return NetworkSlots(network, count, limit, adapted, cache, deterministic)
-    try:
-        return KernelSlots(LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic)
-    except CannotLower as error:
-        say_once(f"writing with PyTorch, which takes several times as long: {error}")
-        return NetworkSlots(network, count, limit, adapted, cache, deterministic)

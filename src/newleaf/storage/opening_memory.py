@@ -16,7 +16,7 @@ SCALE = 2  # bytes of a group's scale
 # newleaf; a token of the vocabulary, in the tokenizer and in tables; modules, and what the allocator keeps of what
 # was freed; the compiled kernels and their library.
 PYTHON, TOKEN, REST, KERNELS = 232e6, 650, 25e6, 155e6
-WITH_KERNELS = 5_000_000  # weights; smaller networks write with PyTorch
+WITH_KERNELS = 5_000_000  # weights, about; smaller networks write a first short text with PyTorch
 PIECE, PER_VALUE = 4 * 2**20, 12  # values of a GGUF that are dequantised at once, and bytes of a value on the way
 
 

@@ -14,6 +14,7 @@ from newleaf.data.shards import token_byte_lengths
 from newleaf.data.windows import NO_TARGET
 from newleaf.generate.engine import Engine
 from newleaf.generate.options import SamplingConfig
+from newleaf.generate.slots import NetworkSlots
 from newleaf.measure.bits_per_byte import TextLoss, text_loss
 from newleaf.model import GPT
 from newleaf.train.course import Figures, Written
@@ -66,7 +67,8 @@ class TextExaminer:
     def sample(self, prompt: str, seconds: float) -> Written:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
         begin, text = self.ranks.clock(), ""
-        for piece in Engine(self.network, self.prepared.tokenizer, slots=1).write(prompt, self.sampling):
+        slots = NetworkSlots(self.network, 1)  # kernels that must be compiled first would take a timed run's time
+        for piece in Engine(self.network, self.prepared.tokenizer, runner=slots).write(prompt, self.sampling):
             self.heed()
             text += piece.text
             if self.ranks.of_first(self.ranks.clock() - begin > seconds):

@@ -15,6 +15,7 @@ from newleaf.data.batches import Batch
 from newleaf.generate.chat import Speaker
 from newleaf.generate.engine import Engine
 from newleaf.generate.options import SamplingConfig
+from newleaf.generate.slots import NetworkSlots
 from newleaf.measure.text_figures import text_metric
 from newleaf.model import GPT
 from newleaf.storage.files import write_text
@@ -93,7 +94,7 @@ class ChatExaminer(LossExaminer):
         """The answer to a question, or what there is of it after so many seconds."""
         begin, text = self.ranks.clock(), ""
         speaker = Speaker(self.gpt.config.context_length, self.template)
-        writer = Engine(self.gpt, self.tokenizer, slots=1)
+        writer = Engine(self.gpt, self.tokenizer, runner=NetworkSlots(self.gpt, 1))
         with evaluating(self.network):
             for piece in speaker.answer(speaker.prompt(self.asked[prompt], Rendering()), self.sampling, writer):
                 self.heed()

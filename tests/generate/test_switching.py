@@ -1,0 +1,94 @@
+"""A small network writes a short text by itself, and much text by its lowered program: where it changes over, texts stay what they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from newleaf.api import Model
+from newleaf.generate.engine import Engine
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.program import CannotLower
+from newleaf.generate.runner import LoweredRunner
+from newleaf.generate.slots import KernelSlots, NetworkSlots, Part
+from newleaf.generate.switching import COMPILING, LOADING, SwitchingSlots, open_slots
+from newleaf.model import GPT, GPTConfig
+from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
+
+TEXTS = ("a", "a bird", "über alles, auch was länger ist als eine Seite des Speichers", "z")
+
+
+class Ticking:
+    """A clock that a tick moves on by each time it is looked at."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(2)
+    tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
+    config = GPTConfig(tokenizer.vocab_size, 96, 3, 4, 32, n_kv_head=2, windows=(20, 0, 20), positions="rotary", init_std=0.2)
+    return Model(GPT(config).eval(), tokenizer, "newleaf")
+
+
+def switching(model: Model, tick: float, kept: bool = True) -> SwitchingSlots:
+    def lower() -> KernelSlots:
+        return KernelSlots(LoweredRunner(model.network, 2, threads=1))
+
+    return SwitchingSlots(NetworkSlots(model.network, 2), lower, lambda: kept, Ticking(tick))
+
+
+@pytest.mark.parametrize("rounds", [1, 7, 40])
+def test_texts_are_the_same_whenever_the_kernels_come(model: Model, rounds: int) -> None:
+    """Contexts that fill up and slots that are used again included."""
+    config = SamplingConfig(max_tokens=120, min_tokens=120, temperature=0, speculation="off")
+    slots = switching(model, LOADING / rounds)
+    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+        requests = [engine.submit(text, config) for text in TEXTS]
+        found = ["".join(piece.text for piece in request) for request in requests]
+    assert isinstance(slots.slots, KernelSlots)
+    with Engine(model.network, model.tokenizer, runner=NetworkSlots(model.network, 1)) as engine:
+        assert found == ["".join(piece.text for piece in engine.submit(text, config)) for text in TEXTS]
+
+
+def test_searches_go_on_where_the_kernels_come(model: Model) -> None:
+    wanted = model.complete("a bird", beams=5, n=5, max_tokens=30, temperature=0)
+    slots = switching(model, LOADING / 5)
+    pieces = list(
+        Engine(model.network, model.tokenizer, runner=slots).write("a bird", SamplingConfig(beams=5, n=5, max_tokens=30, temperature=0))
+    )
+    assert isinstance(slots.slots, KernelSlots)
+    assert [piece.text for piece in pieces if piece.end] == [each.text for each in wanted]
+
+
+def test_kernels_come_once_writing_has_taken_as_long_as_they_take(model: Model) -> None:
+    for kept, seconds in ((True, LOADING), (False, COMPILING)):
+        slots = switching(model, seconds / 10, kept)
+        for place in range(10):
+            assert isinstance(slots.slots, NetworkSlots)
+            slots.run([Part(0, place, [1], 1)])
+        wanted = model.network(torch.tensor([[1] * 11]))[0, -1]
+        assert torch.allclose(slots.run([Part(0, 10, [1], 1)])[0], wanted, atol=1e-4)
+        assert isinstance(slots.slots, KernelSlots)
+
+
+def test_a_network_without_a_program_goes_on_as_it_is(model: Model) -> None:
+    def cannot() -> KernelSlots:
+        raise CannotLower("it is to be tried")
+
+    slots = SwitchingSlots(NetworkSlots(model.network, 1), cannot, lambda: True, Ticking(LOADING))
+    for place in range(5):
+        slots.run([Part(0, place, [1], 1)])
+    assert isinstance(slots.slots, NetworkSlots)
+
+
+def test_what_is_to_write_much_has_its_kernels_at_once(model: Model) -> None:
+    assert isinstance(open_slots(model.network, 1, None), SwitchingSlots)
+    assert isinstance(open_slots(model.network, 1, None, soon=True), KernelSlots)
+    assert isinstance(open_slots(model.network, 1, None, deterministic=True), KernelSlots)
