@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FIRST = re.compile(rb'"content": ?"[^"]')
+FIRST = re.compile(rb'"(?:content|text)": ?"[^"]')
 USAGE = re.compile(rb'"(?:completion|prompt)_tokens": ?\d+')
 
 
@@ -32,14 +32,14 @@ class Round:
     busy: float
 
 
-def stream_all(host: str, port: int, bodies: Sequence[dict[str, Any]]) -> Round:
+def stream_all(host: str, port: int, bodies: Sequence[dict[str, Any]], path: str = "/v1/chat/completions") -> Round:
     """Ask for all bodies at once and read to the end of each answer. Raises SystemExit with an answer that is no stream."""
     busy, begin = time.process_time(), time.perf_counter()
     came: list[list[tuple[float, bytes]]] = [[] for _ in bodies]
     with selectors.DefaultSelector() as waiting:
         for number, body in enumerate(bodies):
             data = json.dumps(body).encode()
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nConnection: close\r\n"
             connection = socket.create_connection((host, port))
             connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
             waiting.register(connection, selectors.EVENT_READ, came[number])

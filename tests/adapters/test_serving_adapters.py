@@ -16,6 +16,7 @@ from newleaf.adapters.config import AdapterConfig
 from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.families.llama import llama
+from newleaf.generate import switching
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.program import CannotLower
 from newleaf.generate.runner import LoweredRunner
