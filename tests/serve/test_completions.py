@@ -39,6 +39,30 @@ def test_several_prompts_with_n_and_best_of_come_in_order(client: openai.OpenAI,
     assert best.usage.completion_tokens == 20
 
 
+def test_beams_and_guidance_are_the_models_own(client: openai.OpenAI, models: Path) -> None:
+    """Their texts are compared with stock transformers' in tests/generate/test_beams.py."""
+    model = newleaf.load(models / "endless")
+    options: Any = {"model": "endless", "prompt": "What is", "max_tokens": 12}
+    wanted = model.generate("What is", n=3, beams=3, length_penalty=0.5, max_tokens=12)
+    beams = {"use_beam_search": True, "length_penalty": 0.5}
+    got = client.completions.create(n=3, extra_body=beams, **options)
+    assert [choice.text for choice in got.choices] == wanted
+    pieces = ["", "", ""]
+    for chunk in client.completions.create(n=3, stream=True, extra_body=beams, **options):
+        pieces[chunk.choices[0].index] += chunk.choices[0].text
+    assert pieces == wanted
+    assert client.completions.create(best_of=3, extra_body=beams, **options).choices[0].text == wanted[0]
+    guided = {"guidance_scale": 3.0, "negative_prompt": "The"}
+    got = client.completions.create(temperature=0, extra_body=guided, **options)
+    assert got.choices[0].text == model.generate("What is", max_tokens=12, temperature=0, **guided)
+    for wrong, named in (
+        ({"n": 9, **beams, **guided}, "n: beams of 18 texts; this server writes 16"),
+        ({"temperature": 1, **beams}, "temperature"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=named):
+            client.completions.create(extra_body=wrong, **options)
+
+
 def test_echo_scores_the_prompt_as_the_network_does(client: openai.OpenAI, models: Path) -> None:
     model = newleaf.load(models / "endless")
     text = "What is the capital of France?"

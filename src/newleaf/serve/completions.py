@@ -131,7 +131,7 @@ def begin(serving: Serving, hosted: Hosted, body: CompletionRequest) -> Continua
         check_prompt(len(ids), hosted, limits, "prompt")
     if body.echo and body.logprobs is not None:
         check_together(sum(len(ids) for _, ids in prompts), limits, "prompt")
-    extra: dict[str, Any] = {name: value for name in ("best_of", "json_schema", "logprobs") if (value := getattr(body, name)) is not None}
+    extra = options_of(body, hosted)
     configs: list[SamplingConfig] = []
     for _, ids in prompts:
         most = most_tokens(body.max_tokens or LENGTH, hosted.context - len(ids), limits)
@@ -151,6 +151,28 @@ def begin(serving: Serving, hosted: Hosted, body: CompletionRequest) -> Continua
             writing.cancel()
         raise refused(error, CompletionRequest.model_fields) from None
     return Continuations(prompts, writings)
+
+
+def options_of(body: CompletionRequest, hosted: Hosted) -> dict[str, Any]:
+    """Options that only completions have. Beams draw nothing: what generation_config.json says of drawing is left out."""
+    names = ("best_of", "json_schema", "logprobs", "length_penalty", "guidance_scale", "negative_prompt")
+    found = {name: value for name in names if (value := getattr(body, name)) is not None}
+    texts = 2 if found.get("guidance_scale", 1) != 1 else 1
+    if body.use_beam_search:
+        beams = max(body.n or 1, found.pop("best_of", 1))
+        if body.temperature:
+            raise ApiError(400, "temperature: beams draw nothing; leave it out, or give 0", "temperature", "invalid_value")
+        found |= {"beams": beams, "temperature": 0}
+        if beams == 1:  # the likeliest text, however its score is divided
+            found.pop("length_penalty", None)
+        for name, off in (("top_p", 1), ("top_k", 0), ("min_p", 0), ("typical_p", 1)):
+            if getattr(body, name) is None:
+                found[name] = off
+        texts *= beams
+    if texts > hosted.slots:
+        what, name = ("beams", "n") if body.use_beam_search else ("guidance", "guidance_scale")
+        raise ApiError(400, f"{name}: {what} of {texts} texts; this server writes {hosted.slots} at once", name, "invalid_value")
+    return found
 
 
 def prompts_of(given: Any) -> list[Any]:

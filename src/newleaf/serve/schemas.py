@@ -170,6 +170,10 @@ class CompletionRequest(Written):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     json_schema: dict[str, Any] | None = None  # ours: a constraint, as regex, grammar and choice
+    use_beam_search: bool | None = None  # vLLM's: the best n (or best_of) beams
+    length_penalty: Annotated[Number, Field(ge=-10, le=10)] | None = None  # of beams
+    guidance_scale: Annotated[Number, Field(ge=0, le=100)] | None = None  # classifier-free guidance
+    negative_prompt: str | None = None
 
 
 class EmbeddingRequest(Strict):

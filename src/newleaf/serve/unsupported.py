@@ -36,7 +36,7 @@ class Refusal:
 
 
 AUDIO = "this server answers in text"
-BEAMS = "beam search is not served; newleaf generate has it"
+BEAMS = "beam search goes on with a text: /v1/completions has it"
 TOKENS = "which tokens may be written is told by logit_bias, choice, regex or a schema"
 FUNCTIONS = "functions are given in tools, and chosen by tool_choice"
 WRITTEN = {
