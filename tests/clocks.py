@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import newleaf
+from newleaf.generate.engine import Engine
 from newleaf.train import prepare
 from newleaf.train.config import PretrainConfig
 from newleaf.train.examiner import TextExaminer
@@ -58,18 +59,18 @@ class Machine:
             self.clock.advance(self.window * (rows or examiner.all_rows))
             return validate(examiner, rows, to_the_end)
 
-        def write(*given: Any) -> Iterator[Any]:
-            from newleaf.generate import writer
+        write = Engine.write
 
+        def written(engine: Engine, *given: Any) -> Iterator[Any]:
             self.samples.append(0.0)
-            for piece in writer.write(*given):
+            for piece in write(engine, *given):
                 self.clock.advance(self.piece)
                 self.samples[-1] += self.piece
                 yield piece
 
         patch.setattr(Loop, "_step", step)
         patch.setattr(TextExaminer, "validate", look)
-        patch.setattr("newleaf.train.examiner.write", write)
+        patch.setattr(Engine, "write", written)
         patch.setattr(prepare, "product_speed", lambda *_: MATRIX_SPEED)
 
     def pretrain(self, source: Path, out: Path, monitor: Monitor | None = None, **options: Any) -> newleaf.Run:

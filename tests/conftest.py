@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' models are too small for two
+os.environ.pop("COLUMNS", None)  # pytest-xdist says 80, and tables would heed that
 
 import pytest
 import torch

@@ -203,12 +203,16 @@ def test_only_a_line_that_was_in_flight_at_two_crashes_is_given_up(tmp_path: Pat
 def test_a_server_that_ends_on_purpose_blames_no_line(tmp_path: Path) -> None:
     async def end_while_answering() -> None:
         server = Server(tmp_path, [])
-        server.answer = lambda prompt: asyncio.current_task().cancel() if len(server.asked) > 4 else None  # type: ignore[union-attr]
         running = asyncio.create_task(server.work.run())
-        while len(server.asked) <= 4:
-            await asyncio.sleep(0.001)
-        running.cancel()
+
+        def end(prompt: str) -> None:
+            if len(server.asked) > 4:
+                running.cancel()
+                asyncio.current_task().cancel()  # type: ignore[union-attr]
+
+        server.answer = end
         await asyncio.wait([running])
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
         server.work.close()
 
     first = Server(tmp_path, [])

@@ -31,9 +31,9 @@ def read(client: openai.OpenAI, file: str) -> list[Any]:
 
 
 def test_a_batch_survives_being_killed_and_answers_each_request_once(start: Start, models: Path, tmp_path: Path) -> None:
-    count = 60
+    count, tokens = 240, 200  # so many that it is killed before the last
     server = start(models / "endless", "--state", tmp_path / "state")
-    batch = begin(server.client(), lines_of(count, 60))
+    batch = begin(server.client(), lines_of(count, tokens))
     until(lambda: server.client().batches.retrieve(batch.id).request_counts.completed > 0)
     server.process.kill()
     server.process.wait()
@@ -55,7 +55,7 @@ def test_a_batch_survives_being_killed_and_answers_each_request_once(start: Star
     assert wrong["response"]["body"]["error"]["param"] == "temperature"
     for row in answers[:: count // 6]:
         direct = client.chat.completions.create(
-            model="endless", messages=[{"role": "user", "content": "Hi"}], max_tokens=60, seed=int(row["custom_id"][1:])
+            model="endless", messages=[{"role": "user", "content": "Hi"}], max_tokens=tokens, seed=int(row["custom_id"][1:])
         )
         assert row["response"]["body"]["choices"][0]["message"]["content"] == direct.choices[0].message.content
     assert [each.id for each in client.batches.list().data] == [batch.id]

@@ -373,7 +373,7 @@ def test_a_network_that_no_layout_holds_is_refused_by_name(change: dict[str, Any
 
 
 def test_a_tokenizer_that_gguf_cannot_hold_is_refused(tmp_path: Path) -> None:
-    for kind, size in (("byte", None), ("char", None), ("unigram", 300)):
+    for kind, size in (("byte", None), ("unigram", 300)):
         other = train_tokenizer([TEXT], TokenizerConfig(kind=kind), size)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=f"GGUF holds byte-level BPE .*; this one is {kind}"):
             random_model(GPTConfig(**(SMALL | {"vocab_size": 500})), other).save(tmp_path / "x.gguf")

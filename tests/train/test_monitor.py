@@ -114,7 +114,6 @@ def test_samples_of_a_timed_run_cost_two_hundredths_of_it_and_the_last_has_half_
     heard = Listener()
     train = {"sample": {"max_tokens": 1000, "min_tokens": 1000}, "batch_size": 4}
     run = machine.pretrain(book, tmp_path / "r", heard, time="30s", train=train, **SMALL)
-    assert heard.samples[0][0] == 0
     assert len(heard.samples) >= 2
     assert sum(machine.samples) <= 0.021 * 30
     assert machine.samples[-1] >= 0.4 * 0.02 * 30, "the last one is a few lines long"

@@ -184,11 +184,9 @@ class NetworkSlots:
         batch = RaggedBatch(self.pages, self.store, [Span(part.slot, part.start, len(part.ids)) for part in own])
         ids = torch.tensor([[*part.ids, *[0] * (batch.width - len(part.ids))] for part in own], device=network.device)
         places = [row * batch.width + at for row, part in enumerate(own) for at in range(len(part.ids) - part.wanted, len(part.ids))]
+        wanted = torch.tensor(places, dtype=torch.long, device=network.device)
         with torch.no_grad(), evaluating(network):
-            hidden = network.hidden(ids, cache=batch, placement=batch)
-            if not places:
-                return {}
-            logits = network.head(hidden.flatten(0, 1)[torch.tensor(places, device=network.device)]).float().cpu()
+            logits = network(ids, cache=batch, placement=batch, wanted=wanted).float().cpu()
         return dict(zip(numbers, logits.split([part.wanted for part in own]), strict=True))
 
     def need(self, length: int) -> int:

@@ -41,15 +41,22 @@ class GPT(nn.Module):
         initialize(self)
 
     def forward(
-        self, ids: Tensor, *, real: Tensor | None = None, documents: Tensor | None = None, cache: Cache | None = None, last: bool = False
+        self,
+        ids: Tensor,
+        *,
+        real: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+        placement: Placement | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Logits [B, T, V] for ids [B, T], or [B, 1, V] of the `last` token alone.
+        """Logits [B, T, V] for ids [B, T], or [N, V] of the tokens `wanted` alone, numbers [N] in the flattened batch.
 
         `real` [B, T] is false at padding, which no token sees. `documents` [B, T] numbers the document of each token, and tokens see only
         their own. `cache` holds earlier tokens and takes these in. Raises ValueError when the tokens do not fit the context.
         """
-        hidden = self.hidden(ids, real=real, documents=documents, cache=cache)
-        logits: Tensor = self.head(hidden[:, -1:] if last else hidden)
+        hidden = self.hidden(ids, real=real, documents=documents, cache=cache, placement=placement)
+        logits: Tensor = self.head(hidden if wanted is None else hidden.flatten(0, 1)[wanted])
         return logits
 
     def loss(self, ids: Tensor, targets: Tensor, *, documents: Tensor | None = None, reduction: str = "mean") -> Tensor:

@@ -17,6 +17,8 @@ from newleaf.storage.files import make_private, open_private, write_atomically
 
 EVERY = 1.0  # seconds: how often the disk is made to hold what is answered
 KINDS = ("output", "error")
+# Ends of lines to Unicode, and so to Python's splitlines, which clients cut the file with; to JSON they are text.
+SEPARATORS = {ord(letter): f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"}
 
 
 def path_of(folder: Path, id_: str, kind: str) -> Path:
@@ -49,7 +51,7 @@ class Output:
     def _add(self, kind: str, line: Line, what: dict[str, Any]) -> None:
         row = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, **what}
         file = self._files[kind]
-        file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        file.write(json.dumps(row, ensure_ascii=False).translate(SEPARATORS).encode("utf-8", "replace") + b"\n")
         file.flush()  # a process that is killed loses nothing
         self.done.add(line.key)
         self.good, self.bad = self.good + (kind == "output"), self.bad + (kind == "error")
