@@ -304,8 +304,8 @@ class Engine:
                 sequence.request.note_reading(sequence.sample.row.prompt, sequence.sample.cached, sequence.read)
             if part.wanted and sequence.group is None:
                 chosen.append((sequence, row, part.wanted, guessed))
-            elif part.wanted and sequence.group is not None and sequence.group.note(sequence, logits[row]):
-                whole.append(sequence.group)
+            elif part.wanted and isinstance(group := sequence.group, Group) and group.note(sequence, logits[row]):
+                whole.append(group)
             row += part.wanted
         with one_thread():
             tokens = self._choose(logits, chosen, {id(sequence): part.ids for sequence, part, _ in plan})

@@ -6,16 +6,12 @@ from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from newleaf.generate.choose import Row
 from newleaf.generate.guesses import Guesser
 from newleaf.generate.kernels.layout import PAGE
-from newleaf.generate.sequence import Sequence
+from newleaf.generate.sequence import Grouped, Sequence
 from newleaf.generate.slots import Part, Slots
-
-if TYPE_CHECKING:
-    from newleaf.generate.groups import Group
 
 CHUNK = 64  # tokens of a prompt in a round where rounds must always be the same
 LEAST = 8  # rows of a round that prompts have, however many texts are being written
@@ -62,7 +58,7 @@ class Scheduler:
         slot, sequence.slot = sequence.slot, None
         return slot
 
-    def go_on(self, group: Group, going: Several[tuple[int, Row]]) -> None:
+    def go_on(self, group: Grouped, going: Several[tuple[int, Row]]) -> None:
         """The group's texts after their next token: each is the row, and goes on from the member with the number."""
         for number in set(range(len(group.members))) - {parent for parent, _ in going}:
             group.spare += [self._leave(sequence) for sequence in group.members[number]]
@@ -76,7 +72,7 @@ class Scheduler:
                 other.sample.row.take(row.ids[-1])
         group.members = members
 
-    def _fork(self, sequence: Sequence, group: Group) -> Sequence:
+    def _fork(self, sequence: Sequence, group: Grouped) -> Sequence:
         """Another text in one of the group's slots, as far as this one is."""
         assert sequence.slot is not None
         slot = group.spare.pop()

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
 
 from newleaf.generate.drafts import Lookup
 from newleaf.generate.odds import Odds
 from newleaf.generate.samples import Sample
 
 if TYPE_CHECKING:
-    from newleaf.generate.groups import Group
     from newleaf.generate.request import Request
+
+
+class Grouped(Protocol):
+    """What a text knows of the group that it is in (groups.py)."""
+
+    size: int  # slots
+    over: bool
+    logits: dict[Sequence, Tensor]  # of the texts whose next token waits for others
+    members: list[tuple[Sequence, ...]]
+    spare: list[int]
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All of its texts."""
 
 
 @dataclass(eq=False)
@@ -24,7 +39,7 @@ class Sequence:
     read: int = 0
     published: int = 0  # pages that others may borrow
     base: int = 0  # where in the text the context begins: a text that has filled it goes on from its later half
-    group: Group | None = None  # of texts that are written as one
+    group: Grouped | None = None  # of texts that are written as one
     adapter: int = 0  # which of the engine's it is written with; 0 is none
     lookup: Lookup = field(default_factory=Lookup)
     odds: Odds | None = None  # of what look-up finds in this text
