@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 import newleaf
-from newleaf.generate.choose import Row, choose
-from newleaf.generate.constraints import Grammars
+from newleaf.generate.backend.executor import Part
+from newleaf.generate.backend.lazy_lowering import open_slots
+from newleaf.generate.constraints.constraint import Grammars
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.samples import one_thread
-from newleaf.generate.slots import Part
-from newleaf.generate.switching import open_slots
+from newleaf.generate.sampling.sampler import Row, choose
+from newleaf.generate.text.text_state import one_thread
 
 SCHEMA = {
     "type": "object",

@@ -31,11 +31,11 @@ from rich.table import Table
 from benchmarks.vocabulary import tokenizer_of
 from newleaf.api import Model, load
 from newleaf.families import size
-from newleaf.generate.engine import Engine
+from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
-from newleaf.quant.layers import packable, put_packed
 from newleaf.quant.packed import FORMATS
+from newleaf.quant.packed_layers import packable, put_packed
 from newleaf.quant.quantize import quantize
 from newleaf.storage import gguf_write
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from benchmarks.vocabulary import tokenizer_of
 from newleaf.families import family_for, size
-from newleaf.generate.engine import Engine
+from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
-from newleaf.quant.layers import PackedEmbedding, PackedWeight, packable
 from newleaf.quant.packed import FORMATS, LANES, Packed
-from newleaf.storage.assemble import assemble, blank
+from newleaf.quant.packed_layers import PackedEmbedding, PackedWeight, packable
+from newleaf.storage.build_network import assemble, blank
 
 SIZES = ["gpt-neo-2.7b", "gptj-6b", "gpt-neox-20b"]
 PROMPT = 32

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from newleaf.data.stdlib import standard_library_files
-from newleaf.train.dial import LADDER, Budget, choose
+from newleaf.train.sizing import LADDER, Budget, choose
 
 RATE = 1.4
 RATES = {"AdamW's": "learning_rate", "Muon's": "matrix_learning_rate"}
@@ -189,9 +189,9 @@ def _seconds(step: Callable[[], Any]) -> float:
 def _stepper(recipe: Recipe) -> Callable[[], Any]:
     """A function that takes a step on random tokens."""
     from benchmarks.train_speed import newleaf_step
-    from newleaf.kernels.product_speed import bf16_is_faster
+    from newleaf.kernels.matmul_speed import bf16_is_faster
     from newleaf.model import GPTConfig
-    from newleaf.train.optimizer import OptimizerConfig
+    from newleaf.train.loop.optimizer import OptimizerConfig
 
     config = GPTConfig(vocab_size=recipe["tokenizer"]["vocab_size"], **recipe["model"])
     step = newleaf_step(config, OptimizerConfig(), recipe["train"]["batch_size"], bf16_is_faster(torch.device("cpu")))

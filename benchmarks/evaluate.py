@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 import newleaf
-from newleaf.evaluation.choice import CHOICE_TASKS, lambada
-from newleaf.evaluation.local import LocalSubject
-from newleaf.evaluation.subject import Ask
+from newleaf.evaluation.evaluated_model import Ask
+from newleaf.evaluation.local_model import LocalSubject
+from newleaf.evaluation.multiple_choice import CHOICE_TASKS, lambada
 from newleaf.evaluation.task import Item, Setting
 from newleaf.measure.loglikelihood import Score
 

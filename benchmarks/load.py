@@ -33,7 +33,7 @@ from tokenizers.models import WordLevel
 
 from newleaf.families import family_for, size
 from newleaf.families.weights import to_hugging_face
-from newleaf.storage.assemble import blank
+from newleaf.storage.build_network import blank
 from newleaf.storage.describe import facts
 
 SHARD = 2_000_000_000  # bytes

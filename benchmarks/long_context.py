@@ -31,10 +31,10 @@ from rich.table import Table
 from newleaf.api import load
 from newleaf.families import size
 from newleaf.families.gpt_oss import gpt_oss
-from newleaf.generate.kernels.paging import put
-from newleaf.generate.runner import LoweredRunner
+from newleaf.generate.backend.runner import LoweredRunner
+from newleaf.generate.kernels.page_copy import put
 from newleaf.model import GPT, GPTConfig
-from newleaf.model.longer import with_context
+from newleaf.model.rope_scaling import with_context
 
 NEW, PATIENCE = 8, 30.0  # tokens written at each mark; seconds that transformers may take to read
 PART = 256  # tokens that are filled in at once

@@ -53,10 +53,10 @@ def prepare(model: str, folder: Path) -> None:
     import torch
 
     import newleaf
-    from newleaf.adapters.begin import new_adapter
-    from newleaf.adapters.config import AdapterConfig
+    from newleaf.adapters.init_adapter import new_adapter
+    from newleaf.adapters.lora_config import AdapterConfig
     from newleaf.storage.adapter_folder import rules_of, save_adapter
-    from newleaf.storage.convert import convert
+    from newleaf.storage.convert_model import convert
 
     convert(model, folder / "base", dtype="bf16")
     opened = newleaf.load(folder / "base")
@@ -95,9 +95,9 @@ def newleaf_step(side: str, folder: Path) -> Callable[[Any], float]:
 
     import newleaf
     from newleaf.adapters.adapter import attach, lay_out
+    from newleaf.machine import keep_memory, tiny_as_zero
     from newleaf.storage.adapter_folder import load_adapter
-    from newleaf.train.machine import keep_memory, tiny_as_zero
-    from newleaf.train.optimizer import Optimizer, OptimizerConfig
+    from newleaf.train.loop.optimizer import Optimizer, OptimizerConfig
 
     weights = side.split()[1]
     dtype = torch.float32 if weights == "fp32" else torch.bfloat16

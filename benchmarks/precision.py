@@ -18,8 +18,8 @@ from torch import Tensor
 
 import newleaf
 from newleaf.data.shards import token_byte_lengths
-from newleaf.generate.program import CannotLower
-from newleaf.generate.runner import LoweredRunner
+from newleaf.generate.backend.lowered_program import CannotLower
+from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.model import GPT
 
 ROWS = 16  # windows that a step of the kernels takes side by side

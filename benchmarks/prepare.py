@@ -36,7 +36,7 @@ def child(source: str, cache: str) -> None:
     """The work to measure, in a process of its own; prints the seconds of each stage."""
     import torch  # noqa: F401 (a real run has it in memory)
 
-    from newleaf.data.config import DataConfig
+    from newleaf.data.data_config import DataConfig
     from newleaf.data.prepare import prepare_text
     from newleaf.data.shards import tokenize
     from newleaf.text.train_tokenizer import MOST_SEEN, TokenizerConfig, train_tokenizer

@@ -25,7 +25,7 @@ from rich.table import Table
 from benchmarks.decode import GGUF, LlamaCpp, random_network, write_gguf
 from benchmarks.vocabulary import tokenizer_of
 from newleaf.families import size
-from newleaf.generate.engine import Engine
+from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.serving_peers import Peer, alone, free_port, letters_tokenizer
 from benchmarks.serving_workers import Worker
 from newleaf.api import Model, load
-from newleaf.generate.engine import Engine
+from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
 

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from newleaf.api import Model, load
+from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.runner import LoweredRunner
 from newleaf.text.chat_template import Rendering
 
 Clock = Callable[[], float]

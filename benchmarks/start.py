@@ -33,7 +33,7 @@ print(time.perf_counter() - begin)
 """,
     "generation": """
 import time
-from newleaf.generate.runner import LoweredRunner
+from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.model import GPT, GPTConfig
 network = GPT(GPTConfig(64, 16, 1, 2, 32)).eval()
 begin = time.perf_counter()

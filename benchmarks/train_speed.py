@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from newleaf.model import GPTConfig
-    from newleaf.train.optimizer import OptimizerConfig
+    from newleaf.train.loop.optimizer import OptimizerConfig
 
 SHAPES = {
     "small": {"layers": 6, "width": 384, "heads": 6, "vocabulary": 4096, "context": 256, "batch": 32},
@@ -159,7 +159,7 @@ def _plain(kind: str, shape: dict[str, int]) -> Stepper:
 
 def _newleaf(kind: str, shape: dict[str, int]) -> Stepper:
     from newleaf.model import GPTConfig
-    from newleaf.train.optimizer import OptimizerConfig
+    from newleaf.train.loop.optimizer import OptimizerConfig
 
     config = GPTConfig(
         vocab_size=shape["vocabulary"],
@@ -174,10 +174,10 @@ def _newleaf(kind: str, shape: dict[str, int]) -> Stepper:
 def newleaf_step(config: GPTConfig, how: OptimizerConfig, batch_size: int, bf16: bool) -> Stepper:
     """What a run does in a step: gradients and optimizer."""
     from newleaf.data.batches import Batch
+    from newleaf.machine import keep_memory
     from newleaf.model import GPT
-    from newleaf.train.loop import Loop
-    from newleaf.train.machine import keep_memory
-    from newleaf.train.optimizer import Optimizer
+    from newleaf.train.loop.loop import Loop
+    from newleaf.train.loop.optimizer import Optimizer
 
     keep_memory()
     torch.set_flush_denormal(True)

@@ -100,9 +100,9 @@ def prepare(place: Path, steps: int, small: bool) -> None:
 
 
 def course(place: Path, steps: int, precision: str) -> Any:
-    from newleaf.train.monitor import Silent
-    from newleaf.train.ranks import Ranks
-    from newleaf.tune.finetune import open_course, read_config
+    from newleaf.train.display.monitor import Silent
+    from newleaf.train.distributed.process_group import Ranks
+    from newleaf.tune.start_finetuning import open_course, read_config
 
     values = {
         "task": "text", "model": str(place / "base"), "source": [str(place / "text.txt")], "text": {"length": WINDOW},
@@ -119,9 +119,9 @@ def measure(contender: str, place: Path, steps: int) -> dict[str, Any]:
 
 
 def _newleaf(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:
-    from newleaf.train.loop import Loop, Step
-    from newleaf.train.optimizer import Optimizer
-    from newleaf.train.schedule import Shape, StepSchedule
+    from newleaf.train.loop.loop import Loop, Step
+    from newleaf.train.loop.optimizer import Optimizer
+    from newleaf.train.objective.schedule import Shape, StepSchedule
 
     opened = course(place, steps, kind)
     found: list[tuple[float, float]] = []

@@ -17,7 +17,7 @@ from newleaf.families import FAMILIES
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.plan import DEVICES, Machine, layer_activation_bytes, plan
-from newleaf.train.dial import USEFUL_SHARE
+from newleaf.train.sizing import USEFUL_SHARE
 
 ROOT = Path(__file__).parents[1]
 

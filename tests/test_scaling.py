@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import NETWORK, write_run
+from handmade_runs import NETWORK, write_run
 
 import newleaf
 from newleaf.cli.main import main
@@ -16,7 +16,7 @@ from newleaf.errors import InputError
 from newleaf.model.count import training_flops
 from newleaf.scaling import Law, Point, fit_law, points_of, student_t
 from newleaf.scaling_plot import law_figure
-from newleaf.train.history import read_run
+from newleaf.train.runs.run_history import read_run
 
 FLOPS = np.geomspace(1e12, 1e14, 6)
 

@@ -1,6 +1,6 @@
 """Fetches the page's vendored libraries from npm, at the versions below, and notes their digests: `python tools/vendor_page.py`.
 
-To update one, change its version here, run this, and run tests/serve/test_page_files.py and tests/serve/test_markdown.py.
+To update one, change its version here, run this, and run tests/serve/web/test_page_files.py and tests/serve/web/test_markdown.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-VENDOR = Path(__file__).parents[1] / "src/newleaf/serve/page/vendor"
+VENDOR = Path(__file__).parents[1] / "src/newleaf/serve/web/page/vendor"
 LANGUAGES = [
     *["bash", "c", "cpp", "csharp", "css", "diff", "dockerfile", "go", "haskell", "ini", "java", "javascript", "json", "julia"],
     *["kotlin", "latex", "lua", "makefile", "markdown", "perl", "php", "powershell", "python", "r", "ruby", "rust", "scala"],

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from newleaf import api
-from newleaf.data.cache import cached, default_cache, key_of
+from newleaf.data.corpus_cache import cached, default_cache, key_of
 from newleaf.data.stdlib import standard_library_files
 from newleaf.errors import Stopped
-from newleaf.train.monitor import Monitor
-from newleaf.train.recipe import merge, seconds
+from newleaf.recipe import merge, seconds
+from newleaf.train.display.monitor import Monitor
 
 HEADERS = ("def read_lines(path):\n", "def __init__(self, name, value=None):\n", "def main(args=None):\n")
 SAMPLING = {"max_tokens": 100, "temperature": 0.5, "top_p": 0.95, "stop": ["\ndef ", "\nclass "]}

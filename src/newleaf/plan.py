@@ -13,10 +13,10 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.families import FAMILIES, size_name
-from newleaf.model.config import GPTConfig
+from newleaf.format_amounts import counted
 from newleaf.model.count import Counts, attention_flops, count_parameters
-from newleaf.text.amounts import counted
-from newleaf.train.dial import USEFUL_SHARE
+from newleaf.model.gpt_config import GPTConfig
+from newleaf.train.sizing import USEFUL_SHARE
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, tables 2 and 3
 MFU = 0.4  # GPT-3's own run reached 0.21, PaLM's 0.46 (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, table 3)
@@ -68,7 +68,7 @@ def this_machine() -> Machine:
     import psutil
     import torch
 
-    from newleaf.kernels.product_speed import bf16_is_faster, product_speed
+    from newleaf.kernels.matmul_speed import bf16_is_faster, product_speed
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     device = torch.device("cpu")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from newleaf.errors import InputError
-from newleaf.train.history import RunRecord
+from newleaf.train.runs.run_history import RunRecord
 
 FEWEST_FOR_THREE = 5  # runs; with fewer, E is taken as 0
 LEVEL = 0.9  # of the band

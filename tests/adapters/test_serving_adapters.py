@@ -11,19 +11,19 @@ from torch import Tensor
 
 import newleaf
 from newleaf.adapters.adapter import attach, share
-from newleaf.adapters.begin import new_adapter
-from newleaf.adapters.config import AdapterConfig
+from newleaf.adapters.init_adapter import new_adapter
+from newleaf.adapters.lora_config import AdapterConfig
 from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.families.llama import llama
-from newleaf.generate import switching
+from newleaf.generate.backend import lazy_lowering
+from newleaf.generate.backend.executor import KernelSlots, NetworkSlots
+from newleaf.generate.backend.lowered_program import CannotLower
+from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.program import CannotLower
-from newleaf.generate.runner import LoweredRunner
-from newleaf.generate.slots import KernelSlots, NetworkSlots
 from newleaf.model import GPT, GPTConfig
 from newleaf.storage.adapter_folder import rules_of, save_adapter
-from newleaf.storage.assemble import PRECISIONS, assemble, blank
+from newleaf.storage.build_network import PRECISIONS, assemble, blank
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 PROSE = Path(__file__).read_text("utf-8")
@@ -125,7 +125,7 @@ def test_requests_with_different_adapters_are_written_together_as_if_alone(
     kind: type, opened: tuple[Model, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind is NetworkSlots:
-        monkeypatch.setattr(switching, "LoweredRunner", cannot)
+        monkeypatch.setattr(lazy_lowering, "LoweredRunner", cannot)
     model, paths = opened
     config, prompt = SamplingConfig(max_tokens=20, temperature=0), PROSE[:60]  # a shared beginning, longer than a page of the cache
     alone = {name: newleaf.load(path).generate(prompt, max_tokens=20, temperature=0) for name, path in paths.items()}

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 from chat_folders import make_chat_model
-from clocks import HANGS
+from fake_clocks import HANGS
 
 from newleaf.cli.chat_terminal import hearing_ctrl_c
 from newleaf.cli.main import main

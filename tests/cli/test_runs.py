@@ -13,15 +13,15 @@ import matplotlib.image
 import numpy as np
 import pytest
 import yaml
-from made_runs import NETWORK, append, write_run
+from handmade_runs import NETWORK, append, write_run
 
 from newleaf.cli.main import main
 from newleaf.cli.runs import _table
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.count import training_flops
-from newleaf.train import history, run_folder
-from newleaf.train.compare import comparison_figure, smoothed
-from newleaf.train.history import read_curve, read_run
+from newleaf.train.runs import run_folder, run_history
+from newleaf.train.runs.compare_runs import comparison_figure, smoothed
+from newleaf.train.runs.run_history import read_curve, read_run
 
 
 def old(path: Path) -> Path:
@@ -117,7 +117,7 @@ def test_no_line_is_wider_than_the_terminal_and_the_figure_that_counts_is_there(
     from rich.console import Console
 
     out = io.StringIO()
-    records = [read_run(path) for path in history.find_runs(runs)]
+    records = [read_run(path) for path in run_history.find_runs(runs)]
     Console(file=out, width=width).print(_table(records, width))
     lines = out.getvalue().splitlines()
     assert len(lines) == 6
@@ -147,7 +147,7 @@ def test_smoothing_keeps_straight_lines_and_takes_noise_away() -> None:
 
 
 def test_the_picture_has_a_panel_for_each_axis_and_a_line_for_each_run(runs: Path) -> None:
-    curves = [read_curve(path) for path in history.find_runs(runs)]
+    curves = [read_curve(path) for path in run_history.find_runs(runs)]
     figure = comparison_figure(curves)
     assert [axes.get_xlabel() for axes in figure.axes] == ["steps", "tokens", "seconds of training", "FLOPs"]
     assert all(len(axes.get_lines()) == 2 * len(curves) for axes in figure.axes)
@@ -191,7 +191,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_the_readers_file_names_are_the_writers_and_reading_needs_no_pytorch(runs: Path) -> None:
-    assert (history.CONFIG, history.METRICS, history.SUMMARY) == (run_folder.CONFIG, run_folder.METRICS, run_folder.SUMMARY)
+    assert (run_history.CONFIG, run_history.METRICS, run_history.SUMMARY) == (run_folder.CONFIG, run_folder.METRICS, run_folder.SUMMARY)
     check = f"import sys; from newleaf.cli.main import main; main(['runs', {str(runs)!r}]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"

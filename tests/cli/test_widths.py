@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_runs import write_run
+from handmade_runs import write_run
 
 from newleaf.cli.main import build_parser, main
 

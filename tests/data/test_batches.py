@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from newleaf.data import chunks as chunking
 from newleaf.data.batches import TrainBatches, validation_batches
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.order import permutation_index
 from newleaf.data.prepare import prepare_text
 from newleaf.data.shards import Shard, token_byte_lengths, tokenize

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.encodings import guess
 from newleaf.data.prepare import prepare_text
 from newleaf.errors import InputError
-from newleaf.train.prepare import left_out
+from newleaf.train.pretraining.prepare_pretraining import left_out
 
 SIMPLIFIED = "明月几时有？把酒问青天。不知天上宫阙，今夕是何年。我欲乘风归去，又恐琼楼玉宇，高处不胜寒。\n起舞弄清影，何似在人间。\n"
 TRADITIONAL = "明月幾時有？把酒問青天。不知天上宮闕，今夕是何年。我欲乘風歸去，又恐瓊樓玉宇，高處不勝寒。\n"

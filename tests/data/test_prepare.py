@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from newleaf.data import prepare
 from newleaf.data.cleaning import Cleaner
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.prepare import Corpus, prepare_text
-from newleaf.data.spool import SpoolWriter, TextFile
+from newleaf.data.text_store import SpoolWriter, TextFile
 from newleaf.errors import InputError
 from newleaf.storage.files import replace_directory, write_atomically
 

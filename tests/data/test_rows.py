@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from newleaf.data.problems import BadDocumentError
 from newleaf.data.rows import file_rows
 from newleaf.errors import InputError
-from newleaf.evaluation.rows import read_rows
-from newleaf.generate.prompt_file import read_prompts
-from newleaf.tune.conversations.rows import read_rows as read_conversations
+from newleaf.evaluation.task_rows import read_rows
+from newleaf.generate.batch.prompt_file import read_prompts
+from newleaf.tune.conversations.conversation_rows import read_rows as read_conversations
 from newleaf.tune.labels.table import read_table
 
 ROWS = [{"prompt": "你好", "n": "1"}, {"prompt": "two", "n": "2"}]

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.documents import documents
 from newleaf.data.problems import Problems
 from newleaf.data.sources import parse_hub, resolve

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.documents import documents
 from newleaf.data.problems import Problems
 from newleaf.data.sources import resolve
 from newleaf.errors import InputError
-from newleaf.evaluation.rows import read_rows
-from newleaf.evaluation.text import read_documents
-from newleaf.generate.prompt_file import read_prompts
-from newleaf.tune.conversations.rows import read_rows as read_conversations
+from newleaf.evaluation.perplexity import read_documents
+from newleaf.evaluation.task_rows import read_rows
+from newleaf.generate.batch.prompt_file import read_prompts
+from newleaf.tune.conversations.conversation_rows import read_rows as read_conversations
 from newleaf.tune.labels.fields import Wanted
 from newleaf.tune.labels.questions import read_questions
 from newleaf.tune.labels.table import read_table

@@ -14,8 +14,8 @@ from newleaf.model import GPT, GPTConfig
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Label, Shape, save_classifier
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.tune.labels.model import LabelModel
-from newleaf.tune.labels.tokens import with_label_tokens
+from newleaf.tune.labels.label_tokens import with_label_tokens
+from newleaf.tune.labels.text_classifier import LabelModel
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

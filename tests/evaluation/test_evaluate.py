@@ -16,7 +16,7 @@ from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.evaluation.local import LocalSubject
+from newleaf.evaluation.local_model import LocalSubject
 from newleaf.evaluation.report import reference_rows, remarks
 
 
@@ -213,7 +213,7 @@ def test_contamination_is_found_in_texts_and_in_token_shards(model: Model, data_
     assert about["items"] >= len(long)
     assert "1 of" in found["notes"][0]
 
-    from newleaf.data.config import DataConfig
+    from newleaf.data.data_config import DataConfig
     from newleaf.data.prepare import prepare_text
     from newleaf.data.shards import tokenize
 

@@ -14,7 +14,7 @@ from small_tasks import tiny_model, write_rows
 import newleaf
 from newleaf.api import Model
 from newleaf.errors import InputError
-from newleaf.evaluation.local import LocalSubject
+from newleaf.evaluation.local_model import LocalSubject
 
 pytest.importorskip("lm_eval")
 

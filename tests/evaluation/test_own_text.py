@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import newleaf
-from newleaf.evaluation.own_text import own_text_notes
+from newleaf.evaluation.train_test_overlap import own_text_notes
 
 SMALL: dict[str, Any] = {
     "tokenizer": {"vocab_size": 300},

@@ -11,9 +11,9 @@ from small_tasks import write_rows
 from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
 from newleaf.errors import InputError
-from newleaf.evaluation.programs import helpers, humaneval, judge, pass_at_k
-from newleaf.evaluation.rows import BadRowError
+from newleaf.evaluation.humaneval import helpers, humaneval, judge, pass_at_k
 from newleaf.evaluation.task import Item, Setting
+from newleaf.evaluation.task_rows import BadRowError
 
 PROBLEM = {
     "task_id": "Own/0",

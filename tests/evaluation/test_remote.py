@@ -93,8 +93,8 @@ def test_scores_of_an_address_are_those_of_the_model_behind_it(
 
 
 def test_texts_of_an_address_are_cut_at_every_stop(server: Server, model: Model, data_dir: Path, tmp_path: Path) -> None:
-    from newleaf.evaluation.remote import RemoteSubject
-    from newleaf.evaluation.subject import Writing
+    from newleaf.evaluation.evaluated_model import Writing
+    from newleaf.evaluation.remote_model import RemoteSubject
 
     text = model.generate("parse the", max_tokens=40, temperature=0)
     stops = ("§1", "§2", "§3", "§4", text[5:8])  # the protocol takes four

@@ -16,7 +16,7 @@ import newleaf
 from newleaf.api import Model
 from newleaf.api.evaluating import evaluation
 from newleaf.errors import InputError
-from newleaf.evaluation.text import windows
+from newleaf.evaluation.perplexity import windows
 from newleaf.measure import text_metrics
 
 
@@ -88,7 +88,7 @@ def test_bits_per_byte_is_the_examiners_of_training(tiny_tokenizer: Any, tmp_pat
     import numpy as np
 
     from newleaf.data.batches import validation_batches
-    from newleaf.data.config import DataConfig
+    from newleaf.data.data_config import DataConfig
     from newleaf.data.prepare import prepare_text
     from newleaf.data.shards import token_byte_lengths, tokenize
     from newleaf.measure.bits_per_byte import text_loss

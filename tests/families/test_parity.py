@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from decoded_text import whole_text
 from safetensors.torch import load_file, save_file
-from whole_text import whole_text
 
 import newleaf
 from newleaf.families import FAMILIES, family_for, family_of

@@ -11,19 +11,19 @@ import peft
 import pytest
 import torch
 import transformers
+from decoded_text import whole_text
 from safetensors.torch import load_file
 from torch import Tensor
-from whole_text import whole_text
 
 import newleaf
 from newleaf.adapters.adapter import Adapter, attach, parts_of
-from newleaf.adapters.begin import new_adapter
-from newleaf.adapters.config import AdapterConfig
+from newleaf.adapters.init_adapter import new_adapter
+from newleaf.adapters.lora_config import AdapterConfig
 from newleaf.api import Model
-from newleaf.generate import runner
+from newleaf.generate.backend import runner
 from newleaf.generate.options import SamplingConfig
 from newleaf.storage.adapter_folder import WEIGHTS, load_adapter, rules_of, save_adapter
-from newleaf.storage.convert import convert
+from newleaf.storage.convert_model import convert
 
 EXPERTS = {"target_parameters": ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"]}
 IDS = torch.arange(40).view(2, 20) * 7 % 300

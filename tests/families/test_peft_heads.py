@@ -11,12 +11,12 @@ import peft
 import pytest
 import torch
 import transformers
+from decoded_text import whole_text
 from safetensors.torch import load_file, save_file
-from whole_text import whole_text
 
 import newleaf
 from newleaf.storage.adapter_folder import load_adapter, save_adapter
-from newleaf.storage.convert import convert
+from newleaf.storage.convert_model import convert
 
 IDS = torch.arange(40).view(2, 20) * 7 % 300
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import transformers
 
 import newleaf
 from newleaf.cli.main import main
-from newleaf.storage.convert import convert
+from newleaf.storage.convert_model import convert
 from newleaf.storage.describe import facts
 
 FOREIGN = {"unsloth_version": "2025.1", "auto_map": {"AutoModel": "x.Y"}, "a_field_of_tomorrow": 3, "ui\x1b[2J": "escape"}

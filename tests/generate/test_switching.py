@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from newleaf.api import Model
-from newleaf.generate.engine import Engine
+from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part
+from newleaf.generate.backend.lazy_lowering import COMPILING, LOADING, SwitchingSlots, open_slots
+from newleaf.generate.backend.lowered_program import CannotLower
+from newleaf.generate.backend.runner import LoweredRunner
+from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.program import CannotLower
-from newleaf.generate.runner import LoweredRunner
-from newleaf.generate.slots import KernelSlots, NetworkSlots, Part
-from newleaf.generate.switching import COMPILING, LOADING, SwitchingSlots, open_slots
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 

@@ -15,8 +15,8 @@ import newleaf
 from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.generate.choose import Row, choose
 from newleaf.generate.options import SamplingConfig
+from newleaf.generate.sampling.sampler import Row, choose
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer

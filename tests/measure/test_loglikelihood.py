@@ -111,8 +111,8 @@ def test_greedy_is_seen_and_not_assumed() -> None:
 
 
 def test_bf16_and_packed_networks_score_near_fp32() -> None:
-    from newleaf.quant.layers import packable, put_packed
     from newleaf.quant.packed import FORMATS
+    from newleaf.quant.packed_layers import packable, put_packed
     from newleaf.quant.quantize import quantize
 
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from newleaf.measure.text_figures import headline, text_metric
+from newleaf.measure.corpus_scores import headline, text_metric
 
 TEXTS = ["the cat sat on the mat", "a dog ran home quickly today", ""]
 REFERENCES = [["the cat sat on the mat", "a cat was on the mat"], ["the dog ran home quickly today"], ["nothing to say here"]]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from newleaf.api import Model, load
 from newleaf.model import GPT, GPTConfig, KVCache
-from newleaf.quant.layers import PackedLinear, PlainWeights
 from newleaf.quant.packed import FORMATS, Format, Packed, pack_codes, pack_scales
+from newleaf.quant.packed_layers import PackedLinear, PlainWeights
 from newleaf.quant.quantize import quantize
-from newleaf.storage.assemble import assemble, blank
+from newleaf.storage.build_network import assemble, blank
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 KINDS = sorted(FORMATS)

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 from chat_folders import make_chat_model
-from running import Running, Start
+from server_process import Running, Start
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.generate.constraints import Constraint, Grammars
-from newleaf.generate.json_schema import prepare
+from newleaf.generate.constraints.constraint import Constraint, Grammars
+from newleaf.generate.constraints.json_schema import prepare
 from newleaf.generate.options import SamplingConfig
-from newleaf.serve.answer_grammar import answer_grammar, calls_answer
-from newleaf.serve.call_readers import reader
-from newleaf.serve.tool_calls import Call, CallPart, CallStart, Form, Piece, form_of
+from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer
+from newleaf.serve.answers.tool_call_parsers import reader
+from newleaf.serve.answers.tool_calls import Call, CallPart, CallStart, Form, Piece, form_of
 from newleaf.text.reasoning import Part
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 

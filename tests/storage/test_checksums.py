@@ -15,7 +15,7 @@ import tokenizers
 import torch
 import transformers
 from gguf import GGUFReader, GGUFWriter
-from killing import OPTIONS
+from killed_runs import OPTIONS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

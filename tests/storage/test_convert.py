@@ -19,7 +19,7 @@ from newleaf.errors import InputError
 from newleaf.families import gpt3
 from newleaf.model import GPT, GPTConfig
 from newleaf.storage import write_weights
-from newleaf.storage.convert import convert, open_source
+from newleaf.storage.convert_model import convert, open_source
 from newleaf.storage.folder import save_folder
 from newleaf.storage.write_weights import Export
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer

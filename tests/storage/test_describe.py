@@ -13,16 +13,16 @@ import transformers
 import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.generate.runner import cache_dtype
+from newleaf.generate.backend.runner import cache_dtype
 from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.model.count import count_parameters
-from newleaf.quant.layers import packable
 from newleaf.quant.packed import FORMATS
+from newleaf.quant.packed_layers import packable
 from newleaf.quant.quantize import quantize
 from newleaf.storage.describe import memory_to_run
 from newleaf.storage.folder import save_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.describe_run import facts
+from newleaf.train.runs.describe_run import facts
 
 MIXTURE: dict[str, Any] = {"gated": True, "n_expert": 4, "n_expert_active": 2, "norm": "rms_norm", "positions": "rotary"}
 

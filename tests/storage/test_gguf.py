@@ -21,7 +21,7 @@ from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant import mxfp4
-from newleaf.quant.layers import PackedWeight, PlainWeights
+from newleaf.quant.packed_layers import PackedWeight, PlainWeights
 from newleaf.storage.gguf_read import load_gguf
 from newleaf.storage.gguf_write import save_gguf
 from newleaf.text.tokenizer import Tokenizer

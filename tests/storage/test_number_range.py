@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.storage.convert import convert
+from newleaf.storage.convert_model import convert
 from newleaf.storage.number_range import check_range
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 

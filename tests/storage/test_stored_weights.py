@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import newleaf
 from newleaf.quant.mxfp4 import dequantize
-from newleaf.storage.convert import convert
+from newleaf.storage.convert_model import convert
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 

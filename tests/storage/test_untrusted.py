@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.storage.convert import convert
+from newleaf.machine import use_threads
+from newleaf.storage.convert_model import convert
 from newleaf.storage.describe import facts
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.machine import use_threads
 from newleaf.untrusted import parse_yaml, read_json
 
 

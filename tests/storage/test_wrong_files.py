@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mutations import DEEP, wrong_bytes, wrong_json
 
 import newleaf
-from newleaf.storage.convert import convert
+from newleaf.storage.convert_model import convert
 from newleaf.storage.describe import facts, network_named
 from newleaf.text.chat_template import ChatTemplate
 from newleaf.text.tokenizer import Tokenizer

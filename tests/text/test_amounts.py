@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from newleaf.text.amounts import byte_size
+from newleaf.format_amounts import byte_size
 
 
 @pytest.mark.parametrize(

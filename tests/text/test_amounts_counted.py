@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from newleaf.text.amounts import counted
+from newleaf.format_amounts import counted
 
 
 def test_one_is_counted_in_the_singular_and_others_in_the_plural() -> None:

@@ -13,11 +13,11 @@ from transformers import AutoTokenizer
 
 from newleaf import pretrain
 from newleaf.errors import InputError
+from newleaf.recipe import recipe_of
 from newleaf.text.character_bpe import has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.dial import Budget, choose
-from newleaf.train.recipe import recipe_of
+from newleaf.train.sizing import Budget, choose
 
 CHINESE = "春眠不觉晓，处处闻啼鸟。\n夜来风雨声，花落知多少。\n床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n" * 20 + "囧"
 ENGLISH = "It was the best of times, it was the worst of times.\n" * 40

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from chat_folders import ENDS, make_folder
-from clocks import HANGS
+from fake_clocks import HANGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

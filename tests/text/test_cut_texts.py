@@ -12,7 +12,7 @@ from test_continuations import KINDS, made, stock
 from tiny_sentencepiece import sentencepiece
 from tokenizers import decoders
 
-from newleaf.generate.engine import Engine
+from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.tokenizer import Tokenizer

@@ -10,26 +10,26 @@ import sys
 import pytest
 import torch
 
-from newleaf.evaluation.local import LocalSubject
-from newleaf.generate.runner import LoweredRunner
-from newleaf.kernels import product_speed
+from newleaf.evaluation.local_model import LocalSubject
+from newleaf.generate.backend.runner import LoweredRunner
+from newleaf.kernels import matmul_speed
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.config import TrainConfig
-from newleaf.train.prepare import settled
+from newleaf.train.objective.train_config import TrainConfig
+from newleaf.train.pretraining.prepare_pretraining import settled
 
 CPU = torch.device("cpu")
 
 
 def measure(monkeypatch: pytest.MonkeyPatch, seconds: dict[torch.dtype, float]) -> None:
     """A machine on which a product takes so long."""
-    monkeypatch.setattr(product_speed, "_seconds", lambda left, right: seconds[left.dtype])
-    product_speed._measured.cache_clear()
+    monkeypatch.setattr(matmul_speed, "_seconds", lambda left, right: seconds[left.dtype])
+    matmul_speed._measured.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> None:
-    product_speed._measured.cache_clear()
+    matmul_speed._measured.cache_clear()
 
 
 @pytest.mark.parametrize(("bf16", "taken"), [(0.1, "bf16"), (0.5, "bf16"), (0.95, "fp32"), (1.0, "fp32"), (50.0, "fp32")])
@@ -54,7 +54,7 @@ def test_prompts_and_likelihoods_go_another_way_where_bf16_is_slow(monkeypatch: 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86's instructions")
 def test_a_machine_that_emulates_bf16_is_found_out_though_its_flags_promise_it() -> None:
     """PyTorch held to AVX2, where the processor may have more: a product in bf16 takes many times as long as in fp32."""
-    code = "import torch; from newleaf.kernels.product_speed import bf16_is_faster; print(bf16_is_faster(torch.device('cpu')))"
+    code = "import torch; from newleaf.kernels.matmul_speed import bf16_is_faster; print(bf16_is_faster(torch.device('cpu')))"
     held = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}
     found = subprocess.run([sys.executable, "-c", code], env=os.environ | held, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

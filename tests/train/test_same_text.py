@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from killing import OPTIONS
+from killed_runs import OPTIONS
 
 import newleaf
-from newleaf.train.session import Session
-from newleaf.train.text_course import TextCourse
+from newleaf.train.loop.session import Session
+from newleaf.train.pretraining.text_objective import TextCourse
 
 FAST, SLOW = 1e12, 1.0  # FLOP/s of a machine that has time for all of the text, and of one that has time for what it can encode
 SECONDS = 3600  # which no test waits for: it stops after some steps
@@ -30,7 +30,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("newleaf.train.dial.ENCODED", ENCODED)
+    monkeypatch.setattr("newleaf.train.sizing.ENCODED", ENCODED)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
 
 def stopped_and_resumed(monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, float], out: Path, begin: Any, edit: Any = None) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("newleaf.train.prepare.product_speed", lambda *_: speeds[0])
+        patch.setattr("newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_: speeds[0])
         patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 7)
         begin()
     if edit is not None:
@@ -58,7 +58,7 @@ def stopped_and_resumed(monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, fl
         edit(values)
         (out / "run.yaml").write_text(yaml.safe_dump(values))
     with monkeypatch.context() as patch:
-        patch.setattr("newleaf.train.prepare.product_speed", lambda *_: speeds[1])
+        patch.setattr("newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_: speeds[1])
         patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 9)
         assert newleaf.resume(out, quiet=True).summary["resumed_from_step"] == 7
 
@@ -95,7 +95,7 @@ def test_what_a_timed_run_takes_stands_in_run_yaml(text: Path, tmp_path: Path, m
     monkeypatch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 1)
     found = []
     for speed in (FAST, SLOW):
-        monkeypatch.setattr("newleaf.train.prepare.product_speed", lambda *_, speed=speed: speed)
+        monkeypatch.setattr("newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_, speed=speed: speed)
         run = newleaf.pretrain(text, out=tmp_path / f"{speed}", **TIMED)
         found.append(run.config["data"]["train_bytes"])
         assert isinstance(run.config["tokenizer"]["train_bytes"], int)
@@ -103,7 +103,7 @@ def test_what_a_timed_run_takes_stands_in_run_yaml(text: Path, tmp_path: Path, m
 
 
 def test_all_of_a_text_can_be_asked_for(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("newleaf.train.prepare.product_speed", lambda *_: SLOW)
+    monkeypatch.setattr("newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_: SLOW)
     monkeypatch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 1)
     run = newleaf.pretrain(text, out=tmp_path / "run", data={"train_bytes": "all"}, **TIMED)
     assert run.config["record"]["text_bytes"] == pytest.approx(0.95 * text.stat().st_size, rel=0.01)

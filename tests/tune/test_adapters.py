@@ -14,14 +14,14 @@ import peft
 import pytest
 import torch
 import transformers
-from bases import opinions, write_rows
+from base_models import opinions, write_rows
 from safetensors.torch import load_file
 from torch import Tensor
 
 import newleaf
 from newleaf.adapters.adapter import attach, lay_out
-from newleaf.adapters.begin import new_adapter
-from newleaf.adapters.config import AdapterConfig
+from newleaf.adapters.init_adapter import new_adapter
+from newleaf.adapters.lora_config import AdapterConfig
 from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.errors import InputError
@@ -29,7 +29,7 @@ from newleaf.families.llama import llama
 from newleaf.model import GPT, GPTConfig
 from newleaf.storage.adapter_folder import WEIGHTS, load_adapter, rules_of, save_adapter
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.optimizer import Optimizer, OptimizerConfig
+from newleaf.train.loop.optimizer import Optimizer, OptimizerConfig
 
 PROSE = Path(json.__file__).read_text("utf-8")
 SHAPES = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bases import make_base, opinions, write_rows
-from clocks import Clock
-from killing import Heard
+from base_models import make_base, opinions, write_rows
+from fake_clocks import Clock
+from killed_runs import Heard
 
 import newleaf
 from newleaf.tune.labels import baselines

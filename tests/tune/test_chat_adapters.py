@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conversing import FAST, base_model, preferences, talks
+from chat_data import FAST, base_model, preferences, talks
 
 import newleaf
 from newleaf.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conversing import FAST, WORDS, base_model, talks, write_rows
+from chat_data import FAST, WORDS, base_model, talks, write_rows
 
 import newleaf
 from newleaf.errors import InputError

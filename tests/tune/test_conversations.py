@@ -11,10 +11,10 @@ import pytest
 
 from newleaf.data.stdlib_chat import documented, stdlib_chat
 from newleaf.errors import InputError
+from newleaf.tune.conversations.conversation_formats import to_conversation
+from newleaf.tune.conversations.conversation_rows import read_rows
 from newleaf.tune.conversations.pairs import to_pair
-from newleaf.tune.conversations.reading import Findings, Reading
-from newleaf.tune.conversations.rows import read_rows
-from newleaf.tune.conversations.shapes import to_conversation
+from newleaf.tune.conversations.read_examples import Findings, Reading
 
 TALK = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
 CALL = {"name": "weather", "arguments": {"town": "Rome"}}

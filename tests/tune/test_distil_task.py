@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conversing import FAST, base_model, talks
+from chat_data import FAST, base_model, talks
 
 import newleaf
 from newleaf.errors import InputError
@@ -43,8 +43,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("top_k", [0, 20])
 def test_the_loss_at_the_start_is_the_kl_of_the_two_models_and_falls(tmp_path: Path, teacher: Path, top_k: int) -> None:
     from newleaf.text.chat_template import ChatTemplate
-    from newleaf.tune.conversations.answers import Answers
-    from newleaf.tune.conversations.shapes import to_conversation
+    from newleaf.tune.conversations.assistant_mask import Answers
+    from newleaf.tune.conversations.conversation_formats import to_conversation
 
     student, data = base_model(tmp_path / "student"), talks(tmp_path / "talks.jsonl")  # the student takes the teacher's template
     held_out = talks(tmp_path / "held.jsonl", 5)

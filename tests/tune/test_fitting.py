@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import make_base
-from conversing import base_model
+from base_models import make_base
+from chat_data import base_model
 
 import newleaf
 from newleaf.tune.fitting import fitting_tasks
-from newleaf.tune.names import TASKS
+from newleaf.tune.task_names import TASKS
 
 TALK = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}
 ROWS: list[tuple[dict[str, Any], list[str]]] = [

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import make_base, opinions
-from conversing import base_model, talks, write_rows
-from killing import finish, kill, outcome, start, wait_for
+from base_models import make_base, opinions
+from chat_data import base_model, talks, write_rows
+from killed_runs import finish, kill, outcome, start, wait_for
 
 STEPS = 12
 TRAIN = {"batch_size": 4, "eval_every": 3, "precision": "bf16"}

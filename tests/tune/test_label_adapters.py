@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
-from bases import OPTIONS, make_base, opinions, tokenizer, write_rows
+from base_models import OPTIONS, make_base, opinions, tokenizer, write_rows
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from bases import BAD, GOOD, OPTIONS, SHAPES, make_base, opinions, tokenizer, write_rows
+from base_models import BAD, GOOD, OPTIONS, SHAPES, make_base, opinions, tokenizer, write_rows
 
 import newleaf
-from newleaf.train.recipe import merge
+from newleaf.recipe import merge
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_stock_pipeline_gives_the_same_labels_and_probabilities(shape: str, 
 def test_a_network_without_a_stock_class_says_so_and_opens_in_newleaf(base: Path, rows: Path, tmp_path: Path) -> None:
     from newleaf.model import GPT, GPTConfig
     from newleaf.storage.folder import save_folder
-    from newleaf.train.monitor import Silent
+    from newleaf.train.display.monitor import Silent
 
     words = tokenizer()
     config = GPTConfig(words.vocab_size, 32, 1, 2, 16, block="post_norm")
@@ -86,7 +86,7 @@ def test_a_batch_is_all_rows_where_they_are_fewer(base: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("task", ["classify", "pair", "similarity", "choice"])
 def test_texts_stand_between_start_delimiter_and_extract_as_in_gpt1(task: str) -> None:
     """Figure 1 of Radford et al. 2018: one sequence, two texts in one, both orders, one for each continuation."""
-    from newleaf.tune.labels.tokens import Encoder, with_label_tokens
+    from newleaf.tune.labels.label_tokens import Encoder, with_label_tokens
 
     words, head = with_label_tokens(tokenizer(), task, ("x", "y") if task != "choice" else (), False, 40)  # type: ignore[arg-type]
     a, b, c = ("a fine story", " we loved it", " grey and dull")
@@ -109,9 +109,9 @@ def test_texts_stand_between_start_delimiter_and_extract_as_in_gpt1(task: str) -
 
 def test_the_loss_is_the_stock_classifiers_and_half_the_stock_language_models(base: Path, rows: Path, tmp_path: Path) -> None:
     """At the first step of a run, from the ids of its own batch: HF's two classes on the weights of step 0."""
-    from newleaf.train.monitor import Silent
-    from newleaf.train.ranks import Ranks
-    from newleaf.tune.finetune import open_course, read_config
+    from newleaf.train.display.monitor import Silent
+    from newleaf.train.distributed.process_group import Ranks
+    from newleaf.tune.start_finetuning import open_course, read_config
 
     values = merge(OPTIONS, {"task": "classify", "model": str(base), "source": [str(rows)]})
     values["train"] = values["train"] | {"steps": values.pop("steps")}
@@ -158,7 +158,7 @@ def test_labels_come_back_in_the_datas_type(labels: tuple[Any, ...], base: Path,
 
 
 def test_tables_give_the_same_examples_as_json_lines(tmp_path: Path) -> None:
-    from newleaf.tune.labels.rows import LabelledConfig, read_examples
+    from newleaf.tune.labels.label_rows import LabelledConfig, read_examples
 
     rows = opinions(12)
     write_rows(tmp_path / "r.jsonl", rows)
@@ -174,9 +174,9 @@ def test_tables_give_the_same_examples_as_json_lines(tmp_path: Path) -> None:
 def test_balanced_class_weights_are_scikit_learns_and_portions_add_up(base: Path, tmp_path: Path) -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
-    from newleaf.train.monitor import Silent
-    from newleaf.train.ranks import Ranks
-    from newleaf.tune.finetune import open_course, read_config
+    from newleaf.train.display.monitor import Silent
+    from newleaf.train.distributed.process_group import Ranks
+    from newleaf.tune.start_finetuning import open_course, read_config
 
     rows = write_rows(tmp_path / "rows.jsonl", [row | {"label": int(n % 5 == 0)} for n, row in enumerate(opinions())])
     values = merge(OPTIONS, {"task": "classify", "model": str(base), "source": [str(rows)], "label": {"class_weights": "balanced"}})
@@ -194,7 +194,7 @@ def test_balanced_class_weights_are_scikit_learns_and_portions_add_up(base: Path
 
 
 def test_a_stopped_run_resumes_bit_for_bit(base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from newleaf.train.session import Session
+    from newleaf.train.loop.session import Session
 
     options: dict[str, Any] = {"base": {"dropout": 0.1}, "train": {"precision": "bf16"}}
     whole = tune(base, rows, tmp_path / "whole", **options)

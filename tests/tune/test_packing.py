@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newleaf.model import GPT, GPTConfig
-from newleaf.model.apart import Apart
+from newleaf.model.cpu.block_diagonal_attention import Apart
 from newleaf.tune.conversations.example import Example
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches, pack
 

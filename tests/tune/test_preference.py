@@ -13,9 +13,9 @@ from newleaf.model import GPT, GPTConfig
 from newleaf.tune.conversations.example import Example, ExamplePair
 from newleaf.tune.conversations.packing import ShuffledBatches
 from newleaf.tune.losses import formulas
-from newleaf.tune.losses.config import PreferenceConfig
 from newleaf.tune.losses.log_probs import target_log_probs
-from newleaf.tune.losses.preference import Pairs, PreferenceLoss, sequence_log_probs, with_reference
+from newleaf.tune.losses.loss_config import PreferenceConfig
+from newleaf.tune.losses.preference_losses import Pairs, PreferenceLoss, sequence_log_probs, with_reference
 
 CHOSEN = torch.tensor([-12.0, -30.5, -4.0], dtype=torch.float64)
 REJECTED = torch.tensor([-14.0, -29.0, -4.0], dtype=torch.float64)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conversing import FAST, base_model, preferences, write_rows
+from chat_data import FAST, base_model, preferences, write_rows
 
 import newleaf
 from newleaf.errors import InputError

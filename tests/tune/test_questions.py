@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import OPTIONS, make_base
+from base_models import OPTIONS, make_base
 
 import newleaf
 from newleaf.cli.main import main

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conversing import FAST, WORDS, base_model, preferences, talks, write_rows
+from chat_data import FAST, WORDS, base_model, preferences, talks, write_rows
 
 import newleaf
 from newleaf.cli.main import main

@@ -10,15 +10,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from bases import make_base, opinions, write_rows
-from clocks import Clock
-from killing import Heard
+from base_models import make_base, opinions, write_rows
+from fake_clocks import Clock
+from killed_runs import Heard
 
 import newleaf
 from newleaf.errors import DivergedError
-from newleaf.train.course import Measure
-from newleaf.tune.finetune import read_config
-from newleaf.tune.sweep import AROUND, MOST_WIDER, Search
+from newleaf.train.objective.objective import Measure
+from newleaf.tune.learning_rate_sweep import AROUND, MOST_WIDER, Search
+from newleaf.tune.start_finetuning import read_config
 
 RATE = 0.001  # the recipe's
 LOSS, ACCURACY = Measure("val_loss", "nats"), Measure("val_accuracy", "accuracy", higher_is_better=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from bases import TEXT, make_base
+from base_models import TEXT, make_base
 
 import newleaf
 
@@ -35,9 +35,9 @@ OPTIONS: dict[str, Any] = {
 
 def test_fifty_steps_lose_as_much_as_the_stock_trainers(base: Path, story: Path, tmp_path: Path) -> None:
     """The same weights, batches, AdamW and clipping, in fp32 without dropout."""
-    from newleaf.train.monitor import Silent
-    from newleaf.train.ranks import Ranks
-    from newleaf.tune.finetune import open_course, read_config
+    from newleaf.train.display.monitor import Silent
+    from newleaf.train.distributed.process_group import Ranks
+    from newleaf.tune.start_finetuning import open_course, read_config
 
     run = newleaf.finetune(base, story, task="text", out=tmp_path / "run", steps=50, quiet=True, **OPTIONS)
     ours = [line["loss"] for line in run.metrics if "loss" in line]
@@ -89,7 +89,9 @@ def test_fresh_weights_are_another_beginning_of_the_same_network(base: Path, sto
 
 
 def test_of_a_large_text_a_timed_run_encodes_what_it_has_time_for(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("newleaf.train.prepare.product_speed", lambda *_: 1.0)  # a machine too slow to learn from more than it encodes
+    monkeypatch.setattr(
+        "newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_: 1.0
+    )  # a machine too slow to learn from more than it encodes
     (tmp_path / "long.txt").write_text(" ".join(f"{TEXT} In year {n} it began again." for n in range(8000)), "utf-8")
     timed, counted = (
         newleaf.finetune(base, tmp_path / "long.txt", task="text", out=tmp_path / name, quiet=True, **{name: length}, **OPTIONS)
@@ -121,7 +123,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 def test_the_commands_tune_resume_and_label(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
-    from bases import opinions, write_rows
+    from base_models import opinions, write_rows
 
     from newleaf.cli.main import main
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bases import make_base, opinions
-from conversing import base_model, talks, write_rows
+from base_models import make_base, opinions
+from chat_data import base_model, talks, write_rows
 
 from newleaf.cli.main import main
 

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import make_base, opinions, write_rows
-from conversing import base_model, talks
+from base_models import make_base, opinions, write_rows
+from chat_data import base_model, talks
 
 import newleaf
-from newleaf.storage.convert import convert
+from newleaf.storage.convert_model import convert
 from newleaf.storage.pretrained_note import note_in_gguf, note_of
-from newleaf.train.config import TrainConfig
-from newleaf.tune.base import open_base
-from newleaf.tune.config import TuneOptimizerConfig
-from newleaf.tune.dial import ENOUGH_STEPS, Usual, batch_size, optimizer, rates
-from newleaf.tune.finetune import read_config
-from newleaf.tune.origin import Origin, origin_of
+from newleaf.train.objective.train_config import TrainConfig
+from newleaf.tune.base_model import open_base
+from newleaf.tune.hyperparameters import ENOUGH_STEPS, Usual, batch_size, optimizer, rates
+from newleaf.tune.pretraining_record import Origin, origin_of
+from newleaf.tune.start_finetuning import read_config
+from newleaf.tune.tune_config import TuneOptimizerConfig
 
 ANY = Usual(32)
 

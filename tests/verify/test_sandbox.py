@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from clocks import HANGS
+from fake_clocks import HANGS
 
 from newleaf.verify.sandbox import run_program, run_tests
 from newleaf.verify.sandbox.run import WALLS

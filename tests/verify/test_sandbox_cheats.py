@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cheats import CHEATS, EQUALITIES, FUNCTIONS, HONEST
+from sandbox_escapes import CHEATS, EQUALITIES, FUNCTIONS, HONEST
 
 from newleaf.verify.sandbox import run_tests
 

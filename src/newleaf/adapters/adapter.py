@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from newleaf.adapters.layers import AdaptedLinear, AdaptedStack
-from newleaf.adapters.whole import HEAD, TABLE, put_whole, unpacked
+from newleaf.adapters.adapted_layers import AdaptedLinear, AdaptedStack
+from newleaf.adapters.modules_to_save import HEAD, TABLE, put_whole, unpacked
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.attention import Attention
+from newleaf.model.cpu.fused_projections import lay_together
 from newleaf.model.feedforward import FeedForward
-from newleaf.model.together import lay_together
-from newleaf.quant.layers import PackedWeight, PlainWeights
 from newleaf.quant.packed import Packed
+from newleaf.quant.packed_layers import PackedWeight, PlainWeights
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from newleaf.adapters.adapter import Adapter, Part
-from newleaf.adapters.config import AdapterConfig
+from newleaf.adapters.lora_config import AdapterConfig
 from newleaf.adapters.peft_fields import check_about, check_rank, scale_of
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, from_hugging_face, to_hugging_face

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from newleaf.generate.constraints import Grammars
-from newleaf.generate.engine import Engine
+from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.engine.engine import Engine
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
 

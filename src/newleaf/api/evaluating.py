@@ -10,22 +10,22 @@ from typing import Any, Literal
 from newleaf.api.model import Model
 from newleaf.api.opening import load
 from newleaf.errors import InputError
-from newleaf.evaluation.evaluate import evaluate as run_evaluation
-from newleaf.evaluation.evaluate import find_jobs
+from newleaf.evaluation.evaluated_model import Subject
 from newleaf.evaluation.labelled import LabelSubject
-from newleaf.evaluation.local import LocalSubject
-from newleaf.evaluation.own_text import own_text_notes
+from newleaf.evaluation.local_model import LocalSubject
 from newleaf.evaluation.progress import Shown
-from newleaf.evaluation.remote import RemoteSubject, is_address
+from newleaf.evaluation.remote_model import RemoteSubject, is_address
 from newleaf.evaluation.report import write_report
 from newleaf.evaluation.result import Evaluation
-from newleaf.evaluation.subject import Subject
+from newleaf.evaluation.run_evaluation import evaluate as run_evaluation
+from newleaf.evaluation.run_evaluation import find_jobs
 from newleaf.evaluation.task import Setting
+from newleaf.evaluation.train_test_overlap import own_text_notes
 from newleaf.storage.adapter_folder import stands_for_adapter
 from newleaf.storage.folder import is_classifier, read_config
 from newleaf.storage.hub import MODEL_FILES
-from newleaf.storage.locate import is_gguf, locate
-from newleaf.train.monitor import Monitor, Silent, pick_monitor
+from newleaf.storage.resolve_model import is_gguf, locate
+from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
 
 AnyModel = Model | str | Path
 

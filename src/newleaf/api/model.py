@@ -10,19 +10,20 @@ from typing import Any, overload
 from newleaf.adapters.adapter import attach, share, whole_weights
 from newleaf.api.engines import Engines
 from newleaf.errors import InputError
-from newleaf.generate.chat import MAX_TOKENS, Answerer, Reply, ReplyPiece, Speaker, check_options, gather, told_full
-from newleaf.generate.completion import Completion, collect, tell_past, told_past
-from newleaf.generate.constraints import Grammars
-from newleaf.generate.conversation import Conversation
-from newleaf.generate.draft import check_draft, check_drafting
-from newleaf.generate.engine import Engine
-from newleaf.generate.logprobs import score_prompt
+from newleaf.generate.batch.output_settings import begin_output, settings_of
+from newleaf.generate.batch.prompt_file import add_lines, batches, read_prompts
+from newleaf.generate.chat.answering import MAX_TOKENS, Answerer, Reply, ReplyPiece, Speaker, check_options, gather, told_full
+from newleaf.generate.chat.conversation import Conversation
+from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig, check_stops
-from newleaf.generate.output_settings import begin_output, settings_of
-from newleaf.generate.prompt_file import add_lines, batches, read_prompts
-from newleaf.generate.samples import Piece, prompt_ids
+from newleaf.generate.sampling.logprobs import score_prompt
+from newleaf.generate.speculation.draft_model import check_draft, check_drafting
+from newleaf.generate.text.completion import Completion, collect, tell_past, told_past
+from newleaf.generate.text.text_state import Piece, prompt_ids
 from newleaf.model import GPT
-from newleaf.model.cache import CACHES
+from newleaf.model.kv_cache import CACHES
+from newleaf.recipe import build
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
 from newleaf.storage.classifier_adapter import head_of, with_head
 from newleaf.storage.classifier_folder import BODY, SCORE, save_classifier
@@ -30,8 +31,7 @@ from newleaf.storage.folder import save_folder
 from newleaf.storage.pretrained_note import Note
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.train.recipe import build
-from newleaf.tune.labels.model import Answer, Judged, LabelModel, Question
+from newleaf.tune.labels.text_classifier import Answer, Judged, LabelModel, Question
 from newleaf.version import VERSION
 
 TEMPLATE_OPTIONS = ("tools", "documents", "continue_final_message", "template_variables")

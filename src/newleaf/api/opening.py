@@ -8,17 +8,17 @@ from typing import Literal
 
 from newleaf.api.model import Model
 from newleaf.errors import InputError
+from newleaf.machine import pick_device, use_threads
 from newleaf.model import GPT, ConfigError
-from newleaf.model.cache import CACHES
-from newleaf.model.longer import with_context
+from newleaf.model.kv_cache import CACHES
+from newleaf.model.rope_scaling import with_context
 from newleaf.storage.adapter_folder import ADAPTER_FILES, base_of, stands_for_adapter
-from newleaf.storage.assemble import PRECISIONS
+from newleaf.storage.build_network import PRECISIONS
 from newleaf.storage.classifier_folder import load_classifier
 from newleaf.storage.folder import is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
-from newleaf.train.machine import pick_device, use_threads
-from newleaf.train.run_folder import CONFIG, MODEL
-from newleaf.tune.labels.model import LabelModel
+from newleaf.train.runs.run_folder import CONFIG, MODEL
+from newleaf.tune.labels.text_classifier import LabelModel
 
 
 def load(
@@ -38,8 +38,8 @@ def load(
     comes off the disk, in codes of so many bits with a scale for every 64 or 32 of them.
 
     `context`: for texts of so many tokens; beyond what the model was made for, its rotary positions are stretched by YaRN or, with
-    `context_method="ntk"`, by dynamic NTK, and a warning says so (model/longer.py has the formulae). `cache`: the number format of keys and
-    values; None is fp32 with fp32 weights and bf16 with all others.
+    `context_method="ntk"`, by dynamic NTK, and a warning says so (model/rope_scaling.py has the formulae). `cache`: the number format of
+    keys and values; None is fp32 with fp32 weights and bf16 with all others.
 
     Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
     """

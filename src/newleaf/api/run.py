@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.text.amounts import counted
-from newleaf.train.run_folder import RunFolder
+from newleaf.format_amounts import counted
+from newleaf.train.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from newleaf.api.model import Model
@@ -44,7 +44,7 @@ class Run:
 
     def plot(self) -> Any:
         """The run's curve as a matplotlib figure."""
-        from newleaf.train.plot import loss_figure
+        from newleaf.train.runs.loss_plot import loss_figure
 
         return loss_figure(self.metrics, self.path.name)
 

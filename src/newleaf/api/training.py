@@ -9,15 +9,15 @@ from typing import Any
 
 from newleaf.api.run import Run
 from newleaf.errors import InputError
-from newleaf.train.config import LENGTHS, PretrainConfig
-from newleaf.train.machine import tiny_as_zero
-from newleaf.train.monitor import Monitor, Silent, pick_monitor
-from newleaf.train.pretrain import PRETRAINING
-from newleaf.train.pretrain import pretrain as run_pretraining
-from newleaf.train.ranks import leads
-from newleaf.train.recipe import build, merge, read_recipe, recipe_of
+from newleaf.machine import tiny_as_zero
+from newleaf.recipe import build, merge, read_recipe, recipe_of
+from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
+from newleaf.train.distributed.process_group import leads
+from newleaf.train.objective.train_config import LENGTHS, PretrainConfig
+from newleaf.train.pretraining.start_pretraining import PRETRAINING
+from newleaf.train.pretraining.start_pretraining import pretrain as run_pretraining
 from newleaf.train.run import resume as resume_run
-from newleaf.train.run_folder import RunFolder
+from newleaf.train.runs.run_folder import RunFolder
 
 NOT_RESUMED = "a run goes on as it was begun; only steps, time, tokens or epochs, which extend it, go with resume"
 
@@ -67,9 +67,9 @@ def finetune(
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """
-    from newleaf.tune.finetune import finetune as run_tuning
-    from newleaf.tune.finetune import read_config as read_tuning
-    from newleaf.tune.sweep import swept as run_sweep
+    from newleaf.tune.learning_rate_sweep import swept as run_sweep
+    from newleaf.tune.start_finetuning import finetune as run_tuning
+    from newleaf.tune.start_finetuning import read_config as read_tuning
 
     begun = clock.monotonic() if started is None else started
     recipe = read_recipe(Path(config)) if config is not None else {}
@@ -105,7 +105,7 @@ def resume(
     begun = clock.monotonic() if started is None else started
     tuned = bool(RunFolder(path).read_config().get("task"))
     if tuned:
-        from newleaf.tune.finetune import TUNING
+        from newleaf.tune.start_finetuning import TUNING
 
         return _watched(monitor, quiet, lambda shown: resume_run(TUNING, path, shown, begun, lengths))
     return _watched(monitor, quiet, lambda shown: resume_run(PRETRAINING, path, shown, begun, lengths))

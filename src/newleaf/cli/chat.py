@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.options import (
+from newleaf.cli.answer_speed import Timed
+from newleaf.cli.sampling_options import add_sampling_options, given_options
+from newleaf.cli.shared_options import (
     add_cache_option,
     add_context_options,
     add_draft_options,
@@ -17,13 +19,11 @@ from newleaf.cli.options import (
     open_draft,
     opening_options,
 )
-from newleaf.cli.sampling_options import add_sampling_options, given_options
-from newleaf.cli.speed import Timed
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
     from newleaf.api import Model
-    from newleaf.generate.conversation import Conversation
+    from newleaf.generate.chat.conversation import Conversation
 
 # Options of generate that mean nothing for one answer that is written as it comes.
 NOT_FOR_ANSWERS = (
@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     heed_offline(args)
     variables = dict(_variable(text) for text in args.template_variable or [])
     from newleaf import api
-    from newleaf.generate.chat_sampling import chat_sampling
-    from newleaf.generate.draft import check_drafting
+    from newleaf.generate.chat.sampling_defaults import chat_sampling
+    from newleaf.generate.speculation.draft_model import check_drafting
     from newleaf.text.load_tokenizer import read_template
 
     template = read_template(args.template) if args.template is not None else None
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer_lines(model: Model, conversation: Conversation, options: dict[str, Any], as_json: bool) -> None:
-    from newleaf.generate.chat import gather
+    from newleaf.generate.chat.answering import gather
 
     config, context = model.chat_options(options), model.network.config.context_length
     for number, line in enumerate(sys.stdin, 1):

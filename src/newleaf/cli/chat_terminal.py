@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from newleaf.cli.answer_speed import Timed
 from newleaf.cli.line_input import read_message, remembered_lines
-from newleaf.cli.speed import Timed
-from newleaf.data.cache import default_cache
+from newleaf.data.corpus_cache import default_cache
 from newleaf.errors import InputError
 from newleaf.storage.files import write_json
 from newleaf.text.printable import printable
 
 if TYPE_CHECKING:
     from newleaf.api import Model
-    from newleaf.generate.chat import ReplyPiece
-    from newleaf.generate.conversation import Conversation
+    from newleaf.generate.chat.answering import ReplyPiece
+    from newleaf.generate.chat.conversation import Conversation
 
 PLAIN, DIM, BOLD = "\033[0m", "\033[2m", "\033[1m"
 HELP = {

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.options import add_model_options, heed_offline
+from newleaf.cli.shared_options import add_model_options, heed_offline
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
     from newleaf.api import Model
-    from newleaf.tune.labels.model import Judged, Question
+    from newleaf.tune.labels.text_classifier import Judged, Question
 
 AT_ONCE = 512  # texts
 DATA = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from newleaf.cli.options import add_offline, heed_offline
+from newleaf.cli.shared_options import add_offline, heed_offline
 from newleaf.errors import InputError
 
 DTYPES, TYPES = ("fp32", "bf16", "fp16"), ("F32", "F16", "BF16", "Q8_0", "Q4_0", "MXFP4")
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from newleaf.storage.convert import convert
+    from newleaf.storage.convert_model import convert
 
     columns = TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TextColumn("tensors"), TimeRemainingColumn()
     console = Console(stderr=True)

@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from newleaf.cli.console import stdout_console
-from newleaf.cli.options import start_of_process
 from newleaf.cli.recipe_options import dotted
+from newleaf.cli.shared_options import start_of_process
 from newleaf.text.printable import printable
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     overrides = dotted(args.rest)
 
     from newleaf.demo import demo
-    from newleaf.train.monitor import pick_monitor
-    from newleaf.train.recipe import nest
+    from newleaf.recipe import nest
+    from newleaf.train.display.monitor import pick_monitor
 
     monitor = pick_monitor()
     try:

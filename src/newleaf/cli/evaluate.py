@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from newleaf.cli.console import stdout_console
-from newleaf.cli.options import add_context_options, add_model_options, heed_offline
+from newleaf.cli.shared_options import add_context_options, add_model_options, heed_offline
 
 EPILOG = (
     "tasks: hellaswag, arc_easy, mmlu (or mmlu_SUBJECT), truthfulqa_mc1, lambada, sst2, gsm8k_cot, humaneval, speed; lm_eval:NAME for a "

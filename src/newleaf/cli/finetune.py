@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from newleaf.cli.options import add_run_options, heed_offline, lengths_to_resume, start_of_process
 from newleaf.cli.recipe_options import dotted
+from newleaf.cli.shared_options import add_run_options, heed_offline, lengths_to_resume, start_of_process
 from newleaf.errors import InputError
-from newleaf.train.interrupt import Interrupt
-from newleaf.tune.names import TASKS
+from newleaf.train.signals import Interrupt
+from newleaf.tune.task_names import TASKS
 
 SHORT = ("time", "steps", "tokens", "epochs", "seed", "threads", "device", "track")
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/tuned")
 
-    from newleaf.train.ranks import leads
+    from newleaf.train.distributed.process_group import leads
 
     with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
         lines = closing_lines(_tuned(args, overrides))
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
     from newleaf import api
-    from newleaf.train.recipe import nest
+    from newleaf.recipe import nest
 
     started = start_of_process(args.started)
     if args.resume is not None:
@@ -89,7 +89,7 @@ def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 def closing_lines(run: object) -> str:
     """What a run came to, before and after, and what to do next."""
     from newleaf.api import Run
-    from newleaf.tune.closing import closing
+    from newleaf.tune.terminal_summary import closing
 
     assert isinstance(run, Run)
     return closing(run.path, run.config, run.summary, run.metrics)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.options import (
+from newleaf.cli.sampling_options import add_sampling_options, given_options
+from newleaf.cli.shared_options import (
     add_cache_option,
     add_context_options,
     add_draft_options,
@@ -17,14 +18,13 @@ from newleaf.cli.options import (
     open_draft,
     opening_options,
 )
-from newleaf.cli.sampling_options import add_sampling_options, given_options
 from newleaf.errors import InputError
 from newleaf.text.printable import printable
 
 if TYPE_CHECKING:
     from newleaf.api import Model
-    from newleaf.generate.completion import Completion
-    from newleaf.generate.logprobs import TokenScore
+    from newleaf.generate.sampling.logprobs import TokenScore
+    from newleaf.generate.text.completion import Completion
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -128,7 +128,7 @@ def _as_json(text: Completion, name: Any) -> dict[str, Any]:
 
 def _write_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from newleaf import api
-    from newleaf.train.monitor import pick_monitor
+    from newleaf.train.display.monitor import pick_monitor
 
     if args.prompt is not None:
         raise InputError("--prompts: takes the place of the prompt; give one of the two")

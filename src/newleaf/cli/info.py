@@ -8,8 +8,8 @@ import textwrap
 from typing import Any
 
 from newleaf.cli.console import has_width, stdout_console
-from newleaf.cli.options import add_offline, heed_offline
-from newleaf.text.amounts import byte_size
+from newleaf.cli.shared_options import add_offline, heed_offline
+from newleaf.format_amounts import byte_size
 from newleaf.text.printable import printable
 
 OPENING = {
@@ -29,7 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     heed_offline(args)
-    from newleaf.train.describe_run import facts
+    from newleaf.train.runs.describe_run import facts
 
     found = facts(args.model)
     if args.json:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from newleaf.cli import plan_fit
 from newleaf.cli.console import stdout_console
-from newleaf.cli.options import add_offline, heed_offline
+from newleaf.cli.shared_options import add_offline, heed_offline
 from newleaf.errors import InputError
-from newleaf.text.amounts import byte_size, counted
+from newleaf.format_amounts import byte_size, counted
 
 if TYPE_CHECKING:
     from rich.console import Console

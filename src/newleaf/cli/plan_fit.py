@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from newleaf.scaling import fit_law, points_of
-    from newleaf.train.history import find_runs, named, read_run
+    from newleaf.train.runs.run_history import find_runs, named, read_run
 
     if args.out and Path(args.out).suffix not in (".png", ".svg", ".pdf"):
         raise InputError(f"--out: {args.out} must end in .png, .svg or .pdf")
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _asked(args: argparse.Namespace, law: Law) -> list[tuple[float, str]]:
-    from newleaf.train.recipe import seconds
+    from newleaf.recipe import seconds
 
     asked = []
     for text in args.flops or ():

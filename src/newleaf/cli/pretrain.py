@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from newleaf.cli.options import add_run_options, heed_offline, lengths_to_resume, start_of_process
 from newleaf.cli.recipe_options import dotted
+from newleaf.cli.shared_options import add_run_options, heed_offline, lengths_to_resume, start_of_process
 from newleaf.errors import InputError
-from newleaf.train.interrupt import Interrupt
+from newleaf.train.signals import Interrupt
 
 EPILOG = """every field of a recipe is an option too, for example
   --data.val_fraction 0.1      hold out the last tenth of the text
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/book")
 
-    from newleaf.train.ranks import leads
+    from newleaf.train.distributed.process_group import leads
 
     with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
         lines = closing_lines(_trained(args, overrides))
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _trained(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
     from newleaf import api
-    from newleaf.train.recipe import nest
+    from newleaf.recipe import nest
 
     started = start_of_process(args.started)
     if args.resume is not None:
@@ -76,7 +76,7 @@ def _trained(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 def closing_lines(run: object) -> str:
     """What a run came to, and what to do next."""
     from newleaf.api import Run
-    from newleaf.train.verdict import verdict
+    from newleaf.train.runs.run_diagnosis import verdict
 
     assert isinstance(run, Run)
     found, path = run.summary, run.path

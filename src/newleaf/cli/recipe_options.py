@@ -32,12 +32,12 @@ def dotted(words: list[str]) -> dict[str, Any]:
 def recipe_fields(command: str) -> dict[str, Any]:
     """Every field of the command's recipes with its type, as `optimizer.learning_rate`. Imports PyTorch."""
     if command == "finetune":
-        from newleaf.tune.names import TASKS
-        from newleaf.tune.task import task_named
+        from newleaf.tune.task_names import TASKS
+        from newleaf.tune.tuning_task import task_named
 
         classes: list[type[Any]] = [task_named(name).config for name in TASKS]
     else:
-        from newleaf.train.config import PretrainConfig
+        from newleaf.train.objective.train_config import PretrainConfig
 
         classes = [PretrainConfig]
     found: dict[str, Any] = {}

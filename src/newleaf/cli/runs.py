@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from newleaf.train.history import RunRecord
+    from newleaf.train.runs.run_history import RunRecord
 
 SORTS = ("bits", "name", "parameters", "steps", "tokens", "seconds", "begun", "state")
 STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "damaged": "red"}
@@ -40,7 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.plot is None and (args.out or args.x):
         raise InputError(f"--{'out' if args.out else 'x'}: is for --plot")
-    from newleaf.train.history import find_runs, named, read_run
+    from newleaf.train.runs.run_history import find_runs, named, read_run
 
     top = args.folder or "runs"
     paths = named([Path(path) for path in args.plot]) if args.plot else named(find_runs(top, args.trials), top)
@@ -76,8 +76,8 @@ def _text(record: RunRecord) -> tuple[str, ...]:
 
 def _plot(paths: dict[str, Path], out: Path, x: str | None, as_json: bool) -> int:
     from newleaf.storage.files import write_atomically
-    from newleaf.train.compare import comparison_figure
-    from newleaf.train.history import read_curve
+    from newleaf.train.runs.compare_runs import comparison_figure
+    from newleaf.train.runs.run_history import read_curve
 
     kind = out.suffix[1:].lower()
     if kind not in ("png", "svg", "pdf"):
@@ -105,8 +105,8 @@ def _table(records: list[RunRecord], width: int, grouped: bool = False) -> Table
     from rich.table import Table
     from rich.text import Text
 
-    from newleaf.train.compare import short
-    from newleaf.train.monitor import duration
+    from newleaf.train.display.monitor import duration
+    from newleaf.train.runs.compare_runs import short
 
     columns: dict[str, tuple[int, Callable[[RunRecord], Text | str]]] = {
         "name": (0, lambda r: Text(printable(r.name))),

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from newleaf.cli.options import add_context_options, add_model_options, heed_offline
+from newleaf.cli.shared_options import add_context_options, add_model_options, heed_offline
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
-    from newleaf.serve.registry import Source
-    from newleaf.serve.settings import Settings
+    from newleaf.serve.http.server_settings import Settings
+    from newleaf.serve.models.model_registry import Source
 
 # Option → type, what it is called in Limits, and help.
 LIMITS: dict[str, tuple[type, str, str]] = {
@@ -120,12 +120,12 @@ def run(args: argparse.Namespace) -> int:
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise InputError(f"serve needs {error.name}: pip install 'newleaf[serve]'") from None
-    from newleaf.serve.hosted import Threads
-    from newleaf.serve.logs import Logs
-    from newleaf.serve.metrics import Metrics
-    from newleaf.serve.registry import Registry, Room
+    from newleaf.serve.http.logs import Logs
+    from newleaf.serve.http.request_metrics import Metrics
+    from newleaf.serve.models.loaded_model import Threads
+    from newleaf.serve.models.model_registry import Registry, Room
+    from newleaf.serve.models.server_context import Serving
     from newleaf.serve.server import bind, serve
-    from newleaf.serve.serving import Serving
 
     listening = bind(args.host, args.port)
     host, port = listening.getsockname()[:2]
@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_key(args: argparse.Namespace) -> int:
-    from newleaf.serve.keys import add_key
+    from newleaf.serve.http.keys import add_key
 
     if args.keys is None:
         raise InputError("--add-key: needs --keys FILE")
@@ -158,8 +158,8 @@ def _add_key(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace, port: int) -> Settings:
     import platformdirs
 
-    from newleaf.serve.keys import read_keys
-    from newleaf.serve.settings import Limits, Settings
+    from newleaf.serve.http.keys import read_keys
+    from newleaf.serve.http.server_settings import Limits, Settings
 
     given = {name: value for flag, (_, name, _) in LIMITS.items() if (value := getattr(args, flag[2:].replace("-", "_"))) is not None}
     # Servers on one machine differ in their ports, and one that starts again has the same.
@@ -171,7 +171,7 @@ def _settings(args: argparse.Namespace, port: int) -> Settings:
 
 def _hosts(host: str, given: str | None) -> frozenset[str] | None:
     """The names under which the server may be asked. One that others reach cannot know its names, unless they are given."""
-    from newleaf.serve.origin import LOCAL, name_of
+    from newleaf.serve.http.host_check import LOCAL, name_of
 
     names = [each.strip() for each in (given or "").split(",") if each.strip()]
     if "*" in names or (not names and not _is_local(host)):
@@ -223,7 +223,7 @@ def _runs(folder: Path | None) -> Path | None:
 
 def _source(text: str, args: argparse.Namespace) -> Source:
     """NAME=MODEL; without a name, the last part of the path."""
-    from newleaf.serve.registry import Source
+    from newleaf.serve.models.model_registry import Source
 
     template = None
     if args.template is not None:

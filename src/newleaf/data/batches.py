@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.order import permutation_index
 from newleaf.data.shards import Shard
 from newleaf.data.windows import NO_TARGET, Ints, windows

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.errors import InputError
 
 TRAILING = re.compile(r"[ \t]+(?=\r?\n|\Z)")

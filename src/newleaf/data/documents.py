@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from newleaf.data.compression import blocks, seekable
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.decoding import Line, line_text, lines, text_pieces
 from newleaf.data.encodings import utf8_blocks
-from newleaf.data.hub import hub_rows
+from newleaf.data.hub_datasets import hub_rows
 from newleaf.data.problems import BadDocumentError, Problems
 from newleaf.data.rows import file_rows, parse_row
 from newleaf.data.sources import FileSource, HubSource, Resolved

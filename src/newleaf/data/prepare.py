@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from newleaf.data.cache import cached, default_cache, key_of
 from newleaf.data.cleaning import Cleaner
-from newleaf.data.config import TAKEN, DataConfig
+from newleaf.data.corpus_cache import cached, default_cache, key_of
+from newleaf.data.data_config import TAKEN, DataConfig
 from newleaf.data.documents import Progress, documents
 from newleaf.data.problems import BadDocumentError, Problems
 from newleaf.data.sources import Resolved, resolve
-from newleaf.data.spool import SpoolWriter, TextFile, split_characters, split_documents, split_each, with_fingerprint
+from newleaf.data.text_store import SpoolWriter, TextFile, split_characters, split_documents, split_each, with_fingerprint
 from newleaf.errors import InputError
 
 VERSION = 4  # of the cache's layout and of what reading means: raise it when either changes

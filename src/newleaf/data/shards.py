@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from newleaf.data.cache import cached, default_cache, key_of
 from newleaf.data.chunks import chunks
+from newleaf.data.corpus_cache import cached, default_cache, key_of
 from newleaf.data.documents import Progress
-from newleaf.data.spool import TextFile
+from newleaf.data.text_store import TextFile
 from newleaf.text.tokenizer import Tokenizer
 
 VERSION = 1  # of the files and of where chunks are cut

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from newleaf.errors import InputError
+from newleaf.evaluation.perplexity import read_documents
 from newleaf.evaluation.result import TaskResult
-from newleaf.evaluation.rows import read_rows
-from newleaf.evaluation.text import read_documents
+from newleaf.evaluation.task_rows import read_rows
 from newleaf.measure.text_metrics import words
 from newleaf.text.tokenizer import Tokenizer
 

@@ -27,11 +27,11 @@ except ImportError as error:
     raise InputError(f"lm_eval: tasks with this name are lm-evaluation-harness's ({error}); run: pip install 'newleaf[eval]'") from None
 
 from newleaf.errors import InputError
+from newleaf.evaluation.evaluated_model import Refused, Subject, Writing
 from newleaf.evaluation.journal import Answered, Journal
-from newleaf.evaluation.local import LocalSubject
+from newleaf.evaluation.local_model import LocalSubject
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import Estimate
-from newleaf.evaluation.subject import Refused, Subject, Writing
 from newleaf.evaluation.task import Item, Measure, Setting
 from newleaf.measure.loglikelihood import Tree, score_trees
 from newleaf.text.chat_template import ChatTemplate, Rendering

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from newleaf.errors import InputError
+from newleaf.evaluation.evaluated_model import Ask, Subject, Writing
 from newleaf.evaluation.journal import Answered, Journal
 from newleaf.evaluation.labelled_rows import LabelledRow, read_labelled
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import RESAMPLES, SEED, Estimate, interval_of
-from newleaf.evaluation.subject import Ask, Subject, Writing
 from newleaf.evaluation.task import Item, Marks, Measure, Setting
 from newleaf.measure.classification import label_scores
-from newleaf.tune.labels.model import LabelModel
-from newleaf.tune.labels.report import by_label, figures
+from newleaf.tune.labels.classification_report import by_label, figures
+from newleaf.tune.labels.text_classifier import LabelModel
 
 AT_ONCE = 256  # rows between two looks at the progress
 WORK = 20_000_000  # rows × labels that all resamples may add up to

@@ -14,7 +14,7 @@ from newleaf.errors import InputError
 from newleaf.evaluation.task import Setting
 from newleaf.storage.classifier_folder import Head, Label, default_labels
 from newleaf.tune.labels.fields import Fields, Wanted, find_fields, text_of
-from newleaf.tune.labels.rows import ExampleReader, LabelledConfig
+from newleaf.tune.labels.label_rows import ExampleReader, LabelledConfig
 from newleaf.tune.labels.table import Row, read_table
 
 LABEL_FIELDS = ("label", "labels", "gold_label", "sentiment", "class")  # that a row of mere text would not have

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from newleaf.train.monitor import Monitor, duration
+from newleaf.train.display.monitor import Monitor, duration
 
 
 class Shown:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from newleaf.errors import InputError
-from newleaf.evaluation.local import LocalSubject
+from newleaf.evaluation.evaluated_model import Subject
+from newleaf.evaluation.local_model import LocalSubject
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import Estimate
-from newleaf.evaluation.subject import Subject
 from newleaf.evaluation.task import Setting
-from newleaf.generate.slots import Part, Slots
-from newleaf.generate.switching import open_slots
+from newleaf.generate.backend.executor import Part, Slots
+from newleaf.generate.backend.lazy_lowering import open_slots
 
 PROMPT, NEW, LONG = 32, 128, 512
 REPEATS = 5

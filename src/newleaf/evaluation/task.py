@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from newleaf.data.config import DocumentUnit
+from newleaf.data.data_config import DocumentUnit
 from newleaf.errors import InputError
-from newleaf.evaluation.rows import Row
+from newleaf.evaluation.evaluated_model import Ask, Writing
 from newleaf.evaluation.statistics import Array, Estimate, estimate
-from newleaf.evaluation.subject import Ask, Writing
+from newleaf.evaluation.task_rows import Row
 from newleaf.measure.loglikelihood import Score
 
 Marks = dict[str, float]

@@ -11,7 +11,7 @@ from newleaf.families.bookkeeping import BOOKKEEPING, REFUSED
 from newleaf.families.rope import is_plain, is_yarn, take_yarn
 from newleaf.families.weights import Rule
 from newleaf.model import ConfigError, GPTConfig
-from newleaf.model.config import MOST_LAYERS
+from newleaf.model.gpt_config import MOST_LAYERS
 
 # Fields of GPTConfig that change nothing about a trained network's answers, and that few Hugging Face configurations have.
 TRAINING_FIELDS = ("init", "init_std", "embedding_dropout", "attention_dropout", "residual_dropout")

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from newleaf.kernels.exponential import exp
-from newleaf.kernels.lanes import fma, reciprocal, spread
-from newleaf.kernels.llvm import LANES
-from newleaf.kernels.memory import given
-from newleaf.kernels.pool import parallel
-from newleaf.kernels.rows import get, put
+from newleaf.kernels.llvm_vectors import LANES
+from newleaf.kernels.load_store import given
+from newleaf.kernels.openmp import parallel
+from newleaf.kernels.row_access import get, put
+from newleaf.kernels.simd import fma, reciprocal, spread
 
 TWICE, CUBE = 2 * 0.7978845608028654, 0.044715  # of GELU by tanh
 

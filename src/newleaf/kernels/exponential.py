@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from newleaf.kernels.lanes import as_floats, fma, larger, smaller, spread, spread_int, to_floats, to_nearest
-from newleaf.kernels.parts import kernel
+from newleaf.kernels.compiler import kernel
+from newleaf.kernels.simd import as_floats, fma, larger, smaller, spread, spread_int, to_floats, to_nearest
 
 
 @kernel

@@ -9,11 +9,11 @@ from typing import Any
 
 import numba as nb
 
-from newleaf.kernels.lanes import fma, spread, total
-from newleaf.kernels.llvm import LANES
-from newleaf.kernels.memory import fraction, given, load, store
-from newleaf.kernels.pool import parallel
-from newleaf.kernels.rows import get, inverse_root, put
+from newleaf.kernels.llvm_vectors import LANES
+from newleaf.kernels.load_store import fraction, given, load, store
+from newleaf.kernels.openmp import parallel
+from newleaf.kernels.row_access import get, inverse_root, put
+from newleaf.kernels.simd import fma, spread, total
 
 
 @parallel

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from newleaf.errors import NotFiniteError
-from newleaf.generate.runner import evaluating
-from newleaf.kernels.product_speed import bf16_is_faster
-from newleaf.model import GPT, KVCache, fused
+from newleaf.generate.backend.runner import evaluating
+from newleaf.kernels.matmul_speed import bf16_is_faster
+from newleaf.model import GPT, KVCache
+from newleaf.model.cpu import fused_layers
 from newleaf.model.masks import Branches
-from newleaf.quant.layers import PackedWeight
+from newleaf.quant.packed_layers import PackedWeight
 
 BATCH_TOKENS = 2048  # of one forward pass: matrix products are at their best, activations still small
 HEAD_ROWS = 128  # positions whose logits are held at once
@@ -185,10 +186,10 @@ def _log_total(logits: Tensor) -> Tensor:
     """The logarithm of Σ exp over the vocabulary, fp32 [R]. On a CPU a compiled loop finds it in one pass, and leaves something else in
     the logits."""
     compiled = logits.device.type == "cpu" and logits.dtype in (torch.bfloat16, torch.float32) and logits.numel() >= LARGE
-    if not compiled or not fused.available():
+    if not compiled or not fused_layers.available():
         return logits.float().logsumexp(-1)
     first = logits[:, 0].to(torch.float32, copy=True)
-    losses, _ = fused.softmax_slopes(logits.contiguous(), torch.zeros(len(logits), dtype=torch.long))
+    losses, _ = fused_layers.softmax_slopes(logits.contiguous(), torch.zeros(len(logits), dtype=torch.long))
     return losses + first
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from newleaf.model.config import ConfigError, GPTConfig
+from newleaf.model.gpt_config import ConfigError, GPTConfig
 
 if TYPE_CHECKING:
-    from newleaf.model.cache import KVCache
     from newleaf.model.gpt import GPT
+    from newleaf.model.kv_cache import KVCache
 
 __all__ = ["GPT", "ConfigError", "GPTConfig", "KVCache"]
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return GPT
     if name == "KVCache":
-        from newleaf.model.cache import KVCache
+        from newleaf.model.kv_cache import KVCache
 
         return KVCache
     raise AttributeError(f"module 'newleaf.model' has no attribute {name!r}")

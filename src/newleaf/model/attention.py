@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from newleaf.model import fused
-from newleaf.model.apart import Apart, attend_apart
-from newleaf.model.cache import Cache
-from newleaf.model.config import GPTConfig
+from newleaf.model.cpu import fused_layers
+from newleaf.model.cpu.block_diagonal_attention import Apart, attend_apart
+from newleaf.model.cpu.fused_projections import joinable, together
+from newleaf.model.gpt_config import GPTConfig
+from newleaf.model.kv_cache import Cache
 from newleaf.model.masks import Masks
 from newleaf.model.norm import RMSNorm
 from newleaf.model.rotary import rotate
-from newleaf.model.together import joinable, together
 
 PRODUCTS_UP_TO = 1024  # tokens
 SCORES = 1 << 23  # that are held at once where nothing is learned: memory of this size is used again, more is given back each time
@@ -128,13 +128,13 @@ class Attention(nn.Module):
         self.dropout, self.eps = config.attention_dropout, config.norm_eps
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        if self._is_plain(context, x.shape[1]) and fused.fits(x):
+        if self._is_plain(context, x.shape[1]) and fused_layers.fits(x):
             q_norm, k_norm = self.q_norm, self.k_norm
             norms = (q_norm.weight, k_norm.weight) if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) else None
             qkv = together(x, (self.q, self.k, self.v))
             heads = self.n_head, self.n_kv_head
             begins = context.apart.beginnings if context.apart is not None else None
-            result: Tensor = self.out(fused.causal_attention(qkv, norms, self.eps, context.angles, *heads, self.scale, begins))
+            result: Tensor = self.out(fused_layers.causal_attention(qkv, norms, self.eps, context.angles, *heads, self.scale, begins))
             return result
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # [B, T, heads, D]
         q, k = self.q_norm(q), self.k_norm(k)

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newleaf.model.attention import Attention, Context
-from newleaf.model.config import GPTConfig
 from newleaf.model.feedforward import FeedForward
+from newleaf.model.gpt_config import GPTConfig
 from newleaf.model.mixture import Mixture
 from newleaf.model.norm import build_norm
 

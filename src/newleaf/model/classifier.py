@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from newleaf.model.block import Block
-from newleaf.model.config import GPTConfig
 from newleaf.model.gpt import GPT
+from newleaf.model.gpt_config import GPTConfig
 
 HEAD_STD = 0.02
 

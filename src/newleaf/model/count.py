@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from newleaf.model.config import GPTConfig
+from newleaf.model.gpt_config import GPTConfig
 
 
 @dataclass(frozen=True)

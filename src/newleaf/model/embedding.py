@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from newleaf.model.config import GPTConfig
+from newleaf.model.gpt_config import GPTConfig
 
 
 def sinusoidal_table(length: int, width: int) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from newleaf.model import fused
-from newleaf.model.config import ActivationKind, GPTConfig
-from newleaf.model.together import joinable, together
+from newleaf.model.cpu import fused_layers
+from newleaf.model.cpu.fused_projections import joinable, together
+from newleaf.model.gpt_config import ActivationKind, GPTConfig
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -39,8 +39,8 @@ class FeedForward(nn.Module):
         self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused.fits(x) and self._is_plain():
-            hidden = fused.swiglu(together(x, (self.gate, self.up))) if self.gate is not None else fused.gelu_tanh(self.up(x))
+        if fused_layers.fits(x) and self._is_plain():
+            hidden = fused_layers.swiglu(together(x, (self.gate, self.up))) if self.gate is not None else fused_layers.gelu_tanh(self.up(x))
         elif self.gate is not None:
             hidden = gate_with(self.config, self.gate(x), self.up(x))
         else:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from newleaf.model.apart import Apart
 from newleaf.model.attention import Context
 from newleaf.model.block import Block
-from newleaf.model.cache import Cache
-from newleaf.model.config import GPTConfig
 from newleaf.model.count import count_parameters
+from newleaf.model.cpu.block_diagonal_attention import Apart
 from newleaf.model.embedding import Embedding
+from newleaf.model.gpt_config import GPTConfig
 from newleaf.model.initialize import initialize
+from newleaf.model.kv_cache import Cache
 from newleaf.model.loss import linear_cross_entropy
 from newleaf.model.masks import Masks, Placement, attention_mask, token_positions
 from newleaf.model.norm import build_norm

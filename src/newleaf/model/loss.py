@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from newleaf.model import fused
+from newleaf.model.cpu import fused_layers
 
 IGNORED = -100
 CHUNK_ELEMENTS = 1 << 20  # logits held at once: about what stays in cache
@@ -52,7 +52,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_gradients: bool) -> Tensor:
-        rows = max(CHUNK_ROWS, (FUSED if fused.fits(hidden) else 1) * CHUNK_ELEMENTS // weight.shape[0])
+        rows = max(CHUNK_ROWS, (FUSED if fused_layers.fits(hidden) else 1) * CHUNK_ELEMENTS // weight.shape[0])
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         needed = with_gradients and any(ctx.needs_input_grad[:3])
         hidden_grad = torch.empty_like(hidden) if needed else None
@@ -62,7 +62,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
             logits = F.linear(h, weight, bias)
-            losses, slope = fused.softmax_slopes(logits, t) if fused.fits(hidden) else _softmax_slopes(logits, t)
+            losses, slope = fused_layers.softmax_slopes(logits, t) if fused_layers.fits(hidden) else _softmax_slopes(logits, t)
             total += losses.sum()
             if hidden_grad is None:
                 continue

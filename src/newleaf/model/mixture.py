@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from newleaf.model.config import GPTConfig
 from newleaf.model.feedforward import gate_with
+from newleaf.model.gpt_config import GPTConfig
 
 
 class Mixture(nn.Module):

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from newleaf.model import fused
-from newleaf.model.config import GPTConfig
+from newleaf.model.cpu import fused_layers
+from newleaf.model.gpt_config import GPTConfig
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -45,8 +45,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if fused.fits(x):
-            return fused.rms_norm(x, self.weight, self.eps)
+        if fused_layers.fits(x):
+            return fused_layers.rms_norm(x, self.weight, self.eps)
         if x.device.type == "cpu":
             return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-any-return, no-untyped-call]
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from newleaf.model.config import GPTConfig
+from newleaf.model.gpt_config import GPTConfig
 
 
 def rotary_table(positions: Tensor, config: GPTConfig) -> tuple[Tensor, Tensor]:

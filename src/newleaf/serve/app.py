@@ -9,25 +9,25 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 
-from newleaf.serve.batch_work import Work
-from newleaf.serve.batches import batches_router
-from newleaf.serve.chat import chat_router
-from newleaf.serve.completions import completions_router
-from newleaf.serve.edge import Edge
-from newleaf.serve.embeddings import embeddings_router
-from newleaf.serve.errors import add_handlers
-from newleaf.serve.files import files_router
-from newleaf.serve.health import health_router
-from newleaf.serve.metrics import metrics_router
-from newleaf.serve.page import page_router
-from newleaf.serve.rates import KeyRates
-from newleaf.serve.responses import responses_router
-from newleaf.serve.runs import runs_router
-from newleaf.serve.serving import Serving
-from newleaf.serve.tokens import tokens_router
+from newleaf.serve.api_errors import add_handlers
+from newleaf.serve.batches.batch_routes import batches_router
+from newleaf.serve.batches.batch_worker import Work
+from newleaf.serve.batches.file_routes import files_router
+from newleaf.serve.http.middleware import Edge
+from newleaf.serve.http.rate_limit import KeyRates
+from newleaf.serve.http.request_metrics import metrics_router
+from newleaf.serve.models.server_context import Serving
+from newleaf.serve.openai.chat_completions import chat_router
+from newleaf.serve.openai.completions import completions_router
+from newleaf.serve.openai.embeddings import embeddings_router
+from newleaf.serve.openai.models_route import health_router
+from newleaf.serve.openai.responses import responses_router
+from newleaf.serve.openai.tokenize import tokens_router
+from newleaf.serve.web.page_files import page_router
+from newleaf.serve.web.runs_routes import runs_router
 from newleaf.version import VERSION
 
-PAGE = Path(__file__).with_name("page")
+PAGE = Path(__file__).with_name("web") / "page"
 
 
 def create_app(serving: Serving, more: Sequence[APIRouter] = ()) -> FastAPI:

@@ -15,10 +15,10 @@ import uvicorn
 from fastapi import APIRouter
 
 from newleaf.errors import InputError
+from newleaf.serve.api_errors import ApiError
 from newleaf.serve.app import create_app
-from newleaf.serve.connection import limited
-from newleaf.serve.errors import ApiError
-from newleaf.serve.serving import Serving
+from newleaf.serve.http.connection import limited
+from newleaf.serve.models.server_context import Serving
 
 KEEP_ALIVE = 75  # seconds that a connection may be idle between requests
 SWITCH = 0.0005  # seconds after which a thread has to hand over the interpreter: the engine's waits for it after each round

@@ -20,12 +20,12 @@ from newleaf.families import FAMILIES, family_for
 from newleaf.families.weights import Rule, same
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import Packed
-from newleaf.storage.assemble import blank
+from newleaf.storage.build_network import blank
 from newleaf.storage.checksums import Checksums
 from newleaf.storage.files import replace_directory, write_json, write_tensors
 from newleaf.storage.hub import local_folder
-from newleaf.storage.locate import RUN_FILE, RUN_MODEL
 from newleaf.storage.number_range import check_finite
+from newleaf.storage.resolve_model import RUN_FILE, RUN_MODEL
 from newleaf.storage.weight_files import WHOLE, index_name
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import check_regular, guarded, read_object

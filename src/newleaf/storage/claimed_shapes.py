@@ -12,7 +12,7 @@ from newleaf.errors import InputError
 from newleaf.families import Family
 from newleaf.families.weights import from_hugging_face, same
 from newleaf.model import GPTConfig
-from newleaf.storage.assemble import blank
+from newleaf.storage.build_network import blank
 from newleaf.storage.stored_weights import StoredWeights
 
 

@@ -16,7 +16,7 @@ from newleaf.families import family_for
 from newleaf.families.weights import same
 from newleaf.model import GPTConfig
 from newleaf.model.classifier import Classifier
-from newleaf.storage.assemble import Precision
+from newleaf.storage.build_network import Precision
 from newleaf.storage.folder import Addition, Folder, is_classifier, load_folder, read_config, save_folder, why_not_stock
 from newleaf.storage.pretrained_note import Note
 from newleaf.storage.stored_weights import StoredWeights

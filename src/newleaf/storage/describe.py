@@ -10,6 +10,7 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.families import Family
+from newleaf.format_amounts import byte_size, counted
 from newleaf.model import GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant.packed import FORMATS
@@ -19,11 +20,10 @@ from newleaf.storage.describe_adapter import adapter_facts
 from newleaf.storage.folder import OWN_TYPE, describe, is_classifier, read_config, unknown_fields, why_not_stock
 from newleaf.storage.gguf_file import StoredTensor
 from newleaf.storage.hub import CARD, TOKENIZER_FILES
-from newleaf.storage.locate import is_gguf, locate
 from newleaf.storage.opening_memory import OpeningMemory, StoredMatrix, of_folder, of_gguf
+from newleaf.storage.resolve_model import is_gguf, locate
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.weight_files import WHOLE, index_name, weight_files
-from newleaf.text.amounts import byte_size, counted
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import open_regular, parse_yaml
 

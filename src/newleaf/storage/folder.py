@@ -19,7 +19,7 @@ from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant import mxfp4
 from newleaf.quant.packed import Format, Packed
-from newleaf.storage.assemble import Precision, assemble, blank
+from newleaf.storage.build_network import Precision, assemble, blank
 from newleaf.storage.files import replace_directory, write_json
 from newleaf.storage.pretrained_note import Note, note_of
 from newleaf.storage.stored_weights import StoredWeights

@@ -13,9 +13,9 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, from_hugging_face, rows_of
 from newleaf.model import GPTConfig
-from newleaf.quant.layers import packable
 from newleaf.quant.packed import Format, Packed
-from newleaf.storage.assemble import Precision, assemble, blank
+from newleaf.quant.packed_layers import packable
+from newleaf.storage.build_network import Precision, assemble, blank
 from newleaf.storage.folder import Folder
 from newleaf.storage.gguf_blocks import BITS, pack_blocks
 from newleaf.storage.gguf_file import GGUFFile, open_gguf

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from newleaf.errors import InputError
-from newleaf.text.growth import check_growth
+from newleaf.text.expansion_limit import check_growth
 from newleaf.text.o200k import ENDS, read_o200k
 from newleaf.text.special_tokens import END_OF_TEXT, add_special_tokens, read_named_tokens
 from newleaf.untrusted import MOST_TOKENIZER_BYTES, check_regular, guarded, read_object, read_text

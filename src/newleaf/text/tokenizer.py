@@ -14,8 +14,8 @@ from newleaf.errors import InputError
 from newleaf.text.components import BYTE_TOKEN, byte_table, decodes_exactly, is_byte_level, kind_of
 from newleaf.text.load_tokenizer import CHECKSUM, OTHER_NAMES, checksum, read_tokenizer
 from newleaf.text.plain_vocabulary import reachable, with_unlikely_bytes, without
-from newleaf.text.shrinking import shrinking
-from newleaf.text.stream import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
+from newleaf.text.stream_decoder import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
+from newleaf.text.token_byte_limit import shrinking
 from newleaf.text.utf8 import Utf8
 from newleaf.untrusted import guarded
 

@@ -14,24 +14,24 @@ from typing import Any, Generic, Protocol, TypeVar
 import psutil
 import torch
 
-from newleaf.data.config import TAKEN
+from newleaf.data.data_config import TAKEN
 from newleaf.errors import InputError
-from newleaf.kernels.product_speed import product_speed
-from newleaf.storage.damage import damage_in
-from newleaf.train.bystander import Bystander
-from newleaf.train.checkpoint import Checkpoint, Checkpoints
-from newleaf.train.config import TrainConfig
-from newleaf.train.course import Course
-from newleaf.train.interrupt import Interrupt
-from newleaf.train.layout import Whole
-from newleaf.train.lengths import checked_lengths, extension_words, follows_clock, last_rate, longer
-from newleaf.train.lock import FolderLock, NoLock
-from newleaf.train.monitor import Monitor
-from newleaf.train.ranks import Ranks, joined, restarted
-from newleaf.train.recipe import recipe_of
-from newleaf.train.run_folder import CONFIG, RunFolder
-from newleaf.train.session import Session
-from newleaf.train.trackers import Trackers, check_installed
+from newleaf.kernels.matmul_speed import product_speed
+from newleaf.recipe import recipe_of
+from newleaf.storage.integrity import damage_in
+from newleaf.train.display.monitor import Monitor
+from newleaf.train.distributed.process_group import Ranks, joined, restarted
+from newleaf.train.distributed.sharding import Whole
+from newleaf.train.loop.session import Session
+from newleaf.train.objective.objective import Course
+from newleaf.train.objective.train_config import TrainConfig
+from newleaf.train.runs.checkpoint import Checkpoint, Checkpoints
+from newleaf.train.runs.folder_lock import FolderLock, NoLock
+from newleaf.train.runs.read_only_folder import Bystander
+from newleaf.train.runs.run_folder import CONFIG, RunFolder
+from newleaf.train.runs.run_length import checked_lengths, extension_words, follows_clock, last_rate, longer
+from newleaf.train.runs.trackers import Trackers, check_installed
+from newleaf.train.signals import Interrupt
 from newleaf.version import VERSION
 
 NOTHING_YET = "stopped before training began; nothing was left half done, and the same command starts again"

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from newleaf.data.rows import format_of
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Shape
-from newleaf.tune.conversations.shapes import SHAPES
+from newleaf.tune.conversations.conversation_formats import SHAPES
 from newleaf.tune.labels.fields import Wanted, find_fields
 from newleaf.tune.labels.table import read_table
 

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from newleaf.adapters.adapter import Adapter, attach, bare, lay_out, parameters_of, parts_of
-from newleaf.adapters.begin import new_adapter
+from newleaf.adapters.init_adapter import new_adapter
 from newleaf.model import GPT
 from newleaf.model.classifier import Classifier
-from newleaf.quant.layers import PlainWeights
+from newleaf.quant.packed_layers import PlainWeights
 from newleaf.storage.adapter_folder import read_unchecked, rules_of, save_adapter
 from newleaf.storage.classifier_adapter import save_classifier_adapter
 from newleaf.storage.classifier_folder import BODY, SCORE
 from newleaf.storage.folder import read_config, save_folder
-from newleaf.storage.locate import is_gguf, locate
-from newleaf.train.course import Course
-from newleaf.tune.base import Base
-from newleaf.tune.config import TuneConfig
-from newleaf.tune.labels.course import LabelCourse
-from newleaf.tune.origin import notes as origin_notes
+from newleaf.storage.resolve_model import is_gguf, locate
+from newleaf.train.objective.objective import Course
+from newleaf.tune.base_model import Base
+from newleaf.tune.labels.label_objective import LabelCourse
+from newleaf.tune.pretraining_record import notes as origin_notes
+from newleaf.tune.tune_config import TuneConfig
 from newleaf.version import VERSION
 
 EXPORTED = "base"  # in a run's folder: the base as stock peft opens it, where it came from a GGUF file

@@ -7,10 +7,10 @@ from typing import Any
 import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Activation
+from newleaf.kernels.compiler import kernel
 from newleaf.kernels.exponential import exp
-from newleaf.kernels.lanes import absolute, as_bits, as_floats, fma, larger, largest, spread, spread_int, to_nearest, total, total_int
-from newleaf.kernels.memory import load, store, store_float, store_int, store_low_bytes
-from newleaf.kernels.parts import kernel
+from newleaf.kernels.load_store import load, store, store_float, store_int, store_low_bytes
+from newleaf.kernels.simd import absolute, as_bits, as_floats, fma, larger, largest, spread, spread_int, to_nearest, total, total_int
 
 
 @kernel

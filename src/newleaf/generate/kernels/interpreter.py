@@ -7,7 +7,6 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from newleaf.generate.kernels.attention import look_back, remember, turn
 from newleaf.generate.kernels.elementwise import activate, norm, quantize
 from newleaf.generate.kernels.layout import (
     LANES,
@@ -29,11 +28,22 @@ from newleaf.generate.kernels.layout import (
     Step,
 )  # fmt: skip
 from newleaf.generate.kernels.linear import tile_product
-from newleaf.kernels.keep import kept_kernel
-from newleaf.kernels.lanes import bits_of, float_of, larger, smaller, spread
-from newleaf.kernels.memory import load, load_byte, load_float, load_long, load_one_bfloat, load_one_half, store, store_float, store_long
-from newleaf.kernels.parts import kernel
-from newleaf.kernels.threads import atomic_add, atomic_load, atomic_store, call, pause
+from newleaf.generate.kernels.paged_attention import look_back, remember, turn
+from newleaf.kernels.atomics import atomic_add, atomic_load, atomic_store, call, pause
+from newleaf.kernels.compile_cache import kept_kernel
+from newleaf.kernels.compiler import kernel
+from newleaf.kernels.load_store import (
+    load,
+    load_byte,
+    load_float,
+    load_long,
+    load_one_bfloat,
+    load_one_half,
+    store,
+    store_float,
+    store_long,
+)
+from newleaf.kernels.simd import bits_of, float_of, larger, smaller, spread
 
 SPINS_BEFORE_YIELD = 64  # about a microsecond
 

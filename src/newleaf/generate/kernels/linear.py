@@ -19,8 +19,8 @@ from typing import Any
 import numba as nb
 
 from newleaf.generate.kernels.layout import LANES, Format, Matrix
-from newleaf.kernels.lanes import dot4, first_lanes, fma, look_up, spread, spread_int, store_totals, to_floats
-from newleaf.kernels.memory import (
+from newleaf.kernels.compiler import kernel
+from newleaf.kernels.load_store import (
     load,
     load_bfloat,
     load_bits,
@@ -32,7 +32,7 @@ from newleaf.kernels.memory import (
     store,
     store_float,
 )
-from newleaf.kernels.parts import kernel
+from newleaf.kernels.simd import dot4, first_lanes, fma, look_up, spread, spread_int, store_totals, to_floats
 
 ROWS = 4  # inputs that share one reading of a tile from the cache, and whose sums do not wait for each other
 AHEAD = 4096  # bytes: the machine's own prefetching stops at the end of a page

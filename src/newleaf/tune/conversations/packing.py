@@ -15,7 +15,7 @@ from newleaf.data.batches import Batch
 from newleaf.data.order import permutation_index
 from newleaf.data.windows import NO_TARGET
 from newleaf.errors import InputError
-from newleaf.text.amounts import counted
+from newleaf.format_amounts import counted
 from newleaf.tune.conversations.example import Example
 
 Ints = npt.NDArray[np.int64]

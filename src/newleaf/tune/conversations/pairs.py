@@ -8,7 +8,7 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.text.messages import Message
-from newleaf.tune.conversations.shapes import Conversation, as_messages, checked, listed
+from newleaf.tune.conversations.conversation_formats import Conversation, as_messages, checked, listed
 
 KNOWN = "prompt, chosen, rejected; or chosen and rejected as whole conversations; or input, preferred_output, non_preferred_output"
 

@@ -10,13 +10,13 @@ from typing import TypeVar
 
 from newleaf.data.stdlib_chat import HELD_OUT, NAME
 from newleaf.errors import InputError
-from newleaf.text.amounts import counted
-from newleaf.train.monitor import Monitor
-from newleaf.tune.conversations.answers import Answers
-from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.format_amounts import counted
+from newleaf.train.display.monitor import Monitor
+from newleaf.tune.conversations.assistant_mask import Answers
+from newleaf.tune.conversations.conversation_config import TalkDataConfig
+from newleaf.tune.conversations.conversation_formats import Conversation
 from newleaf.tune.conversations.example import Example, ExamplePair
-from newleaf.tune.conversations.reading import Findings, Reading
-from newleaf.tune.conversations.shapes import Conversation
+from newleaf.tune.conversations.read_examples import Findings, Reading
 
 T = TypeVar("T")
 Talk = tuple[Conversation, list[Example]]

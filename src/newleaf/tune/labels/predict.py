@@ -11,9 +11,9 @@ import torch
 from newleaf.errors import NotFiniteError
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
-from newleaf.tune.labels.batches import LabelRow, collate
-from newleaf.tune.labels.loss import combined
-from newleaf.tune.loss_examiner import evaluating
+from newleaf.tune.labels.label_batches import LabelRow, collate
+from newleaf.tune.labels.label_loss import combined
+from newleaf.tune.loss_evaluator import evaluating
 
 TOKENS = 8192  # padding included, in one batch
 

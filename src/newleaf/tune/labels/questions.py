@@ -12,8 +12,8 @@ from newleaf.data.tables import SourceRow
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Shape
 from newleaf.tune.labels.fields import Wanted, find_texts, text_of
-from newleaf.tune.labels.model import Question
-from newleaf.tune.labels.rows import continuations
+from newleaf.tune.labels.label_rows import continuations
+from newleaf.tune.labels.text_classifier import Question
 
 TEXTS = "texts"  # a field of a row that holds all texts of one question
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from newleaf.data.hub import hub_rows
+from newleaf.data.hub_datasets import hub_rows
 from newleaf.data.rows import FORMATS, file_rows, stop_at
 from newleaf.data.sources import HubSource, resolve
 from newleaf.data.tables import Bad, SourceRow

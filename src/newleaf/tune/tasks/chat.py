@@ -10,27 +10,27 @@ from torch import nn
 
 from newleaf.data.batches import Batch
 from newleaf.errors import InputError
+from newleaf.format_amounts import counted
 from newleaf.generate.options import SamplingConfig
-from newleaf.measure.text_figures import headline, text_metric
-from newleaf.text.amounts import counted
-from newleaf.train.course import Course, Measure
-from newleaf.train.loop import NEXT_TOKEN, next_token_losses
-from newleaf.train.monitor import Monitor
-from newleaf.train.ranks import Ranks
-from newleaf.train.recipe import build, merge
-from newleaf.tune.base import Base, check_length
-from newleaf.tune.chat.base import ChatBase, chat_base
-from newleaf.tune.chat.config import ChatConfig
-from newleaf.tune.chat.course import ChatModelCourse, Sizes
-from newleaf.tune.chat.examiner import ChatExaminer, Talks
-from newleaf.tune.config import TuneConfig
-from newleaf.tune.conversations.answers import Answers
-from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.measure.corpus_scores import headline, text_metric
+from newleaf.recipe import build, merge
+from newleaf.train.display.monitor import Monitor
+from newleaf.train.distributed.process_group import Ranks
+from newleaf.train.loop.loop import NEXT_TOKEN, next_token_losses
+from newleaf.train.objective.objective import Course, Measure
+from newleaf.tune.base_model import Base, check_length
+from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
+from newleaf.tune.chat.chat_config import ChatConfig
+from newleaf.tune.chat.chat_evaluator import ChatExaminer, Talks
+from newleaf.tune.chat.chat_objective import ChatModelCourse, Sizes
+from newleaf.tune.conversations.assistant_mask import Answers
+from newleaf.tune.conversations.conversation_config import TalkDataConfig
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
-from newleaf.tune.conversations.reading import Reading
+from newleaf.tune.conversations.read_examples import Reading
 from newleaf.tune.conversations.split import Split, Talk, fingerprint_of, read_talks
-from newleaf.tune.dial import Usual
-from newleaf.tune.task import USUAL, Task
+from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.tune_config import TuneConfig
+from newleaf.tune.tuning_task import USUAL, Task
 
 
 @dataclass(frozen=True)

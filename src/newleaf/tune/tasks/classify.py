@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from newleaf.tune.labels.config import GPT1, ROWS, LabelTaskConfig
-from newleaf.tune.labels.course import open_labels
-from newleaf.tune.task import Task
+from newleaf.tune.labels.label_config import GPT1, ROWS, LabelTaskConfig
+from newleaf.tune.labels.label_objective import open_labels
+from newleaf.tune.tuning_task import Task
 
 TASK = Task(LabelTaskConfig, open_labels("classify"), GPT1, ROWS)

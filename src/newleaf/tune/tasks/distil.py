@@ -13,35 +13,35 @@ import torch
 from torch import nn
 
 from newleaf.data.batches import Batch, TrainBatches
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.windows import windows
 from newleaf.errors import InputError
 from newleaf.model import GPT
+from newleaf.recipe import merge
 from newleaf.storage.folder import load_folder
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
-from newleaf.storage.locate import is_gguf, locate
+from newleaf.storage.resolve_model import is_gguf, locate
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.train.course import Course, Measure
-from newleaf.train.monitor import Monitor
-from newleaf.train.ranks import Ranks
-from newleaf.train.recipe import merge
-from newleaf.tune.base import Base, check_length, fingerprint
-from newleaf.tune.chat.base import ChatBase, chat_base
-from newleaf.tune.chat.config import ChatConfig
-from newleaf.tune.chat.course import ChatModelCourse, Sizes
-from newleaf.tune.config import TuneConfig
-from newleaf.tune.conversations.answers import Answers
-from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.train.display.monitor import Monitor
+from newleaf.train.distributed.process_group import Ranks
+from newleaf.train.objective.objective import Course, Measure
+from newleaf.tune.base_model import Base, check_length, fingerprint
+from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
+from newleaf.tune.chat.chat_config import ChatConfig
+from newleaf.tune.chat.chat_objective import ChatModelCourse, Sizes
+from newleaf.tune.conversations.assistant_mask import Answers
+from newleaf.tune.conversations.conversation_config import TalkDataConfig
 from newleaf.tune.conversations.example import Example
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
-from newleaf.tune.conversations.reading import Reading
+from newleaf.tune.conversations.read_examples import Reading
 from newleaf.tune.conversations.split import Split, fingerprint_of, read_talks
-from newleaf.tune.dial import Usual
-from newleaf.tune.loss_examiner import LossExaminer
-from newleaf.tune.losses.config import DistilConfig
-from newleaf.tune.losses.distil import DistilLoss, ToldBatch, ToldRows, stored
-from newleaf.tune.task import USUAL, Task
+from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.loss_evaluator import LossExaminer
+from newleaf.tune.losses.distillation import DistilLoss, ToldBatch, ToldRows, stored
+from newleaf.tune.losses.loss_config import DistilConfig
 from newleaf.tune.tasks.text import TextConfig, TuneTextCourse, WindowConfig, open_text
+from newleaf.tune.tune_config import TuneConfig
+from newleaf.tune.tuning_task import USUAL, Task
 
 EVAL_TOKENS = 4096  # in one batch of a validation
 MEASURE = Measure("val_loss", "distillation loss")

@@ -9,26 +9,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from newleaf.text.amounts import counted
-from newleaf.train.course import Course, Measure
-from newleaf.train.monitor import Monitor
-from newleaf.train.ranks import Ranks
-from newleaf.tune.base import Base, check_length
-from newleaf.tune.chat.base import ChatBase, chat_base
-from newleaf.tune.chat.config import ChatConfig
-from newleaf.tune.chat.course import ChatModelCourse, Sizes
-from newleaf.tune.config import TuneConfig
-from newleaf.tune.conversations.answers import Answers
-from newleaf.tune.conversations.config import TalkDataConfig
+from newleaf.format_amounts import counted
+from newleaf.train.display.monitor import Monitor
+from newleaf.train.distributed.process_group import Ranks
+from newleaf.train.objective.objective import Course, Measure
+from newleaf.tune.base_model import Base, check_length
+from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
+from newleaf.tune.chat.chat_config import ChatConfig
+from newleaf.tune.chat.chat_objective import ChatModelCourse, Sizes
+from newleaf.tune.conversations.assistant_mask import Answers
+from newleaf.tune.conversations.conversation_config import TalkDataConfig
 from newleaf.tune.conversations.example import ExamplePair
 from newleaf.tune.conversations.packing import ShuffledBatches
-from newleaf.tune.conversations.reading import Reading
+from newleaf.tune.conversations.read_examples import Reading
 from newleaf.tune.conversations.split import Split, fingerprint_of, read_pairs
-from newleaf.tune.dial import Usual
-from newleaf.tune.loss_examiner import LossExaminer
-from newleaf.tune.losses.config import PreferenceConfig
-from newleaf.tune.losses.preference import PairBatch, Pairs, PreferenceLoss, with_reference
-from newleaf.tune.task import USUAL, Task
+from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.loss_evaluator import LossExaminer
+from newleaf.tune.losses.loss_config import PreferenceConfig
+from newleaf.tune.losses.preference_losses import PairBatch, Pairs, PreferenceLoss, with_reference
+from newleaf.tune.tune_config import TuneConfig
+from newleaf.tune.tuning_task import USUAL, Task
 
 EVAL_PAIRS = 8  # in one batch of a validation
 

@@ -10,25 +10,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from newleaf.data.config import DataConfig
+from newleaf.data.data_config import DataConfig
 from newleaf.data.prepare import Corpus, prepare_text
 from newleaf.data.shards import tokenize
+from newleaf.format_amounts import counted
+from newleaf.recipe import merge
 from newleaf.storage.folder import save_folder
-from newleaf.text.amounts import counted
-from newleaf.train.course import Course
-from newleaf.train.dial import portions
-from newleaf.train.monitor import Monitor
-from newleaf.train.optimizer import OptimizerConfig
-from newleaf.train.prepare import Prepared, left_out, limited, part_of, timed_budget
-from newleaf.train.ranks import Ranks
-from newleaf.train.recipe import merge
-from newleaf.train.text_course import TextCourse, text_record
-from newleaf.tune.base import Base, check_length
-from newleaf.tune.config import TuneConfig
-from newleaf.tune.dial import Usual
-from newleaf.tune.origin import notes
-from newleaf.tune.recipe import absolute_recipe
-from newleaf.tune.task import USUAL, Task
+from newleaf.train.display.monitor import Monitor
+from newleaf.train.distributed.process_group import Ranks
+from newleaf.train.loop.optimizer import OptimizerConfig
+from newleaf.train.objective.objective import Course
+from newleaf.train.pretraining.prepare_pretraining import Prepared, left_out, limited, part_of, timed_budget
+from newleaf.train.pretraining.text_objective import TextCourse, text_record
+from newleaf.train.sizing import portions
+from newleaf.tune.base_model import Base, check_length
+from newleaf.tune.hyperparameters import Usual
+from newleaf.tune.pretraining_record import notes
+from newleaf.tune.run_recipe import absolute_recipe
+from newleaf.tune.tune_config import TuneConfig
+from newleaf.tune.tuning_task import USUAL, Task
 from newleaf.version import VERSION
 
 

@@ -1,0 +1,1 @@
+"""What runs a network for generation: executors, lowered programs and their thread pool, chunked prefill."""

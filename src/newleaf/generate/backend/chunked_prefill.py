@@ -1,0 +1,22 @@
+"""Reading a text in pieces that are short enough for others to take turns: the same numbers as in one pass, up to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from newleaf.generate.backend.runner import evaluating
+from newleaf.model import GPT, KVCache
+
+PIECE = 256  # tokens that are read at once
+
+
+def hidden_pieces(network: GPT, ids: Sequence[int]) -> Iterator[Tensor]:
+    """The last hidden states of a text after the final norm, [T, C] for each piece of it."""
+    cache = KVCache(network.config, 1, len(ids), network.dtype, network.device) if len(ids) > PIECE else None
+    for start in range(0, len(ids), PIECE):
+        with torch.no_grad(), evaluating(network):
+            hidden = network.hidden(torch.tensor([list(ids[start : start + PIECE])], device=network.device), cache=cache)
+        yield hidden[0]

@@ -1,0 +1,1 @@
+"""Files of prompts, written in batches."""

@@ -1,0 +1,1 @@
+"""Conversations: rendered, answered, continued."""

@@ -1,0 +1,1 @@
+"""Decoding of several sequences as one: beam search and classifier-free guidance."""

@@ -1,0 +1,71 @@
+"""Beam search at work: the texts it keeps open, and those it found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from newleaf.errors import NotFiniteError
+from newleaf.generate.decoding.beam_hypotheses import BeamSearch, Candidate, Finished
+from newleaf.generate.sampling.sampler import Row, keep_valid, shape
+from newleaf.text.tokenizer import Tokenizer
+
+
+class Search:
+    """A search from a text's prompt on, a step at a time. `rows` are the texts that are open; `texts` what was found, best first, at the
+    end."""
+
+    def __init__(self, row: Row, tokenizer: Tokenizer) -> None:
+        self.rows, self.texts = [row], list[Finished]()
+        self._found = BeamSearch(row.config.beams, row.config.length_penalty)
+        self._tokenizer = tokenizer
+
+    def step(self, logits: Tensor) -> list[tuple[int, Row]] | None:
+        """A token more, by logits [R, V] after each open text: the texts that are open now, each with the number of the one that it goes
+        on from; None at the end. Raises NotFiniteError."""
+        if not bool(logits.amax(-1).isfinite().all()):
+            raise NotFiniteError
+        found, first = self._found, self.rows[0]
+        # A network may have more rows than the tokenizer has tokens.
+        logprobs = keep_valid(shape(logits.log_softmax(-1)[:, : self._tokenizer.vocab_size], self.rows), self.rows)
+        before = found.scores[0]
+        going = self._sort_out(found.candidates(logprobs, len(first.end_ids)))
+        if not going and not found.finished:
+            rank = before / max(first.written, 1) ** first.config.length_penalty
+            self.texts = [Finished(tuple(first.ids[first.prompt :]), rank, "stuck")]
+            return None
+        self.rows = [row for _, row in going]
+        if not self.rows or found.hopeless(self.rows[0].written):
+            self.texts = found.finished
+            return None
+        return going
+
+    def _sort_out(self, candidates: Sequence[Candidate]) -> list[tuple[int, Row]]:
+        """Those that end go to the finished; the likeliest others go on."""
+        found = self._found
+        going: list[tuple[Row, Candidate]] = []
+        for rank, candidate in enumerate(candidates):
+            row = self.rows[candidate.parent].fork()
+            row.take(candidate.token)
+            end = _end(row, self._tokenizer)
+            if end is None and len(going) < found.beams:
+                going.append((row, candidate))
+            elif end is not None and rank < found.beams:
+                found.finish(tuple(row.ids[row.prompt :]), candidate.score, row.written, end)
+        found.scores = [candidate.score for _, candidate in going]
+        return [(candidate.parent, row) for row, candidate in going]
+
+
+def _end(row: Row, tokenizer: Tokenizer) -> str | None:
+    """Why this text is whole; None if it goes on."""
+    token, config = row.ids[-1], row.config
+    if token in row.end_ids:
+        return "end" if token == tokenizer.eos_id and token not in config.stop_ids else "stop"
+    if config.stop:
+        text = tokenizer.decode_after(row.ids[: row.prompt], row.ids[row.prompt :])
+        if any(stop in text for stop in config.stop):
+            return "stop"
+    if row.constraint is not None and row.constraint.complete:
+        return "end"
+    return "length" if row.written >= config.max_tokens else None

@@ -1,0 +1,96 @@
+"""Texts that are written as one: the beams of a search, and a text with the one that it is guided away from.
+
+Each has a slot of its own. They take their next tokens together, once the logits of all are there; where a text goes on in several
+ways, its slot is forked. The scheduler gives a group all the slots that it may come to need at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from newleaf.generate.decoding.beam_search import Search
+from newleaf.generate.decoding.guidance import guide
+from newleaf.generate.sampling.sampler import Row, choose
+from newleaf.generate.text.sequence import Sequence
+from newleaf.generate.text.text_state import Piece, Sample, add_scores
+from newleaf.text.tokenizer import Tokenizer
+
+
+@dataclass(eq=False)
+class Group:
+    """The texts of one search, or one text, each with its guide where there is guidance: `members` has a tuple for each, the text itself
+    first. `spare` are slots that are its own and empty, `logits` those that have come of the texts whose turn it is."""
+
+    samples: list[Sample]  # what comes of it
+    members: list[tuple[Sequence, ...]]
+    size: int  # slots
+    search: Search | None = None
+    spare: list[int] = field(default_factory=list)
+    logits: dict[Sequence, Tensor] = field(default_factory=dict)
+    over: bool = False
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        return [sequence for member in self.members for sequence in member]
+
+    def note(self, sequence: Sequence, logits: Tensor) -> bool:
+        """Logits [V] after a text; whether those of all are there now."""
+        self.logits[sequence] = logits.clone()
+        return len(self.logits) == len(self.sequences)
+
+    def take_logits(self) -> Tensor:
+        """Logits [members, V], guided where they are to be."""
+        found, self.logits = self.logits, {}
+        own = [torch.stack([found[member[place]] for member in self.members]) for place in range(len(self.members[0]))]
+        return own[0] if len(own) == 1 else guide(own[0], own[1], self.samples[0].row.config.guidance_scale)
+
+
+def group_of(sequence: Sequence, samples: list[Sample], tokenizer: Tokenizer, negative: Several[int] | None) -> Group:
+    """The group that begins with this text; `negative` is what its guide begins with in the place of the prompt. It is noted in both."""
+    row, config = sequence.sample.row, sequence.sample.row.config
+    texts = [sequence]
+    if negative is not None:
+        beside = Row(config, list(negative), len(negative), row.seed)
+        texts.append(Sequence(replace(sequence.sample, row=beside, number=1, waiting=[]), sequence.request, adapter=sequence.adapter))
+    search = Search(row, tokenizer) if config.beams > 1 else None
+    group = Group(samples, [tuple(texts)], config.beams * len(texts), search)
+    for text in texts:
+        text.group = group
+    return group
+
+
+def advance(group: Group, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple[int, Row]]]:
+    """The next token of each text, once all logits have come: pieces that are certain now, and how the group goes on: the number of a
+    member, and the text that it becomes. Nothing goes on where all texts have ended. Raises NotFiniteError.
+    """
+    logits = group.take_logits()
+    if group.search is None:
+        return _sample(group, logits, tokenizer)
+    going = group.search.step(logits)
+    if going is not None:
+        return [], going
+    pieces = []
+    for sample, found in zip(group.samples, group.search.texts, strict=False):
+        sample.row.constraint = None  # the search has minded it
+        text = "".join(sample.take(token) for token in found.ids)
+        text += "" if sample.end else sample.finish(found.end)
+        pieces.append(Piece(sample.number, text, found.end, rank=found.score, past_context=sample.past_context))
+    return pieces, []
+
+
+def _sample(group: Group, logits: Tensor, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple[int, Row]]]:
+    (sample,) = group.samples
+    config = sample.row.config
+    (token,) = choose(logits[:, : tokenizer.vocab_size], [sample.row])
+    if config.logprobs is not None or config.best_of is not None:
+        add_scores(logits, [sample], [token], tokenizer.vocab_size)
+    text = sample.take(token)
+    pieces = []
+    if text or sample.end:
+        pieces = [Piece(sample.number, text, sample.end, tuple(sample.waiting), past_context=sample.past_context)]
+        sample.waiting.clear()
+    return pieces, [] if sample.end else [(0, sample.row)]

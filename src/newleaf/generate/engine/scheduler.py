@@ -1,0 +1,188 @@
+"""Who runs next: texts wait in the order they came, take a slot when there is memory for the whole of them, and share each round's rows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from collections.abc import Sequence as Several
+from dataclasses import replace
+
+from newleaf.generate.backend.executor import Part, Slots
+from newleaf.generate.kernels.layout import PAGE
+from newleaf.generate.sampling.sampler import Row
+from newleaf.generate.speculation.speculator import Guesser
+from newleaf.generate.text.sequence import Grouped, Sequence
+
+CHUNK = 64  # tokens of a prompt in a round where rounds must always be the same
+LEAST = 8  # rows of a round that prompts have, however many texts are being written
+
+
+class Scheduler:
+    """Texts that wait and texts that have a slot. `fixed` reads prompts in equal parts, so that rounding does not depend on other texts."""
+
+    def __init__(self, slots: Slots, fixed: bool, guesser: Guesser) -> None:
+        self.slots, self.fixed, self.guesser = slots, fixed, guesser
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # in the order of admission
+        self._free = list(range(slots.count))
+        self._promised = [0] * len(self._pools)
+
+    def __contains__(self, sequence: Sequence) -> bool:
+        """Whether it waits, or it or a text of its group has a slot."""
+        there = sequence.group.sequences if sequence.group is not None else [sequence]
+        return sequence in self.waiting or any(each.slot is not None for each in there)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def drop(self, sequence: Sequence) -> None:
+        """The text has ended, or nobody waits for it any more; with it its group ends."""
+        if sequence in self.waiting:
+            self.waiting.remove(sequence)
+            return
+        group = sequence.group
+        for each in group.sequences if group is not None else [sequence]:
+            self._free.append(self._leave(each))
+        if group is not None:
+            self._free += group.spare
+            group.members, group.spare = [], []
+        self._promise(sequence, -1)
+
+    def _leave(self, sequence: Sequence) -> int:
+        """A text gives its slot back."""
+        assert sequence.slot is not None
+        self._publish(sequence)
+        self.guesser.forget(sequence)
+        self.slots.release(sequence.slot)
+        self.running.remove(sequence)
+        slot, sequence.slot = sequence.slot, None
+        return slot
+
+    def go_on(self, group: Grouped, going: Several[tuple[int, Row]]) -> None:
+        """The group's texts after their next token: each is the row, and goes on from the member with the number."""
+        for number in set(range(len(group.members))) - {parent for parent, _ in going}:
+            group.spare += [self._leave(sequence) for sequence in group.members[number]]
+        members: list[tuple[Sequence, ...]] = []
+        for place, (parent, _) in enumerate(going):
+            again = any(parent == earlier for earlier, _ in going[:place])
+            members.append(tuple(self._fork(each, group) for each in group.members[parent]) if again else group.members[parent])
+        for (own, *others), (_, row) in zip(members, going, strict=True):
+            own.sample = replace(own.sample, row=row)
+            for other in others:
+                other.sample.row.take(row.ids[-1])
+        group.members = members
+
+    def _fork(self, sequence: Sequence, group: Grouped) -> Sequence:
+        """Another text in one of the group's slots, as far as this one is."""
+        assert sequence.slot is not None
+        slot = group.spare.pop()
+        self.slots.fork(sequence.slot, slot, sequence.read)
+        sample = replace(sequence.sample, row=sequence.sample.row.fork())
+        other = Sequence(sample, sequence.request, slot, sequence.read, sequence.published, sequence.base, group, adapter=sequence.adapter)
+        self.running.append(other)
+        return other
+
+    def add_slots(self, count: int) -> None:
+        """More slots, for groups that need more than there are."""
+        self._free += range(self.slots.count, self.slots.count + count)
+        for pool in self._pools:
+            pool.add(count)
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether there is memory for it at all."""
+        return self._room_for(sequence, [0] * len(self._pools))
+
+    @property
+    def _pools(self) -> list[Slots]:
+        """Whose memory a text needs: the network's, and the draft's, each with a part of the limit."""
+        return [self.slots, *([self.guesser.draft.slots] if self.guesser.draft is not None else [])]
+
+    def _room_for(self, sequence: Sequence, promised: list[int]) -> bool:
+        return all(have + self._need(sequence, pool) <= pool.memory for have, pool in zip(promised, self._pools, strict=True))
+
+    def _need(self, sequence: Sequence, pool: Slots) -> int:
+        return slots_of(sequence) * pool.need(min(sequence.most(self.slots.max_length), pool.max_length))
+
+    def _promise(self, sequence: Sequence, sign: int = 1) -> None:
+        self._promised = [have + sign * self._need(sequence, pool) for have, pool in zip(self._promised, self._pools, strict=True)]
+
+    def _admit(self) -> None:
+        """Strictly in order: a text that needs much memory is not overtaken for ever by those that need little."""
+        while self.waiting and len(self._free) >= slots_of(self.waiting[0]) and self._room_for(self.waiting[0], self._promised):
+            sequence = self.waiting.popleft()
+            group = sequence.group
+            for each in group.sequences if group is not None else [sequence]:
+                each.slot = self._free.pop(0)
+                self.slots.wear(each.slot, each.adapter)
+                self.running.append(each)
+            self._promise(sequence)
+            if group is not None:
+                left = group.size - len(group.sequences)
+                group.spare, self._free = self._free[:left], self._free[left:]
+
+    def plan(self) -> list[tuple[Sequence, Part, int]]:
+        """The next round: for each text that takes part what it reads, and how many of those tokens are guesses."""
+        self._admit()
+        for sequence in self.running:
+            self._publish(sequence)
+            if sequence.length > self.slots.max_length:
+                assert sequence.slot is not None
+                self.slots.release(sequence.slot)
+                sequence.shift(self.slots.max_length)
+        writing = [sequence for sequence in self.running if sequence.unread == 1 and not sequence.held]
+        reading = self._readers()
+        # Where rounds must always be the same, a guess could tip a tie.
+        guesses = {} if self.fixed else self.guesser.guess(writing)
+        plan = [self._write(sequence, guesses) for sequence in writing]
+        left = max(LEAST, self.slots.rows - sum(len(part.ids) for _, part, _ in plan))
+        for number, sequence in enumerate(reading):
+            size = min(sequence.unread, CHUNK - sequence.read % CHUNK if self.fixed else max(1, left // (len(reading) - number)))
+            plan.append(self._read(sequence, size))
+            left -= size
+            if left <= 0:
+                break
+        return plan
+
+    def _publish(self, sequence: Sequence) -> None:
+        if sequence.slot is not None and sequence.read // PAGE > sequence.published:
+            self.slots.publish(sequence.slot, sequence.text[: sequence.read])
+            sequence.published = sequence.read // PAGE
+
+    def _readers(self) -> list[Sequence]:
+        """Texts whose prompts are read now. One that begins like another that is being read waits and borrows its beginning."""
+        found: list[Sequence] = []
+        for sequence in (each for each in self.running if each.unread > 1):
+            assert sequence.slot is not None
+            if sequence.read == 0 and not self.fixed:
+                if any(other.adapter == sequence.adapter and other.read < common(sequence, other) for other in found):
+                    continue
+                sequence.read = self.slots.borrow(sequence.slot, sequence.text[:-1])
+                if not sequence.sample.row.written:
+                    sequence.sample.cached = sequence.read
+            found.append(sequence)
+        return found
+
+    def _write(self, sequence: Sequence, guesses: Mapping[int, list[int]]) -> tuple[Sequence, Part, int]:
+        assert sequence.slot is not None
+        guess = guesses.get(sequence.slot, [])
+        ids = [sequence.sample.row.ids[-1], *guess]
+        return sequence, Part(sequence.slot, sequence.read, ids, len(ids)), len(guess)
+
+    def _read(self, sequence: Sequence, size: int) -> tuple[Sequence, Part, int]:
+        assert sequence.slot is not None
+        ids = sequence.text[sequence.read : sequence.read + size]
+        return sequence, Part(sequence.slot, sequence.read, ids, int(size == sequence.unread)), 0
+
+
+def slots_of(sequence: Sequence) -> int:
+    """How many slots a text needs, with its group."""
+    return sequence.group.size if sequence.group is not None else 1
+
+
+def common(one: Sequence, other: Sequence) -> int:
+    """Tokens of whole pages with which both texts begin, and which the first could borrow."""
+    mine, theirs = one.text, other.text
+    length, most = 0, min(len(mine) - 1, len(theirs))
+    while length + PAGE <= most and mine[length : length + PAGE] == theirs[length : length + PAGE]:
+        length += PAGE
+    return length

@@ -1,0 +1,78 @@
+"""Keys and values of many tokens between pages and plain tensors, one layer of one text at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+
+from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
+from newleaf.generate.kernels.paged_attention import page_of, remember
+from newleaf.kernels.compile_cache import kept_kernel
+from newleaf.kernels.compiler import kernel
+from newleaf.kernels.load_store import (
+    load_bfloat,
+    load_byte,
+    load_float,
+    load_int,
+    load_one_bfloat,
+    load_signed_bytes,
+    store_bfloat,
+    store_float,
+    store_int,
+    store_one_bfloat,
+)
+from newleaf.kernels.simd import spread
+
+
+@kept_kernel
+def put(state: Any, layer: Any, slot: Any, start: Any, count: Any, keys: Any, values: Any) -> None:
+    """Store keys and values, fp32 [K, count, D], at positions from `start` on."""
+    dim = state[State.HEAD_DIM]
+    for head in range(state[State.KV_HEADS]):
+        for token in range(count):
+            at = 4 * dim * (head * count + token)
+            remember(state, layer, slot, head, start + token, keys + at, values + at)
+
+
+@kept_kernel
+def take(state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, values: Any, bf16: Any) -> None:
+    """Keys and values [K, end − first, D] of positions `first` … `end` − 1, in bf16 or fp32."""
+    dim, width, size = state[State.HEAD_DIM], state[State.HEAD_WIDTH], state[State.NUMBER_BYTES]
+    for head in range(state[State.KV_HEADS]):
+        for position in range(first, end):
+            key = page_of(state, slot, position, layer, head)
+            value = key + state[State.KEY_BYTES]
+            place = position % PAGE
+            tile, lane = key + size * (place // LANES * LANES * width), position % LANES
+            row, at = value + size * place * width, dim * (head * (end - first) + position - first)
+            whole = dim if bf16 and dim % LANES == 0 else 0  # numbers that go sixteen at a time
+            if size == 1:
+                scales, other = key + PAGE * width + 4 * place, load_float(value + PAGE * width + 4 * place)
+                for d in range(dim):
+                    code = load_byte(tile + (d // 4 * LANES + lane) * 4 + d % 4)
+                    give(keys, at + d, nb.float32(code - 128) * load_float(scales + 4 * PAGE * (d // GROUP)), bf16)
+                for d in range(0, whole, LANES):
+                    store_bfloat(values + 2 * (at + d), load_signed_bytes(row + d) * spread(other))
+                for d in range(whole, dim):
+                    give(values, at + d, nb.float32(((load_byte(row + d) + 128) & 255) - 128) * other, bf16)
+            elif size == 2:
+                for d in range(0, whole, 2):
+                    store_int(keys + 2 * (at + d), load_int(tile + 4 * (d // 2 * LANES + lane)))
+                for d in range(0, whole, LANES):
+                    store_bfloat(values + 2 * (at + d), load_bfloat(row + 2 * d))
+                for d in range(whole, dim):
+                    give(keys, at + d, load_one_bfloat(tile + 2 * ((d // 2 * LANES + lane) * 2 + d % 2)), bf16)
+                    give(values, at + d, load_one_bfloat(row + 2 * d), bf16)
+            else:
+                for d in range(dim):
+                    give(keys, at + d, load_float(tile + 4 * (d * LANES + lane)), bf16)
+                    give(values, at + d, load_float(row + 4 * d), bf16)
+
+
+@kernel
+def give(out: Any, number: Any, value: Any, bf16: Any) -> None:
+    if bf16:
+        store_one_bfloat(out + 2 * number, value)
+    else:
+        store_float(out + 4 * number, value)

@@ -1,0 +1,1 @@
+"""Speculative decoding: a draft model, prompt look-up, and how many tokens are worth proposing."""

@@ -1,0 +1,204 @@
+"""A draft model: a small network that writes ahead of the large one, so that the large one need only check (Leviathan et al. 2023,
+arXiv:2211.17192; here with the request's own random numbers, so that guesses change no text).
+
+Its slots are numbered as the large network's. What it has read of a text may be behind the text, and what it wrote itself may turn out
+wrong: keys and values lie by position, so what was wrong is written over from where the text went another way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, field
+
+import torch
+
+from newleaf.errors import InputError
+from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part, Slots
+from newleaf.generate.backend.lowered_program import CannotLower
+from newleaf.generate.backend.runner import LoweredRunner, cache_dtype, say_once
+from newleaf.generate.kv.layer_groups import head_bytes
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.sampling.sampler import Row, choose_with_chances
+from newleaf.generate.speculation.acceptance import Odds
+from newleaf.generate.speculation.step_cost import Pace
+from newleaf.generate.text.sequence import Sequence
+from newleaf.generate.text.text_state import one_thread
+from newleaf.model import GPT
+from newleaf.text.tokenizer import Tokenizer
+
+MOST = 11  # tokens that are drafted at once
+LEAST_CONTEXT = 64  # of a draft: what is shorter would begin anew all the time
+NEAR = 16  # tokens that it may be behind and still draft at once; it reads more in rounds of its own
+SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)  # how likely the draft holds its token: chances of these and more are alike
+BELIEVED = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.97)  # that the large network chooses the same
+
+
+def check_draft(network: GPT, tokenizer: Tokenizer, draft: GPT, draft_tokenizer: Tokenizer) -> None:
+    """Raises InputError for a draft whose tokens are not the model's, or whose context is too short to write ahead in; warns of one that
+    cannot pay."""
+    mine, its = (each.backend.get_vocab(with_added_tokens=True) for each in (tokenizer, draft_tokenizer))
+    if mine != its:
+        names = {number: name for name, number in mine.items()}, {number: name for name, number in its.items()}
+        first = min(number for number in names[0].keys() | names[1].keys() if names[0].get(number) != names[1].get(number))
+        ours, other = (repr(each[first]) if first in each else "none" for each in names)
+        raise InputError(
+            f"draft: its tokenizer is another one (token {first} is {other}, and {ours} in the model); take a draft with the model's"
+        )
+    context, needed = draft.config.context_length, min(LEAST_CONTEXT, network.config.context_length)
+    if context < needed:
+        raise InputError(f"draft: its context of {context} tokens is too short to write ahead in; {needed} are the least")
+    if context < network.config.context_length:
+        say_once(f"the draft's context of {context:,} tokens is shorter than the model's: of longer texts it sees the end")
+    if draft.weight_bytes() > network.weight_bytes():
+        say_once("the draft's weights take more memory than the model's, so each guess takes longer than writing the token would")
+
+
+def check_drafting(drafted: bool, config: SamplingConfig) -> None:
+    """Raises InputError where there is a draft and options under which nothing is guessed."""
+    for name, off in (("beams", 1), ("guidance_scale", 1)):
+        if drafted and getattr(config, name) != off:
+            raise InputError(f"draft: cannot be combined with {name}, which takes no guesses; leave one of the two out")
+    if drafted and config.speculation == "off":
+        raise InputError("draft: speculation=off takes no guesses; leave one of the two out")
+
+
+@dataclass
+class Ahead:
+    """Tokens drafted for one text, at most so many: the chance that all up to each are right, and what kind of guess each is."""
+
+    sequence: Sequence
+    row: Row
+    most: int
+    tokens: list[int] = field(default_factory=list)
+    reach: list[float] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
+
+
+class Draft:
+    """The draft's network in its slots, what it has read of each text, and what is known of its guesses.
+
+    `share` is how much less it weighs than the large network: what its steps are taken to cost until they have been measured.
+    """
+
+    def __init__(self, slots: Slots, vocab_size: int, share: float) -> None:
+        self.slots, self.vocab_size, self.share = slots, vocab_size, share
+        self.pace, self.odds = Pace(), Odds(BELIEVED)
+        self.any = Odds((0.7,))  # of any token that follows right ones
+
+    def step_seconds(self, texts: int, large: Pace) -> float:
+        """What a step takes for each of so many texts."""
+        return (self.pace.seconds(texts, texts) if self.pace.known else self.share * large.seconds(texts, texts)) / texts
+
+    def reading_seconds(self, tokens: int, large: Pace) -> float:
+        """What reading so many tokens takes."""
+        if tokens <= NEAR:
+            return 0.0
+        rows = self.slots.rows
+        return (self.pace.seconds(0, rows) if self.pace.known else self.share * large.seconds(1, rows)) / rows * tokens
+
+    def follow(self, sequence: Sequence) -> None:
+        """Note what of its own guesses became text, and begin again where the text has left its context."""
+        ids = sequence.sample.row.ids
+        if sequence.draft_base < sequence.base or len(ids) - sequence.draft_base + MOST > self.slots.max_length:
+            self.forget(sequence)
+            sequence.draft_base = max(sequence.base, len(ids) - (self.slots.max_length + 1) // 2)
+        at = sequence.draft_base + sequence.drafted
+        right = 0
+        while right < len(sequence.ahead) and at + right < len(ids) - 1 and ids[at + right] == sequence.ahead[right]:
+            right += 1
+        sequence.drafted += right
+        sequence.ahead = []
+
+    def behind(self, sequence: Sequence) -> int:
+        """Tokens of the text that it has not read."""
+        return len(sequence.sample.row.ids) - sequence.draft_base - sequence.drafted
+
+    def read(self, sequence: Sequence, most: int) -> int:
+        """Read on in a text, at most so many tokens and never the last, whose logits are wanted when drafting; returns how many."""
+        assert sequence.slot is not None
+        text = sequence.sample.row.ids[sequence.draft_base :]
+        if sequence.drafted == 0:
+            sequence.drafted = self.slots.borrow(sequence.slot, text[:-1])
+        ids = text[sequence.drafted : min(sequence.drafted + most, len(text) - 1)]
+        if ids:
+            begin = time.perf_counter()
+            self.slots.run([Part(sequence.slot, sequence.drafted, ids)])
+            self.pace.note(0, len(ids), time.perf_counter() - begin)
+            sequence.drafted += len(ids)
+            self.publish(sequence)
+        return len(ids)
+
+    def publish(self, sequence: Sequence) -> None:
+        """Let other texts borrow what it has read of this one."""
+        if sequence.slot is not None and sequence.drafted:
+            self.slots.publish(sequence.slot, sequence.sample.row.ids[sequence.draft_base :][: sequence.drafted])
+
+    def forget(self, sequence: Sequence) -> None:
+        if sequence.slot is not None:
+            self.slots.release(sequence.slot)
+        sequence.drafted, sequence.ahead = 0, []
+
+    def step(self, several: Several[Ahead]) -> list[Ahead]:
+        """One more token for each of these texts: the one that the chooser takes by the draft's logits and the text's own random number.
+        Returns those that have one."""
+        parts = [self._part(each) for each in several]
+        begin = time.perf_counter()
+        logits = self.slots.run(parts)
+        with one_thread():
+            tokens, chances = choose_with_chances(logits[:, : self.vocab_size], [each.row for each in several])
+        self.pace.note(len(parts), sum(len(part.ids) for part in parts), time.perf_counter() - begin)
+        able = [(each, token, chance) for each, token, chance in zip(several, tokens, chances, strict=True) if token >= 0]
+        for each, token, chance in able:
+            kind = sum(chance >= least for least in SURE)
+            each.kinds.append(kind)
+            each.tokens.append(token)
+            each.reach.append((each.reach[-1] if each.reach else 1.0) * self.odds.chance(kind))
+            each.row.take(token)
+        return [each for each, *_ in able]
+
+    def _part(self, ahead: Ahead) -> Part:
+        """What it has not read of a text, or the token that it wrote last; noted as read."""
+        sequence, slot = ahead.sequence, ahead.sequence.slot
+        assert slot is not None
+        start = sequence.drafted + len(sequence.ahead)
+        if ahead.tokens:
+            sequence.ahead.append(ahead.tokens[-1])
+            return Part(slot, start, ahead.tokens[-1:], 1)
+        ids = sequence.sample.row.ids[sequence.draft_base + sequence.drafted :]
+        sequence.drafted += len(ids)
+        return Part(slot, start, ids, 1)
+
+    def judge(self, kinds: Several[int], right: int) -> None:
+        self.odds.note(kinds, right)
+        self.any.note([0] * len(kinds), right)
+
+
+def rest(slots: Slots) -> None:
+    """Let the threads of a program sleep, so that they leave the cores to another's."""
+    if isinstance(slots, KernelSlots):
+        slots.runner.crew.rest()
+
+
+def open_draft(draft: GPT, network: GPT, slots: Slots, limit: int, vocab_size: int, cache: torch.dtype | None = None) -> Draft:
+    """A draft for what runs in these slots, in as many of its own. Where that is a program the draft is one too, however small."""
+    own: Slots
+    if isinstance(slots, KernelSlots):
+        try:
+            own = KernelSlots(LoweredRunner(draft, slots.count, limit=limit, cache=cache))
+        except CannotLower as error:
+            raise InputError(f"draft: {error}, so it would write more slowly than the model") from None
+    else:
+        own = NetworkSlots(draft, slots.count, limit, cache=cache)
+    return Draft(own, vocab_size, draft.weight_bytes() / network.weight_bytes())
+
+
+def shares(limit: int, network: GPT, draft: GPT, cache: torch.dtype | None = None) -> tuple[int, int]:
+    """Bytes of a limit for keys and values of the network, and for the draft's: as one token of each takes."""
+    mine, its = (_token_bytes(each, cache) for each in (network, draft))
+    return limit * mine // (mine + its), limit * its // (mine + its)
+
+
+def _token_bytes(network: GPT, cache: torch.dtype | None) -> int:
+    config = network.config
+    return config.n_layer * config.n_kv_head * sum(head_bytes(config, cache or cache_dtype(network)))

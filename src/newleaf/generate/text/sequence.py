@@ -1,0 +1,83 @@
+"""One text on its way through the engine: what of it has been read, where, and what might follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from newleaf.generate.speculation.acceptance import Odds
+from newleaf.generate.speculation.prompt_lookup import Lookup
+from newleaf.generate.text.text_state import Sample
+
+if TYPE_CHECKING:
+    from newleaf.generate.text.request import Request
+
+
+class Grouped(Protocol):
+    """What a text knows of the group that it is in (generate/decoding/sequence_group.py)."""
+
+    size: int  # slots
+    over: bool
+    logits: dict[Sequence, Tensor]  # of the texts whose next token waits for others
+    members: list[tuple[Sequence, ...]]
+    spare: list[int]
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """All of its texts."""
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A text being written. `slot` is its place in the cache, None while it waits; `read` counts the tokens that the cache holds."""
+
+    sample: Sample
+    request: Request
+    slot: int | None = None
+    read: int = 0
+    published: int = 0  # pages that others may borrow
+    base: int = 0  # where in the text the context begins: a text that has filled it goes on from its later half
+    group: Grouped | None = None  # of texts that are written as one
+    adapter: int = 0  # which of the engine's it is written with; 0 is none
+    lookup: Lookup = field(default_factory=Lookup)
+    odds: Odds | None = None  # of what look-up finds in this text
+    drafted: int = 0  # tokens that the draft's cache holds, from `draft_base` in the text on
+    draft_base: int = 0
+    ahead: list[int] = field(default_factory=list)  # what it holds after those: its own guesses
+    pause: int = 0  # rounds without the draft
+    patience: int = 0  # how long the next pause is
+
+    @property
+    def text(self) -> list[int]:
+        """The tokens within the context."""
+        ids = self.sample.row.ids
+        return ids[self.base :] if self.base else ids
+
+    @property
+    def length(self) -> int:
+        return len(self.sample.row.ids) - self.base
+
+    @property
+    def unread(self) -> int:
+        """Tokens to run before the next can be chosen; 1 while writing."""
+        return self.length - self.read
+
+    @property
+    def done(self) -> bool:
+        return self.sample.end is not None or self.request.cancelled or (self.group is not None and self.group.over)
+
+    @property
+    def held(self) -> bool:
+        """Whether its next token waits for others of its group."""
+        return self.group is not None and self in self.group.logits
+
+    def most(self, limit: int) -> int:
+        """Tokens that it may come to have, in a context of `limit`."""
+        return min(limit, self.sample.row.prompt + self.sample.row.config.max_tokens)
+
+    def shift(self, limit: int) -> None:
+        """Begin again with the later half of a full context."""
+        self.base, self.read = len(self.sample.row.ids) - (limit + 1) // 2, 0
+        self.published = 0

@@ -1,0 +1,242 @@
+"""Parts of a layer as one step each, forwards and backwards, for training on a CPU: fewer passes over memory, larger matrix products.
+
+Each computes what the plain modules beside it compute; where one does not apply (see `fits`), the modules themselves run.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+FEWEST_TOKENS = 512  # of a forward pass; below, starting Numba and the loops costs more than they save
+PORTION = 32  # rows that a thread takes at once
+QUERIES = 128  # taken together against the keys they may see
+
+
+def available() -> bool:
+    """Whether the loops can be compiled here, and may be."""
+    from newleaf.kernels.instruction_set import obstacle
+
+    return obstacle() is None
+
+
+def fits(x: Tensor) -> bool:
+    """Whether these activations [B, T, C] are for the compiled loops: on a CPU, many, in bf16 or fp32, and in whole registers."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and x.numel() >= FEWEST_TOKENS * x.shape[-1]
+        and x.shape[-1] % 16 == 0
+        and available()
+    )
+
+
+def _wide(x: Tensor) -> int:
+    return int(x.dtype == torch.float32)
+
+
+def _bits(value: float) -> int:
+    """An fp32's bits, as the loops' tables hold them."""
+    return int(struct.unpack("<i", struct.pack("<f", value))[0])
+
+
+def _portions(rows: int) -> int:
+    return -(-rows // PORTION)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        from newleaf.kernels import norms
+
+        x, fp32 = x.contiguous(), weight.float()
+        out = torch.empty_like(x)
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        norms.rms_norm_forward(rows, PORTION, x.data_ptr(), out.data_ptr(), fp32.data_ptr(), width, _wide(x), _bits(eps))
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        from newleaf.kernels import norms
+
+        x, weight = ctx.saved_tensors
+        grad, fp32, out = grads[0].contiguous(), weight.float(), torch.empty_like(x)
+        rows, width = x.numel() // x.shape[-1], x.shape[-1]
+        sums = torch.zeros(_portions(rows), width)
+        addresses = (t.data_ptr() for t in (x, grad, out, fp32, sums))
+        norms.rms_norm_backward(rows, PORTION, *addresses, PORTION, width, _wide(x), _bits(ctx.eps))
+        return out, sums.sum(0).to(weight.dtype), None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS norm over C."""
+    return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def softmax_slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses fp32 [N] and their slopes softmax − one-hot, which take the place of the logits [N, V]; zero where a target is below 0."""
+    from newleaf.kernels import cross_entropy
+
+    rows, width = logits.shape
+    losses, targets = torch.empty(rows), targets.contiguous()
+    cross_entropy.cross_entropy(rows, 8, logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), width, _wide(logits))
+    return losses, logits
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, both: Tensor) -> Tensor:
+        from newleaf.kernels import activations
+
+        both, width = both.contiguous(), both.shape[-1] // 2
+        out = torch.empty(*both.shape[:-1], width, dtype=both.dtype)
+        activations.swiglu_forward(out.numel() // width, PORTION, both.data_ptr(), out.data_ptr(), width, _wide(both))
+        ctx.save_for_backward(both)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        from newleaf.kernels import activations
+
+        (both,) = ctx.saved_tensors
+        grad, slopes = grads[0].contiguous(), torch.empty_like(both)
+        width = grad.shape[-1]
+        activations.swiglu_backward(grad.numel() // width, PORTION, both.data_ptr(), grad.data_ptr(), slopes.data_ptr(), width, _wide(grad))
+        return slopes
+
+
+def swiglu(both: Tensor) -> Tensor:
+    """silu(gate) · up of both, one after the other [..., 2 F] → [..., F]."""
+    return _SwiGLU.apply(both)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _GELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        from newleaf.kernels import activations
+
+        x = x.contiguous()
+        out, width = torch.empty_like(x), x.shape[-1]
+        activations.gelu_forward(x.numel() // width, PORTION, x.data_ptr(), out.data_ptr(), width, _wide(x))
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        from newleaf.kernels import activations
+
+        (x,) = ctx.saved_tensors
+        grad, out, width = grads[0].contiguous(), torch.empty_like(x), x.shape[-1]
+        activations.gelu_backward(x.numel() // width, PORTION, x.data_ptr(), grad.data_ptr(), out.data_ptr(), width, _wide(x))
+        return out
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by tanh."""
+    return _GELU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Attention(torch.autograd.Function):
+    """Everything between the projections before attention and the one after it.
+
+    q k v ─► QK norm, rotary, heads apart ─► scores ─► causal softmax ─► · v ─► heads together
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: int,
+        kv_heads: int, eps: float, scale: float, begins: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        from newleaf.kernels import fused_attention
+        from newleaf.kernels.llvm_vectors import LANES
+
+        qkv = qkv.contiguous()
+        batch, length, width = qkv.shape
+        dim, group = width // (heads + 2 * kv_heads), heads // kv_heads
+        q = torch.empty(batch * kv_heads, group, length, dim, dtype=qkv.dtype)  # queries that share their keys stand together
+        k, v = torch.empty(2, batch * kv_heads, length, dim, dtype=qkv.dtype).unbind()
+        tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
+        about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads, _address(begins))
+        fused_attention.heads_forward(batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about)
+        mixed, shares, keys = torch.empty_like(q), [], []
+        for start in range(0, length, QUERIES):
+            end = min(start + QUERIES, length)
+            low = 0 if begins is None else int(begins[:, start].min()) // LANES * LANES  # nobody here sees a key before
+            scores = torch.bmm(_some(q, start, end), k[:, low:end].mT)
+            rows = batch * heads * (end - start)
+            places = (0, 0, 0, 1) if begins is None else (begins[:, start:].data_ptr(), length, low, heads * (end - start))
+            fused_attention.causal_softmax_forward(
+                rows, PORTION, scores.data_ptr(), end - start, end - low, start - low, _wide(qkv), *places
+            )
+            mixed[:, :, start:end] = torch.bmm(scores, v[:, low:end]).view(-1, group, end - start, dim)
+            shares.append(scores)
+            keys.append((low, end))
+        ctx.save_for_backward(qkv, q, k, v, *shares)
+        ctx.tables, ctx.about, ctx.keys, ctx.begins = tables, about, keys, begins  # whose addresses the loops are given
+        return mixed.view(batch, heads, length, dim).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        from newleaf.kernels import fused_attention
+
+        qkv, q, k, v, *shares = ctx.saved_tensors
+        length, heads, dim, wide, *_ = ctx.about
+        batch, group = len(qkv), q.shape[1]
+        grad = grads[0].view(batch, length, heads, dim).transpose(1, 2).reshape(q.shape)
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        # The last queries may see all keys: they come first, and the others add to what they leave.
+        if ctx.keys[-1] != (0, length):
+            dk.zero_()
+            dv.zero_()
+        for share, start, (low, end) in zip(reversed(shares), reversed(range(0, length, QUERIES)), reversed(ctx.keys), strict=True):
+            some = _some(grad, start, end)
+            slope = torch.bmm(some, v[:, low:end].mT)
+            rows = batch * heads * (end - start)
+            about = (end - start, end - low, start - low, wide)
+            fused_attention.causal_softmax_backward(rows, PORTION, share.data_ptr(), slope.data_ptr(), *about)
+            dq[:, :, start:end] = torch.bmm(slope, k[:, low:end]).view(-1, group, end - start, dim)
+            if (low, end) == (0, length):
+                torch.bmm(share.mT, some, out=dv)
+                torch.bmm(slope.mT, _some(q, start, end), out=dk)
+            else:
+                dv[:, low:end] += torch.bmm(share.mT, some)
+                dk[:, low:end] += torch.bmm(slope.mT, _some(q, start, end))
+        back = torch.empty_like(qkv)
+        sums = torch.zeros(_portions(batch * length), 2, dim)
+        addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
+        fused_attention.heads_backward(batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
+        q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
+        return back, q_sum, k_sum, None, None, None, None, None, None, None
+
+
+def _some(heads: Tensor, start: int, end: int) -> Tensor:
+    """Positions from `start` to `end` of [N, G, T, D] → [N, G · positions, D]."""
+    return heads[:, :, start:end].flatten(1, 2)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return tensor.data_ptr() if tensor is not None else 0
+
+
+def causal_attention(
+    qkv: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, rotary: tuple[Tensor, Tensor] | None, heads: int, kv_heads: int,
+    scale: float, begins: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Plain causal attention of queries, keys and values [B, T, (H + 2 K) · D] → [B, T, H · D], before the output projection.
+
+    `norms` are QK norm's weights [D]; `rotary` fp32 tables [T, D] of halves. A query sees nothing before its place in `begins` int32
+    [B, T], where that is given.
+    """
+    q_norm, k_norm = norms or (None, None)
+    cos, sin = rotary or (None, None)
+    return _Attention.apply(qkv, q_norm, k_norm, cos, sin, heads, kv_heads, eps, scale, begins)  # type: ignore[no-any-return, no-untyped-call]

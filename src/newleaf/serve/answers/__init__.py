@@ -1,0 +1,1 @@
+"""From a conversation to answers: options, grammars of tool calls and schemas, parsers, usage."""

@@ -1,0 +1,115 @@
+"""What holds an answer to its schemas and calls: the grammar, and what has to stand before it in the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from newleaf.errors import InputError
+from newleaf.serve.answers.answer_grammar import (
+    Lead,
+    Thoughts,
+    answer_grammar,
+    calls_answer,
+    channel_grammar,
+    json_answer,
+    opening,
+    text_answer,
+)
+from newleaf.serve.answers.answer_schema import Shape
+from newleaf.serve.answers.markup_calls import MARKUPS
+from newleaf.serve.answers.question import Question
+from newleaf.serve.answers.section_calls import SECTIONS
+from newleaf.serve.answers.tool_calls import Form
+from newleaf.serve.api_errors import ApiError, refused
+from newleaf.serve.models.loaded_model import Hosted
+from newleaf.text.chat_template import Prompt
+from newleaf.text.reasoning import CHANNEL, OPEN, marks_in
+
+
+@dataclass(frozen=True)
+class Held:
+    """The prompt, the engine's option that constrains what follows (none: {}), and which schemas had to be loosened for it."""
+
+    prompt: Prompt
+    constraint: Mapping[str, Any] = field(default_factory=dict)
+    loosened: tuple[str, ...] = ()  # keywords, by their paths in the request
+    functions: Mapping[str, Shape] = field(default_factory=dict)  # those to be checked when they are whole, by name
+    schema: Shape | None = None  # to be checked at the end
+    param: str | None = None  # whose grammar it is
+
+    @property
+    def watched(self) -> bool:
+        """Whether anything is checked when it is whole."""
+        return bool(self.functions) or self.schema is not None
+
+    def refused(self, error: InputError) -> ApiError:
+        """An error of the floors below. A grammar of ours is told by the parameter it was made of."""
+        text = str(error)
+        if self.param is None or not text.startswith("grammar"):
+            return refused(error)
+        return ApiError(400, f"{self.param}: {text.partition(': ')[2]}", self.param, "invalid_value")
+
+
+def constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str, form: Form | None, careful: bool) -> Held:
+    """What holds the answer. `careful`: compile each schema by itself, so that the error, or what is loosened, is that of one.
+
+    Raises ApiError for what cannot be together, and for schemas that cannot be kept.
+    """
+    must = form is not None and question.must_call
+    if must and form == "harmony" and question.go_on:
+        what = "a message that is gone on with becomes no call in gpt-oss's chat format"
+        raise ApiError(400, f"tool_choice: {what}", "tool_choice", "invalid_value")
+    shape = None if must else question.shape()
+    shapes = question.functions() if form is not None and (must or shape is not None or _by_itself(form, question)) else {}
+    if not shapes and shape is None:
+        return Held(prompt)
+    grammars = hosted.grammars if careful else None
+    functions = {name: each.ready(grammars) for name, each in shapes.items()}
+    schema = shape.ready(grammars) if shape is not None else None
+    held = [{"name": name, "parameters": each} for name, each in functions.items()]
+    control = hosted.speaker.template.control_id
+    answers: list[str] = []
+    if held and form is not None and form != "harmony":
+        lead: Lead = "none" if must else "text" if schema is None else "mark"
+        answers.append(calls_answer(form, held, question.parallel and not question.named, control, lead))
+    if schema is not None:
+        answers.append(json_answer(schema))
+    elif answers and not must:
+        answers.append(text_answer(form or "own"))
+    if must and form is not None and (mark := opening(form)) is not None:
+        prompt, grammar = _go_on(hosted, prompt, mark), answer_grammar("none", answers)
+    elif CHANNEL in marks_in(source) and not question.go_on:
+        grammar = channel_grammar(control, answers, held if form == "harmony" else ())
+    else:
+        grammar = answer_grammar(_thoughts(prompt, source), answers)
+    gone = {name: shapes[name].loosened(each) for name, each in functions.items()}
+    said = shape.loosened(schema) if shape is not None and schema is not None else ()
+    return Held(
+        prompt,
+        {"grammar": grammar},
+        tuple(line for lines in gone.values() for line in lines) + said,
+        {name: found for name, each in functions.items() if (found := shapes[name].watched(each, form in MARKUPS)) is not None},
+        shape.watched(schema) if shape is not None and schema is not None else None,
+        "tools" if held else question.schema_param,
+    )
+
+
+def _by_itself(form: Form, question: Question) -> bool:
+    """Whether free answers are held to the functions' schemas once they call: always in our own form; in others for strict functions,
+    where a mark says that a call begins."""
+    return form == "own" or (form in ("tags", "list", "named", *MARKUPS, *SECTIONS) and bool(question.strict))
+
+
+def _thoughts(prompt: Prompt, source: str) -> Thoughts:
+    if OPEN not in marks_in(source):
+        return "none"
+    return "inside" if prompt.text.rstrip().endswith(OPEN) else "may"
+
+
+def _go_on(hosted: Hosted, prompt: Prompt, mark: str) -> Prompt:
+    """The prompt with a control token behind it."""
+    token = hosted.speaker.template.control_id(mark)
+    ids = [token] if token is not None else hosted.model.tokenizer.encode(mark, special_tokens=False)
+    return Prompt(prompt.text + mark, [*prompt.ids, *ids])

@@ -1,0 +1,147 @@
+"""Grammars for whole answers: thoughts where a model has them, and then JSON, calls of tools, or free text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from newleaf.generate.constraints.json_schema import Prepared
+from newleaf.serve.answers.markup_calls import MARKUPS, Markup
+from newleaf.serve.answers.markup_grammar import markup_calls
+from newleaf.serve.answers.section_calls import SECTIONS, Section
+from newleaf.serve.answers.tool_calls import ARGUMENTS, CLOSE, CONSTRAIN, LIST, OPEN, Form
+from newleaf.text.reasoning import CHANNEL, END, MESSAGE, START, THOUGHTS
+from newleaf.text.reasoning import CLOSE as THOUGHT_ENDS
+from newleaf.text.reasoning import OPEN as THOUGHT_BEGINS
+
+Thoughts = Literal["none", "may", "inside"]
+Lead = Literal["none", "mark", "text"]
+MANY = 16  # calls of one answer
+
+
+def answer_grammar(thoughts: Thoughts, answers: Sequence[str]) -> str:
+    """A Lark grammar, as llguidance reads it, of one of these `answers`, which the functions below make."""
+    rules = [rule for answer in answers for rule in answer.splitlines()]
+    names = " | ".join(answer.partition(":")[0] for answer in answers)
+    if thoughts == "none":
+        return "\n".join([f"start: {names}", *rules])
+    begin = "" if thoughts == "inside" else f"{json.dumps(THOUGHT_BEGINS)} "
+    many = "thoughts" if thoughts == "inside" else "thoughts?"
+    more = [f"thoughts: {begin}thinking space", f"thinking[suffix={json.dumps(THOUGHT_ENDS)}]: /(?s:.*)/", r"space: /\s{0,4}/"]
+    return "\n".join([f"start: {many} answer", f"answer: {names}", *more, *rules])
+
+
+def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str], functions: Sequence[dict[str, Any]]) -> str:
+    """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any, and then one of `answers` in
+    the final one, or a call of one of these functions, whose parameters are `Prepared`. `control` gives the ids of control tokens."""
+
+    def mark(text: str) -> str:
+        return _mark(control, text)
+
+    names = " | ".join(answer.partition(":")[0] for answer in answers)
+    channel, message = mark(CHANNEL), mark(MESSAGE)
+    rules = [f'final: {channel} "final" {message} ({names})'] if answers else []
+    rules += [rule for answer in answers for rule in answer.splitlines()]
+    for number, each in enumerate(functions):
+        head = json.dumps(f"commentary to=functions.{each['name']} ")
+        rules.append(f'call_{number}: {channel} {head} {mark(CONSTRAIN)} "json" {message} arguments_{number}')
+        rules.append(each["parameters"].rules(f"arguments_{number}"))
+    ways = " | ".join([*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))])
+    thoughts = f'{channel} "{THOUGHTS}" {message} THINKING? {mark(END)} {mark(START)} "assistant"'
+    return "\n".join([f"start: thoughts? ({ways})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules])
+
+
+def json_answer(schema: Prepared) -> str:
+    """JSON that fits this schema."""
+    return schema.rules("json")
+
+
+def text_answer(form: Form = "own") -> str:
+    """Any text without a call's tag."""
+    mark = MARKUPS[form].open if form in MARKUPS else SECTIONS[form].begin if form in SECTIONS else OPEN
+    return f"text: TEXT?\nTEXT: /(?s:.+)/ & ~/(?s:.*){_escaped(mark)}(?s:.*)/"
+
+
+def calls_answer(
+    form: Form,
+    functions: Sequence[dict[str, Any]],
+    parallel: bool,
+    control: Callable[[str], int | None],
+    lead: Lead,
+) -> str:
+    """One call of these functions, whose parameters are `Prepared`, or more where they may be `parallel`.
+
+    Before them stands what `lead` says: nothing that the prompt can have, the form's mark, or text up to its mark. `control` gives
+    the ids of control tokens.
+    """
+    if form in MARKUPS:
+        return _markup_answer(MARKUPS[form], functions, parallel, lead)
+    if form in SECTIONS:
+        return _section_answer(SECTIONS[form], functions, parallel, control, lead)
+    if form == "list":
+        before, key, after, between = '{"name": ', "arguments", "}", '", "'
+    elif form == "named":
+        before, key, after, between = "", "", "", _mark(control, LIST)
+    elif form == "bare":
+        before, key, after, between = '{"name": ', "parameters", "}", ""
+    else:
+        before, key, after, between = '\n{"name": ', "arguments", f"}}\n{CLOSE}", json.dumps(f"\n{OPEN}")
+    rules = []
+    for number, each in enumerate(functions):
+        head = f"{before}{json.dumps(each['name'])}, {json.dumps(key)}: "
+        begin = f"{json.dumps(each['name'])} {_mark(control, ARGUMENTS)}" if form == "named" else json.dumps(head)
+        rules.append(f"call_{number}: {begin} arguments_{number} {json.dumps(after) if after else ''}")
+        rules.append(each["parameters"].rules(f"arguments_{number}"))
+    one = " | ".join(f"call_{number}" for number in range(len(functions)))
+    more = f" ({between} call){{0,{MANY - 1}}}" if parallel and form != "bare" else ""
+    start, end = ('"["', '"]"') if form == "list" else ("", "")
+    if form not in ("list", "named", "bare"):
+        start = "before" if lead == "text" else json.dumps(OPEN)
+        rules += [f"before[suffix={json.dumps(OPEN)}]: /(?s:.*)/"] if lead == "text" else []
+    elif form != "bare" and lead != "none":
+        said = "SAID? " if lead == "text" and control(LIST) is not None else ""
+        start = f"{said}{_mark(control, LIST)} {start}"
+        rules += ["SAID: /(?s:.+)/"] if said else []
+    return "\n".join([f"calls: {start} call{more} {end}", f"call: {one}", *rules])
+
+
+def _markup_answer(markup: Markup, functions: Sequence[dict[str, Any]], parallel: bool, lead: Lead) -> str:
+    more = f" ({json.dumps(chr(10) + markup.open)} call){{0,{MANY - 1}}}" if parallel else ""
+    start = "before" if lead == "text" else json.dumps(markup.open)
+    before = [f"before[suffix={json.dumps(markup.open)}]: /(?s:.*)/"] if lead == "text" else []
+    return "\n".join([*markup_calls(markup, functions, more, start), *before])
+
+
+def _section_answer(
+    section: Section, functions: Sequence[dict[str, Any]], parallel: bool, control: Callable[[str], int | None], lead: Lead
+) -> str:
+    def marks(text: str) -> str:
+        return " ".join(_mark(control, part) for part in section.parts(text))
+
+    rules = []
+    for number, each in enumerate(functions):
+        place = '":" /[0-9]{1,2}/ ' if section.numbered else ""
+        head = f"{marks(section.call + section.head + each['name'])} {place}{marks(section.middle)}"
+        rules.append(f"call_{number}: {head} arguments_{number} {marks(section.tail)}")
+        rules.append(each["parameters"].rules(f"arguments_{number}"))
+    one = " | ".join(f"call_{number}" for number in range(len(functions)))
+    between = '"\\n"? ' if section.tail.startswith("\n") else ""
+    more = f" ({between}call){{0,{MANY - 1}}}" if parallel else ""
+    said = "before " if lead == "text" else ""
+    rules += ["before: BEFORE?", f"BEFORE: /(?s:.+)/ & ~/(?s:.*){_escaped(section.begin)}(?s:.*)/"] if said else []
+    return "\n".join([f"calls: {said}{marks(section.begin)} call{more} {marks(section.end)}", f"call: {one}", *rules])
+
+
+def opening(form: Form) -> str | None:
+    """A control token that is written before calls, and that belongs to the prompt where calls are required."""
+    return LIST if form in ("list", "named") else None
+
+
+def _mark(control: Callable[[str], int | None], text: str) -> str:
+    """A control token, by its id where it has one."""
+    return f"<[{found}]>" if (found := control(text)) is not None else json.dumps(text)
+
+
+def _escaped(text: str) -> str:
+    return "".join(character if character.isalnum() else f"\\x{{{ord(character):X}}}" for character in text)

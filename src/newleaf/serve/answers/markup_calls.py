@@ -1,0 +1,217 @@
+"""Calls whose parameters stand between tags of their own, as Qwen3-Coder, GLM-4.5, Seed-OSS and MiniMax-M2 write them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from newleaf.serve.answers.parameter_types import value_json
+from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart, Piece, read_calls
+from newleaf.text.reasoning import Part, held_start
+
+LONGEST = 300  # characters of a name
+
+
+@dataclass(frozen=True)
+class Markup:
+    """How such a call is written. `head` and `key` are what stands before and after a function's and a parameter's name; `tail` ends
+    a function."""
+
+    open: str
+    close: str
+    head: tuple[str, str]
+    key: tuple[str, str]
+    value: tuple[str, str]  # around a value, beside its tags
+    end: str  # of a value
+    tail: str
+
+    @property
+    def first(self) -> str:
+        """The beginning of a function where its tag is forgotten; none where it has no mark of its own."""
+        return self.head[0].strip()
+
+
+FUNCTION, PARAMETER = ("\n<function=", ">\n"), ("<parameter=", ">")
+ENDS = ("</parameter>\n", "</function>\n")
+MARKUPS = {
+    "qwen": Markup("<tool_call>", "</tool_call>", FUNCTION, PARAMETER, ("\n", "\n"), *ENDS),
+    "seed": Markup("<seed:tool_call>", "</seed:tool_call>", FUNCTION, PARAMETER, ("", ""), *ENDS),
+    "glm": Markup("<tool_call>", "</tool_call>", ("", "\n"), ("<arg_key>", "</arg_key>\n<arg_value>"), ("", ""), "</arg_value>\n", ""),
+    "minimax": Markup(
+        "<minimax:tool_call>",
+        "</minimax:tool_call>",
+        ('\n<invoke name="', '">\n'),
+        ('<parameter name="', '">'),
+        ("", ""),
+        "</parameter>\n",
+        "</invoke>\n",
+    ),
+}
+
+
+class MarkupReader:
+    """Reads such calls. `functions` are the parameters' schemas by the functions' names. `live` tells of calls while they come, a
+    parameter at a time."""
+
+    def __init__(self, markup: Markup, functions: Mapping[str, Any], must: bool = False, live: bool = False) -> None:
+        self._markup, self._functions, self._must, self._live = markup, functions, must, live
+        self._held, self._inside, self._called = "", False, False
+        self._raw = ""  # the call's text so far, for what turns out to be none
+        self._name: str | None = None
+        self._found: dict[str, str] = {}  # its parameters, as JSON
+
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        return None, ""
+
+    def push(self, part: Part) -> list[Piece]:
+        if part.kind != "content":
+            return [part]
+        self._held += part.text
+        return self._read(done=False)
+
+    def finish(self, cut: bool = False) -> list[Piece]:
+        found = self._read(done=True)
+        held, self._held = self._held, ""
+        if not self._inside:
+            found += self._text(held.rstrip() if self._called else held) if not (self._must and cut) else []
+        elif cut or (self._name is None and self._markup.close.startswith(held.strip()) and not self._raw):
+            pass
+        elif self._name is not None and self._ends(held):  # its last tags are missing
+            found += self._whole()
+        elif not (self._live and self._name is not None):
+            found.append(Part("content", self._raw + held))
+        self._inside, self._name = False, None
+        return found
+
+    def _ends(self, rest: str) -> bool:
+        return "".join((self._markup.tail + self._markup.close).split()).startswith("".join(rest.split()))
+
+    def _read(self, done: bool) -> list[Piece]:
+        found: list[Piece] = []
+        while (more := self._step(found, done)) is not None:
+            found += more
+        return found
+
+    def _step(self, found: list[Piece], done: bool) -> list[Piece] | None:
+        """What is certain next; None when more has to come."""
+        if not self._inside:
+            return self._outside(found, done)
+        return self._named() if self._name is None else self._inner(done)
+
+    def _outside(self, found: list[Piece], done: bool) -> list[Piece] | None:
+        marks = tuple(mark for mark in (self._markup.open, self._markup.first) if mark)
+        places = [(place, mark) for mark in marks if (place := self._held.find(mark)) >= 0]
+        if places:
+            place, mark = min(places)
+            before, self._held = self._held[:place], self._held[place:]
+            self._inside, self._name, self._raw = True, None, ""
+            if mark == self._markup.open:
+                self._use(self._held.removeprefix(mark))
+            return self._text(before.rstrip())
+        if not done:
+            keep = len(self._held) - held_start(self._held, marks)
+            keep = len(self._held[:keep].rstrip())
+            text, self._held = self._held[:keep], self._held[keep:]
+            found += self._text(text)
+        return None
+
+    def _use(self, rest: str) -> None:
+        """All but the `rest` of what is held belongs to the call."""
+        self._raw += self._held[: len(self._held) - len(rest)]
+        self._held = rest
+
+    def _named(self) -> list[Piece] | None:
+        """The function's name, or the end of the calls."""
+        markup, text = self._markup, self._held.lstrip()
+        if text.startswith(markup.close):
+            self._held, self._inside = text.removeprefix(markup.close), False
+            return []
+        begin, end = markup.head[0].strip(), markup.head[1].strip()
+        if not text or (begin.startswith(text) and text != begin):
+            return None
+        stop = re.compile(re.escape(end) if end else r"\n|(?=<)").search(text, len(begin))
+        if stop is None and len(text) < LONGEST and text.startswith(begin):
+            return None
+        name = text[len(begin) : stop.start()].strip() if stop is not None and text.startswith(begin) else ""
+        if stop is None or name not in self._functions:
+            return self._other()
+        self._use(text[stop.end() :])
+        self._name, self._found, self._called = name, {}, True
+        return [CallStart(name), CallPart("{")] if self._live else []
+
+    def _other(self) -> list[Piece] | None:
+        """The tag is around something else: calls as JSON, or text."""
+        body, closed, rest = self._held.partition(self._markup.close)
+        if not closed:
+            return None
+        calls, raw = read_calls(body, self._functions), self._raw
+        self._held, self._inside, self._raw = rest, False, ""
+        self._called = self._called or bool(calls)
+        return list(calls) if calls else [Part("content", raw + body + closed)]
+
+    def _inner(self, done: bool) -> list[Piece] | None:
+        """A parameter, or the end of the function."""
+        markup, text = self._markup, self._held.lstrip()
+        key, tail = markup.key[0], markup.tail.strip() or markup.close
+        if text.startswith(key):
+            return self._parameter(text, done)
+        if text.startswith(tail):
+            self._use(text.removeprefix(tail) if markup.tail else text)
+            return self._whole()
+        if done or not text or key.startswith(text) or tail.startswith(text):
+            return None
+        skipped = re.compile(f"{re.escape(key)}|{re.escape(tail)}").search(text)  # words between parameters say nothing
+        if skipped is None:
+            return None
+        self._use(text[skipped.start() :])
+        return []
+
+    def _parameter(self, text: str, done: bool) -> list[Piece] | None:
+        markup = self._markup
+        middle = re.compile(r"\s*".join(map(re.escape, markup.key[1].split("\n")))).search(text, len(markup.key[0]))
+        if middle is None:
+            return None
+        end = self._end_of_value(text, middle.end(), done)
+        if end is None:
+            return None
+        key, value = text[len(markup.key[0]) : middle.start()].strip(), text[middle.end() : end]
+        value = value.removeprefix("\n").removesuffix("\n") if markup.value[0] else value
+        self._use(text[end + len(markup.end.strip()) :])
+        schema = self._functions[str(self._name)]
+        schema = schema if isinstance(schema, Mapping) else {}
+        known = schema.get("properties")
+        written = value_json(known.get(key) if isinstance(known, Mapping) else None, schema, value)
+        if key in self._found:
+            return []
+        self._found[key] = written
+        comma = ", " if len(self._found) > 1 else ""
+        return [CallPart(f"{comma}{json.dumps(key, ensure_ascii=False)}: {written}")] if self._live else []
+
+    def _end_of_value(self, text: str, start: int, done: bool) -> int | None:
+        """Where the value ends: at an end tag behind which the call goes on as calls do."""
+        markup, tag = self._markup, self._markup.end.strip()
+        after = (markup.key[0], markup.tail.strip() or markup.close)
+        place = text.find(tag, start)
+        while place >= 0:
+            rest = text[place + len(tag) :].lstrip()
+            if rest.startswith(after) or (done and not rest):
+                return place
+            if not done and any(each.startswith(rest) for each in after):
+                return None
+            place = text.find(tag, place + 1)
+        return None
+
+    def _whole(self) -> list[Piece]:
+        name, self._name, self._raw = str(self._name), None, ""
+        if self._live:
+            return [CallPart("}"), CallEnd()]
+        pairs = ", ".join(f"{json.dumps(key, ensure_ascii=False)}: {value}" for key, value in self._found.items())
+        return [Call(name, f"{{{pairs}}}")]
+
+    def _text(self, text: str) -> list[Piece]:
+        text = text.lstrip() if self._called else text
+        return [Part("content", text)] if text else []

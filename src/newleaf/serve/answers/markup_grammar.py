@@ -1,0 +1,97 @@
+"""The grammar of calls whose parameters stand between tags of their own (serve/answers/markup_calls.py)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from newleaf.generate.constraints.json_schema import Prepared
+from newleaf.serve.answers.markup_calls import Markup
+from newleaf.serve.answers.parameter_types import kinds_of, referred
+
+SHARED = ("$defs", "definitions")
+DEPTH = 5  # of alternatives within one another
+NAME = '/[^<>"\\s]{1,64}/'
+
+
+def markup_calls(markup: Markup, functions: Sequence[dict[str, Any]], more: str, start: str) -> list[str]:
+    """Rules of one call of these functions, whose parameters are `Prepared`, or several; `start` and `more` are what stands before the
+    first call and before each other."""
+    rules = []
+    for number, each in enumerate(functions):
+        head = json.dumps(markup.head[0] + each["name"] + markup.head[1])
+        rules.append(f"call_{number}: {head} parameters_{number} {json.dumps(markup.tail + markup.close)}")
+        rules += _parameters(markup, f"parameters_{number}", each["parameters"])
+    one = " | ".join(f"call_{number}" for number in range(len(functions)))
+    return [f"calls: {start} call{more}", f"call: {one}", *rules]
+
+
+def _parameters(markup: Markup, name: str, prepared: Prepared) -> list[str]:
+    """Parameters in the schema's order. Where it lists none, any may stand there; what was written is checked afterwards."""
+    root = prepared.schema if isinstance(prepared.schema, dict) else {}
+    if len(ways := _ways(root, root)) != 1:
+        several = [_way(markup, f"{name}_way_{number}", each, root, prepared) for number, each in enumerate(ways)]
+        union = " | ".join(f"{name}_way_{number}" for number in range(len(ways)))
+        return [f"{name}: {union}", *(rule for rules in several for rule in rules)]
+    return _way(markup, name, ways[0], root, prepared)
+
+
+def _ways(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> list[dict[str, Any]]:
+    """Schemas of objects, one of which the parameters fit."""
+    if "properties" in schema or depth > DEPTH:
+        return [schema]
+    inner = [referred(root, schema["$ref"])] if isinstance(schema.get("$ref"), str) else []
+    inner += next((schema[word] for word in ("anyOf", "oneOf") if isinstance(schema.get(word), list)), [])
+    inner += schema["allOf"] if isinstance(schema.get("allOf"), list) and len(schema["allOf"]) == 1 else []
+    objects = [each for each in inner if isinstance(each, dict) and each.get("type", "object") == "object"]
+    return [way for each in objects for way in _ways(each, root, depth + 1)] or [schema]
+
+
+def _way(markup: Markup, name: str, schema: dict[str, Any], root: dict[str, Any], prepared: Prepared) -> list[str]:
+    properties, required = schema.get("properties"), schema.get("required") or []
+    if not isinstance(properties, dict) and schema.get("additionalProperties") is not False and not required:
+        key = f"{json.dumps(markup.key[0])} {name.upper()}_KEY {json.dumps(markup.key[1] + markup.value[0])}"
+        return [f"{name}: ({key} {name}_text)*", f"{name.upper()}_KEY: {NAME}", _text(markup, f"{name}_text", r"(?s:.*)")]
+    properties = properties if isinstance(properties, dict) else {}
+    others = schema.get("additionalProperties", True)
+    children = {**properties, **{each: others for each in required if each not in properties}}
+    rules, parts = [], []
+    for number, (key, child) in enumerate(children.items()):
+        if child is False:
+            continue
+        value = f"{name}_{number}"
+        head = json.dumps(markup.key[0] + key + markup.key[1] + markup.value[0])
+        parts.append(f"{head} {value}" if key in required else f"({head} {value})?")
+        rules += _value(markup, value, child, root, prepared)
+    return [f"{name}: {' '.join(parts)}", *rules]
+
+
+def _value(markup: Markup, name: str, child: Any, root: dict[str, Any], prepared: Prepared) -> list[str]:
+    """A value and the tag that ends it: bare text where it may be a string, and else JSON."""
+    kinds = kinds_of(child, root)
+    end = json.dumps(markup.value[1] + markup.end)
+    if kinds and "string" not in kinds:
+        shared = {word: root[word] for word in SHARED if word in root}
+        inner = Prepared({**child, **shared}, (), prepared.written) if isinstance(child, dict) else Prepared(child)
+        return [f"{name}: {name}_json {end}", *inner.rules(f"{name}_json").splitlines()]
+    child = child if isinstance(child, dict) else {}
+    listed = [child["const"]] if "const" in child else child.get("enum")
+    if kinds == {"string"} and isinstance(listed, list) and all(isinstance(each, str) for each in listed):
+        return [f"{name}: ({' | '.join(map(json.dumps, listed))}) {end}"]
+    return [_text(markup, name, _expression(child) if kinds == {"string"} else r"(?s:.*)")]
+
+
+def _expression(child: dict[str, Any]) -> str:
+    if isinstance(pattern := child.get("pattern"), str):
+        inner = re.sub(r"(?<!\\)/", r"\\/", pattern.removeprefix("^").removesuffix("$"))
+        before, after = "" if pattern.startswith("^") else "(?s:.*)", "" if pattern.endswith("$") else "(?s:.*)"
+        return f"{before}({inner}){after}"
+    least, most = child.get("minLength", 0), child.get("maxLength", "")
+    return f"(?s:.{{{least},{most}}})" if least or most != "" else "(?s:.*)"
+
+
+def _text(markup: Markup, name: str, expression: str) -> str:
+    """Text up to the first tag that ends a value."""
+    return f"{name}[suffix={json.dumps(markup.value[1] + markup.end)}]: /{expression}/"

@@ -1,0 +1,71 @@
+"""Values of parameters that models write as bare text: strings as they are, all else as JSON, by the function's schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from newleaf.serve.answers.tool_calls import parsed
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "null": type(None),
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "array": list,
+    "object": dict,
+}
+WORDS = {"True": True, "False": False, "None": None}  # as models that write Python have them
+MOST = 50  # references and alternatives that are followed
+
+
+def value_json(schema: Any, root: Any, text: str) -> str:
+    """JSON of a value that was written as this text, for a parameter with this schema; `root` holds what it refers to."""
+    kinds = kinds_of(schema, root)
+    value = WORDS[text.strip()] if text.strip() in WORDS else parsed(text)
+    given = value is not None or text.strip() in ("null", "None")
+    if given and not isinstance(value, str) and any(_is(value, kind) for kind in kinds or KINDS):
+        return json.dumps(value, ensure_ascii=False)
+    if given and isinstance(value, str) and kinds and "string" not in kinds:
+        return json.dumps(value, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False)
+
+
+def kinds_of(schema: Any, root: Any) -> set[str]:
+    """The types of values that a schema allows, as far as it says; none where it says nothing."""
+    found: set[str] = set()
+    waiting, left = [schema], MOST
+    while waiting and left:
+        one, left = waiting.pop(), left - 1
+        if not isinstance(one, Mapping):
+            continue
+        kind = one.get("type")
+        if isinstance(kind, str | list):
+            found |= set(kind if isinstance(kind, list) else [kind])
+            continue
+        listed = one["enum"] if isinstance(one.get("enum"), list) else []
+        for value in [*([one["const"]] if "const" in one else []), *listed]:
+            found.add("string" if isinstance(value, str) else next(name for name in KINDS if _is(value, name)))
+        for word in ("anyOf", "oneOf", "allOf"):
+            waiting += one[word] if isinstance(one.get(word), list) else []
+        if isinstance(reference := one.get("$ref"), str):
+            waiting.append(referred(root, reference))
+    return found
+
+
+def referred(root: Any, reference: str) -> Any:
+    """What a reference within a schema names; None for nothing."""
+    head, *steps = reference.split("/")
+    found = root if head == "#" else None
+    for step in steps:
+        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
+    return found
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "boolean"
+    if kind == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return kind in KINDS and isinstance(value, KINDS[kind])

@@ -1,0 +1,54 @@
+"""What a conversation asks of a model, by names that chat completions and responses share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from newleaf.serve.answers.answer_schema import Shape, as_object
+from newleaf.text.messages import Message
+
+
+@dataclass(frozen=True)
+class Question:
+    """`tools` are {"type": "function", "function": {…}}; `choice`
+    is "auto", "none", "required" or a function's name; `schema` is JSON that the answer fits (None: text)."""
+
+    messages: Sequence[Message]
+    tools: Sequence[dict[str, Any]] = ()
+    choice: str = "auto"
+    named: bool = False  # whether `choice` is a function's name
+    parallel: bool = True
+    schema: Any = None
+    effort: str | None = None
+    go_on: bool = False
+    variables: Mapping[str, Any] | None = None
+    schema_param: str = "response_format.json_schema.schema"
+    schema_strict: bool = False
+    tool_params: Mapping[str, str] = field(default_factory=dict)  # what a function's parameters are called in the request
+    effort_param: str = "reasoning_effort"
+    cut: bool = False  # whether a conversation that is too long loses its oldest turns
+    strict: frozenset[str] = frozenset()  # functions whose schemas hold to the letter
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return bool(self.tools) and (self.named or self.choice == "required")
+
+    def shape(self) -> Shape | None:
+        """The schema of an answer in JSON."""
+        if self.schema is None:
+            return None
+        return Shape(self.schema, self.schema_param, self.schema_param.replace(".", "/"), self.schema_strict)
+
+    def functions(self) -> dict[str, Shape]:
+        """The schemas of the functions that may be called, by name."""
+        found = {}
+        for tool in self.tools:
+            name = tool["function"]["name"]
+            if not self.named or name == self.choice:
+                param = self.tool_params.get(name, "tools")
+                place = param.replace("[", "/").replace("]", "").replace(".", "/")
+                found[name] = Shape(as_object(tool["function"].get("parameters")), param, place, name in self.strict)
+        return found

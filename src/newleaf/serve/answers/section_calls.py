@@ -1,0 +1,141 @@
+"""Calls in a section of their own, a name before each one's JSON, as DeepSeek-V3, DeepSeek-V3.1 and Kimi-K2 write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from newleaf.serve.answers.live_calls import Strings
+from newleaf.serve.answers.tool_calls import DEEPSEEK, KIMI, Call, CallEnd, CallPart, CallStart, Piece, arguments_json, parsed
+from newleaf.text.json_end import JsonEnd
+from newleaf.text.reasoning import Part, held_start
+
+LONGEST = 300  # characters of what stands before a call's JSON
+MARK = re.compile(r"<[|｜][^<>]*[|｜]>")
+
+
+@dataclass(frozen=True)
+class Section:
+    """How such a call is written: `begin` and `end` stand around all, `call` before each, `head` between that and its name, `middle`
+    before its JSON, `tail` behind."""
+
+    begin: str
+    call: str
+    head: str
+    middle: str
+    tail: str
+    end: str
+    numbered: bool = False  # whether a number follows the name
+
+    @property
+    def opening(self) -> re.Pattern[str]:
+        """What stands before a call's JSON; models are free with white space."""
+        middle = r"\s*".join(map(re.escape, self.middle.split()))
+        number = r"(?::\d+)?" if self.numbered else ""
+        return re.compile(rf"{re.escape(self.call)}\s*(?:{re.escape(self.head)})?([\w.-]+){number}\s*{middle}\s*(?=\{{)")
+
+    def parts(self, text: str) -> list[str]:
+        """A text, cut at the marks in it."""
+        marks = {mark for each in (self.begin, self.call, self.head, self.middle, self.tail, self.end) for mark in MARK.findall(each)}
+        pattern = "|".join(map(re.escape, sorted(marks, key=len, reverse=True)))
+        return [part for part in re.split(f"({pattern})", text) if part]
+
+
+SECTIONS = {
+    "deepseek-v3": Section(*DEEPSEEK[:2], f"function{DEEPSEEK[2]}", "\n```json\n", f"\n```{DEEPSEEK[3]}", DEEPSEEK[4]),
+    "deepseek-v3.1": Section(*DEEPSEEK[:2], "", DEEPSEEK[2], DEEPSEEK[3], DEEPSEEK[4]),
+    "kimi": Section(*KIMI[:2], "functions.", *KIMI[2:], numbered=True),
+}
+
+
+class SectionReader:
+    """Reads such calls; `live` tells of them while they come."""
+
+    def __init__(self, section: Section, names: Collection[str], must: bool = False, live: bool = False) -> None:
+        self._section, self._names, self._must, self._live = section, names, must, live
+        self._opening = section.opening
+        self._held, self._raw = "", ""  # what is not certain; the section's text so far, for what turns out to be no call
+        self._inside = self._called = False
+        self._name: str | None = None  # of the call whose JSON comes
+        self._json, self._strings, self._end = "", Strings(), JsonEnd()
+
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        return None, ""
+
+    def push(self, part: Part) -> list[Piece]:
+        if part.kind != "content":
+            return [part]
+        self._held += part.text
+        found: list[Piece] = []
+        while (more := self._step(found)) is not None:
+            found += more
+        return found
+
+    def finish(self, cut: bool = False) -> list[Piece]:
+        held, self._held = self._raw + self._json + self._held, ""
+        if (self._inside and (cut or (self._called and not self._raw))) or (self._must and cut):
+            return []
+        if self._live and self._name is not None:
+            return []
+        held = held.rstrip() if self._called else held
+        return [Part("content", held)] if held.strip() or not self._called else []
+
+    def _step(self, found: list[Piece]) -> list[Piece] | None:
+        """What is certain next; None when more has to come."""
+        if not self._inside:
+            return self._outside(found)
+        return self._between() if self._name is None else self._arguments()
+
+    def _outside(self, found: list[Piece]) -> list[Piece] | None:
+        marks = (self._section.begin, self._section.call)
+        places = [place for mark in marks if (place := self._held.find(mark)) >= 0]
+        if not places:
+            keep = len(self._held) - held_start(self._held, marks)
+            keep = len(self._held[:keep].rstrip())
+            text, self._held = self._held[:keep], self._held[keep:]
+            found += self._text(text)
+            return None
+        text, self._held, self._inside = self._held[: min(places)], self._held[min(places) :], True
+        begin = self._section.begin if self._held.startswith(self._section.begin) else ""
+        self._raw, self._held = text[len(text.rstrip()) :] + begin, self._held.removeprefix(begin)
+        return self._text(text.rstrip())
+
+    def _between(self) -> list[Piece] | None:
+        """Up to the JSON of the next call, or the end of the section."""
+        call, end = self._held.find(self._section.call), self._held.find(self._section.end)
+        if end >= 0 and (call < 0 or end < call):
+            raw, self._raw, self._inside = self._raw + self._held[: end + len(self._section.end)], "", False
+            self._held = self._held[end + len(self._section.end) :]
+            return [] if self._called else [Part("content", raw)]
+        if call < 0:
+            return None
+        opening = self._opening.match(self._held, call)
+        if opening is None and len(self._held) - call < LONGEST and end < 0:
+            return None
+        if opening is None or opening[1] not in self._names:
+            raw, self._raw, self._inside = self._raw + self._held[: call + len(self._section.call)], "", False
+            self._held = self._held[call + len(self._section.call) :]
+            return [Part("content", raw)]
+        self._raw, self._held = self._raw + self._held[: opening.end()], self._held[opening.end() :]
+        self._name, self._json, self._strings, self._end = opening[1], "", Strings(), JsonEnd()
+        return [CallStart(opening[1])] if self._live else []
+
+    def _arguments(self) -> list[Piece] | None:
+        size = self._end.push(self._held)
+        text, self._held = (self._held, "") if size is None else (self._held[:size], self._held[size:])
+        self._json += text
+        told: list[Piece] = [CallPart(more)] if self._live and (more := self._strings.push(text)) else []
+        if size is None:
+            return told or None
+        name, written, self._name = str(self._name), self._json, None
+        arguments = arguments_json(parsed(written))
+        raw, self._raw, self._json, self._called = self._raw, "", "", True
+        if self._live:
+            return [*told, CallEnd()]
+        return [Call(name, arguments)] if arguments is not None else [Part("content", raw + written)]
+
+    def _text(self, text: str) -> list[Piece]:
+        text = text.lstrip() if self._called else text
+        return [Part("content", text)] if text else []

@@ -1,0 +1,160 @@
+"""Calls of tools, in the forms that chat templates teach their models."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from newleaf.text.reasoning import CHANNEL, MESSAGE, Part
+
+Form = Literal["tags", "list", "named", "bare", "harmony", "own", "qwen", "seed", "glm", "minimax", "deepseek-v3", "deepseek-v3.1", "kimi"]
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+LIST, ARGUMENTS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+PYTHON, CONSTRAIN = "<|python_tag|>", "<|constrain|>"
+DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>")
+KIMI = (
+    "<|tool_calls_section_begin|>",
+    "<|tool_call_begin|>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+    "<|tool_calls_section_end|>",
+)
+# Control tokens of forms with tags for each parameter (serve/answers/markup_calls.py), and of those with sections
+# (serve/answers/section_calls.py).
+MARKS: dict[str, tuple[str, ...]] = {
+    "qwen": (OPEN, CLOSE),
+    "seed": ("<seed:tool_call>", "</seed:tool_call>"),
+    "glm": (OPEN, CLOSE, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    "minimax": ("<minimax:tool_call>", "</minimax:tool_call>"),
+    "deepseek-v3": DEEPSEEK,
+    "deepseek-v3.1": DEEPSEEK,
+    "kimi": KIMI,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function's name and its arguments as JSON; `written` is the text that was read."""
+
+    name: str
+    arguments: str
+    written: str = field(default="", compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class CallStart:
+    """A call that begins: its arguments follow, in pieces."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """A piece of a call's arguments."""
+
+    arguments: str
+
+
+@dataclass(frozen=True)
+class CallEnd:
+    """The arguments are whole."""
+
+
+Piece = Part | Call | CallStart | CallPart | CallEnd
+
+
+class Reader(Protocol):
+    """Takes an answer's text in parts and gives back text and calls, as soon as each is certain."""
+
+    def push(self, part: Part) -> list[Piece]:
+        """What this part makes certain."""
+
+    def finish(self, cut: bool = False) -> list[Piece]:
+        """What was held back. Of an answer that was `cut`, by its limit of tokens, a call that is not whole is dropped."""
+
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        """Text that is held back because calls may stand in it, from behind the mark on; where the function is known, its name, and
+        the text is that of its arguments."""
+
+
+def form_of(source: str) -> Form:
+    """How a model with this chat template calls tools; "own" for a template that has none, which is told of our form."""
+    if CHANNEL in source and MESSAGE in source and re.search(r"\btools\b", source):
+        return "harmony"
+    if not re.search(r"\btools\b", source):
+        return "own"
+    if (markup := _markup_of(source)) is not None:
+        return markup
+    if OPEN in source:
+        return "tags"
+    if LIST not in source:
+        return "bare"
+    return "named" if ARGUMENTS in source else "list"
+
+
+def _markup_of(source: str) -> Form | None:
+    """Which of these a chat template teaches."""
+    if DEEPSEEK[1] in source:
+        return "deepseek-v3" if "```json" in source else "deepseek-v3.1"
+    if KIMI[1] in source and KIMI[2] in source:
+        return "kimi"
+    if "<minimax:tool_call>" in source:
+        return "minimax"
+    if "<arg_key>" in source and "<arg_value>" in source:
+        return "glm"
+    if "<function=" in source and "<parameter=" in source:
+        return "seed" if "<seed:tool_call>" in source else "qwen"
+    return None
+
+
+def marks_of(form: Form) -> tuple[str, ...]:
+    """Control tokens that have to be seen in the text for calls to be found in it."""
+    listed = (LIST, ARGUMENTS, CALL_ID)
+    if form in MARKS:
+        return MARKS[form]
+    return {"tags": (OPEN, CLOSE), "own": (), "list": listed, "named": listed, "bare": (PYTHON,), "harmony": (CONSTRAIN,)}[form]
+
+
+def read_calls(text: str, names: Collection[str]) -> list[Call]:
+    """The calls that a JSON text holds, an object or a list of them; none where something about it is not a call of these functions."""
+    value = parsed(text)
+    found = [_call(item, names) for item in (value if isinstance(value, list) else [value])]
+    return [call for call in found if call is not None] if all(call is not None for call in found) else []
+
+
+def _call(value: Any, names: Collection[str]) -> Call | None:
+    if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
+        value = value["function"]
+    if not isinstance(value, Mapping) or value.get("name") not in names:
+        return None
+    arguments = arguments_json(value.get("arguments", value.get("parameters", {})))
+    return Call(value["name"], arguments) if arguments is not None else None
+
+
+def arguments_json(value: Any) -> str | None:
+    """Arguments as JSON text: an object, or one in a text. A function without any may be given null."""
+    value = parsed(value) if isinstance(value, str) else {} if value is None else value
+    if not isinstance(value, dict):
+        return None
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:  # 1e999 is no number
+        return None
+    return text if text.isascii() or whole(text) else json.dumps(value)
+
+
+def parsed(text: str) -> Any:
+    """A JSON text's value; None for what is none. Line ends within strings, which models write, are taken."""
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def whole(text: str) -> bool:
+    """Whether it has UTF-8: half a surrogate pair has none."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,81 @@
+"""Tools for models whose chat template has no place for them: what the model is told, and past calls as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from newleaf.serve.answers.tool_calls import CLOSE, OPEN, whole
+from newleaf.text.messages import Message
+
+ABOUT = f"""You can call functions. To call one, write nothing but its name and arguments as JSON, between these tags:
+{OPEN}
+{{"name": "function_name", "arguments": {{"parameter": "value"}}}}
+{CLOSE}
+To call several, write one such block after another. What they return is given to you afterwards. The functions are:
+"""
+
+
+def with_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "system") -> list[Message]:
+    """The conversation with the tools in its first message, which is the system's or, for templates that have none, the user's."""
+    about = ABOUT + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    first, *rest = messages
+    if first["role"] in ("system", "developer"):
+        return [{**first, "content": f"{text_of(first)}\n\n{about}"}, *rest]
+    if first["role"] == role:
+        return [{**first, "content": f"{about}\n\n{text_of(first)}"}, *rest]
+    return [{"role": "system", "content": about}, *messages]
+
+
+def as_text(messages: Sequence[Message]) -> list[Message]:
+    """Calls and results as text of the assistant and the user, results that follow each other in one message."""
+    found: list[Message] = []
+    for message in messages:
+        if message["role"] in ("tool", "function"):
+            text = f"<tool_response>\n{text_of(message)}\n</tool_response>"
+            if found and found[-1].get("results"):
+                found[-1]["content"] += f"\n{text}"
+            else:
+                found.append({"role": "user", "content": text, "results": True})
+        elif message.get("tool_calls"):
+            calls = [_call(call["function"]) for call in message["tool_calls"]]
+            said = [text_of(message)] if message.get("content") else []
+            kept = {name: value for name, value in message.items() if name not in ("tool_calls", "content")}
+            found.append({**kept, "content": "\n".join([*said, *calls])})
+        else:
+            found.append(message)
+    return [{name: value for name, value in message.items() if name != "results"} for message in found]
+
+
+def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
+    """Arguments of past calls as values, which is what templates expect; OpenAI's messages have them as JSON text."""
+
+    def parsed(call: Any) -> Any:
+        try:
+            arguments = json.loads(call["function"]["arguments"])
+            if not whole(json.dumps(arguments, ensure_ascii=False)):  # half a surrogate pair is no text, and "\\ud800" is
+                return call
+        except (ValueError, RecursionError):
+            return call
+        return {**call, "function": {**call["function"], "arguments": arguments}}
+
+    return [
+        {**message, "tool_calls": [parsed(call) for call in message["tool_calls"]]} if message.get("tool_calls") else message
+        for message in messages
+    ]
+
+
+def text_of(message: Message) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+
+
+def _call(function: Any) -> str:
+    try:
+        arguments = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        arguments = function["arguments"]
+    value = {"name": function["name"], "arguments": arguments}
+    text = json.dumps(value, ensure_ascii=False)
+    return f"{OPEN}\n{text if whole(text) else json.dumps(value)}\n{CLOSE}"

@@ -1,0 +1,42 @@
+"""What was read and written for an answer, as the API's usage counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from newleaf.generate.text.request import Request
+from newleaf.serve.answers.chat_answers import Answers
+
+
+def chat_usage(answers: Answers) -> dict[str, Any]:
+    """Usage of a chat completion. `cached_tokens` of the prompt were in the cache and not read again; `reasoning_tokens` were thoughts."""
+    details = {"reasoning_tokens": answers.reasoning_tokens}
+    return text_usage(answers.prompt_tokens, answers.completion_tokens, cached([answers.request])) | {"completion_tokens_details": details}
+
+
+def text_usage(read: int, written: int, cached_tokens: int) -> dict[str, Any]:
+    """Usage of a completion."""
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
+    }
+
+
+def response_usage(answers: Answers) -> dict[str, Any]:
+    """Usage of a response."""
+    read, written = answers.prompt_tokens, answers.completion_tokens
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {"cached_tokens": cached([answers.request]), "cache_write_tokens": 0},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": answers.reasoning_tokens},
+        "total_tokens": read + written,
+    }
+
+
+def cached(requests: Iterable[Request]) -> int:
+    """Tokens of the prompts that were in the cache; of several texts to one prompt, the one that was read first says."""
+    return sum(min(sample.cached for sample in request.samples) for request in requests)

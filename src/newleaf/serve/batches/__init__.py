@@ -1,0 +1,1 @@
+"""/v1/files and /v1/batches: records, the worker, and the requests that the server makes of itself."""

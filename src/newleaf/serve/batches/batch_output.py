@@ -1,0 +1,112 @@
+"""The answers of a batch so far, in two files that lines are added to: what is written is answered, also after the server was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from newleaf.serve.api_errors import printable
+from newleaf.serve.batches.batch_input import UNWRITABLE, Line, unwritable
+from newleaf.serve.batches.internal_request import Answer
+from newleaf.storage.files import make_private, open_private, write_atomically
+
+EVERY = 1.0  # seconds: how often the disk is made to hold what is answered
+KINDS = ("output", "error")
+# Ends of lines to Unicode, and so to Python's splitlines, which clients cut the file with; to JSON they are text.
+SEPARATORS = {ord(letter): f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"}
+
+
+def path_of(folder: Path, id_: str, kind: str) -> Path:
+    """Where the answers of a batch, or its errors, are gathered."""
+    return folder / f"{id_}.{'answers' if kind == 'output' else 'errors'}"
+
+
+class Output:
+    """`done` are the keys of the lines that have their row. A row that is cut off or damaged is taken back."""
+
+    def __init__(self, folder: Path, id_: str, clock: Callable[[], float] = time.monotonic) -> None:
+        make_private(folder)
+        self._paths = {kind: path_of(folder, id_, kind) for kind in KINDS}
+        found = {kind: _written(path) for kind, path in self._paths.items()}
+        self.done = found["output"] | found["error"]
+        self.good, self.bad = len(found["output"]), len(found["error"])
+        self._files: dict[str, BinaryIO] = {kind: open_private(path) for kind, path in self._paths.items()}
+        self._clock, self._flushed = clock, -EVERY
+
+    def answer(self, line: Line, answer: Answer, request_id: str) -> None:
+        """A request was answered, be it with an error."""
+        response = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
+        self._add("output" if answer.status == 200 else "error", line, {"response": response, "error": None})
+
+    def refuse(self, line: Line, code: str, message: str) -> None:
+        """A request that got no answer."""
+        error = {"code": code, "message": printable(message), "line": line.number}
+        self._add("error", line, {"response": None, "error": error})
+
+    def _add(self, kind: str, line: Line, what: dict[str, Any]) -> None:
+        row = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, **what}
+        file = self._files[kind]
+        file.write(json.dumps(row, ensure_ascii=False).translate(SEPARATORS).encode("utf-8", "replace") + b"\n")
+        file.flush()  # a process that is killed loses nothing
+        self.done.add(line.key)
+        self.good, self.bad = self.good + (kind == "output"), self.bad + (kind == "error")
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `flush`."""
+        return self._clock() - self._flushed >= EVERY
+
+    def flush(self) -> None:
+        """Have the disk hold it all."""
+        self._flushed = self._clock()
+        for file in self._files.values():
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def _written(path: Path) -> set[str]:
+    """The keys of a file's rows. Where some are cut off or damaged, the file is written anew without them."""
+    if not path.exists():
+        return set()
+    found: set[str] = set()
+    damaged = False
+    with path.open("rb") as file:
+        for raw in file:
+            key = _key(raw)
+            damaged = damaged or key is None or key in found
+            found |= {key} if key is not None else set()
+    if damaged:
+        _rewrite(path)
+    return found
+
+
+def _rewrite(path: Path) -> None:
+    seen: set[str] = set()
+    with path.open("rb") as file, write_atomically(path, private=True) as temporary, temporary.open("wb") as out:
+        for raw in file:
+            key = _key(raw)
+            if key is not None and key not in seen:
+                seen.add(key)
+                out.write(raw)
+
+
+def _key(raw: bytes) -> str | None:
+    """`Line.key` of the row's line; None where it is no whole row."""
+    try:
+        row = json.loads(raw) if raw.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
+        return None
+    error = row.get("error")
+    if isinstance(error, dict) and error.get("code") == UNWRITABLE and isinstance(error.get("line"), int):
+        return unwritable(error["line"])
+    return str(row["custom_id"])

@@ -1,0 +1,82 @@
+"""/v1/batches: files of requests that are answered one after the other, and go on where they were when the server starts again."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import Field
+
+from newleaf.serve.api_errors import ApiError
+from newleaf.serve.batches.batch_store import ENDPOINTS
+from newleaf.serve.batches.batch_worker import Work
+from newleaf.serve.batches.record_store import Object, public
+from newleaf.serve.http.strict_json import router
+from newleaf.serve.models.loaded_model import Threads
+from newleaf.serve.protocol.schemas import Strict
+
+
+class BatchRequest(Strict):
+    """POST /v1/batches."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: Literal["24h"] = "24h"  # what OpenAI's clients send; here batches take what they take
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+
+
+def batches_router(work: Work, threads: Threads) -> APIRouter:
+    routes = router()
+
+    @routes.post("/v1/batches")
+    async def create(body: BatchRequest, request: Request) -> Object:
+        """Begins to answer the requests of a file."""
+        owner = request.state.record.key
+        if body.endpoint not in ENDPOINTS:
+            raise ApiError(400, f"endpoint: must be one of {', '.join(ENDPOINTS)}", "endpoint", "invalid_value")
+        try:
+            await threads.run(lambda: work.store.files.get(body.input_file_id, owner))
+        except ApiError as error:
+            raise ApiError(400, f"input_file_id: {error.detail}", "input_file_id", "invalid_value") from None
+        batch = {**_new(body), "id": work.store.shelf.new_id(), "owner": owner}
+        await work.add(batch)
+        return public(batch)
+
+    @routes.get("/v1/batches")
+    async def list_batches(request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Object:
+        return await threads.run(lambda: work.store.shelf.page(request.state.record.key, after, limit))
+
+    @routes.get("/v1/batches/{id}")
+    async def batch(request: Request, id: str) -> Object:
+        return public(await threads.run(lambda: work.store.shelf.get(id, request.state.record.key)))
+
+    @routes.post("/v1/batches/{id}/cancel")
+    async def cancel(request: Request, id: str) -> Object:
+        """Ends a batch; what has been answered is kept."""
+        found = await work.cancel(id, request.state.record.key)
+        if found is None:
+            raise ApiError(409, "the batch has ended already", "id", "invalid_value")
+        return public(found)
+
+    return routes
+
+
+def _new(body: BatchRequest) -> dict[str, Any]:
+    now = int(time.time())
+    ends = ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at")
+    return {
+        "object": "batch",
+        "endpoint": body.endpoint,
+        "errors": None,
+        "input_file_id": body.input_file_id,
+        "completion_window": body.completion_window,
+        "status": "validating",
+        "output_file_id": None,
+        "error_file_id": None,
+        "created_at": now,
+        "expires_at": None,
+        **dict.fromkeys(ends),
+        "request_counts": {"total": 0, "completed": 0, "failed": 0},
+        "metadata": body.metadata,
+    }

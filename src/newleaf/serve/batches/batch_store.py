@@ -1,0 +1,193 @@
+"""The disk's side of batches: records, files, answers and notes, each step of which a server that is killed can go on from."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from newleaf.errors import InputError
+from newleaf.serve.batches import batch_output, in_flight
+from newleaf.serve.batches.batch_input import BadBatch, Line, body_of, open_lines, read_lines
+from newleaf.serve.batches.batch_output import Output
+from newleaf.serve.batches.file_routes import Files
+from newleaf.serve.batches.in_flight import CRASHES, Flight
+from newleaf.serve.batches.internal_request import Answer
+from newleaf.serve.batches.record_store import Fields, Object, Shelf
+from newleaf.serve.http.full_disk import disk_is_full
+from newleaf.serve.http.logs import Logs
+from newleaf.storage.files import make_private
+from newleaf.storage.locks import open_lock, try_lock
+
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+LEFT = ("validating", "in_progress", "finalizing", "cancelling")  # the states of batches that are not over
+READING = 0  # the number under which reading the file itself is noted
+FIELDS: Fields = {
+    "endpoint": str,
+    "input_file_id": str,
+    "status": str,
+    "request_counts": dict,
+    "in_progress_at": (int, type(None)),
+    "output_file_id": (str, type(None)),
+    "error_file_id": (str, type(None)),
+}
+CRASHED = "server_crashed"
+TWICE = "the server ended twice while it worked on this {what}, so it is not tried again"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch that is being answered: its record, its file and lines, what is answered, and what is being worked on."""
+
+    batch: Object
+    file: BinaryIO
+    lines: list[Line]
+    output: Output
+    flight: Flight
+
+    def begin(self, line: Line) -> dict[str, Any]:
+        """The line's body, once the disk holds that it is being worked on."""
+        self.flight.begin(line.number)
+        return body_of(self.file, line)
+
+    def close(self) -> None:
+        """No more is answered, and nothing worked on."""
+        self.output.flush()
+        self.output.close()
+        self.flight.close()
+        self.file.close()
+
+
+class Store:
+    """What a server keeps of batches in a folder of its own. What changes them is called by one thread."""
+
+    def __init__(self, folder: Path, logs: Logs, most_bytes: int) -> None:
+        self._lock = _alone(folder)
+        self.files = Files(folder / "files", logs)
+        self.shelf = Shelf(folder / "batches", "batch_", "batch", FIELDS, logs)
+        self._logs, self._most_bytes = logs, most_bytes
+        self._opened: set[str] = set()  # by this server, so that what their notes leave open is no crash
+        self._cancelled: set[str] = set()  # whose work may still count an answer before it hears of it
+
+    def release(self) -> None:
+        """Let another server have the folder."""
+        self._lock.close()
+
+    def sweep(self) -> None:
+        """Remove notes of batches that are over, and contents that no file nor batch speaks of."""
+        records = list(self.shelf.everything())
+        self.files.sweep({id_ for batch in records if "ending" in batch for id_ in batch["ending"]["files"].values()})
+        for batch in records:
+            if batch["status"] not in LEFT and "ending" not in batch:
+                self._remove_notes(batch["id"])
+
+    def next(self, but: Collection[str]) -> Object | None:
+        """The oldest batch that is not over."""
+        left = [each for each in self.shelf.everything() if each["status"] in LEFT and each["id"] not in but]
+        return left[-1] if left else None
+
+    def cancel(self, id_: str, owner: str | None) -> Object | None:
+        """The batch, marked to be ended; None where it is over. Raises ApiError where there is none."""
+        batch = self.shelf.get(id_, owner)
+        if batch["status"] not in LEFT or "ending" in batch:
+            return None
+        if batch["status"] != "cancelling":
+            batch |= {"status": "cancelling", "cancelling_at": int(time.time())}
+            self.shelf.put(batch)
+        self._cancelled.add(id_)
+        return batch
+
+    def open(self, batch: Object) -> Job:
+        """Begin to answer a batch, or go on with it. Raises BadBatch for what cannot be answered."""
+        flight = Flight(self.shelf.folder, batch["id"], batch["id"] in self._opened)
+        self._opened.add(batch["id"])
+        try:
+            if flight.crashes[READING] >= CRASHES:
+                raise BadBatch([_problem(CRASHED, TWICE.format(what="file"))])
+            if batch["endpoint"] not in ENDPOINTS or not self.files.names(batch["input_file_id"]):
+                raise BadBatch([_problem("missing_file", "the batch's record names no input file")])
+            flight.begin(READING)
+            file = open_lines(self.files.content(batch["input_file_id"]))
+            lines = read_lines(file, batch["endpoint"], self._most_bytes)
+            output = Output(self.shelf.folder, batch["id"])
+            flight.end(READING)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # the disk may still be full
+                flight.close()
+            if disk_is_full(error):
+                raise
+            gone = isinstance(error, FileNotFoundError)
+            message = "the input file is gone" if gone else f"the input file cannot be read ({error.strerror})"
+            raise BadBatch([_problem("missing_file", message)]) from None
+        except BaseException:
+            flight.close()
+            raise
+        batch |= {"status": "in_progress", "in_progress_at": batch["in_progress_at"] or int(time.time())}
+        return Job(batch, file, lines, output, flight)
+
+    def keep(self, job: Job, line: Line, answer: Answer, request_id: str) -> None:
+        """A line is answered."""
+        job.output.answer(line, answer, request_id)
+        job.flight.end(line.number)
+        if job.output.due:
+            self.count(job)
+
+    def count(self, job: Job) -> None:
+        """Have the disk hold what is answered, and the record say how much that is."""
+        job.output.flush()
+        job.batch["request_counts"] = {"total": len(job.lines), "completed": job.output.good, "failed": job.output.bad}
+        if job.batch["id"] not in self._cancelled:
+            self.shelf.put(job.batch)
+
+    def end(self, batch: Object, status: str, problems: list[Object] | None = None) -> None:
+        """The batch is over. Which files it becomes is on the disk before they are made, so that a server that is killed on the way goes
+        on from there and answers nothing twice."""
+        output = Output(self.shelf.folder, batch["id"])
+        output.flush()
+        output.close()
+        count = {"output": output.good, "error": output.bad}
+        total = max(batch["request_counts"].get("total", 0), sum(count.values()))
+        batch["request_counts"] = {"total": total, "completed": output.good, "failed": output.bad}
+        batch["ending"] = {"status": status, "files": {kind: self.files.new_id() for kind in batch_output.KINDS if count[kind]}}
+        if status == "completed":
+            batch |= {"status": "finalizing", "finalizing_at": int(time.time())}
+        if problems is not None:
+            batch["errors"] = {"object": "list", "data": problems}
+        self.shelf.put(batch)
+        self.publish(batch)
+
+    def publish(self, batch: Object) -> None:
+        """Make files of what has been answered, and the batch's last record. What is done already is not done again."""
+        ending = batch["ending"]
+        over = {name: value for name, value in batch.items() if name != "ending"}
+        for kind, id_ in ending["files"].items():
+            path = batch_output.path_of(self.shelf.folder, batch["id"], kind)
+            self.files.take(id_, path, f"{batch['id']}_{kind}.jsonl", "batch_output", batch["owner"])
+            over[f"{kind}_file_id"] = id_
+        status = ending["status"]
+        self.shelf.put({**over, "status": status, f"{status}_at": int(time.time())})
+        self._remove_notes(batch["id"])
+        self._logs.write("batch", id=batch["id"], status=status, **batch["request_counts"])
+
+    def _remove_notes(self, id_: str) -> None:
+        for kind in batch_output.KINDS:
+            batch_output.path_of(self.shelf.folder, id_, kind).unlink(missing_ok=True)
+        in_flight.path_of(self.shelf.folder, id_).unlink(missing_ok=True)
+
+
+def _alone(folder: Path) -> IO[str]:
+    """The lock of a folder that two servers would answer each batch of. Raises InputError where another one has it."""
+    if not folder.exists():
+        make_private(folder)
+    lock = open_lock(folder / ".lock")
+    if not try_lock(lock):
+        lock.close()
+        raise InputError(f"--state: another server keeps its files and batches in {folder}; choose another folder")
+    return lock
+
+
+def _problem(code: str, message: str) -> Object:
+    return {"code": code, "line": None, "message": message}

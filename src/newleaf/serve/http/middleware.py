@@ -1,0 +1,200 @@
+"""What stands around every request: id, origin, key and rate, how large and how slow it may be, its line in the log, a 500 at worst."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from newleaf.serve.api_errors import ApiError, overloaded, respond, shape
+from newleaf.serve.http.full_disk import disk_is_full, full_disk
+from newleaf.serve.http.host_check import check_origin
+from newleaf.serve.http.keys import find
+from newleaf.serve.http.logs import Logs
+from newleaf.serve.http.rate_limit import KeyRates
+from newleaf.serve.http.request_metrics import Metrics
+from newleaf.serve.http.server_settings import Settings
+
+OPEN = ("/health", "/ready")  # for whoever watches the server
+GUARDED = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json", "/runs")
+UPLOAD = "/v1/files"
+LONGEST_COUNT = 18  # digits of a length
+MOST_LISTED = 1000  # characters of the header that names what was ignored
+MOST_LOGGED = 32  # names of it in the log
+MOST_USER = 256  # characters of a user's name in the log
+TRACE = 6  # calls that led to an error, the last ones
+
+
+@dataclass
+class Record:
+    """What is known of a request by its end; whoever answers it fills it in."""
+
+    id: str
+    key: str | None = None
+    model: str | None = None
+    user: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    first_token: float | None = None  # seconds
+    gone: bool | None = None  # the client left before the end
+    ignored: list[str] = field(default_factory=list)  # places in the body that had no effect
+    loosened: tuple[str, ...] = ()  # keywords of schemas that no grammar can keep
+    unmet: list[str] = field(default_factory=list)  # where what was written does not fit them
+    began: float = field(default_factory=time.perf_counter)
+
+    def of(self, model: str, user: str | None = None) -> None:
+        """Who is asked, and for whom."""
+        self.model, self.user = model, user[:MOST_USER] if user is not None else None
+
+    def wrote(self) -> None:
+        """The first piece of text is there."""
+        if self.first_token is None:
+            self.first_token = time.perf_counter() - self.began
+
+
+class Edge:
+    """ASGI middleware. `scope["state"]["record"]` is the request's `Record`."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, rates: KeyRates, metrics: Metrics, logs: Logs) -> None:
+        self.app, self.limits, self.rates, self.metrics, self.logs = app, settings.limits, rates, metrics, logs
+        self.keys, self.hosts = settings.keys, settings.hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        state = scope.setdefault("state", {})
+        inside = isinstance(state.get("record"), Record)  # a request of our own, for a batch that was let in
+        record: Record = state["record"] if inside else Record(_request_id(headers))
+        state["record"] = record
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                added = MutableHeaders(scope=message)
+                added["x-request-id"] = record.id
+                for name in ("ignored", "loosened", "unmet"):
+                    if lines := getattr(record, name):
+                        added[f"x-newleaf-{name}"] = listed(lines)
+                if status in (408, 413):
+                    added["connection"] = "close"  # the rest of the body is not wanted
+            await send(message)
+
+        try:
+            if not inside:
+                self._admit(scope, headers, record)
+            await self.app(scope, self._bounded(scope, headers, receive), answer)
+        except ApiError as error:
+            await respond(error)(scope, receive, answer)
+        except Exception as error:
+            trace = "".join(traceback.format_exception(error)[-TRACE:])
+            self.logs.write("error", id=record.id, problem=repr(error), trace=trace)
+            if status == 0 and disk_is_full(error):
+                await respond(full_disk())(scope, receive, answer)
+            elif status == 0:
+                body = shape(500, f"the server failed; its log has more under the request's id, {record.id}")
+                await _json(500, body, answer, scope, receive)
+        finally:
+            self._finish(scope, record, status)
+
+    def _admit(self, scope: Scope, headers: Headers, record: Record) -> None:
+        check_origin(scope["method"], headers, self.hosts)
+        path = scope["path"]
+        if self.keys is not None and path.startswith(GUARDED):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            key = find(self.keys, given.strip()) if scheme.lower() == "bearer" and given else None
+            if key is None:
+                what = "this API key is not known" if given else "an API key is needed: Authorization: Bearer KEY"
+                raise ApiError(401, what, None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+            record.key = key.name
+        if scope["method"] == "POST" and path.startswith(GUARDED) and (late := self.rates.of(record.key).admit()):
+            raise overloaded(f"too many requests or tokens in a minute; try again in {late:.0f} s", late)
+
+    def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+        """`receive` that minds the body's size and time."""
+        most = self.limits.upload if scope["path"] == UPLOAD else self.limits.body
+        if (packed := headers.get("content-encoding", "identity").lower()) != "identity":
+            text = f"Content-Encoding: {packed[:40]} is not taken; send the body as it is"
+            raise ApiError(415, text, None, "unsupported_content_encoding", {"Accept-Encoding": "identity"})
+        given = headers.get("content-length", "0").lstrip("0") or "0"
+        if given.isdecimal() and (len(given) > LONGEST_COUNT or int(given) > most):
+            given = given[:LONGEST_COUNT]
+            raise ApiError(413, f"the body has {int(given):,} bytes, and at most {most:,} are taken", None, "request_too_large")
+        seconds, size, over = self.limits.body_seconds, 0, False
+        deadline = time.monotonic() + seconds
+
+        async def bounded() -> Message:
+            nonlocal size, over
+            if over:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), deadline - time.monotonic())
+            except TimeoutError:
+                raise ApiError(408, f"the body was not there after {seconds:g} seconds", None, "request_timeout") from None
+            size += len(message.get("body", b""))
+            over = message["type"] != "http.request" or not message.get("more_body", False)
+            if size > most:
+                raise ApiError(413, f"the body has more than {most:,} bytes", None, "request_too_large")
+            return message
+
+        return bounded
+
+    def _finish(self, scope: Scope, record: Record, status: int) -> None:
+        seconds = time.perf_counter() - record.began
+        tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+        if tokens:
+            self.rates.of(record.key).used(tokens)
+        route = getattr(scope.get("route"), "path", "other")
+        self.metrics.request(route, status, seconds, record)
+        if route in OPEN or route == "/metrics":
+            return
+        fields: dict[str, Any] = {name: getattr(record, name) for name in ("id", "key", "model", "user", "gone")}
+        fields |= {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens}
+        for name in ("ignored", "loosened", "unmet"):
+            fields |= {name: lines[:MOST_LOGGED]} if (lines := getattr(record, name)) else {}
+        first = round(record.first_token, 4) if record.first_token is not None else None
+        client = scope["client"][0] if scope.get("client") else None
+        self.logs.write(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            seconds=round(seconds, 4),
+            first_token=first,
+            client=client,
+            **fields,
+        )
+
+
+def listed(places: Sequence[str]) -> str:
+    """Places in a body for a header: names of strangers are escaped as in addresses, and a long list is cut and counted."""
+    text = ""
+    for number, place in enumerate(places):
+        more = (", " if text else "") + quote(place, safe="[]._-/$")
+        if len(text) + len(more) > MOST_LISTED:
+            return f"{text}{', ' if text else ''}and {len(places) - number} more"
+        text += more
+    return text
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", given) else f"req_{secrets.token_hex(12)}"
+
+
+async def _json(status: int, body: Any, send: Send, scope: Scope, receive: Receive) -> None:
+    from starlette.responses import JSONResponse
+
+    await JSONResponse(body, status)(scope, receive, send)

@@ -1,0 +1,122 @@
+"""Server-sent events, and clients that go away: whatever is being written for them is cancelled at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from newleaf.errors import NotFiniteError
+from newleaf.generate.engine.engine_tasks import CancelledErrandError, Errand
+from newleaf.serve.api_errors import ApiError, shape
+from newleaf.serve.http.middleware import Record
+
+Result = TypeVar("Result")
+DONE = b"data: [DONE]\n\n"
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def event(value: Any, name: str | None = None) -> bytes:
+    """One event, whose data is JSON."""
+    head = f"event: {name}\n" if name is not None else ""
+    return f"{head}data: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
+
+
+class EventStream(Response):
+    """Sends events as they come. `cancel` is called when the client goes away, or leaves what was sent unread for `stall` seconds; `end`
+    when it is over, in any case. `failed` makes the last events of the body of an error."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        cancel: Callable[[], None],
+        end: Callable[[], None],
+        record: Record,
+        stall: float,
+        failed: Callable[[dict[str, Any]], bytes] = event,
+    ) -> None:
+        self.status_code, self.background, self._failed = 200, None, failed
+        self._events, self._cancel, self._end, self._record, self._stall = events, cancel, end, record, stall
+        self.init_headers(HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        watch = asyncio.create_task(self._until_gone(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async with asyncio.timeout(None) as limit:
+                async for part in self._told():
+                    limit.reschedule(loop.time() + self._stall)
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                    limit.reschedule(None)
+                    if self._record.gone:
+                        break
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            self._record.gone = True  # and uvicorn closes a connection whose answer has no end
+        finally:
+            self._cancel()
+            watch.cancel()
+            self._end()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+    async def _told(self) -> AsyncIterator[bytes]:
+        """The events; what goes wrong on the way is the last one."""
+        try:
+            async for part in self._events:
+                yield part
+        except ApiError as error:
+            yield self._failed(error.body)
+        except NotFiniteError as error:
+            yield self._failed(shape(500, str(error), code="model_overflow"))
+        except Exception:
+            yield self._failed(shape(500, f"the server failed while it wrote; its log has more under the request's id, {self._record.id}"))
+            raise
+
+    async def _until_gone(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._record.gone = True
+        self._cancel()
+
+
+async def unless_gone(request: Request, work: Awaitable[Result], cancel: Callable[[], None]) -> Result:
+    """The result of `work`; when the client goes away meanwhile, `cancel` is called."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        request.state.record.gone = True
+        cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await work
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+
+
+async def result_of(request: Request, errand: Errand[Result]) -> Result:
+    """The result of work with the network, which stops when the client goes away; then raises ApiError (499), which nobody reads."""
+    try:
+        return await unless_gone(request, answer_to(errand), errand.cancel)
+    finally:
+        errand.cancel()  # also where it is we who are cancelled
+
+
+async def answer_to(errand: Errand[Result]) -> Result:
+    """The result. Raises ApiError (499), which nobody reads, where the work was cancelled."""
+    try:
+        return await asyncio.shield(asyncio.wrap_future(errand.future))
+    except CancelledErrandError:
+        raise ApiError(499, "the client went away", None, "client_closed_request") from None

@@ -1,0 +1,79 @@
+"""Routes whose JSON is read strictly (by name, valid UTF-8, no deep nesting, no numbers without a value) and whose fields liberally."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.concurrency import run_in_threadpool
+
+from newleaf.generate.constraints.schema_limits import DIGITS
+from newleaf.serve.api_errors import ApiError
+from newleaf.serve.protocol.body_reader import BodyReader
+from newleaf.serve.protocol.field_types import is_model, shown
+
+Result = TypeVar("Result")
+SMALL = 32 << 10  # bytes of a body that is read at once
+
+
+class StrictRequest(Request):
+    """A request whose JSON is read by pydantic's parser, which knows limits that Python's does not, and made into what the schemas know."""
+
+    reader: BodyReader | None = None
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            body = await self.body()
+            try:
+                self._json = from_json(body, allow_inf_nan=False)
+            except ValueError as error:
+                long = "number out of range" in str(error)
+                what = f"the body has a number of more than {DIGITS:,} digits"
+                raise ApiError(400, what if long else f"the body is not valid JSON: {error}", None, "invalid_json") from None
+            if self.reader is not None and not isinstance(self._json, dict):
+                raise ApiError(400, f"the body must be a JSON object, not {shown(self._json)}", None, "invalid_value")
+            if self.reader is not None:
+                self._json = await aside(self.reader.read, self._json, size=len(body))
+                self.state.record.ignored += self.reader.ignored
+        return self._json
+
+
+class StrictRoute(APIRoute):
+    """Takes JSON only where a page of another site could not send it without being asked first: with its content type."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        takes_json = self.body_field is not None and not self.path.endswith("/files")
+        model: Any = self.body_field.field_info.annotation if takes_json and self.body_field is not None else None
+
+        async def strict(request: Request) -> Response:
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if takes_json and kind != "application/json":
+                raise ApiError(415, "the body must be JSON, with Content-Type: application/json", None, "unsupported_media_type")
+            asked = StrictRequest(request.scope, request.receive)
+            if is_model(model):
+                asked.reader = BodyReader(model, strict=request.app.state.strict)
+            try:
+                return await handle(asked)
+            except RequestValidationError:
+                problem = None
+                if asked.reader is not None:
+                    problem = await aside(asked.reader.problem, size=len(await asked.body()))
+                if problem is None:
+                    raise
+                raise problem from None
+
+        return strict
+
+
+async def aside(work: Callable[..., Result], *values: Any, size: int) -> Result:
+    """Work over a body: here where that is small, and in a thread where it would hold up the event loop."""
+    return work(*values) if size < SMALL else await run_in_threadpool(work, *values)
+
+
+def router() -> APIRouter:
+    return APIRouter(route_class=StrictRoute)

@@ -1,0 +1,1 @@
+"""The models that a server has: the registry, loaded models, and what every route shares."""

@@ -1,0 +1,193 @@
+"""One open model behind the server: its engine, its chat template, and threads for what would hold up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TypeVar
+
+from newleaf.api import Model
+from newleaf.errors import InputError
+from newleaf.generate.chat.answering import Speaker
+from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.engine.engine_tasks import Errand, Steps
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.text.request import Request
+from newleaf.serve.api_errors import overloaded
+from newleaf.text.chat_template import ChatTemplate
+from newleaf.version import VERSION
+
+Result = TypeVar("Result")
+CHECKS = 4  # values that are compared with their schemas at once; each takes milliseconds, or is given up after CHECK_SECONDS
+CHECK_WAIT = 1.0  # seconds that one waits for its turn
+
+
+class Hosted:
+    """A model that is in memory, with the `adapters` over it by their names, which have its `template` where one is given in place of the
+    models' own, and a `draft` that guesses tokens. `users` counts the requests that hold it there."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        slots: int,
+        cache: int | None,
+        queue: int,
+        adapters: Mapping[str, str] | None = None,
+        template: str | None = None,
+        draft: Model | None = None,
+    ) -> None:
+        self.name, self.model, self.queue = name, model, queue
+        self.slots, self.cache, self.draft = slots, cache, draft
+        self.users = 0
+        self.turns = Turns(CHECKS, CHECK_WAIT)
+        self.adapters = dict(adapters or {})
+        self.engine = model.engine(slots, cache, adapters=self.adapters, draft=draft)
+        self.template = _template(model)
+        self.context = model.network.config.context_length
+        self.adapted = {each: Adapted(each, path, self, template) for each, path in self.adapters.items()}
+
+    @property
+    def holder(self) -> Hosted:
+        """Who counts the users."""
+        return self
+
+    @property
+    def speaker(self) -> Speaker:
+        """Raises InputError when the model has no chat template."""
+        return Speaker(self.context, self.template or self.model.chat_template, self.model.end_ids)
+
+    @property
+    def grammars(self) -> Grammars:
+        """What compiles constraints for this model's tokenizer."""
+        return self.holder.engine.grammars
+
+    @property
+    def checks(self) -> Turns:
+        """Who may compare finished values with their schemas."""
+        return self.holder.turns
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weights take, the draft's too."""
+        return self.model.network.weight_bytes() + (self.draft.network.weight_bytes() if self.draft is not None else 0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names what answers depend on beside the request: this version, the network and its number formats, the tokenizer."""
+        network = self.model.network
+        kinds = sorted({str(each.dtype) for each in network.parameters()} | {type(each).__name__ for each in network.modules()})
+        parts = [VERSION, self.name, network.config, kinds, self.model.tokenizer.fingerprint, self.slots]
+        return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:10]}"
+
+    def make_room(self, texts: int) -> None:
+        """Raises ApiError when so many texts more would be too many."""
+        running, waiting = self.engine.load
+        if running + waiting + texts > self.queue:
+            seconds = 1 + waiting / max(1, self.slots)
+            raise overloaded(f"{self.name}: {waiting} texts are waiting already; try again in {seconds:.0f} s", seconds, "queue_full")
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        config: SamplingConfig,
+        ends: Collection[int] = (),
+        shown: Mapping[int, str] | None = None,
+        first: int = 0,
+        adapter: str | None = None,
+    ) -> Request:
+        """Hand a text to the engine; one that has failed is replaced first."""
+        self._mend()
+        return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown, adapter)
+
+    def aside(self, steps: Steps[Result]) -> Errand[Result]:
+        """Work with the network between two rounds of the engine; one that has failed is replaced first."""
+        self._mend()
+        return self.engine.aside(steps)
+
+    def _mend(self) -> None:
+        if self.engine.closed:
+            self.engine = self.model.engine(self.slots, self.cache, adapters=self.adapters, draft=self.draft)
+
+    def close(self) -> None:
+        self.engine.close()
+        for each in self.adapted.values():
+            each.close()
+        if self.template is not None:
+            self.template.sandbox.close()
+
+
+class Adapted(Hosted):
+    """A model with an adapter: the engine is its base's, in which texts of all adapters are written together."""
+
+    def __init__(self, name: str, path: str, base: Hosted, template: str | None) -> None:
+        self.name, self.model, self.base, self.slots = name, base.model.with_adapter(path), base, base.slots
+        if template is not None:
+            self.model.use_template(template)
+        brings = self.model.tokenizer is not base.model.tokenizer  # a tokenizer of its own, which may have a template
+        self.template = (_template(self.model) if brings else None) or base.template
+        self.context = base.context
+
+    @property
+    def holder(self) -> Hosted:
+        return self.base
+
+    def make_room(self, texts: int) -> None:
+        self.base.make_room(texts)
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        config: SamplingConfig,
+        ends: Collection[int] = (),
+        shown: Mapping[int, str] | None = None,
+        first: int = 0,
+        adapter: str | None = None,
+    ) -> Request:
+        return self.base.submit(prompt, config, {*ends, *self.model.end_ids}, shown, first, self.name)
+
+    def aside(self, steps: Steps[Result]) -> Errand[Result]:
+        return self.base.aside(steps)
+
+    def close(self) -> None:
+        if self.template is not None and self.template is not self.base.template:
+            self.template.sandbox.close()
+
+
+class Turns:
+    """Lets `count` do something at once. Others wait for so many `seconds`, then get TimeoutError."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self._places, self._seconds = asyncio.Semaphore(count), seconds
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        await asyncio.wait_for(self._places.acquire(), self._seconds)
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+class Threads:
+    """For work of milliseconds to seconds that is no coroutine's: rendering, encoding, compiling grammars, opening models."""
+
+    def __init__(self, count: int = 8) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="newleaf-serve")
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _template(model: Model) -> ChatTemplate | None:
+    try:
+        return model.chat_template
+    except InputError:
+        return None

@@ -1,0 +1,192 @@
+"""The models that a server knows by name: opened when somebody asks for them, put away when memory is needed for others."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from newleaf.api import Model, load
+from newleaf.errors import InputError
+from newleaf.format_amounts import byte_size
+from newleaf.generate.engine.engine import SLOTS
+from newleaf.serve.api_errors import ApiError, overloaded
+from newleaf.serve.http.logs import Logs
+from newleaf.serve.models.loaded_model import Hosted, Threads
+
+Open = Callable[["Source"], Model]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model by the name it is asked for. `path` is all that `newleaf.load` takes."""
+
+    name: str
+    path: str
+    weights: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    template: str | None = None  # a Jinja chat template in place of the model's own
+    adapters: Mapping[str, str] = field(default_factory=dict)  # over this model: the name of each, and its folder
+    draft: str | None = None  # a small model that guesses tokens
+    draft_weights: str | None = None
+    context: int | None = None  # and how it is stretched, and what keys and values are kept in, as `newleaf.load` takes them
+    context_method: Literal["yarn", "ntk"] | None = None
+    cache: Literal["bf16", "int8"] | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much of the machine the models may take. `memory` bytes of weights (None: no limit), `cache` bytes of keys and values each."""
+
+    memory: int | None = None
+    cache: int | None = None
+    slots: int = SLOTS
+    queue: int = 1024
+
+
+class Registry:
+    """Models by name, of which as many are in memory as `room` allows; the one unused for longest goes first."""
+
+    def __init__(self, sources: Sequence[Source], room: Room, threads: Threads, logs: Logs, open_model: Open | None = None) -> None:
+        names = [name for source in sources for name in (source.name, *source.adapters)]
+        if not names:
+            raise InputError("a server needs a model")
+        if len(set(names)) < len(names):
+            raise InputError(f"two models have the name {max(names, key=names.count)}; give one another, as in NAME={sources[0].path}")
+        self.sources: Mapping[str, Source] = {source.name: source for source in sources}
+        self.names = {name: source for source in sources for name in (source.name, *source.adapters)}
+        self.room, self.threads, self.logs = room, threads, logs
+        self.created = int(time.time())
+        self._open = open_model or open_source
+        self._hosted: dict[str, Hosted] = {}  # longest unused first
+        self._sizes: dict[str, int] = {}  # of those that have been open
+        self._loading = asyncio.Lock()
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.sources))
+
+    def peek(self, name: str) -> Hosted | None:
+        """The model if it is in memory."""
+        source = self.names[name]
+        hosted = self._hosted.get(source.name)
+        return hosted if hosted is None or name == source.name else hosted.adapted[name]
+
+    def loads(self) -> Iterator[tuple[str, bool, int, int, int]]:
+        """For each model: name, whether it is in memory, its bytes, texts being written and texts waiting."""
+        for name in self.sources:
+            hosted = self._hosted.get(name)
+            yield (name, True, self._sizes[name], *hosted.engine.load) if hosted is not None else (name, False, 0, 0, 0)
+
+    @asynccontextmanager
+    async def use(self, name: str | None) -> AsyncIterator[Hosted]:
+        """The model of this name (None: the first), opened if it is not, and kept while the block runs.
+
+        Raises ApiError when there is none, when it cannot be opened, or when models in use leave no memory for it.
+        """
+        hosted = await self.acquire(name)
+        try:
+            yield hosted
+        finally:
+            self.release(hosted)
+
+    async def acquire(self, name: str | None) -> Hosted:
+        """As `use`, for those who call `release` themselves."""
+        name = self.first if name is None else name
+        if name not in self.names:
+            raise ApiError(404, f"the model {name!r} does not exist; there is {', '.join(self.names)}", "model", "model_not_found")
+        source = self.names[name]
+        hosted = self._hosted.get(source.name)
+        if hosted is None:
+            async with self._loading:
+                hosted = self._hosted.get(source.name) or await self._load(source)
+                hosted.users += 1
+        else:
+            hosted.users += 1
+            self._hosted[source.name] = self._hosted.pop(source.name)
+        return hosted if name == source.name else hosted.adapted[name]
+
+    def release(self, hosted: Hosted) -> None:
+        hosted.holder.users -= 1
+
+    async def _load(self, source: Source) -> Hosted:
+        known = self._sizes.get(source.name)
+        size = known if known is not None else await self.threads.run(lambda: size_on_disk(source))
+        self._make_room(source.name, size)
+        began = time.perf_counter()
+        try:
+            hosted = await self.threads.run(lambda: self._host(source))
+        except InputError as error:
+            raise ApiError(503, f"{source.name}: {error}", "model", "model_not_loaded") from None
+        self._sizes[source.name] = hosted.nbytes
+        self._hosted[source.name] = hosted
+        self.logs.write("loaded", model=source.name, bytes=hosted.nbytes, seconds=round(time.perf_counter() - began, 3))
+        return hosted
+
+    def _host(self, source: Source) -> Hosted:
+        room = self.room
+        adapters, template, draft = source.adapters, source.template, open_draft(source)
+        return Hosted(source.name, self._open(source), room.slots, room.cache, room.queue, adapters, template, draft)
+
+    def _make_room(self, name: str, size: int) -> None:
+        """Put models away until there is memory for this one."""
+        limit = self.room.memory
+        if limit is None:
+            return
+        if size > limit:
+            raise ApiError(
+                503, f"{name} takes {byte_size(size)}, and the limit for all models is {byte_size(limit)}", "model", "model_too_large"
+            )
+        while sum(self._sizes[each] for each in self._hosted) + size > limit:
+            idle = next((each for each, hosted in self._hosted.items() if not hosted.users), None)
+            if idle is None:
+                raise overloaded(f"{name} is not in memory, and the models that are there are being used", 5, "model_not_loaded")
+            self._hosted.pop(idle).close()
+            gc.collect()
+            self.logs.write("put away", model=idle)
+
+    def close(self) -> None:
+        for hosted in self._hosted.values():
+            hosted.close()
+        self._hosted.clear()
+
+
+def open_source(source: Source) -> Model:
+    """Raises InputError as `newleaf.load` does."""
+    model = load(
+        source.path,
+        source.weights,
+        source.device,
+        source.threads,
+        context=source.context,
+        context_method=source.context_method,
+        cache=source.cache,
+    )
+    if source.template is not None:
+        model.use_template(source.template)
+    return model
+
+
+def open_draft(source: Source) -> Model | None:
+    """Raises InputError as `newleaf.load` does."""
+    if source.draft is None:
+        return None
+    return load(source.draft, source.draft_weights or source.weights, source.device, source.threads)
+
+
+def size_on_disk(source: Source) -> int:
+    """Bytes of the weights of the model and its draft, near enough to decide what has to be put away for them."""
+    return sum(_size_on_disk(Path(path)) for path in (source.path, source.draft) if path is not None)
+
+
+def _size_on_disk(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    files: Any = path.rglob("*.safetensors") if path.is_dir() else ()
+    return sum(file.stat().st_size for file in files)

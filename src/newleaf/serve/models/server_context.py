@@ -1,0 +1,53 @@
+"""What every route shares: settings, models, threads, logs and metrics, and the end of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from newleaf.serve.http.logs import Logs
+from newleaf.serve.http.middleware import Record
+from newleaf.serve.http.request_metrics import Metrics
+from newleaf.serve.http.server_settings import Limits, Settings
+from newleaf.serve.models.loaded_model import Hosted, Threads
+from newleaf.serve.models.model_registry import Registry
+
+Result = TypeVar("Result")
+
+
+class Counted(Protocol):
+    """Something that was read and written."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    @property
+    def completion_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One server."""
+
+    settings: Settings
+    registry: Registry
+    threads: Threads
+    metrics: Metrics
+    logs: Logs
+
+    @property
+    def limits(self) -> Limits:
+        return self.settings.limits
+
+    def done(self, hosted: Hosted, counted: Counted, record: Record) -> None:
+        """A request is over, however it ended: note what it took, and let the model go."""
+        record.prompt_tokens, record.completion_tokens = counted.prompt_tokens, counted.completion_tokens
+        self.registry.release(hosted)
+
+    async def until_done(self, hosted: Hosted, counted: Counted, record: Record, work: Awaitable[Result]) -> Result:
+        """The result of `work`, after which the request is over."""
+        try:
+            return await work
+        finally:
+            self.done(hosted, counted, record)

@@ -1,0 +1,262 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import functools
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.sampling.logprobs import TokenScore
+from newleaf.serve.answers.chat_answers import Answers, Delta, ask
+from newleaf.serve.answers.question import Question
+from newleaf.serve.answers.request_options import most_tokens, sampling
+from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart
+from newleaf.serve.answers.tool_choice import choose_tools, tool_json
+from newleaf.serve.answers.usage import chat_usage
+from newleaf.serve.api_errors import ApiError
+from newleaf.serve.http.sse import DONE, EventStream, event, unless_gone
+from newleaf.serve.http.strict_json import router
+from newleaf.serve.models.loaded_model import Hosted
+from newleaf.serve.models.server_context import Serving
+from newleaf.serve.protocol.schemas import AllowedChoice, ChatRequest, NamedTool
+from newleaf.serve.protocol.schemas import Message as ChatMessage
+from newleaf.text.reasoning import Part
+from newleaf.text.tokenizer import Tokenizer
+
+
+def chat_router(serving: Serving) -> APIRouter:
+    routes = router()
+
+    @routes.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        """Answers a conversation, whole or as events while it is written."""
+        record = request.state.record
+        answers, hosted = await begin(serving, body, request)
+        head = _head(hosted)
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            if body.return_progress:
+                answers.request.watch_reading()
+            events = _events(answers, hosted, head, usage, record)
+            end = functools.partial(serving.done, hosted, answers, record)
+            return EventStream(events, answers.cancel, end, record, serving.limits.stall_seconds)
+        whole = serving.until_done(hosted, answers, record, _whole(answers, hosted, head, record))
+        return JSONResponse(await unless_gone(request, whole, answers.cancel))
+
+    return routes
+
+
+async def begin(serving: Serving, body: ChatRequest, request: Request) -> tuple[Answers, Hosted]:
+    """Hand the conversation to the engine. The caller has to release the model afterwards."""
+    question = question_of(body)
+    record = request.state.record
+    hosted = await serving.registry.acquire(body.model)
+    record.of(hosted.name, body.user)
+    try:
+        options = functools.partial(_options, body, hosted, serving)
+        answers = await serving.threads.run(lambda: ask(hosted, question, serving.limits, options))
+        record.ignored += answers.ignored
+        record.loosened, record.unmet = answers.loosened, answers.unmet
+        return answers, hosted
+    except BaseException:
+        serving.registry.release(hosted)
+        raise
+
+
+def question_of(body: ChatRequest) -> Question:
+    """Raises ApiError for parameters that do not go together."""
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs", "invalid_value")
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
+    tools, choice = [tool_json(tool.function) for tool in body.tools or ()], body.tool_choice
+    if isinstance(choice, AllowedChoice):
+        chosen = choose_tools(tools, choice.allowed_tools.mode, [each.function.name for each in choice.allowed_tools.tools])
+    elif isinstance(choice, NamedTool):
+        chosen = choose_tools(tools, None, [choice.function.name])
+    else:
+        chosen = choose_tools(tools, choice)
+    return Question(
+        messages=[message_of(message) for message in body.messages],
+        tools=chosen.tools,
+        choice=chosen.choice,
+        named=chosen.named,
+        parallel=body.parallel_tool_calls is not False,
+        schema=_schema(body),
+        schema_param="response_format.json_schema.schema",
+        schema_strict=bool(body.response_format and body.response_format.json_schema and body.response_format.json_schema.strict),
+        tool_params={tool.function.name: f"tools[{n}].function.parameters" for n, tool in enumerate(body.tools or ())},
+        strict=frozenset(tool.function.name for tool in body.tools or () if tool.function.strict),
+        effort=body.reasoning_effort,
+        go_on=bool(body.continue_final_message),
+        variables=body.chat_template_kwargs,
+    )
+
+
+def message_of(message: ChatMessage) -> dict[str, Any]:
+    """A message as templates expect it: calls in today's form with their arguments as JSON, parts of text as "text", no empty lists."""
+    found = message.model_dump(exclude_none=True)
+    if (old := found.pop("function_call", None)) is not None and "tool_calls" not in found:
+        found["tool_calls"] = [{"id": "", "type": "function", "function": old}]
+    for call in found.get("tool_calls", ()):
+        if not isinstance(arguments := call["function"]["arguments"], str):
+            call["function"]["arguments"] = json.dumps(arguments, ensure_ascii=False)
+    if not found.get("tool_calls", True):
+        del found["tool_calls"]
+    if isinstance(parts := found.get("content"), list):
+        texts = [{"type": "text", "text": part.get("text", part.get("refusal"))} for part in parts]
+        if texts or "tool_calls" not in found:
+            found["content"] = texts or ""
+        else:
+            del found["content"]
+    return found
+
+
+def _schema(body: ChatRequest) -> Any:
+    form = body.response_format
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return {"type": "object"}
+    if form.json_schema is None:
+        raise ApiError(400, "response_format.json_schema: is missing", "response_format.json_schema", "missing_required_parameter")
+    return form.json_schema.schema_
+
+
+def _options(body: ChatRequest, hosted: Hosted, serving: Serving, room: int, constraint: Mapping[str, Any]) -> SamplingConfig:
+    asked = [each for each in (body.max_tokens, body.max_completion_tokens) if each is not None]
+    most = most_tokens(min(asked, default=None), room, serving.limits)
+    extra = dict(constraint)
+    if body.logprobs:
+        extra["logprobs"] = body.top_logprobs or 0
+    return sampling(body, hosted, serving.limits, most, extra)
+
+
+def _head(hosted: Hosted) -> dict[str, Any]:
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": hosted.name}
+    return {**head, "system_fingerprint": hosted.fingerprint}
+
+
+async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage: bool, record: Any) -> AsyncIterator[bytes]:
+    """The chunks, several in one piece where they come at once."""
+    head = {"id": head["id"], "object": "chat.completion.chunk", **head}
+    more = {"usage": None} if usage else {}
+    # Most chunks are a few characters of text: they are put together without walking through the whole of them.
+    before = json.dumps(head, separators=(",", ":"))[:-1] + ',"choices":[{"index":'
+    after = ',"logprobs":null,"finish_reason":null}]' + (',"usage":null' if usage else "") + "}\n\n"
+
+    def chunk(index: int, delta: dict[str, Any], end: str | None = None, scores: Any = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": end}
+        return event({**head, "choices": [choice], **more})
+
+    def told(delta: Delta, calls: list[int]) -> bytes:
+        if isinstance(delta.part, Call):
+            calls[delta.index] += 1
+            return chunk(delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **call_json(delta.part)}]})
+        if isinstance(delta.part, CallStart):
+            calls[delta.index] += 1
+            begun = call_json(Call(delta.part.name, ""))
+            return chunk(delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **begun}]})
+        if isinstance(delta.part, CallPart):
+            part = {"index": calls[delta.index] - 1, "function": {"arguments": delta.part.arguments}}
+            return chunk(delta.index, {"tool_calls": [part]})
+        if isinstance(delta.part, CallEnd):
+            return b""
+        if delta.part is None:
+            return chunk(delta.index, {}, delta.end)
+        text, scores = delta.part.text, None
+        if delta.scores:
+            scores = {"content": scores_json(delta.scores, hosted.model.tokenizer), "refusal": None}
+        elif delta.part.kind == "content":
+            return f'data: {before}{delta.index},"delta":{{"content":{json.dumps(text)}}}{after}'.encode()
+        names = ("content",) if delta.part.kind == "content" else ("reasoning", "reasoning_content")
+        return chunk(delta.index, dict.fromkeys(names, text), None, scores)
+
+    calls = [0] * answers.request.config.n
+    yield b"".join(chunk(number, {"role": "assistant", "content": ""}) for number in range(len(calls)))
+    began = time.perf_counter()
+    async for deltas in answers.deltas(live=True):
+        if not deltas:
+            yield event({**head, "choices": [], **more, "prompt_progress": progress_json(answers, began)})
+            continue
+        record.wrote()
+        yield b"".join(told(delta, calls) for delta in deltas)
+    last = event({**head, "choices": [], "usage": chat_usage(answers)}) if usage else b""
+    yield last + DONE
+
+
+def progress_json(answers: Answers, began: float) -> dict[str, int]:
+    """How much of the prompt has been read, as llama.cpp's `return_progress` has it."""
+    reading = answers.request.reading
+    assert reading is not None
+    spent = round(1000 * (time.perf_counter() - began))
+    return {"total": reading.total, "cache": reading.cached, "processed": reading.processed, "time_ms": spent}
+
+
+async def _whole(answers: Answers, hosted: Hosted, head: dict[str, Any], record: Any) -> dict[str, Any]:
+    count = answers.request.config.n
+    texts: list[dict[str, str]] = [{"content": "", "reasoning": ""} for _ in range(count)]
+    calls: list[list[Call]] = [[] for _ in range(count)]
+    scores: list[list[TokenScore]] = [[] for _ in range(count)]
+    ends: list[str] = ["stop"] * count
+    async for deltas in answers.deltas():
+        record.wrote()
+        for delta in deltas:
+            if isinstance(delta.part, Call):
+                calls[delta.index].append(delta.part)
+            elif isinstance(delta.part, Part):
+                texts[delta.index][delta.part.kind] += delta.part.text
+            scores[delta.index] += delta.scores
+            ends[delta.index] = delta.end or ends[delta.index]
+    asked = answers.request.config.logprobs is not None
+    choices = [
+        {
+            "index": number,
+            "message": message_json(texts[number], calls[number]),
+            "logprobs": {"content": scores_json(scores[number], hosted.model.tokenizer), "refusal": None} if asked else None,
+            "finish_reason": ends[number],
+        }
+        for number in range(count)
+    ]
+    return {**head, "object": "chat.completion", "choices": choices, "usage": chat_usage(answers)}
+
+
+def message_json(texts: Mapping[str, str], calls: list[Call]) -> dict[str, Any]:
+    content = texts["content"] if texts["content"] or not calls else None
+    found: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if texts["reasoning"]:
+        found |= {"reasoning": texts["reasoning"], "reasoning_content": texts["reasoning"]}
+    return found | ({"tool_calls": [call_json(call) for call in calls]} if calls else {})
+
+
+def call_json(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+
+
+def scores_json(scores: Any, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Tokens with their log-probabilities and, as text may hold half a character, with their bytes."""
+
+    def named(token: int, value: float | None) -> dict[str, Any]:
+        text = token_text(tokenizer, token)
+        return {
+            "token": text,
+            "logprob": max(value if value is not None else 0.0, -9999.0),
+            "bytes": list(tokenizer.token_bytes(token)),
+            "id": token,
+        }
+
+    return [{**named(score.id, score.logprob), "top_logprobs": [named(*pair) for pair in score.top]} for score in scores]
+
+
+def token_text(tokenizer: Tokenizer, token: int) -> str:
+    """The token's characters; a special token's name."""
+    found = tokenizer.token_bytes(token)
+    return found.decode("utf-8", "replace") if found else str(tokenizer.backend.id_to_token(token) or "")

@@ -1,0 +1,303 @@
+"""POST /v1/completions: text that goes on, from one prompt or several, with how likely each token was."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from newleaf.errors import InputError
+from newleaf.generate.engine.engine_tasks import Errand
+from newleaf.generate.options import SamplingConfig
+from newleaf.generate.sampling.logprobs import TokenScore, score_steps
+from newleaf.generate.text.request import Request as Writing
+from newleaf.generate.text.text_state import Piece
+from newleaf.serve.answers.request_options import check_prompt, check_texts, check_together, most_tokens, sampling
+from newleaf.serve.answers.usage import cached, text_usage
+from newleaf.serve.api_errors import ApiError, refused
+from newleaf.serve.http.sse import DONE, EventStream, answer_to, event, unless_gone
+from newleaf.serve.http.strict_json import router
+from newleaf.serve.models.loaded_model import Hosted
+from newleaf.serve.models.server_context import Serving
+from newleaf.serve.protocol.schemas import CompletionRequest
+from newleaf.text.offsets import TextOffsets, prompt_offsets
+from newleaf.text.tokenizer import Tokenizer
+
+LENGTH = 16  # tokens that are written where nobody says how many, as OpenAI has it
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """The texts of one request: of each prompt (text, ids) what is being written for it."""
+
+    prompts: Sequence[tuple[str, list[int]]]
+    writings: Sequence[Writing]
+    errands: list[Errand[list[TokenScore]]] = field(default_factory=list)  # scores of prompts
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(ids) for _, ids in self.prompts)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(sample.row.written for writing in self.writings for sample in writing.samples)
+
+    def cancel(self) -> None:
+        for writing in self.writings:
+            writing.cancel()
+        for errand in self.errands:
+            errand.cancel()
+
+    async def score(self, hosted: Hosted, ids: list[int], top: int) -> list[TokenScore]:
+        """A prompt's scores, unless the client goes away."""
+        model = hosted.model
+        self.errands.append(hosted.aside(score_steps(model.network, ids, model.tokenizer.vocab_size, top)))
+        try:
+            return await answer_to(self.errands[-1])
+        finally:
+            self.errands[-1].cancel()  # also where it is we who are cancelled
+
+    async def pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
+        """What comes of all prompts, each piece with its prompt's number."""
+        news: asyncio.Queue[tuple[int, list[Piece] | BaseException | None]] = asyncio.Queue()
+
+        async def follow(number: int, writing: Writing) -> None:
+            try:
+                async for pieces in writing.batches():
+                    news.put_nowait((number, pieces))
+                news.put_nowait((number, None))
+            except Exception as error:
+                news.put_nowait((number, error))
+
+        tasks = [asyncio.create_task(follow(*each)) for each in enumerate(self.writings)]
+        try:
+            left = len(tasks)
+            while left:
+                number, found = await news.get()
+                if isinstance(found, BaseException):
+                    raise found
+                left -= found is None
+                if found:
+                    yield [(number, piece) for piece in found]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def completions_router(serving: Serving) -> APIRouter:
+    routes = router()
+
+    @routes.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Goes on with text. `echo` with `logprobs` scores the prompt."""
+        record = request.state.record
+        if body.stream_options is not None and not body.stream:
+            raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
+        hosted = await serving.registry.acquire(body.model)
+        record.of(hosted.name, body.user)
+        try:
+            texts = await serving.threads.run(lambda: begin(serving, hosted, body))
+        except BaseException:
+            serving.registry.release(hosted)
+            raise
+        maker = Choices(body, hosted, texts)
+        if body.stream:
+            events = _events(maker, body, record)
+            end = functools.partial(serving.done, hosted, texts, record)
+            return EventStream(events, texts.cancel, end, record, serving.limits.stall_seconds)
+        whole = serving.until_done(hosted, texts, record, _whole(maker, record))
+        return JSONResponse(await unless_gone(request, whole, texts.cancel))
+
+    return routes
+
+
+def begin(serving: Serving, hosted: Hosted, body: CompletionRequest) -> Continuations:
+    """Hand the prompts to the engine; not for the event loop's thread. Raises ApiError."""
+    limits, given = serving.limits, prompts_of(body.prompt)
+    for prompt in given:  # what is too long to read is told by its length, before anything is made of it
+        if isinstance(prompt, str):
+            check_texts([prompt], hosted, limits, "prompt")
+        else:
+            check_prompt(len(prompt), hosted, limits, "prompt")
+    prompts = [encoded(hosted.model.tokenizer, prompt) for prompt in given]
+    for _, ids in prompts:
+        check_prompt(len(ids), hosted, limits, "prompt")
+    if body.echo and body.logprobs is not None:
+        check_together(sum(len(ids) for _, ids in prompts), limits, "prompt")
+    extra = options_of(body, hosted)
+    configs: list[SamplingConfig] = []
+    for _, ids in prompts:
+        most = most_tokens(body.max_tokens or LENGTH, hosted.context - len(ids), limits)
+        configs.append(sampling(body, hosted, limits, most, extra))
+    each = max(configs[0].n, configs[0].best_of or 1)
+    if each * len(prompts) > limits.queue:
+        raise ApiError(400, f"prompt: {each * len(prompts):,} texts are more than a request may ask for", "prompt", "invalid_value")
+    writings: list[Writing] = []
+    if body.max_tokens == 0:  # the prompts are echoed and scored, and not gone on with
+        return Continuations(prompts, writings)
+    hosted.make_room(each * len(prompts))
+    try:
+        for number, ((_, ids), config) in enumerate(zip(prompts, configs, strict=True)):
+            writings.append(hosted.submit(ids, config, first=number))
+    except InputError as error:
+        for writing in writings:
+            writing.cancel()
+        raise refused(error, CompletionRequest.model_fields) from None
+    return Continuations(prompts, writings)
+
+
+def options_of(body: CompletionRequest, hosted: Hosted) -> dict[str, Any]:
+    """Options that only completions have. Beams draw nothing: what generation_config.json says of drawing is left out."""
+    names = ("best_of", "json_schema", "logprobs", "length_penalty", "guidance_scale", "negative_prompt")
+    found = {name: value for name in names if (value := getattr(body, name)) is not None}
+    texts = 2 if found.get("guidance_scale", 1) != 1 else 1
+    if body.use_beam_search:
+        beams = max(body.n or 1, found.pop("best_of", 1))
+        if body.temperature:
+            raise ApiError(400, "temperature: beams draw nothing; leave it out, or give 0", "temperature", "invalid_value")
+        found |= {"beams": beams, "temperature": 0}
+        if beams == 1:  # the likeliest text, however its score is divided
+            found.pop("length_penalty", None)
+        for name, off in (("top_p", 1), ("top_k", 0), ("min_p", 0), ("typical_p", 1)):
+            if getattr(body, name) is None:
+                found[name] = off
+        texts *= beams
+    if texts > hosted.slots:
+        what, name = ("beams", "n") if body.use_beam_search else ("guidance", "guidance_scale")
+        raise ApiError(400, f"{name}: {what} of {texts} texts; this server writes {hosted.slots} at once", name, "invalid_value")
+    return found
+
+
+def prompts_of(given: Any) -> list[Any]:
+    """A text, several, ids, or several lists of them, as a list of prompts."""
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        return [given]
+    return list(given)
+
+
+def encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[int]]:
+    """The prompt as text and ids. An empty one starts where texts start."""
+    if isinstance(prompt, str):
+        ids = tokenizer.encode(prompt)
+        if not ids and tokenizer.bos_id is not None:
+            ids = [tokenizer.bos_id]
+        text = prompt
+    else:
+        if prompt and max(prompt) >= tokenizer.vocab_size:
+            raise ApiError(400, f"prompt: its ids must be below {tokenizer.vocab_size:,}", "prompt", "invalid_value")
+        ids, text = list(prompt), tokenizer.decode(prompt)
+    if not ids:
+        raise ApiError(400, "prompt: is empty, and this tokenizer has no token that a text could start from", "prompt", "invalid_value")
+    return text, ids
+
+
+class Choices:
+    """OpenAI's choices of pieces: numbers, log-probabilities with offsets, and the echo of the prompt."""
+
+    def __init__(self, body: CompletionRequest, hosted: Hosted, texts: Continuations) -> None:
+        self.body, self.hosted, self.texts = body, hosted, texts
+        self.count = body.n or 1
+        self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": hosted.name, "object": "text_completion"}
+        self.head["system_fingerprint"] = hosted.fingerprint
+        self._offsets: dict[int, TextOffsets] = {}
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        return text_usage(self.texts.prompt_tokens, self.texts.completion_tokens, cached(self.texts.writings))
+
+    async def echoes(self) -> list[dict[str, Any]]:
+        """The prompts, where they are asked for, with their tokens' log-probabilities."""
+        end = "length" if self.body.max_tokens == 0 else None
+        if not self.body.echo:
+            return [self.choice(index, "", (), end) for index in range(self.count * len(self.texts.prompts))] if end else []
+        found = []
+        model = self.hosted.model
+        for number, (text, ids) in enumerate(self.texts.prompts):
+            scores: list[TokenScore] = []
+            if self.body.logprobs is not None:
+                top = self.body.logprobs
+                scores = await self.texts.score(self.hosted, ids, top)
+            offsets = self._echoed(text, ids, number) if scores else []
+            for each in range(self.count):
+                index = number * self.count + each
+                self._offsets[index] = TextOffsets(model.tokenizer, len(text), ids)
+                found.append(self.choice(index, text, scores, end, offsets))
+        return found
+
+    def _echoed(self, text: str, ids: Sequence[int], number: int) -> list[int]:
+        """Where the tokens of a prompt begin in its echo."""
+        if isinstance(prompts_of(self.body.prompt)[number], str):
+            return prompt_offsets(self.hosted.model.tokenizer, text, ids)
+        return list(map(TextOffsets(self.hosted.model.tokenizer), ids))
+
+    def of(self, number: int, piece: Piece) -> dict[str, Any]:
+        return self.choice(number * self.count + piece.sample, piece.text, piece.scores, piece.end)
+
+    def choice(
+        self, index: int, text: str, scores: Sequence[TokenScore], end: str | None, offsets: Sequence[int] | None = None
+    ) -> dict[str, Any]:
+        """`offsets` are the tokens' places, where they are known; those that are written follow the ones before."""
+        reason = None if end is None else "length" if end in ("length", "stuck") else "stop"
+        logprobs = self._logprobs(index, scores, offsets) if self.body.logprobs is not None else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs(self, index: int, scores: Sequence[TokenScore], offsets: Sequence[int] | None) -> dict[str, Any]:
+        tokenizer = self.hosted.model.tokenizer
+        names = [tokenizer.token_name(score.id) for score in scores]
+        if offsets is None:
+            if index not in self._offsets:
+                self._offsets[index] = TextOffsets(tokenizer, 0, self.texts.prompts[index // self.count][1])
+            offsets = [self._offsets[index](score.id) for score in scores]
+        tops = [
+            None if score.logprob is None else {**dict(self._named(score.top)), name: score.logprob} for name, score in zip(names, scores)
+        ]
+        return {
+            "tokens": names,
+            "token_logprobs": [score.logprob for score in scores],
+            "top_logprobs": tops,
+            "text_offset": list(offsets),
+            "token_ids": [score.id for score in scores],
+        }
+
+    def _named(self, pairs: Sequence[tuple[int, float]]) -> list[tuple[str, float]]:
+        """Alternatives by their text, the likeliest of those that look alike."""
+        return [(self.hosted.model.tokenizer.token_name(token), value) for token, value in reversed(pairs)]
+
+
+async def _events(maker: Choices, body: CompletionRequest, record: Any) -> AsyncIterator[bytes]:
+    usage = body.stream_options is not None and body.stream_options.include_usage
+    more = {"usage": None} if usage else {}
+    for choice in await maker.echoes():
+        yield event({**maker.head, "choices": [choice], **more})
+    async for pieces in maker.texts.pieces():
+        record.wrote()
+        yield b"".join(event({**maker.head, "choices": [maker.of(*each)], **more}) for each in pieces)
+    last = event({**maker.head, "choices": [], "usage": maker.usage}) if usage else b""
+    yield last + DONE
+
+
+async def _whole(maker: Choices, record: Any) -> dict[str, Any]:
+    choices = [maker.choice(index, "", (), None) for index in range(maker.count * len(maker.texts.prompts))]
+
+    def add(part: dict[str, Any]) -> None:
+        choice = choices[part["index"]]
+        choice["text"] += part["text"]
+        choice["finish_reason"] = part["finish_reason"] or choice["finish_reason"]
+        if part["logprobs"] is not None:
+            for name, values in part["logprobs"].items():
+                choice["logprobs"][name] += values
+
+    for part in await maker.echoes():
+        add(part)
+    async for pieces in maker.texts.pieces():
+        record.wrote()
+        for each in pieces:
+            add(maker.of(*each))
+    return {**maker.head, "choices": choices, "usage": maker.usage}

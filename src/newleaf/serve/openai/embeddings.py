@@ -1,0 +1,100 @@
+"""POST /v1/embeddings: the mean of a text's last hidden states, as the network has them before its head, scaled to length 1."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Generator, Sequence
+
+import torch
+from fastapi import APIRouter, Request, Response
+
+from newleaf.errors import NotFiniteError
+from newleaf.generate.backend.chunked_prefill import hidden_pieces
+from newleaf.model import GPT
+from newleaf.serve.answers.request_options import check_texts, check_together
+from newleaf.serve.api_errors import ApiError
+from newleaf.serve.http.chunked_json import answer, json_bytes
+from newleaf.serve.http.sse import result_of
+from newleaf.serve.http.strict_json import router
+from newleaf.serve.models.loaded_model import Hosted
+from newleaf.serve.models.server_context import Serving
+from newleaf.serve.openai.completions import encoded, prompts_of
+from newleaf.serve.protocol.schemas import EmbeddingRequest
+
+
+def embeddings_router(serving: Serving) -> APIRouter:
+    routes = router()
+
+    @routes.post("/v1/embeddings", response_model=None)
+    async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
+        """A vector for each text. Language models are not trained for this: expect less of it than of a model for embeddings."""
+        record = request.state.record
+        async with serving.registry.use(body.model) as hosted:
+            record.of(hosted.name, body.user)
+            width = hosted.model.network.config.n_embd
+            if body.dimensions is not None and body.dimensions > width:
+                raise ApiError(400, f"dimensions: this model's vectors have {width:,}", "dimensions", "invalid_value")
+            texts = await serving.threads.run(lambda: _encoded(serving, hosted, body))
+            hosted.make_room(1)
+            record.prompt_tokens = sum(len(ids) for ids in texts)
+            rows = await result_of(request, hosted.aside(_pooled(hosted.model.network, texts)))
+        usage = {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
+        head = {"object": "list", "model": hosted.name, "usage": usage}
+        return answer(await serving.threads.run(lambda: json_bytes(head, {"data": _data(rows, body)}, part=8)))
+
+    return routes
+
+
+def _encoded(serving: Serving, hosted: Hosted, body: EmbeddingRequest) -> list[list[int]]:
+    """The ids of each text. What is too long to read is told by its length, before anything is made of it."""
+    texts, given = [], prompts_of(body.input)
+    check_together(sum(len(text) for text in given if not isinstance(text, str)), serving.limits, "input")
+    for prompt in given:
+        if isinstance(prompt, str):
+            check_texts([prompt], hosted, serving.limits, "input")
+        else:
+            _check_length(len(prompt), hosted)
+    for prompt in given:
+        try:
+            _, ids = encoded(hosted.model.tokenizer, prompt)
+        except ApiError as error:
+            raise ApiError(400, str(error.detail).replace("prompt", "input", 1), "input", error.code) from None
+        _check_length(len(ids), hosted)
+        texts.append(ids)
+    check_together(sum(map(len, texts)), serving.limits, "input")
+    return texts
+
+
+def _check_length(length: int, hosted: Hosted) -> None:
+    if length > hosted.context:
+        text = f"input: {length:,} tokens are too many; this model takes at most {hosted.context:,}"
+        raise ApiError(400, text, "input", "context_length_exceeded")
+
+
+def _pooled(network: GPT, texts: Sequence[Sequence[int]]) -> Generator[None, None, list[torch.Tensor]]:
+    """The mean of each text's hidden states, a piece of one text at a time. Raises NotFiniteError where the network overflows."""
+    rows = []
+    for ids in texts:
+        total = torch.zeros(network.config.n_embd)
+        for hidden in hidden_pieces(network, ids):
+            total += hidden.float().sum(0).cpu()
+            yield
+        if not bool(total.isfinite().all()):
+            raise NotFiniteError
+        rows.append(total / len(ids))
+    return rows
+
+
+def _data(rows: Sequence[torch.Tensor], body: EmbeddingRequest) -> Generator[object, None, None]:
+    for at, row in enumerate(rows):
+        yield {"object": "embedding", "index": at, "embedding": _written(_scaled(row, body), body.encoding_format == "base64")}
+
+
+def _scaled(row: torch.Tensor, body: EmbeddingRequest) -> torch.Tensor:
+    """The first `dimensions` of a vector, scaled to length 1 unless the request says not to."""
+    row = row[: body.dimensions]
+    return row if body.normalize is False else torch.nn.functional.normalize(row, dim=0)
+
+
+def _written(row: torch.Tensor, as_base64: bool) -> list[float] | str:
+    return base64.b64encode(row.numpy().astype("<f4").tobytes()).decode() if as_base64 else row.tolist()

@@ -1,0 +1,56 @@
+"""GET /v1/models, /health and /ready: which models there are, and whether the server lives and takes requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from newleaf.generate.chat.sampling_defaults import chat_sampling
+from newleaf.serve.api_errors import ApiError
+from newleaf.serve.models.server_context import Serving
+from newleaf.version import VERSION
+
+
+def health_router(serving: Serving) -> APIRouter:
+    routes = APIRouter()
+    registry = serving.registry
+
+    def about(name: str) -> dict[str, Any]:
+        hosted = registry.peek(name)
+        known: dict[str, Any] = {}
+        if hosted is not None:
+            known = {
+                "context_length": hosted.context,
+                "max_output_tokens": serving.limits.output,
+                "chat": hosted.template is not None,
+                "chat_sampling": chat_sampling(hosted.model.defaults),
+            }
+        known |= {"parent": base} if (base := registry.names[name].name) != name else {}
+        return {"id": name, "object": "model", "created": registry.created, "owned_by": "newleaf", "loaded": hosted is not None, **known}
+
+    @routes.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """All models. Of those that are loaded: `context_length`, the most tokens of one text, whether there is a chat template (`chat`),
+        and how the page and `newleaf chat` sample where nobody says (`chat_sampling`)."""
+        return {"object": "list", "data": [about(name) for name in registry.names]}
+
+    @routes.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        if model not in registry.names:
+            raise ApiError(404, f"the model {model!r} does not exist", "model", "model_not_found")
+        return about(model)
+
+    @routes.get("/health")
+    async def health() -> dict[str, Any]:
+        """That the server lives."""
+        return {"status": "ok", "version": VERSION}
+
+    @routes.get("/ready")
+    async def ready() -> JSONResponse:
+        """Whether a model is in memory and takes requests."""
+        open_ = [name for name, loaded, *_ in registry.loads() if loaded]
+        return JSONResponse({"status": "ready" if open_ else "loading", "models": open_}, 200 if open_ else 503)
+
+    return routes

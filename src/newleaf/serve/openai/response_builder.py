@@ -1,0 +1,112 @@
+"""A response while it is being written: the object itself, whole or in the events that tell of it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from newleaf.serve.answers.chat_answers import Answers
+from newleaf.serve.answers.usage import response_usage
+from newleaf.serve.http.middleware import Record
+from newleaf.serve.http.sse import event
+from newleaf.serve.openai.response_items import Items
+from newleaf.serve.protocol.response_schemas import ResponseRequest
+
+# What may be included beside the answer.
+LOGPROBS, THOUGHTS = "message.output_text.logprobs", "reasoning.encrypted_content"
+
+
+def asked_for(body: ResponseRequest) -> set[str]:
+    """What the request wants included, of what there is."""
+    found = {each for each in body.include or () if each in (LOGPROBS, THOUGHTS)}
+    return found | ({LOGPROBS} if body.top_logprobs else set())
+
+
+class Maker:
+    """A response while it is being written."""
+
+    def __init__(self, body: ResponseRequest, model: str, answers: Answers, record: Record) -> None:
+        self.body, self.model, self.answers, self.record = body, model, answers, record
+        self.items = Items(answers.tokenizer, LOGPROBS in asked_for(body), THOUGHTS in asked_for(body))
+        self.number = 0  # of the next event
+        self.error: dict[str, Any] | None = None
+        self.id, self.created = f"resp_{secrets.token_hex(24)}", int(time.time())
+
+    def response(self, status: str) -> dict[str, Any]:
+        body, config = self.body, self.answers.request.config
+        ended = status != "in_progress"
+        return {
+            "id": self.id,
+            "object": "response",
+            "background": False,
+            "created_at": self.created,
+            "status": status,
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "error": self.error,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "model": self.model,
+            "output": self.items.output if ended else [],
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
+            "service_tier": "default",
+            "store": body.store is not False,
+            "temperature": config.temperature,
+            "text": {"format": _format_json(body)},
+            "tool_choice": body.tool_choice.model_dump() if isinstance(body.tool_choice, BaseModel) else body.tool_choice or "auto",
+            "tools": [tool.model_dump() for tool in body.tools or ()],
+            "top_logprobs": body.top_logprobs or 0,
+            "top_p": body.top_p if body.top_p == 0 else config.top_p,
+            "truncation": body.truncation or "disabled",
+            "usage": response_usage(self.answers) if ended else None,
+            "user": body.user,
+            "metadata": body.metadata or {},
+        }
+
+    def told(self, *events: dict[str, Any]) -> bytes:
+        """Events with their numbers."""
+        numbered = [{**each, "sequence_number": self.number + more} for more, each in enumerate(events)]
+        self.number += len(events)
+        return b"".join(event(each, each["type"]) for each in numbered)
+
+    def failed(self, body: dict[str, Any]) -> bytes:
+        """The last events of a response that an error ended, as OpenAI's reference has them."""
+        error = body["error"]
+        self.error = {"code": "server_error", "message": error["message"]}
+        last = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}
+        return self.told(last, *self.items.break_off(), {"type": "response.failed", "response": self.response("failed")})
+
+    @property
+    def status(self) -> str:
+        return "incomplete" if self.items.end == "length" else "completed"
+
+
+async def whole(maker: Maker) -> dict[str, Any]:
+    async for deltas in maker.answers.deltas():
+        maker.record.wrote()
+        for delta in deltas:
+            maker.items.push(delta)
+    maker.items.close()
+    return maker.response(maker.status)
+
+
+async def events(maker: Maker, keep: Callable[[dict[str, Any]], Awaitable[None]]) -> AsyncIterator[bytes]:
+    begin = ({"type": f"response.{what}", "response": maker.response("in_progress")} for what in ("created", "in_progress"))
+    yield maker.told(*begin)
+    async for deltas in maker.answers.deltas(live=True):
+        maker.record.wrote()
+        yield maker.told(*(each for delta in deltas for each in maker.items.push(delta)))
+    response = maker.response(maker.status)
+    await keep(response)
+    yield maker.told(*maker.items.close(), {"type": f"response.{maker.status}", "response": response})
+
+
+def _format_json(body: ResponseRequest) -> dict[str, Any]:
+    form = body.text.format if body.text else None
+    return form.model_dump(by_alias=True, exclude_none=True) if form is not None else {"type": "text"}

@@ -1,0 +1,160 @@
+"""/v1/responses: OpenAI's newer interface, of text and tools, whole or as events."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from newleaf.generate.options import SamplingConfig
+from newleaf.serve.answers.chat_answers import ask
+from newleaf.serve.answers.question import Question
+from newleaf.serve.answers.request_options import most_tokens, sampling
+from newleaf.serve.answers.tool_choice import choose_tools, tool_json
+from newleaf.serve.api_errors import ApiError
+from newleaf.serve.http.middleware import Record
+from newleaf.serve.http.sse import EventStream, unless_gone
+from newleaf.serve.http.strict_json import router
+from newleaf.serve.models.loaded_model import Hosted
+from newleaf.serve.models.server_context import Serving
+from newleaf.serve.openai.response_builder import LOGPROBS, THOUGHTS, Maker, asked_for, events, whole
+from newleaf.serve.openai.response_input import conversation, said
+from newleaf.serve.openai.response_store import ResponseStore, Stored, size_of
+from newleaf.serve.protocol.response_schemas import AllowedFunctions, NamedFunction, ResponseRequest
+from newleaf.serve.protocol.schemas import Function
+from newleaf.text.messages import Message
+
+
+def responses_router(serving: Serving) -> APIRouter:
+    routes, store = router(), ResponseStore()
+
+    @routes.post("/v1/responses", response_model=None)
+    async def responses(body: ResponseRequest, request: Request) -> Response:
+        """Answers a conversation. Stored responses, as all are unless store is false, are kept in memory for others to go on from."""
+        record: Record = request.state.record
+        record.ignored += _ignored(body)
+        messages, given = conversation(body, store, record.key)
+        question = _question(body, messages)
+        hosted = await serving.registry.acquire(body.model)
+        record.of(hosted.name, body.user)
+        try:
+            options = functools.partial(_options, body, hosted, serving)
+            answers = await serving.threads.run(lambda: ask(hosted, question, serving.limits, options))
+            record.loosened, record.unmet = answers.loosened, answers.unmet
+        except BaseException:
+            serving.registry.release(hosted)
+            raise
+        record.ignored += answers.ignored
+        maker = Maker(body, hosted.name, answers, record)
+
+        async def keep(response: dict[str, Any]) -> None:
+            if body.store is not False:
+                talk = [*messages, *said(maker.items.output)]
+                size = await serving.threads.run(lambda: size_of(response, talk, given))
+                store.put(Stored(response, talk, given, record.key, size))
+
+        if body.stream:
+            end = functools.partial(serving.done, hosted, answers, record)
+            return EventStream(events(maker, keep), answers.cancel, end, record, serving.limits.stall_seconds, maker.failed)
+        response = await unless_gone(request, serving.until_done(hosted, answers, record, whole(maker)), answers.cancel)
+        await keep(response)
+        return JSONResponse(response)
+
+    def found(id_: str, request: Request) -> Stored:
+        stored = store.get(id_, request.state.record.key)
+        if stored is None:
+            raise ApiError(404, f"there is no response {id_[:80]!r}", "id", "not_found")
+        return stored
+
+    @routes.get("/v1/responses/{id}")
+    async def stored(request: Request, id: str) -> dict[str, Any]:
+        return found(id, request).response
+
+    @routes.delete("/v1/responses/{id}")
+    async def delete(request: Request, id: str) -> dict[str, Any]:
+        store.remove(found(id, request).response["id"], request.state.record.key)
+        return {"id": id, "object": "response", "deleted": True}
+
+    @routes.post("/v1/responses/{id}/cancel")
+    async def cancel(request: Request, id: str) -> dict[str, Any]:
+        """Only what is written in the background can be cancelled, says OpenAI's reference, and nothing is here: a client that leaves ends
+        its response."""
+        found(id, request)
+        raise ApiError(400, "id: a response that was not begun with background=true cannot be cancelled", "id", "invalid_value")
+
+    @routes.get("/v1/responses/{id}/input_items")
+    async def input_items(
+        request: Request,
+        id: str,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        """The items of the request that a response answers, the last one first."""
+        items = found(id, request).input[:: 1 if order == "asc" else -1]
+        return listed(items, limit, after)
+
+    return routes
+
+
+def listed(items: list[dict[str, Any]], limit: int, after: str | None) -> dict[str, Any]:
+    """A part of a list as the API gives it. Raises ApiError when it should begin after an item that is not there."""
+    ids = [item["id"] for item in items]
+    if after is not None and after not in ids:
+        raise ApiError(400, f"after: there is no item {after[:80]!r}", "after", "invalid_value")
+    left = items[ids.index(after) + 1 :] if after is not None else items
+    part = left[:limit]
+    ends = (part[0]["id"], part[-1]["id"]) if part else (None, None)
+    return {"object": "list", "data": part, "first_id": ends[0], "last_id": ends[1], "has_more": len(left) > limit}
+
+
+def _ignored(body: ResponseRequest) -> list[str]:
+    return [f"include[{number}]" for number, each in enumerate(body.include or ()) if each not in (LOGPROBS, THOUGHTS)]
+
+
+def _question(body: ResponseRequest, messages: list[Message]) -> Question:
+    tools = [tool_json(Function(**tool.model_dump(exclude={"type"}))) for tool in body.tools or ()]
+    choice = body.tool_choice
+    if isinstance(choice, AllowedFunctions):
+        chosen = choose_tools(tools, choice.mode, [each.name for each in choice.tools])
+    elif isinstance(choice, NamedFunction):
+        chosen = choose_tools(tools, None, [choice.name])
+    else:
+        chosen = choose_tools(tools, choice)
+    instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    return Question(
+        messages=[*instructions, *messages],
+        tools=chosen.tools,
+        choice=chosen.choice,
+        named=chosen.named,
+        parallel=body.parallel_tool_calls is not False,
+        schema=_schema(body),
+        schema_param="text.format.schema",
+        schema_strict=bool(body.text and body.text.format and body.text.format.strict),
+        tool_params={tool.name: f"tools[{number}].parameters" for number, tool in enumerate(body.tools or ())},
+        strict=frozenset(tool.name for tool in body.tools or () if tool.strict),
+        effort=body.reasoning.effort if body.reasoning else None,
+        effort_param="reasoning.effort",
+        cut=body.truncation == "auto",
+    )
+
+
+def _schema(body: ResponseRequest) -> Any:
+    form = body.text.format if body.text else None
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return {"type": "object"}
+    if form.schema_ is None:
+        raise ApiError(400, "text.format.schema: is missing", "text.format.schema", "missing_required_parameter")
+    return form.schema_
+
+
+def _options(body: ResponseRequest, hosted: Hosted, serving: Serving, room: int, constraint: Mapping[str, Any]) -> SamplingConfig:
+    extra = dict(constraint)
+    if LOGPROBS in asked_for(body):
+        extra["logprobs"] = body.top_logprobs or 0
+    return sampling(body, hosted, serving.limits, most_tokens(body.max_output_tokens, room, serving.limits), extra)

@@ -1,0 +1,113 @@
+"""POST /tokenize and /detokenize, GET /tokenizer_info: what a model's tokenizer and chat template are and make of text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from newleaf.errors import InputError
+from newleaf.serve.answers.chat_answers import conversation_prompt
+from newleaf.serve.answers.request_options import check_texts
+from newleaf.serve.answers.tool_calls import form_of
+from newleaf.serve.api_errors import ApiError, refused
+from newleaf.serve.http.chunked_json import answer, json_bytes
+from newleaf.serve.http.strict_json import router
+from newleaf.serve.models.loaded_model import Hosted
+from newleaf.serve.models.server_context import Serving
+from newleaf.serve.openai.chat_completions import message_of, token_text
+from newleaf.serve.protocol.schemas import DetokenizeRequest, TokenizeRequest
+from newleaf.text.chat_template import Rendering
+from newleaf.text.messages import contents
+from newleaf.text.tokenizer import Tokenizer
+
+
+def tokens_router(serving: Serving) -> APIRouter:
+    routes = router()
+
+    @routes.post("/tokenize", response_model=None)
+    async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+        """Ids of a text, or of a conversation in the model's chat template."""
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(400, "prompt: give this or messages", "prompt", "invalid_value")
+        async with serving.registry.use(body.model) as hosted:
+            request.state.record.model = hosted.name
+            return answer(await serving.threads.run(lambda: _tokens(serving, hosted, body)))
+
+    @routes.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, str]:
+        """The text of ids."""
+        async with serving.registry.use(body.model) as hosted:
+            request.state.record.model = hosted.name
+            tokenizer = hosted.model.tokenizer
+            if body.tokens and max(body.tokens) >= tokenizer.vocab_size:
+                raise ApiError(400, f"tokens: must be below {tokenizer.vocab_size:,}", "tokens", "invalid_value")
+            return {"prompt": await serving.threads.run(lambda: tokenizer.decode(body.tokens, skip_special=False))}
+
+    @routes.get("/tokenizer_info")
+    async def tokenizer_info(request: Request, model: str | None = None) -> dict[str, Any]:
+        """The tokenizer's special tokens and chat template, by the names they have in tokenizer_config.json."""
+        async with serving.registry.use(model) as hosted:
+            request.state.record.model = hosted.name
+            return info(hosted)
+
+    return routes
+
+
+def info(hosted: Hosted) -> dict[str, Any]:
+    """As vLLM gives it, so that programs which bring no tokenizer of their own can render and count."""
+    tokenizer = hosted.model.tokenizer
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+    added = tokenizer.backend.get_added_tokens_decoder()
+    sources = hosted.template.sources if hosted.template is not None else {}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{name: tokenizer.backend.id_to_token(token) if token is not None else None for name, token in ids.items()},
+        **{f"{name}_id": token for name, token in ids.items()},
+        "vocab_size": tokenizer.vocab_size,
+        "model_max_length": hosted.context,
+        "additional_special_tokens": [token.content for token in added.values() if token.special],
+        "chat_template": sources.get("default"),
+    }
+
+
+def with_special_tokens(tokenizer: Tokenizer, text: str, add: bool) -> list[int]:
+    """Ids of a text in which the names of special tokens are these tokens, as stock tokenizers read it; `add`: with what the tokenizer puts
+    around a text."""
+    special = {token.content: number for number, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
+    names = sorted(filter(None, special), key=len, reverse=True)
+    if not any(name in text for name in names):
+        return tokenizer.encode(text, add)
+    parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
+    ids = [token for part in parts if part for token in ([special[part]] if part in special else tokenizer.encode(part, False))]
+    if not add:
+        return ids
+    inner, outer = tokenizer.encode("a", False), tokenizer.encode("a", True)
+    before = next(at for at in range(len(outer)) if outer[at : at + len(inner)] == inner)
+    return [*outer[:before], *ids, *outer[before + len(inner) :]]
+
+
+def _tokens(serving: Serving, hosted: Hosted, body: TokenizeRequest) -> bytes:
+    """The answer, written by the thread that made it."""
+    ids = _ids(serving, hosted, body)
+    lists: dict[str, Iterable[Any]] = {"tokens": ids}
+    if body.return_token_strs:
+        lists["token_strs"] = (token_text(hosted.model.tokenizer, each) for each in ids)
+    return json_bytes({"count": len(ids), "max_model_len": hosted.context}, lists)
+
+
+def _ids(serving: Serving, hosted: Hosted, body: TokenizeRequest) -> list[int]:
+    if body.prompt is not None:
+        tokenizer = hosted.model.tokenizer
+        if body.parse_special:
+            return with_special_tokens(tokenizer, body.prompt, body.add_special_tokens)
+        return tokenizer.encode(body.prompt, body.add_special_tokens)
+    messages = [message_of(message) for message in body.messages or ()]
+    check_texts(contents(messages), hosted, serving.limits, "messages")
+    try:
+        speaker = hosted.speaker
+        return conversation_prompt(speaker, messages, (), form_of(speaker.template.source()), Rendering()).ids
+    except InputError as error:
+        raise refused(error, default="messages") from None

@@ -1,0 +1,1 @@
+"""What requests hold: pydantic schemas, and bodies as clients send them."""

@@ -1,0 +1,171 @@
+"""Bodies as clients send them, made into what the schemas know: null is absent, and unknown fields are left out and named.
+
+Clients send back what they were given, with fields that were null, and send what other servers or later models understand. What only
+advises is ignored by name; what would change the answer (`serve/protocol/unsupported_fields.py`) is refused by name; other servers' names
+for what this one has (`serve/protocol/field_aliases.py`) are taken as ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from newleaf.serve.api_errors import ApiError, printable
+from newleaf.serve.protocol.fail_fast import Fast
+from newleaf.serve.protocol.field_aliases import translated
+from newleaf.serve.protocol.field_types import (
+    Place,
+    bare,
+    fields_of,
+    holds_models,
+    is_model,
+    item_of,
+    known_kinds,
+    meant,
+    path_of,
+    rule_of,
+    said,
+    shown,
+    wanted,
+)
+from newleaf.serve.protocol.unsupported_fields import UNREADABLE, refusal
+
+MOST_NAMED = 100  # of what was ignored in one request
+
+
+@dataclass
+class BodyReader:
+    """Reads one body of a `model`. `strict` takes only what the schemas know; `ignored` holds the places of what was left out."""
+
+    model: type[BaseModel]
+    strict: bool = False
+    ignored: list[str] = field(default_factory=list)
+    body: Any = None
+
+    def read(self, body: Any) -> Any:
+        """What pydantic is to check. Raises ApiError for what cannot be honoured and would change the answer."""
+        if not isinstance(body, dict):
+            return body
+        self.body = body if self.strict else translated(body, self.model, self.note)
+        return self._tidy(self.body, self.model, ())
+
+    def note(self, *place: str | int) -> None:
+        """Something at this place is ignored."""
+        if len(self.ignored) < MOST_NAMED:
+            self.ignored.append(printable(path_of(place)))
+
+    def problem(self) -> ApiError | None:
+        """What is wrong with the body that was read, told of the alternatives that its values are meant as; None where nothing is found."""
+        return self._problem(self.body, self.model, ()) if isinstance(self.body, dict) else None
+
+    # ---- what stays
+
+    def _tidy(self, value: Any, annotation: Any, place: Place) -> Any:
+        if not isinstance(value, dict | list):
+            return value
+        one = meant(value, annotation)
+        if is_model(one) and isinstance(value, dict):
+            return self._fields(value, bare(one), place)
+        item = item_of(one)
+        if item is not None and isinstance(value, list) and holds_models(item):
+            kept = []
+            for number, each in enumerate(value):
+                if self._takes(each, one, item):
+                    kept.append(self._tidy(each, item, (*place, number)))
+                else:
+                    self.note(*place, number)
+            return kept
+        if get_origin(bare(one)) is dict and isinstance(value, dict) and get_args(bare(one))[1] is not Any:
+            return {name: each for name, each in value.items() if each is not None}
+        return value
+
+    def _fields(self, value: dict[str, Any], model: type[BaseModel], place: Place) -> dict[str, Any]:
+        fields = fields_of(model)
+        kept = {}
+        for name, each in value.items():
+            if each is None and (name in fields or not self.strict):
+                continue
+            if name in fields:
+                kept[name] = self._tidy(each, fields[name].annotation, (*place, name))
+            elif self.strict:
+                kept[name] = each
+            elif (why := refusal(model, name, each)) is not None:
+                raise _unsupported((*place, name), why)
+            else:
+                self.note(*place, name)
+        return kept
+
+    def _takes(self, item: Any, annotation: Any, kind: Any) -> bool:
+        rule = rule_of(annotation)
+        return self.strict or rule is None or rule.takes(item, known_kinds(kind))
+
+    # ---- what is wrong
+
+    def _problem(self, value: Any, annotation: Any, place: Place) -> ApiError | None:
+        one = meant(value, annotation)
+        if one is None or (is_model(one) and not isinstance(value, dict)):
+            return _no_alternative(value, annotation, place)
+        if is_model(one):
+            return self._problem_of_fields(value, bare(one), place)
+        item = item_of(one)
+        if item is None or not isinstance(value, list) or not holds_models(item):
+            return _complaint(value, one, place)
+        if (found := _complaint(value, _plain_list(one), place)) is not None:
+            return found
+        several = (self._problem(each, item, (*place, n)) for n, each in enumerate(value) if self._takes(each, one, item))
+        return next((each for each in several if each is not None), None)
+
+    def _problem_of_fields(self, value: dict[str, Any], model: type[BaseModel], place: Place) -> ApiError | None:
+        fields = fields_of(model)
+        if "type" in fields and isinstance(kind := value.get("type"), str) and kind in UNREADABLE:
+            return _unreadable(kind, place)
+        for name, each in fields.items():
+            if value.get(name) is not None:
+                if (found := self._problem(value[name], each.annotation, (*place, name))) is not None:
+                    return found
+            elif each.required:
+                path = path_of((*place, name))
+                return ApiError(400, f"{path}: is missing", path, "missing_required_parameter")
+        unknown = (name for name in value if name not in fields and self.strict)
+        return next((_unsupported((*place, name), "this parameter is not supported") for name in unknown), None)
+
+
+def _unsupported(place: Place, why: str) -> ApiError:
+    path = printable(path_of(place))
+    return ApiError(400, f"{path}: {why}", path, "unsupported_parameter")
+
+
+def _unreadable(kind: str, place: Place) -> ApiError:
+    path = path_of(place)
+    return ApiError(400, f"{path}: {UNREADABLE[kind]} cannot be read here; send text", path, "unsupported_value")
+
+
+def _no_alternative(value: Any, annotation: Any, place: Place) -> ApiError:
+    path, text = place, wanted(annotation)
+    if isinstance(value, Mapping) and (kinds := known_kinds(annotation)):
+        kind = value.get("type")
+        if isinstance(kind, str) and kind in UNREADABLE:
+            return _unreadable(kind, place)
+        value, path, text = kind, (*place, "type"), "one of " + ", ".join(sorted(map(str, kinds)))
+    name = path_of(path)
+    return ApiError(400, printable(f"{name}: must be {text}, not {shown(value)}"), name, "invalid_value")
+
+
+def _plain_list(annotation: Any) -> Any:
+    """A list with its own constraints and items of any kind."""
+    metadata = getattr(annotation, "__metadata__", ())
+    return Annotated[list[Any], *metadata] if metadata else list[Any]
+
+
+def _complaint(value: Any, annotation: Any, place: Place) -> ApiError | None:
+    """pydantic's complaint about a value in which there are no objects of ours."""
+    try:
+        TypeAdapter(Annotated[annotation, Fast()], config={"strict": True}).validate_python(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        path = printable(path_of((*place, *(step for step in found["loc"] if step != "[key]"))))
+        return ApiError(400, printable(f"{path}: {said(found)}"), path, "invalid_value")
+    return None

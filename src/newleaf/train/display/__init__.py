@@ -1,0 +1,1 @@
+"""Progress as people see it: terminal, plain lines, notebook."""

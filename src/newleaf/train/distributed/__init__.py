@@ -1,0 +1,1 @@
+"""Several processes: what they agree on, sharding, and sharded state on disk."""

@@ -1,0 +1,1 @@
+"""The training loop: steps, optimizer, validation, checkpoints, recovery, and how a run finishes."""

@@ -1,0 +1,1 @@
+"""What is learned: configuration, schedule, and the interface of an objective (data, loss, evaluation)."""

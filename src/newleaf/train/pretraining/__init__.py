@@ -1,0 +1,1 @@
+"""Pretraining on text: preparation, the objective, its evaluation."""

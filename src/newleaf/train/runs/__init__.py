@@ -1,0 +1,1 @@
+"""The run folder: files, locks, checkpoints, metrics, trackers, and reading runs back."""
