@@ -12,10 +12,10 @@ import torch
 
 import newleaf
 from newleaf.generate.backend.executor import Part
-from newleaf.generate.backend.lazy_lowering import open_slots
+from newleaf.generate.backend.lazy_lowering import open_executor
 from newleaf.generate.constraints.constraint import Grammars
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.sampling.sampler import Row, choose
+from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
 from newleaf.generate.text.text_state import one_thread
 
 SCHEMA = {
@@ -52,15 +52,15 @@ def main() -> None:
     tokenizer, grammars = model.tokenizer, Grammars(model.tokenizer)
     prompt = tokenizer.encode("Answer with a JSON object that describes a person: ")
     ends = frozenset({tokenizer.eos_id} - {None})
-    slots, steps, lines = open_slots(model.network, 1, None, soon=True), [], []
+    slots, steps, lines = open_executor(model.network, 1, None, lower_at_once=True), [], []
     for name, options in CASES.items():
         config = SamplingConfig(max_tokens=TOKENS, **options)
         set_up, constraint = micros(lambda config=config: grammars.compile(config))
-        row = Row(config, list(prompt), len(prompt), 1, 0, ends, constraint)
+        row = SamplerRow(config, list(prompt), len(prompt), 1, 0, ends, constraint)
         times, logits = [], slots.run([Part(0, 0, row.ids, 1)])
         for _ in range(TOKENS):
             with one_thread():
-                spent, (token,) = micros(lambda logits=logits, row=row: choose(logits[:, : tokenizer.vocab_size], [row]))
+                spent, (token,) = micros(lambda logits=logits, row=row: sample_tokens(logits[:, : tokenizer.vocab_size], [row]))
             more, _ = micros(lambda token=token, row=row: row.take(token))
             times.append(spent + more)
             if token in ends or (row.constraint is not None and row.constraint.complete):

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from newleaf.data.stdlib import standard_library_files
-from newleaf.train.sizing import LADDER, Budget, choose
+from newleaf.train.sizing import LADDER, Budget, choose_size
 
 RATE = 1.4
 RATES = {"AdamW's": "learning_rate", "Muon's": "matrix_learning_rate"}
@@ -127,7 +127,7 @@ class Grid:
         recipe = {
             "data": {field: whole["data"][field] for field in ("val_fraction", "train_bytes", "validation_bytes")},
             "tokenizer": {field: whole["tokenizer"][field] for field in ("vocab_size", "train_bytes")},
-            "model": {field: whole["model"][field] for field in choose(1, Budget(tokens=1)).model},
+            "model": {field: whole["model"][field] for field in choose_size(1, Budget(tokens=1)).model},
             "optimizer": {rate: whole["optimizer"][rate] for rate in RATES.values()},
             "train": {"batch_size": whole["train"]["batch_size"]},
         }
@@ -157,7 +157,7 @@ def neighbours(recipe: Recipe, kinds: list[str], reach: int) -> Iterator[tuple[s
         for step in sorted(range(-reach, reach + 1), key=abs):
             if step and 0 <= at + step < len(LADDER):
                 layers, width, _ = LADDER[at + step]
-                chosen = choose(1, Budget(tokens=1), f"{layers}x{width}")
+                chosen = choose_size(1, Budget(tokens=1), f"{layers}x{width}")
                 shape = {field: value for field, value in chosen.model.items() if not field.endswith("dropout")}
                 yield f"{layers} × {width}", {"model": shape, "train": {"batch_size": chosen.batch_size}}
     if "vocabulary" in kinds:

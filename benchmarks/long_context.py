@@ -138,7 +138,7 @@ def fill(runner: LoweredRunner, start: int, end: int) -> None:
         count = min(PART, end - first)
         runner.pages.reserve(0, first, first + count)
         for layer in range(config.n_layer):
-            put(runner.crew.state, layer, 0, first, count, x.data_ptr(), x.data_ptr())
+            put(runner.thread_pool.state, layer, 0, first, count, x.data_ptr(), x.data_ptr())
 
 
 @torch.inference_mode()

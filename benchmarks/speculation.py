@@ -93,11 +93,11 @@ class Newleaf:
 class LlamaCpp:
     """llama_cpp.Llama, with prompt look-up or without."""
 
-    def __init__(self, path: str, guesses: int, clock: Clock) -> None:
+    def __init__(self, path: str, proposals: int, clock: Clock) -> None:
         import llama_cpp
         from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-        self.clock, draft = clock, LlamaPromptLookupDecoding(num_pred_tokens=guesses) if guesses else None
+        self.clock, draft = clock, LlamaPromptLookupDecoding(num_pred_tokens=proposals) if proposals else None
         threads = torch.get_num_threads()
         options: dict[str, Any] = {"draft_model": draft, "logits_all": draft is not None, "verbose": False}
         self.model = llama_cpp.Llama(path, n_ctx=2048, n_threads=threads, n_threads_batch=threads, **options)
@@ -130,8 +130,8 @@ def writers_for(args: argparse.Namespace, models: dict[str, Model]) -> dict[str,
         draft = load(args.draft, args.draft_weights) if args.draft else models["int4"]
         found[f"newleaf {kind}, look-up and {'draft' if args.draft else 'int4 copy as draft'}"] = Newleaf(models[kind], clock, draft).write
     if not args.skip_llama:
-        for guesses in (0, 2, 10):
-            found[f"llama.cpp, {f'look-up of {guesses}' if guesses else 'off'}"] = LlamaCpp(args.model, guesses, clock).write
+        for proposals in (0, 2, 10):
+            found[f"llama.cpp, {f'look-up of {proposals}' if proposals else 'off'}"] = LlamaCpp(args.model, proposals, clock).write
     return found
 
 

@@ -94,21 +94,21 @@ def prepare(place: Path, steps: int, small: bool) -> None:
     torch.manual_seed(0)
     config = transformers.GPT2Config(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_id, **sizes)
     transformers.GPT2LMHeadModel(config).save_pretrained(place / "base")
-    batches = course(place, steps, "fp32").batches((0, 1))
+    batches = objective(place, steps, "fp32").batches((0, 1))
     rows = [torch.cat((batch.ids, batch.targets[:, -1:]), 1) for batch in (batches.batch(step) for step in range(steps))]
     np.save(place / "rows.npy", torch.cat(rows).numpy())
 
 
-def course(place: Path, steps: int, precision: str) -> Any:
+def objective(place: Path, steps: int, precision: str) -> Any:
     from newleaf.train.display.monitor import Silent
     from newleaf.train.distributed.process_group import Ranks
-    from newleaf.tune.start_finetuning import open_course, read_config
+    from newleaf.tune.start_finetuning import open_objective, read_config
 
     values = {
         "task": "text", "model": str(place / "base"), "source": [str(place / "text.txt")], "text": {"length": WINDOW},
         "optimizer": {"learning_rate": 5e-5, "weight_decay": 0.0}, "train": {"steps": steps, "batch_size": ROWS, "precision": precision},
     }  # fmt: skip
-    return open_course(read_config(values), Silent(), Ranks())
+    return open_objective(read_config(values), Silent(), Ranks())
 
 
 def measure(contender: str, place: Path, steps: int) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _newleaf(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:
     from newleaf.train.loop.optimizer import Optimizer
     from newleaf.train.objective.schedule import Shape, StepSchedule
 
-    opened = course(place, steps, kind)
+    opened = objective(place, steps, kind)
     found: list[tuple[float, float]] = []
 
     class Watcher:
@@ -133,13 +133,13 @@ def _newleaf(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:
             found.append((step.loss, step.seconds - self.at))
             self.at = step.seconds
 
-        def check_due(self, step: Step) -> bool:
+        def validation_due(self, step: Step) -> bool:
             return False
 
         def check(self, step: int) -> bool:
             return True
 
-        def smaller_portions(self, windows: int) -> None: ...
+        def reduce_micro_batch(self, windows: int) -> None: ...
 
         def stop_requested(self) -> bool:
             return False

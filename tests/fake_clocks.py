@@ -17,7 +17,7 @@ from newleaf.train.loop.loop import Loop
 from newleaf.train.objective.train_config import PretrainConfig
 from newleaf.train.pretraining import prepare_pretraining
 from newleaf.train.pretraining.start_pretraining import PRETRAINING, pretrain
-from newleaf.train.pretraining.text_evaluator import TextExaminer
+from newleaf.train.pretraining.text_evaluator import TextEvaluator
 from newleaf.train.run import resume
 
 MATRIX_SPEED = 5e10  # FLOP/s, of the machine
@@ -49,15 +49,15 @@ class Machine:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Have training in this process take that time, and measure that speed."""
-        take, validate = Loop._step, TextExaminer.validate
+        take, validate = Loop._step, TextEvaluator.validate
 
         def step(loop: Loop) -> Any:
             self.clock.advance(self.step)
             return take(loop)
 
-        def look(examiner: TextExaminer, rows: int | None, to_the_end: bool = False) -> Any:
-            self.clock.advance(self.window * (rows or examiner.all_rows))
-            return validate(examiner, rows, to_the_end)
+        def look(evaluator: TextEvaluator, rows: int | None, to_the_end: bool = False) -> Any:
+            self.clock.advance(self.window * (rows or evaluator.all_rows))
+            return validate(evaluator, rows, to_the_end)
 
         write = Engine.write
 
@@ -69,9 +69,9 @@ class Machine:
                 yield piece
 
         patch.setattr(Loop, "_step", step)
-        patch.setattr(TextExaminer, "validate", look)
+        patch.setattr(TextEvaluator, "validate", look)
         patch.setattr(Engine, "write", written)
-        patch.setattr(prepare_pretraining, "product_speed", lambda *_: MATRIX_SPEED)
+        patch.setattr(prepare_pretraining, "matmul_speed", lambda *_: MATRIX_SPEED)
 
     def pretrain(self, source: Path, out: Path, monitor: Monitor | None = None, **options: Any) -> newleaf.Run:
         """A timed run by this clock."""

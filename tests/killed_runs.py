@@ -40,7 +40,7 @@ def options(**more: Any) -> dict[str, Any]:
     return merge(OPTIONS, more)
 
 
-class Heard(Silent):
+class RecordingMonitor(Silent):
     """A monitor that remembers the sentences."""
 
     def __init__(self) -> None:

@@ -68,12 +68,12 @@ def this_machine() -> Machine:
     import psutil
     import torch
 
-    from newleaf.kernels.matmul_speed import bf16_is_faster, product_speed
+    from newleaf.kernels.matmul_speed import bf16_is_faster, matmul_speed
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     device = torch.device("cpu")
     precision = "bf16" if bf16_is_faster(device) else "fp32"
-    speed = product_speed(torch.bfloat16 if precision == "bf16" else torch.float32, device)
+    speed = matmul_speed(torch.bfloat16 if precision == "bf16" else torch.float32, device)
     return Machine(cores, float(psutil.virtual_memory().total), speed, precision)
 
 

@@ -17,7 +17,7 @@ from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.families.llama import llama
 from newleaf.generate.backend import lazy_lowering
-from newleaf.generate.backend.executor import KernelSlots, NetworkSlots
+from newleaf.generate.backend.executor import LoweredExecutor, ModuleExecutor
 from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.options import SamplingConfig
@@ -73,7 +73,7 @@ def test_rows_of_one_step_each_have_their_own_adapters_logits(family: str, weigh
     lowered = LoweredRunner(plain, 3, threads=2, adapted=networks[1:])
     ids = torch.randint(0, 300, (3, 20))
     for slot in range(3):
-        lowered.wear(slot, slot)
+        lowered.set_adapter(slot, slot)
     found = torch.stack([lowered.step(ids[:, t].tolist(), [t] * 3, [0, 1, 2]).clone() for t in range(20)], dim=1)
     for number, network in enumerate(networks):
         truth = wanted(network, ids[number])
@@ -120,11 +120,11 @@ def cannot(*_: Any, **__: Any) -> LoweredRunner:
     raise CannotLower("it is to be tried")
 
 
-@pytest.mark.parametrize("kind", [KernelSlots, NetworkSlots])
+@pytest.mark.parametrize("kind", [LoweredExecutor, ModuleExecutor])
 def test_requests_with_different_adapters_are_written_together_as_if_alone(
     kind: type, opened: tuple[Model, dict[str, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if kind is NetworkSlots:
+    if kind is ModuleExecutor:
         monkeypatch.setattr(lazy_lowering, "LoweredRunner", cannot)
     model, paths = opened
     config, prompt = SamplingConfig(max_tokens=20, temperature=0), PROSE[:60]  # a shared beginning, longer than a page of the cache
@@ -132,7 +132,7 @@ def test_requests_with_different_adapters_are_written_together_as_if_alone(
     alone["none"] = model.generate(prompt, max_tokens=20, temperature=0)
     assert len(set(alone.values())) == 3
     with model.engine(slots=6, adapters=paths) as engine:
-        assert isinstance(engine.slots, kind)
+        assert isinstance(engine.executor, kind)
         names: list[Any] = ["one", "none", "two", "one", "two", "none"]
         requests = [engine.submit(prompt, config, adapter=name if name != "none" else None) for name in names]
         texts = ["".join(piece.text for piece in request) for request in requests]

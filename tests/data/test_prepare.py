@@ -15,7 +15,7 @@ from newleaf.data import prepare
 from newleaf.data.cleaning import Cleaner
 from newleaf.data.data_config import DataConfig
 from newleaf.data.prepare import Corpus, prepare_text
-from newleaf.data.text_store import SpoolWriter, TextFile
+from newleaf.data.text_store import TextFile, TextStoreWriter
 from newleaf.errors import InputError
 from newleaf.storage.files import replace_directory, write_atomically
 
@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path: Path, monke
     def fail(*_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(SpoolWriter, "add", fail)
+    monkeypatch.setattr(TextStoreWriter, "add", fail)
     with pytest.raises(InputError, match="NEWLEAF_CACHE") as caught:
         prepared(tmp_path, "text\n")
     assert ("disk is full" in str(caught.value)) == (code == errno.ENOSPC)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from newleaf.generate.speculation.step_cost import Pace
+from newleaf.generate.speculation.step_cost import StepCost
 
 
-class Fixed(Pace):
+class FixedStepCost(StepCost):
     """A machine where a row takes `one` and each further one `more`, whatever is measured."""
 
     def __init__(self, one: float, more: float) -> None:

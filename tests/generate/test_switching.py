@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from newleaf.api import Model
-from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part
-from newleaf.generate.backend.lazy_lowering import COMPILING, LOADING, SwitchingSlots, open_slots
+from newleaf.generate.backend.executor import LoweredExecutor, ModuleExecutor, Part
+from newleaf.generate.backend.lazy_lowering import COMPILING, LOADING, LazyLoweringExecutor, open_executor
 from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.engine.engine import Engine
@@ -37,11 +37,11 @@ def model() -> Model:
     return Model(GPT(config).eval(), tokenizer, "newleaf")
 
 
-def switching(model: Model, tick: float, kept: bool = True) -> SwitchingSlots:
-    def lower() -> KernelSlots:
-        return KernelSlots(LoweredRunner(model.network, 2, threads=1))
+def switching(model: Model, tick: float, kept: bool = True) -> LazyLoweringExecutor:
+    def lower() -> LoweredExecutor:
+        return LoweredExecutor(LoweredRunner(model.network, 2, threads=1))
 
-    return SwitchingSlots(NetworkSlots(model.network, 2), lower, lambda: kept, Ticking(tick))
+    return LazyLoweringExecutor(ModuleExecutor(model.network, 2), lower, lambda: kept, Ticking(tick))
 
 
 @pytest.mark.parametrize("rounds", [1, 7, 40])
@@ -52,8 +52,8 @@ def test_texts_are_the_same_whenever_the_kernels_come(model: Model, rounds: int)
     with Engine(model.network, model.tokenizer, runner=slots) as engine:
         requests = [engine.submit(text, config) for text in TEXTS]
         found = ["".join(piece.text for piece in request) for request in requests]
-    assert isinstance(slots.slots, KernelSlots)
-    with Engine(model.network, model.tokenizer, runner=NetworkSlots(model.network, 1)) as engine:
+    assert isinstance(slots.slots, LoweredExecutor)
+    with Engine(model.network, model.tokenizer, runner=ModuleExecutor(model.network, 1)) as engine:
         assert found == ["".join(piece.text for piece in engine.submit(text, config)) for text in TEXTS]
 
 
@@ -63,7 +63,7 @@ def test_searches_go_on_where_the_kernels_come(model: Model) -> None:
     pieces = list(
         Engine(model.network, model.tokenizer, runner=slots).write("a bird", SamplingConfig(beams=5, n=5, max_tokens=30, temperature=0))
     )
-    assert isinstance(slots.slots, KernelSlots)
+    assert isinstance(slots.slots, LoweredExecutor)
     assert [piece.text for piece in pieces if piece.end] == [each.text for each in wanted]
 
 
@@ -71,24 +71,24 @@ def test_kernels_come_once_writing_has_taken_as_long_as_they_take(model: Model) 
     for kept, seconds in ((True, LOADING), (False, COMPILING)):
         slots = switching(model, seconds / 10, kept)
         for place in range(10):
-            assert isinstance(slots.slots, NetworkSlots)
+            assert isinstance(slots.slots, ModuleExecutor)
             slots.run([Part(0, place, [1], 1)])
         wanted = model.network(torch.tensor([[1] * 11]))[0, -1]
         assert torch.allclose(slots.run([Part(0, 10, [1], 1)])[0], wanted, atol=1e-4)
-        assert isinstance(slots.slots, KernelSlots)
+        assert isinstance(slots.slots, LoweredExecutor)
 
 
 def test_a_network_without_a_program_goes_on_as_it_is(model: Model) -> None:
-    def cannot() -> KernelSlots:
+    def cannot() -> LoweredExecutor:
         raise CannotLower("it is to be tried")
 
-    slots = SwitchingSlots(NetworkSlots(model.network, 1), cannot, lambda: True, Ticking(LOADING))
+    slots = LazyLoweringExecutor(ModuleExecutor(model.network, 1), cannot, lambda: True, Ticking(LOADING))
     for place in range(5):
         slots.run([Part(0, place, [1], 1)])
-    assert isinstance(slots.slots, NetworkSlots)
+    assert isinstance(slots.slots, ModuleExecutor)
 
 
 def test_what_is_to_write_much_has_its_kernels_at_once(model: Model) -> None:
-    assert isinstance(open_slots(model.network, 1, None), SwitchingSlots)
-    assert isinstance(open_slots(model.network, 1, None, soon=True), KernelSlots)
-    assert isinstance(open_slots(model.network, 1, None, deterministic=True), KernelSlots)
+    assert isinstance(open_executor(model.network, 1, None), LazyLoweringExecutor)
+    assert isinstance(open_executor(model.network, 1, None, lower_at_once=True), LoweredExecutor)
+    assert isinstance(open_executor(model.network, 1, None, deterministic=True), LoweredExecutor)

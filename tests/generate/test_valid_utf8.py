@@ -16,7 +16,7 @@ from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.sampling.sampler import Row, choose
+from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -66,8 +66,8 @@ def test_valid_tokens_keep_the_ratio_of_their_probabilities() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0, -1.0, 1.5, 0.5]])
     config = SamplingConfig(temperature=1.0)
     count = 20_000
-    rows = [Row(config, [0], 1, 7, stream, utf8=utf8) for stream in range(count)]
-    found = torch.bincount(torch.tensor(choose(logits.expand(count, -1), rows)), minlength=6)
+    rows = [SamplerRow(config, [0], 1, 7, stream, utf8=utf8) for stream in range(count)]
+    found = torch.bincount(torch.tensor(sample_tokens(logits.expand(count, -1), rows)), minlength=6)
     valid = torch.tensor([True, False, True, True, False, True])
     expected = logits[0].double().masked_fill(~valid, float("-inf")).softmax(-1)
     assert found[~valid].sum() == 0
@@ -104,8 +104,8 @@ def test_the_end_of_text_is_not_drawn_inside_a_character() -> None:
     logits = torch.full((1, tokenizer.vocab_size), -5.0)
     logits[0, end] = 5.0
     for begun, expected in ((b"", True), (b"\xe6", False)):
-        rows = [Row(SamplingConfig(temperature=1.0), [0], 1, seed, utf8=tokenizer.utf8, begun=begun) for seed in range(50)]
-        assert (end in choose(logits.expand(50, -1), rows)) is expected
+        rows = [SamplerRow(SamplingConfig(temperature=1.0), [0], 1, seed, utf8=tokenizer.utf8, begun=begun) for seed in range(50)]
+        assert (end in sample_tokens(logits.expand(50, -1), rows)) is expected
 
 
 def test_where_no_valid_token_is_left_the_text_goes_on() -> None:

@@ -17,7 +17,7 @@ from newleaf.recipe import recipe_of
 from newleaf.text.character_bpe import has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.sizing import Budget, choose
+from newleaf.train.sizing import Budget, choose_size
 
 CHINESE = "春眠不觉晓，处处闻啼鸟。\n夜来风雨声，花落知多少。\n床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n" * 20 + "囧"
 ENGLISH = "It was the best of times, it was the worst of times.\n" * 40
@@ -84,10 +84,10 @@ def test_characters_want_so_many_tokens(kinds: int, expected: int) -> None:
 
 def test_a_small_text_of_many_characters_has_a_vocabulary_that_holds_them() -> None:
     budget = Budget(steps=100)
-    assert choose(450_000, budget).vocab_size == 1024
-    assert choose(450_000, budget, characters=2_700).vocab_size == 2048
-    assert choose(5_000_000, budget, characters=2_700).vocab_size == choose(5_000_000, budget).vocab_size == 4096
-    assert "and its characters" in choose(450_000, budget, characters=2_700).reasons[1].text
+    assert choose_size(450_000, budget).vocab_size == 1024
+    assert choose_size(450_000, budget, characters=2_700).vocab_size == 2048
+    assert choose_size(5_000_000, budget, characters=2_700).vocab_size == choose_size(5_000_000, budget).vocab_size == 4096
+    assert "and its characters" in choose_size(450_000, budget, characters=2_700).reasons[1].text
 
 
 def test_one_text_gives_one_tokenizer(tokenizer: Tokenizer) -> None:

@@ -49,10 +49,17 @@ class Rows:
         return stop - start
 
 
-class ClockedCourse:
+class ClockedObjective:
     """Steps of `step_seconds`, looks of `row_seconds` for each of `held_out` rows, a report that reads `reports` more."""
 
-    terms, measure, product, looks_before, row_tokens, flops_per_token = NEXT_TOKEN, Measure("val_loss", "nats"), "model", True, 1.0, 1e6
+    terms, measure, product, validates_before_training, row_tokens, flops_per_token = (
+        NEXT_TOKEN,
+        Measure("val_loss", "nats"),
+        "model",
+        True,
+        1.0,
+        1e6,
+    )
     fingerprints: ClassVar[dict[str, str]] = {}
 
     def __init__(self, clock: Clock, seconds: float, step_seconds: float, row_seconds: float, held_out: int, reports: int = 0) -> None:
@@ -75,7 +82,7 @@ class ClockedCourse:
         self.clock.now += self.step_seconds
         return (((network(torch.ones(part, 1)) - 3) ** 2).sum(),)
 
-    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> ClockedCourse:
+    def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> ClockedObjective:
         self.network = network
         return self
 
@@ -102,10 +109,10 @@ class ClockedCourse:
 
 
 def run(
-    course: ClockedCourse, folder: Path, monkeypatch: pytest.MonkeyPatch, opening: float = 0.0, said: list[str] | None = None
+    objective: ClockedObjective, folder: Path, monkeypatch: pytest.MonkeyPatch, opening: float = 0.0, said: list[str] | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]], float]:
     """The run's summary, its metrics and the seconds of the whole, of which `opening` passed before it could begin."""
-    clock = course.clock
+    clock = objective.clock
     monkeypatch.setattr("newleaf.train.loop.loop.time", SimpleNamespace(perf_counter=clock))
     monitor: Any = Silent()
     if said is not None:
@@ -115,5 +122,5 @@ def run(
     place, anything = RunFolder(folder), SimpleNamespace(requested=False)
     place.path.mkdir()
     place.metrics.start()
-    Session(course, place, monitor, anything, started, Ranks(clock)).train()  # type: ignore[arg-type]
+    Session(objective, place, monitor, anything, started, Ranks(clock)).train()  # type: ignore[arg-type]
     return place.read_summary() or {}, list(place.lines()), clock.now - started

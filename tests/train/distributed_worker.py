@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import newleaf
-from newleaf.train.distributed.process_group import meet
+from newleaf.train.distributed.process_group import init_process_group
 from newleaf.train.loop.loop import Step
 from newleaf.train.loop.session import Session
 
@@ -59,7 +59,7 @@ def together(work: Callable[[], object]) -> None:
 
 def main() -> None:
     if "RANK" in os.environ:
-        meet("gloo")
+        init_process_group("gloo")
     for job in json.loads(Path(sys.argv[1]).read_text("utf-8")):
         take(job)
 

@@ -11,7 +11,7 @@ from killed_runs import OPTIONS
 
 import newleaf
 from newleaf.train.loop.session import Session
-from newleaf.train.pretraining.text_objective import TextCourse
+from newleaf.train.pretraining.text_objective import TextObjective
 
 FAST, SLOW = 1e12, 1.0  # FLOP/s of a machine that has time for all of the text, and of one that has time for what it can encode
 SECONDS = 3600  # which no test waits for: it stops after some steps
@@ -37,20 +37,20 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     """What each start of a run trains on, is measured on, and its tokenizer, by fingerprints."""
     found: list[tuple[str, str, str]] = []
-    batches = TextCourse.batches
+    batches = TextObjective.batches
 
-    def noted(course: TextCourse, share: tuple[int, int]) -> Any:
-        prepared = course.prepared
+    def noted(objective: TextObjective, share: tuple[int, int]) -> Any:
+        prepared = objective.prepared
         found.append((prepared.train.fingerprint, prepared.validation.fingerprint, prepared.tokenizer.fingerprint))
-        return batches(course, share)
+        return batches(objective, share)
 
-    monkeypatch.setattr(TextCourse, "batches", noted)
+    monkeypatch.setattr(TextObjective, "batches", noted)
     return found
 
 
 def stopped_and_resumed(monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, float], out: Path, begin: Any, edit: Any = None) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_: speeds[0])
+        patch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: speeds[0])
         patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 7)
         begin()
     if edit is not None:
@@ -58,7 +58,7 @@ def stopped_and_resumed(monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, fl
         edit(values)
         (out / "run.yaml").write_text(yaml.safe_dump(values))
     with monkeypatch.context() as patch:
-        patch.setattr("newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_: speeds[1])
+        patch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: speeds[1])
         patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 9)
         assert newleaf.resume(out, quiet=True).summary["resumed_from_step"] == 7
 
@@ -95,7 +95,7 @@ def test_what_a_timed_run_takes_stands_in_run_yaml(text: Path, tmp_path: Path, m
     monkeypatch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 1)
     found = []
     for speed in (FAST, SLOW):
-        monkeypatch.setattr("newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_, speed=speed: speed)
+        monkeypatch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_, speed=speed: speed)
         run = newleaf.pretrain(text, out=tmp_path / f"{speed}", **TIMED)
         found.append(run.config["data"]["train_bytes"])
         assert isinstance(run.config["tokenizer"]["train_bytes"], int)
@@ -103,7 +103,7 @@ def test_what_a_timed_run_takes_stands_in_run_yaml(text: Path, tmp_path: Path, m
 
 
 def test_all_of_a_text_can_be_asked_for(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_: SLOW)
+    monkeypatch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: SLOW)
     monkeypatch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 1)
     run = newleaf.pretrain(text, out=tmp_path / "run", data={"train_bytes": "all"}, **TIMED)
     assert run.config["record"]["text_bytes"] == pytest.approx(0.95 * text.stat().st_size, rel=0.01)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_runs import OPTIONS, Heard, finish, options, outcome, start, wait_for
+from killed_runs import OPTIONS, RecordingMonitor, finish, options, outcome, start, wait_for
 
 import newleaf
 from newleaf.train.runs.folder_lock import FolderLock
@@ -69,15 +69,15 @@ def test_stopping_at_a_step_that_is_better_than_the_best_does_not_change_which_i
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validation gets worse after each check, and the look at the stop finds the best figure of all: the user gets it, the run does not."""
-    from newleaf.train.pretraining.text_evaluator import TextExaminer
+    from newleaf.train.pretraining.text_evaluator import TextEvaluator
 
-    def validate(self: TextExaminer, rows: int | None, to_the_end: bool = False) -> dict[str, float]:
+    def validate(self: TextEvaluator, rows: int | None, to_the_end: bool = False) -> dict[str, float]:
         calls.append(len(calls))
         nats = 1.0 if to_the_end else 100.0 + len(calls)
         return {"val_loss": nats / 10, "val_bits_per_byte": nats / 20}
 
     calls: list[int] = []
-    monkeypatch.setattr(TextExaminer, "validate", validate)
+    monkeypatch.setattr(TextEvaluator, "validate", validate)
     whole = newleaf.pretrain(book, out=tmp_path / "whole", quiet=True, **OPTIONS)
     assert whole.summary["best_step"] == 6
     from newleaf.train.loop.session import Session
@@ -178,7 +178,7 @@ def test_where_a_file_system_has_no_locks_the_user_is_told(book: Path, tmp_path:
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(folder_lock, "lock", refuse)
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(steps=1))
     assert heard.about("this file system has no locks (Operation not supported)")
 

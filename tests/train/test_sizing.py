@@ -12,7 +12,7 @@ import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.train.display.monitor import Silent
-from newleaf.train.sizing import LADDER, Budget, choose, portions, rung_of
+from newleaf.train.sizing import LADDER, Budget, choose_size, data_budget, rung_of
 
 MACHINE = 800e9  # FLOP/s
 
@@ -23,17 +23,17 @@ def weights(model: dict[str, int]) -> int:
 
 
 def test_more_time_gives_a_larger_network_until_the_text_is_too_small_for_it() -> None:
-    sizes = [weights(choose(10_000_000, Budget(seconds=time, matrix_speed=MACHINE)).model) for time in (15, 60, 240, 960, 3840)]
+    sizes = [weights(choose_size(10_000_000, Budget(seconds=time, matrix_speed=MACHINE)).model) for time in (15, 60, 240, 960, 3840)]
     assert sizes == sorted(sizes)
     assert sizes[-1] > 8 * sizes[0]
-    small = [weights(choose(100_000, Budget(seconds=time, matrix_speed=MACHINE)).model) for time in (240, 3840, 61440)]
+    small = [weights(choose_size(100_000, Budget(seconds=time, matrix_speed=MACHINE)).model) for time in (240, 3840, 61440)]
     assert small[1] == small[2] < sizes[-1]
 
 
 def test_text_that_is_read_many_times_gets_dropout_and_text_read_once_none() -> None:
     budget = Budget(seconds=600, matrix_speed=MACHINE)
-    assert choose(1_000_000_000, budget).model["residual_dropout"] == 0
-    small = choose(300_000, budget)
+    assert choose_size(1_000_000_000, budget).model["residual_dropout"] == 0
+    small = choose_size(300_000, budget)
     assert small.model["residual_dropout"] == small.model["embedding_dropout"] == 0.2
     assert any("read about" in reason.text for reason in small.reasons)
 
@@ -41,12 +41,12 @@ def test_text_that_is_read_many_times_gets_dropout_and_text_read_once_none() -> 
 def test_a_slower_machine_is_the_same_as_less_time() -> None:
     started = 10  # seconds that no machine trains in
     slow, short = Budget(seconds=started + 600, matrix_speed=MACHINE / 5), Budget(seconds=started + 120, matrix_speed=MACHINE)
-    assert choose(5_000_000, slow).model == choose(5_000_000, short).model
+    assert choose_size(5_000_000, slow).model == choose_size(5_000_000, short).model
 
 
 def test_a_clock_bounds_how_much_text_is_used_and_more_time_has_use_for_more() -> None:
-    assert portions(Budget(tokens=1_000_000), 4, 128, 2048) is None
-    found = [portions(Budget(seconds=time, matrix_speed=MACHINE), 4, 128, 2048) for time in (15, 60, 240)]
+    assert data_budget(Budget(tokens=1_000_000), 4, 128, 2048) is None
+    found = [data_budget(Budget(seconds=time, matrix_speed=MACHINE), 4, 128, 2048) for time in (15, 60, 240)]
     for one, other in pairwise(found):
         assert one.train < other.train
         assert one.tokenizer <= other.tokenizer <= other.train
@@ -93,7 +93,7 @@ def test_rates_are_higher_for_few_steps_unless_a_recipe_has_its_own_or_its_own_s
 
 def test_rates_follow_steps_and_width_and_are_the_usual_ones_for_long_runs_of_wide_networks() -> None:
     def rates(steps: int, size: str) -> tuple[float, float]:
-        return choose(10_000_000, Budget(steps=steps), size).rates
+        return choose_size(10_000_000, Budget(steps=steps), size).rates
 
     assert rates(1200, "4x128") == (2.0, 1.0)
     assert rates(300, "4x128") == (4.0, pytest.approx(2**0.5, abs=0.05))
@@ -102,7 +102,7 @@ def test_rates_follow_steps_and_width_and_are_the_usual_ones_for_long_runs_of_wi
 
 
 def test_a_size_that_is_asked_for_stands_and_the_rest_follows_it() -> None:
-    chosen = choose(1_000_000, Budget(tokens=1_000_000), "6x384").model
+    chosen = choose_size(1_000_000, Budget(tokens=1_000_000), "6x384").model
     assert (chosen["n_layer"], chosen["n_embd"], chosen["n_head"], chosen["head_dim"]) == (6, 384, 6, 64)
     assert rung_of("7×200") == (7, 200, 2), "heads of an even width near 64 that divide it"
     for n_layer, n_embd, n_head in LADDER:
@@ -136,13 +136,13 @@ def test_the_command_takes_a_size_and_its_run_repeats_without_it(tmp_path: Path,
 def test_what_a_recipe_overrides_is_not_announced(book: Path, tmp_path: Path) -> None:
     said: list[str] = []
 
-    class Heard(Silent):
+    class RecordingMonitor(Silent):
         def say(self, text: str) -> None:
             said.append(text)
 
     def announced(number: int, **options: Any) -> str:
         said.clear()
-        newleaf.pretrain(str(book), out=tmp_path / str(number), steps=2, monitor=Heard(), **options)
+        newleaf.pretrain(str(book), out=tmp_path / str(number), steps=2, monitor=RecordingMonitor(), **options)
         return " ".join(said)
 
     small = {"context_length": 32}

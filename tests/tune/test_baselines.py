@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from base_models import make_base, opinions, write_rows
 from fake_clocks import Clock
-from killed_runs import Heard
+from killed_runs import RecordingMonitor
 
 import newleaf
 from newleaf.tune.labels import baselines
@@ -89,7 +89,7 @@ def test_a_timed_run_names_the_rows_in_its_report(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(baselines, "_in_time", in_time)
     monkeypatch.setattr(baselines, "FIRST_ROWS", 20)
-    heard, rows = Heard(), write_rows(tmp_path / "rows.jsonl", opinions(48))
+    heard, rows = RecordingMonitor(), write_rows(tmp_path / "rows.jsonl", opinions(48))
     run = newleaf.finetune(
         make_base(tmp_path / "base"), rows, task="classify", out=tmp_path / "run", time="2s", train={"threads": 1}, monitor=heard
     )

@@ -56,11 +56,11 @@ def test_a_network_without_a_stock_class_says_so_and_opens_in_newleaf(base: Path
     save_folder(tmp_path / "odd", config, GPT(config).state_dict(), words)
     said: list[str] = []
 
-    class Heard(Silent):
+    class RecordingMonitor(Silent):
         def say(self, text: str) -> None:
             said.append(text)
 
-    run = newleaf.finetune(tmp_path / "odd", rows, task="classify", out=tmp_path / "run", monitor=Heard(), **OPTIONS)
+    run = newleaf.finetune(tmp_path / "odd", rows, task="classify", out=tmp_path / "run", monitor=RecordingMonitor(), **OPTIONS)
     assert any("stock transformers has no such network" in text for text in said)
     assert set(run.model.classify(["a fine story", "poor"])) <= {"good", "bad"}
 
@@ -111,16 +111,16 @@ def test_the_loss_is_the_stock_classifiers_and_half_the_stock_language_models(ba
     """At the first step of a run, from the ids of its own batch: HF's two classes on the weights of step 0."""
     from newleaf.train.display.monitor import Silent
     from newleaf.train.distributed.process_group import Ranks
-    from newleaf.tune.start_finetuning import open_course, read_config
+    from newleaf.tune.start_finetuning import open_objective, read_config
 
     values = merge(OPTIONS, {"task": "classify", "model": str(base), "source": [str(rows)]})
     values["train"] = values["train"] | {"steps": values.pop("steps")}
-    course: Any = open_course(read_config(values), Silent(), Ranks())
-    network = course.build().eval()
-    batch = course.batches((0, 1)).batch(0)
+    objective: Any = open_objective(read_config(values), Silent(), Ranks())
+    network = objective.build().eval()
+    batch = objective.batches((0, 1)).batch(0)
     part = batch.part(0, batch.rows, torch.device("cpu"))
-    labels, language = (found.item() / count for found, count in zip(course.losses(network, part), batch.counts, strict=True))
-    course.save(tmp_path / "model", network, network.state_dict())
+    labels, language = (found.item() / count for found, count in zip(objective.losses(network, part), batch.counts, strict=True))
+    objective.save(tmp_path / "model", network, network.state_dict())
     stock = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     real = part.targets.new_zeros(part.ids.shape).scatter_(1, part.lengths[:, None] - 1, 1).flip(1).cumsum(1).flip(1)
     assert labels == pytest.approx(stock(part.ids, attention_mask=real, labels=part.answers).loss.item(), rel=1e-4)
@@ -128,7 +128,7 @@ def test_the_loss_is_the_stock_classifiers_and_half_the_stock_language_models(ba
     writer.transformer.load_state_dict(stock.transformer.state_dict())
     targets = part.ids.masked_fill(real == 0, -100)
     assert language == pytest.approx(writer.eval()(part.ids, attention_mask=real, labels=targets).loss.item(), rel=1e-4)
-    assert [(term.name, term.weight) for term in course.terms] == [("label_loss", 1.0), ("language_loss", 0.5)]
+    assert [(term.name, term.weight) for term in objective.terms] == [("label_loss", 1.0), ("language_loss", 0.5)]
 
 
 def test_similarity_does_not_depend_on_the_order_and_choice_follows_it(base: Path, tmp_path: Path) -> None:
@@ -176,14 +176,14 @@ def test_balanced_class_weights_are_scikit_learns_and_portions_add_up(base: Path
 
     from newleaf.train.display.monitor import Silent
     from newleaf.train.distributed.process_group import Ranks
-    from newleaf.tune.start_finetuning import open_course, read_config
+    from newleaf.tune.start_finetuning import open_objective, read_config
 
     rows = write_rows(tmp_path / "rows.jsonl", [row | {"label": int(n % 5 == 0)} for n, row in enumerate(opinions())])
     values = merge(OPTIONS, {"task": "classify", "model": str(base), "source": [str(rows)], "label": {"class_weights": "balanced"}})
     values["train"] = values["train"] | {"steps": values.pop("steps")}
-    course: Any = open_course(read_config(values), Silent(), Ranks())
-    answers = [row.answer for row in course.rows]
-    weights = {row.answer: row.weight for row in course.rows}
+    objective: Any = open_objective(read_config(values), Silent(), Ranks())
+    answers = [row.answer for row in objective.rows]
+    weights = {row.answer: row.weight for row in objective.rows}
     assert [weights[0], weights[1]] == pytest.approx(list(compute_class_weight("balanced", classes=np.array([0, 1]), y=answers)))
     one = tune(base, rows, tmp_path / "one", label={"class_weights": "balanced"}, train={"micro_batch_size": 4})
     many = tune(base, rows, tmp_path / "many", label={"class_weights": "balanced"}, train={"micro_batch_size": 1})

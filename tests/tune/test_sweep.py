@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from base_models import make_base, opinions, write_rows
 from fake_clocks import Clock
-from killed_runs import Heard
+from killed_runs import RecordingMonitor
 
 import newleaf
 from newleaf.errors import DivergedError
@@ -39,7 +39,7 @@ class Trials:
         self, patch: pytest.MonkeyPatch, folder: Path, score: Score, measure: Measure = LOSS, seconds: float = math.inf,
         length: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        clock, self.heard, self.lengths = Clock(), Heard(), []
+        clock, self.heard, self.lengths = Clock(), RecordingMonitor(), []
 
         def begin(kind: Any, config: Any, out: Path, *rest: Any) -> Any:
             clock.advance(1)

@@ -37,12 +37,12 @@ def test_fifty_steps_lose_as_much_as_the_stock_trainers(base: Path, story: Path,
     """The same weights, batches, AdamW and clipping, in fp32 without dropout."""
     from newleaf.train.display.monitor import Silent
     from newleaf.train.distributed.process_group import Ranks
-    from newleaf.tune.start_finetuning import open_course, read_config
+    from newleaf.tune.start_finetuning import open_objective, read_config
 
     run = newleaf.finetune(base, story, task="text", out=tmp_path / "run", steps=50, quiet=True, **OPTIONS)
     ours = [line["loss"] for line in run.metrics if "loss" in line]
     values = {name: value for name, value in run.config.items() if name != "record"}
-    batches = open_course(read_config(values), Silent(), Ranks()).batches((0, 1))
+    batches = open_objective(read_config(values), Silent(), Ranks()).batches((0, 1))
     rows = []
     for step in range(50):
         batch: Any = batches.batch(step)
@@ -90,7 +90,7 @@ def test_fresh_weights_are_another_beginning_of_the_same_network(base: Path, sto
 
 def test_of_a_large_text_a_timed_run_encodes_what_it_has_time_for(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "newleaf.train.pretraining.prepare_pretraining.product_speed", lambda *_: 1.0
+        "newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: 1.0
     )  # a machine too slow to learn from more than it encodes
     (tmp_path / "long.txt").write_text(" ".join(f"{TEXT} In year {n} it began again." for n in range(8000)), "utf-8")
     timed, counted = (

@@ -58,9 +58,9 @@ class AdaptedLinear(Replacement):
         return (self.squares.to(b.device) + 2 * cross + own).clamp(min=1e-30).sqrt()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.together(x, (self,))
+        return self.fused_projection(x, (self,))
 
-    def together(self, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    def fused_projection(self, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
         adapted = [layer for layer in layers if isinstance(layer, AdaptedLinear)]
         bases = [layer.base if isinstance(layer, AdaptedLinear) else layer for layer in layers]
         assert joinable(*layers)

@@ -15,7 +15,7 @@ from newleaf.adapters.modules_to_save import HEAD, TABLE, put_whole, unpacked
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.attention import Attention
-from newleaf.model.cpu.fused_projections import lay_together
+from newleaf.model.cpu.fused_projections import make_contiguous
 from newleaf.model.feedforward import FeedForward
 from newleaf.quant.packed import Packed
 from newleaf.quant.packed_layers import PackedWeight, PlainWeights
@@ -127,7 +127,7 @@ def lay_out(network: GPT) -> None:
             continue
         layers = [layer.base if isinstance(layer, AdaptedLinear) else layer for layer in group]
         if all(type(layer) is nn.Linear and not layer.weight.requires_grad for layer in layers):
-            lay_together([layer for layer in layers if isinstance(layer, nn.Linear)])
+            make_contiguous([layer for layer in layers if isinstance(layer, nn.Linear)])
 
 
 def parameters_of(parts: Mapping[str, Part]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from newleaf.api.engines import Engines
 from newleaf.errors import InputError
 from newleaf.generate.batch.output_settings import begin_output, settings_of
 from newleaf.generate.batch.prompt_file import add_lines, batches, read_prompts
-from newleaf.generate.chat.answering import MAX_TOKENS, Answerer, Reply, ReplyPiece, Speaker, check_options, gather, told_full
+from newleaf.generate.chat.answering import MAX_TOKENS, Answerer, ChatResponder, Reply, ReplyPiece, check_options, gather, told_full
 from newleaf.generate.chat.conversation import Conversation
 from newleaf.generate.constraints.constraint import Grammars
 from newleaf.generate.engine.engine import Engine
@@ -173,7 +173,7 @@ class Model:
             adapters=networks,
             draft=guess,
             cache=self.cache,
-            soon=True,
+            lower_at_once=True,
         )
 
     def with_adapter(self, path: str | Path) -> Model:
@@ -300,19 +300,19 @@ class Model:
         """What `reply` is made of: pieces that are content or reasoning."""
         template = {name: options.pop(name) for name in TEMPLATE_OPTIONS if name in options}
         draft = options.pop("draft", None)
-        config, how, speaker = self.chat_options(options), _rendering(template), self._speaker()
+        config, how, responder = self.chat_options(options), _rendering(template), self._speaker()
         check_drafting(draft is not None, config)
-        prompt = speaker.prompt(messages, how)
-        pieces = speaker.answer(prompt, config, self._answerer(draft), how.tools, how.continue_final_message)
-        return told_full(pieces, speaker.context_length)
+        prompt = responder.prompt(messages, how)
+        pieces = responder.answer(prompt, config, self._answerer(draft), how.tools, how.continue_final_message)
+        return told_full(pieces, responder.context_length)
 
     def conversation(self, system: str | None = None, *, draft: Model | None = None, **options: Any) -> Conversation:
         """A conversation that keeps what the network has read from turn to turn. Options are the template's: tools, documents,
         template_variables; `draft` is as for `generate`."""
         return Conversation(self._speaker(), self._answerer(draft), system, _rendering(options))
 
-    def _speaker(self) -> Speaker:
-        return Speaker(self.network.config.context_length, self.chat_template, self.end_ids)
+    def _speaker(self) -> ChatResponder:
+        return ChatResponder(self.network.config.context_length, self.chat_template, self.end_ids)
 
     def _answerer(self, draft: Model | None = None) -> Answerer:
         return self._engine(draft)

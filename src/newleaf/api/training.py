@@ -12,7 +12,7 @@ from newleaf.errors import InputError
 from newleaf.machine import tiny_as_zero
 from newleaf.recipe import build, merge, read_recipe, recipe_of
 from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
-from newleaf.train.distributed.process_group import leads
+from newleaf.train.distributed.process_group import is_rank_zero
 from newleaf.train.objective.train_config import LENGTHS, PretrainConfig
 from newleaf.train.pretraining.start_pretraining import PRETRAINING
 from newleaf.train.pretraining.start_pretraining import pretrain as run_pretraining
@@ -128,7 +128,7 @@ def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str
 
 
 def _watched(monitor: Monitor | None, quiet: bool, work: Callable[[Monitor], RunFolder]) -> Run:
-    shown = monitor or (Silent() if quiet or not leads() else pick_monitor())
+    shown = monitor or (Silent() if quiet or not is_rank_zero() else pick_monitor())
     try:
         with tiny_as_zero():
             return Run(work(shown).path)

@@ -15,7 +15,7 @@ from newleaf.cli.shared_options import (
     add_context_options,
     add_draft_options,
     add_model_options,
-    heed_offline,
+    apply_offline,
     open_draft,
     opening_options,
 )
@@ -62,7 +62,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     variables = dict(_variable(text) for text in args.template_variable or [])
     from newleaf import api
     from newleaf.generate.chat.sampling_defaults import chat_sampling

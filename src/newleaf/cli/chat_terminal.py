@@ -89,7 +89,7 @@ class Terminal:
                     self._note("Ctrl-D leaves.")
                     continue
                 try:
-                    if self._heed(text):
+                    if self._check_stop(text):
                         return
                 except InputError as error:
                     self._note(" ".join(str(error).split()))
@@ -102,7 +102,7 @@ class Terminal:
         marks = ("\001", "\002") if editing else ("", "")  # tell readline what takes no room
         return tuple(f"{marks[0]}{BOLD}{marks[1]}{sign}{marks[0]}{PLAIN}{marks[1]} " for sign in (">", "."))  # type: ignore[return-value]
 
-    def _heed(self, text: str) -> bool | None:
+    def _check_stop(self, text: str) -> bool | None:
         """Do what a line says; true to leave."""
         if not text.strip():
             return None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.shared_options import add_model_options, heed_offline
+from newleaf.cli.shared_options import add_model_options, apply_offline
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     if bool(args.text) == bool(args.file):
         raise InputError("name the texts to label, or a file of them with --file, or - for lines of standard input")
     for _, flags, _ in DATA:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from newleaf.cli.shared_options import add_offline, heed_offline
+from newleaf.cli.shared_options import add_offline, apply_offline
 from newleaf.errors import InputError
 
 DTYPES, TYPES = ("fp32", "bf16", "fp16"), ("F32", "F16", "BF16", "Q8_0", "Q4_0", "MXFP4")
@@ -25,7 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     if args.adapter is not None and not args.merge:
         raise InputError("--adapter: goes with --merge")
     from rich.console import Console

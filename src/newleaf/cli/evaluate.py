@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from newleaf.cli.console import stdout_console
-from newleaf.cli.shared_options import add_context_options, add_model_options, heed_offline
+from newleaf.cli.shared_options import add_context_options, add_model_options, apply_offline
 
 EPILOG = (
     "tasks: hellaswag, arc_easy, mmlu (or mmlu_SUBJECT), truthfulqa_mc1, lambada, sst2, gsm8k_cot, humaneval, speed; lm_eval:NAME for a "
@@ -58,7 +58,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     from newleaf.api.evaluating import evaluation
 
     data = {name: getattr(args, f"data.{name}") for name, _ in DATA if getattr(args, f"data.{name}") is not None}

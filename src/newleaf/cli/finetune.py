@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from newleaf.cli.recipe_options import dotted
-from newleaf.cli.shared_options import add_run_options, heed_offline, lengths_to_resume, start_of_process
+from newleaf.cli.shared_options import add_run_options, apply_offline, lengths_to_resume, start_of_process
 from newleaf.errors import InputError
 from newleaf.train.signals import Interrupt
 from newleaf.tune.task_names import TASKS
@@ -40,7 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     overrides = dotted(args.rest)
     if args.resume is not None:
         lengths_to_resume(args, overrides)
@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/tuned")
 
-    from newleaf.train.distributed.process_group import leads
+    from newleaf.train.distributed.process_group import is_rank_zero
 
     with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
         lines = closing_lines(_tuned(args, overrides))
-        if leads():
+        if is_rank_zero():
             print(lines)
     return 0
 

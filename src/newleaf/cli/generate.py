@@ -14,7 +14,7 @@ from newleaf.cli.shared_options import (
     add_context_options,
     add_draft_options,
     add_model_options,
-    heed_offline,
+    apply_offline,
     open_draft,
     opening_options,
 )
@@ -47,7 +47,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     from newleaf import api
 
     options = given_options(args)

@@ -8,7 +8,7 @@ import textwrap
 from typing import Any
 
 from newleaf.cli.console import has_width, stdout_console
-from newleaf.cli.shared_options import add_offline, heed_offline
+from newleaf.cli.shared_options import add_offline, apply_offline
 from newleaf.format_amounts import byte_size
 from newleaf.text.printable import printable
 
@@ -28,7 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     from newleaf.train.runs.describe_run import facts
 
     found = facts(args.model)

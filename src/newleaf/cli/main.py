@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 after a second Ctrl-C."""
     started = time.monotonic()
     _open_streams()
-    _heed_others()
+    _check_stop_of_others()
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
         given = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--debug"]
@@ -124,7 +124,7 @@ def _open_streams() -> None:
         sys.stdout.reconfigure(errors="replace")  # a terminal without a letter shows another, and the command goes on
 
 
-def _heed_others() -> None:
+def _check_stop_of_others() -> None:
     """Where something else is running now, let OpenMP's threads, which are PyTorch's, sleep soon after they ran out of work. By
     themselves they spin for milliseconds, and one waits for the other most of the time; alone on a machine, spinning is an eighth
     faster. To be called before torch is imported: it reads this once."""

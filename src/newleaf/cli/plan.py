@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from newleaf.cli import plan_fit
 from newleaf.cli.console import stdout_console
-from newleaf.cli.shared_options import add_offline, heed_offline
+from newleaf.cli.shared_options import add_offline, apply_offline
 from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size, counted
 
@@ -48,7 +48,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     on_paper = [name for name in ("size", "tokens", "mfu") if getattr(args, name) is not None]
     on_paper += [name for name, usual in (("gpus", 1), ("gpu", "h100")) if getattr(args, name) != usual]
     if args.fit is not None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from newleaf.cli.recipe_options import dotted
-from newleaf.cli.shared_options import add_run_options, heed_offline, lengths_to_resume, start_of_process
+from newleaf.cli.shared_options import add_run_options, apply_offline, lengths_to_resume, start_of_process
 from newleaf.errors import InputError
 from newleaf.train.signals import Interrupt
 
@@ -36,18 +36,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    heed_offline(args)
+    apply_offline(args)
     overrides = dotted(args.rest)
     if args.resume is not None:
         lengths_to_resume(args, overrides)
     if args.resume is None and args.out is None:
         raise InputError("--out is missing: name a folder for the run, such as --out runs/book")
 
-    from newleaf.train.distributed.process_group import leads
+    from newleaf.train.distributed.process_group import is_rank_zero
 
     with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
         lines = closing_lines(_trained(args, overrides))
-        if leads():
+        if is_rank_zero():
             print(lines)
     return 0
 
@@ -76,10 +76,10 @@ def _trained(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 def closing_lines(run: object) -> str:
     """What a run came to, and what to do next."""
     from newleaf.api import Run
-    from newleaf.train.runs.run_diagnosis import verdict
+    from newleaf.train.runs.run_diagnosis import diagnosis_lines
 
     assert isinstance(run, Run)
     found, path = run.summary, run.path
     if not found:
         return f"{path}: nothing was trained yet\n  begin anew      newleaf pretrain --resume {path}"
-    return "\n".join(verdict(path, run.config, found, run.metrics))
+    return "\n".join(diagnosis_lines(path, run.config, found, run.metrics))

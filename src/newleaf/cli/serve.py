@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from newleaf.cli.shared_options import add_context_options, add_model_options, heed_offline
+from newleaf.cli.shared_options import add_context_options, add_model_options, apply_offline
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         return _add_key(args)
     if not args.models:
         raise InputError("a server needs a model: newleaf serve MODEL")
-    heed_offline(args)
+    apply_offline(args)
     try:
         import fastapi  # noqa: F401
         import httptools  # noqa: F401
@@ -123,8 +123,8 @@ def run(args: argparse.Namespace) -> int:
     from newleaf.serve.http.logs import Logs
     from newleaf.serve.http.request_metrics import Metrics
     from newleaf.serve.models.loaded_model import Threads
-    from newleaf.serve.models.model_registry import Registry, Room
-    from newleaf.serve.models.server_context import Serving
+    from newleaf.serve.models.model_registry import MemoryLimits, Registry
+    from newleaf.serve.models.server_context import ServerContext
     from newleaf.serve.server import bind, serve
 
     listening = bind(args.host, args.port)
@@ -132,17 +132,20 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, port)
     sources = _with_adapters([_source(text, args) for text in args.models], args.adapter or [])
     sources = _with_drafts(sources, args.draft or [], args.draft_weights)
-    room = Room(_size(args.memory, "--memory"), _cache(args.cache)[1], args.slots, settings.limits.queue)
+    room = MemoryLimits(_size(args.memory, "--memory"), _cache(args.cache)[1], args.slots, settings.limits.queue)
     logs, threads = Logs(sys.stderr if args.log == "json" else None), Threads()
-    serving = Serving(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
+    server_context = ServerContext(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
     _warn(args.host, settings)
 
     def ready() -> None:
-        print(_greeting(f"http://{_typed(host)}:{port}", list(serving.registry.names), args.json, settings.keys is not None), flush=True)
+        print(
+            _greeting(f"http://{_typed(host)}:{port}", list(server_context.registry.names), args.json, settings.keys is not None),
+            flush=True,
+        )
 
     if sys.stdout.isatty() and not args.json:
         print(f"Opening {sources[0].name} …", flush=True)
-    serve(serving, listening, ready)
+    serve(server_context, listening, ready)
     return 0
 
 

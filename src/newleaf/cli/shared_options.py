@@ -104,7 +104,7 @@ def add_offline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="never ask the Hub, not even for a name that is not on this disk")
 
 
-def heed_offline(args: argparse.Namespace) -> None:
+def apply_offline(args: argparse.Namespace) -> None:
     """To be called before anything imports huggingface_hub, which reads this once."""
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -12,7 +12,7 @@ from newleaf.data.data_config import TAKEN, DataConfig
 from newleaf.data.documents import Progress, documents
 from newleaf.data.problems import BadDocumentError, Problems
 from newleaf.data.sources import Resolved, resolve
-from newleaf.data.text_store import SpoolWriter, TextFile, split_characters, split_documents, split_each, with_fingerprint
+from newleaf.data.text_store import TextFile, TextStoreWriter, split_characters, split_documents, split_each, with_fingerprint
 from newleaf.errors import InputError
 
 VERSION = 4  # of the cache's layout and of what reading means: raise it when either changes
@@ -58,37 +58,37 @@ def prepare_text(sources: SourceNames, config: DataConfig, cache: Path | None = 
 
 
 def _build(folder: Path, found: Resolved, separate: Resolved | None, config: DataConfig, on_progress: Progress | None) -> dict[str, Any]:
-    text, report = _spool(folder / "text.bin", found, config, config.limit, on_progress)
+    text, report = _text_store(folder / "text.bin", found, config, config.limit, on_progress)
     if separate is None:
         train, validation = _split(text, config.val_fraction, folder)
     else:
         train = text
-        validation, report["validation"] = _spool(folder / "validation.bin", separate, config, config.validation_limit, on_progress)
+        validation, report["validation"] = _text_store(folder / "validation.bin", separate, config, config.validation_limit, on_progress)
     train, validation = with_fingerprint(train), with_fingerprint(validation)
     for name, part in (("train", train), ("held_out", validation)):
         report[name] = {"documents": part.n_documents, "characters": part.n_chars, "bytes": part.n_bytes}
     return {"train": train.described(), "validation": validation.described(), "report": report}
 
 
-def _spool(
+def _text_store(
     path: Path, found: Resolved, config: DataConfig, limit: int | None, on_progress: Progress | None
 ) -> tuple[TextFile, dict[str, Any]]:
     problems, cleaner = Problems(config.on_error), Cleaner(config)
-    with SpoolWriter(path) as spool:
+    with TextStoreWriter(path) as text_store:
         for document in documents(found, config, problems, on_progress):
             try:
                 pieces = cleaner.clean(document.pieces)
-                if pieces is not None and not spool.add(pieces):
+                if pieces is not None and not text_store.add(pieces):
                     problems.skipped["empty"] += 1
             except BadDocumentError as problem:
                 problems.bad(problem)
-            if on_progress is not None and found.total_bytes is None and spool.n_documents % TOLD_EVERY == 0:
-                on_progress("reading", spool.n_bytes, None)
-            if spool.n_documents == limit:
+            if on_progress is not None and found.total_bytes is None and text_store.n_documents % TOLD_EVERY == 0:
+                on_progress("reading", text_store.n_bytes, None)
+            if text_store.n_documents == limit:
                 break
-    if spool.n_documents == 0:
+    if text_store.n_documents == 0:
         raise InputError(f"{_shown(found)}: holds no text{_why(problems, cleaner)}; give files that do")
-    return spool.text(), _report(found, problems, cleaner)
+    return text_store.text(), _report(found, problems, cleaner)
 
 
 def _split(text: TextFile, val_fraction: float, folder: Path) -> tuple[TextFile, TextFile]:

@@ -94,7 +94,7 @@ def parse_json(text: str, where: str) -> Any:
 def _whole_lines(path: Path, bad: Bad, encoding: str | None) -> Iterator[tuple[int, str]]:
     """Lines with their ends, which belong to a table's field where quotes stand around them."""
     try:
-        for line in lines(utf8_blocks(blocks(path, _nobody), str(path), encoding, _tell_guess)):
+        for line in lines(utf8_blocks(blocks(path, _nobody), str(path), encoding, _tell_proposal)):
             try:
                 text = line_text(line, str(path))
             except BadDocumentError as problem:
@@ -186,7 +186,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
         raise InputError(f"{path}: not a readable Parquet file ({str(error).partition(chr(10))[0]})") from None
 
 
-def _tell_guess(name: str, encoding: str) -> None:
+def _tell_proposal(name: str, encoding: str) -> None:
     logging.getLogger("newleaf").warning(
         f"{name}: not UTF-8, read as {encoding}, which is a guess; if it is wrong, convert the file to UTF-8"
     )

@@ -101,7 +101,7 @@ def ends_path(path: Path) -> Path:
     return path.with_suffix(".ends")
 
 
-class SpoolWriter:
+class TextStoreWriter:
     """Writes documents one after the other, and takes one back when reading it fails half-way."""
 
     def __init__(self, path: Path) -> None:
@@ -112,7 +112,7 @@ class SpoolWriter:
         self.n_chars = 0
         self.n_documents = 0
 
-    def __enter__(self) -> "SpoolWriter":
+    def __enter__(self) -> "TextStoreWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,7 +160,7 @@ def split_characters(text: TextFile, n_first: int) -> tuple[TextFile, TextFile]:
 def split_each(text: TextFile, last_share: float, first: Path, last: Path) -> tuple[TextFile, TextFile] | None:
     """Every document in two, at a character: all without their ends, written to `first`, and the ends, about `last_share` of each, to
     `last`. None where one of the two is empty."""
-    with SpoolWriter(first) as heads, SpoolWriter(last) as tails:
+    with TextStoreWriter(first) as heads, TextStoreWriter(last) as tails:
         start = text.start
         for number, end in enumerate(text.ends.tolist()):
             whole = replace(text, start=start, stop=end, first_document=text.first_document + number, n_documents=1)

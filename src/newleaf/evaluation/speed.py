@@ -15,8 +15,8 @@ from newleaf.evaluation.local_model import LocalSubject
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import Estimate
 from newleaf.evaluation.task import Setting
-from newleaf.generate.backend.executor import Part, Slots
-from newleaf.generate.backend.lazy_lowering import open_slots
+from newleaf.generate.backend.executor import Executor, Part
+from newleaf.generate.backend.lazy_lowering import open_executor
 
 PROMPT, NEW, LONG = 32, 128, 512
 REPEATS = 5
@@ -32,7 +32,7 @@ def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress
     prompt = min(PROMPT, limit - new - 1)
     if prompt < 1:
         raise InputError(f"speed: a context of {limit} tokens is too short to measure")
-    slots = open_slots(subject.network, 1, None, cache=subject.cache, soon=True)
+    slots = open_executor(subject.network, 1, None, cache=subject.cache, lower_at_once=True)
     writing: list[float] = []
     reading: list[float] = []
     generator = torch.Generator().manual_seed(setting.seed)
@@ -54,7 +54,7 @@ def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress
     return TaskResult("speed", scores, setting=shape, seconds=time.monotonic() - begun, asked=REPEATS)
 
 
-def read(slots: Slots, ids: list[int]) -> Tensor:
+def read(slots: Executor, ids: list[int]) -> Tensor:
     """Read a text into the first slot, as many tokens a round as the engine would; logits [1, V] after the last."""
     for first in range(0, len(ids), slots.rows):
         part = ids[first : first + slots.rows]

@@ -70,5 +70,5 @@ def gelu_backward(table: Any, first: Any, last: Any) -> None:
         value = get(x, k, wide)
         square = value * value
         sigmoid = reciprocal(one + exp(spread(0.0) - value * fma(square, spread(TWICE * CUBE), spread(TWICE))))
-        slope = value * fma(square, spread(3 * TWICE * CUBE), spread(TWICE)) * (one - sigmoid)
-        put(out, k, wide, get(grad, k, wide) * sigmoid * (one + slope))
+        gradient = value * fma(square, spread(3 * TWICE * CUBE), spread(TWICE)) * (one - sigmoid)
+        put(out, k, wide, get(grad, k, wide) * sigmoid * (one + gradient))

@@ -34,14 +34,14 @@ class KernelCache(FunctionCache):
         return (*super()._index_key(sig, codegen), digest(folder))
 
 
-def kept_kernel(function: Callable[..., Any]) -> Any:
+def cached_kernel(function: Callable[..., Any]) -> Any:
     """A function that Python calls: compiled at its first call, or taken from the disk. It runs without the interpreter's lock."""
     made: Any = njit(**OPTIONS, pipeline_class=ShortCompiler)(function)
     made._cache = KernelCache(function)
     return made
 
 
-def kept_callback(signature: Any, function: Callable[..., Any]) -> Any:
+def cached_callback(signature: Any, function: Callable[..., Any]) -> Any:
     """A function that C calls, compiled now, or taken from the disk."""
     compiler: Any = ShortCompiler  # a CompilerBase serves, though CFunc says Compiler
     options = {"error_model": "numpy"}

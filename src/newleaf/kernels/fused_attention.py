@@ -65,7 +65,7 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
     qkv, norms, tables = given(table, 0), table + 32, table + 48
     length, all_heads, dim, wide, kv_heads = given(table, 8), given(table, 9), given(table, 10), given(table, 11), given(table, 14)
     epsilon, query_scale = fraction(table, 12), fraction(table, 13)
-    begins, out, sums, portion = given(table, 15), given(table, 16), given(table, 17), given(table, 18)
+    begins, out, sums, chunk = given(table, 15), given(table, 16), given(table, 17), given(table, 18)
     half = dim // 2
     for row in range(first, last):
         batch, time = row // length, row % length
@@ -77,7 +77,7 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
             weight = load_long(norms + 8 * part) if part < 2 else 0
             cos, sin = load_long(tables) + 4 * dim * position, load_long(tables + 8) + 4 * dim * position
             turns = load_long(tables) != 0 and part < 2
-            mine = sums + 4 * dim * (2 * (first // portion) + part)
+            mine = sums + 4 * dim * (2 * (first // chunk) + part)
             factor = spread(query_scale if part == 0 else nb.float32(1.0))
             for head in range(heads):
                 at, of = (row * (all_heads + 2 * kv_heads) + before + head) * dim, ((batch * heads + head) * length + time) * dim

@@ -12,7 +12,7 @@ TRIALS = 12
 CLEARLY = 1.2  # times as fast as in fp32: what products in bf16 must be for it to be worth its rounding
 
 
-def product_speed(dtype: torch.dtype, device: torch.device, seconds: float = 0.25) -> float:
+def matmul_speed(dtype: torch.dtype, device: torch.device, seconds: float = 0.25) -> float:
     """FLOP/s of matrix products of the shape that small models train with, the best of the trials that fit in `seconds`."""
     rows, width, inner = 4096, 256, 768
     left, right = torch.randn(rows, width, device=device).to(dtype), torch.randn(width, inner, device=device).to(dtype)

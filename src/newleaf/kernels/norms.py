@@ -41,8 +41,8 @@ def rms_norm_backward(table: Any, first: Any, last: Any) -> None:
     The norm removes x's own direction: only what is orthogonal to it flows back.
     """
     x, grad, out, weight, sums = given(table, 0), given(table, 1), given(table, 2), given(table, 3), given(table, 4)
-    portion, width, wide, epsilon = given(table, 5), given(table, 6), given(table, 7), fraction(table, 8)
-    sums += 4 * width * (first // portion)
+    chunk, width, wide, epsilon = given(table, 5), given(table, 6), given(table, 7), fraction(table, 8)
+    sums += 4 * width * (first // chunk)
     for row in range(first, last):
         at = row * width
         one_scale = inverse_root(x, at, width, wide, epsilon)

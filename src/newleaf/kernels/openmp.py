@@ -17,7 +17,7 @@ import torch
 from numba import types
 
 from newleaf.kernels.atomics import atomic_add, call_loop
-from newleaf.kernels.compile_cache import kept_callback
+from newleaf.kernels.compile_cache import cached_callback
 from newleaf.kernels.load_store import load_long
 
 HEAD = 4  # places of a call's table before the loop's own: the next row, rows, rows in a portion, the loop
@@ -26,19 +26,19 @@ BODY = types.void(types.int64, types.int64, types.int64)
 Loop = Callable[..., None]
 
 
-def _take_portions(table: Any) -> None:
+def _take_chunks(table: Any) -> None:
     """What each thread does."""
-    rows, portion, body = load_long(table + 8), load_long(table + 16), load_long(table + 24)
+    rows, chunk, body = load_long(table + 8), load_long(table + 16), load_long(table + 24)
     while True:
-        first = atomic_add(table, portion)
+        first = atomic_add(table, chunk)
         if first >= rows:
             return
-        call_loop(body, table + 8 * HEAD, first, min(first + portion, rows))
+        call_loop(body, table + 8 * HEAD, first, min(first + chunk, rows))
 
 
 @functools.cache
-def _portions() -> Any:
-    return kept_callback(types.void(types.int64), _take_portions)
+def _chunks() -> Any:
+    return cached_callback(types.void(types.int64), _take_chunks)
 
 
 def parallel(body: Callable[[int, int, int], None]) -> Loop:
@@ -50,16 +50,16 @@ def parallel(body: Callable[[int, int, int], None]) -> Loop:
     compiled: list[Any] = []
 
     @functools.wraps(body)
-    def call(rows: int, portion: int, *values: int) -> None:
+    def call(rows: int, chunk: int, *values: int) -> None:
         if not compiled:
-            compiled.append(kept_callback(BODY, body))
-        table = np.array((0, rows, portion, compiled[0].address, *values), dtype=np.int64)
-        threads = min(torch.get_num_threads(), -(-rows // portion))
+            compiled.append(cached_callback(BODY, body))
+        table = np.array((0, rows, chunk, compiled[0].address, *values), dtype=np.int64)
+        threads = min(torch.get_num_threads(), -(-rows // chunk))
         enter = _parallel_region() if threads > 1 else None
         if enter is None:
-            _portions().ctypes(table.ctypes.data)
+            _chunks().ctypes(table.ctypes.data)
         else:
-            enter(_portions().address, table.ctypes.data, threads, 0)
+            enter(_chunks().address, table.ctypes.data, threads, 0)
 
     return call
 

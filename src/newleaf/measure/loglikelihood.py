@@ -189,7 +189,7 @@ def _log_total(logits: Tensor) -> Tensor:
     if not compiled or not fused_layers.available():
         return logits.float().logsumexp(-1)
     first = logits[:, 0].to(torch.float32, copy=True)
-    losses, _ = fused_layers.softmax_slopes(logits.contiguous(), torch.zeros(len(logits), dtype=torch.long))
+    losses, _ = fused_layers.softmax_gradients(logits.contiguous(), torch.zeros(len(logits), dtype=torch.long))
     return losses + first
 
 

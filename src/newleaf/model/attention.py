@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newleaf.model.cpu import fused_layers
-from newleaf.model.cpu.block_diagonal_attention import Apart, attend_apart
-from newleaf.model.cpu.fused_projections import joinable, together
+from newleaf.model.cpu.block_diagonal_attention import PackedDocuments, attend_block_diagonal
+from newleaf.model.cpu.fused_projections import fused_projection, joinable
 from newleaf.model.gpt_config import GPTConfig
 from newleaf.model.kv_cache import Cache
 from newleaf.model.masks import Masks
@@ -29,7 +29,9 @@ class Context:
     masks: Masks  # by window: bool, broadcasts to [B, H, T, S]; None is plain causal, or one token that sees all
     rotary: tuple[Tensor, Tensor] | None  # tables that broadcast to [B, T, H, rotary_dim]
     cache: Cache | None
-    apart: Apart | None = None  # where there are documents in the rows that can be attended to one by one, without a mask
+    packed_documents: PackedDocuments | None = (
+        None  # where there are documents in the rows that can be attended to one by one, without a mask
+    )
     angles: tuple[Tensor, Tensor] | None = None  # fp32 tables [T, rotary_dim], where every text or document begins at the first position
 
 
@@ -131,9 +133,9 @@ class Attention(nn.Module):
         if self._is_plain(context, x.shape[1]) and fused_layers.fits(x):
             q_norm, k_norm = self.q_norm, self.k_norm
             norms = (q_norm.weight, k_norm.weight) if isinstance(q_norm, RMSNorm) and isinstance(k_norm, RMSNorm) else None
-            qkv = together(x, (self.q, self.k, self.v))
+            qkv = fused_projection(x, (self.q, self.k, self.v))
             heads = self.n_head, self.n_kv_head
-            begins = context.apart.beginnings if context.apart is not None else None
+            begins = context.packed_documents.beginnings if context.packed_documents is not None else None
             result: Tensor = self.out(fused_layers.causal_attention(qkv, norms, self.eps, context.angles, *heads, self.scale, begins))
             return result
         q, k, v = (project(x).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # [B, T, heads, D]
@@ -143,7 +145,7 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if context.cache is not None:
             k, v = context.cache.append(self.layer, k, v)
-        runs = context.apart.runs(self.window) if context.apart is not None else None
+        runs = context.packed_documents.runs(self.window) if context.packed_documents is not None else None
         mask = context.masks[self.window] if runs is None else None
         dropout = self.dropout if self.training else 0.0
         if mask is not None:  # nobody sees what stands before it
@@ -159,13 +161,13 @@ class Attention(nn.Module):
                 return attend_under(q, k, v, mask)
             return _in_parts(attend_under, q, k, v, mask)
 
-        mixed = attend_to(q, k, v) if runs is None else attend_apart(attend_to, q, k, v, runs)
+        mixed = attend_to(q, k, v) if runs is None else attend_block_diagonal(attend_to, q, k, v, runs)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
     def _is_plain(self, context: Context, length: int) -> bool:
         """Whether this is causal attention over whole texts or documents and nothing more, which `fused` does in one step."""
-        unmasked = not 0 < self.window < length if context.apart is not None else context.masks[self.window] is None
+        unmasked = not 0 < self.window < length if context.packed_documents is not None else context.masks[self.window] is None
         return (
             context.cache is None
             and unmasked

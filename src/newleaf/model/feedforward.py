@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newleaf.model.cpu import fused_layers
-from newleaf.model.cpu.fused_projections import joinable, together
+from newleaf.model.cpu.fused_projections import fused_projection, joinable
 from newleaf.model.gpt_config import ActivationKind, GPTConfig
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
@@ -40,7 +40,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if fused_layers.fits(x) and self._is_plain():
-            hidden = fused_layers.swiglu(together(x, (self.gate, self.up))) if self.gate is not None else fused_layers.gelu_tanh(self.up(x))
+            hidden = (
+                fused_layers.swiglu(fused_projection(x, (self.gate, self.up)))
+                if self.gate is not None
+                else fused_layers.gelu_tanh(self.up(x))
+            )
         elif self.gate is not None:
             hidden = gate_with(self.config, self.gate(x), self.up(x))
         else:

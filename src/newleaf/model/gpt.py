@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from newleaf.model.attention import Context
 from newleaf.model.block import Block
 from newleaf.model.count import count_parameters
-from newleaf.model.cpu.block_diagonal_attention import Apart
+from newleaf.model.cpu.block_diagonal_attention import PackedDocuments
 from newleaf.model.embedding import Embedding
 from newleaf.model.gpt_config import GPTConfig
 from newleaf.model.initialize import initialize
@@ -83,12 +83,14 @@ class GPT(nn.Module):
         seen = cache.note(real, count) if cache is not None else real
         positions = placement.positions(past) if placement is not None else token_positions(seen, documents, past, count, ids.device)
         x = self.embedding(ids, positions)
-        apart = Apart.of(documents) if documents is not None and seen is None and cache is None and placement is None else None
+        packed_documents = (
+            PackedDocuments.of(documents) if documents is not None and seen is None and cache is None and placement is None else None
+        )
         rotary = angles = None
         if self.config.positions == "rotary":
-            cos, sin = rotary_table(positions if apart is None else torch.arange(count), self.config)
+            cos, sin = rotary_table(positions if packed_documents is None else torch.arange(count), self.config)
             angles = (cos, sin) if cos.ndim == 2 and past == 0 else None
-            if apart is not None:
+            if packed_documents is not None:
                 cos, sin = cos[positions], sin[positions]
             rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
 
@@ -97,7 +99,7 @@ class GPT(nn.Module):
                 return placement.mask(past, window)
             return attention_mask(seen, documents, past, count, window, ids.device)
 
-        context = Context(Masks(mask), rotary, cache, apart, angles)
+        context = Context(Masks(mask), rotary, cache, packed_documents, angles)
         again = self.recompute and self.training and torch.is_grad_enabled()
         for block in self.blocks:
             x = checkpoint(block, x, context, use_reentrant=False) if again else block(x, context)

@@ -34,17 +34,17 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     return total / (wanted != IGNORED).sum().clamp(min=1) if reduction == "mean" else total
 
 
-def _softmax_slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Losses fp32 [N] and their slopes softmax − one-hot [N, V] in the logits' type; both zero where a target does not count."""
-    slope = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    gradient = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     counted, safe = targets != IGNORED, targets.clamp(min=0).unsqueeze(1)
     # log p of the target by way of the likeliest token, whose probability cannot underflow.
-    log_top = slope.amax(1, keepdim=True).log_()
+    log_top = gradient.amax(1, keepdim=True).log_()
     losses = logits.amax(1, keepdim=True).float() - logits.gather(1, safe).float() - log_top
-    slope.scatter_add_(1, safe, torch.full_like(log_top, -1))
+    gradient.scatter_add_(1, safe, torch.full_like(log_top, -1))
     if not bool(counted.all()):
-        slope.mul_(counted.unsqueeze(1))
-    return losses.squeeze(1).where(counted, 0), slope.to(logits.dtype)
+        gradient.mul_(counted.unsqueeze(1))
+    return losses.squeeze(1).where(counted, 0), gradient.to(logits.dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -62,15 +62,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
             logits = F.linear(h, weight, bias)
-            losses, slope = fused_layers.softmax_slopes(logits, t) if fused_layers.fits(hidden) else _softmax_slopes(logits, t)
+            losses, gradient = fused_layers.softmax_gradients(logits, t) if fused_layers.fits(hidden) else _softmax_gradients(logits, t)
             total += losses.sum()
             if hidden_grad is None:
                 continue
             if bias_grad is not None:
-                bias_grad += slope.sum(0, dtype=torch.float32)
-            torch.mm(slope, weight, out=hidden_grad[start : start + rows])
+                bias_grad += gradient.sum(0, dtype=torch.float32)
+            torch.mm(gradient, weight, out=hidden_grad[start : start + rows])
             if weight_grad is not None:
-                weight_grad += slope.T @ h
+                weight_grad += gradient.T @ h
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtype = hidden.dtype
         return total

@@ -11,12 +11,12 @@ from fastapi import APIRouter, FastAPI
 
 from newleaf.serve.api_errors import add_handlers
 from newleaf.serve.batches.batch_routes import batches_router
-from newleaf.serve.batches.batch_worker import Work
+from newleaf.serve.batches.batch_worker import BatchWorker
 from newleaf.serve.batches.file_routes import files_router
-from newleaf.serve.http.middleware import Edge
+from newleaf.serve.http.middleware import RequestMiddleware
 from newleaf.serve.http.rate_limit import KeyRates
 from newleaf.serve.http.request_metrics import metrics_router
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.openai.chat_completions import chat_router
 from newleaf.serve.openai.completions import completions_router
 from newleaf.serve.openai.embeddings import embeddings_router
@@ -30,7 +30,7 @@ from newleaf.version import VERSION
 PAGE = Path(__file__).with_name("web") / "page"
 
 
-def create_app(serving: Serving, more: Sequence[APIRouter] = ()) -> FastAPI:
+def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) -> FastAPI:
     """An ASGI application of this server; `more` are further routes."""
 
     @asynccontextmanager
@@ -44,25 +44,27 @@ def create_app(serving: Serving, more: Sequence[APIRouter] = ()) -> FastAPI:
             working.cancel()
             await asyncio.wait([working])
             work.close()
-        serving.registry.close()
-        serving.threads.close()
+        server_context.registry.close()
+        server_context.threads.close()
 
     app = FastAPI(title="newleaf", version=VERSION, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
-    rates = KeyRates(serving.limits, serving.settings.keys)
+    rates = KeyRates(server_context.limits, server_context.settings.keys)
     work = None
-    if serving.settings.state is not None:
-        work = Work(serving.settings.state, app, rates, serving.logs, most_bytes=serving.limits.body)
-    app.state.strict = serving.settings.strict
+    if server_context.settings.state is not None:
+        work = BatchWorker(server_context.settings.state, app, rates, server_context.logs, most_bytes=server_context.limits.body)
+    app.state.strict = server_context.settings.strict
     add_handlers(app)
-    serving.metrics.watch(serving.registry.loads)
+    server_context.metrics.watch(server_context.registry.loads)
     rooms = (chat_router, completions_router, responses_router, embeddings_router, tokens_router, health_router, runs_router)
-    for router in [*(room(serving) for room in rooms), metrics_router(serving.metrics), *more]:
+    for router in [*(room(server_context) for room in rooms), metrics_router(server_context.metrics), *more]:
         app.include_router(router)
     if work is not None:
-        app.include_router(files_router(work.store.files, serving.threads))
-        app.include_router(batches_router(work, serving.threads))
-    page = serving.settings.page or PAGE
+        app.include_router(files_router(work.store.files, server_context.threads))
+        app.include_router(batches_router(work, server_context.threads))
+    page = server_context.settings.page or PAGE
     if page.is_dir():
         app.include_router(page_router(page))
-    app.add_middleware(Edge, settings=serving.settings, rates=rates, metrics=serving.metrics, logs=serving.logs)
+    app.add_middleware(
+        RequestMiddleware, settings=server_context.settings, rates=rates, metrics=server_context.metrics, logs=server_context.logs
+    )
     return app

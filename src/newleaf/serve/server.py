@@ -18,7 +18,7 @@ from newleaf.errors import InputError
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.app import create_app
 from newleaf.serve.http.connection import limited
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.server_context import ServerContext
 
 KEEP_ALIVE = 75  # seconds that a connection may be idle between requests
 SWITCH = 0.0005  # seconds after which a thread has to hand over the interpreter: the engine's waits for it after each round
@@ -54,28 +54,28 @@ def bind(host: str, port: int) -> socket.socket:
     return found
 
 
-def serve(serving: Serving, listening: socket.socket, on_ready: Callable[[], None], more: Sequence[APIRouter] = ()) -> None:
+def serve(server_context: ServerContext, listening: socket.socket, on_ready: Callable[[], None], more: Sequence[APIRouter] = ()) -> None:
     """Open the first model and answer until a signal asks to end. Raises InputError when the model cannot be opened."""
-    allow_many_connections(serving.limits.connections)
+    allow_many_connections(server_context.limits.connections)
     sys.setswitchinterval(SWITCH)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
-        create_app(serving, more),
-        http=limited(serving.limits),
+        create_app(server_context, more),
+        http=limited(server_context.limits),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(serving.settings.proxies),
-        forwarded_allow_ips=list(serving.settings.proxies),
+        proxy_headers=bool(server_context.settings.proxies),
+        forwarded_allow_ips=list(server_context.settings.proxies),
         backlog=2048,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=int(serving.limits.drain_seconds) or 1,
+        timeout_graceful_shutdown=int(server_context.limits.drain_seconds) or 1,
     )
 
     async def run() -> None:
-        await open_first(serving)
+        await open_first(server_context)
         server = Server(config)
         watching = asyncio.create_task(_when_started(server, on_ready))
         try:
@@ -87,10 +87,10 @@ def serve(serving: Serving, listening: socket.socket, on_ready: Callable[[], Non
         runner.run(run())
 
 
-async def open_first(serving: Serving) -> None:
+async def open_first(server_context: ServerContext) -> None:
     """So that what is wrong with a model is said at the start, and the first answer comes soon."""
     try:
-        serving.registry.release(await serving.registry.acquire(None))
+        server_context.registry.release(await server_context.registry.acquire(None))
     except ApiError as error:
         raise InputError(str(error.detail)) from None
 

@@ -51,7 +51,7 @@ def need_gguf() -> Any:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: `shape` as PyTorch counts, rows first; `kind` is the format's number for the type of its blocks."""
+    """Where a tensor lies: `process_logits` as PyTorch counts, rows first; `kind` is the format's number for the type of its blocks."""
 
     shape: tuple[int, ...]
     kind: int

@@ -16,18 +16,18 @@ import torch
 
 from newleaf.data.data_config import TAKEN
 from newleaf.errors import InputError
-from newleaf.kernels.matmul_speed import product_speed
+from newleaf.kernels.matmul_speed import matmul_speed
 from newleaf.recipe import recipe_of
 from newleaf.storage.integrity import damage_in
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks, joined, restarted
-from newleaf.train.distributed.sharding import Whole
+from newleaf.train.distributed.sharding import Replicated
 from newleaf.train.loop.session import Session
-from newleaf.train.objective.objective import Course
+from newleaf.train.objective.objective import Objective
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.train.runs.checkpoint import Checkpoint, Checkpoints
 from newleaf.train.runs.folder_lock import FolderLock, NoLock
-from newleaf.train.runs.read_only_folder import Bystander
+from newleaf.train.runs.read_only_folder import ReadOnlyRunFolder
 from newleaf.train.runs.run_folder import CONFIG, RunFolder
 from newleaf.train.runs.run_length import checked_lengths, extension_words, follows_clock, last_rate, longer
 from newleaf.train.runs.trackers import Trackers, check_installed
@@ -58,7 +58,7 @@ class Kind(Generic[C]):
 
     read: Callable[[Mapping[str, Any]], C]
     check: Callable[[C, Monitor], C]
-    open: Callable[[C, Monitor, Ranks], Course]
+    open: Callable[[C, Monitor, Ranks], Objective]
 
 
 def begin(
@@ -71,21 +71,21 @@ def begin(
     """
     with joined(clock) as ranks:
         folder = _folder(out, ranks)
-        if ranks.first(lambda: restarted() and _begun_by_us(folder, overwrite)):
+        if ranks.on_rank_zero(lambda: restarted() and _begun_by_us(folder, overwrite)):
             return _resume(kind, folder, monitor, started, ranks)
         with _guarded(folder, config.train, ranks) as (lock, interrupt):
             if folder.is_run():
                 lock.take()
-            ranks.first(lambda: folder.check_free(overwrite))
+            ranks.on_rank_zero(lambda: folder.check_free(overwrite))
             config = kind.check(config, monitor)
             check_installed(config.train.track)
-            course = kind.open(config, monitor, ranks)
-            speed = _measure(course, monitor)
+            objective = kind.open(config, monitor, ranks)
+            speed = _measure(objective, monitor)
             interrupt.gently(monitor.say)
-            session = Session(course, folder, monitor, interrupt, started, ranks, speed)
+            session = Session(objective, folder, monitor, interrupt, started, ranks, speed)
             session.announce_disk()
             record = _record(session, speed)
-            ranks.first(lambda: _begin(folder, record, lock, monitor, overwrite))
+            ranks.on_rank_zero(lambda: _begin(folder, record, lock, monitor, overwrite))
             with _tracked(folder, record, 0, monitor):
                 session.train()
     return folder
@@ -119,35 +119,35 @@ def resume(
 def _resume(
     kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks, lengths: Mapping[str, Any] | None = None
 ) -> RunFolder:
-    cut_short = ranks.first(folder.coming)
-    values = cut_short or ranks.first(folder.read_config)
-    finished = not cut_short and ranks.first(lambda: is_finished(folder, monitor))
+    cut_short = ranks.on_rank_zero(folder.coming)
+    values = cut_short or ranks.on_rank_zero(folder.read_config)
+    finished = not cut_short and ranks.on_rank_zero(lambda: is_finished(folder, monitor))
     if finished and not lengths:
         monitor.say(f"{folder.path}: this run is finished; --steps, --time, --tokens or --epochs extend it.")
         return folder
     config = _read(kind, values, folder)
     with _guarded(folder, config.train, ranks) as (lock, interrupt):
-        ranks.first(lambda: _tidy(folder, lock, monitor, cut_short))
-        found = Checkpoints(folder.state, layout=Whole(ranks)).newest(monitor.say)
+        ranks.on_rank_zero(lambda: _tidy(folder, lock, monitor, cut_short))
+        found = Checkpoints(folder.state, layout=Replicated(ranks)).newest(monitor.say)
         if finished and found is None:
             raise InputError(f"{folder.path}: has no checkpoint to go on from; newleaf finetune goes on from its model")
         if lengths:
-            values = ranks.first(lambda: _extended(folder, values, lengths, found))
+            values = ranks.on_rank_zero(lambda: _extended(folder, values, lengths, found))
             config = _read(kind, values, folder)
         check_installed(config.train.track)
-        course = kind.open(config, monitor, ranks)
-        for name, fingerprint in course.fingerprints.items():
+        objective = kind.open(config, monitor, ranks)
+        for name, fingerprint in objective.fingerprints.items():
             if fingerprint != _fingerprints(values).get(name):
                 raise InputError(f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began")
-        speed = _measure(course, monitor)
+        speed = _measure(objective, monitor)
         interrupt.gently(monitor.say)
-        session = Session(course, folder, monitor, interrupt, started, ranks, speed)
+        session = Session(objective, folder, monitor, interrupt, started, ranks, speed)
         if found is None:
             monitor.say(f"{folder.path}: stopped before its first checkpoint, so it begins anew.")
-            ranks.first(lambda: folder.begin(values))
+            ranks.on_rank_zero(lambda: folder.begin(values))
         else:
             if lengths:
-                ranks.first(lambda: folder.extend(values))
+                ranks.on_rank_zero(lambda: folder.extend(values))
                 monitor.say(extension_words(config.train))
             session.restore(found)
         with _tracked(folder, values, session.loop.step, monitor):
@@ -213,7 +213,7 @@ def _tidy(folder: RunFolder, lock: FolderLock, monitor: Monitor, cut_short: dict
 
 
 def _folder(out: str | Path, ranks: Ranks) -> RunFolder:
-    return RunFolder(out) if ranks.leads else Bystander(out)
+    return RunFolder(out) if ranks.is_rank_zero else ReadOnlyRunFolder(out)
 
 
 def _begun_by_us(folder: RunFolder, overwrite: bool) -> bool:
@@ -223,19 +223,19 @@ def _begun_by_us(folder: RunFolder, overwrite: bool) -> bool:
     return not overwrite or (folder.path / CONFIG).stat().st_mtime > psutil.Process(os.getppid()).create_time()
 
 
-def _measure(course: Course, monitor: Monitor) -> float:
+def _measure(objective: Objective, monitor: Monitor) -> float:
     """How fast this machine multiplies matrices in the run's number format, FLOP/s; the monitor shows progress against it."""
-    train = course.train
+    train = objective.train
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-    speed = product_speed(dtype, torch.device(train.device or "cpu"), MEASURED)
-    monitor.machine(course.flops_per_token, speed)
+    speed = matmul_speed(dtype, torch.device(train.device or "cpu"), MEASURED)
+    monitor.machine(objective.flops_per_token, speed)
     return speed
 
 
 @contextmanager
 def _tracked(folder: RunFolder, config: dict[str, Any], step: int, monitor: Monitor) -> Iterator[None]:
     """The run's trackers hear each line of metrics.jsonl from `step` on."""
-    told = () if isinstance(folder, Bystander) else config["train"].get("track") or ()
+    told = () if isinstance(folder, ReadOnlyRunFolder) else config["train"].get("track") or ()
     trackers = Trackers(told, folder.path, config, step, monitor.say)
     folder.listeners.append(trackers.record)
     try:
@@ -248,7 +248,7 @@ def _tracked(folder: RunFolder, config: dict[str, Any], step: int, monitor: Moni
 @contextmanager
 def _guarded(folder: RunFolder, train: TrainConfig, ranks: Ranks) -> Iterator[tuple[FolderLock, Interrupt]]:
     """The folder's lock, not yet taken, and ears for signals; both are given back at the end."""
-    lock = FolderLock(folder.path) if ranks.leads else NoLock(folder.path)
+    lock = FolderLock(folder.path) if ranks.is_rank_zero else NoLock(folder.path)
     try:
         with Interrupt(NOTHING_YET, train.preempt_signal) as interrupt:
             yield lock, interrupt
@@ -264,9 +264,9 @@ def _take(lock: FolderLock, monitor: Monitor) -> None:
 
 def _record(session: Session, speed: float) -> dict[str, Any]:
     """run.yaml: a recipe that gives this run again, and under `record` what it was made with."""
-    course, values = session.course, session.course.recipe()
+    objective, values = session.objective, session.objective.recipe()
     values["train"]["micro_batch_size"] = session.loop.micro_batch_size
-    if course.train.time is not None:
+    if objective.train.time is not None:
         values["train"]["replay"] = "metrics.jsonl"
     values["record"] = {
         "newleaf": VERSION,
@@ -274,10 +274,10 @@ def _record(session: Session, speed: float) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "matrix_flops": round(speed),
-        "flops_per_token": round(course.flops_per_token),
+        "flops_per_token": round(objective.flops_per_token),
         "processes": session.ranks.size,
         "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "fingerprints": dict(course.fingerprints),
-        **course.record(),
+        "fingerprints": dict(objective.fingerprints),
+        **objective.record(),
     }
     return values

@@ -59,7 +59,7 @@ class Reason:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SizeChoice:
     """What the dial chose: fields of GPTConfig, vocabulary, windows in a step, what the usual learning rates are multiplied by (AdamW's,
     Muon's); and why, in words for people."""
 
@@ -71,7 +71,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Portions:
+class DataBudget:
     """Bytes of text to learn, of held-out text and of text for the tokenizer. More would cost time: for learning the tokenizer, for
     turning text into tokens, for the last validation."""
 
@@ -80,7 +80,7 @@ class Portions:
     tokenizer: int
 
 
-def choose(text_bytes: int, budget: Budget, size: str | None = None, characters: int = 0) -> Choice:
+def choose_size(text_bytes: int, budget: Budget, size: str | None = None, characters: int = 0) -> SizeChoice:
     """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not on validation text.
 
     `characters` is how many tokens the text's characters want, where it has many: the vocabulary has about as many.
@@ -117,10 +117,10 @@ def choose(text_bytes: int, budget: Budget, size: str | None = None, characters:
     if max(rates) > 1:
         text = f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about {counted(steps, 'step')} of a network {n_embd} wide."
         reasons.append(Reason(text, ("n_embd",), "rates"))
-    return Choice(vocabulary, model, STEP_TOKENS // context, rates, tuple(reasons))
+    return SizeChoice(vocabulary, model, STEP_TOKENS // context, rates, tuple(reasons))
 
 
-def portions(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> Portions | None:
+def data_budget(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> DataBudget | None:
     """How much text a timed run has use for with a network of this size; None where no clock limits it."""
     if budget.seconds is None:
         return None
@@ -128,7 +128,7 @@ def portions(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> Port
     read = max(READ_AT_MOST * tokens * BYTES_PER_TOKEN, ENCODED * budget.seconds)
     sample = max(LEARNED_FROM * budget.seconds, ALWAYS_LEARNED_FROM)
     held_out = max(VALIDATED * read, ALWAYS_VALIDATED * min(1.0, budget.seconds / 60))
-    return Portions(int(read), int(held_out), int(min(read, sample)))
+    return DataBudget(int(read), int(held_out), int(min(read, sample)))
 
 
 def rung_of(size: str) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks, torchrun_size
 from newleaf.train.objective.objective import Measure
 from newleaf.train.runs.run_folder import RunFolder
-from newleaf.tune.start_finetuning import TUNING, checked, open_course
+from newleaf.tune.start_finetuning import TUNING, checked, open_objective
 from newleaf.tune.tune_config import TuneConfig
 
 AROUND = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0)  # times the recipe's rate; should time run out, those nearest to it were tried
@@ -50,9 +50,9 @@ def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float,
     RunFolder(out).check_free(overwrite)
     config = checked(config, monitor)
     time_limit = seconds(config.train.time) if config.train.time is not None else math.inf
-    course = open_course(config, Muted(monitor), Ranks())  # which settles the rates that the recipe leaves open
-    config, measure = course.config, course.measure
-    del course  # and the network with it
+    objective = open_objective(config, Muted(monitor), Ranks())  # which settles the rates that the recipe leaves open
+    config, measure = objective.config, objective.measure
+    del objective  # and the network with it
     search = Search(config, _folder(Path(out)), measure, monitor, started + TIMED_SHARE * time_limit)
     best = search.run()
     if best.score is None:

@@ -19,9 +19,9 @@ from newleaf.storage.classifier_adapter import save_classifier_adapter
 from newleaf.storage.classifier_folder import BODY, SCORE
 from newleaf.storage.folder import read_config, save_folder
 from newleaf.storage.resolve_model import is_gguf, locate
-from newleaf.train.objective.objective import Course
+from newleaf.train.objective.objective import Objective
 from newleaf.tune.base_model import Base
-from newleaf.tune.labels.label_objective import LabelCourse
+from newleaf.tune.labels.label_objective import LabelObjective
 from newleaf.tune.pretraining_record import notes as origin_notes
 from newleaf.tune.tune_config import TuneConfig
 from newleaf.version import VERSION
@@ -29,27 +29,27 @@ from newleaf.version import VERSION
 EXPORTED = "base"  # in a run's folder: the base as stock peft opens it, where it came from a GGUF file
 
 
-class AdapterCourse:
+class AdapterObjective:
     """A task's course with an adapter over the base: what it does not say is the course's own. The adapter is what the run makes, with a
     classifier's head beside it."""
 
     product: Literal["model", "adapter"] = "adapter"
 
-    def __init__(self, course: Course, base: Base, config: TuneConfig) -> None:
+    def __init__(self, objective: Objective, base: Base, config: TuneConfig) -> None:
         assert config.lora is not None
-        self.course, self.base, self.lora, self.precision = course, base, config.lora, config.train.precision
+        self.objective, self.base, self.lora, self.precision = objective, base, config.lora, config.train.precision
         self.seed = config.train.seed
         self.adapter: Adapter | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.course, name)
+        return getattr(self.objective, name)
 
     @property
     def flops_per_token(self) -> float:
-        return self.course.flops_per_token * 2 / 3  # frozen weights have no gradients
+        return self.objective.flops_per_token * 2 / 3  # frozen weights have no gradients
 
     def build(self) -> nn.Module:
-        network = self.course.build()
+        network = self.objective.build()
         gpt = _gpt(network)
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         gpt.to(dtype)
@@ -68,8 +68,8 @@ class AdapterCourse:
         if is_gguf(self.base.name):
             about["base_model_name_or_path"] = str(self._export(path.parent / EXPORTED, gpt).absolute())
         made = Adapter(parts_of(gpt, own), about, self.adapter.base, weights.get(SCORE))
-        if isinstance(self.course, LabelCourse):
-            save_classifier_adapter(path, made, gpt.config, base.family, self.course.tokenizer, self.course.head)
+        if isinstance(self.objective, LabelObjective):
+            save_classifier_adapter(path, made, gpt.config, base.family, self.objective.tokenizer, self.objective.head)
         else:
             save_adapter(path, made, gpt.config, base.family, base.tokenizer)
 
@@ -90,7 +90,7 @@ class AdapterCourse:
 
     def facts(self, network: nn.Module) -> dict[str, Any]:
         trained = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
-        return {**self.course.facts(network), "trained_parameters": trained}
+        return {**self.objective.facts(network), "trained_parameters": trained}
 
 
 def _gpt(network: nn.Module) -> GPT:
@@ -98,6 +98,6 @@ def _gpt(network: nn.Module) -> GPT:
     return network.body if isinstance(network, Classifier) else cast(GPT, network)
 
 
-def with_adapter(course: Course, base: Base, config: TuneConfig) -> Course:
+def with_adapter(objective: Objective, base: Base, config: TuneConfig) -> Objective:
     """The course as it is, or with an adapter where the recipe wants one."""
-    return cast(Course, AdapterCourse(course, base, config)) if config.lora is not None else course
+    return cast(Objective, AdapterObjective(objective, base, config)) if config.lora is not None else objective

@@ -26,10 +26,10 @@ class HeldOut(Protocol):
         """These rows as a batch."""
 
 
-class LossExaminer:
+class LossEvaluator:
     """`val_loss` is the weighted loss over the rows; where it has several terms, each is there as `val_` and its name.
 
-    Several processes share the rows. `heed` is called between batches and ends the asking by raising.
+    Several processes share the rows. `check_stop` is called between batches and ends the asking by raising.
     """
 
     reports = False
@@ -42,11 +42,11 @@ class LossExaminer:
         losses: Losses,
         terms: Sequence[Term],
         at_once: int,
-        heed: Callable[[], None],
+        check_stop: Callable[[], None],
         ranks: Ranks,
     ) -> None:
         self.network, self.held_out, self.losses, self.terms = network, held_out, losses, terms
-        self.at_once, self.heed, self.ranks = max(1, at_once), heed, ranks
+        self.at_once, self.check_stop, self.ranks = max(1, at_once), check_stop, ranks
         self.all_rows = len(held_out)
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
@@ -57,7 +57,7 @@ class LossExaminer:
         with evaluating(self.network):
             for first in range(0, len(chunks), self.ranks.size):
                 if not to_the_end:
-                    self.heed()
+                    self.check_stop()
                 place = first + self.ranks.rank
                 batch = self.held_out.rows(chunks[min(place, len(chunks) - 1)])  # whoever has none left takes the last, for nothing
                 device = next(self.network.parameters()).device

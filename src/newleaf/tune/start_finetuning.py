@@ -13,7 +13,7 @@ from newleaf.recipe import build, merge
 from newleaf.train import run
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Course
+from newleaf.train.objective.objective import Objective
 from newleaf.train.objective.train_config import TrainConfig, with_batch_size
 from newleaf.train.pretraining.prepare_pretraining import settled, timed_budget
 from newleaf.train.runs.run_folder import RunFolder
@@ -61,27 +61,27 @@ def checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
     return config
 
 
-def open_course(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Course:
+def open_objective(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Objective:
     """The course of a recipe: base and data, opened and checked. Raises InputError."""
     task: Task = task_named(config.task)
     # Measured by one process: two measurements may differ.
-    precision = ranks.first(lambda: {"precision": settled(config.train).precision})["precision"]
+    precision = ranks.on_rank_zero(lambda: {"precision": settled(config.train).precision})["precision"]
 
-    def opened() -> Course:
+    def opened() -> Objective:
         ready = dataclasses.replace(config, train=settled(dataclasses.replace(config.train, precision=precision)))
         base = open_base(ready)
         if base.head is not None and not issubclass(task.config, LabelTaskConfig):
             raise InputError(
                 f"{config.model}: gives labels and has no language model's head; --task {config.task} begins from a language model"
             )
-        course: Any = _opened(task, ready, base, monitor, ranks)
-        course.config = settle(course, task.usual, base, monitor, ranks.size)
-        return with_adapter(course, base, ready)
+        objective: Any = _opened(task, ready, base, monitor, ranks)
+        objective.config = settle(objective, task.usual, base, monitor, ranks.size)
+        return with_adapter(objective, base, ready)
 
     return ranks.in_turn(opened)
 
 
-def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
     """The task's course. Where the data is for another task, the error says for which."""
     try:
         return task.open(config, base, monitor, ranks)
@@ -91,12 +91,12 @@ def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks:
         raise
 
 
-def settle(course: Any, usual: hyperparameters.Usual, base: Base, monitor: Monitor, processes: int) -> TuneConfig:
+def settle(objective: Any, usual: hyperparameters.Usual, base: Base, monitor: Monitor, processes: int) -> TuneConfig:
     """The configuration of an opened course with the optimizer, rates and batch size that its recipe leaves open."""
-    config: TuneConfig = course.config
+    config: TuneConfig = objective.config
     asked, lora = config.optimizer, config.lora is not None
-    size = hyperparameters.batch_size(usual, config.train, course.row_count, course.row_length, processes)
-    found = hyperparameters.rates(base.config.n_embd, base.origin, lora, _steps(course, size), usual)
+    size = hyperparameters.batch_size(usual, config.train, objective.row_count, objective.row_length, processes)
+    found = hyperparameters.rates(base.config.n_embd, base.origin, lora, _steps(objective, size), usual)
     optimizer = hyperparameters.optimizer(asked, found, lora)
     if asked.learning_rate is None and asked.matrix_learning_rate is None:
         peak = f"AdamW's {optimizer.learning_rate:g}"
@@ -106,16 +106,16 @@ def settle(course: Any, usual: hyperparameters.Usual, base: Base, monitor: Monit
     return dataclasses.replace(config, optimizer=optimizer, train=with_batch_size(config.train, size))
 
 
-def _steps(course: Any, batch_size: int) -> float:
+def _steps(objective: Any, batch_size: int) -> float:
     """How many there will be, about."""
-    train: TrainConfig = course.config.train
-    per_step = batch_size * course.row_tokens
+    train: TrainConfig = objective.config.train
+    per_step = batch_size * objective.row_tokens
     if train.time is not None:
         budget = timed_budget(train)
-        return float((budget.seconds or 0.0) * TRAINED_SHARE * USEFUL_SHARE * budget.matrix_speed / (course.flops_per_token * per_step))
+        return float((budget.seconds or 0.0) * TRAINED_SHARE * USEFUL_SHARE * budget.matrix_speed / (objective.flops_per_token * per_step))
     if train.tokens is not None:
         return float(train.tokens / per_step)
-    return float(train.steps or (train.epochs or 1) * course.row_count / batch_size)
+    return float(train.steps or (train.epochs or 1) * objective.row_count / batch_size)
 
 
-TUNING = run.Kind(read=read_config, check=checked, open=open_course)
+TUNING = run.Kind(read=read_config, check=checked, open=open_objective)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.format_amounts import counted
-from newleaf.train.runs.run_diagnosis import FALLING, Looks, enough_time, looks_of, out_of_time
+from newleaf.train.runs.run_diagnosis import FALLING, ValidationCurve, enough_time, out_of_time, validation_curve_of
 
 BARELY = 0.01  # of the loss before: a fall by less is no learning
 FEW_STEPS = 30  # in which little can be learned at any rate
@@ -118,8 +118,8 @@ def what_helps(key: str, metrics: Sequence[Values]) -> str | None:
     return "more rows, or a larger base: validation has almost stopped getting better"
 
 
-def _validations(key: str, metrics: Sequence[Values]) -> Looks | None:
-    return looks_of(metrics, key, higher_is_better=key not in ("val_loss", "val_bits_per_byte"))
+def _validations(key: str, metrics: Sequence[Values]) -> ValidationCurve | None:
+    return validation_curve_of(metrics, key, higher_is_better=key not in ("val_loss", "val_bits_per_byte"))
 
 
 def _overfit_after(key: str, metrics: Sequence[Values]) -> int | None:

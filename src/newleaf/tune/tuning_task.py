@@ -11,7 +11,7 @@ from typing import Any
 from newleaf.errors import InputError
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Course
+from newleaf.train.objective.objective import Objective
 from newleaf.tune.base_model import Base
 from newleaf.tune.hyperparameters import Usual
 from newleaf.tune.task_names import TASKS
@@ -29,7 +29,7 @@ class Task:
     """
 
     config: type[TuneConfig]
-    open: Callable[[Any, Base, Monitor, Ranks], Course]
+    open: Callable[[Any, Base, Monitor, Ranks], Objective]
     defaults: Mapping[str, Any]
     usual: Usual
     epochs: float = 3.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part, Slots
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
 from newleaf.generate.backend.runner import COMPILING, LoweredRunner
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant import mxfp4
@@ -226,7 +226,7 @@ def test_texts_of_unlike_lengths_are_written_side_by_side_and_forked(case: str, 
     made = network(CASES[case])
     texts = [torch.randint(301, (length,)).tolist() for length in (35, 3, 40)]
     cache = torch.int8 if kind.endswith("bits") else None
-    slots: Slots = KernelSlots(LoweredRunner(made, 5, threads=2)) if kind == "kernels" else NetworkSlots(made, 5, cache=cache)
+    slots: Executor = LoweredExecutor(LoweredRunner(made, 5, threads=2)) if kind == "kernels" else ModuleExecutor(made, 5, cache=cache)
     near = 0.1 if kind.endswith("bits") else 1e-3
 
     def check(found: torch.Tensor, *wanted: list[int]) -> None:
@@ -254,7 +254,7 @@ def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_
     shutil.copy(Path(newleaf.__file__).parent / "errors.py", package)
     (package / "kernels" / "step.py").write_text("from newleaf.kernels.compiler import kernel\n@kernel\ndef step(x):\n    return x + 1\n")
     (package / "kernels" / "entry.py").write_text(
-        "from newleaf.kernels.compile_cache import kept_kernel\nfrom newleaf.kernels.step import step\n"
+        "from newleaf.kernels.compile_cache import cached_kernel\nfrom newleaf.kernels.step import step\n"
         "@kept_kernel\ndef entry(x):\n    return step(x)\n"
     )
     program = "from newleaf.kernels.entry import entry; print(entry(1), sum(entry.stats.cache_hits.values()))"

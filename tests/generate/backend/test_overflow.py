@@ -13,7 +13,7 @@ from chat_folders import make_folder
 import newleaf
 from newleaf.cli.main import main
 from newleaf.errors import NotFiniteError
-from newleaf.generate.backend.executor import NetworkSlots
+from newleaf.generate.backend.executor import ModuleExecutor
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.text.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ def test_a_text_that_overflows_ends_alone(folder: Path) -> None:
         return torch.where(logits.argmax(-1, keepdim=True) == bad, torch.full_like(logits, float("nan")), logits) if bad >= 0 else logits
 
     bad = -1
-    with Engine(model.network, model.tokenizer, runner=NetworkSlots(model.network, 2)) as engine:
+    with Engine(model.network, model.tokenizer, runner=ModuleExecutor(model.network, 2)) as engine:
         handle = head.register_forward_hook(spoil)
         good = engine.submit("The capital", SamplingConfig(max_tokens=4, temperature=0))
         assert len(list(good)) > 0

@@ -8,19 +8,21 @@ import pytest
 import torch
 
 from newleaf.generate.backend.runner import LoweredRunner
-from newleaf.generate.backend.thread_count import LONGEST_REST, Team
+from newleaf.generate.backend.thread_count import LONGEST_REST, ThreadCount
 from newleaf.model import GPT, GPTConfig
 
 ONE_ROW = 1, 1
 
 
-def spent(team: Team, runs: int, seconds: Callable[[int], float], work: tuple[int, int] = ONE_ROW) -> tuple[float, list[int]]:
+def spent(
+    thread_count: ThreadCount, runs: int, seconds: Callable[[int], float], work: tuple[int, int] = ONE_ROW
+) -> tuple[float, list[int]]:
     """Seconds of so many runs on a machine where so many threads take so long, and the sizes."""
     total, sizes = 0.0, list[int]()
     for _ in range(runs):
-        size = team.choose(work)
+        size = thread_count.choose(work)
         took = seconds(size)
-        team.note(size, work, took)
+        thread_count.note(size, work, took)
         total += took
         sizes.append(size)
     return total, sizes
@@ -35,63 +37,63 @@ def busy(size: int) -> float:
 
 
 def test_all_threads_work_on_a_quiet_machine_and_one_run_in_thousands_measures_fewer() -> None:
-    team = Team(8)
-    total, sizes = spent(team, 5000, quiet)
+    thread_count = ThreadCount(8)
+    total, sizes = spent(thread_count, 5000, quiet)
     assert sizes.count(8) == 4999
     assert total < 1.001 * 5000 * quiet(8)
 
 
 def test_a_slow_first_run_is_not_taken_for_a_busy_machine() -> None:
-    team = Team(2)
-    spent(team, 1, lambda size: 1000.0)
-    assert spent(team, 50, quiet)[1].count(1) == 1
+    thread_count = ThreadCount(2)
+    spent(thread_count, 1, lambda size: 1000.0)
+    assert spent(thread_count, 50, quiet)[1].count(1) == 1
 
 
 def test_one_hiccup_changes_nothing() -> None:
-    team = Team(2)
-    spent(team, 100, quiet)
-    spent(team, 1, lambda size: 4.0)
-    assert spent(team, 100, quiet)[1] == [2] * 100
+    thread_count = ThreadCount(2)
+    spent(thread_count, 100, quiet)
+    spent(thread_count, 1, lambda size: 4.0)
+    assert spent(thread_count, 100, quiet)[1] == [2] * 100
 
 
 @pytest.mark.parametrize("before", [0, 1000])
 def test_on_a_busy_machine_fewer_work_and_larger_teams_are_tried_ever_more_rarely(before: int) -> None:
-    team = Team(8)
-    spent(team, before, quiet)
-    spent(team, 60, busy)
-    assert team.size == 1
-    total, sizes = spent(team, 20 * LONGEST_REST, busy)
+    thread_count = ThreadCount(8)
+    spent(thread_count, before, quiet)
+    spent(thread_count, 60, busy)
+    assert thread_count.size == 1
+    total, sizes = spent(thread_count, 20 * LONGEST_REST, busy)
     assert sizes.count(1) / len(sizes) > 0.998
     assert total < 1.1 * len(sizes) * busy(1)
 
 
 def test_all_come_back_when_the_machine_is_quiet_again() -> None:
-    team = Team(4)
-    spent(team, 20_000, busy)
-    _, sizes = spent(team, 4 * LONGEST_REST, quiet)
+    thread_count = ThreadCount(4)
+    spent(thread_count, 20_000, busy)
+    _, sizes = spent(thread_count, 4 * LONGEST_REST, quiet)
     assert sizes[-1000:] == [4] * 1000
 
 
 def test_a_larger_team_may_take_long_to_wake_up() -> None:
-    team, sizes = Team(2), [1]
-    spent(team, 500, busy)
-    assert team.size == 1
+    thread_count, sizes = ThreadCount(2), [1]
+    spent(thread_count, 500, busy)
+    assert thread_count.size == 1
 
     def slow_to_wake(size: int) -> float:
         sizes.append(size)
         return 3.0 if size > sizes[-2] else quiet(size)
 
-    spent(team, 2 * LONGEST_REST, slow_to_wake)
-    assert team.size == 2
+    spent(thread_count, 2 * LONGEST_REST, slow_to_wake)
+    assert thread_count.size == 2
 
 
 def test_other_work_is_compared_with_its_own_like() -> None:
     """Runs of many rows take longer than those of one, and nobody takes that for a busy machine."""
-    team = Team(2)
+    thread_count = ThreadCount(2)
     for _ in range(50):
-        assert spent(team, 5, quiet)[1].count(1) <= 1
-        assert spent(team, 5, lambda size: 30 * quiet(size), (16, 16))[1].count(1) <= 1
-    assert team.size == 2
+        assert spent(thread_count, 5, quiet)[1].count(1) <= 1
+        assert spent(thread_count, 5, lambda size: 30 * quiet(size), (16, 16))[1].count(1) <= 1
+    assert thread_count.size == 2
 
 
 def test_a_crew_computes_the_same_whatever_its_size_from_run_to_run() -> None:
@@ -102,8 +104,8 @@ def test_a_crew_computes_the_same_whatever_its_size_from_run_to_run() -> None:
     sizes = [4, 1, 2, 4, 4, 1, 1, 3, 2, 1]
     for turn in range(20):
         for position, token in enumerate(ids):
-            many.crew.team.size, many.crew.team.trial = sizes[(turn + position) % len(sizes)], 0
+            many.thread_pool.thread_count.size, many.thread_pool.thread_count.trial = sizes[(turn + position) % len(sizes)], 0
             found = many.step([token], [position], [0])
             if turn in (0, 19):
                 assert torch.equal(found, alone.step([token], [position], [0])), (turn, position)
-        many.crew.rest()
+        many.thread_pool.rest()

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fixed_step_cost import Fixed
+from fixed_step_cost import FixedStepCost
 
 from newleaf.api import Model
 from newleaf.errors import InputError
-from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part, Slots
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
@@ -29,15 +29,15 @@ def model() -> Model:
     return Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 2, 2, 32, init_std=0.3, windows=(0, 9))).eval(), tokenizer, "gpt2")
 
 
-def kernel_slots(model: Model, count: int, limit: int | None = None, deterministic: bool = True) -> KernelSlots:
+def kernel_slots(model: Model, count: int, limit: int | None = None, deterministic: bool = True) -> LoweredExecutor:
     pytest.importorskip("numba")
-    return KernelSlots(LoweredRunner(model.network, count, threads=2, limit=limit), deterministic)
+    return LoweredExecutor(LoweredRunner(model.network, count, threads=2, limit=limit), deterministic)
 
 
 @pytest.fixture(params=["kernels", "kernels and products", "network"])
-def slots(request: pytest.FixtureRequest, model: Model) -> Iterator[Slots]:
+def slots(request: pytest.FixtureRequest, model: Model) -> Iterator[Executor]:
     if request.param == "network":
-        yield NetworkSlots(model.network, 4)
+        yield ModuleExecutor(model.network, 4)
     else:
         yield kernel_slots(model, 4, deterministic=request.param == "kernels")
 
@@ -46,7 +46,7 @@ def text(engine: Engine, prompt: str, **options: object) -> str:
     return "".join(piece.text for piece in engine.submit(prompt, SamplingConfig(**options)))  # type: ignore[arg-type]
 
 
-def test_requests_together_are_written_as_each_is_alone(model: Model, slots: Slots) -> None:
+def test_requests_together_are_written_as_each_is_alone(model: Model, slots: Executor) -> None:
     """Six texts in four slots, some of which fill the context; the reference is the network, one text at a time."""
     options = {"max_tokens": 60, "min_tokens": 50, "temperature": 0.7}
     wanted = [model.generate(prompt, seed=number, **options) for number, prompt in enumerate(PROMPTS)]
@@ -71,7 +71,7 @@ def test_a_request_knows_how_much_of_its_prompt_was_read_and_how_much_was_there(
 def test_deterministic_logits_are_the_same_bit_for_bit_alone_and_in_company(model: Model) -> None:
     """Log-probabilities to the last bit in rounds that are cut differently; the network itself reads in parts that are always alike."""
     options = SamplingConfig(max_tokens=40, min_tokens=40, seed=3, logprobs=2)
-    for make in (lambda: kernel_slots(model, 4), lambda: NetworkSlots(model.network, 4, deterministic=True)):
+    for make in (lambda: kernel_slots(model, 4), lambda: ModuleExecutor(model.network, 4, deterministic=True)):
         with Engine(model.network, model.tokenizer, deterministic=True, runner=make()) as engine:
             alone = [[piece.scores for piece in engine.submit(prompt, options)] for prompt in PROMPTS]
         with Engine(model.network, model.tokenizer, deterministic=True, runner=make()) as engine:
@@ -149,7 +149,7 @@ def test_requests_are_begun_in_the_order_they_came_and_a_long_prompt_holds_nobod
     assert order == [1, 2, 0]
 
 
-def test_a_cancelled_request_ends_and_leaves_its_slot_to_others(model: Model, slots: Slots) -> None:
+def test_a_cancelled_request_ends_and_leaves_its_slot_to_others(model: Model, slots: Executor) -> None:
     long = SamplingConfig(max_tokens=10_000, min_tokens=10_000, temperature=1.0, seed=1)
     with Engine(model.network, model.tokenizer, runner=slots) as engine:
         requests = [engine.submit("abc", long) for _ in range(6)]  # two of them wait
@@ -163,7 +163,7 @@ def test_a_cancelled_request_ends_and_leaves_its_slot_to_others(model: Model, sl
         assert not engine.scheduler.running or engine.scheduler.running[0].request.cancelled
 
 
-def test_stop_strings_and_several_texts_come_as_from_the_plain_writer(model: Model, slots: Slots) -> None:
+def test_stop_strings_and_several_texts_come_as_from_the_plain_writer(model: Model, slots: Executor) -> None:
     options = {"max_tokens": 50, "min_tokens": 50, "temperature": 1.0, "seed": 3}
     whole = model.generate("a", **options)
     with Engine(model.network, model.tokenizer, runner=slots) as engine:
@@ -174,7 +174,7 @@ def test_stop_strings_and_several_texts_come_as_from_the_plain_writer(model: Mod
         assert [piece.text for piece in best] == model.generate("a", n=2, best_of=4, **options)
 
 
-def test_an_event_loop_gets_the_same_pieces(model: Model, slots: Slots) -> None:
+def test_an_event_loop_gets_the_same_pieces(model: Model, slots: Executor) -> None:
     config = SamplingConfig(max_tokens=40, min_tokens=40, temperature=1.0, seed=4)
 
     async def both(engine: Engine) -> list[str]:
@@ -207,7 +207,7 @@ def test_guesses_change_no_text_whatever_the_temperature(model: Model) -> None:
 
             slots.run = counting  # type: ignore[method-assign, assignment]
             with Engine(model.network, model.tokenizer, runner=slots) as engine:
-                engine.guesser.pace = Fixed(1.0, 0.1)
+                engine.speculator.step_cost = FixedStepCost(1.0, 0.1)
                 texts[speculation] = text(engine, "abcabcabc", max_tokens=100, min_tokens=100, speculation=speculation, **options)
             rounds[speculation] = count[0]
         assert texts["auto"] == texts["off"]
@@ -229,7 +229,7 @@ def test_what_the_engine_does_not_do_is_refused(model: Model) -> None:
         SamplingConfig(speculation="on")  # type: ignore[arg-type]
 
 
-def test_writing_in_the_callers_thread_gives_the_same_and_two_may_take_turns(model: Model, slots: Slots) -> None:
+def test_writing_in_the_callers_thread_gives_the_same_and_two_may_take_turns(model: Model, slots: Executor) -> None:
     config = SamplingConfig(max_tokens=40, min_tokens=40, temperature=1.0, seed=4)
     engine = Engine(model.network, model.tokenizer, runner=slots)
     wanted = [model.generate(prompt, max_tokens=40, min_tokens=40, temperature=1.0, seed=4) for prompt in ("a", "über")]

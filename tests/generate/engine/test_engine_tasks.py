@@ -7,9 +7,9 @@ from collections.abc import Generator
 import pytest
 import torch
 
-from newleaf.generate.backend.chunked_prefill import PIECE, hidden_pieces
+from newleaf.generate.backend.chunked_prefill import PIECE, hidden_state_chunks
 from newleaf.generate.engine.engine import Engine
-from newleaf.generate.engine.engine_tasks import AT_ONCE, PATIENCE, CancelledErrandError, Errand, Errands
+from newleaf.generate.engine.engine_tasks import AT_ONCE, PATIENCE, EngineTask, EngineTasks, TaskCancelledError
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import score_prompt
 from newleaf.model import GPT, GPTConfig
@@ -30,25 +30,25 @@ def steps(count: int, done: list[str], name: str = "") -> Generator[None, None, 
     return f"{name} is over"
 
 
-def errand(count: int, done: list[str], name: str = "a") -> Errand[str]:
-    return Errand(steps(count, done, name), lambda: None)
+def engine_task(count: int, done: list[str], name: str = "a") -> EngineTask[str]:
+    return EngineTask(steps(count, done, name), lambda: None)
 
 
 def test_errands_take_turns_and_each_has_its_result() -> None:
-    errands, done = Errands(), []
-    all_ = [errand(3, done, name) for name in "abcdef"]
+    engine_tasks, done = EngineTasks(), []
+    all_ = [engine_task(3, done, name) for name in "abcdef"]
     for each in all_:
-        errands.add(each)
-    while len(errands):
-        assert errands.due(writing=False)
-        errands.advance()
+        engine_tasks.add(each)
+    while len(engine_tasks):
+        assert engine_tasks.due(writing=False)
+        engine_tasks.advance()
     assert [each.future.result() for each in all_] == [f"{name} is over" for name in "abcdef"]
     assert done[: 2 * AT_ONCE] == [*"abcd", *"abcd"]
 
 
 def test_while_texts_are_written_a_piece_comes_after_they_had_several_times_as_long() -> None:
     clock, done = Clock(), []
-    errands = Errands(clock)
+    engine_tasks = EngineTasks(clock)
 
     def slow() -> Generator[None, None, None]:
         for _ in range(5):
@@ -56,28 +56,28 @@ def test_while_texts_are_written_a_piece_comes_after_they_had_several_times_as_l
             done.append(clock.now)
             yield
 
-    errands.add(Errand(slow(), lambda: None))
+    engine_tasks.add(EngineTask(slow(), lambda: None))
     rounds = 0
     while len(done) < 3:
-        if errands.due(writing=True):
-            errands.advance()
-        errands.wrote(0.5)
+        if engine_tasks.due(writing=True):
+            engine_tasks.advance()
+        engine_tasks.wrote(0.5)
         rounds += 1
     assert rounds >= 2 * PATIENCE * 2 / 0.5
-    errands.advance()
-    assert not errands.due(writing=True)
-    assert errands.due(writing=False)
+    engine_tasks.advance()
+    assert not engine_tasks.due(writing=True)
+    assert engine_tasks.due(writing=False)
 
 
 def test_a_cancelled_errand_does_no_further_piece() -> None:
-    errands, done = Errands(), []
-    given = errand(100, done)
-    errands.add(given)
-    errands.advance()
+    engine_tasks, done = EngineTasks(), []
+    given = engine_task(100, done)
+    engine_tasks.add(given)
+    engine_tasks.advance()
     given.cancel()
-    errands.advance()
-    assert (len(done), len(errands)) == (1, 0)
-    with pytest.raises(CancelledErrandError):
+    engine_tasks.advance()
+    assert (len(done), len(engine_tasks)) == (1, 0)
+    with pytest.raises(TaskCancelledError):
         given.future.result()
 
 
@@ -86,12 +86,12 @@ def test_what_goes_wrong_is_the_askers() -> None:
         yield
         raise ArithmeticError("no")
 
-    errands, done = Errands(), []
-    bad, good = Errand(fails(), lambda: None), errand(1, done)
-    errands.add(bad)
-    errands.add(good)
-    while len(errands):
-        errands.advance()
+    engine_tasks, done = EngineTasks(), []
+    bad, good = EngineTask(fails(), lambda: None), engine_task(1, done)
+    engine_tasks.add(bad)
+    engine_tasks.add(good)
+    while len(engine_tasks):
+        engine_tasks.advance()
     with pytest.raises(ArithmeticError):
         bad.future.result()
     assert good.future.result() == "a is over"
@@ -106,12 +106,12 @@ def engine() -> Engine:
 
 def test_a_text_that_is_asked_for_during_an_errand_is_written_before_its_end(engine: Engine) -> None:
     done: list[str] = []
-    with_engine = engine.aside(steps(1_000_000, done))
+    with_engine = engine.run_in_engine(steps(1_000_000, done))
     pieces = list(engine.submit("a", SamplingConfig(max_tokens=20, seed=1)))
     assert pieces[-1].end is not None
     assert not with_engine.future.done()
     with_engine.cancel()
-    with pytest.raises(CancelledErrandError):
+    with pytest.raises(TaskCancelledError):
         with_engine.future.result(60)
     assert len(done) < 1_000_000
     assert engine.load == (0, 0)
@@ -125,7 +125,7 @@ def test_a_text_that_is_read_in_pieces_gives_the_numbers_of_one_pass(engine: Eng
     with torch.no_grad():
         whole = network.hidden(ids[None])[0]
         logprobs = network(ids[None])[0].log_softmax(-1)
-    pieces = list(hidden_pieces(network, ids.tolist()))
+    pieces = list(hidden_state_chunks(network, ids.tolist()))
     assert max(map(len, pieces)) <= PIECE
     torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-4, rtol=1e-4)
     scores = score_prompt(network, ids.tolist(), 300, 2)

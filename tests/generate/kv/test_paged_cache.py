@@ -9,12 +9,12 @@ import torch
 
 from newleaf.api import Model, load
 from newleaf.errors import InputError
-from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part, Slots
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.kernels.layout import PAGE
-from newleaf.generate.kv.layer_groups import strands_of
-from newleaf.generate.kv.paged_cache import PASSED, OutOfPagesError, Pages
+from newleaf.generate.kv.layer_groups import layer_groups_of
+from newleaf.generate.kv.paged_cache import PASSED, OutOfPagesError, PagedCache
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -76,8 +76,8 @@ def test_8_bits_move_logits_by_a_little(shape: str) -> None:
     made = network(**SHAPES[shape])
     ids = torch.randint(257, (90,)).tolist()
     wanted = made(torch.tensor([ids]))[0, -1]
-    lowered = KernelSlots(LoweredRunner(made, threads=2, cache=torch.int8))
-    for slots in (lowered, NetworkSlots(made, 1, cache=torch.int8)):
+    lowered = LoweredExecutor(LoweredRunner(made, threads=2, cache=torch.int8))
+    for slots in (lowered, ModuleExecutor(made, 1, cache=torch.int8)):
         for first in range(0, len(ids), 30):
             found = slots.run([Part(0, first, ids[first : first + 30], 1)])[-1]
         assert 0 < float((found - wanted).square().mean().sqrt() / wanted.std()) < 0.03
@@ -96,7 +96,7 @@ def test_a_prompt_read_at_once_leaves_the_codes_of_one_read_token_by_token() -> 
 
 def test_memory_of_8_bits_is_counted_with_its_scales() -> None:
     config = network(**SHAPES["heads apart, learned"]).config.replace(head_dim=64)
-    pages = {kind: Pages(config, kind, 1, 256, limit=1 << 20) for kind in (torch.float32, torch.bfloat16, torch.int8)}
+    pages = {kind: PagedCache(config, kind, 1, 256, limit=1 << 20) for kind in (torch.float32, torch.bfloat16, torch.int8)}
     a_token = {kind: 2 * 2 * 4 * size for kind, size in ((torch.float32, 256), (torch.bfloat16, 128), (torch.int8, 64 + (8 + 4) / 2))}
     for kind, made in pages.items():
         made.reserve(0, 0, PAGE)
@@ -106,10 +106,10 @@ def test_memory_of_8_bits_is_counted_with_its_scales() -> None:
 
 
 def test_layers_with_like_windows_share_pages_of_one_size() -> None:
-    found = strands_of(GPTConfig(64, 512, 6, 2, 32, windows=(9, 0, 9, 0, 9, 600)))
-    assert [(strand.layers, strand.window) for strand in found] == [((1, 3, 5), 0), ((0, 2, 4), 9)]
-    assert [strand.window for strand in strands_of(GPTConfig(64, 512, 3, 2, 32, windows=(9, 0, 9)))] == [0, 9, 9]
-    assert [strand.layers for strand in strands_of(GPTConfig(64, 512, 3, 2, 32))] == [(0, 1, 2)]
+    found = layer_groups_of(GPTConfig(64, 512, 6, 2, 32, windows=(9, 0, 9, 0, 9, 600)))
+    assert [(layer_group.layers, layer_group.window) for layer_group in found] == [((1, 3, 5), 0), ((0, 2, 4), 9)]
+    assert [layer_group.window for layer_group in layer_groups_of(GPTConfig(64, 512, 3, 2, 32, windows=(9, 0, 9)))] == [0, 9, 9]
+    assert [layer_group.layers for layer_group in layer_groups_of(GPTConfig(64, 512, 3, 2, 32))] == [(0, 1, 2)]
 
 
 @torch.no_grad()
@@ -142,7 +142,7 @@ def test_guesses_that_were_run_one_by_one_are_taken_back_although_windows_have_m
 @torch.no_grad()
 def test_pages_that_windows_passed_are_lent_while_there_are_few_of_them() -> None:
     made = network(**GROUPED | {"windows": (40, 0), "context_length": 20_000})
-    pages = Pages(made.config, torch.float32, 2, 20_000)
+    pages = PagedCache(made.config, torch.float32, 2, 20_000)
     ids = list(range(20_000))
     for start in range(0, 12_000, 250):
         pages.reserve(0, start, start + 250)
@@ -159,7 +159,7 @@ def test_pages_that_windows_passed_are_lent_while_there_are_few_of_them() -> Non
 
 def test_a_limit_is_kept_and_what_nobody_uses_gives_way() -> None:
     config = network(**GROUPED | {"windows": (40, 0)}).config
-    pages = Pages(config, torch.int8, 2, 256, limit=14 * Pages(config, torch.int8, 1, 256).page_bytes)
+    pages = PagedCache(config, torch.int8, 2, 256, limit=14 * PagedCache(config, torch.int8, 1, 256).page_bytes)
     pages.reserve(0, 0, 160)
     pages.publish(0, list(range(160)))
     with pytest.raises(OutOfPagesError):
@@ -183,10 +183,10 @@ def test_texts_in_8_bits_are_the_same_alone_together_lent_and_guessed(kind: str,
     prompts = ["abc" * 30 + "de"[: n % 3] + "xyz"[n % 2 :] for n in range(8)]
     config = {"max_tokens": 30, "temperature": 0}
 
-    def slots(count: int) -> Slots:
+    def slots(count: int) -> Executor:
         if kind == "network":
-            return NetworkSlots(model.network, count, cache=torch.int8)
-        return KernelSlots(LoweredRunner(model.network, count, threads=2, cache=torch.int8), deterministic=True)
+            return ModuleExecutor(model.network, count, cache=torch.int8)
+        return LoweredExecutor(LoweredRunner(model.network, count, threads=2, cache=torch.int8), deterministic=True)
 
     def write(engine: Engine, some: list[str], speculation: str) -> list[str]:
         texts = ["" for _ in some]
@@ -205,8 +205,8 @@ def test_a_model_opened_with_8_bits_writes_with_them(model: Model, tmp_path: Pat
     torch.manual_seed(0)
     model.save(tmp_path / "m")
     opened = load(tmp_path / "m", cache="int8")
-    slots = opened.engine().slots
-    assert isinstance(slots, KernelSlots)
+    slots = opened.engine().executor
+    assert isinstance(slots, LoweredExecutor)
     assert slots.runner.pages.dtype == torch.int8
     assert opened.generate("ab", max_tokens=8, temperature=0) == model.generate("ab", max_tokens=8, temperature=0)
     with pytest.raises(InputError, match="cache: 'int4' is not one of bf16, int8"):

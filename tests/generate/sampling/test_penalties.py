@@ -17,19 +17,19 @@ from transformers import (
 )
 
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.sampling.sampler import Row, shape
+from newleaf.generate.sampling.sampler import SamplerRow, process_logits
 
 LOGITS = torch.randn(3, 50, generator=torch.Generator().manual_seed(3)) * 3
 HISTORY = [3, 4, 5, 3, 4, 9, 3, 4]
-PLAIN = Row(SamplingConfig(), [7, 7, 7, 7], 2, 0)
+PLAIN = SamplerRow(SamplingConfig(), [7, 7, 7, 7], 2, 0)
 
 
 def shaped(row: int = 0, prompt: int = 5, ends: frozenset[int] = frozenset(), **options: object) -> torch.Tensor:
     """One row's logits, shaped between two rows without options, which must stay as they are."""
     rows = [PLAIN] * 3
-    rows[row] = Row(SamplingConfig(**options), list(HISTORY), prompt, 0, 0, ends)  # type: ignore[arg-type]
+    rows[row] = SamplerRow(SamplingConfig(**options), list(HISTORY), prompt, 0, 0, ends)  # type: ignore[arg-type]
     before = LOGITS.clone()
-    found = shape(LOGITS, rows)
+    found = process_logits(LOGITS, rows)
     others = [other for other in range(3) if other != row]
     assert torch.equal(found[others], LOGITS[others])
     assert torch.equal(LOGITS, before)

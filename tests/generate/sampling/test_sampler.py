@@ -19,14 +19,14 @@ from transformers import (
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.counter_rng import uniform
-from newleaf.generate.sampling.sampler import STUCK, Row, choose
+from newleaf.generate.sampling.sampler import NO_TOKEN_ALLOWED, SamplerRow, sample_tokens
 from newleaf.generate.sampling.truncation import draw, probabilities
 
 LOGITS = torch.randn(6, 50, generator=torch.Generator().manual_seed(3)) * 3
 
 
-def rows_of(config: SamplingConfig, count: int, seed: int = 0) -> list[Row]:
-    return [Row(config, [1], 1, seed, stream) for stream in range(count)]
+def rows_of(config: SamplingConfig, count: int, seed: int = 0) -> list[SamplerRow]:
+    return [SamplerRow(config, [1], 1, seed, stream) for stream in range(count)]
 
 
 CASES: list[tuple[dict[str, float], list[object]]] = [
@@ -85,7 +85,7 @@ def test_tiny_temperatures_do_not_overflow() -> None:
 @pytest.mark.parametrize("options", [{}, {"top_k": 9}, {"top_p": 0.8, "temperature": 1.7}, {"min_p": 0.05}, {"typical_p": 0.7}])
 def test_draws_have_the_probabilities_they_should(options: dict[str, float]) -> None:
     config = SamplingConfig(**{"temperature": 1.0, **options})  # type: ignore[arg-type]
-    draws = torch.tensor(choose(LOGITS[:1].expand(8000, -1), rows_of(config, 8000)))
+    draws = torch.tensor(sample_tokens(LOGITS[:1].expand(8000, -1), rows_of(config, 8000)))
     expected = probabilities(LOGITS[:1], [config])[0]
     found = torch.bincount(draws, minlength=50)
     assert found[expected == 0].sum() == 0
@@ -123,23 +123,23 @@ def test_a_draw_at_the_edges_never_gives_an_impossible_token() -> None:
 
 def test_temperature_zero_is_the_likeliest_token_beside_rows_that_draw() -> None:
     config = SamplingConfig(temperature=0)
-    assert choose(LOGITS, rows_of(config, 6)) == LOGITS.argmax(-1).tolist()
-    mixed = [Row(SamplingConfig(temperature=row % 2), [1], 1, 0, row) for row in range(6)]
-    assert choose(LOGITS, mixed)[::2] == LOGITS.argmax(-1).tolist()[::2]
+    assert sample_tokens(LOGITS, rows_of(config, 6)) == LOGITS.argmax(-1).tolist()
+    mixed = [SamplerRow(SamplingConfig(temperature=row % 2), [1], 1, 0, row) for row in range(6)]
+    assert sample_tokens(LOGITS, mixed)[::2] == LOGITS.argmax(-1).tolist()[::2]
 
 
 def test_a_row_draws_the_same_whatever_else_is_in_the_batch() -> None:
     rows = rows_of(SamplingConfig(temperature=1.0, top_p=0.95), 6)
-    together = choose(LOGITS, rows)
-    assert [choose(LOGITS[row : row + 1], [rows[row]])[0] for row in range(6)] == together
-    assert choose(LOGITS[[5, 2]], [rows[5], rows[2]]) == [together[5], together[2]]
+    together = sample_tokens(LOGITS, rows)
+    assert [sample_tokens(LOGITS[row : row + 1], [rows[row]])[0] for row in range(6)] == together
+    assert sample_tokens(LOGITS[[5, 2]], [rows[5], rows[2]]) == [together[5], together[2]]
 
 
 def test_a_row_with_everything_forbidden_is_stuck_and_the_others_are_not() -> None:
     rows = rows_of(SamplingConfig(temperature=1.0), 2)
     rows[0].config = SamplingConfig(temperature=1.0, banned_tokens=tuple(range(50)))
-    found = choose(LOGITS[:2], rows)
-    assert found[0] == STUCK
+    found = sample_tokens(LOGITS[:2], rows)
+    assert found[0] == NO_TOKEN_ALLOWED
     assert 0 <= found[1] < 50
 
 

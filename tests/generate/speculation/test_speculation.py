@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 from decoded_text import whole_text
-from fixed_step_cost import Fixed
+from fixed_step_cost import FixedStepCost
 
 from newleaf.api import Model
 from newleaf.errors import InputError
-from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part, Slots
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
 from newleaf.generate.backend.runner import LoweredRunner, say_once
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.speculation.acceptance import Odds
+from newleaf.generate.speculation.acceptance import AcceptanceRates
 from newleaf.generate.speculation.draft_model import NEAR
-from newleaf.generate.speculation.prompt_lookup import Lookup
-from newleaf.generate.speculation.step_cost import Pace
+from newleaf.generate.speculation.prompt_lookup import PromptLookup
+from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
@@ -53,14 +53,14 @@ def sister() -> Model:
 
 def engine_of(model: Model, draft: Model | None, kernels: bool = True, cost: float = 0.01, limit: int | None = None) -> Engine:
     """Four slots; the draft's steps take `cost` of a step of the model, and rows nothing."""
-    slots: Slots = NetworkSlots(model.network, 4, limit)
+    slots: Executor = ModuleExecutor(model.network, 4, limit)
     if kernels:
         pytest.importorskip("numba")
-        slots = KernelSlots(LoweredRunner(model.network, 4, threads=1, limit=limit))
+        slots = LoweredExecutor(LoweredRunner(model.network, 4, threads=1, limit=limit))
     engine = Engine(model.network, model.tokenizer, runner=slots, draft=draft.network if draft is not None else None, limit=limit)
-    engine.guesser.pace = Fixed(1.0, 0.001)
-    if engine.guesser.draft is not None:
-        engine.guesser.draft.pace = Fixed(cost, 0.0)
+    engine.speculator.step_cost = FixedStepCost(1.0, 0.001)
+    if engine.speculator.draft is not None:
+        engine.speculator.draft.step_cost = FixedStepCost(cost, 0.0)
     return engine
 
 
@@ -104,7 +104,7 @@ def test_a_drafts_guesses_change_no_text(model: Model, sister: Model, name: str,
     assert [text for text, _ in drafted] == [text for text, _ in plain]
     if kernels:
         assert drafted == plain
-    assert engine.guesser.tally["draft"].right >= 8
+    assert engine.speculator.acceptance_counts["draft"].accepted >= 8
 
 
 def test_stop_strings_end_drafted_text_where_they_begin(model: Model, sister: Model) -> None:
@@ -114,7 +114,7 @@ def test_stop_strings_end_drafted_text_where_they_begin(model: Model, sister: Mo
     (cut, scores), *_ = texts(engine, SamplingConfig(stop=(whole[20:23],), **options), ["abc"])
     assert cut == whole[: whole.index(whole[20:23])]
     assert scores == ["stop"]
-    assert engine.guesser.tally["draft"].right
+    assert engine.speculator.acceptance_counts["draft"].accepted
 
 
 def test_greedy_text_is_that_of_stock_transformers(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model
         list(engine._drive([request]))
         token = request.samples[0].row.ids[len(ids) + 1]
         seen[token] = seen.get(token, 0) + 1
-    assert engine.guesser.tally["draft"].right > count / 3
+    assert engine.speculator.acceptance_counts["draft"].accepted > count / 3
     allowed = [number for number in range(model.tokenizer.vocab_size) if number != model.tokenizer.eos_id]
 
     def chances(context: list[int]) -> dict[int, float]:
@@ -153,9 +153,9 @@ def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model
         return {allowed[place]: float(p) for place, p in zip(best.indices.tolist(), best.values.double().softmax(0).tolist(), strict=True)}
 
     wanted: dict[int, float] = {}
-    for first, chance in chances(ids).items():
+    for first, probability in chances(ids).items():
         for second, more in chances([*ids, first]).items():
-            wanted[second] = wanted.get(second, 0.0) + count * chance * more
+            wanted[second] = wanted.get(second, 0.0) + count * probability * more
     assert seen.keys() <= wanted.keys()
     assert chisquare([seen.get(token, 0) for token in wanted], list(wanted.values())).pvalue > 0.001
 
@@ -165,9 +165,9 @@ def test_what_the_draft_has_read_is_the_text_whatever_was_wrong_before(model: Mo
     """Its logits at every step, beside the draft reading from scratch: after wrong guesses, in company, past the end of the contexts."""
     draft = make(noise=0.1, context=context)
     engine = engine_of(model, draft)
-    found, checked = engine.guesser.draft, 0
+    found, checked = engine.speculator.draft, 0
     assert found is not None
-    run = found.slots.run
+    run = found.executor.run
 
     def checking(parts: list[Part]) -> torch.Tensor:
         nonlocal checked
@@ -185,11 +185,11 @@ def test_what_the_draft_has_read_is_the_text_whatever_was_wrong_before(model: Mo
                 row, checked = row + 1, checked + 1
         return logits
 
-    found.slots.run = checking  # type: ignore[method-assign]
+    found.executor.run = checking  # type: ignore[method-assign]
     config = SamplingConfig(max_tokens=150, min_tokens=150, temperature=0.6, seed=1)
     drafted = texts(engine, config, PROMPTS[:2])
-    tally = engine.guesser.tally["draft"]
-    assert 30 < tally.right < tally.guessed
+    acceptance_counts = engine.speculator.acceptance_counts["draft"]
+    assert 30 < acceptance_counts.accepted < acceptance_counts.proposed
     assert checked > 80
     assert drafted == texts(engine_of(model, None), config, PROMPTS[:2])
 
@@ -199,17 +199,17 @@ def test_a_draft_saves_rounds_and_one_that_is_the_model_itself_is_always_right(m
     rounds = {}
     for name, draft in (("none", None), ("sister", sister), ("itself", model)):
         engine = engine_of(model, draft)
-        run, count = engine.slots.run, [0]
+        run, count = engine.executor.run, [0]
 
         def counting(parts: list[Part], run: Any = run, count: list[int] = count) -> torch.Tensor:
             count[0] += 1
             return run(parts)  # type: ignore[no-any-return]
 
-        engine.slots.run = counting  # type: ignore[method-assign]
+        engine.executor.run = counting  # type: ignore[method-assign]
         texts(engine, config, ["über"])
         rounds[name] = count[0]
         if name == "itself":
-            assert engine.guesser.tally["draft"].right == engine.guesser.tally["draft"].guessed > 40
+            assert engine.speculator.acceptance_counts["draft"].accepted == engine.speculator.acceptance_counts["draft"].proposed > 40
     assert rounds["itself"] < rounds["none"] / 3
     assert rounds["sister"] < rounds["none"] / 1.5
 
@@ -218,19 +218,19 @@ def test_a_draft_that_does_not_pay_is_left_alone(model: Model) -> None:
     """One that is never right, and one that is always right and takes as long as the model; the first costs a few steps to find out."""
     config = SamplingConfig(max_tokens=100, min_tokens=100, temperature=1.0, seed=2)
     engine = engine_of(model, make(77), cost=0.1)
-    engine.guesser.pace = Fixed(1.0, 0.1)
+    engine.speculator.step_cost = FixedStepCost(1.0, 0.1)
     texts(engine, config)
-    assert 0 < engine.guesser.tally["draft"].guessed < 60
+    assert 0 < engine.speculator.acceptance_counts["draft"].proposed < 60
     costly = engine_of(model, model, cost=0.9)
-    costly.guesser.pace = Fixed(1.0, 0.3)
+    costly.speculator.step_cost = FixedStepCost(1.0, 0.3)
     texts(costly, config)
-    assert costly.guesser.tally["draft"].guessed == 0
+    assert costly.speculator.acceptance_counts["draft"].proposed == 0
 
 
 def test_what_texts_begin_with_is_read_once_by_the_draft_too(model: Model, sister: Model) -> None:
     engine = engine_of(model, sister)
-    assert engine.guesser.draft is not None
-    slots, read = engine.guesser.draft.slots, [0]
+    assert engine.speculator.draft is not None
+    slots, read = engine.speculator.draft.executor, [0]
     run = slots.run
 
     def counting(parts: list[Part]) -> torch.Tensor:
@@ -265,21 +265,21 @@ def test_the_drafts_cache_counts_when_texts_are_let_in(model: Model, sister: Mod
     page = 2 * 2 * 2 * 32 * 16 * 4
     for pages, at_once in ((16, 2), (8, 1)):
         engine = engine_of(model, sister, limit=pages * page)
-        engine.slots.runner.pages.most = pages // 2  # type: ignore[attr-defined]
-        most, run = 0, engine.slots.run
+        engine.executor.runner.pages.most = pages // 2  # type: ignore[attr-defined]
+        most, run = 0, engine.executor.run
 
         def watching(parts: list[Part], run: Any = run) -> torch.Tensor:
             nonlocal most
             most = max(most, len(parts))
             return run(parts)  # type: ignore[no-any-return]
 
-        engine.slots.run = watching  # type: ignore[method-assign]
+        engine.executor.run = watching  # type: ignore[method-assign]
         config = SamplingConfig(max_tokens=70, min_tokens=70, temperature=0)
         assert texts(engine, config) == texts(engine_of(model, None), config)
         assert most == at_once
-        draft = engine.guesser.draft
+        draft = engine.speculator.draft
         assert draft is not None
-        assert draft.slots.runner.pages.nbytes <= pages // 2 * page  # type: ignore[attr-defined]
+        assert draft.executor.runner.pages.nbytes <= pages // 2 * page  # type: ignore[attr-defined]
         with pytest.raises(InputError, match="more memory for keys and values"):
             engine_of(model, sister, limit=4 * page).write(["a" * 40], config)
 
@@ -288,13 +288,13 @@ def test_a_constraint_is_asked_before_anything_is_guessed(model: Model, sister: 
     pytest.importorskip("llguidance")
     engine = engine_of(model, sister)
     proposed: list[str] = []
-    judge = engine.guesser.judge
+    record_accepted = engine.speculator.record_accepted
 
-    def judging(sequence: Any, right: int) -> None:
-        proposed.append(model.tokenizer.decode(engine.guesser._guesses[sequence.slot].tokens))
-        judge(sequence, right)
+    def judging(sequence: Any, accepted: int) -> None:
+        proposed.append(model.tokenizer.decode(engine.speculator._proposals[sequence.slot].tokens))
+        record_accepted(sequence, accepted)
 
-    engine.guesser.judge = judging  # type: ignore[method-assign]
+    engine.speculator.record_accepted = judging  # type: ignore[method-assign]
     texts(engine, SamplingConfig(max_tokens=80, temperature=1.0, seed=1, regex="(ab|cd|[0-9])*"))
     assert len(proposed) > 10
     assert set("".join(proposed)) <= set("abcd0123456789")
@@ -302,12 +302,12 @@ def test_a_constraint_is_asked_before_anything_is_guessed(model: Model, sister: 
 
 def test_deterministic_engines_give_the_same_bits_with_a_draft(model: Model, sister: Model) -> None:
     config = SamplingConfig(max_tokens=60, min_tokens=60, seed=3, logprobs=1)
-    for make_slots in (lambda: KernelSlots(LoweredRunner(model.network, 4, threads=1), True), lambda: NetworkSlots(model.network, 4)):
+    for make_slots in (lambda: LoweredExecutor(LoweredRunner(model.network, 4, threads=1), True), lambda: ModuleExecutor(model.network, 4)):
         found = []
         for draft in (None, sister.network):
             engine = Engine(model.network, model.tokenizer, deterministic=True, runner=make_slots(), draft=draft)
-            if engine.guesser.draft is not None:
-                engine.guesser.pace, engine.guesser.draft.pace = Fixed(1.0, 0.0), Fixed(0.01, 0.0)
+            if engine.speculator.draft is not None:
+                engine.speculator.step_cost, engine.speculator.draft.step_cost = FixedStepCost(1.0, 0.0), FixedStepCost(0.01, 0.0)
             found.append(texts(engine, config))
         assert found[0] == found[1]
 
@@ -334,42 +334,42 @@ def test_what_does_not_fit_is_refused_or_said(model: Model, sister: Model, caplo
 
 def test_as_many_guesses_are_taken_as_make_most_tokens_a_second() -> None:
     """Against every count tried one by one."""
-    pace = Pace()
+    step_cost = StepCost()
     for rows, seconds in ((1, 1.0), (2, 1.4), (4, 1.6), (5, 2.2), (8, 2.4), (16, 5.0)):
-        pace.note(1, rows, seconds)
-    assert pace.seconds(1, 6) == pytest.approx(2.2 + 0.2 / 3)
-    for chance in (0.1, 0.5, 0.7, 0.9, 0.99):
-        reach = [chance**count for count in range(1, 16)]
-        rates = [(1 + sum(reach[:count])) / pace.seconds(1, 1 + count) for count in range(16)]
-        count, rate = pace.best(1, 1, reach)
+        step_cost.note(1, rows, seconds)
+    assert step_cost.seconds(1, 6) == pytest.approx(2.2 + 0.2 / 3)
+    for probability in (0.1, 0.5, 0.7, 0.9, 0.99):
+        reach = [probability**count for count in range(1, 16)]
+        rates = [(1 + sum(reach[:count])) / step_cost.seconds(1, 1 + count) for count in range(16)]
+        count, rate = step_cost.best(1, 1, reach)
         assert (count, rate) == (rates.index(max(rates)), pytest.approx(max(rates))) or rates[0] * 1.02 >= max(rates)
-    assert [pace.best(1, 1, [chance])[0] for chance in (0.3, 0.5)] == [0, 1]
+    assert [step_cost.best(1, 1, [probability])[0] for probability in (0.3, 0.5)] == [0, 1]
 
 
 def test_measured_times_follow_the_machine_and_not_its_hiccups() -> None:
-    pace = Pace()
+    step_cost = StepCost()
     for _ in range(20):
-        pace.note(1, 1, 1.0)
-    pace.note(1, 1, 50.0)
-    assert pace.seconds(1, 1) < 1.2
+        step_cost.note(1, 1, 1.0)
+    step_cost.note(1, 1, 50.0)
+    assert step_cost.seconds(1, 1) < 1.2
     for _ in range(40):
-        pace.note(1, 1, 2.0)
-    assert pace.seconds(1, 1) == pytest.approx(2.0, rel=0.02)
+        step_cost.note(1, 1, 2.0)
+    assert step_cost.seconds(1, 1) == pytest.approx(2.0, rel=0.02)
 
 
 def test_look_up_goes_on_with_what_repeats_and_guesses_little_where_it_is_wrong() -> None:
-    lookup = Lookup()
+    lookup = PromptLookup()
     assert lookup.find([1, 2, 3, 9, 1, 2, 3], 4) == ([9, 1, 2, 3], 3)
-    assert Lookup().find([7, 1, 2, 1, 2, 1, 2], 6)[0] == [1, 2, 1, 2, 1, 2]
-    assert Lookup().find([1, 2, 3, 4], 4) == ([], 0)
-    changed = Lookup()
+    assert PromptLookup().find([7, 1, 2, 1, 2, 1, 2], 6)[0] == [1, 2, 1, 2, 1, 2]
+    assert PromptLookup().find([1, 2, 3, 4], 4) == ([], 0)
+    changed = PromptLookup()
     assert changed.find([1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4], 4) == ([5, 6, 7, 8], 4)
     assert changed.find([1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 99], 2) == ([6, 7], 0)  # one token is another one, and then?
-    odds = Odds((0.5,))
-    mine = odds.below()
+    acceptance = AcceptanceRates((0.5,))
+    mine = acceptance.below()
     for _ in range(10):
         mine.note([0, 0, 0], 0)
-    assert mine.chance(0) < odds.chance(0) < 0.2
-    assert odds.below().chance(0) == odds.chance(0)
+    assert mine.probability(0) < acceptance.probability(0) < 0.2
+    assert acceptance.below().probability(0) == acceptance.probability(0)
     mine.note([0] * 30, 30)
-    assert mine.chance(0) > 0.6
+    assert mine.probability(0) > 0.6

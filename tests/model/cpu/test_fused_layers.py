@@ -66,14 +66,14 @@ def test_a_training_step_has_the_loss_and_slopes_of_the_plain_modules(name: str,
     monkeypatch.setattr(
         fused_layers, "causal_attention", lambda *given, call=fused_layers.causal_attention: called.append(1) or call(*given)
     )
-    (loss, slopes), (plain_loss, plain) = both_ways(network(name, length), *drawn(length), monkeypatch)
+    (loss, gradients), (plain_loss, plain) = both_ways(network(name, length), *drawn(length), monkeypatch)
     assert len(called) == 2  # one a layer, and none with the loops off
     torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=1e-5)
-    assert slopes.keys() == plain.keys()
-    for part, slope in slopes.items():
+    assert gradients.keys() == plain.keys()
+    for part, gradient in gradients.items():
         # The slope of a key's bias is zero but for rounding: it moves all scores of a query alike.
         least = 1e-6 if part.endswith("attention.k.bias") else 1e-7
-        torch.testing.assert_close(slope, plain[part], atol=least + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part)
+        torch.testing.assert_close(gradient, plain[part], atol=least + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part)
 
 
 @pytest.mark.parametrize("mean", [5, 70])
@@ -89,7 +89,7 @@ def test_documents_in_a_row_have_the_loss_and_slopes_that_they_have_alone(
     net, (ids, targets) = network(name, length), drawn(length)
     documents = (torch.rand(ids.shape) < 1 / mean).int().cumsum(1)
     documents[2] = 0  # and a row of one
-    loss, slopes = loss_and_slopes(net, ids, targets, documents)
+    loss, gradients = loss_and_slopes(net, ids, targets, documents)
     assert len(called) == 2  # one a layer
     monkeypatch.setattr(fused_layers, "fits", lambda x: False)
     net.zero_grad()
@@ -102,17 +102,17 @@ def test_documents_in_a_row_have_the_loss_and_slopes_that_they_have_alone(
     torch.testing.assert_close(loss, alone.detach(), atol=1e-5, rtol=1e-5)
     for part, weight in net.named_parameters():
         assert weight.grad is not None
-        torch.testing.assert_close(slopes[part], weight.grad, atol=1e-6 + 5e-5 * float(weight.grad.abs().max()), rtol=0, msg=part)
+        torch.testing.assert_close(gradients[part], weight.grad, atol=1e-6 + 5e-5 * float(weight.grad.abs().max()), rtol=0, msg=part)
 
 
 def test_in_bf16_the_loops_are_no_further_from_the_truth_than_the_plain_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, targets = drawn(256)
     _, truth = loss_and_slopes(network("qwen3", 256).double(), ids, targets)
-    (loss, slopes), (_, plain) = both_ways(network("qwen3", 256).bfloat16(), ids, targets, monkeypatch)
+    (loss, gradients), (_, plain) = both_ways(network("qwen3", 256).bfloat16(), ids, targets, monkeypatch)
     true_loss = float(network("qwen3", 256).double().loss(ids, targets).detach())
     assert math.isclose(float(loss), true_loss, rel_tol=2e-3)
     for part, true in truth.items():
-        ours, theirs = ((found[part].double() - true).norm() / true.norm() for found in (slopes, plain))
+        ours, theirs = ((found[part].double() - true).norm() / true.norm() for found in (gradients, plain))
         assert ours < 1.25 * theirs + 1e-3, part
 
 
@@ -126,10 +126,10 @@ def test_the_slopes_of_the_loss_are_those_of_stock_cross_entropy(dtype: torch.dt
     leaf = logits.float().requires_grad_()
     wanted = F.cross_entropy(leaf, targets, reduction="none")
     wanted.sum().backward()
-    losses, slopes = fused_layers.softmax_slopes(logits.clone(), targets)
+    losses, gradients = fused_layers.softmax_gradients(logits.clone(), targets)
     torch.testing.assert_close(losses, wanted.detach(), atol=1e-4, rtol=1e-5)
     assert leaf.grad is not None
-    torch.testing.assert_close(slopes.float(), leaf.grad, atol=1e-6 if dtype == torch.float32 else 4e-3, rtol=0)
+    torch.testing.assert_close(gradients.float(), leaf.grad, atol=1e-6 if dtype == torch.float32 else 4e-3, rtol=0)
 
 
 def test_the_same_step_gives_the_same_slopes_on_any_number_of_threads() -> None:
@@ -163,10 +163,10 @@ def test_the_same_step_gives_the_same_slopes_on_any_number_of_threads() -> None:
 )
 def test_what_the_loops_do_not_do_goes_the_plain_way(changes: dict[str, Any], length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     net = network("qwen3", length, **changes)
-    (loss, slopes), (plain_loss, plain) = both_ways(net, *drawn(length), monkeypatch)
+    (loss, gradients), (plain_loss, plain) = both_ways(net, *drawn(length), monkeypatch)
     torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=1e-5)
-    for part, slope in slopes.items():
-        torch.testing.assert_close(slope, plain[part], atol=1e-6 + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part)
+    for part, gradient in gradients.items():
+        torch.testing.assert_close(gradient, plain[part], atol=1e-6 + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part)
 
 
 def test_slopes_of_slopes_are_refused() -> None:

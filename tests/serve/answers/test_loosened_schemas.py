@@ -14,7 +14,7 @@ from server_process import Running, until
 
 from newleaf.generate.constraints.constraint import Grammars
 from newleaf.generate.constraints.json_schema import prepare
-from newleaf.serve.answers.answer_schema import Shape
+from newleaf.serve.answers.answer_schema import AnswerSchema
 from newleaf.serve.models.loaded_model import Turns
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
@@ -126,7 +126,7 @@ def test_parameters_that_are_nested_too_deep_are_refused(loosening: Running, cho
 def test_a_name_that_stands_twice_is_told_also_where_the_schema_is_strict(loosening: Running) -> None:
     schema = {"type": "object", "properties": {"b": {"const": 1}}, "additionalProperties": True}
     wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
-    shape = Shape(schema, "response_format", "response_format/json_schema/schema", True)
+    shape = AnswerSchema(schema, "response_format", "response_format/json_schema/schema", True)
     watched = shape.watched(prepare(schema))
     assert watched is not None
     (found,) = watched.unmet(Grammars(train_tokenizer(["a"], TokenizerConfig(kind="byte"), None)), '{"a": 1, "c": {"x": 1}, "\\u0061": 2}')

@@ -20,12 +20,12 @@ from starlette.testclient import TestClient
 from newleaf.errors import InputError
 from newleaf.serve.api_errors import add_handlers, overloaded, respond
 from newleaf.serve.batches.batch_output import Output
-from newleaf.serve.batches.batch_worker import AT_ONCE, Work
-from newleaf.serve.batches.in_flight import Flight
-from newleaf.serve.batches.record_store import Shelf
+from newleaf.serve.batches.batch_worker import AT_ONCE, BatchWorker
+from newleaf.serve.batches.in_flight import InFlightLines
+from newleaf.serve.batches.record_store import RecordStore
 from newleaf.serve.http.keys import Key
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.http.middleware import Edge
+from newleaf.serve.http.middleware import RequestMiddleware
 from newleaf.serve.http.rate_limit import KeyRates
 from newleaf.serve.http.request_metrics import Metrics
 from newleaf.serve.http.server_settings import Limits, Settings
@@ -74,7 +74,7 @@ class Server:
     def __init__(self, folder: Path, asked: list[str], *, limits: Limits | None = None, keys: Any = None) -> None:
         self.time, self.asked, self.log = 0.0, asked, io.StringIO()
         self.rates = KeyRates(limits or Limits(), keys, lambda: self.time)
-        self.work = Work(folder, self._app, self.rates, Logs(self.log), sleep=self._sleep)  # type: ignore[arg-type]
+        self.work = BatchWorker(folder, self._app, self.rates, Logs(self.log), sleep=self._sleep)  # type: ignore[arg-type]
         self.answer: Callable[[str], Any] = lambda prompt: None
         self.at_once = self.most = self.made = 0
         self.takes = 0.0  # seconds
@@ -107,16 +107,22 @@ class Server:
         files.folder.mkdir(parents=True, exist_ok=True)
         files.content(id_).write_bytes(content)
         files.note(id_, "a.jsonl", "batch", owner)
-        batch = {"id": self.work.store.shelf.new_id(), "owner": owner, "created_at": self.made, "endpoint": ENDPOINT, "input_file_id": id_}
+        batch = {
+            "id": self.work.store.record_store.new_id(),
+            "owner": owner,
+            "created_at": self.made,
+            "endpoint": ENDPOINT,
+            "input_file_id": id_,
+        }
         batch |= {"status": "validating", "request_counts": {"total": 0, "completed": 0, "failed": 0}, "in_progress_at": None}
-        self.work.store.shelf.put({**batch, "output_file_id": None, "error_file_id": None, "errors": None})
+        self.work.store.record_store.put({**batch, "output_file_id": None, "error_file_id": None, "errors": None})
         return str(batch["id"])
 
     async def until_over(self, *ids: str) -> None:
         """Work until these batches are over, or the server was killed."""
         await self.work.prepare()
         running = asyncio.create_task(self.work.run())
-        owners = {each["id"]: each["owner"] for each in self.work.store.shelf.everything()}
+        owners = {each["id"]: each["owner"] for each in self.work.store.record_store.everything()}
         for _ in range(100_000):
             await asyncio.sleep(0.001)
             if running.done() or all(self.status(id_, owners[id_]) in ("completed", "failed") for id_ in ids):
@@ -126,10 +132,10 @@ class Server:
         self.work.close()
 
     def status(self, id_: str, owner: str | None = None) -> str:
-        return str(self.work.store.shelf.get(id_, owner)["status"])
+        return str(self.work.store.record_store.get(id_, owner)["status"])
 
     def rows(self, id_: str, kind: str = "output", owner: str | None = None) -> list[Any]:
-        file = self.work.store.shelf.get(id_, owner)[f"{kind}_file_id"]
+        file = self.work.store.record_store.get(id_, owner)[f"{kind}_file_id"]
         return [] if file is None else [json.loads(line) for line in self.work.store.files.content(file).read_text().splitlines()]
 
 
@@ -154,7 +160,7 @@ def test_a_server_killed_at_any_change_of_its_files_answers_every_line_once_and_
         first.work.close()
         second = Server(folder, [])
         asyncio.run(second.until_over(id_))
-        batch = second.work.store.shelf.get(id_, None)
+        batch = second.work.store.record_store.get(id_, None)
         assert (batch["status"], batch["request_counts"]) == ("completed", {"total": count, "completed": count, "failed": 0}), deaths
         assert sorted(row["custom_id"] for row in second.rows(id_)) == [f"r{number}" for number in range(count)]
         assert len([each for each in second.work.store.files.everything() if each["purpose"] == "batch_output"]) == 1
@@ -169,9 +175,9 @@ def test_a_server_killed_at_any_change_of_its_files_answers_every_line_once_and_
 def test_lines_in_flight_at_a_crash_are_tried_again_one_at_a_time(tmp_path: Path) -> None:
     server = Server(tmp_path, [])
     id_ = server.make(lines(30))
-    flight = Flight(server.work.store.shelf.folder, id_)
+    in_flight_lines = InFlightLines(server.work.store.record_store.folder, id_)
     for number in (3, 4, 5):
-        flight.begin(number)
+        in_flight_lines.begin(number)
     most: list[int] = []
     server.takes = 0.05
     server.answer = lambda prompt: most.append(server.at_once)
@@ -185,19 +191,19 @@ def test_lines_in_flight_at_a_crash_are_tried_again_one_at_a_time(tmp_path: Path
 def test_only_a_line_that_was_in_flight_at_two_crashes_is_given_up(tmp_path: Path) -> None:
     server = Server(tmp_path, [])
     id_ = server.make(lines(5))
-    folder = server.work.store.shelf.folder
+    folder = server.work.store.record_store.folder
     for flying in ((1, 2, 3), (2,)):
-        flight = Flight(folder, id_)
+        in_flight_lines = InFlightLines(folder, id_)
         for number in flying:
-            flight.begin(number)
-    Flight(folder, id_).close()  # a start that came to no work counts nothing
-    Flight(folder, id_).close()
+            in_flight_lines.begin(number)
+    InFlightLines(folder, id_).close()  # a start that came to no work counts nothing
+    InFlightLines(folder, id_).close()
     asyncio.run(server.until_over(id_))
     (given_up,) = server.rows(id_, "error")
     assert (given_up["custom_id"], given_up["response"], given_up["error"]["code"]) == ("r1", None, "server_crashed")
     assert sorted(row["custom_id"] for row in server.rows(id_)) == ["r0", "r2", "r3", "r4"]
     assert "r1" not in server.asked
-    assert server.work.store.shelf.get(id_, None)["request_counts"] == {"total": 5, "completed": 4, "failed": 1}
+    assert server.work.store.record_store.get(id_, None)["request_counts"] == {"total": 5, "completed": 4, "failed": 1}
 
 
 def test_a_server_that_ends_on_purpose_blames_no_line(tmp_path: Path) -> None:
@@ -221,7 +227,7 @@ def test_a_server_that_ends_on_purpose_blames_no_line(tmp_path: Path) -> None:
     for _ in range(3):
         asyncio.run(end_while_answering())
     last = Server(tmp_path, [])
-    assert not Flight(last.work.store.shelf.folder, id_).crashes.total()
+    assert not InFlightLines(last.work.store.record_store.folder, id_).crashes.total()
     asyncio.run(last.until_over(id_))
     assert len(last.rows(id_)) == 20
 
@@ -229,10 +235,10 @@ def test_a_server_that_ends_on_purpose_blames_no_line(tmp_path: Path) -> None:
 def test_notes_that_are_cut_off_or_damaged_say_nothing_and_keep_the_others(tmp_path: Path) -> None:
     path = tmp_path / "batch_1.flight"
     path.write_bytes(b"+7\n\xff\x00nonsense\n+8\n-8\n+9")
-    flight = Flight(tmp_path, "batch_1")
-    assert flight.crashes == {7: 1, 8: 0}
-    flight.begin(9)
-    assert Flight(tmp_path, "batch_1").crashes == {7: 1, 8: 0, 9: 1}
+    in_flight_lines = InFlightLines(tmp_path, "batch_1")
+    assert in_flight_lines.crashes == {7: 1, 8: 0}
+    in_flight_lines.begin(9)
+    assert InFlightLines(tmp_path, "batch_1").crashes == {7: 1, 8: 0, 9: 1}
 
 
 def test_an_id_that_cannot_be_written_is_an_error_of_its_line_alone(tmp_path: Path) -> None:
@@ -240,7 +246,7 @@ def test_an_id_that_cannot_be_written_is_an_error_of_its_line_alone(tmp_path: Pa
     content = lines(300) + b"\n" + line("last", "\udc00").encode()
     id_ = server.make(content)
     asyncio.run(server.until_over(id_))
-    assert server.work.store.shelf.get(id_, None)["request_counts"] == {"total": 301, "completed": 300, "failed": 1}
+    assert server.work.store.record_store.get(id_, None)["request_counts"] == {"total": 301, "completed": 300, "failed": 1}
     (row,) = server.rows(id_, "error")
     assert row["error"]["code"] == "invalid_custom_id"
     assert "line 301" in row["error"]["message"]
@@ -300,7 +306,7 @@ def test_batches_of_a_key_that_is_no_longer_let_in_are_not_answered(tmp_path: Pa
     id_ = server.make(lines(3), "alice")
     asyncio.run(server.until_over(id_))
     assert server.asked == []
-    assert server.work.store.shelf.get(id_, "alice")["errors"]["data"][0]["code"] == "invalid_api_key"
+    assert server.work.store.record_store.get(id_, "alice")["errors"]["data"][0]["code"] == "invalid_api_key"
 
 
 DAMAGE: dict[str, bytes] = {
@@ -320,14 +326,14 @@ DAMAGE: dict[str, bytes] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_record_is_named_in_the_log_and_holds_up_nothing(tmp_path: Path, damage: str) -> None:
     server = Server(tmp_path, [])
-    for shelf in (server.work.store.shelf, server.work.store.files):
-        bad = shelf.new_id()
-        shelf.folder.mkdir(parents=True, exist_ok=True)
-        (shelf.folder / f"{bad}.json").write_bytes(DAMAGE[damage].replace(b"%s", bad.encode()))
+    for record_store in (server.work.store.record_store, server.work.store.files):
+        bad = record_store.new_id()
+        record_store.folder.mkdir(parents=True, exist_ok=True)
+        (record_store.folder / f"{bad}.json").write_bytes(DAMAGE[damage].replace(b"%s", bad.encode()))
         with pytest.raises(Exception, match="damaged"):
-            shelf.get(bad, None)
-        assert shelf.page(None, None, 10)["data"] == []
-        assert list(shelf.everything()) == []
+            record_store.get(bad, None)
+        assert record_store.page(None, None, 10)["data"] == []
+        assert list(record_store.everything()) == []
         assert server.log.getvalue().count(bad) == 1
     id_ = server.make(lines(2))
     asyncio.run(server.until_over(id_))
@@ -337,9 +343,9 @@ def test_a_damaged_record_is_named_in_the_log_and_holds_up_nothing(tmp_path: Pat
 def test_what_is_no_file_among_the_records_is_left_alone(tmp_path: Path) -> None:
     server = Server(tmp_path, [])
     id_ = server.make(lines(2))
-    (server.work.store.shelf.folder / f"{server.work.store.shelf.new_id()}.json").mkdir()
+    (server.work.store.record_store.folder / f"{server.work.store.record_store.new_id()}.json").mkdir()
     if hasattr(os, "mkfifo"):
-        os.mkfifo(server.work.store.shelf.folder / f"{server.work.store.shelf.new_id()}.json")
+        os.mkfifo(server.work.store.record_store.folder / f"{server.work.store.record_store.new_id()}.json")
     asyncio.run(server.until_over(id_))
     assert len(server.rows(id_)) == 2
 
@@ -349,7 +355,7 @@ def test_damaged_rows_of_a_batchs_output_are_answered_again(tmp_path: Path) -> N
     id_ = first.make(lines(4))
     row = {"id": "x", "custom_id": "r1", "response": {"status_code": 200, "request_id": "y", "body": {}}, "error": None}
     whole = json.dumps(row).encode() + b"\n"
-    (first.work.store.shelf.folder / f"{id_}.answers").write_bytes(b"\x00" * 100 + b"\n[]\n" + whole + whole + b'{"custom_id": "r2"')
+    (first.work.store.record_store.folder / f"{id_}.answers").write_bytes(b"\x00" * 100 + b"\n[]\n" + whole + whole + b'{"custom_id": "r2"')
     asyncio.run(first.until_over(id_))
     assert sorted(row["custom_id"] for row in first.rows(id_)) == ["r0", "r1", "r2", "r3"]
     assert sorted(first.asked) == ["r0", "r2", "r3"]
@@ -370,7 +376,7 @@ def test_nobody_but_the_servers_user_may_read_what_it_keeps(tmp_path: Path) -> N
         server.work.store.files.folder.mkdir(parents=True)
         server.answer = look
         id_ = server.make(lines(3))
-        input_ = server.work.store.files.content(server.work.store.shelf.get(id_, None)["input_file_id"])
+        input_ = server.work.store.files.content(server.work.store.record_store.get(id_, None)["input_file_id"])
         input_.chmod(0o600)
         asyncio.run(server.until_over(id_))
         look("")
@@ -392,15 +398,15 @@ def test_a_file_that_ends_two_servers_while_it_is_read_fails_its_batch(tmp_path:
     server = Server(tmp_path, [])
     id_ = server.make(lines(2))
     for _ in range(2):
-        Flight(server.work.store.shelf.folder, id_).begin(0)
+        InFlightLines(server.work.store.record_store.folder, id_).begin(0)
     asyncio.run(server.until_over(id_))
-    assert server.work.store.shelf.get(id_, None)["errors"]["data"][0]["code"] == "server_crashed"
+    assert server.work.store.record_store.get(id_, None)["errors"]["data"][0]["code"] == "server_crashed"
 
 
 def test_a_batch_that_cannot_be_written_down_holds_up_no_other(tmp_path: Path) -> None:
     server = Server(tmp_path, [])
     bad, good = server.make(lines(1)), server.make(lines(2))
-    (server.work.store.shelf.folder / f"{bad}.flight").mkdir()
+    (server.work.store.record_store.folder / f"{bad}.flight").mkdir()
     asyncio.run(server.until_over(good))
     assert len(server.rows(good)) == 2
     assert bad in server.log.getvalue()
@@ -411,7 +417,7 @@ class Full:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = False
-        for owner, name in ((Flight, "_write"), (Flight, "end"), (Output, "_add"), (Shelf, "put")):
+        for owner, name in ((InFlightLines, "_write"), (InFlightLines, "end"), (Output, "_add"), (RecordStore, "put")):
             monkeypatch.setattr(owner, name, self._limited(getattr(owner, name)))
 
     def _limited(self, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -456,7 +462,7 @@ def test_a_request_that_a_full_disk_cannot_keep_is_told_so(tmp_path: Path) -> No
     def keep() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    app.add_middleware(Edge, settings=Settings(), rates=KeyRates(Limits(), None), metrics=Metrics(), logs=Logs(log))
+    app.add_middleware(RequestMiddleware, settings=Settings(), rates=KeyRates(Limits(), None), metrics=Metrics(), logs=Logs(log))
     answer = TestClient(app, base_url="http://localhost").post("/keep")
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
     assert "disk is full" in answer.json()["error"]["message"]

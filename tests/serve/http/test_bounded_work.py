@@ -82,10 +82,10 @@ class Untouched:
 
 @pytest.mark.parametrize("prompt", ["a" * 3000, [1] * 300, ["a", "é" * 1500], [[1], [1] * 300]])
 def test_a_prompt_that_is_longer_than_a_context_can_be_is_refused_before_it_is_encoded_or_decoded(prompt: Any) -> None:
-    hosted: Any = SimpleNamespace(context=256, model=SimpleNamespace(tokenizer=Untouched(), defaults={}))
-    serving: Any = SimpleNamespace(limits=Limits())
+    loaded_model: Any = SimpleNamespace(context=256, model=SimpleNamespace(tokenizer=Untouched(), defaults={}))
+    server_context: Any = SimpleNamespace(limits=Limits())
     with pytest.raises(ApiError) as refused:
-        begin(serving, hosted, CompletionRequest(prompt=prompt))
+        begin(server_context, loaded_model, CompletionRequest(prompt=prompt))
     assert (refused.value.status_code, refused.value.code) == (400, "context_length_exceeded")
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import OPTIONS, Heard, finish, options, outcome, start, wait_for
+from killed_runs import OPTIONS, RecordingMonitor, finish, options, outcome, start, wait_for
 
 import newleaf
 from newleaf.model import GPT
 from newleaf.train.loop.loop import Loop
-from newleaf.train.loop.loss_health import Health
+from newleaf.train.loop.loss_health import LossHealth
 from newleaf.train.loop.optimizer import Optimizer, OptimizerConfig
 
 
@@ -60,7 +60,7 @@ def test_gradients_that_are_not_finite_change_neither_weights_nor_moments() -> N
 @pytest.mark.parametrize("what", ["loss", "gradient norm"])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(what: str, poisoned: Any, book: Path, tmp_path: Path) -> None:
     poisoned({7: 1, 15: 1}, what)
-    heard = Heard()
+    heard = RecordingMonitor()
     run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **OPTIONS)
     skipped = [line for line in run.metrics if "skipped" in line]
     assert [line["step"] for line in skipped] == [7, 15]
@@ -77,7 +77,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(what: str, poisoned: A
 def test_after_a_run_of_skipped_steps_the_last_checkpoint_is_restored_with_a_lower_rate(poisoned: Any, book: Path, tmp_path: Path) -> None:
     """Poisoned once, steps 14 to 18 go back to the checkpoint of 12; from there all is as if the rate had been halved then."""
     poisoned(dict.fromkeys(range(14, 19), 1))
-    heard = Heard()
+    heard = RecordingMonitor()
     run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **OPTIONS)
     assert heard.about("back to the checkpoint of step 12, with rates times 0.5")
     steps = [line for line in run.metrics if "loss" in line]
@@ -91,7 +91,7 @@ def test_after_a_run_of_skipped_steps_the_last_checkpoint_is_restored_with_a_low
 
 def test_a_second_run_of_skipped_steps_stops_the_run_and_says_what_to_try(poisoned: Any, book: Path, tmp_path: Path) -> None:
     poisoned(dict.fromkeys(range(3, 24), 9))
-    heard = Heard()
+    heard = RecordingMonitor()
     with pytest.raises(
         newleaf.InputError, match=r"3 steps in a row up to 5 were skipped \(loss is nan\).*optimizer.learning_rate is 0.003"
     ):
@@ -136,20 +136,20 @@ def test_a_spike_is_a_loss_six_robust_deviations_above_the_recent_median() -> No
     """By hand: 2.00, 2.01, … 2.63 have the median 2.315 and the median absolute deviation 0.16; 2.315 + 6 · 1.4826 · 0.16 = 3.738."""
     losses = [2 + n / 100 for n in range(64)]
     for loss, spike in ((3.73, False), (3.75, True)):
-        health = Health()
-        assert [health.hear(value, False) for value in losses] == [False] * 64
-        assert health.hear(loss, False) is spike
+        health = LossHealth()
+        assert [health.update(value, False) for value in losses] == [False] * 64
+        assert health.update(loss, False) is spike
         assert health.spikes == spike
 
 
 def test_a_loss_that_falls_or_hardly_varies_or_has_just_begun_is_no_spike() -> None:
-    health = Health()
-    assert not any(health.hear(6 - 0.05 * step, False) for step in range(100))
-    steady = Health()
-    assert not any(steady.hear(value, False) for value in [1.0] * 40 + [1.04])
-    assert steady.hear(1.06, False)
-    young = Health()
-    assert not any(young.hear(value, False) for value in [1.0] * 15 + [50.0])
+    health = LossHealth()
+    assert not any(health.update(6 - 0.05 * step, False) for step in range(100))
+    batch_invariant = LossHealth()
+    assert not any(batch_invariant.update(value, False) for value in [1.0] * 40 + [1.04])
+    assert batch_invariant.update(1.06, False)
+    young = LossHealth()
+    assert not any(young.update(value, False) for value in [1.0] * 15 + [50.0])
 
 
 def test_spikes_are_marked_in_the_metrics_and_remembered_over_a_resume(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

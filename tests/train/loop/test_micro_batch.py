@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from killed_runs import OPTIONS, Heard, options
+from killed_runs import OPTIONS, RecordingMonitor, options
 
 import newleaf
 from newleaf.data.batches import Batch
@@ -77,7 +77,7 @@ def test_a_run_in_little_memory_takes_smaller_portions_records_them_and_resumes_
 
     fp32 = {"train": {"precision": "fp32"}, "model": {"residual_dropout": 0.0}}
     whole = newleaf.pretrain(book, out=tmp_path / "whole", quiet=True, **options(**fp32))
-    heard = Heard()
+    heard = RecordingMonitor()
     with monkeypatch.context() as patch:
         patch.setattr(micro_batch, "measured_step", lambda network, batch, losses: (0, 10 * GB))
         patch.setattr(micro_batch, "free_memory", lambda device: 30 * GB)  # of which 0.7 are taken
@@ -95,7 +95,7 @@ def test_a_step_that_does_not_fit_even_with_one_window_is_warned_of(book: Path, 
     from newleaf.train.loop import micro_batch
 
     monkeypatch.setattr(micro_batch, "free_memory", lambda device: 1000)
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(steps=1))
     assert heard.about("memory is short even for 1 window at once")
 
@@ -124,7 +124,7 @@ def test_running_out_of_memory_halves_the_portions_and_gives_the_same_losses_to_
 
     monkeypatch.setattr(GPT, "loss", loss)
     monkeypatch.setattr(Loop, "_step", taking)
-    heard = Heard()
+    heard = RecordingMonitor()
     run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(**fp32))
     assert [line["micro_batch_size"] for line in run.metrics if "micro_batch_size" in line] == [2, 1]
     assert len(heard.about("Out of memory: from now on")) == 2
@@ -135,7 +135,7 @@ def test_a_device_too_small_for_one_window_ends_the_run_in_one_line(book: Path, 
     def loss(self: Loop, batch: Batch, counted: int) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Loop, "_portions", loss)
+    monkeypatch.setattr(Loop, "_micro_batches", loss)
     with pytest.raises(newleaf.InputError, match="does not hold a single window"):
         newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **OPTIONS)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fake_clocks import Clock, Machine
-from killed_runs import Heard
+from killed_runs import RecordingMonitor
 
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.samples import MOST_LAST, READABLE, SHARE, Samples
@@ -42,8 +42,8 @@ class Writer:
         return Written(text)
 
 
-def samples(pace: float, seconds: float = 60, length: int = 200) -> tuple[Samples, Clock, Heard, Writer]:
-    clock, heard = Clock(), Heard()
+def samples(pace: float, seconds: float = 60, length: int = 200) -> tuple[Samples, Clock, RecordingMonitor, Writer]:
+    clock, heard = Clock(), RecordingMonitor()
     writer = Writer(clock, pace, length)
     anything: Any = writer
     return Samples(anything, Ranks(clock), ClockSchedule(seconds, Shape(), 0.0, clock), heard), clock, heard, writer
@@ -88,7 +88,7 @@ def test_a_short_answer_that_is_whole_is_shown() -> None:
 def test_without_a_clock_samples_take_as_long_as_they_take_and_the_checks_are_counted() -> None:
     clock = Clock()
     writer: Any = Writer(clock, 50.0)
-    taker = Samples(writer, Ranks(clock), None, Heard())
+    taker = Samples(writer, Ranks(clock), None, RecordingMonitor())
     assert [len(text) for _, text in taker.take(0) + taker.take(5)] == [200] * 4
     assert writer.checks == [0, 1]
     taker.count([{"step": 0, "sample": "x"}, {"step": 5, "sample": "x"}, {"step": 5, "sample": "y"}, {"step": 6}])
@@ -99,7 +99,7 @@ def test_without_a_clock_samples_take_as_long_as_they_take_and_the_checks_are_co
 @pytest.mark.parametrize("piece", [0.001, 0.4, 5.0])
 def test_a_timed_run_shows_no_sample_of_a_token_or_two(piece: float, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine where a token takes so long, from pretraining's own examiner."""
-    clock, heard = Clock(), Heard()
+    clock, heard = Clock(), RecordingMonitor()
     Machine(clock, piece=piece).install(monkeypatch)
     train = {"sample": {"max_tokens": 60, "min_tokens": 60}, "batch_size": 4}
     size = {"n_layer": 1, "n_embd": 32, "n_head": 1, "n_kv_head": 1, "head_dim": 32, "n_inner": 64, "context_length": 32}
@@ -112,15 +112,15 @@ def test_a_timed_run_shows_no_sample_of_a_token_or_two(piece: float, book: Path,
 
 
 def test_a_classifier_shows_other_held_out_rows_each_time_until_all_were_shown() -> None:
-    from newleaf.tune.labels.label_evaluator import Held, LabelExaminer
+    from newleaf.tune.labels.label_evaluator import Held, LabelEvaluator
     from newleaf.tune.labels.label_rows import Example
 
     rows = [Example(f"rows.jsonl:{n}", (f"text {n}",), ("good" if n < 15 else "bad",)) for n in range(30)]
     anything: Any = SimpleNamespace()
-    shown = LabelExaminer(anything, anything, 0, Held([anything] * 30, rows), None, {}, anything).prompts_at
+    shown = LabelEvaluator(anything, anything, 0, Held([anything] * 30, rows), None, {}, anything).prompts_at
     found = [text for check in range(10) for text in shown(check)]
     assert sorted(found) == sorted(f"text {n}" for n in range(30))
     assert shown(10) == shown(0)
     assert not all(int(text.split()[1]) < 15 for check in range(2) for text in shown(check)), "a sorted file shows both labels"
-    few = LabelExaminer(anything, anything, 0, Held([anything] * 2, rows[:2]), None, {}, anything).prompts_at
+    few = LabelEvaluator(anything, anything, 0, Held([anything] * 2, rows[:2]), None, {}, anything).prompts_at
     assert set(few(0)) == set(few(1)) == {"text 0", "text 1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clocked_objective import Clock, ClockedCourse, run
+from clocked_objective import Clock, ClockedObjective, run
 
 from newleaf.train.loop.validation import EXIT_SECONDS, PLOTTED
 from newleaf.train.objective.schedule import ClockSchedule, Shape
@@ -24,8 +24,8 @@ LOOKS: list[dict[str, Any]] = [
 def test_training_has_at_least_half_of_the_time_and_the_run_ends_when_it_said(
     case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    course = ClockedCourse(Clock(), **case)
-    summary, metrics, took = run(course, tmp_path / "run", monkeypatch)
+    objective = ClockedObjective(Clock(), **case)
+    summary, metrics, took = run(objective, tmp_path / "run", monkeypatch)
     steps = [line for line in metrics if "factor" in line]
     assert len(steps) * case["step_seconds"] >= 0.5 * case["seconds"] - case["step_seconds"]
     assert took <= case["seconds"] + case["step_seconds"]
@@ -38,11 +38,11 @@ def test_the_figures_before_and_after_are_over_the_same_rows_and_their_number_is
     case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    course = ClockedCourse(Clock(), **case)
-    summary, metrics, _ = run(course, tmp_path / "run", monkeypatch, said=said)
+    objective = ClockedObjective(Clock(), **case)
+    summary, metrics, _ = run(objective, tmp_path / "run", monkeypatch, said=said)
     before = next(line for line in metrics if line["step"] == 0 and "val_loss" in line)["val_windows"]
-    assert course.seen[-1] == before
-    assert sum(course.reported) == (course.reported[0] if case.get("reports") else 0)
+    assert objective.seen[-1] == before
+    assert sum(objective.reported) == (objective.reported[0] if case.get("reports") else 0)
     if before == case["held_out"]:
         assert "measured_on" not in summary
         assert not said
@@ -52,8 +52,8 @@ def test_the_figures_before_and_after_are_over_the_same_rows_and_their_number_is
 
 
 def test_a_time_that_opening_has_spent_still_gives_a_step_at_a_real_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    course = ClockedCourse(Clock(), seconds=10, step_seconds=5, row_seconds=0.1, held_out=20)
-    summary, metrics, _ = run(course, tmp_path / "run", monkeypatch, opening=11)
+    objective = ClockedObjective(Clock(), seconds=10, step_seconds=5, row_seconds=0.1, held_out=20)
+    summary, metrics, _ = run(objective, tmp_path / "run", monkeypatch, opening=11)
     (step,) = [line for line in metrics if "factor" in line]
     assert step["factor"] > 0.3
     before = next(line["val_loss"] for line in metrics if "val_loss" in line)
@@ -78,13 +78,15 @@ def test_what_is_kept_for_the_end_never_takes_more_than_half(tmp_path: Path, mon
     from types import SimpleNamespace
 
     from newleaf.train.distributed.process_group import Ranks
-    from newleaf.train.loop.validation import Checks
+    from newleaf.train.loop.validation import Validation
 
     anything: Any = None
-    course: Any = SimpleNamespace(examiner=lambda *_: SimpleNamespace(all_rows=100, reports=0, prompts=()), looks_before=True)
+    objective: Any = SimpleNamespace(
+        evaluator=lambda *_: SimpleNamespace(all_rows=100, reports=0, prompts=()), validates_before_training=True
+    )
     clock = ClockSchedule(60, Shape())
-    checks = Checks(course, anything, anything, Ranks(), clock, anything, anything)
+    checks = Validation(objective, anything, anything, Ranks(), clock, anything, anything)
     checks.rows = 10
-    checks.paces.append(5.0)  # seconds a row: the machine has become slow
+    checks.row_times.append(5.0)  # seconds a row: the machine has become slow
     checks.reserve(1.0)
     assert PLOTTED + EXIT_SECONDS < clock.reserve == 30

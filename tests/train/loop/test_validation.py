@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.loop.validation import EXIT_SECONDS, PLOTTED, Checks
+from newleaf.train.loop.validation import EXIT_SECONDS, PLOTTED, Validation
 from newleaf.train.objective.schedule import ClockSchedule, Shape
 
 A_ROW = 0.01  # seconds
@@ -15,11 +15,11 @@ A_ROW = 0.01  # seconds
 def kept(rows: int, reports: int, last_check: float) -> float:
     """The reserve of a run whose checks look at `rows` of 100, beside the plot's and the process's end."""
     anything: Any = None
-    course: Any = SimpleNamespace(examiner=lambda *_: SimpleNamespace(all_rows=100, reports=reports, prompts=()))
+    objective: Any = SimpleNamespace(evaluator=lambda *_: SimpleNamespace(all_rows=100, reports=reports, prompts=()))
     clock = ClockSchedule(60, Shape())
-    checks = Checks(course, anything, anything, Ranks(), clock, anything, anything)
+    checks = Validation(objective, anything, anything, Ranks(), clock, anything, anything)
     checks.rows = rows
-    checks.paces.append(A_ROW)
+    checks.row_times.append(A_ROW)
     checks.reserve(last_check)
     return clock.reserve - PLOTTED - EXIT_SECONDS
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from killed_runs import OPTIONS, Heard, options, outcome
+from killed_runs import OPTIONS, RecordingMonitor, options, outcome
 
 import newleaf
 from newleaf.errors import InputError
@@ -46,7 +46,7 @@ def test_a_damaged_last_checkpoint_is_named_in_one_line_and_the_one_before_is_us
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0x10  # one bit
     file.write_bytes(data)
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.resume(run, monitor=heard)
     (line,) = heard.about("damaged")
     assert "step-00000020" in line
@@ -67,7 +67,7 @@ def test_when_all_checkpoints_are_damaged_it_says_so_and_touches_nothing(
 
 
 def test_disk_use_is_announced_before_the_first_step_and_kept_within(book: Path, tmp_path: Path) -> None:
-    heard = Heard()
+    heard = RecordingMonitor()
     run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(train={"keep_checkpoints": 3, "eval_every": 2}))
     (line,) = heard.about("Disk: ")
     assert "the last 3 are kept" in line
@@ -85,7 +85,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
         newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **OPTIONS)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr("shutil.disk_usage", lambda path: _Usage(400_000))
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **OPTIONS)
     assert heard.about("Warning: Disk: ")
 
@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole_and_training_goes_on(
     whole: newleaf.Run, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full for everything, metrics included, while steps 10 to 13 are taken; the check at 12 falls into that time."""
-    heard = Heard()
+    heard = RecordingMonitor()
     with full_disk(monkeypatch, during=range(10, 14)):
         run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **OPTIONS)
     warnings = heard.about("could not be written (no space left on device)")
@@ -133,7 +133,7 @@ def test_on_a_real_full_disk_training_goes_on_and_ends_as_it_would_have(
             (disk / "ballast").unlink()
 
     monkeypatch.setattr(Session, "step", step)
-    heard = Heard()
+    heard = RecordingMonitor()
     try:
         run = newleaf.pretrain(book, out=disk / "run", monitor=heard, **OPTIONS)
         assert heard.about("the checkpoint of step 12 could not be written (no space left on device)")
@@ -159,7 +159,7 @@ def test_after_a_full_disk_and_a_kill_the_checkpoint_before_it_resumes(
         patch.setattr(Session, "step", step)
         with pytest.raises(RuntimeError):
             newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **OPTIONS)
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.resume(tmp_path / "run", monitor=heard)
     assert heard.about("Resumed at step 6.")
     assert outcome(tmp_path / "run") == outcome(whole.path)

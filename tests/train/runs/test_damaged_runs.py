@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from killed_runs import OPTIONS, Heard, options, outcome
+from killed_runs import OPTIONS, RecordingMonitor, options, outcome
 
 import newleaf
 from newleaf.cli.main import main
@@ -92,7 +92,7 @@ def test_a_run_killed_at_any_point_of_replacing_another_is_never_taken_for_it(
         kills += 1
         assert_is_old_or_new(run, old)
         if (run / ".run.yaml.coming").exists():
-            heard = Heard()
+            heard = RecordingMonitor()
             newleaf.resume(run, monitor=heard)
         else:  # nothing was replaced yet, or all was
             newleaf.resume(run, quiet=True)
@@ -121,7 +121,7 @@ def test_what_was_begun_to_be_replaced_is_said_and_the_new_run_comes_of_it(
         with pytest.raises(Killed):
             newleaf.pretrain(book, out=run, quiet=True, overwrite=True, seed=7, **SHORT)
     assert read_run(run).state != "finished"
-    heard = Heard()
+    heard = RecordingMonitor()
     resumed = newleaf.resume(run, monitor=heard)
     assert heard.about("was being replaced by a new run when that was killed; the new run begins")
     assert (resumed.config["train"]["seed"], resumed.summary["steps"]) == (7, 6)
@@ -173,7 +173,7 @@ def test_a_run_whose_best_weights_found_no_room_is_not_finished_and_resuming_com
 def test_weights_that_find_room_later_are_written_then(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 12 is the best of all; the disk has no room for its weights until after the check of step 18."""
     from newleaf.train.loop.session import Session
-    from newleaf.train.pretraining.text_evaluator import TextExaminer
+    from newleaf.train.pretraining.text_evaluator import TextEvaluator
 
     figures = {6: 3.0, 12: 1.0, 18: 2.0, 24: 2.5}
     real = Session.check
@@ -181,12 +181,12 @@ def test_weights_that_find_room_later_are_written_then(book: Path, tmp_path: Pat
     def check(session: Session, step: int) -> bool:
         found = {"val_loss": figures[step], "val_bits_per_byte": figures[step]}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TextExaminer, "validate", lambda *_, **__: found)
+            patch.setattr(TextEvaluator, "validate", lambda *_, **__: found)
             return real(session, step)
 
     monkeypatch.setattr(Session, "check", check)
     expected = newleaf.pretrain(book, out=tmp_path / "expected", quiet=True, **OPTIONS)
-    heard = Heard()
+    heard = RecordingMonitor()
     with no_room_for("model", range(12, 19)):
         run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **OPTIONS)
     assert len(heard.about("the model of step 12 could not be written")) == 2
@@ -202,7 +202,7 @@ def test_weights_that_find_room_later_are_written_then(book: Path, tmp_path: Pat
 def test_a_finished_run_whose_model_is_gone_gets_the_same_model_from_its_checkpoint(how: str, whole: newleaf.Run, run: Path) -> None:
     weights = run / "model" / "model.safetensors"
     flip(weights, 0.8) if how == "damaged" else weights.unlink()
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.resume(run, monitor=heard)
     (line,) = heard.about("model.safetensors")
     assert "was made again from the checkpoint of step 24" in line
@@ -221,20 +221,20 @@ def test_a_best_model_that_is_lost_while_the_run_is_stopped_gives_way_to_the_nex
 ) -> None:
     """Step 6 is the best, its checkpoint has gone with keep_checkpoints 1, and so has the model: the run ends all the same."""
     from newleaf.train.loop.session import Session
-    from newleaf.train.pretraining.text_evaluator import TextExaminer
+    from newleaf.train.pretraining.text_evaluator import TextEvaluator
 
     calls: list[int] = []
 
-    def validate(self: TextExaminer, rows: int | None, to_the_end: bool = False) -> dict[str, float]:
+    def validate(self: TextEvaluator, rows: int | None, to_the_end: bool = False) -> dict[str, float]:
         calls.append(len(calls))
         return {"val_loss": 1.0 + len(calls), "val_bits_per_byte": 1.0 + len(calls)}
 
-    monkeypatch.setattr(TextExaminer, "validate", validate)
+    monkeypatch.setattr(TextEvaluator, "validate", validate)
     with monkeypatch.context() as patch:
         patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 18)
         newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **options(train={"keep_checkpoints": 1}))
     flip(tmp_path / "run" / "model" / "model.safetensors", 0.8)
-    heard = Heard()
+    heard = RecordingMonitor()
     found = newleaf.resume(tmp_path / "run", monitor=heard)
     assert heard.about("The best model, of step 6, is lost; the best from 18 on takes its place.")
     assert found.summary["finished"] is True
@@ -265,7 +265,7 @@ def test_damaged_metrics_are_kept_aside_and_named(
     else:
         file.write_bytes(b"".join([*lines[:4], b"\x00\xff{]\n", *lines[5:]]))
     damaged = file.read_bytes()
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.resume(run, monitor=heard)
     (line,) = heard.about("metrics.jsonl is damaged")
     assert "it is kept as metrics.damaged.jsonl" in line
@@ -297,7 +297,7 @@ def test_damaged_lines_of_a_finished_run_are_passed_over_with_a_word_and_not_rep
 def test_a_table_of_digests_that_is_none_is_damage(text: str, whole: newleaf.Run, run: Path) -> None:
     (run / "summary.json").unlink()
     (run / "state" / "step-00000024" / "digests.json").write_text(text)
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.resume(run, monitor=heard)
     (line,) = heard.about("damaged")
     assert "step-00000024" in line
@@ -311,7 +311,7 @@ def test_a_damaged_summary_is_named_and_written_anew(text: str, whole: newleaf.R
     assert main(["runs", str(run)]) == 0
     with pytest.raises(newleaf.InputError, match=r"summary.json"):
         assert newleaf.Run(run).summary
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.resume(run, monitor=heard)
     assert heard.about("summary.json")
     assert outcome(run) == outcome(whole.path)
@@ -321,7 +321,7 @@ def test_a_damaged_summary_is_named_and_written_anew(text: str, whole: newleaf.R
 def test_what_is_no_checkpoint_in_state_is_passed_over(name: str, whole: newleaf.Run, run: Path) -> None:
     (run / "summary.json").unlink()
     (run / "state" / name).mkdir()
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.resume(run, monitor=heard)
     assert bool(heard.about(f"{name}: is no checkpoint")) == name.startswith("step-")
     (run / "state" / name).rmdir()

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_runs import OPTIONS, Heard, options
+from killed_runs import OPTIONS, RecordingMonitor, options
 
 import newleaf
 from newleaf.cli.main import main, parse
-from newleaf.train.pretraining.text_evaluator import TextExaminer
-from newleaf.train.runs.run_diagnosis import better_command, judge, looks_of, verdict
+from newleaf.train.pretraining.text_evaluator import TextEvaluator
+from newleaf.train.runs.run_diagnosis import better_command, diagnose, diagnosis_lines, validation_curve_of
 
 MADE = {"text_bytes": 300_000, "train_tokens": 100_000, "xz_bits_per_byte": 2.5, "unigram_bits_per_byte": 4.5}
 CONFIG: dict[str, Any] = {"source": ["/texts/book.txt"], "record": MADE, "train": {"steps": 100}, "model": {"n_embd": 128}}
@@ -32,7 +32,7 @@ def curve(*figures: float, training: float = 1.0) -> list[dict[str, Any]]:
 
 
 def summary(metrics: list[dict[str, Any]], epochs: float, **more: Any) -> dict[str, Any]:
-    looks = looks_of(metrics, "val_bits_per_byte")
+    looks = validation_curve_of(metrics, "val_bits_per_byte")
     assert looks is not None
     found = {"finished": True, "val_bits_per_byte": looks.best, "best_step": looks.best_step, "steps": looks.last_step}
     return found | {"tokens_seen": epochs * 100_000, "total_seconds": 60.0} | more
@@ -49,20 +49,20 @@ def summary(metrics: list[dict[str, Any]], epochs: float, **more: Any) -> dict[s
 )
 def test_what_would_help_follows_from_the_curve(figures: tuple[float, ...], training: float, epochs: float, advice: str) -> None:
     metrics = curve(*figures, training=training)
-    found = judge(CONFIG, summary(metrics, epochs), metrics)
+    found = diagnose(CONFIG, summary(metrics, epochs), metrics)
     assert found is not None
     assert found.advice == advice
     assert found.gap == pytest.approx(1 - training)
-    text = "\n".join(verdict(Path("r"), CONFIG, summary(metrics, epochs), metrics))
+    text = "\n".join(diagnosis_lines(Path("r"), CONFIG, summary(metrics, epochs), metrics))
     assert {"longer": "longer: ", "larger": "a larger model", "text": "more text: "}[advice] in text
 
 
 def test_a_run_that_overfits_says_since_when_and_which_step_its_model_is_of() -> None:
     metrics = curve(3.0, 2.5, 2.0, 2.1, 2.3)
-    lines = verdict(Path("r"), CONFIG, summary(metrics, 9.0), metrics)
+    lines = diagnosis_lines(Path("r"), CONFIG, summary(metrics, 9.0), metrics)
     (line,) = [each for each in lines if each.strip().startswith("model/")]
     assert "of step 30, the best; it began to overfit at step 30: validation rose from 2.000 to 2.300 at 50" in line
-    last = verdict(Path("r"), CONFIG | {"train": {"keep": "last"}}, summary(metrics, 9.0, best_step=50), metrics)
+    last = diagnosis_lines(Path("r"), CONFIG | {"train": {"keep": "last"}}, summary(metrics, 9.0, best_step=50), metrics)
     assert any("of step 50, the last, as --train.keep last asks; it began to overfit at step 30" in each for each in last)
 
 
@@ -70,17 +70,17 @@ def test_a_run_that_overfits_says_since_when_and_which_step_its_model_is_of() ->
 def test_late_validations_alone_do_not_tell_that_it_stopped_falling(steps: tuple[int, ...]) -> None:
     figures = zip(steps, (2.190, 2.189, 2.177), strict=False)
     metrics = [{"step": step, "val_loss": bits, "val_bits_per_byte": bits, "loss": 4.2} for step, bits in figures]
-    text = "\n".join(verdict(Path("r"), CONFIG, summary(metrics, 2.0, steps=steps[-1]), metrics))
+    text = "\n".join(diagnosis_lines(Path("r"), CONFIG, summary(metrics, 2.0, steps=steps[-1]), metrics))
     assert "longer: it was validated too few times to tell whether it still gets better" in text
     assert "--resume r --steps" in text
     assert f"after {steps[-1]} step{'s' * (steps[-1] > 1)} and" in text
 
 
 def test_noise_is_no_overfitting() -> None:
-    looks = looks_of(curve(3.0, 2.5, 2.0, 2.004), "val_bits_per_byte")
+    looks = validation_curve_of(curve(3.0, 2.5, 2.0, 2.004), "val_bits_per_byte")
     assert looks is not None
     assert not looks.overfits
-    rising = looks_of(
+    rising = validation_curve_of(
         [{"step": 1, "val_accuracy": 0.5}, {"step": 2, "val_accuracy": 0.9}, {"step": 3, "val_accuracy": 0.7}], "val_accuracy", True
     )
     assert rising is not None
@@ -131,11 +131,11 @@ def overfitting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look finds a figure that is worse than the one before, the same over a sample and over all."""
     calls: list[int] = []
 
-    def validate(self: TextExaminer, rows: int | None, to_the_end: bool = False) -> dict[str, float]:
+    def validate(self: TextEvaluator, rows: int | None, to_the_end: bool = False) -> dict[str, float]:
         calls.append(len(calls))
         return {"val_loss": 2.0 + len(calls) / 10, "val_bits_per_byte": 1.0 + len(calls) / 10}
 
-    monkeypatch.setattr(TextExaminer, "validate", validate)
+    monkeypatch.setattr(TextEvaluator, "validate", validate)
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
@@ -169,7 +169,7 @@ def test_patience_counts_from_the_best_figure_also_where_the_last_is_kept(
 
 def test_a_tuned_run_keeps_its_last_step_where_that_is_asked(book: Path, tmp_path: Path) -> None:
     base = newleaf.pretrain(book, out=tmp_path / "base", quiet=True, **OPTIONS).path
-    heard = Heard()
+    heard = RecordingMonitor()
     train = {"keep": "last", "eval_every": 2}
     run = newleaf.finetune(
         base, book, task="text", steps=4, out=tmp_path / "tuned", monitor=heard, train=train, optimizer={"learning_rate": 0.5}
@@ -181,8 +181,8 @@ def test_a_timed_run_of_one_step_says_why_and_how_long_would_be_enough() -> None
     metrics = [{"step": 1, "loss": 5.0}, {"step": 1, "val_bits_per_byte": 3.0, "val_windows": 8}]
     figures = summary(metrics, 0.01, steps=1, train_seconds=9.0, total_seconds=14.0)
     config = CONFIG | {"train": {"time": "12s"}}
-    text = "\n".join(verdict(Path("r"), config, figures, metrics))
+    text = "\n".join(diagnosis_lines(Path("r"), config, figures, metrics))
     assert "12s were enough for 1 step only, and that took 9 s: the time is short for this model and data, or other programs" in text
     assert "what helps" not in text
     assert "make it better  newleaf pretrain --resume r --time 16m" in text
-    assert "busy" not in "\n".join(verdict(Path("r"), CONFIG, figures, metrics))
+    assert "busy" not in "\n".join(diagnosis_lines(Path("r"), CONFIG, figures, metrics))

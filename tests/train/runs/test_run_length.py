@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from killed_runs import OPTIONS, Heard, options, outcome
+from killed_runs import OPTIONS, RecordingMonitor, options, outcome
 
 import newleaf
 from newleaf.cli.main import main
@@ -37,7 +37,7 @@ def steps(run: Path | newleaf.Run) -> list[dict[str, Any]]:
 
 
 def test_a_finished_run_goes_on_to_more_steps_and_says_how_its_rate_goes(whole: newleaf.Run, run: Path) -> None:
-    heard = Heard()
+    heard = RecordingMonitor()
     longer = newleaf.resume(run, steps=48, monitor=heard)
     assert (longer.summary["steps"], longer.summary["resumed_from_step"], longer.summary["finished"]) == (48, 24, True)
     assert longer.summary["tokens_seen"] == 2 * whole.summary["tokens_seen"]
@@ -66,7 +66,7 @@ def test_a_run_that_was_stopped_while_its_rate_held_stays_at_the_peak(book: Path
     with monkeypatch.context() as patch:
         patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 9)
         newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **OPTIONS)
-    heard = Heard()
+    heard = RecordingMonitor()
     newleaf.resume(tmp_path / "run", steps=40, monitor=heard)
     assert heard.about("The learning rate stays at its peak, and decays")
     factors = [line["factor"] for line in steps(tmp_path / "run")]

@@ -55,7 +55,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-class Heard:
+class RecordingMonitor:
     """A tracker that remembers."""
 
     def __init__(self, run: Path, config: Any, step: int) -> None:
@@ -74,12 +74,12 @@ class Heard:
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> list[Heard]:
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[RecordingMonitor]:
     """In the place of trackio, so that no package is needed."""
-    made: list[Heard] = []
+    made: list[RecordingMonitor] = []
 
-    def make(*given: Any) -> Heard:
-        made.append(Heard(*given))
+    def make(*given: Any) -> RecordingMonitor:
+        made.append(RecordingMonitor(*given))
         return made[-1]
 
     monkeypatch.setattr(trackers, "TRACKERS", {**TRACKERS, "trackio": make})
@@ -87,7 +87,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Heard]:
     return made
 
 
-def test_a_tracker_hears_what_metrics_jsonl_hears(book: Path, tmp_path: Path, heard: list[Heard]) -> None:
+def test_a_tracker_hears_what_metrics_jsonl_hears(book: Path, tmp_path: Path, heard: list[RecordingMonitor]) -> None:
     run = train(book, tmp_path / "r", "trackio")
     expected = [
         (line["step"], line["prompt"], line["sample"])
@@ -101,14 +101,14 @@ def test_a_tracker_hears_what_metrics_jsonl_hears(book: Path, tmp_path: Path, he
 
 
 def test_a_resumed_run_goes_on_telling_from_its_checkpoint(
-    book: Path, tmp_path: Path, heard: list[Heard], monkeypatch: pytest.MonkeyPatch
+    book: Path, tmp_path: Path, heard: list[RecordingMonitor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from newleaf.train.loop.session import Session
 
     monkeypatch.setattr(Session, "stop_requested", lambda self: self.loop.step >= 7)
     train(book, tmp_path / "r", "trackio")
     monkeypatch.undo()
-    monkeypatch.setattr(trackers, "TRACKERS", {"trackio": lambda *given: heard.append(Heard(*given)) or heard[-1]})
+    monkeypatch.setattr(trackers, "TRACKERS", {"trackio": lambda *given: heard.append(RecordingMonitor(*given)) or heard[-1]})
     monkeypatch.setattr("newleaf.train.run.check_installed", lambda names: None)
     newleaf.resume(tmp_path / "r", quiet=True)
     assert [one.from_step for one in heard] == [0, 7]
@@ -118,20 +118,20 @@ def test_a_resumed_run_goes_on_telling_from_its_checkpoint(
 def test_a_tracker_that_fails_is_dropped_with_a_sentence_and_the_run_goes_on(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full(Heard):
+    class Full(RecordingMonitor):
         def numbers(self, step: int, values: Any) -> None:
             if step == 3:
                 raise OSError("No space left on device")
 
     said: list[str] = []
     broken = Trackers([], tmp_path, {}, 0, said.append)
-    broken.open = {"wandb": Full(tmp_path, {}, 0), "trackio": (other := Heard(tmp_path, {}, 0))}
+    broken.open = {"wandb": Full(tmp_path, {}, 0), "trackio": (other := RecordingMonitor(tmp_path, {}, 0))}
     for step in range(1, 6):
         broken.record({"step": step, "loss": 1.0})
     assert said == ["wandb hears no more of this run (No space left on device); metrics.jsonl does."]
     assert len(other.lines) == 5
 
-    def refuse(*given: Any) -> Heard:
+    def refuse(*given: Any) -> RecordingMonitor:
         raise RuntimeError("no key\nsecond line")
 
     monkeypatch.setattr(trackers, "TRACKERS", {"wandb": refuse})

@@ -16,7 +16,7 @@ from newleaf.model import GPT
 
 
 @dataclass(frozen=True)
-class Update:
+class AdapterStack:
     """`a` fp32 [N, r, C] and `b` [N, R, r] of N networks, ranks filled up with zeros; DoRA's factors `gain` [N, R], where one has them."""
 
     a: Tensor
@@ -24,20 +24,20 @@ class Update:
     gain: Tensor | None
 
 
-class Updates:
+class AdapterStacks:
     """Updates by the layers of the first network; empty where no network has an adapter."""
 
     def __init__(self) -> None:
-        self._of: dict[int, Update] = {}
+        self._of: dict[int, AdapterStack] = {}
 
     def __bool__(self) -> bool:
         return bool(self._of)
 
-    def get(self, layer: Any) -> Update | None:
+    def get(self, layer: Any) -> AdapterStack | None:
         return self._of.get(id(layer))
 
     @classmethod
-    def of(cls, networks: Sequence[GPT]) -> Updates:
+    def of(cls, networks: Sequence[GPT]) -> AdapterStacks:
         """Raises CannotLower for adapters that the kernels do not know."""
         found, shared = cls(), dict[tuple[int, ...], Tensor]()
         if any(isinstance(module, AdaptedStack) for network in networks for module in network.modules()):
@@ -50,7 +50,7 @@ class Updates:
 
 
 @torch.no_grad()
-def _stacked(layers: Sequence[AdaptedLinear | None], shared: dict[tuple[int, ...], Tensor]) -> Update:
+def _stacked(layers: Sequence[AdaptedLinear | None], shared: dict[tuple[int, ...], Tensor]) -> AdapterStack:
     there = [layer for layer in layers if layer is not None]
     rank, columns, rows = up(max(len(layer.a) for layer in there), LANES), there[0].a.shape[1], rows_of(there[0])
     key = tuple(id(layer.a) if layer is not None else 0 for layer in layers)
@@ -66,4 +66,4 @@ def _stacked(layers: Sequence[AdaptedLinear | None], shared: dict[tuple[int, ...
             if layer.magnitude is not None:
                 gain[number] = layer.gain()
                 b[number] *= gain[number].unsqueeze(1)
-    return Update(shared[key], b, gain if any(layer.magnitude is not None for layer in there) else None)
+    return AdapterStack(shared[key], b, gain if any(layer.magnitude is not None for layer in there) else None)

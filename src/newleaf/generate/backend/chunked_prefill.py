@@ -13,7 +13,7 @@ from newleaf.model import GPT, KVCache
 PIECE = 256  # tokens that are read at once
 
 
-def hidden_pieces(network: GPT, ids: Sequence[int]) -> Iterator[Tensor]:
+def hidden_state_chunks(network: GPT, ids: Sequence[int]) -> Iterator[Tensor]:
     """The last hidden states of a text after the final norm, [T, C] for each piece of it."""
     cache = KVCache(network.config, 1, len(ids), network.dtype, network.device) if len(ids) > PIECE else None
     for start in range(0, len(ids), PIECE):

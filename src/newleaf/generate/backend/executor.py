@@ -1,7 +1,7 @@
 """A network's slots, each with one text's keys and values: parts of several texts go in at once, and logits come out where they are wanted.
 
-Two kinds, alike from outside: `KernelSlots` for a lowered program, `NetworkSlots` for the network itself; generate/backend/lazy_lowering.py
-takes the better.
+Two kinds, alike from outside: `LoweredExecutor` for a lowered program, `ModuleExecutor` for the network itself;
+generate/backend/lazy_lowering.py takes the better.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.backend.runner import MAX_ROWS, LoweredRunner, evaluating
-from newleaf.generate.kv.paged_cache import Pages
-from newleaf.generate.kv.tensor_pages import RaggedBatch, Span, TensorMemory
+from newleaf.generate.kv.paged_cache import PagedCache
+from newleaf.generate.kv.tensor_pages import RaggedBatch, Span, TensorPageStorage
 from newleaf.model import GPT
 
-Row = tuple[int, int, int]  # token, position, slot
+BatchRow = tuple[int, int, int]  # token, position, slot
 FEW = 8  # tokens of a prompt that are not worth PyTorch's matrix products
 AT_ONCE = 4096  # tokens, with what fills rows up, that go through the network together
 
@@ -34,7 +34,7 @@ class Part:
     wanted: int = 0
 
 
-class Slots(Protocol):
+class Executor(Protocol):
     """What the engine needs of a network."""
 
     @property
@@ -50,7 +50,7 @@ class Slots(Protocol):
         """Tokens that a round takes without waste."""
 
     @property
-    def steady(self) -> bool:
+    def batch_invariant(self) -> bool:
         """Whether logits are the same, bit for bit, however texts are cut into parts and whatever else is in the round."""
 
     def run(self, parts: Sequence[Part]) -> Tensor:
@@ -63,7 +63,7 @@ class Slots(Protocol):
     def memory(self) -> float:
         """How many of these units there are."""
 
-    def wear(self, slot: int, adapter: int) -> None:
+    def set_adapter(self, slot: int, adapter: int) -> None:
         """An empty slot is to be for this one of the adapters; 0 is the network without them."""
 
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
@@ -82,7 +82,7 @@ class Slots(Protocol):
         """More slots."""
 
 
-class KernelSlots:
+class LoweredExecutor:
     """Slots of a lowered program. `deterministic` keeps prompts of unpacked weights away from PyTorch's matrix products too, whose rounding
     depends on how many tokens they take."""
 
@@ -90,13 +90,13 @@ class KernelSlots:
         self.runner, self.max_length = runner, runner.max_length
         self.count = runner.pages.slots
         self.by_products = runner.reads_by_products and not deterministic
-        self.steady = not self.by_products
+        self.batch_invariant = not self.by_products
         self.rows = 4 * MAX_ROWS if self.by_products else MAX_ROWS
 
     def run(self, parts: Sequence[Part]) -> Tensor:
         """The wanted rows come first, so that the head runs for those alone."""
-        wanted: list[Row] = []
-        others: list[Row] = []
+        wanted: list[BatchRow] = []
+        others: list[BatchRow] = []
         for part in parts:
             ids, start, read = list(part.ids), part.start, len(part.ids) - part.wanted
             if self.by_products and read > FEW:
@@ -114,7 +114,7 @@ class KernelSlots:
         found = [self._step(rows, len(rows)).clone() for rows in parts_of]
         return torch.cat(found) if found else torch.zeros(0, self.runner.config.vocab_size)
 
-    def _step(self, rows: Sequence[Row], wanted: int) -> Tensor:
+    def _step(self, rows: Sequence[BatchRow], wanted: int) -> Tensor:
         tokens, positions, slots = zip(*rows, strict=True)
         return self.runner.step(tokens, positions, slots, wanted)
 
@@ -125,17 +125,17 @@ class KernelSlots:
     def memory(self) -> float:
         return math.inf if self.runner.pages.most is None else self.runner.pages.most
 
-    def wear(self, slot: int, adapter: int) -> None:
-        self.runner.wear(slot, adapter)
+    def set_adapter(self, slot: int, adapter: int) -> None:
+        self.runner.set_adapter(slot, adapter)
 
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
-        return self.runner.pages.borrow(slot, ids, kind=self.runner.wearing.get(slot, 0))
+        return self.runner.pages.borrow(slot, ids, kind=self.runner.adapter_of_slot.get(slot, 0))
 
     def publish(self, slot: int, ids: Sequence[int]) -> None:
-        self.runner.pages.publish(slot, ids, kind=self.runner.wearing.get(slot, 0))
+        self.runner.pages.publish(slot, ids, kind=self.runner.adapter_of_slot.get(slot, 0))
 
     def fork(self, source: int, target: int, length: int) -> None:
-        self.runner.wear(target, self.runner.wearing.get(source, 0))
+        self.runner.set_adapter(target, self.runner.adapter_of_slot.get(source, 0))
         self.runner.pages.fork(source, target, length)
 
     def release(self, slot: int) -> None:
@@ -146,11 +146,11 @@ class KernelSlots:
         self.runner.pages.add_slots(count)
 
 
-class NetworkSlots:
+class ModuleExecutor:
     """Slots of the network itself, run by PyTorch: the reference, and what runs where there is no program. `deterministic` takes each text
     through it alone, since rounding depends on what else is in a batch."""
 
-    rows, steady = 256, False
+    rows, batch_invariant = 256, False
 
     def __init__(
         self,
@@ -163,17 +163,17 @@ class NetworkSlots:
     ) -> None:
         config = network.config
         self.network, self.count, self.max_length = network, count, config.context_length
-        self.networks, self.wearing = (network, *adapted), dict[int, int]()
+        self.networks, self.adapter_of_slot = (network, *adapted), dict[int, int]()
         self.dtype, self.at_once = cache or network.dtype, 1 if deterministic else AT_ONCE
-        self.store = TensorMemory(config, self.dtype, network.device)
-        self.pages = Pages(config, self.dtype, count, self.max_length, limit, self.store)
+        self.store = TensorPageStorage(config, self.dtype, network.device)
+        self.pages = PagedCache(config, self.dtype, count, self.max_length, limit, self.store)
 
     def run(self, parts: Sequence[Part]) -> Tensor:
         """Texts of about the same number of new tokens go through the network together."""
         found: dict[int, Tensor] = {}
         for part in parts:
             self.pages.reserve(part.slot, part.start, part.start + len(part.ids))
-        for batch in batched(parts, [self.wearing.get(part.slot, 0) for part in parts], self.at_once):
+        for batch in batched(parts, [self.adapter_of_slot.get(part.slot, 0) for part in parts], self.at_once):
             found |= self._run(parts, batch)
         rows = [found[number] for number, part in enumerate(parts) if part.wanted]
         return torch.cat(rows) if rows else torch.zeros(0, self.network.config.vocab_size)
@@ -181,7 +181,7 @@ class NetworkSlots:
     def _run(self, parts: Sequence[Part], numbers: Sequence[int]) -> dict[int, Tensor]:
         """Logits of those of the parts with these numbers, by number."""
         own = [parts[number] for number in numbers]
-        network = self.networks[self.wearing.get(own[0].slot, 0)]
+        network = self.networks[self.adapter_of_slot.get(own[0].slot, 0)]
         batch = RaggedBatch(self.pages, self.store, [Span(part.slot, part.start, len(part.ids)) for part in own])
         ids = torch.tensor([[*part.ids, *[0] * (batch.width - len(part.ids))] for part in own], device=network.device)
         places = [row * batch.width + at for row, part in enumerate(own) for at in range(len(part.ids) - part.wanted, len(part.ids))]
@@ -197,17 +197,17 @@ class NetworkSlots:
     def memory(self) -> float:
         return math.inf if self.pages.most is None else self.pages.most
 
-    def wear(self, slot: int, adapter: int) -> None:
-        self.wearing[slot] = adapter
+    def set_adapter(self, slot: int, adapter: int) -> None:
+        self.adapter_of_slot[slot] = adapter
 
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
-        return self.pages.borrow(slot, ids, kind=self.wearing.get(slot, 0))
+        return self.pages.borrow(slot, ids, kind=self.adapter_of_slot.get(slot, 0))
 
     def publish(self, slot: int, ids: Sequence[int]) -> None:
-        self.pages.publish(slot, ids, kind=self.wearing.get(slot, 0))
+        self.pages.publish(slot, ids, kind=self.adapter_of_slot.get(slot, 0))
 
     def fork(self, source: int, target: int, length: int) -> None:
-        self.wearing[target] = self.wearing.get(source, 0)
+        self.adapter_of_slot[target] = self.adapter_of_slot.get(source, 0)
         self.pages.fork(source, target, length)
 
     def release(self, slot: int) -> None:

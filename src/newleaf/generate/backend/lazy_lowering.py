@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part, Slots
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
 from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner, is_packed, say_once
 from newleaf.model import GPT
@@ -18,7 +18,7 @@ LOADING, COMPILING = 0.6, 30.0  # seconds that the kernels take, about: once the
 USUAL = 100  # tokens of a text
 
 
-class SwitchingSlots:
+class LazyLoweringExecutor:
     """Slots of the network itself that become those of its lowered program when writing has taken as long as loading the kernels would.
 
     So a short text never waits for kernels, and a long one, or many, takes at most twice the time of whichever is better (the rule for
@@ -27,12 +27,12 @@ class SwitchingSlots:
 
     def __init__(
         self,
-        plain: NetworkSlots,
-        lower: Callable[[], KernelSlots],
+        plain: ModuleExecutor,
+        lower: Callable[[], LoweredExecutor],
         kept: Callable[[], bool] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.slots: NetworkSlots | KernelSlots = plain
+        self.slots: ModuleExecutor | LoweredExecutor = plain
         self._lower, self._clock = lower, clock
         self._left = LOADING if (kept or kernels_kept)() else COMPILING  # seconds of writing before the switch
         self._tokens: dict[int, list[int]] = {}  # what each slot holds
@@ -50,15 +50,15 @@ class SwitchingSlots:
         return self.slots.rows
 
     @property
-    def steady(self) -> bool:
-        return self.slots.steady
+    def batch_invariant(self) -> bool:
+        return self.slots.batch_invariant
 
     @property
     def memory(self) -> float:
         return self.slots.memory
 
     def run(self, parts: Sequence[Part]) -> Tensor:
-        if isinstance(self.slots, KernelSlots):
+        if isinstance(self.slots, LoweredExecutor):
             return self.slots.run(parts)
         if self._left <= 0:
             self._switch()
@@ -72,7 +72,7 @@ class SwitchingSlots:
 
     def _switch(self) -> None:
         plain = self.slots
-        assert isinstance(plain, NetworkSlots)
+        assert isinstance(plain, ModuleExecutor)
         self._left = float("inf")
         try:
             lowered = self._lower()
@@ -81,7 +81,7 @@ class SwitchingSlots:
         if plain.count > lowered.count:
             lowered.add(plain.count - lowered.count)
         for slot, ids in self._tokens.items():
-            lowered.wear(slot, plain.wearing.get(slot, 0))
+            lowered.set_adapter(slot, plain.adapter_of_slot.get(slot, 0))
             start = lowered.borrow(slot, ids)
             if start < len(ids):
                 lowered.run([Part(slot, start, ids[start:])])
@@ -92,8 +92,8 @@ class SwitchingSlots:
     def need(self, length: int) -> int:
         return self.slots.need(length)
 
-    def wear(self, slot: int, adapter: int) -> None:
-        self.slots.wear(slot, adapter)
+    def set_adapter(self, slot: int, adapter: int) -> None:
+        self.slots.set_adapter(slot, adapter)
 
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
         found = self.slots.borrow(slot, ids)
@@ -120,31 +120,31 @@ def kernels_kept() -> bool:
     return any((Path(__file__).parent / "kernels" / "__pycache__").glob("interpreter.*.nbi"))
 
 
-def open_slots(
+def open_executor(
     network: GPT,
     count: int,
     limit: int | None,
     deterministic: bool = False,
     adapted: Sequence[GPT] = (),
     cache: torch.dtype | None = None,
-    soon: bool = False,
-) -> Slots:
+    lower_at_once: bool = False,
+) -> Executor:
     """Slots to write with: the lowered program's, or the network's own where there is no program, saying why once. A network so small that
-    a text would be written before the kernels are loaded begins without them, unless much will be written and `soon` says so.
+    a text would be written before the kernels are loaded begins without them, unless much will be written and `lower_at_once` says so.
 
     `adapted` are networks over the same weights, which slots may be for; `cache` is the type of keys and values, None for the network's
     own. `deterministic` logits are the same bit for bit however texts are cut into parts and whatever else is in the round.
     """
-    plain = NetworkSlots(network, count, limit, adapted, cache, deterministic)
+    plain = ModuleExecutor(network, count, limit, adapted, cache, deterministic)
     sharded = type(network) is not GPT  # FSDP2 gives it a class of its own; each process has only parts of the weights
     if network.device.type != "cpu" or sharded:
         return plain
 
-    def lower() -> KernelSlots:
-        return KernelSlots(LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic)
+    def lower() -> LoweredExecutor:
+        return LoweredExecutor(LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic)
 
-    if not (soon or deterministic or is_packed(network) or repays_at_once(plain)):
-        return SwitchingSlots(plain, lower)
+    if not (lower_at_once or deterministic or is_packed(network) or repays_at_once(plain)):
+        return LazyLoweringExecutor(plain, lower)
     try:
         return lower()
     except CannotLower as error:
@@ -152,7 +152,7 @@ def open_slots(
         return plain
 
 
-def repays_at_once(slots: NetworkSlots) -> bool:
+def repays_at_once(slots: ModuleExecutor) -> bool:
     """Whether a text of usual length takes the network itself longer than the kernels take to load, by a pass over one token."""
     began = time.perf_counter()
     slots.run([Part(0, 0, [0], 1)])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from newleaf.generate.kernels.layout import COLUMNS, LANES, Format, Matrix, Meet, Op, Quantize, Step
+from newleaf.generate.kernels.layout import COLUMNS, LANES, Barrier, Format, Matrix, Op, Quantize, Step
 from newleaf.quant.packed import Packed
 
 ALIGN = 64  # bytes: a register and a cache line
@@ -55,7 +55,7 @@ class Program:
 
 
 @dataclass
-class Writer:
+class ProgramWriter:
     """Collects steps, matrices and buffers."""
 
     threads: int
@@ -68,9 +68,9 @@ class Writer:
     wanted: bool = False  # whether the steps that follow are for the rows whose logits are wanted alone
     fresh: set[tuple[int, int]] = field(default_factory=set)  # those that hold what the buffer holds now
 
-    def step(self, op: Op, meet: Meet, columns: Mapping[Any, int]) -> None:
+    def step(self, op: Op, barrier: Barrier, columns: Mapping[Any, int]) -> None:
         row = [0] * COLUMNS
-        row[Step.OP], row[Step.MEET], row[Step.WANTED] = op, meet, int(self.wanted)
+        row[Step.OP], row[Step.BARRIER], row[Step.WANTED] = op, barrier, int(self.wanted)
         for column, value in columns.items():
             row[column] = value
         self.steps.append(row)
@@ -161,7 +161,7 @@ class Writer:
             self.byte_buffers[key] = self.buffer(width + 8 * (width // group), private=True)
         if key not in self.fresh:
             columns = {Quantize.INPUT: source, Quantize.OUT: self.byte_buffers[key], Quantize.WIDTH: width, Quantize.GROUP: group}
-            self.step(Op.QUANTIZE, Meet.IF_SHARED, columns)
+            self.step(Op.QUANTIZE, Barrier.IF_SHARED, columns)
             self.fresh.add(key)
         return self.byte_buffers[key]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from newleaf.adapters.adapted_layers import AdaptedLinear
-from newleaf.generate.backend.adapter_stacks import Update, Updates
-from newleaf.generate.backend.lowered_program import CannotLower, Program, Writer, bits, up
-from newleaf.generate.kernels.layout import LANES, Activation, Attend, Embed, Linear, Meet, Norm, Op, Rotate, Route
+from newleaf.generate.backend.adapter_stacks import AdapterStack, AdapterStacks
+from newleaf.generate.backend.lowered_program import CannotLower, Program, ProgramWriter, bits, up
+from newleaf.generate.kernels.layout import LANES, Activation, Attend, Barrier, Embed, Linear, Norm, Op, Rotate, Route
 from newleaf.model import GPT
 from newleaf.model.block import Block
 from newleaf.model.mixture import Mixture
@@ -33,7 +33,7 @@ def lower(network: GPT, threads: int, max_rows: int, max_length: int, adapted: S
 
     Raises CannotLower for layers or number types that the kernels do not know.
     """
-    return _Lowering(network, Writer(threads, max_rows), max_length, Updates.of((network, *adapted))).run()
+    return _Lowering(network, ProgramWriter(threads, max_rows), max_length, AdapterStacks.of((network, *adapted))).run()
 
 
 def weight_of(module: Any) -> Tensor | Packed:
@@ -53,7 +53,7 @@ def weight_of(module: Any) -> Tensor | Packed:
 class _Lowering:
     """Walks the network and writes steps. Buffers: `stream` is the residual stream, `read` what a norm made of it."""
 
-    def __init__(self, network: GPT, to: Writer, max_length: int, updates: Updates) -> None:
+    def __init__(self, network: GPT, to: ProgramWriter, max_length: int, updates: AdapterStacks) -> None:
         config = network.config
         self.network, self.config, self.to, self.updates = network, config, to, updates
         self.adapters = to.buffer(16) if updates else -1
@@ -97,7 +97,7 @@ class _Lowering:
         positions = self.to.hold(table.detach().float().contiguous()) if table is not None else 0
         matrix = self.to.matrix(weight_of(embedding.token))
         columns = {Embed.MATRIX: matrix, Embed.OUT: self.stream, Embed.POSITIONS: positions, Embed.WIDTH: config.n_embd}
-        self.to.step(Op.EMBED, Meet.ALWAYS, columns)
+        self.to.step(Op.EMBED, Barrier.ALWAYS, columns)
 
     def block(self, layer: int, block: Block) -> None:
         """The residual wiring; drawings in model/block.py."""
@@ -130,7 +130,7 @@ class _Lowering:
             Norm.BIAS: self.to.vector(getattr(module, "bias", None)), Norm.WIDTH: config.n_embd,
             Norm.EPSILON: bits(config.norm_eps), Norm.CENTRED: int(config.norm == "layer_norm"),
         }  # fmt: skip
-        self.to.step(Op.NORM, Meet.IF_SHARED, columns)
+        self.to.step(Op.NORM, Barrier.IF_SHARED, columns)
         self.to.changed(out)
 
     def linear(self, layers: Sequence[Layer], source: int, out: int, **columns: int) -> None:
@@ -140,9 +140,9 @@ class _Lowering:
             columns |= {"added": self.update(layers, updates, source), "routes": self.adapters}
         gains = [update.gain if update else None for update in updates]
         numbers = [self.to.matrix(weight_of(module), bias, gain) for (module, bias), gain in zip(layers, gains, strict=True)]
-        self.product(numbers, source, out, Meet.ALWAYS, **columns)
+        self.product(numbers, source, out, Barrier.ALWAYS, **columns)
 
-    def update(self, layers: Sequence[Layer], updates: Sequence[Update | None], source: int) -> int:
+    def update(self, layers: Sequence[Layer], updates: Sequence[AdapterStack | None], source: int) -> int:
         """B (A x) of each row's own adapter, in a buffer laid out like the layers' products: adapters are to a row what experts are."""
         lows = {id(update.a): update.a for update in updates if update}  # q, k and v share one where Hugging Face stores them as one
         starts, start = {}, 0
@@ -151,7 +151,7 @@ class _Lowering:
             start += 4 * up(a.shape[1], LANES)
         low = self.reused(start)
         mine = {"expert": 1, "routes": self.adapters}
-        self.product([self.to.matrix(a) for a in lows.values()], source, low, Meet.ALWAYS, **mine)
+        self.product([self.to.matrix(a) for a in lows.values()], source, low, Barrier.ALWAYS, **mine)
         sizes = [4 * up(weight_of(module).shape[0], LANES) for module, _ in layers]
         there = [number for number, update in enumerate(updates) if update]
         # Where there is no update, the buffer stays zero.
@@ -159,7 +159,7 @@ class _Lowering:
         for number, update in enumerate(updates):
             if update:
                 read, write = self.to.within(low, starts[id(update.a)]), self.to.within(out, sum(sizes[:number]))
-                self.product([self.to.matrix(update.b)], read, write, Meet.ALWAYS if number == there[-1] else Meet.NEVER, **mine)
+                self.product([self.to.matrix(update.b)], read, write, Barrier.ALWAYS if number == there[-1] else Barrier.NEVER, **mine)
         return out
 
     def reused(self, row_bytes: int, *use: int) -> int:
@@ -168,7 +168,7 @@ class _Lowering:
             self.spare[row_bytes, *use] = self.to.buffer(row_bytes)
         return self.spare[row_bytes, *use]
 
-    def product(self, numbers: Sequence[int], source: int, out: int, meet: Meet, **columns: int) -> None:
+    def product(self, numbers: Sequence[int], source: int, out: int, barrier: Barrier, **columns: int) -> None:
         inputs = {self.to.input_for(number, source) for number in numbers}
         if len(inputs) > 1:
             raise CannotLower("matrices that read the same input are quantised in different groups")
@@ -176,7 +176,7 @@ class _Lowering:
         values = {Linear.MATRIX: numbers[0], Linear.COUNT: count, Linear.INPUT: inputs.pop(), Linear.OUT: out}
         values |= {Linear.RESIDUAL: -1, Linear.ADDED: -1}
         values |= {Linear[name.upper()]: value for name, value in columns.items()}
-        self.to.step(Op.LINEAR, meet, values)
+        self.to.step(Op.LINEAR, barrier, values)
         self.to.changed(out)
 
     def attention(self, layer: int, block: Block, source: int, residual: int) -> None:
@@ -189,12 +189,12 @@ class _Lowering:
             Rotate.QUERY_NORM: to.vector(getattr(attention.q_norm, "weight", None)),
             Rotate.KEY_NORM: to.vector(getattr(attention.k_norm, "weight", None)),
         }  # fmt: skip
-        to.step(Op.ROTATE, Meet.ALWAYS, rotate)
+        to.step(Op.ROTATE, Barrier.ALWAYS, rotate)
         look = {
             Attend.LAYER: layer, Attend.QUERIES: self.queries, Attend.OUT: self.mixed, Attend.WINDOW: attention.window,
             Attend.SINKS: to.vector(attention.sinks),
         }  # fmt: skip
-        to.step(Op.ATTEND, Meet.ALWAYS, look)
+        to.step(Op.ATTEND, Barrier.ALWAYS, look)
         to.changed(self.mixed)
         self.linear([(attention.out, attention.out.bias)], self.mixed, self.stream, residual=residual)
 
@@ -215,13 +215,13 @@ class _Lowering:
         """The router, then the chosen experts; each thread adds up the same rows of the stream, so those do not wait for each other."""
         self.linear([(layer.router, layer.router.bias)], source, self.scores)
         columns = {Route.SCORES: self.scores, Route.OUT: self.routes, Route.EXPERTS: self.config.n_expert, Route.ACTIVE: len(self.hidden)}
-        self.to.step(Op.ROUTE, Meet.IF_SHARED, columns)
+        self.to.step(Op.ROUTE, Barrier.IF_SHARED, columns)
         pair = [self.to.matrix(weight_of(stack), bias) for stack, bias in ((layer.gate, layer.gate_bias), (layer.up, layer.up_bias))]
         down = self.to.matrix(weight_of(layer.down), layer.down_bias)
         for each, hidden in enumerate(self.hidden):
-            meet = Meet.ALWAYS if each == len(self.hidden) - 1 else Meet.NEVER
-            self.product(pair, source, hidden, meet, gated=1, expert=1 + each, routes=self.routes, **alike)
+            barrier = Barrier.ALWAYS if each == len(self.hidden) - 1 else Barrier.NEVER
+            self.product(pair, source, hidden, barrier, gated=1, expert=1 + each, routes=self.routes, **alike)
         for each, hidden in enumerate(self.hidden):
-            meet = Meet.ALWAYS if each == len(self.hidden) - 1 else Meet.NEVER
-            self.product([down], hidden, self.stream, meet, residual=residual, weighed=1, expert=1 + each, routes=self.routes)
+            barrier = Barrier.ALWAYS if each == len(self.hidden) - 1 else Barrier.NEVER
+            self.product([down], hidden, self.stream, barrier, residual=residual, weighed=1, expert=1 + each, routes=self.routes)
             residual = self.stream

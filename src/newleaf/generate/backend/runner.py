@@ -14,10 +14,10 @@ from torch import Tensor
 
 from newleaf.generate.backend.lowered_program import up
 from newleaf.generate.backend.lowering import lower
-from newleaf.generate.backend.thread_pool import Crew
+from newleaf.generate.backend.thread_pool import ThreadPool
 from newleaf.generate.kernels.layout import LANES, State
-from newleaf.generate.kv.paged_cache import AddressedMemory, Pages
-from newleaf.generate.kv.torch_view import PagedCache
+from newleaf.generate.kv.paged_cache import AddressedPageStorage, PagedCache
+from newleaf.generate.kv.torch_view import TorchCacheView
 from newleaf.kernels.matmul_speed import bf16_is_faster
 from newleaf.model import GPT
 from newleaf.quant.packed_layers import PackedWeight
@@ -32,7 +32,7 @@ class LoweredRunner:
     weights are fp32 and bf16 otherwise.
 
     Weights are used where they lie; vectors of them (norms, biases) are copied. Keys and values lie in `pages`, which grow with the texts;
-    `limit` bounds their bytes. `adapted` are networks over the same weights, each with an adapter, which slots may be for (`wear`).
+    `limit` bounds their bytes. `adapted` are networks over the same weights, each with an adapter, which slots may be for (`set_adapter`).
     Raises CannotLower for networks that kernels do not know.
     """
 
@@ -48,14 +48,14 @@ class LoweredRunner:
     ) -> None:
         config = network.config
         self.networks, self.config = (network, *adapted), config
-        self.wearing: dict[int, int] = {}  # slot → which of the networks its text is for, unless it is the first
+        self.adapter_of_slot: dict[int, int] = {}  # slot → which of the networks its text is for, unless it is the first
         self.max_length = min(max_length or config.context_length, config.context_length)
         self.packed, self.dtype = is_packed(network), cache_dtype(network)  # the type of keys and values that PyTorch reads
         self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length, adapted)
-        self.memory = AddressedMemory(config, cache or self.dtype)
-        self.pages = Pages(config, cache or self.dtype, slots, self.max_length, limit, self.memory)
+        self.memory = AddressedPageStorage(config, cache or self.dtype)
+        self.pages = PagedCache(config, cache or self.dtype, slots, self.max_length, limit, self.memory)
         self._layers, self._placed = np.zeros((config.n_layer, 2), dtype=np.int64), 0
-        self.crew = Crew(self.program)
+        self.thread_pool = ThreadPool(self.program)
         self._make_room()
         self._warm_up()
 
@@ -72,7 +72,7 @@ class LoweredRunner:
             State.TILE: self._products.data_ptr(), State.TILE_STRIDE: self._products.shape[1],
         }  # fmt: skip
         for column, value in values.items():
-            self.crew.state[column] = value
+            self.thread_pool.state[column] = value
 
     def _warm_up(self) -> None:
         """The first step loads the compiled kernels, or compiles them, which a person should know about."""
@@ -90,7 +90,7 @@ class LoweredRunner:
         Rows are tokens of one text or of several; those of one stand in order. A row's logits do not depend on the other rows, bit for
         bit. Raises ValueError for more than 64 rows, or rows that do not fit, and OutOfPagesError.
         """
-        rows, state = len(tokens), self.crew.state
+        rows, state = len(tokens), self.thread_pool.state
         if not 0 < rows <= MAX_ROWS:
             raise ValueError(f"a step takes 1 to {MAX_ROWS} rows, not {rows}")
         limits = (tokens, self.config.vocab_size), (positions, self.max_length), (slots, self.pages.slots)
@@ -106,16 +106,16 @@ class LoweredRunner:
         for slot, (first, last) in spans.items():
             self.pages.reserve(slot, first, last + 1)
         if self.program.adapters is not None:
-            self.program.adapters[:rows, 0] = torch.tensor([self.wearing.get(slot, 0) for slot in slots])
+            self.program.adapters[:rows, 0] = torch.tensor([self.adapter_of_slot.get(slot, 0) for slot in slots])
         wanted = rows if wanted is None else wanted
         self._place_pages()
         state[State.ROWS], state[State.WANTED] = rows, wanted
-        self.crew.run()
+        self.thread_pool.run()
         return self.program.logits[:wanted]
 
-    def wear(self, slot: int, number: int) -> None:
+    def set_adapter(self, slot: int, number: int) -> None:
         """The slot's text is for this one of the networks from now on; 0 is the first."""
-        self.wearing[slot] = number
+        self.adapter_of_slot[slot] = number
 
     def read(self, slot: int, ids: Sequence[int], start: int = 0) -> Tensor:
         """Read a text whose first `start` tokens the slot holds already; logits [V] after its last token.
@@ -142,8 +142,8 @@ class LoweredRunner:
         """Read tokens at positions from `start` on with the network itself, and keep their keys and values."""
         self.pages.reserve(slot, start, start + len(ids))
         self._place_pages()
-        network = self.networks[self.wearing.get(slot, 0)]
-        cache = PagedCache(self.config, self.crew.state, slot, start)
+        network = self.networks[self.adapter_of_slot.get(slot, 0)]
+        cache = TorchCacheView(self.config, self.thread_pool.state, slot, start)
         with torch.no_grad(), evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=self.packed):
             network.hidden(torch.tensor([list(ids)]), cache=cache)
 
@@ -152,10 +152,10 @@ class LoweredRunner:
         table = self.pages.table
         if table.ctypes.data != self._placed:
             self._placed = table.ctypes.data
-            for number, strand in enumerate(self.pages.strands):
-                for place, layer in enumerate(strand.layers):
+            for number, layer_group in enumerate(self.pages.layer_groups):
+                for place, layer in enumerate(layer_group.layers):
                     self._layers[layer] = table[number].ctypes.data, place * self.memory.layer_bytes
-            self.crew.state[State.LAYERS], self.crew.state[State.PAGE_COUNT] = self._layers.ctypes.data, table.shape[2]
+            self.thread_pool.state[State.LAYERS], self.thread_pool.state[State.PAGE_COUNT] = self._layers.ctypes.data, table.shape[2]
 
 
 def is_packed(network: GPT) -> bool:

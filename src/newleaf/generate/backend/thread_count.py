@@ -15,7 +15,7 @@ HOPELESS = 4.0  # times the smaller team's time: a trial is over at once
 Work = tuple[int, int]  # rows of a run, and for how many of them logits are wanted
 
 
-class Team:
+class ThreadCount:
     """The number of threads for each run of a program, from what the runs before took."""
 
     def __init__(self, threads: int) -> None:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from newleaf.generate.backend.lowered_program import Array, CannotLower, Program
-from newleaf.generate.backend.thread_count import Team
+from newleaf.generate.backend.thread_count import ThreadCount
 from newleaf.generate.kernels.layout import MOST_THREADS, State
 from newleaf.kernels.instruction_set import obstacle
 
 PATIENCE = 30_000  # looks for a next token before falling asleep: about a millisecond
 
 
-class Crew:
+class ThreadPool:
     """Runs a program. `state` is the table that all threads share; whoever calls `run` is thread 0."""
 
     def __init__(self, program: Program) -> None:
@@ -31,7 +31,7 @@ class Crew:
         self.state[State.THREADS], self.state[State.MAX_ROWS] = program.threads, program.max_rows
         self.state[State.YIELD] = _yield_address()
         self._run = interpreter.run
-        self.team = Team(min(program.threads, MOST_THREADS - 1))
+        self.thread_count = ThreadCount(min(program.threads, MOST_THREADS - 1))
         self._asleep = threading.Condition()
         self._tables = program.steps, program.matrices, program.buffers, self.state
         threads = [
@@ -45,7 +45,7 @@ class Crew:
     def run(self) -> None:
         """The program once, for the rows that stand in the state, by as many threads as are fastest."""
         work = int(self.state[State.ROWS]), int(self.state[State.WANTED])
-        size = self.team.choose(work)
+        size = self.thread_count.choose(work)
         with self._asleep:
             self.state[State.REST], self.state[State.THREADS] = 0, size
             self.state[State.CALLED] += 1
@@ -53,7 +53,7 @@ class Crew:
                 self._asleep.notify_all()
         begin = time.perf_counter()
         self._run(*self._tables, 0, self.state[State.CALLED] - 1, PATIENCE)
-        self.team.note(size, work, time.perf_counter() - begin)
+        self.thread_count.note(size, work, time.perf_counter() - begin)
 
     def rest(self) -> None:
         """Let the threads sleep until the next run, in place of waiting for it awake: another program needs the cores."""

@@ -97,7 +97,7 @@ def told_full(pieces: Iterable[ReplyPiece], context: int) -> Iterator[ReplyPiece
 
 
 @dataclass(frozen=True)
-class Plan:
+class AnswerPlan:
     """How an answer is written: its prompt and options, the tokens that end it, those that are shown as text, and how to read it."""
 
     prompt: Prompt
@@ -120,7 +120,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Speaker:
+class ChatResponder:
     """How a model answers. `ends` are the tokens at which it stops, beside the one its template ends turns with."""
 
     context_length: int
@@ -137,7 +137,7 @@ class Speaker:
             raise InputError("the chat template makes no text of this conversation, so there is nothing to answer; give another template")
         return found
 
-    def plan(self, prompt: Prompt, config: SamplingConfig, tools: Any = None, go_on: bool = False) -> Plan:
+    def plan(self, prompt: Prompt, config: SamplingConfig, tools: Any = None, go_on: bool = False) -> AnswerPlan:
         """How an answer to the prompt is to be written; `go_on` says that the prompt ends with the beginning of one.
 
         Raises InputError when the prompt leaves no room for an answer.
@@ -156,7 +156,7 @@ class Speaker:
         marks = {self.template.control_id(mark): mark for mark in marks_in(source)}
         shown = {token: mark for token, mark in marks.items() if token is not None and token not in ends}
         space = "" if go_on else self.template.answer_space
-        return Plan(prompt, config, ends, shown, source, ended_by_text, space, room if cut else None)
+        return AnswerPlan(prompt, config, ends, shown, source, ended_by_text, space, room if cut else None)
 
     def answer(
         self, prompt: Prompt, config: SamplingConfig, writer: Answerer, tools: Any = None, go_on: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from newleaf.errors import InputError
-from newleaf.generate.chat.answering import Answerer, ReplyPiece, Speaker, gather
+from newleaf.generate.chat.answering import Answerer, ChatResponder, ReplyPiece, gather
 from newleaf.generate.options import SamplingConfig
 from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages
@@ -21,8 +21,8 @@ class Conversation:
     keeps everything. `forgotten` counts the messages that are not seen.
     """
 
-    def __init__(self, speaker: Speaker, writer: Answerer, system: str | None = None, how: Rendering | None = None) -> None:
-        self.speaker = speaker
+    def __init__(self, responder: ChatResponder, writer: Answerer, system: str | None = None, how: Rendering | None = None) -> None:
+        self.responder = responder
         self.how = how or Rendering()
         self.writer = writer
         self.forgotten = 0
@@ -76,7 +76,7 @@ class Conversation:
         self.answers += 1
         pieces: list[ReplyPiece] = []
         try:
-            for piece in self.speaker.answer(prompt, config, self.writer, self.how.tools):
+            for piece in self.responder.answer(prompt, config, self.writer, self.how.tools):
                 pieces.append(piece)
                 yield piece
         finally:
@@ -87,7 +87,7 @@ class Conversation:
 
     def _fitting(self, config: SamplingConfig) -> Prompt:
         """The prompt, without oldest turns where they do not fit. Then a quarter of the context is freed at once, for the next turns."""
-        limit = self.speaker.context_length
+        limit = self.responder.context_length
         room = min(config.max_tokens, limit // 4)
         prompt = self._prompt()
         if len(prompt.ids) + room <= limit:
@@ -100,7 +100,7 @@ class Conversation:
 
     def _prompt(self) -> Prompt:
         kept, rest = self._parted()
-        return self.speaker.prompt([*kept, *rest[self.forgotten :]], self.how)
+        return self.responder.prompt([*kept, *rest[self.forgotten :]], self.how)
 
     def _parted(self) -> tuple[list[Message], list[Message]]:
         """Instructions, which are never forgotten, and the rest."""

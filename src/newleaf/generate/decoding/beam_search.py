@@ -8,7 +8,7 @@ from torch import Tensor
 
 from newleaf.errors import NotFiniteError
 from newleaf.generate.decoding.beam_hypotheses import BeamSearch, Candidate, Finished
-from newleaf.generate.sampling.sampler import Row, keep_valid, shape
+from newleaf.generate.sampling.sampler import SamplerRow, keep_valid, process_logits
 from newleaf.text.tokenizer import Tokenizer
 
 
@@ -16,19 +16,19 @@ class Search:
     """A search from a text's prompt on, a step at a time. `rows` are the texts that are open; `texts` what was found, best first, at the
     end."""
 
-    def __init__(self, row: Row, tokenizer: Tokenizer) -> None:
+    def __init__(self, row: SamplerRow, tokenizer: Tokenizer) -> None:
         self.rows, self.texts = [row], list[Finished]()
         self._found = BeamSearch(row.config.beams, row.config.length_penalty)
         self._tokenizer = tokenizer
 
-    def step(self, logits: Tensor) -> list[tuple[int, Row]] | None:
+    def step(self, logits: Tensor) -> list[tuple[int, SamplerRow]] | None:
         """A token more, by logits [R, V] after each open text: the texts that are open now, each with the number of the one that it goes
         on from; None at the end. Raises NotFiniteError."""
         if not bool(logits.amax(-1).isfinite().all()):
             raise NotFiniteError
         found, first = self._found, self.rows[0]
         # A network may have more rows than the tokenizer has tokens.
-        logprobs = keep_valid(shape(logits.log_softmax(-1)[:, : self._tokenizer.vocab_size], self.rows), self.rows)
+        logprobs = keep_valid(process_logits(logits.log_softmax(-1)[:, : self._tokenizer.vocab_size], self.rows), self.rows)
         before = found.scores[0]
         going = self._sort_out(found.candidates(logprobs, len(first.end_ids)))
         if not going and not found.finished:
@@ -41,10 +41,10 @@ class Search:
             return None
         return going
 
-    def _sort_out(self, candidates: Sequence[Candidate]) -> list[tuple[int, Row]]:
+    def _sort_out(self, candidates: Sequence[Candidate]) -> list[tuple[int, SamplerRow]]:
         """Those that end go to the finished; the likeliest others go on."""
         found = self._found
-        going: list[tuple[Row, Candidate]] = []
+        going: list[tuple[SamplerRow, Candidate]] = []
         for rank, candidate in enumerate(candidates):
             row = self.rows[candidate.parent].fork()
             row.take(candidate.token)
@@ -57,7 +57,7 @@ class Search:
         return [(candidate.parent, row) for row, candidate in going]
 
 
-def _end(row: Row, tokenizer: Tokenizer) -> str | None:
+def _end(row: SamplerRow, tokenizer: Tokenizer) -> str | None:
     """Why this text is whole; None if it goes on."""
     token, config = row.ids[-1], row.config
     if token in row.end_ids:

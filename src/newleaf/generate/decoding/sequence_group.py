@@ -14,18 +14,18 @@ from torch import Tensor
 
 from newleaf.generate.decoding.beam_search import Search
 from newleaf.generate.decoding.guidance import guide
-from newleaf.generate.sampling.sampler import Row, choose
+from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
 from newleaf.generate.text.sequence import Sequence
-from newleaf.generate.text.text_state import Piece, Sample, add_scores
+from newleaf.generate.text.text_state import Piece, TextState, add_scores
 from newleaf.text.tokenizer import Tokenizer
 
 
 @dataclass(eq=False)
-class Group:
+class SequenceGroup:
     """The texts of one search, or one text, each with its guide where there is guidance: `members` has a tuple for each, the text itself
     first. `spare` are slots that are its own and empty, `logits` those that have come of the texts whose turn it is."""
 
-    samples: list[Sample]  # what comes of it
+    samples: list[TextState]  # what comes of it
     members: list[tuple[Sequence, ...]]
     size: int  # slots
     search: Search | None = None
@@ -49,21 +49,21 @@ class Group:
         return own[0] if len(own) == 1 else guide(own[0], own[1], self.samples[0].row.config.guidance_scale)
 
 
-def group_of(sequence: Sequence, samples: list[Sample], tokenizer: Tokenizer, negative: Several[int] | None) -> Group:
+def group_of(sequence: Sequence, samples: list[TextState], tokenizer: Tokenizer, negative: Several[int] | None) -> SequenceGroup:
     """The group that begins with this text; `negative` is what its guide begins with in the place of the prompt. It is noted in both."""
     row, config = sequence.sample.row, sequence.sample.row.config
     texts = [sequence]
     if negative is not None:
-        beside = Row(config, list(negative), len(negative), row.seed)
+        beside = SamplerRow(config, list(negative), len(negative), row.seed)
         texts.append(Sequence(replace(sequence.sample, row=beside, number=1, waiting=[]), sequence.request, adapter=sequence.adapter))
     search = Search(row, tokenizer) if config.beams > 1 else None
-    group = Group(samples, [tuple(texts)], config.beams * len(texts), search)
+    group = SequenceGroup(samples, [tuple(texts)], config.beams * len(texts), search)
     for text in texts:
         text.group = group
     return group
 
 
-def advance(group: Group, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple[int, Row]]]:
+def advance(group: SequenceGroup, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple[int, SamplerRow]]]:
     """The next token of each text, once all logits have come: pieces that are certain now, and how the group goes on: the number of a
     member, and the text that it becomes. Nothing goes on where all texts have ended. Raises NotFiniteError.
     """
@@ -82,10 +82,10 @@ def advance(group: Group, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple
     return pieces, []
 
 
-def _sample(group: Group, logits: Tensor, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple[int, Row]]]:
+def _sample(group: SequenceGroup, logits: Tensor, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple[int, SamplerRow]]]:
     (sample,) = group.samples
     config = sample.row.config
-    (token,) = choose(logits[:, : tokenizer.vocab_size], [sample.row])
+    (token,) = sample_tokens(logits[:, : tokenizer.vocab_size], [sample.row])
     if config.logprobs is not None or config.best_of is not None:
         add_scores(logits, [sample], [token], tokenizer.vocab_size)
     text = sample.take(token)

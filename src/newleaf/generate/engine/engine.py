@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from newleaf.errors import InputError, NotFiniteError
-from newleaf.generate.backend.executor import Slots
-from newleaf.generate.backend.lazy_lowering import open_slots
+from newleaf.generate.backend.executor import Executor
+from newleaf.generate.backend.lazy_lowering import open_executor
 from newleaf.generate.backend.runner import say_once
 from newleaf.generate.constraints.constraint import Grammars
-from newleaf.generate.decoding.sequence_group import Group, advance, group_of
-from newleaf.generate.engine.engine_tasks import Errand, Errands, Steps
+from newleaf.generate.decoding.sequence_group import SequenceGroup, advance, group_of
+from newleaf.generate.engine.engine_tasks import EngineTask, EngineTasks, Steps
 from newleaf.generate.engine.scheduler import Scheduler, slots_of
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.sampling.sampler import choose
+from newleaf.generate.sampling.sampler import sample_tokens
 from newleaf.generate.speculation.draft_model import open_draft, shares
-from newleaf.generate.speculation.speculator import Guesser
+from newleaf.generate.speculation.speculator import Speculator
 from newleaf.generate.text.request import Request
 from newleaf.generate.text.sequence import Sequence
 from newleaf.generate.text.text_state import Piece, add_scores, one_thread, prompt_ids, start
@@ -46,8 +46,8 @@ class Engine:
     ties in rounding; `deterministic` makes it the same bit for bit. `adapters` are networks over the same weights, each with an adapter, by
     the names under which requests ask for them; texts with different ones go through each round together. `draft` is a small network with
     the same tokenizer that guesses tokens (`check_draft`), and whose keys and values are within the limit too. `cache` is the type of keys
-    and values: bf16, torch.int8 for codes with scales, or None for fp32 with fp32 weights and bf16 with others. `soon` loads the kernels at
-    once, however small the network, since much will be written.
+    and values: bf16, torch.int8 for codes with scales, or None for fp32 with fp32 weights and bf16 with others. `lower_at_once` loads the
+    kernels at once, however small the network, since much will be written.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Engine:
         limit: int | None = None,
         deterministic: bool = False,
         grammars: Grammars | None = None,
-        runner: Slots | None = None,
+        runner: Executor | None = None,
         adapters: Mapping[str, GPT] | None = None,
         draft: GPT | None = None,
         cache: torch.dtype | None = None,
-        soon: bool = False,
+        lower_at_once: bool = False,
     ) -> None:
         if slots < 1:
             raise InputError(f"slots: must be at least 1, not {slots}")
@@ -71,16 +71,16 @@ class Engine:
         self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
         mine, its = (limit, 0) if draft is None else shares(limit, network, draft, cache)
         networks = tuple((adapters or {}).values())
-        self.slots = runner or open_slots(network, slots, mine, deterministic, networks, cache, soon or draft is not None)
-        written = open_draft(draft, network, self.slots, its, tokenizer.vocab_size, cache) if draft is not None else None
-        if draft is not None and deterministic and not self.slots.steady:
+        self.executor = runner or open_executor(network, slots, mine, deterministic, networks, cache, lower_at_once or draft is not None)
+        written = open_draft(draft, network, self.executor, its, tokenizer.vocab_size, cache) if draft is not None else None
+        if draft is not None and deterministic and not self.executor.batch_invariant:
             say_once("deterministic: a network without a program takes no guesses, which could tip ties, so the draft is left alone")
-        self.guesser = Guesser(self.slots, written)
-        self.scheduler = Scheduler(self.slots, deterministic and not self.slots.steady, self.guesser)
+        self.speculator = Speculator(self.executor, written)
+        self.scheduler = Scheduler(self.executor, deterministic and not self.executor.batch_invariant, self.speculator)
         self._news = threading.Condition()
         self._turn = threading.Lock()  # held for a round
         self._submitted: list[tuple[Request, list[Sequence]]] = []
-        self._errands = Errands()
+        self._engine_tasks = EngineTasks()
         self._requests: dict[Request, list[Sequence]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -101,28 +101,28 @@ class Engine:
         Raises InputError for a prompt or options that cannot be.
         """
         needed = config.beams * (2 if config.guidance_scale != 1 else 1)
-        if needed > self.slots.count:
-            raise InputError(f"beams: {config.beams} need {needed} slots, and this engine has {self.slots.count}")
+        if needed > self.executor.count:
+            raise InputError(f"beams: {config.beams} need {needed} slots, and this engine has {self.executor.count}")
         request = self._hand_in(prompt, config, first, ends, shown, adapter)
         self._start()
         return request
 
-    def aside(self, steps: Steps[Result]) -> Errand[Result]:
+    def run_in_engine(self, steps: Steps[Result]) -> EngineTask[Result]:
         """Do work in the engine's thread, a step at a time between two rounds, so that it has the network to itself; any thread may ask."""
-        errand = Errand(steps, self._wake)
+        engine_task = EngineTask(steps, self._wake)
         with self._news:
             if self._closed:
                 raise InputError("the engine is closed")
-            self._errands.add(errand)
+            self._engine_tasks.add(engine_task)
             self._news.notify_all()
         self._start()
-        return errand
+        return engine_task
 
     @property
     def load(self) -> tuple[int, int]:
         """How many texts are being written, and how many wait, errands too."""
         waiting = len(self.scheduler.waiting) + sum(len(texts) for _, texts in self._submitted)
-        return len(self.scheduler.running), waiting + len(self._errands)
+        return len(self.scheduler.running), waiting + len(self._engine_tasks)
 
     @property
     def closed(self) -> bool:
@@ -188,7 +188,7 @@ class Engine:
         if adapter is not None and adapter not in self.adapters:
             known = ", ".join(self.adapters) or "no adapters"
             raise InputError(f"adapter: {adapter!r} is not open here; this engine has {known}")
-        limit = self.slots.max_length
+        limit = self.executor.max_length
         ids = prompt_ids(self.tokenizer, prompt, config, limit) if isinstance(prompt, str) else list(prompt)
         if not 0 < len(ids) < limit or not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
             raise InputError(f"prompt: {len(ids)} ids do not fit this model: 1 to {limit - 1}, below {self.tokenizer.vocab_size}")
@@ -215,7 +215,7 @@ class Engine:
         negative: Several[int] | None = None
         if config.guidance_scale != 1:
             prompt = config.negative_prompt
-            negative = ids[-1:] if prompt is None else prompt_ids(self.tokenizer, prompt, config, self.slots.max_length)
+            negative = ids[-1:] if prompt is None else prompt_ids(self.tokenizer, prompt, config, self.executor.max_length)
         texts = [Sequence(sample, request, adapter=request.adapter) for sample in (samples if config.beams == 1 else samples[:1])]
         if config.beams > 1 or negative is not None:
             for text in texts:
@@ -252,20 +252,20 @@ class Engine:
         try:
             while True:
                 with self._news:
-                    self._news.wait_for(lambda: self._submitted or self._closed or self._requests or self._errands)
+                    self._news.wait_for(lambda: self._submitted or self._closed or self._requests or self._engine_tasks)
                     if self._closed:
                         break
-                if self._errands.due(writing=bool(self._submitted or self._requests)):
-                    self._errands.advance()
+                if self._engine_tasks.due(writing=bool(self._submitted or self._requests)):
+                    self._engine_tasks.advance()
                 if self._submitted or self._requests:
                     began = time.perf_counter()
                     self._advance()
-                    self._errands.wrote(time.perf_counter() - began)
+                    self._engine_tasks.wrote(time.perf_counter() - began)
         except BaseException as error:  # whoever waits for a text must hear of it
             problem, self._closed = error, True
         for request in [*self._requests, *(request for request, _ in self._submitted)]:
             request.finish(problem)
-        self._errands.fail(problem or InputError("the engine is closed"))
+        self._engine_tasks.fail(problem or InputError("the engine is closed"))
 
     def _advance(self) -> None:
         """Take in what is new, run a round, and let go of the requests that have ended."""
@@ -273,7 +273,7 @@ class Engine:
             with self._news:
                 news, self._submitted = self._submitted, []
             for request, texts in news:
-                if (missing := slots_of(texts[0]) - self.slots.count) > 0:
+                if (missing := slots_of(texts[0]) - self.executor.count) > 0:
                     self.scheduler.add_slots(missing)
                 self._requests[request] = texts
                 for text in texts:
@@ -294,10 +294,10 @@ class Engine:
             self.scheduler.drop(sequence)
         plan = self.scheduler.plan()
         begin = time.perf_counter()
-        logits = self.slots.run([part for _, part, _ in plan])
+        logits = self.executor.run([part for _, part, _ in plan])
         ran = time.perf_counter()
         chosen: list[tuple[Sequence, int, int, int]] = []  # who, its first row of logits, how many, how many tokens were read before them
-        whole: list[Group] = []  # groups whose turn it is
+        whole: list[SequenceGroup] = []  # groups whose turn it is
         row = 0
         for sequence, part, guessed in plan:
             sequence.read += len(part.ids) - guessed
@@ -305,7 +305,7 @@ class Engine:
                 sequence.request.note_reading(sequence.sample.row.prompt, sequence.sample.cached, sequence.read)
             if part.wanted and sequence.group is None:
                 chosen.append((sequence, row, part.wanted, guessed))
-            elif part.wanted and isinstance(group := sequence.group, Group) and group.note(sequence, logits[row]):
+            elif part.wanted and isinstance(group := sequence.group, SequenceGroup) and group.note(sequence, logits[row]):
                 whole.append(group)
             row += part.wanted
         with one_thread():
@@ -313,9 +313,9 @@ class Engine:
             for group in whole:
                 self._go_on(group)
         if tokens:
-            self.guesser.pace.note_choice(tokens, time.perf_counter() - ran)
+            self.speculator.step_cost.note_choice(tokens, time.perf_counter() - ran)
         if len(plan) == len(chosen) and row == sum(len(part.ids) for _, part, _ in plan):  # nothing but writing
-            self.guesser.pace.note(len(plan), row, ran - begin)
+            self.speculator.step_cost.note(len(plan), row, ran - begin)
 
     def _choose(self, logits: Tensor, chosen: list[tuple[Sequence, int, int, int]], read: dict[int, Several[int]]) -> int:
         """A token for every text; a further one for those whose guess was that token, and so on. Returns how many."""
@@ -324,7 +324,7 @@ class Engine:
         while alive:
             rows = [sequence.sample.row for sequence, *_ in alive]
             part = logits if len(alive) == len(logits) else logits[[first + depth for _, first, *_ in alive]]
-            tokens = choose(part[:, :known], rows)
+            tokens = sample_tokens(part[:, :known], rows)
             if any(row.config.logprobs is not None or row.config.best_of is not None for row in rows):
                 add_scores(part, [sequence.sample for sequence, *_ in alive], tokens, known)
             further = []
@@ -336,11 +336,11 @@ class Engine:
                     sequence.read += 1
                     further.append(entry)
                 elif guessed:
-                    self.guesser.judge(sequence, depth + int(right))
+                    self.speculator.record_accepted(sequence, depth + int(right))
             alive, depth, count = further, depth + 1, count + len(alive)
         return count
 
-    def _go_on(self, group: Group) -> None:
+    def _go_on(self, group: SequenceGroup) -> None:
         request = group.sequences[0].request
         if request.cancelled:
             return

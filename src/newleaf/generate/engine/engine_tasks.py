@@ -15,11 +15,11 @@ PATIENCE = 3.0  # how much longer than a piece texts are written before the next
 AT_ONCE = 4  # errands that take turns; each may hold keys and values of a text
 
 
-class CancelledErrandError(Exception):
+class TaskCancelledError(Exception):
     """Nobody waits for the result any more."""
 
 
-class Errand(Generic[Result]):
+class EngineTask(Generic[Result]):
     """Work that was asked for. `future` has its result, or what went wrong."""
 
     def __init__(self, steps: Steps[Result], wake: Callable[[], None]) -> None:
@@ -36,7 +36,7 @@ class Errand(Generic[Result]):
         try:
             if self._cancelled:
                 self._steps.close()
-                raise CancelledErrandError
+                raise TaskCancelledError
             next(self._steps)
         except StopIteration as end:
             self.future.set_result(end.value)
@@ -49,16 +49,16 @@ class Errand(Generic[Result]):
         self.future.set_exception(problem)
 
 
-class Errands:
+class EngineTasks:
     """The errands of an engine, of which a few take turns. While texts are written, a piece of work comes only after they had `PATIENCE`
     times as long: writing goes first, and errands come to their end all the same."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._waiting: deque[Errand[Any]] = deque()
+        self._waiting: deque[EngineTask[Any]] = deque()
         self._clock, self._owed = clock, 0.0
 
-    def add(self, errand: Errand[Any]) -> None:
-        self._waiting.append(errand)
+    def add(self, engine_task: EngineTask[Any]) -> None:
+        self._waiting.append(engine_task)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -69,11 +69,11 @@ class Errands:
 
     def advance(self) -> None:
         """A piece of work for the errand whose turn it is."""
-        errand, began = self._waiting[0], self._clock()
-        if errand.advance():
+        engine_task, began = self._waiting[0], self._clock()
+        if engine_task.advance():
             if len(self._waiting) > 1:  # behind the others that take turns; the rest waits
                 self._waiting.popleft()
-                self._waiting.insert(min(AT_ONCE - 1, len(self._waiting)), errand)
+                self._waiting.insert(min(AT_ONCE - 1, len(self._waiting)), engine_task)
         else:
             self._waiting.popleft()
         self._owed = PATIENCE * (self._clock() - began)

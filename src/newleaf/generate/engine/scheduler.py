@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
 
-from newleaf.generate.backend.executor import Part, Slots
+from newleaf.generate.backend.executor import Executor, Part
 from newleaf.generate.kernels.layout import PAGE
-from newleaf.generate.sampling.sampler import Row
-from newleaf.generate.speculation.speculator import Guesser
+from newleaf.generate.sampling.sampler import SamplerRow
+from newleaf.generate.speculation.speculator import Speculator
 from newleaf.generate.text.sequence import Grouped, Sequence
 
 CHUNK = 64  # tokens of a prompt in a round where rounds must always be the same
@@ -20,11 +20,11 @@ LEAST = 8  # rows of a round that prompts have, however many texts are being wri
 class Scheduler:
     """Texts that wait and texts that have a slot. `fixed` reads prompts in equal parts, so that rounding does not depend on other texts."""
 
-    def __init__(self, slots: Slots, fixed: bool, guesser: Guesser) -> None:
-        self.slots, self.fixed, self.guesser = slots, fixed, guesser
+    def __init__(self, executor: Executor, fixed: bool, speculator: Speculator) -> None:
+        self.executor, self.fixed, self.speculator = executor, fixed, speculator
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of admission
-        self._free = list(range(slots.count))
+        self._free = list(range(executor.count))
         self._promised = [0] * len(self._pools)
 
     def __contains__(self, sequence: Sequence) -> bool:
@@ -52,13 +52,13 @@ class Scheduler:
         """A text gives its slot back."""
         assert sequence.slot is not None
         self._publish(sequence)
-        self.guesser.forget(sequence)
-        self.slots.release(sequence.slot)
+        self.speculator.forget(sequence)
+        self.executor.release(sequence.slot)
         self.running.remove(sequence)
         slot, sequence.slot = sequence.slot, None
         return slot
 
-    def go_on(self, group: Grouped, going: Several[tuple[int, Row]]) -> None:
+    def go_on(self, group: Grouped, going: Several[tuple[int, SamplerRow]]) -> None:
         """The group's texts after their next token: each is the row, and goes on from the member with the number."""
         for number in set(range(len(group.members))) - {parent for parent, _ in going}:
             group.spare += [self._leave(sequence) for sequence in group.members[number]]
@@ -76,7 +76,7 @@ class Scheduler:
         """Another text in one of the group's slots, as far as this one is."""
         assert sequence.slot is not None
         slot = group.spare.pop()
-        self.slots.fork(sequence.slot, slot, sequence.read)
+        self.executor.fork(sequence.slot, slot, sequence.read)
         sample = replace(sequence.sample, row=sequence.sample.row.fork())
         other = Sequence(sample, sequence.request, slot, sequence.read, sequence.published, sequence.base, group, adapter=sequence.adapter)
         self.running.append(other)
@@ -84,7 +84,7 @@ class Scheduler:
 
     def add_slots(self, count: int) -> None:
         """More slots, for groups that need more than there are."""
-        self._free += range(self.slots.count, self.slots.count + count)
+        self._free += range(self.executor.count, self.executor.count + count)
         for pool in self._pools:
             pool.add(count)
 
@@ -93,15 +93,15 @@ class Scheduler:
         return self._room_for(sequence, [0] * len(self._pools))
 
     @property
-    def _pools(self) -> list[Slots]:
+    def _pools(self) -> list[Executor]:
         """Whose memory a text needs: the network's, and the draft's, each with a part of the limit."""
-        return [self.slots, *([self.guesser.draft.slots] if self.guesser.draft is not None else [])]
+        return [self.executor, *([self.speculator.draft.executor] if self.speculator.draft is not None else [])]
 
     def _room_for(self, sequence: Sequence, promised: list[int]) -> bool:
         return all(have + self._need(sequence, pool) <= pool.memory for have, pool in zip(promised, self._pools, strict=True))
 
-    def _need(self, sequence: Sequence, pool: Slots) -> int:
-        return slots_of(sequence) * pool.need(min(sequence.most(self.slots.max_length), pool.max_length))
+    def _need(self, sequence: Sequence, pool: Executor) -> int:
+        return slots_of(sequence) * pool.need(min(sequence.most(self.executor.max_length), pool.max_length))
 
     def _promise(self, sequence: Sequence, sign: int = 1) -> None:
         self._promised = [have + sign * self._need(sequence, pool) for have, pool in zip(self._promised, self._pools, strict=True)]
@@ -113,7 +113,7 @@ class Scheduler:
             group = sequence.group
             for each in group.sequences if group is not None else [sequence]:
                 each.slot = self._free.pop(0)
-                self.slots.wear(each.slot, each.adapter)
+                self.executor.set_adapter(each.slot, each.adapter)
                 self.running.append(each)
             self._promise(sequence)
             if group is not None:
@@ -125,16 +125,16 @@ class Scheduler:
         self._admit()
         for sequence in self.running:
             self._publish(sequence)
-            if sequence.length > self.slots.max_length:
+            if sequence.length > self.executor.max_length:
                 assert sequence.slot is not None
-                self.slots.release(sequence.slot)
-                sequence.shift(self.slots.max_length)
+                self.executor.release(sequence.slot)
+                sequence.shift(self.executor.max_length)
         writing = [sequence for sequence in self.running if sequence.unread == 1 and not sequence.held]
         reading = self._readers()
         # Where rounds must always be the same, a guess could tip a tie.
-        guesses = {} if self.fixed else self.guesser.guess(writing)
-        plan = [self._write(sequence, guesses) for sequence in writing]
-        left = max(LEAST, self.slots.rows - sum(len(part.ids) for _, part, _ in plan))
+        proposals = {} if self.fixed else self.speculator.propose(writing)
+        plan = [self._write(sequence, proposals) for sequence in writing]
+        left = max(LEAST, self.executor.rows - sum(len(part.ids) for _, part, _ in plan))
         for number, sequence in enumerate(reading):
             size = min(sequence.unread, CHUNK - sequence.read % CHUNK if self.fixed else max(1, left // (len(reading) - number)))
             plan.append(self._read(sequence, size))
@@ -145,7 +145,7 @@ class Scheduler:
 
     def _publish(self, sequence: Sequence) -> None:
         if sequence.slot is not None and sequence.read // PAGE > sequence.published:
-            self.slots.publish(sequence.slot, sequence.text[: sequence.read])
+            self.executor.publish(sequence.slot, sequence.text[: sequence.read])
             sequence.published = sequence.read // PAGE
 
     def _readers(self) -> list[Sequence]:
@@ -156,17 +156,17 @@ class Scheduler:
             if sequence.read == 0 and not self.fixed:
                 if any(other.adapter == sequence.adapter and other.read < common(sequence, other) for other in found):
                     continue
-                sequence.read = self.slots.borrow(sequence.slot, sequence.text[:-1])
+                sequence.read = self.executor.borrow(sequence.slot, sequence.text[:-1])
                 if not sequence.sample.row.written:
                     sequence.sample.cached = sequence.read
             found.append(sequence)
         return found
 
-    def _write(self, sequence: Sequence, guesses: Mapping[int, list[int]]) -> tuple[Sequence, Part, int]:
+    def _write(self, sequence: Sequence, proposals: Mapping[int, list[int]]) -> tuple[Sequence, Part, int]:
         assert sequence.slot is not None
-        guess = guesses.get(sequence.slot, [])
-        ids = [sequence.sample.row.ids[-1], *guess]
-        return sequence, Part(sequence.slot, sequence.read, ids, len(ids)), len(guess)
+        proposal = proposals.get(sequence.slot, [])
+        ids = [sequence.sample.row.ids[-1], *proposal]
+        return sequence, Part(sequence.slot, sequence.read, ids, len(ids)), len(proposal)
 
     def _read(self, sequence: Sequence, size: int) -> tuple[Sequence, Part, int]:
         assert sequence.slot is not None

@@ -13,12 +13,12 @@ from newleaf.generate.kernels.layout import (
     MOST_THREADS,
     Activation,
     Attend,
+    Barrier,
     Buffer,
     Embed,
     Format,
     Linear,
     Matrix,
-    Meet,
     Norm,
     Op,
     Quantize,
@@ -30,7 +30,7 @@ from newleaf.generate.kernels.layout import (
 from newleaf.generate.kernels.linear import tile_product
 from newleaf.generate.kernels.paged_attention import look_back, remember, turn
 from newleaf.kernels.atomics import atomic_add, atomic_load, atomic_store, call, pause
-from newleaf.kernels.compile_cache import kept_kernel
+from newleaf.kernels.compile_cache import cached_kernel
 from newleaf.kernels.compiler import kernel
 from newleaf.kernels.load_store import (
     load,
@@ -48,7 +48,7 @@ from newleaf.kernels.simd import bits_of, float_of, larger, smaller, spread
 SPINS_BEFORE_YIELD = 64  # about a microsecond
 
 
-@kept_kernel
+@cached_kernel
 def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: Any, patience: Any) -> Any:
     """Thread 0 runs the program once and returns. The first State.THREADS of all threads run it with thread 0; the others return the number
     of the last start that they saw when they are not among them or nothing comes for `patience` looks, or −1 when they are to stop.
@@ -99,8 +99,8 @@ def program(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any) ->
             first, end = (rows * thread // threads, rows * (thread + 1) // threads) if shared else (0, rows)
             for row in range(first, end):
                 vector(step, buffers, row, 0 if shared else thread)
-        meet = step[Step.MEET]
-        if meet == Meet.ALWAYS or (meet == Meet.IF_SHARED and shared):
+        barrier = step[Step.BARRIER]
+        if barrier == Barrier.ALWAYS or (barrier == Barrier.IF_SHARED and shared):
             arrivals += threads
             wait_for_all(state, arrivals)
 

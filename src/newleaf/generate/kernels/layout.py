@@ -26,7 +26,7 @@ class Op(IntEnum):
     ROUTE = 6
 
 
-class Meet(IntEnum):
+class Barrier(IntEnum):
     """Whether threads wait for each other after a step."""
 
     NEVER = 0
@@ -36,7 +36,7 @@ class Meet(IntEnum):
 
 class Step(IntEnum):
     OP = 0
-    MEET = 1
+    BARRIER = 1
     WANTED = 15  # 1: only for the rows whose logits are wanted
 
 

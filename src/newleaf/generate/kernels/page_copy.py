@@ -8,7 +8,7 @@ import numba as nb
 
 from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
 from newleaf.generate.kernels.paged_attention import page_of, remember
-from newleaf.kernels.compile_cache import kept_kernel
+from newleaf.kernels.compile_cache import cached_kernel
 from newleaf.kernels.compiler import kernel
 from newleaf.kernels.load_store import (
     load_bfloat,
@@ -25,7 +25,7 @@ from newleaf.kernels.load_store import (
 from newleaf.kernels.simd import spread
 
 
-@kept_kernel
+@cached_kernel
 def put(state: Any, layer: Any, slot: Any, start: Any, count: Any, keys: Any, values: Any) -> None:
     """Store keys and values, fp32 [K, count, D], at positions from `start` on."""
     dim = state[State.HEAD_DIM]
@@ -35,7 +35,7 @@ def put(state: Any, layer: Any, slot: Any, start: Any, count: Any, keys: Any, va
             remember(state, layer, slot, head, start + token, keys + at, values + at)
 
 
-@kept_kernel
+@cached_kernel
 def take(state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, values: Any, bf16: Any) -> None:
     """Keys and values [K, end − first, D] of positions `first` … `end` − 1, in bf16 or fp32."""
     dim, width, size = state[State.HEAD_DIM], state[State.HEAD_WIDTH], state[State.NUMBER_BYTES]

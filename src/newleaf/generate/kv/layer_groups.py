@@ -16,7 +16,7 @@ BACK = 32  # tokens that may be taken back, since they were guesses, after windo
 
 
 @dataclass(frozen=True)
-class Strand:
+class LayerGroup:
     """Some layers, whose queries all see `window` tokens back; 0 sees all."""
 
     layers: tuple[int, ...]
@@ -32,14 +32,14 @@ class Strand:
         return min(pages, -(-(self.window + AT_ONCE + BACK) // PAGE) + 1) if self.window else pages
 
 
-def strands_of(config: GPTConfig) -> tuple[Strand, ...]:
+def layer_groups_of(config: GPTConfig) -> tuple[LayerGroup, ...]:
     """A network without windows has one strand of all its layers, gpt-oss two of half of them each."""
     layers: dict[int, list[int]] = {}
     for layer, window in enumerate(config.windows or (0,) * config.n_layer):
         layers.setdefault(window if window < config.context_length else 0, []).append(layer)
     size = math.gcd(*(len(alike) for alike in layers.values()))
     return tuple(
-        Strand(tuple(alike[start : start + size]), window)
+        LayerGroup(tuple(alike[start : start + size]), window)
         for window, alike in sorted(layers.items())
         for start in range(0, len(alike), size)
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.kernels.layout import PAGE
-from newleaf.generate.kv.layer_groups import BACK, head_bytes, strands_of, width_of
+from newleaf.generate.kv.layer_groups import BACK, head_bytes, layer_groups_of, width_of
 from newleaf.model import GPTConfig
 
 PASSED = 256  # pages of each strand with windows that these have passed and that are kept all the same, while no memory is lacking
@@ -47,7 +47,7 @@ class _Owned:
         return self.passed + len(self.pages)
 
 
-class PageMemory(Protocol):
+class PageStorage(Protocol):
     """Where pages lie. Pages are numbered from 0 in the order in which they were added."""
 
     page_bytes: int
@@ -65,7 +65,7 @@ class PageMemory(Protocol):
         """What the table of pages has for a page."""
 
 
-class AddressedMemory:
+class AddressedPageStorage:
     """Pages as the kernels read them, whose table has addresses. Numbers are fp32, bf16, or codes (torch.int8) with scales."""
 
     BLOCK = 64 << 20  # bytes that are asked of the system at once, at most
@@ -75,7 +75,7 @@ class AddressedMemory:
         self.key_bytes, value_bytes = head_bytes(config, dtype)
         self.head_bytes = self.key_bytes + value_bytes
         self.layer_bytes = config.n_kv_head * self.head_bytes
-        self.page_bytes = len(strands_of(config)[0].layers) * self.layer_bytes
+        self.page_bytes = len(layer_groups_of(config)[0].layers) * self.layer_bytes
         self._pages: list[Tensor] = []
 
     def add(self, most: float) -> int:
@@ -95,7 +95,7 @@ class AddressedMemory:
         return self._pages[page].data_ptr()
 
 
-class Pages:
+class PagedCache:
     """Pages of `slots` sequences of up to `max_length` tokens, of at most `limit` bytes (None: no limit), in `memory` (None: as kernels
     read them). Numbers are fp32, bf16, or codes (torch.int8) with scales."""
 
@@ -106,15 +106,15 @@ class Pages:
         slots: int,
         max_length: int,
         limit: int | None = None,
-        memory: PageMemory | None = None,
+        memory: PageStorage | None = None,
     ) -> None:
         self.config, self.dtype = config, dtype
-        self.memory = memory or AddressedMemory(config, dtype)
-        self.strands = strands_of(config)
+        self.memory = memory or AddressedPageStorage(config, dtype)
+        self.layer_groups = layer_groups_of(config)
         self.page_bytes = self.memory.page_bytes
-        self.most = None if limit is None else max(len(self.strands), limit // self.page_bytes)
-        self.table = np.zeros((len(self.strands), slots, -(-max_length // PAGE)), dtype=np.int64)  # `entry` of each page
-        self._owned: list[list[_Owned]] = [[_Owned() for _ in self.strands] for _ in range(slots)]
+        self.most = None if limit is None else max(len(self.layer_groups), limit // self.page_bytes)
+        self.table = np.zeros((len(self.layer_groups), slots, -(-max_length // PAGE)), dtype=np.int64)  # `entry` of each page
+        self._owned: list[list[_Owned]] = [[_Owned() for _ in self.layer_groups] for _ in range(slots)]
         self._texts: list[list[int]] = [[] for _ in range(slots)]  # of each slot, the numbers of its text up to each page that is known
         self._users: list[int] = []  # of each page
         self._free: list[int] = []
@@ -146,19 +146,19 @@ class Pages:
 
     def need(self, length: int) -> int:
         """Pages that a text of so many tokens takes."""
-        return sum(strand.most(length) for strand in self.strands)
+        return sum(layer_group.most(length) for layer_group in self.layer_groups)
 
     def add_slots(self, count: int) -> None:
-        more = np.zeros((len(self.strands), count, self.table.shape[2]), dtype=np.int64)
+        more = np.zeros((len(self.layer_groups), count, self.table.shape[2]), dtype=np.int64)
         self.table = np.concatenate([self.table, more], axis=1)
-        self._owned += [[_Owned() for _ in self.strands] for _ in range(count)]
+        self._owned += [[_Owned() for _ in self.layer_groups] for _ in range(count)]
         self._texts += [[] for _ in range(count)]
 
     def reserve(self, slot: int, start: int, end: int) -> None:
         """Pages for tokens at positions `start` … `end` − 1; those that no window sees from BACK tokens before on are let go. Raises
         OutOfPagesError where the limit leaves none."""
-        for strand, owned in zip(self.strands, self._owned[slot], strict=True):
-            passed = max(owned.passed, strand.first(max(0, start - BACK)))
+        for layer_group, owned in zip(self.layer_groups, self._owned[slot], strict=True):
+            passed = max(owned.passed, layer_group.first(max(0, start - BACK)))
             for page in owned.pages[: passed - owned.passed]:
                 self._drop(page, passed=True)
             del owned.pages[: passed - owned.passed]
@@ -189,9 +189,9 @@ class Pages:
             parent = number
         while texts and not self._holds(texts):
             texts.pop()
-        for number, strand in enumerate(self.strands):
-            self._owned[slot][number] = _Owned(strand.first(len(texts) * PAGE))
-            for text in texts[strand.first(len(texts) * PAGE) :]:
+        for number, layer_group in enumerate(self.layer_groups):
+            self._owned[slot][number] = _Owned(layer_group.first(len(texts) * PAGE))
+            for text in texts[layer_group.first(len(texts) * PAGE) :]:
                 page = self._known[text, number]
                 self._users[page] += 1
                 self._idle.pop(page, None)
@@ -232,12 +232,14 @@ class Pages:
     def _holds(self, texts: list[int]) -> bool:
         """Whether what a text sees that goes on after these pages is still known."""
         return all(
-            (text, number) in self._known for number, strand in enumerate(self.strands) for text in texts[strand.first(len(texts) * PAGE) :]
+            (text, number) in self._known
+            for number, layer_group in enumerate(self.layer_groups)
+            for text in texts[layer_group.first(len(texts) * PAGE) :]
         )
 
-    def _append(self, slot: int, strand: int, page: int) -> None:
-        owned = self._owned[slot][strand]
-        self.table[strand, slot, owned.end] = self.memory.entry(page)
+    def _append(self, slot: int, layer_group: int, page: int) -> None:
+        owned = self._owned[slot][layer_group]
+        self.table[layer_group, slot, owned.end] = self.memory.entry(page)
         owned.pages.append(page)
 
     def _drop(self, page: int, passed: bool = False) -> None:
@@ -250,15 +252,15 @@ class Pages:
         self._idle[page] = None
         if passed:
             self._passed[page] = None
-            if len(self._passed) > PASSED * sum(strand.window > 0 for strand in self.strands):
+            if len(self._passed) > PASSED * sum(layer_group.window > 0 for layer_group in self.layer_groups):
                 self._forget(next(iter(self._passed)))
 
     def _forget(self, page: int) -> None:
         """An idle page is free for other tokens."""
-        about, text, strand = self._about.pop(page)
-        del self._known[text, strand], self._idle[page]
+        about, text, layer_group = self._about.pop(page)
+        del self._known[text, layer_group], self._idle[page]
         self._passed.pop(page, None)
-        if not any((text, number) in self._known for number in range(len(self.strands))):
+        if not any((text, number) in self._known for number in range(len(self.layer_groups))):
             del self._numbers[about]
         self._free.append(page)
 

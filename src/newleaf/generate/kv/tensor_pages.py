@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.kernels.layout import PAGE
-from newleaf.generate.kv.layer_groups import strands_of
-from newleaf.generate.kv.paged_cache import Pages
+from newleaf.generate.kv.layer_groups import layer_groups_of
+from newleaf.generate.kv.paged_cache import PagedCache
 from newleaf.model import GPTConfig
 from newleaf.model.kv_cache import KEY_GROUP, from_codes, to_codes
 
 
-class TensorMemory:
+class TensorPageStorage:
     """Keys and values [pages, layers of a page, PAGE, K, D]; with torch.int8 codes, whose scales lie in tensors of their own.
 
     The table of pages has their numbers. `layers` is, for each of the network's, its group of layers and its place in that group's pages.
     """
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype, device: torch.device) -> None:
-        groups = strands_of(config)
+        groups = layer_groups_of(config)
         self.layers = {layer: (number, place) for number, group in enumerate(groups) for place, layer in enumerate(group.layers)}
         shape = (0, len(groups[0].layers), PAGE, config.n_kv_head)
         self.keys, self.values = (torch.zeros(*shape, config.head_dim, dtype=dtype, device=device) for _ in range(2))
@@ -87,7 +87,7 @@ class RaggedBatch:
 
     length = 0  # of what all rows share; where each begins is in its span
 
-    def __init__(self, pages: Pages, memory: TensorMemory, spans: Sequence[Span]) -> None:
+    def __init__(self, pages: PagedCache, memory: TensorPageStorage, spans: Sequence[Span]) -> None:
         self.pages, self.memory, self.spans = pages, memory, spans
         self.device = memory.keys.device
         self.width = max(span.count for span in spans)
@@ -139,11 +139,11 @@ class RaggedBatch:
     def _group_of(self, window: int) -> int:
         """A group of layers with this window; those with the same one have their pages at the same places."""
         own = window if window < self.pages.config.context_length else 0
-        return next(number for number, group in enumerate(self.pages.strands) if group.window == own)
+        return next(number for number, group in enumerate(self.pages.layer_groups) if group.window == own)
 
     def _table(self, number: int) -> _Table:
         if number not in self._tables:
-            group = self.pages.strands[number]
+            group = self.pages.layer_groups[number]
             first = [group.first(span.start) for span in self.spans]
             last = [-(-(span.start + span.count) // PAGE) for span in self.spans]
             width = max(end - begin for begin, end in zip(first, last, strict=True))

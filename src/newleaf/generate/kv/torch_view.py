@@ -11,7 +11,7 @@ from newleaf.generate.kernels.layout import PAGE
 from newleaf.model import GPTConfig
 
 
-class PagedCache:
+class TorchCacheView:
     """The pages of one slot, which must be reserved, after `start` tokens. `state` is the table that the kernels find pages by."""
 
     def __init__(self, config: GPTConfig, state: Any, slot: int, start: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from newleaf.errors import NotFiniteError
-from newleaf.generate.backend.chunked_prefill import hidden_pieces
+from newleaf.generate.backend.chunked_prefill import hidden_state_chunks
 from newleaf.model import GPT
 
 
@@ -48,7 +48,7 @@ def score_prompt(network: GPT, ids: Sequence[int], known: int, top: int) -> list
 def score_steps(network: GPT, ids: Sequence[int], known: int, top: int) -> Generator[None, None, list[TokenScore]]:
     """`score_prompt` in pieces, after each of which others may have their turn."""
     scores = [TokenScore(ids[0], None)]
-    for hidden in hidden_pieces(network, ids[:-1]):
+    for hidden in hidden_state_chunks(network, ids[:-1]):
         with torch.no_grad():
             logits = network.head(hidden).float().cpu()
         if not bool(logits.amax(-1).isfinite().all()):

@@ -18,12 +18,12 @@ from newleaf.generate.sampling.counter_rng import uniform
 from newleaf.generate.sampling.truncation import draw, probabilities
 from newleaf.text.utf8 import Utf8
 
-STUCK = -1  # in place of an id: every token is forbidden
+NO_TOKEN_ALLOWED = -1  # in place of an id: every token is forbidden
 OVERFLOW = -2  # in place of an id: the likeliest logit is infinite or not a number
 
 
 @dataclass
-class Row:
+class SamplerRow:
     """One text as the next token's choice sees it."""
 
     config: SamplingConfig
@@ -48,13 +48,13 @@ class Row:
         if self.constraint is not None:
             self.constraint.take(token)
 
-    def fork(self) -> Row:
+    def fork(self) -> SamplerRow:
         """A text of its own that begins with what this one has."""
         constraint = self.constraint.fork() if self.constraint is not None else None
         return dataclasses.replace(self, ids=list(self.ids), constraint=constraint)
 
 
-def shape(logits: Tensor, rows: Sequence[Row], chosen_only: bool = False) -> Tensor:
+def process_logits(logits: Tensor, rows: Sequence[SamplerRow], chosen_only: bool = False) -> Tensor:
     """Bias, penalties, bans, constraint and forced tokens: logits [R, V] → logits [R, V], forbidden tokens at −inf.
 
     `chosen_only` asks for no more than what decides: a greedy row whose likeliest token fits its constraint is left as it is.
@@ -80,21 +80,21 @@ def shape(logits: Tensor, rows: Sequence[Row], chosen_only: bool = False) -> Ten
     return penalties.force(logits, forced) if any(token is not None for token in forced) else logits
 
 
-def choose(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+def sample_tokens(logits: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     """The next token of each row of logits [R, V]; STUCK where every token is forbidden, OVERFLOW where the logits are no numbers. A row's
     choice does not depend on the others."""
-    return _pick(shape(logits, rows, chosen_only=True), rows)
+    return _pick(process_logits(logits, rows, chosen_only=True), rows)
 
 
-def choose_with_chances(logits: Tensor, rows: Sequence[Row]) -> tuple[list[int], list[float]]:
+def sample_with_probabilities(logits: Tensor, rows: Sequence[SamplerRow]) -> tuple[list[int], list[float]]:
     """The same, and how likely each token was before temperature and truncation, among those that are not forbidden."""
-    logits = shape(logits, rows)
+    logits = process_logits(logits, rows)
     tokens = _pick(logits, rows)
     own = logits[range(len(tokens)), [max(token, 0) for token in tokens]]
     return tokens, (own - logits.logsumexp(-1)).exp().tolist()
 
 
-def keep_valid(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+def keep_valid(logits: Tensor, rows: Sequence[SamplerRow]) -> Tensor:
     """Logits [R, V] with tokens at −inf that would make a text that is not UTF-8, in rows whose option wants that for
     likeliest tokens too. Where nothing else is left, the row stays as it is. A constraint's own tokens are valid."""
     wanting = [n for n, row in enumerate(rows) if row.utf8 is not None and row.constraint is None and row.config.valid_utf8 == "always"]
@@ -105,14 +105,14 @@ def keep_valid(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     return logits
 
 
-def _valid(logits: Tensor, row: Row) -> Tensor:
+def _valid(logits: Tensor, row: SamplerRow) -> Tensor:
     """Logits [V] with the tokens at −inf that would make the row's text invalid, unless that were all."""
     assert row.utf8 is not None
     left = logits.masked_fill(~torch.from_numpy(row.utf8.fitting(row.begun, len(logits))), penalties.NEVER)
     return logits if bool((left == penalties.NEVER).all()) else left
 
 
-def _pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
+def _pick(logits: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     tokens = _pick_any(logits, rows, again=False)
     # A mask for every row would cost a pass over the vocabulary each time. Choosing anew among the valid tokens gives
     # each the same probability as a mask would (but for truncation).
@@ -122,7 +122,7 @@ def _pick(logits: Tensor, rows: Sequence[Row]) -> list[int]:
     return tokens
 
 
-def _pick_any(logits: Tensor, rows: Sequence[Row], again: bool) -> list[int]:
+def _pick_any(logits: Tensor, rows: Sequence[SamplerRow], again: bool) -> list[int]:
     """Tokens by greedy choice or by chance, `again` with other random numbers."""
     # NumPy's argmax takes a tenth of the time of PyTorch's over one row.
     tokens = [_likeliest(row) for row in logits.numpy()]
@@ -141,16 +141,16 @@ def _likeliest(logits: npt.NDArray[np.float32]) -> int:
     value = logits[token]
     if np.isfinite(value):
         return token
-    return STUCK if value == penalties.NEVER else OVERFLOW
+    return NO_TOKEN_ALLOWED if value == penalties.NEVER else OVERFLOW
 
 
-def _banned(row: Row) -> frozenset[int] | set[int]:
+def _banned(row: SamplerRow) -> frozenset[int] | set[int]:
     banned = row.config.banned_tokens
     early = row.end_ids if row.written < row.config.min_tokens else frozenset()
     return early.union(banned) if banned else early
 
 
-def _fits(logits: Tensor, row: Row) -> bool:
+def _fits(logits: Tensor, row: SamplerRow) -> bool:
     """Whether a greedy row's token fits its constraint, which takes a fraction of the time that finding all fitting ones does."""
     if row.config.temperature > 0 or row.constraint is None:
         return False
@@ -158,7 +158,7 @@ def _fits(logits: Tensor, row: Row) -> bool:
     return bool(logits[token] != penalties.NEVER) and token not in row.end_ids and row.constraint.fitting([token]) == 1
 
 
-def _constrain(logits: Tensor, free: Tensor, rows: Sequence[Row], chosen_only: bool) -> Tensor:
+def _constrain(logits: Tensor, free: Tensor, rows: Sequence[SamplerRow], chosen_only: bool) -> Tensor:
     """Forbid what the constraints do not allow.
 
     Where n-grams and bans (`free` has none) leave nothing, the constraint has the last word.

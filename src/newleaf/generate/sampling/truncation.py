@@ -17,7 +17,7 @@ from newleaf.generate.options import SamplingConfig as SamplingConfig
 BLOCK = 256  # tokens
 SMALLEST = float(np.finfo(np.float32).tiny)
 
-Row = npt.NDArray[np.float32]  # [V]: logits, or weights that probabilities are in proportion to
+Float32Array = npt.NDArray[np.float32]  # [V]: logits, or weights that probabilities are in proportion to
 
 
 def probabilities(logits: Tensor, configs: Sequence[SamplingConfig]) -> Tensor:
@@ -46,13 +46,13 @@ def probabilities(logits: Tensor, configs: Sequence[SamplingConfig]) -> Tensor:
     return torch.from_numpy(found)
 
 
-def keep_top_k(logits: Row, k: int) -> None:
+def keep_top_k(logits: Float32Array, k: int) -> None:
     """Keep the k likeliest, and ties with the last of them."""
     least = np.partition(logits, len(logits) - k)[len(logits) - k]
     logits[logits < least] = -np.inf
 
 
-def keep_top_p(weights: Row, p: float) -> None:
+def keep_top_p(weights: Float32Array, p: float) -> None:
     """Keep the fewest likeliest tokens whose probabilities reach p (Holtzman et al. 2020): those before which less than p lies."""
     total = float(weights.sum())
     # All lighter ones together are less than 1 − p, so they need not be sorted.
@@ -65,7 +65,7 @@ def keep_top_p(weights: Row, p: float) -> None:
     _keep(weights, np.concatenate((surely, ties[: count - len(surely)])))
 
 
-def keep_typical(weights: Row, p: float) -> None:
+def keep_typical(weights: Float32Array, p: float) -> None:
     """Keep the tokens whose surprise is nearest the row's entropy, the fewest that reach p (Meister et al. 2023)."""
     possible = np.flatnonzero(weights)
     chances = weights[possible] / weights.sum()
@@ -74,12 +74,12 @@ def keep_typical(weights: Row, p: float) -> None:
     _keep(weights, possible[order[: _needed(chances[order], p)]])
 
 
-def _needed(ordered: Row, goal: float) -> int:
+def _needed(ordered: Float32Array, goal: float) -> int:
     """How many, from the front, it takes to reach `goal`; at least one."""
     return min(int(np.searchsorted(ordered.cumsum(dtype=np.float64), goal)) + 1, len(ordered))
 
 
-def _keep(weights: Row, ids: npt.NDArray[np.int64]) -> None:
+def _keep(weights: Float32Array, ids: npt.NDArray[np.int64]) -> None:
     kept = weights[ids]
     weights[:] = 0.0
     weights[ids] = kept
@@ -90,7 +90,7 @@ def draw(chances: Tensor, numbers: Sequence[float]) -> Tensor:
     return torch.tensor([_drawn(row, number) for row, number in zip(chances.numpy(), numbers, strict=True)])
 
 
-def _drawn(row: Row, number: float) -> int:
+def _drawn(row: Float32Array, number: float) -> int:
     """In two steps, first the block and then the token in it, since adding up a whole vocabulary one by one is slow."""
     whole = len(row) // BLOCK * BLOCK
     reached = np.append(row[:whole].reshape(-1, BLOCK).sum(1), row[whole:].sum()).cumsum(dtype=np.float64)

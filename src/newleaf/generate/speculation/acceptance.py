@@ -9,34 +9,34 @@ MEMORY = 64.0  # tokens after which what was seen counts for little
 FADING = 0.99  # of what was seen remains each time that it kept us from guessing: so we try again one day
 
 
-class Odds:
-    """Chances that a guessed token is right, by kind. `believed` are those before anything was seen; or `above`, what is known elsewhere,
+class AcceptanceRates:
+    """Chances that a guessed token is right, by kind. `prior` are those before anything was seen; or `above`, what is known elsewhere,
     which learns with it."""
 
-    def __init__(self, believed: Sequence[float], above: Odds | None = None) -> None:
-        self._believed, self._above = believed, above
-        self._right, self._seen = [0.0] * len(believed), [0.0] * len(believed)
+    def __init__(self, prior: Sequence[float], above: AcceptanceRates | None = None) -> None:
+        self._prior, self._above = prior, above
+        self._accepted, self._seen = [0.0] * len(prior), [0.0] * len(prior)
 
-    def below(self) -> Odds:
+    def below(self) -> AcceptanceRates:
         """Odds of one text, which start from these."""
-        return Odds(self._believed, self)
+        return AcceptanceRates(self._prior, self)
 
-    def chance(self, kind: int) -> float:
-        before = self._believed[kind] if self._above is None else self._above.chance(kind)
-        return (self._right[kind] + WEIGHT * before) / (self._seen[kind] + WEIGHT)
+    def probability(self, kind: int) -> float:
+        before = self._prior[kind] if self._above is None else self._above.probability(kind)
+        return (self._accepted[kind] + WEIGHT * before) / (self._seen[kind] + WEIGHT)
 
-    def note(self, kinds: Sequence[int], right: int) -> None:
-        """Of guesses that followed each other the first `right` were right, and the next was wrong, where there is one."""
-        for place, kind in enumerate(kinds[: right + 1]):
+    def note(self, kinds: Sequence[int], accepted: int) -> None:
+        """Of guesses that followed each other the first `accepted` were right, and the next was wrong, where there is one."""
+        for place, kind in enumerate(kinds[: accepted + 1]):
             keep = 1 - 1 / MEMORY
-            self._right[kind] = keep * self._right[kind] + (place < right)
+            self._accepted[kind] = keep * self._accepted[kind] + (place < accepted)
             self._seen[kind] = keep * self._seen[kind] + 1
         if self._above is not None:
-            self._above.note(kinds, right)
+            self._above.note(kinds, accepted)
 
     def fade(self, kind: int, keep: float = FADING) -> None:
         """A guess of this kind was not worth it: believe what was seen a little less, or by how much is to be kept of it."""
-        self._right[kind] *= keep
+        self._accepted[kind] *= keep
         self._seen[kind] *= keep
         if self._above is not None:
             self._above.fade(kind, keep)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import torch
 
 from newleaf.errors import InputError
-from newleaf.generate.backend.executor import KernelSlots, NetworkSlots, Part, Slots
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
 from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner, cache_dtype, say_once
 from newleaf.generate.kv.layer_groups import head_bytes
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.sampling.sampler import Row, choose_with_chances
-from newleaf.generate.speculation.acceptance import Odds
-from newleaf.generate.speculation.step_cost import Pace
+from newleaf.generate.sampling.sampler import SamplerRow, sample_with_probabilities
+from newleaf.generate.speculation.acceptance import AcceptanceRates
+from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.generate.text.sequence import Sequence
 from newleaf.generate.text.text_state import one_thread
 from newleaf.model import GPT
@@ -31,7 +31,7 @@ MOST = 11  # tokens that are drafted at once
 LEAST_CONTEXT = 64  # of a draft: what is shorter would begin anew all the time
 NEAR = 16  # tokens that it may be behind and still draft at once; it reads more in rounds of its own
 SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)  # how likely the draft holds its token: chances of these and more are alike
-BELIEVED = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.97)  # that the large network chooses the same
+PRIOR = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.97)  # that the large network chooses the same
 
 
 def check_draft(network: GPT, tokenizer: Tokenizer, draft: GPT, draft_tokenizer: Tokenizer) -> None:
@@ -64,50 +64,50 @@ def check_drafting(drafted: bool, config: SamplingConfig) -> None:
 
 
 @dataclass
-class Ahead:
+class DraftedTokens:
     """Tokens drafted for one text, at most so many: the chance that all up to each are right, and what kind of guess each is."""
 
     sequence: Sequence
-    row: Row
+    row: SamplerRow
     most: int
     tokens: list[int] = field(default_factory=list)
     reach: list[float] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
 
 
-class Draft:
+class DraftModel:
     """The draft's network in its slots, what it has read of each text, and what is known of its guesses.
 
     `share` is how much less it weighs than the large network: what its steps are taken to cost until they have been measured.
     """
 
-    def __init__(self, slots: Slots, vocab_size: int, share: float) -> None:
-        self.slots, self.vocab_size, self.share = slots, vocab_size, share
-        self.pace, self.odds = Pace(), Odds(BELIEVED)
-        self.any = Odds((0.7,))  # of any token that follows right ones
+    def __init__(self, executor: Executor, vocab_size: int, share: float) -> None:
+        self.executor, self.vocab_size, self.share = executor, vocab_size, share
+        self.step_cost, self.acceptance = StepCost(), AcceptanceRates(PRIOR)
+        self.any = AcceptanceRates((0.7,))  # of any token that follows right ones
 
-    def step_seconds(self, texts: int, large: Pace) -> float:
+    def step_seconds(self, texts: int, large: StepCost) -> float:
         """What a step takes for each of so many texts."""
-        return (self.pace.seconds(texts, texts) if self.pace.known else self.share * large.seconds(texts, texts)) / texts
+        return (self.step_cost.seconds(texts, texts) if self.step_cost.known else self.share * large.seconds(texts, texts)) / texts
 
-    def reading_seconds(self, tokens: int, large: Pace) -> float:
+    def reading_seconds(self, tokens: int, large: StepCost) -> float:
         """What reading so many tokens takes."""
         if tokens <= NEAR:
             return 0.0
-        rows = self.slots.rows
-        return (self.pace.seconds(0, rows) if self.pace.known else self.share * large.seconds(1, rows)) / rows * tokens
+        rows = self.executor.rows
+        return (self.step_cost.seconds(0, rows) if self.step_cost.known else self.share * large.seconds(1, rows)) / rows * tokens
 
     def follow(self, sequence: Sequence) -> None:
         """Note what of its own guesses became text, and begin again where the text has left its context."""
         ids = sequence.sample.row.ids
-        if sequence.draft_base < sequence.base or len(ids) - sequence.draft_base + MOST > self.slots.max_length:
+        if sequence.draft_base < sequence.base or len(ids) - sequence.draft_base + MOST > self.executor.max_length:
             self.forget(sequence)
-            sequence.draft_base = max(sequence.base, len(ids) - (self.slots.max_length + 1) // 2)
+            sequence.draft_base = max(sequence.base, len(ids) - (self.executor.max_length + 1) // 2)
         at = sequence.draft_base + sequence.drafted
-        right = 0
-        while right < len(sequence.ahead) and at + right < len(ids) - 1 and ids[at + right] == sequence.ahead[right]:
-            right += 1
-        sequence.drafted += right
+        accepted = 0
+        while accepted < len(sequence.ahead) and at + accepted < len(ids) - 1 and ids[at + accepted] == sequence.ahead[accepted]:
+            accepted += 1
+        sequence.drafted += accepted
         sequence.ahead = []
 
     def behind(self, sequence: Sequence) -> int:
@@ -119,12 +119,12 @@ class Draft:
         assert sequence.slot is not None
         text = sequence.sample.row.ids[sequence.draft_base :]
         if sequence.drafted == 0:
-            sequence.drafted = self.slots.borrow(sequence.slot, text[:-1])
+            sequence.drafted = self.executor.borrow(sequence.slot, text[:-1])
         ids = text[sequence.drafted : min(sequence.drafted + most, len(text) - 1)]
         if ids:
             begin = time.perf_counter()
-            self.slots.run([Part(sequence.slot, sequence.drafted, ids)])
-            self.pace.note(0, len(ids), time.perf_counter() - begin)
+            self.executor.run([Part(sequence.slot, sequence.drafted, ids)])
+            self.step_cost.note(0, len(ids), time.perf_counter() - begin)
             sequence.drafted += len(ids)
             self.publish(sequence)
         return len(ids)
@@ -132,32 +132,32 @@ class Draft:
     def publish(self, sequence: Sequence) -> None:
         """Let other texts borrow what it has read of this one."""
         if sequence.slot is not None and sequence.drafted:
-            self.slots.publish(sequence.slot, sequence.sample.row.ids[sequence.draft_base :][: sequence.drafted])
+            self.executor.publish(sequence.slot, sequence.sample.row.ids[sequence.draft_base :][: sequence.drafted])
 
     def forget(self, sequence: Sequence) -> None:
         if sequence.slot is not None:
-            self.slots.release(sequence.slot)
+            self.executor.release(sequence.slot)
         sequence.drafted, sequence.ahead = 0, []
 
-    def step(self, several: Several[Ahead]) -> list[Ahead]:
+    def step(self, several: Several[DraftedTokens]) -> list[DraftedTokens]:
         """One more token for each of these texts: the one that the chooser takes by the draft's logits and the text's own random number.
         Returns those that have one."""
         parts = [self._part(each) for each in several]
         begin = time.perf_counter()
-        logits = self.slots.run(parts)
+        logits = self.executor.run(parts)
         with one_thread():
-            tokens, chances = choose_with_chances(logits[:, : self.vocab_size], [each.row for each in several])
-        self.pace.note(len(parts), sum(len(part.ids) for part in parts), time.perf_counter() - begin)
-        able = [(each, token, chance) for each, token, chance in zip(several, tokens, chances, strict=True) if token >= 0]
-        for each, token, chance in able:
-            kind = sum(chance >= least for least in SURE)
+            tokens, probabilities = sample_with_probabilities(logits[:, : self.vocab_size], [each.row for each in several])
+        self.step_cost.note(len(parts), sum(len(part.ids) for part in parts), time.perf_counter() - begin)
+        able = [(each, token, probability) for each, token, probability in zip(several, tokens, probabilities, strict=True) if token >= 0]
+        for each, token, probability in able:
+            kind = sum(probability >= least for least in SURE)
             each.kinds.append(kind)
             each.tokens.append(token)
-            each.reach.append((each.reach[-1] if each.reach else 1.0) * self.odds.chance(kind))
+            each.reach.append((each.reach[-1] if each.reach else 1.0) * self.acceptance.probability(kind))
             each.row.take(token)
         return [each for each, *_ in able]
 
-    def _part(self, ahead: Ahead) -> Part:
+    def _part(self, ahead: DraftedTokens) -> Part:
         """What it has not read of a text, or the token that it wrote last; noted as read."""
         sequence, slot = ahead.sequence, ahead.sequence.slot
         assert slot is not None
@@ -169,28 +169,28 @@ class Draft:
         sequence.drafted += len(ids)
         return Part(slot, start, ids, 1)
 
-    def judge(self, kinds: Several[int], right: int) -> None:
-        self.odds.note(kinds, right)
-        self.any.note([0] * len(kinds), right)
+    def record_accepted(self, kinds: Several[int], accepted: int) -> None:
+        self.acceptance.note(kinds, accepted)
+        self.any.note([0] * len(kinds), accepted)
 
 
-def rest(slots: Slots) -> None:
+def rest(executor: Executor) -> None:
     """Let the threads of a program sleep, so that they leave the cores to another's."""
-    if isinstance(slots, KernelSlots):
-        slots.runner.crew.rest()
+    if isinstance(executor, LoweredExecutor):
+        executor.runner.thread_pool.rest()
 
 
-def open_draft(draft: GPT, network: GPT, slots: Slots, limit: int, vocab_size: int, cache: torch.dtype | None = None) -> Draft:
+def open_draft(draft: GPT, network: GPT, executor: Executor, limit: int, vocab_size: int, cache: torch.dtype | None = None) -> DraftModel:
     """A draft for what runs in these slots, in as many of its own. Where that is a program the draft is one too, however small."""
-    own: Slots
-    if isinstance(slots, KernelSlots):
+    own: Executor
+    if isinstance(executor, LoweredExecutor):
         try:
-            own = KernelSlots(LoweredRunner(draft, slots.count, limit=limit, cache=cache))
+            own = LoweredExecutor(LoweredRunner(draft, executor.count, limit=limit, cache=cache))
         except CannotLower as error:
             raise InputError(f"draft: {error}, so it would write more slowly than the model") from None
     else:
-        own = NetworkSlots(draft, slots.count, limit, cache=cache)
-    return Draft(own, vocab_size, draft.weight_bytes() / network.weight_bytes())
+        own = ModuleExecutor(draft, executor.count, limit, cache=cache)
+    return DraftModel(own, vocab_size, draft.weight_bytes() / network.weight_bytes())
 
 
 def shares(limit: int, network: GPT, draft: GPT, cache: torch.dtype | None = None) -> tuple[int, int]:

@@ -14,7 +14,7 @@ MOST = 15  # tokens that are guessed at once
 LONG = 4  # tokens of a run from which on a text is taken to be copying; then it may have changed a token or a few on the way
 SLACK = 3  # tokens after such a run that may differ
 KINDS = (0, 2, 3, 4, 6, 9, 13, 20)  # runs of at least so many tokens are alike
-BELIEVED = (0.3, 0.2, 0.35, 0.5, 0.65, 0.75, 0.85, 0.9)  # that the next token is the same too
+PRIOR = (0.3, 0.2, 0.35, 0.5, 0.65, 0.75, 0.85, 0.9)  # that the next token is the same too
 
 
 def kind_of(length: int) -> int:
@@ -23,7 +23,7 @@ def kind_of(length: int) -> int:
 
 
 @dataclass
-class Lookup:
+class PromptLookup:
     """Where the tokens of one text have stood before."""
 
     _seen: dict[int, int] = field(default_factory=dict)  # the hash of some tokens → where they end, last
@@ -41,10 +41,10 @@ class Lookup:
             length, end = 0, len(ids) - self._back
         elif length < SHORTEST:
             return [], 0
-        guess: list[int] = []
+        proposal: list[int] = []
         for place in range(end, end + min(most, MOST)):
-            guess.append(ids[place] if place < len(ids) else guess[place - len(ids)])
-        return guess, length
+            proposal.append(ids[place] if place < len(ids) else proposal[place - len(ids)])
+        return proposal, length
 
     def _places(self, ids: Sequence[int]) -> list[int]:
         """Where the text may be going on from."""

@@ -10,7 +10,7 @@ WILDEST = 2.0  # times what is expected: more is taken for the machine being bus
 MARGIN = 1.02  # guesses must promise so much, since the figures are not exact
 
 
-class Pace:
+class StepCost:
     """Measured seconds of a network's steps."""
 
     def __init__(self) -> None:
@@ -49,7 +49,9 @@ class Pace:
         """What one row more takes, on average over the next four: rows are cheapest by fours."""
         return max(0.0, self.seconds(texts, rows + 4) - self.seconds(texts, rows)) / 4
 
-    def best(self, texts: int, rows: int, chances: Sequence[float], each: Callable[[int], float] = lambda _: 0.0) -> tuple[int, float]:
+    def best(
+        self, texts: int, rows: int, probabilities: Sequence[float], each: Callable[[int], float] = lambda _: 0.0
+    ) -> tuple[int, float]:
         """How many of some guesses make the round worth most tokens a second, and how many those are; no guesses are 0.
 
         The round has so many `texts` and `rows` without them and gives a token for each text; the j-th guess comes true
@@ -57,8 +59,8 @@ class Pace:
         """
         gain, best = float(texts), 0
         most = MARGIN * gain / (self.seconds(texts, rows) + self.choosing * gain)
-        for count, chance in enumerate(chances, 1):
-            gain += chance
+        for count, probability in enumerate(probabilities, 1):
+            gain += probability
             rate = gain / (self.seconds(texts, rows + count) + self.choosing * gain + each(count))
             if rate > most:
                 most, best = rate, count

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.text.text_state import Piece, Sample
+from newleaf.generate.text.text_state import Piece, TextState
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ Message = Piece | BaseException | None  # None: nothing more comes
 class Request:
     """One prompt and its options in the engine. Iterate over it, with `for` or `async for`, for its pieces as they come."""
 
-    def __init__(self, config: SamplingConfig, samples: list[Sample], wake: Callable[[], None], adapter: int = 0) -> None:
+    def __init__(self, config: SamplingConfig, samples: list[TextState], wake: Callable[[], None], adapter: int = 0) -> None:
         self.config, self.samples, self.adapter = config, samples, adapter
         self.cancelled = False
         self.reading: Reading | None = None

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from newleaf.generate.speculation.acceptance import Odds
-from newleaf.generate.speculation.prompt_lookup import Lookup
-from newleaf.generate.text.text_state import Sample
+from newleaf.generate.speculation.acceptance import AcceptanceRates
+from newleaf.generate.speculation.prompt_lookup import PromptLookup
+from newleaf.generate.text.text_state import TextState
 
 if TYPE_CHECKING:
     from newleaf.generate.text.request import Request
@@ -33,7 +33,7 @@ class Grouped(Protocol):
 class Sequence:
     """A text being written. `slot` is its place in the cache, None while it waits; `read` counts the tokens that the cache holds."""
 
-    sample: Sample
+    sample: TextState
     request: Request
     slot: int | None = None
     read: int = 0
@@ -41,8 +41,8 @@ class Sequence:
     base: int = 0  # where in the text the context begins: a text that has filled it goes on from its later half
     group: Grouped | None = None  # of texts that are written as one
     adapter: int = 0  # which of the engine's it is written with; 0 is none
-    lookup: Lookup = field(default_factory=Lookup)
-    odds: Odds | None = None  # of what look-up finds in this text
+    lookup: PromptLookup = field(default_factory=PromptLookup)
+    acceptance: AcceptanceRates | None = None  # of what look-up finds in this text
     drafted: int = 0  # tokens that the draft's cache holds, from `draft_base` in the text on
     draft_base: int = 0
     ahead: list[int] = field(default_factory=list)  # what it holds after those: its own guesses

@@ -14,7 +14,7 @@ from newleaf.errors import InputError, NotFiniteError
 from newleaf.generate.constraints.constraint import Grammars
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore, score
-from newleaf.generate.sampling.sampler import OVERFLOW, STUCK, Row
+from newleaf.generate.sampling.sampler import NO_TOKEN_ALLOWED, OVERFLOW, SamplerRow
 from newleaf.generate.text.stop_strings import StopFinder
 from newleaf.text.stream_decoder import StreamDecoder
 from newleaf.text.tokenizer import Tokenizer
@@ -36,10 +36,10 @@ class Piece:
 
 
 @dataclass
-class Sample:
+class TextState:
     """One text being written."""
 
-    row: Row
+    row: SamplerRow
     prompt: int  # which of several
     number: int  # which of the prompt's texts
     decoder: StreamDecoder
@@ -62,7 +62,7 @@ class Sample:
 
     def take(self, token: int) -> str:
         """Add a token and return the text it makes certain. Raises NotFiniteError where there is none to be chosen (OVERFLOW)."""
-        if token == STUCK:
+        if token == NO_TOKEN_ALLOWED:
             return self.finish("stuck")
         if token == OVERFLOW:
             raise NotFiniteError
@@ -110,7 +110,7 @@ def start(
     ends: Collection[int] = (),
     shown: Mapping[int, str] | None = None,
     context: int | None = None,
-) -> list[Sample]:
+) -> list[TextState]:
     """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all, `context` the network's.
 
     `ends` are tokens that end a text, without any the tokenizer's own; `shown` are special tokens to be written out, and as what.
@@ -131,11 +131,11 @@ def start(
     for place, prompt in enumerate(prompts):
         for number in range(count):
             own = constraint.fork() if constraint is not None else None
-            row = Row(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own, utf8)
+            row = SamplerRow(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own, utf8)
             row.begun = utf8.begun(prompt) if utf8 is not None else b""
             # What a constraint allows is written as it stands there, even where nothing comes before it.
             decoder = tokenizer.stream_decoder(shown, after=prompt, inside=own is not None)
-            samples.append(Sample(row, place, number, decoder, StopFinder(config.stop), context=context))
+            samples.append(TextState(row, place, number, decoder, StopFinder(config.stop), context=context))
     return samples
 
 
@@ -150,7 +150,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def add_scores(logits: Tensor, samples: Sequence[Sample], tokens: Sequence[int], known: int) -> None:
+def add_scores(logits: Tensor, samples: Sequence[TextState], tokens: Sequence[int], known: int) -> None:
     """Add each token's score to its text; STUCK and OVERFLOW have none. `known` is the tokenizer's size."""
     top = max(sample.row.config.logprobs or 0 for sample in samples)
     for sample, token, found in zip(samples, tokens, score(logits, [max(token, 0) for token in tokens], top, known), strict=True):

@@ -13,7 +13,7 @@ SHORTEST = 32  # tokens of a document on the average; below, the many small prod
 Run = tuple[int, int, int]  # row, first position, one after the last
 
 
-class Apart:
+class PackedDocuments:
     """Where each document of `documents` [B, T] stands: each in one piece, none after a later one."""
 
     def __init__(self, documents: Tensor) -> None:
@@ -24,7 +24,7 @@ class Apart:
         self.beginnings = torch.where(begins, index, 0).cummax(1).values  # int32 [B, T]: where the document of a token begins
 
     @classmethod
-    def of(cls, documents: Tensor) -> Apart | None:
+    def of(cls, documents: Tensor) -> PackedDocuments | None:
         """None where a mask is needed: for documents that come back after another; and on GPUs, where it does better."""
         if documents.device.type != "cpu" or bool((documents[:, 1:] < documents[:, :-1]).any()):
             return None
@@ -50,7 +50,9 @@ class Apart:
         return max(end - start for _, start, end in self._runs)
 
 
-def attend_apart(attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, runs: Sequence[Run]) -> Tensor:
+def attend_block_diagonal(
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, runs: Sequence[Run]
+) -> Tensor:
     """Causal attention [B, H, T, D] inside each run, by a function of q [1, H, n, D] and k, v [1, K, n, D]."""
     pieces = []
     for row, start, end in runs:

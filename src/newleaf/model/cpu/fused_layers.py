@@ -44,7 +44,7 @@ def _bits(value: float) -> int:
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
-def _portions(rows: int) -> int:
+def _chunks(rows: int) -> int:
     return -(-rows // PORTION)
 
 
@@ -69,7 +69,7 @@ class _RMSNorm(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad, fp32, out = grads[0].contiguous(), weight.float(), torch.empty_like(x)
         rows, width = x.numel() // x.shape[-1], x.shape[-1]
-        sums = torch.zeros(_portions(rows), width)
+        sums = torch.zeros(_chunks(rows), width)
         addresses = (t.data_ptr() for t in (x, grad, out, fp32, sums))
         norms.rms_norm_backward(rows, PORTION, *addresses, PORTION, width, _wide(x), _bits(ctx.eps))
         return out, sums.sum(0).to(weight.dtype), None
@@ -80,7 +80,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def softmax_slopes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Losses fp32 [N] and their slopes softmax − one-hot, which take the place of the logits [N, V]; zero where a target is below 0."""
     from newleaf.kernels import cross_entropy
 
@@ -107,10 +107,12 @@ class _SwiGLU(torch.autograd.Function):
         from newleaf.kernels import activations
 
         (both,) = ctx.saved_tensors
-        grad, slopes = grads[0].contiguous(), torch.empty_like(both)
+        grad, gradients = grads[0].contiguous(), torch.empty_like(both)
         width = grad.shape[-1]
-        activations.swiglu_backward(grad.numel() // width, PORTION, both.data_ptr(), grad.data_ptr(), slopes.data_ptr(), width, _wide(grad))
-        return slopes
+        activations.swiglu_backward(
+            grad.numel() // width, PORTION, both.data_ptr(), grad.data_ptr(), gradients.data_ptr(), width, _wide(grad)
+        )
+        return gradients
 
 
 def swiglu(both: Tensor) -> Tensor:
@@ -200,19 +202,19 @@ class _Attention(torch.autograd.Function):
             dv.zero_()
         for share, start, (low, end) in zip(reversed(shares), reversed(range(0, length, QUERIES)), reversed(ctx.keys), strict=True):
             some = _some(grad, start, end)
-            slope = torch.bmm(some, v[:, low:end].mT)
+            gradient = torch.bmm(some, v[:, low:end].mT)
             rows = batch * heads * (end - start)
             about = (end - start, end - low, start - low, wide)
-            fused_attention.causal_softmax_backward(rows, PORTION, share.data_ptr(), slope.data_ptr(), *about)
-            dq[:, :, start:end] = torch.bmm(slope, k[:, low:end]).view(-1, group, end - start, dim)
+            fused_attention.causal_softmax_backward(rows, PORTION, share.data_ptr(), gradient.data_ptr(), *about)
+            dq[:, :, start:end] = torch.bmm(gradient, k[:, low:end]).view(-1, group, end - start, dim)
             if (low, end) == (0, length):
                 torch.bmm(share.mT, some, out=dv)
-                torch.bmm(slope.mT, _some(q, start, end), out=dk)
+                torch.bmm(gradient.mT, _some(q, start, end), out=dk)
             else:
                 dv[:, low:end] += torch.bmm(share.mT, some)
-                dk[:, low:end] += torch.bmm(slope.mT, _some(q, start, end))
+                dk[:, low:end] += torch.bmm(gradient.mT, _some(q, start, end))
         back = torch.empty_like(qkv)
-        sums = torch.zeros(_portions(batch * length), 2, dim)
+        sums = torch.zeros(_chunks(batch * length), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
         fused_attention.heads_backward(batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
         q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)

@@ -12,26 +12,26 @@ from torch import Tensor, nn
 class Replacement(nn.Module):
     """A layer in a Linear's place that knows how to take its product along with those of its neighbours, plain ones among them."""
 
-    def together(self, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    def fused_projection(self, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
         """The outputs of all `layers`, of which this is one, one after the other: x [..., C] → [..., sum of rows]."""
         raise NotImplementedError
 
 
 def joinable(*layers: nn.Module | None) -> bool:
-    """Whether `together` takes these layers."""
+    """Whether `fused_projection` takes these layers."""
     return all(type(layer) is nn.Linear or isinstance(layer, Replacement) for layer in layers)
 
 
-def together(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+def fused_projection(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
     """The outputs of all layers, one after the other: x [..., C] → [..., sum of rows]."""
     for layer in layers:
         if isinstance(layer, Replacement):
-            return layer.together(x, layers)
+            return layer.fused_projection(x, layers)
     return F.linear(x, stacked([layer.weight for layer in layers if isinstance(layer, nn.Linear)]), stacked_bias(layers))
 
 
 def stacked(weights: Sequence[Tensor]) -> Tensor:
-    """Matrices above each other; frozen ones that `lay_together` has put so are not copied."""
+    """Matrices above each other; frozen ones that `make_contiguous` has put so are not copied."""
     if len(weights) == 1:
         return weights[0]
     if not any(weight.requires_grad for weight in weights) and _adjacent(weights):
@@ -46,7 +46,7 @@ def stacked_bias(layers: Sequence[nn.Module]) -> Tensor | None:
     return torch.cat(found) if found else None
 
 
-def lay_together(layers: Sequence[nn.Linear]) -> None:
+def make_contiguous(layers: Sequence[nn.Linear]) -> None:
     """Move the weights of frozen layers into one piece of memory, so that their common product needs no copy."""
     if _adjacent([layer.weight for layer in layers]):
         return

@@ -17,26 +17,26 @@ from newleaf.serve.answers.answer_grammar import (
     opening,
     text_answer,
 )
-from newleaf.serve.answers.answer_schema import Shape
+from newleaf.serve.answers.answer_schema import AnswerSchema
 from newleaf.serve.answers.markup_calls import MARKUPS
 from newleaf.serve.answers.question import Question
 from newleaf.serve.answers.section_calls import SECTIONS
 from newleaf.serve.answers.tool_calls import Form
 from newleaf.serve.api_errors import ApiError, refused
-from newleaf.serve.models.loaded_model import Hosted
+from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.text.chat_template import Prompt
 from newleaf.text.reasoning import CHANNEL, OPEN, marks_in
 
 
 @dataclass(frozen=True)
-class Held:
+class ConstrainedPrompt:
     """The prompt, the engine's option that constrains what follows (none: {}), and which schemas had to be loosened for it."""
 
     prompt: Prompt
     constraint: Mapping[str, Any] = field(default_factory=dict)
     loosened: tuple[str, ...] = ()  # keywords, by their paths in the request
-    functions: Mapping[str, Shape] = field(default_factory=dict)  # those to be checked when they are whole, by name
-    schema: Shape | None = None  # to be checked at the end
+    functions: Mapping[str, AnswerSchema] = field(default_factory=dict)  # those to be checked when they are whole, by name
+    schema: AnswerSchema | None = None  # to be checked at the end
     param: str | None = None  # whose grammar it is
 
     @property
@@ -52,7 +52,9 @@ class Held:
         return ApiError(400, f"{self.param}: {text.partition(': ')[2]}", self.param, "invalid_value")
 
 
-def constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str, form: Form | None, careful: bool) -> Held:
+def constrained(
+    loaded_model: LoadedModel, question: Question, prompt: Prompt, source: str, form: Form | None, careful: bool
+) -> ConstrainedPrompt:
     """What holds the answer. `careful`: compile each schema by itself, so that the error, or what is loosened, is that of one.
 
     Raises ApiError for what cannot be together, and for schemas that cannot be kept.
@@ -64,12 +66,12 @@ def constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str,
     shape = None if must else question.shape()
     shapes = question.functions() if form is not None and (must or shape is not None or _by_itself(form, question)) else {}
     if not shapes and shape is None:
-        return Held(prompt)
-    grammars = hosted.grammars if careful else None
+        return ConstrainedPrompt(prompt)
+    grammars = loaded_model.grammars if careful else None
     functions = {name: each.ready(grammars) for name, each in shapes.items()}
     schema = shape.ready(grammars) if shape is not None else None
     held = [{"name": name, "parameters": each} for name, each in functions.items()]
-    control = hosted.speaker.template.control_id
+    control = loaded_model.responder.template.control_id
     answers: list[str] = []
     if held and form is not None and form != "harmony":
         lead: Lead = "none" if must else "text" if schema is None else "mark"
@@ -79,14 +81,14 @@ def constrained(hosted: Hosted, question: Question, prompt: Prompt, source: str,
     elif answers and not must:
         answers.append(text_answer(form or "own"))
     if must and form is not None and (mark := opening(form)) is not None:
-        prompt, grammar = _go_on(hosted, prompt, mark), answer_grammar("none", answers)
+        prompt, grammar = _go_on(loaded_model, prompt, mark), answer_grammar("none", answers)
     elif CHANNEL in marks_in(source) and not question.go_on:
         grammar = channel_grammar(control, answers, held if form == "harmony" else ())
     else:
         grammar = answer_grammar(_thoughts(prompt, source), answers)
     gone = {name: shapes[name].loosened(each) for name, each in functions.items()}
     said = shape.loosened(schema) if shape is not None and schema is not None else ()
-    return Held(
+    return ConstrainedPrompt(
         prompt,
         {"grammar": grammar},
         tuple(line for lines in gone.values() for line in lines) + said,
@@ -108,8 +110,8 @@ def _thoughts(prompt: Prompt, source: str) -> Thoughts:
     return "inside" if prompt.text.rstrip().endswith(OPEN) else "may"
 
 
-def _go_on(hosted: Hosted, prompt: Prompt, mark: str) -> Prompt:
+def _go_on(loaded_model: LoadedModel, prompt: Prompt, mark: str) -> Prompt:
     """The prompt with a control token behind it."""
-    token = hosted.speaker.template.control_id(mark)
-    ids = [token] if token is not None else hosted.model.tokenizer.encode(mark, special_tokens=False)
+    token = loaded_model.responder.template.control_id(mark)
+    ids = [token] if token is not None else loaded_model.model.tokenizer.encode(mark, special_tokens=False)
     return Prompt(prompt.text + mark, [*prompt.ids, *ids])

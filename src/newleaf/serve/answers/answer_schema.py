@@ -20,7 +20,7 @@ class UncheckedError(Exception):
 
 
 @dataclass(frozen=True)
-class Shape:
+class AnswerSchema:
     """A schema as the request gives it. `param` is its name in OpenAI's errors, `place` its path in the body."""
 
     schema: Any
@@ -46,7 +46,7 @@ class Shape:
         """Paths in the body of the keywords that were dropped."""
         return tuple(self.place + pointer.removeprefix("#") for pointer in prepared.loosened)
 
-    def watched(self, prepared: Prepared, bare: bool = False) -> Shape | None:
+    def watched(self, prepared: Prepared, bare: bool = False) -> AnswerSchema | None:
         """What of this schema is to be looked at when a value is whole: all where the grammar's was loosened or values are `bare`
         text, only names that stand there twice where others than those listed may; None for nothing."""
         return self if prepared.loosened or bare else replace(self, schema=True) if prepared.open else None

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.generate.chat.answering import Plan, Speaker
+from newleaf.generate.chat.answering import AnswerPlan, ChatResponder
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.generate.text.request import Request
-from newleaf.serve.answers.answer_constraint import Held, constrained
+from newleaf.serve.answers.answer_constraint import ConstrainedPrompt, constrained
 from newleaf.serve.answers.answer_schema import UncheckedError
 from newleaf.serve.answers.question import Question
 from newleaf.serve.answers.request_options import check_prompt, check_texts, longest
@@ -21,7 +21,7 @@ from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart,
 from newleaf.serve.answers.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.serve.api_errors import ApiError, refused
 from newleaf.serve.http.server_settings import Limits
-from newleaf.serve.models.loaded_model import Hosted
+from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages, contents
 from newleaf.text.reasoning import Part, marks_in
@@ -72,20 +72,20 @@ class Answers:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: AnswerPlan,
         request: Request,
         form: Form | None,
         functions: Mapping[str, Any],
         question: Question,
-        held: Held,
-        hosted: Hosted,
+        held: ConstrainedPrompt,
+        loaded_model: LoadedModel,
     ) -> None:
-        self.plan, self.request, self.tokenizer = plan, request, hosted.model.tokenizer
+        self.plan, self.request, self.tokenizer = plan, request, loaded_model.model.tokenizer
         self._form, self._functions, self._parallel = form, functions, question.parallel
-        self._must, self._held, self._grammars = question.must_call, held, hosted.grammars
+        self._must, self._held, self._grammars = question.must_call, held, loaded_model.grammars
         self.ignored: list[str] = []  # parameters that had no effect
         self.loosened = held.loosened
-        self._checks, self._unchecked = hosted.checks, set[str]()
+        self._checks, self._unchecked = loaded_model.checks, set[str]()
         self.unmet: list[str] = []  # where finished values do not fit loosened schemas
 
     @property
@@ -164,63 +164,65 @@ class Answers:
         return "length" if end in ("length", "stuck") else "stop"
 
 
-def ask(hosted: Hosted, question: Question, limits: Limits, options: Callable[[int, Mapping[str, Any]], SamplingConfig]) -> Answers:
+def ask(
+    loaded_model: LoadedModel, question: Question, limits: Limits, options: Callable[[int, Mapping[str, Any]], SamplingConfig]
+) -> Answers:
     """Render the question and hand it to the engine; not for the event loop's thread. `options` makes the engine's options of
     the room that the prompt leaves and of the constraint.
 
     Raises ApiError for what the model or the server cannot do.
     """
     try:
-        speaker = hosted.speaker
+        responder = loaded_model.responder
     except InputError as error:
-        raise ApiError(400, f"{hosted.name}: {error}; POST /v1/completions goes on with text", "model", "no_chat_template") from None
+        raise ApiError(400, f"{loaded_model.name}: {error}; POST /v1/completions goes on with text", "model", "no_chat_template") from None
     tools = question.tools if question.choice != "none" else ()
-    check_texts(contents(question.messages), hosted, limits, "messages")
-    source = speaker.template.source(list(tools) or None)
+    check_texts(contents(question.messages), loaded_model, limits, "messages")
+    source = responder.template.source(list(tools) or None)
     form = form_of(source) if tools else None
     effort = _effort(question.effort, source)
     given = list(tools) if form not in (None, "own") else None
 
     def rendered(messages: Sequence[Message]) -> Prompt:
-        return conversation_prompt(speaker, messages, tools, form_of(source), how)
+        return conversation_prompt(responder, messages, tools, form_of(source), how)
 
     try:
         how = Rendering(given, continue_final_message=question.go_on, variables={**(question.variables or {}), **(effort or {})})
-        prompt = shortened(question.messages, rendered, longest(hosted, limits)) if question.cut else rendered(question.messages)
+        prompt = shortened(question.messages, rendered, longest(loaded_model, limits)) if question.cut else rendered(question.messages)
     except InputError as error:
         raise refused(error, default="messages") from None
     functions = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
     for careful in (False, True):  # schemas are compiled one by one only where that of the whole answer failed
-        held = constrained(hosted, question, prompt, source, form, careful)
-        check_prompt(len(held.prompt.ids), hosted, limits, "messages")
-        config = options(hosted.context - len(held.prompt.ids), held.constraint)
+        held = constrained(loaded_model, question, prompt, source, form, careful)
+        check_prompt(len(held.prompt.ids), loaded_model, limits, "messages")
+        config = options(loaded_model.context - len(held.prompt.ids), held.constraint)
         try:
-            plan = _seeing_calls(speaker.plan(held.prompt, config, how.tools, question.go_on), hosted, form)
-            hosted.make_room(config.n)
-            request = hosted.submit(held.prompt.ids, plan.config, plan.ends, plan.shown)
+            plan = _seeing_calls(responder.plan(held.prompt, config, how.tools, question.go_on), loaded_model, form)
+            loaded_model.make_room(config.n)
+            request = loaded_model.submit(held.prompt.ids, plan.config, plan.ends, plan.shown)
         except InputError as error:
             if careful or "grammar" not in held.constraint:
                 raise held.refused(error) from None
         else:
             break
-    answers = Answers(plan, request, form, functions, question, held, hosted)
+    answers = Answers(plan, request, form, functions, question, held, loaded_model)
     answers.ignored += [question.effort_param] if effort is None else []
     return answers
 
 
-def conversation_prompt(speaker: Speaker, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
+def conversation_prompt(responder: ChatResponder, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
     """The conversation as the model reads it. Templates without a place for tools get them in the system message, and those without
     a system message in the first of the user's."""
     messages = check_messages(messages)
     if form != "own":
-        return speaker.prompt(with_parsed_arguments(messages), how)
+        return responder.prompt(with_parsed_arguments(messages), how)
     told = as_text(messages)
     if not tools:
-        return speaker.prompt(told, how)
+        return responder.prompt(told, how)
     try:
-        return speaker.prompt(with_tools(told, tools), how)
+        return responder.prompt(with_tools(told, tools), how)
     except InputError:
-        return speaker.prompt(with_tools(told, tools, "user"), how)
+        return responder.prompt(with_tools(told, tools, "user"), how)
 
 
 def shortened(messages: Sequence[Message], rendered: Callable[[Sequence[Message]], Prompt], most: int) -> Prompt:
@@ -251,11 +253,11 @@ def _effort(effort: str | None, source: str) -> dict[str, Any] | None:
     return {"reasoning_effort": effort} if "reasoning_effort" in source else None
 
 
-def _seeing_calls(plan: Plan, hosted: Hosted, form: Form | None) -> Plan:
+def _seeing_calls(plan: AnswerPlan, loaded_model: LoadedModel, form: Form | None) -> AnswerPlan:
     """The plan with the control tokens of calls shown as text."""
     if form is None:
         return plan
-    control = hosted.speaker.template.control_id
+    control = loaded_model.responder.template.control_id
     ids = {control(mark): mark for mark in marks_of(form)}
     ends = {*plan.ends, *([token] if form == "harmony" and (token := control(CALL_ENDS)) is not None else [])}
     shown = {token: mark for token, mark in ids.items() if token is not None and token not in ends}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from newleaf.serve.answers.answer_schema import Shape, as_object
+from newleaf.serve.answers.answer_schema import AnswerSchema, as_object
 from newleaf.text.messages import Message
 
 
@@ -36,13 +36,13 @@ class Question:
         """Whether the answer has to be a call."""
         return bool(self.tools) and (self.named or self.choice == "required")
 
-    def shape(self) -> Shape | None:
+    def shape(self) -> AnswerSchema | None:
         """The schema of an answer in JSON."""
         if self.schema is None:
             return None
-        return Shape(self.schema, self.schema_param, self.schema_param.replace(".", "/"), self.schema_strict)
+        return AnswerSchema(self.schema, self.schema_param, self.schema_param.replace(".", "/"), self.schema_strict)
 
-    def functions(self) -> dict[str, Shape]:
+    def functions(self) -> dict[str, AnswerSchema]:
         """The schemas of the functions that may be called, by name."""
         found = {}
         for tool in self.tools:
@@ -50,5 +50,5 @@ class Question:
             if not self.named or name == self.choice:
                 param = self.tool_params.get(name, "tools")
                 place = param.replace("[", "/").replace("]", "").replace(".", "/")
-                found[name] = Shape(as_object(tool["function"].get("parameters")), param, place, name in self.strict)
+                found[name] = AnswerSchema(as_object(tool["function"].get("parameters")), param, place, name in self.strict)
         return found

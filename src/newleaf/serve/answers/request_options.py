@@ -10,7 +10,7 @@ from newleaf.generate.chat.sampling_defaults import named_sampling
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.api_errors import ApiError, refused
 from newleaf.serve.http.server_settings import Limits
-from newleaf.serve.models.loaded_model import Hosted
+from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.protocol.schemas import Sampled
 
 SAME = (
@@ -32,10 +32,10 @@ SAME = (
 )
 
 
-def sampling(body: Sampled, hosted: Hosted, limits: Limits, most: int, extra: dict[str, Any]) -> SamplingConfig:
+def sampling(body: Sampled, loaded_model: LoadedModel, limits: Limits, most: int, extra: dict[str, Any]) -> SamplingConfig:
     """The options of a request that writes at most `most` tokens. Raises ApiError naming what cannot be."""
     # Where the request does not say, generation_config.json does, and otherwise OpenAI.
-    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": most} | named_sampling(hosted.model.defaults)
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": most} | named_sampling(loaded_model.model.defaults)
     for name in ("temperature", *SAME):
         value = getattr(body, name, None)
         if value is not None:
@@ -79,18 +79,18 @@ def most_tokens(asked: int | None, room: int, limits: Limits) -> int:
     return max(1, min(asked if asked is not None else limits.output, limits.output, room))
 
 
-def longest(hosted: Hosted, limits: Limits) -> int:
+def longest(loaded_model: LoadedModel, limits: Limits) -> int:
     """How many tokens a prompt may have."""
-    return min(hosted.context - 1, limits.prompt or hosted.context)
+    return min(loaded_model.context - 1, limits.prompt or loaded_model.context)
 
 
-def check_texts(texts: Iterable[str], hosted: Hosted, limits: Limits, name: str) -> None:
+def check_texts(texts: Iterable[str], loaded_model: LoadedModel, limits: Limits, name: str) -> None:
     """Raises ApiError for texts that together have more bytes than the tokens of a whole context could stand for, so that they are not
     rendered and encoded first. Not where the tokenizer has no such bound."""
-    each = hosted.model.tokenizer.most_bytes
+    each = loaded_model.model.tokenizer.most_bytes
     if each is None:
         return
-    tokens = min(hosted.context, limits.prompt or hosted.context)
+    tokens = min(loaded_model.context, limits.prompt or loaded_model.context)
     size = sum(len(text) if text.isascii() else len(text.encode("utf-8", "replace")) for text in texts)
     if size > tokens * each:
         text = f"{name}: {size:,} bytes are too many; this model takes at most {tokens:,} tokens here, which are at most {tokens * each:,}"
@@ -104,9 +104,9 @@ def check_together(tokens: int, limits: Limits, name: str) -> None:
         raise ApiError(400, text, name, "invalid_value")
 
 
-def check_prompt(length: int, hosted: Hosted, limits: Limits, name: str) -> None:
+def check_prompt(length: int, loaded_model: LoadedModel, limits: Limits, name: str) -> None:
     """Raises ApiError for a prompt that is too long."""
-    most = longest(hosted, limits)
+    most = longest(loaded_model, limits)
     if length > most:
         text = f"{name}: {length:,} tokens are too many; this model takes at most {most:,} here"
         raise ApiError(400, text, name, "context_length_exceeded")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.batches.batch_store import ENDPOINTS
-from newleaf.serve.batches.batch_worker import Work
+from newleaf.serve.batches.batch_worker import BatchWorker
 from newleaf.serve.batches.record_store import Object, public
 from newleaf.serve.http.strict_json import router
 from newleaf.serve.models.loaded_model import Threads
@@ -26,7 +26,7 @@ class BatchRequest(Strict):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
 
-def batches_router(work: Work, threads: Threads) -> APIRouter:
+def batches_router(work: BatchWorker, threads: Threads) -> APIRouter:
     routes = router()
 
     @routes.post("/v1/batches")
@@ -39,17 +39,17 @@ def batches_router(work: Work, threads: Threads) -> APIRouter:
             await threads.run(lambda: work.store.files.get(body.input_file_id, owner))
         except ApiError as error:
             raise ApiError(400, f"input_file_id: {error.detail}", "input_file_id", "invalid_value") from None
-        batch = {**_new(body), "id": work.store.shelf.new_id(), "owner": owner}
+        batch = {**_new(body), "id": work.store.record_store.new_id(), "owner": owner}
         await work.add(batch)
         return public(batch)
 
     @routes.get("/v1/batches")
     async def list_batches(request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Object:
-        return await threads.run(lambda: work.store.shelf.page(request.state.record.key, after, limit))
+        return await threads.run(lambda: work.store.record_store.page(request.state.record.key, after, limit))
 
     @routes.get("/v1/batches/{id}")
     async def batch(request: Request, id: str) -> Object:
-        return public(await threads.run(lambda: work.store.shelf.get(id, request.state.record.key)))
+        return public(await threads.run(lambda: work.store.record_store.get(id, request.state.record.key)))
 
     @routes.post("/v1/batches/{id}/cancel")
     async def cancel(request: Request, id: str) -> Object:

@@ -14,9 +14,9 @@ from newleaf.serve.batches import batch_output, in_flight
 from newleaf.serve.batches.batch_input import BadBatch, Line, body_of, open_lines, read_lines
 from newleaf.serve.batches.batch_output import Output
 from newleaf.serve.batches.file_routes import Files
-from newleaf.serve.batches.in_flight import CRASHES, Flight
+from newleaf.serve.batches.in_flight import CRASHES, InFlightLines
 from newleaf.serve.batches.internal_request import Answer
-from newleaf.serve.batches.record_store import Fields, Object, Shelf
+from newleaf.serve.batches.record_store import Fields, Object, RecordStore
 from newleaf.serve.http.full_disk import disk_is_full
 from newleaf.serve.http.logs import Logs
 from newleaf.storage.files import make_private
@@ -46,18 +46,18 @@ class Job:
     file: BinaryIO
     lines: list[Line]
     output: Output
-    flight: Flight
+    in_flight_lines: InFlightLines
 
     def begin(self, line: Line) -> dict[str, Any]:
         """The line's body, once the disk holds that it is being worked on."""
-        self.flight.begin(line.number)
+        self.in_flight_lines.begin(line.number)
         return body_of(self.file, line)
 
     def close(self) -> None:
         """No more is answered, and nothing worked on."""
         self.output.flush()
         self.output.close()
-        self.flight.close()
+        self.in_flight_lines.close()
         self.file.close()
 
 
@@ -67,7 +67,7 @@ class Store:
     def __init__(self, folder: Path, logs: Logs, most_bytes: int) -> None:
         self._lock = _alone(folder)
         self.files = Files(folder / "files", logs)
-        self.shelf = Shelf(folder / "batches", "batch_", "batch", FIELDS, logs)
+        self.record_store = RecordStore(folder / "batches", "batch_", "batch", FIELDS, logs)
         self._logs, self._most_bytes = logs, most_bytes
         self._opened: set[str] = set()  # by this server, so that what their notes leave open is no crash
         self._cancelled: set[str] = set()  # whose work may still count an answer before it hears of it
@@ -78,7 +78,7 @@ class Store:
 
     def sweep(self) -> None:
         """Remove notes of batches that are over, and contents that no file nor batch speaks of."""
-        records = list(self.shelf.everything())
+        records = list(self.record_store.everything())
         self.files.sweep({id_ for batch in records if "ending" in batch for id_ in batch["ending"]["files"].values()})
         for batch in records:
             if batch["status"] not in LEFT and "ending" not in batch:
@@ -86,52 +86,52 @@ class Store:
 
     def next(self, but: Collection[str]) -> Object | None:
         """The oldest batch that is not over."""
-        left = [each for each in self.shelf.everything() if each["status"] in LEFT and each["id"] not in but]
+        left = [each for each in self.record_store.everything() if each["status"] in LEFT and each["id"] not in but]
         return left[-1] if left else None
 
     def cancel(self, id_: str, owner: str | None) -> Object | None:
         """The batch, marked to be ended; None where it is over. Raises ApiError where there is none."""
-        batch = self.shelf.get(id_, owner)
+        batch = self.record_store.get(id_, owner)
         if batch["status"] not in LEFT or "ending" in batch:
             return None
         if batch["status"] != "cancelling":
             batch |= {"status": "cancelling", "cancelling_at": int(time.time())}
-            self.shelf.put(batch)
+            self.record_store.put(batch)
         self._cancelled.add(id_)
         return batch
 
     def open(self, batch: Object) -> Job:
         """Begin to answer a batch, or go on with it. Raises BadBatch for what cannot be answered."""
-        flight = Flight(self.shelf.folder, batch["id"], batch["id"] in self._opened)
+        in_flight_lines = InFlightLines(self.record_store.folder, batch["id"], batch["id"] in self._opened)
         self._opened.add(batch["id"])
         try:
-            if flight.crashes[READING] >= CRASHES:
+            if in_flight_lines.crashes[READING] >= CRASHES:
                 raise BadBatch([_problem(CRASHED, TWICE.format(what="file"))])
             if batch["endpoint"] not in ENDPOINTS or not self.files.names(batch["input_file_id"]):
                 raise BadBatch([_problem("missing_file", "the batch's record names no input file")])
-            flight.begin(READING)
+            in_flight_lines.begin(READING)
             file = open_lines(self.files.content(batch["input_file_id"]))
             lines = read_lines(file, batch["endpoint"], self._most_bytes)
-            output = Output(self.shelf.folder, batch["id"])
-            flight.end(READING)
+            output = Output(self.record_store.folder, batch["id"])
+            in_flight_lines.end(READING)
         except OSError as error:
             with contextlib.suppress(OSError):  # the disk may still be full
-                flight.close()
+                in_flight_lines.close()
             if disk_is_full(error):
                 raise
             gone = isinstance(error, FileNotFoundError)
             message = "the input file is gone" if gone else f"the input file cannot be read ({error.strerror})"
             raise BadBatch([_problem("missing_file", message)]) from None
         except BaseException:
-            flight.close()
+            in_flight_lines.close()
             raise
         batch |= {"status": "in_progress", "in_progress_at": batch["in_progress_at"] or int(time.time())}
-        return Job(batch, file, lines, output, flight)
+        return Job(batch, file, lines, output, in_flight_lines)
 
     def keep(self, job: Job, line: Line, answer: Answer, request_id: str) -> None:
         """A line is answered."""
         job.output.answer(line, answer, request_id)
-        job.flight.end(line.number)
+        job.in_flight_lines.end(line.number)
         if job.output.due:
             self.count(job)
 
@@ -140,12 +140,12 @@ class Store:
         job.output.flush()
         job.batch["request_counts"] = {"total": len(job.lines), "completed": job.output.good, "failed": job.output.bad}
         if job.batch["id"] not in self._cancelled:
-            self.shelf.put(job.batch)
+            self.record_store.put(job.batch)
 
     def end(self, batch: Object, status: str, problems: list[Object] | None = None) -> None:
         """The batch is over. Which files it becomes is on the disk before they are made, so that a server that is killed on the way goes
         on from there and answers nothing twice."""
-        output = Output(self.shelf.folder, batch["id"])
+        output = Output(self.record_store.folder, batch["id"])
         output.flush()
         output.close()
         count = {"output": output.good, "error": output.bad}
@@ -156,7 +156,7 @@ class Store:
             batch |= {"status": "finalizing", "finalizing_at": int(time.time())}
         if problems is not None:
             batch["errors"] = {"object": "list", "data": problems}
-        self.shelf.put(batch)
+        self.record_store.put(batch)
         self.publish(batch)
 
     def publish(self, batch: Object) -> None:
@@ -164,18 +164,18 @@ class Store:
         ending = batch["ending"]
         over = {name: value for name, value in batch.items() if name != "ending"}
         for kind, id_ in ending["files"].items():
-            path = batch_output.path_of(self.shelf.folder, batch["id"], kind)
+            path = batch_output.path_of(self.record_store.folder, batch["id"], kind)
             self.files.take(id_, path, f"{batch['id']}_{kind}.jsonl", "batch_output", batch["owner"])
             over[f"{kind}_file_id"] = id_
         status = ending["status"]
-        self.shelf.put({**over, "status": status, f"{status}_at": int(time.time())})
+        self.record_store.put({**over, "status": status, f"{status}_at": int(time.time())})
         self._remove_notes(batch["id"])
         self._logs.write("batch", id=batch["id"], status=status, **batch["request_counts"])
 
     def _remove_notes(self, id_: str) -> None:
         for kind in batch_output.KINDS:
-            batch_output.path_of(self.shelf.folder, id_, kind).unlink(missing_ok=True)
-        in_flight.path_of(self.shelf.folder, id_).unlink(missing_ok=True)
+            batch_output.path_of(self.record_store.folder, id_, kind).unlink(missing_ok=True)
+        in_flight.path_of(self.record_store.folder, id_).unlink(missing_ok=True)
 
 
 def _alone(folder: Path) -> IO[str]:

@@ -17,7 +17,7 @@ from newleaf.serve.batches.internal_request import Answer, request_inside
 from newleaf.serve.batches.record_store import Object
 from newleaf.serve.http.full_disk import disk_is_full
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.http.middleware import Record
+from newleaf.serve.http.middleware import RequestRecord
 from newleaf.serve.http.rate_limit import KeyRates
 from newleaf.serve.models.loaded_model import Threads
 
@@ -25,7 +25,7 @@ FULL_SECONDS = 30.0  # between tries where the disk is full
 AT_ONCE = 8  # half of an engine's slots, so that others are answered meanwhile
 
 
-class Work:
+class BatchWorker:
     """Answers batches in the order they came, as long as `run` runs. What touches the disk goes through one thread, in order."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Work:
         self.store.release()
 
     async def add(self, batch: Object) -> None:
-        await self._disk.run(lambda: self.store.shelf.put(batch))
+        await self._disk.run(lambda: self.store.record_store.put(batch))
         self._news.set()
 
     async def cancel(self, id_: str, owner: str | None) -> Object | None:
@@ -99,7 +99,7 @@ class Work:
                 self._logs.write("error", batch=batch["id"], problem=repr(error))
                 problem = {"code": "server_error", "line": None, "message": "the server failed; its log has more"}
                 await self._disk.run(lambda: self.store.end(batch, "failed", [problem]))
-            batch = await self._disk.run(lambda: self.store.shelf.get(batch["id"], batch["owner"]))
+            batch = await self._disk.run(lambda: self.store.record_store.get(batch["id"], batch["owner"]))
         if "ending" in batch:
             await self._disk.run(lambda: self.store.publish(batch))
         elif batch["status"] == "cancelling":
@@ -116,8 +116,8 @@ class Work:
             await self._disk.run(lambda: self.store.end(batch, "failed", problems))
             return
         left = [line for line in job.lines if line.key not in job.output.done]
-        suspects = [line for line in left if job.flight.crashes[line.number]]
-        others = iter([line for line in left if not job.flight.crashes[line.number]])
+        suspects = [line for line in left if job.in_flight_lines.crashes[line.number]]
+        others = iter([line for line in left if not job.in_flight_lines.crashes[line.number]])
         try:
             await self._disk.run(lambda: self.store.count(job))
             for line in suspects:  # alone, so that no other is taken for what ends the server
@@ -137,16 +137,16 @@ class Work:
 
     async def _answer_line(self, job: Job, line: Line) -> None:
         """One line to its row in the output."""
-        problem = UNWRITABLE if line.problem else CRASHED if job.flight.crashes[line.number] >= CRASHES else None
+        problem = UNWRITABLE if line.problem else CRASHED if job.in_flight_lines.crashes[line.number] >= CRASHES else None
         if problem is not None:
             message = line.problem or TWICE.format(what="request")
             await self._disk.run(lambda: job.output.refuse(line, problem, message))
             return
-        record = Record(f"{job.batch['id']}-{secrets.token_hex(6)}", key=job.batch["owner"])
+        record = RequestRecord(f"{job.batch['id']}-{secrets.token_hex(6)}", key=job.batch["owner"])
         answer = await self._patiently(job, line, record)
         await self._disk.run(lambda: self.store.keep(job, line, answer, record.id))
 
-    async def _patiently(self, job: Job, line: Line, record: Record) -> Answer:
+    async def _patiently(self, job: Job, line: Line, record: RequestRecord) -> Answer:
         """The key's rates are kept by waiting; and others' requests may fill the queue for a while."""
         rates = self._rates.of(job.batch["owner"])
         while late := rates.admit(patient=True):
@@ -162,5 +162,5 @@ class Work:
                 return Answer(500, shape(500, f"the server failed; its log has more under the request's id, {record.id}"))
             if answer.status != 429:
                 return answer
-            await self._disk.run(lambda: job.flight.end(line.number))
+            await self._disk.run(lambda: job.in_flight_lines.end(line.number))
             await self._sleep(answer.retry_after or 1.0)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse
 
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.batches.record_store import Fields, Object, Shelf, public
+from newleaf.serve.batches.record_store import Fields, Object, RecordStore, public
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.strict_json import router
 from newleaf.serve.models.loaded_model import Threads
@@ -22,7 +22,7 @@ PIECE = 1 << 20
 FIELDS: Fields = {"object": str, "bytes": int, "filename": str, "purpose": str, "status": str}
 
 
-class Files(Shelf):
+class Files(RecordStore):
     """Files and their contents. A content is there before its record, so what has a record is whole."""
 
     def __init__(self, folder: Path, logs: Logs) -> None:

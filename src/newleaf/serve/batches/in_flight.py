@@ -18,7 +18,7 @@ from newleaf.storage.files import make_private, open_private
 CRASHES = 2  # after which a line is given up
 
 
-class Flight:
+class InFlightLines:
     """The notes of one batch, `crashes` by line. Opening them counts a crash for every line whose work did not come to its end, unless
     this server has had them open before (`again`): then it lives, and what it could not write down is no crash."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message
 
-from newleaf.serve.http.middleware import Record
+from newleaf.serve.http.middleware import RequestRecord
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Answer:
     retry_after: float | None = None
 
 
-async def request_inside(app: ASGIApp, path: str, body: Any, record: Record) -> Answer:
+async def request_inside(app: ASGIApp, path: str, body: Any, record: RequestRecord) -> Answer:
     """POST a JSON body. When this is cancelled, what is being written for it is too."""
     sent, gone = False, asyncio.Event()
     status, parts, retry = 500, bytearray(), None

@@ -17,7 +17,7 @@ Object = dict[str, Any]
 Fields = Mapping[str, type | tuple[type, ...]]  # what a record must hold, and of which types
 
 
-class Shelf:
+class RecordStore:
     """Records that belong to a key (`owner`; None: to nobody). `fields` are checked when a record is read."""
 
     def __init__(self, folder: Path, prefix: str, name: str, fields: Fields, logs: Logs) -> None:

@@ -18,7 +18,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 READING = ("GET", "HEAD", "OPTIONS")
 
 
-def check_origin(method: str, headers: Headers, hosts: Collection[str] | None) -> None:
+def check_host(method: str, headers: Headers, hosts: Collection[str] | None) -> None:
     """Raises ApiError (403) unless the request names one of these `hosts` (None: any), whatever the port, and no other site sent it."""
     given = headers.getlist("host")
     if hosts is not None and (len(given) != 1 or name_of(given[0]) not in hosts):

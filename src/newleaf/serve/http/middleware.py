@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from newleaf.serve.api_errors import ApiError, overloaded, respond, shape
 from newleaf.serve.http.full_disk import disk_is_full, full_disk
-from newleaf.serve.http.host_check import check_origin
+from newleaf.serve.http.host_check import check_host
 from newleaf.serve.http.keys import find
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.rate_limit import KeyRates
@@ -35,7 +35,7 @@ TRACE = 6  # calls that led to an error, the last ones
 
 
 @dataclass
-class Record:
+class RequestRecord:
     """What is known of a request by its end; whoever answers it fills it in."""
 
     id: str
@@ -61,8 +61,8 @@ class Record:
             self.first_token = time.perf_counter() - self.began
 
 
-class Edge:
-    """ASGI middleware. `scope["state"]["record"]` is the request's `Record`."""
+class RequestMiddleware:
+    """ASGI middleware. `scope["state"]["record"]` is the request's `RequestRecord`."""
 
     def __init__(self, app: ASGIApp, settings: Settings, rates: KeyRates, metrics: Metrics, logs: Logs) -> None:
         self.app, self.limits, self.rates, self.metrics, self.logs = app, settings.limits, rates, metrics, logs
@@ -74,8 +74,8 @@ class Edge:
             return
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
-        inside = isinstance(state.get("record"), Record)  # a request of our own, for a batch that was let in
-        record: Record = state["record"] if inside else Record(_request_id(headers))
+        inside = isinstance(state.get("record"), RequestRecord)  # a request of our own, for a batch that was let in
+        record: RequestRecord = state["record"] if inside else RequestRecord(_request_id(headers))
         state["record"] = record
         status = 0
 
@@ -109,8 +109,8 @@ class Edge:
         finally:
             self._finish(scope, record, status)
 
-    def _admit(self, scope: Scope, headers: Headers, record: Record) -> None:
-        check_origin(scope["method"], headers, self.hosts)
+    def _admit(self, scope: Scope, headers: Headers, record: RequestRecord) -> None:
+        check_host(scope["method"], headers, self.hosts)
         path = scope["path"]
         if self.keys is not None and path.startswith(GUARDED):
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -151,7 +151,7 @@ class Edge:
 
         return bounded
 
-    def _finish(self, scope: Scope, record: Record, status: int) -> None:
+    def _finish(self, scope: Scope, record: RequestRecord, status: int) -> None:
         seconds = time.perf_counter() - record.began
         tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
         if tokens:

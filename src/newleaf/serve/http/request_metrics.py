@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from newleaf.serve.http.middleware import Record
+    from newleaf.serve.http.middleware import RequestRecord
 
 TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 Loads = Callable[[], Iterator[tuple[str, bool, int, int, int]]]  # model, loaded, bytes, texts written, texts waiting
@@ -30,7 +30,7 @@ class Metrics:
         self._read = Counter("newleaf_prompt_tokens", "Tokens read", ["model"], registry=self.registry)
         self._written = Counter("newleaf_completion_tokens", "Tokens written", ["model"], registry=self.registry)
 
-    def request(self, route: str, status: int, seconds: float, record: Record) -> None:
+    def request(self, route: str, status: int, seconds: float, record: RequestRecord) -> None:
         """A request has ended. Routes are paths with names for their parts, so that there are few."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)

@@ -12,9 +12,9 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from newleaf.errors import NotFiniteError
-from newleaf.generate.engine.engine_tasks import CancelledErrandError, Errand
+from newleaf.generate.engine.engine_tasks import EngineTask, TaskCancelledError
 from newleaf.serve.api_errors import ApiError, shape
-from newleaf.serve.http.middleware import Record
+from newleaf.serve.http.middleware import RequestRecord
 
 Result = TypeVar("Result")
 DONE = b"data: [DONE]\n\n"
@@ -38,7 +38,7 @@ class EventStream(Response):
         events: AsyncIterator[bytes],
         cancel: Callable[[], None],
         end: Callable[[], None],
-        record: Record,
+        record: RequestRecord,
         stall: float,
         failed: Callable[[dict[str, Any]], bytes] = event,
     ) -> None:
@@ -48,7 +48,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        watch = asyncio.create_task(self._until_gone(receive))
+        watch = asyncio.create_task(self._wait_for_disconnect(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with asyncio.timeout(None) as limit:
@@ -81,14 +81,14 @@ class EventStream(Response):
             yield self._failed(shape(500, f"the server failed while it wrote; its log has more under the request's id, {self._record.id}"))
             raise
 
-    async def _until_gone(self, receive: Receive) -> None:
+    async def _wait_for_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._record.gone = True
         self._cancel()
 
 
-async def unless_gone(request: Request, work: Awaitable[Result], cancel: Callable[[], None]) -> Result:
+async def cancel_on_disconnect(request: Request, work: Awaitable[Result], cancel: Callable[[], None]) -> Result:
     """The result of `work`; when the client goes away meanwhile, `cancel` is called."""
 
     async def watch() -> None:
@@ -106,17 +106,17 @@ async def unless_gone(request: Request, work: Awaitable[Result], cancel: Callabl
             await watching
 
 
-async def result_of(request: Request, errand: Errand[Result]) -> Result:
+async def result_of(request: Request, engine_task: EngineTask[Result]) -> Result:
     """The result of work with the network, which stops when the client goes away; then raises ApiError (499), which nobody reads."""
     try:
-        return await unless_gone(request, answer_to(errand), errand.cancel)
+        return await cancel_on_disconnect(request, answer_to(engine_task), engine_task.cancel)
     finally:
-        errand.cancel()  # also where it is we who are cancelled
+        engine_task.cancel()  # also where it is we who are cancelled
 
 
-async def answer_to(errand: Errand[Result]) -> Result:
+async def answer_to(engine_task: EngineTask[Result]) -> Result:
     """The result. Raises ApiError (499), which nobody reads, where the work was cancelled."""
     try:
-        return await asyncio.shield(asyncio.wrap_future(errand.future))
-    except CancelledErrandError:
+        return await asyncio.shield(asyncio.wrap_future(engine_task.future))
+    except TaskCancelledError:
         raise ApiError(499, "the client went away", None, "client_closed_request") from None

@@ -37,7 +37,7 @@ class StrictRequest(Request):
             if self.reader is not None and not isinstance(self._json, dict):
                 raise ApiError(400, f"the body must be a JSON object, not {shown(self._json)}", None, "invalid_value")
             if self.reader is not None:
-                self._json = await aside(self.reader.read, self._json, size=len(body))
+                self._json = await run_off_loop(self.reader.read, self._json, size=len(body))
                 self.state.record.ignored += self.reader.ignored
         return self._json
 
@@ -62,7 +62,7 @@ class StrictRoute(APIRoute):
             except RequestValidationError:
                 problem = None
                 if asked.reader is not None:
-                    problem = await aside(asked.reader.problem, size=len(await asked.body()))
+                    problem = await run_off_loop(asked.reader.problem, size=len(await asked.body()))
                 if problem is None:
                     raise
                 raise problem from None
@@ -70,7 +70,7 @@ class StrictRoute(APIRoute):
         return strict
 
 
-async def aside(work: Callable[..., Result], *values: Any, size: int) -> Result:
+async def run_off_loop(work: Callable[..., Result], *values: Any, size: int) -> Result:
     """Work over a body: here where that is small, and in a thread where it would hold up the event loop."""
     return work(*values) if size < SMALL else await run_in_threadpool(work, *values)
 

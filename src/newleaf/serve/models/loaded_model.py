@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from newleaf.api import Model
 from newleaf.errors import InputError
-from newleaf.generate.chat.answering import Speaker
+from newleaf.generate.chat.answering import ChatResponder
 from newleaf.generate.constraints.constraint import Grammars
-from newleaf.generate.engine.engine_tasks import Errand, Steps
+from newleaf.generate.engine.engine_tasks import EngineTask, Steps
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.text.request import Request
 from newleaf.serve.api_errors import overloaded
@@ -26,7 +26,7 @@ CHECKS = 4  # values that are compared with their schemas at once; each takes mi
 CHECK_WAIT = 1.0  # seconds that one waits for its turn
 
 
-class Hosted:
+class LoadedModel:
     """A model that is in memory, with the `adapters` over it by their names, which have its `template` where one is given in place of the
     models' own, and a `draft` that guesses tokens. `users` counts the requests that hold it there."""
 
@@ -49,17 +49,17 @@ class Hosted:
         self.engine = model.engine(slots, cache, adapters=self.adapters, draft=draft)
         self.template = _template(model)
         self.context = model.network.config.context_length
-        self.adapted = {each: Adapted(each, path, self, template) for each, path in self.adapters.items()}
+        self.adapted = {each: LoadedAdapter(each, path, self, template) for each, path in self.adapters.items()}
 
     @property
-    def holder(self) -> Hosted:
+    def holder(self) -> LoadedModel:
         """Who counts the users."""
         return self
 
     @property
-    def speaker(self) -> Speaker:
+    def responder(self) -> ChatResponder:
         """Raises InputError when the model has no chat template."""
-        return Speaker(self.context, self.template or self.model.chat_template, self.model.end_ids)
+        return ChatResponder(self.context, self.template or self.model.chat_template, self.model.end_ids)
 
     @property
     def grammars(self) -> Grammars:
@@ -104,10 +104,10 @@ class Hosted:
         self._mend()
         return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown, adapter)
 
-    def aside(self, steps: Steps[Result]) -> Errand[Result]:
+    def run_in_engine(self, steps: Steps[Result]) -> EngineTask[Result]:
         """Work with the network between two rounds of the engine; one that has failed is replaced first."""
         self._mend()
-        return self.engine.aside(steps)
+        return self.engine.run_in_engine(steps)
 
     def _mend(self) -> None:
         if self.engine.closed:
@@ -121,10 +121,10 @@ class Hosted:
             self.template.sandbox.close()
 
 
-class Adapted(Hosted):
+class LoadedAdapter(LoadedModel):
     """A model with an adapter: the engine is its base's, in which texts of all adapters are written together."""
 
-    def __init__(self, name: str, path: str, base: Hosted, template: str | None) -> None:
+    def __init__(self, name: str, path: str, base: LoadedModel, template: str | None) -> None:
         self.name, self.model, self.base, self.slots = name, base.model.with_adapter(path), base, base.slots
         if template is not None:
             self.model.use_template(template)
@@ -133,7 +133,7 @@ class Adapted(Hosted):
         self.context = base.context
 
     @property
-    def holder(self) -> Hosted:
+    def holder(self) -> LoadedModel:
         return self.base
 
     def make_room(self, texts: int) -> None:
@@ -150,8 +150,8 @@ class Adapted(Hosted):
     ) -> Request:
         return self.base.submit(prompt, config, {*ends, *self.model.end_ids}, shown, first, self.name)
 
-    def aside(self, steps: Steps[Result]) -> Errand[Result]:
-        return self.base.aside(steps)
+    def run_in_engine(self, steps: Steps[Result]) -> EngineTask[Result]:
+        return self.base.run_in_engine(steps)
 
     def close(self) -> None:
         if self.template is not None and self.template is not self.base.template:

@@ -17,7 +17,7 @@ from newleaf.format_amounts import byte_size
 from newleaf.generate.engine.engine import SLOTS
 from newleaf.serve.api_errors import ApiError, overloaded
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.models.loaded_model import Hosted, Threads
+from newleaf.serve.models.loaded_model import LoadedModel, Threads
 
 Open = Callable[["Source"], Model]
 
@@ -41,7 +41,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryLimits:
     """How much of the machine the models may take. `memory` bytes of weights (None: no limit), `cache` bytes of keys and values each."""
 
     memory: int | None = None
@@ -53,7 +53,7 @@ class Room:
 class Registry:
     """Models by name, of which as many are in memory as `room` allows; the one unused for longest goes first."""
 
-    def __init__(self, sources: Sequence[Source], room: Room, threads: Threads, logs: Logs, open_model: Open | None = None) -> None:
+    def __init__(self, sources: Sequence[Source], room: MemoryLimits, threads: Threads, logs: Logs, open_model: Open | None = None) -> None:
         names = [name for source in sources for name in (source.name, *source.adapters)]
         if not names:
             raise InputError("a server needs a model")
@@ -64,7 +64,7 @@ class Registry:
         self.room, self.threads, self.logs = room, threads, logs
         self.created = int(time.time())
         self._open = open_model or open_source
-        self._hosted: dict[str, Hosted] = {}  # longest unused first
+        self._hosted: dict[str, LoadedModel] = {}  # longest unused first
         self._sizes: dict[str, int] = {}  # of those that have been open
         self._loading = asyncio.Lock()
 
@@ -72,67 +72,67 @@ class Registry:
     def first(self) -> str:
         return next(iter(self.sources))
 
-    def peek(self, name: str) -> Hosted | None:
+    def peek(self, name: str) -> LoadedModel | None:
         """The model if it is in memory."""
         source = self.names[name]
-        hosted = self._hosted.get(source.name)
-        return hosted if hosted is None or name == source.name else hosted.adapted[name]
+        loaded_model = self._hosted.get(source.name)
+        return loaded_model if loaded_model is None or name == source.name else loaded_model.adapted[name]
 
     def loads(self) -> Iterator[tuple[str, bool, int, int, int]]:
         """For each model: name, whether it is in memory, its bytes, texts being written and texts waiting."""
         for name in self.sources:
-            hosted = self._hosted.get(name)
-            yield (name, True, self._sizes[name], *hosted.engine.load) if hosted is not None else (name, False, 0, 0, 0)
+            loaded_model = self._hosted.get(name)
+            yield (name, True, self._sizes[name], *loaded_model.engine.load) if loaded_model is not None else (name, False, 0, 0, 0)
 
     @asynccontextmanager
-    async def use(self, name: str | None) -> AsyncIterator[Hosted]:
+    async def use(self, name: str | None) -> AsyncIterator[LoadedModel]:
         """The model of this name (None: the first), opened if it is not, and kept while the block runs.
 
         Raises ApiError when there is none, when it cannot be opened, or when models in use leave no memory for it.
         """
-        hosted = await self.acquire(name)
+        loaded_model = await self.acquire(name)
         try:
-            yield hosted
+            yield loaded_model
         finally:
-            self.release(hosted)
+            self.release(loaded_model)
 
-    async def acquire(self, name: str | None) -> Hosted:
+    async def acquire(self, name: str | None) -> LoadedModel:
         """As `use`, for those who call `release` themselves."""
         name = self.first if name is None else name
         if name not in self.names:
             raise ApiError(404, f"the model {name!r} does not exist; there is {', '.join(self.names)}", "model", "model_not_found")
         source = self.names[name]
-        hosted = self._hosted.get(source.name)
-        if hosted is None:
+        loaded_model = self._hosted.get(source.name)
+        if loaded_model is None:
             async with self._loading:
-                hosted = self._hosted.get(source.name) or await self._load(source)
-                hosted.users += 1
+                loaded_model = self._hosted.get(source.name) or await self._load(source)
+                loaded_model.users += 1
         else:
-            hosted.users += 1
+            loaded_model.users += 1
             self._hosted[source.name] = self._hosted.pop(source.name)
-        return hosted if name == source.name else hosted.adapted[name]
+        return loaded_model if name == source.name else loaded_model.adapted[name]
 
-    def release(self, hosted: Hosted) -> None:
-        hosted.holder.users -= 1
+    def release(self, loaded_model: LoadedModel) -> None:
+        loaded_model.holder.users -= 1
 
-    async def _load(self, source: Source) -> Hosted:
+    async def _load(self, source: Source) -> LoadedModel:
         known = self._sizes.get(source.name)
         size = known if known is not None else await self.threads.run(lambda: size_on_disk(source))
         self._make_room(source.name, size)
         began = time.perf_counter()
         try:
-            hosted = await self.threads.run(lambda: self._host(source))
+            loaded_model = await self.threads.run(lambda: self._host(source))
         except InputError as error:
             raise ApiError(503, f"{source.name}: {error}", "model", "model_not_loaded") from None
-        self._sizes[source.name] = hosted.nbytes
-        self._hosted[source.name] = hosted
-        self.logs.write("loaded", model=source.name, bytes=hosted.nbytes, seconds=round(time.perf_counter() - began, 3))
-        return hosted
+        self._sizes[source.name] = loaded_model.nbytes
+        self._hosted[source.name] = loaded_model
+        self.logs.write("loaded", model=source.name, bytes=loaded_model.nbytes, seconds=round(time.perf_counter() - began, 3))
+        return loaded_model
 
-    def _host(self, source: Source) -> Hosted:
+    def _host(self, source: Source) -> LoadedModel:
         room = self.room
         adapters, template, draft = source.adapters, source.template, open_draft(source)
-        return Hosted(source.name, self._open(source), room.slots, room.cache, room.queue, adapters, template, draft)
+        return LoadedModel(source.name, self._open(source), room.slots, room.cache, room.queue, adapters, template, draft)
 
     def _make_room(self, name: str, size: int) -> None:
         """Put models away until there is memory for this one."""
@@ -144,7 +144,7 @@ class Registry:
                 503, f"{name} takes {byte_size(size)}, and the limit for all models is {byte_size(limit)}", "model", "model_too_large"
             )
         while sum(self._sizes[each] for each in self._hosted) + size > limit:
-            idle = next((each for each, hosted in self._hosted.items() if not hosted.users), None)
+            idle = next((each for each, loaded_model in self._hosted.items() if not loaded_model.users), None)
             if idle is None:
                 raise overloaded(f"{name} is not in memory, and the models that are there are being used", 5, "model_not_loaded")
             self._hosted.pop(idle).close()
@@ -152,8 +152,8 @@ class Registry:
             self.logs.write("put away", model=idle)
 
     def close(self) -> None:
-        for hosted in self._hosted.values():
-            hosted.close()
+        for loaded_model in self._hosted.values():
+            loaded_model.close()
         self._hosted.clear()
 
 

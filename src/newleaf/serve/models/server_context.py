@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.http.middleware import Record
+from newleaf.serve.http.middleware import RequestRecord
 from newleaf.serve.http.request_metrics import Metrics
 from newleaf.serve.http.server_settings import Limits, Settings
-from newleaf.serve.models.loaded_model import Hosted, Threads
+from newleaf.serve.models.loaded_model import LoadedModel, Threads
 from newleaf.serve.models.model_registry import Registry
 
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ class Counted(Protocol):
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServerContext:
     """One server."""
 
     settings: Settings
@@ -40,14 +40,14 @@ class Serving:
     def limits(self) -> Limits:
         return self.settings.limits
 
-    def done(self, hosted: Hosted, counted: Counted, record: Record) -> None:
+    def done(self, loaded_model: LoadedModel, counted: Counted, record: RequestRecord) -> None:
         """A request is over, however it ended: note what it took, and let the model go."""
         record.prompt_tokens, record.completion_tokens = counted.prompt_tokens, counted.completion_tokens
-        self.registry.release(hosted)
+        self.registry.release(loaded_model)
 
-    async def until_done(self, hosted: Hosted, counted: Counted, record: Record, work: Awaitable[Result]) -> Result:
+    async def until_done(self, loaded_model: LoadedModel, counted: Counted, record: RequestRecord, work: Awaitable[Result]) -> Result:
         """The result of `work`, after which the request is over."""
         try:
             return await work
         finally:
-            self.done(hosted, counted, record)
+            self.done(loaded_model, counted, record)

@@ -21,52 +21,52 @@ from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart
 from newleaf.serve.answers.tool_choice import choose_tools, tool_json
 from newleaf.serve.answers.usage import chat_usage
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.http.sse import DONE, EventStream, event, unless_gone
+from newleaf.serve.http.sse import DONE, EventStream, cancel_on_disconnect, event
 from newleaf.serve.http.strict_json import router
-from newleaf.serve.models.loaded_model import Hosted
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.loaded_model import LoadedModel
+from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.protocol.schemas import AllowedChoice, ChatRequest, NamedTool
 from newleaf.serve.protocol.schemas import Message as ChatMessage
 from newleaf.text.reasoning import Part
 from newleaf.text.tokenizer import Tokenizer
 
 
-def chat_router(serving: Serving) -> APIRouter:
+def chat_router(server_context: ServerContext) -> APIRouter:
     routes = router()
 
     @routes.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answers a conversation, whole or as events while it is written."""
         record = request.state.record
-        answers, hosted = await begin(serving, body, request)
-        head = _head(hosted)
+        answers, loaded_model = await begin(server_context, body, request)
+        head = _head(loaded_model)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             if body.return_progress:
                 answers.request.watch_reading()
-            events = _events(answers, hosted, head, usage, record)
-            end = functools.partial(serving.done, hosted, answers, record)
-            return EventStream(events, answers.cancel, end, record, serving.limits.stall_seconds)
-        whole = serving.until_done(hosted, answers, record, _whole(answers, hosted, head, record))
-        return JSONResponse(await unless_gone(request, whole, answers.cancel))
+            events = _events(answers, loaded_model, head, usage, record)
+            end = functools.partial(server_context.done, loaded_model, answers, record)
+            return EventStream(events, answers.cancel, end, record, server_context.limits.stall_seconds)
+        whole = server_context.until_done(loaded_model, answers, record, _whole(answers, loaded_model, head, record))
+        return JSONResponse(await cancel_on_disconnect(request, whole, answers.cancel))
 
     return routes
 
 
-async def begin(serving: Serving, body: ChatRequest, request: Request) -> tuple[Answers, Hosted]:
+async def begin(server_context: ServerContext, body: ChatRequest, request: Request) -> tuple[Answers, LoadedModel]:
     """Hand the conversation to the engine. The caller has to release the model afterwards."""
     question = question_of(body)
     record = request.state.record
-    hosted = await serving.registry.acquire(body.model)
-    record.of(hosted.name, body.user)
+    loaded_model = await server_context.registry.acquire(body.model)
+    record.of(loaded_model.name, body.user)
     try:
-        options = functools.partial(_options, body, hosted, serving)
-        answers = await serving.threads.run(lambda: ask(hosted, question, serving.limits, options))
+        options = functools.partial(_options, body, loaded_model, server_context)
+        answers = await server_context.threads.run(lambda: ask(loaded_model, question, server_context.limits, options))
         record.ignored += answers.ignored
         record.loosened, record.unmet = answers.loosened, answers.unmet
-        return answers, hosted
+        return answers, loaded_model
     except BaseException:
-        serving.registry.release(hosted)
+        server_context.registry.release(loaded_model)
         raise
 
 
@@ -130,21 +130,23 @@ def _schema(body: ChatRequest) -> Any:
     return form.json_schema.schema_
 
 
-def _options(body: ChatRequest, hosted: Hosted, serving: Serving, room: int, constraint: Mapping[str, Any]) -> SamplingConfig:
+def _options(
+    body: ChatRequest, loaded_model: LoadedModel, server_context: ServerContext, room: int, constraint: Mapping[str, Any]
+) -> SamplingConfig:
     asked = [each for each in (body.max_tokens, body.max_completion_tokens) if each is not None]
-    most = most_tokens(min(asked, default=None), room, serving.limits)
+    most = most_tokens(min(asked, default=None), room, server_context.limits)
     extra = dict(constraint)
     if body.logprobs:
         extra["logprobs"] = body.top_logprobs or 0
-    return sampling(body, hosted, serving.limits, most, extra)
+    return sampling(body, loaded_model, server_context.limits, most, extra)
 
 
-def _head(hosted: Hosted) -> dict[str, Any]:
-    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": hosted.name}
-    return {**head, "system_fingerprint": hosted.fingerprint}
+def _head(loaded_model: LoadedModel) -> dict[str, Any]:
+    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": loaded_model.name}
+    return {**head, "system_fingerprint": loaded_model.fingerprint}
 
 
-async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage: bool, record: Any) -> AsyncIterator[bytes]:
+async def _events(answers: Answers, loaded_model: LoadedModel, head: dict[str, Any], usage: bool, record: Any) -> AsyncIterator[bytes]:
     """The chunks, several in one piece where they come at once."""
     head = {"id": head["id"], "object": "chat.completion.chunk", **head}
     more = {"usage": None} if usage else {}
@@ -173,7 +175,7 @@ async def _events(answers: Answers, hosted: Hosted, head: dict[str, Any], usage:
             return chunk(delta.index, {}, delta.end)
         text, scores = delta.part.text, None
         if delta.scores:
-            scores = {"content": scores_json(delta.scores, hosted.model.tokenizer), "refusal": None}
+            scores = {"content": scores_json(delta.scores, loaded_model.model.tokenizer), "refusal": None}
         elif delta.part.kind == "content":
             return f'data: {before}{delta.index},"delta":{{"content":{json.dumps(text)}}}{after}'.encode()
         names = ("content",) if delta.part.kind == "content" else ("reasoning", "reasoning_content")
@@ -200,7 +202,7 @@ def progress_json(answers: Answers, began: float) -> dict[str, int]:
     return {"total": reading.total, "cache": reading.cached, "processed": reading.processed, "time_ms": spent}
 
 
-async def _whole(answers: Answers, hosted: Hosted, head: dict[str, Any], record: Any) -> dict[str, Any]:
+async def _whole(answers: Answers, loaded_model: LoadedModel, head: dict[str, Any], record: Any) -> dict[str, Any]:
     count = answers.request.config.n
     texts: list[dict[str, str]] = [{"content": "", "reasoning": ""} for _ in range(count)]
     calls: list[list[Call]] = [[] for _ in range(count)]
@@ -220,7 +222,7 @@ async def _whole(answers: Answers, hosted: Hosted, head: dict[str, Any], record:
         {
             "index": number,
             "message": message_json(texts[number], calls[number]),
-            "logprobs": {"content": scores_json(scores[number], hosted.model.tokenizer), "refusal": None} if asked else None,
+            "logprobs": {"content": scores_json(scores[number], loaded_model.model.tokenizer), "refusal": None} if asked else None,
             "finish_reason": ends[number],
         }
         for number in range(count)

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from newleaf.errors import InputError
-from newleaf.generate.engine.engine_tasks import Errand
+from newleaf.generate.engine.engine_tasks import EngineTask
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore, score_steps
 from newleaf.generate.text.request import Request as Writing
@@ -22,10 +22,10 @@ from newleaf.generate.text.text_state import Piece
 from newleaf.serve.answers.request_options import check_prompt, check_texts, check_together, most_tokens, sampling
 from newleaf.serve.answers.usage import cached, text_usage
 from newleaf.serve.api_errors import ApiError, refused
-from newleaf.serve.http.sse import DONE, EventStream, answer_to, event, unless_gone
+from newleaf.serve.http.sse import DONE, EventStream, answer_to, cancel_on_disconnect, event
 from newleaf.serve.http.strict_json import router
-from newleaf.serve.models.loaded_model import Hosted
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.loaded_model import LoadedModel
+from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.protocol.schemas import CompletionRequest
 from newleaf.text.offsets import TextOffsets, prompt_offsets
 from newleaf.text.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ class Continuations:
 
     prompts: Sequence[tuple[str, list[int]]]
     writings: Sequence[Writing]
-    errands: list[Errand[list[TokenScore]]] = field(default_factory=list)  # scores of prompts
+    engine_tasks: list[EngineTask[list[TokenScore]]] = field(default_factory=list)  # scores of prompts
 
     @property
     def prompt_tokens(self) -> int:
@@ -52,17 +52,17 @@ class Continuations:
     def cancel(self) -> None:
         for writing in self.writings:
             writing.cancel()
-        for errand in self.errands:
-            errand.cancel()
+        for engine_task in self.engine_tasks:
+            engine_task.cancel()
 
-    async def score(self, hosted: Hosted, ids: list[int], top: int) -> list[TokenScore]:
+    async def score(self, loaded_model: LoadedModel, ids: list[int], top: int) -> list[TokenScore]:
         """A prompt's scores, unless the client goes away."""
-        model = hosted.model
-        self.errands.append(hosted.aside(score_steps(model.network, ids, model.tokenizer.vocab_size, top)))
+        model = loaded_model.model
+        self.engine_tasks.append(loaded_model.run_in_engine(score_steps(model.network, ids, model.tokenizer.vocab_size, top)))
         try:
-            return await answer_to(self.errands[-1])
+            return await answer_to(self.engine_tasks[-1])
         finally:
-            self.errands[-1].cancel()  # also where it is we who are cancelled
+            self.engine_tasks[-1].cancel()  # also where it is we who are cancelled
 
     async def pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
         """What comes of all prompts, each piece with its prompt's number."""
@@ -91,7 +91,7 @@ class Continuations:
                 task.cancel()
 
 
-def completions_router(serving: Serving) -> APIRouter:
+def completions_router(server_context: ServerContext) -> APIRouter:
     routes = router()
 
     @routes.post("/v1/completions", response_model=None)
@@ -100,52 +100,52 @@ def completions_router(serving: Serving) -> APIRouter:
         record = request.state.record
         if body.stream_options is not None and not body.stream:
             raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
-        hosted = await serving.registry.acquire(body.model)
-        record.of(hosted.name, body.user)
+        loaded_model = await server_context.registry.acquire(body.model)
+        record.of(loaded_model.name, body.user)
         try:
-            texts = await serving.threads.run(lambda: begin(serving, hosted, body))
+            texts = await server_context.threads.run(lambda: begin(server_context, loaded_model, body))
         except BaseException:
-            serving.registry.release(hosted)
+            server_context.registry.release(loaded_model)
             raise
-        maker = Choices(body, hosted, texts)
+        maker = Choices(body, loaded_model, texts)
         if body.stream:
             events = _events(maker, body, record)
-            end = functools.partial(serving.done, hosted, texts, record)
-            return EventStream(events, texts.cancel, end, record, serving.limits.stall_seconds)
-        whole = serving.until_done(hosted, texts, record, _whole(maker, record))
-        return JSONResponse(await unless_gone(request, whole, texts.cancel))
+            end = functools.partial(server_context.done, loaded_model, texts, record)
+            return EventStream(events, texts.cancel, end, record, server_context.limits.stall_seconds)
+        whole = server_context.until_done(loaded_model, texts, record, _whole(maker, record))
+        return JSONResponse(await cancel_on_disconnect(request, whole, texts.cancel))
 
     return routes
 
 
-def begin(serving: Serving, hosted: Hosted, body: CompletionRequest) -> Continuations:
+def begin(server_context: ServerContext, loaded_model: LoadedModel, body: CompletionRequest) -> Continuations:
     """Hand the prompts to the engine; not for the event loop's thread. Raises ApiError."""
-    limits, given = serving.limits, prompts_of(body.prompt)
+    limits, given = server_context.limits, prompts_of(body.prompt)
     for prompt in given:  # what is too long to read is told by its length, before anything is made of it
         if isinstance(prompt, str):
-            check_texts([prompt], hosted, limits, "prompt")
+            check_texts([prompt], loaded_model, limits, "prompt")
         else:
-            check_prompt(len(prompt), hosted, limits, "prompt")
-    prompts = [encoded(hosted.model.tokenizer, prompt) for prompt in given]
+            check_prompt(len(prompt), loaded_model, limits, "prompt")
+    prompts = [encoded(loaded_model.model.tokenizer, prompt) for prompt in given]
     for _, ids in prompts:
-        check_prompt(len(ids), hosted, limits, "prompt")
+        check_prompt(len(ids), loaded_model, limits, "prompt")
     if body.echo and body.logprobs is not None:
         check_together(sum(len(ids) for _, ids in prompts), limits, "prompt")
-    extra = options_of(body, hosted)
+    extra = options_of(body, loaded_model)
     configs: list[SamplingConfig] = []
     for _, ids in prompts:
-        most = most_tokens(body.max_tokens or LENGTH, hosted.context - len(ids), limits)
-        configs.append(sampling(body, hosted, limits, most, extra))
+        most = most_tokens(body.max_tokens or LENGTH, loaded_model.context - len(ids), limits)
+        configs.append(sampling(body, loaded_model, limits, most, extra))
     each = max(configs[0].n, configs[0].best_of or 1)
     if each * len(prompts) > limits.queue:
         raise ApiError(400, f"prompt: {each * len(prompts):,} texts are more than a request may ask for", "prompt", "invalid_value")
     writings: list[Writing] = []
     if body.max_tokens == 0:  # the prompts are echoed and scored, and not gone on with
         return Continuations(prompts, writings)
-    hosted.make_room(each * len(prompts))
+    loaded_model.make_room(each * len(prompts))
     try:
         for number, ((_, ids), config) in enumerate(zip(prompts, configs, strict=True)):
-            writings.append(hosted.submit(ids, config, first=number))
+            writings.append(loaded_model.submit(ids, config, first=number))
     except InputError as error:
         for writing in writings:
             writing.cancel()
@@ -153,7 +153,7 @@ def begin(serving: Serving, hosted: Hosted, body: CompletionRequest) -> Continua
     return Continuations(prompts, writings)
 
 
-def options_of(body: CompletionRequest, hosted: Hosted) -> dict[str, Any]:
+def options_of(body: CompletionRequest, loaded_model: LoadedModel) -> dict[str, Any]:
     """Options that only completions have. Beams draw nothing: what generation_config.json says of drawing is left out."""
     names = ("best_of", "json_schema", "logprobs", "length_penalty", "guidance_scale", "negative_prompt")
     found = {name: value for name in names if (value := getattr(body, name)) is not None}
@@ -169,9 +169,9 @@ def options_of(body: CompletionRequest, hosted: Hosted) -> dict[str, Any]:
             if getattr(body, name) is None:
                 found[name] = off
         texts *= beams
-    if texts > hosted.slots:
+    if texts > loaded_model.slots:
         what, name = ("beams", "n") if body.use_beam_search else ("guidance", "guidance_scale")
-        raise ApiError(400, f"{name}: {what} of {texts} texts; this server writes {hosted.slots} at once", name, "invalid_value")
+        raise ApiError(400, f"{name}: {what} of {texts} texts; this server writes {loaded_model.slots} at once", name, "invalid_value")
     return found
 
 
@@ -201,11 +201,16 @@ def encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[in
 class Choices:
     """OpenAI's choices of pieces: numbers, log-probabilities with offsets, and the echo of the prompt."""
 
-    def __init__(self, body: CompletionRequest, hosted: Hosted, texts: Continuations) -> None:
-        self.body, self.hosted, self.texts = body, hosted, texts
+    def __init__(self, body: CompletionRequest, loaded_model: LoadedModel, texts: Continuations) -> None:
+        self.body, self.loaded_model, self.texts = body, loaded_model, texts
         self.count = body.n or 1
-        self.head = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": hosted.name, "object": "text_completion"}
-        self.head["system_fingerprint"] = hosted.fingerprint
+        self.head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": loaded_model.name,
+            "object": "text_completion",
+        }
+        self.head["system_fingerprint"] = loaded_model.fingerprint
         self._offsets: dict[int, TextOffsets] = {}
 
     @property
@@ -218,12 +223,12 @@ class Choices:
         if not self.body.echo:
             return [self.choice(index, "", (), end) for index in range(self.count * len(self.texts.prompts))] if end else []
         found = []
-        model = self.hosted.model
+        model = self.loaded_model.model
         for number, (text, ids) in enumerate(self.texts.prompts):
             scores: list[TokenScore] = []
             if self.body.logprobs is not None:
                 top = self.body.logprobs
-                scores = await self.texts.score(self.hosted, ids, top)
+                scores = await self.texts.score(self.loaded_model, ids, top)
             offsets = self._echoed(text, ids, number) if scores else []
             for each in range(self.count):
                 index = number * self.count + each
@@ -234,8 +239,8 @@ class Choices:
     def _echoed(self, text: str, ids: Sequence[int], number: int) -> list[int]:
         """Where the tokens of a prompt begin in its echo."""
         if isinstance(prompts_of(self.body.prompt)[number], str):
-            return prompt_offsets(self.hosted.model.tokenizer, text, ids)
-        return list(map(TextOffsets(self.hosted.model.tokenizer), ids))
+            return prompt_offsets(self.loaded_model.model.tokenizer, text, ids)
+        return list(map(TextOffsets(self.loaded_model.model.tokenizer), ids))
 
     def of(self, number: int, piece: Piece) -> dict[str, Any]:
         return self.choice(number * self.count + piece.sample, piece.text, piece.scores, piece.end)
@@ -249,7 +254,7 @@ class Choices:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def _logprobs(self, index: int, scores: Sequence[TokenScore], offsets: Sequence[int] | None) -> dict[str, Any]:
-        tokenizer = self.hosted.model.tokenizer
+        tokenizer = self.loaded_model.model.tokenizer
         names = [tokenizer.token_name(score.id) for score in scores]
         if offsets is None:
             if index not in self._offsets:
@@ -268,7 +273,7 @@ class Choices:
 
     def _named(self, pairs: Sequence[tuple[int, float]]) -> list[tuple[str, float]]:
         """Alternatives by their text, the likeliest of those that look alike."""
-        return [(self.hosted.model.tokenizer.token_name(token), value) for token, value in reversed(pairs)]
+        return [(self.loaded_model.model.tokenizer.token_name(token), value) for token, value in reversed(pairs)]
 
 
 async def _events(maker: Choices, body: CompletionRequest, record: Any) -> AsyncIterator[bytes]:

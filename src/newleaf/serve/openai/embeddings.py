@@ -9,65 +9,65 @@ import torch
 from fastapi import APIRouter, Request, Response
 
 from newleaf.errors import NotFiniteError
-from newleaf.generate.backend.chunked_prefill import hidden_pieces
+from newleaf.generate.backend.chunked_prefill import hidden_state_chunks
 from newleaf.model import GPT
 from newleaf.serve.answers.request_options import check_texts, check_together
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.http.chunked_json import answer, json_bytes
 from newleaf.serve.http.sse import result_of
 from newleaf.serve.http.strict_json import router
-from newleaf.serve.models.loaded_model import Hosted
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.loaded_model import LoadedModel
+from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.openai.completions import encoded, prompts_of
 from newleaf.serve.protocol.schemas import EmbeddingRequest
 
 
-def embeddings_router(serving: Serving) -> APIRouter:
+def embeddings_router(server_context: ServerContext) -> APIRouter:
     routes = router()
 
     @routes.post("/v1/embeddings", response_model=None)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """A vector for each text. Language models are not trained for this: expect less of it than of a model for embeddings."""
         record = request.state.record
-        async with serving.registry.use(body.model) as hosted:
-            record.of(hosted.name, body.user)
-            width = hosted.model.network.config.n_embd
+        async with server_context.registry.use(body.model) as loaded_model:
+            record.of(loaded_model.name, body.user)
+            width = loaded_model.model.network.config.n_embd
             if body.dimensions is not None and body.dimensions > width:
                 raise ApiError(400, f"dimensions: this model's vectors have {width:,}", "dimensions", "invalid_value")
-            texts = await serving.threads.run(lambda: _encoded(serving, hosted, body))
-            hosted.make_room(1)
+            texts = await server_context.threads.run(lambda: _encoded(server_context, loaded_model, body))
+            loaded_model.make_room(1)
             record.prompt_tokens = sum(len(ids) for ids in texts)
-            rows = await result_of(request, hosted.aside(_pooled(hosted.model.network, texts)))
+            rows = await result_of(request, loaded_model.run_in_engine(_pooled(loaded_model.model.network, texts)))
         usage = {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
-        head = {"object": "list", "model": hosted.name, "usage": usage}
-        return answer(await serving.threads.run(lambda: json_bytes(head, {"data": _data(rows, body)}, part=8)))
+        head = {"object": "list", "model": loaded_model.name, "usage": usage}
+        return answer(await server_context.threads.run(lambda: json_bytes(head, {"data": _data(rows, body)}, part=8)))
 
     return routes
 
 
-def _encoded(serving: Serving, hosted: Hosted, body: EmbeddingRequest) -> list[list[int]]:
+def _encoded(server_context: ServerContext, loaded_model: LoadedModel, body: EmbeddingRequest) -> list[list[int]]:
     """The ids of each text. What is too long to read is told by its length, before anything is made of it."""
     texts, given = [], prompts_of(body.input)
-    check_together(sum(len(text) for text in given if not isinstance(text, str)), serving.limits, "input")
+    check_together(sum(len(text) for text in given if not isinstance(text, str)), server_context.limits, "input")
     for prompt in given:
         if isinstance(prompt, str):
-            check_texts([prompt], hosted, serving.limits, "input")
+            check_texts([prompt], loaded_model, server_context.limits, "input")
         else:
-            _check_length(len(prompt), hosted)
+            _check_length(len(prompt), loaded_model)
     for prompt in given:
         try:
-            _, ids = encoded(hosted.model.tokenizer, prompt)
+            _, ids = encoded(loaded_model.model.tokenizer, prompt)
         except ApiError as error:
             raise ApiError(400, str(error.detail).replace("prompt", "input", 1), "input", error.code) from None
-        _check_length(len(ids), hosted)
+        _check_length(len(ids), loaded_model)
         texts.append(ids)
-    check_together(sum(map(len, texts)), serving.limits, "input")
+    check_together(sum(map(len, texts)), server_context.limits, "input")
     return texts
 
 
-def _check_length(length: int, hosted: Hosted) -> None:
-    if length > hosted.context:
-        text = f"input: {length:,} tokens are too many; this model takes at most {hosted.context:,}"
+def _check_length(length: int, loaded_model: LoadedModel) -> None:
+    if length > loaded_model.context:
+        text = f"input: {length:,} tokens are too many; this model takes at most {loaded_model.context:,}"
         raise ApiError(400, text, "input", "context_length_exceeded")
 
 
@@ -76,7 +76,7 @@ def _pooled(network: GPT, texts: Sequence[Sequence[int]]) -> Generator[None, Non
     rows = []
     for ids in texts:
         total = torch.zeros(network.config.n_embd)
-        for hidden in hidden_pieces(network, ids):
+        for hidden in hidden_state_chunks(network, ids):
             total += hidden.float().sum(0).cpu()
             yield
         if not bool(total.isfinite().all()):

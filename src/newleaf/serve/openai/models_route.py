@@ -9,26 +9,33 @@ from fastapi.responses import JSONResponse
 
 from newleaf.generate.chat.sampling_defaults import chat_sampling
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.server_context import ServerContext
 from newleaf.version import VERSION
 
 
-def health_router(serving: Serving) -> APIRouter:
+def health_router(server_context: ServerContext) -> APIRouter:
     routes = APIRouter()
-    registry = serving.registry
+    registry = server_context.registry
 
     def about(name: str) -> dict[str, Any]:
-        hosted = registry.peek(name)
+        loaded_model = registry.peek(name)
         known: dict[str, Any] = {}
-        if hosted is not None:
+        if loaded_model is not None:
             known = {
-                "context_length": hosted.context,
-                "max_output_tokens": serving.limits.output,
-                "chat": hosted.template is not None,
-                "chat_sampling": chat_sampling(hosted.model.defaults),
+                "context_length": loaded_model.context,
+                "max_output_tokens": server_context.limits.output,
+                "chat": loaded_model.template is not None,
+                "chat_sampling": chat_sampling(loaded_model.model.defaults),
             }
         known |= {"parent": base} if (base := registry.names[name].name) != name else {}
-        return {"id": name, "object": "model", "created": registry.created, "owned_by": "newleaf", "loaded": hosted is not None, **known}
+        return {
+            "id": name,
+            "object": "model",
+            "created": registry.created,
+            "owned_by": "newleaf",
+            "loaded": loaded_model is not None,
+            **known,
+        }
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from newleaf.serve.answers.chat_answers import Answers
 from newleaf.serve.answers.usage import response_usage
-from newleaf.serve.http.middleware import Record
+from newleaf.serve.http.middleware import RequestRecord
 from newleaf.serve.http.sse import event
 from newleaf.serve.openai.response_items import Items
 from newleaf.serve.protocol.response_schemas import ResponseRequest
@@ -29,7 +29,7 @@ def asked_for(body: ResponseRequest) -> set[str]:
 class Maker:
     """A response while it is being written."""
 
-    def __init__(self, body: ResponseRequest, model: str, answers: Answers, record: Record) -> None:
+    def __init__(self, body: ResponseRequest, model: str, answers: Answers, record: RequestRecord) -> None:
         self.body, self.model, self.answers, self.record = body, model, answers, record
         self.items = Items(answers.tokenizer, LOGPROBS in asked_for(body), THOUGHTS in asked_for(body))
         self.number = 0  # of the next event

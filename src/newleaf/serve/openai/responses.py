@@ -15,11 +15,11 @@ from newleaf.serve.answers.question import Question
 from newleaf.serve.answers.request_options import most_tokens, sampling
 from newleaf.serve.answers.tool_choice import choose_tools, tool_json
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.http.middleware import Record
-from newleaf.serve.http.sse import EventStream, unless_gone
+from newleaf.serve.http.middleware import RequestRecord
+from newleaf.serve.http.sse import EventStream, cancel_on_disconnect
 from newleaf.serve.http.strict_json import router
-from newleaf.serve.models.loaded_model import Hosted
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.loaded_model import LoadedModel
+from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.openai.response_builder import LOGPROBS, THOUGHTS, Maker, asked_for, events, whole
 from newleaf.serve.openai.response_input import conversation, said
 from newleaf.serve.openai.response_store import ResponseStore, Stored, size_of
@@ -28,38 +28,40 @@ from newleaf.serve.protocol.schemas import Function
 from newleaf.text.messages import Message
 
 
-def responses_router(serving: Serving) -> APIRouter:
+def responses_router(server_context: ServerContext) -> APIRouter:
     routes, store = router(), ResponseStore()
 
     @routes.post("/v1/responses", response_model=None)
     async def responses(body: ResponseRequest, request: Request) -> Response:
         """Answers a conversation. Stored responses, as all are unless store is false, are kept in memory for others to go on from."""
-        record: Record = request.state.record
+        record: RequestRecord = request.state.record
         record.ignored += _ignored(body)
         messages, given = conversation(body, store, record.key)
         question = _question(body, messages)
-        hosted = await serving.registry.acquire(body.model)
-        record.of(hosted.name, body.user)
+        loaded_model = await server_context.registry.acquire(body.model)
+        record.of(loaded_model.name, body.user)
         try:
-            options = functools.partial(_options, body, hosted, serving)
-            answers = await serving.threads.run(lambda: ask(hosted, question, serving.limits, options))
+            options = functools.partial(_options, body, loaded_model, server_context)
+            answers = await server_context.threads.run(lambda: ask(loaded_model, question, server_context.limits, options))
             record.loosened, record.unmet = answers.loosened, answers.unmet
         except BaseException:
-            serving.registry.release(hosted)
+            server_context.registry.release(loaded_model)
             raise
         record.ignored += answers.ignored
-        maker = Maker(body, hosted.name, answers, record)
+        maker = Maker(body, loaded_model.name, answers, record)
 
         async def keep(response: dict[str, Any]) -> None:
             if body.store is not False:
                 talk = [*messages, *said(maker.items.output)]
-                size = await serving.threads.run(lambda: size_of(response, talk, given))
+                size = await server_context.threads.run(lambda: size_of(response, talk, given))
                 store.put(Stored(response, talk, given, record.key, size))
 
         if body.stream:
-            end = functools.partial(serving.done, hosted, answers, record)
-            return EventStream(events(maker, keep), answers.cancel, end, record, serving.limits.stall_seconds, maker.failed)
-        response = await unless_gone(request, serving.until_done(hosted, answers, record, whole(maker)), answers.cancel)
+            end = functools.partial(server_context.done, loaded_model, answers, record)
+            return EventStream(events(maker, keep), answers.cancel, end, record, server_context.limits.stall_seconds, maker.failed)
+        response = await cancel_on_disconnect(
+            request, server_context.until_done(loaded_model, answers, record, whole(maker)), answers.cancel
+        )
         await keep(response)
         return JSONResponse(response)
 
@@ -153,8 +155,10 @@ def _schema(body: ResponseRequest) -> Any:
     return form.schema_
 
 
-def _options(body: ResponseRequest, hosted: Hosted, serving: Serving, room: int, constraint: Mapping[str, Any]) -> SamplingConfig:
+def _options(
+    body: ResponseRequest, loaded_model: LoadedModel, server_context: ServerContext, room: int, constraint: Mapping[str, Any]
+) -> SamplingConfig:
     extra = dict(constraint)
     if LOGPROBS in asked_for(body):
         extra["logprobs"] = body.top_logprobs or 0
-    return sampling(body, hosted, serving.limits, most_tokens(body.max_output_tokens, room, serving.limits), extra)
+    return sampling(body, loaded_model, server_context.limits, most_tokens(body.max_output_tokens, room, server_context.limits), extra)

@@ -15,8 +15,8 @@ from newleaf.serve.answers.tool_calls import form_of
 from newleaf.serve.api_errors import ApiError, refused
 from newleaf.serve.http.chunked_json import answer, json_bytes
 from newleaf.serve.http.strict_json import router
-from newleaf.serve.models.loaded_model import Hosted
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.loaded_model import LoadedModel
+from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.openai.chat_completions import message_of, token_text
 from newleaf.serve.protocol.schemas import DetokenizeRequest, TokenizeRequest
 from newleaf.text.chat_template import Rendering
@@ -24,7 +24,7 @@ from newleaf.text.messages import contents
 from newleaf.text.tokenizer import Tokenizer
 
 
-def tokens_router(serving: Serving) -> APIRouter:
+def tokens_router(server_context: ServerContext) -> APIRouter:
     routes = router()
 
     @routes.post("/tokenize", response_model=None)
@@ -32,42 +32,42 @@ def tokens_router(serving: Serving) -> APIRouter:
         """Ids of a text, or of a conversation in the model's chat template."""
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "prompt: give this or messages", "prompt", "invalid_value")
-        async with serving.registry.use(body.model) as hosted:
-            request.state.record.model = hosted.name
-            return answer(await serving.threads.run(lambda: _tokens(serving, hosted, body)))
+        async with server_context.registry.use(body.model) as loaded_model:
+            request.state.record.model = loaded_model.name
+            return answer(await server_context.threads.run(lambda: _tokens(server_context, loaded_model, body)))
 
     @routes.post("/detokenize")
     async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, str]:
         """The text of ids."""
-        async with serving.registry.use(body.model) as hosted:
-            request.state.record.model = hosted.name
-            tokenizer = hosted.model.tokenizer
+        async with server_context.registry.use(body.model) as loaded_model:
+            request.state.record.model = loaded_model.name
+            tokenizer = loaded_model.model.tokenizer
             if body.tokens and max(body.tokens) >= tokenizer.vocab_size:
                 raise ApiError(400, f"tokens: must be below {tokenizer.vocab_size:,}", "tokens", "invalid_value")
-            return {"prompt": await serving.threads.run(lambda: tokenizer.decode(body.tokens, skip_special=False))}
+            return {"prompt": await server_context.threads.run(lambda: tokenizer.decode(body.tokens, skip_special=False))}
 
     @routes.get("/tokenizer_info")
     async def tokenizer_info(request: Request, model: str | None = None) -> dict[str, Any]:
         """The tokenizer's special tokens and chat template, by the names they have in tokenizer_config.json."""
-        async with serving.registry.use(model) as hosted:
-            request.state.record.model = hosted.name
-            return info(hosted)
+        async with server_context.registry.use(model) as loaded_model:
+            request.state.record.model = loaded_model.name
+            return info(loaded_model)
 
     return routes
 
 
-def info(hosted: Hosted) -> dict[str, Any]:
+def info(loaded_model: LoadedModel) -> dict[str, Any]:
     """As vLLM gives it, so that programs which bring no tokenizer of their own can render and count."""
-    tokenizer = hosted.model.tokenizer
+    tokenizer = loaded_model.model.tokenizer
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     added = tokenizer.backend.get_added_tokens_decoder()
-    sources = hosted.template.sources if hosted.template is not None else {}
+    sources = loaded_model.template.sources if loaded_model.template is not None else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{name: tokenizer.backend.id_to_token(token) if token is not None else None for name, token in ids.items()},
         **{f"{name}_id": token for name, token in ids.items()},
         "vocab_size": tokenizer.vocab_size,
-        "model_max_length": hosted.context,
+        "model_max_length": loaded_model.context,
         "additional_special_tokens": [token.content for token in added.values() if token.special],
         "chat_template": sources.get("default"),
     }
@@ -89,25 +89,25 @@ def with_special_tokens(tokenizer: Tokenizer, text: str, add: bool) -> list[int]
     return [*outer[:before], *ids, *outer[before + len(inner) :]]
 
 
-def _tokens(serving: Serving, hosted: Hosted, body: TokenizeRequest) -> bytes:
+def _tokens(server_context: ServerContext, loaded_model: LoadedModel, body: TokenizeRequest) -> bytes:
     """The answer, written by the thread that made it."""
-    ids = _ids(serving, hosted, body)
+    ids = _ids(server_context, loaded_model, body)
     lists: dict[str, Iterable[Any]] = {"tokens": ids}
     if body.return_token_strs:
-        lists["token_strs"] = (token_text(hosted.model.tokenizer, each) for each in ids)
-    return json_bytes({"count": len(ids), "max_model_len": hosted.context}, lists)
+        lists["token_strs"] = (token_text(loaded_model.model.tokenizer, each) for each in ids)
+    return json_bytes({"count": len(ids), "max_model_len": loaded_model.context}, lists)
 
 
-def _ids(serving: Serving, hosted: Hosted, body: TokenizeRequest) -> list[int]:
+def _ids(server_context: ServerContext, loaded_model: LoadedModel, body: TokenizeRequest) -> list[int]:
     if body.prompt is not None:
-        tokenizer = hosted.model.tokenizer
+        tokenizer = loaded_model.model.tokenizer
         if body.parse_special:
             return with_special_tokens(tokenizer, body.prompt, body.add_special_tokens)
         return tokenizer.encode(body.prompt, body.add_special_tokens)
     messages = [message_of(message) for message in body.messages or ()]
-    check_texts(contents(messages), hosted, serving.limits, "messages")
+    check_texts(contents(messages), loaded_model, server_context.limits, "messages")
     try:
-        speaker = hosted.speaker
-        return conversation_prompt(speaker, messages, (), form_of(speaker.template.source()), Rendering()).ids
+        responder = loaded_model.responder
+        return conversation_prompt(responder, messages, (), form_of(responder.template.source()), Rendering()).ids
     except InputError as error:
         raise refused(error, default="messages") from None

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query
 
 from newleaf.errors import InputError
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.models.server_context import Serving
+from newleaf.serve.models.server_context import ServerContext
 from newleaf.train.runs.run_history import METRICS, RunRecord, find_runs, named, read_run
 
 AXES = ("steps", "tokens", "seconds", "loss")
@@ -22,9 +22,9 @@ LARGEST = 1e30  # a measured number; sums of them stay finite
 MOST_BYTES = 32 << 20  # of metrics.jsonl read for one answer; the rest comes with the next
 
 
-def runs_router(serving: Serving) -> APIRouter:
+def runs_router(server_context: ServerContext) -> APIRouter:
     """`/runs` and `/runs/history`; empty where the server was given no folder of runs."""
-    folder, router = serving.settings.runs, APIRouter()
+    folder, router = server_context.settings.runs, APIRouter()
 
     @router.get("/runs")
     def runs() -> dict[str, Any]:

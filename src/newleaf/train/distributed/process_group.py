@@ -30,7 +30,7 @@ class Ranks:
         self.stopping: Callable[[], bool] = lambda: False  # whether this process was asked to stop
 
     @property
-    def leads(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process prints and writes."""
         return self.rank == 0
 
@@ -38,9 +38,9 @@ class Ranks:
         """Each number, added up over the processes in fp64. All of them must call it; clock and stop requests go along."""
         return numbers
 
-    def of_first(self, number: float) -> float:
+    def from_rank_zero(self, number: float) -> float:
         """The first process's number."""
-        return self.sum(number if self.leads else 0.0)[0]
+        return self.sum(number if self.is_rank_zero else 0.0)[0]
 
     def now(self) -> float:
         """The clock of the first process, as of the last `sum`."""
@@ -50,7 +50,7 @@ class Ranks:
         """Whether any process had been asked to stop, as of the last `sum`."""
         return self.stopping()
 
-    def first(self, work: Callable[[], T]) -> T:
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
         """`work()` in the first process only; the others wait and get its result, which must be what JSON holds.
 
         Raises the OSError that it raised in all of them, and its InputError in the first, as ToldElsewhereError in the others.
@@ -65,7 +65,7 @@ class Ranks:
         """Add up the weights' gradients over the processes."""
 
 
-class ManyRanks(Ranks):
+class DistributedRanks(Ranks):
     """One of several processes. A collective whose partners are gone raises InputError."""
 
     BUCKET = 1 << 24  # numbers summed at once, 64 MB: large enough for the network, small beside it
@@ -82,7 +82,7 @@ class ManyRanks(Ranks):
         self.sum()
 
     def sum(self, *numbers: float) -> tuple[float, ...]:
-        clock = self.clock() if self.leads else 0.0
+        clock = self.clock() if self.is_rank_zero else 0.0
         shared = torch.tensor([*numbers, clock, float(self.stopping())], dtype=torch.float64)
         self._together(lambda: self.dist.all_reduce(shared, group=self.group))
         *sums, self.first_clock, stops = shared.tolist()
@@ -95,17 +95,17 @@ class ManyRanks(Ranks):
     def stop_requested(self) -> bool:
         return self.stop
 
-    def first(self, work: Callable[[], T]) -> T:
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
         outcome: dict[str, Any] = {}
         failure: Exception | None = None
-        if self.leads:
+        if self.is_rank_zero:
             try:
                 outcome = {"result": work()}
             except OSError as error:
                 outcome, failure = {"system": [error.errno, error.strerror or str(error)]}, error
             except InputError as error:
                 outcome, failure = {"input": str(error)}, error
-        told = [json.dumps(outcome) if self.leads else ""]
+        told = [json.dumps(outcome) if self.is_rank_zero else ""]
         self._together(lambda: self.dist.broadcast_object_list(told, src=0, group=self.group))
         if failure is not None:
             raise failure
@@ -157,7 +157,7 @@ def torchrun_size() -> int:
     return int(os.environ["WORLD_SIZE"]) if started else 1
 
 
-def leads() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process prints, asked before or after the processes have met."""
     return torchrun_size() == 1 or os.environ["RANK"] == "0"
 
@@ -167,7 +167,7 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def meet(backend: str) -> None:
+def init_process_group(backend: str) -> None:
     """torch.distributed.init_process_group, for a restarted job too.
 
     After a restart torchrun gives the new processes the store that the old ones met in, whose addresses and counts are of
@@ -199,11 +199,11 @@ def joined(clock: Callable[[], float] = time.monotonic) -> Iterator[Ranks]:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         try:
-            meet("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         except (RuntimeError, ValueError) as error:
             raise InputError(f"the processes cannot meet ({str(error).splitlines()[0]}); look at MASTER_ADDR and MASTER_PORT") from None
     try:
-        yield ManyRanks(clock)
+        yield DistributedRanks(clock)
     finally:
         if ours:
             dist.destroy_process_group()

@@ -10,16 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
-from newleaf.train.distributed.sharding import Whole
+from newleaf.train.distributed.sharding import Replicated
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], layout: Whole) -> None:
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], layout: Replicated) -> None:
     """A file from each process, of its part of the DTensors. All must call it; raises OSError in all when one could not write."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    layout.ranks.first(lambda: folder.mkdir(parents=True, exist_ok=True))
+    layout.ranks.on_rank_zero(lambda: folder.mkdir(parents=True, exist_ok=True))
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         save(dict(tensors), storage_writer=writer, process_group=layout.ranks.group)
@@ -27,7 +27,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], layout: Whole) -> 
         raise _system_error(failed.failures, folder) from None
 
 
-def read_shards(folder: Path, layout: Whole) -> dict[str, Tensor]:
+def read_shards(folder: Path, layout: Replicated) -> dict[str, Tensor]:
     """What this process has of each tensor that any number of processes wrote. Several must call it together."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from newleaf.train.distributed.process_group import Ranks
 
 
-class Whole:
+class Replicated:
     """Each process holds the whole network and steps it; only gradients travel, once a step.
 
     The optimizer works on what `local` gives it, and asks here for everything that a piece of a matrix does not tell.
@@ -63,7 +63,7 @@ class Whole:
         return loss
 
 
-class Sharded(Whole):
+class Sharded(Replicated):
     """FSDP2: each process keeps one part of the rows of every weight, gradient and moment; a block's weights are whole only while it runs.
 
     Muon needs whole matrices: each process gets some of a stack's, orthogonalises them and sends the rows back (as in Liu et al. 2025,
@@ -115,7 +115,7 @@ class Sharded(Whole):
         found = {}
         for name, piece in pieces.items():
             tensor = self.whole(piece, weights[name].shape).full_tensor()  # type: ignore[attr-defined]
-            if self.ranks.leads:
+            if self.ranks.is_rank_zero:
                 found[name] = tensor.cpu()
         return found
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from newleaf.train.runs.checkpoint import Checkpoint
 
 
-class Best:
+class BestWeights:
     """`kept` are the figures of what stands in the product's folder, with their "step"; `lowest` those of the best validation.
 
     They differ where `train.keep` is "last", and while the disk is full: then the weights wait in memory, and no later checkpoint is
@@ -26,36 +26,36 @@ class Best:
         self.session = session
         self.kept: Figures | None = None
         self.lowest: Figures | None = None
-        self.checks_without_gain = 0
+        self.validations_without_gain = 0
         self._waiting: tuple[Figures, dict[str, Tensor]] | None = None
 
     @property
-    def waits_for(self) -> int | None:
+    def unsaved_step(self) -> int | None:
         """The step whose weights could not be written yet."""
         return int(self._waiting[0]["step"]) if self._waiting is not None else None
 
-    def hear(self, found: Figures) -> None:
+    def update(self, found: Figures) -> None:
         """Take in a validation, and keep the present weights if they are what the run is to leave."""
-        self.checks_without_gain += 1
+        self.validations_without_gain += 1
         if self.better(found, self.lowest):
-            self.lowest, self.checks_without_gain = self.session.figures(found), 0
+            self.lowest, self.validations_without_gain = self.session.figures(found), 0
         before = self._waiting[0] if self._waiting is not None else self.kept
         if self.wanted(found, before):
             self._write(self.session.figures(found))
         else:
-            self.write_waiting()
+            self.write_unsaved()
 
     def wanted(self, found: Figures, before: Figures | None) -> bool:
         """Whether weights with these figures are to take the place of those that were kept `before`."""
-        if self.session.course.train.keep == "last":
-            return math.isfinite(found[self.session.course.measure.key])
+        if self.session.objective.train.keep == "last":
+            return math.isfinite(found[self.session.objective.measure.key])
         return self.better(found, before)
 
     def better(self, found: Figures, than: Figures | None) -> bool:
         """Whether these figures are finite and better."""
-        return self.session.checks.better(found, than)
+        return self.session.validation.better(found, than)
 
-    def write_waiting(self) -> bool:
+    def write_unsaved(self) -> bool:
         """Write weights that a full disk has kept in memory; whether none wait any more."""
         if self._waiting is None:
             return True
@@ -70,17 +70,17 @@ class Best:
             "best": self.kept,
             "lowest": self.lowest,
             "unwritten": self._waiting[0] if self._waiting is not None else None,
-            "checks_without_gain": self.checks_without_gain,
+            "checks_without_gain": self.validations_without_gain,
         }
 
     def restore(self, found: Checkpoint) -> None:
         """Be as a checkpoint was, whose weights the optimizer holds; write those that it could not write, or that were lost since."""
         state = found.values
-        self.kept, self.checks_without_gain = state["best"], state["checks_without_gain"]
+        self.kept, self.validations_without_gain = state["best"], state["checks_without_gain"]
         self.lowest = state.get("lowest") or state.get("unwritten") or self.kept
         if state.get("unwritten") is not None:
             self._write(state["unwritten"])
-        elif self.kept is not None and (trouble := self.session.ranks.first(self._trouble)) is not None:
+        elif self.kept is not None and (trouble := self.session.ranks.on_rank_zero(self._trouble)) is not None:
             self._make_again(found.step, trouble)
 
     def _write(self, figures: Figures) -> None:
@@ -99,7 +99,7 @@ class Best:
         session, best = self.session, int(self.kept["step"])
         if best != step and not session.checkpoints.is_whole(best):
             session.monitor.say(f"Warning: {trouble}. The best model, of step {best}, is lost; the best from {step} on takes its place.")
-            self.kept, self.lowest, self.checks_without_gain, session.check_pending = None, None, 0, True
+            self.kept, self.lowest, self.validations_without_gain, session.validation_pending = None, None, 0, True
             return
         if best != step:
             session.optimizer.load_state(session.checkpoints.tensors(best))

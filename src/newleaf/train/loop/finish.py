@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 STOP_SECONDS = 2.0  # for a validation after someone asked to stop
 
 
-def leave(session: Session, look: bool) -> None:
-    """Someone asked to stop: a checkpoint first; then, unless the training is over, a `look` at the network, so that there is a model/.
+def leave(session: Session, validate: bool) -> None:
+    """Someone asked to stop: a checkpoint first; then, unless the training is over, a `validate` at the network, so that there is a model/.
 
     What is found now is no part of the run: a resumed one forgets it, and has the best model that it would have had.
     """
     if session.loop.step == 0:
         session.monitor.say("Stopped before the first step; --resume begins it anew.")
         return
-    if session.best.write_waiting() or session.best.waits_for == session.loop.step:
+    if session.best.write_unsaved() or session.best.unsaved_step == session.loop.step:
         session.save_checkpoint()
     figures = session.best.kept
-    if look:
+    if validate:
         figures = _provisional(session) or figures
     session.plot()
     if figures is not None:
@@ -34,17 +34,17 @@ def leave(session: Session, look: bool) -> None:
 
 def _provisional(session: Session) -> Figures | None:
     """Put the present weights into model/ where they are better than the best, or the first; as quickly as can be asked of a stop."""
-    checks = session.checks
-    if not checks.row_seconds:
-        checks.look(1, to_the_end=True)
-    affordable = max(1, int(STOP_SECONDS / max(checks.row_seconds, 1e-9)))
-    if session.best.kept is not None and affordable < checks.rows:
+    validation = session.validation
+    if not validation.row_seconds:
+        validation.validate(1, to_the_end=True)
+    affordable = max(1, int(STOP_SECONDS / max(validation.row_seconds, 1e-9)))
+    if session.best.kept is not None and affordable < validation.rows:
         return None  # over fewer rows the figures could not be compared
-    checks.rows = min(checks.rows, affordable)
-    found = checks.look(checks.rows, to_the_end=True)
-    checks.record(session.loop.step, found)
-    checks.tell(session.loop.step, found)
-    if session.best.waits_for is not None or not session.best.wanted(found, session.best.kept):
+    validation.rows = min(validation.rows, affordable)
+    found = validation.validate(validation.rows, to_the_end=True)
+    validation.record(session.loop.step, found)
+    validation.tell(session.loop.step, found)
+    if session.best.unsaved_step is not None or not session.best.wanted(found, session.best.kept):
         return None
     if session.best.kept is not None:
         session.folder.set_best_aside()
@@ -59,19 +59,20 @@ def finish(session: Session) -> None:
 
     While weights that belong there could not be written, the run is not finished.
     """
-    if not session.best.write_waiting():
+    if not session.best.write_unsaved():
         _wait_for_room(session)
     if session.best.kept is None:
         raise DivergedError(
-            f"{session.folder.path}: no validation had a finite loss, or {session.course.product}/ could not be written; see metrics.jsonl"
+            f"{session.folder.path}: no validation had a finite loss, or {session.objective.product}/ could not be written; see "
+            f"metrics.jsonl"
         )
-    figures, examiner = dict(session.best.kept), session.checks.examiner
+    figures, evaluator = dict(session.best.kept), session.validation.evaluator
     if figures["step"] != session.loop.step:
-        session.optimizer.take_weights(session.course.read_back(session.folder.product))
-    if session.checks.looks_again:
-        figures |= session.checks.closing_look()
-    rows = session.checks.report_rows
-    report = session.ranks.first(lambda: examiner.report(session.folder.path, rows)) if examiner.reports else {}
+        session.optimizer.take_weights(session.objective.read_back(session.folder.product))
+    if session.validation.validates_at_end:
+        figures |= session.validation.final_validation()
+    rows = session.validation.report_rows
+    report = session.ranks.on_rank_zero(lambda: evaluator.report(session.folder.path, rows)) if evaluator.reports else {}
     session.plot()
     session.folder.metrics.flush()
     session.checkpoints.trim()  # a kill may have come before that
@@ -83,7 +84,7 @@ def _wait_for_room(session: Session) -> None:
     if session.best.kept is not None:
         session.attempt("summary.json", lambda: _write_summary(session, dict(session.best.kept or {}), finished=False))
     raise InputError(
-        f"{session.folder.path}: {session.course.product}/ of step {session.best.waits_for} could not be written, so the run is not "
+        f"{session.folder.path}: {session.objective.product}/ of step {session.best.unsaved_step} could not be written, so the run is not "
         f"finished; free some space, and --resume {session.folder.path} completes it"
     )
 
@@ -94,7 +95,7 @@ def _write_summary(session: Session, figures: Figures, finished: bool, report: d
     session.folder.write_summary(
         {
             "finished": finished,
-            **dict(sorted(found.items(), key=lambda pair: pair[0] != session.course.measure.key)),
+            **dict(sorted(found.items(), key=lambda pair: pair[0] != session.objective.measure.key)),
             **(_measured_on(session) if finished else {}),
             **(report or {}),
             "best_step": figures["step"],
@@ -107,7 +108,7 @@ def _write_summary(session: Session, figures: Figures, finished: bool, report: d
             "train_seconds": round(loop.seconds, 3),
             "total_seconds": round(session.total_seconds(), 3),
             "tokens_per_second": round(loop.tokens / loop.seconds, 1) if loop.seconds > 0 else 0.0,
-            **session.course.facts(loop.network),
+            **session.objective.facts(loop.network),
             "resumed_from_step": session.resumed_from,
             "version": VERSION,
         }
@@ -116,5 +117,7 @@ def _write_summary(session: Session, figures: Figures, finished: bool, report: d
 
 def _measured_on(session: Session) -> dict[str, Any]:
     """How many of the held-out rows the figures are of, where the time did not allow all of them."""
-    checks = session.checks
-    return {} if checks.sees_all else {"measured_on": {"rows": checks.closing_rows, "of": checks.examiner.all_rows}}
+    validation = session.validation
+    return (
+        {} if validation.covers_validation_set else {"measured_on": {"rows": validation.closing_rows, "of": validation.evaluator.all_rows}}
+    )

@@ -43,13 +43,13 @@ class Watcher(Protocol):
     def step(self, step: Step) -> None:
         """A step is done. May set the loop back to an earlier one."""
 
-    def check_due(self, step: Step) -> bool:
+    def validation_due(self, step: Step) -> bool:
         """Whether to `check` after this step, as after the last."""
 
     def check(self, step: int) -> bool:
         """Look at the network; False ends the run."""
 
-    def smaller_portions(self, windows: int) -> None:
+    def reduce_micro_batch(self, windows: int) -> None:
         """The device ran out of memory, and from now on takes this many windows at once."""
 
     def stop_requested(self) -> bool: ...
@@ -95,7 +95,7 @@ class Loop:
                 return
             done = self._step()
             self.watcher.step(done)
-            if self.watcher.check_due(done):
+            if self.watcher.validation_due(done):
                 if not self.watcher.check(self.step):
                     return
                 self.network.train()
@@ -123,14 +123,14 @@ class Loop:
         """
         *counts, tokens = self.ranks.sum(*batch.counts, batch.tokens)
         counts = [count or 1 for count in counts]
-        totals = self._all_portions(batch, counts)
+        totals = self._all_micro_batches(batch, counts)
         self.optimizer.layout.add_up(self.network)
         return [total / count for total, count in zip(self.ranks.sum(*totals), counts, strict=True)], int(tokens)
 
-    def _all_portions(self, batch: Batch, counts: Sequence[float]) -> list[float]:
+    def _all_micro_batches(self, batch: Batch, counts: Sequence[float]) -> list[float]:
         while True:
             try:
-                return self._portions(batch, counts)
+                return self._micro_batches(batch, counts)
             except torch.OutOfMemoryError:
                 if self.optimizer.layout.in_step:  # the others would wait for this one's next portion
                     raise InputError("the device's memory does not hold a portion; give a smaller train.micro_batch_size") from None
@@ -140,9 +140,9 @@ class Loop:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.micro_batch_size = (self.micro_batch_size + 1) // 2
-            self.watcher.smaller_portions(self.micro_batch_size)
+            self.watcher.reduce_micro_batch(self.micro_batch_size)
 
-    def _portions(self, batch: Batch, counts: Sequence[float]) -> list[float]:
+    def _micro_batches(self, batch: Batch, counts: Sequence[float]) -> list[float]:
         """The sum of each term here; leaves the gradients of the loss, each term divided by its count, in the network."""
         # Dropout draws from the step's own numbers, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + self.step + self.ranks.rank * 1_000_000_007)

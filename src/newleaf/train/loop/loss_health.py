@@ -18,7 +18,7 @@ COUNTERS = ("skipped", "in_a_row", "spikes", "restored", "rate_scale")
 
 
 @dataclass
-class Health:
+class LossHealth:
     """Counts what went wrong. A spike is a loss above the median of the last RECENT by more than SPREADS · 1.4826 · MAD (the median
     absolute deviation, as robust as a spread gets) and by more than LEAST_RISE of that median."""
 
@@ -29,7 +29,7 @@ class Health:
     rate_scale: float = 1.0  # of every rate since then
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
 
-    def hear(self, loss: float, skipped: bool) -> bool:
+    def update(self, loss: float, skipped: bool) -> bool:
         """Take in a step; returns whether its loss is a spike."""
         self.in_a_row = self.in_a_row + 1 if skipped else 0
         self.skipped += skipped

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.distributed.sharding import Whole
+from newleaf.train.distributed.sharding import Replicated
 
 # The quintic of Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), as torch.optim.Muon has it.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -68,7 +68,7 @@ class Stack:
     Where the layout gives each process a part of the rows, this is the part here.
     """
 
-    def __init__(self, weights: list[nn.Parameter], layout: Whole) -> None:
+    def __init__(self, weights: list[nn.Parameter], layout: Replicated) -> None:
         self.weights, self.layout = weights, layout
         self.rows, self.columns = weights[0].shape
         self.master = torch.stack([layout.local(w.detach()).to(torch.float32) for w in weights])
@@ -92,14 +92,14 @@ class Optimizer:
     """
 
     def __init__(
-        self, network: nn.Module, config: OptimizerConfig, dtype: torch.dtype = torch.float32, layout: Whole | None = None
+        self, network: nn.Module, config: OptimizerConfig, dtype: torch.dtype = torch.float32, layout: Replicated | None = None
     ) -> None:
         """Takes the network's weights as masters and turns the network itself into `dtype`.
 
         `layout` is how the network lies over the processes; masters and moments lie alike.
         """
         self.config = config
-        self.layout = layout = layout or Whole(Ranks())
+        self.layout = layout = layout or Replicated(Ranks())
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
         if not layout.in_step:
             # A folder that stores a matrix transposed gives one that lies so, and AdamW's moments from a checkpoint would not.

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 def skipped_step(session: Session, step: Step) -> None:
     """Say so at the first of a row; after too many, go back to the last checkpoint at a lower rate, once."""
-    most, row = session.course.train.max_skipped, session.health.in_a_row
+    most, row = session.objective.train.max_skipped, session.health.in_a_row
     if row == 1:
         session.monitor.say(f"Warning: step {step.number} was skipped, its {why_skipped(step)}.")
     if row < most:
         return
-    peak, advice = session.course.optimizer, "look at the text around there"
-    if session.course.train.precision == "bf16":
+    peak, advice = session.objective.optimizer, "look at the text around there"
+    if session.objective.train.precision == "bf16":
         advice = f"try --train.precision fp32, or {advice}"
     if session.health.restored:
         raise DivergedError(
@@ -40,18 +40,18 @@ def _go_back(session: Session, step: int) -> None:
         session.loop.step, session.loop.tokens, session.last_progress = found.step, found.values["tokens"], found.values["progress"]
         session.rewind_metrics(found)
     else:
-        torch.manual_seed(session.course.train.seed)
-        session.optimizer.load_state(session.optimizer_of(session.course.build()).state())
+        torch.manual_seed(session.objective.train.seed)
+        session.optimizer.load_state(session.optimizer_of(session.objective.build()).state())
         session.loop.step, session.loop.tokens, session.last_progress = 0, 0, 0.0
         session.folder.metrics.rewind(None, 0)
     session.health.recent.clear()
     session.health.recent.extend(session.losses())
-    session.checks.samples.count(session.folder.lines())
+    session.validation.samples.count(session.folder.lines())
     session.health.lower()
     session.loop.rate_scale = session.health.rate_scale
     session.folder.record(step=session.loop.step, restored_from=step, rate_scale=session.health.rate_scale)
     where = f"the checkpoint of step {session.loop.step}" if session.loop.step else "the beginning"
-    row = session.course.train.max_skipped
+    row = session.objective.train.max_skipped
     session.monitor.say(f"Warning: {row} steps in a row were skipped; back to {where}, with rates times {session.health.rate_scale:g}.")
 
 

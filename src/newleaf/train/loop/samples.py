@@ -8,7 +8,7 @@ from typing import Any
 
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Examiner, Written
+from newleaf.train.objective.objective import Evaluator, Written
 from newleaf.train.objective.schedule import ClockSchedule
 
 SHARE = 0.02  # of a timed run, for the text it writes on the way
@@ -24,8 +24,8 @@ Sample = tuple[str, str]  # a prompt and what came of it
 class Samples:
     """Asks the examiner for texts, as long as the clock's run may take for them; without a clock, as long as they take."""
 
-    def __init__(self, examiner: Examiner, ranks: Ranks, clock: ClockSchedule | None, monitor: Monitor) -> None:
-        self.examiner, self.ranks, self.clock, self.monitor = examiner, ranks, clock, monitor
+    def __init__(self, evaluator: Evaluator, ranks: Ranks, clock: ClockSchedule | None, monitor: Monitor) -> None:
+        self.evaluator, self.ranks, self.clock, self.monitor = evaluator, ranks, clock, monitor
         self.taken = 0  # times that there were samples
         self.seconds = 0.0  # of all so far
         self.first = 0.0  # seconds that the first ones took
@@ -38,15 +38,15 @@ class Samples:
 
     def reserve(self) -> float:
         """Seconds to keep for those at the end of a timed run."""
-        if self.clock is None or not self.examiner.prompts:
+        if self.clock is None or not self.evaluator.prompts:
             return 0.0
-        wanted = len(self.examiner.prompts) * self.readable_seconds
+        wanted = len(self.evaluator.prompts) * self.readable_seconds
         return max(LAST * SHARE * self.clock.length, min(wanted, MOST_LAST * self.clock.length))
 
     def take(self, step: int) -> list[Sample]:
         """What the network makes of each prompt now. In a timed run there are fewer times, and texts that end early; none that nobody
         could read."""
-        prompts = self.examiner.prompts_at(self.taken) if self.examiner.prompts else ()
+        prompts = self.evaluator.prompts_at(self.taken) if self.evaluator.prompts else ()
         done = self.clock.progress(step) if self.clock is not None and step else 0.0
         if not prompts or (step and done < 1 and self._left(done) < WORTHWHILE * self.first):
             return []
@@ -55,8 +55,8 @@ class Samples:
         found: list[Sample] = []
         for number, prompt in enumerate(prompts):
             begin = self.ranks.clock()
-            written = self.examiner.sample(prompt, max(0.0, self._left(done)) / (len(prompts) - number))
-            took = self.ranks.of_first(self.ranks.clock() - begin)
+            written = self.evaluator.sample(prompt, max(0.0, self._left(done)) / (len(prompts) - number))
+            took = self.ranks.from_rank_zero(self.ranks.clock() - begin)
             self.seconds += took
             self._measure(written, took)
             if not written.cut or len(written.text) >= READABLE:

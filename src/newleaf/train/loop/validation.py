@@ -12,18 +12,18 @@ from torch import nn
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.samples import Sample, Samples
-from newleaf.train.loop.validation_plan import CHECKS, WARM_UP_ROWS, plan, probe_rows
-from newleaf.train.objective.objective import Course, Figures
+from newleaf.train.loop.validation_plan import VALIDATIONS, WARM_UP_ROWS, plan, probe_rows
+from newleaf.train.objective.objective import Figures, Objective
 from newleaf.train.objective.schedule import ClockSchedule
 from newleaf.train.runs.run_folder import RunFolder
 
 MOST_KEPT = 0.5  # of a timed run, for what comes after the last step: training has the other half, whatever a look may take
-LOOKS = 3  # that the pace of the last one is foretold by
+RECENT_VALIDATIONS = 3  # that the pace of the last one is foretold by
 PLOTTED = 0.3  # seconds, until the first plot is measured
 EXIT_SECONDS = 0.3  # what Python takes to end after the last line, and some room
 
 
-class Checks:
+class Validation:
     """Asks the course's examiner, and keeps the clock's reserve.
 
     `rows` is what each of `count` validations on the way looks at. The figures that stand before and after the training are over
@@ -31,46 +31,46 @@ class Checks:
     """
 
     def __init__(
-        self, course: Course, network: nn.Module, heed: Callable[[], None], ranks: Ranks, clock: ClockSchedule | None,
+        self, objective: Objective, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks, clock: ClockSchedule | None,
         folder: RunFolder, monitor: Monitor,
     ) -> None:  # fmt: skip
-        self.course, self.ranks, self.clock, self.folder, self.monitor = course, ranks, clock, folder, monitor
-        self.examiner = course.examiner(network, heed, ranks)
+        self.objective, self.ranks, self.clock, self.folder, self.monitor = objective, ranks, clock, folder, monitor
+        self.evaluator = objective.evaluator(network, check_stop, ranks)
         self.rows = 0  # not chosen yet
-        self.count = CHECKS
-        self.closing_rows, self.report_rows = self.examiner.all_rows, int(self.examiner.reports)
+        self.count = VALIDATIONS
+        self.closing_rows, self.report_rows = self.evaluator.all_rows, int(self.evaluator.reports)
         self.closing_seconds = 0.0  # of the last look at the closing rows
-        self.paces: deque[float] = deque(maxlen=LOOKS)  # seconds for each row
-        self.samples = Samples(self.examiner, ranks, clock, monitor)
+        self.row_times: deque[float] = deque(maxlen=RECENT_VALIDATIONS)  # seconds for each row
+        self.samples = Samples(self.evaluator, ranks, clock, monitor)
         self.plot_seconds = PLOTTED
 
     @property
     def row_seconds(self) -> float:
         """What a row takes, by the last looks; 0 before the first. Other work on the machine may have been in the way of one of them."""
-        return statistics.median(self.paces) if self.paces else 0.0
+        return statistics.median(self.row_times) if self.row_times else 0.0
 
     @property
-    def looks_again(self) -> bool:
+    def validates_at_end(self) -> bool:
         """Whether the best weights are still to be looked at when the training is over."""
-        return self.rows < self.closing_rows or self.examiner.reports > 0
+        return self.rows < self.closing_rows or self.evaluator.reports > 0
 
     @property
-    def sees_all(self) -> bool:
+    def covers_validation_set(self) -> bool:
         """Whether the closing figures are over the whole validation set, and the report over all of its rows."""
-        return self.closing_rows >= self.examiner.all_rows and self.report_rows >= self.examiner.reports
+        return self.closing_rows >= self.evaluator.all_rows and self.report_rows >= self.evaluator.reports
 
-    def look(self, rows: int | None, to_the_end: bool = False) -> Figures:
+    def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """Validate on this many rows, or on all."""
         begin = self.ranks.clock()
-        found = self.examiner.validate(rows, to_the_end)
-        self.paces.append(self.ranks.of_first(self.ranks.clock() - begin) / (rows or self.examiner.all_rows))
+        found = self.evaluator.validate(rows, to_the_end)
+        self.row_times.append(self.ranks.from_rank_zero(self.ranks.clock() - begin) / (rows or self.evaluator.all_rows))
         return found
 
-    def closing_look(self) -> Figures:
+    def final_validation(self) -> Figures:
         """The figures that stand before and after."""
         begin = self.ranks.clock()
-        found = self.look(self.closing_rows)
-        self.closing_seconds = self.ranks.of_first(self.ranks.clock() - begin)
+        found = self.validate(self.closing_rows)
+        self.closing_seconds = self.ranks.from_rank_zero(self.ranks.clock() - begin)
         return found
 
     def take_up(self, rows: int, closing: tuple[int, int]) -> None:
@@ -80,26 +80,26 @@ class Checks:
 
     def choose_rows(self) -> None:
         """How many rows each look has: what the recipe says, and by the clock no more than leaves training its time; measured once."""
-        wanted = min(self.course.train.eval_windows, self.examiner.all_rows)
+        wanted = min(self.objective.train.eval_windows, self.evaluator.all_rows)
         if self.clock is None:
             self.rows = self.rows or wanted
             return
-        self.look(min(WARM_UP_ROWS, wanted))  # which takes longer than any other: kernels may be compiled in it
-        self.paces.clear()
-        self.look(1)
+        self.validate(min(WARM_UP_ROWS, wanted))  # which takes longer than any other: kernels may be compiled in it
+        self.row_times.clear()
+        self.validate(1)
         single = self.row_seconds
         probe = probe_rows(self.clock.length, single, wanted)
         for _ in range(2):
-            self.paces.clear()
-            self.look(probe)
+            self.row_times.clear()
+            self.validate(probe)
             if self.row_seconds <= single:  # many rows at once are slower than one alone only where they were the first
                 break
-        looks = 2 if self.course.looks_before else 1
+        looks = 2 if self.objective.validates_before_training else 1
         found = plan(self.clock.length, self.row_seconds, wanted, self.closing_rows, self.report_rows, looks)
-        self.count = found.checks
+        self.count = found.validations
         if not self.rows:  # a run that goes on keeps what it had
             # A single check, which is the one at the end, is the closing look itself.
-            alone = found.checks == 1 and not self.course.train.eval_every
+            alone = found.validations == 1 and not self.objective.train.eval_every
             self.rows, self.closing_rows = found.closing_rows if alone else found.rows, found.closing_rows
             self.report_rows = found.report_rows
             self._say_what_is_seen()
@@ -107,11 +107,11 @@ class Checks:
 
     def _say_what_is_seen(self) -> None:
         """Where the closing figures are not over all rows: for people, and for whoever repeats the run."""
-        if self.sees_all:
+        if self.covers_validation_set:
             return
-        seen, of = self.closing_rows + self.report_rows, self.examiner.all_rows + self.examiner.reports
+        seen, of = self.closing_rows + self.report_rows, self.evaluator.all_rows + self.evaluator.reports
         self.monitor.say(
-            f"Validation uses {self.closing_rows:,} of {self.examiner.all_rows:,} held-out rows, the same ones before and after training: "
+            f"Validation uses {self.closing_rows:,} of {self.evaluator.all_rows:,} held-out rows, the same ones before and after training: "
             f"all would take about {of * self.row_seconds:.1f} s, these {seen * self.row_seconds:.1f} s."
         )
         self.folder.record(step=0, closing_windows=self.closing_rows, report_rows=self.report_rows)
@@ -120,11 +120,11 @@ class Checks:
         """Keep time for the end: one check more, the closing figures where no check has them, the report and a plot."""
         if self.clock is None:
             return
-        check_seconds = max(self.ranks.of_first(check_seconds), self.row_seconds * self.rows)
+        check_seconds = max(self.ranks.from_rank_zero(check_seconds), self.row_seconds * self.rows)
         last_look = 0.0
-        if self.looks_again:
+        if self.validates_at_end:
             last_look = max(self.closing_seconds, self.row_seconds * self.closing_rows) + self.row_seconds * self.report_rows
-        kept = check_seconds + self.samples.reserve() + last_look + self.ranks.of_first(self.plot_seconds) + EXIT_SECONDS
+        kept = check_seconds + self.samples.reserve() + last_look + self.ranks.from_rank_zero(self.plot_seconds) + EXIT_SECONDS
         self.clock.reserve = min(kept, MOST_KEPT * self.clock.length)
 
     def record(self, step: int, found: Figures, rows: int | None = None) -> None:
@@ -139,13 +139,13 @@ class Checks:
 
     def tell(self, step: int, found: Figures) -> None:
         """Show the figure that counts, and what it is of, where that is a sample of the held-out rows."""
-        words, count = self.course.measure.words, self.examiner.all_rows
+        words, count = self.objective.measure.words, self.evaluator.all_rows
         if self.rows < count:
             words = f"{words} (a sample: {self.rows:,} of {count:,} held-out windows)"
-        self.monitor.validation(step, found[self.course.measure.key], words)
+        self.monitor.validation(step, found[self.objective.measure.key], words)
 
     def better(self, found: Figures, best: Figures | None) -> bool:
         """Whether these figures are finite and better than the best."""
-        measure = self.course.measure
+        measure = self.objective.measure
         value = found[measure.key]
         return math.isfinite(value) and (best is None or measure.better(value, best[measure.key]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CHECKS = 10  # validations of a run whose recipe does not say
-CHECK_SHARE = 0.03  # of a timed run, for the validations on the way
+VALIDATIONS = 10  # validations of a run whose recipe does not say
+VALIDATION_SHARE = 0.03  # of a timed run, for the validations on the way
 CLOSING_SHARE = 0.3  # of a timed run, at most, for the figures that stand before and after, with the closing report
 PROBE_SHARE = 0.02  # of a timed run, for finding out what a row takes
 FEWEST_ROWS = 16  # of a validation on the way
@@ -14,10 +14,10 @@ WARM_UP_ROWS = 2  # of the very first look, which takes longer than any other
 
 @dataclass(frozen=True)
 class HeldOutPlan:
-    """`checks` validations of `rows` rows each, the last at the end of the training; figures over `closing_rows` rows stand before
+    """`validations` validations of `rows` rows each, the last at the end of the training; figures over `closing_rows` rows stand before
     and after it, and the report reads `report_rows` more."""
 
-    checks: int
+    validations: int
     rows: int
     closing_rows: int
     report_rows: int
@@ -37,11 +37,11 @@ def plan(seconds: float, row_seconds: float, wanted: int, all_rows: int, reports
     row_seconds = max(row_seconds, 1e-9)
     share = min(1.0, CLOSING_SHARE * seconds / row_seconds / (looks * all_rows + reports))
     closing, report = max(1, int(share * all_rows)), min(reports, max(1, int(share * reports)))
-    affordable = CHECK_SHARE * seconds / row_seconds  # rows of all checks together
+    affordable = VALIDATION_SHARE * seconds / row_seconds  # rows of all checks together
     few = min(FEWEST_ROWS, wanted, closing)
-    rows = min(wanted, closing, max(few, int(affordable / CHECKS)))
-    checks = max(1, min(CHECKS, int(affordable / rows)))
-    return HeldOutPlan(checks, rows, closing, report)
+    rows = min(wanted, closing, max(few, int(affordable / VALIDATIONS)))
+    validations = max(1, min(VALIDATIONS, int(affordable / rows)))
+    return HeldOutPlan(validations, rows, closing, report)
 
 
 def probe_rows(seconds: float, single_seconds: float, wanted: int) -> int:

@@ -10,7 +10,7 @@ loop and the end of a run know only what stands here. A course gives
 - `losses(network, part)`: for each of `terms` the *sum* over a part of a batch. The loop divides by the batch's `counts`, added up over
   all parts and processes, so that portions and processes add up to the same loss, and weighs the terms. A term of weight 0 is only
   written down;
-- `examiner(...)`: the validation, whose figure `measure.key` chooses the best checkpoint and ends a run early; samples; a closing report;
+- `evaluator(...)`: the validation, whose figure `measure.key` chooses the best checkpoint and ends a run early; samples; a closing report;
 - `save` and `read_back`: how the trained weights are written to the run's folder `product` ("model" or "adapter") and come back.
 """
 
@@ -93,7 +93,7 @@ class Batches(Protocol):
         """One that takes as much memory as any does: what fits is measured on it."""
 
 
-class Examiner(Protocol):
+class Evaluator(Protocol):
     """Looks at a network in training, which it leaves as it was."""
 
     @property
@@ -115,7 +115,7 @@ class Examiner(Protocol):
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """Figures over this many rows, evenly spaced, or all. Several processes share the work and return the same.
 
-        Between batches it calls the `heed` it was made with, which ends the asking by raising, unless it is to go on `to_the_end`.
+        Between batches it calls the `check_stop` it was made with, which ends the asking by raising, unless it is to go on `to_the_end`.
         """
 
     def sample(self, prompt: str, seconds: float) -> Written:
@@ -128,7 +128,7 @@ class Examiner(Protocol):
         """
 
 
-class Course(Protocol):
+class Objective(Protocol):
     """See the head of this file."""
 
     @property
@@ -145,7 +145,7 @@ class Course(Protocol):
     def product(self) -> Literal["model", "adapter"]: ...
 
     @property
-    def looks_before(self) -> bool:
+    def validates_before_training(self) -> bool:
         """Whether the network is worth a validation before the first step."""
 
     @property
@@ -172,7 +172,7 @@ class Course(Protocol):
 
     def losses(self, network: nn.Module, part: Any) -> Sequence[Tensor]: ...
 
-    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> Examiner: ...
+    def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> Evaluator: ...
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Write the folder `path`, whole or not at all; `weights` are the fp32 masters of what is trained, by the network's names."""

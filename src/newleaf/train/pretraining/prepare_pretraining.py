@@ -18,7 +18,7 @@ from newleaf.data.text_store import TextFile
 from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size, counted
 from newleaf.generate.options import SamplingConfig
-from newleaf.kernels.matmul_speed import bf16_is_faster, product_speed
+from newleaf.kernels.matmul_speed import bf16_is_faster, matmul_speed
 from newleaf.machine import keep_memory, pick_device, use_threads
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
@@ -32,7 +32,7 @@ from newleaf.train.display.monitor import Monitor
 from newleaf.train.loop.optimizer import OptimizerConfig
 from newleaf.train.objective.train_config import PretrainConfig, TrainConfig, with_batch_size
 from newleaf.train.signals import interruptible
-from newleaf.train.sizing import Budget, Choice, Portions, Reason, choose, portions
+from newleaf.train.sizing import Budget, DataBudget, Reason, SizeChoice, choose_size, data_budget
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     open_choices = len(model) < len(dataclasses.fields(GPTConfig))
     budget = _budget(config, corpus)
     config, characters = _characters(config, corpus)
-    choice = choose(corpus.train.n_bytes, budget, config.size, characters) if open_choices else None
-    config = _with_portions(config, corpus, budget, choice, model)
+    choice = choose_size(corpus.train.n_bytes, budget, config.size, characters) if open_choices else None
+    config = _with_data_budget(config, corpus, budget, choice, model)
     config, tokenizer = _tokenizer(config, corpus, choice, monitor)
     network = _network(model, choice, tokenizer)
     batch = config.train.batch_size or -(-(choice.batch_size if choice else 16) // processes) * processes
@@ -84,7 +84,7 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     return Prepared(config, network, tokenizer, shards[0], shards[1], fingerprints)
 
 
-def _rates(optimizer: OptimizerConfig, choice: Choice | None, model: dict[str, Any]) -> OptimizerConfig:
+def _rates(optimizer: OptimizerConfig, choice: SizeChoice | None, model: dict[str, Any]) -> OptimizerConfig:
     """The usual rates as the dial multiplies them; other rates stay, and those of a recipe that has a size of its own."""
     mine, theirs = ((each.kind, each.learning_rate, each.matrix_learning_rate) for each in (optimizer, OptimizerConfig()))
     if choice is None or {"n_layer", "n_embd"} & model.keys() or mine != theirs:
@@ -93,18 +93,20 @@ def _rates(optimizer: OptimizerConfig, choice: Choice | None, model: dict[str, A
     return dataclasses.replace(optimizer, learning_rate=adamw, matrix_learning_rate=muon)
 
 
-def _with_portions(config: PretrainConfig, corpus: Corpus, budget: Budget, choice: Choice | None, model: dict[str, Any]) -> PretrainConfig:
+def _with_data_budget(
+    config: PretrainConfig, corpus: Corpus, budget: Budget, choice: SizeChoice | None, model: dict[str, Any]
+) -> PretrainConfig:
     """How much of a large text becomes tokens and is shown to the tokenizer, where the clock decides and the recipe does not. All of it is
     a choice too, which stands in run.yaml: whoever resumes the run may find the machine slower."""
     shape = (choice.model | {"vocab_size": choice.vocab_size} if choice else {}) | model
-    found, tokenizer = portions(budget, shape["n_layer"], shape["n_embd"], shape["vocab_size"]), config.tokenizer
+    found, tokenizer = data_budget(budget, shape["n_layer"], shape["n_embd"], shape["vocab_size"]), config.tokenizer
     if tokenizer.train_bytes is None:
         seen = found.tokenizer if found is not None and corpus.train.n_bytes > found.tokenizer else MOST_SEEN
         tokenizer = dataclasses.replace(tokenizer, train_bytes=seen)
     return dataclasses.replace(config, data=limited(config.data, corpus, found), tokenizer=tokenizer)
 
 
-def limited(data: DataConfig, corpus: Corpus, found: Portions | None) -> DataConfig:
+def limited(data: DataConfig, corpus: Corpus, found: DataBudget | None) -> DataConfig:
     """No more of a text than these portions, where the recipe leaves that open; None where no clock limits it."""
     if found is None:
         return data
@@ -120,7 +122,7 @@ def timed_budget(train: TrainConfig) -> Budget:
     """What `train.time` is worth on this machine, which is measured."""
     assert train.time is not None
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-    return Budget(seconds=seconds(train.time), matrix_speed=product_speed(dtype, torch.device(train.device or "cpu")))
+    return Budget(seconds=seconds(train.time), matrix_speed=matmul_speed(dtype, torch.device(train.device or "cpu")))
 
 
 def settled(train: TrainConfig) -> TrainConfig:
@@ -158,7 +160,7 @@ def _characters(config: PretrainConfig, corpus: Corpus) -> tuple[PretrainConfig,
     return dataclasses.replace(config, tokenizer=settings), wanted
 
 
-def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, monitor: Monitor) -> tuple[PretrainConfig, Tokenizer]:
+def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: SizeChoice | None, monitor: Monitor) -> tuple[PretrainConfig, Tokenizer]:
     settings = config.tokenizer
     if settings.path is not None:
         return config, Tokenizer.load(local_folder(settings.path, TOKENIZER_FILES))
@@ -177,7 +179,7 @@ def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: Choice | None, mo
     return dataclasses.replace(config, tokenizer=settings), Tokenizer.load(place)
 
 
-def _network(model: dict[str, Any], choice: Choice | None, tokenizer: Tokenizer) -> GPTConfig:
+def _network(model: dict[str, Any], choice: SizeChoice | None, tokenizer: Tokenizer) -> GPTConfig:
     chosen = choice.model if choice else {}
     if "block" in model or "positions" in model or "norm" in model:
         chosen = {name: chosen[name] for name in ("context_length", "n_layer", "n_head", "n_embd") if name in chosen}
@@ -226,7 +228,7 @@ def part_of(text: TextFile, most: Literal["all"] | int | None) -> str:
     return whole if most is None or most == "all" or most >= text.n_bytes else f"{byte_size(most)} of {whole}"
 
 
-def holds(reason: Reason, choice: Choice | None, network: GPTConfig, config: PretrainConfig) -> bool:
+def holds(reason: Reason, choice: SizeChoice | None, network: GPTConfig, config: PretrainConfig) -> bool:
     """Whether what the dial says of its choice is still so, now that recipe and options have had their say."""
     if choice is None or any(getattr(network, name) != choice.model[name] for name in reason.fields):
         return False
@@ -245,7 +247,7 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters:,}"
 
 
-def _announce(config: PretrainConfig, network: GPTConfig, choice: Choice | None, corpus: Corpus, monitor: Monitor) -> None:
+def _announce(config: PretrainConfig, network: GPTConfig, choice: SizeChoice | None, corpus: Corpus, monitor: Monitor) -> None:
     for reason in choice.reasons if choice else ():
         if holds(reason, choice, network, config):
             monitor.say(reason.text)

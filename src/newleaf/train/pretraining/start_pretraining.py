@@ -15,7 +15,7 @@ from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.objective.train_config import PretrainConfig
 from newleaf.train.pretraining.prepare_pretraining import Prepared, prepare
-from newleaf.train.pretraining.text_objective import TextCourse
+from newleaf.train.pretraining.text_objective import TextObjective
 from newleaf.train.runs.run_folder import RunFolder
 
 DEFAULT_TIME = "3m"
@@ -47,7 +47,7 @@ def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) ->
         mine.append(prepare(config, monitor, ranks.size))
         return {"config": plain(mine[0].config), "fingerprints": mine[0].fingerprints}
 
-    settled = ranks.first(settle)
+    settled = ranks.on_rank_zero(settle)
     if ranks.size > 1 and (advice := thread_advice(settled["config"]["train"]["threads"], ranks.local_size)) is not None:
         monitor.say(advice)
     found = ranks.in_turn(lambda: mine[0] if mine else prepare(build(PretrainConfig, settled["config"]), monitor, ranks.size))
@@ -59,5 +59,5 @@ def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) ->
 PRETRAINING = run.Kind(
     read=lambda values: build(PretrainConfig, values),
     check=_with_length,
-    open=lambda config, monitor, ranks: TextCourse(prepared_together(config, monitor, ranks)),
+    open=lambda config, monitor, ranks: TextObjective(prepared_together(config, monitor, ranks)),
 )

@@ -12,7 +12,7 @@ import torch
 from newleaf.data.batches import Batch, count_windows, validation_batches
 from newleaf.data.shards import token_byte_lengths
 from newleaf.data.windows import NO_TARGET
-from newleaf.generate.backend.executor import NetworkSlots
+from newleaf.generate.backend.executor import ModuleExecutor
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.measure.bits_per_byte import TextLoss, text_loss
@@ -25,16 +25,16 @@ from newleaf.train.pretraining.prepare_pretraining import Prepared
 EVAL_TOKENS = 8192  # in one batch of a validation
 
 
-class TextExaminer:
-    """Asks `network`, which is left as it was. `heed` is called between batches and between tokens, and ends the asking by raising.
+class TextEvaluator:
+    """Asks `network`, which is left as it was. `check_stop` is called between batches and between tokens, and ends the asking by raising.
 
     Several processes share a validation, and hear the same of it; all of them write the same sample.
     """
 
     reports = False
 
-    def __init__(self, prepared: Prepared, network: GPT, heed: Callable[[], None], ranks: Ranks) -> None:
-        self.prepared, self.network, self.heed, self.ranks = prepared, network, heed, ranks
+    def __init__(self, prepared: Prepared, network: GPT, check_stop: Callable[[], None], ranks: Ranks) -> None:
+        self.prepared, self.network, self.check_stop, self.ranks = prepared, network, check_stop, ranks
         self.byte_lengths = torch.from_numpy(token_byte_lengths(prepared.tokenizer)).long()
         self.all_rows = count_windows(prepared.validation, prepared.window, prepared.config.data)
         train = prepared.config.train
@@ -51,7 +51,7 @@ class TextExaminer:
         if self.ranks.size > 1:
             at_once = min(at_once, -(-count // self.ranks.size))
         batches = self._own(validation_batches(self.prepared.validation, length, at_once, data, rows), -(-count // at_once))
-        found = text_loss(self.network, batches if to_the_end else self._heeding(batches), self.byte_lengths)
+        found = text_loss(self.network, batches if to_the_end else self._checking_stop(batches), self.byte_lengths)
         nats, tokens, size = self.ranks.sum(found.nats, found.tokens, found.bytes)
         whole = TextLoss(nats, int(tokens), int(size))
         return {"val_loss": whole.per_token, "val_bits_per_byte": whole.bits_per_byte}
@@ -67,11 +67,11 @@ class TextExaminer:
     def sample(self, prompt: str, seconds: float) -> Written:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
         begin, text = self.ranks.clock(), ""
-        slots = NetworkSlots(self.network, 1)  # kernels that must be compiled first would take a timed run's time
+        slots = ModuleExecutor(self.network, 1)  # kernels that must be compiled first would take a timed run's time
         for piece in Engine(self.network, self.prepared.tokenizer, runner=slots).write(prompt, self.sampling):
-            self.heed()
+            self.check_stop()
             text += piece.text
-            if self.ranks.of_first(self.ranks.clock() - begin > seconds):
+            if self.ranks.from_rank_zero(self.ranks.clock() - begin > seconds):
                 return Written(text, cut=True)
         return Written(text)
 
@@ -86,7 +86,7 @@ class TextExaminer:
         if last is not None and 0 < count % size <= rank:
             yield dataclasses.replace(last, targets=torch.full_like(last.targets, NO_TARGET))
 
-    def _heeding(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def _checking_stop(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
-            self.heed()
+            self.check_stop()
             yield batch

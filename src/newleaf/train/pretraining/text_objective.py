@@ -21,7 +21,7 @@ from newleaf.train.loop.optimizer import OptimizerConfig
 from newleaf.train.objective.objective import Measure
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.train.pretraining.prepare_pretraining import Prepared
-from newleaf.train.pretraining.text_evaluator import TextExaminer
+from newleaf.train.pretraining.text_evaluator import TextEvaluator
 from newleaf.train.runs.run_diagnosis import unigram_bits
 from newleaf.version import VERSION
 
@@ -29,13 +29,13 @@ COMPARED = 300_000  # tokens of the held-out text, about a megabyte, are given t
 BITS_PER_BYTE = Measure("val_bits_per_byte", "bits per byte")
 
 
-class TextCourse:
+class TextObjective:
     """What all training on a stream of text has in common; `build` draws a new network."""
 
     terms = NEXT_TOKEN
     measure = BITS_PER_BYTE
     product: Literal["model", "adapter"] = "model"
-    looks_before = False
+    validates_before_training = False
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
@@ -71,8 +71,8 @@ class TextCourse:
 
     losses = staticmethod(next_token_losses)
 
-    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> TextExaminer:
-        return TextExaminer(self.prepared, cast(GPT, network), heed, ranks)
+    def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> TextEvaluator:
+        return TextEvaluator(self.prepared, cast(GPT, network), check_stop, ranks)
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         peak = self.optimizer

@@ -17,7 +17,7 @@ from newleaf.errors import InputError
 from newleaf.storage.files import digest, replace_directory, sweep, write_json, write_tensors
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.distributed.sharded_state import read_shards, write_shards
-from newleaf.train.distributed.sharding import Whole
+from newleaf.train.distributed.sharding import Replicated
 
 TENSORS, VALUES, DIGESTS = "optimizer.safetensors", "state.json", "digests.json"
 NAME = re.compile(r"step-\d{8,}")
@@ -38,10 +38,10 @@ class Checkpoints:
     its own. Any number of them reads what any number wrote.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, layout: Whole | None = None) -> None:
+    def __init__(self, folder: Path, keep: int = 2, layout: Replicated | None = None) -> None:
         self.folder = folder
         self.keep = keep
-        self.layout = layout or Whole(Ranks())
+        self.layout = layout or Replicated(Ranks())
 
     def steps(self) -> list[int]:
         """Steps there is a checkpoint of, oldest first."""
@@ -49,7 +49,7 @@ class Checkpoints:
 
     def save(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any], drop_old: bool = True) -> None:
         """Write one, whole or not at all; then the oldest go. Raises OSError, with every earlier checkpoint as it was."""
-        first = self.layout.ranks.first
+        first = self.layout.ranks.on_rank_zero
         if not self.layout.in_step:
             return first(lambda: self._write(step, values, drop_old, lambda aside: write_tensors(aside / TENSORS, tensors)))
         parts = self._path(step).with_name(f".step-{step}.parts.tmp")
@@ -69,7 +69,7 @@ class Checkpoints:
 
     def trim(self) -> None:
         """Let the oldest go, but for `keep`."""
-        self.layout.ranks.first(self._trim)
+        self.layout.ranks.on_rank_zero(self._trim)
 
     def _trim(self) -> None:
         for old in self.steps()[: -self.keep]:
@@ -80,7 +80,7 @@ class Checkpoints:
 
         Those after it are removed, as the run takes their steps again. Raises InputError when all of them are damaged.
         """
-        found = self.layout.ranks.first(lambda: self._newest(say, good))
+        found = self.layout.ranks.on_rank_zero(lambda: self._newest(say, good))
         return Checkpoint(**found) if found is not None else None
 
     def tensors(self, step: int) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ class Checkpoints:
 
     def is_whole(self, step: int) -> bool:
         """Whether there is an undamaged checkpoint of this step."""
-        return self.layout.ranks.first(lambda: self._is_whole(step))
+        return self.layout.ranks.on_rank_zero(lambda: self._is_whole(step))
 
     def _is_whole(self, step: int) -> bool:
         try:

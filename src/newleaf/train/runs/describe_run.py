@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from newleaf.storage import describe
-from newleaf.train.runs.run_diagnosis import kept_words, looks_of
+from newleaf.train.runs.run_diagnosis import kept_words, validation_curve_of
 from newleaf.train.runs.run_folder import ADAPTER, MODEL
 from newleaf.train.runs.run_history import CONFIG, METRICS, SUMMARY, RunRecord, mapping, read_run, readable_lines
 
@@ -56,7 +56,7 @@ def _last(config: dict[str, Any], summary: dict[str, Any], folder: Path) -> dict
     """Which step model/ holds, and the last one's figure, on the rows that both were measured on."""
     key = next((name for name in summary if name.startswith("val_")), None)
     lower = key is None or key.endswith(("loss", "bits_per_byte"))
-    looks = looks_of(list(readable_lines(folder / METRICS)), key, not lower) if key else None
+    looks = validation_curve_of(list(readable_lines(folder / METRICS)), key, not lower) if key else None
     if looks is None or not isinstance(summary.get("best_step"), int) or not isinstance(summary.get("steps"), int):
         return {}
     kept = kept_words(looks, summary, config) or f"of step {summary['best_step']:,}, the best and the last"

@@ -10,7 +10,7 @@ from newleaf.train.runs.metrics_file import Metrics
 from newleaf.train.runs.run_folder import RunFolder
 
 
-class BystanderMetrics(Metrics):
+class ReadOnlyMetrics(Metrics):
     """metrics.jsonl can be read, and is written by another process."""
 
     def start(self) -> None: ...
@@ -20,12 +20,12 @@ class BystanderMetrics(Metrics):
     def rewind(self, size: int | None, step: int, crc32: int | None = None) -> None: ...
 
 
-class Bystander(RunFolder):
+class ReadOnlyRunFolder(RunFolder):
     """Everything may be asked of it, and what would be written is left to the first process."""
 
     def __init__(self, path: Any) -> None:
         super().__init__(path)
-        self.metrics = BystanderMetrics(self.metrics.path)
+        self.metrics = ReadOnlyMetrics(self.metrics.path)
 
     def check_free(self, overwrite: bool) -> None: ...
 

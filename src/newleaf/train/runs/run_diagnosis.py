@@ -26,7 +26,7 @@ Advice = Literal["text", "longer", "larger"]
 
 
 @dataclass(frozen=True)
-class Looks:
+class ValidationCurve:
     """A run's validations on the way, all on the same rows: the best one, the last one, and how far it fell at the end."""
 
     best_step: int
@@ -41,7 +41,7 @@ class Looks:
         return self.last_step > self.best_step and abs(self.last - self.best) > WORSE * abs(self.best)
 
 
-def looks_of(metrics: Sequence[Mapping[str, Any]], key: str, higher_is_better: bool = False) -> Looks | None:
+def validation_curve_of(metrics: Sequence[Mapping[str, Any]], key: str, higher_is_better: bool = False) -> ValidationCurve | None:
     """The validations in a metrics.jsonl by this figure; None where there is none after the first step."""
     found = [(int(line["step"]), float(line[key])) for line in metrics if line["step"] > 0 and isinstance(line.get(key), int | float)]
     if not found:
@@ -51,31 +51,31 @@ def looks_of(metrics: Sequence[Mapping[str, Any]], key: str, higher_is_better: b
     last_step, last = found[-1]
     begin = next((value for step, value in reversed(found) if step <= (1 - LAST_PART) * last_step), None)
     fall = None if begin is None else sign * (begin - last) / max(abs(last), 1e-9)
-    return Looks(best_step, best, last_step, last, fall)
+    return ValidationCurve(best_step, best, last_step, last, fall)
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Diagnosis:
     """What a run on text came to. `gap` is how far its training loss lies below the validation's, as a share of it."""
 
-    looks: Looks
+    looks: ValidationCurve
     epochs: float
     gap: float
     advice: Advice
 
 
-def judge(config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Judgement | None:
+def diagnose(config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
     """By its curve, and how often it has read its text; None where the run has no validation in bits per byte."""
-    looks = looks_of(metrics, "val_bits_per_byte")
+    looks = validation_curve_of(metrics, "val_bits_per_byte")
     if looks is None:
         return None
     made = config.get("record") or {}
     epochs = float(summary.get("tokens_seen", 0)) / max(float(made.get("train_tokens") or math.inf), 1.0)
     gap = 1 - _training_bits(made, metrics) / looks.last if looks.last else 0.0
-    return Judgement(looks, epochs, gap, _advice(looks, epochs, gap))
+    return Diagnosis(looks, epochs, gap, _advice(looks, epochs, gap))
 
 
-def _advice(looks: Looks, epochs: float, gap: float) -> Advice:
+def _advice(looks: ValidationCurve, epochs: float, gap: float) -> Advice:
     if looks.overfits or (epochs > MANY_EPOCHS and gap > WIDE_GAP):
         return "text"
     if looks.fall is None or looks.fall > FALLING:
@@ -99,9 +99,9 @@ def unigram_bits(data: bytes) -> float:
     return sum(count / size * math.log2(size / count) for count in counts.values()) if size else 0.0
 
 
-def verdict(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+def diagnosis_lines(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines that end a run on text, with the next command as the last but one."""
-    bits, found = summary["val_bits_per_byte"], judge(config, summary, metrics)
+    bits, found = summary["val_bits_per_byte"], diagnose(config, summary, metrics)
     ended = "" if summary.get("finished") else " (stopped early)"
     lines = [
         f"{path}: {bits:.3f} bits per byte of held-out text (lower is better), after {counted(summary['steps'], 'step')} "
@@ -130,7 +130,7 @@ def beside(config: Mapping[str, Any]) -> str | None:
     return f"xz takes {xz:.3f} for the same text, and counting its single bytes {unigram:.3f}"
 
 
-def kept_words(looks: Looks, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+def kept_words(looks: ValidationCurve, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
     """Which step's weights model/ holds, where that is not plain."""
     step, keep = int(summary.get("best_step", summary["steps"])), (config.get("train") or {}).get("keep", "best")
     if not looks.overfits:
@@ -142,7 +142,7 @@ def kept_words(looks: Looks, summary: Mapping[str, Any], config: Mapping[str, An
     return f"{which}; {rose}"
 
 
-def measured_words(looks: Looks, summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str | None:
+def measured_words(looks: ValidationCurve, summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str | None:
     """Why the figure is another than the one that was shown on the way."""
     step = summary.get("best_step")
     line = next((line for line in reversed(metrics) if line["step"] == step and "val_bits_per_byte" in line), None)
@@ -152,7 +152,7 @@ def measured_words(looks: Looks, summary: Mapping[str, Any], metrics: Sequence[M
     return f"on all held-out text that is used; what was shown on the way is of a sample of {windows} ({line['val_bits_per_byte']:.3f})"
 
 
-def help_words(found: Judgement) -> str:
+def help_words(found: Diagnosis) -> str:
     """Whether more text, more steps or a larger model would help most, and by what sign."""
     read = f"it has read its text {found.epochs:.1f} times" if found.epochs >= 0.1 else "it has read a small part of its text"
     if found.advice == "longer" and found.looks.fall is None:
@@ -164,7 +164,7 @@ def help_words(found: Judgement) -> str:
     return f"more text: {read}, and knows it better than other text; without more, a smaller model or --model.residual_dropout 0.2"
 
 
-def next_commands(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], found: Judgement | None) -> list[tuple[str, str]]:
+def next_commands(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], found: Diagnosis | None) -> list[tuple[str, str]]:
     """What to type next: to make it better, to write with it, to look at it."""
     where = shlex.quote(str(path))
     write, look = ("write with it", f"newleaf generate {where} --max-tokens 200"), ("look at it", f"newleaf info {where}")

@@ -12,8 +12,8 @@ from typing import Any, cast
 from torch import nn
 
 from newleaf.data.batches import Batch
-from newleaf.generate.backend.executor import NetworkSlots
-from newleaf.generate.chat.answering import Speaker
+from newleaf.generate.backend.executor import ModuleExecutor
+from newleaf.generate.chat.answering import ChatResponder
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.measure.corpus_scores import text_metric
@@ -28,7 +28,7 @@ from newleaf.tune.chat.chat_config import ChatConfig
 from newleaf.tune.conversations.conversation_formats import Conversation
 from newleaf.tune.conversations.example import Example
 from newleaf.tune.conversations.packing import PackedExamples
-from newleaf.tune.loss_evaluator import LossExaminer, evaluating, evenly
+from newleaf.tune.loss_evaluator import LossEvaluator, evaluating, evenly
 
 EVAL_TOKENS = 8192  # about, in one batch of a validation
 SHOWN = 2  # questions of the validation set that are answered at each check, where the recipe has none of its own
@@ -58,7 +58,7 @@ class Talks:
         return max(1, int(EVAL_TOKENS / max(1.0, places)))
 
 
-class ChatExaminer(LossExaminer):
+class ChatEvaluator(LossEvaluator):
     """Figures are `val_loss` and, where `config.measure` asks for one, how good the answers are that the model writes itself (most likely
     words, no sampling) to the last questions of conversations."""
 
@@ -70,10 +70,10 @@ class ChatExaminer(LossExaminer):
         config: ChatConfig,
         sampling: SamplingConfig,
         prompts: Sequence[str],
-        heed: Callable[[], None],
+        check_stop: Callable[[], None],
         ranks: Ranks,
     ) -> None:
-        super().__init__(network, talks, next_token_losses, NEXT_TOKEN, talks.at_once, heed, ranks)
+        super().__init__(network, talks, next_token_losses, NEXT_TOKEN, talks.at_once, check_stop, ranks)
         self.template, self.talks, self.config, self.sampling = template, talks, config, sampling
         self.gpt, self.tokenizer = cast(GPT, network), template.tokenizer
         self.reports = config.measure is not None
@@ -88,18 +88,18 @@ class ChatExaminer(LossExaminer):
         found = super().validate(rows, to_the_end)
         if self.config.measure is None:
             return found
-        return found | self.ranks.first(lambda: self._measured(evenly(self.all_rows, rows)))
+        return found | self.ranks.on_rank_zero(lambda: self._measured(evenly(self.all_rows, rows)))
 
     def sample(self, prompt: str, seconds: float) -> Written:
         """The answer to a question, or what there is of it after so many seconds."""
         begin, text = self.ranks.clock(), ""
-        speaker = Speaker(self.gpt.config.context_length, self.template)
-        writer = Engine(self.gpt, self.tokenizer, runner=NetworkSlots(self.gpt, 1))
+        responder = ChatResponder(self.gpt.config.context_length, self.template)
+        writer = Engine(self.gpt, self.tokenizer, runner=ModuleExecutor(self.gpt, 1))
         with evaluating(self.network):
-            for piece in speaker.answer(speaker.prompt(self.asked[prompt], Rendering()), self.sampling, writer):
-                self.heed()
+            for piece in responder.answer(responder.prompt(self.asked[prompt], Rendering()), self.sampling, writer):
+                self.check_stop()
                 text += piece.text
-                if self.ranks.of_first(self.ranks.clock() - begin > seconds):
+                if self.ranks.from_rank_zero(self.ranks.clock() - begin > seconds):
                     return Written(text, cut=True)
         return Written(text)
 

@@ -31,11 +31,11 @@ class Sizes:
     held_out: int
 
 
-class ChatModelCourse:
+class ChatModelObjective:
     """A course whose network is a `ChatBase`'s."""
 
     product: Literal["model", "adapter"] = "model"
-    looks_before = True
+    validates_before_training = True
 
     def __init__(self, config: Any, ready: ChatBase, sizes: Sizes, data: str) -> None:
         """`data` is the fingerprint of what is learned from."""

@@ -34,7 +34,7 @@ TEXTS = ("text", "document", "article", "dialogue")
 @dataclass(frozen=True)
 class Conversation:
     """A conversation with its place (file:line). `learned` says of each message whether it is to be learned, should the assistant have
-    said it; `references` are other good last answers, for measuring; `shape` names the row's shape."""
+    said it; `references` are other good last answers, for measuring; `process_logits` names the row's shape."""
 
     where: str
     messages: list[Message]

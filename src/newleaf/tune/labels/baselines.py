@@ -21,7 +21,7 @@ DEARER = 1.25  # a row among more rows: they have more words
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Guess = Callable[[Sequence[str]], Floats]  # texts to probabilities [N, L]
+Proposal = Callable[[Sequence[str]], Floats]  # texts to probabilities [N, L]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class TimeLimit:
     clock: Callable[[], float] = time.monotonic
 
 
-def majority(train: Ints, labels: int) -> Guess:
+def majority(train: Ints, labels: int) -> Proposal:
     """Gives every text the commonest label (with several labels, those that more than half of the texts have)."""
     if train.ndim == 2:
         row = (train.mean(0) > 0.5).astype(np.float64)
@@ -42,7 +42,7 @@ def majority(train: Ints, labels: int) -> Guess:
     return lambda texts: np.broadcast_to(row, (len(texts), len(row)))
 
 
-def bag_of_words(train: Sequence[str], answers: Ints, seed: int, limit: TimeLimit | None = None) -> dict[str, Guess]:
+def bag_of_words(train: Sequence[str], answers: Ints, seed: int, limit: TimeLimit | None = None) -> dict[str, Proposal]:
     """Logistic regression on TF-IDF of words and pairs of words and, for texts that are not too many, of 2 to 5 characters; empty without
     scikit-learn. In limited time it learns from some of the rows, drawn by chance, and its name says from how many."""
     try:
@@ -63,7 +63,7 @@ def bag_of_words(train: Sequence[str], answers: Ints, seed: int, limit: TimeLimi
     return found
 
 
-def _in_time(fit: Callable[[Ints], Guess | None], count: int, seed: int, limit: TimeLimit) -> tuple[Guess | None, int]:
+def _in_time(fit: Callable[[Ints], Proposal | None], count: int, seed: int, limit: TimeLimit) -> tuple[Proposal | None, int]:
     """What is fitted on as many of `count` rows as the time allows, and their number: a few first, then more by what these took."""
     order = np.random.default_rng(seed).permutation(count)
     rows, begin = count if math.isinf(limit.seconds) else min(count, FIRST_ROWS), limit.clock()
@@ -83,7 +83,7 @@ def scores(guess: Floats, truth: Ints) -> dict[str, float]:
     return _rounded(multi_label_scores(guess, truth)) if truth.ndim == 2 else _scores(guess, truth)
 
 
-def _fitted(train: Sequence[str], answers: Ints, options: Mapping[str, Any], seed: int, some: Ints) -> Guess | None:
+def _fitted(train: Sequence[str], answers: Ints, options: Mapping[str, Any], seed: int, some: Ints) -> Proposal | None:
     """Fitted on `some` of the rows; None for texts without a single word, or rows that all have one label."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

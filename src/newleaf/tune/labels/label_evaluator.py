@@ -14,7 +14,7 @@ from torch import nn
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head
 from newleaf.train.objective.objective import Figures, Written
-from newleaf.tune.labels.baselines import Floats, Guess, scores
+from newleaf.tune.labels.baselines import Floats, Proposal, scores
 from newleaf.tune.labels.classification_report import figures, write_report
 from newleaf.tune.labels.label_batches import LabelRow
 from newleaf.tune.labels.label_rows import Example
@@ -40,15 +40,15 @@ class Held:
         return Held([self.rows[number] for number in numbers], ())
 
 
-class LabelExaminer:
+class LabelEvaluator:
     """Scores of `network` on held-out rows. Each of several processes looks at all of them, and so finds the same."""
 
     def __init__(
         self, network: nn.Module, head: Head, pad_id: int, validation: Held, test: Held | None,
-        baselines: Mapping[str, Guess],
-        heed: Callable[[], None],
+        baselines: Mapping[str, Proposal],
+        check_stop: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.network, self.head, self.pad_id, self.heed = cast(Classifier, network), head, pad_id, heed
+        self.network, self.head, self.pad_id, self.check_stop = cast(Classifier, network), head, pad_id, check_stop
         self.validation, self.test, self.baselines = validation, test, baselines
         self.all_rows = len(validation.rows)
         self.reports = len(test.rows) if test is not None else 1
@@ -62,7 +62,7 @@ class LabelExaminer:
         """`val_loss` in nats a row and the scores, over so many rows, evenly spaced, or all."""
         numbers = evenly(self.all_rows, rows)
         some = self.validation.some(numbers)
-        logits = predict(self.network, some.rows, self.head, self.pad_id, self._nothing if to_the_end else self.heed)
+        logits = predict(self.network, some.rows, self.head, self.pad_id, self._nothing if to_the_end else self.check_stop)
         found = to_probabilities(logits, self.head)
         self.last = numbers, found
         truth = some.truth()

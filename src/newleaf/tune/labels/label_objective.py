@@ -24,14 +24,14 @@ from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.optimizer import OptimizerConfig
-from newleaf.train.objective.objective import Course, Measure
+from newleaf.train.objective.objective import Measure, Objective
 from newleaf.train.objective.train_config import TrainConfig, with_batch_size
 from newleaf.train.signals import interruptible
 from newleaf.tune.base_model import Base, check_length
-from newleaf.tune.labels.baselines import Guess, TimeLimit, bag_of_words, majority
+from newleaf.tune.labels.baselines import Proposal, TimeLimit, bag_of_words, majority
 from newleaf.tune.labels.label_batches import LabelBatches, LabelRow
 from newleaf.tune.labels.label_config import LabelTaskConfig
-from newleaf.tune.labels.label_evaluator import Held, LabelExaminer, text_of
+from newleaf.tune.labels.label_evaluator import Held, LabelEvaluator, text_of
 from newleaf.tune.labels.label_loss import LabelLoss
 from newleaf.tune.labels.label_rows import Example, Examples, read_examples
 from newleaf.tune.labels.label_tokens import Encoder, with_label_tokens
@@ -51,15 +51,15 @@ MEASURES = {
 }
 
 
-class LabelCourse:
+class LabelObjective:
     """A classifier from a base and labelled rows."""
 
     product: Literal["model", "adapter"] = "model"
-    looks_before = True
+    validates_before_training = True
 
     def __init__(
         self, config: LabelTaskConfig, base: Base, tokenizer: Tokenizer, head: Head, train: Sequence[LabelRow], validation: Held,
-        test: Held | None, baselines: Mapping[str, Guess], fingerprint: str,
+        test: Held | None, baselines: Mapping[str, Proposal], fingerprint: str,
     ) -> None:  # fmt: skip
         self.config, self.base, self.tokenizer, self.head = config, base, tokenizer, head
         self.rows, self.validation, self.test, self.baselines = train, validation, test, baselines
@@ -111,8 +111,8 @@ class LabelCourse:
         train = self.train
         return LabelBatches(self.rows, train.batch_size, train.seed, self.pad_id, self.config.label.language_weight > 0, share)
 
-    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> LabelExaminer:
-        return LabelExaminer(network, self.head, self.pad_id, self.validation, self.test, self.baselines, heed)
+    def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> LabelEvaluator:
+        return LabelEvaluator(network, self.head, self.pad_id, self.validation, self.test, self.baselines, check_stop)
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         assert isinstance(network, Classifier)
@@ -137,10 +137,10 @@ class LabelCourse:
         return {"parameters": count, "family": family.name if family else "newleaf", "task": self.head.shape}
 
 
-def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks], Course]:
+def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks], Objective]:
     """How the courses of this shape are opened."""
 
-    def opened(config: LabelTaskConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+    def opened(config: LabelTaskConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
         if config.train.prompts or config.train.sample:
             raise InputError("train.prompts, train.sample: a classifier writes nothing; its samples are rows that are held out")
         length = check_length(config.label.length, base, "label.length")
@@ -158,10 +158,10 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
             monitor.say(f"Note: {why}.")
         validation = Held(rows["validation"], found.validation)
         test = Held(rows["test"], found.test) if rows["test"] else None
-        baselines = _baselines(config, found, rows["train"], test or validation, head, monitor, ranks) if ranks.leads else {}
+        baselines = _baselines(config, found, rows["train"], test or validation, head, monitor, ranks) if ranks.is_rank_zero else {}
         train = _fitting(config.train, len(rows["train"]), ranks.size, monitor)
         ready = dataclasses.replace(config, label=dataclasses.replace(config.label, length=length), train=train)
-        return LabelCourse(ready, base, tokenizer, head, rows["train"], validation, test, baselines, found.fingerprint)
+        return LabelObjective(ready, base, tokenizer, head, rows["train"], validation, test, baselines, found.fingerprint)
 
     return opened
 
@@ -253,7 +253,7 @@ def _tell(
 
 def _baselines(
     config: LabelTaskConfig, found: Examples, train: Sequence[LabelRow], held: Held, head: Head, monitor: Monitor, ranks: Ranks
-) -> dict[str, Guess]:
+) -> dict[str, Proposal]:
     """What each baseline gives texts; in a timed run they take a small share of it."""
     if not config.label.baselines:
         return {}

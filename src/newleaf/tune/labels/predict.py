@@ -19,7 +19,7 @@ TOKENS = 8192  # padding included, in one batch
 
 
 def predict(
-    network: Classifier, rows: Sequence[LabelRow], head: Head, pad_id: int, heed: Callable[[], None] = lambda: None
+    network: Classifier, rows: Sequence[LabelRow], head: Head, pad_id: int, check_stop: Callable[[], None] = lambda: None
 ) -> npt.NDArray[np.float32]:
     """Logits fp32 [N, L] of rows; where rows have fewer continuations than others, those that are not there are −∞."""
     order = sorted(range(len(rows)), key=lambda number: -rows[number].encoded.length)
@@ -27,7 +27,7 @@ def predict(
     device = next(network.parameters()).device
     with evaluating(network):
         for numbers in _batches(order, rows):
-            heed()
+            check_stop()
             part = collate([rows[number] for number in numbers], pad_id, device)
             found.append(combined(head.shape, network(part.ids, part.lengths), part).cpu().numpy())
     width = max(table.shape[1] for table in found)

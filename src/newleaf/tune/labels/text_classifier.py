@@ -61,7 +61,7 @@ class LabelModel:
         return [self._judged(chance, row, some) for chance, row, some in zip(chances, rows, texts, strict=True)]
 
     def outputs(self, questions: Sequence[Question]) -> list[list[float]]:
-        """The probability of each label or continuation for each question; of a regression its number. Raises InputError as `judge`."""
+        """The probability of each label or continuation for each question; of a regression its number. Raises InputError as `diagnose`."""
         texts, _, logits = self._logits(questions)
         if self.head.regression:
             return [[float(value) for value in row] for row in logits]

@@ -17,12 +17,12 @@ from newleaf.recipe import build, merge
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN, next_token_losses
-from newleaf.train.objective.objective import Course, Measure
+from newleaf.train.objective.objective import Measure, Objective
 from newleaf.tune.base_model import Base, check_length
 from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
 from newleaf.tune.chat.chat_config import ChatConfig
-from newleaf.tune.chat.chat_evaluator import ChatExaminer, Talks
-from newleaf.tune.chat.chat_objective import ChatModelCourse, Sizes
+from newleaf.tune.chat.chat_evaluator import ChatEvaluator, Talks
+from newleaf.tune.chat.chat_objective import ChatModelObjective, Sizes
 from newleaf.tune.conversations.assistant_mask import Answers
 from newleaf.tune.conversations.conversation_config import TalkDataConfig
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
@@ -41,7 +41,7 @@ class ChatTuneConfig(TuneConfig):
     chat: ChatConfig = field(default_factory=ChatConfig)
 
 
-class ChatCourse(ChatModelCourse):
+class ChatObjective(ChatModelObjective):
     """Next-token loss on the assistant's words, in packed windows."""
 
     terms = NEXT_TOKEN
@@ -68,24 +68,24 @@ class ChatCourse(ChatModelCourse):
 
     losses = staticmethod(next_token_losses)
 
-    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> ChatExaminer:
+    def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> ChatEvaluator:
         sampling = build(SamplingConfig, {"max_tokens": 60, "seed": self.train.seed} | self.train.sample, "train.sample.")
-        return ChatExaminer(network, self.ready.template, self.talks, self.config.chat, sampling, self.train.prompts, heed, ranks)
+        return ChatEvaluator(network, self.ready.template, self.talks, self.config.chat, sampling, self.train.prompts, check_stop, ranks)
 
 
-def open_chat(config: ChatTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+def open_chat(config: ChatTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
     """Read and render the conversations. Raises InputError for bad ones, with file and line."""
     if config.chat.measure is not None:
         text_metric(config.chat.measure, [""], [["x"]])  # a package that is missing is better missed now
     config, ready, train, held_out = conversations_of(config, base, monitor)
-    course = ChatCourse(config, ready, train, held_out)
-    sizes = course.sizes
+    objective = ChatObjective(config, ready, train, held_out)
+    sizes = objective.sizes
     monitor.say(
         f"Conversations: {len(train):,} to learn from, {len(held_out):,} held out; {sizes.learned:,} of {sizes.positions:,} tokens are the "
-        f"assistant's, in {counted(sizes.rows, 'window')} of {course.packed.length}. "
+        f"assistant's, in {counted(sizes.rows, 'window')} of {objective.packed.length}. "
         f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
-    return course
+    return objective
 
 
 def conversations_of(config: ChatTuneConfig, base: Base, monitor: Monitor) -> tuple[ChatTuneConfig, ChatBase, list[Talk], list[Talk]]:

@@ -24,11 +24,11 @@ from newleaf.storage.resolve_model import is_gguf, locate
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Course, Measure
+from newleaf.train.objective.objective import Measure, Objective
 from newleaf.tune.base_model import Base, check_length, fingerprint
 from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
 from newleaf.tune.chat.chat_config import ChatConfig
-from newleaf.tune.chat.chat_objective import ChatModelCourse, Sizes
+from newleaf.tune.chat.chat_objective import ChatModelObjective, Sizes
 from newleaf.tune.conversations.assistant_mask import Answers
 from newleaf.tune.conversations.conversation_config import TalkDataConfig
 from newleaf.tune.conversations.example import Example
@@ -36,10 +36,10 @@ from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches
 from newleaf.tune.conversations.read_examples import Reading
 from newleaf.tune.conversations.split import Split, fingerprint_of, read_talks
 from newleaf.tune.hyperparameters import Usual
-from newleaf.tune.loss_evaluator import LossExaminer
+from newleaf.tune.loss_evaluator import LossEvaluator
 from newleaf.tune.losses.distillation import DistilLoss, ToldBatch, ToldRows, stored
 from newleaf.tune.losses.loss_config import DistilConfig
-from newleaf.tune.tasks.text import TextConfig, TuneTextCourse, WindowConfig, open_text
+from newleaf.tune.tasks.text import TextConfig, TuneTextObjective, WindowConfig, open_text
 from newleaf.tune.tune_config import TuneConfig
 from newleaf.tune.tuning_task import USUAL, Task
 
@@ -66,7 +66,7 @@ class Teacher:
     fingerprint: str
 
 
-class DistilChatCourse(ChatModelCourse):
+class DistilChatObjective(ChatModelObjective):
     """On the assistant's words of conversations, in packed windows."""
 
     measure = MEASURE
@@ -94,16 +94,16 @@ class DistilChatCourse(ChatModelCourse):
     def batches(self, share: tuple[int, int]) -> ShuffledBatches[ToldBatch]:
         return ShuffledBatches(self.rows, self.train.batch_size, self.train.seed, share)
 
-    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> LossExaminer:
+    def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> LossEvaluator:
         at_once = EVAL_TOKENS // self.rows.packed.length
-        return LossExaminer(network, self.held_out, self.losses, self.terms, at_once, heed, ranks)
+        return LossEvaluator(network, self.held_out, self.losses, self.terms, at_once, check_stop, ranks)
 
 
 class TextRows:
     """Windows of a text's stream, each byte once."""
 
-    def __init__(self, course: TuneTextCourse) -> None:
-        prepared = course.prepared
+    def __init__(self, objective: TuneTextObjective) -> None:
+        prepared = objective.prepared
         self.windows = windows(prepared.validation, prepared.window, prepared.config.data, every_byte=True)
 
     def __len__(self) -> int:
@@ -132,13 +132,13 @@ class TextWindows:
         return ToldBatch(self._batches.widest(), ())
 
 
-class DistilTextCourse(TuneTextCourse):
+class DistilTextObjective(TuneTextObjective):
     """On every token of documents."""
 
     measure = MEASURE
 
-    def __init__(self, course: TuneTextCourse, teacher: Teacher) -> None:
-        super().__init__(course.prepared, course.base)
+    def __init__(self, objective: TuneTextObjective, teacher: Teacher) -> None:
+        super().__init__(objective.prepared, objective.base)
         self.losses = DistilLoss(self.config.distil, teacher.network, self.base.tokenizer.vocab_size)
         self.terms, self.teacher = self.losses.terms, teacher  # type: ignore[assignment]
 
@@ -149,12 +149,12 @@ class DistilTextCourse(TuneTextCourse):
     def batches(self, share: tuple[int, int]) -> Any:
         return TextWindows(super().batches(share))
 
-    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> Any:
+    def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> Any:
         at_once = EVAL_TOKENS // self.prepared.window
-        return LossExaminer(network, TextRows(self), self.losses, self.terms, at_once, heed, ranks)
+        return LossEvaluator(network, TextRows(self), self.losses, self.terms, at_once, check_stop, ranks)
 
 
-def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
     """Open the teacher, read and encode. Raises InputError for one with another tokenizer, and for bad rows."""
     teacher = open_teacher(config, base)
     if config.distil.on == "text":
@@ -162,10 +162,10 @@ def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: R
             raise InputError("distil.top_k: is for conversations; windows of documents lie elsewhere in each epoch")
         length = check_length(config.text.length, base, "text.length")
         _check_context(teacher, length)
-        course = open_text(_as_text(config), base, monitor, ranks)
-        assert isinstance(course, TuneTextCourse)
+        objective = open_text(_as_text(config), base, monitor, ranks)
+        assert isinstance(objective, TuneTextObjective)
         settled = dataclasses.replace(config, text=WindowConfig(length))
-        return DistilTextCourse(TuneTextCourse(dataclasses.replace(course.prepared, config=settled), base), teacher)
+        return DistilTextObjective(TuneTextObjective(dataclasses.replace(objective.prepared, config=settled), base), teacher)
     length = check_length(config.chat.length, base, "chat.length")
     _check_context(teacher, length)
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
@@ -177,7 +177,7 @@ def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: R
     reading = Reading(length, config.chat.system, on_error=rows.on_error, encoding=rows.encoding, context=base.config.context_length)
     train, held_out = read_talks(Split(config.source, rows), reading, Answers(ready.template), monitor)
     sides = [[example for _, made in talks for example in made] for talks in (train, held_out)]
-    return DistilChatCourse(config, ready, sides[0], sides[1], teacher, monitor.stage)
+    return DistilChatObjective(config, ready, sides[0], sides[1], teacher, monitor.stage)
 
 
 def open_teacher(config: DistilTuneConfig, base: Base) -> Teacher:

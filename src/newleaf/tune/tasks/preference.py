@@ -12,11 +12,11 @@ from torch import nn
 from newleaf.format_amounts import counted
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.objective.objective import Course, Measure
+from newleaf.train.objective.objective import Measure, Objective
 from newleaf.tune.base_model import Base, check_length
 from newleaf.tune.chat.chat_base_model import ChatBase, chat_base
 from newleaf.tune.chat.chat_config import ChatConfig
-from newleaf.tune.chat.chat_objective import ChatModelCourse, Sizes
+from newleaf.tune.chat.chat_objective import ChatModelObjective, Sizes
 from newleaf.tune.conversations.assistant_mask import Answers
 from newleaf.tune.conversations.conversation_config import TalkDataConfig
 from newleaf.tune.conversations.example import ExamplePair
@@ -24,7 +24,7 @@ from newleaf.tune.conversations.packing import ShuffledBatches
 from newleaf.tune.conversations.read_examples import Reading
 from newleaf.tune.conversations.split import Split, fingerprint_of, read_pairs
 from newleaf.tune.hyperparameters import Usual
-from newleaf.tune.loss_evaluator import LossExaminer
+from newleaf.tune.loss_evaluator import LossEvaluator
 from newleaf.tune.losses.loss_config import PreferenceConfig
 from newleaf.tune.losses.preference_losses import PairBatch, Pairs, PreferenceLoss, with_reference
 from newleaf.tune.tune_config import TuneConfig
@@ -42,7 +42,7 @@ class PreferenceTuneConfig(TuneConfig):
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
 
 
-class PreferenceCourse(ChatModelCourse):
+class PreferenceObjective(ChatModelObjective):
     """A preference's loss over pairs whose reference log-probabilities are known."""
 
     measure = Measure("val_loss", "preference loss")
@@ -59,11 +59,11 @@ class PreferenceCourse(ChatModelCourse):
     def batches(self, share: tuple[int, int]) -> ShuffledBatches[PairBatch]:
         return ShuffledBatches(self.pairs, self.train.batch_size, self.train.seed, share)
 
-    def examiner(self, network: nn.Module, heed: Callable[[], None], ranks: Ranks) -> LossExaminer:
-        return LossExaminer(network, self.held_out, self.losses, self.terms, EVAL_PAIRS, heed, ranks)
+    def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> LossEvaluator:
+        return LossEvaluator(network, self.held_out, self.losses, self.terms, EVAL_PAIRS, check_stop, ranks)
 
 
-def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
     """Read and render the pairs, and ask the model as it is what it gives them. Raises InputError for bad ones, with file and line."""
     length = check_length(config.chat.length, base, "chat.length")
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
@@ -79,7 +79,7 @@ def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, 
         f"Pairs: {len(train):,} to learn from, {len(held_out):,} held out, by {config.preference.method.upper()}. "
         f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
-    return PreferenceCourse(config, ready, train, held_out)
+    return PreferenceObjective(config, ready, train, held_out)
 
 
 def _referred(pairs: list[ExamplePair], config: PreferenceTuneConfig, ready: ChatBase, monitor: Monitor) -> list[ExamplePair]:

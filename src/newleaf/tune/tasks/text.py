@@ -19,10 +19,10 @@ from newleaf.storage.folder import save_folder
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.optimizer import OptimizerConfig
-from newleaf.train.objective.objective import Course
+from newleaf.train.objective.objective import Objective
 from newleaf.train.pretraining.prepare_pretraining import Prepared, left_out, limited, part_of, timed_budget
-from newleaf.train.pretraining.text_objective import TextCourse, text_record
-from newleaf.train.sizing import portions
+from newleaf.train.pretraining.text_objective import TextObjective, text_record
+from newleaf.train.sizing import data_budget
 from newleaf.tune.base_model import Base, check_length
 from newleaf.tune.hyperparameters import Usual
 from newleaf.tune.pretraining_record import notes
@@ -51,10 +51,10 @@ class TextConfig(TuneConfig):
     text: WindowConfig = field(default_factory=WindowConfig)
 
 
-class TuneTextCourse(TextCourse):
+class TuneTextObjective(TextObjective):
     """Pretraining's course from a network that exists."""
 
-    looks_before = True
+    validates_before_training = True
 
     def __init__(self, prepared: Prepared, base: Base) -> None:
         super().__init__(prepared)
@@ -90,7 +90,7 @@ class TuneTextCourse(TextCourse):
         return text_record(self.prepared)
 
 
-def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Course:
+def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
     """Read and encode the documents. Raises InputError for what cannot be read."""
     length = check_length(config.text.length, base, "text.length")
     corpus = prepare_text(config.source, config.data, on_progress=monitor.stage)
@@ -105,7 +105,7 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
     train, validation = (tokenize(text, base.tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts)
     fingerprints = {"text": corpus.fingerprint, "tokenizer": base.tokenizer.fingerprint, "base": base.fingerprint}
     ready = dataclasses.replace(config, text=WindowConfig(length))
-    return TuneTextCourse(Prepared(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base)
+    return TuneTextObjective(Prepared(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base)
 
 
 def _in_time(config: TextConfig, base: Base, corpus: Corpus, ranks: Ranks) -> TextConfig:
@@ -115,7 +115,7 @@ def _in_time(config: TextConfig, base: Base, corpus: Corpus, ranks: Ranks) -> Te
         return config
     if ranks.size > 1:
         return dataclasses.replace(config, data=config.data.with_all())
-    found = portions(timed_budget(config.train), base.config.n_layer, base.config.n_embd, base.config.vocab_size)
+    found = data_budget(timed_budget(config.train), base.config.n_layer, base.config.n_embd, base.config.vocab_size)
     return dataclasses.replace(config, data=limited(config.data, corpus, found))
 
 
