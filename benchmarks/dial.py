@@ -191,7 +191,7 @@ def _stepper(recipe: Recipe) -> Callable[[], Any]:
     from benchmarks.train_speed import newleaf_step
     from newleaf.kernels.matmul_speed import bf16_is_faster
     from newleaf.model import GPTConfig
-    from newleaf.train.loop.optimizer import OptimizerConfig
+    from newleaf.train.objective.optimizer_config import OptimizerConfig
 
     config = GPTConfig(vocab_size=recipe["tokenizer"]["vocab_size"], **recipe["model"])
     step = newleaf_step(config, OptimizerConfig(), recipe["train"]["batch_size"], bf16_is_faster(torch.device("cpu")))

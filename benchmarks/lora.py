@@ -97,7 +97,8 @@ def newleaf_step(side: str, folder: Path) -> Callable[[Any], float]:
     from newleaf.adapters.adapter import attach, lay_out
     from newleaf.machine import keep_memory, tiny_as_zero
     from newleaf.storage.adapter_folder import load_adapter
-    from newleaf.train.loop.optimizer import Optimizer, OptimizerConfig
+    from newleaf.train.loop.optimizer import Optimizer
+    from newleaf.train.objective.optimizer_config import OptimizerConfig
 
     weights = side.split()[1]
     dtype = torch.float32 if weights == "fp32" else torch.bfloat16

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from newleaf.model import GPTConfig
-    from newleaf.train.loop.optimizer import OptimizerConfig
+    from newleaf.train.objective.optimizer_config import OptimizerConfig
 
 SHAPES = {
     "small": {"layers": 6, "width": 384, "heads": 6, "vocabulary": 4096, "context": 256, "batch": 32},
@@ -159,7 +159,7 @@ def _plain(kind: str, shape: dict[str, int]) -> Stepper:
 
 def _newleaf(kind: str, shape: dict[str, int]) -> Stepper:
     from newleaf.model import GPTConfig
-    from newleaf.train.loop.optimizer import OptimizerConfig
+    from newleaf.train.objective.optimizer_config import OptimizerConfig
 
     config = GPTConfig(
         vocab_size=shape["vocabulary"],

@@ -119,9 +119,10 @@ def measure(contender: str, place: Path, steps: int) -> dict[str, Any]:
 
 
 def _newleaf(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:
-    from newleaf.train.loop.loop import Loop, Step
+    from newleaf.train.loop.loop import Loop
     from newleaf.train.loop.optimizer import Optimizer
     from newleaf.train.objective.schedule import Shape, StepSchedule
+    from newleaf.train.objective.training_step import Step
 
     opened = objective(place, steps, kind)
     found: list[tuple[float, float]] = []

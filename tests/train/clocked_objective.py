@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from newleaf.train.display.monitor import Silent
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN
-from newleaf.train.loop.optimizer import OptimizerConfig
 from newleaf.train.loop.session import Session
 from newleaf.train.objective.objective import Measure
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.schedule import Shape
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.train.runs.run_folder import RunFolder

@@ -14,8 +14,8 @@ from typing import Any
 
 import newleaf
 from newleaf.train.distributed.process_group import init_process_group
-from newleaf.train.loop.loop import Step
 from newleaf.train.loop.session import Session
+from newleaf.train.objective.training_step import Step
 
 
 def take(job: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ from newleaf.families.llama import llama
 from newleaf.model import GPT, GPTConfig
 from newleaf.storage.adapter_folder import WEIGHTS, load_adapter, rules_of, save_adapter
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.train.loop.optimizer import Optimizer, OptimizerConfig
+from newleaf.train.loop.optimizer import Optimizer
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 
 PROSE = Path(json.__file__).read_text("utf-8")
 SHAPES = {

@@ -10,6 +10,7 @@ from typing import Any, overload
 from newleaf.adapters.adapter import attach, share, whole_weights
 from newleaf.api.engines import Engines
 from newleaf.errors import InputError
+from newleaf.generate.backend.prompt_logprobs import score_prompt
 from newleaf.generate.batch.output_settings import begin_output, settings_of
 from newleaf.generate.batch.prompt_file import add_lines, batches, read_prompts
 from newleaf.generate.chat.answering import MAX_TOKENS, Answerer, ChatResponder, Reply, ReplyPiece, check_options, gather, told_full
@@ -17,7 +18,6 @@ from newleaf.generate.chat.conversation import Conversation
 from newleaf.generate.constraints.constraint import Grammars
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig, check_stops
-from newleaf.generate.sampling.logprobs import score_prompt
 from newleaf.generate.speculation.draft_model import check_draft, check_drafting
 from newleaf.generate.text.completion import Completion, collect, tell_past, told_past
 from newleaf.generate.text.text_state import Piece, prompt_ids

@@ -105,7 +105,7 @@ def _table(records: list[RunRecord], width: int, grouped: bool = False) -> Table
     from rich.table import Table
     from rich.text import Text
 
-    from newleaf.train.display.monitor import duration
+    from newleaf.train.display.throughput import duration
     from newleaf.train.runs.compare_runs import short
 
     columns: dict[str, tuple[int, Callable[[RunRecord], Text | str]]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from newleaf.train.display.monitor import Monitor, duration
+from newleaf.train.display.monitor import Monitor
+from newleaf.train.display.throughput import duration
 
 
 class Shown:

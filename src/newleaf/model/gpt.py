@@ -38,7 +38,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         if config.tie_embeddings:
             self.head.weight = self.embedding.token.weight
-        initialize(self)
+        initialize(self, config, self.layers)
 
     def forward(
         self,

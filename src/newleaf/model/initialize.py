@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
 from newleaf.model.block import Block
+from newleaf.model.gpt_config import GPTConfig
 from newleaf.model.mixture import Mixture
 
-if TYPE_CHECKING:
-    from newleaf.model.gpt import GPT
 
-
-def initialize(network: GPT) -> None:
+def initialize(network: nn.Module, config: GPTConfig, layers: Iterable[Block]) -> None:
     """Draw every weight of a new network from torch's generator, as `config.init` says; biases start at zero, norms at one.
 
     `normal`: N(0, init_std), GPT-1 (Radford et al. 2018). `normal_residual_scaled`: the two projections of a layer that write to the
@@ -23,15 +20,14 @@ def initialize(network: GPT) -> None:
     `fan_in`: inside the blocks N(0, 1/fan_in), which keeps the size of what a layer reads, and zeros where a block writes to the residual
     stream, so that it starts as the identity.
     """
-    config = network.config
-    if network.head.weight.is_meta:
+    if next(network.parameters()).is_meta:
         return  # a shape without memory has nothing to draw
     for module in network.modules():
         for weight in _matrices(module):
             nn.init.normal_(weight, 0.0, config.init_std)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    for block in network.layers:
+    for block in layers:
         if config.init == "fan_in":
             for module in block.modules():
                 for weight in _matrices(module):

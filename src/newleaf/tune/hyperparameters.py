@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from newleaf.format_amounts import counted
-from newleaf.train.loop.optimizer import OptimizerConfig
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.tune.pretraining_record import Origin
 from newleaf.tune.tune_config import TuneOptimizerConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from newleaf.adapters.lora_config import AdapterConfig
-from newleaf.train.loop.optimizer import OptimizerConfig
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
 
 

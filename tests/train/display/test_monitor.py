@@ -12,9 +12,10 @@ from fake_clocks import Clock, Machine
 import newleaf
 from newleaf.model import GPTConfig
 from newleaf.model.count import training_flops
-from newleaf.train.display.monitor import Lines, Live, Rate, Silent, packed
+from newleaf.train.display.monitor import Lines, Live, Silent
 from newleaf.train.display.notebook import Notebook
-from newleaf.train.loop.loop import Step
+from newleaf.train.display.throughput import Rate, packed
+from newleaf.train.objective.training_step import Step
 
 
 def steps(count: int = 5) -> list[Step]:

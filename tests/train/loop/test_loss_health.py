@@ -15,7 +15,8 @@ import newleaf
 from newleaf.model import GPT
 from newleaf.train.loop.loop import Loop
 from newleaf.train.loop.loss_health import LossHealth
-from newleaf.train.loop.optimizer import Optimizer, OptimizerConfig
+from newleaf.train.loop.optimizer import Optimizer
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 
 
 def poison(bad: dict[int, int], what: str = "loss") -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from newleaf.model import GPT, GPTConfig
-from newleaf.train.loop.optimizer import Optimizer, OptimizerConfig, orthogonalize
+from newleaf.train.loop.optimizer import Optimizer, orthogonalize
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 
 
 def network() -> GPT:

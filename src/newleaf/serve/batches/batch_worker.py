@@ -17,8 +17,8 @@ from newleaf.serve.batches.internal_request import Answer, request_inside
 from newleaf.serve.batches.record_store import Object
 from newleaf.serve.http.full_disk import disk_is_full
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.http.middleware import RequestRecord
 from newleaf.serve.http.rate_limit import KeyRates
+from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.models.loaded_model import Threads
 
 FULL_SECONDS = 30.0  # between tries where the disk is full

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message
 
-from newleaf.serve.http.middleware import RequestRecord
+from newleaf.serve.http.request_record import RequestRecord
 
 
 @dataclass(frozen=True)

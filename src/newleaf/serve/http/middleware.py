@@ -8,7 +8,6 @@ import secrets
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ from newleaf.serve.http.keys import find
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.rate_limit import KeyRates
 from newleaf.serve.http.request_metrics import Metrics
+from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.http.server_settings import Settings
 
 OPEN = ("/health", "/ready")  # for whoever watches the server
@@ -30,35 +30,7 @@ UPLOAD = "/v1/files"
 LONGEST_COUNT = 18  # digits of a length
 MOST_LISTED = 1000  # characters of the header that names what was ignored
 MOST_LOGGED = 32  # names of it in the log
-MOST_USER = 256  # characters of a user's name in the log
 TRACE = 6  # calls that led to an error, the last ones
-
-
-@dataclass
-class RequestRecord:
-    """What is known of a request by its end; whoever answers it fills it in."""
-
-    id: str
-    key: str | None = None
-    model: str | None = None
-    user: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    first_token: float | None = None  # seconds
-    gone: bool | None = None  # the client left before the end
-    ignored: list[str] = field(default_factory=list)  # places in the body that had no effect
-    loosened: tuple[str, ...] = ()  # keywords of schemas that no grammar can keep
-    unmet: list[str] = field(default_factory=list)  # where what was written does not fit them
-    began: float = field(default_factory=time.perf_counter)
-
-    def of(self, model: str, user: str | None = None) -> None:
-        """Who is asked, and for whom."""
-        self.model, self.user = model, user[:MOST_USER] if user is not None else None
-
-    def wrote(self) -> None:
-        """The first piece of text is there."""
-        if self.first_token is None:
-            self.first_token = time.perf_counter() - self.began
 
 
 class RequestMiddleware:

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from newleaf.serve.http.middleware import RequestRecord
+    from newleaf.serve.http.request_record import RequestRecord
 
 TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 Loads = Callable[[], Iterator[tuple[str, bool, int, int, int]]]  # model, loaded, bytes, texts written, texts waiting

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from newleaf.errors import NotFiniteError
 from newleaf.generate.engine.engine_tasks import EngineTask, TaskCancelledError
 from newleaf.serve.api_errors import ApiError, shape
-from newleaf.serve.http.middleware import RequestRecord
+from newleaf.serve.http.request_record import RequestRecord
 
 Result = TypeVar("Result")
 DONE = b"data: [DONE]\n\n"

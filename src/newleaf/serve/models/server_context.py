@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.http.middleware import RequestRecord
 from newleaf.serve.http.request_metrics import Metrics
+from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.http.server_settings import Limits, Settings
 from newleaf.serve.models.loaded_model import LoadedModel, Threads
 from newleaf.serve.models.model_registry import Registry

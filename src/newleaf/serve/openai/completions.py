@@ -14,9 +14,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from newleaf.errors import InputError
+from newleaf.generate.backend.prompt_logprobs import score_steps
 from newleaf.generate.engine.engine_tasks import EngineTask
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.sampling.logprobs import TokenScore, score_steps
+from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.generate.text.request import Request as Writing
 from newleaf.generate.text.text_state import Piece
 from newleaf.serve.answers.request_options import check_prompt, check_texts, check_together, most_tokens, sampling

@@ -15,7 +15,7 @@ from newleaf.serve.answers.question import Question
 from newleaf.serve.answers.request_options import most_tokens, sampling
 from newleaf.serve.answers.tool_choice import choose_tools, tool_json
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.http.middleware import RequestRecord
+from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.http.sse import EventStream, cancel_on_disconnect
 from newleaf.serve.http.strict_json import router
 from newleaf.serve.models.loaded_model import LoadedModel

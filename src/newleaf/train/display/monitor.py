@@ -7,11 +7,12 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from newleaf.text.printable import printable
+from newleaf.train.display.throughput import Rate, duration, packed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from newleaf.train.loop.loop import Step
+    from newleaf.train.objective.training_step import Step
 
 
 class Monitor(Protocol):
@@ -95,30 +96,6 @@ class Lines:
         return True
 
 
-class Rate:
-    """Tokens per second over the last steps, and the share of the machine's matrix speed that they are."""
-
-    def __init__(self) -> None:
-        self.points: list[tuple[float, int]] = []
-        self.peak_tokens = 0.0  # tokens a second if matrix products were all that training is
-
-    def machine(self, flops_per_token: float, matrix_speed: float) -> None:
-        self.peak_tokens = matrix_speed / max(flops_per_token, 1.0)
-
-    def add(self, step: Step) -> None:
-        if self.points and (step.seconds < self.points[-1][0] or step.tokens < self.points[-1][1]):
-            self.points = []  # another run, or one that went back to a checkpoint: what it did before is no part of its speed
-        self.points = [*self.points[-30:], (step.seconds, step.tokens)]
-
-    def facts(self) -> list[str]:
-        """`11,200 tokens/s` and `MFU 31 %` (model FLOPs utilisation; Chowdhery et al. 2022, appendix B), as far as they are known."""
-        if len(self.points) < 2 or self.points[-1][0] <= self.points[0][0]:  # a clock may be too coarse for a step
-            return []
-        (first, before), (last, after) = self.points[0], self.points[-1]
-        speed = (after - before) / (last - first)
-        return [f"{speed:,.0f} tokens/s", *([f"MFU {100 * speed / self.peak_tokens:.0f} %"] if self.peak_tokens else [])]
-
-
 class Live:
     """A bar that moves, the loss, the last sample: drawn in place by rich."""
 
@@ -187,24 +164,6 @@ class Live:
             shown = Text("\n").join(body.split("\n")[:6])
             parts.append(Panel(shown, title=f"written at step {number}", title_align="left", border_style="dim"))
         return Group(*parts)
-
-
-def packed(facts: list[str], width: int) -> list[str]:
-    """Facts in as few lines of at most `width` characters as they fit in; none is broken."""
-    lines: list[str] = []
-    for fact in facts:
-        joined = f"{lines[-1]}  ·  {fact}" if lines else fact
-        lines[-1:] = [joined] if len(joined) <= width or not lines else [lines[-1], fact]
-    return lines
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 8 s, 3:05, 1:02:10."""
-    whole = round(max(0.0, seconds))
-    if whole < 60:
-        return f"{whole} s"
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
 def in_notebook() -> bool:

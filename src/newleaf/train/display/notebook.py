@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from newleaf.text.printable import printable
-from newleaf.train.display.monitor import Rate, duration
+from newleaf.train.display.throughput import Rate, duration
 
 if TYPE_CHECKING:
-    from newleaf.train.loop.loop import Step
+    from newleaf.train.objective.training_step import Step
 
 EVERY = 1.0  # seconds between two drawings
 POINTS = 300  # of a curve

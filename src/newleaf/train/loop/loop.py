@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,25 +16,7 @@ from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.optimizer import Optimizer
 from newleaf.train.objective.objective import Batch, Term
 from newleaf.train.objective.schedule import Schedule
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step, done: loss (nats per token, where it is of text), gradient norm before clipping, the share of the peak rate it took."""
-
-    number: int  # from 1
-    loss: float
-    norm: float
-    factor: float
-    tokens: int  # all so far
-    seconds: float  # of training so far
-    progress: float
-    terms: Mapping[str, float] = field(default_factory=dict)  # what the loss is made of, each as a mean
-
-    @property
-    def skipped(self) -> bool:
-        """Whether loss or gradients were not finite, so that weights and moments stayed as they were."""
-        return not (math.isfinite(self.loss) and math.isfinite(self.norm))
+from newleaf.train.objective.training_step import Step
 
 
 class Watcher(Protocol):

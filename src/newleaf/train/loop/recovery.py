@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from newleaf.errors import DivergedError
-from newleaf.train.loop.loop import Step
+from newleaf.train.objective.training_step import Step
 
 if TYPE_CHECKING:
     from newleaf.train.loop.session import Session

@@ -14,7 +14,7 @@ from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.distributed.sharding import Replicated, Sharded
 from newleaf.train.loop.best_weights import BestWeights
 from newleaf.train.loop.finish import finish, leave
-from newleaf.train.loop.loop import Loop, Step
+from newleaf.train.loop.loop import Loop
 from newleaf.train.loop.loss_health import LossHealth
 from newleaf.train.loop.micro_batch import choose_micro_batch
 from newleaf.train.loop.optimizer import Optimizer
@@ -22,6 +22,7 @@ from newleaf.train.loop.recovery import skipped_step, why_skipped
 from newleaf.train.loop.validation import Validation
 from newleaf.train.objective.objective import Batches, Figures, Objective
 from newleaf.train.objective.schedule import ClockSchedule, ReplaySchedule, Shape
+from newleaf.train.objective.training_step import Step
 from newleaf.train.runs.checkpoint import Checkpoint, Checkpoints
 from newleaf.train.runs.disk_space import announce, folder_bytes
 from newleaf.train.runs.run_folder import RunFolder

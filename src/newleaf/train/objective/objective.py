@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.loop.optimizer import OptimizerConfig
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
 
 Figures = dict[str, float]  # what a validation found, under the names it has in metrics.jsonl and summary.json

@@ -9,11 +9,13 @@ from newleaf.data.data_config import DataConfig
 from newleaf.errors import InputError
 from newleaf.recipe import seconds
 from newleaf.text.train_tokenizer import TokenizerConfig
-from newleaf.train.loop.optimizer import OptimizerConfig
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.schedule import Shape
-from newleaf.train.runs.trackers import TrackerName
 from newleaf.train.signals import signal_numbers
 from newleaf.train.sizing import rung_of
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
 
 LARGEST_BATCH = 1 << 20  # windows
 LENGTHS = ("time", "steps", "tokens", "epochs")

@@ -29,7 +29,7 @@ from newleaf.text.character_bpe import LOOKED_AT, has_many_characters, tokens_fo
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import MOST_SEEN, train_tokenizer
 from newleaf.train.display.monitor import Monitor
-from newleaf.train.loop.optimizer import OptimizerConfig
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import PretrainConfig, TrainConfig, with_batch_size
 from newleaf.train.signals import interruptible
 from newleaf.train.sizing import Budget, DataBudget, Reason, SizeChoice, choose_size, data_budget

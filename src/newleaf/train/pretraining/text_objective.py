@@ -17,8 +17,8 @@ from newleaf.recipe import plain
 from newleaf.storage.folder import load_folder, save_folder
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN, next_token_losses
-from newleaf.train.loop.optimizer import OptimizerConfig
 from newleaf.train.objective.objective import Measure
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.train.pretraining.prepare_pretraining import Prepared
 from newleaf.train.pretraining.text_evaluator import TextEvaluator

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from newleaf.errors import InputError
 
-TrackerName = Literal["tensorboard", "wandb", "trackio"]
 PROJECT = "newleaf"
 PLACES = ("step", "prompt", "sample")  # of a metrics line; all else that is a number is a curve
 

@@ -13,7 +13,7 @@ from newleaf.families import family_for
 from newleaf.model import GPT
 from newleaf.model.count import training_flops
 from newleaf.storage.folder import load_folder, save_folder
-from newleaf.train.loop.optimizer import OptimizerConfig
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.tune.chat.chat_base_model import ChatBase
 from newleaf.tune.pretraining_record import notes

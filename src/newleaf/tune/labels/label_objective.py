@@ -23,8 +23,8 @@ from newleaf.storage.classifier_folder import Head, Shape, load_classifier, save
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.loop.optimizer import OptimizerConfig
 from newleaf.train.objective.objective import Measure, Objective
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig, with_batch_size
 from newleaf.train.signals import interruptible
 from newleaf.tune.base_model import Base, check_length

@@ -18,8 +18,8 @@ from newleaf.recipe import merge
 from newleaf.storage.folder import save_folder
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
-from newleaf.train.loop.optimizer import OptimizerConfig
 from newleaf.train.objective.objective import Objective
+from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.pretraining.prepare_pretraining import Prepared, left_out, limited, part_of, timed_budget
 from newleaf.train.pretraining.text_objective import TextObjective, text_record
 from newleaf.train.sizing import data_budget
