@@ -1,4 +1,4 @@
-"""A course whose steps and looks take as long as a test says, by a clock that only they advance."""
+"""An objective whose steps and looks take as long as a test says, by a clock that only they advance."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Rows:
     def batch(self, step: int) -> Rows:
         return self
 
-    widest = batch  # never asked: the course says how many rows at once
+    widest = batch  # never asked: the objective says how many rows at once
 
     def part(self, start: int, stop: int, device: torch.device) -> int:
         return stop - start

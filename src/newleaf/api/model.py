@@ -70,7 +70,7 @@ class Model:
 
     def generate(self, prompt: str = "", *, n: int | None = None, **options: Any) -> str | list[str]:
         """The continuation of `prompt`, without it; with `n`, a list of n. Options are those of `SamplingConfig`, and `draft`: a small
-        model with the same tokenizer that guesses tokens, which changes no text.
+        model with the same tokenizer that proposes tokens, which changes no text.
 
         Raises InputError for an option that does not exist or cannot be.
         """
@@ -150,7 +150,7 @@ class Model:
         draft: Model | None = None,
     ) -> Engine:
         """An engine for many requests at once; see `Engine`. `adapters` are folders or runs by the names that requests choose them by,
-        `draft` a small model that guesses tokens.
+        `draft` a small model that proposes tokens.
 
         Raises InputError for an adapter or draft that does not fit this model, and for a model that gives labels.
         """

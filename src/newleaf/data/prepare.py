@@ -1,4 +1,4 @@
-"""Sources to a corpus: read once, cleaned, spooled to the cache and split into training and validation text."""
+"""Sources to a corpus: read once, cleaned, stored to the cache and split into training and validation text."""
 
 import os
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The spool: all text of a corpus in one file of UTF-8 bytes, and where each document ends."""
+"""The text store: all text of a corpus in one file of UTF-8 bytes, and where each document ends."""
 
 import codecs
 import hashlib
@@ -20,7 +20,7 @@ SAMPLE_PIECE = 64 * 2**10
 
 @dataclass(frozen=True)
 class TextFile:
-    """A run of documents in a spool: bytes `start` to `stop` of `path`.
+    """A run of documents in a text store: bytes `start` to `stop` of `path`.
 
     It is read in blocks and not memory-mapped: mapped pages count as the process's memory, and a corpus may exceed it.
     """

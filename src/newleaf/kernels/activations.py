@@ -1,6 +1,6 @@
 """SwiGLU and GELU, forwards and backwards, in one pass over memory each.
 
-Every loop is a function call(rows, portion, *values); its docstring names the values. Addresses are of contiguous memory.
+Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of contiguous memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def swiglu_forward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def swiglu_backward(table: Any, first: Any, last: Any) -> None:
-    """The slopes of gate and up. gate_up [rows, 2·width], grad [rows, width], out [rows, 2·width], width, wide."""
+    """The gradients of gate and up. gate_up [rows, 2·width], grad [rows, width], out [rows, 2·width], width, wide."""
     both, grad, out, width, wide = (
         given(table, 0),
         given(table, 1),

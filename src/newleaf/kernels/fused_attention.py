@@ -1,6 +1,6 @@
 """What attention does between its matrix products: heads laid out, normed and turned, and the causal softmax.
 
-Every loop is a function call(rows, portion, *values); its docstring names the values. Addresses are of contiguous memory.
+Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of contiguous memory.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ def heads_forward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def heads_backward(table: Any, first: Any, last: Any) -> None:
-    """The way back of `heads_forward`: same values, with the slopes of q, k and v, then qkv's slope to write and norm slopes to add to.
+    """The way back of `heads_forward`: same values, with the gradients of q, k and v, then qkv's gradient to write and norm gradients to
+    add to.
 
-    … as there, then qkv_grad [B·T, (H + 2 K)·D], norm_grads fp32 [portions, 2, D] of zeros, portion.
+    … as there, then qkv_grad [B·T, (H + 2 K)·D], norm_grads fp32 [chunks, 2, D] of zeros, chunk.
     """
     qkv, norms, tables = given(table, 0), table + 32, table + 48
     length, all_heads, dim, wide, kv_heads = given(table, 8), given(table, 9), given(table, 10), given(table, 11), given(table, 14)
@@ -143,7 +144,7 @@ def causal_softmax_forward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def causal_softmax_backward(table: Any, first: Any, last: Any) -> None:
-    """The slopes of the scores, w · (g − Σ g w), in the place of those of the weights.
+    """The gradients of the scores, w · (g − Σ g w), in the place of those of the weights.
 
     weights, grads [N·queries, keys], queries, keys, start, wide.
     """

@@ -1,6 +1,6 @@
 """RMS norm, forwards and backwards, in one pass over memory each.
 
-Every loop is a function call(rows, portion, *values); its docstring names the values. Addresses are of contiguous memory.
+Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of contiguous memory.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def rms_norm_forward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def rms_norm_backward(table: Any, first: Any, last: Any) -> None:
-    """x, grad, out [rows, width], weight fp32 [width], weight_grads fp32 [portions, width] of zeros, portion, width, wide, eps.
+    """x, grad, out [rows, width], weight fp32 [width], weight_grads fp32 [chunks, width] of zeros, chunk, width, wide, eps.
 
     The norm removes x's own direction: only what is orthogonal to it flows back.
     """

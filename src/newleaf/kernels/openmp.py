@@ -20,7 +20,7 @@ from newleaf.kernels.atomics import atomic_add, call_loop
 from newleaf.kernels.compile_cache import cached_callback
 from newleaf.kernels.load_store import load_long
 
-HEAD = 4  # places of a call's table before the loop's own: the next row, rows, rows in a portion, the loop
+HEAD = 4  # places of a call's table before the loop's own: the next row, rows, rows in a chunk, the loop
 BODY = types.void(types.int64, types.int64, types.int64)
 
 Loop = Callable[..., None]
@@ -42,10 +42,10 @@ def _chunks() -> Any:
 
 
 def parallel(body: Callable[[int, int, int], None]) -> Loop:
-    """A function of a loop `body(table, first, last)`: call(rows, portion, *values) runs it on all rows, a portion at a time.
+    """A function of a loop `body(table, first, last)`: call(rows, chunk, *values) runs it on all rows, a chunk at a time.
 
-    `table` is the address of `values`, integers that are mostly addresses. Threads take portions as they come, so a result must not
-    depend on who took which; what is summed over rows is kept per portion and summed afterwards. It is compiled when first called.
+    `table` is the address of `values`, integers that are mostly addresses. Threads take chunks as they come, so a result must not
+    depend on who took which; what is summed over rows is kept per chunk and summed afterwards. It is compiled when first called.
     """
     compiled: list[Any] = []
 

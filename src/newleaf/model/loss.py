@@ -35,7 +35,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
 
 
 def _softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses fp32 [N] and their slopes softmax − one-hot [N, V] in the logits' type; both zero where a target does not count."""
+    """Losses fp32 [N] and their gradients softmax − one-hot [N, V] in the logits' type; both zero where a target does not count."""
     gradient = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     counted, safe = targets != IGNORED, targets.clamp(min=0).unsqueeze(1)
     # log p of the target by way of the likeliest token, whose probability cannot underflow.

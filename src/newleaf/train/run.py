@@ -1,4 +1,4 @@
-"""A run from its first check to its last file, whatever its course: begin one or go on with one, and leave a run folder behind."""
+"""A run from its first check to its last file, whatever its objective: begin one or go on with one, and leave a run folder behind."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Clock = Callable[[], float]  # seconds that go on evenly
 
 @dataclass(frozen=True)
 class Kind(Generic[C]):
-    """A kind of run: how its configuration is read from a run.yaml and checked for what needs no data, and how its course is opened.
+    """A kind of run: how its configuration is read from a run.yaml and checked for what needs no data, and how its objective is opened.
 
     `open` reads data and models, and raises InputError for bad ones before the run's folder is touched; all processes call it.
     """

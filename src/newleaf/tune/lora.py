@@ -1,4 +1,4 @@
-"""Tuning an adapter in the place of the weights: a course around any task's course, over a base that stays as it is."""
+"""Tuning an adapter in the place of the weights: an objective around any task's objective, over a base that stays as it is."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ EXPORTED = "base"  # in a run's folder: the base as stock peft opens it, where i
 
 
 class AdapterObjective:
-    """A task's course with an adapter over the base: what it does not say is the course's own. The adapter is what the run makes, with a
-    classifier's head beside it."""
+    """A task's objective with an adapter over the base: what it does not say is the objective's own. The adapter is what the run makes,
+    with a classifier's head beside it."""
 
     product: Literal["model", "adapter"] = "adapter"
 
@@ -99,5 +99,5 @@ def _gpt(network: nn.Module) -> GPT:
 
 
 def with_adapter(objective: Objective, base: Base, config: TuneConfig) -> Objective:
-    """The course as it is, or with an adapter where the recipe wants one."""
+    """The objective as it is, or with an adapter where the recipe wants one."""
     return cast(Objective, AdapterObjective(objective, base, config)) if config.lora is not None else objective

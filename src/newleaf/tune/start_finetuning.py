@@ -1,4 +1,4 @@
-"""Fine-tuning as a kind of run: recipe to task, base and course."""
+"""Fine-tuning as a kind of run: recipe to task, base and objective."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
 
 
 def open_objective(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Objective:
-    """The course of a recipe: base and data, opened and checked. Raises InputError."""
+    """The objective of a recipe: base and data, opened and checked. Raises InputError."""
     task: Task = task_named(config.task)
     # Measured by one process: two measurements may differ.
     precision = ranks.on_rank_zero(lambda: {"precision": settled(config.train).precision})["precision"]
@@ -82,7 +82,7 @@ def open_objective(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Object
 
 
 def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
-    """The task's course. Where the data is for another task, the error says for which."""
+    """The task's objective. Where the data is for another task, the error says for which."""
     try:
         return task.open(config, base, monitor, ranks)
     except InputError as error:
@@ -92,7 +92,7 @@ def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks:
 
 
 def settle(objective: Any, usual: hyperparameters.Usual, base: Base, monitor: Monitor, processes: int) -> TuneConfig:
-    """The configuration of an opened course with the optimizer, rates and batch size that its recipe leaves open."""
+    """The configuration of an opened objective with the optimizer, rates and batch size that its recipe leaves open."""
     config: TuneConfig = objective.config
     asked, lora = config.optimizer, config.lora is not None
     size = hyperparameters.batch_size(usual, config.train, objective.row_count, objective.row_length, processes)

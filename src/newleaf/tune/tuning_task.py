@@ -1,4 +1,4 @@
-"""What a task is: its recipe, what its recipe has by default, and how it opens its course; and the tasks by name."""
+"""What a task is: its recipe, what its recipe has by default, and how it opens its objective; and the tasks by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ USUAL: dict[str, Any] = {"train": {"schedule": {"warmup": 0.06, "decay": 0.94}, 
 
 @dataclass(frozen=True)
 class Task:
-    """`open(config, base, monitor, ranks)` reads the data, checks it against the base, and returns the course.
+    """`open(config, base, monitor, ranks)` reads the data, checks it against the base, and returns the objective.
 
     `defaults` are laid under a recipe, `usual` is what the dial begins from; `epochs` is the length of a run whose recipe gives none.
     """

@@ -1,4 +1,4 @@
-"""How many threads take part: simulated machines, quiet and busy; and a crew whose size changes from run to run."""
+"""How many threads take part: simulated machines, quiet and busy; and a thread pool whose size changes from run to run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and values in 8 bits, and in strands that windows bound: against bf16 or fp32 caches, and against the arithmetic itself."""
+"""Keys and values in 8 bits, and in layer groups that windows bound: against bf16 or fp32 caches, and against the arithmetic itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guesses, found in the text or drafted by a small network: they change no text, and stop where they do not pay."""
+"""Proposals, found in the text or drafted by a small network: they change no text, and stop where they do not pay."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(("name", "kernels"), [*((name, True) for name in OPTIONS), ("greedy", False), ("several texts", False)])
 def test_a_drafts_guesses_change_no_text(model: Model, sister: Model, name: str, kernels: bool) -> None:
-    """Against the same engine without guesses, four prompts side by side; log-probabilities too, by the kernels to the last bit."""
+    """Against the same engine without proposals, four prompts side by side; log-probabilities too, by the kernels to the last bit."""
     if {"regex", "choice"} & OPTIONS[name].keys():
         pytest.importorskip("llguidance")
     config = {"max_tokens": 40} | OPTIONS[name]
@@ -131,7 +131,7 @@ def test_greedy_text_is_that_of_stock_transformers(tmp_path: Path) -> None:
 
 
 def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model) -> None:
-    """The second token of 400 texts, which the draft guesses, beside what the model's own probabilities say: a chi-squared test."""
+    """The second token of 400 texts, which the draft proposals, beside what the model's own probabilities say: a chi-squared test."""
     from scipy.stats import chisquare
 
     engine, count = engine_of(model, sister), 400
@@ -162,7 +162,7 @@ def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model
 
 @pytest.mark.parametrize("context", [CONTEXT, 64])
 def test_what_the_draft_has_read_is_the_text_whatever_was_wrong_before(model: Model, context: int) -> None:
-    """Its logits at every step, beside the draft reading from scratch: after wrong guesses, in company, past the end of the contexts."""
+    """Its logits at every step, beside the draft reading from scratch: after wrong proposals, in company, past the end of the contexts."""
     draft = make(noise=0.1, context=context)
     engine = engine_of(model, draft)
     found, checked = engine.speculator.draft, 0

@@ -71,7 +71,7 @@ def test_a_training_step_has_the_loss_and_slopes_of_the_plain_modules(name: str,
     torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=1e-5)
     assert gradients.keys() == plain.keys()
     for part, gradient in gradients.items():
-        # The slope of a key's bias is zero but for rounding: it moves all scores of a query alike.
+        # The gradient of a key's bias is zero but for rounding: it moves all scores of a query alike.
         least = 1e-6 if part.endswith("attention.k.bias") else 1e-7
         torch.testing.assert_close(gradient, plain[part], atol=least + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part)
 

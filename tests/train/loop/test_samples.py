@@ -98,7 +98,7 @@ def test_without_a_clock_samples_take_as_long_as_they_take_and_the_checks_are_co
 
 @pytest.mark.parametrize("piece", [0.001, 0.4, 5.0])
 def test_a_timed_run_shows_no_sample_of_a_token_or_two(piece: float, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine where a token takes so long, from pretraining's own examiner."""
+    """On a machine where a token takes so long, from pretraining's own evaluator."""
     clock, heard = Clock(), RecordingMonitor()
     Machine(clock, piece=piece).install(monkeypatch)
     train = {"sample": {"max_tokens": 60, "min_tokens": 60}, "batch_size": 4}

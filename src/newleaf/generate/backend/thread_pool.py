@@ -86,7 +86,7 @@ def _follow(tables: tuple[Array, Array, Array, Array], program: Program, number:
 
 
 def _stop(state: Array, asleep: threading.Condition, threads: list[threading.Thread]) -> None:
-    """When the crew is forgotten, or Python ends: a thread that its end meets inside compiled code takes the process down."""
+    """When the thread pool is forgotten, or Python ends: a thread that its end meets inside compiled code takes the process down."""
     with asleep:
         state[State.STOP] = 1
         asleep.notify_all()

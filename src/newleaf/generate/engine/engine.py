@@ -45,7 +45,7 @@ class Engine:
     the memory that is free). A request draws the same random numbers whatever else is being written, so that its text is the same but for
     ties in rounding; `deterministic` makes it the same bit for bit. `adapters` are networks over the same weights, each with an adapter, by
     the names under which requests ask for them; texts with different ones go through each round together. `draft` is a small network with
-    the same tokenizer that guesses tokens (`check_draft`), and whose keys and values are within the limit too. `cache` is the type of keys
+    the same tokenizer that proposes tokens (`check_draft`), and whose keys and values are within the limit too. `cache` is the type of keys
     and values: bf16, torch.int8 for codes with scales, or None for fp32 with fp32 weights and bf16 with others. `lower_at_once` loads the
     kernels at once, however small the network, since much will be written.
     """
@@ -120,7 +120,7 @@ class Engine:
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many texts are being written, and how many wait, errands too."""
+        """How many texts are being written, and how many wait, engine tasks too."""
         waiting = len(self.scheduler.waiting) + sum(len(texts) for _, texts in self._submitted)
         return len(self.scheduler.running), waiting + len(self._engine_tasks)
 
@@ -318,7 +318,7 @@ class Engine:
             self.speculator.step_cost.note(len(plan), row, ran - begin)
 
     def _choose(self, logits: Tensor, chosen: list[tuple[Sequence, int, int, int]], read: dict[int, Several[int]]) -> int:
-        """A token for every text; a further one for those whose guess was that token, and so on. Returns how many."""
+        """A token for every text; a further one for those whose proposal was that token, and so on. Returns how many."""
         alive, depth, count = [entry for entry in chosen if not entry[0].done], 0, 0
         known = self.tokenizer.vocab_size  # a network may have more rows than the tokenizer has tokens
         while alive:

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 Steps = Generator[None, None, Result]  # pauses after each piece of work; returns the result
 
 PATIENCE = 3.0  # how much longer than a piece texts are written before the next piece
-AT_ONCE = 4  # errands that take turns; each may hold keys and values of a text
+AT_ONCE = 4  # engine tasks that take turns; each may hold keys and values of a text
 
 
 class TaskCancelledError(Exception):
@@ -50,8 +50,8 @@ class EngineTask(Generic[Result]):
 
 
 class EngineTasks:
-    """The errands of an engine, of which a few take turns. While texts are written, a piece of work comes only after they had `PATIENCE`
-    times as long: writing goes first, and errands come to their end all the same."""
+    """The engine tasks of an engine, of which a few take turns. While texts are written, a piece of work comes only after they had
+    `PATIENCE` times as long: writing goes first, and engine tasks come to their end all the same."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._waiting: deque[EngineTask[Any]] = deque()
@@ -68,7 +68,7 @@ class EngineTasks:
         return bool(self._waiting) and (not writing or self._owed <= 0)
 
     def advance(self) -> None:
-        """A piece of work for the errand whose turn it is."""
+        """A piece of work for the engine task whose turn it is."""
         engine_task, began = self._waiting[0], self._clock()
         if engine_task.advance():
             if len(self._waiting) > 1:  # behind the others that take turns; the rest waits

@@ -121,7 +121,7 @@ class Scheduler:
                 group.spare, self._free = self._free[:left], self._free[left:]
 
     def plan(self) -> list[tuple[Sequence, Part, int]]:
-        """The next round: for each text that takes part what it reads, and how many of those tokens are guesses."""
+        """The next round: for each text that takes part what it reads, and how many of those tokens are proposals."""
         self._admit()
         for sequence in self.running:
             self._publish(sequence)
@@ -131,7 +131,7 @@ class Scheduler:
                 sequence.shift(self.executor.max_length)
         writing = [sequence for sequence in self.running if sequence.unread == 1 and not sequence.held]
         reading = self._readers()
-        # Where rounds must always be the same, a guess could tip a tie.
+        # Where rounds must always be the same, a proposal could tip a tie.
         proposals = {} if self.fixed else self.speculator.propose(writing)
         plan = [self._write(sequence, proposals) for sequence in writing]
         left = max(LEAST, self.executor.rows - sum(len(part.ids) for _, part, _ in plan))

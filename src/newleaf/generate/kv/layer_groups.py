@@ -33,7 +33,7 @@ class LayerGroup:
 
 
 def layer_groups_of(config: GPTConfig) -> tuple[LayerGroup, ...]:
-    """A network without windows has one strand of all its layers, gpt-oss two of half of them each."""
+    """A network without windows has one layer group of all its layers, gpt-oss two of half of them each."""
     layers: dict[int, list[int]] = {}
     for layer, window in enumerate(config.windows or (0,) * config.n_layer):
         layers.setdefault(window if window < config.context_length else 0, []).append(layer)

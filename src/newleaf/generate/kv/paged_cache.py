@@ -1,6 +1,6 @@
 """Memory for keys and values, in pages of a few tokens that sequences own, share and give back.
 
-A page holds some tokens of the layers of one strand (generate/kv/layer_groups.py), as generate/kernels/paged_attention.py draws it.
+A page holds some tokens of the layers of one layer group (generate/kv/layer_groups.py), as generate/kernels/paged_attention.py draws it.
 Sequences whose texts begin alike share the pages of their beginning: a page is known by its tokens and by the text before it, stays known
 while nobody uses it, and is taken for other tokens, longest unused first, when memory runs out. Where layers have windows, a text lets go
 of the pages that its windows have passed; of those some stay known, for texts that part from it there.
@@ -21,7 +21,7 @@ from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.kv.layer_groups import BACK, head_bytes, layer_groups_of, width_of
 from newleaf.model import GPTConfig
 
-PASSED = 256  # pages of each strand with windows that these have passed and that are kept all the same, while no memory is lacking
+PASSED = 256  # pages of each layer group with windows that these have passed and that are kept all the same, while no memory is lacking
 
 
 class OutOfPagesError(Exception):
@@ -37,7 +37,7 @@ class _Known(NamedTuple):
 
 @dataclass
 class _Owned:
-    """A slot's pages in one strand, after the first `passed`, which windows need no more."""
+    """A slot's pages in one layer group, after the first `passed`, which windows need no more."""
 
     passed: int = 0
     pages: list[int] = field(default_factory=list)
@@ -121,8 +121,8 @@ class PagedCache:
         self._stale: set[int] = set()  # pages that have held tokens
         self._numbers: dict[_Known, int] = {}
         self._count = 0  # of numbers so far
-        self._known: dict[tuple[int, int], int] = {}  # a text's number and a strand → the page that holds its end
-        self._about: dict[int, tuple[_Known, int, int]] = {}  # page → the text, its number, and the strand
+        self._known: dict[tuple[int, int], int] = {}  # a text's number and a layer group → the page that holds its end
+        self._about: dict[int, tuple[_Known, int, int]] = {}  # page → the text, its number, and the layer group
         self._idle: dict[int, None] = {}  # known pages without users, longest unused first
         self._passed: dict[int, None] = {}  # those among them that windows have passed
 

@@ -1,1 +1,1 @@
-"""Speculative decoding: a draft model, prompt look-up, and how many tokens are worth proposing."""
+"""Speculative decoding: a draft model, prompt lookup, and how many tokens are worth proposing."""

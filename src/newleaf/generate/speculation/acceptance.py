@@ -1,4 +1,4 @@
-"""How often guesses of each kind have been right of late."""
+"""How often proposals of each kind have been right of late."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FADING = 0.99  # of what was seen remains each time that it kept us from guessin
 
 
 class AcceptanceRates:
-    """Chances that a guessed token is right, by kind. `prior` are those before anything was seen; or `above`, what is known elsewhere,
+    """Chances that a proposed token is right, by kind. `prior` are those before anything was seen; or `above`, what is known elsewhere,
     which learns with it."""
 
     def __init__(self, prior: Sequence[float], above: AcceptanceRates | None = None) -> None:
@@ -18,7 +18,7 @@ class AcceptanceRates:
         self._accepted, self._seen = [0.0] * len(prior), [0.0] * len(prior)
 
     def below(self) -> AcceptanceRates:
-        """Odds of one text, which start from these."""
+        """Acceptance rates of one text, which start from these."""
         return AcceptanceRates(self._prior, self)
 
     def probability(self, kind: int) -> float:
@@ -26,7 +26,7 @@ class AcceptanceRates:
         return (self._accepted[kind] + WEIGHT * before) / (self._seen[kind] + WEIGHT)
 
     def note(self, kinds: Sequence[int], accepted: int) -> None:
-        """Of guesses that followed each other the first `accepted` were right, and the next was wrong, where there is one."""
+        """Of proposals that followed each other the first `accepted` were right, and the next was wrong, where there is one."""
         for place, kind in enumerate(kinds[: accepted + 1]):
             keep = 1 - 1 / MEMORY
             self._accepted[kind] = keep * self._accepted[kind] + (place < accepted)
@@ -35,7 +35,7 @@ class AcceptanceRates:
             self._above.note(kinds, accepted)
 
     def fade(self, kind: int, keep: float = FADING) -> None:
-        """A guess of this kind was not worth it: believe what was seen a little less, or by how much is to be kept of it."""
+        """A proposal of this kind was not worth it: believe what was seen a little less, or by how much is to be kept of it."""
         self._accepted[kind] *= keep
         self._seen[kind] *= keep
         if self._above is not None:

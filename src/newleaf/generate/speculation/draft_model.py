@@ -1,5 +1,5 @@
 """A draft model: a small network that writes ahead of the large one, so that the large one need only check (Leviathan et al. 2023,
-arXiv:2211.17192; here with the request's own random numbers, so that guesses change no text).
+arXiv:2211.17192; here with the request's own random numbers, so that proposals change no text).
 
 Its slots are numbered as the large network's. What it has read of a text may be behind the text, and what it wrote itself may turn out
 wrong: keys and values lie by position, so what was wrong is written over from where the text went another way.
@@ -55,7 +55,7 @@ def check_draft(network: GPT, tokenizer: Tokenizer, draft: GPT, draft_tokenizer:
 
 
 def check_drafting(drafted: bool, config: SamplingConfig) -> None:
-    """Raises InputError where there is a draft and options under which nothing is guessed."""
+    """Raises InputError where there is a draft and options under which nothing is proposed."""
     for name, off in (("beams", 1), ("guidance_scale", 1)):
         if drafted and getattr(config, name) != off:
             raise InputError(f"draft: cannot be combined with {name}, which takes no guesses; leave one of the two out")
@@ -65,7 +65,7 @@ def check_drafting(drafted: bool, config: SamplingConfig) -> None:
 
 @dataclass
 class DraftedTokens:
-    """Tokens drafted for one text, at most so many: the chance that all up to each are right, and what kind of guess each is."""
+    """Tokens drafted for one text, at most so many: the chance that all up to each are right, and what kind of proposal each is."""
 
     sequence: Sequence
     row: SamplerRow
@@ -76,7 +76,7 @@ class DraftedTokens:
 
 
 class DraftModel:
-    """The draft's network in its slots, what it has read of each text, and what is known of its guesses.
+    """The draft's network in its slots, what it has read of each text, and what is known of its proposals.
 
     `share` is how much less it weighs than the large network: what its steps are taken to cost until they have been measured.
     """
@@ -98,7 +98,7 @@ class DraftModel:
         return (self.step_cost.seconds(0, rows) if self.step_cost.known else self.share * large.seconds(1, rows)) / rows * tokens
 
     def follow(self, sequence: Sequence) -> None:
-        """Note what of its own guesses became text, and begin again where the text has left its context."""
+        """Note what of its own proposals became text, and begin again where the text has left its context."""
         ids = sequence.sample.row.ids
         if sequence.draft_base < sequence.base or len(ids) - sequence.draft_base + MOST > self.executor.max_length:
             self.forget(sequence)

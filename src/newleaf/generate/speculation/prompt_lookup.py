@@ -1,6 +1,6 @@
-"""Prompt look-up: guess that a text goes on as it did where its last tokens stood before (Saxena 2023; LLMA, Yang et al. 2023).
+"""Prompt lookup: propose that a text goes on as it did where its last tokens stood before (Saxena 2023; LLMA, Yang et al. 2023).
 
-A guess that reaches the end of the text goes on in itself, so that what repeats with a short period is guessed as far as one likes.
+A proposal that reaches the end of the text goes on in itself, so that what repeats with a short period is proposed as far as one likes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 SIZES = (8, 5, 3, 2)  # tokens that must have stood before, to find the place: the longest run that did is gone on with
 SHORTEST = SIZES[-1]
-MOST = 15  # tokens that are guessed at once
+MOST = 15  # tokens that are proposed at once
 LONG = 4  # tokens of a run from which on a text is taken to be copying; then it may have changed a token or a few on the way
 SLACK = 3  # tokens after such a run that may differ
 KINDS = (0, 2, 3, 4, 6, 9, 13, 20)  # runs of at least so many tokens are alike

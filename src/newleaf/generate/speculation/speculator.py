@@ -1,8 +1,8 @@
 """What may follow in texts that are being written: found in the text itself, or drafted by a small network; nothing where it does not pay.
 
-Each guess costs a row of the next round, a drafted one a step of the draft too, and saves a token's share of a round if it comes true. What
-rows and steps cost is measured (`StepCost`), and so is how often guesses come true (`AcceptanceRates`); as many are taken as make most
-tokens a second.
+Each proposal costs a row of the next round, a drafted one a step of the draft too, and saves a token's share of a round if it comes true.
+What rows and steps cost is measured (`StepCost`), and so is how often proposals come true (`AcceptanceRates`); as many are taken as make
+most tokens a second.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from newleaf.generate.speculation.draft_model import MOST, NEAR, DraftedTokens, 
 from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.generate.text.sequence import Sequence
 
-CHECK = 64  # each so many rounds with guesses, one without, so that what they are compared with stays true
+CHECK = 64  # each so many rounds with proposals, one without, so that what they are compared with stays true
 PATIENCE, MOST_PATIENCE = 32, 2048  # rounds without the draft after it did not pay; twice as many each time that follows
 
 
 @dataclass
 class AcceptanceCount:
-    """Tokens guessed, and how many of them came true."""
+    """Tokens proposed, and how many of them came true."""
 
     proposed: int = 0
     accepted: int = 0
@@ -31,7 +31,7 @@ class AcceptanceCount:
 
 @dataclass
 class Proposal:
-    """Tokens that may follow one text; `kinds` are those of the odds of where they come from."""
+    """Tokens that may follow one text; `kinds` are those of the acceptance rates of where they come from."""
 
     tokens: list[int] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Proposal:
 
 
 class Speculator:
-    """Guesses for all texts of an engine. `acceptance_counts` counts them by where they came from."""
+    """Proposals for all texts of an engine. `acceptance_counts` counts them by where they came from."""
 
     def __init__(self, executor: Executor, draft: DraftModel | None = None) -> None:
         self.executor, self.draft = executor, draft
@@ -47,7 +47,7 @@ class Speculator:
         self.acceptance_counts = {"look-up": AcceptanceCount(), "draft": AcceptanceCount()}
         self._acceptance = AcceptanceRates(prompt_lookup.PRIOR)
         self._proposals: dict[int, Proposal] = {}  # of this round, by slot
-        self._since = 0  # rounds with guesses since the last one without
+        self._since = 0  # rounds with proposals since the last one without
 
     def propose(self, writing: Several[Sequence]) -> dict[int, list[int]]:
         """Tokens that may follow each of these texts, which all write in the next round, by their slots."""
@@ -73,7 +73,7 @@ class Speculator:
         return {slot: found.tokens for slot, found in self._proposals.items()}
 
     def record_accepted(self, sequence: Sequence, accepted: int) -> None:
-        """So many of the first guesses for this text came true."""
+        """So many of the first proposals for this text came true."""
         found = self._proposals.get(sequence.slot if sequence.slot is not None else -1)
         if found is None:
             return
@@ -94,7 +94,7 @@ class Speculator:
             self.draft.forget(sequence)
 
     def _most(self, sequence: Sequence) -> int:
-        """How many tokens may be guessed, so that the text still has a token of its own to write."""
+        """How many tokens may be proposed, so that the text still has a token of its own to write."""
         row = sequence.sample.row
         if sequence.group is not None:
             return 0
@@ -135,7 +135,7 @@ class Speculator:
         return self.step_cost.best(texts, rows, [likely**count for count in range(1, min(most, MOST) + 1)], lambda steps: steps * step)
 
     def _write_ahead(self, draft: DraftModel, wanting: Several[tuple[Sequence, int]], texts: int, rows: int) -> None:
-        """Guesses by the draft for those texts where they pay, all of them side by side."""
+        """Proposals by the draft for those texts where they pay, all of them side by side."""
         able: list[DraftedTokens] = []
         for sequence, most in wanting:
             if sequence.pause:

@@ -1,4 +1,4 @@
-"""What a round costs: seconds of a step by its texts and rows, measured while writing, and how many guesses are worth theirs."""
+"""What a round costs: seconds of a step by its texts and rows, measured while writing, and how many proposals are worth theirs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 SLOPE = 0.3  # of a one-row step: what a row more costs, as long as nothing has been measured
 SMOOTHING = 8  # a new figure weighs 1/8
 WILDEST = 2.0  # times what is expected: more is taken for the machine being busy with something else
-MARGIN = 1.02  # guesses must promise so much, since the figures are not exact
+MARGIN = 1.02  # proposals must promise so much, since the figures are not exact
 
 
 class StepCost:
@@ -52,10 +52,10 @@ class StepCost:
     def best(
         self, texts: int, rows: int, probabilities: Sequence[float], each: Callable[[int], float] = lambda _: 0.0
     ) -> tuple[int, float]:
-        """How many of some guesses make the round worth most tokens a second, and how many those are; no guesses are 0.
+        """How many of some proposals make the round worth most tokens a second, and how many those are; no proposals are 0.
 
-        The round has so many `texts` and `rows` without them and gives a token for each text; the j-th guess comes true
-        with `chances[j]` (all before it too); making k guesses takes `each(k)` seconds.
+        The round has so many `texts` and `rows` without them and gives a token for each text; the j-th proposal comes true
+        with `chances[j]` (all before it too); making k proposals takes `each(k)` seconds.
         """
         gain, best = float(texts), 0
         most = MARGIN * gain / (self.seconds(texts, rows) + self.choosing * gain)

@@ -81,7 +81,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses fp32 [N] and their slopes softmax − one-hot, which take the place of the logits [N, V]; zero where a target is below 0."""
+    """Losses fp32 [N] and their gradients softmax − one-hot, which take the place of the logits [N, V]; zero where a target is below 0."""
     from newleaf.kernels import cross_entropy
 
     rows, width = logits.shape

@@ -28,7 +28,7 @@ CHECK_WAIT = 1.0  # seconds that one waits for its turn
 
 class LoadedModel:
     """A model that is in memory, with the `adapters` over it by their names, which have its `template` where one is given in place of the
-    models' own, and a `draft` that guesses tokens. `users` counts the requests that hold it there."""
+    models' own, and a `draft` that proposes tokens. `users` counts the requests that hold it there."""
 
     def __init__(
         self,

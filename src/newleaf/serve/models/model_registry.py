@@ -1,4 +1,4 @@
-"""The models that a server knows by name: opened when somebody asks for them, put away when memory is needed for others."""
+"""The models that a server knows by name: opened when somebody asks for them, evicted when memory is needed for others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Source:
     threads: int | None = None
     template: str | None = None  # a Jinja chat template in place of the model's own
     adapters: Mapping[str, str] = field(default_factory=dict)  # over this model: the name of each, and its folder
-    draft: str | None = None  # a small model that guesses tokens
+    draft: str | None = None  # a small model that proposes tokens
     draft_weights: str | None = None
     context: int | None = None  # and how it is stretched, and what keys and values are kept in, as `newleaf.load` takes them
     context_method: Literal["yarn", "ntk"] | None = None
@@ -135,7 +135,7 @@ class Registry:
         return LoadedModel(source.name, self._open(source), room.slots, room.cache, room.queue, adapters, template, draft)
 
     def _make_room(self, name: str, size: int) -> None:
-        """Put models away until there is memory for this one."""
+        """Evict models until there is memory for this one."""
         limit = self.room.memory
         if limit is None:
             return
@@ -181,7 +181,7 @@ def open_draft(source: Source) -> Model | None:
 
 
 def size_on_disk(source: Source) -> int:
-    """Bytes of the weights of the model and its draft, near enough to decide what has to be put away for them."""
+    """Bytes of the weights of the model and its draft, near enough to decide what has to be evicted for them."""
     return sum(_size_on_disk(Path(path)) for path in (source.path, source.draft) if path is not None)
 
 

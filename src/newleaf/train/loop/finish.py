@@ -55,7 +55,7 @@ def _provisional(session: Session) -> Figures | None:
 
 
 def finish(session: Session) -> None:
-    """The figures of the weights in model/ over the whole validation set, what the course has to report of them, and summary.json.
+    """The figures of the weights in model/ over the whole validation set, what the objective has to report of them, and summary.json.
 
     While weights that belong there could not be written, the run is not finished.
     """

@@ -22,7 +22,7 @@ Sample = tuple[str, str]  # a prompt and what came of it
 
 
 class Samples:
-    """Asks the examiner for texts, as long as the clock's run may take for them; without a clock, as long as they take."""
+    """Asks the evaluator for texts, as long as the clock's run may take for them; without a clock, as long as they take."""
 
     def __init__(self, evaluator: Evaluator, ranks: Ranks, clock: ClockSchedule | None, monitor: Monitor) -> None:
         self.evaluator, self.ranks, self.clock, self.monitor = evaluator, ranks, clock, monitor

@@ -42,7 +42,7 @@ class StopRequestedError(Exception):
 
 
 class Session:
-    """Watches the loop of one course. `restore` first, to go on from a checkpoint.
+    """Watches the loop of one objective. `restore` first, to go on from a checkpoint.
 
     Of several processes each has one, and all do the same: what they measure is the first one's, and only its `folder` writes.
     """

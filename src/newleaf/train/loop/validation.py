@@ -24,7 +24,7 @@ EXIT_SECONDS = 0.3  # what Python takes to end after the last line, and some roo
 
 
 class Validation:
-    """Asks the course's examiner, and keeps the clock's reserve.
+    """Asks the objective's evaluator, and keeps the clock's reserve.
 
     `rows` is what each of `count` validations on the way looks at. The figures that stand before and after the training are over
     `closing_rows`, the same ones both times, and the report reads `report_rows`: all there are, unless the time allows no more.

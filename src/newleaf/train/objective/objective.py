@@ -1,7 +1,7 @@
-"""What a run is about: a course tells the one loop what to train, on which batches, by which loss, and how to see that it got better.
+"""What a run is about: an objective tells the one loop what to train, on which batches, by which loss, and how to see that it got better.
 
-Pretraining is one course (`train/pretraining/text_objective.py`), every task of fine-tuning another (`newleaf/tune/`). The session, the
-loop and the end of a run know only what stands here. A course gives
+Pretraining is one objective (`train/pretraining/text_objective.py`), every task of fine-tuning another (`newleaf/tune/`). The session, the
+loop and the end of a run know only what stands here. An objective gives
 
 - `build()`: the network as it is before the first step, drawn or loaded, already with its adapters where there are any. It is asked
   again when a run goes back to its beginning. What has `requires_grad` is trained, kept as fp32 masters and written to checkpoints;
@@ -66,7 +66,7 @@ class Batch(Protocol):
 
     @property
     def rows(self) -> int:
-        """Examples, which can be taken in portions."""
+        """Examples, which can be taken in micro-batches."""
 
     @property
     def counts(self) -> Sequence[float]:

@@ -1,4 +1,4 @@
-"""Text to model: what pretraining checks and prepares before its course begins."""
+"""Text to model: what pretraining checks and prepares before its objective begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining as a course: a new network, windows of a token stream, next-token loss, bits per byte of the held-out text."""
+"""Pretraining as an objective: a new network, windows of a token stream, next-token loss, bits per byte of the held-out text."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A model that learns to chat: its template and tokens, its course, what it is asked now and then."""
+"""A model that learns to chat: its template and tokens, its objective, what it is asked now and then."""

@@ -1,4 +1,5 @@
-"""What the tasks that learn from conversations have in common as courses: the network with its template, how it is saved and recorded."""
+"""What the tasks that learn from conversations have in common as objectives: the network with its template, how it is saved and
+recorded."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class Sizes:
 
 
 class ChatModelObjective:
-    """A course whose network is a `ChatBase`'s."""
+    """An objective whose network is a `ChatBase`'s."""
 
     product: Literal["model", "adapter"] = "model"
     validates_before_training = True

@@ -18,7 +18,7 @@ from newleaf.tune.labels.label_batches import LabelPart
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """Sums over the rows of a part, as a course gives them."""
+    """Sums over the rows of a part, as an objective gives them."""
 
     head: Head
     language_weight: float

@@ -1,4 +1,4 @@
-"""The course of the tasks that end in a label: classify, pair, similarity, choice (Radford et al. 2018, section 3.3)."""
+"""The objective of the tasks that end in a label: classify, pair, similarity, choice (Radford et al. 2018, section 3.3)."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class LabelObjective:
 
 
 def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks], Objective]:
-    """How the courses of this shape are opened."""
+    """How the objectives of this shape are opened."""
 
     def opened(config: LabelTaskConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
         if config.train.prompts or config.train.sample:

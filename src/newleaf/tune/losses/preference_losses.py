@@ -109,7 +109,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """The loss as a course gives it: sums over the pairs of a part.
+    """The loss as an objective gives it: sums over the pairs of a part.
 
     Beside the loss itself, `accuracy` is the share of pairs whose chosen answer the model prefers (DPO and IPO: more than its reference),
     and `margin` by how much, in nats; `nll` is what the chosen answers cost a token.

@@ -1,1 +1,1 @@
-"""One file a task: its recipe and its course."""
+"""One file a task: its recipe and its objective."""

@@ -116,7 +116,7 @@ class TextRows:
 
 
 class TextWindows:
-    """The batches of a text course, with a count for each term of the loss."""
+    """The batches of a text objective, with a count for each term of the loss."""
 
     def __init__(self, batches: TrainBatches) -> None:
         self._batches = batches

@@ -52,7 +52,7 @@ class TextConfig(TuneConfig):
 
 
 class TuneTextObjective(TextObjective):
-    """Pretraining's course from a network that exists."""
+    """Pretraining's objective from a network that exists."""
 
     validates_before_training = True
 
