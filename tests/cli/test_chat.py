@@ -63,6 +63,18 @@ class Typist:
             assert time.monotonic() < deadline, "it never waits for a key"
             time.sleep(0.01)
 
+    def press_until(self, key: str, pattern: str) -> str:
+        """Press a key, again where it was lost, until the pattern comes."""
+        for left in reversed(range(10)):
+            self.wait_until_it_waits()
+            self.type(key)
+            try:
+                return self.expect(pattern, HANGS / 10)
+            except AssertionError:
+                if not left:
+                    raise
+        raise AssertionError
+
     def say(self, text: str, until: str = r"[1-9]\d* tokens?[^\]]*\]") -> str:
         """Type a line at the prompt and return what came of it."""
         self.expect(r"> $" if self.read_to == 0 else r"> ")
@@ -167,9 +179,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(talker: Path, tmp_path: Path)
         typist.expect("> ")
         typist.type("half a line")
         typist.expect("half a line")
-        typist.wait_until_it_waits()  # Python loses a Ctrl-C between one key and the wait for the next
-        typist.type("\x03")
-        typist.expect(r"Ctrl-D leaves\.\]")
+        typist.press_until("\x03", r"Ctrl-D leaves\.\]")  # Python loses a Ctrl-C between one key and the wait for the next
         typist.say("/set max_tokens 4", r"\]")
         assert "4 tokens" in typist.say("again")
         typist.expect("> ")

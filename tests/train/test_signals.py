@@ -132,7 +132,7 @@ def telling(real):
         return real(*args, **kwargs)
     return told
 if stage == "reading":
-    newleaf.data.prepare._spool = telling(newleaf.data.prepare._spool)
+    newleaf.data.prepare._text_store = telling(newleaf.data.prepare._text_store)
 else:
     newleaf.train.pretraining.prepare_pretraining.train_tokenizer = telling(newleaf.train.pretraining.prepare_pretraining.train_tokenizer)
 from newleaf.cli.main import main

@@ -255,7 +255,7 @@ def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_
     (package / "kernels" / "step.py").write_text("from newleaf.kernels.compiler import kernel\n@kernel\ndef step(x):\n    return x + 1\n")
     (package / "kernels" / "entry.py").write_text(
         "from newleaf.kernels.compile_cache import cached_kernel\nfrom newleaf.kernels.step import step\n"
-        "@kept_kernel\ndef entry(x):\n    return step(x)\n"
+        "@cached_kernel\ndef entry(x):\n    return step(x)\n"
     )
     program = "from newleaf.kernels.entry import entry; print(entry(1), sum(entry.stats.cache_hits.values()))"
 
