@@ -12,6 +12,9 @@ from decoded_text import whole_text
 
 from newleaf.api import Model
 from newleaf.errors import InputError
+from newleaf.generate.sampling.logprobs import TokenScore
+from newleaf.generate.text.request import merge_pieces
+from newleaf.generate.text.text_state import Piece
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
@@ -227,3 +230,16 @@ def test_a_file_written_by_another_model_is_refused(model: Model, tmp_path: Path
     (tmp_path / "out.jsonl.settings.json").unlink()
     with pytest.raises(InputError, match=r"no out\.jsonl\.settings\.json that says"):
         model.generate_file(prompts, out, **OPTIONS)
+
+
+def test_pieces_that_came_meanwhile_are_one_for_each_text() -> None:
+    score = TokenScore(5, -1.0, ())
+    came = [
+        Piece(0, "a", scores=(score,)),
+        Piece(1, "x"),
+        Piece(0, "b", scores=(score,)),
+        Piece(0, "", "length", past_context=True),
+        Piece(1, "y"),
+    ]
+    assert merge_pieces(came) == [Piece(0, "ab", "length", (score, score), past_context=True), Piece(1, "xy")]
+    assert merge_pieces([]) == []

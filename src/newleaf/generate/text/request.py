@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.text.text_state import Piece, TextState
@@ -35,6 +35,7 @@ class Request:
         self._wake = wake
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._listener: Callable[[], None] | None = None
+        self._woken = False  # whether the listener was called and has not looked since
         self._kept: list[Piece] = []  # of best_of, until all texts have ended
         self._left = len(samples)
         self._ended = False
@@ -64,16 +65,17 @@ class Request:
                 yield piece
 
     async def batches(self) -> AsyncIterator[list[Piece]]:
-        """The pieces without blocking the event loop, all that have come since the last time at once; empty batches where the reading of
-        the prompt is watched."""
+        """The pieces without blocking the event loop: all that have come since the last time at once, those of one text as one piece, so
+        that a loop with many texts keeps up with the engine. Empty batches where the reading of the prompt is watched."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._listener = lambda: _set(loop, news)
         try:
             while True:
                 news.clear()
+                self._woken = False  # before looking: whatever comes from now on wakes the loop again
                 over = self._ended  # before looking: what has come by then is all
                 read_on, self._read_on = self._read_on, False
-                if (pieces := list(self.drain())) or read_on:
+                if (pieces := merge_pieces(self.drain())) or read_on:
                     yield pieces
                 elif over:
                     return
@@ -149,8 +151,22 @@ class Request:
 
     def _tell(self) -> None:
         listener = self._listener
-        if listener is not None:
+        if listener is not None and not self._woken:
+            self._woken = True
             listener()
+
+
+def merge_pieces(pieces: Iterable[Piece]) -> list[Piece]:
+    """Pieces of one text after the other become one; texts stand in the order of their first pieces."""
+    found: dict[tuple[int, int], Piece] = {}
+    for piece in pieces:
+        key = piece.prompt, piece.sample
+        before = found.get(key)
+        if before is None:
+            found[key] = piece
+        else:
+            found[key] = replace(piece, text=before.text + piece.text, scores=before.scores + piece.scores)
+    return list(found.values())
 
 
 def _set(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:

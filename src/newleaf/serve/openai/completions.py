@@ -67,6 +67,11 @@ class Continuations:
 
     async def pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
         """What comes of all prompts, each piece with its prompt's number."""
+        if len(self.writings) == 1:
+            async for found in self.writings[0].batches():
+                if found:
+                    yield [(0, piece) for piece in found]
+            return
         news: asyncio.Queue[tuple[int, list[Piece] | BaseException | None]] = asyncio.Queue()
 
         async def follow(number: int, writing: Writing) -> None:
@@ -81,12 +86,12 @@ class Continuations:
         try:
             left = len(tasks)
             while left:
-                number, found = await news.get()
-                if isinstance(found, BaseException):
-                    raise found
-                left -= found is None
-                if found:
-                    yield [(number, piece) for piece in found]
+                number, came = await news.get()
+                if isinstance(came, BaseException):
+                    raise came
+                left -= came is None
+                if came:
+                    yield [(number, piece) for piece in came]
         finally:
             for task in tasks:
                 task.cancel()
