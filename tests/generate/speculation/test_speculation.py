@@ -373,3 +373,13 @@ def test_look_up_goes_on_with_what_repeats_and_guesses_little_where_it_is_wrong(
     assert acceptance.below().probability(0) == acceptance.probability(0)
     mine.note([0] * 30, 30)
     assert mine.probability(0) > 0.6
+
+
+def test_counts_are_found_by_their_old_names_for_this_release(model: Model) -> None:
+    engine = Engine(model.network, model.tokenizer)
+    with pytest.warns(DeprecationWarning, match="guesser is called speculator now"):
+        assert engine.guesser is engine.speculator
+    with pytest.warns(DeprecationWarning, match="tally is called acceptance_counts now"):
+        found = engine.speculator.tally["look-up"]
+    with pytest.warns(DeprecationWarning, match="the old name goes with the next release"):
+        assert (found.guessed, found.right) == (found.proposed, found.accepted)

@@ -25,7 +25,7 @@ from newleaf.generate.engine.scheduler import Scheduler, slots_of
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.sampler import sample_tokens
 from newleaf.generate.speculation.draft_model import open_draft, shares
-from newleaf.generate.speculation.speculator import Speculator
+from newleaf.generate.speculation.speculator import Speculator, warn_renamed
 from newleaf.generate.text.request import Request
 from newleaf.generate.text.sequence import Sequence
 from newleaf.generate.text.text_state import Piece, add_scores, one_thread, prompt_ids, start
@@ -123,6 +123,12 @@ class Engine:
         """How many texts are being written, and how many wait, engine tasks too."""
         waiting = len(self.scheduler.waiting) + sum(len(texts) for _, texts in self._submitted)
         return len(self.scheduler.running), waiting + len(self._engine_tasks)
+
+    @property
+    def guesser(self) -> Speculator:
+        """`speculator`, by its old name."""
+        warn_renamed("guesser", "speculator")
+        return self.speculator
 
     @property
     def closed(self) -> bool:

@@ -7,6 +7,7 @@ most tokens a second.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 
@@ -28,6 +29,23 @@ class AcceptanceCount:
     proposed: int = 0
     accepted: int = 0
 
+    @property
+    def guessed(self) -> int:
+        """`proposed`, by its old name."""
+        warn_renamed("guessed", "proposed")
+        return self.proposed
+
+    @property
+    def right(self) -> int:
+        """`accepted`, by its old name."""
+        warn_renamed("right", "accepted")
+        return self.accepted
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Say once for each place that uses it that an attribute has another name now; the old one goes with the next release."""
+    warnings.warn(f"{old} is called {new} now; the old name goes with the next release", DeprecationWarning, stacklevel=3)
+
 
 @dataclass
 class Proposal:
@@ -48,6 +66,12 @@ class Speculator:
         self._acceptance = AcceptanceRates(prompt_lookup.PRIOR)
         self._proposals: dict[int, Proposal] = {}  # of this round, by slot
         self._since = 0  # rounds with proposals since the last one without
+
+    @property
+    def tally(self) -> dict[str, AcceptanceCount]:
+        """`acceptance_counts`, by its old name."""
+        warn_renamed("tally", "acceptance_counts")
+        return self.acceptance_counts
 
     def propose(self, writing: Several[Sequence]) -> dict[int, list[int]]:
         """Tokens that may follow each of these texts, which all write in the next round, by their slots."""
