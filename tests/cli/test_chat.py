@@ -37,6 +37,7 @@ class Typist:
         self.seen, self.read_to = "", 0
         self.pid, self.file = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C, and so would what they start
             os.environ.update(TERM="xterm", COLUMNS=str(columns), LINES="40", NO_COLOR="1")
             os.execv(sys.executable, [sys.executable, "-m", "newleaf", "chat", *words])
 
