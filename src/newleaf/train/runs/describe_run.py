@@ -13,6 +13,8 @@ from newleaf.train.runs.run_diagnosis import kept_words, validation_curve_of
 from newleaf.train.runs.run_folder import ADAPTER, MODEL
 from newleaf.train.runs.run_history import CONFIG, METRICS, SUMMARY, RunRecord, mapping, read_run, readable_lines
 
+NAMED = 5  # sources of a run that are named one by one
+
 
 def facts(name: str | Path) -> dict[str, Any]:
     """Facts about a run, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf info --json` prints them.
@@ -39,7 +41,9 @@ def run_facts(folder: Path) -> dict[str, Any]:
     summary = mapping(folder / SUMMARY, json.loads, []) if (folder / SUMMARY).is_file() else {}
     tuned = config.get("task")
     sources = config.get("source")
-    found = {"run": str(folder), "source": ", ".join(map(str, sources)) if isinstance(sources, list) else str(sources or "")}
+    names = list(map(str, sources)) if isinstance(sources, list) else [str(sources or "")]
+    more = f" and {len(names) - NAMED:,} more (run.yaml names them)" if len(names) > NAMED else ""
+    found = {"run": str(folder), "source": ", ".join(names[:NAMED]) + more}
     found |= {"begun": record.begun}
     found |= {"task": str(tuned), "tuned_from": str(config.get("model", ""))} if tuned else {}
     found["state"] = _state(record, summary, f"newleaf {'finetune' if tuned else 'pretrain'} --resume {folder}")
