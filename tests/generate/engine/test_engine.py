@@ -217,7 +217,7 @@ def test_guesses_change_no_text_whatever_the_temperature(model: Model) -> None:
 
 def test_what_the_engine_does_not_do_is_refused(model: Model) -> None:
     with Engine(model.network, model.tokenizer) as engine:
-        with pytest.raises(InputError, match="beams: 9 need 18 slots, and this engine has 16"):
+        with pytest.raises(InputError, match="beams: needs 18 slots, and this engine has 16"):
             engine.submit("a", SamplingConfig(beams=9, temperature=0, guidance_scale=2.0))
         with pytest.raises(InputError, match="leaves no room to write"):
             engine.submit("a" * 128, SamplingConfig())
@@ -245,3 +245,28 @@ def test_writing_in_the_callers_thread_gives_the_same_and_two_may_take_turns(mod
     pieces = list(engine.write(["a", "b"], config))
     assert "".join(piece.text for piece in pieces if piece.prompt == 0) == wanted[0]
     assert {piece.prompt for piece in pieces} == {0, 1}
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_what_a_guided_text_was_promised_is_given_back_whatever_its_guide_is(model: Model, beams: int) -> None:
+    """Prompts and guides of unlike lengths; a search lets go of texts that it began with."""
+    engine = Engine(model.network, model.tokenizer)
+    for negative in ("z", "a guide that is longer than the prompt, by far"):
+        options = SamplingConfig(max_tokens=20, temperature=0, beams=beams, guidance_scale=2.0, negative_prompt=negative)
+        assert list(engine.write("What", options))
+        assert engine.scheduler._promised == [0]
+        assert sorted(engine.scheduler._free) == list(range(engine.executor.count))
+
+
+def test_a_guide_that_is_longer_than_the_prompt_is_counted_before_anything_is_read(model: Model) -> None:
+    options = SamplingConfig(
+        max_tokens=20, temperature=0, guidance_scale=2.0, negative_prompt="a guide that is longer than the prompt, by far"
+    )
+    executor = ModuleExecutor(model.network, 2)
+    engine = Engine(
+        model.network,
+        model.tokenizer,
+        runner=ModuleExecutor(model.network, 2, limit=3 * executor.pages.page_bytes * len(executor.pages.layer_groups)),
+    )
+    with pytest.raises(InputError, match="need more memory for keys and values than there is"):
+        list(engine.write("What", options))

@@ -16,6 +16,7 @@ from newleaf.model import GPT
 
 LOADING, COMPILING = 0.6, 30.0  # seconds that the kernels take, about: once they are kept on the disk, and before
 USUAL = 100  # tokens of a text
+READ_SPEED = 20e9  # bytes of weights a second, about what a laptop's memory gives
 
 
 class LazyLoweringExecutor:
@@ -67,7 +68,9 @@ class LazyLoweringExecutor:
         found = self.slots.run(parts)
         self._left -= self._clock() - began
         for part in parts:
-            self._tokens[part.slot] = [*self._tokens.get(part.slot, [])[: part.start], *part.ids]
+            held = self._tokens.setdefault(part.slot, [])
+            del held[part.start :]
+            held += part.ids
         return found
 
     def _switch(self) -> None:
@@ -76,7 +79,8 @@ class LazyLoweringExecutor:
         self._left = float("inf")
         try:
             lowered = self._lower()
-        except CannotLower:
+        except CannotLower as error:
+            say_not_lowered(error)
             return
         if plain.count > lowered.count:
             lowered.add(plain.count - lowered.count)
@@ -148,12 +152,19 @@ def open_executor(
     try:
         return lower()
     except CannotLower as error:
-        say_once(f"writing with PyTorch, which takes several times as long: {error}")
+        say_not_lowered(error)
         return plain
 
 
+def say_not_lowered(error: CannotLower) -> None:
+    say_once(f"writing with PyTorch, which takes several times as long: {error}")
+
+
 def repays_at_once(slots: ModuleExecutor) -> bool:
-    """Whether a text of usual length takes the network itself longer than the kernels take to load, by a pass over one token."""
+    """Whether a text of usual length takes the network itself longer than the kernels take to load, as the time for reading the weights so
+    often says, or a pass over one token."""
+    if USUAL * slots.network.weight_bytes() / READ_SPEED > LOADING:
+        return True
     began = time.perf_counter()
     slots.run([Part(0, 0, [0], 1)])
     seconds = time.perf_counter() - began

@@ -28,6 +28,7 @@ class SequenceGroup:
     samples: list[TextState]  # what comes of it
     members: list[tuple[Sequence, ...]]
     size: int  # slots
+    longest: int  # tokens that any of its texts may come to have
     search: Search | None = None
     spare: list[int] = field(default_factory=list)
     logits: dict[Sequence, Tensor] = field(default_factory=dict)
@@ -57,7 +58,8 @@ def group_of(sequence: Sequence, samples: list[TextState], tokenizer: Tokenizer,
         beside = SamplerRow(config, list(negative), len(negative), row.seed)
         texts.append(Sequence(replace(sequence.sample, row=beside, number=1, waiting=[]), sequence.request, adapter=sequence.adapter))
     search = Search(row, tokenizer) if config.beams > 1 else None
-    group = SequenceGroup(samples, [tuple(texts)], config.beams * len(texts), search)
+    longest = max(len(row.ids), len(negative or ())) + config.max_tokens
+    group = SequenceGroup(samples, [tuple(texts)], config.beams * len(texts), longest, search)
     for text in texts:
         text.group = group
     return group

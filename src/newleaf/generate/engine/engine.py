@@ -102,7 +102,8 @@ class Engine:
         """
         needed = config.beams * (2 if config.guidance_scale != 1 else 1)
         if needed > self.executor.count:
-            raise InputError(f"beams: {config.beams} need {needed} slots, and this engine has {self.executor.count}")
+            name = "beams" if config.beams > 1 else "guidance_scale"
+            raise InputError(f"{name}: needs {needed} slots, and this engine has {self.executor.count}")
         request = self._hand_in(prompt, config, first, ends, shown, adapter)
         self._start()
         return request

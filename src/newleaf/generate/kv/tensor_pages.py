@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class TensorPageStorage:
         self.keys, self.values = (torch.zeros(*shape, config.head_dim, dtype=dtype, device=device) for _ in range(2))
         scales = (-(-config.head_dim // KEY_GROUP), 1) if dtype == torch.int8 else (0, 0)
         self.key_scales, self.value_scales = (torch.zeros(*shape, count, device=device) for count in scales)
-        self.page_bytes = sum(tensor.element_size() * tensor[:0].new_zeros(tensor.shape[1:]).numel() for tensor in self._tensors)
+        self.page_bytes = sum(tensor.element_size() * math.prod(tensor.shape[1:]) for tensor in self._tensors)
 
     @property
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -19,6 +19,7 @@ class Grouped(Protocol):
     """What a text knows of the group that it is in (generate/decoding/sequence_group.py)."""
 
     size: int  # slots
+    longest: int  # tokens that any of its texts may come to have
     over: bool
     logits: dict[Sequence, Tensor]  # of the texts whose next token waits for others
     members: list[tuple[Sequence, ...]]
@@ -75,7 +76,8 @@ class Sequence:
 
     def most(self, limit: int) -> int:
         """Tokens that it may come to have, in a context of `limit`."""
-        return min(limit, self.sample.row.prompt + self.sample.row.config.max_tokens)
+        own = self.sample.row.prompt + self.sample.row.config.max_tokens
+        return min(limit, self.group.longest if self.group is not None else own)
 
     def shift(self, limit: int) -> None:
         """Begin again with the later half of a full context."""
