@@ -78,6 +78,12 @@ class SamplingConfig:
                 raise InputError(f"{name}: must be a finite number, not {getattr(self, name)}")
         self._check_combinations()
 
+    @property
+    def sequences(self) -> int:
+        """Texts that are written for one prompt: beams, or samples, each beside the one that it is guided away from."""
+        texts = self.beams if self.beams > 1 else self.best_of or self.n
+        return texts * (2 if self.guidance_scale != 1 else 1)
+
     def _normalize(self) -> None:
         check_stops(self.stop)
         set_ = object.__setattr__  # how a frozen dataclass fills in its own fields

@@ -58,6 +58,8 @@ def test_beams_and_guidance_are_the_models_own(client: openai.OpenAI, models: Pa
     for wrong, named in (
         ({"n": 9, **beams, **guided}, "n: beams of 18 texts; this server writes 16"),
         ({"temperature": 1, **beams}, "temperature"),
+        ({**guided, "negative_prompt": "The " * 5_000}, "negative_prompt: .* are too many"),
+        ({**guided, "negative_prompt": "The " * 500_000}, "negative_prompt: .* bytes are too many"),
     ):
         with pytest.raises(openai.BadRequestError, match=named):
             client.completions.create(extra_body=wrong, **options)

@@ -137,12 +137,15 @@ def begin(server_context: ServerContext, loaded_model: LoadedModel, body: Comple
         check_prompt(len(ids), loaded_model, limits, "prompt")
     if body.echo and body.logprobs is not None:
         check_together(sum(len(ids) for _, ids in prompts), limits, "prompt")
+    if body.negative_prompt is not None:
+        check_texts([body.negative_prompt], loaded_model, limits, "negative_prompt")
+        check_prompt(len(loaded_model.model.tokenizer.encode(body.negative_prompt)), loaded_model, limits, "negative_prompt")
     extra = options_of(body, loaded_model)
     configs: list[SamplingConfig] = []
     for _, ids in prompts:
         most = most_tokens(body.max_tokens or LENGTH, loaded_model.context - len(ids), limits)
         configs.append(sampling(body, loaded_model, limits, most, extra))
-    each = max(configs[0].n, configs[0].best_of or 1)
+    each = configs[0].sequences
     if each * len(prompts) > limits.queue:
         raise ApiError(400, f"prompt: {each * len(prompts):,} texts are more than a request may ask for", "prompt", "invalid_value")
     writings: list[Writing] = []
