@@ -17,7 +17,8 @@ from typing import Any
 from newleaf.errors import InputError
 from newleaf.generate.constraints.schema_numbers import exact, inward_bounds, is_number, plain_bounds, within
 from newleaf.generate.constraints.schema_pattern import without_nul
-from newleaf.generate.constraints.schema_rules import NotWrittenError, Rules, children, rounds
+from newleaf.generate.constraints.schema_rules import NotWrittenError, Rules
+from newleaf.generate.constraints.subschemas import children, rounds
 
 SPACE = r"[ \t\r\n]{1,16}"  # between JSON's parts: bounded, since small models love to write nothing but spaces
 ESCAPES = '"\\bfnrt'  # in texts of objects with other names than those listed: each name has one spelling then

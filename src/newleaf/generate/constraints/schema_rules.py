@@ -12,7 +12,8 @@ from typing import Any
 
 from newleaf.generate.constraints.integer_range import integer_range
 from newleaf.generate.constraints.schema_limits import CHARACTERS, DEPTH
-from newleaf.generate.constraints.schema_numbers import constants, exact, has_exact_bounds, inward_bounds, is_number, takes, within
+from newleaf.generate.constraints.schema_numbers import exact, has_exact_bounds, inward_bounds, is_number, takes, within
+from newleaf.generate.constraints.subschemas import children, disjoint, needing, references, rounds
 
 KINDS = ("null", "boolean", "number", "string", "array", "object")
 SILENT = {"title", "description", "default", "examples", "$defs", "definitions", "$comment", "deprecated", "readOnly", "writeOnly"}
@@ -33,28 +34,6 @@ class NotWrittenError(Exception):
         self.place = place
 
 
-def children(schema: dict[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
-    """Subschemas with the steps of their JSON pointers."""
-    found: list[tuple[tuple[str, ...], Any]] = []
-    for word in ("properties", "patternProperties"):
-        if isinstance(schema.get(word), dict):
-            found += [((word, name.replace("~", "~0").replace("/", "~1")), child) for name, child in schema[word].items()]
-    for word in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
-        if isinstance(schema.get(word), list):
-            found += [((word, str(number)), child) for number, child in enumerate(schema[word])]
-    for word in ("items", "additionalProperties", "additionalItems"):
-        if isinstance(schema.get(word), dict):
-            found.append(((word,), schema[word]))
-    return found
-
-
-def rounds(schema: Any) -> bool:
-    """Whether llguidance would round a number of this schema itself, not of those within it."""
-    if not isinstance(schema, dict):
-        return False
-    return not has_exact_bounds(schema) or any(not exact(each) for value in constants(schema) for each in within(value))
-
-
 class Rules:
     """Writes the rules of one schema; their names begin with `name`. `options` are llguidance's, of each part that is left to it."""
 
@@ -63,7 +42,7 @@ class Rules:
         self._rules: list[str] = []
         self._referred: dict[str, str] = {}  # a reference → its rule
         self._known: dict[str, str] = {}  # a rule's text → its name
-        self._needing = _needing(root, self._target)
+        self._needing = needing(root, self._target)
         self._depth = self._length = 0
         self._count = 0
         self._space = f"{name}_space?"
@@ -103,7 +82,7 @@ class Rules:
         for word in BRANCHES:
             if word in said:
                 self._alone(word, said, place)
-                if word == "oneOf" and not _disjoint(schema[word]):
+                if word == "oneOf" and not disjoint(schema[word]):
                     raise NotWrittenError(f"{place}/{word}")
                 branches = enumerate(schema[word])
                 return self._union(self._value(branch, f"{place}/{word}/{number}") for number, branch in branches)
@@ -250,7 +229,7 @@ class Rules:
         if not isinstance(schema, dict):
             return self._json({} if schema else {"not": {}})
         shared: dict[str, Any] = {}
-        waiting = _references(schema)
+        waiting = references(schema)
         while waiting:
             reference = waiting.pop()
             head, word, *steps = reference.split("/")
@@ -259,7 +238,7 @@ class Rules:
             name = steps[0].replace("~1", "/").replace("~0", "~")
             if name not in shared.setdefault(word, {}):
                 shared[word][name] = self._root.get(word, {}).get(name, {})
-                waiting += _references(shared[word][name])
+                waiting += references(shared[word][name])
         return self._json({**{name: each for name, each in schema.items() if name not in ("$defs", "definitions")}, **shared})
 
     def _target(self, reference: str) -> Any:
@@ -311,28 +290,6 @@ def _decimals(schema: dict[str, Any]) -> dict[str, Any] | None:
     return {"type": "number", **found} if low < high else None
 
 
-def _needing(root: Any, target: Callable[[str], Any]) -> set[int]:
-    """The subschemas, by their ids, in which or in whose references numbers have to be written out."""
-    above: dict[int, list[int]] = {}  # a subschema → those that hold it or refer to it
-    found, waiting, seen = [], [root], {id(root)}
-    while waiting:
-        each = waiting.pop()
-        found += [id(each)] if rounds(each) else []
-        inner = [child for _, child in children(each)]
-        inner += [target(each["$ref"])] if isinstance(each.get("$ref"), str) else []
-        for child in inner:
-            if isinstance(child, dict):
-                above.setdefault(id(child), []).append(id(each))
-                waiting += [child] if id(child) not in seen else []
-                seen.add(id(child))
-    needing: set[int] = set()
-    while found:
-        if (one := found.pop()) not in needing:
-            needing.add(one)
-            found += above.get(one, [])
-    return needing
-
-
 def _text(written: str) -> str:
     """A text as Lark quotes it."""
     return json.dumps(written)
@@ -348,23 +305,3 @@ def _other_names(names: Sequence[str]) -> str:
     """A terminal for names of an object that are none of these."""
     taken = "|".join("".join(c if c.isalnum() else f"\\x{{{ord(c):X}}}" for c in _json_text(name)[1:-1]) for name in names)
     return f'/"({CHARACTER})*"/' + (f' & ~/"({taken})"/' if names else "")
-
-
-def _references(schema: Any) -> list[str]:
-    found, waiting = [], [schema]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            found += [each["$ref"]] if isinstance(each.get("$ref"), str) else []
-            waiting += [child for _, child in children(each)]
-    return found
-
-
-def _disjoint(branches: Sequence[Any]) -> bool:
-    """Whether no value fits two branches: they list values, all different, or have different types."""
-    if all(isinstance(each, dict) and constants(each) for each in branches):
-        listed = [{json.dumps(value, sort_keys=True) for value in constants(each)} for each in branches]
-        return sum(map(len, listed)) == len(set().union(*listed))
-    kinds = [each.get("type") if isinstance(each, dict) else None for each in branches]
-    known = ["number" if kind == "integer" else kind for kind in kinds]
-    return all(isinstance(kind, str) for kind in known) and len(set(known)) == len(known)

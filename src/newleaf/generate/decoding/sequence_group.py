@@ -15,8 +15,9 @@ from torch import Tensor
 from newleaf.generate.decoding.beam_search import Search
 from newleaf.generate.decoding.guidance import guide
 from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
+from newleaf.generate.text.request import Request
 from newleaf.generate.text.sequence import Sequence
-from newleaf.generate.text.text_state import Piece, TextState, add_scores
+from newleaf.generate.text.text_state import Piece, TextState, add_scores, prompt_ids
 from newleaf.text.tokenizer import Tokenizer
 
 
@@ -48,6 +49,20 @@ class SequenceGroup:
         found, self.logits = self.logits, {}
         own = [torch.stack([found[member[place]] for member in self.members]) for place in range(len(self.members[0]))]
         return own[0] if len(own) == 1 else guide(own[0], own[1], self.samples[0].row.config.guidance_scale)
+
+
+def sequences_of(request: Request, ids: Several[int], tokenizer: Tokenizer, limit: int) -> list[Sequence]:
+    """What the scheduler is given for a request: a text for each sample; with beams a search for all of them together."""
+    config, samples = request.config, request.samples
+    negative: Several[int] | None = None
+    if config.guidance_scale != 1:
+        prompt = config.negative_prompt
+        negative = ids[-1:] if prompt is None else prompt_ids(tokenizer, prompt, config, limit)
+    texts = [Sequence(sample, request, adapter=request.adapter) for sample in (samples if config.beams == 1 else samples[:1])]
+    if config.beams > 1 or negative is not None:
+        for text in texts:
+            group_of(text, samples if config.beams > 1 else [text.sample], tokenizer, negative)
+    return texts
 
 
 def group_of(sequence: Sequence, samples: list[TextState], tokenizer: Tokenizer, negative: Several[int] | None) -> SequenceGroup:

@@ -19,7 +19,7 @@ from newleaf.generate.backend.executor import Executor
 from newleaf.generate.backend.lazy_lowering import open_executor
 from newleaf.generate.backend.runner import say_once
 from newleaf.generate.constraints.constraint import Grammars
-from newleaf.generate.decoding.sequence_group import SequenceGroup, advance, group_of
+from newleaf.generate.decoding.sequence_group import SequenceGroup, advance, sequences_of
 from newleaf.generate.engine.engine_tasks import EngineTask, EngineTasks, Steps
 from newleaf.generate.engine.scheduler import Scheduler, slots_of
 from newleaf.generate.options import SamplingConfig
@@ -201,7 +201,7 @@ class Engine:
             raise InputError(f"prompt: {len(ids)} ids do not fit this model: 1 to {limit - 1}, below {self.tokenizer.vocab_size}")
         samples = start(self.tokenizer, [ids], config, self.grammars, config.best_of or config.n, first, ends, shown, limit)
         request = Request(config, samples, self._wake, self.adapters[adapter] if adapter is not None else 0)
-        texts = self._texts(request, ids)
+        texts = sequences_of(request, ids, self.tokenizer, limit)
         if not self.scheduler.fits(texts[0]):
             raise InputError(
                 f"the prompt and max_tokens={config.max_tokens} need more memory for keys and values than there is; ask for less"
@@ -215,19 +215,6 @@ class Engine:
             self._submitted.append((request, texts))
             self._news.notify_all()
         return request
-
-    def _texts(self, request: Request, ids: Several[int]) -> list[Sequence]:
-        """What the scheduler is given: a text for each sample; with beams a search for all of them together."""
-        config, samples = request.config, request.samples
-        negative: Several[int] | None = None
-        if config.guidance_scale != 1:
-            prompt = config.negative_prompt
-            negative = ids[-1:] if prompt is None else prompt_ids(self.tokenizer, prompt, config, self.executor.max_length)
-        texts = [Sequence(sample, request, adapter=request.adapter) for sample in (samples if config.beams == 1 else samples[:1])]
-        if config.beams > 1 or negative is not None:
-            for text in texts:
-                group_of(text, samples if config.beams > 1 else [text.sample], self.tokenizer, negative)
-        return texts
 
     async def stream(self, prompt: str | Several[int], config: SamplingConfig) -> AsyncIterator[Piece]:
         """Pieces of one prompt for an event loop."""
