@@ -1,4 +1,5 @@
-"""What choosing a token costs beside computing it: plain sampling, penalties, constraints. `python -m benchmarks.constraints MODEL`"""
+"""What choosing a token costs beside computing it: plain sampling, penalties, constraints. `python -m
+benchmarks.constraints MODEL`"""
 
 from __future__ import annotations
 
@@ -20,7 +21,11 @@ from newleaf.generate.text.text_state import one_thread
 
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}, "tags": {"type": "array", "items": {"type": "string"}}},
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
     "required": ["name", "age", "tags"],
 }
 CASES: dict[str, dict[str, Any]] = {
@@ -60,17 +65,24 @@ def main() -> None:
         times, logits = [], slots.run([Part(0, 0, row.ids, 1)])
         for _ in range(TOKENS):
             with one_thread():
-                spent, (token,) = micros(lambda logits=logits, row=row: sample_tokens(logits[:, : tokenizer.vocab_size], [row]))
+                spent, (token,) = micros(
+                    lambda logits=logits, row=row: sample_tokens(logits[:, : tokenizer.vocab_size], [row])
+                )
             more, _ = micros(lambda token=token, row=row: row.take(token))
             times.append(spent + more)
             if token in ends or (row.constraint is not None and row.constraint.complete):
                 break
-            step, logits = micros(lambda token=token, row=row: slots.run([Part(0, len(row.ids) - 1, [token], 1)]))
+            step, logits = micros(
+                lambda token=token, row=row: slots.run([Part(0, len(row.ids) - 1, [token], 1)])
+            )
             steps.append(step)
         slots.release(0)
         lines.append((name, times, set_up))
     step = median(steps)
-    print(f"one step of the network itself: {step / 1000:.2f} ms ({torch.get_num_threads()} threads, {model.network.dtype})")
+    print(
+        f"one step of the network itself: {step / 1000:.2f} ms ({torch.get_num_threads()} threads, "
+        f"{model.network.dtype})"
+    )
     for name, times, set_up in lines:
         mean = sum(times) / len(times)
         print(

@@ -1,11 +1,14 @@
-"""How fast one text is written, and a prompt read: newleaf beside transformers and llama.cpp, at equal widths, in one process, interleaved.
+"""How fast one text is written, and a prompt read: newleaf beside transformers and llama.cpp, at equal
+widths, in one process, interleaved.
 
-    python -m benchmarks.decode [gpt2-124m|gpt2-1.5b] [--repeats 5] [--kinds bf16,int8,int4] [--skip-transformers] [--beside 2]
+    python -m benchmarks.decode [gpt2-124m|gpt2-1.5b] [--repeats 5] [--kinds bf16,int8,int4]
+[--skip-transformers] [--beside 2]
 
-Random weights of the size's shape; a prompt of 32 tokens, then 128 greedy ones, each the argmax of whole logits; then a prompt of 512 read
-at once. GGUF files are written by newleaf; `pure` has the embedding and head in 4 bits too, as newleaf's int4 has. A model file may
-stand in the size's place (a .gguf): then llama.cpp opens the file itself, and newleaf opens it at each width. `--beside` has so many
-other programs compute all the while.
+Random weights of the size's shape; a prompt of 32 tokens, then 128 greedy ones, each the argmax of whole
+logits; then a prompt of 512 read at once. GGUF files are written by newleaf; `pure` has the embedding and
+head in 4 bits too, as newleaf's int4 has. A model file may stand in the size's place (a .gguf): then
+llama.cpp opens the file itself, and newleaf opens it at each width. `--beside` has so many other programs
+compute all the while.
 """
 
 from __future__ import annotations
@@ -93,7 +96,9 @@ class Transformers(Peer):
     def __init__(self, config: GPTConfig) -> None:
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        shape = GPT2Config(vocab_size=config.vocab_size, n_embd=config.n_embd, n_layer=config.n_layer, n_head=config.n_head)
+        shape = GPT2Config(
+            vocab_size=config.vocab_size, n_embd=config.n_embd, n_layer=config.n_layer, n_head=config.n_head
+        )
         self.model = GPT2LMHeadModel(shape).to(torch.bfloat16).eval()
 
     @torch.inference_mode()
@@ -118,9 +123,17 @@ class LlamaCpp(Peer):
         self.lib = llama_cpp
         self.quiet = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self.quiet, ctypes.c_void_p(0))
-        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        self.model = llama_cpp.llama_model_load_from_file(
+            str(path).encode(), llama_cpp.llama_model_default_params()
+        )
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_threads, params.n_threads_batch = 1024, LONG, LONG, threads, threads
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_threads, params.n_threads_batch = (
+            1024,
+            LONG,
+            LONG,
+            threads,
+            threads,
+        )
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
 
@@ -174,7 +187,9 @@ def engines_for(model: str, kinds: list[str], folder: Path, transformers: bool) 
     engines: dict[str, Any] = {"transformers bf16": Transformers(config)} if transformers else {}
     for kind in kinds:
         engines[f"newleaf {kind}"] = Newleaf(random_network(config, kind))
-        engines |= {f"llama.cpp {peer}": LlamaCpp(write_gguf(config, peer, folder), threads) for peer in GGUF[kind]}
+        engines |= {
+            f"llama.cpp {peer}": LlamaCpp(write_gguf(config, peer, folder), threads) for peer in GGUF[kind]
+        }
     return engines
 
 
@@ -209,19 +224,28 @@ def main() -> None:
         for repeat in range(args.repeats + 1):
             for name, engine in engines.items():
                 time.sleep(0.05)  # until the last engine's threads have stopped spinning
-                found = NEW / engine.decode(rng.integers(0, 256, PROMPT).tolist()), LONG / engine.read(rng.integers(0, 256, LONG).tolist())
+                found = (
+                    NEW / engine.decode(rng.integers(0, 256, PROMPT).tolist()),
+                    LONG / engine.read(rng.integers(0, 256, LONG).tolist()),
+                )
                 if repeat:  # the first round warms up
                     for values, value in zip(rates[name], found, strict=True):
                         values.append(value)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, llama-cpp-python {llama_cpp.__version__}"
     title = (
-        f"{args.model}, tokens/s, medians of {args.repeats} interleaved rounds (least–most); {torch.get_num_threads()} threads; {versions}"
+        f"{args.model}, tokens/s, medians of {args.repeats} interleaved rounds (least–most); "
+        f"{torch.get_num_threads()} threads; {versions}"
     )
     if args.beside:
         title += f"; beside {args.beside} other programs"
-    table = Table("engine", f"{NEW} new tokens", f"prompt of {LONG}", title=f"{title}, numba {numba.__version__}")
+    table = Table(
+        "engine", f"{NEW} new tokens", f"prompt of {LONG}", title=f"{title}, numba {numba.__version__}"
+    )
     for name, both in rates.items():
-        table.add_row(name, *(f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})" for values in both))
+        table.add_row(
+            name,
+            *(f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})" for values in both),
+        )
     console = Console(width=140)
     console.print(table)
     console.print(llama_cpp.llama_print_system_info().decode())

@@ -1,9 +1,11 @@
-"""How fast large networks are written at 4 bits, beside reading their weights: `python -m benchmarks.decode_large [SIZE…] [--tokens 64]`.
+"""How fast large networks are written at 4 bits, beside reading their weights: `python -m
+benchmarks.decode_large [SIZE…] [--tokens 64]`.
 
-Random codes of the size's shape, put straight into packed layers, so that a network needs no more memory than its 4 bits take. For each
-token all matrices are read once, the head included; of the table of tokens one row. Beside it stands how often PyTorch sums up the same
-bytes as 64-bit integers, with the same threads, in the same run: what a plain loop gets out of the memory, which loops that prefetch can
-surpass. transformers writes the same shape in bf16 where that fits into the memory that is left.
+Random codes of the size's shape, put straight into packed layers, so that a network needs no more memory than
+its 4 bits take. For each token all matrices are read once, the head included; of the table of tokens one row.
+Beside it stands how often PyTorch sums up the same bytes as 64-bit integers, with the same threads, in the
+same run: what a plain loop gets out of the memory, which loops that prefetch can surpass. transformers writes
+the same shape in bf16 where that fits into the memory that is left.
 """
 
 from __future__ import annotations
@@ -54,7 +56,11 @@ def random_network(config: GPTConfig) -> GPT:
 
 def read_each_token(network: GPT) -> list[Tensor]:
     """Codes and scales of every matrix that a token meets."""
-    layers = [module for module in network.modules() if isinstance(module, PackedWeight) and not isinstance(module, PackedEmbedding)]
+    layers = [
+        module
+        for module in network.modules()
+        if isinstance(module, PackedWeight) and not isinstance(module, PackedEmbedding)
+    ]
     return [tensor for layer in layers for tensor in (layer.codes, layer.scales)]
 
 
@@ -101,7 +107,9 @@ def transformers_speed(config: GPTConfig, tokens: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sizes", nargs="*", default=SIZES)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,14 +1,18 @@
-"""How good the dial's choice is: `python -m benchmarks.dial TEXT… [--times 30s 2m 8m] [--reach 1] [--keep grid.jsonl]`.
+"""How good the dial's choice is: `python -m benchmarks.dial TEXT… [--times 30s 2m 8m] [--reach 1] [--keep
+grid.jsonl]`.
 
-For each text and time, a whole `newleaf pretrain --time` as the dial chooses, and a run for each neighbour of that choice: sizes up to
-`--reach` steps up and down the dial's ladder, half and twice the vocabulary, half and twice the windows in a step, each learning rate 0.7
-and 1.4 times as large. The figure is bits per byte of the last tenth of the text, which no choice sees.
+For each text and time, a whole `newleaf pretrain --time` as the dial chooses, and a run for each neighbour of
+that choice: sizes up to `--reach` steps up and down the dial's ladder, half and twice the vocabulary, half
+and twice the windows in a step, each learning rate 0.7 and 1.4 times as large. The figure is bits per byte of
+the last tenth of the text, which no choice sees.
 
-A neighbour takes as many steps as the time is enough for: those of the dial's run, divided by how much longer a step of its takes, which is
-measured with the two taking turns. So other work on the machine changes how long a run takes, but not what comes of it.
+A neighbour takes as many steps as the time is enough for: those of the dial's run, divided by how much longer
+a step of its takes, which is measured with the two taking turns. So other work on the machine changes how
+long a run takes, but not what comes of it.
 
-TEXT may be `stdlib`, the source of this Python's own library. Each run is written to `--keep` as soon as it is done, and is not run again:
-so a grid that was stopped goes on. `--cores` pins every run, and gives it as many threads.
+TEXT may be `stdlib`, the source of this Python's own library. Each run is written to `--keep` as soon as it
+is done, and is not run again: so a grid that was stopped goes on. `--cores` pins every run, and gives it as
+many threads.
 """
 
 from __future__ import annotations
@@ -59,11 +63,15 @@ class Point:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("texts", nargs="*", help="files, or stdlib")
     parser.add_argument("--times", nargs="+", default=["30s", "2m", "8m"])
     parser.add_argument("--reach", type=int, default=1, help="steps of the ladder to either side")
-    parser.add_argument("--only", nargs="+", default=["size", "vocabulary", "batch", "rate"], help="which neighbours")
+    parser.add_argument(
+        "--only", nargs="+", default=["size", "vocabulary", "batch", "rate"], help="which neighbours"
+    )
     parser.add_argument("--keep", type=Path, help="a JSONL file of runs that are done")
     parser.add_argument("--cores", help="processors to use, as taskset takes them")
     parser.add_argument("--pace", nargs=2, help=argparse.SUPPRESS)
@@ -96,17 +104,34 @@ class Grid:
     def known(self, name: str) -> Point | None:
         lines = self.keep.read_text("utf-8").splitlines() if self.keep.is_file() else []
         points = (Point(**json.loads(line)) for line in lines)
-        return next((point for point in points if (point.text, point.time, point.name) == (self.text, self.time, name)), None)
+        return next(
+            (
+                point
+                for point in points
+                if (point.text, point.time, point.name) == (self.text, self.time, name)
+            ),
+            None,
+        )
 
     def center(self) -> Point:
         """What the dial chooses."""
-        return self.known("the dial") or self._run("the dial", ["--time", self.time, self.source, "--data.val_fraction", "0.1"], 1.0)
+        return self.known("the dial") or self._run(
+            "the dial", ["--time", self.time, self.source, "--data.val_fraction", "0.1"], 1.0
+        )
 
     def neighbour(self, name: str, recipe: Recipe, center: Point) -> Point:
         """Another recipe, for as many steps as it has time for."""
         if (point := self.known(name)) is not None:
             return point
-        command = [*self._pinned(), sys.executable, "-m", "benchmarks.dial", "--pace", json.dumps(center.recipe), json.dumps(recipe)]
+        command = [
+            *self._pinned(),
+            sys.executable,
+            "-m",
+            "benchmarks.dial",
+            "--pace",
+            json.dumps(center.recipe),
+            json.dumps(recipe),
+        ]
         measured = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         recipe["train"] |= {"steps": max(1, round(center.steps / measured))}
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump({"source": [self.source], **recipe}))
@@ -116,22 +141,43 @@ class Grid:
         """One whole command, with an empty cache."""
         out, cache = self.folder / "run", self.folder / "cache"
         shutil.rmtree(cache, ignore_errors=True)
-        command = [*self._pinned(), sys.executable, "-m", "newleaf", "pretrain", *options, "--out", str(out), "--overwrite", "--quiet"]
+        command = [
+            *self._pinned(),
+            sys.executable,
+            "-m",
+            "newleaf",
+            "pretrain",
+            *options,
+            "--out",
+            str(out),
+            "--overwrite",
+            "--quiet",
+        ]
         if self.cores:
             command += ["--threads", str(len(self.cores.split(",")))]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"NEWLEAF_CACHE": str(cache)})
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"NEWLEAF_CACHE": str(cache)}
+        )
         if done.returncode:
             raise SystemExit(done.stderr)
         found = json.loads((out / "summary.json").read_text("utf-8"))
         whole = yaml.safe_load((out / "run.yaml").read_text("utf-8"))
         recipe = {
-            "data": {field: whole["data"][field] for field in ("val_fraction", "train_bytes", "validation_bytes")},
+            "data": {
+                field: whole["data"][field] for field in ("val_fraction", "train_bytes", "validation_bytes")
+            },
             "tokenizer": {field: whole["tokenizer"][field] for field in ("vocab_size", "train_bytes")},
             "model": {field: whole["model"][field] for field in choose_size(1, Budget(tokens=1)).model},
             "optimizer": {rate: whole["optimizer"][rate] for rate in RATES.values()},
             "train": {"batch_size": whole["train"]["batch_size"]},
         }
-        figures = (found["val_bits_per_byte"], found["parameters"], found["steps"], found["tokens_seen"], found["total_seconds"])
+        figures = (
+            found["val_bits_per_byte"],
+            found["parameters"],
+            found["steps"],
+            found["tokens_seen"],
+            found["total_seconds"],
+        )
         point = Point(self.text, self.time, name, recipe, pace, *figures)
         with self.keep.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(point)) + "\n")
@@ -146,7 +192,11 @@ def grid(here: Grid, args: argparse.Namespace) -> Iterator[Point]:
     center = here.center()
     yield center
     for name, changes in neighbours(center.recipe, args.only, args.reach):
-        yield here.neighbour(name, {section: fields | changes.get(section, {}) for section, fields in center.recipe.items()}, center)
+        yield here.neighbour(
+            name,
+            {section: fields | changes.get(section, {}) for section, fields in center.recipe.items()},
+            center,
+        )
 
 
 def neighbours(recipe: Recipe, kinds: list[str], reach: int) -> Iterator[tuple[str, Recipe]]:
@@ -158,7 +208,9 @@ def neighbours(recipe: Recipe, kinds: list[str], reach: int) -> Iterator[tuple[s
             if step and 0 <= at + step < len(LADDER):
                 layers, width, _ = LADDER[at + step]
                 chosen = choose_size(1, Budget(tokens=1), f"{layers}x{width}")
-                shape = {field: value for field, value in chosen.model.items() if not field.endswith("dropout")}
+                shape = {
+                    field: value for field, value in chosen.model.items() if not field.endswith("dropout")
+                }
                 yield f"{layers} × {width}", {"model": shape, "train": {"batch_size": chosen.batch_size}}
     if "vocabulary" in kinds:
         for vocabulary in (recipe["tokenizer"]["vocab_size"] // 2, recipe["tokenizer"]["vocab_size"] * 2):
@@ -173,7 +225,8 @@ def neighbours(recipe: Recipe, kinds: list[str], reach: int) -> Iterator[tuple[s
 
 
 def pace(one: Recipe, other: Recipe) -> float:
-    """How long a step of `other` takes, in steps of `one`: the median over turns that each takes right after the other."""
+    """How long a step of `other` takes, in steps of `one`: the median over turns that each takes right after
+    the other."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     first, second = (_stepper(recipe) for recipe in (one, other))
     times = [(_seconds(first), _seconds(second)) for _ in range(TURNS)]
@@ -194,7 +247,9 @@ def _stepper(recipe: Recipe) -> Callable[[], Any]:
     from newleaf.train.objective.optimizer_config import OptimizerConfig
 
     config = GPTConfig(vocab_size=recipe["tokenizer"]["vocab_size"], **recipe["model"])
-    step = newleaf_step(config, OptimizerConfig(), recipe["train"]["batch_size"], bf16_is_faster(torch.device("cpu")))
+    step = newleaf_step(
+        config, OptimizerConfig(), recipe["train"]["batch_size"], bf16_is_faster(torch.device("cpu"))
+    )
     tokens = torch.randint(config.vocab_size, (recipe["train"]["batch_size"], config.context_length + 1))
     return lambda: step(tokens)
 
@@ -203,7 +258,9 @@ def show(points: list[Point]) -> None:
     best = min(point.bits_per_byte for point in points)
     table = Table("run", "bits per byte", "over the best", "parameters", "a step takes", "steps", "tokens")
     over = points[0].bits_per_byte / best - 1
-    table.title = f"{points[0].text}, --time {points[0].time}: the dial is {over:.2%} over the best of {len(points)}"
+    table.title = (
+        f"{points[0].text}, --time {points[0].time}: the dial is {over:.2%} over the best of {len(points)}"
+    )
     for point in points:
         table.add_row(
             point.name, f"{point.bits_per_byte:.4f}", f"{point.bits_per_byte / best - 1:.2%}", f"{point.parameters:,}",

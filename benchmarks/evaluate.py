@@ -1,12 +1,14 @@
-"""HellaSwag items a second: newleaf beside lm-evaluation-harness's transformers back end, on the same rows, in bf16, in one process.
+"""HellaSwag items a second: newleaf beside lm-evaluation-harness's transformers back end, on the same rows,
+in bf16, in one process.
 
     python -m benchmarks.evaluate MODEL --data-dir DIR [--limit 96] [--batch-sizes 1 8 32] [--fp32]
     python -m benchmarks.evaluate MODEL --data-dir DIR --agreement [--limit 20]
 
-MODEL is anything newleaf opens; the harness reads a folder that newleaf writes of it, and runs its own HellaSwag task (its requests are
-built before the clock runs). Each side's best batch size counts; then both run again in turns, and the medians are compared. The table
-says how many answers agree, and how far log-likelihoods lie from those in fp32 (--fp32). With --agreement, every likelihood task runs
-on both sides in fp32, and the table says how far they are apart.
+MODEL is anything newleaf opens; the harness reads a folder that newleaf writes of it, and runs its own
+HellaSwag task (its requests are built before the clock runs). Each side's best batch size counts; then both
+run again in turns, and the medians are compared. The table says how many answers agree, and how far
+log-likelihoods lie from those in fp32 (--fp32). With --agreement, every likelihood task runs on both sides in
+fp32, and the table says how far they are apart.
 """
 
 from __future__ import annotations
@@ -34,14 +36,18 @@ from newleaf.measure.loglikelihood import Score
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model")
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=96)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fp32", action="store_true", help="run both in fp32 too, and compare with that")
-    parser.add_argument("--agreement", action="store_true", help="all likelihood tasks in fp32 on both sides, not timed")
+    parser.add_argument(
+        "--agreement", action="store_true", help="all likelihood tasks in fp32 on both sides, not timed"
+    )
     args = parser.parse_args()
     if args.agreement:
         return agreement(args)
@@ -62,7 +68,11 @@ def main() -> None:
             our_times.append(seconds)
             their_scores, seconds = run_theirs(theirs, items, quickest)
             their_times.append(seconds)
-            print(f"newleaf {len(items) / our_times[-1]:.2f}, lm_eval {len(items) / their_times[-1]:.2f} items/s", flush=True)
+            print(
+                f"newleaf {len(items) / our_times[-1]:.2f}, lm_eval {len(items) / their_times[-1]:.2f} "
+                f"items/s",
+                flush=True,
+            )
         exact = None
         if args.fp32:
             wide = newleaf.load(args.model, weights="fp32")
@@ -71,11 +81,19 @@ def main() -> None:
             exact_theirs, _ = run_theirs(harness(Path(folder) / "model", torch.float32), items, quickest)
             table.add_row("newleaf fp32", "", *scores(items, exact, exact))
             table.add_row("lm_eval, transformers fp32", "", *scores(items, exact_theirs, exact))
-    ours_speed, their_speed = len(items) / statistics.median(our_times), len(items) / statistics.median(their_times)
+    ours_speed, their_speed = (
+        len(items) / statistics.median(our_times),
+        len(items) / statistics.median(their_times),
+    )
     table.add_row("newleaf bf16", f"{ours_speed:.2f}", *scores(items, ours_scores, exact))
-    table.add_row(f"lm_eval, transformers bf16, batches of {quickest}", f"{their_speed:.2f}", *scores(items, their_scores, exact))
+    table.add_row(
+        f"lm_eval, transformers bf16, batches of {quickest}",
+        f"{their_speed:.2f}",
+        *scores(items, their_scores, exact),
+    )
     table.title = (
-        f"HellaSwag, {len(items)} items, {Path(args.model).name}, {torch.get_num_threads()} threads: {ours_speed / their_speed:.2f}×"
+        f"HellaSwag, {len(items)} items, {Path(args.model).name}, {torch.get_num_threads()} threads: "
+        f"{ours_speed / their_speed:.2f}×"
     )
     Console(width=140).print(table)
     print(json.dumps({"newleaf": ours_speed, "lm_eval": their_speed, "ratio": ours_speed / their_speed}))
@@ -83,7 +101,15 @@ def main() -> None:
 
 def agreement(args: argparse.Namespace) -> None:
     """Every likelihood task in fp32 on both sides."""
-    table = Table("task", "items", "acc newleaf", "acc lm_eval", "same answers", "greedy agrees", "largest |Δ log-likelihood|")
+    table = Table(
+        "task",
+        "items",
+        "acc newleaf",
+        "acc lm_eval",
+        "same answers",
+        "greedy agrees",
+        "largest |Δ log-likelihood|",
+    )
     with tempfile.TemporaryDirectory() as folder:
         model = newleaf.load(args.model, weights="fp32")
         ours = LocalSubject(model.network, model.tokenizer, "newleaf")
@@ -94,7 +120,10 @@ def agreement(args: argparse.Namespace) -> None:
             found = dict(ours.score([item.ask for item in items if isinstance(item.ask, Ask)]))
             wanted = raw_theirs(theirs, items, 1)
             own = [found[number] for number in range(len(items))]
-            answers = [[task.mark(item, scores)["acc"] for item, scores in zip(items, side)] for side in (own, wanted)]
+            answers = [
+                [task.mark(item, scores)["acc"] for item, scores in zip(items, side)]
+                for side in (own, wanted)
+            ]
             pairs = [pair for one, other in zip(own, wanted) for pair in zip(one, other)]
             greedy = sum(a.greedy == b.greedy for a, b in pairs)
             table.add_row(
@@ -137,7 +166,9 @@ def run_theirs(model: Any, items: list[Item], batch_size: int) -> tuple[list[lis
 def scores(items: list[Item], found: list[list[float]], exact: list[list[float]] | None) -> list[str]:
     best = [int(np.argmax(each)) for each in found]
     normed = [int(np.argmax(np.array(each) / item.fields["lengths"])) for item, each in zip(items, found)]
-    shares = [f"{100 * np.mean([a == item.gold for a, item in zip(own, items)]):.1f} %" for own in (best, normed)]
+    shares = [
+        f"{100 * np.mean([a == item.gold for a, item in zip(own, items)]):.1f} %" for own in (best, normed)
+    ]
     if exact is None:
         return [*shares, "", ""]
     same = sum(int(np.argmax(each)) == own for each, own in zip(exact, best))

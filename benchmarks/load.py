@@ -1,12 +1,14 @@
-"""How fast models open and in how much memory: `python -m benchmarks.load [--shape gpt-neox-20b | --model FILE.gguf]`.
+"""How fast models open and in how much memory: `python -m benchmarks.load [--shape gpt-neox-20b | --model
+FILE.gguf]`.
 
-The folders hold random weights of the real shapes, written here and removed again; `--model` opens one that is there. Each
-opening is a process of its own. Before it the file is read whole into memory, timed, so that reading and opening both find it
-in the system's cache. Stored weights are mapped, not copied, so their pages are read when the first token asks for them: hence
-the seconds of the first tokens beside the opening's. Memory is what the process has for itself at its most, beside it everything
-resident, with pages of files that the system can take back, and the proportional set size: of Python with its libraries before
-opening, until the model is open, and until the first tokens are written. Where llama-cpp-python is installed, llama.cpp opens a GGUF file
-too, mapped and read; the last column is what `newleaf info` says of the same two peaks.
+The folders hold random weights of the real shapes, written here and removed again; `--model` opens one that
+is there. Each opening is a process of its own. Before it the file is read whole into memory, timed, so that
+reading and opening both find it in the system's cache. Stored weights are mapped, not copied, so their pages
+are read when the first token asks for them: hence the seconds of the first tokens beside the opening's.
+Memory is what the process has for itself at its most, beside it everything resident, with pages of files that
+the system can take back, and the proportional set size: of Python with its libraries before opening, until
+the model is open, and until the first tokens are written. Where llama-cpp-python is installed, llama.cpp
+opens a GGUF file too, mapped and read; the last column is what `newleaf info` says of the same two peaks.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ def write_folder(folder: Path, name: str) -> int:
     torch.manual_seed(0)
     noise = torch.randn(1 << 26).mul_(0.02).bfloat16()  # every tensor is a piece of this, again and again
     with torch.device("meta"):
-        shapes = {key: tensor.shape for key, tensor in to_hugging_face(family.rules(config), blank(config).state_dict()).items()}
+        shapes = {
+            key: tensor.shape
+            for key, tensor in to_hugging_face(family.rules(config), blank(config).state_dict()).items()
+        }
     folder.mkdir(parents=True, exist_ok=True)
     values = family.write_config(config) | {"dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(values))
@@ -65,7 +70,9 @@ def write_folder(folder: Path, name: str) -> int:
         shards[-1][key] = shape
     total, places = 0, {}
     for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+        file = (
+            f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+        )
         tensors = {}
         for key, shape in shard.items():
             repeats = -(-shape.numel() // len(noise))
@@ -97,7 +104,9 @@ def contenders(model: Path, kinds: list[str]) -> list[Contender]:
     return [*found, ("llama.cpp", "mapped"), ("llama.cpp", "read")]
 
 
-def measure(model: Path, who: list[Contender], repeats: int, tokens: int) -> tuple[float, dict[Contender, list[Found]]]:
+def measure(
+    model: Path, who: list[Contender], repeats: int, tokens: int
+) -> tuple[float, dict[Contender, list[Found]]]:
     """Median seconds to read the files, and what each opening found."""
     reads: list[float] = []
     found: dict[Contender, list[Found]] = {each: [] for each in who}
@@ -111,31 +120,58 @@ def measure(model: Path, who: list[Contender], repeats: int, tokens: int) -> tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="gpt2-124m", help="a published size, as newleaf plan knows it (default: gpt2-124m)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shape", default="gpt2-124m", help="a published size, as newleaf plan knows it (default: gpt2-124m)"
+    )
     parser.add_argument("--model", type=Path, help="a folder or GGUF file to open instead")
-    parser.add_argument("--weights", nargs="+", default=["as stored", "fp32", "bf16", "int8", "int4"], help="how to open it")
+    parser.add_argument(
+        "--weights", nargs="+", default=["as stored", "fp32", "bf16", "int8", "int4"], help="how to open it"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=8, help="tokens written after opening")
-    parser.add_argument("--dir", type=Path, help="where to write the folder (default: the system's temporary directory)")
+    parser.add_argument(
+        "--dir", type=Path, help="where to write the folder (default: the system's temporary directory)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.dir) as home:
         model = args.model or Path(home) / args.shape
         if args.model is None:
             write_folder(model, args.shape)
-        total = sum(file.stat().st_size for file in (model.glob("*.safetensors") if model.is_dir() else [model]))
+        total = sum(
+            file.stat().st_size for file in (model.glob("*.safetensors") if model.is_dir() else [model])
+        )
         reading, found = measure(model, contenders(model, args.weights), args.repeats, args.tokens)
         said = facts(model)
     title = f"{model.name}: {total / 1e9:.2f} GB, read in {reading:.2f} s; medians of {args.repeats}; torch {torch.__version__}"
     memory = "before, MB", "to open, MB", f"to write {args.tokens} tokens, MB", "info says, MB"
-    table = Table("program", "weights", "opens in s", "× reading", f"{args.tokens} tokens, s", *memory, title=f"{title}; {MEMORY}")
+    table = Table(
+        "program",
+        "weights",
+        "opens in s",
+        "× reading",
+        f"{args.tokens} tokens, s",
+        *memory,
+        title=f"{title}; {MEMORY}",
+    )
     for (program, how), runs in found.items():
-        peaks = [" / ".join(f"{_median(runs, when, name) / 1e6:.0f}" for name in KINDS) for when in ("before", "at_open", "at_last")]
+        peaks = [
+            " / ".join(f"{_median(runs, when, name) / 1e6:.0f}" for name in KINDS)
+            for when in ("before", "at_open", "at_last")
+        ]
         seconds = _median(runs, "open"), _median(runs, "write")
         named = "stored" if how == "as stored" else how
-        told = [said[name].get(named) for name in ("memory_to_open", "memory_of_first_request")] if program == "newleaf" else []
+        told = (
+            [said[name].get(named) for name in ("memory_to_open", "memory_of_first_request")]
+            if program == "newleaf"
+            else []
+        )
         peaks.append(" / ".join(f"{size / 1e6:.0f}" for size in told if size is not None))
-        table.add_row(program, how, f"{seconds[0]:.2f}", f"{seconds[0] / reading:.2f}", f"{seconds[1]:.2f}", *peaks)
+        table.add_row(
+            program, how, f"{seconds[0]:.2f}", f"{seconds[0] / reading:.2f}", f"{seconds[1]:.2f}", *peaks
+        )
     Console(width=180).print(table)
 
 

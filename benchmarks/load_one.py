@@ -44,7 +44,9 @@ def llama_cpp(model: str, how: str, tokens: int) -> Any:
     for _ in range(tokens):
         if lib.llama_decode(context, lib.llama_batch_get_one(ids, count)):
             raise RuntimeError("llama.cpp could not read the tokens")
-        logits = ctypes.cast(lib.llama_get_logits_ith(context, -1), ctypes.POINTER(ctypes.c_float * size)).contents
+        logits = ctypes.cast(
+            lib.llama_get_logits_ith(context, -1), ctypes.POINTER(ctypes.c_float * size)
+        ).contents
         ids[0], count = max(range(size), key=logits.__getitem__), 1
 
 

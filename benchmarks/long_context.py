@@ -1,11 +1,13 @@
-"""What a long context costs: `python -m benchmarks.long_context [--most 32768] [--oss-most 131072] [--skip-transformers]`.
+"""What a long context costs: `python -m benchmarks.long_context [--most 32768] [--oss-most 131072]
+[--skip-transformers]`.
 
-Time for one more token, time to read a prompt, and bytes of keys and values, with 1k to 32k tokens in the cache, in bf16 and in 8 bits. The
-network is SmolLM2-135M's (the real one if --model names it, random weights otherwise: the time is the same), stretched by YaRN beyond
-its 8k; then a small one of gpt-oss's layout, to 128k, of which half of the layers see 128 tokens back. A prompt is read once, and
-timed from mark to mark, up to 32k tokens in bf16 and 8k in 8 bits, where reading takes as long; beyond, the cache is filled with random
-keys and values. At each mark some tokens are written. `peak` is the largest resident memory up to the mark, weights and PyTorch
-included.
+Time for one more token, time to read a prompt, and bytes of keys and values, with 1k to 32k tokens in the
+cache, in bf16 and in 8 bits. The network is SmolLM2-135M's (the real one if --model names it, random weights
+otherwise: the time is the same), stretched by YaRN beyond its 8k; then a small one of gpt-oss's layout, to
+128k, of which half of the layers see 128 tokens back. A prompt is read once, and timed from mark to mark, up
+to 32k tokens in bf16 and 8k in 8 bits, where reading takes as long; beyond, the cache is filled with random
+keys and values. At each mark some tokens are written. `peak` is the largest resident memory up to the mark,
+weights and PyTorch included.
 
 transformers (bf16) reads the same lengths while that takes less than half a minute.
 """
@@ -45,7 +47,8 @@ KINDS = {"bf16": torch.bfloat16, "int8": torch.int8}
 
 @dataclass(frozen=True)
 class Mark:
-    """At `length` tokens: seconds to read so far, milliseconds for one more, bytes of keys and values, and peak bytes of the process."""
+    """At `length` tokens: seconds to read so far, milliseconds for one more, bytes of keys and values, and
+    peak bytes of the process."""
 
     length: int
     reading: float
@@ -55,16 +58,25 @@ class Mark:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, help="SmolLM2's file, in place of random weights")
     parser.add_argument("--most", type=int, default=32_768, help="tokens of the longest cache")
     parser.add_argument("--oss-most", type=int, default=131_072, help="the same for gpt-oss's layout")
     parser.add_argument("--skip-transformers", action="store_true")
     args = parser.parse_args()
     config = with_context(size("smollm2-135m"), max(args.most + NEW + 1, 8192))
-    network = load(args.model, "bf16", context=config.context_length).network if args.model else random_network(config)
+    network = (
+        load(args.model, "bf16", context=config.context_length).network
+        if args.model
+        else random_network(config)
+    )
     console = Console(width=140)
-    rows = {f"newleaf, {name} cache": list(marks(network, kind, args.most, READ[name])) for name, kind in KINDS.items()}
+    rows = {
+        f"newleaf, {name} cache": list(marks(network, kind, args.most, READ[name]))
+        for name, kind in KINDS.items()
+    }
     if not args.skip_transformers:
         rows["transformers bf16"] = list(marks_of_transformers(config, args.most))
     threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
@@ -72,15 +84,23 @@ def main() -> None:
     oss = gpt_oss_like(args.oss_most + NEW + 1)
     plain = oss.replace(windows=())
     network = random_network(oss)
-    rows = {f"gpt-oss's layout, {name} cache": list(marks(network, kind, args.oss_most, READ[name])) for name, kind in KINDS.items()}
-    rows["the same without windows"] = list(marks(random_network(plain), torch.bfloat16, args.oss_most, READ["int8"]))
+    rows = {
+        f"gpt-oss's layout, {name} cache": list(marks(network, kind, args.oss_most, READ[name]))
+        for name, kind in KINDS.items()
+    }
+    rows["the same without windows"] = list(
+        marks(random_network(plain), torch.bfloat16, args.oss_most, READ["int8"])
+    )
     shape = f"{oss.n_layer} layers × {oss.n_embd}, {oss.n_head} heads on {oss.n_kv_head}, every second layer sees {max(oss.windows)} tokens"
     console.print(table(f"{shape}; {threads}", rows))
 
 
 def gpt_oss_like(length: int) -> GPTConfig:
-    """gpt-oss's layout, small: as many query heads for each key/value head, the same heads, windows, sinks, YaRN, and experts."""
-    shape = gpt_oss(4, 4).replace(vocab_size=8192, n_embd=256, n_inner=256, n_head=8, n_kv_head=1, n_expert_active=2)
+    """gpt-oss's layout, small: as many query heads for each key/value head, the same heads, windows, sinks,
+    YaRN, and experts."""
+    shape = gpt_oss(4, 4).replace(
+        vocab_size=8192, n_embd=256, n_inner=256, n_head=8, n_kv_head=1, n_expert_active=2
+    )
     return with_context(shape, length)
 
 
@@ -101,7 +121,9 @@ def forget_peak() -> None:
 
 def peak() -> float:
     if CLEAR.exists():
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        (line,) = (
+            line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+        )
         return 1024 * float(line.split()[1])
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return float(used if sys.platform == "darwin" else 1024 * used)
@@ -112,7 +134,9 @@ def marks(network: GPT, kind: torch.dtype, most: int, read: int) -> Iterator[Mar
     gc.collect()
     forget_peak()
     runner, reading = LoweredRunner(network, slots=1, max_length=most + NEW + 1, cache=kind), 0.0
-    ids = torch.randint(network.config.vocab_size, (most + NEW,), generator=torch.Generator().manual_seed(1)).tolist()
+    ids = torch.randint(
+        network.config.vocab_size, (most + NEW,), generator=torch.Generator().manual_seed(1)
+    ).tolist()
     done = 0
     for length in lengths_up_to(most):
         begun = time.perf_counter()
@@ -170,7 +194,14 @@ def marks_of_transformers(config: GPTConfig, most: int) -> Iterator[Mark]:
 
 def table(title: str, rows: dict[str, list[Mark]]) -> Table:
     found = Table(
-        "", "tokens in the cache", "reading them, s", "tokens/s", "one more token, ms", "keys and values, MB", "peak, MB", title=title
+        "",
+        "tokens in the cache",
+        "reading them, s",
+        "tokens/s",
+        "one more token, ms",
+        "keys and values, MB",
+        "peak, MB",
+        title=title,
     )
     for name, own in rows.items():
         for number, mark in enumerate(own):

@@ -1,11 +1,13 @@
-"""LoRA on SmolLM2-135M, two sequences of 512 tokens: newleaf beside transformers with peft, tokens/s, peak memory and losses.
+"""LoRA on SmolLM2-135M, two sequences of 512 tokens: newleaf beside transformers with peft, tokens/s, peak
+memory and losses.
 
     python -m benchmarks.lora [MODEL] [--steps 8] [--rounds 3] [--threads 2] [--same 50]
 
-MODEL is a GGUF file or a folder (default: ../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf). Both sides start from one adapter of rank 16
-on every linear of the blocks, drawn once, and see the same batches; AdamW at 2e-4, clip 1.0, no dropout, no schedule. Each run is a process
-of its own, interleaved; the first two steps are not timed; peak memory is the process's largest resident set. `--same N` adds N fp32 steps
-of both, whose losses are compared.
+MODEL is a GGUF file or a folder (default: ../shared/models/SmolLM2-135M-Instruct.Q4_1.gguf). Both sides start
+from one adapter of rank 16 on every linear of the blocks, drawn once, and see the same batches; AdamW at
+2e-4, clip 1.0, no dropout, no schedule. Each run is a process of its own, interleaved; the first two steps
+are not timed; peak memory is the process's largest resident set. `--same N` adds N fp32 steps of both, whose
+losses are compared.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ SIDES = ("newleaf bf16", "newleaf int8", "newleaf int4", "newleaf bf16 DoRA", "p
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?", default=str(MODEL))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -48,7 +52,8 @@ def main() -> None:
 
 
 def prepare(model: str, folder: Path) -> None:
-    """The base as a folder, two adapters that have not learnt anything, and token ids of Python's own library."""
+    """The base as a folder, two adapters that have not learnt anything, and token ids of Python's own
+    library."""
     import numpy as np
     import torch
 
@@ -63,10 +68,17 @@ def prepare(model: str, folder: Path) -> None:
     for name, dora in (("lora", False), ("dora", True)):
         torch.manual_seed(0)
         config = AdapterConfig(rank=RANK, alpha=ALPHA, dora=dora)
-        adapter = new_adapter(opened.network, config, rules_of(opened.network.config, opened.family), str(folder / "base"))
+        adapter = new_adapter(
+            opened.network, config, rules_of(opened.network.config, opened.family), str(folder / "base")
+        )
         save_adapter(folder / name, adapter, opened.network.config, opened.family)
-    text = "\n".join(path.read_text("utf-8") for path in sorted(Path(argparse.__file__).parent.glob("*.py"))[:40])
-    np.save(folder / "ids.npy", np.array(opened.tokenizer.encode(text)[: 64 * BATCH * (LENGTH + 1)], dtype=np.int64))
+    text = "\n".join(
+        path.read_text("utf-8") for path in sorted(Path(argparse.__file__).parent.glob("*.py"))[:40]
+    )
+    np.save(
+        folder / "ids.npy",
+        np.array(opened.tokenizer.encode(text)[: 64 * BATCH * (LENGTH + 1)], dtype=np.int64),
+    )
 
 
 def child(side: str, folder: Path, steps: int, threads: int) -> dict[str, Any]:
@@ -87,7 +99,11 @@ def child(side: str, folder: Path, steps: int, threads: int) -> dict[str, Any]:
         losses.append(step(windows[at]))
         seconds.append(time.perf_counter() - begin)
     speed = BATCH * LENGTH / statistics.median(seconds[WARM:] or seconds)
-    return {"speed": speed, "memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "losses": losses}
+    return {
+        "speed": speed,
+        "memory": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "losses": losses,
+    }
 
 
 def newleaf_step(side: str, folder: Path) -> Callable[[Any], float]:
@@ -106,7 +122,9 @@ def newleaf_step(side: str, folder: Path) -> Callable[[Any], float]:
     network = model.network.to(dtype)
     attach(network, load_adapter(folder / ("dora" if "DoRA" in side else "lora"), network, model.family))
     lay_out(network)
-    optimizer = Optimizer(network, OptimizerConfig("adamw", RATE, beta2=0.999, weight_decay=0.0, clip=1.0), dtype)
+    optimizer = Optimizer(
+        network, OptimizerConfig("adamw", RATE, beta2=0.999, weight_decay=0.0, clip=1.0), dtype
+    )
     network.train()
     keep_memory()  # as every run of newleaf's does
 
@@ -128,7 +146,9 @@ def peft_step(side: str, folder: Path) -> Callable[[Any], float]:
     transformers.logging.set_verbosity_error()
     dtype = torch.float32 if "fp32" in side else torch.bfloat16
     base = transformers.AutoModelForCausalLM.from_pretrained(folder / "base", dtype=dtype)
-    model = PeftModel.from_pretrained(base, folder / ("dora" if "DoRA" in side else "lora"), is_trainable=True).train()
+    model = PeftModel.from_pretrained(
+        base, folder / ("dora" if "DoRA" in side else "lora"), is_trainable=True
+    ).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0, fused=True)
 
@@ -144,7 +164,17 @@ def peft_step(side: str, folder: Path) -> Callable[[Any], float]:
 
 
 def start(side: str, folder: str, steps: int, threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.lora", "--threads", str(threads), "--child", side, folder, str(steps)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.lora",
+        "--threads",
+        str(threads),
+        "--child",
+        side,
+        folder,
+        str(steps),
+    ]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -155,18 +185,33 @@ def table(args: argparse.Namespace, folder: str) -> None:
     for _ in range(args.rounds):
         for side in args.sides:
             found[side].append(start(side, folder, args.steps, args.threads))
-            print(f"{side}: {found[side][-1]['speed']:.0f} tokens/s, {found[side][-1]['memory'] / 1e9:.2f} GB", file=sys.stderr, flush=True)
-    print(f"\n| LoRA, rank {RANK}, {BATCH} × {LENGTH} tokens, {args.threads} threads | tokens/s | peak memory, GB | loss, first and last |")
+            print(
+                f"{side}: {found[side][-1]['speed']:.0f} tokens/s, {found[side][-1]['memory'] / 1e9:.2f} GB",
+                file=sys.stderr,
+                flush=True,
+            )
+    print(
+        f"\n| LoRA, rank {RANK}, {BATCH} × {LENGTH} tokens, {args.threads} threads | tokens/s | peak "
+        f"memory, GB | loss, first and last |"
+    )
     print("|---|---|---|---|")
     for side, runs in found.items():
         speed, memory = (statistics.median(run[name] for run in runs) for name in ("speed", "memory"))
-        print(f"| {side} | {speed:.0f} | {memory / 1e9:.2f} | {runs[0]['losses'][0]:.3f} {runs[0]['losses'][-1]:.3f} |")
+        print(
+            f"| {side} | {speed:.0f} | {memory / 1e9:.2f} | {runs[0]['losses'][0]:.3f} "
+            f"{runs[0]['losses'][-1]:.3f} |"
+        )
 
 
 def compare(args: argparse.Namespace, folder: str) -> None:
-    ours, theirs = (start(side, folder, args.same, args.threads)["losses"] for side in ("newleaf fp32", "peft fp32"))
+    ours, theirs = (
+        start(side, folder, args.same, args.threads)["losses"] for side in ("newleaf fp32", "peft fp32")
+    )
     worst = max(abs(one - other) / other for one, other in zip(ours, theirs, strict=True))
-    print(f"\nfp32, {args.same} steps: losses {theirs[0]:.4f} → {theirs[-1]:.4f} with peft, {ours[0]:.4f} → {ours[-1]:.4f} with newleaf, ")
+    print(
+        f"\nfp32, {args.same} steps: losses {theirs[0]:.4f} → {theirs[-1]:.4f} with peft, {ours[0]:.4f} → "
+        f"{ours[-1]:.4f} with newleaf, "
+    )
     print(f"at most {100 * worst:.4f} % apart")
 
 

@@ -1,6 +1,8 @@
-"""Whether timed commands end when they promised: `python -m benchmarks.on_time` prints promised and real seconds, alone and beside others.
+"""Whether timed commands end when they promised: `python -m benchmarks.on_time` prints promised and real
+seconds, alone and beside others.
 
-Each command is a process of its own, timed from its creation to its end. "Beside others" is one busy process for each core.
+Each command is a process of its own, timed from its creation to its end. "Beside others" is one busy process
+for each core.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def text_of(size: int, folder: Path) -> Path:
 def timed(words: list[str]) -> float:
     """Seconds of a whole command."""
     begin = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "newleaf", *words], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "newleaf", *words], check=False, capture_output=True, text=True
+    )
     seconds = time.perf_counter() - begin
     if done.returncode:
         raise SystemExit(f"newleaf {' '.join(words)}: exit {done.returncode}\n{done.stderr}")
@@ -46,13 +50,27 @@ def commands(folder: Path, promised: int) -> dict[str, list[str]]:
         "pretrain, 200 kB": ["pretrain", str(small), *length, "--out", run, "--overwrite"],
         "pretrain, 30 MB": ["pretrain", str(large), *length, "--out", str(folder / "large"), "--overwrite"],
         "pretrain --resume, more time": ["pretrain", "--resume", run, *length],
-        "finetune --task text": ["finetune", run, str(small), "--task", "text", *length, "--out", str(folder / "tuned"), "--overwrite"],
+        "finetune --task text": [
+            "finetune",
+            run,
+            str(small),
+            "--task",
+            "text",
+            *length,
+            "--out",
+            str(folder / "tuned"),
+            "--overwrite",
+        ],
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--time", type=int, default=20, help="seconds that each command is promised (default: 20)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--time", type=int, default=20, help="seconds that each command is promised (default: 20)"
+    )
     promised = parser.parse_args().time
     print(f"{'seconds from creation to end':<32}{'promised':>10}{'alone':>10}{'beside others':>15}")
     with tempfile.TemporaryDirectory() as place:

@@ -1,7 +1,8 @@
 """Two recipes that people begin with, as small scripts write them, for `benchmarks.time_to_loss`.
 
-nanoGPT's for a CPU: characters, 4 layers × 128, context 64, 12 windows a step, 2,000 steps, AdamW 1e-3 falling to 1e-4. The tutorial's:
-GPT-2's tokens, 2 post-norm layers × 128, windows of 64 at stride 1 within each line, 64 a step, AdamW 1e-3, dropout 0.1. Both in fp32.
+nanoGPT's for a CPU: characters, 4 layers × 128, context 64, 12 windows a step, 2,000 steps, AdamW 1e-3
+falling to 1e-4. The tutorial's: GPT-2's tokens, 2 post-norm layers × 128, windows of 64 at stride 1 within
+each line, 64 a step, AdamW 1e-3, dropout 0.1. Both in fp32.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from benchmarks.train_speed import Plain
 
 
 def nanogpt(text: str, steps: int = 2000) -> tuple[float, float]:
-    """Nats per character of the last tenth of `text` after so many steps, and the seconds that training took."""
+    """Nats per character of the last tenth of `text` after so many steps, and the seconds that training
+    took."""
     letters = {letter: number for number, letter in enumerate(sorted(set(text)))}
     ids = torch.tensor([letters[letter] for letter in text])
     train, held_out = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
@@ -27,7 +29,9 @@ def nanogpt(text: str, steps: int = 2000) -> tuple[float, float]:
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.02)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, fused=True
+    )
     begin = time.perf_counter()
     for step in range(steps):
         falling = 1e-4 + 0.5 * (1 + math.cos(math.pi * max(0, step - 100) / max(1, steps - 100))) * 9e-4
@@ -47,8 +51,11 @@ def nanogpt(text: str, steps: int = 2000) -> tuple[float, float]:
     return sum(losses) / len(inputs), seconds
 
 
-def tutorial(train: list[str], held_out: list[str], tokenizer: Path, seconds: float, steps: int | None = None) -> tuple[float, int, float]:
-    """Bits per byte of `held_out` lines after training for `seconds`, or `steps`; the steps that were, and the seconds they took.
+def tutorial(
+    train: list[str], held_out: list[str], tokenizer: Path, seconds: float, steps: int | None = None
+) -> tuple[float, int, float]:
+    """Bits per byte of `held_out` lines after training for `seconds`, or `steps`; the steps that were, and
+    the seconds they took.
 
     `tokenizer` is a folder with GPT-2's vocab.json and merges.txt.
     """
@@ -57,13 +64,20 @@ def tutorial(train: list[str], held_out: list[str], tokenizer: Path, seconds: fl
     gpt2 = Tokenizer.load(tokenizer)
     end = gpt2.vocab_size - 1  # <|endoftext|>, round each line
     lines = [torch.tensor([end, *gpt2.encode(line), end]) for line in train]
-    starts = torch.cat([torch.stack((torch.full((len(line) - 1,), at), torch.arange(len(line) - 1)), 1) for at, line in enumerate(lines)])
+    starts = torch.cat(
+        [
+            torch.stack((torch.full((len(line) - 1,), at), torch.arange(len(line) - 1)), 1)
+            for at, line in enumerate(lines)
+        ]
+    )
     torch.manual_seed(0)
     network = Tutorial(gpt2.vocab_size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     begin, done = time.perf_counter(), 0
     while done < steps if steps is not None else time.perf_counter() - begin < seconds:
-        drawn = [lines[at][first : first + 65] for at, first in starts[torch.randint(len(starts), (64,))].tolist()]
+        drawn = [
+            lines[at][first : first + 65] for at, first in starts[torch.randint(len(starts), (64,))].tolist()
+        ]
         windows = nn.utils.rnn.pad_sequence(drawn, batch_first=True, padding_value=-100)
         loss = network.loss(windows).mean()
         optimizer.zero_grad()
@@ -77,7 +91,9 @@ def tutorial(train: list[str], held_out: list[str], tokenizer: Path, seconds: fl
     with torch.no_grad():
         for line in held_out:
             ids = torch.tensor([end, *gpt2.encode(line), end])
-            nats += sum(network.loss(ids[None, at : at + 65]).sum().item() for at in range(0, len(ids) - 1, 64))
+            nats += sum(
+                network.loss(ids[None, at : at + 65]).sum().item() for at in range(0, len(ids) - 1, 64)
+            )
     return nats / math.log(2) / sum(len(line.encode("utf-8")) for line in held_out), done, taken
 
 

@@ -1,8 +1,9 @@
 """What fewer bits cost: `python -m benchmarks.precision MODEL TEXT`.
 
-Bits per byte of one text in each precision, over the same windows: by the network itself (weights rounded, arithmetic in fp32 or bf16), and
-as `newleaf generate` computes, a token at a time with the compiled kernels, whose inputs are rounded to bytes too where weights are
-packed; then with keys and values in 8 bits as well, whose cost is against the same kernels without. The first token of a window is given.
+Bits per byte of one text in each precision, over the same windows: by the network itself (weights rounded,
+arithmetic in fp32 or bf16), and as `newleaf generate` computes, a token at a time with the compiled kernels,
+whose inputs are rounded to bytes too where weights are packed; then with keys and values in 8 bits as well,
+whose cost is against the same kernels without. The first token of a window is given.
 """
 
 from __future__ import annotations
@@ -26,11 +27,15 @@ ROWS = 16  # windows that a step of the kernels takes side by side
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("text", type=Path)
     kinds = ["fp32", "bf16", "int8", "int4"]
-    parser.add_argument("--weights", nargs="+", default=kinds, help="precisions, or 'as stored'; compared with the first")
+    parser.add_argument(
+        "--weights", nargs="+", default=kinds, help="precisions, or 'as stored'; compared with the first"
+    )
     parser.add_argument("--length", type=int, default=256, help="tokens of a window")
     parser.add_argument("--windows", type=int, default=32, help="windows, spread over the text")
     args = parser.parse_args()
@@ -38,10 +43,16 @@ def main() -> None:
     first: list[float] = []
     for kind in args.weights:
         model = newleaf.load(args.model, weights=None if kind == "as stored" else kind)
-        ids = windows(torch.tensor(model.tokenizer.encode(args.text.read_text("utf-8"))), args.length, args.windows)
+        ids = windows(
+            torch.tensor(model.tokenizer.encode(args.text.read_text("utf-8"))), args.length, args.windows
+        )
         lengths = torch.from_numpy(token_byte_lengths(model.tokenizer)).long()
         count = int(lengths[ids[:, 1:]].sum())
-        found = [by_network(model.network, ids), by_kernels(model.network, ids), by_kernels(model.network, ids, torch.int8)]
+        found = [
+            by_network(model.network, ids),
+            by_kernels(model.network, ids),
+            by_kernels(model.network, ids, torch.int8),
+        ]
         bits = [nats / math.log(2) / count for nats in found]
         first = first or [*bits[:2], 0.0]
         against = [*first[:2], bits[1]]
@@ -67,7 +78,8 @@ def by_network(network: GPT, ids: Tensor) -> float:
 
 
 def by_kernels(network: GPT, ids: Tensor, cache: torch.dtype | None = None) -> float:
-    """Nats of all windows, read as text is written, a token of several windows at a time. NaN where kernels do not know the network."""
+    """Nats of all windows, read as text is written, a token of several windows at a time. NaN where kernels
+    do not know the network."""
     try:
         runner = LoweredRunner(network, slots=ROWS, max_length=ids.shape[1], cache=cache)
     except CannotLower:

@@ -1,4 +1,5 @@
-"""How long a large text takes from file to tokens, and how much memory: `python -m benchmarks.prepare [megabytes]`."""
+"""How long a large text takes from file to tokens, and how much memory: `python -m benchmarks.prepare
+[megabytes]`."""
 
 import json
 import random
@@ -16,11 +17,14 @@ WORD = re.compile(r"[a-z]{4,}")
 
 
 def write_text(path: Path, n_bytes: int) -> None:
-    """The standard library's source over and over, one word in each line changed, so that no two rounds are alike."""
+    """The standard library's source over and over, one word in each line changed, so that no two rounds are
+    alike."""
     from newleaf.data.stdlib import standard_library_files
 
     train, _ = standard_library_files()
-    lines = [line for source in train for line in source.read_text(encoding="utf-8").splitlines(keepends=True)]
+    lines = [
+        line for source in train for line in source.read_text(encoding="utf-8").splitlines(keepends=True)
+    ]
     vary = random.Random(0)
     written = 0
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -73,7 +77,14 @@ def main(megabytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "text.txt"
         write_text(source, megabytes * 10**6)
-        command = [sys.executable, "-m", "benchmarks.prepare", "--child", str(source), str(Path(folder) / "cache")]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.prepare",
+            "--child",
+            str(source),
+            str(Path(folder) / "cache"),
+        ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         peak = [0]
         watcher = threading.Thread(target=peak_of, args=(psutil.Process(process.pid), peak))
@@ -85,7 +96,10 @@ def main(megabytes: int) -> None:
     print(f"\n{megabytes} MB of text, {result['tokens']:,} tokens, peak memory {peak[0] / 10**9:.2f} GB\n")
     print("| stage | seconds | MB/s |\n|---|---|---|")
     for name, start, end in zip(
-        ("read, spool, split", "train tokenizer (8192)", "tokenize", "all again, from cache"), clock, clock[1:], strict=False
+        ("read, spool, split", "train tokenizer (8192)", "tokenize", "all again, from cache"),
+        clock,
+        clock[1:],
+        strict=False,
     ):
         print(f"| {name} | {end - start:.1f} | {megabytes / (end - start):,.1f} |")
 

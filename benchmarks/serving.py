@@ -1,17 +1,21 @@
-"""Sixteen clients at once over HTTP: newleaf's server beside its engine alone, llama.cpp's servers and `transformers serve`.
+"""Sixteen clients at once over HTTP: newleaf's server beside its engine alone, llama.cpp's servers and
+`transformers serve`.
 
-    python -m benchmarks.serving MODEL [--repeats 3] [--weights int8] [--llama-server PATH] [--skip transformers,llama-cpp-python]
-    python -m benchmarks.serving MODEL --flood           # 2,000 connections at once, beside 500 streams that nobody reads
+    python -m benchmarks.serving MODEL [--repeats 3] [--weights int8] [--llama-server PATH] [--skip
+transformers,llama-cpp-python]
+    python -m benchmarks.serving MODEL --flood           # 2,000 connections at once, beside 500 streams that
+nobody reads
     python -m benchmarks.serving tiny --requests 10000   # the server's memory on the way
     python -m benchmarks.serving tiny --health           # how soon /health answers under each heavy request
 
-MODEL is a .gguf of a chat model, or a size (gpt2-124m) for random weights of that shape, which all servers get as one Q8_0 file. Each
-client sends a conversation of about 100 tokens, the first 64 of them the same for all, new in every round, and streams 128 greedy tokens
-(servers that cannot be told to go on after the end of a turn may write fewer; tokens are counted by each server's own usage, or by its
-events where it tells none). Clients are one process that keeps what comes and looks into it afterwards; the engine without HTTP is
-another, which is given the same conversations as ids. All take turns in every round, in alternating order, and whoever has no turn is
-stopped. "HTTP costs" is what the server takes longer than the engine, the median of the rounds; "clients" and "event loop" are
-processor's seconds for a second of the round.
+MODEL is a .gguf of a chat model, or a size (gpt2-124m) for random weights of that shape, which all servers
+get as one Q8_0 file. Each client sends a conversation of about 100 tokens, the first 64 of them the same for
+all, new in every round, and streams 128 greedy tokens (servers that cannot be told to go on after the end of
+a turn may write fewer; tokens are counted by each server's own usage, or by its events where it tells none).
+Clients are one process that keeps what comes and looks into it afterwards; the engine without HTTP is
+another, which is given the same conversations as ids. All take turns in every round, in alternating order,
+and whoever has no turn is stopped. "HTTP costs" is what the server takes longer than the engine, the median
+of the rounds; "clients" and "event loop" are processor's seconds for a second of the round.
 """
 
 from __future__ import annotations
@@ -27,7 +31,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.serving_peers import CLIENTS, NEW, Peer, alone, conversations, is_shape, model_file, newleaf_server, peers_of
+from benchmarks.serving_peers import (
+    CLIENTS,
+    NEW,
+    Peer,
+    alone,
+    conversations,
+    is_shape,
+    model_file,
+    newleaf_server,
+    peers_of,
+)
 from benchmarks.serving_strain import flood, health, memory
 from benchmarks.serving_workers import Round, Worker
 
@@ -52,8 +66,11 @@ def compare(args: argparse.Namespace) -> None:
     print_table(args, peers, without)
 
 
-def take_turns(args: argparse.Namespace, peers: list[Peer], engines: dict[str, Worker], clients: Worker) -> dict[str, list[Round]]:
-    """The rounds of the engines; those of the servers are noted in them. The first, with fewer clients, loads models and compiles."""
+def take_turns(
+    args: argparse.Namespace, peers: list[Peer], engines: dict[str, Worker], clients: Worker
+) -> dict[str, list[Round]]:
+    """The rounds of the engines; those of the servers are noted in them. The first, with fewer clients, loads
+    models and compiles."""
     rng, without = np.random.default_rng(0), {kind: list[Round]() for kind in engines}
     for repeat in range(-1, args.repeats):
         asked = conversations(rng, CLIENTS if repeat >= 0 else 2, is_shape(args.model))
@@ -74,12 +91,16 @@ def take_turns(args: argparse.Namespace, peers: list[Peer], engines: dict[str, W
 
 
 def print_table(args: argparse.Namespace, peers: list[Peer], without: dict[str, list[Round]]) -> None:
-    table = Table("server", "tokens/s", "first token, median", "95th percentile", "clients", "event loop", "HTTP costs")
+    table = Table(
+        "server", "tokens/s", "first token, median", "95th percentile", "clients", "event loop", "HTTP costs"
+    )
     table.title = f"{Path(args.model).name}: {CLIENTS} clients, {args.tokens} tokens each, {args.repeats} rounds, {args.threads} threads"
     for peer in peers:
         own, kind = peer.name.startswith("newleaf "), peer.name.removeprefix("newleaf ")
         share = statistics.median(each.busy / each.seconds for each in peer.rounds)
-        loop = statistics.median(main / each.seconds for (_, main), each in zip(peer.busy, peer.rounds, strict=True))
+        loop = statistics.median(
+            main / each.seconds for (_, main), each in zip(peer.busy, peer.rounds, strict=True)
+        )
         plain = without.get(kind, []) if own else []
         costs = [each.seconds / one.seconds - 1 for each, one in zip(peer.rounds, plain, strict=False)]
         cost = f"{statistics.median(costs):+.1%} ({min(costs):+.1%} to {max(costs):+.1%})" if costs else ""
@@ -119,7 +140,8 @@ def main() -> None:
         compare(args)
         return
     with tempfile.TemporaryDirectory() as name:
-        words = ["--cache", "4M"] if args.requests else []  # which is soon full of what earlier texts began with, and grows no more
+        # which is soon full of what earlier texts began with, and grows no more
+        words = ["--cache", "4M"] if args.requests else []
         peer = newleaf_server(model_file(args.model, Path(name)), args.weights.split(",")[0], *words)
         peer.start(Path(name) / "log")
         try:

@@ -2,10 +2,11 @@
 
     python -m benchmarks.serving_engine [gpt2-124m] [--repeats 3] [--kinds bf16,int8,int4] [--requests 16]
 
-Random weights of the size's shape. Every request has a prompt of 100 tokens, the first 64 of them the same, and writes 128 greedy tokens.
-llama.cpp takes them through its own calls: prompts in batches of up to 512 tokens, the shared beginning once, then batches of one token
-for each sequence, with the argmax of whole logits taken by NumPy. `total` counts written tokens over the whole time,
-prompts included; `writing` leaves the prompts out.
+Random weights of the size's shape. Every request has a prompt of 100 tokens, the first 64 of them the same,
+and writes 128 greedy tokens. llama.cpp takes them through its own calls: prompts in batches of up to 512
+tokens, the shared beginning once, then batches of one token for each sequence, with the argmax of whole
+logits taken by NumPy. `total` counts written tokens over the whole time, prompts included; `writing` leaves
+the prompts out.
 """
 
 from __future__ import annotations
@@ -60,7 +61,12 @@ class Batched(LlamaCpp):
         lib.llama_free(self.context)
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = requests * (PROMPT + NEW + 8), 512, 512
-        params.n_seq_max, params.n_threads, params.n_threads_batch, params.kv_unified = requests, threads, threads, True
+        params.n_seq_max, params.n_threads, params.n_threads_batch, params.kv_unified = (
+            requests,
+            threads,
+            threads,
+            True,
+        )
         self.context = lib.llama_init_from_model(self.model, params)
         self.batch = lib.llama_batch_init(512, 0, 1)
 
@@ -75,7 +81,9 @@ class Batched(LlamaCpp):
             raise RuntimeError("llama.cpp could not read the tokens")
 
     def _argmax(self, row: int) -> int:
-        return int(np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, row), (self.vocab,)).argmax())
+        return int(
+            np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, row), (self.vocab,)).argmax()
+        )
 
     def run(self, prompts: list[list[int]]) -> tuple[float, float]:
         begin = time.perf_counter()
@@ -83,8 +91,14 @@ class Batched(LlamaCpp):
         self.lib.llama_memory_clear(memory, True)
         self._decode([(token, at, 0, False) for at, token in enumerate(prompts[0][:SHARED])])
         for sequence in range(1, len(prompts)):
-            self.lib.llama_memory_seq_cp(memory, 0, sequence, -1, -1)  # the shared beginning is read once, as newleaf reads it
-        rows = [(token, at, s, at == PROMPT - 1) for s, ids in enumerate(prompts) for at, token in enumerate(ids) if at >= SHARED]
+            # the shared beginning is read once, as newleaf reads it
+            self.lib.llama_memory_seq_cp(memory, 0, sequence, -1, -1)
+        rows = [
+            (token, at, s, at == PROMPT - 1)
+            for s, ids in enumerate(prompts)
+            for at, token in enumerate(ids)
+            if at >= SHARED
+        ]
         tokens: list[int] = [0] * len(prompts)
         for start in range(0, len(rows), 512):
             part = rows[start : start + 512]
@@ -114,7 +128,9 @@ def main() -> None:
         for kind in args.kinds.split(","):
             engines[f"newleaf {kind}"] = Newleaf(random_network(config, kind), args.requests)
             for peer in GGUF[kind]:
-                engines[f"llama.cpp {peer}"] = Batched(write_gguf(config, peer, Path(folder)), threads, args.requests)
+                engines[f"llama.cpp {peer}"] = Batched(
+                    write_gguf(config, peer, Path(folder)), threads, args.requests
+                )
         rng = np.random.default_rng(0)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
         for repeat in range(args.repeats + 1):
@@ -126,13 +142,22 @@ def main() -> None:
                 if repeat:  # the first round warms up
                     found[name].append((-args.requests * NEW / whole, -args.requests * (NEW - 1) / writing))
     title = (
-        f"{args.model}: {args.requests} requests at once, tokens/s, medians of {args.repeats} interleaved rounds (least–most); "
+        f"{args.model}: {args.requests} requests at once, tokens/s, medians of {args.repeats} interleaved "
+        f"rounds (least–most); "
         f"{threads} threads; torch {torch.__version__}, llama-cpp-python {llama_cpp.__version__}"
     )
-    table = Table("engine", f"total ({PROMPT} read, {SHARED} of them shared, {NEW} written)", "writing", title=title)
+    table = Table(
+        "engine", f"total ({PROMPT} read, {SHARED} of them shared, {NEW} written)", "writing", title=title
+    )
     for name, pairs in found.items():
         columns = list(zip(*pairs, strict=True))
-        table.add_row(name, *(f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})" for values in columns))
+        table.add_row(
+            name,
+            *(
+                f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"
+                for values in columns
+            ),
+        )
     Console(width=140).print(table)
 
 

@@ -1,4 +1,5 @@
-"""Servers to compare: newleaf's, llama.cpp's own, llama-cpp-python's and `transformers serve`, all with the weights of one .gguf."""
+"""Servers to compare: newleaf's, llama.cpp's own, llama-cpp-python's and `transformers serve`, all with the
+weights of one .gguf."""
 
 from __future__ import annotations
 
@@ -30,11 +31,27 @@ from newleaf.text.tokenizer import Tokenizer
 CLIENTS, NEW = 16, 128
 USAGE = {"stream_options": {"include_usage": True}}
 SYSTEM = (
-    "You are a careful assistant in a library. You answer every question in full sentences, name the shelf where more can be found, and "
-    "never invent a book that is not there. When a question is not about books, you say so kindly and answer all the same, as briefly."
+    "You are a careful assistant in a library. You answer every question in full sentences, name the shelf "
+    "where more can be found, and "
+    "never invent a book that is not there. When a question is not about books, you say so kindly and "
+    "answer all the same, as briefly."
 )
 SHORT = "Sixty-four letters that begin every conversation with the model: "[:64]  # where a letter is a token
-WORDS = ["river", "stone", "garden", "winter", "letter", "bridge", "candle", "forest", "window", "market", "silver", "thunder", "island"]
+WORDS = [
+    "river",
+    "stone",
+    "garden",
+    "winter",
+    "letter",
+    "bridge",
+    "candle",
+    "forest",
+    "window",
+    "market",
+    "silver",
+    "thunder",
+    "island",
+]
 PLAIN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
@@ -49,7 +66,8 @@ class Peer:
     extra: dict[str, Any]
     process: subprocess.Popen[bytes] | None = None
     rounds: list[Round] = field(default_factory=list)
-    busy: list[tuple[float, float]] = field(default_factory=list)  # processor's seconds of a round: all threads, and the main one
+    # processor's seconds of a round: all threads, and the main one
+    busy: list[tuple[float, float]] = field(default_factory=list)
 
     def start(self, log: Path) -> None:
         self.process = subprocess.Popen(self.command, stdout=log.open("ab"), stderr=subprocess.STDOUT)
@@ -64,7 +82,9 @@ class Peer:
             except OSError:
                 pass
             time.sleep(0.2)
-        raise SystemExit(f"{' '.join(self.command)} did not start:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+        raise SystemExit(
+            f"{' '.join(self.command)} did not start:\n{log.read_text('utf-8', 'replace')[-2000:]}"
+        )
 
     @property
     def info(self) -> psutil.Process:
@@ -113,38 +133,63 @@ def is_shape(name: str) -> bool:
 
 
 def model_file(name: str, folder: Path) -> Path:
-    """The .gguf of this name; of a size (gpt2-124m) or "tiny", one with random weights, a byte a token, in Q8_0."""
+    """The .gguf of this name; of a size (gpt2-124m) or "tiny", one with random weights, a byte a token, in
+    Q8_0."""
     if not is_shape(name):
         return Path(name)
     config = GPTConfig(512, 1024, 1, 2, 32) if name == "tiny" else size(name)
     torch.manual_seed(0)
-    Model(GPT(config).eval(), letters_tokenizer(config.vocab_size), "gpt2").save(folder / f"{name}.gguf", type="Q8_0")
+    Model(GPT(config).eval(), letters_tokenizer(config.vocab_size), "gpt2").save(
+        folder / f"{name}.gguf", type="Q8_0"
+    )
     return folder / f"{name}.gguf"
 
 
 def letters_tokenizer(size: int) -> Tokenizer:
-    """A byte a token, then tokens that are only written; with one merge, since GGUF knows no vocabulary without."""
+    """A byte a token, then tokens that are only written; with one merge, since GGUF knows no vocabulary
+    without."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = [*letters, "ĠĠ", *(f" x{number}".replace(" ", "Ġ") for number in range(257, size))]
-    backend = tokenizers.Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, [("Ġ", "Ġ")]))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    backend = tokenizers.Tokenizer(
+        models.BPE({name: number for number, name in enumerate(names)}, [("Ġ", "Ġ")])
+    )
+    backend.pre_tokenizer, backend.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     return Tokenizer(backend, settings={"chat_template": PLAIN})
 
 
 def conversations(rng: np.random.Generator, count: int, short: bool) -> list[list[dict[str, str]]]:
     """Of about 100 tokens, the first 64 the same for all."""
     if short:
-        # Words again and again: tokenizers keeps the last 10,000 different ones, 1.3 kB each, which would look like a leak.
+        # Words again and again: tokenizers keeps the last 10,000 different ones, 1.3 kB each, which would
+        # look like a leak.
         letters = [" ".join(rng.choice(WORDS, 8))[:36] for _ in range(count)]
         return [[{"role": "user", "content": SHORT + each}] for each in letters]
     asked = [" ".join(rng.choice(WORDS, 22)) for _ in range(count)]
-    return [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"Write about: {words}."}] for words in asked]
+    return [
+        [{"role": "system", "content": SYSTEM}, {"role": "user", "content": f"Write about: {words}."}]
+        for words in asked
+    ]
 
 
 def newleaf_server(path: Path, kind: str, *words: str) -> Peer:
     port = free_port()
     weights = [] if kind == "stored" else ["--weights", kind]
-    command = [sys.executable, "-m", "newleaf", "serve", f"m={path}", "--port", str(port), "--log", "off", *weights, *words]
+    command = [
+        sys.executable,
+        "-m",
+        "newleaf",
+        "serve",
+        f"m={path}",
+        "--port",
+        str(port),
+        "--log",
+        "off",
+        *weights,
+        *words,
+    ]
     return Peer(f"newleaf {kind}", command, port, "m", {"min_tokens": NEW, **USAGE})
 
 
@@ -153,17 +198,55 @@ def peers_of(args: argparse.Namespace, path: Path, folder: Path) -> list[Peer]:
     threads = str(args.threads)
     if args.llama_server:
         port = free_port()
-        command = [args.llama_server, "-m", str(path), "--port", str(port), "-np", str(CLIENTS), "-t", threads, "-c", str(CLIENTS * 512)]
-        peers.append(Peer("llama-server", [*command, "--no-webui", "--jinja"], port, "m", {"ignore_eos": True, **USAGE}))
+        command = [
+            args.llama_server,
+            "-m",
+            str(path),
+            "--port",
+            str(port),
+            "-np",
+            str(CLIENTS),
+            "-t",
+            threads,
+            "-c",
+            str(CLIENTS * 512),
+        ]
+        peers.append(
+            Peer(
+                "llama-server", [*command, "--no-webui", "--jinja"], port, "m", {"ignore_eos": True, **USAGE}
+            )
+        )
     if "llama-cpp-python" not in args.skip:
         port = free_port()
-        command = [sys.executable, "-m", "llama_cpp.server", "--model", str(path), "--port", str(port), "--n_ctx", "1024"]
+        command = [
+            sys.executable,
+            "-m",
+            "llama_cpp.server",
+            "--model",
+            str(path),
+            "--port",
+            str(port),
+            "--n_ctx",
+            "1024",
+        ]
         command += ["--n_threads", threads, "--n_threads_batch", threads, "--interrupt_requests", "false"]
         peers.append(Peer("llama_cpp.server", command, port, "m", {}))
     if "transformers" not in args.skip:
         port = free_port()
         load(path, "bf16").save(folder / "m")
-        command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder / "m"), "--port", str(port)]
-        command += ["--dtype", "bfloat16", "--device", "cpu", *(["--continuous-batching"] if args.continuous else [])]
+        command = [
+            str(Path(sys.executable).with_name("transformers")),
+            "serve",
+            str(folder / "m"),
+            "--port",
+            str(port),
+        ]
+        command += [
+            "--dtype",
+            "bfloat16",
+            "--device",
+            "cpu",
+            *(["--continuous-batching"] if args.continuous else []),
+        ]
         peers.append(Peer("transformers serve bf16", command, port, str(folder / "m"), {}))
     return peers

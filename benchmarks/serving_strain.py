@@ -1,5 +1,5 @@
-"""A server under strain: many connections at once beside streams that nobody reads, its memory over many requests, and how soon it
-answers while it has heavy work."""
+"""A server under strain: many connections at once beside streams that nobody reads, its memory over many
+requests, and how soon it answers while it has heavy work."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ def memory(peer: Peer, requests: int) -> None:
             stream_all("127.0.0.1", peer.port, peer.bodies(conversations(rng, CLIENTS, True), 8))
             count += CLIENTS
         rss, seconds = peer.info.memory_info().rss, time.perf_counter() - began
-        print(f"{count:>7,} requests  {rss / 1e6:8.1f} MB  {peer.info.num_threads()} threads  {seconds:6.0f} s", flush=True)
+        print(
+            f"{count:>7,} requests  {rss / 1e6:8.1f} MB  {peer.info.num_threads()} threads  {seconds:6.0f} s",
+            flush=True,
+        )
 
 
 def flood(peer: Peer, count: int, idle: int) -> None:
     """Streams that are held open unread, many connections at once, and then what became of both."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (min(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2
+    )
     peer.extra.pop("min_tokens")
     asyncio.run(_flood(peer, count, idle))
 
@@ -50,11 +55,20 @@ async def _flood(peer: Peer, count: int, idle: int) -> None:
         except OSError:
             answer = b""
         status = answer[9:12]
-        answers["answered" if status == b"200" else "told to come later" if status in (b"429", b"503") else "closed"] += 1
+        answers[
+            "answered"
+            if status == b"200"
+            else "told to come later"
+            if status in (b"429", b"503")
+            else "closed"
+        ] += 1
 
     begin = time.perf_counter()
     await asyncio.gather(*(one(body) for body in request[:count]))
-    print(f"{count:,} connections at once beside {idle} idle streams: {answers} in {time.perf_counter() - begin:.1f} s")
+    print(
+        f"{count:,} connections at once beside {idle} idle streams: {answers} in "
+        f"{time.perf_counter() - begin:.1f} s"
+    )
     whole = later = 0
     for reader, writer in held:
         found = await reader.read()
@@ -76,8 +90,12 @@ async def _open(peer: Peer, body: dict[str, object]) -> tuple[asyncio.StreamRead
 
 
 def health(peer: Peer, repeats: int = 3) -> None:
-    """How long /health takes at worst while each heavy request is being answered, by the real clock; on an idle machine below 100 ms."""
-    print(f"{'request':<44} {'status':>6} {'seconds':>8} {'/health, ms: median':>20} {'worst':>7} {'asked':>6}", flush=True)
+    """How long /health takes at worst while each heavy request is being answered, by the real clock; on an
+    idle machine below 100 ms."""
+    print(
+        f"{'request':<44} {'status':>6} {'seconds':>8} {'/health, ms: median':>20} {'worst':>7} {'asked':>6}",
+        flush=True,
+    )
     for name, path, body in [("nothing", "", b""), *_heavy(peer.model)]:
         worst, every, seconds, status = 0.0, list[float](), 0.0, ""
         for _ in range(repeats):
@@ -91,7 +109,11 @@ def health(peer: Peer, repeats: int = 3) -> None:
                 time.sleep(0.005)
             seconds, status = max(seconds, time.perf_counter() - begin), answer[0]
         median = sorted(every)[len(every) // 2]
-        print(f"{name:<44} {status:>6} {seconds:>8.2f} {1e3 * median:>20.1f} {1e3 * worst:>7.1f} {len(every):>6}", flush=True)
+        print(
+            f"{name:<44} {status:>6} {seconds:>8.2f} {1e3 * median:>20.1f} {1e3 * worst:>7.1f} "
+            f"{len(every):>6}",
+            flush=True,
+        )
 
 
 def _heavy(model: str) -> list[tuple[str, str, bytes]]:
@@ -102,7 +124,10 @@ def _heavy(model: str) -> list[tuple[str, str, bytes]]:
 
     chat, text = "/v1/chat/completions", "/v1/completions"
     words = "every word of it counts " * 160_000
-    schema: dict[str, Any] = {"type": "object", "properties": {f"p{n}": {"type": "string", "pattern": f"^a{n}"} for n in range(5000)}}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {f"p{n}": {"type": "string", "pattern": f"^a{n}"} for n in range(5000)},
+    }
     chain = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(20_000)}
     long = {"$ref": "#/$defs/d0", "$defs": {**chain, "d20000": {"const": 2**60 + 1}}}
     slow = {
@@ -113,16 +138,32 @@ def _heavy(model: str) -> list[tuple[str, str, bytes]]:
     return [
         ("1,000,000 ids in prompt", text, body(prompt=[1] * 1_000_000, max_tokens=1)),
         ("1,000,000 ids, the last one a text", text, body(prompt=[*[1] * 1_000_000, "a"], max_tokens=1)),
-        ("200 kB of names of control tokens", chat, body(messages=[{"role": "user", "content": "<|im_end|>" * 20_000}])),
+        (
+            "200 kB of names of control tokens",
+            chat,
+            body(messages=[{"role": "user", "content": "<|im_end|>" * 20_000}]),
+        ),
         ("4 MB of text to /tokenize", "/tokenize", body(prompt=words)),
         ("4 MB of text in a chat", chat, body(messages=[{"role": "user", "content": words}])),
         ("10,000 messages", chat, body(messages=[{"role": "user", "content": "a " * 150}] * 10_000)),
         ("embeddings of 128 × 512 ids", "/v1/embeddings", body(input=[[1] * 512] * 128)),
-        ("scores of 64 × 512 ids of a prompt", text, body(prompt=[[1] * 512] * 64, max_tokens=1, echo=True, logprobs=1)),
+        (
+            "scores of 64 × 512 ids of a prompt",
+            text,
+            body(prompt=[[1] * 512] * 64, max_tokens=1, echo=True, logprobs=1),
+        ),
         ("a schema of 5,000 patterns", text, body(prompt="a", json_schema=schema, max_tokens=1)),
         ("20,000 references in a chain", text, body(prompt="a", json_schema=long, max_tokens=1)),
-        ("a check that never ends", chat, body(messages=[{"role": "user", "content": "a"}], response_format=_format(slow), max_tokens=200)),
-        ("a response of 3 MB of input that is stored", "/v1/responses", body(input=words[:3_000_000], truncation="auto")),
+        (
+            "a check that never ends",
+            chat,
+            body(messages=[{"role": "user", "content": "a"}], response_format=_format(slow), max_tokens=200),
+        ),
+        (
+            "a response of 3 MB of input that is stored",
+            "/v1/responses",
+            body(input=words[:3_000_000], truncation="auto"),
+        ),
         ("a body of 4 MB that is no JSON", chat, b'{"messages": [' + b'{"role": "user"}, ' * 200_000),
     ]
 

@@ -1,7 +1,9 @@
-"""Processes that a serving benchmark asks for rounds: `clients`, which stream from a server, and `engine`, newleaf's without HTTP.
+"""Processes that a serving benchmark asks for rounds: `clients`, which stream from a server, and `engine`,
+newleaf's without HTTP.
 
-Each reads a JSON object a line and answers with one: what a round took, and the processor's seconds that this process spent on it. The
-clients keep what comes with its time and look into it afterwards, since what they do during a round is taken from the server's cores.
+Each reads a JSON object a line and answers with one: what a round took, and the processor's seconds that this
+process spent on it. The clients keep what comes with its time and look into it afterwards, since what they do
+during a round is taken from the server's cores.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ USAGE = re.compile(rb'"(?:completion|prompt)_tokens": ?\d+')
 
 @dataclass
 class Round:
-    """What came of many requests at once: seconds in all, and to each first token; tokens written and read; this process's seconds."""
+    """What came of many requests at once: seconds in all, and to each first token; tokens written and read;
+    this process's seconds."""
 
     seconds: float
     firsts: list[float]
@@ -32,8 +35,11 @@ class Round:
     busy: float
 
 
-def stream_all(host: str, port: int, bodies: Sequence[dict[str, Any]], path: str = "/v1/chat/completions") -> Round:
-    """Ask for all bodies at once and read to the end of each answer. Raises SystemExit with an answer that is no stream."""
+def stream_all(
+    host: str, port: int, bodies: Sequence[dict[str, Any]], path: str = "/v1/chat/completions"
+) -> Round:
+    """Ask for all bodies at once and read to the end of each answer. Raises SystemExit with an answer that is
+    no stream."""
     busy, begin = time.process_time(), time.perf_counter()
     came: list[list[tuple[float, bytes]]] = [[] for _ in bodies]
     with selectors.DefaultSelector() as waiting:
@@ -69,7 +75,10 @@ def _look(parts: list[tuple[float, bytes]], begin: float, found: Round) -> None:
         if FIRST.search(text):
             found.firsts.append(at - begin)
             break
-    usage = {name: int(value) for name, value in (each.replace(b'"', b"").split(b":") for each in USAGE.findall(whole))}
+    usage = {
+        name: int(value)
+        for name, value in (each.replace(b'"', b"").split(b":") for each in USAGE.findall(whole))
+    }
     found.written += usage.get(b"completion_tokens", events - 2)
     found.read += usage.get(b"prompt_tokens", 0)
 
@@ -89,14 +98,23 @@ class Alone:
         from newleaf.text.chat_template import Rendering
 
         config = SamplingConfig(max_tokens=tokens, min_tokens=tokens, temperature=0)
-        prompts = [self.model.chat_template.encode(messages, Rendering(add_generation_prompt=True)).ids for messages in asked]
+        prompts = [
+            self.model.chat_template.encode(messages, Rendering(add_generation_prompt=True)).ids
+            for messages in asked
+        ]
         firsts: dict[int, float] = {}
         busy, begin = time.process_time(), time.perf_counter()
         for piece in self.engine.write(prompts, config, ends=self.model.end_ids):
             if piece.prompt not in firsts:
                 firsts[piece.prompt] = time.perf_counter() - begin
         seconds = time.perf_counter() - begin
-        return Round(seconds, list(firsts.values()), len(prompts) * tokens, sum(map(len, prompts)), time.process_time() - busy)
+        return Round(
+            seconds,
+            list(firsts.values()),
+            len(prompts) * tokens,
+            sum(map(len, prompts)),
+            time.process_time() - busy,
+        )
 
 
 class Worker:
@@ -123,7 +141,11 @@ class Worker:
 
 def main() -> None:
     kind, *words = sys.argv[1:]
-    alone = Alone(words[0], None if words[1] == "stored" else words[1], int(words[2])) if kind == "engine" else None
+    alone = (
+        Alone(words[0], None if words[1] == "stored" else words[1], int(words[2]))
+        if kind == "engine"
+        else None
+    )
     for line in sys.stdin:
         question = json.loads(line)
         found = alone.round_of(**question) if alone is not None else stream_all(**question)

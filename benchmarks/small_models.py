@@ -2,11 +2,12 @@
 
     python -m benchmarks.small_models [--repeats 5] [--tokens 100] [--other PYTHON]
 
-The model has the shape of the one that `newleaf demo` trains, 1.4 M weights (4 layers × 128, 4,096 tokens, context 128), with random
-weights in fp32. Every text has a prompt of 20 random tokens, new in each round, and writes greedy tokens to the end of the context's room.
-Before the clock starts, texts of each way are compared with a plain loop over the whole network. `--other` is the Python of an
-environment with another newleaf, whose server takes its turns in the same rounds. Server and clients are processes of their own; whoever
-has no turn is stopped.
+The model has the shape of the one that `newleaf demo` trains, 1.4 M weights (4 layers × 128, 4,096 tokens,
+context 128), with random weights in fp32. Every text has a prompt of 20 random tokens, new in each round, and
+writes greedy tokens to the end of the context's room. Before the clock starts, texts of each way are compared
+with a plain loop over the whole network. `--other` is the Python of an environment with another newleaf,
+whose server takes its turns in the same rounds. Server and clients are processes of their own; whoever has no
+turn is stopped.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def check(model: Model, engine: Engine, peer: Peer, tokens: int) -> None:
     assert "".join(piece.text for piece in engine.write([prompt], config)) == wanted
     body = {"model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
     request = urllib.request.Request(
-        f"http://127.0.0.1:{peer.port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{peer.port}/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request) as found:
         assert json.load(found)["choices"][0]["text"] == wanted
@@ -93,11 +96,19 @@ def measure(folder: Path, repeats: int, tokens: int, other: str | None) -> dict[
         check(model, engines[1], peers[0], tokens)
         for repeat in range(-1, repeats):  # the first round warms up
             for turn in [*AT_ONCE, *peers]:
-                name, count = (f"engine, {turn}", turn) if isinstance(turn, int) else (turn.name, int(turn.name.rsplit(" ", 1)[1]))
+                name, count = (
+                    (f"engine, {turn}", turn)
+                    if isinstance(turn, int)
+                    else (turn.name, int(turn.name.rsplit(" ", 1)[1]))
+                )
                 prompts = rng.integers(300, 4000, (count, PROMPT)).tolist()
                 with alone(None if isinstance(turn, int) else turn, peers):
                     time.sleep(0.3)  # until other threads have stopped spinning
-                    seconds = written(engines[turn], prompts, tokens) if isinstance(turn, int) else asked(clients, turn, prompts, tokens)
+                    seconds = (
+                        written(engines[turn], prompts, tokens)
+                        if isinstance(turn, int)
+                        else asked(clients, turn, prompts, tokens)
+                    )
                 if repeat >= 0:
                     rates.setdefault(name, []).append(count * tokens / seconds)
     finally:
@@ -108,7 +119,9 @@ def measure(folder: Path, repeats: int, tokens: int, other: str | None) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--other", metavar="PYTHON", help="of an environment with another newleaf")
@@ -119,7 +132,11 @@ def main() -> None:
         Model(network, letters_tokenizer(SHAPE.vocab_size), "qwen3").save(Path(name) / "model")
         rates = measure(Path(name), args.repeats, args.tokens, args.other)
     threads = torch.get_num_threads()
-    table = Table("", "tokens/s", title=f"{network.parameter_count():,} weights; {args.tokens} tokens a text, {threads} threads")
+    table = Table(
+        "",
+        "tokens/s",
+        title=f"{network.parameter_count():,} weights; {args.tokens} tokens a text, {threads} threads",
+    )
     for way, values in rates.items():
         table.add_row(way, f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})")
     Console(width=140).print(table)

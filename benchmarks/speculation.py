@@ -1,14 +1,18 @@
-"""Guessing tokens: how fast a text is written with guesses and without, by newleaf and by llama-cpp-python's prompt look-up, interleaved.
+"""Guessing tokens: how fast a text is written with guesses and without, by newleaf and by llama-cpp-python's
+prompt look-up, interleaved.
 
-    python -m benchmarks.speculation SmolLM2-135M-Instruct.Q4_1.gguf [--kinds int8,int4,bf16] [--repeats 3] [--skip-llama] [--tokens 160]
+    python -m benchmarks.speculation SmolLM2-135M-Instruct.Q4_1.gguf [--kinds int8,int4,bf16] [--repeats 3]
+[--skip-llama] [--tokens 160]
 
-One stream, real weights. Greedy texts that repeat their prompt: a function of Python's standard library again with one name changed, a
-module's documentation quoted, a module gone on with. Ordinary ones, at temperature 0.8: a story, an explanation, a letter; for llama.cpp
-greedy, since its look-up has no draws in common with its plain writing. Each is written by the engine behind `Model.generate` with
-speculation on and off, and by llama_cpp.Llama with LlamaPromptLookupDecoding (2 guesses, its documentation's advice for CPUs, and its
-default of 10) and without. Time runs from the first token to the last. Then a draft model: `--draft MODEL`, or, since a small sister of
-the model is not at hand, a 4-bit copy of the same weights that drafts for bf16 ones (self-speculation: a draft that agrees much and costs
-much). First, the economics behind all this: what a step of several rows takes, in steps of one row.
+One stream, real weights. Greedy texts that repeat their prompt: a function of Python's standard library again
+with one name changed, a module's documentation quoted, a module gone on with. Ordinary ones, at temperature
+0.8: a story, an explanation, a letter; for llama.cpp greedy, since its look-up has no draws in common with
+its plain writing. Each is written by the engine behind `Model.generate` with speculation on and off, and by
+llama_cpp.Llama with LlamaPromptLookupDecoding (2 guesses, its documentation's advice for CPUs, and its
+default of 10) and without. Time runs from the first token to the last. Then a draft model: `--draft MODEL`,
+or, since a small sister of the model is not at hand, a 4-bit copy of the same weights that drafts for bf16
+ones (self-speculation: a draft that agrees much and costs much). First, the economics behind all this: what a
+step of several rows takes, in steps of one row.
 """
 
 from __future__ import annotations
@@ -68,7 +72,11 @@ def prompts_for(model: Model) -> list[Prompt]:
         Prompt("code", True, model.tokenizer.encode(methods)),
         Prompt("story", False, ask("Tell a story about a lighthouse keeper who finds a letter.")),
         Prompt("explanation", False, ask("Explain how a bicycle stays upright.")),
-        Prompt("letter", False, model.tokenizer.encode("Dear Sir,\n\nI am writing to you about the garden behind the old mill,")),
+        Prompt(
+            "letter",
+            False,
+            model.tokenizer.encode("Dear Sir,\n\nI am writing to you about the garden behind the old mill,"),
+        ),
     ]
 
 
@@ -81,7 +89,11 @@ class Newleaf:
     def write(self, prompt: Prompt, tokens: int, speculation: Any = "auto") -> tuple[float, list[int]]:
         """Tokens a second, and the ids."""
         config = SamplingConfig(
-            max_tokens=tokens, min_tokens=tokens, temperature=0.0 if prompt.repeats else 0.8, seed=1, speculation=speculation
+            max_tokens=tokens,
+            min_tokens=tokens,
+            temperature=0.0 if prompt.repeats else 0.8,
+            seed=1,
+            speculation=speculation,
         )
         request = self.engine._hand_in(prompt.ids, config, 0)
         row, begin, first = request.samples[0].row, 0.0, 0
@@ -123,21 +135,29 @@ def writers_for(args: argparse.Namespace, models: dict[str, Model]) -> dict[str,
     clock = time.process_time if args.cpu_clock else time.perf_counter
     for kind, model in models.items():
         engine = Newleaf(model, clock)
-        found[f"newleaf {kind}, off"] = lambda prompt, tokens, engine=engine: engine.write(prompt, tokens, "off")  # type: ignore[misc]
+        found[f"newleaf {kind}, off"] = lambda prompt, tokens, engine=engine: engine.write(
+            prompt, tokens, "off"
+        )  # type: ignore[misc]
         found[f"newleaf {kind}, look-up"] = engine.write
     if args.draft or {"bf16", "int4"} <= models.keys():
         kind = next(iter(models)) if args.draft else "bf16"
         draft = load(args.draft, args.draft_weights) if args.draft else models["int4"]
-        found[f"newleaf {kind}, look-up and {'draft' if args.draft else 'int4 copy as draft'}"] = Newleaf(models[kind], clock, draft).write
+        found[f"newleaf {kind}, look-up and {'draft' if args.draft else 'int4 copy as draft'}"] = Newleaf(
+            models[kind], clock, draft
+        ).write
     if not args.skip_llama:
         for proposals in (0, 2, 10):
-            found[f"llama.cpp, {f'look-up of {proposals}' if proposals else 'off'}"] = LlamaCpp(args.model, proposals, clock).write
+            found[f"llama.cpp, {f'look-up of {proposals}' if proposals else 'off'}"] = LlamaCpp(
+                args.model, proposals, clock
+            ).write
     return found
 
 
 def economics(models: dict[str, Model], console: Console) -> None:
     """What a step of several rows takes after 300 tokens, in steps of one row."""
-    table = Table("weights", "one row, ms", *(f"{rows} rows" for rows in ROWS[1:]), title="a step, in steps of one row")
+    table = Table(
+        "weights", "one row, ms", *(f"{rows} rows" for rows in ROWS[1:]), title="a step, in steps of one row"
+    )
     for kind, model in models.items():
         runner = LoweredRunner(model.network, 1, 1024)
         runner.read(0, list(range(300)))
@@ -148,7 +168,9 @@ def economics(models: dict[str, Model], console: Console) -> None:
                 runner.step([5] * rows, list(range(300, 300 + rows)), [0] * rows)
                 seconds[rows].append(time.perf_counter() - begin)
         medians = {rows: statistics.median(each) for rows, each in seconds.items()}
-        table.add_row(kind, f"{1000 * medians[1]:.2f}", *(f"{medians[rows] / medians[1]:.2f}" for rows in ROWS[1:]))
+        table.add_row(
+            kind, f"{1000 * medians[1]:.2f}", *(f"{medians[rows] / medians[1]:.2f}" for rows in ROWS[1:])
+        )
     console.print(table)
 
 
@@ -162,7 +184,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--only", help="prompts, by name, with commas between them")
     parser.add_argument("--skip-llama", action="store_true")
-    parser.add_argument("--cpu-clock", action="store_true", help="count this process's own seconds: for one thread on a busy machine")
+    parser.add_argument(
+        "--cpu-clock",
+        action="store_true",
+        help="count this process's own seconds: for one thread on a busy machine",
+    )
     parser.add_argument("--show", action="store_true", help="print the texts")
     args = parser.parse_args()
     console = Console(width=150)
@@ -171,7 +197,9 @@ def main() -> None:
     some = next(iter(models.values()))
     prompts = [each for each in prompts_for(some) if args.only is None or each.name in args.only.split(",")]
     writers = writers_for(args, models)
-    rates: dict[tuple[str, str], list[float]] = {(name, prompt.name): [] for name in writers for prompt in prompts}
+    rates: dict[tuple[str, str], list[float]] = {
+        (name, prompt.name): [] for name in writers for prompt in prompts
+    }
     texts: dict[tuple[str, str], list[int]] = {}
     for repeat in range(args.repeats + 1):
         for prompt in prompts:
@@ -200,10 +228,17 @@ def report(
     table = Table("writer", *(f"{each.name} ({len(each.ids)})" for each in prompts), title=title)
     off, differing = "", []
     for name in names:
-        off = name if name.endswith("off") else next(each for each in names if each.split(",")[0] == name.split(",")[0])
+        off = (
+            name
+            if name.endswith("off")
+            else next(each for each in names if each.split(",")[0] == name.split(",")[0])
+        )
         cells = []
         for prompt in prompts:
-            rate, before = statistics.median(rates[name, prompt.name]), statistics.median(rates[off, prompt.name])
+            rate, before = (
+                statistics.median(rates[name, prompt.name]),
+                statistics.median(rates[off, prompt.name]),
+            )
             cells.append(f"{rate:.1f}" + (f" ({rate / before:.2f} ×)" if name != off else ""))
             if texts[name, prompt.name] != texts[off, prompt.name]:
                 differing.append(f"{name}: {prompt.name}")

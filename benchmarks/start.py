@@ -1,4 +1,5 @@
-"""How fast newleaf answers: `python -m benchmarks.start` prints the medians of several runs of each command, and of compiling kernels."""
+"""How fast newleaf answers: `python -m benchmarks.start` prints the medians of several runs of each command,
+and of compiling kernels."""
 
 from __future__ import annotations
 
@@ -45,17 +46,27 @@ print(time.perf_counter() - begin)
 
 def first_steps(repeats: int) -> Table:
     """How long the kernels of each take to compile from nothing, and to load when that has been done."""
-    table = Table("first step", "kernels compiled", "kernels kept", title=f"Seconds, medians of {repeats} (least–most)")
+    table = Table(
+        "first step", "kernels compiled", "kernels kept", title=f"Seconds, medians of {repeats} (least–most)"
+    )
     for name, program in KERNELS.items():
         rounds = []
         for _ in range(repeats):
             with tempfile.TemporaryDirectory() as folder:
                 environment = os.environ | {"NUMBA_CACHE_DIR": folder}
                 command = [sys.executable, "-c", program]
-                both = [subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout for _ in range(2)]
+                both = [
+                    subprocess.run(
+                        command, check=True, capture_output=True, text=True, env=environment
+                    ).stdout
+                    for _ in range(2)
+                ]
                 rounds.append([float(taken) for taken in both])
         columns = zip(*rounds, strict=True)
-        table.add_row(name, *(f"{statistics.median(taken):.1f} ({min(taken):.1f}–{max(taken):.1f})" for taken in columns))
+        table.add_row(
+            name,
+            *(f"{statistics.median(taken):.1f} ({min(taken):.1f}–{max(taken):.1f})" for taken in columns),
+        )
     return table
 
 
@@ -66,7 +77,9 @@ def main(repeats: int = 9) -> None:
             begin = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             taken[name].append(time.perf_counter() - begin)
-    table = Table("command", "median", "least", "most", title=f"Wall-clock milliseconds of {repeats} runs, interleaved")
+    table = Table(
+        "command", "median", "least", "most", title=f"Wall-clock milliseconds of {repeats} runs, interleaved"
+    )
     for name, seconds in taken.items():
         table.add_row(name, *(f"{1000 * f(seconds):.0f}" for f in (statistics.median, min, max)))
     Console().print(table)

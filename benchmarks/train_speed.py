@@ -1,9 +1,10 @@
 """Training speed (table 1): `python -m benchmarks.train_speed [--large]`.
 
-One network, GPT-2's layout of 6 layers × 384, vocabulary 4,096, context 256, 32 windows a step, no dropout, AdamW with gradients clipped to
-1.0, random tokens. Every contender takes the same steps in a process of its own, and the contenders take turns, so that all see the same
-moods of the machine. `--large` is GPT-2's own shape, 12 × 768 with 50,304 tokens and 4 windows. The plain loop is nanoGPT's way of
-training: fp32 weights, autocast, `scaled_dot_product_attention`, one fused AdamW. litgpt has no learned positions, so its network has
+One network, GPT-2's layout of 6 layers × 384, vocabulary 4,096, context 256, 32 windows a step, no dropout,
+AdamW with gradients clipped to 1.0, random tokens. Every contender takes the same steps in a process of its
+own, and the contenders take turns, so that all see the same moods of the machine. `--large` is GPT-2's own
+shape, 12 × 768 with 50,304 tokens and 4 windows. The plain loop is nanoGPT's way of training: fp32 weights,
+autocast, `scaled_dot_product_attention`, one fused AdamW. litgpt has no learned positions, so its network has
 rotary ones.
 """
 
@@ -40,11 +41,15 @@ CONTENDERS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), help="some of the contenders")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each contender's turn, after warming up")
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="of each contender's turn, after warming up"
+    )
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     shape = SHAPES["large" if args.large else "small"]
@@ -54,7 +59,15 @@ def main() -> None:
     speeds: dict[str, list[float]] = {name: [] for name in args.only}
     for _ in range(args.rounds):
         for name in args.only:
-            command = [sys.executable, "-m", "benchmarks.train_speed", "--contender", name, "--seconds", str(args.seconds)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.train_speed",
+                "--contender",
+                name,
+                "--seconds",
+                str(args.seconds),
+            ]
             done = subprocess.run(command + ["--large"] * args.large, capture_output=True, text=True)
             if done.returncode:
                 print(f"{name}: left out ({done.stderr.strip().splitlines()[-1]})", file=sys.stderr)
@@ -62,18 +75,23 @@ def main() -> None:
                 args.only = [other for other in args.only if other != name]
                 continue
             speeds[name].append(json.loads(done.stdout.splitlines()[-1]))
-    print_table(shape, {name: statistics.median(found) for name, found in speeds.items() if found}, args.rounds)
+    print_table(
+        shape, {name: statistics.median(found) for name, found in speeds.items() if found}, args.rounds
+    )
 
 
 def print_table(shape: dict[str, int], speeds: dict[str, float], rounds: int) -> None:
     ours = speeds.get("newleaf bf16") or max(speeds.values())
     about = ", ".join(f"{name} {value:,}" for name, value in shape.items())
-    table = Table("contender", "tokens/s", "newleaf bf16 is", title=f"Training: {about}; median of {rounds} turns")
+    table = Table(
+        "contender", "tokens/s", "newleaf bf16 is", title=f"Training: {about}; median of {rounds} turns"
+    )
     for name, speed in speeds.items():
         table.add_row(name, f"{speed:,.0f}", f"{ours / speed:.2f} ×")
     Console().print(table)
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads; " + ", ".join(_version(name) for name in ("transformers", "litgpt"))
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads; "
+        + ", ".join(_version(name) for name in ("transformers", "litgpt"))
     )
 
 
@@ -88,7 +106,9 @@ def measure(contender: str, shape: dict[str, int], seconds: float) -> float:
     """Tokens in a second of this contender's steps, the first three left out."""
     torch.manual_seed(0)
     who, kind = contender.split(" ", 1)
-    step = {"transformers": _transformers, "litgpt": _litgpt, "plain": _plain, "newleaf": _newleaf}[who](kind, shape)
+    step = {"transformers": _transformers, "litgpt": _litgpt, "plain": _plain, "newleaf": _newleaf}[who](
+        kind, shape
+    )
     tokens = shape["batch"] * shape["context"]
     drawn = torch.randint(0, shape["vocabulary"], (8, shape["batch"], shape["context"] + 1))
     for number in range(3):
@@ -107,7 +127,9 @@ Stepper = Callable[[Tensor], None]
 
 def _stepper(network: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], autocast: bool) -> Stepper:
     """AdamW, clipped, around a loss: what a plain loop does."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
 
     def step(tokens: Tensor) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -146,7 +168,11 @@ def _litgpt(kind: str, shape: dict[str, int]) -> Stepper:
     network = litgpt.GPT(config).train()
     if kind == "bf16-true":
         network = network.bfloat16()
-    return _stepper(network, lambda ids, targets: F.cross_entropy(network(ids).flatten(0, 1).float(), targets.flatten()), autocast=False)
+    return _stepper(
+        network,
+        lambda ids, targets: F.cross_entropy(network(ids).flatten(0, 1).float(), targets.flatten()),
+        autocast=False,
+    )
 
 
 def _plain(kind: str, shape: dict[str, int]) -> Stepper:
@@ -168,7 +194,9 @@ def _newleaf(kind: str, shape: dict[str, int]) -> Stepper:
         n_head=shape["heads"],
         n_embd=shape["width"],
     )
-    return newleaf_step(config, OptimizerConfig(kind="adamw", learning_rate=1e-3), shape["batch"], kind == "bf16")
+    return newleaf_step(
+        config, OptimizerConfig(kind="adamw", learning_rate=1e-3), shape["batch"], kind == "bf16"
+    )
 
 
 def newleaf_step(config: GPTConfig, how: OptimizerConfig, batch_size: int, bf16: bool) -> Stepper:
@@ -198,7 +226,10 @@ class Plain(nn.Module):
     def __init__(self, shape: dict[str, int]) -> None:
         super().__init__()
         width = shape["width"]
-        self.tokens, self.positions = nn.Embedding(shape["vocabulary"], width), nn.Embedding(shape["context"], width)
+        self.tokens, self.positions = (
+            nn.Embedding(shape["vocabulary"], width),
+            nn.Embedding(shape["context"], width),
+        )
         self.blocks = nn.ModuleList(PlainBlock(width, shape["heads"]) for _ in range(shape["layers"]))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, shape["vocabulary"], bias=False)
@@ -221,7 +252,10 @@ class PlainBlock(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        )
         x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 

@@ -1,8 +1,9 @@
 """Full fine-tuning beside transformers' Trainer: `python -m benchmarks.tune_speed [--steps 12] [--rounds 2]`.
 
-GPT-2's 124M shape with random weights, windows of 128 tokens, four of them a step, AdamW at 5e-5, no dropout, as a tutorial tunes it. All
-contenders get the same weights and the same windows, each in a process of its own, and take turns. The last line says how far newleaf's
-losses in fp32 are from Trainer's on them (`--steps 50` for fifty steps). `--small` is a network of 2 × 128, to try the script.
+GPT-2's 124M shape with random weights, windows of 128 tokens, four of them a step, AdamW at 5e-5, no dropout,
+as a tutorial tunes it. All contenders get the same weights and the same windows, each in a process of its
+own, and take turns. The last line says how far newleaf's losses in fp32 are from Trainer's on them (`--steps
+50` for fifty steps). `--small` is a network of 2 × 128, to try the script.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ CONTENDERS = ("Trainer fp32", "Trainer bf16", "newleaf fp32", "newleaf bf16")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), help="some of the contenders")
@@ -64,22 +67,35 @@ def main() -> None:
 
 def print_table(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> None:
     shape = "2 × 128" if args.small else "GPT-2 124M"
-    speeds = {name: ROWS * WINDOW / statistics.median(turn["seconds"] for turn in turns) for name, turns in found.items()}
+    speeds = {
+        name: ROWS * WINDOW / statistics.median(turn["seconds"] for turn in turns)
+        for name, turns in found.items()
+    }
     ours = speeds.get("newleaf bf16") or max(speeds.values())
     table = Table(
-        "contender", "tokens/s", "newleaf bf16 is", title=f"Full fine-tuning: {shape}, {WINDOW} tokens × {ROWS}, {args.rounds} turns"
+        "contender",
+        "tokens/s",
+        "newleaf bf16 is",
+        title=f"Full fine-tuning: {shape}, {WINDOW} tokens × {ROWS}, {args.rounds} turns",
     )
     for name, speed in speeds.items():
         table.add_row(name, f"{speed:,.0f}", f"{ours / speed:.2f} ×")
     Console().print(table)
-    print(f"torch {torch.__version__}, transformers {version('transformers')}, {torch.get_num_threads()} threads")
+    print(
+        f"torch {torch.__version__}, transformers {version('transformers')}, {torch.get_num_threads()} "
+        f"threads"
+    )
     if {"Trainer fp32", "newleaf fp32"} <= found.keys():
         pairs = zip(found["newleaf fp32"][0]["losses"], found["Trainer fp32"][0]["losses"], strict=True)
-        print(f"losses in fp32: at most {100 * max(abs(a - b) / b for a, b in pairs):.3f} % apart in {args.steps} steps")
+        print(
+            f"losses in fp32: at most {100 * max(abs(a - b) / b for a, b in pairs):.3f} % apart in "
+            f"{args.steps} steps"
+        )
 
 
 def prepare(place: Path, steps: int, small: bool) -> None:
-    """A base with random weights in `base`, a text, and the windows that newleaf takes of it in `rows.npy`."""
+    """A base with random weights in `base`, a text, and the windows that newleaf takes of it in
+    `rows.npy`."""
     import transformers
 
     from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -92,10 +108,15 @@ def prepare(place: Path, steps: int, small: bool) -> None:
     tokenizer.save(place / "base")
     sizes = {"n_layer": 2, "n_embd": 128, "n_head": 2} if small else {}
     torch.manual_seed(0)
-    config = transformers.GPT2Config(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_id, **sizes)
+    config = transformers.GPT2Config(
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=tokenizer.bos_id, **sizes
+    )
     transformers.GPT2LMHeadModel(config).save_pretrained(place / "base")
     batches = objective(place, steps, "fp32").batches((0, 1))
-    rows = [torch.cat((batch.ids, batch.targets[:, -1:]), 1) for batch in (batches.batch(step) for step in range(steps))]
+    rows = [
+        torch.cat((batch.ids, batch.targets[:, -1:]), 1)
+        for batch in (batches.batch(step) for step in range(steps))
+    ]
     np.save(place / "rows.npy", torch.cat(rows).numpy())
 
 
@@ -115,7 +136,10 @@ def measure(contender: str, place: Path, steps: int) -> dict[str, Any]:
     """Median seconds of a step, and every loss."""
     who, kind = contender.split()
     found = (_trainer if who == "Trainer" else _newleaf)(place, steps, kind)
-    return {"seconds": statistics.median(second for _, second in found[WARM:]), "losses": [loss for loss, _ in found]}
+    return {
+        "seconds": statistics.median(second for _, second in found[WARM:]),
+        "losses": [loss for loss, _ in found],
+    }
 
 
 def _newleaf(place: Path, steps: int, kind: str) -> list[tuple[float, float]]:

@@ -1,4 +1,5 @@
-"""What every test shares: a cache of its own, small texts, and the data beside the checkout where it is there."""
+"""What every test shares: a cache of its own, small texts, and the data beside the checkout where it is
+there."""
 
 from __future__ import annotations
 

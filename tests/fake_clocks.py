@@ -73,7 +73,9 @@ class Machine:
         patch.setattr(Engine, "write", written)
         patch.setattr(prepare_pretraining, "matmul_speed", lambda *_: MATRIX_SPEED)
 
-    def pretrain(self, source: Path, out: Path, monitor: Monitor | None = None, **options: Any) -> newleaf.Run:
+    def pretrain(
+        self, source: Path, out: Path, monitor: Monitor | None = None, **options: Any
+    ) -> newleaf.Run:
         """A timed run by this clock."""
         train = {"time": options.pop("time"), **options.pop("train", {})}
         config = build(PretrainConfig, {"source": [str(source)], "train": train, **options})

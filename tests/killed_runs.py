@@ -1,6 +1,7 @@
 """Runs in processes of their own that can be killed at any point, and what must be equal afterwards.
 
-The processes come from a fork server that has everything imported, so that a trial takes a fraction of a second.
+The processes come from a fork server that has everything imported, so that a trial takes a fraction of a
+second.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ OPTIONS: dict[str, Any] = {
     },
     "train": {"batch_size": 4, "eval_every": 6, "eval_windows": 8, "sample": {"max_tokens": 3}},
 }  # fmt: skip
-LONGEST = 600  # seconds for a trial, which takes one: only one that hangs takes so long, on a busy machine too
+# seconds for a trial, which takes one: only one that hangs takes so long, on a busy machine too
+LONGEST = 600
 TIMES = ("seconds", "train_seconds", "total_seconds", "tokens_per_second", "resumed_from_step")
 
 Context = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else None
@@ -57,21 +59,34 @@ def server() -> Any:
     if Context is None:
         pytest.skip("needs fork")
     Context.set_forkserver_preload(
-        ["newleaf.api", "newleaf.train.runs.loss_plot", "torch._dynamo", "matplotlib.backends.backend_agg", "pytest"]
+        [
+            "newleaf.api",
+            "newleaf.train.runs.loss_plot",
+            "torch._dynamo",
+            "matplotlib.backends.backend_agg",
+            "pytest",
+        ]
     )
     return Context
 
 
-def start(source: Path, out: Path, options: dict[str, Any], before: Callable[..., None] | None = None, *args: Any) -> BaseProcess:
-    """A process that begins the run (of fine-tuning where the options name a task), or goes on with it where there is one; `before(*args)`
-    is called in it first."""
+def start(
+    source: Path, out: Path, options: dict[str, Any], before: Callable[..., None] | None = None, *args: Any
+) -> BaseProcess:
+    """A process that begins the run (of fine-tuning where the options name a task), or goes on with it where
+    there is one; `before(*args)` is called in it first."""
     process = server().Process(target=_train, args=(source, out, options, dict(os.environ), before, args))
     process.start()
     return process  # type: ignore[no-any-return]
 
 
 def _train(
-    source: Path, out: Path, options: dict[str, Any], environment: dict[str, str], before: Callable[..., None] | None, args: tuple[Any, ...]
+    source: Path,
+    out: Path,
+    options: dict[str, Any],
+    environment: dict[str, str],
+    before: Callable[..., None] | None,
+    args: tuple[Any, ...],
 ) -> None:
     os.environ |= environment
     import newleaf
@@ -83,7 +98,13 @@ def _train(
         if (out / "run.yaml").exists():
             newleaf.resume(out, quiet=True)
         elif "task" in options:
-            newleaf.finetune(options["model"], source, out=out, quiet=True, **{key: options[key] for key in options if key != "model"})
+            newleaf.finetune(
+                options["model"],
+                source,
+                out=out,
+                quiet=True,
+                **{key: options[key] for key in options if key != "model"},
+            )
         else:
             newleaf.pretrain(source, out=out, quiet=True, **options)
     except Stopped:
@@ -105,7 +126,8 @@ def kill(process: BaseProcess, after: float = 0.0) -> bool:
 
 
 def kill_at(call: int) -> None:
-    """In the process itself: kill -9 just before the n-th time it flushes, renames, truncates or removes something."""
+    """In the process itself: kill -9 just before the n-th time it flushes, renames, truncates or removes
+    something."""
     import shutil
 
     count = 0
@@ -127,13 +149,18 @@ def kill_at(call: int) -> None:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Everything a run leaves, times and speeds apart: metrics, summary, weights and optimizer state, to the bit."""
+    """Everything a run leaves, times and speeds apart: metrics, summary, weights and optimizer state, to the
+    bit."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     summary = json.loads((run / "summary.json").read_text("utf-8"))
     return {
         "metrics": [{name: value for name, value in line.items() if name not in TIMES} for line in lines],
         "summary": {name: value for name, value in summary.items() if name not in TIMES},
-        "weights": [path.read_bytes() for name in ("model", "adapter") for path in sorted((run / name).glob("*.safetensors"))],
+        "weights": [
+            path.read_bytes()
+            for name in ("model", "adapter")
+            for path in sorted((run / name).glob("*.safetensors"))
+        ],
         "state": (max((run / "state").glob("step-*")) / "optimizer.safetensors").read_bytes(),
         "files": sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.name != ".lock"),
     }

@@ -15,9 +15,13 @@ ROOT = Path(__file__).parents[1]
 
 def commands(name: str) -> list[str]:
     # Every second part between fences is a block; those without a language are commands.
-    blocks = [block for block in (ROOT / name).read_text("utf-8").split("```")[1::2] if block.startswith("\n")]
+    blocks = [
+        block for block in (ROOT / name).read_text("utf-8").split("```")[1::2] if block.startswith("\n")
+    ]
     lines = [line.split("  #")[0] for block in blocks for line in block.splitlines()]
-    return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("newleaf ")]
+    return [
+        part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("newleaf ")
+    ]
 
 
 def test_the_readmes_commands_and_python_run(tmp_path: Path, book: Path) -> None:
@@ -42,20 +46,26 @@ def test_the_commands_and_python_of_the_page_on_writing_run(tmp_path: Path, book
 
     tokenizer = train_tokenizer([book.read_text("utf-8")], TokenizerConfig(), 400)
     torch.manual_seed(0)
-    Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 2, 32)), tokenizer, "gpt2").save(tmp_path / "runs" / "book")
+    Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 2, 32)), tokenizer, "gpt2").save(
+        tmp_path / "runs" / "book"
+    )
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
     found = commands("docs/generation.md")
     assert len(found) == 6
     for line in found:
         run(["-m", *shlex.split(line)], tmp_path)
     assert len((tmp_path / "answers.jsonl").read_text("utf-8").splitlines()) == 2
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generation.md").read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "generation.md").read_text("utf-8"), re.DOTALL
+    )
     assert len(blocks) == 2
     run(["-c", "\n".join(blocks)], tmp_path)
 
 
 def run(words: list[str], folder: Path) -> None:
-    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, (words, done.stderr[-2000:])
 
 
@@ -82,7 +92,9 @@ def to_tune(folder: Path, book: Path) -> None:
 
     tokenizer = train_tokenizer([book.read_text("utf-8")], TokenizerConfig(), 400)
     torch.manual_seed(0)
-    Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 2, 32)), tokenizer, "gpt2").save(folder / "runs" / "book")
+    Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 2, 32)), tokenizer, "gpt2").save(
+        folder / "runs" / "book"
+    )
     (folder / "chapters.txt").write_bytes(book.read_bytes()[:9000])
     rows = [{"text": f"a {('dull', 'fine')[n % 2]} film, number {n}", "label": n % 2} for n in range(80)]
     (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -92,8 +104,12 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 TUNING = [path for path in RECIPES if re.search(r"^task:", path.read_text("utf-8"), re.MULTILINE)]
 
 
-@pytest.mark.parametrize("recipe", [path for path in RECIPES if path not in TUNING], ids=lambda path: path.name)
-def test_every_recipe_trains_on_a_local_file_and_says_what_would_make_it_stock(recipe: Path, book: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "recipe", [path for path in RECIPES if path not in TUNING], ids=lambda path: path.name
+)
+def test_every_recipe_trains_on_a_local_file_and_says_what_would_make_it_stock(
+    recipe: Path, book: Path, tmp_path: Path
+) -> None:
     import json
 
     from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -113,7 +129,13 @@ def test_every_recipe_trains_on_a_local_file_and_says_what_would_make_it_stock(r
         tmp_path / "tokenizer",
         *options,
     ]
-    done = subprocess.run([sys.executable, "-m", "newleaf", *map(str, words)], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "newleaf", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "model.final_norm false" in done.stderr
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["family"] == "newleaf"
@@ -124,5 +146,18 @@ def test_the_recipes_of_fine_tuning_tune_a_small_model(recipe: str, book: Path, 
     to_tune(tmp_path, book)
     data = "reviews.jsonl" if "classify" in recipe else "chapters.txt"
     run(
-        ["-m", "newleaf", "finetune", "runs/book", data, "--config", str(ROOT / "recipes" / recipe), "--out", "r", "--steps", "3"], tmp_path
+        [
+            "-m",
+            "newleaf",
+            "finetune",
+            "runs/book",
+            data,
+            "--config",
+            str(ROOT / "recipes" / recipe),
+            "--out",
+            "r",
+            "--steps",
+            "3",
+        ],
+        tmp_path,
     )

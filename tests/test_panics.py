@@ -29,7 +29,9 @@ def searching_without_end() -> tokenizers.Tokenizer:
 @pytest.mark.parametrize("backtrace", [None, "1", "full"])
 def test_a_command_whose_tokenizer_panics_says_one_line(backtrace: str | None, tmp_path: Path) -> None:
     config = GPTConfig(300, 32, 1, 1, 32)
-    save_folder(tmp_path / "m", config, GPT(config).state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257))
+    save_folder(
+        tmp_path / "m", config, GPT(config).state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257)
+    )
     searching_without_end().save(str(tmp_path / "m" / "tokenizer.json"))
     environment = {name: value for name, value in os.environ.items() if name != "RUST_BACKTRACE"}
     environment |= {"RUST_BACKTRACE": backtrace} if backtrace else {}
@@ -65,5 +67,7 @@ def test_standard_error_is_the_same_file_afterwards(capfd: pytest.CaptureFixture
 
 def test_without_standard_error_nothing_is_taken_aside() -> None:
     code = "import os; os.close(2)\nfrom newleaf.panics import without_messages\nwith without_messages(): print('done')"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (found.returncode, found.stdout) == (0, "done\n")

@@ -1,4 +1,5 @@
-"""Plans on paper: published facts come out of the formulas, and the formulas agree with networks that are really built."""
+"""Plans on paper: published facts come out of the formulas, and the formulas agree with networks that are
+really built."""
 
 from __future__ import annotations
 
@@ -55,7 +56,11 @@ def test_published_counts_are_exact() -> None:
     """Brown et al. 2020, Wang 2021 and Black et al. 2022."""
     assert plan("gptj-6b")["parameters"] == 6_050_882_784
     assert plan("gpt-neox-20b")["parameters"] == 20_554_567_680
-    assert [round(plan(f"gpt3-{size}")["parameters"], -7) / 1e6 for size in ("350m", "1.3b", "2.7b")] == [360, 1320, 2650]
+    assert [round(plan(f"gpt3-{size}")["parameters"], -7) / 1e6 for size in ("350m", "1.3b", "2.7b")] == [
+        360,
+        1320,
+        2650,
+    ]
     assert round(plan("gpt3-350m")["parameters"] / 1e6) == 356
 
 
@@ -72,19 +77,30 @@ def test_gpt_oss_has_the_total_and_active_counts_of_its_model_card() -> None:
 
 def test_gpt3_took_the_papers_flops() -> None:
     """Table D.1: 300 billion tokens of training for each size."""
-    paper = {"125m": 2.25e20, "350m": 6.41e20, "760m": 1.37e21, "1.3b": 2.38e21, "2.7b": 4.77e21, "6.7b": 1.20e22, "13b": 2.31e22}
+    paper = {
+        "125m": 2.25e20,
+        "350m": 6.41e20,
+        "760m": 1.37e21,
+        "1.3b": 2.38e21,
+        "2.7b": 4.77e21,
+        "6.7b": 1.20e22,
+        "13b": 2.31e22,
+    }
     assert f"{plan('gpt3-175b', tokens=300e9)['training_flops']:.2e}" == "3.14e+23"
     for size, flops in paper.items():
         assert plan(f"gpt3-{size}", tokens=300e9)["training_flops"] == pytest.approx(flops, rel=0.015), size
 
 
 def test_a_megatron_run_of_gpt3_takes_the_published_month() -> None:
-    """Narayanan et al. 2021 (https://arxiv.org/abs/2104.04473, section 5.1): 34 days on 1,024 A100s at 140 TFLOP/s, by 8 FLOPs a weight.
+    """Narayanan et al. 2021 (https://arxiv.org/abs/2104.04473, section 5.1): 34 days on 1,024 A100s at 140
+    TFLOP/s, by 8 FLOPs a weight.
 
     They recompute activations, so 6/8 of their FLOPs are the model's.
     """
     mfu = 140e12 / DEVICES["a100"].flops * 6 / 8
-    assert plan("gpt3-175b", gpus=1024, gpu="a100", tokens=300e9, mfu=mfu)["days"] == pytest.approx(34, abs=0.5)
+    assert plan("gpt3-175b", gpus=1024, gpu="a100", tokens=300e9, mfu=mfu)["days"] == pytest.approx(
+        34, abs=0.5
+    )
 
 
 def test_attention_flops_are_palms_formula_and_windows_save_some() -> None:
@@ -93,7 +109,9 @@ def test_attention_flops_are_palms_formula_and_windows_save_some() -> None:
     found = plan(config)
     assert found["flops_per_token_with_attention"] - found["flops_per_token"] == extra
     windowed = plan(config.replace(windows=(0, 128) * 3))
-    assert windowed["flops_per_token_with_attention"] - windowed["flops_per_token"] == extra * (512 + 128) / (2 * 512)
+    assert windowed["flops_per_token_with_attention"] - windowed["flops_per_token"] == extra * (512 + 128) / (
+        2 * 512
+    )
 
 
 def test_compute_optimal_tokens_are_chinchillas() -> None:
@@ -116,17 +134,22 @@ def test_activations_of_a_gpt_with_dropout_are_those_of_korthikanti() -> None:
 
 @pytest.mark.parametrize("gated", [False, True])
 def test_what_autograd_keeps_is_what_the_formula_says(gated: bool) -> None:
-    """The tensors that PyTorch itself saves for the backward of a layer written with its own functions, in bf16."""
+    """The tensors that PyTorch itself saves for the backward of a layer written with its own functions, in
+    bf16."""
     config = GPTConfig(1000, 128, 1, 4, 64, gated=gated)
     shape = {"dtype": torch.bfloat16, "requires_grad": True}
     x = torch.randn(128, 64, **shape)
-    weights = [torch.randn(rows, columns, **shape) for rows, columns in [(64, 64)] * 4 + [(256, 64), (64, 256), (256, 64)]]
+    weights = [
+        torch.randn(rows, columns, **shape)
+        for rows, columns in [(64, 64)] * 4 + [(256, 64), (64, 256), (256, 64)]
+    ]
     ours = {w.untyped_storage().data_ptr() for w in weights}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in ours and storage.nbytes() >= 128 * 64:  # not weights, not statistics of the norms
+        # not weights, not statistics of the norms
+        if storage.data_ptr() not in ours and storage.nbytes() >= 128 * 64:
             kept[storage.data_ptr()] = storage.nbytes()
             alive.append(tensor)
         return tensor
@@ -145,7 +168,8 @@ def test_what_autograd_keeps_is_what_the_formula_says(gated: bool) -> None:
 
 
 def test_fsdp_divides_the_state_of_16_bytes_a_parameter_and_ddp_does_not() -> None:
-    """Rajbhandari et al. 2020: 7.5 billion parameters are 120 GB, and 1.9 GB on each of 64 devices (figure 1)."""
+    """Rajbhandari et al. 2020: 7.5 billion parameters are 120 GB, and 1.9 GB on each of 64 devices (figure
+    1)."""
     found, parts = plan("gpt3-6.7b", gpus=64), ("weights", "gradients", "optimizer")
     ddp, fsdp = (sum(found[f"{kind}_{part}"] for part in parts) for kind in ("ddp", "fsdp"))
     assert ddp / found["parameters"] * 7.5e9 == pytest.approx(120e9)
@@ -153,7 +177,8 @@ def test_fsdp_divides_the_state_of_16_bytes_a_parameter_and_ddp_does_not() -> No
     assert found["ddp_total"] == ddp + found["activations_checkpointed"]
     assert found["fsdp_total"] == fsdp + found["fsdp_gathered"] + found["activations_checkpointed"]
     assert found["fsdp_gathered"] == 4 * (50_257 + 2048) * 4096  # of the two, the larger is the embedding
-    assert plan("gpt3-175b", gpus=8)["fsdp_gathered"] == 4 * (12 * 12_288**2 + 10 * 12_288)  # and here a layer
+    # and here a layer
+    assert plan("gpt3-175b", gpus=8)["fsdp_gathered"] == 4 * (12 * 12_288**2 + 10 * 12_288)
     alone = plan("gpt3-6.7b")
     assert alone["fsdp_total"] == alone["ddp_total"]
 
@@ -174,7 +199,13 @@ def test_the_kv_cache_is_as_large_as_the_one_that_is_built() -> None:
 
 
 def test_a_folder_plans_as_its_size_does(tmp_path: Path) -> None:
-    fields = {"architectures": ["GPTJForCausalLM"], "model_type": "gptj", "vocab_size": 50400, "n_positions": 2048, "n_layer": 28}
+    fields = {
+        "architectures": ["GPTJForCausalLM"],
+        "model_type": "gptj",
+        "vocab_size": 50400,
+        "n_positions": 2048,
+        "n_layer": 28,
+    }
     fields |= {"n_head": 16, "n_embd": 4096, "rotary_dim": 64, "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(fields))
     assert plan(tmp_path).figures == plan("GPTJ-6B").figures
@@ -192,7 +223,9 @@ def test_a_folder_plans_as_its_size_does(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_bad_input_is_one_line_and_exit_code_2(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from newleaf.cli.main import main
 
     assert main(["plan", *words]) == 2
@@ -204,7 +237,9 @@ def test_bad_input_is_one_line_and_exit_code_2(words: list[str], named: str, cap
 
 
 def newleaf(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "newleaf", *words], capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "newleaf", *words], capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -225,7 +260,9 @@ def test_the_command_prints_counts_beside_the_papers_and_gives_every_number_its_
 
 def test_the_commands_of_the_page_run() -> None:
     lines = [
-        line for line in (ROOT / "docs" / "plan.md").read_text("utf-8").splitlines() if line.startswith("newleaf ") and "--fit" not in line
+        line
+        for line in (ROOT / "docs" / "plan.md").read_text("utf-8").splitlines()
+        if line.startswith("newleaf ") and "--fit" not in line
     ]
     assert len(lines) >= 3
     for line in lines:
@@ -234,7 +271,12 @@ def test_the_commands_of_the_page_run() -> None:
 
 def test_counting_needs_no_pytorch() -> None:
     check = "import sys; from newleaf.plan import plan; plan('gpt3-175b'); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", check], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )
 
 
 def test_importing_newleaf_is_enough_for_a_plan_as_the_page_has_it() -> None:
@@ -246,13 +288,17 @@ def test_importing_newleaf_is_enough_for_a_plan_as_the_page_has_it() -> None:
 def test_a_plan_for_a_machine_says_the_time_and_memory_that_its_figures_give() -> None:
     machine = Machine(cores=8, memory=16e9, flops=200e9, precision="fp32")
     found = plan("gpt2-124m", tokens=1e9, machine=machine)
-    assert found["machine_days"] == pytest.approx(found["training_flops_with_attention"] / (200e9 * USEFUL_SHARE) / 86_400)
+    assert found["machine_days"] == pytest.approx(
+        found["training_flops_with_attention"] / (200e9 * USEFUL_SHARE) / 86_400
+    )
     assert found["machine_memory_to_train"] > 16 * found["parameters"]
     assert found["machine_memory_to_run"] == pytest.approx(found["weights_to_serve"] + found["kv_cache_full"])
     assert "machine_days" not in plan("gpt2-124m").figures
 
 
-def test_the_command_plans_for_this_machine_unless_accelerators_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_plans_for_this_machine_unless_accelerators_are_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["plan", "gpt2-124m"]) == 0
     out = capsys.readouterr().out
     assert f"This machine: {len(os.sched_getaffinity(0))} cores" in out

@@ -31,7 +31,10 @@ def test_every_type_is_read_from_text_as_typed_on_a_command_line() -> None:
 
 
 def test_a_configuration_written_out_reads_back_the_same() -> None:
-    config = build(PretrainConfig, {"source": ["a.txt"], "train": {"steps": 5, "schedule": {"warmup": 0.1}}, "model": {"n_layer": 2}})
+    config = build(
+        PretrainConfig,
+        {"source": ["a.txt"], "train": {"steps": 5, "schedule": {"warmup": 0.1}}, "model": {"n_layer": 2}},
+    )
     assert build(PretrainConfig, plain(config)) == config
 
 
@@ -64,11 +67,20 @@ def test_broken_yaml_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 WRONG_RECIPES: dict[str, tuple[str, str]] = {
-    "a month that no calendar has": ("train: {steps: 2001-99-99}", r"r\.yaml: not valid YAML \(month must be"),
+    "a month that no calendar has": (
+        "train: {steps: 2001-99-99}",
+        r"r\.yaml: not valid YAML \(month must be",
+    ),
     "a date for a name": ("2001-99-99: 1", r"r\.yaml: not valid YAML"),
     "a number without end": (f"train: {{steps: {'9' * 6000}}}", r"r\.yaml: not valid YAML"),
-    "a hexadecimal number without end": (f"train: {{steps: 0x{'f' * 6000}}}", r"r\.yaml: holds a whole number of more than"),
-    "a sexagesimal number without end": (f"train: {{steps: 1{':59' * 3000}}}", r"r\.yaml: holds a whole number of more than"),
+    "a hexadecimal number without end": (
+        f"train: {{steps: 0x{'f' * 6000}}}",
+        r"r\.yaml: holds a whole number of more than",
+    ),
+    "a sexagesimal number without end": (
+        f"train: {{steps: 1{':59' * 3000}}}",
+        r"r\.yaml: holds a whole number of more than",
+    ),
     "depth": ("source: " + "[" * 300 + "]" * 300, r"r\.yaml: nests more than"),
     "a tag of Python's": ("train: !!python/object/apply:os.getcwd []", r"r\.yaml:1: not valid YAML"),
     "too much": ("a: 1\n" * 600_000, r"r\.yaml: has 3,000,000 characters, and newleaf reads at most"),
@@ -99,7 +111,9 @@ def test_a_micro_batch_that_does_not_divide_a_chosen_batch_is_named() -> None:
 
 
 def test_a_network_that_no_memory_holds_is_refused_before_it_is_made() -> None:
-    with pytest.raises(InputError, match=r"model: a network of .* weights takes .* in fp32, and this machine has"):
+    with pytest.raises(
+        InputError, match=r"model: a network of .* weights takes .* in fp32, and this machine has"
+    ):
         check_size(GPTConfig(vocab_size=300, n_embd=10**12, n_layer=1, n_head=1, context_length=8), 1)
 
 
@@ -114,6 +128,8 @@ def test_a_date_is_text_where_text_is_asked_for(tmp_path: Path) -> None:
     assert build(PretrainConfig, read_recipe(tmp_path / "r.yaml")).source == ("2001-01-01",)
 
 
-@pytest.mark.parametrize(("text", "value"), [("90", 90), ("90s", 90), ("3m", 180), ("1h30m", 5400), ("0.5m", 30), (45, 45)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("90", 90), ("90s", 90), ("3m", 180), ("1h30m", 5400), ("0.5m", 30), (45, 45)]
+)
 def test_durations(text: str, value: float) -> None:
     assert seconds(text) == value

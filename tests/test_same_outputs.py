@@ -34,7 +34,16 @@ def test_a_difference_is_named_by_the_way_to_it() -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [({"a": 1}, {}), ({}, {"a": 1}), ([1], [1, 2]), ([1, 2], [1]), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), (1, 1.0), (0, False), ("", None)],
+    [
+        ({"a": 1}, {}),
+        ({}, {"a": 1}),
+        ([1], [1, 2]),
+        ([1, 2], [1]),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (1, 1.0),
+        (0, False),
+        ("", None),
+    ],
 )
 def test_what_is_missing_moved_or_of_another_type_differs(old: Any, new: Any) -> None:
     assert places(old, new)
@@ -58,18 +67,32 @@ def test_a_long_value_is_shown_from_where_it_differs() -> None:
 
 def test_a_tensor_s_type_shape_and_every_bit_count() -> None:
     base = torch.arange(6.0)
-    others = [base.reshape(2, 3), base.bfloat16(), base.flip(0), base + torch.tensor([0, 0, 0, 0, 0, 5e-7]), torch.zeros(0)]
+    others = [
+        base.reshape(2, 3),
+        base.bfloat16(),
+        base.flip(0),
+        base + torch.tensor([0, 0, 0, 0, 0, 5e-7]),
+        torch.zeros(0),
+    ]
     assert len({tensor_digest(each) for each in [base, *others]}) == 6
     assert tensor_digest(base) == tensor_digest(torch.arange(12.0)[:6])
 
 
 def test_times_versions_and_a_request_s_ids_are_left_out_but_not_sections_of_these_names() -> None:
-    record = {"version": "1", "id": "chat-1", "newleaf": {"n_layer": 2, "version": 3}, "tokens": [{"id": 17, "seconds": 2.0}]}
+    record = {
+        "version": "1",
+        "id": "chat-1",
+        "newleaf": {"n_layer": 2, "version": 3},
+        "tokens": [{"id": 17, "seconds": 2.0}],
+    }
     assert kept(record) == {"newleaf": {"n_layer": 2}, "tokens": [{"id": 17}]}
 
 
 def test_the_temporary_folder_s_path_is_left_out() -> None:
-    assert without_folder({"where": ["/tmp/a/text.txt:3"], "n": 1}, "/tmp/a") == {"where": ["…/text.txt:3"], "n": 1}
+    assert without_folder({"where": ["/tmp/a/text.txt:3"], "n": 1}, "/tmp/a") == {
+        "where": ["…/text.txt:3"],
+        "n": 1,
+    }
 
 
 def test_a_folder_whose_tensors_changed_places_differs(tmp_path: Path) -> None:
@@ -80,7 +103,9 @@ def test_a_folder_whose_tensors_changed_places_differs(tmp_path: Path) -> None:
     assert list(before) == ["config.json", "model.safetensors"]
     save_file({"a": second, "b": first}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"newleaf": {"version": "2"}, "n_embd": 2}', "utf-8")
-    assert places(before, folder_digest(tmp_path)) == [f"model.safetensors/{name}" for name in ("bytes", "a", "b")]
+    assert places(before, folder_digest(tmp_path)) == [
+        f"model.safetensors/{name}" for name in ("bytes", "a", "b")
+    ]
     assert file_digest(tmp_path / "config.json") == {"newleaf": {}, "n_embd": 2}
 
 

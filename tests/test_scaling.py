@@ -24,7 +24,9 @@ FLOPS = np.geomspace(1e12, 1e14, 6)
 def law(floor: float, slope: float, *, noise: float = 0.0, flops: np.ndarray = FLOPS, seed: int = 0) -> Law:
     """Fitted to runs of L = floor + 1.5·(C / 1e12)^-slope, with relative noise."""
     luck = np.exp(noise * np.random.default_rng(seed).standard_normal(len(flops)))
-    return fit_law([Point(f"run{n}", c, true(floor, slope, c) * x, 10.0) for n, (c, x) in enumerate(zip(flops, luck))])
+    return fit_law(
+        [Point(f"run{n}", c, true(floor, slope, c) * x, 10.0) for n, (c, x) in enumerate(zip(flops, luck))]
+    )
 
 
 def true(floor: float, slope: float, flops: float) -> float:
@@ -44,7 +46,9 @@ def test_a_law_without_noise_is_found_again(floor: float, slope: float) -> None:
         assert high - low < 0.01
 
 
-@pytest.mark.parametrize(("floor", "slope", "noise", "runs"), [(1.0, 0.3, 0.003, 5), (0.8, 0.15, 0.01, 7), (0.0, 0.1, 0.01, 6)])
+@pytest.mark.parametrize(
+    ("floor", "slope", "noise", "runs"), [(1.0, 0.3, 0.003, 5), (0.8, 0.15, 0.01, 7), (0.0, 0.1, 0.01, 6)]
+)
 def test_the_band_holds_the_truth_nine_times_in_ten_a_hundred_times_beyond_the_runs(
     floor: float, slope: float, noise: float, runs: int
 ) -> None:
@@ -57,7 +61,10 @@ def test_the_band_holds_the_truth_nine_times_in_ten_a_hundred_times_beyond_the_r
 
 def test_the_band_widens_with_distance_and_narrows_with_runs() -> None:
     few, many = (law(1.0, 0.3, noise=0.003, flops=np.geomspace(1e12, 1e14, runs), seed=3) for runs in (5, 20))
-    widths = [[high - low for low, high in (found.band(flops) or (0, 0) for flops in (1e14, 1e15, 1e17))] for found in (few, many)]
+    widths = [
+        [high - low for low, high in (found.band(flops) or (0, 0) for flops in (1e14, 1e15, 1e17))]
+        for found in (few, many)
+    ]
     assert widths[0] == sorted(widths[0])
     assert all(narrow < wide for wide, narrow in zip(*widths))
 
@@ -75,19 +82,31 @@ def test_with_too_few_runs_two_parameters_are_fitted_and_it_is_said() -> None:
 
 
 def test_a_diverged_run_is_left_out_by_name_and_honest_ones_are_not() -> None:
-    points = [Point(f"run{n}", c, true(1.0, 0.3, c) * (1 + 0.001 * (-1) ** n)) for n, c in enumerate(np.geomspace(1e12, 1e14, 8))]
+    points = [
+        Point(f"run{n}", c, true(1.0, 0.3, c) * (1 + 0.001 * (-1) ** n))
+        for n, c in enumerate(np.geomspace(1e12, 1e14, 8))
+    ]
     spoiled = [*points[:5], Point("diverged", points[5].flops, 3.0), *points[6:]]
     found = fit_law(spoiled)
     assert [point.name for point in found.left_out] == ["diverged"]
     assert any("diverged lies far" in note for note in found.notes)
     assert found.loss(1e15) == pytest.approx(true(1.0, 0.3, 1e15), rel=0.01)
-    honest = sum(bool(law(1.0, 0.3, noise=0.01, flops=np.geomspace(1e12, 1e14, 8), seed=seed).left_out) for seed in range(100))
+    honest = sum(
+        bool(law(1.0, 0.3, noise=0.01, flops=np.geomspace(1e12, 1e14, 8), seed=seed).left_out)
+        for seed in range(100)
+    )
     assert honest <= 2
 
 
 def test_students_t_is_that_of_the_tables() -> None:
     """Two-sided 90 and 99 %, from any table of the distribution."""
-    for freedom, ninety, ninety_nine in ((1, 6.314, 63.657), (2, 2.920, 9.925), (3, 2.353, 5.841), (4, 2.132, 4.604), (10, 1.812, 3.169)):
+    for freedom, ninety, ninety_nine in (
+        (1, 6.314, 63.657),
+        (2, 2.920, 9.925),
+        (3, 2.353, 5.841),
+        (4, 2.132, 4.604),
+        (10, 1.812, 3.169),
+    ):
         assert student_t(freedom, 0.9) == pytest.approx(ninety, abs=6e-4)
         assert student_t(freedom, 0.99) == pytest.approx(ninety_nine, abs=6e-4)
 
@@ -116,7 +135,9 @@ def test_runs_become_points_of_their_own_flops(runs: Path) -> None:
     assert notes == ["cut is stopped, not finished, and is left out: the law is one of whole runs."]
 
 
-def test_the_command_forecasts_budgets_at_the_runs_speed(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_forecasts_budgets_at_the_runs_speed(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "law.png"
     words = ["plan", "--fit", str(runs), "--budget", "1h", "--flops", "1e15", "--out", str(out)]
     assert main([*words, "--json"]) == 0
@@ -155,7 +176,9 @@ def test_the_picture_shows_each_run_the_law_and_the_forecasts(runs: Path) -> Non
         (["gpt2-124m", "--budget", "1h"], "is for --fit"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(words: list[str], named: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], named: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plan", *(word.format(runs=runs) for word in words)]) == 2
     error = capsys.readouterr().err
     assert named in error

@@ -1,6 +1,8 @@
-"""Fetches the page's vendored libraries from npm, at the versions below, and notes their digests: `python tools/vendor_page.py`.
+"""Fetches the page's vendored libraries from npm, at the versions below, and notes their digests: `python
+tools/vendor_page.py`.
 
-To update one, change its version here, run this, and run tests/serve/web/test_page_files.py and tests/serve/web/test_markdown.py.
+To update one, change its version here, run this, and run tests/serve/web/test_page_files.py and
+tests/serve/web/test_markdown.py.
 """
 
 from __future__ import annotations
@@ -16,15 +18,45 @@ from pathlib import Path
 
 VENDOR = Path(__file__).parents[1] / "src/newleaf/serve/web/page/vendor"
 LANGUAGES = [
-    *["bash", "c", "cpp", "csharp", "css", "diff", "dockerfile", "go", "haskell", "ini", "java", "javascript", "json", "julia"],
-    *["kotlin", "latex", "lua", "makefile", "markdown", "perl", "php", "powershell", "python", "r", "ruby", "rust", "scala"],
+    *[
+        "bash",
+        "c",
+        "cpp",
+        "csharp",
+        "css",
+        "diff",
+        "dockerfile",
+        "go",
+        "haskell",
+        "ini",
+        "java",
+        "javascript",
+        "json",
+        "julia",
+    ],
+    *[
+        "kotlin",
+        "latex",
+        "lua",
+        "makefile",
+        "markdown",
+        "perl",
+        "php",
+        "powershell",
+        "python",
+        "r",
+        "ruby",
+        "rust",
+        "scala",
+    ],
     *["shell", "sql", "swift", "typescript", "xml", "yaml"],
 ]
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package of npm. `files` maps its files to ours; `ends` is put behind one of ours to make a module of it."""
+    """A package of npm. `files` maps its files to ours; `ends` is put behind one of ours to make a module of
+    it."""
 
     name: str
     version: str
@@ -35,14 +67,24 @@ class Package:
 
 
 PACKAGES = (
-    Package("markdown-it", "15.0.3", "MIT", "LICENSE", {"dist/browser/markdown-it.esm.min.mjs": "markdown-it.js"}),
-    Package("temml", "0.13.5", "MIT", "LICENSE", {"dist/temml.min.js": "temml.js"}, {"temml.js": "\nexport default temml;\n"}),
+    Package(
+        "markdown-it", "15.0.3", "MIT", "LICENSE", {"dist/browser/markdown-it.esm.min.mjs": "markdown-it.js"}
+    ),
+    Package(
+        "temml",
+        "0.13.5",
+        "MIT",
+        "LICENSE",
+        {"dist/temml.min.js": "temml.js"},
+        {"temml.js": "\nexport default temml;\n"},
+    ),
     Package(
         "@highlightjs/cdn-assets",
         "11.12.0",
         "BSD-3-Clause",
         "LICENSE",
-        {"es/core.min.js": "highlight/core.js"} | {f"es/languages/{name}.min.js": f"highlight/{name}.js" for name in LANGUAGES},
+        {"es/core.min.js": "highlight/core.js"}
+        | {f"es/languages/{name}.min.js": f"highlight/{name}.js" for name in LANGUAGES},
     ),
 )
 

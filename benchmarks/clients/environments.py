@@ -1,4 +1,5 @@
-"""What each client is, the versions that were tried, and the environment it gets: a virtual environment, or a folder of npm packages."""
+"""What each client is, the versions that were tried, and the environment it gets: a virtual environment, or a
+folder of npm packages."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ INSTALL_SECONDS, SCRIPT_SECONDS = 900, 900
 
 @dataclass(frozen=True)
 class Client:
-    """A client by the name it has in the table. `packages` are installed, the first is the client itself; `script` uses it."""
+    """A client by the name it has in the table. `packages` are installed, the first is the client itself;
+    `script` uses it."""
 
     name: str
     packages: Sequence[str]
@@ -42,7 +44,10 @@ CLIENTS = (
     Client("openai-agents (JavaScript)", ["@openai/agents@0.20.0", "zod@4.6.7"], "use_agents.mjs", "node"),
     Client("Codex", ["@openai/codex@0.171.0"], "use_codex.mjs", "node"),
     Client(
-        "Vercel AI SDK", ["ai@6.0.326", "@ai-sdk/openai@3.0.141", "@ai-sdk/openai-compatible@2.0.92", "zod@4.6.7"], "use_ai_sdk.mjs", "node"
+        "Vercel AI SDK",
+        ["ai@6.0.326", "@ai-sdk/openai@3.0.141", "@ai-sdk/openai-compatible@2.0.92", "zod@4.6.7"],
+        "use_ai_sdk.mjs",
+        "node",
     ),
     Client("LangChain", ["langchain==1.5.2", "langchain-openai==1.7.4"], "use_langchain.py"),
     Client(
@@ -66,7 +71,8 @@ class InstallError(Exception):
 
 
 def prepared(client: Client, home: Path, fresh: bool) -> tuple[list[str], Path, str]:
-    """The command that runs the client's script, the folder to run it in, and the client's version. Raises InstallError."""
+    """The command that runs the client's script, the folder to run it in, and the client's version. Raises
+    InstallError."""
     folder = home / client.script.replace(".", "-")
     if fresh and folder.exists():
         shutil.rmtree(folder)
@@ -79,7 +85,9 @@ def prepared(client: Client, home: Path, fresh: bool) -> tuple[list[str], Path, 
     if not python.exists():
         venv.create(folder, with_pip=True)
     _run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *client.packages], folder)
-    version = _run([str(python), "-c", f"import importlib.metadata as m; print(m.version({client.package!r}))"], folder)
+    version = _run(
+        [str(python), "-c", f"import importlib.metadata as m; print(m.version({client.package!r}))"], folder
+    )
     return [str(python), str(SCRIPTS / client.script)], folder, version.strip()
 
 

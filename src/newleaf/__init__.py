@@ -1,4 +1,5 @@
-"""newleaf: the whole GPT line in one place. Train your own from a text file; open, and write with, the others."""
+"""newleaf: the whole GPT line in one place. Train your own from a text file; open, and write with, the
+others."""
 
 from __future__ import annotations
 
@@ -12,7 +13,18 @@ if TYPE_CHECKING:
     from newleaf import plan
     from newleaf.api import Model, Run, evaluate, finetune, load, pretrain, resume
 
-__all__ = ["InputError", "Model", "Run", "__version__", "evaluate", "finetune", "load", "plan", "pretrain", "resume"]
+__all__ = [
+    "InputError",
+    "Model",
+    "Run",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "load",
+    "plan",
+    "pretrain",
+    "resume",
+]
 
 
 def __getattr__(name: str) -> Any:

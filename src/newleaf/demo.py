@@ -1,4 +1,5 @@
-"""The demo: a GPT trained on this interpreter's own standard library, beside what a good compressor makes of the same text."""
+"""The demo: a GPT trained on this interpreter's own standard library, beside what a good compressor makes of
+the same text."""
 
 from __future__ import annotations
 
@@ -41,7 +42,10 @@ class Report:
 def demo(time: str, out: str | Path, started: float, monitor: Monitor, **options: Any) -> Report:
     """Train on the standard library so that the whole command takes `time`, and report. Raises InputError."""
     train_files, held_out = standard_library_files()
-    monitor.say(f"Text: Python's own standard library, {len(train_files)} files to learn from and {len(held_out)} held out.")
+    monitor.say(
+        f"Text: Python's own standard library, {len(train_files)} files to learn from and {len(held_out)} "
+        f"held out."
+    )
     monitor.stage("measuring what xz makes of it", 0, None)
     alone, after = xz_bits_per_byte(train_files, held_out)
     run = api.pretrain(
@@ -74,7 +78,8 @@ def demo(time: str, out: str | Path, started: float, monitor: Monitor, **options
 
 
 def parses(text: str) -> bool:
-    """Whether `ast.parse` accepts the whole lines of a completed function; what follows the last line end was cut by the token limit."""
+    """Whether `ast.parse` accepts the whole lines of a completed function; what follows the last line end was
+    cut by the token limit."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in strings are not what is asked
@@ -85,14 +90,18 @@ def parses(text: str) -> bool:
 
 
 def xz_bits_per_byte(train_files: Iterable[Path], held_out: Iterable[Path]) -> tuple[float, float]:
-    """What `xz -9e` needs for the held-out files: alone, and after having seen the training files; bits per byte."""
+    """What `xz -9e` needs for the held-out files: alone, and after having seen the training files; bits per
+    byte."""
     train, test = (b"".join(path.read_bytes() for path in files) for files in (train_files, held_out))
     key = key_of("xz", len(train), hashlib.blake2b(train + test, digest_size=16).hexdigest())
 
     def measure(fresh: Path) -> dict[str, Any]:
         alone = _xz(test)
         both = _xz(train + test)
-        return {"alone": 8 * len(alone) / len(test), "after": 8 * (len(both) - _size_of_prefix(both, len(train))) / len(test)}
+        return {
+            "alone": 8 * len(alone) / len(test),
+            "after": 8 * (len(both) - _size_of_prefix(both, len(train))) / len(test),
+        }
 
     found, _ = cached(default_cache() / "xz" / key, measure)
     return found["alone"], found["after"]

@@ -1,4 +1,5 @@
-"""What ends a command without a traceback: wrong input, whose text is a single line that says what, where and what to do; and a stop."""
+"""What ends a command without a traceback: wrong input, whose text is a single line that says what, where and
+what to do; and a stop."""
 
 
 class InputError(Exception):
@@ -13,13 +14,15 @@ class NotFiniteError(InputError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the model's activations overflow: it gave a value that is not a number. Weights in fp16, whose largest number is 65,504, do; "
+            "the model's activations overflow: it gave a value that is not a number. Weights in fp16, whose "
+            "largest number is 65,504, do; "
             'open it with --weights bf16 (weights="bf16"), which has the range of fp32. Weights in another format are damaged'
         )
 
 
 class DivergedError(InputError):
-    """Training went to infinity: no step, or no validation, had a finite loss. A lower learning rate may help."""
+    """Training went to infinity: no step, or no validation, had a finite loss. A lower learning rate may
+    help."""
 
 
 class ToldElsewhereError(InputError):
@@ -27,7 +30,8 @@ class ToldElsewhereError(InputError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Someone asked the process to stop (Ctrl-C, SIGTERM, a scheduler) while there was nothing to save yet; the text says so.
+    """Someone asked the process to stop (Ctrl-C, SIGTERM, a scheduler) while there was nothing to save yet;
+    the text says so.
 
     The command line prints it and exits with code 0; whoever catches KeyboardInterrupt catches it too.
     """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 def byte_size(count: float) -> str:
-    """Bytes with the unit that leaves a number people can read, in powers of a thousand: 950 B, 38.2 kB, 1.5 MB, 270 MB, 1.2 GB."""
+    """Bytes with the unit that leaves a number people can read, in powers of a thousand: 950 B, 38.2 kB, 1.5
+    MB, 270 MB, 1.2 GB."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         digits = 0 if unit == "B" or abs(count) >= 99.95 else 1
         if abs(count) < 999.5 or unit == "TB":
@@ -14,6 +15,7 @@ def byte_size(count: float) -> str:
 
 
 def counted(count: float, noun: str, plural: str | None = None) -> str:
-    """A number with what is counted: 1 step, 2 steps, 1,200 steps; `plural` for nouns that take more than an s."""
+    """A number with what is counted: 1 step, 2 steps, 1,200 steps; `plural` for nouns that take more than an
+    s."""
     shown = f"{count:,.0f}"
     return f"{shown} {noun if shown == '1' else plural or noun + 's'}"

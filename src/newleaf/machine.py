@@ -20,14 +20,18 @@ MOST_THREADS = 256
 
 
 def use_threads(count: int | None) -> int:
-    """Use `count` threads, or OMP_NUM_THREADS, or one for each core this process may run on; returns the number.
+    """Use `count` threads, or OMP_NUM_THREADS, or one for each core this process may run on; returns the
+    number.
 
-    Raises InputError for a number that no machine of this size has use for: OpenMP ends the process when it cannot start them.
+    Raises InputError for a number that no machine of this size has use for: OpenMP ends the process when it
+    cannot start them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     most = max(MOST_THREADS, 4 * cores)
     if count is not None and (type(count) is not int or not 1 <= count <= most):
-        raise InputError(f"threads: must be between 1 and {most}, not {count!r}; this machine has {counted(cores, 'core')}")
+        raise InputError(
+            f"threads: must be between 1 and {most}, not {count!r}; this machine has {counted(cores, 'core')}"
+        )
     if count is None and os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         count = min(most, max(1, int(os.environ["OMP_NUM_THREADS"])))
     if count is None:
@@ -43,7 +47,8 @@ def thread_advice(threads: int, processes: int) -> str | None:
     if fair <= threads:
         return None
     return (
-        f"Threads: {threads} for each of {processes} processes, as torchrun sets OMP_NUM_THREADS=1 unless you set it; "
+        f"Threads: {threads} for each of {processes} processes, as torchrun sets OMP_NUM_THREADS=1 unless "
+        f"you set it; "
         f"this machine has {cores} cores, so OMP_NUM_THREADS={fair} uses them."
     )
 
@@ -51,7 +56,8 @@ def thread_advice(threads: int, processes: int) -> str | None:
 def keep_memory() -> None:
     """Ask glibc to keep freed memory instead of giving it back to the system after every large tensor.
 
-    Each training step allocates the same tensors again, and touching fresh pages costs up to a third of it. Elsewhere this does nothing.
+    Each training step allocates the same tensors again, and touching fresh pages costs up to a third of it.
+    Elsewhere this does nothing.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -63,7 +69,8 @@ def keep_memory() -> None:
 
 @contextmanager
 def tiny_as_zero() -> Iterator[None]:
-    """Numbers below 2⁻¹²⁶ are zero in here, where the processor can: computing with them takes a hundred times as long.
+    """Numbers below 2⁻¹²⁶ are zero in here, where the processor can: computing with them takes a hundred
+    times as long.
 
     They are as they were afterwards, for whatever else this process does.
     """
@@ -76,7 +83,8 @@ def tiny_as_zero() -> Iterator[None]:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """The device asked for, or CUDA where there is one, or the CPU. Raises ValueError for one that is not here."""
+    """The device asked for, or CUDA where there is one, or the CPU. Raises ValueError for one that is not
+    here."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

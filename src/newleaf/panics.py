@@ -1,4 +1,5 @@
-"""What Rust's panics write to standard error by themselves is taken away, since the error that they become says it in one line."""
+"""What Rust's panics write to standard error by themselves is taken away, since the error that they become
+says it in one line."""
 
 from __future__ import annotations
 
@@ -10,21 +11,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-# As Rust's standard library writes it: where, what, the calls on the way (where RUST_BACKTRACE is set), and how to see more of them.
+# As Rust's standard library writes it: where, what, the calls on the way (where RUST_BACKTRACE is set), and
+# how to see more of them.
 MESSAGE = re.compile(
     rb"\n?thread '[^\n]*' (?:\(\d+\) )?panicked at [^\n]*\n[^\n]*\n"
     rb"(?:stack backtrace:\n(?: [^\n]*\n)*)?(?:note: [^\n]*RUST_BACKTRACE[^\n]*\n)?"
 )
 
-_aside: list[BinaryIO] = []  # the file that standard error is while it is taken aside; empty before the first time
+# the file that standard error is while it is taken aside; empty before the first time
+_aside: list[BinaryIO] = []
 _inside = False
 
 
 @contextmanager
 def without_messages() -> Iterator[None]:
-    """Around calls of a native library: whatever else comes to standard error meanwhile, from any thread, is passed on when they return.
+    """Around calls of a native library: whatever else comes to standard error meanwhile, from any thread, is
+    passed on when they return.
 
-    Standard error is the whole process's, so this happens in the main thread alone, where commands run; elsewhere the messages stay.
+    Standard error is the whole process's, so this happens in the main thread alone, where commands run;
+    elsewhere the messages stay.
     """
     global _inside
     if _inside or threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,8 @@
-"""A training run on paper: parameters, FLOPs, memory of a device, KV cache and days, each with the formula that gives it.
+"""A training run on paper: parameters, FLOPs, memory of a device, KV cache and days, each with the formula
+that gives it.
 
-Letters as everywhere: L layers, C width, H heads, K key/value heads, D head dimension, F feed-forward width, V vocabulary, T context; N is
-the number of active parameters. GB are 10⁹ bytes.
+Letters as everywhere: L layers, C width, H heads, K key/value heads, D head dimension, F feed-forward width,
+V vocabulary, T context; N is the number of active parameters. GB are 10⁹ bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from newleaf.model.gpt_config import GPTConfig
 from newleaf.train.sizing import USEFUL_SHARE
 
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al. 2022, https://arxiv.org/abs/2203.15556, tables 2 and 3
-MFU = 0.4  # GPT-3's own run reached 0.21, PaLM's 0.46 (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, table 3)
+# GPT-3's own run reached 0.21, PaLM's 0.46 (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, table 3)
+MFU = 0.4
 
-# Bytes for one parameter under AdamW in mixed precision (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054, section 3.1).
+# Bytes for one parameter under AdamW in mixed precision (Rajbhandari et al. 2020,
+# https://arxiv.org/abs/1910.02054, section 3.1).
 WEIGHT_BYTES, GRADIENT_BYTES, OPTIMIZER_BYTES = 2, 2, 12
 BF16, FP32 = 2, 4
 
 
 @dataclass(frozen=True)
 class Device:
-    """What one accelerator can do: `flops` is the published dense bf16 peak a second, `memory` bytes, `source` where that stands."""
+    """What one accelerator can do: `flops` is the published dense bf16 peak a second, `memory` bytes,
+    `source` where that stands."""
 
     flops: float
     memory: float
@@ -53,7 +57,8 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine has: cores, bytes of memory, and the FLOP/s that matrix products reach, in fp32 or where it is faster bf16."""
+    """What a machine has: cores, bytes of memory, and the FLOP/s that matrix products reach, in fp32 or where
+    it is faster bf16."""
 
     cores: int
     memory: float
@@ -128,10 +133,14 @@ class Subject:
 
 
 def sizes() -> list[Subject]:
-    """Every published size, family by family, those that exist on paper only among them, from small to large."""
+    """Every published size, family by family, those that exist on paper only among them, from small to
+    large."""
     found = []
     for family in FAMILIES:
-        own = [Subject(name, family.name, config, config.n_head, _published(name)) for name, config in family.sizes.items()]
+        own = [
+            Subject(name, family.name, config, config.n_head, _published(name))
+            for name, config in family.sizes.items()
+        ]
         for name, paper in family.on_paper.items():
             note = f"on paper only: {paper.why}, so it is counted with heads that together are as wide as the network"
             own.append(Subject(name, family.name, paper.counts_as, paper.n_head, _published(name), note))
@@ -152,12 +161,13 @@ def plan(
     mfu: float = MFU,
     machine: Machine | None = None,
 ) -> Plan:
-    """Plan the training of a published size ("gpt3-175b"), of the network of a model folder, a run, a GGUF file
-    or a Hub name, or of a configuration.
+    """Plan the training of a published size ("gpt3-175b"), of the network of a model folder, a run, a GGUF
+    file or a Hub name, or of a configuration.
 
-    `tokens` is how many tokens to train on (default: the compute-optimal number), `mfu` the share of the device's peak that the run reaches
-    (model FLOPs utilisation; Chowdhery et al. 2022, appendix B). With a `machine`, such as `this_machine()`, the figures named `machine_…`
-    say what training and running take on its processor. Raises InputError for a size or a device that is not known.
+    `tokens` is how many tokens to train on (default: the compute-optimal number), `mfu` the share of the
+    device's peak that the run reaches (model FLOPs utilisation; Chowdhery et al. 2022, appendix B). With a
+    `machine`, such as `this_machine()`, the figures named `machine_…` say what training and running take on
+    its processor. Raises InputError for a size or a device that is not known.
     """
     subject = _subject(size)
     device = _device(gpu)
@@ -187,7 +197,8 @@ def _subject(size: str | Path | GPTConfig) -> Subject:
         name = size_name(str(size))
     except InputError as error:
         raise InputError(
-            f"{error}; newleaf plan lists the sizes, and a model folder, a GGUF file or a Hub name can be planned too"
+            f"{error}; newleaf plan lists the sizes, and a model folder, a GGUF file or a Hub name can be "
+            f"planned too"
         ) from None
     return next(subject for subject in sizes() if subject.name == name)
 
@@ -195,19 +206,32 @@ def _subject(size: str | Path | GPTConfig) -> Subject:
 def _device(name: str) -> Device:
     if name not in DEVICES:
         near = difflib.get_close_matches(name, DEVICES, n=1)
-        raise InputError(f"gpu: {name} is not known; {f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(DEVICES)}")
+        raise InputError(
+            f"gpu: {name} is not known; "
+            f"{f'did you mean {near[0]}?' if near else 'known are ' + ', '.join(DEVICES)}"
+        )
     return DEVICES[name]
 
 
 def _parameters(counts: Counts) -> dict[str, Figure]:
     return {
-        "parameters": Figure(counts.total, "", "every weight once; a head tied to the embedding counts with it"),
-        "active_parameters": Figure(counts.active, "", "N: weights a token is multiplied by; no table it is looked up in, no idle expert"),
-        "embedding_parameters": Figure(counts.embedding, "", "tokens V·C (twice if the head is not tied) and learned positions T·C"),
+        "parameters": Figure(
+            counts.total, "", "every weight once; a head tied to the embedding counts with it"
+        ),
+        "active_parameters": Figure(
+            counts.active,
+            "",
+            "N: weights a token is multiplied by; no table it is looked up in, no idle expert",
+        ),
+        "embedding_parameters": Figure(
+            counts.embedding, "", "tokens V·C (twice if the head is not tied) and learned positions T·C"
+        ),
     }
 
 
-def _compute(config: GPTConfig, counts: Counts, gpus: int, gpu: str, device: Device, tokens: float | None, mfu: float) -> dict[str, Figure]:
+def _compute(
+    config: GPTConfig, counts: Counts, gpus: int, gpu: str, device: Device, tokens: float | None, mfu: float
+) -> dict[str, Figure]:
     optimal = TOKENS_PER_PARAMETER * (counts.active if config.n_expert else counts.total)
     chosen = optimal if tokens is None else tokens
     weights = 6 * counts.active
@@ -217,16 +241,27 @@ def _compute(config: GPTConfig, counts: Counts, gpus: int, gpu: str, device: Dev
     if config.n_expert:
         rule = f"{TOKENS_PER_PARAMETER} for each active parameter: a guess, as Hoffmann et al. 2022 measured dense models only"
     return {
-        "flops_per_token": Figure(weights, "FLOPs", "6·N: 2 forward and 4 backward for each active weight (Kaplan et al. 2020)"),
+        "flops_per_token": Figure(
+            weights, "FLOPs", "6·N: 2 forward and 4 backward for each active weight (Kaplan et al. 2020)"
+        ),
         "flops_per_token_with_attention": Figure(
             both, "FLOPs", "6·N + 12·H·D for each key a layer sees, T or its window (Chowdhery et al. 2022)"
         ),
         "compute_optimal_tokens": Figure(optimal, "tokens", rule),
-        "tokens": Figure(chosen, "tokens", "as given" if tokens is not None else "the compute-optimal number; --tokens sets another"),
+        "tokens": Figure(
+            chosen,
+            "tokens",
+            "as given" if tokens is not None else "the compute-optimal number; --tokens sets another",
+        ),
         "training_flops": Figure(weights * chosen, "FLOPs", "6·N × tokens"),
-        "training_flops_with_attention": Figure(both * chosen, "FLOPs", "FLOPs per token with attention × tokens"),
+        "training_flops_with_attention": Figure(
+            both * chosen, "FLOPs", "FLOPs per token with attention × tokens"
+        ),
         "days": Figure(
-            days, "days", f"FLOPs with attention / ({gpus:,} {gpu} × {device.flops / 1e12:,.0f} TFLOP/s, {device.source}, × {mfu:g} used)"
+            days,
+            "days",
+            f"FLOPs with attention / ({gpus:,} {gpu} × {device.flops / 1e12:,.0f} TFLOP/s, {device.source}, "
+            f"× {mfu:g} used)",
         ),
     }
 
@@ -234,15 +269,17 @@ def _compute(config: GPTConfig, counts: Counts, gpus: int, gpu: str, device: Dev
 def layer_activation_bytes(config: GPTConfig, n_head: int = 0, *, scores: bool = True) -> int:
     """Bytes that the backward of one layer needs for one token, in bf16, without any recomputation.
 
-    Counted tensor by tensor as Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4.1), whose GPT with dropout has
-    C·(34 + 5·H·T/C). Without dropout there are no masks; without `scores` the T² part is recomputed, as flash attention does (Dao et al.
-    2022). `n_head` is for a network that is counted with other heads than it was published with.
+    Counted tensor by tensor as Korthikanti et al. 2022 (https://arxiv.org/abs/2205.05198, section 4.1), whose
+    GPT with dropout has C·(34 + 5·H·T/C). Without dropout there are no masks; without `scores` the T² part is
+    recomputed, as flash attention does (Dao et al. 2022). `n_head` is for a network that is counted with
+    other heads than it was published with.
     """
     width, queries, keys = config.n_embd, config.n_head * config.head_dim, config.n_kv_head * config.head_dim
     experts = config.n_expert_active if config.n_expert else 1
     norms = 1 if config.shared_norm else 2
     count = BF16 * width * norms  # what the norms read
-    count += BF16 * width * (norms - 1 + experts)  # what the projections read; a shared norm's output is one tensor
+    # what the projections read; a shared norm's output is one tensor
+    count += BF16 * width * (norms - 1 + experts)
     count += BF16 * (queries + 2 * keys) + BF16 * queries  # q, k, v, and what the output projection reads
     count += BF16 * (queries + keys) * config.qk_norm
     count += BF16 * config.n_inner * (4 if config.gated else 2) * experts
@@ -257,7 +294,9 @@ def _memory(subject: Subject, counts: Counts, gpus: int) -> dict[str, Figure]:
     config, length = subject.config, subject.config.context_length
     whole = config.n_layer * length * layer_activation_bytes(config, subject.n_head)
     flash = config.n_layer * length * layer_activation_bytes(config, scores=False)
-    inputs = config.n_layer * length * BF16 * config.n_embd + length * layer_activation_bytes(config, scores=False)
+    inputs = config.n_layer * length * BF16 * config.n_embd + length * layer_activation_bytes(
+        config, scores=False
+    )
     gathered = (WEIGHT_BYTES + GRADIENT_BYTES) * max(counts.block, counts.embedding) if gpus > 1 else 0
     figures = {}
     for kind, share, said in (("ddp", 1, ""), ("fsdp", gpus, f" / {gpus:,} devices")):
@@ -269,20 +308,32 @@ def _memory(subject: Subject, counts: Counts, gpus: int) -> dict[str, Figure]:
         ):
             value = each * counts.total / share
             state += value
-            figures[f"{kind}_{part}"] = Figure(value, "bytes", f"{each} bytes × parameters{said} ({what}; Rajbhandari et al. 2020)")
+            figures[f"{kind}_{part}"] = Figure(
+                value, "bytes", f"{each} bytes × parameters{said} ({what}; Rajbhandari et al. 2020)"
+            )
         if kind == "fsdp":
-            figures["fsdp_gathered"] = Figure(gathered, "bytes", "weights and gradients of one layer, or of the embedding, while in use")
+            figures["fsdp_gathered"] = Figure(
+                gathered, "bytes", "weights and gradients of one layer, or of the embedding, while in use"
+            )
             state += gathered
-        figures[f"{kind}_total"] = Figure(state + inputs, "bytes", "all of the above, and checkpointed activations of one text")
+        figures[f"{kind}_total"] = Figure(
+            state + inputs, "bytes", "all of the above, and checkpointed activations of one text"
+        )
     counted = "34·C + 5·H·T for GPT-2 with dropout (Korthikanti et al. 2022)"
     return figures | {
         "activations": Figure(whole, "bytes", f"L·T × what a layer keeps of a token; {counted}"),
-        "activations_flash": Figure(flash, "bytes", "the same without the H·T of the scores, which flash attention computes again"),
-        "activations_checkpointed": Figure(inputs, "bytes", "L·T × 2·C, each layer's input, and one layer whole while it is recomputed"),
+        "activations_flash": Figure(
+            flash, "bytes", "the same without the H·T of the scores, which flash attention computes again"
+        ),
+        "activations_checkpointed": Figure(
+            inputs, "bytes", "L·T × 2·C, each layer's input, and one layer whole while it is recomputed"
+        ),
     }
 
 
-def _on_machine(subject: Subject, counts: Counts, known: dict[str, Figure], machine: Machine) -> dict[str, Figure]:
+def _on_machine(
+    subject: Subject, counts: Counts, known: dict[str, Figure], machine: Machine
+) -> dict[str, Figure]:
     """On a processor newleaf keeps weights, gradients and two moments in fp32."""
     from newleaf.storage.describe import memory_to_run
 
@@ -292,20 +343,33 @@ def _on_machine(subject: Subject, counts: Counts, known: dict[str, Figure], mach
     speed = f"{machine.flops / 1e9:,.0f} GFLOP/s of {machine.precision} products, measured, × {USEFUL_SHARE:g} used"
     runs = memory_to_run(subject.config)
     return {
-        "machine_days": Figure(flops / (machine.flops * USEFUL_SHARE) / 86_400, "days", f"FLOPs with attention × tokens / ({speed})"),
-        "machine_memory_to_train": Figure(total, "bytes", "16 bytes × parameters (fp32 weights, gradients, two moments), and one text"),
+        "machine_days": Figure(
+            flops / (machine.flops * USEFUL_SHARE) / 86_400,
+            "days",
+            f"FLOPs with attention × tokens / ({speed})",
+        ),
+        "machine_memory_to_train": Figure(
+            total, "bytes", "16 bytes × parameters (fp32 weights, gradients, two moments), and one text"
+        ),
         "machine_memory_to_run": Figure(runs["bf16"], "bytes", "bf16 weights and the cache of a full text"),
-        "machine_memory_to_run_int4": Figure(runs["int4"], "bytes", "--weights int4 and the cache of a full text"),
+        "machine_memory_to_run_int4": Figure(
+            runs["int4"], "bytes", "--weights int4 and the cache of a full text"
+        ),
     }
 
 
 def _serving(config: GPTConfig, counts: Counts) -> dict[str, Figure]:
     token = 2 * BF16 * config.n_layer * config.n_kv_head * config.head_dim
-    seen = sum(min(window or config.context_length, config.context_length) for window in config.windows or (0,) * config.n_layer)
+    seen = sum(
+        min(window or config.context_length, config.context_length)
+        for window in config.windows or (0,) * config.n_layer
+    )
     return {
         "weights_to_serve": Figure(BF16 * counts.total, "bytes", "2 bytes (bf16) × parameters"),
         "kv_cache_per_token": Figure(token, "bytes", "2 (keys and values) × 2 bytes × L·K·D"),
         "kv_cache_full": Figure(
-            token // config.n_layer * seen, "bytes", f"one text of {config.context_length:,} tokens; a windowed layer keeps its window only"
+            token // config.n_layer * seen,
+            "bytes",
+            f"one text of {config.context_length:,} tokens; a windowed layer keeps its window only",
         ),
     }

@@ -1,4 +1,5 @@
-"""Recipes: YAML and `--section.field value` into frozen dataclasses, with errors that name the key and offer the nearest."""
+"""Recipes: YAML and `--section.field value` into frozen dataclasses, with errors that name the key and offer
+the nearest."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def recipe_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A run.yaml as a recipe that gives the same run: without its `record`, and with what did not exist when older ones were written."""
+    """A run.yaml as a recipe that gives the same run: without its `record`, and with what did not exist when
+    older ones were written."""
     recipe = {name: value for name, value in values.items() if name != "record"}
     tokenizer = recipe.get("tokenizer")
     if "record" in values and isinstance(tokenizer, Mapping):
@@ -48,19 +50,25 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     for layer in layers:
         for key, value in layer.items():
             old = merged.get(key)
-            merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+            merged[key] = (
+                merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+            )
     return merged
 
 
 def nest(dotted: Mapping[str, Any]) -> dict[str, Any]:
     """`{"data.limit": 3}` as `{"data": {"limit": 3}}`."""
     return merge(
-        *({key: value} if "." not in key else {key.split(".", 1)[0]: nest({key.split(".", 1)[1]: value})} for key, value in dotted.items())
+        *(
+            {key: value} if "." not in key else {key.split(".", 1)[0]: nest({key.split(".", 1)[1]: value})}
+            for key, value in dotted.items()
+        )
     )
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """A dataclass from nested values, text converted to each field's type. Raises InputError naming the key."""
+    """A dataclass from nested values, text converted to each field's type. Raises InputError naming the
+    key."""
     fields = convert_fields(cls, values, where)
     try:
         return cls(**fields)
@@ -83,15 +91,21 @@ def check_names(values: Iterable[str], known: Iterable[str], where: str = "") ->
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), list(known), n=1)
-            raise InputError(f"{where}{name}: no such option" + (f"; did you mean {where}{near[0]}?" if near else ""))
+            raise InputError(
+                f"{where}{name}: no such option" + (f"; did you mean {where}{near[0]}?" if near else "")
+            )
 
 
 def seconds(text: str | float) -> float:
     """A duration: `90`, `90s`, `3m`, `1h30m`. Raises ValueError."""
-    if (isinstance(text, int | float) and not isinstance(text, bool)) or re.fullmatch(r"\d+(\.\d+)?", str(text)):
+    if (isinstance(text, int | float) and not isinstance(text, bool)) or re.fullmatch(
+        r"\d+(\.\d+)?", str(text)
+    ):
         total = float(text)
     elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", str(text)):
-        total = sum(float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", str(text)))
+        total = sum(
+            float(number) * UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", str(text))
+        )
     else:
         raise ValueError(f"{text!r} is not a duration such as 90s, 3m or 1h30m")
     if not 0 < total < float("inf"):
@@ -107,7 +121,9 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     origin: Any = get_origin(hint)
     inner = get_args(hint)
     if origin in (Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and type(None) in inner):
+        if value is None or (
+            isinstance(value, str) and value.lower() in ("none", "null") and type(None) in inner
+        ):
             if type(None) in inner:
                 return None
             raise InputError(f"{key}: must have a value")

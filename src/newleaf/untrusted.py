@@ -25,16 +25,20 @@ KINDS = {
 
 
 def check_regular(path: Path, most: int | None = None) -> None:
-    """Raises InputError, naming the path, for what is missing, larger than `most` bytes, or no regular file: reading a pipe or a device
-    may never end."""
+    """Raises InputError, naming the path, for what is missing, larger than `most` bytes, or no regular file:
+    reading a pipe or a device may never end."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {reason(error)}") from None
     if not stat.S_ISREG(found.st_mode):
-        raise InputError(f"{path}: is {KINDS.get(stat.S_IFMT(found.st_mode), 'no regular file')} and not a regular file")
+        raise InputError(
+            f"{path}: is {KINDS.get(stat.S_IFMT(found.st_mode), 'no regular file')} and not a regular file"
+        )
     if most is not None and found.st_size > most:
-        raise InputError(f"{path}: has {found.st_size:,} bytes, and newleaf reads at most {most:,} of such a file")
+        raise InputError(
+            f"{path}: has {found.st_size:,} bytes, and newleaf reads at most {most:,} of such a file"
+        )
 
 
 @contextmanager
@@ -53,7 +57,8 @@ def open_regular(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """The UTF-8 text of a regular file. Raises InputError, naming it, when it cannot be read or is something else."""
+    """The UTF-8 text of a regular file. Raises InputError, naming it, when it cannot be read or is something
+    else."""
     try:
         with open_regular(path, most) as file:
             # As much as it has, since reading reserves what is asked for.
@@ -65,7 +70,8 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
-    """The JSON value in a regular file. Raises InputError, naming it, for what is not JSON, too large or too deep."""
+    """The JSON value in a regular file. Raises InputError, naming it, for what is not JSON, too large or too
+    deep."""
     try:
         value = json.loads(read_text(path, most))
     except RecursionError:
@@ -76,14 +82,16 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
 
 
 def json_fault(error: ValueError) -> str:
-    """What is wrong with a text of JSON. Of a number with very many digits Python gives advice that is for programmers."""
+    """What is wrong with a text of JSON. Of a number with very many digits Python gives advice that is for
+    programmers."""
     if isinstance(error, json.JSONDecodeError) or not str(error).startswith("Exceeds the limit"):
         return f"not valid JSON ({_first_line(error)})"
     return f"holds a whole number of more than {sys.get_int_max_str_digits():,} digits"
 
 
 def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
-    """The JSON object in a regular file. Raises InputError as `read_json` does, and when it holds anything else."""
+    """The JSON object in a regular file. Raises InputError as `read_json` does, and when it holds anything
+    else."""
     value = read_json(path, most)
     if not isinstance(value, dict):
         raise InputError(f"{path}: must hold a JSON object")
@@ -91,12 +99,14 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def parse_yaml(path: Path, text: str) -> Any:
-    """The YAML value of a text that stood in `path`. Raises InputError, naming it and where known the line, for what is not YAML, too
-    large or too deep."""
+    """The YAML value of a text that stood in `path`. Raises InputError, naming it and where known the line,
+    for what is not YAML, too large or too deep."""
     import yaml
 
     if len(text) > MOST_YAML_BYTES:
-        raise InputError(f"{path}: has {len(text):,} characters, and newleaf reads at most {MOST_YAML_BYTES:,} of YAML")
+        raise InputError(
+            f"{path}: has {len(text):,} characters, and newleaf reads at most {MOST_YAML_BYTES:,} of YAML"
+        )
     try:
         value = yaml.safe_load(text)
     except RecursionError:
@@ -104,7 +114,9 @@ def parse_yaml(path: Path, text: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or _first_line(error)})") from None
+        raise InputError(
+            f"{where}: not valid YAML ({getattr(error, 'problem', None) or _first_line(error)})"
+        ) from None
     except (ValueError, OverflowError) as error:  # dates that no calendar has, numbers without end
         raise InputError(f"{path}: not valid YAML ({_first_line(error)})") from None
     return _bounded(path, value)
@@ -118,8 +130,8 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """Around calls of a native library on strangers' data: its errors, panics of its Rust code too, become one InputError that begins
-    with `what`, and nothing more."""
+    """Around calls of a native library on strangers' data: its errors, panics of its Rust code too, become
+    one InputError that begins with `what`, and nothing more."""
     try:
         with without_messages():
             yield
@@ -128,7 +140,8 @@ def guarded(what: str) -> Iterator[None]:
     except Exception as error:
         raise InputError(f"{what} ({_first_line(error)})") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # it derives from BaseException, so that nobody catches it by accident
+        # it derives from BaseException, so that nobody catches it by accident
+        if type(error).__name__ != "PanicException":
             raise
         raise InputError(f"{what} ({_first_line(error)})") from None
 
@@ -154,7 +167,13 @@ def _inside(value: Any) -> list[Any]:
 
 
 def _leaves(value: Any) -> list[Any]:
-    return [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return (
+        [*value, *value.values()]
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list)
+        else [value]
+    )
 
 
 def _is_endless(value: Any) -> bool:

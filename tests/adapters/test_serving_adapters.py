@@ -46,7 +46,11 @@ def base(family: str, weights: str | None = None) -> GPT:
     network = GPT(SHAPES[family]).eval()
     for weight in network.parameters():
         weight.data += 0.1 * torch.randn_like(weight)
-    return assemble(blank(network.config), network.state_dict().items(), PRECISIONS[weights]) if weights else network
+    return (
+        assemble(blank(network.config), network.state_dict().items(), PRECISIONS[weights])
+        if weights
+        else network
+    )
 
 
 def adapted(network: GPT, family: str, config: AdapterConfig, seed: int) -> GPT:
@@ -74,11 +78,15 @@ def test_rows_of_one_step_each_have_their_own_adapters_logits(family: str, weigh
     ids = torch.randint(0, 300, (3, 20))
     for slot in range(3):
         lowered.set_adapter(slot, slot)
-    found = torch.stack([lowered.step(ids[:, t].tolist(), [t] * 3, [0, 1, 2]).clone() for t in range(20)], dim=1)
+    found = torch.stack(
+        [lowered.step(ids[:, t].tolist(), [t] * 3, [0, 1, 2]).clone() for t in range(20)], dim=1
+    )
     for number, network in enumerate(networks):
         truth = wanted(network, ids[number])
         # The kernels round what a packed matrix reads to bytes, with or without adapters.
-        torch.testing.assert_close(found[number], truth, rtol=0, atol=(4e-2 if weights else 3e-6) * float(truth.abs().max()))
+        torch.testing.assert_close(
+            found[number], truth, rtol=0, atol=(4e-2 if weights else 3e-6) * float(truth.abs().max())
+        )
     assert not torch.allclose(wanted(networks[1], ids[0]), wanted(plain, ids[0]), atol=0.05)
 
 
@@ -88,7 +96,9 @@ def test_an_adapted_network_is_lowered_by_itself_and_reads_prompts_alike(family:
     ids = torch.randint(0, 300, (40,))
     lowered = LoweredRunner(network, 1, threads=1)
     truth = wanted(network, ids)[-1]
-    torch.testing.assert_close(lowered.read(0, ids.tolist()), truth, rtol=0, atol=3e-6 * float(truth.abs().max()))
+    torch.testing.assert_close(
+        lowered.read(0, ids.tolist()), truth, rtol=0, atol=3e-6 * float(truth.abs().max())
+    )
 
 
 def test_networks_over_one_base_share_its_memory() -> None:
@@ -108,7 +118,9 @@ def opened(tmp_path: Path) -> tuple[Model, dict[str, Path]]:
     model.save(tmp_path / "base")
     paths = {}
     for name, config in (("one", FIRST), ("two", SECOND)):
-        found = new_adapter(model.network, config, rules_of(model.network.config, "llama"), str(tmp_path / "base"))
+        found = new_adapter(
+            model.network, config, rules_of(model.network.config, "llama"), str(tmp_path / "base")
+        )
         for part in found.parts.values():
             part.b.normal_(0, 0.2)
         save_adapter(tmp_path / name, found, model.network.config, "llama")
@@ -127,8 +139,12 @@ def test_requests_with_different_adapters_are_written_together_as_if_alone(
     if kind is ModuleExecutor:
         monkeypatch.setattr(lazy_lowering, "LoweredRunner", cannot)
     model, paths = opened
-    config, prompt = SamplingConfig(max_tokens=20, temperature=0), PROSE[:60]  # a shared beginning, longer than a page of the cache
-    alone = {name: newleaf.load(path).generate(prompt, max_tokens=20, temperature=0) for name, path in paths.items()}
+    # a shared beginning, longer than a page of the cache
+    config, prompt = SamplingConfig(max_tokens=20, temperature=0), PROSE[:60]
+    alone = {
+        name: newleaf.load(path).generate(prompt, max_tokens=20, temperature=0)
+        for name, path in paths.items()
+    }
     alone["none"] = model.generate(prompt, max_tokens=20, temperature=0)
     assert len(set(alone.values())) == 3
     with model.engine(slots=6, adapters=paths) as engine:
@@ -137,11 +153,15 @@ def test_requests_with_different_adapters_are_written_together_as_if_alone(
         requests = [engine.submit(prompt, config, adapter=name if name != "none" else None) for name in names]
         texts = ["".join(piece.text for piece in request) for request in requests]
         assert texts == [alone[name] for name in names]
-        again = "".join(piece.text for piece in engine.submit(prompt, config, adapter="two"))  # pages that others left are not taken
+        # pages that others left are not taken
+        again = "".join(piece.text for piece in engine.submit(prompt, config, adapter="two"))
         assert again == alone["two"]
 
 
 def test_an_adapter_that_is_not_open_is_refused_by_name(opened: tuple[Model, dict[str, Path]]) -> None:
     model, paths = opened
-    with model.engine(adapters=paths) as engine, pytest.raises(InputError, match="'three' is not open here; this engine has one, two"):
+    with (
+        model.engine(adapters=paths) as engine,
+        pytest.raises(InputError, match="'three' is not open here; this engine has one, two"),
+    ):
         engine.submit("x", SamplingConfig(), adapter="three")

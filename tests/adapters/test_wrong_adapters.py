@@ -1,5 +1,5 @@
-"""Adapter folders whose tensors and fields are not those of an adapter: one line each, where stock peft refuses too or would not do
-what is asked."""
+"""Adapter folders whose tensors and fields are not those of an adapter: one line each, where stock peft
+refuses too or would not do what is asked."""
 
 from __future__ import annotations
 
@@ -46,11 +46,18 @@ def base(root: Path) -> newleaf.Model:
     return newleaf.load(root / "base")
 
 
-def changed(root: Path, folder: Path, fields: dict[str, Any] | None = None, tensors: Callable[[Tensors], Any] | None = None) -> Path:
+def changed(
+    root: Path,
+    folder: Path,
+    fields: dict[str, Any] | None = None,
+    tensors: Callable[[Tensors], Any] | None = None,
+) -> Path:
     about = json.loads((root / "adapter" / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(about | (fields or {})))
     found = load_file(root / "adapter" / "adapter_model.safetensors")
-    found = {name: each.contiguous() for name, each in ((tensors(found) if tensors else None) or found).items()}
+    found = {
+        name: each.contiguous() for name, each in ((tensors(found) if tensors else None) or found).items()
+    }
     save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -83,7 +90,9 @@ WRONG_TENSORS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG_TENSORS)
-def test_tensors_that_are_no_update_are_named(case: str, base: newleaf.Model, root: Path, tmp_path: Path) -> None:
+def test_tensors_that_are_no_update_are_named(
+    case: str, base: newleaf.Model, root: Path, tmp_path: Path
+) -> None:
     change, said = WRONG_TENSORS[case]
     with pytest.raises(newleaf.InputError, match=said):
         base.with_adapter(changed(root, tmp_path, tensors=change))
@@ -110,7 +119,9 @@ def test_a_flag_that_is_no_truth_value_is_not_taken_for_true(
 
 
 @pytest.mark.parametrize("pattern", ["layer{}", ".*.*.*x{}"])
-def test_patterns_without_end_are_refused(pattern: str, base: newleaf.Model, root: Path, tmp_path: Path) -> None:
+def test_patterns_without_end_are_refused(
+    pattern: str, base: newleaf.Model, root: Path, tmp_path: Path
+) -> None:
     patterns = {pattern.replace("{}", str(n)): 3 for n in range(5000)}
     with pytest.raises(newleaf.InputError, match=r"5,000 patterns .*newleaf reads at most"):
         base.with_adapter(changed(root, tmp_path, {"alpha_pattern": patterns}))

@@ -1,4 +1,5 @@
-"""Claims about command lines: words and options in any order mean the same, and what does not exist gets the nearest name."""
+"""Claims about command lines: words and options in any order mean the same, and what does not exist gets the
+nearest name."""
 
 from __future__ import annotations
 
@@ -22,7 +23,16 @@ def parsed(*words: str) -> dict[str, Any]:
     [
         ("generate", [["runs/book"], ["--seed", "1"], ["ROMEO:"]]),
         ("generate", [["runs/book"], ["--json"], ["ROMEO:"], ["--temperature=0.5"], ["--stop", "-"]]),
-        ("finetune", [["MODEL"], ["--task", "classify"], ["data.csv"], ["--optimizer.learning_rate", "3e-4"], ["--lora"]]),
+        (
+            "finetune",
+            [
+                ["MODEL"],
+                ["--task", "classify"],
+                ["data.csv"],
+                ["--optimizer.learning_rate", "3e-4"],
+                ["--lora"],
+            ],
+        ),
         ("finetune", [["MODEL"], ["--data.label=mood"], ["a.csv"], ["b.csv"]]),
         ("classify", [["MODEL"], ["--json"], ["a text"], ["another"]]),
         ("evaluate", [["MODEL"], ["--limit", "3"], ["a.txt"], ["sst2"]]),
@@ -64,14 +74,19 @@ def test_an_option_that_takes_one_text_leaves_the_prompt_alone(capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("text", ["-", "--json", "-5", "- a list", "a=b"])
-def test_what_looks_like_an_option_is_a_value_behind_an_equals_sign_and_a_word_behind_two_dashes(text: str) -> None:
+def test_what_looks_like_an_option_is_a_value_behind_an_equals_sign_and_a_word_behind_two_dashes(
+    text: str,
+) -> None:
     found = parsed("generate", "M", f"--stop={text}", "--seed", "-5", "--", text)
     assert (found["stop"], found["seed"], found["prompt"]) == ([text], -5, text)
 
 
 def test_a_switch_of_a_recipe_takes_no_word_that_is_not_its_value() -> None:
     assert parsed("pretrain", "--data.document_mask", "a.txt")["source"] == ["a.txt"]
-    assert parsed("pretrain", "--data.document_mask", "false", "a.txt")["rest"] == ["--data.document_mask", "false"]
+    assert parsed("pretrain", "--data.document_mask", "false", "a.txt")["rest"] == [
+        "--data.document_mask",
+        "false",
+    ]
     assert parsed("pretrain", "--data.field", "title", "a.txt")["source"] == ["a.txt"]
 
 
@@ -105,7 +120,9 @@ def test_what_does_not_exist_is_named_on_one_line_with_the_nearest_that_does(
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_misspelt_option_of_every_command_finds_itself_again(command: str) -> None:
     """One letter too many in the middle of any option's name."""
-    for flag in [flag for flag in COMMANDS[command]._option_string_actions if flag.startswith("--") and len(flag) > 6]:
+    for flag in [
+        flag for flag in COMMANDS[command]._option_string_actions if flag.startswith("--") and len(flag) > 6
+    ]:
         with pytest.raises(Exception, match=f"did you mean {flag}\\?"):
             parse([command, flag[:5] + "q" + flag[5:]])
 
@@ -141,7 +158,11 @@ def test_bare_newleaf_greets_with_what_to_do(capsys: pytest.CaptureFixture[str],
     ],
 )
 def test_an_empty_name_is_told_and_not_taken_for_this_folder(
-    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("a text " * 100)

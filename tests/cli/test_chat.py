@@ -37,7 +37,8 @@ class Typist:
         self.seen, self.read_to = "", 0
         self.pid, self.file = pty.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C, and so would what they start
+            # a shell's background jobs ignore Ctrl-C, and so would what they start
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.environ.update(TERM="xterm", COLUMNS=str(columns), LINES="40", NO_COLOR="1")
             os.execv(sys.executable, [sys.executable, "-m", "newleaf", "chat", *words])
 
@@ -180,7 +181,8 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(talker: Path, tmp_path: Path)
         typist.expect("> ")
         typist.type("half a line")
         typist.expect("half a line")
-        typist.press_until("\x03", r"Ctrl-D leaves\.\]")  # Python loses a Ctrl-C between one key and the wait for the next
+        # Python loses a Ctrl-C between one key and the wait for the next
+        typist.press_until("\x03", r"Ctrl-D leaves\.\]")
         typist.say("/set max_tokens 4", r"\]")
         assert "4 tokens" in typist.say("again")
         typist.expect("> ")
@@ -229,7 +231,9 @@ def test_a_full_context_forgets_the_oldest_turns_and_says_so(tmp_path: Path) -> 
         for number in range(6):
             seen += typist.say(f"This is message number {number}, of some length.")
         said = " ".join(seen.split())
-        assert re.search(r"the context of 256 tokens is full: the model no longer sees the oldest \d+ messages", said)
+        assert re.search(
+            r"the context of 256 tokens is full: the model no longer sees the oldest \d+ messages", said
+        )
         typist.expect("> ")
         typist.type("x" * 300 + "\r")
         assert "shorten it" in typist.expect(r"\]").replace("\r\n", " ")
@@ -252,7 +256,9 @@ def piped(*words: str | Path, stdin: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_pipe_gets_an_answer_for_each_line_and_no_commands(talker: Path, tmp_path: Path) -> None:
-    done = piped(talker, "--max-tokens", "5", "--seed", "1", "--json", stdin=f"Hello\n\n/save {tmp_path / 'x'}\n")
+    done = piped(
+        talker, "--max-tokens", "5", "--seed", "1", "--json", stdin=f"Hello\n\n/save {tmp_path / 'x'}\n"
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["role"], row["tokens"], row["end"]) for row in rows] == [("assistant", 5, "length")] * 2
@@ -264,15 +270,21 @@ def test_a_pipe_gets_an_answer_for_each_line_and_no_commands(talker: Path, tmp_p
 @pytest.mark.skipif(os.name == "nt", reason="sh closes the streams")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("words", [["chat"], ["generate", "Hello", "--max-tokens", "2"], ["classify", "-"]])
-def test_streams_that_the_caller_closed_read_and_write_nothing(talker: Path, words: list[str], closed: str) -> None:
+def test_streams_that_the_caller_closed_read_and_write_nothing(
+    talker: Path, words: list[str], closed: str
+) -> None:
     command = [sys.executable, "-m", "newleaf", words[0], str(talker), *words[1:]]
     text = f"{shlex.join(command)} {closed}"
-    done = subprocess.run(["sh", "-c", text], input="", capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        ["sh", "-c", text], input="", capture_output=True, text=True, timeout=120, check=False
+    )
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert "newleaf:" not in done.stdout
 
 
-def test_a_chat_is_sampled_as_the_model_says_and_otherwise_with_a_cutoff(talker: Path, tmp_path: Path) -> None:
+def test_a_chat_is_sampled_as_the_model_says_and_otherwise_with_a_cutoff(
+    talker: Path, tmp_path: Path
+) -> None:
     def answer(folder: Path, *words: str) -> str:
         done = piped(folder, "--max-tokens", "40", "--seed", "1", *words, stdin="Hello\n")
         assert done.returncode == 0, done.stderr
@@ -282,12 +294,17 @@ def test_a_chat_is_sampled_as_the_model_says_and_otherwise_with_a_cutoff(talker:
     assert plain == answer(talker, "--temperature", "0.7", "--min-p", "0.05")
     assert plain != answer(talker, "--temperature", "1", "--min-p", "0")
     told = Path(shutil.copytree(talker, tmp_path / "told"))
-    (told / "generation_config.json").write_text('{"temperature": 1.5, "top_k": 3, "top_p": 7, "do_sample": true}', "utf-8")
-    assert answer(told) == answer(talker, "--temperature", "1.5", "--top-k", "3", "--min-p", "0")  # a top_p of 7 cannot be
+    (told / "generation_config.json").write_text(
+        '{"temperature": 1.5, "top_k": 3, "top_p": 7, "do_sample": true}', "utf-8"
+    )
+    # a top_p of 7 cannot be
+    assert answer(told) == answer(talker, "--temperature", "1.5", "--top-k", "3", "--min-p", "0")
     assert answer(told, "--temperature", "0") == answer(talker, "--temperature", "0")
 
 
-def test_bad_input_is_one_line(talker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_one_line(
+    talker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = make_chat_model(tmp_path / "base")
     settings = json.loads((base / "tokenizer_config.json").read_text())
     del settings["chat_template"]
@@ -312,7 +329,16 @@ def test_bad_input_is_one_line(talker: Path, tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared model beside the checkout")
 def test_smollm2_knows_the_capital_of_france() -> None:
     # In fp32: its first two choices are 0.1 apart, less than what 8-bit inputs of packed matrices shift.
-    done = piped(SHARED, "--weights", "fp32", "--temperature", "0", "--max-tokens", "30", stdin="What is the capital of France?\n")
+    done = piped(
+        SHARED,
+        "--weights",
+        "fp32",
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "30",
+        stdin="What is the capital of France?\n",
+    )
     assert "Paris" in done.stdout, done.stderr
 
 

@@ -34,13 +34,18 @@ SMALL = [
 ]
 
 
-def newleaf(*words: str | Path, cwd: Path | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+def newleaf(
+    *words: str | Path, cwd: Path | None = None, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "newleaf", *map(str, words)]
-    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def in_process(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
-    """The same without a process of its own, which takes two seconds to import PyTorch: exit code, output, errors."""
+    """The same without a process of its own, which takes two seconds to import PyTorch: exit code, output,
+    errors."""
     capsys.readouterr()
     code = main([str(word) for word in words])
     return code, *capsys.readouterr()
@@ -71,13 +76,17 @@ def test_generate_prints_several_samples_and_json(run: Path) -> None:
     assert {"text", "end"} == set(found["samples"][0])
 
 
-def test_generate_takes_every_option_by_its_name_in_python(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_takes_every_option_by_its_name_in_python(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each flag changes what comes out, or is seen in it: none is taken and ignored."""
     (tmp_path / "schema.json").write_text('{"type": "array", "items": {"enum": [1, 2]}, "maxItems": 2}')
     (tmp_path / "grammar.lark").write_text('start: "x" ("y" | "z")')
 
     def samples(*words: str | Path) -> list[dict[str, object]]:
-        code, said, errors = in_process(capsys, "generate", run, "def main(", "--json", "--seed", "1", "--max-tokens", "12", *words)
+        code, said, errors = in_process(
+            capsys, "generate", run, "def main(", "--json", "--seed", "1", "--max-tokens", "12", *words
+        )
         assert code == 0, errors
         return json.loads(said)["samples"]
 
@@ -110,7 +119,17 @@ def test_a_draft_changes_no_text_and_a_wrong_one_is_refused_in_a_line(
     assert in_process(capsys, *words, "--draft", run)[:2] == plain[:2]
     (tmp_path / "in.txt").write_text("one\ntwo\n")
     for name, draft in (("plain", []), ("drafted", ["--draft", run, "--draft-weights", "bf16"])):
-        options = ["--prompts", tmp_path / "in.txt", "--out", tmp_path / name, "--max-tokens", "9", "--seed", "1", *draft]
+        options = [
+            "--prompts",
+            tmp_path / "in.txt",
+            "--out",
+            tmp_path / name,
+            "--max-tokens",
+            "9",
+            "--seed",
+            "1",
+            *draft,
+        ]
         assert in_process(capsys, "generate", run, *options)[0] == 0
     assert (tmp_path / "plain").read_text() == (tmp_path / "drafted").read_text()
     for more, said in (
@@ -126,14 +145,28 @@ def test_a_draft_changes_no_text_and_a_wrong_one_is_refused_in_a_line(
 
 def test_generate_writes_a_file_of_prompts(run: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("one\ntwo\n")
-    words = ["generate", run, "--prompts", tmp_path / "in.txt", "--out", tmp_path / "out.jsonl", "--max-tokens", "4"]
+    words = [
+        "generate",
+        run,
+        "--prompts",
+        tmp_path / "in.txt",
+        "--out",
+        tmp_path / "out.jsonl",
+        "--max-tokens",
+        "4",
+    ]
     assert "2 prompts written" in newleaf(*words).stdout
-    assert [json.loads(line)["prompt"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["one", "two"]
+    assert [json.loads(line)["prompt"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
+        "one",
+        "two",
+    ]
     assert "has all of them already" in newleaf(*words).stdout
 
 
 def test_generate_reads_a_prompt_from_standard_input(run: Path) -> None:
-    assert newleaf("generate", run, "-", "--max-tokens", "3", stdin="日本 text").stdout.startswith("日本 text")
+    assert newleaf("generate", run, "-", "--max-tokens", "3", stdin="日本 text").stdout.startswith(
+        "日本 text"
+    )
 
 
 def test_info_says_what_a_run_is(run: Path) -> None:
@@ -145,8 +178,21 @@ def test_info_says_what_a_run_is(run: Path) -> None:
 
 
 def test_ctrl_c_stops_cleanly_and_resume_goes_on(book: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "newleaf", "pretrain", str(book), "--steps", "400", "--out", str(tmp_path / "r"), *SMALL]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "newleaf",
+        "pretrain",
+        str(book),
+        "--steps",
+        "400",
+        "--out",
+        str(tmp_path / "r"),
+        *SMALL,
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and '"step": 5,' in metrics.read_text()):
@@ -166,7 +212,9 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(book: Path, tmp_path: Path) -> 
     assert finished["resumed_from_step"] == stopped["steps"]
 
 
-def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    book: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = {
         "empty.txt": b"", "binary.txt": b"abc\x00def", "unknown.txt": b"caf\x81 \x8d " * 50,
         "short.txt": b"hello", "broken.jsonl": b'{"text": "a"}\n{"text": \n', "lacks.jsonl": b'{"text": "a"}\n{"body": "b"}\n',
@@ -175,7 +223,9 @@ def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: 
         (tmp_path / name).write_bytes(data)
     (tmp_path / "bad.yaml").write_text("train: [")
     (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    (tmp_path / "foreign" / "config.json").write_text(
+        '{"model_type": "bert", "architectures": ["BertModel"]}'
+    )
     new = ["--out", tmp_path / "new", "--steps", "2"]
     cases: list[tuple[list[str | Path], str]] = [
         (["pretrain", tmp_path / "missing.txt", *new], "missing.txt"),
@@ -189,11 +239,17 @@ def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: 
         (["pretrain", *new], "no source"),
         (["pretrain", book, "--out", run, "--steps", "2"], "--resume"),
         (["pretrain", book, *new, "--data.val_fractoin", "0.1"], "did you mean data.val_fraction"),
-        (["pretrain", book, *new, "--model.n_head", "5", "--model.n_embd", "64"], "model.n_head: 5 heads do not divide"),
+        (
+            ["pretrain", book, *new, "--model.n_head", "5", "--model.n_embd", "64"],
+            "model.n_head: 5 heads do not divide",
+        ),
         (["pretrain", book, *new, "--bogus"], "--bogus"),
         (["pretrain", book, "--out", tmp_path / "new", "--time", "soon"], "not a duration"),
         (["pretrain", book, *new, "--config", tmp_path / "bad.yaml"], "bad.yaml"),
-        (["pretrain", book, *new, "--tokenizer.path", "nobody/nothing-of-this-name"], "nobody/nothing-of-this-name"),
+        (
+            ["pretrain", book, *new, "--tokenizer.path", "nobody/nothing-of-this-name"],
+            "nobody/nothing-of-this-name",
+        ),
         (["pretrain", "--resume", tmp_path / "foreign"], "holds no run"),
         (["pretrain", "--resume", run, book], "does not go with --resume"),
         (["generate", tmp_path / "nowhere"], "nowhere"),
@@ -208,7 +264,10 @@ def test_bad_input_is_one_line_and_exit_code_2(book: Path, run: Path, tmp_path: 
         (["generate", run, "a", "--beams", "2", "--top-k", "3"], "top_k"),
         (["generate", run, "long " * 400], "truncate"),
         (["generate", run, "a", "--out", tmp_path / "x.jsonl"], "--prompts"),
-        (["generate", run, "--prompts", tmp_path / "nowhere.txt", "--out", tmp_path / "x.jsonl"], "nowhere.txt"),
+        (
+            ["generate", run, "--prompts", tmp_path / "nowhere.txt", "--out", tmp_path / "x.jsonl"],
+            "nowhere.txt",
+        ),
         (["info", tmp_path / "nowhere"], "nowhere"),
         (["dance"], "dance"),
     ]
@@ -229,16 +288,32 @@ def test_skipping_counts_what_was_left_out(tmp_path: Path) -> None:
     rows[7] = "{broken"
     rows[9] = '{"body": 1}'
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
-    done = newleaf("pretrain", tmp_path / "rows.jsonl", "--steps", "2", "--out", tmp_path / "r", "--data.on_error", "skip", *SMALL)
+    done = newleaf(
+        "pretrain",
+        tmp_path / "rows.jsonl",
+        "--steps",
+        "2",
+        "--out",
+        tmp_path / "r",
+        "--data.on_error",
+        "skip",
+        *SMALL,
+    )
     assert done.returncode == 0, done.stderr
     assert "Left out: " in done.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small file system needs root on Linux")
-def test_a_disk_too_small_for_the_run_is_one_line_and_leaves_nothing_behind(book: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small file system needs root on Linux"
+)
+def test_a_disk_too_small_for_the_run_is_one_line_and_leaves_nothing_behind(
+    book: Path, tmp_path: Path
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False, capture_output=True
+    ).returncode:
         pytest.skip("cannot mount here")
     try:
         done = newleaf("pretrain", book, "--steps", "3", "--out", disk / "r", *SMALL)
@@ -253,9 +328,17 @@ def test_a_disk_too_small_for_the_run_is_one_line_and_leaves_nothing_behind(book
 def test_help_and_import_are_quick() -> None:
     """The figures are in benchmarks/start.py; here only that nothing heavy is imported."""
     heavy = "torch|transformers|tokenizers|matplotlib|rich|numpy"
-    for code in ("import newleaf", "from newleaf.cli.main import build_parser; build_parser()[0].format_help()"):
+    for code in (
+        "import newleaf",
+        "from newleaf.cli.main import build_parser; build_parser()[0].format_help()",
+    ):
         check = f"import sys; {code}; print([m for m in {heavy.split('|')} if m in sys.modules])"
-        assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+        assert (
+            subprocess.run(
+                [sys.executable, "-c", check], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            == "[]"
+        )
 
 
 def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
@@ -294,6 +377,13 @@ def test_what_the_machine_does_not_have_is_one_line(
 
 
 def test_letters_that_the_terminal_has_not_are_shown_as_others(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", "import sys; from newleaf.cli.main import _open_streams; _open_streams(); print('h\\u00e9llo \\u2603')"]
-    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    words = [
+        sys.executable,
+        "-c",
+        "import sys; from newleaf.cli.main import _open_streams; _open_streams(); print('h\\u00e9llo "
+        "\\u2603')",
+    ]
+    done = subprocess.run(
+        words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
+    )
     assert done.stdout.strip() == b"h?llo ?"

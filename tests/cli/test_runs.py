@@ -1,4 +1,5 @@
-"""`newleaf runs`: every run that is there in one table, whatever state it is in, and its curves in one picture."""
+"""`newleaf runs`: every run that is there in one table, whatever state it is in, and its curves in one
+picture."""
 
 from __future__ import annotations
 
@@ -48,9 +49,22 @@ def table(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[list[li
     return [line.split() for line in found.out.splitlines()], found.err
 
 
-def test_the_table_says_of_each_run_what_its_folder_says_the_best_first(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_says_of_each_run_what_its_folder_says_the_best_first(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows, notes = table([str(runs)], capsys)
-    assert rows[0] == ["name", "text", "size", "parameters", "steps", "tokens", "time", "MFU", "bits/byte", "state"]
+    assert rows[0] == [
+        "name",
+        "text",
+        "size",
+        "parameters",
+        "steps",
+        "tokens",
+        "time",
+        "MFU",
+        "bits/byte",
+        "state",
+    ]
     assert [row[0] for row in rows[1:]] == ["deep/better", "good", "killed", "running", "stopped"]
     assert [row[-1] for row in rows[1:]] == ["finished", "finished", "stopped", "running", "stopped"]
     assert rows[1][1] == "book.txt"
@@ -59,7 +73,9 @@ def test_the_table_says_of_each_run_what_its_folder_says_the_best_first(runs: Pa
     assert notes == ""
 
 
-def test_json_has_the_networks_own_parameters_and_flops(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_networks_own_parameters_and_flops(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["runs", str(runs), "--json", "--sort", "name"]) == 0
     found = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
     network = GPT(NETWORK)
@@ -69,7 +85,12 @@ def test_json_has_the_networks_own_parameters_and_flops(runs: Path, capsys: pyte
     assert good["parameters"] == network.parameter_count()
     assert good["flops"] == per_token * 4000
     assert good["mfu"] == pytest.approx(per_token * 4000 / 20 / 1e9)
-    assert (good["steps"], good["tokens"], good["seconds"], good["val_bits_per_byte"]) == (40, 4000, 25.0, 1.5)
+    assert (good["steps"], good["tokens"], good["seconds"], good["val_bits_per_byte"]) == (
+        40,
+        4000,
+        25.0,
+        1.5,
+    )
     killed = found["killed"]
     assert (killed["steps"], killed["seconds"], killed["state"]) == (30, 15.0, "stopped")
     assert killed["val_bits_per_byte"] == pytest.approx(1.8 + 3 * math.exp(-3))
@@ -87,16 +108,23 @@ def test_sorting_puts_what_is_not_known_last(runs: Path, capsys: pytest.CaptureF
     assert [row[0] for row in table([str(runs), "--sort", "steps"], capsys)[0]][1] == "fresh"
 
 
-def test_damaged_and_partial_runs_are_one_line_each_and_no_crash(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_and_partial_runs_are_one_line_each_and_no_crash(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (runs / "good" / "summary.json").write_text('{"finished": tr')
-    append(runs / "killed", '{"step": 31, "loss"')  # cut short: not counted as damage, since it may be being written
+    # cut short: not counted as damage, since it may be being written
+    append(runs / "killed", '{"step": 31, "loss"')
     (runs / "deep" / "better" / "metrics.jsonl").unlink()
     (runs / "empty").mkdir()
     (runs / "empty" / "run.yaml").write_text("")
     (runs / "odd").mkdir()
     (runs / "odd" / "run.yaml").write_text("model: {n_layer: 2, vocab_size: x}\nsource: 3\n")
-    (runs / "odd" / "metrics.jsonl").write_bytes(b'\xff\xfe\n[1]\n{"step": "a", "loss": NaN}\n{"step": 1, "val_bits_per_byte": null}\n')
-    (runs / "odd" / "summary.json").write_text('{"finished": true, "steps": "many", "val_bits_per_byte": "low"}')
+    (runs / "odd" / "metrics.jsonl").write_bytes(
+        b'\xff\xfe\n[1]\n{"step": "a", "loss": NaN}\n{"step": 1, "val_bits_per_byte": null}\n'
+    )
+    (runs / "odd" / "summary.json").write_text(
+        '{"finished": true, "steps": "many", "val_bits_per_byte": "low"}'
+    )
     append(runs / "stopped", "garbage\n")
     rows, notes = table([str(runs)], capsys)
     rows = [row for row in rows if row]
@@ -111,7 +139,9 @@ def test_damaged_and_partial_runs_are_one_line_each_and_no_crash(runs: Path, cap
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
-def test_no_line_is_wider_than_the_terminal_and_the_figure_that_counts_is_there(width: int, runs: Path) -> None:
+def test_no_line_is_wider_than_the_terminal_and_the_figure_that_counts_is_there(
+    width: int, runs: Path
+) -> None:
     import io
 
     from rich.console import Console
@@ -159,9 +189,25 @@ def test_the_picture_has_a_panel_for_each_axis_and_a_line_for_each_run(runs: Pat
     assert len(comparison_figure(curves * 3).legends[0].get_texts()) == 15
 
 
-def test_plot_writes_a_picture_that_is_not_empty(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_writes_a_picture_that_is_not_empty(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "new" / "both.png"
-    assert main(["runs", "--plot", str(runs / "good"), str(runs / "deep" / "better"), "--out", str(out), "--x", "flops"]) == 0
+    assert (
+        main(
+            [
+                "runs",
+                "--plot",
+                str(runs / "good"),
+                str(runs / "deep" / "better"),
+                "--out",
+                str(out),
+                "--x",
+                "flops",
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out.strip() == str(out)
     image = matplotlib.image.imread(out)
     assert image.shape[1] == 1440
@@ -191,7 +237,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_the_readers_file_names_are_the_writers_and_reading_needs_no_pytorch(runs: Path) -> None:
-    assert (run_history.CONFIG, run_history.METRICS, run_history.SUMMARY) == (run_folder.CONFIG, run_folder.METRICS, run_folder.SUMMARY)
+    assert (run_history.CONFIG, run_history.METRICS, run_history.SUMMARY) == (
+        run_folder.CONFIG,
+        run_folder.METRICS,
+        run_folder.SUMMARY,
+    )
     check = f"import sys; from newleaf.cli.main import main; main(['runs', {str(runs)!r}]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
@@ -211,7 +261,9 @@ def with_text(path: Path, text: str, **more: object) -> Path:
     return path
 
 
-def test_runs_of_one_text_stand_together_whatever_their_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_one_text_stand_together_whatever_their_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with_text(write_run(tmp_path / "a", bits=1.9), "poems.txt")
     with_text(write_run(tmp_path / "b", bits=1.2), "code.py")
     with_text(write_run(tmp_path / "c", bits=1.4), "poems.txt")
@@ -222,9 +274,16 @@ def test_runs_of_one_text_stand_together_whatever_their_bits(tmp_path: Path, cap
     assert [row[0] for row in rows[1:]] == ["a", "b", "c", "d"]
 
 
-def test_runs_that_hold_out_other_shares_of_a_text_stand_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_hold_out_other_shares_of_a_text_stand_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The fingerprint is of the text as it was parted."""
-    for name, bits, text in (("a", 1.9, "poems.txt"), ("b", 1.2, "code.py"), ("c", 1.4, "poems.txt"), ("d", 1.5, "code.py")):
+    for name, bits, text in (
+        ("a", 1.9, "poems.txt"),
+        ("b", 1.2, "code.py"),
+        ("c", 1.4, "poems.txt"),
+        ("d", 1.5, "code.py"),
+    ):
         path = with_text(write_run(tmp_path / name, bits=bits), text)
         values = yaml.safe_load((path / "run.yaml").read_text("utf-8"))
         values["data"] = {"val_fraction": bits / 10}
@@ -234,7 +293,9 @@ def test_runs_that_hold_out_other_shares_of_a_text_stand_together(tmp_path: Path
     assert [row[0] if row else "" for row in rows[1:]] == ["b", "d", "", "c", "a"]
 
 
-def test_trials_of_a_sweep_are_shown_when_they_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trials_of_a_sweep_are_shown_when_they_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_run(tmp_path / "tuned")
     for number in (1, 2):
         write_run(tmp_path / "tuned-sweep" / f"round-1-rate-{number}")
@@ -246,10 +307,14 @@ def test_trials_of_a_sweep_are_shown_when_they_are_asked_for(tmp_path: Path, cap
     assert len(table([str(tmp_path / "tuned-sweep")], capsys)[0]) == 3
 
 
-def test_a_tuned_run_shows_the_score_that_chose_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tuned_run_shows_the_score_that_chose_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = with_text(write_run(tmp_path / "reviews"), "reviews.csv", task="classify")
     summary = json.loads((path / "summary.json").read_text("utf-8"))
-    scores = {"val_accuracy": 0.93, "val_loss": 0.2} | {name: value for name, value in summary.items() if name != "val_bits_per_byte"}
+    scores = {"val_accuracy": 0.93, "val_loss": 0.2} | {
+        name: value for name, value in summary.items() if name != "val_bits_per_byte"
+    }
     (path / "summary.json").write_text(json.dumps(scores), "utf-8")
     rows, _ = table([str(tmp_path)], capsys)
     assert "score" in rows[0]

@@ -20,9 +20,16 @@ def runs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("words", [["runs", "RUNS"], ["plan", "gpt2-124m"], ["plan"], ["info", "RUNS/a-run-with-a-long-name-number-0"]])
+@pytest.mark.parametrize(
+    "words",
+    [["runs", "RUNS"], ["plan", "gpt2-124m"], ["plan"], ["info", "RUNS/a-run-with-a-long-name-number-0"]],
+)
 def test_no_line_is_wider_than_columns_say(
-    words: list[str], width: int, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    width: int,
+    runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     assert main([word.replace("RUNS", str(runs)) for word in words]) == 0
@@ -32,21 +39,38 @@ def test_no_line_is_wider_than_columns_say(
     assert max(len(line.rstrip()) for line in lines if line not in paths) <= width
 
 
-def test_a_pipe_gets_whole_lines(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_whole_lines(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["runs", str(runs)]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[0].split() == ["name", "text", "size", "parameters", "steps", "tokens", "time", "MFU", "bits/byte", "state"]
+    assert rows[0].split() == [
+        "name",
+        "text",
+        "size",
+        "parameters",
+        "steps",
+        "tokens",
+        "time",
+        "MFU",
+        "bits/byte",
+        "state",
+    ]
     assert len(rows) == 4
     assert main(["plan", "gpt2-124m"]) == 0
-    assert "6·N: 2 forward and 4 backward for each active weight (Kaplan et al. 2020)" in capsys.readouterr().out
+    assert (
+        "6·N: 2 forward and 4 backward for each active weight (Kaplan et al. 2020)" in capsys.readouterr().out
+    )
     assert main(["info", str(runs / "a-run-with-a-long-name-number-0")]) == 0
     assert "\x1b" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("command", build_parser()[1])
-def test_help_fits_a_narrow_terminal(command: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_fits_a_narrow_terminal(
+    command: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     with pytest.raises(SystemExit):
         main([command, "--help"])

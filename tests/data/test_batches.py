@@ -1,4 +1,5 @@
-"""Claims about shards, order and batches: tokens equal whole-text encoding, windows come once, every byte counts once."""
+"""Claims about shards, order and batches: tokens equal whole-text encoding, windows come once, every byte
+counts once."""
 
 from functools import cache
 from itertools import pairwise
@@ -37,17 +38,25 @@ def a_shard(*documents: list[int]) -> Shard:
     stream = [token for document in documents for token in (0, *document)]
     starts = np.cumsum([0] + [len(document) + 1 for document in documents])[:-1]
     n_bytes = sum(map(len, documents))
-    return Shard(np.array(stream, dtype=np.uint16), starts, n_bytes, len(documents), "", bos_id=0, eos_id=98, pad_id=99)
+    return Shard(
+        np.array(stream, dtype=np.uint16), starts, n_bytes, len(documents), "", bos_id=0, eos_id=98, pad_id=99
+    )
 
 
 def rows_of(batches) -> list[tuple[list[int], list[int]]]:
-    return [(ids.tolist(), targets.tolist()) for batch in batches for ids, targets in zip(batch.ids, batch.targets)]
+    return [
+        (ids.tolist(), targets.tolist())
+        for batch in batches
+        for ids, targets in zip(batch.ids, batch.targets)
+    ]
 
 
 def prepared_shard(tmp_path: Path, text: str, **options) -> tuple[Shard, Shard, str]:
     (tmp_path / "a.txt").write_text(text, encoding="utf-8", newline="")
     corpus = prepare_text(tmp_path / "a.txt", DataConfig(**options), tmp_path / "cache")
-    train, validation = (tokenize(part, tokenizer(), tmp_path / "cache") for part in (corpus.train, corpus.validation))
+    train, validation = (
+        tokenize(part, tokenizer(), tmp_path / "cache") for part in (corpus.train, corpus.validation)
+    )
     return train, validation, "".join(corpus.validation.documents())
 
 
@@ -88,7 +97,9 @@ def test_one_flipped_bit_in_cached_tokens_is_named_and_they_are_made_anew(
     data[9] ^= 0x04
     file.write_bytes(data)
     again, _, _ = prepared_shard(tmp_path, "\n".join(LINES), document="line", val_fraction=0.2)
-    assert [record.getMessage() for record in caplog.records] == [f"{file}: damaged in the cache, so it is made anew"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: damaged in the cache, so it is made anew"
+    ]
     assert (again.tokens.tolist(), again.document_starts.tolist()) == expected
 
 
@@ -101,22 +112,37 @@ def test_of_a_large_text_a_part_becomes_tokens_spread_evenly_over_it(tmp_path: P
     pieces = [tokenizer().decode(part.tokens[first + 1 : last].tolist()) for first, last in pairwise(bounds)]
     whole = "".join(text.documents())
     assert [whole.index(piece) for piece in pieces] == [0, (len(whole) - 66_666) // 2, len(whole) - 66_666]
-    assert tokenize(text, tokenizer(), tmp_path / "cache", max_bytes=10**6).fingerprint == tokenize(text, tokenizer()).fingerprint
-    assert tokenize(text, tokenizer(), tmp_path / "cache").n_bytes == text.n_bytes, "the part is not taken for the whole"
+    assert (
+        tokenize(text, tokenizer(), tmp_path / "cache", max_bytes=10**6).fingerprint
+        == tokenize(text, tokenizer()).fingerprint
+    )
+    assert tokenize(text, tokenizer(), tmp_path / "cache").n_bytes == text.n_bytes, (
+        "the part is not taken for the whole"
+    )
 
 
 def word_ends(pattern: str | None) -> Tokenizer:
     """A byte-level pre-tokenizer alone: where it cuts is all that chunking has to respect."""
     backend = Tokenizer(models.WordLevel({}, "?"))
     words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
-    backend.pre_tokenizer = words if pattern is None else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), words])
+    backend.pre_tokenizer = (
+        words
+        if pattern is None
+        else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), words])
+    )
     backend.decoder = decoders.ByteLevel()
     return backend
 
 
 @pytest.mark.parametrize("style", ["qwen2", "gpt2", "o200k"])
 @settings(max_examples=400, deadline=None)
-@given(text=st.text(st.sampled_from("ab9_ \n\r\t.,'s春。/\u00a0\u0301\x1c\u2028") | st.characters(exclude_categories=["Cs"]), max_size=80))
+@given(
+    text=st.text(
+        st.sampled_from("ab9_ \n\r\t.,'s春。/\u00a0\u0301\x1c\u2028")
+        | st.characters(exclude_categories=["Cs"]),
+        max_size=80,
+    )
+)
 @example(text="。。。。\n\n春春春春春春")
 @example(text="。。。。 \n春春春春春春")
 def test_chunks_never_cut_a_word_in_two(style: str, text: str) -> None:
@@ -181,8 +207,12 @@ def documents_of(sizes: list[int]) -> list[list[int]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(n=st.integers(2, 200), length=st.integers(1, 12), batch_size=st.integers(1, 9), seed=st.integers(0, 99))
-def test_packed_windows_come_once_per_epoch_and_predict_the_next_token(n: int, length: int, batch_size: int, seed: int) -> None:
+@given(
+    n=st.integers(2, 200), length=st.integers(1, 12), batch_size=st.integers(1, 9), seed=st.integers(0, 99)
+)
+def test_packed_windows_come_once_per_epoch_and_predict_the_next_token(
+    n: int, length: int, batch_size: int, seed: int
+) -> None:
     shard = a_shard(list(range(1, n)))
     if n <= length:
         with pytest.raises(InputError, match=rf"{n} tokens.*windows of {n - 1} tokens or less"):
@@ -205,7 +235,10 @@ def test_a_batch_follows_from_seed_and_step_alone() -> None:
         one, other = TrainBatches(shard, 8, 4, 1, config), TrainBatches(shard, 8, 4, 1, config)
         forwards = [one.batch(step) for step in range(30)]
         backwards = [other.batch(step) for step in reversed(range(30))][::-1]
-        assert all(torch.equal(a.ids, b.ids) and torch.equal(a.targets, b.targets) for a, b in zip(forwards, backwards))
+        assert all(
+            torch.equal(a.ids, b.ids) and torch.equal(a.targets, b.targets)
+            for a, b in zip(forwards, backwards)
+        )
         assert not torch.equal(TrainBatches(shard, 8, 4, 2, config).batch(0).ids, forwards[0].ids)
         assert forwards[0].ids.dtype == forwards[0].targets.dtype == torch.int64
 
@@ -232,7 +265,9 @@ def test_epochs_differ_in_order_and_phase() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(sizes=lengths, length=st.integers(1, 6), data=st.data())
-def test_document_windows_predict_each_token_and_the_end_and_never_cross(sizes: list[int], length: int, data: st.DataObject) -> None:
+def test_document_windows_predict_each_token_and_the_end_and_never_cross(
+    sizes: list[int], length: int, data: st.DataObject
+) -> None:
     stride = data.draw(st.none() | st.integers(1, length))
     documents = documents_of(sizes)
     batches = TrainBatches(a_shard(*documents), length, 1, 3, DataConfig(layout="document", stride=stride))
@@ -241,14 +276,18 @@ def test_document_windows_predict_each_token_and_the_end_and_never_cross(sizes: 
     for ids, targets in rows:
         pairs = [(a, b) for a, b in zip(ids, targets) if b != -100]
         assert pairs
-        assert all(a == 99 for a, b in zip(ids, targets) if b == -100 and a != 98), "what has no target is padding, or EOS"
+        assert all(a == 99 for a, b in zip(ids, targets) if b == -100 and a != 98), (
+            "what has no target is padding, or EOS"
+        )
         found.update(pairs[:-1] if pairs[-1][1] == 98 else pairs)
     whole = [[0, *document, 98] for document in documents]
     everything = {pair for document in whole for pair in pairwise(document)}
     assert found == {pair for pair in everything if pair[1] != 98}
     assert sum(targets.count(98) for _, targets in rows) == len(documents), "each end is predicted once"
     if stride is None:
-        assert sum(target != -100 for _, targets in rows for target in targets) == sum(len(document) - 1 for document in whole)
+        assert sum(target != -100 for _, targets in rows for target in targets) == sum(
+            len(document) - 1 for document in whole
+        )
 
 
 def test_stride_one_slides_over_a_line_as_the_tutorial_does() -> None:
@@ -273,8 +312,15 @@ def test_the_document_mask_numbers_the_documents_in_a_window() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(sizes=lengths, length=st.integers(1, 12), batch_size=st.integers(1, 5), layout=st.sampled_from(["packed", "document"]))
-def test_validation_predicts_each_token_once_in_order_and_no_separator(sizes: list[int], length: int, batch_size: int, layout: str) -> None:
+@given(
+    sizes=lengths,
+    length=st.integers(1, 12),
+    batch_size=st.integers(1, 5),
+    layout=st.sampled_from(["packed", "document"]),
+)
+def test_validation_predicts_each_token_once_in_order_and_no_separator(
+    sizes: list[int], length: int, batch_size: int, layout: str
+) -> None:
     documents = documents_of(sizes)
     batches = list(validation_batches(a_shard(*documents), length, batch_size, DataConfig(layout=layout)))
     targets = [target for _, row in rows_of(batches) for target in row if target != -100]
@@ -294,8 +340,15 @@ def test_validation_counts_every_byte_of_the_text_once(tmp_path: Path, layout: s
     text = "".join(f"第{n}行 <|endoftext|> naïve\r\n" for n in range(300))
     _, validation, held_out = prepared_shard(tmp_path, text, val_fraction=0.3)
     per_token = token_byte_lengths(tokenizer())
-    covered = [batch.targets[batch.targets != -100].numpy() for batch in validation_batches(validation, 32, 4, DataConfig(layout=layout))]
-    assert sum(int(per_token[targets].sum()) for targets in covered) == len(held_out.encode()) == validation.n_bytes
+    covered = [
+        batch.targets[batch.targets != -100].numpy()
+        for batch in validation_batches(validation, 32, 4, DataConfig(layout=layout))
+    ]
+    assert (
+        sum(int(per_token[targets].sum()) for targets in covered)
+        == len(held_out.encode())
+        == validation.n_bytes
+    )
 
 
 def test_an_estimate_takes_evenly_spaced_windows_of_the_whole() -> None:
@@ -317,7 +370,9 @@ def test_the_standard_library_is_a_text_of_python_without_tests_split_by_file() 
     sizes = [sum(path.stat().st_size for path in paths) for paths in (train, held_out)]
     assert sizes[0] > 2**21
     assert 0.03 < sizes[1] / sum(sizes) < 0.2
-    assert not {"test", "tests", "site-packages", "idle_test"} & {part for path in train + held_out for part in path.parts[-4:-1]}
+    assert not {"test", "tests", "site-packages", "idle_test"} & {
+        part for path in train + held_out for part in path.parts[-4:-1]
+    }
     assert {"argparse.py", "ast.py"} <= {path.name for path in train + held_out}
 
 

@@ -1,4 +1,5 @@
-"""Claims about encodings: text in the encodings that texts come in is read, a guess is told with the option, and no noise is learned."""
+"""Claims about encodings: text in the encodings that texts come in is read, a guess is told with the option,
+and no noise is learned."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def text_of(corpus: Any) -> str:
 
 @pytest.mark.parametrize(("text", "encoding"), TEXTS)
 @pytest.mark.parametrize("times", [1, 40])
-def test_text_is_read_in_the_encoding_it_has_and_measured_as_utf8(tmp_path: Path, text: str, encoding: str, times: int) -> None:
+def test_text_is_read_in_the_encoding_it_has_and_measured_as_utf8(
+    tmp_path: Path, text: str, encoding: str, times: int
+) -> None:
     corpus = prepared(tmp_path, (text * times).encode(encoding))
     assert text_of(corpus) == text * times
     assert corpus.train.n_bytes + corpus.validation.n_bytes == len((text * times).encode())
@@ -60,8 +63,16 @@ def test_the_encoding_that_is_named_is_taken(tmp_path: Path, text: str, encoding
     ("data", "options", "said"),
     [
         (b"ab\xff\xfdcd", {}, "not UTF-8 at byte 2; name its encoding with --data.encoding"),
-        (b"It is \x93quoted\x94 so, he said \x96 and left\x85\n", {}, "name its encoding with --data.encoding"),
-        (SIMPLIFIED.encode(), {"encoding": "ascii"}, "not ascii at byte 0; name its encoding with --data.encoding"),
+        (
+            b"It is \x93quoted\x94 so, he said \x96 and left\x85\n",
+            {},
+            "name its encoding with --data.encoding",
+        ),
+        (
+            SIMPLIFIED.encode(),
+            {"encoding": "ascii"},
+            "not ascii at byte 0; name its encoding with --data.encoding",
+        ),
         (
             (SIMPLIFIED * 9).encode("gb18030") + b"\xff\xff",
             {"encoding": "gb18030"},
@@ -72,7 +83,9 @@ def test_the_encoding_that_is_named_is_taken(tmp_path: Path, text: str, encoding
         (b"a", {"encoding": "hex"}, "data.encoding: 'hex' is no text encoding"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_the_option(tmp_path: Path, data: bytes, options: dict[str, str], said: str) -> None:
+def test_what_cannot_be_read_is_refused_with_the_option(
+    tmp_path: Path, data: bytes, options: dict[str, str], said: str
+) -> None:
     with pytest.raises(InputError) as caught:
         prepared(tmp_path, data, **options)
     assert said in str(caught.value)

@@ -34,8 +34,13 @@ def whole(text: TextFile) -> list[str]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), min_size=2), fraction=st.floats(0.01, 0.9))
-def test_one_text_is_split_at_a_character(tmp_path_factory: pytest.TempPathFactory, text: str, fraction: float) -> None:
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff"), min_size=2),
+    fraction=st.floats(0.01, 0.9),
+)
+def test_one_text_is_split_at_a_character(
+    tmp_path_factory: pytest.TempPathFactory, text: str, fraction: float
+) -> None:
     n = int(len(text) * (1 - fraction))  # nanoGPT's way to say it
     if n == 0:
         return
@@ -57,7 +62,9 @@ def test_several_documents_are_split_between_documents(tmp_path: Path) -> None:
 
 def test_a_validation_text_of_its_own_takes_nothing_from_the_training_text(tmp_path: Path) -> None:
     held_out = write(tmp_path / "v.txt", "x\ny\nz\n")
-    corpus = prepared(tmp_path, "a\nb\nc\n", document="line", limit=2, validation=str(held_out), validation_limit=1)
+    corpus = prepared(
+        tmp_path, "a\nb\nc\n", document="line", limit=2, validation=str(held_out), validation_limit=1
+    )
     assert (whole(corpus.train), whole(corpus.validation)) == (["a", "b"], ["x"])
 
 
@@ -93,13 +100,17 @@ def test_one_flipped_bit_in_cached_text_is_named_and_the_text_is_read_anew(
     path = corpus.train.path.with_name(damage)
     flip_a_bit(path)
     again = prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache")
-    assert [record.getMessage() for record in caplog.records] == [f"{path}: damaged in the cache, so it is made anew"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: damaged in the cache, so it is made anew"
+    ]
     assert not again.from_cache
     assert whole(again.train) == whole(corpus.train)
     assert prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache").from_cache
 
 
-def test_an_entry_that_an_earlier_version_sealed_is_made_anew_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_that_an_earlier_version_sealed_is_made_anew_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     corpus = prepared(tmp_path, "some text\n" * 50)
     seal = corpus.train.path.with_name("meta.json")
     seal.write_text('{"sizes": {"text.bin": 500, "text.ends": 8}, "meta": {}}')
@@ -116,7 +127,10 @@ def flip_a_bit(path: Path) -> None:
 def test_runs_at_the_same_time_agree(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "some text\n" * 5000)
     results: list[list[str]] = []
-    run = lambda: results.append(whole(prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache").train))  # noqa: E731
+
+    def run() -> None:
+        results.append(whole(prepare_text(tmp_path / "a.txt", DataConfig(), tmp_path / "cache").train))
+
     threads = [threading.Thread(target=run) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -128,7 +142,9 @@ def test_runs_at_the_same_time_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
-def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def fail(*_):
         raise OSError(code, os.strerror(code))
 
@@ -172,7 +188,9 @@ def test_progress_counts_the_bytes_of_all_files(tmp_path: Path) -> None:
 def test_cleaning_is_reported(tmp_path: Path) -> None:
     rows = ["e\u0301 one", "\u00e9 one", "ab", "long enough  \n\n\n\n\nend ", "another text"]
     lines = "".join(json.dumps({"text": row}) + "\n" for row in rows)
-    corpus = prepared(tmp_path, lines, "a.jsonl", normalize="nfc", whitespace=True, dedup="exact", min_length=4)
+    corpus = prepared(
+        tmp_path, lines, "a.jsonl", normalize="nfc", whitespace=True, dedup="exact", min_length=4
+    )
     assert whole(corpus.train) == ["\u00e9 one", "long enough\n\nend"]
     assert corpus.report["cleaning"] == {
         "changed: normalize": 1,
@@ -189,7 +207,12 @@ def test_near_duplicates_drop_out_and_different_texts_stay(unit: str) -> None:
     text = "".join(unit.format(n) for n in range(300))
     nearly = text.replace("150", "abc")
     other = "".join(unit.format(n) for n in range(300, 600))
-    assert [cleaner.clean([each]) is not None for each in (text, nearly, other, text)] == [True, False, True, False]
+    assert [cleaner.clean([each]) is not None for each in (text, nearly, other, text)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
     assert cleaner.counts == {"dropped: near duplicate": 1, "dropped: exact duplicate": 1}
 
 
@@ -230,7 +253,9 @@ def test_of_two_books_the_end_of_each_is_held_out_and_not_one_of_them(tmp_path: 
     sources = [write(tmp_path / "a.txt", first), write(tmp_path / "b.txt", second)]
     corpus = prepare_text(sources, DataConfig(val_fraction=0.1), cache=tmp_path / "cache")
     train, held_out = list(corpus.train.documents()), list(corpus.validation.documents())
-    assert [train[0] + held_out[0], train[1] + held_out[1]] == [first, second], "cut between characters, and nothing is lost"
+    assert [train[0] + held_out[0], train[1] + held_out[1]] == [first, second], (
+        "cut between characters, and nothing is lost"
+    )
     for whole, end in zip((first, second), held_out, strict=True):
         assert len(end.encode("utf-8")) / len(whole.encode("utf-8")) == pytest.approx(0.1, abs=0.001)
     assert corpus.train.n_chars == len("".join(train))

@@ -1,4 +1,5 @@
-"""Claims about files of rows: evaluation, prompts, classification and tuning read the same files in the same way."""
+"""Claims about files of rows: evaluation, prompts, classification and tuning read the same files in the same
+way."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def as_table(rows: list[dict[str, str]], delimiter: str = ",") -> str:
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_a_byte_order_mark_an_encoding_and_a_line_end_change_no_row(tmp_path: Path, reader: str, encoding: str, ending: str) -> None:
+def test_a_byte_order_mark_an_encoding_and_a_line_end_change_no_row(
+    tmp_path: Path, reader: str, encoding: str, ending: str
+) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes("".join(json.dumps(row, ensure_ascii=False) + ending for row in ROWS).encode(encoding))
     assert READERS[reader](path) == ROWS
@@ -53,7 +56,12 @@ def test_a_byte_order_mark_an_encoding_and_a_line_end_change_no_row(tmp_path: Pa
 def test_every_reader_takes_every_kind_of_file(tmp_path: Path, reader: str, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
     lines = "\n".join(json.dumps(row) for row in ROWS)
-    content = {".csv": as_table(ROWS), ".tsv": as_table(ROWS, "\t"), ".json": json.dumps(ROWS), ".jsonl.gz": lines}[suffix]
+    content = {
+        ".csv": as_table(ROWS),
+        ".tsv": as_table(ROWS, "\t"),
+        ".json": json.dumps(ROWS),
+        ".jsonl.gz": lines,
+    }[suffix]
     path.write_bytes(gzip.compress(content.encode()) if suffix.endswith("gz") else content.encode())
     assert READERS[reader](path) == ROWS
 
@@ -85,10 +93,17 @@ def test_a_bad_row_is_one_lines_problem(tmp_path: Path, bad: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(
     rows=st.lists(
-        st.lists(st.text(st.characters(exclude_characters="\t\r\n\x00", exclude_categories=["Cs"])), min_size=2, max_size=2), min_size=1
+        st.lists(
+            st.text(st.characters(exclude_characters="\t\r\n\x00", exclude_categories=["Cs"])),
+            min_size=2,
+            max_size=2,
+        ),
+        min_size=1,
     )
 )
-def test_tabs_and_line_ends_alone_part_a_tsv(tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]) -> None:
+def test_tabs_and_line_ends_alone_part_a_tsv(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
+) -> None:
     """IANA's text/tab-separated-values: a quote is a character like any other."""
     path = tmp_path_factory.mktemp("tsv") / "a.tsv"
     path.write_text("text\tlabel\n" + "".join("\t".join(row) + "\n" for row in rows), "utf-8", newline="")
@@ -102,8 +117,13 @@ def test_a_csv_field_keeps_the_line_ends_between_its_quotes(tmp_path: Path) -> N
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.binary(max_size=400), suffix=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz"]))
-def test_any_bytes_give_rows_problems_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str) -> None:
+@given(
+    data=st.binary(max_size=400),
+    suffix=st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz"]),
+)
+def test_any_bytes_give_rows_problems_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
+) -> None:
     path = tmp_path_factory.mktemp("any") / f"a{suffix}"
     path.write_bytes(data)
     problems: list[BadDocumentError] = []

@@ -28,7 +28,9 @@ def read(*sources: Path | str, problems: Problems | None = None, **options) -> l
 
 
 def jsonl(*texts: str) -> str:
-    return "".join(json.dumps({"id": n, "text": text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts))
+    return "".join(
+        json.dumps({"id": n, "text": text}, ensure_ascii=False) + "\n" for n, text in enumerate(texts)
+    )
 
 
 def write(path: Path, data: str | bytes) -> Path:
@@ -93,31 +95,49 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     [
         ("a.txt", b"ab\xffcd", {}, r"a\.txt: not UTF-8 at byte 2"),
         ("a.txt", "ab春".encode()[:-1], {}, r"a\.txt: not UTF-8 at byte 2"),
-        ("a.txt", b"x" * (4 * 2**20 - 1) + "春".encode()[:2] + b"y", {}, rf"not UTF-8 at byte {4 * 2**20 - 1}"),
+        (
+            "a.txt",
+            b"x" * (4 * 2**20 - 1) + "春".encode()[:2] + b"y",
+            {},
+            rf"not UTF-8 at byte {4 * 2**20 - 1}",
+        ),
         ("a.txt", b"ok\nb\xff\n", {"document": "line"}, r"a\.txt: not UTF-8 at byte 4"),
         ("a.txt", b"ab\0cd", {}, r"a\.txt: binary file \(a NUL byte at byte 2\)"),
         ("a.txt", b"", {}, r"a\.txt: the file is empty"),
         ("a.exe", b"text", {}, r"a\.exe: unknown kind of file"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', {}, r"a\.jsonl:2: not valid JSON"),
         ("a.jsonl", b'{"text": "a"}\n["b"]\n', {}, r"a\.jsonl:2: not a JSON object"),
-        ("a.jsonl", b'{"text": "a"}\n\n{"body": "b"}\n', {}, r"a\.jsonl:3: has no field 'text' \(it has: body\)"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n\n{"body": "b"}\n',
+            {},
+            r"a\.jsonl:3: has no field 'text' \(it has: body\)",
+        ),
         ("a.jsonl", b'{"text": 5}\n', {}, r"a\.jsonl:1: field 'text' is not a string but int"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', {}, r"a\.jsonl:1: field 'text' holds half of a surrogate pair"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', {}, r"a\.jsonl: not UTF-8 at byte 24"),
         ("a.csv", b"n,body\n1,x\n", {}, r"a\.csv: has no column 'text' \(it has: n, body\)"),
-        ("a.csv", b"n,text\n1,x\n2\n", {}, r"a\.csv:3: has 1 field, and the first line names 2 columns: there is none for 'text'"),
+        (
+            "a.csv",
+            b"n,text\n1,x\n2\n",
+            {},
+            r"a\.csv:3: has 1 field, and the first line names 2 columns: there is none for 'text'",
+        ),
         ("a.csv", b'n,text\n1,"x\n', {}, r"a\.csv:2: not valid CSV"),
         ("a.parquet", b"PAR1 no", {}, r"a\.parquet: not a readable Parquet file"),
     ],
 )
-def test_bad_text_is_named_with_its_place(tmp_path: Path, name: str, data: bytes, options: dict[str, str], message: str) -> None:
+def test_bad_text_is_named_with_its_place(
+    tmp_path: Path, name: str, data: bytes, options: dict[str, str], message: str
+) -> None:
     with pytest.raises(InputError, match=message) as caught:
         read(write(tmp_path / name, data), **options)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("a.txt.gz", gzip.compress(b"text" * 999, mtime=0)), ("a.txt.zst", zstandard.compress(b"ab" * 99))]
+    ("name", "data"),
+    [("a.txt.gz", gzip.compress(b"text" * 999, mtime=0)), ("a.txt.zst", zstandard.compress(b"ab" * 99))],
 )
 def test_a_broken_archive_is_named(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data[:8] + b"\xff\xff\xff" + data[11:-6])
@@ -136,7 +156,19 @@ def test_a_zst_file_that_was_cut_anywhere_is_named(tmp_path: Path, checksum: boo
     assert read(whole) == [(noise + b"a" * 300_000).decode() * 2]
     data = whole.read_bytes()
     cut = tmp_path / "cut.txt.zst"
-    for length in (1, 3, 6, 13, 17, 30, len(frame) // 2, len(frame) + 10, len(frame) + 13, len(data) - 5, len(data) - 1):
+    for length in (
+        1,
+        3,
+        6,
+        13,
+        17,
+        30,
+        len(frame) // 2,
+        len(frame) + 10,
+        len(frame) + 13,
+        len(data) - 5,
+        len(data) - 1,
+    ):
         cut.write_bytes(data[:length])
         with pytest.raises(InputError, match=r"cut\.txt\.zst: broken zstd file"):
             read(cut)
@@ -160,7 +192,9 @@ def test_a_source_that_names_nothing_is_an_error(tmp_path: Path, source: str) ->
 
 
 def test_skipping_counts_by_reason_and_goes_on(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", b'{"text": "a"}\n{"text": \n{"body": "b"}\n{"text": "\xff"}\n{"text": "e"}\n')
+    path = write(
+        tmp_path / "a.jsonl", b'{"text": "a"}\n{"text": \n{"body": "b"}\n{"text": "\xff"}\n{"text": "e"}\n'
+    )
     problems = Problems("skip")
     assert read(path, problems=problems) == ["a", "e"]
     assert problems.skipped == {"broken line": 1, "no text field": 1, "not UTF-8": 1}
@@ -195,19 +229,28 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch)
         raise ConnectionError("cannot reach\nthe Hub")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(InputError, match=r"hf:owner/name::train: cannot be read from the Hub \(cannot reach the Hub\)"):
+    with pytest.raises(
+        InputError, match=r"hf:owner/name::train: cannot be read from the Hub \(cannot reach the Hub\)"
+    ):
         read("hf:owner/name")
 
 
-def test_the_datasets_package_reads_a_local_dataset_as_one_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_datasets_package_reads_a_local_dataset_as_one_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     datasets = pytest.importorskip("datasets")
     real = datasets.load_dataset
     write(tmp_path / "train.jsonl", jsonl("a", "b"))
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, **rest: real("json", data_dir=str(tmp_path), **rest))
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, config, **rest: real("json", data_dir=str(tmp_path), **rest)
+    )
     assert read("hf:owner/name") == ["a", "b"]
 
 
-@pytest.mark.parametrize(("package", "source"), [("datasets", "hf:owner/name"), ("pyarrow", "a.parquet"), ("zstandard", "a.txt.zst")])
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [("datasets", "hf:owner/name"), ("pyarrow", "a.parquet"), ("zstandard", "a.txt.zst")],
+)
 def test_a_missing_package_is_named_with_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, source: str
 ) -> None:

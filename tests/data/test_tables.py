@@ -1,4 +1,5 @@
-"""Claims about tables: every reader of rows takes the same ones, as Python's csv reads them, and says the same of what is wrong."""
+"""Claims about tables: every reader of rows takes the same ones, as Python's csv reads them, and says the
+same of what is wrong."""
 
 from __future__ import annotations
 
@@ -112,7 +113,14 @@ def test_every_door_names_the_same_fault_with_its_line(door: str, kind: str, tmp
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", " [ ] ", '[{"a": 1e999}]', '[{"a": 1}, {"a": [2, {"b": "]"}]}\n]', '[{"a": "\\u4f60"},\r\n{"a": null}]']
+    "text",
+    [
+        "[]",
+        " [ ] ",
+        '[{"a": 1e999}]',
+        '[{"a": 1}, {"a": [2, {"b": "]"}]}\n]',
+        '[{"a": "\\u4f60"},\r\n{"a": null}]',
+    ],
 )
 def test_a_list_has_the_rows_that_pythons_json_finds(text: str, tmp_path: Path) -> None:
     from newleaf.data.rows import file_rows
@@ -122,7 +130,9 @@ def test_a_list_has_the_rows_that_pythons_json_finds(text: str, tmp_path: Path) 
     assert [row.values for row in file_rows(path)] == json.loads(text)
 
 
-@pytest.mark.parametrize("text", ['[{"a": 1},]', '[{"a": 1} {"a": 2}]', '[{"a": 1}', '[{"a": 1}] x', "[", '[{"a": }]'])
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1},]', '[{"a": 1} {"a": 2}]', '[{"a": 1}', '[{"a": 1}] x', "[", '[{"a": }]']
+)
 def test_a_list_that_pythons_json_refuses_is_refused(text: str, tmp_path: Path) -> None:
     from newleaf.data.rows import file_rows
 

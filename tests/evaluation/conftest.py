@@ -1,4 +1,5 @@
-"""Small models and small sets of questions for the tests of evaluation; the harness's own tasks run on the same rows in its Hub's form."""
+"""Small models and small sets of questions for the tests of evaluation; the harness's own tasks run on the
+same rows in its Hub's form."""
 
 from __future__ import annotations
 
@@ -52,20 +53,40 @@ def data_dir(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arc = []
     for number in range(12):
         labels = ["A", "B", "C", "D"][: 3 + number % 2] if number % 3 else ["1", "2", "3", "4"]
-        arc.append({"question": say(), "choices": [say(1, 4) for _ in labels], "labels": labels, "answer": draw.choice(labels)})
+        arc.append(
+            {
+                "question": say(),
+                "choices": [say(1, 4) for _ in labels],
+                "labels": labels,
+                "answer": draw.choice(labels),
+            }
+        )
     write_rows(folder / "arc_easy.jsonl", arc)
     for file, count in (("mmlu_dev.jsonl", 5), ("mmlu_test.jsonl", 6)):
         rows = [
-            {"subject": subject, "question": f" {say()}", "choices": [say(1, 4) for _ in range(4)], "answer": draw.randrange(4)}
+            {
+                "subject": subject,
+                "question": f" {say()}",
+                "choices": [say(1, 4) for _ in range(4)],
+                "answer": draw.randrange(4),
+            }
             for subject in SUBJECTS
             for _ in range(count)
         ]
         write_rows(folder / file, rows)
-    truthful = [{"question": say(), "choices": [say() for _ in range(2 + n % 4)], "expected_index": 0} for n in range(10)]
+    truthful = [
+        {"question": say(), "choices": [say() for _ in range(2 + n % 4)], "expected_index": 0}
+        for n in range(10)
+    ]
     write_rows(folder / "truthfulqa_mc1.jsonl", truthful)
-    write_rows(folder / "lambada.jsonl", [{"context": say(8, 40).strip(), "continuation": " " + draw.choice(say.words)} for _ in range(12)])
+    write_rows(
+        folder / "lambada.jsonl",
+        [{"context": say(8, 40).strip(), "continuation": " " + draw.choice(say.words)} for _ in range(12)],
+    )
     write_rows(folder / "sst2.jsonl", [{"text": say() + " ", "label": draw.randrange(2)} for _ in range(12)])
-    gsm8k = [{"question": say(), "answer": f"{say()}\n#### {draw.choice(['7', '1,234', '-5'])}"} for _ in range(4)]
+    gsm8k = [
+        {"question": say(), "answer": f"{say()}\n#### {draw.choice(['7', '1,234', '-5'])}"} for _ in range(4)
+    ]
     write_rows(folder / "gsm8k.jsonl", gsm8k)
     return folder
 
@@ -78,9 +99,16 @@ def hub_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def rows(name: str) -> Iterator[dict[str, Any]]:
         return (json.loads(line) for line in (data_dir / name).read_text("utf-8").splitlines())
 
-    write_rows(folder / "Rowan/hellaswag/validation.jsonl", [row | {"label": str(row["label"])} for row in rows("hellaswag.jsonl")])
+    write_rows(
+        folder / "Rowan/hellaswag/validation.jsonl",
+        [row | {"label": str(row["label"])} for row in rows("hellaswag.jsonl")],
+    )
     arc = [
-        {"question": r["question"], "choices": {"text": r["choices"], "label": r["labels"]}, "answerKey": r["answer"]}
+        {
+            "question": r["question"],
+            "choices": {"text": r["choices"], "label": r["labels"]},
+            "answerKey": r["answer"],
+        }
         for r in rows("arc_easy.jsonl")
     ]
     write_rows(folder / "allenai/ai2_arc/ARC-Easy/test.jsonl", arc)
@@ -88,9 +116,18 @@ def hub_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file, split in (("mmlu_dev.jsonl", "dev"), ("mmlu_test.jsonl", "test")):
             own = [row for row in rows(file) if row["subject"] == subject]
             write_rows(folder / "cais/mmlu" / subject / f"{split}.jsonl", own)
-    truthful = [{"question": r["question"], "mc1_targets": {"choices": r["choices"], "labels": [1]}} for r in rows("truthfulqa_mc1.jsonl")]
+    truthful = [
+        {"question": r["question"], "mc1_targets": {"choices": r["choices"], "labels": [1]}}
+        for r in rows("truthfulqa_mc1.jsonl")
+    ]
     write_rows(folder / "truthfulqa/truthful_qa/multiple_choice/validation.jsonl", truthful)
-    write_rows(folder / "EleutherAI/lambada_openai/test.jsonl", [{"text": r["context"] + r["continuation"]} for r in rows("lambada.jsonl")])
-    write_rows(folder / "nyu-mll/glue/sst2/validation.jsonl", [{"sentence": r["text"], "label": r["label"]} for r in rows("sst2.jsonl")])
+    write_rows(
+        folder / "EleutherAI/lambada_openai/test.jsonl",
+        [{"text": r["context"] + r["continuation"]} for r in rows("lambada.jsonl")],
+    )
+    write_rows(
+        folder / "nyu-mll/glue/sst2/validation.jsonl",
+        [{"sentence": r["text"], "label": r["label"]} for r in rows("sst2.jsonl")],
+    )
     write_rows(folder / "openai/gsm8k/main/test.jsonl", list(rows("gsm8k.jsonl")))
     return folder

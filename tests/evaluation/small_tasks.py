@@ -25,7 +25,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 class Sentences:
-    """Sentences drawn from a text's own words, some with what tasks have to mind: brackets, double spaces, numbers, other letters."""
+    """Sentences drawn from a text's own words, some with what tasks have to mind: brackets, double spaces,
+    numbers, other letters."""
 
     def __init__(self, text: str, seed: int) -> None:
         self.words, self.random = [word for word in text.split() if word.isalpha()], random.Random(seed)
@@ -33,14 +34,19 @@ class Sentences:
     def __call__(self, least: int = 3, most: int = 12) -> str:
         count = self.random.randint(least, most)
         words = [self.random.choice(self.words) for _ in range(count)]
-        words.insert(self.random.randrange(count), self.random.choice(["42", "naïve", "[step]", "[title]", "1,000", "the"]))
+        words.insert(
+            self.random.randrange(count),
+            self.random.choice(["42", "naïve", "[step]", "[title]", "1,000", "the"]),
+        )
         return " ".join(words).capitalize() + self.random.choice([".", "  again.", " "])
 
 
 def tiny_model(tokenizer: Any, seed: int = 1, context: int = 2048) -> Model:
     """A random GPT-2 of two layers whose opinions are strong enough to differ."""
     torch.manual_seed(seed)
-    return Model(GPT(GPTConfig(tokenizer.vocab_size, context, 2, 4, 32, init_std=0.3)).eval(), tokenizer, "gpt2")
+    return Model(
+        GPT(GPTConfig(tokenizer.vocab_size, context, 2, 4, 32, init_std=0.3)).eval(), tokenizer, "gpt2"
+    )
 
 
 def word_tokenizer() -> Tokenizer:
@@ -48,7 +54,9 @@ def word_tokenizer() -> Tokenizer:
     import tokenizers
 
     words = ["[UNK]", "<s>", "abc", "def", "Question", "Answer", ":", "."]
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
+    )
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     return Tokenizer(backend, bos_id=1, eos_id=1)
 
@@ -57,12 +65,23 @@ LABELS = ("bad", "fine", "good")
 
 
 def tiny_classifier(
-    tokenizer: Any, labels: tuple[Label, ...] = LABELS, seed: int = 1, shape: Shape = "classify", several: bool = False
+    tokenizer: Any,
+    labels: tuple[Label, ...] = LABELS,
+    seed: int = 1,
+    shape: Shape = "classify",
+    several: bool = False,
 ) -> Model:
     """Random labels for texts."""
     words, head = with_label_tokens(tokenizer, shape, labels, several, 64)
     torch.manual_seed(seed)
-    shape_of: dict[str, Any] = {"n_layer": 1, "n_embd": 32, "n_head": 2, "n_kv_head": 2, "head_dim": 16, "n_inner": 64}
+    shape_of: dict[str, Any] = {
+        "n_layer": 1,
+        "n_embd": 32,
+        "n_head": 2,
+        "n_kv_head": 2,
+        "head_dim": 16,
+        "n_inner": 64,
+    }
     body = GPT(GPTConfig(vocab_size=words.vocab_size, context_length=64, **shape_of))
     network = Classifier(body, head.outputs)
     torch.nn.init.normal_(network.score.weight, std=2.0)
@@ -72,4 +91,6 @@ def tiny_classifier(
 def save_tiny_classifier(model: Model, folder: Path) -> None:
     assert model.labels is not None
     network = model.labels.network
-    save_classifier(folder, network.config, network.state_dict(), model.tokenizer, model.labels.head, version="test")
+    save_classifier(
+        folder, network.config, network.state_dict(), model.tokenizer, model.labels.head, version="test"
+    )

@@ -1,4 +1,5 @@
-"""What stands beside a score: what guessing reaches, and a word where answers were cut; and rows read by the fields that are named."""
+"""What stands beside a score: what guessing reaches, and a word where answers were cut; and rows read by the
+fields that are named."""
 
 from __future__ import annotations
 
@@ -22,12 +23,20 @@ from newleaf.evaluation.report import as_csv, markdown
 def test_chance_levels_stand_beside_accuracies(
     model: Model, model_folder: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluation(model, ["hellaswag", "sst2", "mmlu", "truthfulqa_mc1", "arc_easy", "lambada"], data_dir, quiet=True)
+    found = evaluation(
+        model, ["hellaswag", "sst2", "mmlu", "truthfulqa_mc1", "arc_easy", "lambada"], data_dir, quiet=True
+    )
     tasks = found.as_json()["tasks"]
-    assert (tasks["hellaswag"]["acc_chance"], tasks["hellaswag"]["acc_norm_chance"], tasks["sst2"]["acc_chance"]) == (0.25, 0.25, 0.5)
+    assert (
+        tasks["hellaswag"]["acc_chance"],
+        tasks["hellaswag"]["acc_norm_chance"],
+        tasks["sst2"]["acc_chance"],
+    ) == (0.25, 0.25, 0.5)
     for name in ("truthfulqa_mc1", "arc_easy"):  # rows with different numbers of choices
         rows = [json.loads(line) for line in (data_dir / f"{name}.jsonl").read_text("utf-8").splitlines()]
-        assert tasks[name]["acc_chance"] == pytest.approx(sum(1 / len(row["choices"]) for row in rows) / len(rows))
+        assert tasks[name]["acc_chance"] == pytest.approx(
+            sum(1 / len(row["choices"]) for row in rows) / len(rows)
+        )
     assert all(group["acc_chance"] == 0.25 for group in tasks["mmlu"]["groups"].values())
     assert "acc_chance" not in tasks["lambada"]
     assert "| 95 % interval | chance |" in markdown(found)
@@ -49,7 +58,9 @@ def test_answers_are_cut_to_the_context_with_a_word(tiny_tokenizer: Any, tmp_pat
 
 def test_an_address_is_asked_in_its_chat_when_that_is_wanted(model: Model, tmp_path: Path) -> None:
     server = Server(model)
-    server.complete = lambda body: {"choices": [{"index": 0, "message": {"role": "assistant", "content": "the answer"}}]}  # type: ignore[method-assign]
+    server.complete = lambda body: {
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "the answer"}}]
+    }  # type: ignore[method-assign]
     path = write_rows(tmp_path / "asked.jsonl", [{"prompt": "What is it?", "references": ["the answer"]}])
     try:
         found = newleaf.evaluate(server.address, [str(path)], chat=True, quiet=True)
@@ -61,13 +72,23 @@ def test_an_address_is_asked_in_its_chat_when_that_is_wanted(model: Model, tmp_p
     assert "prompt" not in server.asked[0]
 
 
-def test_rows_of_text_are_read_by_the_field_that_is_named(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_rows(tmp_path / "rows.jsonl", [{"body": "some words here", "n": 1}, {"body": "and some more", "n": 2}])
+def test_rows_of_text_are_read_by_the_field_that_is_named(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_rows(
+        tmp_path / "rows.jsonl", [{"body": "some words here", "n": 1}, {"body": "and some more", "n": 2}]
+    )
     found = newleaf.evaluate(model, [str(path)], data={"field": "body"}, quiet=True)["tasks"]["rows"]
     plain = write_rows(tmp_path / "plain.jsonl", [{"text": "some words here"}, {"text": "and some more"}])
-    assert found["bits_per_byte"] == newleaf.evaluate(model, [str(plain)], quiet=True)["tasks"]["plain"]["bits_per_byte"]
+    assert (
+        found["bits_per_byte"]
+        == newleaf.evaluate(model, [str(plain)], quiet=True)["tasks"]["plain"]["bits_per_byte"]
+    )
     with pytest.raises(InputError, match=r"data\.fields: there is no such option"):
         newleaf.evaluate(model, [str(path)], data={"fields": "body"}, quiet=True)
     text = tmp_path / "lines.txt"
     text.write_text("some words here\nand some more\n", "utf-8")
-    assert newleaf.evaluate(model, [str(text)], data={"document": "line"}, quiet=True)["tasks"]["lines"]["n"] == 2
+    assert (
+        newleaf.evaluate(model, [str(text)], data={"document": "line"}, quiet=True)["tasks"]["lines"]["n"]
+        == 2
+    )

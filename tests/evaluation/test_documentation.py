@@ -12,7 +12,9 @@ from small_tasks import save_tiny_classifier, tiny_classifier, tiny_model
 from test_docs import ROOT, commands, run
 
 
-def test_the_commands_and_python_of_the_page_on_evaluating_run(tmp_path: Path, data_dir: Path, book: Path, tiny_tokenizer: Any) -> None:
+def test_the_commands_and_python_of_the_page_on_evaluating_run(
+    tmp_path: Path, data_dir: Path, book: Path, tiny_tokenizer: Any
+) -> None:
     shutil.copytree(data_dir, tmp_path / "eval")
     (tmp_path / "book.txt").write_text(book.read_text("utf-8")[:3000], "utf-8")
     for seed, name in enumerate(("book", "older")):
@@ -28,5 +30,7 @@ def test_the_commands_and_python_of_the_page_on_evaluating_run(tmp_path: Path, d
     assert {"results.json", "report.md", "results.csv", "results.png", "answers"} <= {
         path.name for path in (tmp_path / "results").iterdir()
     }
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "evaluate.md").read_text("utf-8"), re.DOTALL)
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "evaluate.md").read_text("utf-8"), re.DOTALL
+    )
     run(["-c", block], tmp_path)

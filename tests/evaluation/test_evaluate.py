@@ -1,4 +1,5 @@
-"""What `newleaf evaluate` and `newleaf.evaluate` do around the scores: resuming, comparing, reporting, and saying what is wrong where."""
+"""What `newleaf evaluate` and `newleaf.evaluate` do around the scores: resuming, comparing, reporting, and
+saying what is wrong where."""
 
 from __future__ import annotations
 
@@ -66,14 +67,18 @@ def test_an_interrupted_evaluation_goes_on_and_gives_the_same(
     assert evaluation(model, ["hellaswag"], data_dir, out=tmp_path, quiet=True).tasks[0].asked == 0
 
 
-def test_answers_of_another_model_or_setting_are_not_taken_over(model: Model, tiny_tokenizer: Any, data_dir: Path, tmp_path: Path) -> None:
+def test_answers_of_another_model_or_setting_are_not_taken_over(
+    model: Model, tiny_tokenizer: Any, data_dir: Path, tmp_path: Path
+) -> None:
     evaluation(model, ["mmlu"], data_dir, out=tmp_path, quiet=True)
     other = tiny_model(tiny_tokenizer, seed=2)
     assert evaluation(other, ["mmlu"], data_dir, out=tmp_path, quiet=True).tasks[0].asked == 12
     assert evaluation(other, ["mmlu"], data_dir, shots=1, out=tmp_path, quiet=True).tasks[0].asked == 12
 
 
-def test_two_models_are_compared_item_by_item(model: Model, tiny_tokenizer: Any, data_dir: Path, tmp_path: Path) -> None:
+def test_two_models_are_compared_item_by_item(
+    model: Model, tiny_tokenizer: Any, data_dir: Path, tmp_path: Path
+) -> None:
     other = tiny_model(tiny_tokenizer, seed=2)
     found = evaluation(model, ["hellaswag", "lambada"], data_dir, against=other, out=tmp_path, quiet=True)
     assert found.against is not None
@@ -96,7 +101,21 @@ def test_the_command_prints_a_table_and_writes_every_form_of_the_report(
 ) -> None:
     out = tmp_path / "out"
     assert (
-        main(["evaluate", str(model_folder), "hellaswag", "lambada", "--data-dir", str(data_dir), "--limit", "9", "--out", str(out)]) == 0
+        main(
+            [
+                "evaluate",
+                str(model_folder),
+                "hellaswag",
+                "lambada",
+                "--data-dir",
+                str(data_dir),
+                "--limit",
+                "9",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
     )
     shown = capsys.readouterr().out
     assert "hellaswag" in shown
@@ -130,19 +149,45 @@ def test_published_figures_stand_only_beside_the_same_setting(model: Model, data
 
 
 BAD = [
-    ("hellaswag", {"ctx_a": "a", "ctx_b": "b", "endings": ["c", "d"], "label": 0}, "has no field 'activity_label'"),
-    ("hellaswag", {"activity_label": "x", "ctx_a": "a", "ctx_b": "b", "endings": ["c", "d"], "label": 2}, "0 to 1, not 2"),
-    ("arc_easy", {"question": "q", "choices": ["a", "b"], "labels": ["A", "B"], "answer": "E"}, "one of the labels A, B, not 'E'"),
-    ("arc_easy", {"question": "q", "choices": ["a", "b"], "labels": ["A", "A"], "answer": "A"}, "one of the labels"),
-    ("mmlu", {"subject": "s", "question": "q", "choices": ["a", "b", "c", "d"], "answer": [1, 2]}, "2 correct answers"),
-    ("truthfulqa_mc1", {"question": "q", "choices": [], "expected_index": 0}, "choices must be a list of texts"),
+    (
+        "hellaswag",
+        {"ctx_a": "a", "ctx_b": "b", "endings": ["c", "d"], "label": 0},
+        "has no field 'activity_label'",
+    ),
+    (
+        "hellaswag",
+        {"activity_label": "x", "ctx_a": "a", "ctx_b": "b", "endings": ["c", "d"], "label": 2},
+        "0 to 1, not 2",
+    ),
+    (
+        "arc_easy",
+        {"question": "q", "choices": ["a", "b"], "labels": ["A", "B"], "answer": "E"},
+        "one of the labels A, B, not 'E'",
+    ),
+    (
+        "arc_easy",
+        {"question": "q", "choices": ["a", "b"], "labels": ["A", "A"], "answer": "A"},
+        "one of the labels",
+    ),
+    (
+        "mmlu",
+        {"subject": "s", "question": "q", "choices": ["a", "b", "c", "d"], "answer": [1, 2]},
+        "2 correct answers",
+    ),
+    (
+        "truthfulqa_mc1",
+        {"question": "q", "choices": [], "expected_index": 0},
+        "choices must be a list of texts",
+    ),
     ("sst2", {"text": "", "label": 0}, "not empty"),
     ("lambada", {"context": "word", "continuation": ""}, "continuation must be text that is not empty"),
     ("gsm8k", {"question": "q", "answer": "no result"}, "has no result after ####"),
 ]
 
 
-@pytest.mark.parametrize(("task", "row", "said"), BAD, ids=[f"{task}-{number}" for number, (task, _, _) in enumerate(BAD)])
+@pytest.mark.parametrize(
+    ("task", "row", "said"), BAD, ids=[f"{task}-{number}" for number, (task, _, _) in enumerate(BAD)]
+)
 def test_a_row_that_cannot_be_asked_is_named_and_the_rest_is_scored(
     task: str, row: dict[str, Any], said: str, model: Model, data_dir: Path, tmp_path: Path
 ) -> None:
@@ -152,7 +197,9 @@ def test_a_row_that_cannot_be_asked_is_named_and_the_rest_is_scored(
     with path.open("a") as broken:
         broken.write("{not json\n")
     options = {"max_tokens": 4} if task == "gsm8k" else {}
-    found = evaluation(model, ["gsm8k_cot" if task == "gsm8k" else task], tmp_path, quiet=True, **options).tasks[0]
+    found = evaluation(
+        model, ["gsm8k_cot" if task == "gsm8k" else task], tmp_path, quiet=True, **options
+    ).tasks[0]
     assert found.n == 3
     (bad,) = [line for line in found.left_out if line.startswith(f"{path}:3:")]
     assert said in bad
@@ -195,19 +242,27 @@ def test_what_a_tokenizer_cannot_encode_is_left_out_by_name(tmp_path: Path) -> N
     assert "中" in line
 
 
-def test_contexts_that_do_not_fit_lose_their_beginning_and_the_report_says_so(tiny_tokenizer: Any, data_dir: Path) -> None:
+def test_contexts_that_do_not_fit_lose_their_beginning_and_the_report_says_so(
+    tiny_tokenizer: Any, data_dir: Path
+) -> None:
     short = tiny_model(tiny_tokenizer, context=48)
     found = evaluation(short, ["truthfulqa_mc1"], data_dir, quiet=True)
     assert found.tasks[0].n == 10
     assert "10 prompts did not fit the context of 48 and lost their beginning" in found.notes
 
 
-def test_contamination_is_found_in_texts_and_in_token_shards(model: Model, data_dir: Path, tmp_path: Path) -> None:
+def test_contamination_is_found_in_texts_and_in_token_shards(
+    model: Model, data_dir: Path, tmp_path: Path
+) -> None:
     rows = [json.loads(line) for line in (data_dir / "hellaswag.jsonl").read_text("utf-8").splitlines()]
     long = [number for number, row in enumerate(rows) if len(row["ctx_a"].split()) >= 16]
     seen = rows[long[0]]["ctx_a"].upper().replace(".", " !")
-    (tmp_path / "train.txt").write_text(f"Something else first. {seen} And more. " + "The end comes last. " * 30, "utf-8")
-    found = newleaf.evaluate(model, ["hellaswag"], data_dir, contamination=[str(tmp_path / "train.txt")], quiet=True)
+    (tmp_path / "train.txt").write_text(
+        f"Something else first. {seen} And more. " + "The end comes last. " * 30, "utf-8"
+    )
+    found = newleaf.evaluate(
+        model, ["hellaswag"], data_dir, contamination=[str(tmp_path / "train.txt")], quiet=True
+    )
     about = found["tasks"]["hellaswag"]["contamination"]
     assert (about["contaminated"], about["where"]) == (1, [f"{data_dir / 'hellaswag.jsonl'}:{long[0] + 1}"])
     assert about["items"] >= len(long)

@@ -1,4 +1,5 @@
-"""Classifiers on labelled files: scikit-learn's figures, scipy's McNemar, and what does not go together refused by name."""
+"""Classifiers on labelled files: scikit-learn's figures, scipy's McNemar, and what does not go together
+refused by name."""
 
 from __future__ import annotations
 
@@ -33,18 +34,26 @@ def table(path: Path, rows: list[dict[str, Any]], delimiter: str = ",") -> Path:
     return path
 
 
-def test_a_labelled_file_is_scored_as_scikit_learn_scores_it(tiny_tokenizer: Any, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_labelled_file_is_scored_as_scikit_learn_scores_it(
+    tiny_tokenizer: Any, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     model = classifier(tiny_tokenizer)
-    found = newleaf.evaluate(model, [str(table(tmp_path / "test.csv", rows))], quiet=True, out=tmp_path / "out")["tasks"]["test"]
+    found = newleaf.evaluate(
+        model, [str(table(tmp_path / "test.csv", rows))], quiet=True, out=tmp_path / "out"
+    )["tasks"]["test"]
     truth, guess = [row["label"] for row in rows], model.classify([row["text"] for row in rows])
     assert found["n"] == 60
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, guess))
-    assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, labels=LABELS, average="macro", zero_division=0))
+    assert found["macro_f1"] == pytest.approx(
+        metrics.f1_score(truth, guess, labels=LABELS, average="macro", zero_division=0)
+    )
     assert found["matthews"] == pytest.approx(metrics.matthews_corrcoef(truth, guess))
     assert found["confusion"] == metrics.confusion_matrix(truth, guess, labels=LABELS).tolist()
     assert found["accuracy_chance"] == pytest.approx(1 / 3)
-    assert found["baselines"]["commonest label"]["accuracy"] == pytest.approx(max(map(truth.count, LABELS)) / 60, abs=1e-4)
+    assert found["baselines"]["commonest label"]["accuracy"] == pytest.approx(
+        max(map(truth.count, LABELS)) / 60, abs=1e-4
+    )
     assert found["accuracy_low"] <= found["accuracy"] <= found["accuracy_high"]
     report = (tmp_path / "out" / "report.md").read_text("utf-8")
     assert "is \\ taken for" in report
@@ -52,13 +61,18 @@ def test_a_labelled_file_is_scored_as_scikit_learn_scores_it(tiny_tokenizer: Any
     assert (again.asked, again.scores["accuracy"].value) == (0, found["accuracy"])
 
 
-def test_two_classifiers_are_compared_by_mcnemar(tiny_tokenizer: Any, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_two_classifiers_are_compared_by_mcnemar(
+    tiny_tokenizer: Any, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
     stats = pytest.importorskip("scipy.stats")
     one, other = classifier(tiny_tokenizer), classifier(tiny_tokenizer, seed=2)
     path = write_rows(tmp_path / "test.jsonl", rows)
     difference = evaluation(one, [str(path)], against=other, quiet=True).differences["test"]["accuracy"]
     texts, truth = [row["text"] for row in rows], [row["label"] for row in rows]
-    right = [[guess == real for guess, real in zip(each.classify(texts), truth, strict=True)] for each in (one, other)]
+    right = [
+        [guess == real for guess, real in zip(each.classify(texts), truth, strict=True)]
+        for each in (one, other)
+    ]
     only = [sum(a and not b for a, b in zip(*pair, strict=True)) for pair in (right, right[::-1])]
     assert [difference.only_a, difference.only_b] == only
     assert difference.p == pytest.approx(stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0)
@@ -83,27 +97,53 @@ def test_labels_of_a_table_are_those_of_the_model_whatever_their_type(
     assert newleaf.evaluate(stock, [str(tmp_path / "a.csv")], **options)["tasks"]["a"]["accuracy"] == found[0]
 
 
-def test_rows_that_cannot_be_judged_are_left_out_by_name(tiny_tokenizer: Any, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_rows_that_cannot_be_judged_are_left_out_by_name(
+    tiny_tokenizer: Any, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
     bad = [{"text": "x", "label": "other"}, {"text": "", "label": "good"}, {"text": "no label"}]
     path = write_rows(tmp_path / "a.jsonl", [*rows[:5], *bad])
     found = evaluation(classifier(tiny_tokenizer), [str(path)], quiet=True).tasks[0]
     assert found.n == 5
-    assert [line.partition(": ")[0] for line in found.left_out] == [f"{path}:{number}" for number in (6, 7, 8)]
+    assert [line.partition(": ")[0] for line in found.left_out] == [
+        f"{path}:{number}" for number in (6, 7, 8)
+    ]
     assert "none of the model's ('bad', 'fine', 'good')" in found.left_out[0]
 
 
-def test_several_labels_a_text_and_pairs_are_scored_too(tiny_tokenizer: Any, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_several_labels_a_text_and_pairs_are_scored_too(
+    tiny_tokenizer: Any, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
     several = classifier(tiny_tokenizer, several=True)
-    path = write_rows(tmp_path / "several.jsonl", [{"text": row["text"], "label": [row["label"], "fine"]} for row in rows])
+    path = write_rows(
+        tmp_path / "several.jsonl", [{"text": row["text"], "label": [row["label"], "fine"]} for row in rows]
+    )
     found = newleaf.evaluate(several, [str(path)], quiet=True)["tasks"]["several"]
-    sets = [set(answer) if isinstance(answer, list) else {answer} for answer in several.classify([row["text"] for row in rows])]
-    assert found["accuracy"] == pytest.approx(sum(a == {row["label"], "fine"} for a, row in zip(sets, rows, strict=True)) / 60)
-    pairs = write_rows(tmp_path / "pairs.jsonl", [{"premise": row["text"], "hypothesis": "a", "label": row["label"]} for row in rows])
-    assert newleaf.evaluate(classifier(tiny_tokenizer, shape="pair"), [str(pairs)], quiet=True)["tasks"]["pairs"]["n"] == 60
+    sets = [
+        set(answer) if isinstance(answer, list) else {answer}
+        for answer in several.classify([row["text"] for row in rows])
+    ]
+    assert found["accuracy"] == pytest.approx(
+        sum(a == {row["label"], "fine"} for a, row in zip(sets, rows, strict=True)) / 60
+    )
+    pairs = write_rows(
+        tmp_path / "pairs.jsonl",
+        [{"premise": row["text"], "hypothesis": "a", "label": row["label"]} for row in rows],
+    )
+    assert (
+        newleaf.evaluate(classifier(tiny_tokenizer, shape="pair"), [str(pairs)], quiet=True)["tasks"][
+            "pairs"
+        ]["n"]
+        == 60
+    )
 
 
 def test_what_does_not_go_together_is_refused_by_name(
-    tiny_tokenizer: Any, model: Model, rows: list[dict[str, Any]], data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_tokenizer: Any,
+    model: Model,
+    rows: list[dict[str, Any]],
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     made, path = classifier(tiny_tokenizer), str(table(tmp_path / "test.csv", rows))
     with pytest.raises(InputError, match="hellaswag: asks a language model, and a classifier gives labels"):
@@ -139,9 +179,13 @@ def test_a_regression_is_scored_by_its_errors_and_pearsons_correlation(
     stats = pytest.importorskip("scipy.stats")
     model = classifier(tiny_tokenizer, ("LABEL_0",))
     assert model.labels is not None
-    model.labels = dataclasses.replace(model.labels, head=dataclasses.replace(model.labels.head, regression=True))
+    model.labels = dataclasses.replace(
+        model.labels, head=dataclasses.replace(model.labels.head, regression=True)
+    )
     scored = [{"text": row["text"], "label": 0.5 * number} for number, row in enumerate(rows)]
     found = newleaf.evaluate(model, [str(write_rows(tmp_path / "a.jsonl", scored))], quiet=True)["tasks"]["a"]
     guess, truth = model.classify([row["text"] for row in rows]), [row["label"] for row in scored]
-    assert found["mean_absolute_error"] == pytest.approx(sum(abs(a - b) for a, b in zip(guess, truth, strict=True)) / 60)
+    assert found["mean_absolute_error"] == pytest.approx(
+        sum(abs(a - b) for a, b in zip(guess, truth, strict=True)) / 60
+    )
     assert found["pearson"] == pytest.approx(stats.pearsonr(guess, truth).statistic)

@@ -23,7 +23,9 @@ def test_a_run_on_its_own_text_is_told_so(book: Path, tmp_path: Path) -> None:
     run = newleaf.pretrain(str(text), out=tmp_path / "run", steps=1, quiet=True, **SMALL)
     found = newleaf.evaluate(str(run.path), [str(text), str(copy), str(other)], quiet=True)
     assert len(found["notes"]) == 2
-    assert all("was trained on this text, but for the 5 % that it held out" in note for note in found["notes"])
+    assert all(
+        "was trained on this text, but for the 5 % that it held out" in note for note in found["notes"]
+    )
     assert own_text_notes(run.path / "model", [copy])
     text.unlink()  # what is left is the run's fingerprint
     assert own_text_notes(run.path, [copy])

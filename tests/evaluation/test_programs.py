@@ -71,7 +71,8 @@ def problem_items(*names: str) -> list[Item]:
 
 
 def test_helpers_that_tests_use_are_the_prompts_own() -> None:
-    """Three of HumanEval's tests call a function of the prompt's beside the one asked for; a program that redefines it gains nothing."""
+    """Three of HumanEval's tests call a function of the prompt's beside the one asked for; a program that
+    redefines it gains nothing."""
     cheats = {
         "32": "    return 0.0\n\ndef poly(xs, x):\n    return 0.0\n",
         "38": "    return s\n\ndef encode_cyclic(s):\n    return s\n",
@@ -89,23 +90,42 @@ def test_a_prompt_whose_beginning_is_not_python_is_named() -> None:
         helpers("def broken(:\n\ndef f(x):\n", "f")
 
 
-def test_a_system_on_which_no_program_runs_is_told_and_not_scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_system_on_which_no_program_runs_is_told_and_not_scored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     write_rows(tmp_path / "humaneval.jsonl", [PROBLEM])
     start = "import sys; sys.path.insert(0, {folder!r}); from inside import main, program; program.run = 0; main.main()"
     monkeypatch.setattr("newleaf.verify.sandbox.processes.START", start)
-    with pytest.raises(InputError, match="humaneval: programs cannot be run here: the sandbox did not start: the program's process ended"):
+    with pytest.raises(
+        InputError,
+        match="humaneval: programs cannot be run here: the sandbox did not start: the program's process ended",
+    ):
         humaneval().questions(Setting(allow_code=True, data_dir=tmp_path))
 
 
-def test_what_the_model_writes_is_run_only_when_it_is_allowed_and_ends_where_the_function_does(model: Model, tmp_path: Path) -> None:
+def test_what_the_model_writes_is_run_only_when_it_is_allowed_and_ends_where_the_function_does(
+    model: Model, tmp_path: Path
+) -> None:
     write_rows(tmp_path / "humaneval.jsonl", [PROBLEM, PROBLEM | {"test": None}, PROBLEM])
-    found = evaluation(model, ["humaneval"], tmp_path, allow_code_execution=True, max_tokens=30, out=tmp_path / "out", quiet=True).tasks[0]
+    found = evaluation(
+        model,
+        ["humaneval"],
+        tmp_path,
+        allow_code_execution=True,
+        max_tokens=30,
+        out=tmp_path / "out",
+        quiet=True,
+    ).tasks[0]
     assert found.n == 2
-    assert found.left_out == [f"{tmp_path / 'humaneval.jsonl'}:2: has no field 'test'; it has task_id, prompt, entry_point, test"]
+    assert found.left_out == [
+        f"{tmp_path / 'humaneval.jsonl'}:2: has no field 'test'; it has task_id, prompt, entry_point, test"
+    ]
     assert "hook" in found.setting["sandbox"]
     row = json.loads((tmp_path / "out/answers/humaneval.jsonl").read_text("utf-8").splitlines()[0])
     assert not any(stop in row["answer"][0] for stop in ("\nclass", "\ndef", "\n#", "\nif", "\nprint"))
-    three = evaluation(model, ["humaneval"], tmp_path, allow_code_execution=True, max_tokens=8, samples=10, quiet=True).tasks[0]
+    three = evaluation(
+        model, ["humaneval"], tmp_path, allow_code_execution=True, max_tokens=8, samples=10, quiet=True
+    ).tasks[0]
     assert set(three.scores) == {"pass@1", "pass@10"}
 
 
@@ -116,4 +136,6 @@ def test_pass_at_k_is_the_papers_estimate() -> None:
         for right in range(count + 1):
             for k in (1, 3, 10):
                 if k <= count:
-                    assert pass_at_k(count, right, k) == pytest.approx(float(evaluation.estimate_pass_at_k(count, np.array([right]), k)[0]))
+                    assert pass_at_k(count, right, k) == pytest.approx(
+                        float(evaluation.estimate_pass_at_k(count, np.array([right]), k)[0])
+                    )

@@ -1,4 +1,5 @@
-"""An OpenAI-compatible address as the model: a small server that answers from a local model, and servers that do not."""
+"""An OpenAI-compatible address as the model: a small server that answers from a local model, and servers that
+do not."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from newleaf.errors import InputError
 
 
 class Server:
-    """Answers /v1/models and /v1/completions as the protocol has it; `faults` is a list of statuses to answer first."""
+    """Answers /v1/models and /v1/completions as the protocol has it; `faults` is a list of statuses to answer
+    first."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.faults, self.asked, self.echoes = model, [], [], True  # type: ignore[var-annotated]
@@ -58,14 +60,19 @@ class Server:
         with self.lock:
             if not body.get("echo") or not self.echoes:
                 stop = body.get("stop", [])
-                text = self.model.generate(prompt, max_tokens=body["max_tokens"], temperature=body["temperature"], stop=stop)
+                text = self.model.generate(
+                    prompt, max_tokens=body["max_tokens"], temperature=body["temperature"], stop=stop
+                )
                 return {"choices": [{"index": 0, "text": text}]}
             ids = self.model.tokenizer.encode(prompt)
             with torch.no_grad():
                 logprobs = self.model.network(torch.tensor([ids]))[0].log_softmax(-1)
             ids.append(int(logprobs[-1].argmax()))  # the one token that max_tokens asks for
         tokens = [self.model.tokenizer.decode([each]) for each in ids]
-        best = [None, *({self.model.tokenizer.decode([int(row.argmax())]): float(row.max())} for row in logprobs)]
+        best = [
+            None,
+            *({self.model.tokenizer.decode([int(row.argmax())]): float(row.max())} for row in logprobs),
+        ]
         own = [None, *(float(row[token]) for row, token in zip(logprobs, ids[1:], strict=True))]
         offsets = [len(self.model.tokenizer.decode(ids[:place])) for place in range(len(ids))]
         found = {"tokens": tokens, "token_logprobs": own, "top_logprobs": best, "text_offset": offsets}
@@ -86,26 +93,35 @@ def test_scores_of_an_address_are_those_of_the_model_behind_it(
     monkeypatch.setenv("OPENAI_API_KEY", "k-1")
     found = newleaf.evaluate(server.address, ["arc_easy", "lambada"], data_dir, quiet=True)["tasks"]
     own = newleaf.evaluate(model, ["arc_easy", "lambada"], data_dir, quiet=True)["tasks"]
-    assert (found["arc_easy"]["acc"], found["arc_easy"]["acc_norm"]) == (own["arc_easy"]["acc"], own["arc_easy"]["acc_norm"])
+    assert (found["arc_easy"]["acc"], found["arc_easy"]["acc_norm"]) == (
+        own["arc_easy"]["acc"],
+        own["arc_easy"]["acc_norm"],
+    )
     assert found["lambada"]["perplexity"] == pytest.approx(own["lambada"]["perplexity"], rel=1e-3)
     assert server.asked[0]["key"] == "Bearer k-1"
     assert server.asked[0]["model"] == "tiny"
 
 
-def test_texts_of_an_address_are_cut_at_every_stop(server: Server, model: Model, data_dir: Path, tmp_path: Path) -> None:
+def test_texts_of_an_address_are_cut_at_every_stop(
+    server: Server, model: Model, data_dir: Path, tmp_path: Path
+) -> None:
     from newleaf.evaluation.evaluated_model import Writing
     from newleaf.evaluation.remote_model import RemoteSubject
 
     text = model.generate("parse the", max_tokens=40, temperature=0)
     stops = ("§1", "§2", "§3", "§4", text[5:8])  # the protocol takes four
-    ((number, found),) = list(RemoteSubject(f"{server.address}/v1#other").write(["parse the"], Writing(40, stops)))
+    ((number, found),) = list(
+        RemoteSubject(f"{server.address}/v1#other").write(["parse the"], Writing(40, stops))
+    )
     assert (number, found) == (0, [text.split(text[5:8])[0]])
     assert (server.asked[-1]["stop"], server.asked[-1]["model"]) == (list(stops[:4]), "other")
 
 
 def test_a_busy_server_is_asked_again_and_a_refusal_is_told(server: Server, data_dir: Path) -> None:
     server.faults = [503]
-    assert newleaf.evaluate(server.address, ["sst2"], data_dir, limit=2, quiet=True)["tasks"]["sst2"]["n"] == 2
+    assert (
+        newleaf.evaluate(server.address, ["sst2"], data_dir, limit=2, quiet=True)["tasks"]["sst2"]["n"] == 2
+    )
     server.faults = [400] * 20
     with pytest.raises(InputError, match="/v1/completions: answers 400: too busy"):
         newleaf.evaluate(server.address, ["sst2"], data_dir, limit=2, quiet=True)

@@ -1,4 +1,5 @@
-"""Text in bits per byte, and texts that are written: figures by definition, by sacrebleu and rouge-score, and by hand."""
+"""Text in bits per byte, and texts that are written: figures by definition, by sacrebleu and rouge-score, and
+by hand."""
 
 from __future__ import annotations
 
@@ -35,24 +36,35 @@ def nats_of(model: Model, text: str, length: int, stride: int) -> float:
 
 
 @pytest.mark.parametrize("stride", [None, 7])
-def test_bits_per_byte_and_perplexities_are_by_definition(stride: int | None, tiny_tokenizer: Any, book: Path, tmp_path: Path) -> None:
+def test_bits_per_byte_and_perplexities_are_by_definition(
+    stride: int | None, tiny_tokenizer: Any, book: Path, tmp_path: Path
+) -> None:
     model = tiny_model(tiny_tokenizer, context=32)
     texts = [book.read_text("utf-8")[start : start + 400] + "é中" for start in (0, 5000, 9000)]
     path = write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
     options = {"stride": stride} if stride else {}
-    found = newleaf.evaluate(model, [str(path)], quiet=True, out=tmp_path / "out", **options)["tasks"]["texts"]
+    found = newleaf.evaluate(model, [str(path)], quiet=True, out=tmp_path / "out", **options)["tasks"][
+        "texts"
+    ]
     nats = [nats_of(model, text, 32, stride or 32) for text in texts]
     size = [len(text.encode()) for text in texts]
     tokens = sum(len(model.tokenizer.encode(text)) for text in texts)
     assert found["bits_per_byte"] == pytest.approx(sum(nats) / math.log(2) / sum(size), rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(sum(nats) / tokens), rel=1e-4)
-    assert found["word_perplexity"] == pytest.approx(math.exp(sum(nats) / sum(len(text.split()) for text in texts)), rel=1e-4)
+    assert found["word_perplexity"] == pytest.approx(
+        math.exp(sum(nats) / sum(len(text.split()) for text in texts)), rel=1e-4
+    )
     assert [each["bits_per_byte"] for each in found["documents"]] == pytest.approx(
         [n / math.log(2) / s for n, s in zip(nats, size, strict=True)], rel=1e-5
     )
     packed = lzma.compress("".join(texts).encode(), preset=9 | lzma.PRESET_EXTREME)
-    around = len(lzma.compress(b"", preset=9 | lzma.PRESET_EXTREME))  # the file's header and index, without those of a block
-    assert 8 * (len(packed) - around - 32) / sum(size) < found["xz_bits_per_byte"] < 8 * (len(packed) - around) / sum(size)
+    # the file's header and index, without those of a block
+    around = len(lzma.compress(b"", preset=9 | lzma.PRESET_EXTREME))
+    assert (
+        8 * (len(packed) - around - 32) / sum(size)
+        < found["xz_bits_per_byte"]
+        < 8 * (len(packed) - around) / sum(size)
+    )
     assert evaluation(model, [str(path)], quiet=True, out=tmp_path / "out", **options).tasks[0].asked == 0
 
 
@@ -61,7 +73,9 @@ def test_a_text_without_words_has_no_perplexity_of_words(
     text: str, tiny_tokenizer: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     (tmp_path / "a.txt").write_text(text, "utf-8")
-    found = newleaf.evaluate(tiny_model(tiny_tokenizer, context=32), [str(tmp_path / "a.txt")], quiet=True)["tasks"]["a"]
+    found = newleaf.evaluate(tiny_model(tiny_tokenizer, context=32), [str(tmp_path / "a.txt")], quiet=True)[
+        "tasks"
+    ]["a"]
     assert ("word_perplexity" in found) == (text == "x")
     assert ("xz_bits_per_byte" in found) == (text != "x")
     assert all(math.isfinite(value) for value in found.values() if isinstance(value, float))
@@ -78,7 +92,9 @@ def test_a_larger_share_of_context_costs_fewer_bits_and_every_token_is_predicted
 
 
 def test_one_text_has_an_interval_over_its_windows(tiny_tokenizer: Any, book: Path) -> None:
-    found = newleaf.evaluate(tiny_model(tiny_tokenizer, context=32), [str(book)], limit=1, quiet=True)["tasks"]["book"]
+    found = newleaf.evaluate(tiny_model(tiny_tokenizer, context=32), [str(book)], limit=1, quiet=True)[
+        "tasks"
+    ]["book"]
     assert found["bits_per_byte_low"] < found["bits_per_byte"] < found["bits_per_byte_high"]
     assert found["n"] == 1
 
@@ -95,7 +111,9 @@ def test_bits_per_byte_is_the_examiners_of_training(tiny_tokenizer: Any, tmp_pat
 
     (tmp_path / "a.txt").write_text("The quick brown fox. " * 80, "utf-8")
     model = tiny_model(tiny_tokenizer, context=32)
-    corpus = prepare_text([tmp_path / "a.txt"], DataConfig(validation=(str(tmp_path / "a.txt"),)), tmp_path / "cache")
+    corpus = prepare_text(
+        [tmp_path / "a.txt"], DataConfig(validation=(str(tmp_path / "a.txt"),)), tmp_path / "cache"
+    )
     shard = tokenize(corpus.validation, tiny_tokenizer, tmp_path / "cache")
     lengths = torch.from_numpy(np.asarray(token_byte_lengths(tiny_tokenizer))).long()
     wanted = text_loss(model.network, validation_batches(shard, 32, 4, DataConfig()), lengths).bits_per_byte
@@ -105,7 +123,9 @@ def test_bits_per_byte_is_the_examiners_of_training(tiny_tokenizer: Any, tmp_pat
 
 def test_a_tokenizer_that_loses_text_has_no_bits_per_byte(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("abc def xyz abc " * 5)
-    found = evaluation(tiny_model(word_tokenizer(), context=16), [str(tmp_path / "a.txt")], quiet=True).tasks[0]
+    found = evaluation(tiny_model(word_tokenizer(), context=16), [str(tmp_path / "a.txt")], quiet=True).tasks[
+        0
+    ]
     assert set(found.scores) == {"perplexity", "word_perplexity"}
     assert "no bits per byte" in found.left_out[0]
 
@@ -115,7 +135,9 @@ def test_files_that_cannot_be_read_are_named(model: Model, tmp_path: Path) -> No
     path.write_text('{"text": "fine here"}\n{"other": 1}\nnot json\n{"text": ""}\n')
     found = evaluation(model, [str(path)], quiet=True).tasks[0]
     assert found.n == 1
-    assert [line.partition(": ")[0] for line in found.left_out] == [f"{path}:{number}" for number in (2, 3, 4)]
+    assert [line.partition(": ")[0] for line in found.left_out] == [
+        f"{path}:{number}" for number in (2, 3, 4)
+    ]
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"binary\.txt"):
         evaluation(model, [str(tmp_path / "binary.txt")], quiet=True)
@@ -128,26 +150,40 @@ def test_files_that_cannot_be_read_are_named(model: Model, tmp_path: Path) -> No
 
 def test_bleu_chrf_and_rouge_are_the_libraries(model: Model, book: Path, tmp_path: Path) -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
-    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(
+        ["rouge1", "rouge2", "rougeL"], use_stemmer=True
+    )
     rows = [
-        {"prompt": f"parse the {word} of", "references": [f"the {word} option", "an argument"]} for word in ("first", "second", "third")
+        {"prompt": f"parse the {word} of", "references": [f"the {word} option", "an argument"]}
+        for word in ("first", "second", "third")
     ]
     path = write_rows(tmp_path / "own.jsonl", rows)
-    found = newleaf.evaluate(model, [str(path)], max_tokens=12, out=tmp_path / "out", quiet=True)["tasks"]["own"]
-    texts = [json.loads(line)["answer"][0] for line in (tmp_path / "out/answers/own.jsonl").read_text("utf-8").splitlines()]
+    found = newleaf.evaluate(model, [str(path)], max_tokens=12, out=tmp_path / "out", quiet=True)["tasks"][
+        "own"
+    ]
+    texts = [
+        json.loads(line)["answer"][0]
+        for line in (tmp_path / "out/answers/own.jsonl").read_text("utf-8").splitlines()
+    ]
     assert all(texts)
     columns = [[row["references"][place] for row in rows] for place in (0, 1)]
     assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, columns).score)
     assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, columns).score)
     best = [
-        max(scorer.score(reference, text.strip())["rougeL"].fmeasure for reference in row["references"]) for row, text in zip(rows, texts)
+        max(scorer.score(reference, text.strip())["rougeL"].fmeasure for reference in row["references"])
+        for row, text in zip(rows, texts)
     ]
     assert found["rougeL"] == pytest.approx(sum(best) / 3)
     assert found["n"] == 3
 
 
-def test_what_is_written_is_what_generate_writes_up_to_the_templates_stop(model: Model, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "own.jsonl", [{"prompt": text, "references": ["x"]} for text in ("one two", "three", "parse args")])
+def test_what_is_written_is_what_generate_writes_up_to_the_templates_stop(
+    model: Model, tmp_path: Path
+) -> None:
+    path = write_rows(
+        tmp_path / "own.jsonl",
+        [{"prompt": text, "references": ["x"]} for text in ("one two", "three", "parse args")],
+    )
     evaluation(model, [str(path)], max_tokens=30, template="tldr", out=tmp_path / "out", quiet=True)
     for line in (tmp_path / "out/answers/own.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
@@ -156,22 +192,43 @@ def test_what_is_written_is_what_generate_writes_up_to_the_templates_stop(model:
 
 
 def test_shots_are_the_files_first_rows_in_the_templates_form(model: Model, tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "own.jsonl", [{"prompt": f"word {n}", "references": [f"mot {n}", "autre"]} for n in range(4)])
-    found = evaluation(model, [str(path)], shots=2, max_tokens=4, template="equals", out=tmp_path / "out", quiet=True).tasks[0]
+    path = write_rows(
+        tmp_path / "own.jsonl",
+        [{"prompt": f"word {n}", "references": [f"mot {n}", "autre"]} for n in range(4)],
+    )
+    found = evaluation(
+        model, [str(path)], shots=2, max_tokens=4, template="equals", out=tmp_path / "out", quiet=True
+    ).tasks[0]
     rows = [json.loads(line) for line in (tmp_path / "out/answers/own.jsonl").read_text("utf-8").splitlines()]
     assert [row["prompt"] for row in rows] == [f"word 0 = mot 0\nword 1 = mot 1\nword {n} =" for n in (2, 3)]
     assert found.n == 2
-    own = evaluation(model, [str(path)], limit=1, max_tokens=4, template="Translate: {prompt} ->", out=tmp_path / "two", quiet=True)
-    assert json.loads((tmp_path / "two/answers/own.jsonl").read_text("utf-8"))["prompt"] == "Translate: word 0 ->"
+    own = evaluation(
+        model,
+        [str(path)],
+        limit=1,
+        max_tokens=4,
+        template="Translate: {prompt} ->",
+        out=tmp_path / "two",
+        quiet=True,
+    )
+    assert (
+        json.loads((tmp_path / "two/answers/own.jsonl").read_text("utf-8"))["prompt"]
+        == "Translate: word 0 ->"
+    )
     assert own.tasks[0].n == 1
-    for options, said in (({"template": "tl;dr"}, "template: 'tl;dr' is none of plain"), ({"shots": 4}, "4 shots leave no row")):
+    for options, said in (
+        ({"template": "tl;dr"}, "template: 'tl;dr' is none of plain"),
+        ({"shots": 4}, "4 shots leave no row"),
+    ):
         with pytest.raises(InputError, match=said):
             evaluation(model, [str(path)], quiet=True, **options)
 
 
 def test_conversations_are_asked_for_their_last_message(model: Model, tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi there"}]
-    path = write_rows(tmp_path / "talk.jsonl", [{"messages": talk}, {"messages": talk[:1]}, {"messages": [*talk, talk[0]]}])
+    path = write_rows(
+        tmp_path / "talk.jsonl", [{"messages": talk}, {"messages": talk[:1]}, {"messages": [*talk, talk[0]]}]
+    )
     found = evaluation(model, [str(path)], max_tokens=4, out=tmp_path / "out", quiet=True).tasks[0]
     assert found.n == 1
     assert [line.split(": ", 1)[1] for line in found.left_out] == [
@@ -183,8 +240,15 @@ def test_conversations_are_asked_for_their_last_message(model: Model, tmp_path: 
 
 
 def test_empty_references_are_left_out_by_name(model: Model, tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "references": ["b"]}, {"prompt": "a", "references": []}, {"prompt": "a", "references": [""]}, {"prompt": "a"}]
-    found = evaluation(model, [str(write_rows(tmp_path / "own.jsonl", rows))], max_tokens=3, quiet=True).tasks[0]
+    rows = [
+        {"prompt": "a", "references": ["b"]},
+        {"prompt": "a", "references": []},
+        {"prompt": "a", "references": [""]},
+        {"prompt": "a"},
+    ]
+    found = evaluation(
+        model, [str(write_rows(tmp_path / "own.jsonl", rows))], max_tokens=3, quiet=True
+    ).tasks[0]
     assert found.n == 1
     assert len(found.left_out) == 3
     assert "references must be a list of texts that are not empty, not []" in found.left_out[0]
@@ -194,7 +258,9 @@ def test_empty_references_are_left_out_by_name(model: Model, tmp_path: Path) -> 
 def test_exact_match_and_f1_are_squads() -> None:
     assert text_metrics.exact_match("The Eiffel Tower!", ["eiffel tower"]) == 1
     assert text_metrics.exact_match("Eiffel", ["eiffel tower"]) == 0
-    assert text_metrics.f1("the big eiffel tower", ["Eiffel tower in Paris", "no"]) == pytest.approx(2 * 2 / (3 + 4))
+    assert text_metrics.f1("the big eiffel tower", ["Eiffel tower in Paris", "no"]) == pytest.approx(
+        2 * 2 / (3 + 4)
+    )
     assert text_metrics.f1("没有远程", ["没有这样的远程"]) == pytest.approx(2 * 4 / (4 + 7))
 
 
@@ -213,7 +279,9 @@ def test_bleu_of_chinese_is_by_characters() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     texts, references = ["没有这样的远程组", "默认的值"], [["没有这样的远程或远程组"], ["默认值"]]
     score, half = text_metrics.corpus_score("bleu", texts, references)
-    assert score == pytest.approx(sacrebleu.corpus_bleu(texts, [[each[0] for each in references]], tokenize="zh").score)
+    assert score == pytest.approx(
+        sacrebleu.corpus_bleu(texts, [[each[0] for each in references]], tokenize="zh").score
+    )
     assert half >= 0
 
 

@@ -1,4 +1,5 @@
-"""What differences and intervals are taken over: windows of few texts, in blocks, and nothing where there are too few."""
+"""What differences and intervals are taken over: windows of few texts, in blocks, and nothing where there are
+too few."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def correlated(generator: np.random.Generator, count: int, memory: float = 0.4) 
     return found
 
 
-def test_a_difference_of_one_document_is_never_called_real_from_one_number(tiny_tokenizer: Any, tmp_path: Path) -> None:
+def test_a_difference_of_one_document_is_never_called_real_from_one_number(
+    tiny_tokenizer: Any, tmp_path: Path
+) -> None:
     (tmp_path / "a.txt").write_text("The quick brown fox. " * 8)
     one, other = tiny_model(tiny_tokenizer, 1, context=32), tiny_model(tiny_tokenizer, 2, context=32)
     found = evaluation(one, [str(tmp_path / "a.txt")], against=other, quiet=True)
@@ -33,7 +36,9 @@ def test_a_difference_of_one_document_is_never_called_real_from_one_number(tiny_
     assert found.as_json()["differences"]["a"]["bits_per_byte"]["real"] is None
 
 
-def test_a_long_document_is_compared_by_blocks_of_its_windows(tiny_tokenizer: Any, book: Path, tmp_path: Path) -> None:
+def test_a_long_document_is_compared_by_blocks_of_its_windows(
+    tiny_tokenizer: Any, book: Path, tmp_path: Path
+) -> None:
     (tmp_path / "a.txt").write_text(book.read_text("utf-8")[:12_000])
     one, other = tiny_model(tiny_tokenizer, 1, context=32), tiny_model(tiny_tokenizer, 2, context=32)
     found = evaluation(one, [str(tmp_path / "a.txt")], against=other, quiet=True)
@@ -41,18 +46,24 @@ def test_a_long_document_is_compared_by_blocks_of_its_windows(tiny_tokenizer: An
     assert difference.n > 50
     assert "blocks" in difference.test
     assert "windows" in difference.test
-    same = evaluation(one, [str(tmp_path / "a.txt")], against=one, quiet=True).differences["a"]["bits_per_byte"]
+    same = evaluation(one, [str(tmp_path / "a.txt")], against=one, quiet=True).differences["a"][
+        "bits_per_byte"
+    ]
     assert (same.value, same.real) == (0.0, False)
 
 
-def test_models_of_different_contexts_are_compared_on_the_same_stretches_of_text(tiny_tokenizer: Any, book: Path, tmp_path: Path) -> None:
+def test_models_of_different_contexts_are_compared_on_the_same_stretches_of_text(
+    tiny_tokenizer: Any, book: Path, tmp_path: Path
+) -> None:
     rows = [{"text": book.read_text("utf-8")[start : start + 6000]} for start in (0, 7000, 14_000)]
     path = write_rows(tmp_path / "texts.jsonl", rows)
     one, other = tiny_model(tiny_tokenizer, 1, context=64), tiny_model(tiny_tokenizer, 2, context=24)
     found = evaluation(one, [str(path)], against=other, quiet=True)
     difference = found.differences["texts"]["bits_per_byte"]
     assert difference.n == sum(len(each) for each in found.tasks[0].parts)  # the wider windows
-    whole = found.tasks[0].scores["bits_per_byte"].value - found.against.tasks[0].scores["bits_per_byte"].value  # type: ignore[union-attr]
+    whole = (
+        found.tasks[0].scores["bits_per_byte"].value - found.against.tasks[0].scores["bits_per_byte"].value
+    )  # type: ignore[union-attr]
     assert difference.value == pytest.approx(whole, abs=1e-9)
 
 

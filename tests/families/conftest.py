@@ -134,7 +134,8 @@ CASES: dict[str, tuple[type, dict[str, Any]]] = {
 
 @pytest.fixture(params=list(CASES))
 def stock(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Path]:
-    """A stock model with every weight random, biases and norms too, and the folder it saved itself to, with a tokenizer."""
+    """A stock model with every weight random, biases and norms too, and the folder it saved itself to, with a
+    tokenizer."""
     return make_stock(request.param, tmp_path)
 
 
@@ -150,10 +151,18 @@ def make() -> Callable[[str, Path], tuple[Any, Path]]:
 
 def make_stock(case: str, folder: Path) -> tuple[Any, Path]:
     kind, fields = CASES[case]
-    tokenizer = train_tokenizer([textwrap.__doc__ or "", Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300)
-    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    tokenizer = train_tokenizer(
+        [textwrap.__doc__ or "", Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300
+    )
+    ends = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
     torch.manual_seed(7)
-    model = transformers.AutoModelForCausalLM.from_config(kind(vocab_size=300, **ends, **fields), dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(
+        kind(vocab_size=300, **ends, **fields), dtype=torch.float32
+    )
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.2)

@@ -1,4 +1,5 @@
-"""Folders whose files say two things of the same: what stock transformers takes holds. And what newleaf writes says one."""
+"""Folders whose files say two things of the same: what stock transformers takes holds. And what newleaf
+writes says one."""
 
 from __future__ import annotations
 
@@ -91,7 +92,9 @@ def test_fields_that_disagree_make_the_network_that_stock_transformers_makes(
 def test_one_whole_file_of_weights_goes_before_the_index_of_others(make: Make, tmp_path: Path) -> None:
     _, folder = make("gpt2", tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: tensor * 0.9 for name, tensor in tensors.items()}, folder / "model-00001-of-00001.safetensors")
+    save_file(
+        {name: tensor * 0.9 for name, tensor in tensors.items()}, folder / "model-00001-of-00001.safetensors"
+    )
     index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     torch.save({name: tensor * 0.8 for name, tensor in tensors.items()}, folder / "pytorch_model.bin")
@@ -104,7 +107,9 @@ def test_one_whole_file_of_weights_goes_before_the_index_of_others(make: Make, t
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_head_in_the_weights_of_a_tied_network_is_what_stock_transformers_makes_of_it(tied: bool, make: Make, tmp_path: Path) -> None:
+def test_a_head_in_the_weights_of_a_tied_network_is_what_stock_transformers_makes_of_it(
+    tied: bool, make: Make, tmp_path: Path
+) -> None:
     _, folder = make("gpt2-untied", tmp_path / "m")
     edit(folder / "config.json", tie_word_embeddings=tied)
     same_logits(folder)
@@ -135,7 +140,15 @@ def test_how_to_write_and_when_to_stop_are_what_stock_transformers_reads(
         model = newleaf.load(path)
         ends = stock.eos_token_id if isinstance(stock.eos_token_id, list) else [stock.eos_token_id]
         assert model.end_ids == set(ends)
-        for name in ("temperature", "top_k", "top_p", "repetition_penalty", "pad_token_id", "bos_token_id", "max_length"):
+        for name in (
+            "temperature",
+            "top_k",
+            "top_p",
+            "repetition_penalty",
+            "pad_token_id",
+            "bos_token_id",
+            "max_length",
+        ):
             said = getattr(stock, name)
             assert said is None or model.defaults[name] == said
         model.save(tmp_path / "again")
@@ -144,18 +157,26 @@ def test_how_to_write_and_when_to_stop_are_what_stock_transformers_reads(
         assert again.config.eos_token_id == stock.eos_token_id
 
 
-def test_a_list_of_ends_in_config_json_alone_stops_where_stock_generate_stops(make: Make, tmp_path: Path) -> None:
+def test_a_list_of_ends_in_config_json_alone_stops_where_stock_generate_stops(
+    make: Make, tmp_path: Path
+) -> None:
     _, folder = make("gpt2", tmp_path / "m")
     prompt = newleaf.load(folder).tokenizer.encode("a small text")
     stock = transformers.AutoModelForCausalLM.from_pretrained(folder)
     stock.generation_config.eos_token_id = None
-    free = stock.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[0].tolist()[len(prompt) :]
+    free = stock.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[0].tolist()[
+        len(prompt) :
+    ]
     (folder / "generation_config.json").unlink()
     edit(folder / "config.json", eos_token_id=[free[7], free[4]])
     stock = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    stopped = stock.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[0].tolist()[len(prompt) :]
+    stopped = stock.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False)[0].tolist()[
+        len(prompt) :
+    ]
     model = newleaf.load(folder)
-    assert model.generate("a small text", max_tokens=20, temperature=0) == whole_text(model.tokenizer, stopped[:-1])
+    assert model.generate("a small text", max_tokens=20, temperature=0) == whole_text(
+        model.tokenizer, stopped[:-1]
+    )
     assert len(stopped) < 20
 
 
@@ -166,16 +187,34 @@ def test_what_newleaf_writes_says_each_thing_once(stock: tuple[Any, Path], tmp_p
     newleaf.load(folder).save(tmp_path / "out")
     out = tmp_path / "out"
     files = sorted(path.name for path in out.iterdir())
-    assert files == ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-    config, generation = (json.loads((out / name).read_text()) for name in ("config.json", "generation_config.json"))
+    assert files == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    config, generation = (
+        json.loads((out / name).read_text()) for name in ("config.json", "generation_config.json")
+    )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         assert config[name] == generation.get(name)
-    assert {str(tensor.dtype)[6:] for tensor in load_file(out / "model.safetensors").values()} == {config["dtype"]}
+    assert {str(tensor.dtype)[6:] for tensor in load_file(out / "model.safetensors").values()} == {
+        config["dtype"]
+    }
     assert "torch_dtype" not in config
     rope = config.get("rope_parameters", {})
-    for name, other in (("rope_theta", "rope_theta"), ("rotary_emb_base", "rope_theta"), ("rotary_pct", "partial_rotary_factor")):
+    for name, other in (
+        ("rope_theta", "rope_theta"),
+        ("rotary_emb_base", "rope_theta"),
+        ("rotary_pct", "partial_rotary_factor"),
+    ):
         assert name not in config or config[name] == rope[other]
     again = transformers.AutoTokenizer.from_pretrained(out)
     ours = newleaf.load(out).tokenizer
-    assert (again.bos_token_id, again.eos_token_id, again.pad_token_id) == (ours.bos_id, ours.eos_id, ours.pad_id)
+    assert (again.bos_token_id, again.eos_token_id, again.pad_token_id) == (
+        ours.bos_id,
+        ours.eos_id,
+        ours.pad_id,
+    )
     assert len(again) == ours.vocab_size

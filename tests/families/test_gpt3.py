@@ -1,4 +1,5 @@
-"""GPT-3's layout: the paper's shapes and counts, and a folder that stock GPT-Neo opens with the same answers."""
+"""GPT-3's layout: the paper's shapes and counts, and a folder that stock GPT-Neo opens with the same
+answers."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from newleaf.model.count import count_parameters
 from newleaf.storage.folder import load_folder, save_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
-# Layers, width, heads and head dimension of table 2.1, and millions of parameters in table D.1, of Brown et al. 2020.
+# Layers, width, heads and head dimension of table 2.1, and millions of parameters in table D.1, of Brown et
+# al. 2020.
 PAPER = {
     "gpt3-125m": (12, 768, 12, 64, 125),
     "gpt3-350m": (24, 1024, 16, 64, 356),
@@ -42,7 +44,10 @@ def saved(folder: Path, config: GPTConfig, dtype: torch.dtype = torch.float32) -
         for weight in network.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.2)
     network = network.to(dtype).eval()
-    assert save_folder(folder, config, network.state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257)) is None
+    assert (
+        save_folder(folder, config, network.state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257))
+        is None
+    )
     return network
 
 
@@ -51,7 +56,12 @@ def test_the_eight_sizes_have_the_papers_shapes_and_the_counts_that_follow(name:
     layers, width, heads, dim, millions = PAPER[name]
     assert gpt3.TABLE[name] == (layers, width, heads, dim)
     config = gpt3.SIZES[name] if name in gpt3.SIZES else gpt3.ON_PAPER[name].counts_as
-    assert (config.n_layer, config.n_embd, config.vocab_size, config.context_length) == (layers, width, 50_257, 2048)
+    assert (config.n_layer, config.n_embd, config.vocab_size, config.context_length) == (
+        layers,
+        width,
+        50_257,
+        2048,
+    )
     # 12·C² weights and 10·C biases and norms a layer, two tables, the final norm.
     total = layers * (12 * width**2 + 10 * width) + (50_257 + 2048) * width + 2 * width
     assert count_parameters(config).total == total
@@ -70,7 +80,10 @@ def test_dense_and_banded_layers_alternate() -> None:
 
 def test_sizes_whose_heads_do_not_divide_the_width_are_refused_with_a_sentence() -> None:
     for name, heads, width in (("gpt3-1.3b", 24, "2,048"), ("GPT3-13B", 40, "5,140")):
-        with pytest.raises(newleaf.InputError, match=rf"on paper only: its {heads} heads of 128 do not divide its width of {width}"):
+        with pytest.raises(
+            newleaf.InputError,
+            match=rf"on paper only: its {heads} heads of 128 do not divide its width of {width}",
+        ):
             families.size(name)
     assert families.size("gpt3_175b") is gpt3.SIZES["gpt3-175b"]
     with pytest.raises(newleaf.InputError, match=r"gpt2: no such size; did you mean gpt2-124m\?"):
@@ -85,7 +98,9 @@ def test_stock_gpt_neo_gives_the_same_logits(n_embd: int, n_head: int, tmp_path:
     values = json.loads((tmp_path / "m" / "config.json").read_text())
     assert values["architectures"] == ["GPTNeoForCausalLM"]
     assert values["newleaf"] == {"family": "gpt3"}
-    stock, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
+    stock, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "m", output_loading_info=True
+    )
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     ids = torch.randint(0, 257, (2, 40))

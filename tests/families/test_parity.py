@@ -40,11 +40,15 @@ def test_loss_and_gradient_norm_equal_those_of_stock_transformers(stock: Stock) 
     loss.backward()
     expected = reference(ids, labels=ids).loss
     expected.backward()
-    if hasattr(reference.config, "newleaf"):  # GPT-3's queries have 1/√16 folded in, and so their gradient has it once more
+    # GPT-3's queries have 1/√16 folded in, and so their gradient has it once more
+    if hasattr(reference.config, "newleaf"):
         for layer in reference.transformer.h:
             layer.attn.attention.q_proj.weight.grad /= 4
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
-    norms = [torch.nn.utils.get_total_norm([p.grad for p in m.parameters() if p.grad is not None]) for m in (network, reference)]
+    norms = [
+        torch.nn.utils.get_total_norm([p.grad for p in m.parameters() if p.grad is not None])
+        for m in (network, reference)
+    ]
     torch.testing.assert_close(norms[0], norms[1], atol=1e-4, rtol=1e-4)
 
 
@@ -53,7 +57,9 @@ def test_greedy_text_equals_that_of_stock_generate(stock: Stock) -> None:
     model = newleaf.load(folder)
     prompt = "a small text"
     ids = torch.tensor([model.tokenizer.encode(prompt)])
-    expected = reference.generate(ids, max_new_tokens=30, do_sample=False, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]
+    expected = reference.generate(
+        ids, max_new_tokens=30, do_sample=False, attention_mask=torch.ones_like(ids)
+    )[0, ids.shape[1] :]
     wanted = whole_text(model.tokenizer, expected.tolist())
     assert model.generate(prompt, max_tokens=30, temperature=0) == wanted
 
@@ -78,7 +84,9 @@ def test_greedy_text_of_a_batch_padded_on_the_left_equals_that_of_stock_generate
     ids = torch.randint(0, 299, (len(lengths), max(lengths)))
     real = torch.arange(max(lengths)) >= max(lengths) - torch.tensor(lengths)[:, None]
     reference.generation_config.eos_token_id = None  # every row goes on to the end
-    expected = reference.generate(ids, attention_mask=real.long(), max_new_tokens=new, do_sample=False)[:, ids.shape[1] :]
+    expected = reference.generate(ids, attention_mask=real.long(), max_new_tokens=new, do_sample=False)[
+        :, ids.shape[1] :
+    ]
     cache, written, read = KVCache(network.config, len(lengths)), [], ids
     with torch.no_grad():
         for _ in range(new):
@@ -88,7 +96,9 @@ def test_greedy_text_of_a_batch_padded_on_the_left_equals_that_of_stock_generate
     assert torch.cat(written, dim=1).tolist() == expected.tolist()
 
 
-def test_saving_again_gives_stock_transformers_the_same_logits_and_tensors(stock: Stock, tmp_path: Path) -> None:
+def test_saving_again_gives_stock_transformers_the_same_logits_and_tensors(
+    stock: Stock, tmp_path: Path
+) -> None:
     reference, folder = stock
     out = tmp_path / "again"
     assert newleaf.load(folder).save(out) is None
@@ -115,7 +125,9 @@ def test_bf16_stays_bf16(make: Callable[[str, Path], Stock], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_published_sizes_have_the_published_parameter_counts_and_those_of_the_stock_class(family: Any) -> None:
+def test_published_sizes_have_the_published_parameter_counts_and_those_of_the_stock_class(
+    family: Any,
+) -> None:
     published = {
         "gpt1-117m": 116_534_784, "gpt2-124m": 124_439_808, "gpt2-355m": 354_823_168, "gpt2-774m": 774_030_080,
         "gpt2-1.5b": 1_557_611_200, "distilgpt2-82m": 81_912_576, "smollm2-135m": 134_515_008, "smollm2-360m": 361_821_120,
@@ -166,11 +178,21 @@ def test_a_field_that_is_not_honoured_is_refused_by_name(
         newleaf.load(folder)
 
 
-def test_every_boolean_of_a_stock_configuration_is_compared_both_ways_or_refused(cases: dict[str, Any]) -> None:
+def test_every_boolean_of_a_stock_configuration_is_compared_both_ways_or_refused(
+    cases: dict[str, Any],
+) -> None:
     nothing_of_the_network = {"use_cache", "summary_use_proj", "summary_proj_to_labels", "is_decoder"}
     for kind in {kind for kind, _ in cases.values()}:
-        names = [field.name for field in dataclasses.fields(kind) if field.type in (bool, "bool", bool | None, "bool | None")]
-        own = [name for name in names if name not in {field.name for field in dataclasses.fields(transformers.PreTrainedConfig)}]
+        names = [
+            field.name
+            for field in dataclasses.fields(kind)
+            if field.type in (bool, "bool", bool | None, "bool | None")
+        ]
+        own = [
+            name
+            for name in names
+            if name not in {field.name for field in dataclasses.fields(transformers.PreTrainedConfig)}
+        ]
         assert own
         for name in set(own) - nothing_of_the_network:
             compared = {getattr(kind(**fields), name) for of, fields in cases.values() if of is kind}
@@ -180,8 +202,11 @@ def test_every_boolean_of_a_stock_configuration_is_compared_both_ways_or_refused
                     family_of(config).read_config(config)
 
 
-def test_scores_that_stock_gpt2_reckons_in_fp32_are_reckoned_so_in_bf16(make: Callable[[str, Path], Stock], tmp_path: Path) -> None:
-    """Queries of great length, whose scores bf16 cannot tell apart; stock's attention of one layer is the reference."""
+def test_scores_that_stock_gpt2_reckons_in_fp32_are_reckoned_so_in_bf16(
+    make: Callable[[str, Path], Stock], tmp_path: Path
+) -> None:
+    """Queries of great length, whose scores bf16 cannot tell apart; stock's attention of one layer is the
+    reference."""
     reference, folder = make("gpt2-scores-by-depth", tmp_path / "m")
     theirs = reference.bfloat16().transformer.h[2].attn
     theirs.config._attn_implementation = "eager"
@@ -213,7 +238,9 @@ def test_a_missing_or_misshapen_tensor_is_named(make: Callable[[str, Path], Stoc
         newleaf.load(folder)
 
 
-def test_an_unknown_architecture_is_refused_with_the_known_ones(make: Callable[[str, Path], Stock], tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused_with_the_known_ones(
+    make: Callable[[str, Path], Stock], tmp_path: Path
+) -> None:
     _, folder = make("gpt2", tmp_path / "m")
     (folder / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}')
     with pytest.raises(newleaf.InputError, match=r"BertForMaskedLM.*qwen3.*gpt2.*gpt1"):
@@ -233,9 +260,13 @@ def test_a_network_no_stock_class_holds_is_saved_in_newleafs_own_form_with_advic
     from newleaf.storage.folder import load_folder, save_folder
     from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
-    config = GPTConfig(300, 16, 2, 2, 32, block="post_norm", final_norm=True, tie_embeddings=False, head_bias=True)
+    config = GPTConfig(
+        300, 16, 2, 2, 32, block="post_norm", final_norm=True, tie_embeddings=False, head_bias=True
+    )
     network = GPT(config)
-    advice = save_folder(tmp_path / "m", config, network.state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257))
+    advice = save_folder(
+        tmp_path / "m", config, network.state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257)
+    )
     assert advice is not None
     assert "model.final_norm false" in advice
     assert "model.head_bias false" in advice
@@ -255,7 +286,12 @@ def test_sinusoidal_positions_are_written_as_stock_gpt2_and_come_back_sinusoidal
 
     config = GPTConfig(300, 16, 2, 2, 32, positions="sinusoidal")
     network = GPT(config).eval()
-    assert save_folder(tmp_path / "m", config, network.state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257)) is None
+    assert (
+        save_folder(
+            tmp_path / "m", config, network.state_dict(), train_tokenizer(["a"], TokenizerConfig(), 257)
+        )
+        is None
+    )
     ids = torch.randint(0, 257, (1, 16))
     with torch.no_grad():
         stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m")

@@ -39,7 +39,9 @@ def _quiet() -> Any:
 def written_by_peft(model: Any, folder: Path, **options: Any) -> Tensor:
     """A folder that stock peft wrote, every tensor in it random; returns its logits."""
     torch.manual_seed(1)
-    config = peft.LoraConfig(**{"r": 3, "lora_alpha": 7, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options)
+    config = peft.LoraConfig(
+        **{"r": 3, "lora_alpha": 7, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options
+    )
     adapted = peft.get_peft_model(model, config)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
@@ -72,19 +74,26 @@ def assert_alike(logits: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(logits, wanted, atol=2e-5 * float(wanted.abs().max()), rtol=0)
 
 
-def test_what_peft_wrote_gives_its_logits_and_is_written_again_tensor_for_tensor(stock: tuple[Any, Path], tmp_path: Path) -> None:
+def test_what_peft_wrote_gives_its_logits_and_is_written_again_tensor_for_tensor(
+    stock: tuple[Any, Path], tmp_path: Path
+) -> None:
     model, base = stock
     options = EXPERTS if model.config.model_type == "gpt_oss" else {"rank_pattern": {"c_fc": 5, "q_proj": 2}}
     wanted = written_by_peft(model, tmp_path / "theirs", **options)
     opened = newleaf.load(base, adapter=tmp_path / "theirs")
     assert_alike(logits_of(opened), wanted)
-    config, about = opened.network.config, load_adapter(tmp_path / "theirs", newleaf.load(base).network, opened.family).about
+    config, about = (
+        opened.network.config,
+        load_adapter(tmp_path / "theirs", newleaf.load(base).network, opened.family).about,
+    )
     save_adapter(tmp_path / "ours", Adapter(parts_of(opened.network), about), config, opened.family)
     theirs, ours = load_file(tmp_path / "theirs" / WEIGHTS), load_file(tmp_path / "ours" / WEIGHTS)
     assert theirs.keys() == ours.keys()
     for name, tensor in theirs.items():
         # GPT-3 in GPT-Neo's class folds √D into its queries, which rounds.
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-6 if opened.family == "gpt3" else 0, atol=0, msg=name)
+        torch.testing.assert_close(
+            ours[name], tensor, rtol=1e-6 if opened.family == "gpt3" else 0, atol=0, msg=name
+        )
 
 
 def test_peft_opens_what_newleaf_wrote_with_the_same_logits(stock: tuple[Any, Path], tmp_path: Path) -> None:
@@ -100,7 +109,9 @@ def test_peft_opens_what_newleaf_wrote_with_the_same_logits(stock: tuple[Any, Pa
     assert not torch.allclose(logits_of(newleaf.load(base)), wanted, atol=1e-2)  # it does change something
 
 
-@pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"c_proj": 11, "dense": 3}}])
+@pytest.mark.parametrize(
+    "options", [{"use_dora": True}, {"use_rslora": True}, {"alpha_pattern": {"c_proj": 11, "dense": 3}}]
+)
 @pytest.mark.parametrize("case", ["gpt2", "gpt_neox", "gpt3", "llama-tied-bias"])
 def test_forms_of_lora_give_pefts_logits(
     case: str, options: dict[str, Any], make: Callable[[str, Path], tuple[Any, Path]], tmp_path: Path
@@ -119,7 +130,9 @@ def test_peft_opens_new_adapters_of_both_forms(
     model = newleaf.load(base)
     adapter = trained(model, AdapterConfig(rank=2, dora=dora, rslora=True), base)
     save_adapter(tmp_path / "ours", adapter, model.network.config, model.family)
-    opened = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "ours").eval()
+    opened = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "ours"
+    ).eval()
     with torch.no_grad():
         assert_alike(logits_of(model), opened(IDS).logits)
 
@@ -133,30 +146,48 @@ def test_merged_weights_give_the_adapted_logits_in_stock_transformers(
     wanted = written_by_peft(model, tmp_path / "theirs", **options)
     convert(base, tmp_path / "merged", merge=True, adapter=tmp_path / "theirs")
     with torch.no_grad():
-        assert_alike(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(IDS).logits, wanted)
+        assert_alike(
+            transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(IDS).logits, wanted
+        )
     newleaf.load(base, adapter=tmp_path / "theirs").save(tmp_path / "saved")
     assert_alike(logits_of(newleaf.load(tmp_path / "saved")), wanted)
 
 
 def test_an_adapter_on_experts_writes_pefts_texts_without_a_program_which_is_said_once(
-    make: Callable[[str, Path], tuple[Any, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make: Callable[[str, Path], tuple[Any, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, base = make("gpt_oss", tmp_path / "base")
     plain, prompt = newleaf.load(base), "def wrap(text"
     ids = torch.tensor([plain.tokenizer.encode(prompt)])
 
     def greedy(stock: Any) -> str:
-        return whole_text(plain.tokenizer, stock.generate(input_ids=ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :].tolist())
+        return whole_text(
+            plain.tokenizer,
+            stock.generate(input_ids=ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :].tolist(),
+        )
 
     without = greedy(model)
     written_by_peft(model, tmp_path / "theirs", **EXPERTS)
-    wanted = greedy(peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "theirs").eval())
+    wanted = greedy(
+        peft.PeftModel.from_pretrained(
+            transformers.AutoModelForCausalLM.from_pretrained(base), tmp_path / "theirs"
+        ).eval()
+    )
     assert wanted not in ("", without)
     runner.say_once.cache_clear()
     config = SamplingConfig(max_tokens=8, temperature=0)
-    with caplog.at_level("WARNING", logger="newleaf"), plain.engine(slots=2, adapters={"theirs": tmp_path / "theirs"}) as engine:
+    with (
+        caplog.at_level("WARNING", logger="newleaf"),
+        plain.engine(slots=2, adapters={"theirs": tmp_path / "theirs"}) as engine,
+    ):
         requests = [engine.submit(prompt, config, adapter=name) for name in ("theirs", None)]
         assert ["".join(piece.text for piece in request) for request in requests] == [wanted, without]
-    assert newleaf.load(base, adapter=tmp_path / "theirs").generate(prompt, max_tokens=8, temperature=0) == wanted
+    assert (
+        newleaf.load(base, adapter=tmp_path / "theirs").generate(prompt, max_tokens=8, temperature=0)
+        == wanted
+    )
     said = [record.message for record in caplog.records]
     assert said == ["writing with PyTorch, which takes several times as long: it has adapters on experts"]

@@ -1,4 +1,5 @@
-"""Adapters on the head and the table of tokens, as peft saves them by default: with copies of the base's weights, or trained whole."""
+"""Adapters on the head and the table of tokens, as peft saves them by default: with copies of the base's
+weights, or trained whole."""
 
 from __future__ import annotations
 
@@ -54,14 +55,18 @@ def adapted(base: Path, folder: Path, options: dict[str, Any]) -> torch.Tensor:
                 if weight.requires_grad:
                     weight.add_(torch.randn_like(weight), alpha=0.1)
         model.save_pretrained(folder, save_embedding_layers=copied)
-        again = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), folder)
+        again = peft.PeftModel.from_pretrained(
+            transformers.AutoModelForCausalLM.from_pretrained(base), folder
+        )
         with torch.no_grad():
             logits: torch.Tensor = again.eval()(IDS).logits
     return logits
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_logits_merged_weights_and_text_are_those_of_stock_peft(case: str, base: Path, tmp_path: Path) -> None:
+def test_logits_merged_weights_and_text_are_those_of_stock_peft(
+    case: str, base: Path, tmp_path: Path
+) -> None:
     wanted = adapted(base, tmp_path / "adapter", OPTIONS[case])
     model = newleaf.load(base, adapter=tmp_path / "adapter")
     with torch.no_grad():
@@ -75,10 +80,14 @@ def test_logits_merged_weights_and_text_are_those_of_stock_peft(case: str, base:
             torch.testing.assert_close(stock(IDS).logits, wanted, atol=5e-4, rtol=5e-4)
     ids = model.tokenizer.encode("a small text")
     expected = stock.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :].tolist()
-    assert model.generate("a small text", max_tokens=12, temperature=0) == whole_text(model.tokenizer, expected)
+    assert model.generate("a small text", max_tokens=12, temperature=0) == whole_text(
+        model.tokenizer, expected
+    )
 
 
-def test_a_copy_of_the_base_is_not_put_in_and_a_trained_one_is_served_by_itself(base: Path, tmp_path: Path) -> None:
+def test_a_copy_of_the_base_is_not_put_in_and_a_trained_one_is_served_by_itself(
+    base: Path, tmp_path: Path
+) -> None:
     adapted(base, tmp_path / "copied", OPTIONS["head"])
     adapted(base, tmp_path / "trained", OPTIONS["head trained whole"])
     model = newleaf.load(base)
@@ -94,8 +103,12 @@ def test_a_copy_of_the_base_is_not_put_in_and_a_trained_one_is_served_by_itself(
 def test_such_an_adapter_is_written_again_tensor_for_tensor(case: str, base: Path, tmp_path: Path) -> None:
     adapted(base, tmp_path / "adapter", OPTIONS[case])
     network = newleaf.load(base).network
-    save_adapter(tmp_path / "again", load_adapter(tmp_path / "adapter", network, "llama"), network.config, "llama")
-    before, after = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "again"))
+    save_adapter(
+        tmp_path / "again", load_adapter(tmp_path / "adapter", network, "llama"), network.config, "llama"
+    )
+    before, after = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "again")
+    )
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 

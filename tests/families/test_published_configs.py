@@ -1,4 +1,5 @@
-"""The config.json files of the published models, as far as they differ from what transformers writes today."""
+"""The config.json files of the published models, as far as they differ from what transformers writes
+today."""
 
 from __future__ import annotations
 

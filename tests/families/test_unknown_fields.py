@@ -1,4 +1,5 @@
-"""Fields of a config.json that newleaf does not know: named once and ignored, as stock transformers ignores them."""
+"""Fields of a config.json that newleaf does not know: named once and ignored, as stock transformers ignores
+them."""
 
 from __future__ import annotations
 
@@ -17,23 +18,33 @@ from newleaf.cli.main import main
 from newleaf.storage.convert_model import convert
 from newleaf.storage.describe import facts
 
-FOREIGN = {"unsloth_version": "2025.1", "auto_map": {"AutoModel": "x.Y"}, "a_field_of_tomorrow": 3, "ui\x1b[2J": "escape"}
+FOREIGN = {
+    "unsloth_version": "2025.1",
+    "auto_map": {"AutoModel": "x.Y"},
+    "a_field_of_tomorrow": 3,
+    "ui\x1b[2J": "escape",
+}
 
 
 @pytest.fixture
 def folder(make: Callable[[str, Path], Any], tmp_path: Path) -> Path:
     _, path = make("llama", tmp_path / "m")
     values = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(values | FOREIGN | {"max_length": 77, "unsloth_fixed": False, "nothing": None}))
+    (path / "config.json").write_text(
+        json.dumps(values | FOREIGN | {"max_length": 77, "unsloth_fixed": False, "nothing": None})
+    )
     return path
 
 
-def test_an_unknown_field_is_named_once_on_opening_and_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_field_is_named_once_on_opening_and_changes_nothing(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "newleaf"):
         model = newleaf.load(folder)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "newleaf"]
     assert line.endswith(
-        "ignored, since newleaf does not know them: unsloth_version, auto_map, a_field_of_tomorrow, ui\N{REPLACEMENT CHARACTER}[2J"
+        "ignored, since newleaf does not know them: unsloth_version, auto_map, a_field_of_tomorrow, "
+        "ui\N{REPLACEMENT CHARACTER}[2J"
     )
     ids = torch.arange(20)[None]
     with torch.no_grad():
@@ -41,7 +52,9 @@ def test_an_unknown_field_is_named_once_on_opening_and_changes_nothing(folder: P
         torch.testing.assert_close(model.network(ids), stock(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_info_names_them_and_a_copy_has_them_no_more(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_names_them_and_a_copy_has_them_no_more(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert facts(folder)["ignored_fields"] == list(FOREIGN)
     assert main(["info", str(folder)]) == 0
     assert "unsloth_version, auto_map" in capsys.readouterr().out
@@ -49,8 +62,12 @@ def test_info_names_them_and_a_copy_has_them_no_more(folder: Path, tmp_path: Pat
     assert "ignored_fields" not in facts(tmp_path / "copy")
 
 
-@pytest.mark.parametrize("case", ["gpt1", "gpt2", "gpt_neo", "gpt3", "gptj", "gpt_neox", "gpt_oss", "qwen3", "llama"])
-def test_what_stock_transformers_writes_has_no_field_that_is_unknown(case: str, make: Callable[[str, Path], Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "case", ["gpt1", "gpt2", "gpt_neo", "gpt3", "gptj", "gpt_neox", "gpt_oss", "qwen3", "llama"]
+)
+def test_what_stock_transformers_writes_has_no_field_that_is_unknown(
+    case: str, make: Callable[[str, Path], Any], tmp_path: Path
+) -> None:
     _, path = make(case, tmp_path / "m")
     assert "ignored_fields" not in facts(path)
 

@@ -16,7 +16,11 @@ from newleaf.model import GPT, GPTConfig
 
 
 def shapes_of(family: Any) -> st.SearchStrategy[GPTConfig]:
-    seed = GPTConfig(11, 7, 1, 1, 8, gated=True, n_expert=8) if family.name == "gpt_oss" else GPTConfig(11, 7, 1, 1, 8)
+    seed = (
+        GPTConfig(11, 7, 1, 1, 8, gated=True, n_expert=8)
+        if family.name == "gpt_oss"
+        else GPTConfig(11, 7, 1, 1, 8)
+    )
     base = family.from_hf(Fields(family.to_hf(seed), family.name))
     grouped, scaled = family.name in ("qwen3", "llama", "gpt_oss"), base.attention_scale != 1
 
@@ -30,7 +34,15 @@ def shapes_of(family: Any) -> st.SearchStrategy[GPTConfig]:
             **({"n_expert": 2, "n_expert_active": 1} if base.n_expert else {}),
         )  # fmt: skip
 
-    return st.builds(build, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans(), st.integers(1, 40))
+    return st.builds(
+        build,
+        st.integers(1, 3),
+        st.integers(1, 3),
+        st.integers(1, 3),
+        st.integers(1, 4),
+        st.booleans(),
+        st.integers(1, 40),
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

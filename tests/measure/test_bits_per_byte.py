@@ -30,7 +30,9 @@ def test_only_counted_targets_cost_and_bytes_are_those_of_their_tokens() -> None
     found = text_loss(network, [Batch(ids[:1], targets[:1]), Batch(ids[1:], targets[1:])], lengths)
     with torch.no_grad():
         chances = network(ids).log_softmax(-1)
-    by_hand = [-chances[b, t, targets[b, t]].item() for b in range(2) for t in range(16) if targets[b, t] >= 0]
+    by_hand = [
+        -chances[b, t, targets[b, t]].item() for b in range(2) for t in range(16) if targets[b, t] >= 0
+    ]
     assert found.nats == pytest.approx(sum(by_hand), rel=1e-4)
     assert found.tokens == len(by_hand)
     assert found.bytes == targets[targets >= 0].sum().item()

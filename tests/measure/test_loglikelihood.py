@@ -1,4 +1,5 @@
-"""Scores of continuations that share a beginning, against one plain forward pass for each by stock arithmetic."""
+"""Scores of continuations that share a beginning, against one plain forward pass for each by stock
+arithmetic."""
 
 from __future__ import annotations
 
@@ -13,10 +14,22 @@ from newleaf.model import GPT, GPTConfig
 
 SHAPES = {
     "gpt2": {},
-    "rotary with grouped heads": {"positions": "rotary", "n_kv_head": 2, "norm": "rms_norm", "activation": "silu", "gated": True},
+    "rotary with grouped heads": {
+        "positions": "rotary",
+        "n_kv_head": 2,
+        "norm": "rms_norm",
+        "activation": "silu",
+        "gated": True,
+    },
     "windows": {"windows": (0, 5)},
     "sinks and windows": {"positions": "rotary", "sinks": True, "windows": (6, 0)},
-    "parallel, interleaved": {"positions": "rotary", "rotary_interleaved": True, "rotary_dim": 4, "block": "parallel", "shared_norm": True},
+    "parallel, interleaved": {
+        "positions": "rotary",
+        "rotary_interleaved": True,
+        "rotary_dim": 4,
+        "block": "parallel",
+        "shared_norm": True,
+    },
     "sinusoids": {"positions": "sinusoidal"},
     "experts": {"n_expert": 4, "n_expert_active": 2, "gated": True, "activation": "silu"},
 }
@@ -36,13 +49,18 @@ def one_by_one(model: GPT, trunk: Sequence[int], branch: Sequence[int]) -> tuple
     return float(logprobs.gather(1, wanted[:, None]).sum()), bool((logprobs.argmax(-1) == wanted).all())
 
 
-def drawn_trees(seed: int, count: int = 12, trunk: int = 30, branch: int = 12, shared: Sequence[int] = ()) -> list[Tree]:
+def drawn_trees(
+    seed: int, count: int = 12, trunk: int = 30, branch: int = 12, shared: Sequence[int] = ()
+) -> list[Tree]:
     draw = random.Random(seed)
 
     def ids(least: int, most: int) -> list[int]:
         return [draw.randrange(60) for _ in range(draw.randint(least, most))]
 
-    return [Tree([*shared, *ids(1, trunk)], [ids(1, branch) for _ in range(draw.randint(1, 5))]) for _ in range(count)]
+    return [
+        Tree([*shared, *ids(1, trunk)], [ids(1, branch) for _ in range(draw.randint(1, 5))])
+        for _ in range(count)
+    ]
 
 
 def check(model: GPT, trees: list[Tree], batch_tokens: int = 200) -> None:

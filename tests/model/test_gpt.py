@@ -23,14 +23,22 @@ KINDS: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "new": NEW,
     "new-grouped": NEW | {"n_kv_head": 2, "head_dim": 6},
-    "tutorial": {"block": "post_norm", "tie_embeddings": False, "head_bias": True, "activation": "relu", "n_inner": 50},
+    "tutorial": {
+        "block": "post_norm",
+        "tie_embeddings": False,
+        "head_bias": True,
+        "activation": "relu",
+        "n_inner": 50,
+    },
     "sinusoidal": {"positions": "sinusoidal"},
 }
 
 
 @pytest.fixture(params=list(KINDS))
 def network(request: pytest.FixtureRequest) -> GPT:
-    config = GPTConfig(vocab_size=61, context_length=32, n_layer=3, n_head=4, n_embd=32, **KINDS[request.param])
+    config = GPTConfig(
+        vocab_size=61, context_length=32, n_layer=3, n_head=4, n_embd=32, **KINDS[request.param]
+    )
     network = GPT(config)
     with torch.no_grad():
         for weight in network.parameters():
@@ -101,7 +109,8 @@ def test_the_loss_and_its_gradients_are_those_of_the_logits(network: GPT) -> Non
 
 
 def test_post_norm_layers_are_pytorchs_own_encoder_layers() -> None:
-    """The tutorials build their GPT from torch.nn.TransformerEncoder; with its weights, ours gives its answers."""
+    """The tutorials build their GPT from torch.nn.TransformerEncoder; with its weights, ours gives its
+    answers."""
     config = GPTConfig(
         61,
         32,
@@ -113,8 +122,12 @@ def test_post_norm_layers_are_pytorchs_own_encoder_layers() -> None:
         **{k: v for k, v in KINDS["tutorial"].items() if k not in ("activation", "n_inner")},
     )
     network = GPT(config).eval()
-    layer = torch.nn.TransformerEncoderLayer(32, 4, 50, dropout=0.0, activation="relu", batch_first=True, norm_first=False)
-    theirs = torch.nn.TransformerEncoder(layer, 2, norm=torch.nn.LayerNorm(32), enable_nested_tensor=False).eval()
+    layer = torch.nn.TransformerEncoderLayer(
+        32, 4, 50, dropout=0.0, activation="relu", batch_first=True, norm_first=False
+    )
+    theirs = torch.nn.TransformerEncoder(
+        layer, 2, norm=torch.nn.LayerNorm(32), enable_nested_tensor=False
+    ).eval()
     with torch.no_grad():
         for weight in theirs.parameters():
             weight.copy_(torch.randn_like(weight) * 0.2)
@@ -128,7 +141,10 @@ def test_post_norm_layers_are_pytorchs_own_encoder_layers() -> None:
             for mine, reference in pairs:
                 mine.load_state_dict(reference.state_dict())
             for part, weight, bias in zip(
-                "qkv", other.self_attn.in_proj_weight.chunk(3), other.self_attn.in_proj_bias.chunk(3), strict=True
+                "qkv",
+                other.self_attn.in_proj_weight.chunk(3),
+                other.self_attn.in_proj_bias.chunk(3),
+                strict=True,
             ):
                 getattr(ours.attention, part).weight.copy_(weight)
                 getattr(ours.attention, part).bias.copy_(bias)
@@ -136,7 +152,9 @@ def test_post_norm_layers_are_pytorchs_own_encoder_layers() -> None:
         ids = torch.randint(0, 61, (2, 20))
         embedded = network.embedding(ids, torch.arange(20))
         mask = torch.nn.Transformer.generate_square_subsequent_mask(20)
-        torch.testing.assert_close(network.hidden(ids), theirs(embedded, mask=mask, is_causal=True), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            network.hidden(ids), theirs(embedded, mask=mask, is_causal=True), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_rms_norm_and_its_gradients_are_pytorchs() -> None:
@@ -185,7 +203,9 @@ def test_initialisation_is_as_published() -> None:
     gpt2 = GPT(GPTConfig(500, 64, 6, 4, 128))
     assert gpt2.embedding.token.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert gpt2.blocks[2].attention.q.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert gpt2.blocks[2].feedforward.down.weight.std().item() == pytest.approx(0.02 / math.sqrt(12), rel=0.05)
+    assert gpt2.blocks[2].feedforward.down.weight.std().item() == pytest.approx(
+        0.02 / math.sqrt(12), rel=0.05
+    )
     gpt1 = GPT(GPTConfig(500, 64, 6, 4, 128, block="post_norm", final_norm=False, init="normal"))
     assert gpt1.blocks[2].feedforward.down.weight.std().item() == pytest.approx(0.02, rel=0.05)
     own = GPT(GPTConfig(500, 64, 2, 2, 128, init="fan_in", **NEW))
@@ -194,7 +214,9 @@ def test_initialisation_is_as_published() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    network = GPT(GPTConfig(61, 32, 2, 2, 32, embedding_dropout=0.1, attention_dropout=0.1, residual_dropout=0.1))
+    network = GPT(
+        GPTConfig(61, 32, 2, 2, 32, embedding_dropout=0.1, attention_dropout=0.1, residual_dropout=0.1)
+    )
     ids = torch.randint(0, 61, (1, 20))
     assert not torch.equal(network.train()(ids), network(ids))
     assert torch.equal(network.eval()(ids), network(ids))
@@ -226,7 +248,9 @@ def test_a_text_longer_than_the_context_is_refused(network: GPT) -> None:
 )
 def test_an_impossible_configuration_is_refused_by_field(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=f"^{named}"):
-        GPTConfig(**({"vocab_size": 61, "context_length": 32, "n_layer": 3, "n_head": 4, "n_embd": 32} | changes))
+        GPTConfig(
+            **({"vocab_size": 61, "context_length": 32, "n_layer": 3, "n_head": 4, "n_embd": 32} | changes)
+        )
 
 
 def test_a_field_that_does_not_exist_is_refused_with_the_nearest() -> None:
@@ -259,5 +283,7 @@ def test_attention_sinks_and_experts_are_those_of_the_formulas() -> None:
         for share, e in zip(best.values.softmax(0), best.indices, strict=True):
             gate = (mixture.gate[e] @ x[0, 0] + mixture.gate_bias[e]).clamp(max=0.5)
             up = (mixture.up[e] @ x[0, 0] + mixture.up_bias[e]).clamp(-0.5, 0.5)
-            wanted += share * (mixture.down[e] @ (gate * torch.sigmoid(1.702 * gate) * (up + 1)) + mixture.down_bias[e])
+            wanted += share * (
+                mixture.down[e] @ (gate * torch.sigmoid(1.702 * gate) * (up + 1)) + mixture.down_bias[e]
+            )
         torch.testing.assert_close(mixture(x)[0, 0], wanted)

@@ -40,21 +40,32 @@ SHAPES: dict[str, tuple[type, dict[str, Any]]] = {
 
 
 def stock(kind: str, method: str) -> Any:
-    """A stock configuration that is stretched: for yarn it says the longer context itself, for dynamic the one it was made for."""
+    """A stock configuration that is stretched: for yarn it says the longer context itself, for dynamic the
+    one it was made for."""
     made, fields = SHAPES[kind]
     rope = dict(fields.get("rope_parameters", {"rope_theta": 10000.0})) | {
         "rope_type": {"yarn": "yarn", "ntk": "dynamic"}[method], "factor": LONGER / MADE_FOR,
     }  # fmt: skip
     rope |= {"original_max_position_embeddings": MADE_FOR} if method == "yarn" else {}
     length = LONGER if method == "yarn" else MADE_FOR
-    return made(**fields | {"vocab_size": 260, "max_position_embeddings": length, "rope_parameters": rope, "initializer_range": 0.2})
+    return made(
+        **fields
+        | {
+            "vocab_size": 260,
+            "max_position_embeddings": length,
+            "rope_parameters": rope,
+            "initializer_range": 0.2,
+        }
+    )
 
 
 def save(kind: str, folder: Path) -> Path:
     """A plain stock model on the disk, with a tokenizer of 257 bytes and more."""
     made, fields = SHAPES[kind]
     torch.manual_seed(2)
-    config = made(**fields | {"vocab_size": 260, "max_position_embeddings": MADE_FOR, "initializer_range": 0.2})
+    config = made(
+        **fields | {"vocab_size": 260, "max_position_embeddings": MADE_FOR, "initializer_range": 0.2}
+    )
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     train_tokenizer(["a"], TokenizerConfig(kind="byte")).save(folder)
     return folder
@@ -79,27 +90,37 @@ def test_angles_are_those_of_stock_rope(kind: str, method: str, tmp_path: Path) 
     half = config.rotary_dim // 2
     assert torch.allclose(cos[:, :half], angles.cos() * scale, atol=1e-5)
     assert torch.allclose(sin[:, :half], angles.sin() * scale, atol=1e-5)
-    plain = rotary_table(torch.arange(LONGER), config.replace(yarn_factor=0.0, rotary_base=500.0 if kind == "qwen3" else 10_000.0))
+    plain = rotary_table(
+        torch.arange(LONGER),
+        config.replace(yarn_factor=0.0, rotary_base=500.0 if kind == "qwen3" else 10_000.0),
+    )
     assert not torch.allclose(cos, plain[0], atol=1e-2)
 
 
 @pytest.mark.parametrize("method", ["yarn", "ntk"])
 @pytest.mark.parametrize("kind", SHAPES)
 @torch.no_grad()
-def test_logits_of_a_text_beyond_the_context_are_stock_transformers(kind: str, method: str, tmp_path: Path) -> None:
+def test_logits_of_a_text_beyond_the_context_are_stock_transformers(
+    kind: str, method: str, tmp_path: Path
+) -> None:
     network = newleaf.load(save(kind, tmp_path), context=LONGER, context_method=method).network
     ids = torch.randint(256, (1, LONGER))
     wanted = stretched(kind, method, tmp_path)(ids).logits
     assert torch.allclose(network(ids), wanted, atol=1e-5 * float(wanted.abs().max()))
     pytest.importorskip("numba")
     runner = LoweredRunner(network, threads=1)
-    assert torch.allclose(runner.read(0, ids[0].tolist()), wanted[0, -1], atol=1e-4 * float(wanted.abs().max()))
+    assert torch.allclose(
+        runner.read(0, ids[0].tolist()), wanted[0, -1], atol=1e-4 * float(wanted.abs().max())
+    )
 
 
 @pytest.mark.parametrize("method", ["yarn", "ntk"])
 @torch.no_grad()
-def test_keys_that_are_in_the_cache_stay_right_as_the_text_grows_past_the_context(method: str, tmp_path: Path) -> None:
-    """Where dynamic NTK changes its rates with the length, keys that were turned before are those of another network."""
+def test_keys_that_are_in_the_cache_stay_right_as_the_text_grows_past_the_context(
+    method: str, tmp_path: Path
+) -> None:
+    """Where dynamic NTK changes its rates with the length, keys that were turned before are those of another
+    network."""
     network = newleaf.load(save("llama", tmp_path), context=LONGER, context_method=method).network
     ids = torch.randint(256, (1, LONGER))
     cache, parts = KVCache(network.config, 1), []
@@ -118,12 +139,15 @@ def test_a_stretched_model_is_saved_as_stock_transformers_stretches_it(tmp_path:
     assert newleaf.load(tmp_path / "b").network.config == model.network.config
 
 
-def test_one_line_says_from_where_to_where_and_by_what(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_says_from_where_to_where_and_by_what(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = save("llama", tmp_path)
     with caplog.at_level(logging.WARNING, "newleaf"):
         newleaf.load(folder, context=LONGER)
         newleaf.load(folder, context=LONGER, context_method="ntk")
-        assert newleaf.load(folder, context=20).network.config.context_length == 20  # within: nothing to warn of
+        # within: nothing to warn of
+        assert newleaf.load(folder, context=20).network.config.context_length == 20
     first, second = (record.getMessage() for record in caplog.records)
     assert "from 32 to 80 tokens by YaRN; " in first
     assert "from 32 to 80 tokens by dynamic NTK" in second
@@ -143,13 +167,31 @@ def test_yarn_that_is_there_is_stretched_in_proportion_and_within_it_nothing_cha
 @pytest.mark.parametrize(
     ("config", "length", "reason"),
     [
-        (GPTConfig(64, 32, 1, 2, 32), 64, "context: positions of this model are a learned table of 32 tokens; only rotary"),
-        (GPTConfig(64, 32, 1, 2, 32, positions="sinusoidal"), 16, "context: positions of this model are sinusoids"),
-        (GPTConfig(64, 32, 1, 2, 32, positions="rotary"), 32 * 64 + 1, "context: 2049 is more than 64 times the 32 tokens"),
-        (GPTConfig(64, 32, 1, 2, 32, positions="rotary"), 1, "context: must be a whole number of tokens, at least 2, not 1"),
+        (
+            GPTConfig(64, 32, 1, 2, 32),
+            64,
+            "context: positions of this model are a learned table of 32 tokens; only rotary",
+        ),
+        (
+            GPTConfig(64, 32, 1, 2, 32, positions="sinusoidal"),
+            16,
+            "context: positions of this model are sinusoids",
+        ),
+        (
+            GPTConfig(64, 32, 1, 2, 32, positions="rotary"),
+            32 * 64 + 1,
+            "context: 2049 is more than 64 times the 32 tokens",
+        ),
+        (
+            GPTConfig(64, 32, 1, 2, 32, positions="rotary"),
+            1,
+            "context: must be a whole number of tokens, at least 2, not 1",
+        ),
     ],
 )
-def test_what_cannot_be_stretched_is_refused_with_the_reason(config: GPTConfig, length: int, reason: str) -> None:
+def test_what_cannot_be_stretched_is_refused_with_the_reason(
+    config: GPTConfig, length: int, reason: str
+) -> None:
     with pytest.raises(ConfigError, match=reason):
         with_context(config, length)
 
@@ -159,7 +201,9 @@ def test_a_stock_folder_with_another_attention_factor_is_refused(tmp_path: Path)
     values = json.loads((folder / "config.json").read_text())
     rope = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 2.5, "original_max_position_embeddings": 32}
     for more, refused in (({"attention_factor": 2.0}, True), ({"mscale": 1.0}, True), ({}, False)):
-        (folder / "config.json").write_text(json.dumps(values | {"rope_parameters": rope | more, "max_position_embeddings": 80}))
+        (folder / "config.json").write_text(
+            json.dumps(values | {"rope_parameters": rope | more, "max_position_embeddings": 80})
+        )
         if refused:
             with pytest.raises(newleaf.InputError, match=f"{next(iter(more))} in rope_parameters"):
                 newleaf.load(folder)
@@ -176,16 +220,39 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, capsys: pytest.Cap
     folder = save("llama", tmp_path / "rotary")
     capsys.readouterr()
     for words, said in (
-        ([str(tmp_path / "learned"), "--context", "64"], "context: positions of this model are a learned table of 32 tokens"),
+        (
+            [str(tmp_path / "learned"), "--context", "64"],
+            "context: positions of this model are a learned table of 32 tokens",
+        ),
         ([str(folder), "--context", "100000"], "context: 100000 is more than 64 times"),
         ([str(folder), "--context", "0"], "context: must be a whole number of tokens, at least 2, not 0"),
-        ([str(folder), "--context-method", "ntk"], "context_method: says how a context is stretched; give context too"),
+        (
+            [str(folder), "--context-method", "ntk"],
+            "context_method: says how a context is stretched; give context too",
+        ),
         ([str(folder), "--cache", "int3"], "--cache"),
     ):
         assert main(["generate", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line
-    assert main(["generate", str(folder), "a" * 40, "--context", "80", "--cache", "int8", "--max-tokens", "5", "--temperature", "0"]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                str(folder),
+                "a" * 40,
+                "--context",
+                "80",
+                "--cache",
+                "int8",
+                "--max-tokens",
+                "5",
+                "--temperature",
+                "0",
+            ]
+        )
+        == 0
+    )
     assert main(["evaluate", "http://localhost:1/v1", str(__file__), "--context", "80"]) == 2
 
 

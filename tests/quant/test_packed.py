@@ -1,4 +1,5 @@
-"""Weights in 8 and 4 bits: what packing keeps, what it costs, and that a packed network computes what its unpacked weights say."""
+"""Weights in 8 and 4 bits: what packing keeps, what it costs, and that a packed network computes what its
+unpacked weights say."""
 
 from __future__ import annotations
 
@@ -23,8 +24,16 @@ KINDS = sorted(FORMATS)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from([(8, 64), (8, 32), (4, 32)]), st.integers(1, 70), st.integers(1, 150), st.integers(0, 3), st.randoms())
-def test_codes_come_back_from_the_kernels_order(kind: tuple[int, int], rows: int, columns: int, stack: int, random: object) -> None:
+@given(
+    st.sampled_from([(8, 64), (8, 32), (4, 32)]),
+    st.integers(1, 70),
+    st.integers(1, 150),
+    st.integers(0, 3),
+    st.randoms(),
+)
+def test_codes_come_back_from_the_kernels_order(
+    kind: tuple[int, int], rows: int, columns: int, stack: int, random: object
+) -> None:
     format = Format(*kind)
     lead = (stack,) if stack else ()
     tiles, groups = -(-rows // 16), -(-columns // format.group)
@@ -82,14 +91,22 @@ def test_weights_that_are_not_finite_are_refused() -> None:
 
 def _network(**changes: object) -> GPT:
     torch.manual_seed(1)
-    config = GPTConfig(vocab_size=61, context_length=32, n_layer=2, n_head=4, n_embd=48, init="normal", init_std=0.3).replace(**changes)
+    config = GPTConfig(
+        vocab_size=61, context_length=32, n_layer=2, n_head=4, n_embd=48, init="normal", init_std=0.3
+    ).replace(**changes)
     return GPT(config).eval()
 
 
 NETWORKS = {
     "tied": {},
     "untied": {"tie_embeddings": False, "head_bias": True, "positions": "rotary"},
-    "experts": {"n_expert": 4, "n_expert_active": 2, "gated": True, "activation": "clamped_swiglu", "n_inner": 40},
+    "experts": {
+        "n_expert": 4,
+        "n_expert_active": 2,
+        "gated": True,
+        "activation": "clamped_swiglu",
+        "n_inner": 40,
+    },
 }
 
 
@@ -130,7 +147,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(["the leaf and the tree and the wind"] * 20, TokenizerConfig(), 280)
     torch.manual_seed(0)
     config = GPTConfig(
-        vocab_size=tokenizer.vocab_size, context_length=64, n_layer=2, n_head=4, n_embd=64, positions="rotary", tie_embeddings=False
+        vocab_size=tokenizer.vocab_size,
+        context_length=64,
+        n_layer=2,
+        n_head=4,
+        n_embd=64,
+        positions="rotary",
+        tie_embeddings=False,
     )
     path = tmp_path_factory.mktemp("models") / "model"
     Model(GPT(config), tokenizer, "gpt_neox").save(path)
@@ -140,7 +163,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_opens_packed_and_saves_plain(kind: str, folder: Path, tmp_path: Path) -> None:
     model = load(folder, weights=kind)
-    bits = sum(part.nbytes for name, part in model.network.named_buffers() if name.endswith((".codes", ".scales"))) * 8
+    bits = (
+        sum(
+            part.nbytes
+            for name, part in model.network.named_buffers()
+            if name.endswith((".codes", ".scales"))
+        )
+        * 8
+    )
     weights = sum(w.numel() for name, w in PlainWeights(model.network).items() if w.ndim == 2)
     assert bits / weights < {"int8": 8.6, "int4": 4.8}[kind]  # the vocabulary is filled up to whole tiles
     text = model.generate("the leaf", max_tokens=8, temperature=0)
@@ -148,7 +178,9 @@ def test_a_folder_opens_packed_and_saves_plain(kind: str, folder: Path, tmp_path
     assert load(tmp_path / "plain").generate("the leaf", max_tokens=8, temperature=0) == text
 
 
-def test_a_network_that_changes_its_type_keeps_the_bits_of_packed_weights_and_answers_in_the_new_type() -> None:
+def test_a_network_that_changes_its_type_keeps_the_bits_of_packed_weights_and_answers_in_the_new_type() -> (
+    None
+):
     weight = torch.randn(48, 64)
     layer = PackedLinear(quantize(weight, FORMATS["int4"]), torch.nn.Parameter(torch.randn(48)))
     before = layer.weight

@@ -49,7 +49,9 @@ def modules_page() -> Iterator[Page]:
     def fulfil(route: Route) -> None:
         name = route.request.url.removeprefix("http://page/")
         if name.startswith("specs/"):
-            route.fulfill(content_type="text/javascript", body=(SPECS / name.removeprefix("specs/")).read_bytes())
+            route.fulfill(
+                content_type="text/javascript", body=(SPECS / name.removeprefix("specs/")).read_bytes()
+            )
         elif name in files:
             route.fulfill(content_type=files[name].type, body=files[name].content)
         else:
@@ -64,7 +66,8 @@ def modules_page() -> Iterator[Page]:
 
 @dataclass
 class Visit:
-    """A page that is open, in a browser that kept nothing before; `wrong` is what it complained about, `asked` where its requests went."""
+    """A page that is open, in a browser that kept nothing before; `wrong` is what it complained about,
+    `asked` where its requests went."""
 
     page: Page
     address: str
@@ -72,7 +75,8 @@ class Visit:
     asked: list[str] = field(default_factory=list)
 
     def settings(self, system: str | None = None, **values: str) -> None:
-        """Set some in the sheet, and a seed, so that the model says the same each time; the system prompt in the chat's head."""
+        """Set some in the sheet, and a seed, so that the model says the same each time; the system prompt in
+        the chat's head."""
         if system is not None:
             self.page.locator("#system-toggle").click()
             self.page.locator("#chat-system").fill(system)
@@ -96,12 +100,18 @@ class Visit:
 
 @contextmanager
 def visit(browser: Browser, address: str, **options: object) -> Iterator[Visit]:
-    """Open the page as somebody new, with a browser context of these options (viewport, locale, color_scheme…)."""
-    context = browser.new_context(**{"viewport": {"width": 1100, "height": 760}, "locale": "en-US", "accept_downloads": True, **options})
+    """Open the page as somebody new, with a browser context of these options (viewport, locale,
+    color_scheme…)."""
+    context = browser.new_context(
+        **{"viewport": {"width": 1100, "height": 760}, "locale": "en-US", "accept_downloads": True, **options}
+    )
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     found = Visit(page, address)
-    page.on("console", lambda message: found.wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: found.wrong.append(message.text) if message.type in ("error", "warning") else None,
+    )
     page.on("pageerror", lambda error: found.wrong.append(str(error)))
     page.on("request", lambda request: found.asked.append(request.url))
     page.goto(address)

@@ -18,7 +18,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for kind in ("chatml", "qwen3", "llama3", "harmony", "mistral"):
         make_chat_model(folder / kind, kind)
-    make_chat_model(folder / "endless", "chatml", bias={"<|im_end|>": -100.0, "<|endoftext|>": -100.0, "<|im_start|>": -100.0})
+    make_chat_model(
+        folder / "endless",
+        "chatml",
+        bias={"<|im_end|>": -100.0, "<|endoftext|>": -100.0, "<|im_start|>": -100.0},
+    )
     return folder
 
 

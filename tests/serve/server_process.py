@@ -26,7 +26,9 @@ class Running:
         self.log_path = home / f"log-{time.monotonic_ns()}"
         command = [sys.executable, *program, "serve", "--port", "0", *map(str, words)]
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True)
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=log, env=environment, text=True
+            )
         self.url = self._address()
 
     def _address(self) -> str:

@@ -31,11 +31,15 @@ PROPERTIES = {
 GO = {"type": "object", "properties": PROPERTIES, "$defs": {"map": {"type": "object"}}}
 FUNCTIONS: dict[str, Any] = {"go": GO, "stop": {"type": "object", "properties": {}}, "bare": None}
 LETTERS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-PLAIN = st.text('ab <>/\n"{}\\é1', max_size=12).map(str.strip)  # a line end at either edge is the form's own in Qwen's
+# a line end at either edge is the form's own in Qwen's
+PLAIN = st.text('ab <>/\n"{}\\é1', max_size=12).map(str.strip)
 VALUES = st.fixed_dictionaries(
     {},
     optional={
-        "text": PLAIN | st.sampled_from(["12", "null", "true", '{"a": 1}', "a</parameter>b", "</function>", "<parameter=", "True", ""]),
+        "text": PLAIN
+        | st.sampled_from(
+            ["12", "null", "true", '{"a": 1}', "a</parameter>b", "</function>", "<parameter=", "True", ""]
+        ),
         "count": st.integers(-(10**20), 10**20),
         "ratio": st.floats(allow_nan=False, allow_infinity=False),
         "far": st.booleans(),
@@ -54,21 +58,34 @@ def rendered(form: Form, calls: list[tuple[str, dict[str, Any]]], said: str = ""
     template = environment.from_string((TEMPLATES / KINDS[form]).read_text("utf-8"))
     listed = [{"function": {"name": name, "arguments": arguments}} for name, arguments in calls]
     text = template.render(messages=[{"role": "assistant", "content": said, "tool_calls": listed}])
-    return text.removeprefix("<|im_start|>assistant").removesuffix("\n").removesuffix("<|im_end|>").removeprefix("\n")
+    return (
+        text.removeprefix("<|im_start|>assistant")
+        .removesuffix("\n")
+        .removesuffix("<|im_end|>")
+        .removeprefix("\n")
+    )
 
 
-def read(form: Form, pieces: list[str], cut: bool = False, live: bool = False, must: bool = False) -> tuple[str, list[tuple[str, Any]]]:
+def read(
+    form: Form, pieces: list[str], cut: bool = False, live: bool = False, must: bool = False
+) -> tuple[str, list[tuple[str, Any]]]:
     """Text, and calls with their arguments parsed."""
     one = reader(form, FUNCTIONS, must, live)
-    found: list[Piece] = [each for piece in pieces for each in one.push(Part("content", piece))] + one.finish(cut)
+    found: list[Piece] = [each for piece in pieces for each in one.push(Part("content", piece))] + one.finish(
+        cut
+    )
     calls: list[list[str]] = []
     for each in found:
         if isinstance(each, Call | CallStart):
             calls.append([each.name, each.arguments if isinstance(each, Call) else ""])
         elif isinstance(each, CallPart):
             calls[-1][1] += each.arguments
-    assert sum(isinstance(each, CallStart) for each in found) >= sum(isinstance(each, CallEnd) for each in found)
-    return "".join(each.text for each in found if isinstance(each, Part)), [(name, json.loads(text)) for name, text in calls]
+    assert sum(isinstance(each, CallStart) for each in found) >= sum(
+        isinstance(each, CallEnd) for each in found
+    )
+    return "".join(each.text for each in found if isinstance(each, Part)), [
+        (name, json.loads(text)) for name, text in calls
+    ]
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -95,21 +112,37 @@ INVOKED = '\n<invoke name="go">\n<parameter name="count">3</parameter>\n</invoke
 CASES: list[tuple[Form, str, str, list[tuple[str, Any]]]] = [
     ("qwen", "Well.\n<tool_call>\n<function=stop>\n</function>\n</tool_call>", "Well.", [("stop", {})]),
     ("qwen", "<function=stop>\n</function>\n</tool_call>", "", [("stop", {})]),  # models forget the first tag
-    ("qwen", "<tool_call>\n<function=go>\n<parameter=far>\nTrue\n</parameter>\n</function>", "", [("go", {"far": True})]),
+    (
+        "qwen",
+        "<tool_call>\n<function=go>\n<parameter=far>\nTrue\n</parameter>\n</function>",
+        "",
+        [("go", {"far": True})],
+    ),
     (
         "qwen",
         f"<tool_call>{MANY}</tool_call>",
         "",
         [("go", {"count": "many"})],
     ),
-    ("qwen", "<tool_call>\n<function=bare>\n<parameter=x>\n[1]\n</parameter>\n</function>\n</tool_call>", "", [("bare", {"x": [1]})]),
     (
         "qwen",
-        "<tool_call>\n<function=go>\n<parameter=text>\na\n</parameter> b\n</parameter>\n</function>\n</tool_call>",
+        "<tool_call>\n<function=bare>\n<parameter=x>\n[1]\n</parameter>\n</function>\n</tool_call>",
+        "",
+        [("bare", {"x": [1]})],
+    ),
+    (
+        "qwen",
+        "<tool_call>\n<function=go>\n<parameter=text>\na\n</parameter> "
+        "b\n</parameter>\n</function>\n</tool_call>",
         "",
         [("go", {"text": "a\n</parameter> b"})],
     ),
-    ("qwen", "<tool_call>\n<function=fly>\n</function>\n</tool_call>", "<tool_call>\n<function=fly>\n</function>\n</tool_call>", []),
+    (
+        "qwen",
+        "<tool_call>\n<function=fly>\n</function>\n</tool_call>",
+        "<tool_call>\n<function=fly>\n</function>\n</tool_call>",
+        [],
+    ),
     ("qwen", '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>', "", [("stop", {})]),
     ("qwen", "a < b, <tool", "a < b, <tool", []),
     (
@@ -118,7 +151,12 @@ CASES: list[tuple[Form, str, str, list[tuple[str, Any]]]] = [
         "",
         [("stop", {}), ("go", {"far": False})],
     ),
-    ("glm", "<tool_call>go<arg_key>text</arg_key><arg_value>1</arg_value></tool_call>", "", [("go", {"text": "1"})]),
+    (
+        "glm",
+        "<tool_call>go<arg_key>text</arg_key><arg_value>1</arg_value></tool_call>",
+        "",
+        [("go", {"text": "1"})],
+    ),
     (
         "seed",
         f"<seed:tool_call>{TEXT}</seed:tool_call>",
@@ -135,7 +173,9 @@ CASES: list[tuple[Form, str, str, list[tuple[str, Any]]]] = [
 
 
 @pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
-def test_calls_are_found_by_their_tags(form: Form, text: str, said: str, calls: list[tuple[str, Any]]) -> None:
+def test_calls_are_found_by_their_tags(
+    form: Form, text: str, said: str, calls: list[tuple[str, Any]]
+) -> None:
     for pieces in ([text], list(text)):
         assert read(form, pieces) == (said, calls)
         assert read(form, pieces, live=True) == (said, calls)

@@ -1,4 +1,5 @@
-"""Calls in sections of their own: what DeepSeek's and Kimi's templates write of calls is read as these calls, and required ones are so."""
+"""Calls in sections of their own: what DeepSeek's and Kimi's templates write of calls is read as these calls,
+and required ones are so."""
 
 from __future__ import annotations
 
@@ -36,28 +37,43 @@ WRITTEN: dict[Form, str] = {"deepseek-v3": V3, "deepseek-v3.1": V31, "kimi": KIM
 ARGUMENTS = ({"far": True}, {"a": "<｜tool▁calls▁end｜>```<|tool_call_end|>"}, {})
 
 
-def read(form: Form, pieces: list[str], cut: bool = False, live: bool = False) -> tuple[str, list[tuple[str, str]]]:
+def read(
+    form: Form, pieces: list[str], cut: bool = False, live: bool = False
+) -> tuple[str, list[tuple[str, str]]]:
     one = reader(form, NAMES, live=live)
-    found: list[Piece] = [each for piece in pieces for each in one.push(Part("content", piece))] + one.finish(cut)
+    found: list[Piece] = [each for piece in pieces for each in one.push(Part("content", piece))] + one.finish(
+        cut
+    )
     calls: list[list[str]] = []
     for each in found:
         if isinstance(each, Call | CallStart):
             calls.append([each.name, each.arguments if isinstance(each, Call) else ""])
         elif isinstance(each, CallPart):
             calls[-1][1] += each.arguments
-    return "".join(each.text for each in found if isinstance(each, Part)), [(name, text) for name, text in calls]
+    return "".join(each.text for each in found if isinstance(each, Part)), [
+        (name, text) for name, text in calls
+    ]
 
 
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("form", WRITTEN)
 @settings(max_examples=30, deadline=None)
-@given(arguments=st.sampled_from(ARGUMENTS), said=st.sampled_from(["", "Well. "]), cuts=st.lists(st.integers(0, 300), max_size=8))
-def test_calls_of_a_section_are_read(form: Form, live: bool, arguments: Any, said: str, cuts: list[int]) -> None:
+@given(
+    arguments=st.sampled_from(ARGUMENTS),
+    said=st.sampled_from(["", "Well. "]),
+    cuts=st.lists(st.integers(0, 300), max_size=8),
+)
+def test_calls_of_a_section_are_read(
+    form: Form, live: bool, arguments: Any, said: str, cuts: list[int]
+) -> None:
     text = said + WRITTEN[form] % json.dumps(arguments, ensure_ascii=False)
     places = sorted(min(place, len(text)) for place in cuts)
     pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
     found, calls = read(form, pieces, live=live)
-    assert (found, [(name, json.loads(each)) for name, each in calls]) == (said.strip(), [("go", arguments), ("stop", {})])
+    assert (found, [(name, json.loads(each)) for name, each in calls]) == (
+        said.strip(),
+        [("go", arguments), ("stop", {})],
+    )
 
 
 @pytest.mark.parametrize("form", WRITTEN)
@@ -80,7 +96,11 @@ def test_required_calls_are_written_so(form: Form) -> None:
     ]
     grammar = answer_grammar("none", [calls_answer(form, functions, True, lambda mark: None, "none")])
     grammars = Grammars(tokenizer)
-    for text, fits in ((WRITTEN[form] % '{"far": true}', True), (WRITTEN[form] % "{}", False), (WRITTEN[form] % '{"far": 1}', False)):
+    for text, fits in (
+        (WRITTEN[form] % '{"far": true}', True),
+        (WRITTEN[form] % "{}", False),
+        (WRITTEN[form] % '{"far": 1}', False),
+    ):
         constraint = grammars.compile(SamplingConfig(grammar=grammar))
         assert isinstance(constraint, Constraint)
         ids = tokenizer.encode(text)

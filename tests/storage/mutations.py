@@ -24,7 +24,13 @@ ODD = st.one_of(
 
 def places(value: Any, found: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The ways to every value inside a JSON value; of long lists the first and the last few."""
-    inner = list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    inner = (
+        list(value.items())
+        if isinstance(value, dict)
+        else list(enumerate(value))
+        if isinstance(value, list)
+        else []
+    )
     some = inner if len(inner) <= 60 else [*inner[:5], *inner[-5:]]
     return [found, *(place for name, each in some for place in places(each, (*found, name)))]
 
@@ -47,13 +53,18 @@ def wrong_json(draw: st.DrawFn, text: str) -> bytes:
     value = json.loads(text)
     for _ in range(draw(st.integers(1, 3))):
         ways = places(value)
-        value = changed(value, draw(st.sampled_from(ways[1:] or ways)), draw(st.one_of(ODD, st.just(...)))) if ways[1:] else draw(ODD)
+        value = (
+            changed(value, draw(st.sampled_from(ways[1:] or ways)), draw(st.one_of(ODD, st.just(...))))
+            if ways[1:]
+            else draw(ODD)
+        )
     return json.dumps(value).encode()
 
 
 @st.composite
 def wrong_bytes(draw: st.DrawFn, data: bytes, head: int) -> bytes:
-    """A file cut short, grown, or with some of the bytes of its head exchanged, also for numbers that claim much."""
+    """A file cut short, grown, or with some of the bytes of its head exchanged, also for numbers that claim
+    much."""
     found = bytearray(data)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, min(head, max(0, len(found) - 1))))

@@ -40,10 +40,14 @@ def assemble(metadata: Metadata, tensors: Tensors, data: bytes) -> bytes:
 
 
 def rewrite(good: Path, path: Path, edit: Callable[[Metadata, Tensors], Any]) -> Path:
-    """The good file again, its metadata and tensors changed by a function; without checksums, as other programs write it."""
+    """The good file again, its metadata and tensors changed by a function; without checksums, as other
+    programs write it."""
     file = open_gguf(good)
     start = min(stored.start for stored in file.tensors.values())
-    tensors = {name: [list(stored.shape[::-1]), stored.kind, stored.start - start] for name, stored in file.tensors.items()}
+    tensors = {
+        name: [list(stored.shape[::-1]), stored.kind, stored.start - start]
+        for name, stored in file.tensors.items()
+    }
     metadata = {name: value for name, value in file.metadata.items() if "crc32" not in name}
     edit(metadata, tensors)
     path.write_bytes(assemble(metadata, tensors, good.read_bytes()[start:]))

@@ -41,7 +41,8 @@ def model(run: Path, tmp_path: Path) -> Path:
 
 
 def data_begins(file: Path) -> int:
-    """The first byte of the tensors: behind eight bytes that say how long the JSON header is, and the header."""
+    """The first byte of the tensors: behind eight bytes that say how long the JSON header is, and the
+    header."""
     return 8 + int(struct.unpack("<Q", file.read_bytes()[:8])[0])
 
 
@@ -49,7 +50,9 @@ def flip(file: Path, bits: int = 20, begin: int | None = None) -> None:
     """Turn so many bits over, somewhere in the tensors."""
     data, chance = bytearray(file.read_bytes()), random.Random(5)
     for _ in range(bits):
-        data[chance.randrange(data_begins(file) if begin is None else begin, len(data))] ^= 1 << chance.randrange(8)
+        data[chance.randrange(data_begins(file) if begin is None else begin, len(data))] ^= (
+            1 << chance.randrange(8)
+        )
     file.write_bytes(data)
 
 
@@ -121,7 +124,9 @@ def test_weights_converted_by_a_program_that_copies_the_metadata_open(model: Pat
     file = model / "model.safetensors"
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
-    save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}, file, metadata=metadata)
+    save_file(
+        {name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}, file, metadata=metadata
+    )
     assert newleaf.load(model).generate("a", max_tokens=1) is not None
 
 
@@ -132,7 +137,9 @@ def test_a_damaged_classifier_and_a_damaged_adapter_are_named(run: Path, book: P
     flip(labels / "model" / "model.safetensors")
     with pytest.raises(newleaf.InputError, match=r"labels/model/model.safetensors: damaged"):
         newleaf.load(labels)
-    adapter = newleaf.finetune(run, book, task="text", lora={}, steps=1, out=tmp_path / "adapter", quiet=True).path
+    adapter = newleaf.finetune(
+        run, book, task="text", lora={}, steps=1, out=tmp_path / "adapter", quiet=True
+    ).path
     flip(adapter / "adapter" / "adapter_model.safetensors")
     with pytest.raises(newleaf.InputError, match=r"adapter_model.safetensors is damaged"):
         newleaf.load(adapter)
@@ -172,7 +179,8 @@ def a_token(tokenizer: Tokenizer) -> bytes:
 
 
 def flip_rule(file: Path) -> None:
-    """Another letter in the expression by which a tokenizer.json cuts words, so that the file is still a tokenizer."""
+    """Another letter in the expression by which a tokenizer.json cuts words, so that the file is still a
+    tokenizer."""
     flip_bit(file, file.read_bytes().index(b"|'ll|") + 2)
 
 
@@ -196,7 +204,9 @@ def said_in_one_line(command: list[Any], capsys: pytest.CaptureFixture[str]) -> 
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_each_tensor_of_a_gguf_has_the_crc32_of_the_bytes_that_the_stock_reader_finds(whole_gguf: Path) -> None:
+def test_each_tensor_of_a_gguf_has_the_crc32_of_the_bytes_that_the_stock_reader_finds(
+    whole_gguf: Path,
+) -> None:
     reader = GGUFReader(whole_gguf)
     said = json.loads(reader.fields["newleaf.crc32"].contents())
     assert list(said) == [tensor.name for tensor in reader.tensors]
@@ -209,14 +219,20 @@ def test_a_flipped_bit_in_a_tensor_of_a_gguf_is_named_by_every_command(
     gguf: Path, book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "blk.0.ffn_up.weight"
-    flip_bit(gguf, next(int(tensor.data_offset) for tensor in GGUFReader(gguf).tensors if tensor.name == name) + 7)
+    flip_bit(
+        gguf, next(int(tensor.data_offset) for tensor in GGUFReader(gguf).tensors if tensor.name == name) + 7
+    )
     for command in every_command(gguf, tmp_path, book):
-        assert f"{gguf}: damaged, {name} does not have the checksum" in said_in_one_line(command, capsys), command
+        assert f"{gguf}: damaged, {name} does not have the checksum" in said_in_one_line(command, capsys), (
+            command
+        )
     assert not (tmp_path / "copy").exists()
     assert not (tmp_path / "copy.gguf").exists()
 
 
-def test_a_bit_flipped_anywhere_in_the_head_of_a_gguf_is_named_or_harmless(gguf: Path, whole_gguf: Path) -> None:
+def test_a_bit_flipped_anywhere_in_the_head_of_a_gguf_is_named_or_harmless(
+    gguf: Path, whole_gguf: Path
+) -> None:
     """Tokens, merges, shapes, numbers of the network: what opens all the same is what was written."""
     good, wanted, chance = gguf.read_bytes(), newleaf.load(whole_gguf), random.Random(3)
     named = 0
@@ -236,11 +252,14 @@ def test_a_bit_flipped_anywhere_in_the_head_of_a_gguf_is_named_or_harmless(gguf:
 def test_info_names_a_damaged_head_too(run: Path, gguf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     token = a_token(Tokenizer.load(run / "model"))
     flip_bit(gguf, gguf.read_bytes().index(struct.pack("<Q", len(token)) + token) + 9)
-    assert f"{gguf}: damaged, its metadata do not have the checksum" in said_in_one_line(["info", gguf], capsys)
+    assert f"{gguf}: damaged, its metadata do not have the checksum" in said_in_one_line(
+        ["info", gguf], capsys
+    )
 
 
 def rewritten(source: Path, target: Path, **more: str) -> Path:
-    """By the stock reader and writer, as gguf_new_metadata.py does it: all metadata copied, and some added."""
+    """By the stock reader and writer, as gguf_new_metadata.py does it: all metadata copied, and some
+    added."""
     reader = GGUFReader(source)
     writer = GGUFWriter(target, arch=str(reader.fields["general.architecture"].contents()))
     for key, field in reader.fields.items():
@@ -260,12 +279,16 @@ def rewritten(source: Path, target: Path, **more: str) -> Path:
 
 def test_a_gguf_that_another_program_has_written_again_opens(whole_gguf: Path, tmp_path: Path) -> None:
     wanted = newleaf.load(whole_gguf).generate("def ", max_tokens=4, temperature=0)
-    for number, more in enumerate(({}, {"tokenizer.chat_template": "{{ messages[0].content }}"}, {"general.name": "mine"})):
+    for number, more in enumerate(
+        ({}, {"tokenizer.chat_template": "{{ messages[0].content }}"}, {"general.name": "mine"})
+    ):
         found = newleaf.load(rewritten(whole_gguf, tmp_path / f"{number}.gguf", **more))
         assert found.generate("def ", max_tokens=4, temperature=0) == wanted
 
 
-def test_a_gguf_in_another_number_format_with_the_metadata_of_before_opens(run: Path, whole_gguf: Path, tmp_path: Path) -> None:
+def test_a_gguf_in_another_number_format_with_the_metadata_of_before_opens(
+    run: Path, whole_gguf: Path, tmp_path: Path
+) -> None:
     """As llama-quantize does it: the table of checksums is of other bytes."""
     reader, other = GGUFReader(whole_gguf), tmp_path / "half.gguf"
     newleaf.load(run).save(other, type="F16")
@@ -273,7 +296,9 @@ def test_a_gguf_in_another_number_format_with_the_metadata_of_before_opens(run: 
     writer = GGUFWriter(tmp_path / "copied.gguf", arch=str(reader.fields["general.architecture"].contents()))
     for key, field in reader.fields.items():
         if not key.startswith("GGUF.") and key != "general.architecture":
-            writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+            writer.add_key_value(
+                key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None
+            )
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, half[tensor.name].data, raw_dtype=half[tensor.name].tensor_type)
     writer.write_header_to_file()
@@ -302,7 +327,9 @@ def test_a_classifiers_tokenizer_has_a_checksum_too(run: Path, book: Path, tmp_p
         newleaf.load(labels)
 
 
-def test_stock_transformers_opens_the_tokenizer_and_what_it_writes_opens_here(model: Path, tmp_path: Path) -> None:
+def test_stock_transformers_opens_the_tokenizer_and_what_it_writes_opens_here(
+    model: Path, tmp_path: Path
+) -> None:
     said = json.loads((model / "tokenizer_config.json").read_text())["newleaf_crc32"]
     data = (model / "tokenizer.json").read_bytes()
     assert said == f"{len(data)}:{zlib.crc32(data):08x}"

@@ -1,4 +1,5 @@
-"""A config.json whose shapes the weights do not have is named by info and plan, without a tensor being read."""
+"""A config.json whose shapes the weights do not have is named by info and plan, without a tensor being
+read."""
 
 from __future__ import annotations
 
@@ -40,7 +41,11 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 def claim(folder: Path, **fields: Any) -> None:
     file = folder / "config.json"
     values = json.loads(file.read_text("utf-8"))
-    names = {"layers": ("n_layer", "num_hidden_layers"), "width": ("n_embd", "hidden_size"), "vocabulary": ("vocab_size",)}
+    names = {
+        "layers": ("n_layer", "num_hidden_layers"),
+        "width": ("n_embd", "hidden_size"),
+        "vocabulary": ("vocab_size",),
+    }
     for name, value in fields.items():
         values |= {each: value for each in names[name] if each in values}
     values.pop("layer_types", None)
@@ -61,7 +66,9 @@ def test_a_folder_that_is_what_it_says_has_no_damage(folder: Path) -> None:
         ({"vocabulary": 100_000}, r"has shape \(50, 32\), and the configuration wants \(100000, 32\)"),
     ],
 )
-def test_shapes_that_the_weights_do_not_have_are_named(claimed: dict[str, int], said: str, folder: Path) -> None:
+def test_shapes_that_the_weights_do_not_have_are_named(
+    claimed: dict[str, int], said: str, folder: Path
+) -> None:
     import re
 
     claim(folder, **claimed)

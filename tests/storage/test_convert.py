@@ -54,7 +54,9 @@ def stock_logits(folder: Path) -> torch.Tensor:
         return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(IDS).logits
 
 
-def test_a_folder_becomes_a_gguf_and_a_folder_again_with_the_same_tensors(stock: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_a_gguf_and_a_folder_again_with_the_same_tensors(
+    stock: Path, tmp_path: Path
+) -> None:
     assert convert(stock, tmp_path / "x.gguf") is None
     newleaf.load(stock).save(tmp_path / "opened.gguf")
     assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "opened.gguf").read_bytes()
@@ -65,12 +67,18 @@ def test_a_folder_becomes_a_gguf_and_a_folder_again_with_the_same_tensors(stock:
     assert torch.equal(stock_logits(tmp_path / "back"), stock_logits(stock))
 
 
-@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_each_number_format_is_that_of_the_tensors_rounded_once(name: str, dtype: torch.dtype, stock: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_each_number_format_is_that_of_the_tensors_rounded_once(
+    name: str, dtype: torch.dtype, stock: Path, tmp_path: Path
+) -> None:
     convert(stock, tmp_path / "m", dtype=name)
     before, after = load_file(stock / "model.safetensors"), load_file(tmp_path / "m" / "model.safetensors")
     assert all(torch.equal(before[each].to(dtype), after[each]) for each in before)
-    assert json.loads((tmp_path / "m" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["dtype"] == str(dtype).removeprefix(
+        "torch."
+    )
 
 
 def test_generation_defaults_come_along(stock: Path, tmp_path: Path) -> None:
@@ -92,7 +100,9 @@ def test_a_type_is_kept_where_none_is_asked_for(stock: Path, tmp_path: Path) -> 
     convert(stock, tmp_path / "bf16", dtype="bf16")
     convert(tmp_path / "bf16", tmp_path / "again")
     convert(tmp_path / "bf16", tmp_path / "x.gguf")
-    assert {tensor.dtype for tensor in load_file(tmp_path / "again" / "model.safetensors").values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "again" / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
     assert kinds["blk.0.ffn_up.weight"] == "BF16"
 
@@ -148,7 +158,10 @@ def test_what_does_not_go_is_refused_in_a_sentence_and_leaves_nothing(stock: Pat
     own(tmp_path / "gpt3", gpt3.gpt3(2, 36, 3, vocab_size=300, context_length=64, windows=(0, 5)))
     own(tmp_path / "big", GPTConfig(300, 64, 1, 2, 32))
     weights = load_file(tmp_path / "big" / "model.safetensors")
-    save_file(weights | {"transformer.wte.weight": weights["transformer.wte.weight"] * 1e9}, tmp_path / "big" / "model.safetensors")
+    save_file(
+        weights | {"transformer.wte.weight": weights["transformer.wte.weight"] * 1e9},
+        tmp_path / "big" / "model.safetensors",
+    )
     own(tmp_path / "cut", GPTConfig(300, 64, 1, 2, 32))
     kept = {name: weight for name, weight in weights.items() if "mlp.c_fc.weight" not in name}
     save_file(kept, tmp_path / "cut" / "model.safetensors")
@@ -176,7 +189,9 @@ def test_what_does_not_go_is_refused_in_a_sentence_and_leaves_nothing(stock: Pat
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_the_command_writes_says_so_and_replaces_only_when_told(stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_says_so_and_replaces_only_when_told(
+    stock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["convert", str(stock), str(tmp_path / "m"), "--dtype", "bf16"]
     assert main(words) == 0
     assert f"{tmp_path / 'm'} is written" in capsys.readouterr().out

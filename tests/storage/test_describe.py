@@ -24,7 +24,13 @@ from newleaf.storage.folder import save_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.runs.describe_run import facts
 
-MIXTURE: dict[str, Any] = {"gated": True, "n_expert": 4, "n_expert_active": 2, "norm": "rms_norm", "positions": "rotary"}
+MIXTURE: dict[str, Any] = {
+    "gated": True,
+    "n_expert": 4,
+    "n_expert_active": 2,
+    "norm": "rms_norm",
+    "positions": "rotary",
+}
 
 
 def saved(folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> GPT:
@@ -33,7 +39,9 @@ def saved(folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> G
     return network
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False, "n_kv_head": 1}, MIXTURE], ids=["gpt2", "untied", "mixture"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": False, "n_kv_head": 1}, MIXTURE], ids=["gpt2", "untied", "mixture"]
+)
 def test_memory_is_that_of_the_network_and_its_cache(changes: dict[str, Any]) -> None:
     config = GPTConfig(320, 32, 2, 2, 64, **changes)
     network, found = GPT(config), memory_to_run(config)
@@ -42,9 +50,13 @@ def test_memory_is_that_of_the_network_and_its_cache(changes: dict[str, Any]) ->
         weights = sum(weight.nbytes for weight in network.to(dtype).parameters())
         assert found[name] == weights + cache.keys.nbytes + cache.values.nbytes
     network, packs = network.float(), packable(network)
-    cache = KVCache(config, 1, dtype=torch.bfloat16)  # what the engine keeps beside packed weights: see the test below
+    # what the engine keeps beside packed weights: see the test below
+    cache = KVCache(config, 1, dtype=torch.bfloat16)
     for name, form in FORMATS.items():
-        held = [quantize(weight.detach(), form) if each in packs else weight for each, weight in network.named_parameters()]
+        held = [
+            quantize(weight.detach(), form) if each in packs else weight
+            for each, weight in network.named_parameters()
+        ]
         assert found[name] == sum(weight.nbytes for weight in held) + cache.keys.nbytes + cache.values.nbytes
 
 
@@ -64,8 +76,15 @@ def test_facts_are_those_of_the_stock_model(tmp_path: Path) -> None:
     saved(tmp_path / "m", torch.bfloat16)
     stock, found = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m"), facts(tmp_path / "m")
     assert found["parameters"] == stock.num_parameters()
-    assert found["embedding_parameters"] == stock.transformer.wte.weight.numel() + stock.transformer.wpe.weight.numel()
-    assert (found["family"], found["context"], found["stored_as"]) == ("gpt2", stock.config.n_positions, str(stock.dtype)[6:])
+    assert (
+        found["embedding_parameters"]
+        == stock.transformer.wte.weight.numel() + stock.transformer.wpe.weight.numel()
+    )
+    assert (found["family"], found["context"], found["stored_as"]) == (
+        "gpt2",
+        stock.config.n_positions,
+        str(stock.dtype)[6:],
+    )
     assert found["tokenizer"] == {"kind": "byte", "vocab_size": 257}
     assert found["opens_in"] == "stock transformers, as GPT2LMHeadModel"
     saved(tmp_path / "mixture", **MIXTURE)
@@ -91,7 +110,9 @@ def test_the_licence_is_the_cards_or_the_configurations_or_a_file(tmp_path: Path
         assert facts(folder)["licence"] == licence, card
 
 
-def test_a_folder_without_a_tokenizer_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_tokenizer_is_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     saved(tmp_path / "m")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "m" / name).unlink()
@@ -107,20 +128,28 @@ def test_an_adapter_is_described_with_its_base(tmp_path: Path) -> None:
     saved(tmp_path / "base")
     stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     adapted = peft.get_peft_model(
-        stock, peft.LoraConfig(r=3, lora_alpha=6, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM", fan_in_fan_out=True)
+        stock,
+        peft.LoraConfig(
+            r=3, lora_alpha=6, target_modules=["c_attn", "c_fc"], task_type="CAUSAL_LM", fan_in_fan_out=True
+        ),
     )
     adapted.save_pretrained(tmp_path / "adapter")
     found = facts(tmp_path / "adapter")
     assert found["adapter_parameters"] == adapted.get_nb_trainable_parameters()[0]
     assert (found["method"], found["on"], found["gives"]) == ("LoRA, rank 3, alpha 6", "c_attn, c_fc", "text")
     assert found["base"] == str(tmp_path / "base")
-    assert found["parameters"] == transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base").num_parameters()
+    assert (
+        found["parameters"]
+        == transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base").num_parameters()
+    )
     assert found["opens_in"] == "stock peft, over the base"
 
 
 def test_a_classifiers_adapter_says_its_labels_and_a_base_that_is_elsewhere_its_name(tmp_path: Path) -> None:
     saved(tmp_path / "base")
-    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "{word} day", "label": "{word}"}}\n' for word in ("good", "bad") * 12))
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(f'{{"text": "{word} day", "label": "{word}"}}\n' for word in ("good", "bad") * 12)
+    )
     options = ["--task", "classify", "--lora", "--steps", "2", "--out", str(tmp_path / "run")]
     assert main(["finetune", str(tmp_path / "base"), str(tmp_path / "rows.jsonl"), *options]) == 0
     found = facts(tmp_path / "run")

@@ -1,4 +1,5 @@
-"""GGUF files that are damaged, that lie, or that hold what newleaf does not know: one line each, in bounded memory."""
+"""GGUF files that are damaged, that lie, or that hold what newleaf does not know: one line each, in bounded
+memory."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(path: Path) -> str:
-    """The one line that loading says, after checking that it took no memory worth the name and that `newleaf info` does not fall over."""
+    """The one line that loading says, after checking that it took no memory worth the name and that `newleaf
+    info` does not fall over."""
     tracemalloc.start()
     with pytest.raises(InputError) as error:
         load_gguf(path)
@@ -90,7 +92,10 @@ def refused(path: Path) -> str:
 
 def test_the_file_put_together_again_is_the_same(good: Path, change: Any) -> None:
     one, two = newleaf.load(good), newleaf.load(change(lambda metadata, tensors: None))
-    assert all(torch.equal(tensor, two.network.state_dict()[name]) for name, tensor in one.network.state_dict().items())
+    assert all(
+        torch.equal(tensor, two.network.state_dict()[name])
+        for name, tensor in one.network.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,9 @@ PIECE_EDITS: dict[str, tuple[Callable[[Metadata, Tensors], Any], str]] = {
 
 
 @pytest.mark.parametrize("case", PIECE_EDITS)
-def test_what_is_wrong_in_a_tokenizer_of_sentencepiece_is_named(case: str, pieces: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_in_a_tokenizer_of_sentencepiece_is_named(
+    case: str, pieces: Path, tmp_path: Path
+) -> None:
     edit, said = PIECE_EDITS[case]
     assert said in refused(rewrite(pieces, tmp_path / "changed.gguf", edit))
 
@@ -222,7 +229,9 @@ def test_a_file_cut_short_anywhere_is_refused(good: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["good", "pieces", "experts"])
-def test_noise_in_the_head_never_ends_in_another_error(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_noise_in_the_head_never_ends_in_another_error(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     path = request.getfixturevalue(kind)
     content, chance = path.read_bytes(), random.Random(5)
     head = min(stored.start for stored in open_gguf(path).tensors.values())
@@ -230,7 +239,9 @@ def test_noise_in_the_head_never_ends_in_another_error(kind: str, tmp_path: Path
     for n in range(400):
         noisy = bytearray(content)
         for _ in range(chance.randint(1, 3)):
-            noisy[chance.randrange(4, 700 if n % 2 else head)] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+            noisy[chance.randrange(4, 700 if n % 2 else head)] = chance.choice(
+                [0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)]
+            )
         (tmp_path / "x.gguf").write_bytes(noisy)
         try:
             load_gguf(tmp_path / "x.gguf")
@@ -240,8 +251,14 @@ def test_noise_in_the_head_never_ends_in_another_error(kind: str, tmp_path: Path
     assert outcomes == {"opened", "refused"}
 
 
-def test_the_command_line_says_it_in_one_line_and_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_it_in_one_line_and_exits_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "x.gguf").write_bytes(b"nothing of the kind, and long enough")
-    for command in (["info", str(tmp_path / "x.gguf")], ["generate", str(tmp_path / "x.gguf"), "a"], ["info", str(tmp_path / "no.gguf")]):
+    for command in (
+        ["info", str(tmp_path / "x.gguf")],
+        ["generate", str(tmp_path / "x.gguf"), "a"],
+        ["info", str(tmp_path / "no.gguf")],
+    ):
         assert main(command) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -47,7 +47,9 @@ def written(tokenizer: Tokenizer, path: Path, spare: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-def test_sentencepiece_from_gguf_gives_the_ids_of_llama_cpp(prefix: bool, tmp_path: Path, vocabulary_of: Callable[[Path], Any]) -> None:
+def test_sentencepiece_from_gguf_gives_the_ids_of_llama_cpp(
+    prefix: bool, tmp_path: Path, vocabulary_of: Callable[[Path], Any]
+) -> None:
     original = sentencepiece([TEXT, *SENTENCES], 900, prefix)
     path = written(original, tmp_path / "x.gguf", spare=5)
     back, peer, chance = newleaf.load(path).tokenizer, vocabulary_of(path), random.Random(1)
@@ -67,7 +69,15 @@ def test_sentencepiece_from_gguf_gives_the_ids_of_llama_cpp(prefix: bool, tmp_pa
 def test_where_a_file_of_sentencepiece_is_silent_it_means_what_llama_cpp_takes(
     tmp_path: Path, vocabulary_of: Callable[[Path], Any]
 ) -> None:
-    silent = ("add_bos_token", "add_eos_token", "bos_token_id", "eos_token_id", "unknown_token_id", "add_space_prefix", "pre")
+    silent = (
+        "add_bos_token",
+        "add_eos_token",
+        "bos_token_id",
+        "eos_token_id",
+        "unknown_token_id",
+        "add_space_prefix",
+        "pre",
+    )
 
     def silence(metadata: dict[str, Any], tensors: Any) -> None:
         for name in silent:
@@ -97,7 +107,9 @@ def test_a_loaded_sentencepiece_tokenizer_saves_to_what_transformers_opens(tmp_p
 def changed(tokenizer: Tokenizer, change: Callable[[dict[str, Any]], Any]) -> Tokenizer:
     description = json.loads(tokenizer.backend.to_str())
     change(description)
-    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(description)), tokenizer.bos_id, tokenizer.eos_id)
+    return Tokenizer(
+        tokenizers.Tokenizer.from_str(json.dumps(description)), tokenizer.bos_id, tokenizer.eos_id
+    )
 
 
 def first_of_two_comes_last(description: dict[str, Any]) -> None:
@@ -113,18 +125,25 @@ def first_of_two_comes_last(description: dict[str, Any]) -> None:
         (first_of_two_comes_last, "not those of a SentencePiece model's scores"),
         (lambda d: d["model"]["merges"].pop(40), "not those of a SentencePiece model's scores"),
         (lambda d: d.update(normalizer={"type": "NFKC"}), "llama.cpp cuts text otherwise"),
-        (lambda d: d.update(pre_tokenizer={"type": "Digits", "individual_digits": True}), "llama.cpp cuts text otherwise"),
+        (
+            lambda d: d.update(pre_tokenizer={"type": "Digits", "individual_digits": True}),
+            "llama.cpp cuts text otherwise",
+        ),
         (lambda d: d["decoder"]["decoders"].pop(), "llama.cpp cuts text otherwise"),
     ],
 )
-def test_merges_that_no_scores_make_are_not_written_as_sentencepiece(change: Any, said: str, tmp_path: Path) -> None:
+def test_merges_that_no_scores_make_are_not_written_as_sentencepiece(
+    change: Any, said: str, tmp_path: Path
+) -> None:
     tokenizer = changed(sentencepiece([TEXT], 600), change)
     with pytest.raises(InputError, match=said):
         written(tokenizer, tmp_path / "x.gguf")
     assert not list(tmp_path.iterdir())
 
 
-def test_words_looked_up_whole_go_where_merges_lead_to_the_same_tokens(tmp_path: Path, vocabulary_of: Callable[[Path], Any]) -> None:
+def test_words_looked_up_whole_go_where_merges_lead_to_the_same_tokens(
+    tmp_path: Path, vocabulary_of: Callable[[Path], Any]
+) -> None:
     plain = train_tokenizer([TEXT], TokenizerConfig(), 400)
     whole = changed(plain, lambda d: d["model"].update(ignore_merges=True))
     path = written(whole, tmp_path / "x.gguf")
@@ -140,14 +159,19 @@ def test_llama_cpp_knows_every_name_for_cutting_text_that_newleaf_reads(
     name: str, tmp_path: Path, vocabulary_of: Callable[[Path], Any]
 ) -> None:
     good = written(train_tokenizer([TEXT], TokenizerConfig(), 300), tmp_path / "good.gguf")
-    rewrite(good, tmp_path / "x.gguf", lambda metadata, tensors: metadata.update({"tokenizer.ggml.pre": name}))
-    ours, peer = newleaf.load(tmp_path / "x.gguf").tokenizer, vocabulary_of(tmp_path / "x.gguf")  # it refuses an unknown one
+    rewrite(
+        good, tmp_path / "x.gguf", lambda metadata, tensors: metadata.update({"tokenizer.ggml.pre": name})
+    )
+    # it refuses an unknown one
+    ours, peer = newleaf.load(tmp_path / "x.gguf").tokenizer, vocabulary_of(tmp_path / "x.gguf")
     for text in ("It'S 12345, isn't it?\n\n  x =\t1/\n/", TEXT[:500]):
         assert ours.encode(text, special_tokens=False) == peer.tokenize(text.encode(), add_bos=False)
 
 
 @pytest.mark.slow
-def test_o200k_goes_through_gguf_to_llama_cpp(shared_data: Path, tmp_path: Path, vocabulary_of: Callable[[Path], Any]) -> None:
+def test_o200k_goes_through_gguf_to_llama_cpp(
+    shared_data: Path, tmp_path: Path, vocabulary_of: Callable[[Path], Any]
+) -> None:
     """Combining marks apart, whose words llama.cpp cuts in an own way."""
     original = Tokenizer.load(shared_data / "tokenizer" / "o200k_base.tiktoken")
     path = written(original, tmp_path / "x.gguf", spare=201_088 - original.vocab_size)
@@ -189,12 +213,18 @@ def test_tokenizers_of_whole_characters_come_back_from_gguf(kind: str, tmp_path:
     for text in LINES:
         assert back.encode(text) == original.encode(text)
         assert back.decode(back.encode(text)) == text
-    assert (back.bos_id, back.eos_id, back.vocab_size) == (original.bos_id, original.eos_id, original.vocab_size)
+    assert (back.bos_id, back.eos_id, back.vocab_size) == (
+        original.bos_id,
+        original.eos_id,
+        original.vocab_size,
+    )
     assert back.lossless is (kind == "bpe")
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char"])
-def test_llama_cpp_cuts_text_into_the_same_characters(kind: str, tmp_path: Path, vocabulary_of: Callable[[Path], Any]) -> None:
+def test_llama_cpp_cuts_text_into_the_same_characters(
+    kind: str, tmp_path: Path, vocabulary_of: Callable[[Path], Any]
+) -> None:
     original, chance = of_characters(kind), random.Random(1)
     peer = vocabulary_of(written(original, tmp_path / "x.gguf", spare=3))
     parts = [*CHINESE[:30], " ", "the", "囧", "🤖", "é", "\n", "<0x41>", "12"]
@@ -206,5 +236,7 @@ def test_llama_cpp_cuts_text_into_the_same_characters(kind: str, tmp_path: Path,
 
 @pytest.mark.parametrize(("text", "why"), [("春眠不觉晓", "no token for a space"), ("春 ▁", "a token for ▁")])
 def test_characters_that_llama_cpp_reads_otherwise_are_refused(text: str, why: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"llama\.cpp reads a space as the character ▁, and this tokenizer has {why}"):
+    with pytest.raises(
+        InputError, match=rf"llama\.cpp reads a space as the character ▁, and this tokenizer has {why}"
+    ):
         written(of_characters("char", text), tmp_path / "x.gguf")

@@ -29,7 +29,8 @@ CARD = "---\nlicense: mit\nlanguage: en\n---\n# A model\n"
 
 @dataclass
 class Hub:
-    """A server with the models in `folder`, each owner/name; `asked` are the files it sent and the ranges asked for."""
+    """A server with the models in `folder`, each owner/name; `asked` are the files it sent and the ranges
+    asked for."""
 
     folder: Path
     address: str = ""
@@ -67,8 +68,20 @@ class Handler(BaseHTTPRequestHandler):
         if rest[:1] == ["revision"] and rest[1] not in ("main", "v1", COMMIT):
             return self.refuse(404, "RevisionNotFound")
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        files = [{"type": "file", "path": p.relative_to(folder).as_posix(), "oid": "0" * 40, "size": p.stat().st_size} for p in paths]
-        found = files if rest[:1] == ["tree"] else {"id": name, "sha": COMMIT, "siblings": [{"rfilename": f["path"]} for f in files]}
+        files = [
+            {
+                "type": "file",
+                "path": p.relative_to(folder).as_posix(),
+                "oid": "0" * 40,
+                "size": p.stat().st_size,
+            }
+            for p in paths
+        ]
+        found = (
+            files
+            if rest[:1] == ["tree"]
+            else {"id": name, "sha": COMMIT, "siblings": [{"rfilename": f["path"]} for f in files]}
+        )
         self.send(200, json.dumps(found).encode(), {}, body=True)
 
     def send_part(self, folder: Path, name: str, body: bool) -> None:
@@ -90,7 +103,9 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         return self.send(206 if asked else 200, data[start:], headers, body=True)
 
-    def send(self, status: int, data: bytes, headers: dict[str, str], body: bool, until: int | None = None) -> None:
+    def send(
+        self, status: int, data: bytes, headers: dict[str, str], body: bool, until: int | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in (headers | {"Content-Length": str(len(data))}).items():
             self.send_header(name, value)
@@ -108,7 +123,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def put(folder: Path, config: GPTConfig) -> Path:
-    save_folder(folder, config, GPT(config).state_dict(), train_tokenizer(["some text"], TokenizerConfig(), 257))
+    save_folder(
+        folder, config, GPT(config).state_dict(), train_tokenizer(["some text"], TokenizerConfig(), 257)
+    )
     return folder
 
 
@@ -117,7 +134,14 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     hub = Hub(tmp_path_factory.mktemp("hub"))
     small = put(hub.folder / "somebody" / "small", GPTConfig(300, 16, 1, 2, 32))
     (small / "README.md").write_text(CARD)
-    for other in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "onnx/model.onnx", "original/model.safetensors", "vocab.json"):
+    for other in (
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "flax_model.msgpack",
+        "onnx/model.onnx",
+        "original/model.safetensors",
+        "vocab.json",
+    ):
         (small / other).parent.mkdir(exist_ok=True)
         (small / other).write_bytes(b"not to be fetched")
     put(hub.folder / "somebody" / "gated", GPTConfig(300, 16, 1, 2, 32))
@@ -153,12 +177,16 @@ def environment(hub: Hub, home: Path, **other: str) -> dict[str, str]:
 
 def newleaf(hub: Hub, home: Path, *words: str, **other: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "newleaf", *words]
-    return subprocess.run(command, env=environment(hub, home, **other), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=environment(hub, home, **other), capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def python(hub: Hub, home: Path, code: str, **other: str) -> str:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=environment(hub, home, **other), capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(
+        command, env=environment(hub, home, **other), capture_output=True, text=True, timeout=120, check=True
+    ).stdout
 
 
 def test_a_model_is_fetched_by_name_with_only_the_files_it_needs_and_kept(hub: Hub, tmp_path: Path) -> None:
@@ -166,10 +194,18 @@ def test_a_model_is_fetched_by_name_with_only_the_files_it_needs_and_kept(hub: H
     first = newleaf(hub, home, "generate", "somebody/small", "a", "--max-tokens", "4", "--seed", "1")
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""  # no bars where nobody looks
-    assert hub.files == {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert hub.files == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert list(home.rglob("model.safetensors"))
     count = len(hub.asked)
-    again = newleaf(hub, home, "generate", "somebody/small", "a", "--max-tokens", "4", "--seed", "1", "--offline")
+    again = newleaf(
+        hub, home, "generate", "somebody/small", "a", "--max-tokens", "4", "--seed", "1", "--offline"
+    )
     assert again.stdout == first.stdout
     assert len(hub.asked) == count
 
@@ -179,7 +215,12 @@ def test_shards_and_old_files_are_fetched_where_there_is_nothing_newer(hub: Hub,
     one, two = json.loads(python(hub, tmp_path, code))
     assert one == two > 0
     weights = hub.files - {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert weights == {"model.safetensors.index.json", "part-0.safetensors", "part-1.safetensors", "pytorch_model.bin"}
+    assert weights == {
+        "model.safetensors.index.json",
+        "part-0.safetensors",
+        "part-1.safetensors",
+        "pytorch_model.bin",
+    }
 
 
 def test_a_file_goes_on_where_the_connection_was_cut(hub: Hub, tmp_path: Path) -> None:
@@ -235,7 +276,9 @@ def test_a_run_whose_name_is_mistyped_is_offered(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "runs" / "sonnets").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"^runs/sonets: not on this disk, and .*; did you mean runs/sonnets\?$"):
+    with pytest.raises(
+        InputError, match=r"^runs/sonets: not on this disk, and .*; did you mean runs/sonnets\?$"
+    ):
         local_folder("runs/sonets", ("config.json",))
 
 

@@ -1,4 +1,5 @@
-"""Weights beyond a number format's range are refused by name wherever one is written; what is within comes back finite."""
+"""Weights beyond a number format's range are refused by name wherever one is written; what is within comes
+back finite."""
 
 from __future__ import annotations
 
@@ -56,7 +57,13 @@ def put(folder: Path, value: float) -> None:
     ],
 )
 def test_a_weight_beyond_the_range_is_refused_by_its_tensors_name(
-    target: str, options: dict[str, Any], value: float, name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    target: str,
+    options: dict[str, Any],
+    value: float,
+    name: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     put(folder, value)
     with pytest.raises(InputError, match=rf"{name} has a value of .* beyond .* range"):
@@ -73,9 +80,16 @@ def test_a_weight_beyond_the_range_is_refused_by_its_tensors_name(
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(
     ("target", "options"),
-    [("x", {}), ("x", {"dtype": "bf16"}), ("x.gguf", {}), *(("x.gguf", {"type": kind}) for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0"))],
+    [
+        ("x", {}),
+        ("x", {"dtype": "bf16"}),
+        ("x.gguf", {}),
+        *(("x.gguf", {"type": kind}) for kind in ("F32", "F16", "BF16", "Q8_0", "Q4_0")),
+    ],
 )
-def test_what_is_no_number_in_a_source_is_named(value: float, target: str, options: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+def test_what_is_no_number_in_a_source_is_named(
+    value: float, target: str, options: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
     put(folder, value)
     with pytest.raises(InputError, match=r"(up_proj|ffn_up)\.weight holds (NaN|infinity)"):
         convert(folder, tmp_path / target, **options)
@@ -86,9 +100,12 @@ def test_what_is_no_number_in_a_source_is_named(value: float, target: str, optio
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "F16", "BF16"])
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
-    value=st.floats(1000, float(np.finfo(np.float32).max), width=32) | st.floats(65000, 66000, width=32), sign=st.sampled_from([1.0, -1.0])
+    value=st.floats(1000, float(np.finfo(np.float32).max), width=32) | st.floats(65000, 66000, width=32),
+    sign=st.sampled_from([1.0, -1.0]),
 )
-def test_what_is_refused_is_what_the_gguf_package_makes_infinite(kind: str, value: float, sign: float) -> None:
+def test_what_is_refused_is_what_the_gguf_package_makes_infinite(
+    kind: str, value: float, sign: float
+) -> None:
     weights = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
     weights[1, 7] = sign * value
     number = gguf.GGMLQuantizationType[kind]
@@ -114,8 +131,10 @@ def test_weights_too_small_for_mxfp4s_exponent_become_zero(tmp_path: Path) -> No
     network = GPT(config)
     with torch.no_grad():
         network.blocks[0].feedforward.up[1, 3] = 1e-40
-    Model(network, train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 270), "gpt_oss").save(
-        tmp_path / "x.gguf", type="MXFP4"
-    )
+    Model(
+        network,
+        train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 270),
+        "gpt_oss",
+    ).save(tmp_path / "x.gguf", type="MXFP4")
     back = newleaf.load(tmp_path / "x.gguf", weights="fp32").network
     assert back.blocks[0].feedforward.up[1, 3].abs().max() == 0

@@ -1,4 +1,5 @@
-"""What `newleaf info` says of the memory that opening takes, beside what the system counts in a process that does it."""
+"""What `newleaf info` says of the memory that opening takes, beside what the system counts in a process that
+does it."""
 
 from __future__ import annotations
 
@@ -34,10 +35,15 @@ SHAPE = GPTConfig(
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of 120 million random weights as a folder and as a GGUF file, both in halves, with a tokenizer of its size."""
+    """A network of 120 million random weights as a folder and as a GGUF file, both in halves, with a
+    tokenizer of its size."""
     home = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
-    model = Model(GPT(SHAPE).bfloat16(), train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300), "llama")
+    model = Model(
+        GPT(SHAPE).bfloat16(),
+        train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300),
+        "llama",
+    )
     model.save(home / "folder")
     model.save(home / "model.gguf", "Q8_0")
     return home
@@ -45,7 +51,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and was measured on Linux")
-@pytest.mark.parametrize(("name", "weights"), [("model.gguf", "stored"), ("model.gguf", "int4"), ("folder", "stored"), ("folder", "int8")])
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("model.gguf", "stored"), ("model.gguf", "int4"), ("folder", "stored"), ("folder", "int8")],
+)
 def test_what_info_says_is_what_the_system_counts(name: str, weights: str, models: Path) -> None:
     """Within 15 %."""
     command = [sys.executable, "-c", OPEN, str(models / name), weights]
@@ -55,7 +64,9 @@ def test_what_info_says_is_what_the_system_counts(name: str, weights: str, model
     assert said["memory_of_first_request"][weights] == pytest.approx(int(found[1]), rel=0.15)
 
 
-def test_larger_networks_take_more_and_only_those_with_kernels_count_them(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_larger_networks_take_more_and_only_those_with_kernels_count_them(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("folder", "model.gguf"):
         said = facts(models / name)
         opened, asked = said["memory_to_open"], said["memory_of_first_request"]

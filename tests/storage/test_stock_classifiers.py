@@ -18,7 +18,8 @@ TEXTS = ["a good day", "rather bad", "so so, all in all"]
 
 
 def stock_classifier(folder: Path, **fields: Any) -> Any:
-    """A folder as transformers saves it, and the model; `...` as a field's value takes it out of config.json."""
+    """A folder as transformers saves it, and the model; `...` as a field's value takes it out of
+    config.json."""
     tokenizer = train_tokenizer(["some text"], TokenizerConfig(), 257)
     torch.manual_seed(3)
     given = {name: value for name, value in fields.items() if value is not ...}
@@ -32,12 +33,16 @@ def stock_classifier(folder: Path, **fields: Any) -> Any:
     model.save_pretrained(folder)
     tokenizer.save(folder)
     values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({name: value for name, value in values.items() if fields.get(name) is not ...}))
+    (folder / "config.json").write_text(
+        json.dumps({name: value for name, value in values.items() if fields.get(name) is not ...})
+    )
     return model
 
 
 def stock_scores(folder: Path, function: str | None = None) -> list[dict[str, float]]:
-    pipeline = transformers.pipeline("text-classification", str(folder), top_k=None, function_to_apply=function)
+    pipeline = transformers.pipeline(
+        "text-classification", str(folder), top_k=None, function_to_apply=function
+    )
     return [{each["label"]: each["score"] for each in found} for found in pipeline(TEXTS)]
 
 
@@ -69,9 +74,16 @@ def test_labels_have_the_probabilities_of_the_stock_pipeline(fields: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "fields", [{"num_labels": 1}, {"num_labels": 1, "problem_type": "regression"}, {"num_labels": 2, "problem_type": "regression"}]
+    "fields",
+    [
+        {"num_labels": 1},
+        {"num_labels": 1, "problem_type": "regression"},
+        {"num_labels": 2, "problem_type": "regression"},
+    ],
 )
-def test_a_regression_answers_with_its_numbers(fields: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_regression_answers_with_its_numbers(
+    fields: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = stock_classifier(tmp_path / "m", **fields)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     with torch.no_grad():
@@ -107,9 +119,13 @@ def test_a_text_without_a_token_is_no_question(tmp_path: Path) -> None:
         ({"id2label": {"0": "a", "1": "b", "2": "c"}}, "another shape"),
     ],
 )
-def test_a_classifier_that_does_not_say_what_it_means_is_one_line(fields: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_classifier_that_does_not_say_what_it_means_is_one_line(
+    fields: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     stock_classifier(tmp_path / "m", num_labels=2)
     values = json.loads((tmp_path / "m" / "config.json").read_text()) | fields
-    (tmp_path / "m" / "config.json").write_text(json.dumps({name: value for name, value in values.items() if value is not ...}))
+    (tmp_path / "m" / "config.json").write_text(
+        json.dumps({name: value for name, value in values.items() if value is not ...})
+    )
     with pytest.raises(newleaf.InputError, match=said):
         newleaf.load(tmp_path / "m")

@@ -66,7 +66,10 @@ def test_folders_of_the_bare_network_without_its_prefix_open(folder: Path) -> No
     """openai-community/gpt2 names its tensors h.0.attn… and not transformer.h.0.attn…"""
     wanted = logits(folder)
     tensors = load_file(folder / "model.safetensors")
-    save_file({name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    save_file(
+        {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+    )
     assert torch.equal(logits(folder), wanted)
 
 
@@ -75,7 +78,9 @@ class Trap:
         return os.system, ("touch SPRUNG",)
 
 
-def test_a_pickle_that_wants_to_run_code_is_refused_and_nothing_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_that_wants_to_run_code_is_refused_and_nothing_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     (folder / "model.safetensors").unlink()
     torch.save({"transformer.wte.weight": Trap()}, folder / "pytorch_model.bin")
@@ -92,7 +97,10 @@ def test_a_pickle_that_wants_to_run_code_is_refused_and_nothing_runs(folder: Pat
 def test_a_missing_shard_and_a_path_that_climbs_out_are_named(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     (folder / "model.safetensors").unlink()
-    for name, message in (("model-2.safetensors", "shard model-2.safetensors is missing"), ("../secret", "points outside the folder")):
+    for name, message in (
+        ("model-2.safetensors", "shard model-2.safetensors is missing"),
+        ("../secret", "points outside the folder"),
+    ):
         index.write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
         with pytest.raises(newleaf.InputError, match=message):
             newleaf.load(folder)
@@ -114,7 +122,9 @@ def test_a_tokenizer_that_does_not_fit_the_vocabulary_is_refused(folder: Path, t
 @pytest.mark.parametrize("name", ["/etc/passwd", "..", "a/../../secret", "inside/model.safetensors", ""])
 def test_no_shard_outside_the_folder_is_opened(name: str, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"transformer.wte.weight": name}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"transformer.wte.weight": name}})
+    )
     with pytest.raises(newleaf.InputError, match="points outside the folder"):
         newleaf.load(folder)
 
@@ -142,7 +152,9 @@ def test_mxfp4_values_are_those_of_the_format() -> None:
     magnitudes = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
     for exponent in (120, 127, 131):
         got = dequantize(blocks, torch.tensor([exponent], dtype=torch.uint8), torch.float32)
-        wanted = [s * m * 2.0 ** (exponent - 127) for s, row in ((1, magnitudes), (-1, magnitudes)) for m in row]
+        wanted = [
+            s * m * 2.0 ** (exponent - 127) for s, row in ((1, magnitudes), (-1, magnitudes)) for m in row
+        ]
         assert got[0::2].tolist() == wanted
         assert got[1::2].tolist() == wanted[::-1]
 
@@ -159,14 +171,25 @@ def test_a_gpt_oss_folder_with_mxfp4_experts_opens_packed_or_not_as_its_unpacked
     tensors, packed = load_file(tmp_path / "m" / "model.safetensors"), {}
     for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
         experts, columns, rows = tensors.pop(name).shape
-        packed[f"{name}_blocks"] = torch.randint(0, 256, (experts, rows, columns // 32, 16), dtype=torch.uint8)
+        packed[f"{name}_blocks"] = torch.randint(
+            0, 256, (experts, rows, columns // 32, 16), dtype=torch.uint8
+        )
         packed[f"{name}_scales"] = torch.randint(118, 124, (experts, rows, columns // 32), dtype=torch.uint8)
-        tensors[name] = convert_moe_packed_tensors(packed[f"{name}_blocks"], packed[f"{name}_scales"]).float().contiguous()
+        tensors[name] = (
+            convert_moe_packed_tensors(packed[f"{name}_blocks"], packed[f"{name}_scales"])
+            .float()
+            .contiguous()
+        )
     save_file(tensors, tmp_path / "m" / "model.safetensors")
     wanted = logits(tmp_path / "m")
-    save_file({name: t for name, t in tensors.items() if f"{name}_blocks" not in packed} | packed, tmp_path / "m" / "model.safetensors")
+    save_file(
+        {name: t for name, t in tensors.items() if f"{name}_blocks" not in packed} | packed,
+        tmp_path / "m" / "model.safetensors",
+    )
     values = json.loads((tmp_path / "m" / "config.json").read_text())
-    (tmp_path / "m" / "config.json").write_text(json.dumps(values | {"quantization_config": {"quant_method": "mxfp4"}}))
+    (tmp_path / "m" / "config.json").write_text(
+        json.dumps(values | {"quantization_config": {"quant_method": "mxfp4"}})
+    )
     with torch.no_grad():
         got = newleaf.load(tmp_path / "m", weights="fp32").network(torch.arange(20)[None])
         kept = newleaf.load(tmp_path / "m")
@@ -174,7 +197,8 @@ def test_a_gpt_oss_folder_with_mxfp4_experts_opens_packed_or_not_as_its_unpacked
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(still_packed, wanted, atol=1e-4, rtol=1e-4)
     experts = [part for name, part in kept.network.named_buffers() if name.endswith((".codes", ".scales"))]
-    assert sum(part.nbytes for part in experts) * 8 / (9 * 64 * 32) == 4.5  # 3 experts of 3 matrices, never unpacked
+    # 3 experts of 3 matrices, never unpacked
+    assert sum(part.nbytes for part in experts) * 8 / (9 * 64 * 32) == 4.5
     kept.save(tmp_path / "again")
     torch.testing.assert_close(logits(tmp_path / "again"), wanted, atol=1e-4, rtol=1e-4)
 

@@ -1,4 +1,5 @@
-"""Strangers' files that want more than they are worth: pipes, numbers without end, steps that double a text, pickles of other things."""
+"""Strangers' files that want more than they are worth: pipes, numbers without end, steps that double a text,
+pickles of other things."""
 
 from __future__ import annotations
 
@@ -30,14 +31,27 @@ from newleaf.untrusted import parse_yaml, read_json
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tokenizer = train_tokenizer(["some text"], TokenizerConfig(), 257)
-    config = transformers.GPT2Config(vocab_size=257, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=256, eos_token_id=256)
+    config = transformers.GPT2Config(
+        vocab_size=257, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=256, eos_token_id=256
+    )
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "m")
     tokenizer.save(tmp_path / "m")
     return tmp_path / "m"
 
 
-EVERY = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-EVERY += ["generation_config.json", "pytorch_model.bin", "model.safetensors.index.json", "chat_template.jinja"]
+EVERY = [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+]
+EVERY += [
+    "generation_config.json",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "chat_template.jinja",
+]
 EVERY += ["additional_chat_templates/tool_use.jinja"]
 
 
@@ -61,7 +75,9 @@ def one_line(read: Callable[[], Any], *said: str) -> str:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
 @pytest.mark.parametrize("name", EVERY)
-def test_what_is_no_regular_file_is_named_and_not_waited_for(kind: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_regular_file_is_named_and_not_waited_for(
+    kind: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / name).unlink(missing_ok=True)
     if name.startswith(("pytorch", "model.")):
         (folder / "model.safetensors").unlink(missing_ok=True)
@@ -94,30 +110,45 @@ def test_devices_and_pipes_as_adapters_ggufs_and_runs(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("layers", [2_147_483_648, 10**30, 20_000])
-@pytest.mark.parametrize("case", ["gpt2", "llama", "qwen3", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "openai-gpt"])
+@pytest.mark.parametrize(
+    "case", ["gpt2", "llama", "qwen3", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "openai-gpt"]
+)
 def test_layers_without_end_are_one_line_at_once(case: str, layers: int, tmp_path: Path) -> None:
     values = transformers.AutoConfig.for_model(case).to_dict()
     names = ("n_layer", "num_layers", "num_hidden_layers")
     name = next(name for name in names if name in values)
-    (tmp_path / "config.json").write_text(json.dumps(values | {name: layers, "layer_types": None, "attention_layers": None}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(values | {name: layers, "layer_types": None, "attention_layers": None})
+    )
     one_line(lambda: facts(tmp_path), name)
     assert main(["plan", str(tmp_path)]) == 2
     assert main(["info", str(tmp_path)]) == 2
     for types in ([[["local"], 2**40]], [[["local"] * 5, 24]], [[3]], 5):
         if case == "gpt_neo":
-            (tmp_path / "config.json").write_text(json.dumps(values | {"attention_types": types, "attention_layers": None}))
+            (tmp_path / "config.json").write_text(
+                json.dumps(values | {"attention_types": types, "attention_layers": None})
+            )
             one_line(lambda: facts(tmp_path))
 
 
 def test_a_network_of_our_own_type_is_bounded_too(tmp_path: Path) -> None:
     config = {"vocab_size": 10, "context_length": 8, "n_layer": 2**31, "n_head": 1, "n_embd": 4}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "newleaf", "newleaf": {"config": config}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "newleaf", "newleaf": {"config": config}})
+    )
     one_line(lambda: facts(tmp_path), "n_layer")
 
 
 def json_tokenizer(**parts: Any) -> dict[str, Any]:
     model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "x": 2}, "merges": []}
-    return {"version": "1.0", "added_tokens": [], "model": model, "normalizer": None, "pre_tokenizer": None, "decoder": None} | parts
+    return {
+        "version": "1.0",
+        "added_tokens": [],
+        "model": model,
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "decoder": None,
+    } | parts
 
 
 TWICE = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
@@ -133,7 +164,12 @@ DEEPER = {"type": "Sequence", "pretokenizers": [BYTES] * 5}
         {"normalizer": {"type": "Sequence", "normalizers": [TWICE | {"pattern": {"Regex": "a"}}] * 40}},
         {"normalizer": TWICE | {"content": "a" * 1000}},
         {"normalizer": TWICE | {"pattern": {"Regex": "()"}, "content": "a" * 1000}},
-        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "a" * 10_000}] * 9}},
+        {
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [{"type": "Prepend", "prepend": "a" * 10_000}] * 9,
+            }
+        },
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 40}},
         {"decoder": {"type": "Sequence", "decoders": [TWICE] * 40}},
         {
@@ -226,7 +262,8 @@ def test_a_gguf_of_widths_without_end_is_one_line(width: int, folder: Path, tmp_
     network = GPT(GPTConfig(tokenizer.vocab_size, 16, 1, 2, 32))
     Model(network, tokenizer, model.family).save(tmp_path / "good.gguf")
     good = (tmp_path / "good.gguf").read_bytes()
-    for old in (16, 32, 128, tokenizer.vocab_size):  # context, width, feed-forward, vocabulary, as 4 and as 8 bytes
+    # context, width, feed-forward, vocabulary, as 4 and as 8 bytes
+    for old in (16, 32, 128, tokenizer.vocab_size):
         for code in "IQ":
             wide = struct.pack(f"<{code}", width % 2 ** (32 if code == "I" else 64))
             at = good.find(struct.pack(f"<{code}", old))
@@ -243,7 +280,9 @@ def test_a_gguf_of_widths_without_end_is_one_line(width: int, folder: Path, tmp_
 
 
 @pytest.mark.parametrize("template", ["", "{% if false %}x{% endif %}", "{{ '' }}", "   "])
-def test_a_template_that_renders_nothing_is_one_line_or_starts_from_the_beginning_token(template: str, folder: Path) -> None:
+def test_a_template_that_renders_nothing_is_one_line_or_starts_from_the_beginning_token(
+    template: str, folder: Path
+) -> None:
     (folder / "chat_template.jinja").write_text(template)
     model = newleaf.load(folder)
     said = ""
@@ -255,7 +294,9 @@ def test_a_template_that_renders_nothing_is_one_line_or_starts_from_the_beginnin
 
 
 def test_yaml_of_aliases_and_depth_is_bounded(tmp_path: Path) -> None:
-    bomb = "a: &a [1]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(24))
+    bomb = "a: &a [1]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(24)
+    )
     assert len(parse_yaml(tmp_path, bomb)) == 25
     one_line(lambda: parse_yaml(tmp_path, "a: &a [*a]"), "levels deep")
     for text in ("[" * 5000 + "]" * 5000, "a: {" * 3000, "!!python/object:os.system x"):
@@ -264,7 +305,14 @@ def test_yaml_of_aliases_and_depth_is_bounded(tmp_path: Path) -> None:
 
 def test_json_is_bounded_in_depth_and_size(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    for text in ("[" * 100_000, "[" * 200 + "]" * 200, '{"a":' * 900 + "1" + "}" * 900, "1" * 5000, "{", "\ufeff{}"):
+    for text in (
+        "[" * 100_000,
+        "[" * 200 + "]" * 200,
+        '{"a":' * 900 + "1" + "}" * 900,
+        "1" * 5000,
+        "{",
+        "\ufeff{}",
+    ):
         file.write_text(text)
         one_line(lambda: read_json(file), "x.json")
     file.write_text("[" * 90 + "]" * 90)

@@ -1,5 +1,5 @@
-"""Files of strangers, wrong in every way that can be drawn: each reader gives a result, or says in one line what is wrong, in little
-memory and time."""
+"""Files of strangers, wrong in every way that can be drawn: each reader gives a result, or says in one line
+what is wrong, in little memory and time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ EXAMPLES = settings(
     max_examples=60, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
-EVERY = ["config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"]
+EVERY = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+]
 EVERY += ["added_tokens.json", "model.safetensors", "chat_template.jinja"]
 MOST_MEMORY, MOST_SECONDS = 400e6, 20.0  # of one file: bytes more than before, and seconds of the processor
 
@@ -40,21 +46,36 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small files of every kind that newleaf reads, all of them good."""
     root = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")[:4000]], TokenizerConfig(), 270)
-    shape = {"vocab_size": tokenizer.vocab_size, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {
+        "vocab_size": tokenizer.vocab_size,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     shape |= {"intermediate_size": 24, "max_position_embeddings": 32}
-    stock = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, bos_token_id=None, eos_token_id=tokenizer.eos_id))
+    stock = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**shape, bos_token_id=None, eos_token_id=tokenizer.eos_id)
+    )
     stock.save_pretrained(root / "llama")
     tokenizer.save(root / "llama")
     stock.save_pretrained(root / "shards", max_shard_size="8KB")
     tokenizer.save(root / "shards")
     torch.save(stock.state_dict(), root / "pytorch_model.bin")
     labels = transformers.LlamaForSequenceClassification(
-        transformers.LlamaConfig(**shape, num_labels=3, bos_token_id=None, eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id)
+        transformers.LlamaConfig(
+            **shape,
+            num_labels=3,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_id,
+            pad_token_id=tokenizer.pad_id,
+        )
     )
     labels.save_pretrained(root / "labels")
     tokenizer.save(root / "labels")
     newleaf.load(root / "llama").save(root / "good.gguf", type="Q8_0")
-    adapted = peft.get_peft_model(stock, peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+    adapted = peft.get_peft_model(
+        stock, peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    )
     adapted.save_pretrained(root / "adapter")
     (root / "word").mkdir()
     (root / "word" / "tokenizer.json").write_text(json.dumps(sentencepiece_like()))
@@ -90,7 +111,8 @@ def sentencepiece_like() -> dict[str, Any]:
 
 
 def one_line_or_a_result(*reads: Callable[[], Any]) -> None:
-    """Each may give anything or raise InputError, whose text is one line; in bounded memory and time of the processor."""
+    """Each may give anything or raise InputError, whose text is one line; in bounded memory and time of the
+    processor."""
     process = psutil.Process()
     for read in reads:
         memory, started, said = process.memory_info().rss, time.process_time(), ""
@@ -119,7 +141,13 @@ def tokenized(folder: Path) -> None:
         assert len(ids) < 100_000
         tokenizer.decode(ids)
         tokenizer.encode_batch([text, text])
-    _ = tokenizer.vocab_size, tokenizer.lossless, tokenizer.kind, tokenizer.fingerprint, tokenizer.bytes_of_tokens
+    _ = (
+        tokenizer.vocab_size,
+        tokenizer.lossless,
+        tokenizer.kind,
+        tokenizer.fingerprint,
+        tokenizer.bytes_of_tokens,
+    )
     decoder = tokenizer.stream_decoder()
     for token in range(min(5, tokenizer.vocab_size)):
         decoder.push(token)
@@ -143,11 +171,19 @@ def exchange(file: Path, data: bytes) -> None:
 
 
 @EXAMPLES
-@given(data=st.data(), name=st.sampled_from(["config.json", "generation_config.json", "tokenizer_config.json"]))
+@given(
+    data=st.data(), name=st.sampled_from(["config.json", "generation_config.json", "tokenizer_config.json"])
+)
 @pytest.mark.parametrize("model", ["llama", "labels"])
-def test_small_files_of_a_folder(model: str, name: str, data: st.DataObject, models: Path, tmp_path: Path) -> None:
+def test_small_files_of_a_folder(
+    model: str, name: str, data: st.DataObject, models: Path, tmp_path: Path
+) -> None:
     folder = copy(models, model, tmp_path)
-    good = (models / model / name).read_text() if (models / model / name).exists() else '{"eos_token_id": [1, 2], "temperature": 0.5}'
+    good = (
+        (models / model / name).read_text()
+        if (models / model / name).exists()
+        else '{"eos_token_id": [1, 2], "temperature": 0.5}'
+    )
     exchange(folder / name, data.draw(wrong_json(good)))
     one_line_or_a_result(lambda: opened(folder), lambda: facts(folder), lambda: network_named(folder))
     restore(folder / name, models / model / name)
@@ -171,7 +207,10 @@ def test_bytes_that_are_no_json_or_too_deep(name: str, number: int, models: Path
 @given(data=st.data())
 def test_a_tokenizer_json(data: st.DataObject, models: Path, tmp_path: Path) -> None:
     (tmp_path / "word").mkdir(exist_ok=True)
-    exchange(tmp_path / "word" / "tokenizer.json", data.draw(wrong_json((models / "word" / "tokenizer.json").read_text())))
+    exchange(
+        tmp_path / "word" / "tokenizer.json",
+        data.draw(wrong_json((models / "word" / "tokenizer.json").read_text())),
+    )
     one_line_or_a_result(lambda: tokenized(tmp_path / "word"))
 
 
@@ -179,7 +218,14 @@ def test_a_tokenizer_json(data: st.DataObject, models: Path, tmp_path: Path) -> 
 @given(data=st.data())
 def test_the_files_beside_a_tokenizer_json(data: st.DataObject, models: Path, tmp_path: Path) -> None:
     folder = copy(models, "word", tmp_path)
-    token = {"content": "<s>", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+    token = {
+        "content": "<s>",
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "single_word": False,
+        "special": True,
+    }
     good = {
         "tokenizer_config": {
             "bos_token": "<s>", "eos_token": token, "pad_token": None, "tokenizer_class": "LlamaTokenizer",
@@ -191,7 +237,10 @@ def test_the_files_beside_a_tokenizer_json(data: st.DataObject, models: Path, tm
         "added_tokens": {"<z>": 300},
     }  # fmt: skip
     for name, value in good.items():
-        exchange(folder / f"{name}.json", data.draw(st.one_of(wrong_json(json.dumps(value)), st.just(json.dumps(value).encode()))))
+        exchange(
+            folder / f"{name}.json",
+            data.draw(st.one_of(wrong_json(json.dumps(value)), st.just(json.dumps(value).encode()))),
+        )
     one_line_or_a_result(lambda: tokenized(folder))
 
 
@@ -215,7 +264,11 @@ def test_the_head_of_safetensors(data: st.DataObject, models: Path, tmp_path: Pa
     else:
         wrong = data.draw(wrong_bytes(good, 8 + size))
     exchange(folder / "model.safetensors", wrong)
-    one_line_or_a_result(lambda: opened(folder), lambda: facts(folder), lambda: convert(folder, tmp_path / "out", overwrite=True))
+    one_line_or_a_result(
+        lambda: opened(folder),
+        lambda: facts(folder),
+        lambda: convert(folder, tmp_path / "out", overwrite=True),
+    )
 
 
 @EXAMPLES
@@ -241,14 +294,21 @@ def test_the_head_of_a_gguf(data: st.DataObject, models: Path, tmp_path: Path) -
 def test_an_adapter(data: st.DataObject, models: Path, tmp_path: Path) -> None:
     folder = copy(models, "adapter", tmp_path)
     if data.draw(st.booleans()):
-        exchange(folder / "adapter_config.json", data.draw(wrong_json((models / "adapter" / "adapter_config.json").read_text())))
+        exchange(
+            folder / "adapter_config.json",
+            data.draw(wrong_json((models / "adapter" / "adapter_config.json").read_text())),
+        )
     else:
         good = (models / "adapter" / "adapter_model.safetensors").read_bytes()
         size = int.from_bytes(good[:8], "little")
         head = data.draw(wrong_json(good[8 : 8 + size].decode()))
-        exchange(folder / "adapter_model.safetensors", len(head).to_bytes(8, "little") + head + good[8 + size :])
+        exchange(
+            folder / "adapter_model.safetensors", len(head).to_bytes(8, "little") + head + good[8 + size :]
+        )
     base = newleaf.load(models / "llama")
-    one_line_or_a_result(lambda: base.with_adapter(folder).generate("some", max_tokens=2, temperature=0), lambda: facts(folder))
+    one_line_or_a_result(
+        lambda: base.with_adapter(folder).generate("some", max_tokens=2, temperature=0), lambda: facts(folder)
+    )
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         restore(folder / name, models / "adapter" / name)
 
@@ -258,7 +318,10 @@ def test_an_adapter(data: st.DataObject, models: Path, tmp_path: Path) -> None:
 def test_a_vocabulary_and_its_merges(data: st.DataObject, tmp_path: Path) -> None:
     vocabulary = {"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3, "Ġ": 4, "Ġa": 5}
     merges = b"#version: 0.2\na b\n\xc4\xa0 a\n"
-    exchange(tmp_path / "vocab.json", data.draw(st.one_of(wrong_json(json.dumps(vocabulary)), st.just(json.dumps(vocabulary).encode()))))
+    exchange(
+        tmp_path / "vocab.json",
+        data.draw(st.one_of(wrong_json(json.dumps(vocabulary)), st.just(json.dumps(vocabulary).encode()))),
+    )
     exchange(tmp_path / "merges.txt", data.draw(st.one_of(wrong_bytes(merges, len(merges)), st.just(merges))))
     one_line_or_a_result(lambda: tokenized(tmp_path))
 
@@ -267,7 +330,15 @@ def test_a_vocabulary_and_its_merges(data: st.DataObject, tmp_path: Path) -> Non
 @given(data=st.data())
 def test_what_newleaf_notes_beside_an_adapter(data: st.DataObject, models: Path, tmp_path: Path) -> None:
     folder = copy(models, "adapter", tmp_path)
-    labels = {"shape": "classify", "labels": ["a", "b"], "multi_label": False, "start": 1, "delimiter": None, "extract": 2, "length": 9}
+    labels = {
+        "shape": "classify",
+        "labels": ["a", "b"],
+        "multi_label": False,
+        "start": 1,
+        "delimiter": None,
+        "extract": 2,
+        "length": 9,
+    }
     noted = {"base": {"id": "0a", "packed": False, "samples": [0.5, 0.25]}, "classifier": labels}
     exchange(folder / "newleaf.json", data.draw(wrong_json(json.dumps(noted))))
     base = newleaf.load(models / "llama")

@@ -1,4 +1,5 @@
-"""Chat templates: the text and ids of stock transformers, messages that stay messages, and templates that misbehave."""
+"""Chat templates: the text and ids of stock transformers, messages that stay messages, and templates that
+misbehave."""
 
 from __future__ import annotations
 
@@ -23,16 +24,26 @@ transformers = pytest.importorskip("transformers")
 
 SMOLLM2 = Path(__file__).parents[3] / "shared" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 HELLO = [{"role": "user", "content": "What is the capital of France?"}]
-TURNS = [*HELLO, {"role": "assistant", "content": "  Paris. \n"}, {"role": "user", "content": "2 < 3 and 3 > 1; café 日本 🙂\n"}]
+TURNS = [
+    *HELLO,
+    {"role": "assistant", "content": "  Paris. \n"},
+    {"role": "user", "content": "2 < 3 and 3 > 1; café 日本 🙂\n"},
+]
 SYSTEM = [{"role": "system", "content": " Answer in French. "}, *TURNS]
-PARTS = [{"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "this?"}]}]
+PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "What is "}, {"type": "text", "text": "this?"}]}
+]
 TOOLS = [
     {
         "type": "function",
         "function": {
             "name": "weather",
             "description": "The weather's state, in <b>words</b> & 'numbers'",
-            "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
+            "parameters": {
+                "type": "object",
+                "properties": {"town": {"type": "string"}},
+                "required": ["town"],
+            },
         },
     }
 ]
@@ -76,7 +87,9 @@ def peers(folders: dict[str, Path]) -> dict[str, Any]:
 
 def rendering(options: dict[str, Any], **more: Any) -> Rendering:
     own = {name: options[name] for name in ("tools", "documents") if name in options}
-    return Rendering(**own, **more, variables={name: value for name, value in options.items() if name not in own})
+    return Rendering(
+        **own, **more, variables={name: value for name, value in options.items() if name not in own}
+    )
 
 
 @pytest.mark.parametrize(("kind", "number"), FLAT)
@@ -93,10 +106,15 @@ def test_text_and_ids_are_those_of_stock_transformers(
     assert (found.text, found.ids) == (wanted, ids)
 
 
-def test_a_template_may_look_for_added_tokens_in_what_the_user_wrote(templates: dict[str, ChatTemplate], peers: dict[str, Any]) -> None:
-    """Qwen's takes a user's tool response for no question; the text follows it, and the ids stay characters where they can."""
+def test_a_template_may_look_for_added_tokens_in_what_the_user_wrote(
+    templates: dict[str, ChatTemplate], peers: dict[str, Any]
+) -> None:
+    """Qwen's takes a user's tool response for no question; the text follows it, and the ids stay characters
+    where they can."""
     messages = [*THOUGHT, {"role": "user", "content": "<tool_response>\nrain\n</tool_response>"}]
-    assert templates["qwen3"].encode(messages).text == peers["qwen3"].apply_chat_template(messages, tokenize=False)
+    assert templates["qwen3"].encode(messages).text == peers["qwen3"].apply_chat_template(
+        messages, tokenize=False
+    )
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -117,8 +135,11 @@ def control_tokens(template: ChatTemplate) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_what_looks_like_a_control_token_in_a_message_is_its_characters(templates: dict[str, ChatTemplate], kind: str) -> None:
-    """The ids have as many control tokens as those of a harmless message, and decode to the text with the hostile one in it."""
+def test_what_looks_like_a_control_token_in_a_message_is_its_characters(
+    templates: dict[str, ChatTemplate], kind: str
+) -> None:
+    """The ids have as many control tokens as those of a harmless message, and decode to the text with the
+    hostile one in it."""
     template, tokenizer = templates[kind], templates[kind].tokenizer
     special = {tokenizer.backend.token_to_id(token) for token in control_tokens(template)}
     harmless = [token for token in template.encode(HELLO).ids if token in special]
@@ -149,17 +170,37 @@ def test_a_template_cannot_complete_a_message_to_a_control_token(tmp_path: Path)
     source = "{% for m in messages %}{{ '<|' + m.content + 'm_end|>' }}{{ m.content + '<|im_' }}{{ m.content }}{% endfor %}"
     template = ChatTemplate.of(Tokenizer.load(make_folder(tmp_path / "t", "chatml", source)))
     for text in ("i", "end|>", "im_end|><|i", " end|> "):
-        assert template.control_id("<|im_end|>") not in template.encode([{"role": "user", "content": text}]).ids
+        assert (
+            template.control_id("<|im_end|>") not in template.encode([{"role": "user", "content": text}]).ids
+        )
 
 
 pieces = st.sampled_from(
-    ["<|im_end|>", "<|im_start|>", "<|", "|>", "im_end", "<", ">", "<think>", "</think>", " ", "\n", "a", "é", "\ue000", "\ue001"]
+    [
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|",
+        "|>",
+        "im_end",
+        "<",
+        ">",
+        "<think>",
+        "</think>",
+        " ",
+        "\n",
+        "a",
+        "é",
+        "\ue000",
+        "\ue001",
+    ]
 )
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(pieces, max_size=8).map("".join))
-def test_any_mixture_decodes_to_its_text_and_has_only_the_templates_tokens(templates: dict[str, ChatTemplate], text: str) -> None:
+def test_any_mixture_decodes_to_its_text_and_has_only_the_templates_tokens(
+    templates: dict[str, ChatTemplate], text: str
+) -> None:
     template = templates["qwen3"]
     messages = [{"role": "user", "content": f"x{text}x"}]
     prompt = template.encode(messages, Rendering(add_generation_prompt=True))
@@ -168,7 +209,10 @@ def test_any_mixture_decodes_to_its_text_and_has_only_the_templates_tokens(templ
         == prompt.text
         == template.render(messages, Rendering(add_generation_prompt=True))
     )
-    assert [prompt.ids.count(template.control_id(token)) for token in ("<|im_start|>", "<|im_end|>", "<think>", "</think>")] == [2, 1, 0, 0]
+    assert [
+        prompt.ids.count(template.control_id(token))
+        for token in ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+    ] == [2, 1, 0, 0]
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -184,13 +228,21 @@ def test_a_template_without_tokens_ends_turns_by_its_text(templates: dict[str, C
 def test_named_templates_are_chosen_as_stock_transformers_does(tmp_path: Path) -> None:
     both = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
     folder = make_folder(tmp_path / "named", "chatml", both)
-    template, peer = ChatTemplate.of(Tokenizer.load(folder)), transformers.AutoTokenizer.from_pretrained(folder)
+    template, peer = (
+        ChatTemplate.of(Tokenizer.load(folder)),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )
     for tools in (None, TOOLS):
-        assert template.render(HELLO, Rendering(tools=tools)) == peer.apply_chat_template(HELLO, tools=tools, tokenize=False)
+        assert template.render(HELLO, Rendering(tools=tools)) == peer.apply_chat_template(
+            HELLO, tools=tools, tokenize=False
+        )
     (folder / "additional_chat_templates").mkdir()
     (folder / "chat_template.jinja").write_text("from a file", "utf-8")
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools from a file", "utf-8")
-    template, peer = ChatTemplate.of(Tokenizer.load(folder)), transformers.AutoTokenizer.from_pretrained(folder)
+    template, peer = (
+        ChatTemplate.of(Tokenizer.load(folder)),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )
     assert (
         template.render(HELLO, Rendering(tools=TOOLS))
         == peer.apply_chat_template(HELLO, tools=TOOLS, tokenize=False)
@@ -206,20 +258,31 @@ def test_named_templates_are_chosen_as_stock_transformers_does(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("{{ raise_exception('No system role, please!') }}", "does not take this conversation: No system role, please!"),
+        (
+            "{{ raise_exception('No system role, please!') }}",
+            "does not take this conversation: No system role, please!",
+        ),
         ("one\ntwo {% if %}", "not valid, line 2: Expected an expression"),
         ("{% for m in messages %}", "not valid, line 1: Unexpected end of template"),
         ("a\nb\n{{ messages[0].nothing.more }}", "fails, line 3: 'dict object' has no attribute 'nothing'"),
         ("{{ 1 / 0 }}", "fails, line 1: ZeroDivisionError"),
         ("{{ ''.__class__.__mro__ }}", "fails, line 1: access to attribute '__class__'"),
         ("{{ messages.append(1) }}", "fails, line 1: access to attribute 'append'"),
-        ("{% set x = namespace(s='ab') %}{% for i in range(60) %}{% set x.s = x.s ~ x.s %}{% endfor %}", "makes more than 1,024 MB"),
+        (
+            "{% set x = namespace(s='ab') %}{% for i in range(60) %}{% set x.s = x.s ~ x.s %}{% endfor %}",
+            "makes more than 1,024 MB",
+        ),
         ("{{ 'a' * 10**10 }}", "makes more than 1,024 MB"),
-        ("{% for i in range(9999) %}{% for j in range(9999) %}some text{% endfor %}{% endfor %}", "makes more than 16,777,216 characters"),
+        (
+            "{% for i in range(9999) %}{% for j in range(9999) %}some text{% endfor %}{% endfor %}",
+            "makes more than 16,777,216 characters",
+        ),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
-def test_templates_that_go_wrong_say_so_in_one_line(templates: dict[str, ChatTemplate], source: str, said: str) -> None:
+def test_templates_that_go_wrong_say_so_in_one_line(
+    templates: dict[str, ChatTemplate], source: str, said: str
+) -> None:
     template = ChatTemplate(templates["chatml"].tokenizer, source, templates["chatml"].sandbox)
     with pytest.raises(InputError) as caught:
         template.render(HELLO)
@@ -229,9 +292,12 @@ def test_templates_that_go_wrong_say_so_in_one_line(templates: dict[str, ChatTem
 
 
 @pytest.mark.parametrize(
-    "source", ["{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "{{ 9 ** (9 ** 9) }}"]
+    "source",
+    ["{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "{{ 9 ** (9 ** 9) }}"],
 )
-def test_a_template_that_never_ends_is_stopped_in_time(templates: dict[str, ChatTemplate], source: str) -> None:
+def test_a_template_that_never_ends_is_stopped_in_time(
+    templates: dict[str, ChatTemplate], source: str
+) -> None:
     sandbox = TemplateSandbox()
     sandbox.render("started", {})
     sandbox.seconds, patient = 0.5, sandbox.seconds
@@ -250,21 +316,37 @@ def test_a_template_that_never_ends_is_stopped_in_time(templates: dict[str, Chat
         ([], "messages: is empty"),
         (["Hello"], "messages[0]: must be a mapping"),
         ([{"content": "Hello"}], "messages[0].role: is missing"),
-        ([*HELLO, {"role": "robot", "content": "x"}], "messages[1].role: 'robot' is not one of system, developer, user"),
+        (
+            [*HELLO, {"role": "robot", "content": "x"}],
+            "messages[1].role: 'robot' is not one of system, developer, user",
+        ),
         ([{"role": "user"}], "messages[0].content: is missing"),
-        ([{"role": "user", "content": 3}], "messages[0].content: must be text or a list of text parts, not a value of type int"),
-        ([{"role": "user", "content": [{"type": "image", "url": "x"}]}], "messages[0].content[0]: must be a text part"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text: must be text, not nothing"),
+        (
+            [{"role": "user", "content": 3}],
+            "messages[0].content: must be text or a list of text parts, not a value of type int",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image", "url": "x"}]}],
+            "messages[0].content[0]: must be a text part",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "text"}]}],
+            "messages[0].content[0].text: must be text, not nothing",
+        ),
         ([{"role": "user", "content": "x", "extra": object()}], "messages[0].extra: must be text, a number"),
     ],
 )
-def test_messages_that_are_none_name_the_place(templates: dict[str, ChatTemplate], messages: Any, said: str) -> None:
+def test_messages_that_are_none_name_the_place(
+    templates: dict[str, ChatTemplate], messages: Any, said: str
+) -> None:
     with pytest.raises(InputError) as caught:
         templates["chatml"].encode(messages)
     assert said in str(caught.value)
 
 
-def test_text_parts_are_joined_for_a_template_that_knows_only_text(templates: dict[str, ChatTemplate]) -> None:
+def test_text_parts_are_joined_for_a_template_that_knows_only_text(
+    templates: dict[str, ChatTemplate],
+) -> None:
     joined = [{"role": "user", "content": "What is this?"}]
     assert templates["chatml"].render(PARTS) == templates["chatml"].render(joined)
 

@@ -1,4 +1,5 @@
-"""Claims about text that goes on with other text: decoding a continuation gives what stock decoding of both together gives."""
+"""Claims about text that goes on with other text: decoding a continuation gives what stock decoding of both
+together gives."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
-TEXT = "What is the time? It is the best of times.\n    def f(x):\n        return x + 1\n春眠不觉晓，处处闻啼鸟。🤖 ok\n" * 8
+TEXT = (
+    "What is the time? It is the best of times.\n    def f(x):\n        return x + 1\n春眠不觉晓，处处闻啼鸟。🤖 ok\n"
+    * 8
+)
 KINDS = ("byte level", "sentencepiece", "sentencepiece without prefix", "metaspace", "wordpiece", "word ends")
 
 
@@ -30,18 +34,24 @@ def made(kind: str) -> Tokenizer:
         backend = tokenizers.Tokenizer(models.Unigram())
         backend.pre_tokenizer = pre_tokenizers.Metaspace()
         backend.decoder = decoders.Metaspace()
-        backend.train_from_iterator([TEXT], trainers.UnigramTrainer(vocab_size=120, show_progress=False, unk_token="<unk>"))
+        backend.train_from_iterator(
+            [TEXT], trainers.UnigramTrainer(vocab_size=120, show_progress=False, unk_token="<unk>")
+        )
     elif kind == "wordpiece":
         backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece(cleanup=False)
-        backend.train_from_iterator([TEXT], trainers.WordPieceTrainer(vocab_size=120, show_progress=False, special_tokens=["[UNK]"]))
+        backend.train_from_iterator(
+            [TEXT], trainers.WordPieceTrainer(vocab_size=120, show_progress=False, special_tokens=["[UNK]"])
+        )
     else:
         backend = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
         backend.normalizer = normalizers.BertNormalizer(lowercase=True)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.BPEDecoder(suffix="</w>")
-        trainer = trainers.BpeTrainer(vocab_size=120, show_progress=False, special_tokens=["<unk>"], end_of_word_suffix="</w>")
+        trainer = trainers.BpeTrainer(
+            vocab_size=120, show_progress=False, special_tokens=["<unk>"], end_of_word_suffix="</w>"
+        )
         backend.train_from_iterator([TEXT], trainer)
     return Tokenizer(backend)
 
@@ -54,7 +64,9 @@ def stock(kind: str) -> PreTrainedTokenizerFast:
 def stock_continuation(kind: str, before: list[int], after: list[int]) -> str:
     """What stock transformers' decoding of both adds to its decoding of the first."""
     decode = stock(kind).decode
-    return decode([*before, *after], skip_special_tokens=True)[len(decode(before, skip_special_tokens=True)) :]
+    return decode([*before, *after], skip_special_tokens=True)[
+        len(decode(before, skip_special_tokens=True)) :
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,14 +77,17 @@ def test_a_continuation_decodes_as_it_does_behind_its_prompt(kind: str, before: 
     whole = tokenizer.encode(before + after, special_tokens=False)
     for cut in range(1, len(whole)):
         told = stock_continuation(kind, whole[:cut], whole[cut:])
-        if "�" not in stock(kind).decode(whole[:cut]):  # a prompt that ends inside a character has no text of its own to compare
+        # a prompt that ends inside a character has no text of its own to compare
+        if "�" not in stock(kind).decode(whole[:cut]):
             assert tokenizer.decode_after(whole[:cut], whole[cut:]) == told
 
 
 @pytest.mark.parametrize("kind", ["byte level", "sentencepiece", "sentencepiece without prefix"])
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(st.sampled_from("ab the 春🤖\n  é"), min_size=1, max_size=30), cut=st.integers(0, 60))
-def test_what_a_prompt_begins_of_a_character_its_continuation_completes(kind: str, text: str, cut: int) -> None:
+def test_what_a_prompt_begins_of_a_character_its_continuation_completes(
+    kind: str, text: str, cut: int
+) -> None:
     """Whatever token a text is cut at, the whole characters of both sides are the text."""
     tokenizer = made(kind)
     ids = tokenizer.encode(text, special_tokens=False)
@@ -96,12 +111,16 @@ def test_the_space_that_begins_a_continuation_stays() -> None:
 def test_a_first_token_of_bytes_alone_does_not_hide_what_stands_before(tmp_path: Path) -> None:
     tokenizer = made("sentencepiece")
     ids = tokenizer.encode("🤖🤖🤖🤖🤖 the", special_tokens=False)
-    assert tokenizer.decode_after(ids[:-1], ids[-1:]) == tokenizer.decode(ids)[len(tokenizer.decode(ids[:-1])) :]
+    assert (
+        tokenizer.decode_after(ids[:-1], ids[-1:]) == tokenizer.decode(ids)[len(tokenizer.decode(ids[:-1])) :]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_which_tokenizers_leave_the_first_space_out_is_what_stock_decoding_does(kind: str) -> None:
     ids = made(kind).encode("x the", special_tokens=False)
     last = next(n for n in range(len(ids)) if stock(kind).decode(ids[n:]).strip() == "the")
-    gone = stock_continuation(kind, ids[:last], ids[last:]).startswith(" ") and not stock(kind).decode(ids[last:]).startswith(" ")
+    gone = stock_continuation(kind, ids[:last], ids[last:]).startswith(" ") and not stock(kind).decode(
+        ids[last:]
+    ).startswith(" ")
     assert made(kind).drops_first_space == gone

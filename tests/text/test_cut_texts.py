@@ -80,8 +80,12 @@ def test_what_is_written_up_to_max_tokens_ends_with_a_whole_character(options: d
     tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
     spelled = tokenizer.encode("春")
     torch.manual_seed(0)
-    network = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context_length=16, n_layer=1, n_head=1, n_embd=16)).eval()
-    config = SamplingConfig(max_tokens=1, temperature=float("best_of" in options), seed=1, logit_bias={spelled[0]: 100.0})
+    network = GPT(
+        GPTConfig(vocab_size=tokenizer.vocab_size, context_length=16, n_layer=1, n_head=1, n_embd=16)
+    ).eval()
+    config = SamplingConfig(
+        max_tokens=1, temperature=float("best_of" in options), seed=1, logit_bias={spelled[0]: 100.0}
+    )
     pieces = list(Engine(network, tokenizer).write("a", dataclasses.replace(config, **options)))  # type: ignore[arg-type]
     assert "".join(piece.text for piece in pieces) == ""
     assert pieces[-1].end == "length"

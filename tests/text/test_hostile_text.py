@@ -29,14 +29,19 @@ def one_by_one(text: str, pattern: re.Pattern[str], mask: Mask) -> str:
     return text
 
 
-@given(st.lists(st.sampled_from([*TOKENS, "a", "b", " ", "<", "x"]), max_size=12), st.lists(st.booleans(), min_size=7, max_size=7))
+@given(
+    st.lists(st.sampled_from([*TOKENS, "a", "b", " ", "<", "x"]), max_size=12),
+    st.lists(st.booleans(), min_size=7, max_size=7),
+)
 def test_tokens_are_hidden_as_if_one_by_one(parts: list[str], alone: list[bool]) -> None:
     tokens = [AddedToken(token, single_word=single) for token, single in zip(TOKENS, alone, strict=True)]
     text, patterns = "".join(parts), _pattern(tokens)
     mask = Mask([text])
     hidden, expected = _hide_whole(text, patterns, mask), one_by_one(text, patterns.whole, Mask([text]))
     if not any(alone):  # those that must be words of their own may come and go while others are hidden
-        assert [a == b for a, b in zip(hidden, text, strict=True)] == [a == b for a, b in zip(expected, text, strict=True)]
+        assert [a == b for a, b in zip(hidden, text, strict=True)] == [
+            a == b for a, b in zip(expected, text, strict=True)
+        ]
     assert patterns.whole.search(hidden) is None
     assert mask.restore(hidden) == text
 
@@ -93,7 +98,12 @@ def kinds() -> dict[str, tokenizers.Tokenizer]:
     composing, lower = byte_level(), byte_level()
     composing.normalizer = normalizers.NFC()
     lower.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    return {"bytes": byte_level(), "sentencepiece": sentencepiece(), "NFC": composing, "NFKC and lower case": lower}
+    return {
+        "bytes": byte_level(),
+        "sentencepiece": sentencepiece(),
+        "NFC": composing,
+        "NFKC and lower case": lower,
+    }
 
 
 KINDS = kinds()

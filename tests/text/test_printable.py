@@ -5,6 +5,7 @@ from newleaf.text.printable import printable
 
 def test_escape_sequences_lose_their_escape_and_text_stays() -> None:
     assert (
-        printable("\x1b]0;title\x07 \x9b31m") == "\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}31m"
+        printable("\x1b]0;title\x07 \x9b31m")
+        == "\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}31m"
     )
     assert printable("tab\tline\n明月 é 🌱") == "tab\tline\n明月 é 🌱"

@@ -29,9 +29,15 @@ CASES = [
 
 @pytest.mark.parametrize(("source", "prompt", "text", "reasoning", "content"), CASES)
 @given(data=st.data())
-def test_thoughts_and_answer_are_told_apart(source: str, prompt: str, text: str, reasoning: str, content: str, data: st.DataObject) -> None:
+def test_thoughts_and_answer_are_told_apart(
+    source: str, prompt: str, text: str, reasoning: str, content: str, data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     split = splitter(source, prompt)
-    parts = [part for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) for part in split.push(text[a:b])] + split.finish()
-    found = {kind: "".join(part.text for part in parts if part.kind == kind) for kind in ("reasoning", "content")}
+    parts = [
+        part for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True) for part in split.push(text[a:b])
+    ] + split.finish()
+    found = {
+        kind: "".join(part.text for part in parts if part.kind == kind) for kind in ("reasoning", "content")
+    }
     assert found == {"reasoning": reasoning, "content": content}

@@ -1,4 +1,5 @@
-"""Tokenizer folders whose files disagree about special tokens, or name ones that are not there yet: as stock transformers takes them."""
+"""Tokenizer folders whose files disagree about special tokens, or name ones that are not there yet: as stock
+transformers takes them."""
 
 from __future__ import annotations
 
@@ -35,7 +36,14 @@ def write(folder: Path, **files: Any) -> None:
 
 
 def added(content: str, special: bool = True, **flags: bool) -> dict[str, Any]:
-    return {"content": content, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": special} | flags
+    return {
+        "content": content,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "single_word": False,
+        "special": special,
+    } | flags
 
 
 END = added("<end>") | TYPED
@@ -58,20 +66,32 @@ CASES = [
 
 
 @pytest.mark.parametrize("files", CASES)
-def test_special_tokens_and_ids_are_those_of_stock_transformers(files: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+def test_special_tokens_and_ids_are_those_of_stock_transformers(
+    files: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
     write(folder, **files)
     stock = transformers.AutoTokenizer.from_pretrained(folder)
     for path in (folder, tmp_path / "again"):
         ours = Tokenizer.load(path)
-        assert (ours.bos_id, ours.eos_id, ours.pad_id) == (stock.bos_token_id, stock.eos_token_id, stock.pad_token_id)
+        assert (ours.bos_id, ours.eos_id, ours.pad_id) == (
+            stock.bos_token_id,
+            stock.eos_token_id,
+            stock.pad_token_id,
+        )
         assert ours.vocab_size == len(stock)
-        special = {token.content for token in ours.backend.get_added_tokens_decoder().values() if token.special}
+        special = {
+            token.content for token in ours.backend.get_added_tokens_decoder().values() if token.special
+        }
         assert special == {token.content for token in stock.added_tokens_decoder.values() if token.special}
         text = "some <old> words <plain> <tool>"
         assert ours.encode(text) == stock(text, split_special_tokens=True).input_ids
         ours.save(tmp_path / "again")
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
-    assert (again.bos_token_id, again.eos_token_id, again.pad_token_id) == (stock.bos_token_id, stock.eos_token_id, stock.pad_token_id)
+    assert (again.bos_token_id, again.eos_token_id, again.pad_token_id) == (
+        stock.bos_token_id,
+        stock.eos_token_id,
+        stock.pad_token_id,
+    )
 
 
 TEMPLATES = [
@@ -134,18 +154,30 @@ def padded(tmp_path: Path) -> Path:
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
     tokenizer.save(tmp_path / "m")
     values = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
-    write(tmp_path / "m", tokenizer_config=values | {"pad_token": "<pad>", "chat_template": "{{ messages[0].content }}<pad>"})
+    write(
+        tmp_path / "m",
+        tokenizer_config=values | {"pad_token": "<pad>", "chat_template": "{{ messages[0].content }}<pad>"},
+    )
     return tmp_path / "m"
 
 
-def test_a_tokenizer_with_an_added_token_beyond_the_network_opens_writes_and_is_kept(padded: Path, tmp_path: Path) -> None:
-    stock, theirs = transformers.AutoModelForCausalLM.from_pretrained(padded), transformers.AutoTokenizer.from_pretrained(padded)
+def test_a_tokenizer_with_an_added_token_beyond_the_network_opens_writes_and_is_kept(
+    padded: Path, tmp_path: Path
+) -> None:
+    stock, theirs = (
+        transformers.AutoModelForCausalLM.from_pretrained(padded),
+        transformers.AutoTokenizer.from_pretrained(padded),
+    )
     rows = stock.config.vocab_size
     assert theirs.pad_token_id == rows
     model = newleaf.load(padded)
     prompt = theirs("some text", return_tensors="pt")
-    wanted = stock.generate(**prompt, max_new_tokens=12, do_sample=False, eos_token_id=None)[0, prompt.input_ids.shape[1] :]
-    assert model.generate("some text", max_tokens=12, temperature=0) == theirs.decode(wanted, skip_special_tokens=True)
+    wanted = stock.generate(**prompt, max_new_tokens=12, do_sample=False, eos_token_id=None)[
+        0, prompt.input_ids.shape[1] :
+    ]
+    assert model.generate("some text", max_tokens=12, temperature=0) == theirs.decode(
+        wanted, skip_special_tokens=True
+    )
     assert model.tokenizer.vocab_size == rows
     written = model.complete("some", n=4, max_tokens=40, seed=1, logprobs=0)
     assert max(score.id for text in written for score in text.tokens) < rows
@@ -158,7 +190,9 @@ def test_a_tokenizer_with_an_added_token_beyond_the_network_opens_writes_and_is_
 def test_a_prompt_with_a_token_that_the_network_has_no_row_for_is_refused_by_name(padded: Path) -> None:
     model = newleaf.load(padded)
     rows = model.network.config.vocab_size
-    with pytest.raises(newleaf.InputError, match=rf"token '<pad>' \(id {rows}\), and the network has only {rows} rows"):
+    with pytest.raises(
+        newleaf.InputError, match=rf"token '<pad>' \(id {rows}\), and the network has only {rows} rows"
+    ):
         model.chat([{"role": "user", "content": "hello"}], max_tokens=3)
     with pytest.raises(newleaf.InputError, match=f"below {rows}"), model.engine() as engine:
         engine.submit([1, rows], SamplingConfig())

@@ -23,7 +23,10 @@ SAMPLES = [
     "<0x41> é e\u0301 \U0001f600 \x00\x1f\ufeff ﬁ",
     "ABC abc İ ß",
 ]
-anything = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("春夜<|endoftxt>\r\n \t'sABC😀\u0301"), max_size=60)
+anything = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from("春夜<|endoftxt>\r\n \t'sABC😀\u0301"),
+    max_size=60,
+)
 
 
 @cache
@@ -77,13 +80,19 @@ def test_the_same_text_gives_the_same_tokenizer(kind: Kind) -> None:
 
 @pytest.mark.parametrize("model_type", [None, "qwen3", "gpt2", "openai-gpt"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_stock_transformers_opens_what_is_saved_and_agrees(kind: Kind, model_type: str | None, tmp_path: Path) -> None:
+def test_stock_transformers_opens_what_is_saved_and_agrees(
+    kind: Kind, model_type: str | None, tmp_path: Path
+) -> None:
     tokenizer = trained(kind)
     tokenizer.save(tmp_path)
     if model_type is not None:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert (stock.bos_token_id, stock.eos_token_id, stock.pad_token_id) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    assert (stock.bos_token_id, stock.eos_token_id, stock.pad_token_id) == (
+        tokenizer.bos_id,
+        tokenizer.eos_id,
+        tokenizer.pad_id,
+    )
     assert len(stock) == tokenizer.vocab_size
     for sample in SAMPLES:
         plain = sample.replace("<|endoftext|>", "")  # stock tokenizers take the token's name for the token
@@ -148,7 +157,11 @@ def test_gpt1s_own_files_open_lower_case_and_say_that_text_is_lost(shared: Path)
     assert ids == stock(text)["input_ids"]
     assert not tokenizer.lossless
     stream = tokenizer.stream_decoder()
-    assert "".join([*(stream.push(i) for i in ids), stream.finish(cut=False)]) == tokenizer.decode(ids) == stock.decode(ids)
+    assert (
+        "".join([*(stream.push(i) for i in ids), stream.finish(cut=False)])
+        == tokenizer.decode(ids)
+        == stock.decode(ids)
+    )
 
 
 def test_gpt1s_own_files_give_gpt1s_ids(shared: Path) -> None:
@@ -157,9 +170,12 @@ def test_gpt1s_own_files_give_gpt1s_ids(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("gpt1", ("encoder_bpe_40000.json", "vocab_40000.bpe")), ("gpt2", ("encoder.json", "vocab.bpe"))]
+    ("name", "files"),
+    [("gpt1", ("encoder_bpe_40000.json", "vocab_40000.bpe")), ("gpt2", ("encoder.json", "vocab.bpe"))],
 )
-def test_files_open_under_the_names_of_their_first_release(shared: Path, tmp_path: Path, name: str, files: tuple[str, str]) -> None:
+def test_files_open_under_the_names_of_their_first_release(
+    shared: Path, tmp_path: Path, name: str, files: tuple[str, str]
+) -> None:
     for ours, theirs in zip(("vocab.json", "merges.txt"), files, strict=True):
         (tmp_path / theirs).write_bytes((shared / "tokenizer" / name / ours).read_bytes())
     known = Tokenizer.load(shared / "tokenizer" / name)
@@ -200,7 +216,9 @@ def test_runs_of_spaces_in_a_file_of_gpt_neoxs_format_are_tokens_and_text(tmp_pa
 
 
 @pytest.mark.parametrize("name", ["gpt1", "gpt2", "gpt_neox.json"])
-def test_a_loaded_tokenizer_saves_to_what_stock_transformers_opens(shared: Path, tmp_path: Path, name: str) -> None:
+def test_a_loaded_tokenizer_saves_to_what_stock_transformers_opens(
+    shared: Path, tmp_path: Path, name: str
+) -> None:
     tokenizer = Tokenizer.load(shared / "tokenizer" / name)
     tokenizer.save(tmp_path)
     stock = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -236,14 +254,24 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path, files: dict[str, 
 def test_truncation_written_into_a_tokenizer_json_does_not_cut_text(tmp_path: Path) -> None:
     trained("byte").save(tmp_path)
     description = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
-    description["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    description["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(description))
     assert len(Tokenizer.load(tmp_path).encode("longer than four")) == 16
 
 
 def test_a_chat_template_survives_loading_and_saving(tmp_path: Path) -> None:
     trained("byte").save(tmp_path)
-    config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"chat_template": "{{ messages }}"}
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {
+        "chat_template": "{{ messages }}"
+    }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     Tokenizer.load(tmp_path).save(tmp_path / "again")
-    assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["chat_template"] == "{{ messages }}"
+    assert (
+        json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())["chat_template"]
+        == "{{ messages }}"
+    )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from newleaf.text.utf8 import Utf8
 
-# RFC 3629, section 4; a beginning matches where all characters but the last are whole, and that one could be completed.
+# RFC 3629, section 4; a beginning matches where all characters but the last are whole, and that one could be
+# completed.
 TAIL = rb"[\x80-\xbf]"
 CHARACTER = (
     rb"[\x00-\x7f]|[\xc2-\xdf]" + TAIL + rb"|\xe0[\xa0-\xbf]" + TAIL + rb"|[\xe1-\xec\xee\xef]" + TAIL + TAIL + rb"|\xed[\x80-\x9f]" + TAIL
@@ -18,13 +19,25 @@ CHARACTER = (
 )  # fmt: skip
 BEGINNING = (
     rb"[\xc2-\xdf]|\xe0[\xa0-\xbf]?|[\xe1-\xec\xee\xef]" + TAIL + rb"?|\xed[\x80-\x9f]?"
-    rb"|\xf0(?:[\x90-\xbf]" + TAIL + rb"?)?|[\xf1-\xf3]" + TAIL + rb"{0,2}|\xf4(?:[\x80-\x8f]" + TAIL + rb"?)?"
+    rb"|\xf0(?:[\x90-\xbf]"
+    + TAIL
+    + rb"?)?|[\xf1-\xf3]"
+    + TAIL
+    + rb"{0,2}|\xf4(?:[\x80-\x8f]"
+    + TAIL
+    + rb"?)?"
 )
 CAN_BE = re.compile(rb"(?:" + CHARACTER + rb")*(?:" + BEGINNING + rb")?", re.DOTALL)
 
-BEGINNINGS = [b""] + [text.encode()[:end] for text in "éࠀ中퀀￿𐀀🤖\U0010ffff" for end in range(1, len(text.encode()))]
+BEGINNINGS = [b""] + [
+    text.encode()[:end] for text in "éࠀ中퀀￿𐀀🤖\U0010ffff" for end in range(1, len(text.encode()))
+]
 EDGES = bytes.fromhex("00 41 7F 80 8F 90 9F A0 BF C0 C1 C2 DF E0 E1 ED EE EF F0 F1 F4 F5")
-PIECES = st.one_of(st.binary(max_size=5), st.lists(st.sampled_from(EDGES), max_size=5).map(bytes), st.text(max_size=2).map(str.encode))
+PIECES = st.one_of(
+    st.binary(max_size=5),
+    st.lists(st.sampled_from(EDGES), max_size=5).map(bytes),
+    st.text(max_size=2).map(str.encode),
+)
 
 
 @settings(max_examples=500, deadline=None)
@@ -44,8 +57,14 @@ def test_every_pair_of_bytes_fits_as_the_grammar_has_it() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.text(st.sampled_from("aé中🤖"), max_size=6), cut=st.integers(0, 24), sizes=st.lists(st.integers(1, 3), max_size=30))
-def test_what_is_begun_is_what_the_text_ends_with_however_it_is_cut_into_tokens(text: str, cut: int, sizes: list[int]) -> None:
+@given(
+    text=st.text(st.sampled_from("aé中🤖"), max_size=6),
+    cut=st.integers(0, 24),
+    sizes=st.lists(st.integers(1, 3), max_size=30),
+)
+def test_what_is_begun_is_what_the_text_ends_with_however_it_is_cut_into_tokens(
+    text: str, cut: int, sizes: list[int]
+) -> None:
     data = text.encode()[:cut]
     whole = data.decode("utf-8", "ignore").encode()
     pieces, at = list[bytes](), 0

@@ -50,7 +50,8 @@ class Rows:
 
 
 class ClockedObjective:
-    """Steps of `step_seconds`, looks of `row_seconds` for each of `held_out` rows, a report that reads `reports` more."""
+    """Steps of `step_seconds`, looks of `row_seconds` for each of `held_out` rows, a report that reads
+    `reports` more."""
 
     terms, measure, product, validates_before_training, row_tokens, flops_per_token = (
         NEXT_TOKEN,
@@ -62,11 +63,23 @@ class ClockedObjective:
     )
     fingerprints: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, clock: Clock, seconds: float, step_seconds: float, row_seconds: float, held_out: int, reports: int = 0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        seconds: float,
+        step_seconds: float,
+        row_seconds: float,
+        held_out: int,
+        reports: int = 0,
+    ) -> None:
         self.clock, self.step_seconds, self.row_seconds = clock, step_seconds, row_seconds
         self.all_rows, self.reports, self.prompts = held_out, reports, ()
         self.train = TrainConfig(
-            time=f"{seconds:g}", batch_size=ROWS_A_STEP, micro_batch_size=ROWS_A_STEP, precision="fp32", schedule=Shape(0.06, 0.94)
+            time=f"{seconds:g}",
+            batch_size=ROWS_A_STEP,
+            micro_batch_size=ROWS_A_STEP,
+            precision="fp32",
+            schedule=Shape(0.06, 0.94),
         )
         self.optimizer = OptimizerConfig(kind="adamw", learning_rate=0.01, weight_decay=0.0)
         self.seen: list[int] = []  # rows of each look
@@ -109,9 +122,14 @@ class ClockedObjective:
 
 
 def run(
-    objective: ClockedObjective, folder: Path, monkeypatch: pytest.MonkeyPatch, opening: float = 0.0, said: list[str] | None = None
+    objective: ClockedObjective,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opening: float = 0.0,
+    said: list[str] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], float]:
-    """The run's summary, its metrics and the seconds of the whole, of which `opening` passed before it could begin."""
+    """The run's summary, its metrics and the seconds of the whole, of which `opening` passed before it could
+    begin."""
     clock = objective.clock
     monkeypatch.setattr("newleaf.train.loop.loop.time", SimpleNamespace(perf_counter=clock))
     monitor: Any = Silent()

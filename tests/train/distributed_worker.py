@@ -1,4 +1,5 @@
-"""What torchrun starts in the tests: the runs that a JSON file lists, one after the other, some of them stopped or killed on the way."""
+"""What torchrun starts in the tests: the runs that a JSON file lists, one after the other, some of them
+stopped or killed on the way."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from newleaf.train.objective.training_step import Step
 def take(job: dict[str, Any]) -> None:
     """`out` with `options` from `source`, or a `copy` of a stopped run resumed.
 
-    It is stopped after step `stop_at`; at the first start its last process is killed after `kill_at`; each step waits `slow` seconds.
+    It is stopped after step `stop_at`; at the first start its last process is killed after `kill_at`; each
+    step waits `slow` seconds.
     """
     if "copy" in job:
         together(lambda: shutil.copytree(job["copy"], job["out"]))

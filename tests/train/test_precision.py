@@ -1,4 +1,5 @@
-"""Claims about number formats: the faster one is taken, by measuring, whatever the processor says that it has."""
+"""Claims about number formats: the faster one is taken, by measuring, whatever the processor says that it
+has."""
 
 from __future__ import annotations
 
@@ -32,8 +33,12 @@ def _forget() -> None:
     matmul_speed._measured.cache_clear()
 
 
-@pytest.mark.parametrize(("bf16", "taken"), [(0.1, "bf16"), (0.5, "bf16"), (0.95, "fp32"), (1.0, "fp32"), (50.0, "fp32")])
-def test_training_takes_bf16_where_its_products_are_clearly_faster(monkeypatch: pytest.MonkeyPatch, bf16: float, taken: str) -> None:
+@pytest.mark.parametrize(
+    ("bf16", "taken"), [(0.1, "bf16"), (0.5, "bf16"), (0.95, "fp32"), (1.0, "fp32"), (50.0, "fp32")]
+)
+def test_training_takes_bf16_where_its_products_are_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, bf16: float, taken: str
+) -> None:
     measure(monkeypatch, {torch.float32: 1e-3, torch.bfloat16: bf16 * 1e-3})
     assert settled(TrainConfig()).precision == taken
     assert settled(TrainConfig(precision="bf16")).precision == "bf16"  # who asks for one gets it
@@ -53,8 +58,11 @@ def test_prompts_and_likelihoods_go_another_way_where_bf16_is_slow(monkeypatch: 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86's instructions")
 def test_a_machine_that_emulates_bf16_is_found_out_though_its_flags_promise_it() -> None:
-    """PyTorch held to AVX2, where the processor may have more: a product in bf16 takes many times as long as in fp32."""
+    """PyTorch held to AVX2, where the processor may have more: a product in bf16 takes many times as long as
+    in fp32."""
     code = "import torch; from newleaf.kernels.matmul_speed import bf16_is_faster; print(bf16_is_faster(torch.device('cpu')))"
     held = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-c", code], env=os.environ | held, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | held, capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == "False"

@@ -1,4 +1,5 @@
-"""A timed run takes as much of its text as the machine has time for: once, when it begins, and the same whenever it goes on."""
+"""A timed run takes as much of its text as the machine has time for: once, when it begins, and the same
+whenever it goes on."""
 
 from __future__ import annotations
 
@@ -13,10 +14,14 @@ import newleaf
 from newleaf.train.loop.session import Session
 from newleaf.train.pretraining.text_objective import TextObjective
 
-FAST, SLOW = 1e12, 1.0  # FLOP/s of a machine that has time for all of the text, and of one that has time for what it can encode
+# FLOP/s of a machine that has time for all of the text, and of one that has time for what it can encode
+FAST, SLOW = 1e12, 1.0
 SECONDS = 3600  # which no test waits for: it stops after some steps
 ENCODED = 50  # bytes a second that are encoded
-TIMED = {name: value for name, value in OPTIONS.items() if name != "steps"} | {"time": f"{SECONDS}s", "quiet": True}
+TIMED = {name: value for name, value in OPTIONS.items() if name != "steps"} | {
+    "time": f"{SECONDS}s",
+    "quiet": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +46,18 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
 
     def noted(objective: TextObjective, share: tuple[int, int]) -> Any:
         prepared = objective.prepared
-        found.append((prepared.train.fingerprint, prepared.validation.fingerprint, prepared.tokenizer.fingerprint))
+        found.append(
+            (prepared.train.fingerprint, prepared.validation.fingerprint, prepared.tokenizer.fingerprint)
+        )
         return batches(objective, share)
 
     monkeypatch.setattr(TextObjective, "batches", noted)
     return found
 
 
-def stopped_and_resumed(monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, float], out: Path, begin: Any, edit: Any = None) -> None:
+def stopped_and_resumed(
+    monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, float], out: Path, begin: Any, edit: Any = None
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: speeds[0])
         patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 7)
@@ -67,15 +76,24 @@ def stopped_and_resumed(monkeypatch: pytest.MonkeyPatch, speeds: tuple[float, fl
 def test_a_timed_run_that_goes_on_on_a_slower_or_faster_machine_reads_the_same_text(
     speeds: tuple[float, float], text: Path, read: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped_and_resumed(monkeypatch, speeds, tmp_path / "run", lambda: newleaf.pretrain(text, out=tmp_path / "run", **TIMED))
+    stopped_and_resumed(
+        monkeypatch, speeds, tmp_path / "run", lambda: newleaf.pretrain(text, out=tmp_path / "run", **TIMED)
+    )
     assert len(read) == 2
     assert read[0] == read[1]
 
 
-def test_so_does_a_timed_run_of_tuning(text: Path, read: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_does_a_timed_run_of_tuning(
+    text: Path, read: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = newleaf.pretrain(text, out=tmp_path / "base", quiet=True, **OPTIONS).path
     tuned = {"task": "text", "time": f"{SECONDS}s", "train": {"batch_size": 4}, "quiet": True}
-    stopped_and_resumed(monkeypatch, (FAST, SLOW), tmp_path / "run", lambda: newleaf.finetune(base, text, out=tmp_path / "run", **tuned))
+    stopped_and_resumed(
+        monkeypatch,
+        (FAST, SLOW),
+        tmp_path / "run",
+        lambda: newleaf.finetune(base, text, out=tmp_path / "run", **tuned),
+    )
     assert read[1] == read[2]
 
 
@@ -87,15 +105,25 @@ def test_a_run_yaml_that_limits_nothing_is_of_a_run_that_took_all(
     def older(values: dict[str, Any]) -> None:
         values["data"] |= {"train_bytes": None, "validation_bytes": None}
 
-    stopped_and_resumed(monkeypatch, (FAST, SLOW), tmp_path / "run", lambda: newleaf.pretrain(text, out=tmp_path / "run", **TIMED), older)
+    stopped_and_resumed(
+        monkeypatch,
+        (FAST, SLOW),
+        tmp_path / "run",
+        lambda: newleaf.pretrain(text, out=tmp_path / "run", **TIMED),
+        older,
+    )
     assert read[0] == read[1]
 
 
-def test_what_a_timed_run_takes_stands_in_run_yaml(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_timed_run_takes_stands_in_run_yaml(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 1)
     found = []
     for speed in (FAST, SLOW):
-        monkeypatch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_, speed=speed: speed)
+        monkeypatch.setattr(
+            "newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_, speed=speed: speed
+        )
         run = newleaf.pretrain(text, out=tmp_path / f"{speed}", **TIMED)
         found.append(run.config["data"]["train_bytes"])
         assert isinstance(run.config["tokenizer"]["train_bytes"], int)

@@ -43,7 +43,8 @@ def slowly(where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "where"), [("SIGTERM", "training"), ("SIGUSR1", "training"), ("SIGTERM", "validation"), ("SIGINT", "sample")]
+    ("name", "where"),
+    [("SIGTERM", "training"), ("SIGUSR1", "training"), ("SIGTERM", "validation"), ("SIGINT", "sample")],
 )
 def test_a_signal_ends_the_run_within_seconds_with_a_checkpoint_from_which_it_goes_on_exactly(
     name: str, where: str, whole: dict[str, Any], book: Path, tmp_path: Path
@@ -62,13 +63,16 @@ def test_a_signal_ends_the_run_within_seconds_with_a_checkpoint_from_which_it_go
     assert newleaf.load(run).generate("a", max_tokens=2) is not None
     finish(book, run, OPTIONS)
     found = outcome(run)
-    assert {name: found[name] for name in found if name != "files"} == {name: whole[name] for name in found if name != "files"}
+    assert {name: found[name] for name in found if name != "files"} == {
+        name: whole[name] for name in found if name != "files"
+    }
 
 
 def test_stopping_at_a_step_that_is_better_than_the_best_does_not_change_which_is_the_best(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Validation gets worse after each check, and the look at the stop finds the best figure of all: the user gets it, the run does not."""
+    """Validation gets worse after each check, and the look at the stop finds the best figure of all: the user
+    gets it, the run does not."""
     from newleaf.train.pretraining.text_evaluator import TextEvaluator
 
     def validate(self: TextEvaluator, rows: int | None, to_the_end: bool = False) -> dict[str, float]:
@@ -100,15 +104,30 @@ def weights(run: newleaf.Run) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["reading", "tokenizer"])
-def test_a_signal_while_text_is_prepared_ends_it_at_once_with_code_0_and_leaves_nothing_half_done(stage: str, tmp_path: Path) -> None:
+def test_a_signal_while_text_is_prepared_ends_it_at_once_with_code_0_and_leaves_nothing_half_done(
+    stage: str, tmp_path: Path
+) -> None:
     """As typed, with a text of 20 MB; a file appears when the stage begins."""
     launcher = tmp_path / "launch.py"
     launcher.write_text(LAUNCHER)
     text = tmp_path / "long.txt"
     text.write_text("".join(f"{n * n} is the square of {n}, and {n:x} in letters. " for n in range(400_000)))
     cache, begun = tmp_path / "cache", tmp_path / "begun"
-    command = [sys.executable, launcher, begun, stage, "pretrain", text, "--steps", "5", "--out", tmp_path / "run"]
-    process = subprocess.Popen(command, env=os.environ | {"NEWLEAF_CACHE": str(cache)}, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        launcher,
+        begun,
+        stage,
+        "pretrain",
+        text,
+        "--steps",
+        "5",
+        "--out",
+        tmp_path / "run",
+    ]
+    process = subprocess.Popen(
+        command, env=os.environ | {"NEWLEAF_CACHE": str(cache)}, stderr=subprocess.PIPE, text=True
+    )
     end = time.monotonic() + 60
     while not begun.exists() and time.monotonic() < end:
         time.sleep(0.01)
@@ -116,7 +135,9 @@ def test_a_signal_while_text_is_prepared_ends_it_at_once_with_code_0_and_leaves_
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 0, error
-    assert error.splitlines()[-1].startswith("newleaf: stopped before training began; nothing was left half done")
+    assert error.splitlines()[-1].startswith(
+        "newleaf: stopped before training began; nothing was left half done"
+    )
     assert not (tmp_path / "run").exists()
     assert not list(cache.rglob("*.tmp"))
 
@@ -140,7 +161,9 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
-def test_a_second_run_into_one_folder_is_refused_in_one_line_and_the_first_goes_on(book: Path, tmp_path: Path) -> None:
+def test_a_second_run_into_one_folder_is_refused_in_one_line_and_the_first_goes_on(
+    book: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     process = start(book, run, options(steps=1000), slowly, "training")
     wait_for(run, 2, process)
@@ -150,7 +173,9 @@ def test_a_second_run_into_one_folder_is_refused_in_one_line_and_the_first_goes_
         lambda: newleaf.pretrain(book, out=run, overwrite=True, quiet=True, **OPTIONS),
         lambda: newleaf.pretrain(book, out=run, quiet=True, **OPTIONS),
     ):
-        with pytest.raises(newleaf.InputError, match=rf"another process \({process.pid}\) is training into this folder") as caught:
+        with pytest.raises(
+            newleaf.InputError, match=rf"another process \({process.pid}\) is training into this folder"
+        ) as caught:
             attempt()
         assert "\n" not in str(caught.value)
     assert (run / "run.yaml").stat().st_mtime_ns == before
@@ -171,7 +196,9 @@ def test_the_lock_dies_with_its_process(book: Path, tmp_path: Path, whole: dict[
     assert outcome(tmp_path / "run") == whole
 
 
-def test_where_a_file_system_has_no_locks_the_user_is_told(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_file_system_has_no_locks_the_user_is_told(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from newleaf.train.runs import folder_lock
 
     def refuse(file: object) -> None:
@@ -196,7 +223,9 @@ def test_a_lock_can_be_taken_again_once_released(tmp_path: Path) -> None:
 
 def test_a_signal_that_does_not_exist_is_refused_by_name(book: Path, tmp_path: Path) -> None:
     with pytest.raises(newleaf.InputError, match=r"train\.preempt_signal: 'SIGNOPE' is not a signal"):
-        newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **options(train={"preempt_signal": "SIGNOPE"}))
+        newleaf.pretrain(
+            book, out=tmp_path / "run", quiet=True, **options(train={"preempt_signal": "SIGNOPE"})
+        )
 
 
 def test_a_signal_is_heard_while_a_library_computes() -> None:

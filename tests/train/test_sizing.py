@@ -23,10 +23,16 @@ def weights(model: dict[str, int]) -> int:
 
 
 def test_more_time_gives_a_larger_network_until_the_text_is_too_small_for_it() -> None:
-    sizes = [weights(choose_size(10_000_000, Budget(seconds=time, matrix_speed=MACHINE)).model) for time in (15, 60, 240, 960, 3840)]
+    sizes = [
+        weights(choose_size(10_000_000, Budget(seconds=time, matrix_speed=MACHINE)).model)
+        for time in (15, 60, 240, 960, 3840)
+    ]
     assert sizes == sorted(sizes)
     assert sizes[-1] > 8 * sizes[0]
-    small = [weights(choose_size(100_000, Budget(seconds=time, matrix_speed=MACHINE)).model) for time in (240, 3840, 61440)]
+    small = [
+        weights(choose_size(100_000, Budget(seconds=time, matrix_speed=MACHINE)).model)
+        for time in (240, 3840, 61440)
+    ]
     assert small[1] == small[2] < sizes[-1]
 
 
@@ -40,7 +46,10 @@ def test_text_that_is_read_many_times_gets_dropout_and_text_read_once_none() -> 
 
 def test_a_slower_machine_is_the_same_as_less_time() -> None:
     started = 10  # seconds that no machine trains in
-    slow, short = Budget(seconds=started + 600, matrix_speed=MACHINE / 5), Budget(seconds=started + 120, matrix_speed=MACHINE)
+    slow, short = (
+        Budget(seconds=started + 600, matrix_speed=MACHINE / 5),
+        Budget(seconds=started + 120, matrix_speed=MACHINE),
+    )
     assert choose_size(5_000_000, slow).model == choose_size(5_000_000, short).model
 
 
@@ -51,7 +60,9 @@ def test_a_clock_bounds_how_much_text_is_used_and_more_time_has_use_for_more() -
         assert one.train < other.train
         assert one.tokenizer <= other.tokenizer <= other.train
         assert one.validation <= other.validation
-    assert found[0].validation == 250_000, "a whole validation of a quarter of a minute's run must not take a quarter of it"
+    assert found[0].validation == 250_000, (
+        "a whole validation of a quarter of a minute's run must not take a quarter of it"
+    )
     assert found[1].validation >= 1_000_000
     tokens = 0.3 * MACHINE * 50 / (6 * (4 * 128 * (4 * 128 + 3 * 384) + 2048 * 128))
     assert found[1].train > 3 * tokens, "what the machine reads in a minute, at about three bytes a token"
@@ -74,7 +85,9 @@ def test_a_text_far_too_large_for_its_time_is_used_in_part_and_the_run_ends_on_t
 
     small = tmp_path / "small.txt"
     small.write_text(text.read_text()[:200_000])
-    whole = machine.pretrain(small, tmp_path / "whole", time="8s", train={"threads": 1}).folder.read_config()["data"]
+    whole = machine.pretrain(small, tmp_path / "whole", time="8s", train={"threads": 1}).folder.read_config()[
+        "data"
+    ]
     assert whole["train_bytes"] == whole["validation_bytes"] == "all"
 
 
@@ -82,11 +95,15 @@ def test_rates_are_higher_for_few_steps_unless_a_recipe_has_its_own_or_its_own_s
     (tmp_path / "text.txt").write_text(Path(__file__).read_text() * 3)
 
     def rates(**options: Any) -> tuple[float, float]:
-        run = newleaf.pretrain(tmp_path / "text.txt", out=tmp_path / "run", steps=25, quiet=True, overwrite=True, **options)
+        run = newleaf.pretrain(
+            tmp_path / "text.txt", out=tmp_path / "run", steps=25, quiet=True, overwrite=True, **options
+        )
         optimizer = run.folder.read_config()["optimizer"]
         return optimizer["learning_rate"], optimizer["matrix_learning_rate"]
 
-    assert rates() == (0.045, 0.04), "15 times and twice the usual: the most, for few steps of a narrow network"
+    assert rates() == (0.045, 0.04), (
+        "15 times and twice the usual: the most, for few steps of a narrow network"
+    )
     assert rates(optimizer={"learning_rate": 0.004}) == (0.004, 0.02)
     assert rates(model={"n_layer": 2, "n_embd": 32, "n_head": 2}) == (0.003, 0.02)
 
@@ -120,7 +137,9 @@ def test_a_size_that_is_none_is_refused_before_anything_is_read(size: str) -> No
         rung_of(size)
 
 
-def test_the_command_takes_a_size_and_its_run_repeats_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_takes_a_size_and_its_run_repeats_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = tmp_path / "book.txt"
     text.write_text("The cat sat on the mat, and the dog sat on the log. " * 300, "utf-8")
     out = tmp_path / "run"
@@ -128,7 +147,10 @@ def test_the_command_takes_a_size_and_its_run_repeats_without_it(tmp_path: Path,
     assert main([*train, "--size", "2x64", "--out", str(out)]) == 0
     found = json.loads((out / "model" / "config.json").read_text("utf-8"))
     assert (found["num_hidden_layers"], found["hidden_size"]) == (2, 64)
-    assert main(["pretrain", "--config", str(out / "run.yaml"), "--out", str(tmp_path / "again"), "--quiet"]) == 0
+    assert (
+        main(["pretrain", "--config", str(out / "run.yaml"), "--out", str(tmp_path / "again"), "--quiet"])
+        == 0
+    )
     assert main([*train, "--size", "2x64", "--model.n_layer", "3", "--out", str(tmp_path / "both")]) == 2
     assert "model.n_layer is given too" in capsys.readouterr().err
 
@@ -142,7 +164,9 @@ def test_what_a_recipe_overrides_is_not_announced(book: Path, tmp_path: Path) ->
 
     def announced(number: int, **options: Any) -> str:
         said.clear()
-        newleaf.pretrain(str(book), out=tmp_path / str(number), steps=2, monitor=RecordingMonitor(), **options)
+        newleaf.pretrain(
+            str(book), out=tmp_path / str(number), steps=2, monitor=RecordingMonitor(), **options
+        )
         return " ".join(said)
 
     small = {"context_length": 32}

@@ -53,8 +53,16 @@ def make_base(folder: Path, shape: str = "gpt2", **more: Any) -> Path:
     """A language model with random weights, as stock transformers writes it."""
     words = tokenizer()
     kind, values = SHAPES[shape]
-    dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout", "embed_dropout", "attention_dropout"), 0.0)
-    config = kind(vocab_size=words.vocab_size, bos_token_id=words.bos_id, eos_token_id=words.eos_id, **(dropouts | values | more))
+    dropouts = dict.fromkeys(
+        ("resid_pdrop", "embd_pdrop", "attn_pdrop", "resid_dropout", "embed_dropout", "attention_dropout"),
+        0.0,
+    )
+    config = kind(
+        vocab_size=words.vocab_size,
+        bos_token_id=words.bos_id,
+        eos_token_id=words.eos_id,
+        **(dropouts | values | more),
+    )
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
@@ -64,7 +72,10 @@ def make_base(folder: Path, shape: str = "gpt2", **more: Any) -> Path:
 
 def opinions(count: int = 40) -> list[dict[str, Any]]:
     """Rows that two words tell apart."""
-    return [{"text": f"{(GOOD, BAD)[n % 2][n // 2 % 4]} , {n // 8}", "label": ("good", "bad")[n % 2]} for n in range(count)]
+    return [
+        {"text": f"{(GOOD, BAD)[n % 2][n // 2 % 4]} , {n // 8}", "label": ("good", "bad")[n % 2]}
+        for n in range(count)
+    ]
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:

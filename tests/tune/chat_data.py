@@ -13,7 +13,16 @@ from newleaf.api import Model
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.tokenizer import Tokenizer
 
-WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "six": "sechs", "seven": "sieben", "eight": "acht"}
+WORDS = {
+    "one": "eins",
+    "two": "zwei",
+    "three": "drei",
+    "four": "vier",
+    "five": "fünf",
+    "six": "sechs",
+    "seven": "sieben",
+    "eight": "acht",
+}
 FAST = {"threads": 1, "precision": "fp32", "batch_size": 4, "micro_batch_size": 4}
 
 
@@ -44,7 +53,10 @@ def talks(path: Path, count: int = 48) -> Path:
         messages = []
         for turn in range(1 + number % 3):
             word = words[(number * 3 + turn) % len(words)]
-            messages += [{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": WORDS[word]}]
+            messages += [
+                {"role": "user", "content": f"say {word}"},
+                {"role": "assistant", "content": WORDS[word]},
+            ]
         rows.append({"messages": messages})
     return write_rows(path, rows)
 

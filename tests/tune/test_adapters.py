@@ -1,4 +1,5 @@
-"""Tuning adapters: the run, its folder, what stock peft makes of it, and the losses that stock peft has on the same way."""
+"""Tuning adapters: the run, its folder, what stock peft makes of it, and the losses that stock peft has on
+the same way."""
 
 from __future__ import annotations
 
@@ -61,7 +62,11 @@ def text(tmp_path: Path) -> Path:
 
 def tune(model: Path, text: Path, out: Path, **options: Any) -> newleaf.Run:
     lora = {"rank": 4} | options.pop("lora", {})
-    given: dict[str, Any] = {"steps": 6, "train": {"batch_size": 2, "precision": "fp32", "eval_windows": 4}, "text": {"length": 32}}
+    given: dict[str, Any] = {
+        "steps": 6,
+        "train": {"batch_size": 2, "precision": "fp32", "eval_windows": 4},
+        "text": {"length": 32},
+    }
     return newleaf.finetune(model, text, task="text", out=out, quiet=True, lora=lora, **given | options)
 
 
@@ -74,23 +79,43 @@ def logits(model: Any) -> Tensor:
 
 def test_a_run_leaves_an_adapter_that_newleaf_and_peft_open_alike(text: Path, tmp_path: Path) -> None:
     folder = base(tmp_path / "base")
-    run = tune(folder, text, tmp_path / "run", lora={"targets": "all", "alpha": 8}, optimizer={"learning_rate": 0.01})
-    assert sorted(path.name for path in (run.path / "adapter").iterdir())[:2] == ["adapter_config.json", "adapter_model.safetensors"]
+    run = tune(
+        folder, text, tmp_path / "run", lora={"targets": "all", "alpha": 8}, optimizer={"learning_rate": 0.01}
+    )
+    assert sorted(path.name for path in (run.path / "adapter").iterdir())[:2] == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     assert not (run.path / "model").exists()
     # A and B of rank 4 on q, k, v, out, gate, up and down of two layers.
-    assert run.summary["trained_parameters"] == 2 * 4 * ((64 + 64) + 2 * (64 + 32) + (64 + 64) + 2 * (64 + 128) + (128 + 64))
-    theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(folder), run.path / "adapter").eval()
+    assert run.summary["trained_parameters"] == 2 * 4 * (
+        (64 + 64) + 2 * (64 + 32) + (64 + 64) + 2 * (64 + 128) + (128 + 64)
+    )
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(folder), run.path / "adapter"
+    ).eval()
     tuned, plain = logits(run.model.network), logits(newleaf.load(folder).network)
     torch.testing.assert_close(tuned, logits(theirs), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(tuned, plain, atol=1e-3)
-    assert run.summary["val_bits_per_byte"] < next(line for line in run.metrics if line["step"] == 0)["val_bits_per_byte"]
+    assert (
+        run.summary["val_bits_per_byte"]
+        < next(line for line in run.metrics if line["step"] == 0)["val_bits_per_byte"]
+    )
     assert torch.equal(logits(newleaf.load(run.path / "adapter").network), tuned)
 
 
 @pytest.mark.parametrize("lora", [{}, {"dora": True, "dropout": 0.1}, {"weights": "int4"}])
-def test_a_resumed_run_makes_the_same_adapter_bit_for_bit(lora: dict[str, Any], text: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_makes_the_same_adapter_bit_for_bit(
+    lora: dict[str, Any], text: Path, tmp_path: Path
+) -> None:
     folder = base(tmp_path / "base")
-    whole = tune(folder, text, tmp_path / "whole", lora=lora, train={"batch_size": 2, "precision": "bf16", "eval_every": 3})
+    whole = tune(
+        folder,
+        text,
+        tmp_path / "whole",
+        lora=lora,
+        train={"batch_size": 2, "precision": "bf16", "eval_every": 3},
+    )
     shutil.copytree(whole.path, tmp_path / "again")
     (tmp_path / "again" / "summary.json").unlink()
     shutil.rmtree(tmp_path / "again" / "state" / "step-00000006")
@@ -109,20 +134,29 @@ def test_losses_are_pefts_on_the_same_data_and_weights(family: str, dora: bool, 
     model = newleaf.load(folder)
     config = AdapterConfig(rank=4, alpha=8, dora=dora)
     shape = model.network.config
-    save_adapter(tmp_path / "start", new_adapter(model.network, config, rules_of(shape, family)), shape, family)
+    save_adapter(
+        tmp_path / "start", new_adapter(model.network, config, rules_of(shape, family)), shape, family
+    )
     attach(model.network, load_adapter(tmp_path / "start", model.network, family))
     lay_out(model.network)
-    optimizer = Optimizer(model.network, OptimizerConfig("adamw", 0.01, beta2=0.999, weight_decay=0.0, clip=0.0))
+    optimizer = Optimizer(
+        model.network, OptimizerConfig("adamw", 0.01, beta2=0.999, weight_decay=0.0, clip=0.0)
+    )
     stock = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    theirs = peft.PeftModel.from_pretrained(stock, tmp_path / "start", is_trainable=True).eval()  # without GPT-2's dropouts
-    adam = torch.optim.AdamW([weight for weight in theirs.parameters() if weight.requires_grad], lr=0.01, weight_decay=0.0)
+    # without GPT-2's dropouts
+    theirs = peft.PeftModel.from_pretrained(stock, tmp_path / "start", is_trainable=True).eval()
+    adam = torch.optim.AdamW(
+        [weight for weight in theirs.parameters() if weight.requires_grad], lr=0.01, weight_decay=0.0
+    )
     ids = torch.tensor(model.tokenizer.encode(PROSE))
     for step in range(50):
         rows = ids[torch.randint(0, len(ids) - 65, (8, 1)) + torch.arange(65)]
         loss = model.network.loss(rows[:, :-1], rows[:, 1:])
         loss.backward()
         optimizer.step(1.0)
-        wanted = theirs(input_ids=rows[:, :-1], labels=rows[:, :-1], shift_labels=rows[:, 1:].contiguous()).loss
+        wanted = theirs(
+            input_ids=rows[:, :-1], labels=rows[:, :-1], shift_labels=rows[:, 1:].contiguous()
+        ).loss
         wanted.backward()
         adam.step()
         adam.zero_grad()
@@ -140,7 +174,8 @@ def test_over_a_gguf_file_the_base_is_written_too_so_that_peft_opens_both(text: 
     stock = transformers.AutoModelForCausalLM.from_pretrained(about["base_model_name_or_path"])
     theirs = peft.PeftModel.from_pretrained(stock, run.path / "adapter").eval()
     torch.testing.assert_close(logits(run.model.network), logits(theirs), atol=1e-5, rtol=1e-5)
-    over = newleaf.load(tmp_path / "base.gguf", weights="fp32", adapter=run.path)  # the file itself is the same base
+    # the file itself is the same base
+    over = newleaf.load(tmp_path / "base.gguf", weights="fp32", adapter=run.path)
     torch.testing.assert_close(logits(over.network), logits(theirs), atol=1e-5, rtol=1e-5)
 
 
@@ -153,9 +188,13 @@ def test_an_adapter_for_another_base_is_refused_by_fingerprint(text: Path, tmp_p
     for weight in other.network.parameters():  # as much as a rate of 1e-3 moves weights of 0.1 in ten steps
         weight.data += 0.01 * torch.randn_like(weight)
     other.save(tmp_path / "other")
-    with pytest.raises(InputError, match=rf"was trained on another base, of fingerprint {own}, and this one has [0-9a-f]{{12}}$"):
+    with pytest.raises(
+        InputError,
+        match=rf"was trained on another base, of fingerprint {own}, and this one has [0-9a-f]{{12}}$",
+    ):
         newleaf.load(tmp_path / "other", adapter=run.path)
-    for weights in ("fp32", "bf16", "int8", "int4"):  # the same weights in other number formats are the same base
+    # the same weights in other number formats are the same base
+    for weights in ("fp32", "bf16", "int8", "int4"):
         assert newleaf.load(folder, weights=weights, adapter=run.path)
 
 
@@ -169,24 +208,35 @@ def test_an_adapter_for_another_base_is_refused_by_fingerprint(text: Path, tmp_p
         ({"lora": {"weights": "int3"}}, r"lora\.weights: 'int3' is not one of"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(options: dict[str, Any], said: str, text: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    options: dict[str, Any], said: str, text: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=said):
         tune(base(tmp_path / "base"), text, tmp_path / "run", **options)
     assert not (tmp_path / "run" / "adapter").exists()
 
 
 def test_part_of_a_fused_tensor_is_no_target(text: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"stores blocks\.0\.attention\.k, blocks\.0\.attention\.v in one tensor .* name c_attn"):
+    with pytest.raises(
+        InputError,
+        match=r"stores blocks\.0\.attention\.k, blocks\.0\.attention\.v in one tensor .* name c_attn",
+    ):
         tune(base(tmp_path / "base", "gpt2"), text, tmp_path / "run", lora={"targets": "attention.q"})
 
 
-def test_the_commands_and_python_of_the_page_on_adapters_run(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_and_python_of_the_page_on_adapters_run(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = (Path(__file__).parents[2] / "docs" / "adapters.md").read_text("utf-8")
     base(tmp_path / "BASE")
     shutil.copy(text, tmp_path / "notes.txt")
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "reviews.jsonl", opinions())
-    commands = [shlex.split(line.split("  #")[0]) for line in page.split("```")[1].splitlines() if line.startswith("newleaf ")]
+    commands = [
+        shlex.split(line.split("  #")[0])
+        for line in page.split("```")[1].splitlines()
+        if line.startswith("newleaf ")
+    ]
     assert [words[1] for words in commands] == ["finetune", "generate", "convert", "finetune", "classify"]
     for words in commands:
         length = ["--text.length", "32"] if "text" in words else []

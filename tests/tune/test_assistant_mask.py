@@ -1,4 +1,5 @@
-"""What of a conversation is learned: token by token against stock transformers, and templates of which it cannot be proved."""
+"""What of a conversation is learned: token by token against stock transformers, and templates of which it
+cannot be proved."""
 
 from __future__ import annotations
 
@@ -27,8 +28,15 @@ SAID = {"role": "assistant", "content": "  Paris, café 日本 🙂.\n"}
 MORE = {"role": "user", "content": "And of <|im_end|> Italy?\n"}
 THOUGHT = {"role": "assistant", "content": "Rome.", "reasoning_content": "Easy."}
 TALK = [ASK, SAID, MORE, {"role": "assistant", "content": "Rome."}]
-TOOL = {"type": "function", "function": {"name": "weather", "description": "x", "parameters": {"type": "object", "properties": {}}}}
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"a": 1}}}]}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "x", "parameters": {"type": "object", "properties": {}}},
+}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"a": 1}}}],
+}
 MARKED_CHATML = """\
 {%- for message in messages %}
 {%- if loop.first and message.role != 'system' %}{{- '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}{%- endif %}
@@ -40,7 +48,9 @@ MARKED_CHATML = """\
 
 
 def folder_of(tmp_path: Path, kind: str, source: str | None = None) -> Path:
-    return make_folder(tmp_path / "folder", kind, source) if source else make_folder(tmp_path / "folder", kind)
+    return (
+        make_folder(tmp_path / "folder", kind, source) if source else make_folder(tmp_path / "folder", kind)
+    )
 
 
 def answers_of(folder: Path) -> Answers:
@@ -85,11 +95,18 @@ def test_ids_and_mask_are_those_of_stock_transformers_where_the_template_marks_a
 
 
 @pytest.mark.parametrize("messages", [TALK[:2], TALK], ids=["one", "two"])
-def test_without_markers_the_mask_is_that_of_the_same_template_with_markers(tmp_path: Path, messages: list[dict[str, Any]]) -> None:
-    peer = transformers.AutoTokenizer.from_pretrained(make_folder(tmp_path / "marked", "chatml", MARKED_CHATML))
+def test_without_markers_the_mask_is_that_of_the_same_template_with_markers(
+    tmp_path: Path, messages: list[dict[str, Any]]
+) -> None:
+    peer = transformers.AutoTokenizer.from_pretrained(
+        make_folder(tmp_path / "marked", "chatml", MARKED_CHATML)
+    )
     wanted = peer.apply_chat_template(safe(messages), return_dict=True, return_assistant_tokens_mask=True)
     (found,) = answers_of(folder_of(tmp_path, "chatml")).examples(talk(safe(messages)))
-    assert (found.ids.tolist(), found.learned.astype(int).tolist()) == (wanted["input_ids"], wanted["assistant_masks"])
+    assert (found.ids.tolist(), found.learned.astype(int).tolist()) == (
+        wanted["input_ids"],
+        wanted["assistant_masks"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +117,9 @@ def test_without_markers_the_mask_is_that_of_the_same_template_with_markers(tmp_
         ("mistral", [" Paris, café 日本 🙂.</s>", " Rome.</s>"]),
     ],
 )
-def test_what_is_learned_is_the_assistants_words_and_the_end_of_its_turn(tmp_path: Path, kind: str, said: list[str]) -> None:
+def test_what_is_learned_is_the_assistants_words_and_the_end_of_its_turn(
+    tmp_path: Path, kind: str, said: list[str]
+) -> None:
     answers = answers_of(folder_of(tmp_path, kind))
     (found,) = answers.examples(talk(TALK))
     assert [text.strip() for text in words(answers, found)] == [text.strip() for text in said]
@@ -112,11 +131,18 @@ def test_places_of_tokens_hold_their_white_space_where_the_tokenizer_trims_it(tm
     """GPT-2's post-processor trims white space off the places that it gives."""
     folder = folder_of(tmp_path, "chatml")
     description = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    description["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    description["post_processor"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     (folder / "tokenizer.json").write_text(json.dumps(description), "utf-8")
     template = ChatTemplate.of(Tokenizer.load(folder))
     found = template.encode_marked([ASK, {"role": "assistant", "content": "  the <|im_end|> capital\n"}])
-    assert [found.text[start:end] for start, end in found.places] == [template.tokenizer.decode([n], skip_special=False) for n in found.ids]
+    assert [found.text[start:end] for start, end in found.places] == [
+        template.tokenizer.decode([n], skip_special=False) for n in found.ids
+    ]
 
 
 def test_a_template_that_rewrites_earlier_answers_gives_an_example_for_each(tmp_path: Path) -> None:
@@ -130,7 +156,13 @@ def test_a_template_that_rewrites_earlier_answers_gives_an_example_for_each(tmp_
 def test_tools_calls_and_thoughts_are_kept(tmp_path: Path) -> None:
     tokenizer = with_chat_tokens(Tokenizer.load(folder_of(tmp_path, "chatml")))
     answers = Answers(ChatTemplate.of(tokenizer))
-    messages = [{"role": "system", "content": "Be kind."}, ASK, CALL, {"role": "tool", "content": "rain"}, THOUGHT]
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        ASK,
+        CALL,
+        {"role": "tool", "content": "rain"},
+        THOUGHT,
+    ]
     (found,) = answers.examples(talk(messages, tools=[TOOL]))
     text = tokenizer.decode(found.ids.tolist(), skip_special=False)
     assert text.count('"name": "weather"') == 2
@@ -143,7 +175,11 @@ def test_tools_calls_and_thoughts_are_kept(tmp_path: Path) -> None:
 
 def test_an_answer_of_weight_0_is_context(tmp_path: Path) -> None:
     for kind, source in (("chatml", None), ("chatml", MARKED_CHATML)):
-        answers = answers_of(make_folder(tmp_path / f"{kind}{source is None}", kind, source) if source else folder_of(tmp_path, kind))
+        answers = answers_of(
+            make_folder(tmp_path / f"{kind}{source is None}", kind, source)
+            if source
+            else folder_of(tmp_path, kind)
+        )
         (found,) = answers.examples(talk([ASK, SAID | {"weight": 0}, MORE, TALK[3]]))
         assert words(answers, found) == ["Rome.<|im_end|>"]
 
@@ -152,7 +188,8 @@ def test_an_answer_of_weight_0_is_context(tmp_path: Path) -> None:
     "source",
     [
         "{{ messages | length }}{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}",
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}Bot:{% endif %}",
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}{% if "
+        "add_generation_prompt %}Bot:{% endif %}",
         "{% for m in messages | reverse %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}",
     ],
 )
@@ -161,7 +198,9 @@ def test_a_template_of_which_it_cannot_be_proved_is_refused_by_name(tmp_path: Pa
         answers_of(folder_of(tmp_path, "chatml", source)).examples(talk(TALK[:2]))
 
 
-def read(answers: Answers, length: int, talks: list[Conversation], on_error: str = "stop") -> tuple[list[Example], Findings]:
+def read(
+    answers: Answers, length: int, talks: list[Conversation], on_error: str = "stop"
+) -> tuple[list[Example], Findings]:
     found = Findings()
     made = Reading(length, on_error=on_error).examples(talks, answers, found)  # type: ignore[arg-type]
     return [example for _, examples in made for example in examples], found
@@ -187,14 +226,17 @@ def test_a_long_conversation_is_cut_at_a_turn(tmp_path: Path, kind: str) -> None
     assert findings.left_out == {"bad": 1}
 
 
-def test_how_many_conversations_do_not_fit_is_said_with_the_length_that_would_hold_nearly_all(tmp_path: Path) -> None:
+def test_how_many_conversations_do_not_fit_is_said_with_the_length_that_would_hold_nearly_all(
+    tmp_path: Path,
+) -> None:
     answers = answers_of(folder_of(tmp_path, "chatml"))
     long = [ASK, SAID, MORE, SAID | {"content": "word " * 50}]
     short, cut = talk(long[:2]), talk(long)
     places = [answers.examples(one)[0].places for one in (short, cut)]
     _, findings = read(answers, places[0], [short] * 7 + [cut] * 3)
     assert findings.too_long(places[0]) == (
-        f"3 of 10 conversations have more than the {places[0]} tokens of an example; {places[1]} would hold at least 95 % of them."
+        f"3 of 10 conversations have more than the {places[0]} tokens of an example; {places[1]} would hold "
+        f"at least 95 % of them."
     )
     _, findings = read(answers, places[0], [short] * 39 + [cut])
     said = findings.too_long(places[0])
@@ -209,7 +251,9 @@ def test_conversations_that_teach_nothing_are_counted_and_left_out(tmp_path: Pat
     examples, findings = read(answers, 999, talks)
     assert len(examples) == 1
     assert findings.left_out == {"without an answer to learn from": 3}
-    assert re.search(r"Left out: 3 without an answer to learn from\. The first: file:1", "\n".join(findings.sentences()))
+    assert re.search(
+        r"Left out: 3 without an answer to learn from\. The first: file:1", "\n".join(findings.sentences())
+    )
 
 
 def test_the_new_template_is_one_that_stock_transformers_renders_alike(tmp_path: Path) -> None:
@@ -220,5 +264,10 @@ def test_the_new_template_is_one_that_stock_transformers_renders_alike(tmp_path:
     assert template.source() == TEMPLATE
     for messages in (TALK, [ASK, CALL, {"role": "tool", "content": "rain"}, THOUGHT]):
         for tools in (None, [TOOL]):
-            wanted = peer.apply_chat_template(safe(messages), tools=tools, return_dict=False, add_generation_prompt=True)
-            assert template.encode(safe(messages), Rendering(tools=tools, add_generation_prompt=True)).ids == wanted
+            wanted = peer.apply_chat_template(
+                safe(messages), tools=tools, return_dict=False, add_generation_prompt=True
+            )
+            assert (
+                template.encode(safe(messages), Rendering(tools=tools, add_generation_prompt=True)).ids
+                == wanted
+            )

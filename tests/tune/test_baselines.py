@@ -1,4 +1,5 @@
-"""The baselines of a classifier: what they give, and that a timed run gives them no more than their share of it."""
+"""The baselines of a classifier: what they give, and that a timed run gives them no more than their share of
+it."""
 
 from __future__ import annotations
 
@@ -67,12 +68,19 @@ def test_probabilities_are_scikit_learns_own_on_the_rows_that_were_drawn() -> No
     text = pytest.importorskip("sklearn.feature_extraction.text")
     linear = pytest.importorskip("sklearn.linear_model")
     rows = opinions(120)
-    texts, answers = [row["text"] for row in rows], np.array([row["label"] == "good" for row in rows]).astype(np.int64)
+    texts, answers = (
+        [row["text"] for row in rows],
+        np.array([row["label"] == "good" for row in rows]).astype(np.int64),
+    )
     found = bag_of_words(texts, answers, 3)
     features = text.TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
-    stock = linear.LogisticRegression(C=4.0, max_iter=1000, random_state=3).fit(features.fit_transform(texts), answers)
+    stock = linear.LogisticRegression(C=4.0, max_iter=1000, random_state=3).fit(
+        features.fit_transform(texts), answers
+    )
     asked = ["a fine story", "grey and cold", "nobody"]
-    np.testing.assert_allclose(found["tf-idf words"](asked), stock.predict_proba(features.transform(asked)), atol=1e-6)
+    np.testing.assert_allclose(
+        found["tf-idf words"](asked), stock.predict_proba(features.transform(asked)), atol=1e-6
+    )
     assert majority(answers[:59], 2)(asked).tolist() == [[0.0, 1.0]] * 3
     several = majority(np.array([[1, 0], [1, 1], [1, 0]]), 2)(asked)
     assert several.tolist() == [[1.0, 0.0]] * 3
@@ -91,10 +99,19 @@ def test_a_timed_run_names_the_rows_in_its_report(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(baselines, "FIRST_ROWS", 20)
     heard, rows = RecordingMonitor(), write_rows(tmp_path / "rows.jsonl", opinions(48))
     run = newleaf.finetune(
-        make_base(tmp_path / "base"), rows, task="classify", out=tmp_path / "run", time="2s", train={"threads": 1}, monitor=heard
+        make_base(tmp_path / "base"),
+        rows,
+        task="classify",
+        out=tmp_path / "run",
+        time="2s",
+        train={"threads": 1},
+        monitor=heard,
     )
     assert sum(limits) == pytest.approx(0.08 * 2)
     names = ["commonest label", "tf-idf words (20 of 43 rows)", "tf-idf characters (20 of 43 rows)"]
     assert list(json.loads((run.path / "report.json").read_text())["baselines"]) == names
     assert list(run.summary["baselines"]) == names
-    assert heard.about("Baselines: tf-idf words (20 of 43 rows), tf-idf characters (20 of 43 rows), since they may take 8 % of the time")
+    assert heard.about(
+        "Baselines: tf-idf words (20 of 43 rows), tf-idf characters (20 of 43 rows), since they may take 8 "
+        "% of the time"
+    )

@@ -37,5 +37,14 @@ def test_the_reference_of_an_adapter_is_the_base_under_it(tmp_path: Path) -> Non
 
 
 def test_an_adapter_cannot_add_tokens_to_its_base(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="lora: an adapter leaves the model's tokens and template as they are"):
-        newleaf.finetune(base_model(tmp_path / "base"), talks(tmp_path / "t.jsonl"), task="chat", out=tmp_path / "run", quiet=True, lora={})
+    with pytest.raises(
+        InputError, match="lora: an adapter leaves the model's tokens and template as they are"
+    ):
+        newleaf.finetune(
+            base_model(tmp_path / "base"),
+            talks(tmp_path / "t.jsonl"),
+            task="chat",
+            out=tmp_path / "run",
+            quiet=True,
+            lora={},
+        )

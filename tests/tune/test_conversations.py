@@ -24,7 +24,10 @@ CALL = {"name": "weather", "arguments": {"town": "Rome"}}
     ("row", "shape"),
     [
         ({"messages": TALK}, "OpenAI's"),
-        ({"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}]}, "ShareGPT's"),
+        (
+            {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}]},
+            "ShareGPT's",
+        ),
         ({"conversations": TALK}, "ShareGPT's"),
         ({"instruction": "Hello", "input": "", "output": "Hi!"}, "Alpaca's"),
         ({"instruction": "Hello", "output": "Hi!", "input": None}, "Alpaca's"),
@@ -53,31 +56,59 @@ def test_fields_of_the_shapes_are_kept() -> None:
         ],
     }
     found = to_conversation(shared, "f:1")
-    assert [message["role"] for message in found.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert [message["role"] for message in found.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
     assert found.messages[2]["tool_calls"][0]["function"] == CALL
     assert found.tools == [{"name": "weather"}]
     openai = [
         TALK[0],
-        {"role": "assistant", "tool_calls": [{"function": CALL | {"arguments": json.dumps(CALL["arguments"])}}], "weight": 0},
+        {
+            "role": "assistant",
+            "tool_calls": [{"function": CALL | {"arguments": json.dumps(CALL["arguments"])}}],
+            "weight": 0,
+        },
     ]
     found = to_conversation({"messages": openai}, "f:1", system="Be kind.")
     assert found.messages[0] == {"role": "system", "content": "Be kind."}
     assert found.messages[2]["tool_calls"][0]["function"] == CALL
     assert found.said_by_assistant() == []
-    alpaca = {"system": "S", "instruction": "Add", "input": "1, 2", "output": "3", "history": [["Hello", "Hi!"]]}
-    assert [message["content"] for message in to_conversation(alpaca, "f:1").messages] == ["S", "Hello", "Hi!", "Add\n\n1, 2", "3"]
+    alpaca = {
+        "system": "S",
+        "instruction": "Add",
+        "input": "1, 2",
+        "output": "3",
+        "history": [["Hello", "Hi!"]],
+    }
+    assert [message["content"] for message in to_conversation(alpaca, "f:1").messages] == [
+        "S",
+        "Hello",
+        "Hi!",
+        "Add\n\n1, 2",
+        "3",
+    ]
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
         ([1], "must be a JSON object"),
-        ({"body": "x"}, "no conversation; it has the fields body, and known are OpenAI's: messages; ShareGPT's"),
+        (
+            {"body": "x"},
+            "no conversation; it has the fields body, and known are OpenAI's: messages; ShareGPT's",
+        ),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role: 'robot' is not one of"),
         ({"messages": []}, "messages: is empty"),
         ({"messages": [TALK[0], {"role": "assistant", "content": " \n"}]}, "messages[1].content: is empty"),
         ({"messages": [{"role": "user", "content": ""}, TALK[1]]}, "messages[0].content: is empty"),
-        ({"conversations": [{"from": "alien", "value": "x"}]}, "conversations[0].from: 'alien' is not one of human"),
+        (
+            {"conversations": [{"from": "alien", "value": "x"}]},
+            "conversations[0].from: 'alien' is not one of human",
+        ),
         ({"conversations": [{"from": "human", "value": 1}]}, "conversations[0].value: must be text"),
         ({"conversations": [{"from": "function_call", "value": "{"}]}, "must be valid JSON"),
         ({"instruction": "x", "output": ""}, "messages[1].content: is empty"),
@@ -111,8 +142,17 @@ def test_files_of_lines_and_of_lists_are_read_also_when_packed(tmp_path: Path) -
 
 def test_a_broken_line_names_its_place_or_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": [{"role": "x", "content": "y"}]}) + "\n{\n", "utf-8")
-    with pytest.raises(InputError, match=r"a\.jsonl:2: messages\[0\]\.role: 'x' is not .*--data\.on_error skip leaves such rows out"):
+    path.write_text(
+        json.dumps({"messages": TALK})
+        + "\n"
+        + json.dumps({"messages": [{"role": "x", "content": "y"}]})
+        + "\n{\n",
+        "utf-8",
+    )
+    with pytest.raises(
+        InputError,
+        match=r"a\.jsonl:2: messages\[0\]\.role: 'x' is not .*--data\.on_error skip leaves such rows out",
+    ):
         list(Reading(100).conversations([str(path)], Findings()))
     findings = Findings()
     assert len(list(Reading(100, on_error="skip").conversations([str(path)], findings))) == 1
@@ -128,12 +168,18 @@ PAIRS = [
     {"prompt": TALK[:1], "chosen": TALK[1:], "rejected": [{"role": "assistant", "content": "No."}]},
     {"chosen": TALK, "rejected": [TALK[0], {"role": "assistant", "content": "No."}]},
     {"prompt": "Hello", "chosen": TALK, "rejected": [TALK[0], {"role": "assistant", "content": "No."}]},
-    {"input": {"messages": TALK[:1]}, "preferred_output": TALK[1:], "non_preferred_output": [{"role": "assistant", "content": "No."}]},
+    {
+        "input": {"messages": TALK[:1]},
+        "preferred_output": TALK[1:],
+        "non_preferred_output": [{"role": "assistant", "content": "No."}],
+    },
 ]
 
 
 @pytest.mark.parametrize("row", PAIRS)
-def test_pairs_of_every_shape_become_two_conversations_of_which_the_end_is_judged(row: dict[str, Any]) -> None:
+def test_pairs_of_every_shape_become_two_conversations_of_which_the_end_is_judged(
+    row: dict[str, Any],
+) -> None:
     pair = to_pair(row, "f:1")
     assert pair.chosen.messages == TALK
     assert pair.rejected.messages == [TALK[0], {"role": "assistant", "content": "No."}]
@@ -148,7 +194,10 @@ def test_pairs_of_every_shape_become_two_conversations_of_which_the_end_is_judge
         ({"prompt": "Hello", "chosen": "Hi!", "rejected": " "}, "rejected: messages[1].content: is empty"),
         ({"prompt": "Hello", "chosen": "Hi!"}, "no pair; it has the fields prompt, chosen"),
         ({"chosen": "Hi!", "rejected": "No."}, "no beginning in common; give a prompt"),
-        ({"chosen": TALK, "rejected": TALK[:1]}, "rejected: must end with an answer of the assistant, not of user"),
+        (
+            {"chosen": TALK, "rejected": TALK[:1]},
+            "rejected: must end with an answer of the assistant, not of user",
+        ),
     ],
 )
 def test_a_bad_pair_is_refused_with_its_place(row: Any, said: str) -> None:
@@ -159,9 +208,7 @@ def test_a_bad_pair_is_refused_with_its_place(row: Any, said: str) -> None:
 
 
 def test_the_standard_library_makes_conversations_that_are_the_same_each_time() -> None:
-    source = (
-        '"""About numbers and so on."""\ndef add(a, /, b: int = 1, *c) -> int:\n    """Add two numbers, and more."""\n    return a + b\n'
-    )
+    source = '"""About numbers and so on."""\ndef add(a, /, b: int = 1, *c) -> int:\n    """Add two numbers, and more."""\n    return a + b\n'
     module, add = documented(source, "numbers")
     assert (module.name, module.doc, module.call) == ("numbers", "About numbers and so on.", "")
     assert add.call == "numbers.add(a, /, b: int=1, *c) -> int"
@@ -171,16 +218,28 @@ def test_the_standard_library_makes_conversations_that_are_the_same_each_time() 
     assert len(held_out) > 100
     for row in held_out:
         talk = to_conversation(row, row["about"])
-        assert [message["role"] for message in talk.messages] == ["user", "assistant"] * (len(talk.messages) // 2)
+        assert [message["role"] for message in talk.messages] == ["user", "assistant"] * (
+            len(talk.messages) // 2
+        )
 
 
 def test_miniminds_rows_keep_their_tools_and_calls() -> None:
     """Tools as JSON text in the system message, calls as JSON text of bare names and arguments."""
-    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"what": {"type": "string"}}}}}
+    tool = {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "parameters": {"type": "object", "properties": {"what": {"type": "string"}}},
+        },
+    }
     rows = [
         {"role": "system", "content": "You may look.", "tools": json.dumps([tool])},
         {"role": "user", "content": "What is it?", "tools": ""},
-        {"role": "assistant", "content": "", "tool_calls": json.dumps([{"name": "look", "arguments": {"what": "it"}}])},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": json.dumps([{"name": "look", "arguments": {"what": "it"}}]),
+        },
         {"role": "tool", "content": "a leaf"},
         {"role": "assistant", "content": "A leaf.", "tool_calls": ""},
     ]
@@ -188,13 +247,24 @@ def test_miniminds_rows_keep_their_tools_and_calls() -> None:
         found = to_conversation({name: rows}, "a:1")
         assert found.tools == [tool]
         assert found.messages[0] == {"role": "system", "content": "You may look."}
-        assert found.messages[2]["tool_calls"] == [{"type": "function", "function": {"name": "look", "arguments": {"what": "it"}}}]
+        assert found.messages[2]["tool_calls"] == [
+            {"type": "function", "function": {"name": "look", "arguments": {"what": "it"}}}
+        ]
         assert "tool_calls" not in found.messages[4]
     assert to_conversation({"messages": rows, "tools": [tool]}, "a:1").tools == [tool]
     for bad, said in (
-        ({"messages": rows, "tools": [{"type": "function", "function": {"name": "other"}}]}, "a:1: tools: the row and its system message"),
-        ({"messages": [rows[0] | {"tools": "[{"}, *rows[1:]]}, r"a:1: messages\[0\].tools: is not valid JSON"),
-        ({"messages": [*rows[:2], rows[2] | {"tool_calls": "look()"}]}, r"a:1: messages\[2\].tool_calls: is not valid JSON"),
+        (
+            {"messages": rows, "tools": [{"type": "function", "function": {"name": "other"}}]},
+            "a:1: tools: the row and its system message",
+        ),
+        (
+            {"messages": [rows[0] | {"tools": "[{"}, *rows[1:]]},
+            r"a:1: messages\[0\].tools: is not valid JSON",
+        ),
+        (
+            {"messages": [*rows[:2], rows[2] | {"tool_calls": "look()"}]},
+            r"a:1: messages\[2\].tool_calls: is not valid JSON",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             to_conversation(bad, "a:1")

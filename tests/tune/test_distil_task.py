@@ -18,7 +18,9 @@ from newleaf.tune.losses.log_probs import divergence, divergence_of_likeliest
 def distil(student: Path, source: Path, out: Path, teacher: Path, **options: Any) -> newleaf.Run:
     train = FAST | {"eval_every": 30} | options.pop("train", {})
     own = {"teacher": str(teacher)} | options.pop("distil", {})
-    return newleaf.finetune(student, source, task="distil", out=out, quiet=True, train=train, distil=own, **options)
+    return newleaf.finetune(
+        student, source, task="distil", out=out, quiet=True, train=train, distil=own, **options
+    )
 
 
 def test_the_divergence_is_kullback_and_leiblers() -> None:
@@ -29,8 +31,13 @@ def test_the_divergence_is_kullback_and_leiblers() -> None:
     torch.testing.assert_close(divergence(teacher, student, 2.0).double(), wanted, rtol=1e-5, atol=1e-6)
     top = p.log().topk(8)
     some = divergence_of_likeliest(top.values, top.indices, student, 2.0)
-    together = [torch.cat((x.gather(-1, top.indices), 1 - x.gather(-1, top.indices).sum(-1, keepdim=True)), -1) for x in (p, q)]
-    torch.testing.assert_close(some.double(), (together[0] * (together[0] / together[1]).log()).sum(-1), rtol=1e-4, atol=1e-5)
+    together = [
+        torch.cat((x.gather(-1, top.indices), 1 - x.gather(-1, top.indices).sum(-1, keepdim=True)), -1)
+        for x in (p, q)
+    ]
+    torch.testing.assert_close(
+        some.double(), (together[0] * (together[0] / together[1]).log()).sum(-1), rtol=1e-4, atol=1e-5
+    )
     assert bool((some < wanted).all())
     torch.testing.assert_close(divergence(teacher, teacher, 1.0), torch.zeros(5), atol=1e-6, rtol=0)
 
@@ -41,12 +48,15 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("top_k", [0, 20])
-def test_the_loss_at_the_start_is_the_kl_of_the_two_models_and_falls(tmp_path: Path, teacher: Path, top_k: int) -> None:
+def test_the_loss_at_the_start_is_the_kl_of_the_two_models_and_falls(
+    tmp_path: Path, teacher: Path, top_k: int
+) -> None:
     from newleaf.text.chat_template import ChatTemplate
     from newleaf.tune.conversations.assistant_mask import Answers
     from newleaf.tune.conversations.conversation_formats import to_conversation
 
-    student, data = base_model(tmp_path / "student"), talks(tmp_path / "talks.jsonl")  # the student takes the teacher's template
+    # the student takes the teacher's template
+    student, data = base_model(tmp_path / "student"), talks(tmp_path / "talks.jsonl")
     held_out = talks(tmp_path / "held.jsonl", 5)
     run = distil(
         student, data, tmp_path / "run", teacher, steps=60, optimizer={"learning_rate": 3e-3}, data={"validation": str(held_out)},
@@ -92,9 +102,18 @@ def test_documents_teach_too(tmp_path: Path, teacher: Path, book: Path) -> None:
         ({"distil": {"share": 0}}, "distil.share: must be above 0"),
     ],
 )
-def test_recipes_that_cannot_be_are_refused(tmp_path: Path, teacher: Path, options: dict[str, Any], said: str) -> None:
+def test_recipes_that_cannot_be_are_refused(
+    tmp_path: Path, teacher: Path, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(InputError, match=said):
-        distil(base_model(tmp_path / "student"), talks(tmp_path / "talks.jsonl"), tmp_path / "run", teacher, steps=1, **options)
+        distil(
+            base_model(tmp_path / "student"),
+            talks(tmp_path / "talks.jsonl"),
+            tmp_path / "run",
+            teacher,
+            steps=1,
+            **options,
+        )
 
 
 def test_a_teacher_with_another_tokenizer_is_refused_by_name(tmp_path: Path, teacher: Path) -> None:

@@ -42,11 +42,18 @@ def test_the_fields_of_a_row_tell_its_tasks(row: dict[str, Any], tasks: list[str
     assert fitting_tasks(row) == tasks
 
 
-WRONG = [(row, tasks, asked) for row, tasks in ROWS for asked in TASKS if tasks and asked not in (*tasks, "distil")]
+WRONG = [
+    (row, tasks, asked) for row, tasks in ROWS for asked in TASKS if tasks and asked not in (*tasks, "distil")
+]
 
 
-@pytest.mark.parametrize(("row", "tasks", "asked"), [case for case in WRONG if case[0] in (TALK, ROWS[5][0], ROWS[8][0], ROWS[11][0])])
-def test_each_wrong_task_says_which_are_right(row: dict[str, Any], tasks: list[str], asked: str, base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("row", "tasks", "asked"),
+    [case for case in WRONG if case[0] in (TALK, ROWS[5][0], ROWS[8][0], ROWS[11][0])],
+)
+def test_each_wrong_task_says_which_are_right(
+    row: dict[str, Any], tasks: list[str], asked: str, base: Path, tmp_path: Path
+) -> None:
     if asked == "text" and "text" in row:
         pytest.skip("a labelled row's text is a text")
     if asked == "similarity" and "pair" in tasks:
@@ -54,7 +61,9 @@ def test_each_wrong_task_says_which_are_right(row: dict[str, Any], tasks: list[s
     data = tmp_path / "rows.jsonl"
     data.write_text((json.dumps(row) + "\n") * 8, "utf-8")
     with pytest.raises(newleaf.InputError) as error:
-        newleaf.finetune(base, data, task=asked, out=tmp_path / "run", steps=1, quiet=True, train={"threads": 1})
+        newleaf.finetune(
+            base, data, task=asked, out=tmp_path / "run", steps=1, quiet=True, train={"threads": 1}
+        )
     assert str(error.value).endswith(f"; this data fits --task {' or '.join(tasks)}")
     assert asked == "text" or "skip leaves" not in str(error.value)
 
@@ -74,7 +83,10 @@ def test_files_of_text_fit_text_and_no_task_gets_a_suggestion_too(base: Path, tm
             newleaf.finetune(base, book, task=task, **options)
     with pytest.raises(newleaf.InputError, match=r"; this data fits --task classify$"):
         newleaf.finetune(base, table, task="chat", **options)
-    with pytest.raises(newleaf.InputError, match=r"task: missing; say what is to be learned, .*; this data fits --task classify$"):
+    with pytest.raises(
+        newleaf.InputError,
+        match=r"task: missing; say what is to be learned, .*; this data fits --task classify$",
+    ):
         newleaf.finetune(base, table, **options)
 
 
@@ -82,5 +94,7 @@ def test_an_error_about_something_else_suggests_nothing(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"text": "a", "label": "b"}) + "\n", "utf-8")
     with pytest.raises(newleaf.InputError) as error:
-        newleaf.finetune(make_base(tmp_path / "base"), rows, task="classify", out=tmp_path / "run", steps=1, quiet=True)
+        newleaf.finetune(
+            make_base(tmp_path / "base"), rows, task="classify", out=tmp_path / "run", steps=1, quiet=True
+        )
     assert "this data" not in str(error.value)

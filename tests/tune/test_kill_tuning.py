@@ -31,8 +31,11 @@ def chat_with_lora(at: Path) -> tuple[Path, dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [classify, chat_with_lora])
-def test_tuning_that_is_killed_twice_and_resumed_equals_the_uninterrupted_run(kind: Any, tmp_path: Path) -> None:
-    """At a step's end and some milliseconds, then, when the metrics hold a later step, at some moment of the resumed run."""
+def test_tuning_that_is_killed_twice_and_resumed_equals_the_uninterrupted_run(
+    kind: Any, tmp_path: Path
+) -> None:
+    """At a step's end and some milliseconds, then, when the metrics hold a later step, at some moment of the
+    resumed run."""
     data, options = kind(tmp_path)
     finish(data, tmp_path / "whole", options)
     wanted = outcome(tmp_path / "whole")

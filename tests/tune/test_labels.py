@@ -1,4 +1,5 @@
-"""Classifiers: what stock transformers makes of them, GPT-1's inputs and losses, resuming, labels of every type."""
+"""Classifiers: what stock transformers makes of them, GPT-1's inputs and losses, resuming, labels of every
+type."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", opinions())
 
 
-LEARNING: dict[str, Any] = {"steps": 40, "optimizer": {"kind": "muon", "learning_rate": 2e-3}, "train": {"batch_size": 8, "eval_every": 10}}
+LEARNING: dict[str, Any] = {
+    "steps": 40,
+    "optimizer": {"kind": "muon", "learning_rate": 2e-3},
+    "train": {"batch_size": 8, "eval_every": 10},
+}
 
 
 def tune(model: Path, rows: Path, out: Path, task: str = "classify", **more: Any) -> newleaf.Run:
@@ -34,19 +39,25 @@ def tune(model: Path, rows: Path, out: Path, task: str = "classify", **more: Any
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))
-def test_the_stock_pipeline_gives_the_same_labels_and_probabilities(shape: str, rows: Path, tmp_path: Path) -> None:
+def test_the_stock_pipeline_gives_the_same_labels_and_probabilities(
+    shape: str, rows: Path, tmp_path: Path
+) -> None:
     """Texts of several lengths in one padded batch; every family that has a class for it."""
     run = tune(make_base(tmp_path / "base", shape), rows, tmp_path / "run", steps=3)
     texts = [*GOOD, *BAD[:2], "the film was long , and the end came late . " * 2]
     ours = run.model.judge(texts)
-    pipe = transformers.pipeline("text-classification", model=str(run.path / "model"), top_k=None, device="cpu")
+    pipe = transformers.pipeline(
+        "text-classification", model=str(run.path / "model"), top_k=None, device="cpu"
+    )
     for mine, stock in zip(ours, pipe(texts, batch_size=3), strict=True):
         assert stock[0]["label"] == mine.answer
         assert {row["label"]: row["score"] for row in stock} == pytest.approx(mine.probabilities, abs=2e-5)
     assert type(pipe.model).__name__.endswith("ForSequenceClassification")
 
 
-def test_a_network_without_a_stock_class_says_so_and_opens_in_newleaf(base: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_network_without_a_stock_class_says_so_and_opens_in_newleaf(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
     from newleaf.model import GPT, GPTConfig
     from newleaf.storage.folder import save_folder
     from newleaf.train.display.monitor import Silent
@@ -60,7 +71,9 @@ def test_a_network_without_a_stock_class_says_so_and_opens_in_newleaf(base: Path
         def say(self, text: str) -> None:
             said.append(text)
 
-    run = newleaf.finetune(tmp_path / "odd", rows, task="classify", out=tmp_path / "run", monitor=RecordingMonitor(), **OPTIONS)
+    run = newleaf.finetune(
+        tmp_path / "odd", rows, task="classify", out=tmp_path / "run", monitor=RecordingMonitor(), **OPTIONS
+    )
     assert any("stock transformers has no such network" in text for text in said)
     assert set(run.model.classify(["a fine story", "poor"])) <= {"good", "bad"}
 
@@ -78,14 +91,20 @@ def test_it_learns_and_reports_more_than_the_commonest_label(base: Path, rows: P
 
 
 def test_a_batch_is_all_rows_where_they_are_fewer(base: Path, tmp_path: Path) -> None:
-    run = tune(base, write_rows(tmp_path / "rows.jsonl", opinions(8)), tmp_path / "run", **merge(OPTIONS, {"train": {"batch_size": 32}}))
+    run = tune(
+        base,
+        write_rows(tmp_path / "rows.jsonl", opinions(8)),
+        tmp_path / "run",
+        **merge(OPTIONS, {"train": {"batch_size": 32}}),
+    )
     assert run.config["train"]["batch_size"] == run.config["record"]["train_rows"] == 7
     assert run.summary["steps"] == OPTIONS["steps"]
 
 
 @pytest.mark.parametrize("task", ["classify", "pair", "similarity", "choice"])
 def test_texts_stand_between_start_delimiter_and_extract_as_in_gpt1(task: str) -> None:
-    """Figure 1 of Radford et al. 2018: one sequence, two texts in one, both orders, one for each continuation."""
+    """Figure 1 of Radford et al. 2018: one sequence, two texts in one, both orders, one for each
+    continuation."""
     from newleaf.tune.labels.label_tokens import Encoder, with_label_tokens
 
     words, head = with_label_tokens(tokenizer(), task, ("x", "y") if task != "choice" else (), False, 40)  # type: ignore[arg-type]
@@ -107,8 +126,11 @@ def test_texts_stand_between_start_delimiter_and_extract_as_in_gpt1(task: str) -
     assert short.cut == any(len(sequence) > 7 for sequence in found.sequences)
 
 
-def test_the_loss_is_the_stock_classifiers_and_half_the_stock_language_models(base: Path, rows: Path, tmp_path: Path) -> None:
-    """At the first step of a run, from the ids of its own batch: HF's two classes on the weights of step 0."""
+def test_the_loss_is_the_stock_classifiers_and_half_the_stock_language_models(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
+    """At the first step of a run, from the ids of its own batch: HF's two classes on the weights of step
+    0."""
     from newleaf.train.display.monitor import Silent
     from newleaf.train.distributed.process_group import Ranks
     from newleaf.tune.start_finetuning import open_objective, read_config
@@ -119,28 +141,62 @@ def test_the_loss_is_the_stock_classifiers_and_half_the_stock_language_models(ba
     network = objective.build().eval()
     batch = objective.batches((0, 1)).batch(0)
     part = batch.part(0, batch.rows, torch.device("cpu"))
-    labels, language = (found.item() / count for found, count in zip(objective.losses(network, part), batch.counts, strict=True))
+    labels, language = (
+        found.item() / count
+        for found, count in zip(objective.losses(network, part), batch.counts, strict=True)
+    )
     objective.save(tmp_path / "model", network, network.state_dict())
     stock = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-    real = part.targets.new_zeros(part.ids.shape).scatter_(1, part.lengths[:, None] - 1, 1).flip(1).cumsum(1).flip(1)
-    assert labels == pytest.approx(stock(part.ids, attention_mask=real, labels=part.answers).loss.item(), rel=1e-4)
+    real = (
+        part.targets.new_zeros(part.ids.shape)
+        .scatter_(1, part.lengths[:, None] - 1, 1)
+        .flip(1)
+        .cumsum(1)
+        .flip(1)
+    )
+    assert labels == pytest.approx(
+        stock(part.ids, attention_mask=real, labels=part.answers).loss.item(), rel=1e-4
+    )
     writer = transformers.GPT2LMHeadModel(stock.config)
     writer.transformer.load_state_dict(stock.transformer.state_dict())
     targets = part.ids.masked_fill(real == 0, -100)
-    assert language == pytest.approx(writer.eval()(part.ids, attention_mask=real, labels=targets).loss.item(), rel=1e-4)
-    assert [(term.name, term.weight) for term in objective.terms] == [("label_loss", 1.0), ("language_loss", 0.5)]
+    assert language == pytest.approx(
+        writer.eval()(part.ids, attention_mask=real, labels=targets).loss.item(), rel=1e-4
+    )
+    assert [(term.name, term.weight) for term in objective.terms] == [
+        ("label_loss", 1.0),
+        ("language_loss", 0.5),
+    ]
 
 
 def test_similarity_does_not_depend_on_the_order_and_choice_follows_it(base: Path, tmp_path: Path) -> None:
-    pairs = [{"sentence1": GOOD[n % 4], "sentence2": (GOOD, BAD)[n % 2][(n + 1) % 4], "label": n % 2 == 0} for n in range(24)]
-    alike = tune(base, write_rows(tmp_path / "pairs.jsonl", pairs), tmp_path / "alike", task="similarity").model
+    pairs = [
+        {"sentence1": GOOD[n % 4], "sentence2": (GOOD, BAD)[n % 2][(n + 1) % 4], "label": n % 2 == 0}
+        for n in range(24)
+    ]
+    alike = tune(
+        base, write_rows(tmp_path / "pairs.jsonl", pairs), tmp_path / "alike", task="similarity"
+    ).model
     forth, back = alike.judge([(GOOD[0], BAD[1]), (BAD[1], GOOD[0])])
     assert forth.probabilities == pytest.approx(back.probabilities, abs=1e-6)
     assert set(forth.probabilities) == {True, False}
-    asked = [{"ctx": "we saw it :", "endings": [GOOD[n % 4], BAD[n % 4], BAD[(n + 1) % 4]][: 3 - n % 2], "label": 0} for n in range(24)]
-    chooser = tune(base, write_rows(tmp_path / "choices.jsonl", asked), tmp_path / "chooser", task="choice").model
-    one, other = chooser.judge([("we saw it :", GOOD[0], BAD[0], BAD[1]), ("we saw it :", BAD[1], GOOD[0], BAD[0])])
-    assert [one.probabilities[place] for place in (2, 0, 1)] == pytest.approx(list(other.probabilities.values()), abs=1e-5)
+    asked = [
+        {
+            "ctx": "we saw it :",
+            "endings": [GOOD[n % 4], BAD[n % 4], BAD[(n + 1) % 4]][: 3 - n % 2],
+            "label": 0,
+        }
+        for n in range(24)
+    ]
+    chooser = tune(
+        base, write_rows(tmp_path / "choices.jsonl", asked), tmp_path / "chooser", task="choice"
+    ).model
+    one, other = chooser.judge(
+        [("we saw it :", GOOD[0], BAD[0], BAD[1]), ("we saw it :", BAD[1], GOOD[0], BAD[0])]
+    )
+    assert [one.probabilities[place] for place in (2, 0, 1)] == pytest.approx(
+        list(other.probabilities.values()), abs=1e-5
+    )
     assert chooser.classify([("we saw it :", GOOD[0], BAD[0])])[0] in (0, 1)
 
 
@@ -166,7 +222,10 @@ def test_tables_give_the_same_examples_as_json_lines(tmp_path: Path) -> None:
         quote = '"' if cut == "," else ""
         lines = [f"label{cut}text", *(f"{row['label']}{cut}{quote}{row['text']}{quote}" for row in rows)]
         (tmp_path / name).write_text("\n".join(lines), "utf-8")
-    found = [read_examples("classify", [str(tmp_path / name)], LabelledConfig(), 1) for name in ("r.jsonl", "r.csv", "r.tsv")]
+    found = [
+        read_examples("classify", [str(tmp_path / name)], LabelledConfig(), 1)
+        for name in ("r.jsonl", "r.csv", "r.tsv")
+    ]
     assert found[0].fingerprint == found[1].fingerprint == found[2].fingerprint
     assert found[0].labels == ("bad", "good")
 
@@ -178,22 +237,40 @@ def test_balanced_class_weights_are_scikit_learns_and_portions_add_up(base: Path
     from newleaf.train.distributed.process_group import Ranks
     from newleaf.tune.start_finetuning import open_objective, read_config
 
-    rows = write_rows(tmp_path / "rows.jsonl", [row | {"label": int(n % 5 == 0)} for n, row in enumerate(opinions())])
-    values = merge(OPTIONS, {"task": "classify", "model": str(base), "source": [str(rows)], "label": {"class_weights": "balanced"}})
+    rows = write_rows(
+        tmp_path / "rows.jsonl", [row | {"label": int(n % 5 == 0)} for n, row in enumerate(opinions())]
+    )
+    values = merge(
+        OPTIONS,
+        {
+            "task": "classify",
+            "model": str(base),
+            "source": [str(rows)],
+            "label": {"class_weights": "balanced"},
+        },
+    )
     values["train"] = values["train"] | {"steps": values.pop("steps")}
     objective: Any = open_objective(read_config(values), Silent(), Ranks())
     answers = [row.answer for row in objective.rows]
     weights = {row.answer: row.weight for row in objective.rows}
-    assert [weights[0], weights[1]] == pytest.approx(list(compute_class_weight("balanced", classes=np.array([0, 1]), y=answers)))
-    one = tune(base, rows, tmp_path / "one", label={"class_weights": "balanced"}, train={"micro_batch_size": 4})
-    many = tune(base, rows, tmp_path / "many", label={"class_weights": "balanced"}, train={"micro_batch_size": 1})
+    assert [weights[0], weights[1]] == pytest.approx(
+        list(compute_class_weight("balanced", classes=np.array([0, 1]), y=answers))
+    )
+    one = tune(
+        base, rows, tmp_path / "one", label={"class_weights": "balanced"}, train={"micro_batch_size": 4}
+    )
+    many = tune(
+        base, rows, tmp_path / "many", label={"class_weights": "balanced"}, train={"micro_batch_size": 1}
+    )
     for name in ("loss", "grad_norm", "label_loss", "language_loss"):
         first, second = ([line[name] for line in run.metrics if name in line] for run in (one, many))
         assert len(first) == 6
         assert first == pytest.approx(second, rel=1e-3)
 
 
-def test_a_stopped_run_resumes_bit_for_bit(base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_resumes_bit_for_bit(
+    base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from newleaf.train.loop.session import Session
 
     options: dict[str, Any] = {"base": {"dropout": 0.1}, "train": {"precision": "bf16"}}
@@ -203,8 +280,12 @@ def test_a_stopped_run_resumes_bit_for_bit(base: Path, rows: Path, tmp_path: Pat
         tune(base, rows, tmp_path / "run", **options)
     run = newleaf.resume(tmp_path / "run", quiet=True)
     assert run.summary["resumed_from_step"] == 4
-    assert (run.path / "model/model.safetensors").read_bytes() == (whole.path / "model/model.safetensors").read_bytes()
-    kept = [[{k: v for k, v in line.items() if k != "seconds"} for line in each.metrics] for each in (whole, run)]
+    assert (run.path / "model/model.safetensors").read_bytes() == (
+        whole.path / "model/model.safetensors"
+    ).read_bytes()
+    kept = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in each.metrics] for each in (whole, run)
+    ]
     assert kept[0] == kept[1]
 
 
@@ -219,19 +300,30 @@ def test_a_runs_recipe_names_its_files_from_the_root_and_its_report_is_on_the_te
     assert run.config["data"]["test"] == [str(tmp_path / "test.jsonl")]
     report = json.loads((run.path / "report.json").read_text())
     assert (report["rows"], report["n"]) == ("test", 10)
-    right = sum(answer == row["label"] for answer, row in zip(run.model.classify([row["text"] for row in opinions(10)]), opinions(10)))
+    right = sum(
+        answer == row["label"]
+        for answer, row in zip(run.model.classify([row["text"] for row in opinions(10)]), opinions(10))
+    )
     assert report["accuracy"] == pytest.approx(right / 10)
 
 
-def test_patience_ends_a_run_on_the_tasks_own_measure_and_the_best_checkpoint_is_kept(base: Path, rows: Path, tmp_path: Path) -> None:
+def test_patience_ends_a_run_on_the_tasks_own_measure_and_the_best_checkpoint_is_kept(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
     run = tune(base, rows, tmp_path / "run", **merge(LEARNING, {"steps": 60, "train": {"patience": 2}}))
-    scores = {line["step"]: line["val_accuracy"] for line in run.metrics if "val_accuracy" in line and line["step"] > 0}
+    scores = {
+        line["step"]: line["val_accuracy"]
+        for line in run.metrics
+        if "val_accuracy" in line and line["step"] > 0
+    }
     assert run.summary["stopped_early"]
     assert run.summary["val_accuracy"] == max(scores.values()) == scores[run.summary["best_step"]]
 
 
 @pytest.mark.slow
-def test_a_sweep_tries_six_rates_halves_them_and_trains_with_the_best(base: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_sweep_tries_six_rates_halves_them_and_trains_with_the_best(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
     run = tune(base, rows, tmp_path / "run", steps=16, label={"measure": "loss"}, sweep=True)
     found = json.loads((run.path / "sweep.json").read_text())
     tried = [(trial["round"], trial["factor"]) for trial in found["trials"]]
@@ -245,20 +337,30 @@ def test_a_sweep_tries_six_rates_halves_them_and_trains_with_the_best(base: Path
     assert run.summary["steps"] == 16
 
 
-def test_a_classifier_is_tuned_further_from_its_own_head_and_refuses_other_labels(base: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_classifier_is_tuned_further_from_its_own_head_and_refuses_other_labels(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
     first = tune(base, rows, tmp_path / "first", **LEARNING)
     again = tune(first.path, rows, tmp_path / "again", steps=2)
     before = next(line for line in again.metrics if line["step"] == 0 and "val_accuracy" in line)
     assert before["val_accuracy"] == first.summary["val_accuracy"] == 1.0
-    other = write_rows(tmp_path / "other.jsonl", [row | {"label": "new" if row["label"] == "bad" else "good"} for row in opinions()])
-    with pytest.raises(newleaf.InputError, match=r"other.jsonl:\d+: label 'new' is not one of .* which knows 'bad', 'good'"):
+    other = write_rows(
+        tmp_path / "other.jsonl",
+        [row | {"label": "new" if row["label"] == "bad" else "good"} for row in opinions()],
+    )
+    with pytest.raises(
+        newleaf.InputError, match=r"other.jsonl:\d+: label 'new' is not one of .* which knows 'bad', 'good'"
+    ):
         tune(first.path, other, tmp_path / "third")
     assert not (tmp_path / "third").exists()
 
 
 def test_a_classifier_is_no_base_for_tasks_that_write(base: Path, rows: Path, tmp_path: Path) -> None:
     judge = tune(base, rows, tmp_path / "judge", steps=1)
-    with pytest.raises(newleaf.InputError, match="gives labels and has no language model's head; --task text begins from a language model"):
+    with pytest.raises(
+        newleaf.InputError,
+        match="gives labels and has no language model's head; --task text begins from a language model",
+    ):
         newleaf.finetune(judge.path, rows, task="text", out=tmp_path / "text", steps=1, quiet=True)
 
 
@@ -292,16 +394,22 @@ def test_bad_input_is_refused_with_file_line_and_reason_before_anything_is_writt
 
 
 def test_a_stock_classifiers_folder_gives_the_stock_labels(base: Path, tmp_path: Path) -> None:
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=3, pad_token_id=0)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=3, pad_token_id=0
+    )
     model.save_pretrained(tmp_path / "stock")
     tokenizer().save(tmp_path / "stock")
     texts = ["a fine story", "poor"]
-    pipe = transformers.pipeline("text-classification", model=str(tmp_path / "stock"), top_k=None, device="cpu")
+    pipe = transformers.pipeline(
+        "text-classification", model=str(tmp_path / "stock"), top_k=None, device="cpu"
+    )
     for mine, stock in zip(newleaf.load(tmp_path / "stock").judge(texts), pipe(texts), strict=True):
         assert mine.probabilities == pytest.approx({row["label"]: row["score"] for row in stock}, abs=2e-5)
 
 
-def test_a_language_model_gives_no_labels_and_a_classifier_writes_nothing(base: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_language_model_gives_no_labels_and_a_classifier_writes_nothing(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
     with pytest.raises(newleaf.InputError, match="newleaf finetune --task classify"):
         newleaf.load(base).classify(["x"])
     model = tune(base, rows, tmp_path / "run", steps=1).model

@@ -15,7 +15,14 @@ from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches, 
 
 SHAPES = {
     "learned positions": {"tie_embeddings": False},
-    "rotary": {"positions": "rotary", "norm": "rms_norm", "qk_norm": True, "n_kv_head": 2, "activation": "silu", "gated": True},
+    "rotary": {
+        "positions": "rotary",
+        "norm": "rms_norm",
+        "qk_norm": True,
+        "n_kv_head": 2,
+        "activation": "silu",
+        "gated": True,
+    },
     "sinks": {"positions": "rotary", "sinks": True},
     "sinks and windows": {"positions": "rotary", "sinks": True, "windows": (5, 0)},
     "parallel": {"positions": "rotary", "block": "parallel", "rotary_dim": 4, "rotary_interleaved": True},
@@ -72,11 +79,17 @@ def test_logits_of_a_packed_conversation_are_those_it_has_alone(name: str, sizes
         ids = torch.from_numpy(example.ids.astype(np.int64))
         targets = torch.where(torch.from_numpy(example.learned[1:]), ids[1:], -100)
         network.loss(ids[None, :-1], targets[None], reduction="sum").backward()
-    torch.testing.assert_close(packed_slopes, [weight.grad for weight in network.parameters()], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        packed_slopes, [weight.grad for weight in network.parameters()], rtol=1e-6, atol=1e-6
+    )
 
 
 def test_the_loss_of_packed_conversations_is_that_of_each_alone() -> None:
-    network = GPT(GPTConfig(vocab_size=90, context_length=64, n_layer=2, n_head=4, n_embd=32)).eval().requires_grad_(False)
+    network = (
+        GPT(GPTConfig(vocab_size=90, context_length=64, n_layer=2, n_head=4, n_embd=32))
+        .eval()
+        .requires_grad_(False)
+    )
     made = examples([20, 13, 9, 21, 30])
     batch = PackedExamples(made, 64, 0, seed=1).rows([0, 1])
     found = network.loss(batch.ids, batch.targets, documents=batch.documents, reduction="sum")

@@ -1,4 +1,5 @@
-"""Learning from pairs: the losses of the papers, log-probabilities of packed answers, and what a step of it does."""
+"""Learning from pairs: the losses of the papers, log-probabilities of packed answers, and what a step of it
+does."""
 
 from __future__ import annotations
 
@@ -28,10 +29,14 @@ def sigmoid(x: float) -> float:
 
 def test_dpo_is_the_papers_formula() -> None:
     margin = (CHOSEN - REFERENCE[0]) - (REJECTED - REFERENCE[1])
-    wanted = [-math.log(sigmoid(0.3 * ((c - rc) - (r - rr)))) for c, r, rc, rr in zip(CHOSEN, REJECTED, *REFERENCE, strict=True)]
+    wanted = [
+        -math.log(sigmoid(0.3 * ((c - rc) - (r - rr))))
+        for c, r, rc, rr in zip(CHOSEN, REJECTED, *REFERENCE, strict=True)
+    ]
     assert formulas.dpo(margin, 0.3).tolist() == pytest.approx(wanted, rel=1e-12)
     assert float(formulas.dpo(torch.zeros(1), 0.3)) == pytest.approx(math.log(2))
-    smooth = [-0.9 * math.log(sigmoid(0.3 * m)) - 0.1 * math.log(sigmoid(-0.3 * m)) for m in margin.tolist()]  # cDPO, as in TRL
+    # cDPO, as in TRL
+    smooth = [-0.9 * math.log(sigmoid(0.3 * m)) - 0.1 * math.log(sigmoid(-0.3 * m)) for m in margin.tolist()]
     assert formulas.dpo(margin, 0.3, 0.1).tolist() == pytest.approx(smooth, rel=1e-12)
 
 
@@ -43,14 +48,20 @@ def test_ipo_is_zero_where_the_margin_is_half_of_one_over_beta() -> None:
 def test_orpo_is_the_papers_odds_ratio() -> None:
     chosen, rejected = [0.5, 0.2, 0.999999], [0.25, 0.4, 0.001]
     logs = [torch.tensor(values, dtype=torch.float64).log() for values in (chosen, rejected)]
-    wanted = [-0.1 * math.log(sigmoid(math.log((c / (1 - c)) / (r / (1 - r))))) for c, r in zip(chosen, rejected, strict=True)]
+    wanted = [
+        -0.1 * math.log(sigmoid(math.log((c / (1 - c)) / (r / (1 - r)))))
+        for c, r in zip(chosen, rejected, strict=True)
+    ]
     assert formulas.orpo(*logs, 0.1).tolist() == pytest.approx(wanted, rel=1e-6)
-    assert torch.isfinite(formulas.orpo(torch.zeros(1), torch.tensor([-50.0]), 0.1)).all()  # a token of probability 1
+    # a token of probability 1
+    assert torch.isfinite(formulas.orpo(torch.zeros(1), torch.tensor([-50.0]), 0.1)).all()
 
 
 def network(seed: int = 0) -> GPT:
     torch.manual_seed(seed)
-    return GPT(GPTConfig(vocab_size=90, context_length=64, n_layer=2, n_head=2, n_embd=32, init_std=0.2)).eval()
+    return GPT(
+        GPTConfig(vocab_size=90, context_length=64, n_layer=2, n_head=2, n_embd=32, init_std=0.2)
+    ).eval()
 
 
 def example(prompt: list[int], answer: list[int]) -> Example:
@@ -74,7 +85,9 @@ def pairs(count: int = 5) -> list[ExamplePair]:
 def alone(model: GPT, one: Example) -> float:
     ids = torch.from_numpy(one.ids.astype(np.int64))
     log_probs = model(ids[None, :-1])[0].log_softmax(-1)
-    return float(sum(log_probs[place - 1, ids[place]] for place in range(1, len(ids)) if one.learned[place]).detach())
+    return float(
+        sum(log_probs[place - 1, ids[place]] for place in range(1, len(ids)) if one.learned[place]).detach()
+    )
 
 
 def test_log_probabilities_of_packed_answers_are_those_of_each_alone() -> None:
@@ -82,7 +95,9 @@ def test_log_probabilities_of_packed_answers_are_those_of_each_alone() -> None:
     part = Pairs(made, PreferenceLoss(PreferenceConfig()), 0).rows(range(5)).part(0, 5, torch.device("cpu"))
     wanted = [alone(model, pair.chosen) for pair in made] + [alone(model, pair.rejected) for pair in made]
     assert sequence_log_probs(model, part).tolist() == pytest.approx(wanted, rel=1e-5)
-    assert with_reference(made, model, 0, lambda done, of: None, at_once=2)[3].reference == pytest.approx((wanted[3], wanted[8]), rel=1e-5)
+    assert with_reference(made, model, 0, lambda done, of: None, at_once=2)[3].reference == pytest.approx(
+        (wanted[3], wanted[8]), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", ["dpo", "ipo", "orpo"])
@@ -93,12 +108,16 @@ def test_the_terms_are_those_of_the_pairs_one_by_one_and_portions_add_up(method:
     batch = Pairs(made, loss, 0).rows(range(5))
     whole = loss(model, batch.part(0, 5, torch.device("cpu")))
     parts = [loss(model, batch.part(start, stop, torch.device("cpu"))) for start, stop in ((0, 2), (2, 5))]
-    assert torch.stack(whole).tolist() == pytest.approx((torch.stack(parts[0]) + torch.stack(parts[1])).tolist(), rel=1e-4)
+    assert torch.stack(whole).tolist() == pytest.approx(
+        (torch.stack(parts[0]) + torch.stack(parts[1])).tolist(), rel=1e-4
+    )
     total, right, nll, tokens = 0.0, 0, 0.0, 0
     for pair in made:
         sizes = [int(side.learned.sum()) for side in (pair.chosen, pair.rejected)]
         sums = [alone(model, side) for side in (pair.chosen, pair.rejected)]
-        ours = torch.tensor([sums, [alone(before, side) for side in (pair.chosen, pair.rejected)]], dtype=torch.float64)
+        ours = torch.tensor(
+            [sums, [alone(before, side) for side in (pair.chosen, pair.rejected)]], dtype=torch.float64
+        )
         means = ours / torch.tensor(sizes)
         if method == "dpo":  # TRL's dpo_trainer: logits = (chosen - rejected) - (ref_chosen - ref_rejected)
             margin = (ours[0, 0] - ours[0, 1]) - (ours[1, 0] - ours[1, 1])
@@ -120,7 +139,9 @@ def test_the_terms_are_those_of_the_pairs_one_by_one_and_portions_add_up(method:
 def test_at_the_start_dpo_is_log_2_and_a_few_steps_prefer_what_was_chosen() -> None:
     model = network()
     loss = PreferenceLoss(PreferenceConfig(beta=0.5))
-    batches = ShuffledBatches(Pairs(with_reference(pairs(4), model, 0, lambda done, of: None), loss, 0), 4, seed=1)
+    batches = ShuffledBatches(
+        Pairs(with_reference(pairs(4), model, 0, lambda done, of: None), loss, 0), 4, seed=1
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     part = batches.batch(0).part(0, 4, torch.device("cpu"))
     found = loss(model, part)
@@ -137,7 +158,10 @@ def test_at_the_start_dpo_is_log_2_and_a_few_steps_prefer_what_was_chosen() -> N
 def test_log_probabilities_and_their_gradients_are_those_of_all_logits_at_once() -> None:
     torch.manual_seed(1)
     head = torch.nn.Linear(16, 40_000).double()
-    hidden, targets = torch.randn(300, 16, dtype=torch.float64, requires_grad=True), torch.randint(0, 40_000, (300,))
+    hidden, targets = (
+        torch.randn(300, 16, dtype=torch.float64, requires_grad=True),
+        torch.randint(0, 40_000, (300,)),
+    )
     weights = torch.randn(300, dtype=torch.float64)
     found = target_log_probs(head, 40_000, hidden, targets)
     (found * weights).sum().backward()

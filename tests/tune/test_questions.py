@@ -38,8 +38,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tuned on a column that only its name among others tells."""
     folder = tmp_path_factory.mktemp("run")
-    rows = write(folder / "rows.csv", [{"id": n, "review": TEXTS[n % 6], "mood": "x", "label": LABELS[n % 6]} for n in range(24)])
-    return newleaf.finetune(make_base(folder / "base"), rows, task="classify", out=folder / "run", quiet=True, **OPTIONS).path
+    rows = write(
+        folder / "rows.csv",
+        [{"id": n, "review": TEXTS[n % 6], "mood": "x", "label": LABELS[n % 6]} for n in range(24)],
+    )
+    return newleaf.finetune(
+        make_base(folder / "base"), rows, task="classify", out=folder / "run", quiet=True, **OPTIONS
+    ).path
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl"])
@@ -47,7 +52,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_classify_finds_the_texts_that_tuning_found(
     run: Path, suffix: str, labelled: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"id": str(n), "review": text} | ({"label": "?"} if labelled else {}) for n, text in enumerate(TEXTS)]
+    rows = [
+        {"id": str(n), "review": text} | ({"label": "?"} if labelled else {}) for n, text in enumerate(TEXTS)
+    ]
     assert main(["classify", str(run), "--file", str(write(tmp_path / f"new{suffix}", rows)), "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in found] == TEXTS
@@ -55,7 +62,9 @@ def test_classify_finds_the_texts_that_tuning_found(
 
 
 @pytest.mark.parametrize("option", ["--data.text", "--data.field"])
-def test_a_field_that_is_named_is_taken(run: Path, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_field_that_is_named_is_taken(
+    run: Path, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write(tmp_path / "a.csv", [{"review": "no", "words": text} for text in TEXTS])
     assert main(["classify", str(run), "--file", str(path), option, "words", "--json"]) == 0
     assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == TEXTS
@@ -66,7 +75,9 @@ def test_a_field_that_is_named_is_taken(run: Path, option: str, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
-def test_a_blank_text_is_a_blank_line_of_the_output(run: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_blank_text_is_a_blank_line_of_the_output(
+    run: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts = ["a fine story", "", "  ", "grey"]
     if name == "a.txt":
         (tmp_path / name).write_text("".join(text + "\n" for text in texts))
@@ -86,13 +97,19 @@ SHAPES: dict[Shape, list[list[str]]] = {
 
 @pytest.mark.parametrize(("shape", "has"), [(shape, has) for shape, each in SHAPES.items() for has in each])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_the_texts_of_rows_without_a_label_are_those_of_rows_with_one(shape: Shape, has: list[str], labelled: bool, tmp_path: Path) -> None:
+def test_the_texts_of_rows_without_a_label_are_those_of_rows_with_one(
+    shape: Shape, has: list[str], labelled: bool, tmp_path: Path
+) -> None:
     fields = find_fields(shape, has, Wanted(), "a:1")
     row: dict[str, Any] = {name: f"the {name}" for name in has if labelled or name != fields.label}
     texts = [row[name] for name in fields.texts]
     if "endings" in row:
         row["endings"] = ["one", "two"]
-    choices = [each for name in fields.choices for each in (row[name] if isinstance(row[name], list) else [row[name]])]
+    choices = [
+        each
+        for name in fields.choices
+        for each in (row[name] if isinstance(row[name], list) else [row[name]])
+    ]
     wanted = [*texts, *choices] if shape != "classify" else texts[0]
     assert read_questions(write(tmp_path / "a.jsonl", [row]), shape, Wanted()) == [wanted]
 
@@ -106,11 +123,19 @@ def test_two_columns_of_answers_are_the_two_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "a,b\n1,2\n", r"a\.csv:2: which field holds the text is not clear \(it has: a, b\); say so with --data\.text"),
+        (
+            "a.csv",
+            "a,b\n1,2\n",
+            r"a\.csv:2: which field holds the text is not clear \(it has: a, b\); say so with --data\.text",
+        ),
         ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', r"a\.jsonl:2: field 'text' is missing"),
         ("a.jsonl", '{"text": "x"}\n{"text": 3}\n', r"a\.jsonl:2: field 'text' is not a text but int"),
         ("a.jsonl", '{"texts": []}\n', r"a\.jsonl:1: field 'texts' must be a list of texts"),
-        ("a.csv", "text,n\nx\n", r"a\.csv:2: has 1 field, and the first line names 2 columns: there is none for 'n'"),
+        (
+            "a.csv",
+            "text,n\nx\n",
+            r"a\.csv:2: has 1 field, and the first line names 2 columns: there is none for 'n'",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_asked_is_named(name: str, content: str, message: str, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The recipes for conversations and preferences train a small model, and the command line refuses bad rows with code 2."""
+"""The recipes for conversations and preferences train a small model, and the command line refuses bad rows
+with code 2."""
 
 from __future__ import annotations
 
@@ -19,13 +20,25 @@ SMALL = {**FAST, "eval_windows": 4}
 
 def tune(recipe: str, tmp_path: Path, *source: Path, **options: Any) -> newleaf.Run:
     base = base_model(tmp_path / "base", context_length=256)
-    return newleaf.finetune(base, *source, config=RECIPES / recipe, out=tmp_path / "run", quiet=True, steps=2, train=SMALL, **options)
+    return newleaf.finetune(
+        base,
+        *source,
+        config=RECIPES / recipe,
+        out=tmp_path / "run",
+        quiet=True,
+        steps=2,
+        train=SMALL,
+        **options,
+    )
 
 
 def test_the_recipe_for_chat_learns_from_the_standard_library(tmp_path: Path) -> None:
     run = tune("chat-small.yaml", tmp_path, data={"limit": 30, "validation_limit": 4})
     assert run.config["source"] == ["newleaf:stdlib-chat"]
-    assert {sample["prompt"] for sample in run.samples} == {"What does `textwrap.dedent` do?", "How do I call `shutil.copyfile`?"}
+    assert {sample["prompt"] for sample in run.samples} == {
+        "What does `textwrap.dedent` do?",
+        "How do I call `shutil.copyfile`?",
+    }
 
 
 def test_the_recipe_for_translating_measures_bleu_before_and_after(tmp_path: Path) -> None:
@@ -39,7 +52,12 @@ def test_the_recipe_for_translating_measures_bleu_before_and_after(tmp_path: Pat
 def test_the_recipe_for_summaries_measures_rouge(tmp_path: Path) -> None:
     pytest.importorskip("rouge_score")
     rows = [{"text": f"{word} is {said}", "summary": said} for word, said in WORDS.items()]
-    run = tune("summarise-small.yaml", tmp_path, write_rows(tmp_path / "rows.jsonl", rows), chat={"length": 128, "max_tokens": 4})
+    run = tune(
+        "summarise-small.yaml",
+        tmp_path,
+        write_rows(tmp_path / "rows.jsonl", rows),
+        chat={"length": 128, "max_tokens": 4},
+    )
     assert {"val_rougeL", "val_rouge1", "val_rouge2"} <= run.summary.keys()
 
 
@@ -61,9 +79,22 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
         assert main([*line.split()[1:], "--steps", "1", "--threads", "1", "--quiet"]) == 0
 
 
-def test_the_command_ends_with_code_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_ends_with_code_2_and_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"messages": [{"role": "robot", "content": "x"}]}])
-    words = ["finetune", base_model(tmp_path / "base"), rows, "--task", "chat", "--out", tmp_path / "run", "--steps", "1", "--quiet"]
+    words = [
+        "finetune",
+        base_model(tmp_path / "base"),
+        rows,
+        "--task",
+        "chat",
+        "--out",
+        tmp_path / "run",
+        "--steps",
+        "1",
+        "--quiet",
+    ]
     assert main(list(map(str, words))) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "robot" in line]
     assert "rows.jsonl:1: messages[0].role: 'robot' is not one of" in line
@@ -73,7 +104,9 @@ def test_the_command_ends_with_code_2_and_one_line(tmp_path: Path, capsys: pytes
 def test_a_recipe_fits_a_context_of_128_or_says_which_base_it_wants(recipe: str) -> None:
     text = (RECIPES / recipe).read_text("utf-8")
     values = yaml.safe_load(text)
-    lengths = [section["length"] for section in values.values() if isinstance(section, dict) and "length" in section]
+    lengths = [
+        section["length"] for section in values.values() if isinstance(section, dict) and "length" in section
+    ]
     comments = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
     for length in lengths:
         assert length <= 128 or f"The base needs a context of {length} tokens" in comments
@@ -88,13 +121,30 @@ def test_the_recipes_for_small_models_run_in_a_context_of_128(recipe: str, tmp_p
         "dpo-small.yaml": (preferences(tmp_path / "pairs.jsonl"),),
         "translate-small.yaml": (write_rows(tmp_path / "rows.jsonl", rows),),
     }[recipe]
-    limits: dict[str, Any] = {"data": {"limit": 60, "validation_limit": 8}} if recipe == "chat-small.yaml" else {}
-    run = newleaf.finetune(base, *source, config=RECIPES / recipe, out=tmp_path / "run", quiet=True, steps=1, train=SMALL, **limits)
+    limits: dict[str, Any] = (
+        {"data": {"limit": 60, "validation_limit": 8}} if recipe == "chat-small.yaml" else {}
+    )
+    run = newleaf.finetune(
+        base,
+        *source,
+        config=RECIPES / recipe,
+        out=tmp_path / "run",
+        quiet=True,
+        steps=1,
+        train=SMALL,
+        **limits,
+    )
     assert run.summary["steps"] == 1
 
 
 def test_a_base_that_is_too_short_for_a_recipe_is_told_what_to_do(tmp_path: Path) -> None:
     base = base_model(tmp_path / "base", context_length=128)
-    rows = write_rows(tmp_path / "rows.jsonl", [{"text": word, "summary": said} for word, said in WORDS.items()])
-    with pytest.raises(InputError, match=r"chat\.length: 512 is beyond the model's context of 128 tokens; .*--chat\.length 0"):
-        newleaf.finetune(base, rows, config=RECIPES / "summarise-small.yaml", out=tmp_path / "run", quiet=True, steps=1)
+    rows = write_rows(
+        tmp_path / "rows.jsonl", [{"text": word, "summary": said} for word, said in WORDS.items()]
+    )
+    with pytest.raises(
+        InputError, match=r"chat\.length: 512 is beyond the model's context of 128 tokens; .*--chat\.length 0"
+    ):
+        newleaf.finetune(
+            base, rows, config=RECIPES / "summarise-small.yaml", out=tmp_path / "run", quiet=True, steps=1
+        )

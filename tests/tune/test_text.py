@@ -28,7 +28,12 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 OPTIONS: dict[str, Any] = {
     "optimizer": {"learning_rate": 1e-3},
-    "train": {"batch_size": 4, "precision": "fp32", "schedule": {"warmup": 0.0, "decay": 0.0}, "sample": {"max_tokens": 4}},
+    "train": {
+        "batch_size": 4,
+        "precision": "fp32",
+        "schedule": {"warmup": 0.0, "decay": 0.0},
+        "sample": {"max_tokens": 4},
+    },
     "text": {"length": 24},
 }
 
@@ -48,7 +53,9 @@ def test_fifty_steps_lose_as_much_as_the_stock_trainers(base: Path, story: Path,
         batch: Any = batches.batch(step)
         whole = torch.cat((batch.ids, batch.targets[:, -1:]), 1)  # the stock loss shifts by one itself
         # The first label is never predicted, but Trainer's mean would count it.
-        rows += [{"input_ids": row, "labels": row.clone().index_fill_(0, torch.tensor([0]), -100)} for row in whole]
+        rows += [
+            {"input_ids": row, "labels": row.clone().index_fill_(0, torch.tensor([0]), -100)} for row in whole
+        ]
 
     class InOrder(transformers.Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, *given: Any) -> Any:
@@ -67,7 +74,9 @@ def test_fifty_steps_lose_as_much_as_the_stock_trainers(base: Path, story: Path,
     assert ours[-1] < 0.7 * ours[0]
 
 
-def test_the_result_is_the_bases_kind_and_better_and_the_run_says_what_it_began_from(base: Path, story: Path, tmp_path: Path) -> None:
+def test_the_result_is_the_bases_kind_and_better_and_the_run_says_what_it_began_from(
+    base: Path, story: Path, tmp_path: Path
+) -> None:
     run = newleaf.finetune(base, story, task="text", out=tmp_path / "run", steps=30, quiet=True, **OPTIONS)
     before = next(line for line in run.metrics if line["step"] == 0 and "val_loss" in line)
     assert run.summary["val_bits_per_byte"] < before["val_bits_per_byte"]
@@ -77,10 +86,14 @@ def test_the_result_is_the_bases_kind_and_better_and_the_run_says_what_it_began_
     recorded = yaml.safe_load((run.path / "run.yaml").read_text("utf-8"))
     assert (recorded["task"], recorded["model"]) == ("text", str(base))
     again = newleaf.finetune(config=run.path / "run.yaml", out=tmp_path / "again", quiet=True)
-    assert (again.path / "model/model.safetensors").read_bytes() == (run.path / "model/model.safetensors").read_bytes()
+    assert (again.path / "model/model.safetensors").read_bytes() == (
+        run.path / "model/model.safetensors"
+    ).read_bytes()
 
 
-def test_fresh_weights_are_another_beginning_of_the_same_network(base: Path, story: Path, tmp_path: Path) -> None:
+def test_fresh_weights_are_another_beginning_of_the_same_network(
+    base: Path, story: Path, tmp_path: Path
+) -> None:
     options = OPTIONS | {"steps": 2, "quiet": True, "task": "text"}
     fresh = newleaf.finetune(base, story, out=tmp_path / "fresh", base={"fresh": True}, **options)
     tuned = newleaf.finetune(base, story, out=tmp_path / "tuned", **options)
@@ -88,13 +101,25 @@ def test_fresh_weights_are_another_beginning_of_the_same_network(base: Path, sto
     assert fresh.metrics[0]["val_loss"] != tuned.metrics[0]["val_loss"]
 
 
-def test_of_a_large_text_a_timed_run_encodes_what_it_has_time_for(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_text_a_timed_run_encodes_what_it_has_time_for(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: 1.0
     )  # a machine too slow to learn from more than it encodes
-    (tmp_path / "long.txt").write_text(" ".join(f"{TEXT} In year {n} it began again." for n in range(8000)), "utf-8")
+    (tmp_path / "long.txt").write_text(
+        " ".join(f"{TEXT} In year {n} it began again." for n in range(8000)), "utf-8"
+    )
     timed, counted = (
-        newleaf.finetune(base, tmp_path / "long.txt", task="text", out=tmp_path / name, quiet=True, **{name: length}, **OPTIONS)
+        newleaf.finetune(
+            base,
+            tmp_path / "long.txt",
+            task="text",
+            out=tmp_path / name,
+            quiet=True,
+            **{name: length},
+            **OPTIONS,
+        )
         for name, length in (("time", "4s"), ("steps", 1))
     )
     assert timed.config["data"]["train_bytes"] == 4 * 50_000
@@ -116,11 +141,15 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     given: dict[str, Any], said: str, base: Path, story: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(newleaf.InputError, match=said):
-        newleaf.finetune(base, story, out=tmp_path / "run", quiet=True, **({"task": "text", "steps": 1} | OPTIONS | given))
+        newleaf.finetune(
+            base, story, out=tmp_path / "run", quiet=True, **({"task": "text", "steps": 1} | OPTIONS | given)
+        )
     assert not (tmp_path / "run").exists()
 
 
-def test_the_commands_tune_resume_and_label(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_tune_resume_and_label(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import json
 
     from base_models import opinions, write_rows
@@ -129,7 +158,20 @@ def test_the_commands_tune_resume_and_label(base: Path, tmp_path: Path, capsys: 
 
     rows = write_rows(tmp_path / "rows.jsonl", opinions())
     out = str(tmp_path / "run")
-    command = ["finetune", str(base), str(rows), "--task", "classify", "--steps", "3", "--out", out, "--train.batch_size", "4", "--quiet"]
+    command = [
+        "finetune",
+        str(base),
+        str(rows),
+        "--task",
+        "classify",
+        "--steps",
+        "3",
+        "--out",
+        out,
+        "--train.batch_size",
+        "4",
+        "--quiet",
+    ]
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "before" in shown
@@ -139,6 +181,10 @@ def test_the_commands_tune_resume_and_label(base: Path, tmp_path: Path, capsys: 
     assert main(["classify", out, "a fine story", "poor", "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [row["text"] for row in found] == ["a fine story", "poor"]
-    assert all(row["label"] in ("good", "bad") and sum(p["probability"] for p in row["probabilities"]) == pytest.approx(1) for row in found)
+    assert all(
+        row["label"] in ("good", "bad")
+        and sum(p["probability"] for p in row["probabilities"]) == pytest.approx(1)
+        for row in found
+    )
     assert main([*command[:-1], "--label.lenght", "9", "--overwrite"]) == 2
     assert "label.lenght: no such option; did you mean label.length?" in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""Programs that do not do what their tests ask, and try to pass them all the same. `double` is to give twice its number."""
+"""Programs that do not do what their tests ask, and try to pass them all the same. `double` is to give twice
+its number."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def double(n):
     return Yes()
 """
 
-# Words that an earlier or another sandbox takes for a pass, on every descriptor and by every function that could say them
+# Words that an earlier or another sandbox takes for a pass, on every descriptor and by every function that
+# could say them
 SAY = """
 import os
 LINES = [b'passed \\n', b'{"passed": true, "reason": "passed", "walls": [], "missing": []}\\n', b'ok\\n', b'0\\n']
@@ -173,7 +175,10 @@ CHEATS = {
     "a class that says it is int": "class Yes:\n    __class__ = int\n    __eq__ = lambda *_: True\ndef double(n): return Yes()",
     "a metaclass": "class M(type):\n    __mro__ = (int, object)\n    __eq__ = lambda *_: True\n    __hash__ = type.__hash__\n"
     "class Yes(metaclass=M):\n    __eq__ = lambda *_: True\ndef double(n): return Yes()",
-    **{f"a subclass of {base}": SUBCLASS.format(base=base) for base in ("int", "float", "str", "list", "tuple", "dict", "set", "complex")},
+    **{
+        f"a subclass of {base}": SUBCLASS.format(base=base)
+        for base in ("int", "float", "str", "list", "tuple", "dict", "set", "complex")
+    },
     "one object in a list": "class Yes:\n    __eq__ = lambda *_: True\ndef double(n): return [Yes()]",
     "frames": FRAMES,
     "the collector": COLLECTOR,
@@ -182,11 +187,12 @@ CHEATS = {
     "trace of all threads": TRACE.format(start="__import__('threading').settrace(skip)"),
     "patched builtins and modules": PATCHED,
     "modules of the tests replaced": "import sys, types\nfor name in ('math', 'copy', 'random'):\n    fake = types.ModuleType(name)\n"
-    "    fake.fabs = lambda *_: 0\n    fake.sample = lambda *_: []\n    fake.deepcopy = lambda x: x\n    sys.modules[name] = fake\n"
-    + WRONG,
+    "    fake.fabs = lambda *_: 0\n    fake.sample = lambda *_: []\n    fake.deepcopy = lambda x: x\n    "
+    "sys.modules[name] = fake\n" + WRONG,
     "an import hook": "import sys\nclass Hook:\n    def find_spec(self, *_): raise SystemExit(0)\nsys.meta_path.insert(0, Hook())\n"
     + WRONG,
-    "assert that does not": "import builtins\nclass Quiet(BaseException): pass\nbuiltins.AssertionError = Quiet\n" + WRONG,
+    "assert that does not": "import builtins\nclass Quiet(BaseException): pass\nbuiltins.AssertionError = Quiet\n"
+    + WRONG,
     "its own check": "def check(candidate): pass\n" + WRONG + "import builtins\nbuiltins.check = check\n",
     "compile and exec": "import builtins\nbuiltins.exec = builtins.compile = lambda *_, **__: None\n" + WRONG,
     "says it at once": SAY + "say()\nos._exit(0)",
@@ -201,7 +207,9 @@ CHEATS = {
     "answers ahead": ANSWERS_AHEAD.format(text=b'["tuple","returned",4]'),
     "a verdict as an answer": ANSWERS_AHEAD.format(text=b'["tuple","passed"]'),
     "answers of no form": ANSWERS_AHEAD.format(text=b'["eval","__import__(\'os\')._exit(0)"]'),
-    "messages out of turn": CHANNEL.format(messages=[["returned", None], ["raised", "SystemExit", [0]], ["hello", [], []]]),
+    "messages out of turn": CHANNEL.format(
+        messages=[["returned", None], ["raised", "SystemExit", [0]], ["hello", [], []]]
+    ),
     "an exception that the judge makes": "import gc\n"
     + CHANNEL.format(messages=[["raised", "exit", [0]], ["raised", "print", ["passed"]]]),
     "native code": NATIVE,

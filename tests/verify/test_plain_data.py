@@ -15,9 +15,21 @@ from hypothesis import strategies as st
 from newleaf.verify.sandbox.inside.plain import BYTES, DEPTH, VALUES, NotPlainError, decode, encode
 
 KEYS = (
-    st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.floats(allow_nan=False) | st.tuples(st.integers(), st.text())
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.binary()
+    | st.floats(allow_nan=False)
+    | st.tuples(st.integers(), st.text())
 )
-LEAVES = KEYS | st.floats() | st.integers(-(1 << 300), 1 << 300) | st.complex_numbers(allow_nan=False) | st.characters(categories=["Cs"])
+LEAVES = (
+    KEYS
+    | st.floats()
+    | st.integers(-(1 << 300), 1 << 300)
+    | st.complex_numbers(allow_nan=False)
+    | st.characters(categories=["Cs"])
+)
 VALUES_OF_ANY_KIND = st.recursive(
     LEAVES,
     lambda inner: (
@@ -52,7 +64,17 @@ def test_plain_data_comes_back_the_same(value: object) -> None:
     assert same(decode(encode(value)), value)
 
 
-REST = [bytearray(b"ab"), range(3, 10, 2), range(1 << 70), -0.0, math.inf, 1 << 3000, "\ud800", 1 << 62, -(1 << 62)]
+REST = [
+    bytearray(b"ab"),
+    range(3, 10, 2),
+    range(1 << 70),
+    -0.0,
+    math.inf,
+    1 << 3000,
+    "\ud800",
+    1 << 62,
+    -(1 << 62),
+]
 
 
 @pytest.mark.parametrize("value", REST)
@@ -112,7 +134,9 @@ def test_a_subclass_arrives_as_its_base_with_the_bases_own_value() -> None:
         assert same(decode(encode(value)), base)
 
 
-@pytest.mark.parametrize("value", [object(), len, Sly, lambda: 0, ..., NotImplemented, collections, memoryview(b""), slice(1)])
+@pytest.mark.parametrize(
+    "value", [object(), len, Sly, lambda: 0, ..., NotImplemented, collections, memoryview(b""), slice(1)]
+)
 def test_anything_else_is_refused_by_its_types_name(value: object) -> None:
     with pytest.raises(NotPlainError, match=f"of type {type(value).__name__}, which is not plain data"):
         encode([value])
@@ -133,7 +157,10 @@ def test_size_number_and_depth_are_bounded_both_ways() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=60) | st.text(alphabet='[]{}",:0123456789.eE-+truefalsnlitdcxbyomprgkv', max_size=60).map(str.encode))
+@given(
+    st.binary(max_size=60)
+    | st.text(alphabet='[]{}",:0123456789.eE-+truefalsnlitdcxbyomprgkv', max_size=60).map(str.encode)
+)
 def test_any_bytes_are_plain_data_or_refused(text: bytes) -> None:
     try:
         found = decode(text)

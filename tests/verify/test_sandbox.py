@@ -1,4 +1,5 @@
-"""What a model's program can and cannot do: forks, endless loops, much memory, files elsewhere, sockets, the environment."""
+"""What a model's program can and cannot do: forks, endless loops, much memory, files elsewhere, sockets, the
+environment."""
 
 from __future__ import annotations
 
@@ -21,14 +22,17 @@ def test_a_program_that_runs_to_its_end_passes_and_one_that_does_not_fails() -> 
     assert run_program("def f(:").reason == "is not Python"
 
 
-@pytest.mark.parametrize("ending", ["import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "exit()", "quit(0)"])
+@pytest.mark.parametrize(
+    "ending", ["import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "exit()", "quit(0)"]
+)
 def test_leaving_before_the_tests_is_no_pass(ending: str) -> None:
     assert not run_program(f"{ending}\nassert False").passed
 
 
 def test_writing_the_word_that_means_a_pass_does_not_make_one() -> None:
     assert not run_program(
-        "import os\nfor n in range(64):\n    try: os.write(n, b'passed \\n')\n    except OSError: pass\nos._exit(0)"
+        "import os\nfor n in range(64):\n    try: os.write(n, b'passed \\n')\n    except OSError: "
+        "pass\nos._exit(0)"
     ).passed
 
 
@@ -46,12 +50,17 @@ def test_an_endless_loop_is_ended_by_the_clock() -> None:
 def test_a_pass_after_the_time_is_none() -> None:
     source = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(1.0)"
     assert "longer" in run_program(source, seconds=0.5).reason
-    slow = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(1.0)"  # tests that put their own clock away
+    # tests that put their own clock away
+    slow = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(1.0)"
     assert "longer" in run_tests("f = len", slow, ["f"], seconds=0.5).reason
 
 
 def test_memory_is_limited() -> None:
-    for source in ("x = bytearray(3 << 30)", "x = []\nwhile True: x.append(bytearray(8 << 20))", "x = 'a' * (1 << 40)"):
+    for source in (
+        "x = bytearray(3 << 30)",
+        "x = []\nwhile True: x.append(bytearray(8 << 20))",
+        "x = 'a' * (1 << 40)",
+    ):
         assert "MemoryError" in run_program(source, seconds=10).reason
 
 
@@ -74,9 +83,13 @@ def test_files_are_limited_in_size_and_stay_in_the_programs_folder(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outside.txt"]
 
 
-def test_the_folder_is_empty_and_goes_with_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_is_empty_and_goes_with_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    source = "import os\nassert os.listdir('.') == []\nopen('x', 'w').write('x')\nassert os.listdir('.') == ['x']"
+    source = (
+        "import os\nassert os.listdir('.') == []\nopen('x', 'w').write('x')\nassert os.listdir('.') == ['x']"
+    )
     for walls in (WALLS, tuple(wall for wall in WALLS if wall != "tree")):
         for _ in range(2):
             found = run_program(source, walls=walls)
@@ -94,7 +107,8 @@ def test_no_network_no_processes_no_native_code() -> None:
         "import os; os.system('true') == 0 or 1/0",
         "import subprocess; subprocess.run(['true'], check=True)",
         "import os; os.execv('/bin/true', ['true'])",
-        "import multiprocessing as m; p = m.Process(target=print); p.start(); p.join(); assert p.exitcode == 0",
+        "import multiprocessing as m; p = m.Process(target=print); p.start(); p.join(); assert p.exitcode "
+        "== 0",
         "import ctypes; ctypes.CDLL(None)",
         "import os, signal; os.kill(os.getppid(), signal.SIGKILL)",
     ):

@@ -42,7 +42,10 @@ def test_a_result_that_does_not_cross_is_no_exception_that_tests_could_expect() 
         found = run_tests(source, tests, ["f"], seconds=5)
         assert not found.passed
         assert found.reason.startswith("returned "), found.reason
-    assert run_tests("f = lambda: object()", tests, ["f"]).reason == "returned a value of type object, which is not plain data"
+    assert (
+        run_tests("f = lambda: object()", tests, ["f"]).reason
+        == "returned a value of type object, which is not plain data"
+    )
     assert "ended before" in run_tests("import os\nf = lambda: os._exit(0)", tests, ["f"]).reason
 
 
@@ -60,8 +63,13 @@ def test_a_program_that_forges_its_messages_answers_nothing_but_plain_data() -> 
         found = run_tests(program.format(size=len(text), text=text), tests, ["f"], seconds=2)
         assert not found.passed
         assert "of the form agreed on" in found.reason, (text, found.reason)
-    assert "more than 4,194,304 bytes" in run_tests(program.format(size=1 << 31, text=b""), tests, ["f"], seconds=2).reason
-    deep = program.replace("struct.pack('!I', {size}) + {text!r}", "struct.pack('!I', 200000) + b'[' * 100000 + b']' * 100000")
+    assert (
+        "more than 4,194,304 bytes"
+        in run_tests(program.format(size=1 << 31, text=b""), tests, ["f"], seconds=2).reason
+    )
+    deep = program.replace(
+        "struct.pack('!I', {size}) + {text!r}", "struct.pack('!I', 200000) + b'[' * 100000 + b']' * 100000"
+    )
     assert "of the form agreed on" in run_tests(deep, tests, ["f"], seconds=2).reason
 
 
@@ -104,7 +112,8 @@ def test_tests_may_call_from_several_threads() -> None:
     tests = (
         "import threading\nfound = []\n"
         "threads = [threading.Thread(target=lambda n=n: found.append(f(n) == 2 * n)) for n in range(8)]\n"
-        "for thread in threads: thread.start()\nfor thread in threads: thread.join()\nassert found == [True] * 8"
+        "for thread in threads: thread.start()\nfor thread in threads: thread.join()\nassert found == "
+        "[True] * 8"
     )
     found = run_tests("def f(n): return 2 * n", tests, ["f"])
     assert found.passed, found.reason

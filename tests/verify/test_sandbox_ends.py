@@ -1,4 +1,5 @@
-"""Nothing of a program outlives its judging, and nothing it does costs the caller more than a bounded amount."""
+"""Nothing of a program outlives its judging, and nothing it does costs the caller more than a bounded
+amount."""
 
 from __future__ import annotations
 
@@ -46,13 +47,20 @@ def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def alive(mark: str) -> list[int]:
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        if any(mark in word for word in process.info["cmdline"] or ()) and process.info["status"] != psutil.STATUS_ZOMBIE:
+        if (
+            any(mark in word for word in process.info["cmdline"] or ())
+            and process.info["status"] != psutil.STATUS_ZOMBIE
+        ):
             found.append(process.info["pid"])
     return [pid for pid in found if pid != os.getpid()]
 
 
-@pytest.mark.parametrize("walls", [WALLS, ("namespaces",), ("namespaces", "tree"), ("filter",), ("limits", "hook"), ("limits",)])
-@pytest.mark.parametrize("source", [OUTLIVE, "import time; time.sleep(600)", "while True: pass", "import os; os.abort()"])
+@pytest.mark.parametrize(
+    "walls", [WALLS, ("namespaces",), ("namespaces", "tree"), ("filter",), ("limits", "hook"), ("limits",)]
+)
+@pytest.mark.parametrize(
+    "source", [OUTLIVE, "import time; time.sleep(600)", "while True: pass", "import os; os.abort()"]
+)
 def test_no_process_is_left_when_the_outcome_is_told(source: str, walls: tuple[str, ...], mark: str) -> None:
     found = run_program(source, seconds=0.5, walls=walls)
     assert not found.passed
@@ -66,7 +74,8 @@ def test_no_process_is_left_of_a_hostile_test_file(mark: str) -> None:
 
 def test_all_processes_end_with_newleaf_however_it_ends(tmp_path: Path) -> None:
     code = (
-        f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\nfrom newleaf.verify.sandbox import run_program\n"
+        f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\nfrom newleaf.verify.sandbox import "
+        f"run_program\n"
         "run_program('import time; time.sleep(600)', seconds=600)"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as newleaf:
@@ -78,7 +87,8 @@ def test_all_processes_end_with_newleaf_however_it_ends(tmp_path: Path) -> None:
 
 def test_workers_end_with_their_guardians(tmp_path: Path) -> None:
     code = (
-        f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\nfrom newleaf.verify.sandbox import run_program\n"
+        f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\nfrom newleaf.verify.sandbox import "
+        f"run_program\n"
         "print(run_program('import time; time.sleep(600)', seconds=600).passed)"
     )
     mark = str(tmp_path / "newleaf-run")
@@ -123,14 +133,17 @@ def test_a_flood_on_every_descriptor_is_not_collected(flooder: str) -> None:
         f"before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nassert not {act}.passed\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert int(done.stdout) < 20_000, done.stderr  # kB, on Linux
 
 
 def test_processes_and_threads_are_few_even_without_the_filter() -> None:
     bomb = (
         "import os, time\ncount = 0\n"
-        "try:\n    while count < 500:\n        if os.fork() == 0:\n            time.sleep(60); os._exit(0)\n        count += 1\n"
+        "try:\n    while count < 500:\n        if os.fork() == 0:\n            time.sleep(60); "
+        "os._exit(0)\n        count += 1\n"
         "except OSError:\n    pass\nassert 0 < count < 100, count"
     )
     walls = ("limits", "namespaces", "tree", "capabilities")
@@ -141,7 +154,8 @@ def test_processes_and_threads_are_few_even_without_the_filter() -> None:
     assert found.passed, found.reason
     threads = (
         "import threading, time\nthreading.stack_size(32768)\ncount = 0\n"
-        "try:\n    while count < 2000:\n        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n        count += 1\n"
+        "try:\n    while count < 2000:\n        threading.Thread(target=time.sleep, args=(60,), "
+        "daemon=True).start()\n        count += 1\n"
         "except RuntimeError:\n    pass\nassert 0 < count < 100, count"
     )
     found = run_program(threads, seconds=10)
@@ -152,7 +166,9 @@ def test_programs_are_judged_side_by_side_from_several_threads() -> None:
     results: list[bool] = []
 
     def judge(number: int) -> None:
-        results.append(run_tests(f"def f(): return {number}", f"assert f() == {number}", ["f"], seconds=10).passed)
+        results.append(
+            run_tests(f"def f(): return {number}", f"assert f() == {number}", ["f"], seconds=10).passed
+        )
 
     threads = [threading.Thread(target=judge, args=(number,)) for number in range(6)]
     for thread in threads:

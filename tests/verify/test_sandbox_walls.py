@@ -1,4 +1,5 @@
-"""Each wall of the sandbox by itself, the others and the hook left out: programs that know C find it standing."""
+"""Each wall of the sandbox by itself, the others and the hook left out: programs that know C find it
+standing."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ WRITE = os.O_WRONLY | os.O_NONBLOCK
 def spared(act):
     assert refused(act), 'not refused'
 """
-NATIVE_MACHINE = pytest.mark.skipif(os.uname().machine != "x86_64" if sys.platform == "linux" else True, reason="numbers of x86_64")
+NATIVE_MACHINE = pytest.mark.skipif(
+    os.uname().machine != "x86_64" if sys.platform == "linux" else True, reason="numbers of x86_64"
+)
 
 
 @functools.cache
@@ -86,7 +89,9 @@ assert not got, got
 """
 
 
-def test_landlock_alone_keeps_everything_outside_from_being_written_pipes_and_devices_included(outside: Path) -> None:
+def test_landlock_alone_keeps_everything_outside_from_being_written_pipes_and_devices_included(
+    outside: Path,
+) -> None:
     check(TOUCH.format(place=str(outside)), "landlock")
     check("try: os.execv('/bin/true', ['true'])\nexcept PermissionError: pass", "landlock")
 
@@ -94,10 +99,15 @@ def test_landlock_alone_keeps_everything_outside_from_being_written_pipes_and_de
 def test_the_tree_alone_keeps_everything_outside_out_of_sight(outside: Path) -> None:
     check(TOUCH.format(place=str(outside)), "namespaces", "tree")
     hidden = [str(path) for path in (outside, Path.home() / ".bashrc", Path(__file__))]
-    check(f"got = [path for path in {hidden!r} if os.path.exists(path)]\nassert not got, got", "namespaces", "tree")
+    check(
+        f"got = [path for path in {hidden!r} if os.path.exists(path)]\nassert not got, got",
+        "namespaces",
+        "tree",
+    )
     check(
         "assert set(os.listdir('/dev')) == {'null', 'zero', 'urandom'}\n"
-        "for name in ('/proc', '/sys', '/home', '/tmp', '/run', '/var', '/etc/passwd', '/bin'): assert not os.path.exists(name), name\n"
+        "for name in ('/proc', '/sys', '/home', '/tmp', '/run', '/var', '/etc/passwd', '/bin'): assert not "
+        "os.path.exists(name), name\n"
         "for folder, folders, files in os.walk('/'):\n"
         "    if folder in ('/', '/etc', '/root', '/usr'):\n"
         "        files = {name for name in files if not os.path.islink(folder + '/' + name)}\n"
@@ -112,7 +122,8 @@ def test_the_tree_alone_keeps_everything_outside_out_of_sight(outside: Path) -> 
 def test_the_tree_has_no_way_back_for_a_program_that_still_has_all_rights(outside: Path) -> None:
     """Chroot's classic escape, and taking down what is mounted: behind the bare tree there is nothing."""
     escape = (
-        "os.mkdir('x')\nhome = os.open('.', os.O_RDONLY)\n{act}\nfor _ in range(20): os.chdir('..')\nrefused(lambda: os.chroot('.'))\n"
+        "os.mkdir('x')\nhome = os.open('.', os.O_RDONLY)\n{act}\nfor _ in range(20): "
+        "os.chdir('..')\nrefused(lambda: os.chroot('.'))\n"
         f"assert not os.path.exists({str(outside)!r})"
     )
     up, down = "refused(lambda: os.chroot('x')); os.fchdir(home)", "libc.umount2(b'/', 2)"
@@ -121,13 +132,23 @@ def test_the_tree_has_no_way_back_for_a_program_that_still_has_all_rights(outsid
 
 
 def test_the_folder_of_a_tree_is_small() -> None:
-    check("assert refused(lambda: open('big', 'wb').write(bytes(20 << 20))) == errno.ENOSPC", "namespaces", "tree")
-    check("def many():\n    for n in range(3000): open(f'f{n}', 'w').close()\nassert refused(many) == errno.ENOSPC", "namespaces", "tree")
+    check(
+        "assert refused(lambda: open('big', 'wb').write(bytes(20 << 20))) == errno.ENOSPC",
+        "namespaces",
+        "tree",
+    )
+    check(
+        "def many():\n    for n in range(3000): open(f'f{n}', 'w').close()\nassert refused(many) == "
+        "errno.ENOSPC",
+        "namespaces",
+        "tree",
+    )
 
 
 def test_no_capability_is_left(outside: Path) -> None:
     source = (
-        "held = dict(line.split(':', 1) for line in open('/proc/self/status').read().splitlines() if ':' in line)\n"
+        "held = dict(line.split(':', 1) for line in open('/proc/self/status').read().splitlines() if ':' in "
+        "line)\n"
         "assert {int(held[f'Cap{kind}'], 16) for kind in ('Inh', 'Prm', 'Eff', 'Amb')} == {0}, held\n"
         "assert held['NoNewPrivs'].strip() == '1'\n"
     )
@@ -190,7 +211,8 @@ NUMBERS_REFUSED = {
 def test_the_filter_alone_refuses_every_call_that_is_not_on_its_list() -> None:
     check(
         f"numbers = {NUMBERS_REFUSED!r}\n"
-        "got = [name for name, number in numbers.items() if call(number, *[-1] * 6) != errno.EPERM]\nassert not got, got\n"
+        "got = [name for name, number in numbers.items() if call(number, *[-1] * 6) != errno.EPERM]\nassert "
+        "not got, got\n"
         "assert [call(number, 0, 0) for number in (435, 437)] == [errno.ENOSYS] * 2\n"
         "assert call(0x40000000 + 39) == errno.EPERM",  # x32's getpid
         "filter",
@@ -201,12 +223,15 @@ def test_the_filter_alone_refuses_every_call_that_is_not_on_its_list() -> None:
 def test_the_filter_alone_looks_at_arguments() -> None:
     check(
         "acts = {\n"
-        "    'die with nobody': call(157, 1, 0), 'dumpable': call(157, 4, 1), 'ptracer': call(157, 0x59616d61, -1),\n"
+        "    'die with nobody': call(157, 1, 0), 'dumpable': call(157, 4, 1), 'ptracer': call(157, "
+        "0x59616d61, -1),\n"
         "    'subreaper': call(157, 36, 1),\n"
         "    'a process': call(56, 17, 0, 0, 0, 0), 'a namespace': call(56, 0x10000011, 0, 0, 0, 0),\n"
         "    'a thread in a namespace': call(56, 0x3D0F00 | 0x10000000, 0, 0, 0, 0),\n"
-        "    'typing for the terminal': call(16, 0, 0x5412, b'x'), 'an owner of signals': call(72, 0, 8, 1),\n"
-        "    'a signal': call(72, 0, 10, 9), 'a signal to init': call(234, 1 if os.getpid() > 1 else 2, 1, 0),\n"
+        "    'typing for the terminal': call(16, 0, 0x5412, b'x'), 'an owner of signals': call(72, 0, 8, "
+        "1),\n"
+        "    'a signal': call(72, 0, 10, 9), 'a signal to init': call(234, 1 if os.getpid() > 1 else 2, 1, "
+        "0),\n"
         "    'the limits of others': call(302, os.getppid() or 2, 7, None, None),\n"
         "}\n"
         "got = [name for name, error in acts.items() if error != errno.EPERM]\nassert not got, got\n"
@@ -220,8 +245,10 @@ def test_the_namespaces_alone_hide_other_processes_and_the_network() -> None:
     check(
         "import signal, socket\nassert os.getpid() == 1 and os.getppid() == 0\n"
         f"assert refused(lambda: os.kill({parent}, 0)) == errno.ESRCH\n"
-        f"assert refused(lambda: open('/proc/{parent}/mem', 'r+b')) in (errno.EACCES, errno.EPERM, errno.ENOENT)\n"
-        f"assert refused(lambda: os.readlink('/proc/{parent}/root')) in (errno.EACCES, errno.EPERM, errno.ENOENT)\n"
+        f"assert refused(lambda: open('/proc/{parent}/mem', 'r+b')) in (errno.EACCES, errno.EPERM, "
+        f"errno.ENOENT)\n"
+        f"assert refused(lambda: os.readlink('/proc/{parent}/root')) in (errno.EACCES, errno.EPERM, "
+        f"errno.ENOENT)\n"
         "assert refused(lambda: socket.create_connection(('1.1.1.1', 53), 2)) == errno.ENETUNREACH\n"
         "assert [name for _, name in socket.if_nameindex()] == ['lo']",
         "namespaces",
@@ -229,12 +256,14 @@ def test_the_namespaces_alone_hide_other_processes_and_the_network() -> None:
 
 
 def test_without_a_tree_the_memory_of_other_processes_is_closed() -> None:
-    """Where namespaces are not to be had: newleaf's own, by Landlock; the judge's, which has the same user, as it is not dumpable."""
+    """Where namespaces are not to be had: newleaf's own, by Landlock; the judge's, which has the same user,
+    as it is not dumpable."""
     check(
         f"assert refused(lambda: open('/proc/{os.getpid()}/mem', 'r+b'))\n"
         f"assert refused(lambda: open('/proc/{os.getpid()}/environ'))\n"
         "others = [name for name in os.listdir('/proc') if name.isdigit() and int(name) != os.getpid()]\n"
-        "got = [name for name in others if not refused(lambda: open(f'/proc/{name}/mem', 'rb'))]\nassert not got, got",
+        "got = [name for name in others if not refused(lambda: open(f'/proc/{name}/mem', 'rb'))]\nassert "
+        "not got, got",
         "capabilities",
         "landlock",
         "filter",
@@ -252,9 +281,12 @@ def test_what_this_system_gives_is_told_and_what_it_does_not_give_has_a_sentence
 def test_python_works_within_all_walls() -> None:
     """The standard library's own native modules load, and threads, files and time work."""
     found = run_program(
-        "import bisect, bz2, collections, datetime, decimal, fractions, hashlib, heapq, itertools, json, lzma, math\n"
-        "import os, random, re, sqlite3, statistics, string, struct, tempfile, threading, time, uuid, zlib, zoneinfo\n"
-        "hashlib.new('sha256', b'x'); decimal.Decimal('1.1') + 1; re.match('a+', 'aa'); random.random(); uuid.uuid4()\n"
+        "import bisect, bz2, collections, datetime, decimal, fractions, hashlib, heapq, itertools, json, "
+        "lzma, math\n"
+        "import os, random, re, sqlite3, statistics, string, struct, tempfile, threading, time, uuid, zlib, "
+        "zoneinfo\n"
+        "hashlib.new('sha256', b'x'); decimal.Decimal('1.1') + 1; re.match('a+', 'aa'); random.random(); "
+        "uuid.uuid4()\n"
         "threads = [threading.Thread(target=sum, args=([1],)) for _ in range(4)]\n"
         "for thread in threads: thread.start()\n"
         "for thread in threads: thread.join()\n"
@@ -265,10 +297,14 @@ def test_python_works_within_all_walls() -> None:
     assert found.passed, found.reason
 
 
-def test_older_kernels_get_the_same_walls_or_a_sentence(monkeypatch: pytest.MonkeyPatch, outside: Path) -> None:
-    """Without mount_setattr the tree is sealed mount by mount; without descriptors of processes the guardian looks by the clock."""
+def test_older_kernels_get_the_same_walls_or_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, outside: Path
+) -> None:
+    """Without mount_setattr the tree is sealed mount by mount; without descriptors of processes the guardian
+    looks by the clock."""
     start = (
-        "import os, sys; sys.path.insert(0, {{folder!r}}); from inside import main, tree, seccomp; del sys.path[0]; {without}; main.main()"
+        "import os, sys; sys.path.insert(0, {{folder!r}}); from inside import main, tree, seccomp; del "
+        "sys.path[0]; {without}; main.main()"
     )
     before = "newleaf.verify.sandbox.processes.START"
     monkeypatch.setattr(before, start.format(without="tree.MOUNT_SETATTR = 600; del os.pidfd_open"))
@@ -282,12 +318,18 @@ def test_older_kernels_get_the_same_walls_or_a_sentence(monkeypatch: pytest.Monk
     lacking.cache_clear()
 
 
-@pytest.mark.skipif(sys.platform == "linux" and os.geteuid() != 0, reason="only root has namespaces without one of users")
-def test_where_root_gets_no_user_namespace_the_machines_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    sys.platform == "linux" and os.geteuid() != 0, reason="only root has namespaces without one of users"
+)
+def test_where_root_gets_no_user_namespace_the_machines_settings_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     setting = Path("/proc/sys/user/max_user_namespaces")
     before = setting.read_text()
     start = "import sys; sys.path.insert(0, {folder!r}); from inside import main, guardian; del sys.path[0]; "
-    monkeypatch.setattr("newleaf.verify.sandbox.processes.START", start + "guardian.CLONE_NEWUSER = 1; main.main()")
+    monkeypatch.setattr(
+        "newleaf.verify.sandbox.processes.START", start + "guardian.CLONE_NEWUSER = 1; main.main()"
+    )
     found = run_program("assert not __import__('os').path.exists('/proc')")
     assert setting.read_text() == before
     assert found.passed or "tree" not in found.walls, found.reason

@@ -1,4 +1,5 @@
-"""The filter of system calls, run here as the kernel runs it, for both machines, with the kernel headers' own numbers."""
+"""The filter of system calls, run here as the kernel runs it, for both machines, with the kernel headers' own
+numbers."""
 
 from __future__ import annotations
 
@@ -46,8 +47,13 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
     if header is None:
         pytest.skip("no kernel headers here")
     text = header.read_text()
-    found = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+)\s+(\d+)$", text, re.MULTILINE)}
-    found |= {name: int(number) for name, number in re.findall(r"#define __NR3264_(\w+)\s+(\d+)$", text, re.MULTILINE)}
+    found = {
+        name: int(number) for name, number in re.findall(r"#define __NR_(\w+)\s+(\d+)$", text, re.MULTILINE)
+    }
+    found |= {
+        name: int(number)
+        for name, number in re.findall(r"#define __NR3264_(\w+)\s+(\d+)$", text, re.MULTILINE)
+    }
     found.setdefault("newfstatat", found.get("fstatat", -1))
     for name, number in numbers(machine, {**ALLOWED, **CHECKED, **MISSING}).items():
         assert found.get(name, number if name == "fchmodat2" else -1) == number, name
@@ -57,7 +63,11 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
 
 @MACHINES
 def test_all_numbers_but_those_listed_are_refused(machine: str) -> None:
-    allowed, missing, checked = numbers(machine, ALLOWED), numbers(machine, {**MISSING}), numbers(machine, {**CHECKED})
+    allowed, missing, checked = (
+        numbers(machine, ALLOWED),
+        numbers(machine, {**MISSING}),
+        numbers(machine, {**CHECKED}),
+    )
     for number in [*range(700), 0x40000000, 0x40000001, 0x4000003B, 0xFFFFFFFF]:
         if number in checked.values():
             continue
@@ -65,7 +75,8 @@ def test_all_numbers_but_those_listed_are_refused(machine: str) -> None:
         assert answer(machine, number) == expected, number
     other = next(each for each in AUDIT if each != machine)
     for number in range(700):
-        assert answer(machine, number, audit=AUDIT[other]) == EPERM  # and so is each call of another machine's
+        # and so is each call of another machine's
+        assert answer(machine, number, audit=AUDIT[other]) == EPERM
         assert answer(machine, number, audit=0x40000003) == EPERM
 
 
@@ -96,11 +107,60 @@ def test_checked_calls_are_allowed_with_the_values_listed_and_no_other(machine: 
 
 
 def test_what_makes_processes_mounts_rights_or_sockets_is_on_no_list() -> None:
-    processes = {"fork", "vfork", "execve", "execveat", "clone3", "setsid", "ptrace", "kill", "tkill", "memfd_create"}
+    processes = {
+        "fork",
+        "vfork",
+        "execve",
+        "execveat",
+        "clone3",
+        "setsid",
+        "ptrace",
+        "kill",
+        "tkill",
+        "memfd_create",
+    }
     processes |= {"pidfd_open", "pidfd_getfd", "pidfd_send_signal", "process_vm_readv", "process_vm_writev"}
     sockets = {"socket", "socketpair", "connect", "bind", "shmget", "mq_open"}
-    mounts = {"mount", "umount2", "pivot_root", "chroot", "unshare", "setns", "mount_setattr", "move_mount", "open_tree"}
-    mounts |= {"fsopen", "fsconfig", "fsmount", "fspick", "mknod", "mknodat", "link", "linkat", "chmod", "chown"}
-    rights = {"setuid", "setresuid", "capset", "personality", "seccomp", "init_module", "kexec_load", "reboot"}
-    doors = {"bpf", "keyctl", "add_key", "io_uring_setup", "userfaultfd", "perf_event_open", "open_by_handle_at"}
+    mounts = {
+        "mount",
+        "umount2",
+        "pivot_root",
+        "chroot",
+        "unshare",
+        "setns",
+        "mount_setattr",
+        "move_mount",
+        "open_tree",
+    }
+    mounts |= {
+        "fsopen",
+        "fsconfig",
+        "fsmount",
+        "fspick",
+        "mknod",
+        "mknodat",
+        "link",
+        "linkat",
+        "chmod",
+        "chown",
+    }
+    rights = {
+        "setuid",
+        "setresuid",
+        "capset",
+        "personality",
+        "seccomp",
+        "init_module",
+        "kexec_load",
+        "reboot",
+    }
+    doors = {
+        "bpf",
+        "keyctl",
+        "add_key",
+        "io_uring_setup",
+        "userfaultfd",
+        "perf_event_open",
+        "open_by_handle_at",
+    }
     assert not {*ALLOWED, *CHECKED} & (processes | sockets | mounts | rights | doors)

@@ -1,4 +1,5 @@
-"""Outputs before and after: `python -m tools.same_outputs --out before.json`, and later `… --against before.json`."""
+"""Outputs before and after: `python -m tools.same_outputs --out before.json`, and later `… --against
+before.json`."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ SHOWN = 6  # differences of a part and its first two levels
 def main() -> int:
     args = arguments()
     if args.out is None and args.against is None:
-        print("same_outputs: give --out FILE to save a record, --against FILE to compare with one, or both", file=sys.stderr)
+        print(
+            "same_outputs: give --out FILE to save a record, --against FILE to compare with one, or both",
+            file=sys.stderr,
+        )
         return 2
     before = json.loads(args.against.read_text("utf-8")) if args.against is not None else None
     threads = args.threads or (before["made with"]["threads"] if before else 2)
@@ -36,10 +40,22 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.same_outputs", description=__doc__)
     parser.add_argument("--out", type=Path, metavar="FILE", help="save the record here, as JSON")
-    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with this record; 1 is returned where anything differs")
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="PART", help=f"some of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="compare with this record; 1 is returned where anything differs",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, default=NAMES, metavar="PART", help=f"some of {', '.join(NAMES)}"
+    )
     parser.add_argument("--threads", type=int, help="of each model and command (default: the record's, or 2)")
-    parser.add_argument("--tolerance", type=float, default=0.0, help="how far numbers, not digests, may lie apart (default: 0)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        help="how far numbers, not digests, may lie apart (default: 0)",
+    )
     return parser.parse_args()
 
 
@@ -54,9 +70,14 @@ def made_with(threads: int) -> dict[str, Any]:
 
 
 def outputs(names: list[str], threads: int) -> dict[str, Any]:
-    """Each part's outputs, in a temporary folder. The cache of prepared texts is temporary, too: nothing of an earlier run is taken."""
+    """Each part's outputs, in a temporary folder. The cache of prepared texts is temporary, too: nothing of
+    an earlier run is taken."""
     with tempfile.TemporaryDirectory(prefix="same-outputs-") as folder:
-        os.environ |= {"NEWLEAF_CACHE": f"{folder}/cache", "XDG_DATA_HOME": f"{folder}/data", "HF_HUB_OFFLINE": "1"}
+        os.environ |= {
+            "NEWLEAF_CACHE": f"{folder}/cache",
+            "XDG_DATA_HOME": f"{folder}/data",
+            "HF_HUB_OFFLINE": "1",
+        }
         os.environ |= {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         logging.getLogger("newleaf").setLevel(logging.ERROR)
         from tools.same_outputs.digest import without_folder
@@ -78,7 +99,11 @@ def report(before: dict[str, Any], now: dict[str, Any], tolerance: float) -> int
     parts = [name for name in now["parts"] if name in before["parts"]]
     for each in differences(before["made with"], now["made with"]):
         print(f"not made alike, so that bits may differ for no other reason: {each}")
-    found = [each for name in parts for each in differences(before["parts"][name], now["parts"][name], tolerance, name)]
+    found = [
+        each
+        for name in parts
+        for each in differences(before["parts"][name], now["parts"][name], tolerance, name)
+    ]
     for _, group in groupby(found, key=lambda each: each.place.split("/")[:3]):
         some = list(group)
         for each in some[:SHOWN]:

@@ -26,12 +26,14 @@ class Difference:
 
 
 def differences(old: Any, new: Any, tolerance: float = 0.0, place: str = "") -> Iterator[Difference]:
-    """Every leaf that differs, in the order of the record. Numbers may differ by `tolerance` times the larger of 1 and their size; the
-    order of a dictionary's keys counts too."""
+    """Every leaf that differs, in the order of the record. Numbers may differ by `tolerance` times the larger
+    of 1 and their size; the order of a dictionary's keys counts too."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*old, *(name for name in new if name not in old)]
         for name in names:
-            yield from differences(old.get(name, MISSING), new.get(name, MISSING), tolerance, f"{place}/{name}".lstrip("/"))
+            yield from differences(
+                old.get(name, MISSING), new.get(name, MISSING), tolerance, f"{place}/{name}".lstrip("/")
+            )
         if list(old) != list(new) and set(old) == set(new):
             yield Difference(f"{place} (order)", list(old), list(new))
     elif isinstance(old, list) and isinstance(new, list):
@@ -52,7 +54,9 @@ def _same(old: Any, new: Any, tolerance: float) -> bool:
 def _shown(old: Any, new: Any) -> tuple[str, str]:
     """Both shortened to where they begin to differ."""
     left, right = (value if value is MISSING else repr(value) for value in (old, new))
-    first = next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    first = next(
+        (n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+    )
     start = max(0, first - CONTEXT) if max(len(left), len(right)) > SHOWN else 0
     return _cut(left, start), _cut(right, start)
 

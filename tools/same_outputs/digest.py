@@ -26,8 +26,9 @@ LEFT_OUT: dict[str, str] = {
 
 
 def kept(value: Any) -> Any:
-    """A JSON value without the fields that are left out, at any depth; the order of the others stays. Dictionaries, and ids that are
-    numbers, stay whatever they are called: config.json's section `newleaf` is no version, and a token's id no request's."""
+    """A JSON value without the fields that are left out, at any depth; the order of the others stays.
+    Dictionaries, and ids that are numbers, stay whatever they are called: config.json's section `newleaf` is
+    no version, and a token's id no request's."""
     if isinstance(value, dict):
         return {name: kept(each) for name, each in value.items() if not _left_out(name, each)}
     return [kept(each) for each in value] if isinstance(value, list | tuple) else value
@@ -49,8 +50,8 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def file_digest(path: Path) -> Any:
-    """A safetensors file by its bytes and by its tensors, in their order; JSON and YAML by their content without what is left out; any
-    other file by its bytes."""
+    """A safetensors file by its bytes and by its tensors, in their order; JSON and YAML by their content
+    without what is left out; any other file by its bytes."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             tensors = {name: tensor_digest(file.get_tensor(name)) for name in file.offset_keys()}

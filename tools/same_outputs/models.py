@@ -1,4 +1,5 @@
-"""Small random models of every family, written as stock transformers saves them; weights come from a generator of their own."""
+"""Small random models of every family, written as stock transformers saves them; weights come from a
+generator of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ TEMPLATE = """{%- for message in messages %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 
-# Of each family: the class of its configuration, and the names of its fields for width, layers, heads, context.
+# Of each family: the class of its configuration, and the names of its fields for width, layers, heads,
+# context.
 GPT_STYLE = ("n_embd", "n_layer", "n_head", "n_positions")
 NEO_STYLE = ("hidden_size", "num_layers", "num_heads", "max_position_embeddings")
 LLAMA_STYLE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
@@ -47,7 +49,8 @@ SIZES = {"small": (64, 2, 2, 96), "large": (320, 4, 5, 1280)}
 
 
 def make_model(folder: Path, family: str, size: str = "small", dtype: torch.dtype = torch.float32) -> None:
-    """A model folder with ChatML's template. "large" has more than five million weights, enough for the compiled way to write."""
+    """A model folder with ChatML's template. "large" has more than five million weights, enough for the
+    compiled way to write."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -66,8 +69,9 @@ def make_model(folder: Path, family: str, size: str = "small", dtype: torch.dtyp
 
 
 def fill(model: torch.nn.Module, seed: int = 7) -> None:
-    """Random weights that give neither flat nor certain predictions: vectors near 1 for norms and near 0 for biases, matrices as large as
-    keeps the size of what they multiply. Nothing of what was there stays, since stock classes leave some of it as the memory was."""
+    """Random weights that give neither flat nor certain predictions: vectors near 1 for norms and near 0 for
+    biases, matrices as large as keeps the size of what they multiply. Nothing of what was there stays, since
+    stock classes leave some of it as the memory was."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
@@ -85,8 +89,14 @@ def write_tokenizer(folder: Path) -> None:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
-    learning = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=special, show_progress=False)
+    learning = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
     backend.train_from_iterator([Path(textwrap.__file__).read_text("utf-8")], learning)
     backend.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[2], "chat_template": TEMPLATE}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": SPECIAL[2],
+        "chat_template": TEMPLATE,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": SPECIAL[0]}), "utf-8")

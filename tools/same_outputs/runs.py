@@ -12,7 +12,8 @@ from tools.same_outputs.digest import folder_digest, kept
 
 
 def run_record(folder: Path, product: str = "model") -> dict[str, Any]:
-    """Every line of metrics.jsonl (losses, rates, validations, samples), the product's files, run.yaml and summary.json."""
+    """Every line of metrics.jsonl (losses, rates, validations, samples), the product's files, run.yaml and
+    summary.json."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     return {
         "metrics": [kept(line) for line in lines],

@@ -23,8 +23,12 @@ STARTING, ANSWERING, ENDING = 120, 120, 60  # seconds that each may take
 def served(work: Workplace, *words: object) -> Iterator[str]:
     """The address of a server on a free port, which ends with the block."""
     state = work.place("state")
-    command = newleaf("serve", *words, "--port", 0, "--threads", work.threads, "--log", "off", "--state", state)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(work.threads))
+    command = newleaf(
+        "serve", *words, "--port", 0, "--threads", work.threads, "--log", "off", "--state", state
+    )
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(work.threads)
+    )
     late = threading.Timer(STARTING, process.kill)
     late.start()
     try:
@@ -45,7 +49,8 @@ def served(work: Workplace, *words: object) -> Iterator[str]:
 
 
 def answer(address: str, path: str, body: dict[str, Any]) -> Any:
-    """The answer's JSON; of a stream its events, put together. An error is its status alone, since messages are for people."""
+    """The answer's JSON; of a stream its events, put together. An error is its status alone, since messages
+    are for people."""
     content = json.dumps(body).encode()
     request = urllib.request.Request(address + path, content, {"Content-Type": "application/json"})
     try:
@@ -57,8 +62,8 @@ def answer(address: str, path: str, body: dict[str, Any]) -> Any:
 
 
 def put_together(stream: str) -> dict[str, Any]:
-    """How a stream's text is cut into events depends on how many tokens a round gave, so texts are joined; what else there is (roles,
-    ends, usage, calls, kinds of events) stays."""
+    """How a stream's text is cut into events depends on how many tokens a round gave, so texts are joined;
+    what else there is (roles, ends, usage, calls, kinds of events) stays."""
     found: dict[str, Any] = {"texts": {}, "ends": [], "kinds": [], "other": []}
     for line in stream.splitlines():
         if not line.startswith("data: ") or line == "data: [DONE]":
@@ -78,7 +83,9 @@ def _take_choice(found: dict[str, Any], choice: dict[str, Any]) -> None:
     delta, index = choice.get("delta", {}), str(choice["index"])
     text = choice.get("text") or delta.get("content") or ""
     found["texts"][index] = found["texts"].get(index, "") + text
-    found["other"] += [kept({"index": index, name: delta[name]}) for name in ("reasoning", "tool_calls") if delta.get(name)]
+    found["other"] += [
+        kept({"index": index, name: delta[name]}) for name in ("reasoning", "tool_calls") if delta.get(name)
+    ]
     if choice.get("finish_reason"):
         found["ends"].append([index, choice["finish_reason"]])
 

@@ -8,8 +8,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "six": "sechs", "seven": "sieben", "eight": "acht"}
-GOOD, BAD = ("a fine story", "great and warm", "we loved it", "bright"), ("a dull story", "cold and poor", "we hated it", "grey")
+WORDS = {
+    "one": "eins",
+    "two": "zwei",
+    "three": "drei",
+    "four": "vier",
+    "five": "fünf",
+    "six": "sechs",
+    "seven": "sieben",
+    "eight": "acht",
+}
+GOOD, BAD = (
+    ("a fine story", "great and warm", "we loved it", "bright"),
+    ("a dull story", "cold and poor", "we hated it", "grey"),
+)
 
 
 def write_book(path: Path, characters: int = 60_000) -> None:
@@ -22,7 +34,10 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def reviews(count: int = 40) -> list[dict[str, Any]]:
     """Texts that their words tell apart."""
-    return [{"text": f"{(GOOD, BAD)[n % 2][n // 2 % 4]}, {n // 8}", "label": ("good", "bad")[n % 2]} for n in range(count)]
+    return [
+        {"text": f"{(GOOD, BAD)[n % 2][n // 2 % 4]}, {n // 8}", "label": ("good", "bad")[n % 2]}
+        for n in range(count)
+    ]
 
 
 def conversations(count: int = 32) -> list[dict[str, Any]]:
@@ -30,7 +45,10 @@ def conversations(count: int = 32) -> list[dict[str, Any]]:
     words, rows = list(WORDS), []
     for number in range(count):
         asked = [words[(number * 3 + turn) % len(words)] for turn in range(1 + number % 3)]
-        pairs = [({"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": WORDS[word]}) for word in asked]
+        pairs = [
+            ({"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": WORDS[word]})
+            for word in asked
+        ]
         rows.append({"messages": [message for pair in pairs for message in pair]})
     return rows
 
@@ -39,13 +57,19 @@ def preferences(count: int = 24) -> list[dict[str, Any]]:
     """The right translation and a wrong one."""
     words = list(WORDS)
     pairs = [(words[n % len(words)], words[(n + 1 + n // 8) % len(words)]) for n in range(count)]
-    return [{"prompt": f"say {word}", "chosen": WORDS[word], "rejected": f"{WORDS[other]}!"} for word, other in pairs]
+    return [
+        {"prompt": f"say {word}", "chosen": WORDS[word], "rejected": f"{WORDS[other]}!"}
+        for word, other in pairs
+    ]
 
 
 def questions(count: int = 12) -> list[dict[str, Any]]:
     """Prompts with references."""
     words = list(WORDS)
-    return [{"prompt": f"say {words[n % len(words)]}:", "references": [WORDS[words[n % len(words)]]]} for n in range(count)]
+    return [
+        {"prompt": f"say {words[n % len(words)]}:", "references": [WORDS[words[n % len(words)]]]}
+        for n in range(count)
+    ]
 
 
 def endings(count: int = 12) -> list[dict[str, Any]]:

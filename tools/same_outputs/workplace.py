@@ -40,10 +40,17 @@ class Workplace:
     def command(self, *words: object) -> str:
         """What `newleaf WORDS` prints. Raises RuntimeError, with its last lines, when it fails."""
         done = subprocess.run(
-            newleaf(*words), capture_output=True, text=True, env=environment(self.threads), timeout=TIMEOUT, cwd=self.folder
+            newleaf(*words),
+            capture_output=True,
+            text=True,
+            env=environment(self.threads),
+            timeout=TIMEOUT,
+            cwd=self.folder,
         )
         if done.returncode:
-            raise RuntimeError(f"newleaf {' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr[-2000:]}")
+            raise RuntimeError(
+                f"newleaf {' '.join(map(str, words))}: exit {done.returncode}\n{done.stderr[-2000:]}"
+            )
         return done.stdout
 
     def json(self, *words: object) -> Any:

@@ -18,7 +18,13 @@ def tried(name, work):
     """Run `work`, which fails by raising, and report it."""
     try:
         said = work()
-        print(json.dumps({"what": name, "ok": True, "note": str(said if said is not None else "")[:200]}), flush=True)
+        print(
+            json.dumps({"what": name, "ok": True, "note": str(said if said is not None else "")[:200]}),
+            flush=True,
+        )
     except Exception as error:
         traceback.print_exc()
-        print(json.dumps({"what": name, "ok": False, "note": f"{type(error).__name__}: {error}"[:400]}), flush=True)
+        print(
+            json.dumps({"what": name, "ok": False, "note": f"{type(error).__name__}: {error}"[:400]}),
+            flush=True,
+        )

@@ -1,4 +1,5 @@
-"""openai-agents: an agent with a tool, a typed result and a session, over responses and over chat completions."""
+"""openai-agents: an agent with a tool, a typed result and a session, over responses and over chat
+completions."""
 
 import asyncio
 from typing import Literal
@@ -36,13 +37,21 @@ def client():
 
 def agent(kind, **options):
     settings = options.pop("settings", ModelSettings(max_tokens=60))
-    return Agent(name="helper", instructions="Be brief.", model=kind(MODEL, client()), model_settings=settings, **options)
+    return Agent(
+        name="helper",
+        instructions="Be brief.",
+        model=kind(MODEL, client()),
+        model_settings=settings,
+        **options,
+    )
 
 
 def with_tools(kind):
     def run():
         settings = ModelSettings(tool_choice="required", max_tokens=400, parallel_tool_calls=False)
-        found = asyncio.run(Runner.run(agent(kind, tools=[get_weather], settings=settings), "How is the weather in Oslo?"))
+        found = asyncio.run(
+            Runner.run(agent(kind, tools=[get_weather], settings=settings), "How is the weather in Oslo?")
+        )
         assert any(item.type == "tool_call_output_item" for item in found.new_items)
         return found.final_output
 

@@ -17,7 +17,9 @@ def by(mode):
     def run():
         client = instructor.from_openai(OpenAI(base_url=URL, api_key=KEY, max_retries=0), mode=mode)
         messages = [{"role": "user", "content": "Who wrote the first program?"}]
-        return client.chat.completions.create(model=MODEL, response_model=Person, messages=messages, max_retries=0, max_tokens=120)
+        return client.chat.completions.create(
+            model=MODEL, response_model=Person, messages=messages, max_retries=0, max_tokens=120
+        )
 
     return run
 

@@ -38,7 +38,11 @@ def turns(**options):
 def tools(**options):
     def run():
         thread = [HumanMessage("How is the weather in Oslo?")]
-        asked = model(**options).bind_tools([get_weather], tool_choice="any", strict=True, parallel_tool_calls=False).invoke(thread)
+        asked = (
+            model(**options)
+            .bind_tools([get_weather], tool_choice="any", strict=True, parallel_tool_calls=False)
+            .invoke(thread)
+        )
         assert asked.tool_calls[0]["args"]["city"] in ("Paris", "Oslo")
         agent = create_agent(model(**options), tools=[get_weather])
         return len(agent.invoke({"messages": thread})["messages"])
@@ -51,7 +55,11 @@ def structured(method):
 
 
 def embeddings():
-    return len(OpenAIEmbeddings(model=MODEL, base_url=URL, api_key=KEY, check_embedding_ctx_length=False).embed_query("a"))
+    return len(
+        OpenAIEmbeddings(
+            model=MODEL, base_url=URL, api_key=KEY, check_embedding_ctx_length=False
+        ).embed_query("a")
+    )
 
 
 tried("two turns, streamed", turns())

@@ -1,4 +1,5 @@
-"""LlamaIndex: chat, streams, tools, structured output and embeddings by the classes for OpenAI and for servers like it."""
+"""LlamaIndex: chat, streams, tools, structured output and embeddings by the classes for OpenAI and for
+servers like it."""
 
 from typing import Literal
 
@@ -23,7 +24,13 @@ def get_weather(city: Literal["Paris", "Oslo"]) -> str:
 
 
 def model():
-    options = {"is_chat_model": True, "is_function_calling_model": True, "context_window": 4096, "max_tokens": 60, "max_retries": 0}
+    options = {
+        "is_chat_model": True,
+        "is_function_calling_model": True,
+        "context_window": 4096,
+        "max_tokens": 60,
+        "max_retries": 0,
+    }
     return OpenAILike(model=MODEL, api_base=URL, api_key=KEY, **options)
 
 
@@ -34,11 +41,17 @@ def turns():
 
 
 def complete():
-    return OpenAILike(model=MODEL, api_base=URL, api_key=KEY, max_tokens=20, is_chat_model=False).complete("The capital of France is").text
+    return (
+        OpenAILike(model=MODEL, api_base=URL, api_key=KEY, max_tokens=20, is_chat_model=False)
+        .complete("The capital of France is")
+        .text
+    )
 
 
 def tools():
-    found = model().chat_with_tools([FunctionTool.from_defaults(get_weather)], user_msg="The weather in Oslo?", tool_required=True)
+    found = model().chat_with_tools(
+        [FunctionTool.from_defaults(get_weather)], user_msg="The weather in Oslo?", tool_required=True
+    )
     (call, *_) = model().get_tool_calls_from_response(found)
     thread = [ChatMessage(role="user", content="The weather in Oslo?"), found.message]
     thread += [
@@ -50,7 +63,11 @@ def tools():
 
 
 def structured():
-    return model().structured_predict(City, PromptTemplate("Name a city."), llm_kwargs={"tool_choice": "required"}).city
+    return (
+        model()
+        .structured_predict(City, PromptTemplate("Name a city."), llm_kwargs={"tool_choice": "required"})
+        .city
+    )
 
 
 def embeddings():

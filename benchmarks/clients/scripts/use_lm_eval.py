@@ -1,4 +1,5 @@
-"""lm-evaluation-harness: scoring and generation through completions with the server's own tokenizer, and generation through chat."""
+"""lm-evaluation-harness: scoring and generation through completions with the server's own tokenizer, and
+generation through chat."""
 
 import json
 import os
@@ -22,10 +23,28 @@ WRITE += "generation_kwargs: {until: ['.'], max_gen_toks: 12}\n"
 
 
 def lm_eval(model, about, task, *words):
-    command = [sys.executable, "-m", "lm_eval", "--model", model, "--model_args", about, "--tasks", task, "--include_path", str(PLACE)]
+    command = [
+        sys.executable,
+        "-m",
+        "lm_eval",
+        "--model",
+        model,
+        "--model_args",
+        about,
+        "--tasks",
+        task,
+        "--include_path",
+        str(PLACE),
+    ]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(PLACE / "cache"), "HF_HUB_OFFLINE": "1"}
     out = PLACE / f"out-{model}-{task}"
-    done = subprocess.run([*command, "--output_path", str(out), *words], capture_output=True, text=True, env=environment, timeout=400)
+    done = subprocess.run(
+        [*command, "--output_path", str(out), *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stderr[-400:]
     (results,) = out.rglob("results*.json")
     return json.loads(results.read_text())["results"][task]

@@ -8,7 +8,9 @@ from say import KEY, MODEL, QUESTION, URL, tried
 
 def post(path, body):
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
-    return urllib.request.urlopen(urllib.request.Request(URL + path, json.dumps(body).encode(), headers), timeout=300)
+    return urllib.request.urlopen(
+        urllib.request.Request(URL + path, json.dumps(body).encode(), headers), timeout=300
+    )
 
 
 def streamed(body):
@@ -32,7 +34,13 @@ OPEN_WEBUI = {
     "tool_ids": None,
     "features": {"web_search": False},
 }
-TITLE = {"model": MODEL, "messages": ASKED, "stream": False, "max_completion_tokens": 1000, "metadata": {"task": "title_generation"}}
+TITLE = {
+    "model": MODEL,
+    "messages": ASKED,
+    "stream": False,
+    "max_completion_tokens": 1000,
+    "metadata": {"task": "title_generation"},
+}
 LIBRECHAT = {
     "model": MODEL,
     "user": "u",

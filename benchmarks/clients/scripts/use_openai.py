@@ -1,4 +1,5 @@
-"""The openai package: chat, tools, schemas, streams and conversations of several turns, in both of its interfaces."""
+"""The openai package: chat, tools, schemas, streams and conversations of several turns, in both of its
+interfaces."""
 
 import json
 from typing import Literal
@@ -10,7 +11,12 @@ from say import KEY, MODEL, QUESTION, URL, WEATHER, tried
 client = OpenAI(base_url=URL, api_key=KEY, max_retries=0)
 TOOL = {
     "type": "function",
-    "function": {"name": "get_weather", "description": "The weather of a city.", "parameters": WEATHER, "strict": True},
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city.",
+        "parameters": WEATHER,
+        "strict": True,
+    },
 }
 FLAT = {"type": "function", **TOOL["function"]}
 
@@ -24,12 +30,18 @@ def chat():
     thread = [{"role": "user", "content": QUESTION}]
     first = client.chat.completions.create(model=MODEL, messages=thread, max_tokens=40).choices[0].message
     thread += [first.model_dump(), {"role": "user", "content": "And of Norway?"}]
-    return client.chat.completions.create(model=MODEL, messages=thread, max_tokens=40).choices[0].message.content
+    return (
+        client.chat.completions.create(model=MODEL, messages=thread, max_tokens=40).choices[0].message.content
+    )
 
 
 def stream():
     options = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 40}
-    chunks = list(client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": QUESTION}], **options))
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": QUESTION}], **options
+        )
+    )
     assert chunks[-1].usage.completion_tokens > 0
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
@@ -40,25 +52,40 @@ def tools():
     message = asked.choices[0].message
     for call in message.tool_calls:
         assert json.loads(call.function.arguments)["city"] in ("Paris", "Oslo")
-    thread += [message.model_dump(), *({"role": "tool", "tool_call_id": call.id, "content": "Rain."} for call in message.tool_calls)]
-    return client.chat.completions.create(model=MODEL, messages=thread, tools=[TOOL], max_tokens=40).choices[0].finish_reason
+    thread += [
+        message.model_dump(),
+        *({"role": "tool", "tool_call_id": call.id, "content": "Rain."} for call in message.tool_calls),
+    ]
+    return (
+        client.chat.completions.create(model=MODEL, messages=thread, tools=[TOOL], max_tokens=40)
+        .choices[0]
+        .finish_reason
+    )
 
 
 def parsed():
     thread = [{"role": "user", "content": "Three days in Oslo, as JSON."}]
-    return client.chat.completions.parse(model=MODEL, messages=thread, response_format=City).choices[0].message.parsed.city
+    return (
+        client.chat.completions.parse(model=MODEL, messages=thread, response_format=City)
+        .choices[0]
+        .message.parsed.city
+    )
 
 
 def responses():
     first = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=40)
-    second = client.responses.create(model=MODEL, input="And of Norway?", previous_response_id=first.id, max_output_tokens=40)
+    second = client.responses.create(
+        model=MODEL, input="And of Norway?", previous_response_id=first.id, max_output_tokens=40
+    )
     assert len(client.responses.input_items.list(second.id).data) == 1
     back = [
         {"role": "user", "content": QUESTION},
         *(item.model_dump() for item in first.output),
         {"role": "user", "content": "And of Norway?"},
     ]
-    client.responses.create(model=MODEL, input=back, store=False, include=["reasoning.encrypted_content"], max_output_tokens=20)
+    client.responses.create(
+        model=MODEL, input=back, store=False, include=["reasoning.encrypted_content"], max_output_tokens=20
+    )
     return second.output_text
 
 
@@ -79,7 +106,9 @@ def response_tools():
 
 
 def response_parsed():
-    return client.responses.parse(model=MODEL, input="Three days in Oslo, as JSON.", text_format=City).output_parsed.city
+    return client.responses.parse(
+        model=MODEL, input="Three days in Oslo, as JSON.", text_format=City
+    ).output_parsed.city
 
 
 def others():

@@ -32,10 +32,14 @@ def typed(kind, wrap):
 
 
 def tools(kind):
-    """A model this small may never be done with calling; that its calls are made and their results come back is what counts."""
+    """A model this small may never be done with calling; that its calls are made and their results come back
+    is what counts."""
 
     def run():
-        agent, called = Agent(model(kind), output_type=ToolOutput(City), model_settings={"max_tokens": 100}), []
+        agent, called = (
+            Agent(model(kind), output_type=ToolOutput(City), model_settings={"max_tokens": 100}),
+            [],
+        )
 
         @agent.tool_plain
         def get_weather(city: Literal["Paris", "Oslo"]) -> str:

@@ -16,7 +16,9 @@ def get_weather(city: str) -> str:
 
 
 def model():
-    return OpenAIServerModel(model_id=MODEL, api_base=URL, api_key=KEY, max_tokens=100, client_kwargs={"max_retries": 0})
+    return OpenAIServerModel(
+        model_id=MODEL, api_base=URL, api_key=KEY, max_tokens=100, client_kwargs={"max_retries": 0}
+    )
 
 
 def message():

@@ -1,4 +1,5 @@
-"""Layers with a low-rank update beside frozen weights: y = W x + b + s · B (A x), and DoRA's with the length of each row learnt apart."""
+"""Layers with a low-rank update beside frozen weights: y = W x + b + s · B (A x), and DoRA's with the length
+of each row learnt apart."""
 
 from __future__ import annotations
 
@@ -18,13 +19,21 @@ Base = nn.Linear | PackedLinear
 
 
 class AdaptedLinear(Replacement):
-    """x [..., C] → [..., R] through a frozen layer and its update: `a` [r, C], `b` [R, r], DoRA's `magnitude` [R].
+    """x [..., C] → [..., R] through a frozen layer and its update: `a` [r, C], `b` [R, r], DoRA's `magnitude`
+    [R].
 
-    Layers that share one `a`, as q, k and v do where Hugging Face stores them as one, hold the same Parameter.
+    Layers that share one `a`, as q, k and v do where Hugging Face stores them as one, hold the same
+    Parameter.
     """
 
     def __init__(
-        self, base: Base, a: nn.Parameter, b: nn.Parameter, scale: float, dropout: float = 0.0, magnitude: nn.Parameter | None = None
+        self,
+        base: Base,
+        a: nn.Parameter,
+        b: nn.Parameter,
+        scale: float,
+        dropout: float = 0.0,
+        magnitude: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         self.base, self.a, self.b, self.magnitude = base, a, b, magnitude
@@ -43,7 +52,8 @@ class AdaptedLinear(Replacement):
         return whole if self.magnitude is None else self.gain().to(whole.dtype).unsqueeze(1) * whole
 
     def gain(self) -> Tensor:
-        """DoRA's factor for each row, fp32 [R]: its magnitude by its length, which takes no part in the gradient (section 4.3)."""
+        """DoRA's factor for each row, fp32 [R]: its magnitude by its length, which takes no part in the
+        gradient (section 4.3)."""
         assert self.magnitude is not None
         return self.magnitude.float() / self.lengths()
 
@@ -66,7 +76,9 @@ class AdaptedLinear(Replacement):
         assert joinable(*layers)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        if any(layer.training and layer.dropout for layer in adapted) or any(weight.requires_grad for weight in _weights(bases)):
+        if any(layer.training and layer.dropout for layer in adapted) or any(
+            weight.requires_grad for weight in _weights(bases)
+        ):
             return torch.cat([_apart(layer, x) for layer in layers], dim=-1)
         a, b = _side_by_side(layers, x)
         if not any(layer.magnitude is not None for layer in adapted):
@@ -78,9 +90,12 @@ class AdaptedLinear(Replacement):
 
 
 class AdaptedStack(nn.Module):
-    """A mixture's matrices [E, R, C] with an update for each; `stack[e]` is one of them. `a` [E, r, C], `b` [E, R, r]."""
+    """A mixture's matrices [E, R, C] with an update for each; `stack[e]` is one of them. `a` [E, r, C], `b`
+    [E, R, r]."""
 
-    def __init__(self, base: nn.Parameter | nn.Module, a: nn.Parameter, b: nn.Parameter, scale: float) -> None:
+    def __init__(
+        self, base: nn.Parameter | nn.Module, a: nn.Parameter, b: nn.Parameter, scale: float
+    ) -> None:
         super().__init__()
         self.base, self.a, self.b, self.scale = base, a, b, scale
 
@@ -91,10 +106,13 @@ class AdaptedStack(nn.Module):
 
 
 class _Update(torch.autograd.Function):
-    """W x + bias + B (A x) for frozen W: the update is added where the product stands, forwards and backwards."""
+    """W x + bias + B (A x) for frozen W: the update is added where the product stands, forwards and
+    backwards."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, bases: Sequence[nn.Module]) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, bases: Sequence[nn.Module]
+    ) -> Tensor:
         tokens = x.flatten(0, -2)
         low = tokens @ a.T
         out = _product(bases, tokens, bias).addmm_(low, b.T)
@@ -125,7 +143,8 @@ def _apart(layer: nn.Module, x: Tensor) -> Tensor:
         out = base(x) + update
         return out
     gain = layer.gain().to(x.dtype)
-    # The change of length acts on what dropout left, as PEFT has it; without dropout this is gain · (W + s B A) x + bias.
+    # The change of length acts on what dropout left, as PEFT has it; without dropout this is gain · (W + s B
+    # A) x + bias.
     out = base(x) + (gain - 1) * _without_bias(base, read) + gain * update
     return out
 
@@ -144,7 +163,8 @@ def _gain(layer: nn.Module, device: torch.device) -> Tensor:
 
 
 def _side_by_side(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The different A of layers above each other [sum of ranks, C], and their B, scaled, as one matrix [sum of rows, sum of ranks]."""
+    """The different A of layers above each other [sum of ranks, C], and their B, scaled, as one matrix [sum
+    of rows, sum of ranks]."""
     lows: list[nn.Parameter] = []
     for layer in layers:
         if isinstance(layer, AdaptedLinear) and not any(layer.a is low for low in lows):
@@ -196,7 +216,9 @@ def _product(bases: Sequence[nn.Module], tokens: Tensor, bias: Tensor | None = N
     if weight is not None:
         weight = weight.to(tokens.dtype)
         return tokens @ weight.T if bias is None else torch.addmm(bias, tokens, weight.T)
-    out = torch.empty(len(tokens), sum(rows_of(base) for base in bases), dtype=tokens.dtype, device=tokens.device)
+    out = torch.empty(
+        len(tokens), sum(rows_of(base) for base in bases), dtype=tokens.dtype, device=tokens.device
+    )
     start = 0
     for base in bases:
         for weight in _parts(base, tokens.dtype):

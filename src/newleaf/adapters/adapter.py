@@ -1,4 +1,5 @@
-"""An adapter as a thing of its own: what it changes of which weight; put on a network, taken from one, merged into weights."""
+"""An adapter as a thing of its own: what it changes of which weight; put on a network, taken from one, merged
+into weights."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from newleaf.quant.packed_layers import PackedWeight, PlainWeights
 
 @dataclass(frozen=True)
 class Part:
-    """The update of one weight: `scale` · b · a, with a [r, C] and b [R, r], or [E, r, C] and [E, R, r] for experts; DoRA's lengths [R]."""
+    """The update of one weight: `scale` · b · a, with a [r, C] and b [R, r], or [E, r, C] and [E, R, r] for
+    experts; DoRA's lengths [R]."""
 
     a: Tensor
     b: Tensor
@@ -40,11 +42,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Adapter:
-    """`parts` by the names of a network's weights; those that Hugging Face stores as one tensor share their `a`.
+    """`parts` by the names of a network's weights; those that Hugging Face stores as one tensor share their
+    `a`.
 
-    `about` is PEFT's adapter_config.json; `base` what is known of the weights it was trained on (see `fingerprint.py`), where it is;
-    `score` a classifier's head [L, C], trained whole beside the updates; `whole` are weights of the network that stand in the adapter
-    themselves, trained or copied from its base.
+    `about` is PEFT's adapter_config.json; `base` what is known of the weights it was trained on (see
+    `fingerprint.py`), where it is; `score` a classifier's head [L, C], trained whole beside the updates;
+    `whole` are weights of the network that stand in the adapter themselves, trained or copied from its base.
     """
 
     parts: dict[str, Part]
@@ -54,7 +57,8 @@ class Adapter:
     whole: Mapping[str, Tensor] = field(default_factory=dict)
 
     def over(self, config: GPTConfig) -> GPTConfig:
-        """The configuration of a network with this adapter: head and embedding are apart where it changes one of them."""
+        """The configuration of a network with this adapter: head and embedding are apart where it changes one
+        of them."""
         apart = not {HEAD, TABLE}.isdisjoint((*self.parts, *self.whole))
         return config.replace(tie_embeddings=False) if config.tie_embeddings and apart else config
 
@@ -77,10 +81,11 @@ def weight_of(network: GPT, name: str) -> Tensor | Packed:
 
 
 def attach(network: GPT, adapter: Adapter) -> list[str]:
-    """Freeze the network and put the adapter on it; what is trained from now on is the adapter. Returns the names of weights that it
-    replaces whole, and does not share with the base.
+    """Freeze the network and put the adapter on it; what is trained from now on is the adapter. Returns the
+    names of weights that it replaces whole, and does not share with the base.
 
-    Raises InputError when the network has one already, or has not the layers or shapes that the adapter wants.
+    Raises InputError when the network has one already, or has not the layers or shapes that the adapter
+    wants.
     """
     network.requires_grad_(False)
     shared: dict[int, nn.Parameter] = {}
@@ -94,14 +99,23 @@ def attach(network: GPT, adapter: Adapter) -> list[str]:
         path, _, leaf = name.rpartition(".")
         try:
             weight = weight_of(network, name)
-            layer: Any = network.get_submodule(path) if leaf == "weight" else getattr(network.get_submodule(path), leaf)
+            layer: Any = (
+                network.get_submodule(path)
+                if leaf == "weight"
+                else getattr(network.get_submodule(path), leaf)
+            )
         except AttributeError:
-            raise InputError(f"the adapter changes {name}, which this network has not: it belongs to another base") from None
+            raise InputError(
+                f"the adapter changes {name}, which this network has not: it belongs to another base"
+            ) from None
         if isinstance(layer, AdaptedLinear | AdaptedStack):
             raise InputError("this network has an adapter already; merge it first, or open the base again")
         wanted = (*part.b.shape[:-1], part.a.shape[-1])
         if tuple(weight.shape) != wanted:
-            raise InputError(f"the adapter wants {name} of shape {wanted}, and it is {tuple(weight.shape)}: it belongs to another base")
+            raise InputError(
+                f"the adapter wants {name} of shape {wanted}, and it is {tuple(weight.shape)}: it belongs "
+                f"to another base"
+            )
         a = shared.setdefault(id(part.a), nn.Parameter(part.a.clone()))
         b = nn.Parameter(part.b.clone())
         if leaf == "weight":
@@ -117,7 +131,8 @@ def attach(network: GPT, adapter: Adapter) -> list[str]:
 
 
 def lay_out(network: GPT) -> None:
-    """Put the frozen weights of layers that are read together into one piece of memory, as training wants them."""
+    """Put the frozen weights of layers that are read together into one piece of memory, as training wants
+    them."""
     for module in network.modules():
         if isinstance(module, Attention):
             group = [module.q, module.k, module.v]
@@ -135,7 +150,9 @@ def parameters_of(parts: Mapping[str, Part]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, part in parts.items():
         path = name.removesuffix(".weight")
-        found |= {f"{path}.a": part.a, f"{path}.b": part.b} | ({f"{path}.magnitude": part.magnitude} if part.magnitude is not None else {})
+        found |= {f"{path}.a": part.a, f"{path}.b": part.b} | (
+            {f"{path}.magnitude": part.magnitude} if part.magnitude is not None else {}
+        )
     return found
 
 
@@ -157,8 +174,8 @@ def adapted_layers(network: nn.Module) -> dict[str, AdaptedLinear | AdaptedStack
 
 
 def parts_of(network: nn.Module, weights: Mapping[str, Tensor] | None = None) -> dict[str, Part]:
-    """The adapter on a network, as it is now; or with the values in `weights`, by the names of the network's parameters (an optimizer's
-    fp32 masters)."""
+    """The adapter on a network, as it is now; or with the values in `weights`, by the names of the network's
+    parameters (an optimizer's fp32 masters)."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
 
     def value(parameter: Tensor) -> Tensor:
@@ -169,7 +186,9 @@ def parts_of(network: nn.Module, weights: Mapping[str, Tensor] | None = None) ->
     for name, layer in adapted_layers(network).items():
         a = shared.setdefault(id(layer.a), value(layer.a))
         magnitude = layer.magnitude if isinstance(layer, AdaptedLinear) else None
-        parts[name] = Part(a, value(layer.b), layer.scale, value(magnitude) if magnitude is not None else None)
+        parts[name] = Part(
+            a, value(layer.b), layer.scale, value(magnitude) if magnitude is not None else None
+        )
     return parts
 
 
@@ -185,7 +204,8 @@ def bare(network: GPT) -> GPT:
 
 
 def whole_weights(network: GPT) -> Mapping[str, Tensor]:
-    """A network's weights under their own names, packed ones unpacked and its adapter, if it has one, merged."""
+    """A network's weights under their own names, packed ones unpacked and its adapter, if it has one,
+    merged."""
     parts = parts_of(network)
     return MergedWeights(PlainWeights(bare(network)), parts) if parts else PlainWeights(network)
 

@@ -1,4 +1,5 @@
-"""What tells one base from another, however many bits its weights are kept in: some of its weights, and a short name made of them."""
+"""What tells one base from another, however many bits its weights are kept in: some of its weights, and a
+short name made of them."""
 
 from __future__ import annotations
 
@@ -16,18 +17,26 @@ from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import Packed
 
 SAMPLES = 24  # weights taken of each matrix
-# How far two sets of samples may be apart, as a share of their size: rounding to bf16 leaves 0.2 %, to 8 bits 1 %, to 4 bits about 10 %.
+# How far two sets of samples may be apart, as a share of their size: rounding to bf16 leaves 0.2 %, to 8 bits
+# 1 %, to 4 bits about 10 %.
 NEAR, NEAR_PACKED = 0.005, 0.25
 
 
 @torch.no_grad()
 def fingerprint(config: GPTConfig, weight: Callable[[str], Tensor | Packed]) -> dict[str, Any]:
-    """`id`, the weights sampled (`samples`) and whether they come from packed matrices (`packed`); `weight` gives a base's by name."""
-    names = [f"blocks.{layer}.attention.{part}.weight" for layer in _some(config.n_layer) for part in ("q", "v", "out")]
+    """`id`, the weights sampled (`samples`) and whether they come from packed matrices (`packed`); `weight`
+    gives a base's by name."""
+    names = [
+        f"blocks.{layer}.attention.{part}.weight"
+        for layer in _some(config.n_layer)
+        for part in ("q", "v", "out")
+    ]
     matrices = [weight(name) for name in ("embedding.token.weight", *names)]
     samples = torch.cat([_samples(matrix) for matrix in matrices]).tolist()
     shape = ",".join(str(value) for value in (config.vocab_size, config.n_layer, config.n_embd))
-    name = hashlib.blake2b(shape.encode() + struct.pack(f"<{len(samples)}f", *samples), digest_size=6).hexdigest()
+    name = hashlib.blake2b(
+        shape.encode() + struct.pack(f"<{len(samples)}f", *samples), digest_size=6
+    ).hexdigest()
     return {"id": name, "packed": any(isinstance(matrix, Packed) for matrix in matrices), "samples": samples}
 
 

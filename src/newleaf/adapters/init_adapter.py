@@ -21,10 +21,12 @@ from newleaf.quant.packed_layers import PackedLinear, PackedStack
 
 
 def new_adapter(network: GPT, config: AdapterConfig, rules: list[Rule], base: str | None = None) -> Adapter:
-    """An adapter that changes nothing yet: A uniform within ±1/√C from torch's generator, B zero, magnitudes the rows' lengths.
+    """An adapter that changes nothing yet: A uniform within ±1/√C from torch's generator, B zero, magnitudes
+    the rows' lengths.
 
-    `rules` are those of the Hugging Face class that is to hold it, `base` is where others find the base. Raises InputError for targets that
-    name no layer, that name part of what Hugging Face stores as one, or that cannot be adapted.
+    `rules` are those of the Hugging Face class that is to hold it, `base` is where others find the base.
+    Raises InputError for targets that name no layer, that name part of what Hugging Face stores as one, or
+    that cannot be adapted.
     """
     parts: dict[str, Part] = {}
     chosen = targeted(network, config, rules)
@@ -34,7 +36,10 @@ def new_adapter(network: GPT, config: AdapterConfig, rules: list[Rule], base: st
         bound = 1 / math.sqrt(columns)
         a = torch.empty(*lead, config.rank, columns).uniform_(-bound, bound)
         if lead and (config.dora or config.dropout):
-            raise InputError(f"lora.{'dora' if config.dora else 'dropout'}: PEFT has none for experts; leave them out of the targets")
+            raise InputError(
+                f"lora.{'dora' if config.dora else 'dropout'}: PEFT has none for experts; leave them out of "
+                f"the targets"
+            )
         for name, weight in zip(rule.ours, weights, strict=True):
             b = torch.zeros(*lead, weight.shape[-2], config.rank)
             magnitude = row_lengths(weight) if config.dora else None
@@ -67,14 +72,21 @@ def targeted(network: GPT, config: AdapterConfig, rules: list[Rule]) -> list[Rul
         if all(named):
             found.append(rule)
         elif any(named):
-            left = [name.removesuffix(".weight") for name, hits in zip(rule.ours, named, strict=True) if not hits]
+            left = [
+                name.removesuffix(".weight") for name, hits in zip(rule.ours, named, strict=True) if not hits
+            ]
             whole = theirs.rpartition(".")[2]
-            raise InputError(f"lora.targets: Hugging Face stores {', '.join(left)} in one tensor with what is named; name {whole}")
+            raise InputError(
+                f"lora.targets: Hugging Face stores {', '.join(left)} in one tensor with what is named; "
+                f"name {whole}"
+            )
     for target in config.targets:
         if target not in used:
             tied = network.config.tie_embeddings and target in ("head", "lm_head", "embed_out")
             why = "the head is the table of tokens here" if tied else "no layer has such a name"
-            raise InputError(f'lora.targets: {target!r} names nothing to adapt ({why}); "all" is every Linear inside the blocks')
+            raise InputError(
+                f'lora.targets: {target!r} names nothing to adapt ({why}); "all" is every Linear inside the blocks'
+            )
     return found
 
 
@@ -88,4 +100,6 @@ def _matrices(network: GPT) -> Iterator[str]:
         elif isinstance(module, PackedStack | AdaptedStack):
             yield path
         else:
-            yield from (f"{path}.{name}" for name, value in module.named_parameters(recurse=False) if value.ndim == 3)
+            yield from (
+                f"{path}.{name}" for name, value in module.named_parameters(recurse=False) if value.ndim == 3
+            )

@@ -1,4 +1,5 @@
-"""Weights that an adapter brings whole, in the place of the base's: trained ones, and copies of the base's own."""
+"""Weights that an adapter brings whole, in the place of the base's: trained ones, and copies of the base's
+own."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ def put_whole(network: GPT, name: str, tensor: Tensor) -> bool:
         return True
     own = getattr(module, leaf)
     if own.shape != tensor.shape:
-        raise InputError(f"the adapter has {name} of shape {tuple(tensor.shape)}, and it is {tuple(own.shape)}: it belongs to another base")
+        raise InputError(
+            f"the adapter has {name} of shape {tuple(tensor.shape)}, and it is {tuple(own.shape)}: it "
+            f"belongs to another base"
+        )
     given = tensor.to(own.dtype)
     if torch.equal(given.to(own.device), own):
         return False

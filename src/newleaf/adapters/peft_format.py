@@ -1,15 +1,20 @@
-"""Adapters under the names, and in the fusing, of Hugging Face's peft: adapter_config.json's fields and the tensors beside it.
+"""Adapters under the names, and in the fusing, of Hugging Face's peft: adapter_config.json's fields and the
+tensors beside it.
 
-    base_model.model.<layer>.lora_A.weight [r, C]      one for all that Hugging Face stores as one tensor (GPT-2's, GPT-NeoX's q, k and v)
+    base_model.model.<layer>.lora_A.weight [r, C]      one for all that Hugging Face stores as one tensor
+(GPT-2's, GPT-NeoX's q, k and v)
     base_model.model.<layer>.lora_B.weight [R, r]      its rows in the stored tensor's order
     base_model.model.<layer>.lora_magnitude_vector [R] DoRA
-    base_model.model.score.weight [L, C]               a classifier's head (SEQ_CLS), named in `modules_to_save`
-    base_model.model.<layer>.base_layer.weight         a copy of the base's weights under an update of the head or the table of tokens
+    base_model.model.score.weight [L, C]               a classifier's head (SEQ_CLS), named in
+`modules_to_save`
+    base_model.model.<layer>.base_layer.weight         a copy of the base's weights under an update of the
+head or the table of tokens
     base_model.model.<layer>.weight                    weights trained whole (`modules_to_save`)
-    base_model.model.<table>.lora_embedding_A [r, V]   an update of the table of tokens, W + s (B A)ᵀ, with lora_embedding_B [C, r]
+    base_model.model.<table>.lora_embedding_A [r, V]   an update of the table of tokens, W + s (B A)ᵀ, with
+lora_embedding_B [C, r]
 
-Experts are parameters of one module: there A is [E·r, C] expert by expert, B is [R, r·E] rank by rank, and a module of which several
-parameters are adapted is wrapped as often, the first innermost (`base_layer`).
+Experts are parameters of one module: there A is [E·r, C] expert by expert, B is [R, r·E] rank by rank, and a
+module of which several parameters are adapted is wrapped as often, the first innermost (`base_layer`).
 """
 
 from __future__ import annotations
@@ -34,7 +39,9 @@ SCORE = f"{PREFIX}score.weight"
 Shapes = Mapping[str, torch.Size]
 
 
-def new_about(config: AdapterConfig, rules: Sequence[Rule], shapes: Shapes, base: str | None) -> dict[str, Any]:
+def new_about(
+    config: AdapterConfig, rules: Sequence[Rule], shapes: Shapes, base: str | None
+) -> dict[str, Any]:
     """The adapter_config.json of a new adapter of a language model on what these rules name."""
     layers = sorted(_layer(rule) for rule in rules if not _experts(rule, shapes))
     return {
@@ -55,10 +62,13 @@ def new_about(config: AdapterConfig, rules: Sequence[Rule], shapes: Shapes, base
     }
 
 
-def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: Iterable[Rule], shapes: Shapes) -> Adapter:
+def read_peft(
+    about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: Iterable[Rule], shapes: Shapes
+) -> Adapter:
     """An adapter from peft's fields and tensors. `rules` and `shapes` are those of the network it is for.
 
-    Raises InputError for a field that newleaf does not honour, and for tensors that the network has no place for.
+    Raises InputError for a field that newleaf does not honour, and for tensors that the network has no place
+    for.
     """
     check_about(about)
     parts: dict[str, Part] = {}
@@ -73,13 +83,17 @@ def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: It
             names = {kind: name for kind in KINDS if (name := f"{place}.{KINDS[kind]}") in tensors}
             if names:
                 used |= set(names.values())
-                parts |= _read(rule, {kind: tensors[name] for kind, name in names.items()}, about, place, shapes)
+                parts |= _read(
+                    rule, {kind: tensors[name] for kind, name in names.items()}, about, place, shapes
+                )
                 break
     table, mine = _embedding(wanted, tensors, about, shapes)
     whole, more = _whole(rules, tensors, shapes)
     left = sorted(set(tensors) - used - mine - more)
     if left:
-        raise InputError(f"the adapter holds {left[0]}, and this network has no such layer: it belongs to another base")
+        raise InputError(
+            f"the adapter holds {left[0]}, and this network has no such layer: it belongs to another base"
+        )
     if not parts and not table and not whole:
         raise InputError("the adapter holds no tensors")
     return Adapter(parts | table, dict(about), score=score, whole=whole)
@@ -88,7 +102,8 @@ def read_peft(about: Mapping[str, Any], tensors: Mapping[str, Tensor], rules: It
 def _embedding(
     rules: Sequence[Rule], tensors: Mapping[str, Tensor], about: Mapping[str, Any], shapes: Shapes
 ) -> tuple[dict[str, Part], set[str]]:
-    """The update of the table of tokens, as one of its rows, and the names of the tensors that it stands in."""
+    """The update of the table of tokens, as one of its rows, and the names of the tensors that it stands
+    in."""
     for rule in rules:
         if rule.ours != (TABLE,):
             continue
@@ -96,15 +111,29 @@ def _embedding(
             names = [f"{place}.lora_embedding_{part}" for part in "AB"]
             if all(name in tensors for name in names):
                 a, b = (tensors[name] for name in names)
-                if a.ndim != 2 or b.ndim != 2 or not len(a) or (a.shape[1], b.shape[0]) != tuple(shapes[TABLE]) or a.shape[0] != b.shape[1]:
-                    raise InputError(f"{names[0]} is no update of a table of shape {tuple(shapes[TABLE])}: it belongs to another base")
+                if (
+                    a.ndim != 2
+                    or b.ndim != 2
+                    or not len(a)
+                    or (a.shape[1], b.shape[0]) != tuple(shapes[TABLE])
+                    or a.shape[0] != b.shape[1]
+                ):
+                    raise InputError(
+                        f"{names[0]} is no update of a table of shape {tuple(shapes[TABLE])}: it belongs to "
+                        f"another base"
+                    )
                 check_rank(about, layer := place.removeprefix(PREFIX), len(a))
-                return {TABLE: Part(b.T.contiguous(), a.T.contiguous(), scale_of(about, layer, len(a)))}, set(names)
+                return {TABLE: Part(b.T.contiguous(), a.T.contiguous(), scale_of(about, layer, len(a)))}, set(
+                    names
+                )
     return {}, set()
 
 
-def _whole(rules: Sequence[Rule], tensors: Mapping[str, Tensor], shapes: Shapes) -> tuple[dict[str, Tensor], set[str]]:
-    """Weights that stand in the adapter whole, trained or copied from its base, and the names of their tensors."""
+def _whole(
+    rules: Sequence[Rule], tensors: Mapping[str, Tensor], shapes: Shapes
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Weights that stand in the adapter whole, trained or copied from its base, and the names of their
+    tensors."""
     found: dict[str, Tensor] = {}
     used: set[str] = set()
     for rule in rules:
@@ -131,11 +160,20 @@ def write_peft(adapter: Adapter, rules: Iterable[Rule], shapes: Shapes) -> dict[
     for rule, places in _places(wanted, adapter.about, shapes):
         place, parts = places[0], [adapter.parts[name] for name in rule.ours]
         rows = replace(rule, transpose=False)
-        a, b = parts[0].a, to_hugging_face([rows], {name: part.b for name, part in zip(rule.ours, parts, strict=True)})[rule.theirs]
+        a, b = (
+            parts[0].a,
+            to_hugging_face([rows], {name: part.b for name, part in zip(rule.ours, parts, strict=True)})[
+                rule.theirs
+            ],
+        )
         if _experts(rule, shapes):
             a, b = a.flatten(0, 1), b.permute(1, 2, 0).flatten(1)
         found[f"{place}.{KINDS['a']}"], found[f"{place}.{KINDS['b']}"] = a.contiguous(), b.contiguous()
-        lengths = {name: part.magnitude.unsqueeze(1) for name, part in zip(rule.ours, parts, strict=True) if part.magnitude is not None}
+        lengths = {
+            name: part.magnitude.unsqueeze(1)
+            for name, part in zip(rule.ours, parts, strict=True)
+            if part.magnitude is not None
+        }
         if lengths:
             found[f"{place}.{KINDS['magnitude']}"] = to_hugging_face([rows], lengths)[rule.theirs].squeeze(1)
     if adapter.score is not None:
@@ -171,27 +209,37 @@ def _score(about: Mapping[str, Any], tensors: Mapping[str, Tensor], shapes: Shap
         return None
     score, columns = tensors.get(SCORE), shapes["embedding.token.weight"][1]
     if score is None or score.ndim != 2 or score.shape[1] != columns:
-        raise InputError(f"{SCORE} is missing or does not read {columns} numbers, so it gives no labels over this base")
+        raise InputError(
+            f"{SCORE} is missing or does not read {columns} numbers, so it gives no labels over this base"
+        )
     return score
 
 
-def _read(rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], place: str, shapes: Shapes) -> dict[str, Part]:
+def _read(
+    rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], place: str, shapes: Shapes
+) -> dict[str, Part]:
     """One layer of theirs as the parts of ours that it holds."""
     if "a" not in tensors or "b" not in tensors:
         raise InputError(f"the adapter has only one of lora_A and lora_B of {place}")
     a, b = tensors["a"], tensors["b"]
     if a.ndim != 2 or b.ndim != 2 or not a.numel() or not b.numel():
-        raise InputError(f"{place} has shapes {tuple(a.shape)} and {tuple(b.shape)}, and lora_A and lora_B are matrices")
+        raise InputError(
+            f"{place} has shapes {tuple(a.shape)} and {tuple(b.shape)}, and lora_A and lora_B are matrices"
+        )
     if _experts(rule, shapes):
         count = shapes[rule.ours[0]][0]
         if len(a) % count or b.shape[1] != len(a):
-            raise InputError(f"{place} has shapes {tuple(a.shape)} and {tuple(b.shape)}, which {count} experts do not divide")
+            raise InputError(
+                f"{place} has shapes {tuple(a.shape)} and {tuple(b.shape)}, which {count} experts do not "
+                f"divide"
+            )
         a = torch.unflatten(a, 0, (count, -1))
         b = torch.unflatten(b, 1, (-1, count)).permute(2, 0, 1)
     rank, columns = a.shape[-2], shapes[rule.ours[0]][-1]
     if a.shape[-1] != columns or b.shape[-1] != rank:
         raise InputError(
-            f"{place} has shapes {tuple(tensors['a'].shape)} and {tuple(tensors['b'].shape)}, and reads {columns} numbers here: "
+            f"{place} has shapes {tuple(tensors['a'].shape)} and {tuple(tensors['b'].shape)}, and reads "
+            f"{columns} numbers here: "
             "it belongs to another base"
         )
     layer = place.removeprefix(PREFIX)
@@ -206,15 +254,25 @@ def _read(rule: Rule, tensors: Mapping[str, Tensor], about: Mapping[str, Any], p
         lengths = dict(from_hugging_face([rows], {rule.theirs: tensors["magnitude"].view(-1, 1)}, single))
     elif about.get("use_dora"):
         raise InputError(f"adapter_config.json says use_dora, and {place} has no magnitudes")
-    return {name: Part(a, ups[name].contiguous(), scale, lengths[name].squeeze(1).contiguous() if lengths else None) for name in rule.ours}
+    return {
+        name: Part(
+            a, ups[name].contiguous(), scale, lengths[name].squeeze(1).contiguous() if lengths else None
+        )
+        for name in rule.ours
+    }
 
 
-def _places(rules: Sequence[Rule], about: Mapping[str, Any], shapes: Shapes) -> Iterable[tuple[Rule, list[str]]]:
-    """Where each rule's tensors are: the name to write, and then the one that a bare network's adapter has."""
+def _places(
+    rules: Sequence[Rule], about: Mapping[str, Any], shapes: Shapes
+) -> Iterable[tuple[Rule, list[str]]]:
+    """Where each rule's tensors are: the name to write, and then the one that a bare network's adapter
+    has."""
     named = about.get("target_parameters") or []
     stacks: dict[str, list[Rule]] = {}
     for rule in rules:
-        if _experts(rule, shapes) and any(rule.theirs == name or rule.theirs.endswith(f".{name}") for name in named):
+        if _experts(rule, shapes) and any(
+            rule.theirs == name or rule.theirs.endswith(f".{name}") for name in named
+        ):
             stacks.setdefault(rule.theirs.rpartition(".")[0], []).append(rule)
     for rule in rules:
         layer = _layer(rule)

@@ -1,4 +1,5 @@
-"""The engines that a model keeps from call to call, so that programs are made once and what was read is remembered."""
+"""The engines that a model keeps from call to call, so that programs are made once and what was read is
+remembered."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ Weights = tuple[tuple[int, int], ...]  # where each weight lies, and how often i
 
 
 class Engines:
-    """At most two engines for one network: one without a draft, and one with the draft that was asked for last. `cache` is the type of keys
-    and values."""
+    """At most two engines for one network: one without a draft, and one with the draft that was asked for
+    last. `cache` is the type of keys and values."""
 
     def __init__(self, network: GPT, tokenizer: Tokenizer, cache: torch.dtype | None = None) -> None:
         self.network, self.tokenizer, self.cache = network, tokenizer, cache
@@ -23,7 +24,9 @@ class Engines:
     def get(self, draft: GPT | None, grammars: Grammars) -> Engine:
         """The one with this draft, as long as no weight has changed."""
         networks = [each for each in (self.network, draft) if each is not None]
-        weights = tuple((weight.data_ptr(), weight._version) for each in networks for weight in each.parameters())
+        weights = tuple(
+            (weight.data_ptr(), weight._version) for each in networks for weight in each.parameters()
+        )
         kept = self._kept.get(draft)
         if kept is None or kept[0] != weights:
             self._kept = {each: one for each, one in self._kept.items() if each is None and draft is not None}

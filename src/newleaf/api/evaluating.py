@@ -30,15 +30,19 @@ from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
 AnyModel = Model | str | Path
 
 
-def evaluate(model: AnyModel, tasks: Sequence[str], data_dir: str | Path | None = None, **options: Any) -> dict[str, Any]:
-    """Scores of a model (open, or the name of one, or an address) on tasks and files; the dictionary is that of results.json.
+def evaluate(
+    model: AnyModel, tasks: Sequence[str], data_dir: str | Path | None = None, **options: Any
+) -> dict[str, Any]:
+    """Scores of a model (open, or the name of one, or an address) on tasks and files; the dictionary is that
+    of results.json.
 
-    `data_dir` is the folder of the tasks' files. Options are the command's: `limit`, `shots`, `out`, `against` (a second model),
-    `allow_code_execution`, `samples`, `temperature`, `max_tokens`, `template`, `chat`, `stride`, `contamination` (training texts to look
-    for the tasks' rows in), `seed`; `weights`, `device`, `threads`, `context` and `context_method` for models that are
-    opened here; `quiet`.
+    `data_dir` is the folder of the tasks' files. Options are the command's: `limit`, `shots`, `out`,
+    `against` (a second model), `allow_code_execution`, `samples`, `temperature`, `max_tokens`, `template`,
+    `chat`, `stride`, `contamination` (training texts to look for the tasks' rows in), `seed`; `weights`,
+    `device`, `threads`, `context` and `context_method` for models that are opened here; `quiet`.
 
-    Raises InputError for what cannot be: a task that does not exist, a file without usable rows, an address that does not answer.
+    Raises InputError for what cannot be: a task that does not exist, a file without usable rows, an address
+    that does not answer.
     """
     return evaluation(model, tasks, data_dir, **options).as_json()
 
@@ -63,23 +67,41 @@ def evaluation(
 ) -> Evaluation:
     """`evaluate` with everything that a report is made of."""
     try:
-        setting = Setting(Path(data_dir) if data_dir is not None else None, allow_code=allow_code_execution, **options)
+        setting = Setting(
+            Path(data_dir) if data_dir is not None else None, allow_code=allow_code_execution, **options
+        )
     except TypeError:
         known = [name for name in Setting.__dataclass_fields__ if name not in ("data_dir", "allow_code")]
         strange = [name for name in options if name not in known]
-        raise InputError(f"evaluate: no such option {', '.join(strange)}; there are {', '.join(known)}") from None
-    opening = {"weights": weights, "device": device, "threads": threads, "context": context, "context_method": context_method}
+        raise InputError(
+            f"evaluate: no such option {', '.join(strange)}; there are {', '.join(known)}"
+        ) from None
+    opening = {
+        "weights": weights,
+        "device": device,
+        "threads": threads,
+        "context": context,
+        "context_method": context_method,
+    }
     models = [_peeked(each, opening) for each in (model, against) if each is not None]
     labels = [_gives_labels(each) for _, each in models]
     if len(set(labels)) > 1:
-        raise InputError(f"against: {models[1][0]} {'gives labels' if labels[1] else 'writes text'}, and {models[0][0]} does not")
+        raise InputError(
+            f"against: {models[1][0]} {'gives labels' if labels[1] else 'writes text'}, and {models[0][0]} "
+            f"does not"
+        )
     jobs = find_jobs(tasks, setting, labels[0])
     shown = monitor or (Silent() if quiet else pick_monitor())
     try:
         subject, *others = [_subject(name, each, setting, opening) for name, each in models]
         other = others[0] if others else None
         folder = Path(out) if out is not None else None
-        notes = [note for name, each in models if not isinstance(each, Model) for note in own_text_notes(name, tasks)]
+        notes = [
+            note
+            for name, each in models
+            if not isinstance(each, Model)
+            for note in own_text_notes(name, tasks)
+        ]
         found = run_evaluation(subject, jobs, setting, Shown(shown), folder, other, contamination)
     finally:
         if monitor is None:
@@ -94,11 +116,14 @@ def _peeked(model: AnyModel, opening: dict[str, Any]) -> tuple[str, AnyModel]:
     """Its name, and what it is; an adapter opened, since only then it is known what it makes."""
     if isinstance(model, Model):
         return repr(model), model
-    return str(model), load(model, **opening) if not is_address(str(model)) and stands_for_adapter(model) else model
+    return str(model), load(model, **opening) if not is_address(str(model)) and stands_for_adapter(
+        model
+    ) else model
 
 
 def _gives_labels(model: AnyModel) -> bool:
-    """Whether this is a classifier, from its config.json alone. Raises InputError where there is no such model."""
+    """Whether this is a classifier, from its config.json alone. Raises InputError where there is no such
+    model."""
     if isinstance(model, Model):
         return model.labels is not None
     if is_address(str(model)) or is_gguf(model):
@@ -115,4 +140,6 @@ def _subject(name: str, model: AnyModel, setting: Setting, opening: dict[str, An
     if opened.labels is not None:
         return LabelSubject(opened.labels, name, opened.family)
     template = opened.chat_template if setting.chat else None
-    return LocalSubject(opened.network, opened.tokenizer, name, opened.family, opened.end_ids, template, opened.cache)
+    return LocalSubject(
+        opened.network, opened.tokenizer, name, opened.family, opened.end_ids, template, opened.cache
+    )

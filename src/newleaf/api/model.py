@@ -13,7 +13,16 @@ from newleaf.errors import InputError
 from newleaf.generate.backend.prompt_logprobs import score_prompt
 from newleaf.generate.batch.output_settings import begin_output, settings_of
 from newleaf.generate.batch.prompt_file import add_lines, batches, read_prompts
-from newleaf.generate.chat.answering import MAX_TOKENS, Answerer, ChatResponder, Reply, ReplyPiece, check_options, gather, told_full
+from newleaf.generate.chat.answering import (
+    MAX_TOKENS,
+    Answerer,
+    ChatResponder,
+    Reply,
+    ReplyPiece,
+    check_options,
+    gather,
+    told_full,
+)
 from newleaf.generate.chat.conversation import Conversation
 from newleaf.generate.constraints.constraint import Grammars
 from newleaf.generate.engine.engine import Engine
@@ -38,7 +47,8 @@ TEMPLATE_OPTIONS = ("tools", "documents", "continue_final_message", "template_va
 
 
 class Model:
-    """A language model that is open: `network` (ids [B, T] → logits [B, T, V]), its `tokenizer`, its `family`'s name.
+    """A language model that is open: `network` (ids [B, T] → logits [B, T, V]), its `tokenizer`, its
+    `family`'s name.
 
     `defaults` are the fields of its generation_config.json.
     """
@@ -57,7 +67,8 @@ class Model:
         self.family = family
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
-        self.cache = CACHES[cache] if cache is not None else None  # of keys and values; None for the network's own
+        # of keys and values; None for the network's own
+        self.cache = CACHES[cache] if cache is not None else None
         self.pretrained: Note = {}  # how it was made, where its files note that; handed on when it is saved
         self.replaced: tuple[str, ...] = ()  # weights of a base that an adapter over it brought whole
         self._engines = Engines(network, tokenizer, self.cache)
@@ -69,8 +80,9 @@ class Model:
     def generate(self, prompt: str = "", *, n: int, **options: Any) -> list[str]: ...
 
     def generate(self, prompt: str = "", *, n: int | None = None, **options: Any) -> str | list[str]:
-        """The continuation of `prompt`, without it; with `n`, a list of n. Options are those of `SamplingConfig`, and `draft`: a small
-        model with the same tokenizer that proposes tokens, which changes no text.
+        """The continuation of `prompt`, without it; with `n`, a list of n. Options are those of
+        `SamplingConfig`, and `draft`: a small model with the same tokenizer that proposes tokens, which
+        changes no text.
 
         Raises InputError for an option that does not exist or cannot be.
         """
@@ -79,7 +91,8 @@ class Model:
         return texts[0] if n is None else texts
 
     def stream(self, prompt: str = "", **options: Any) -> Iterator[str]:
-        """The continuation piece by piece, each piece complete UTF-8. With best_of or beams all of it comes at once, when it is known."""
+        """The continuation piece by piece, each piece complete UTF-8. With best_of or beams all of it comes
+        at once, when it is known."""
         _text_alone(options, "stream")
         if options.get("n", 1) != 1:
             raise InputError("n: stream writes one text; generate, complete and pieces write several")
@@ -90,7 +103,8 @@ class Model:
         return self.generate(prompt, n=n, **options)
 
     def complete(self, prompt: str = "", *, draft: Model | None = None, **options: Any) -> list[Completion]:
-        """The `n` continuations with how each ended and, with logprobs or prompt_logprobs, how likely each token was."""
+        """The `n` continuations with how each ended and, with logprobs or prompt_logprobs, how likely each
+        token was."""
         top = options.get("prompt_logprobs")
         (found,) = collect(self._write(prompt, self._config(options), draft), 1)
         if top is not None:
@@ -101,7 +115,8 @@ class Model:
         return found
 
     def pieces(self, prompt: str = "", *, draft: Model | None = None, **options: Any) -> Iterator[Piece]:
-        """What `stream` is made of: pieces that say which of the `n` texts they belong to and how it ended."""
+        """What `stream` is made of: pieces that say which of the `n` texts they belong to and how it
+        ended."""
         if options.get("prompt_logprobs") is not None:
             raise InputError("prompt_logprobs: pieces do not carry them; complete has them")
         return self._write(prompt, self._config(options), draft)
@@ -116,11 +131,13 @@ class Model:
         overwrite: bool = False,
         **options: Any,
     ) -> int:
-        """Continue every prompt of a file (.txt: one a line; .jsonl: field `prompt`, other fields kept), `batch` at a time, to JSON lines.
+        """Continue every prompt of a file (.txt: one a line; .jsonl: field `prompt`, other fields kept),
+        `batch` at a time, to JSON lines.
 
-        A second start goes on after the last complete line; `overwrite` begins again. `on_progress` hears how many of all prompts are
-        done. Returns how many were written now. Raises InputError, before anything is written, for a prompt that cannot be, and for an
-        `out` of other prompts, another model or other options, which the file beside it (`out`.settings.json) names.
+        A second start goes on after the last complete line; `overwrite` begins again. `on_progress` hears how
+        many of all prompts are done. Returns how many were written now. Raises InputError, before anything is
+        written, for a prompt that cannot be, and for an `out` of other prompts, another model or other
+        options, which the file beside it (`out`.settings.json) names.
         """
         _text_alone(options, "generate_file")
         config, rows, out = self._config(options), read_prompts(Path(prompts)), Path(out)
@@ -131,7 +148,10 @@ class Model:
                 prompt_ids(self.tokenizer, row.text, config, self.network.config.context_length)
             except InputError as error:
                 raise InputError(f"{row.where}: {error}") from None
-        done, past = begin_output(out, rows, settings_of(self.network, self.tokenizer.fingerprint, config), overwrite), 0
+        done, past = (
+            begin_output(out, rows, settings_of(self.network, self.tokenizer.fingerprint, config), overwrite),
+            0,
+        )
         for first, some in batches(rows, done, batch):
             if on_progress is not None:
                 on_progress(first, len(rows))
@@ -149,10 +169,11 @@ class Model:
         adapters: Mapping[str, str | Path] | None = None,
         draft: Model | None = None,
     ) -> Engine:
-        """An engine for many requests at once; see `Engine`. `adapters` are folders or runs by the names that requests choose them by,
-        `draft` a small model that proposes tokens.
+        """An engine for many requests at once; see `Engine`. `adapters` are folders or runs by the names that
+        requests choose them by, `draft` a small model that proposes tokens.
 
-        Raises InputError for an adapter or draft that does not fit this model, and for a model that gives labels.
+        Raises InputError for an adapter or draft that does not fit this model, and for a model that gives
+        labels.
         """
         adapted = {name: self.with_adapter(path) for name, path in (adapters or {}).items()}
         for model in (self, *adapted.values()):
@@ -160,7 +181,9 @@ class Model:
         for name, model in adapted.items():
             if model.replaced:
                 what = f"brings {model.replaced[0]} whole, and an engine's adapters share the base's weights"
-                raise InputError(f"adapter {name}: {what}; open it by itself, or merge it (newleaf convert --merge)")
+                raise InputError(
+                    f"adapter {name}: {what}; open it by itself, or merge it (newleaf convert --merge)"
+                )
         networks = {name: model.network for name, model in adapted.items()}
         guess = self._draft_network(draft)
         return Engine(
@@ -177,9 +200,11 @@ class Model:
         )
 
     def with_adapter(self, path: str | Path) -> Model:
-        """This model with an adapter over it; the weights are the same ones in memory, and this model stays as it is.
+        """This model with an adapter over it; the weights are the same ones in memory, and this model stays
+        as it is.
 
-        A classifier's adapter makes a model that gives labels. Raises InputError when `path` is no adapter, or one for another base.
+        A classifier's adapter makes a model that gives labels. Raises InputError when `path` is no adapter,
+        or one for another base.
         """
         adapter, folder = load_adapter(path, self.network, self.family), adapter_folder(path)
         if self.labels is not None and adapter.score is None:
@@ -188,7 +213,11 @@ class Model:
         replaced = attach(network, adapter)
         network.eval()
         tokenizer = adapter_tokenizer(folder, network.config) or self.tokenizer
-        labels = LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter)) if adapter.score is not None else None
+        labels = (
+            LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter))
+            if adapter.score is not None
+            else None
+        )
         model = Model(network, tokenizer, self.family, self.defaults, labels)
         model.pretrained = self.pretrained
         model.cache = self.cache
@@ -196,17 +225,21 @@ class Model:
         return model
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
-        """A label for each text, in the type that the data had; with several labels a text, a list of them; of a regression its number.
+        """A label for each text, in the type that the data had; with several labels a text, a list of them;
+        of a regression its number.
 
-        A model for pairs takes two texts in place of each, one for choice a text and its continuations, whose number from 0 is the answer.
-        Raises InputError for a model that was not tuned for labels.
+        A model for pairs takes two texts in place of each, one for choice a text and its continuations, whose
+        number from 0 is the answer. Raises InputError for a model that was not tuned for labels.
         """
         return [found.answer for found in self.judge([texts] if isinstance(texts, str) else texts)]
 
     def judge(self, texts: Sequence[Question]) -> list[Judged]:
         """`classify` with the probability of each label."""
         if self.labels is None:
-            raise InputError("this is a language model and gives no labels; newleaf finetune --task classify makes one that does")
+            raise InputError(
+                "this is a language model and gives no labels; newleaf finetune --task classify makes one "
+                "that does"
+            )
         return self.labels.judge(texts)
 
     @property
@@ -219,17 +252,23 @@ class Model:
         """Whether this is a regression, whose answers are numbers."""
         return self.labels is not None and self.labels.head.regression
 
-    def _write(self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None = None, first: int = 0) -> Iterator[Piece]:
+    def _write(
+        self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None = None, first: int = 0
+    ) -> Iterator[Piece]:
         return told_past(self._pieces(prompts, config, draft, first), self.network.config.context_length)
 
-    def _pieces(self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None, first: int) -> Iterator[Piece]:
+    def _pieces(
+        self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None, first: int
+    ) -> Iterator[Piece]:
         self._check_writes()
         check_drafting(draft is not None, config)
         return self._engine(draft).write(prompts, config, first, self.end_ids)
 
     def _check_writes(self) -> None:
         if self.labels is not None:
-            raise InputError("this model was tuned to give labels and writes nothing; newleaf classify asks it")
+            raise InputError(
+                "this model was tuned to give labels and writes nothing; newleaf classify asks it"
+            )
 
     def _engine(self, draft: Model | None = None) -> Engine:
         """The engine to write with, which remembers what it has read."""
@@ -259,12 +298,18 @@ class Model:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end a text: those of generation_config.json (or config.json, where there is none), and the tokenizer's own where
-        neither says."""
+        """Tokens that end a text: those of generation_config.json (or config.json, where there is none), and
+        the tokenizer's own where neither says."""
         named = self.defaults.get("eos_token_id", self.tokenizer.eos_id)
         listed = named if isinstance(named, list) else [named]
-        if not all(token is None or (type(token) is int and 0 <= token < self.network.config.vocab_size) for token in listed):
-            raise InputError(f"generation_config.json: eos_token_id must be a token's number or a list of them, not {str(named)[:60]}")
+        if not all(
+            token is None or (type(token) is int and 0 <= token < self.network.config.vocab_size)
+            for token in listed
+        ):
+            raise InputError(
+                f"generation_config.json: eos_token_id must be a token's number or a list of them, not "
+                f"{str(named)[:60]}"
+            )
         return frozenset(token for token in listed if token is not None)
 
     @cached_property
@@ -277,12 +322,13 @@ class Model:
         self.__dict__["chat_template"] = ChatTemplate(self.tokenizer, source)
 
     def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        """The answer to a conversation: [{"role": "user", "content": "Hello"}, …] → text, without what the model thought before it.
+        """The answer to a conversation: [{"role": "user", "content": "Hello"}, …] → text, without what the
+        model thought before it.
 
-        Options are those of `SamplingConfig`, of which max_tokens is 1024 unless given; `tools` and `documents` for templates that take
-        them; `continue_final_message=True` to go on with the last message; `template_variables`, such as {"enable_thinking": False};
-        `draft` as for `generate`.
-        Raises InputError for messages or options that are wrong, and for a model without a chat template.
+        Options are those of `SamplingConfig`, of which max_tokens is 1024 unless given; `tools` and
+        `documents` for templates that take them; `continue_final_message=True` to go on with the last
+        message; `template_variables`, such as {"enable_thinking": False}; `draft` as for `generate`. Raises
+        InputError for messages or options that are wrong, and for a model without a chat template.
         """
         return self.reply(messages, **options).content
 
@@ -293,7 +339,8 @@ class Model:
                 yield piece.text
 
     def reply(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Reply:
-        """`chat` with everything there is to know: content, reasoning, how it ended, and how many tokens were written."""
+        """`chat` with everything there is to know: content, reasoning, how it ended, and how many tokens were
+        written."""
         return gather(self.reply_pieces(messages, **options))
 
     def reply_pieces(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[ReplyPiece]:
@@ -303,12 +350,16 @@ class Model:
         config, how, responder = self.chat_options(options), _rendering(template), self._speaker()
         check_drafting(draft is not None, config)
         prompt = responder.prompt(messages, how)
-        pieces = responder.answer(prompt, config, self._answerer(draft), how.tools, how.continue_final_message)
+        pieces = responder.answer(
+            prompt, config, self._answerer(draft), how.tools, how.continue_final_message
+        )
         return told_full(pieces, responder.context_length)
 
-    def conversation(self, system: str | None = None, *, draft: Model | None = None, **options: Any) -> Conversation:
-        """A conversation that keeps what the network has read from turn to turn. Options are the template's: tools, documents,
-        template_variables; `draft` is as for `generate`."""
+    def conversation(
+        self, system: str | None = None, *, draft: Model | None = None, **options: Any
+    ) -> Conversation:
+        """A conversation that keeps what the network has read from turn to turn. Options are the template's:
+        tools, documents, template_variables; `draft` is as for `generate`."""
         return Conversation(self._speaker(), self._answerer(draft), system, _rendering(options))
 
     def _speaker(self) -> ChatResponder:
@@ -318,17 +369,20 @@ class Model:
         return self._engine(draft)
 
     def chat_options(self, options: Mapping[str, Any]) -> SamplingConfig:
-        """The `SamplingConfig` of these options, with what an answer has unless they say otherwise. Raises InputError."""
+        """The `SamplingConfig` of these options, with what an answer has unless they say otherwise. Raises
+        InputError."""
         config = self._config({"max_tokens": MAX_TOKENS} | dict(options))
         check_options(config)
         return config
 
     def save(self, path: str | Path, type: str | None = None) -> str | None:
-        """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at all. An adapter is merged.
+        """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at
+        all. An adapter is merged.
 
-        `type` is the number format of a GGUF's matrices: F32 (unless given), F16, BF16, Q8_0, Q4_0 or (experts) MXFP4. Returns None, or a
-        sentence when stock transformers has no class for this network, or llama.cpp runs it a little differently. Raises InputError when
-        `path` holds other things, or GGUF has no layout for the network.
+        `type` is the number format of a GGUF's matrices: F32 (unless given), F16, BF16, Q8_0, Q4_0 or
+        (experts) MXFP4. Returns None, or a sentence when stock transformers has no class for this network, or
+        llama.cpp runs it a little differently. Raises InputError when `path` holds other things, or GGUF has
+        no layout for the network.
         """
         folder = Path(path)
         if folder.suffix == ".gguf" and self.labels is not None:
@@ -338,18 +392,36 @@ class Model:
 
             if folder.is_dir():
                 raise InputError(f"{folder}: is a folder, so no GGUF file is written over it")
-            return save_gguf(folder, self.network.config, whole_weights(self.network), self.tokenizer, type or "F32", self.pretrained)
+            return save_gguf(
+                folder,
+                self.network.config,
+                whole_weights(self.network),
+                self.tokenizer,
+                type or "F32",
+                self.pretrained,
+            )
         if type is not None:
             raise InputError(f"type: {type} is for GGUF files, and {folder} does not end in .gguf")
-        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())):
+        if folder.exists() and (
+            not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())
+        ):
             raise InputError(f"{folder}: exists and is not a model folder, so it is not replaced")
         if self.labels is not None:
             score = {SCORE: self.labels.network.score.weight.detach()}
             whole = {BODY + name: weight for name, weight in whole_weights(self.network).items()} | score
             head = self.labels.head
-            return save_classifier(folder, self.network.config, whole, self.tokenizer, head, VERSION, pretrained=self.pretrained)
+            return save_classifier(
+                folder, self.network.config, whole, self.tokenizer, head, VERSION, pretrained=self.pretrained
+            )
         notes = {"version": VERSION, **self.pretrained}
-        return save_folder(folder, self.network.config, whole_weights(self.network), self.tokenizer, notes, defaults=self.defaults)
+        return save_folder(
+            folder,
+            self.network.config,
+            whole_weights(self.network),
+            self.tokenizer,
+            notes,
+            defaults=self.defaults,
+        )
 
     def __repr__(self) -> str:
         config = self.network.config

@@ -31,15 +31,17 @@ def load(
     context_method: Literal["yarn", "ntk"] | None = None,
     cache: Literal["bf16", "int8"] | None = None,
 ) -> Model:
-    """Open a model folder, a run, a GGUF file (its name ends in .gguf), or a model of the Hub (`owner/name`); with an `adapter` over it, or
-    the adapter alone where it says which base it is for.
+    """Open a model folder, a run, a GGUF file (its name ends in .gguf), or a model of the Hub (`owner/name`);
+    with an `adapter` over it, or the adapter alone where it says which base it is for.
 
-    `weights`: None keeps the stored precision, fp32 for a GGUF file; "fp32" or "bf16" converts; "int8" or "int4" packs each matrix, as it
-    comes off the disk, in codes of so many bits with a scale for every 64 or 32 of them.
+    `weights`: None keeps the stored precision, fp32 for a GGUF file; "fp32" or "bf16" converts; "int8" or
+      "int4" packs each matrix, as it comes off the disk, in codes of so many bits with a scale for every 64
+      or 32 of them.
 
-    `context`: for texts of so many tokens; beyond what the model was made for, its rotary positions are stretched by YaRN or, with
-    `context_method="ntk"`, by dynamic NTK, and a warning says so (model/rope_scaling.py has the formulae). `cache`: the number format of
-    keys and values; None is fp32 with fp32 weights and bf16 with all others.
+    `context`: for texts of so many tokens; beyond what the model was made for, its rotary positions are
+      stretched by YaRN or, with `context_method="ntk"`, by dynamic NTK, and a warning says so
+      (model/rope_scaling.py has the formulae). `cache`: the number format of keys and values; None is fp32
+      with fp32 weights and bf16 with all others.
 
     Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
     """
@@ -63,7 +65,9 @@ def load(
     elif is_classifier(read_config(folder)):
         for name, value in (("context", context), ("cache", cache)):
             if value is not None:
-                raise InputError(f"{name}: {path} gives labels and writes nothing; {name} is for language models")
+                raise InputError(
+                    f"{name}: {path} gives labels and writes nothing; {name} is for language models"
+                )
         labelled = _classifier(folder, weights, device)
         return labelled if adapter is None else labelled.with_adapter(adapter)
     opened = (load_gguf if is_gguf else load_folder)(folder, PRECISIONS[weights] if weights else None)
@@ -87,7 +91,11 @@ def _stretch(network: GPT, context: int, method: Literal["yarn", "ntk"]) -> None
         raise InputError(str(error)) from None
     if context > have.context_length:
         how = {"yarn": "YaRN", "ntk": "dynamic NTK, whose base is that of a full context"}[method]
-        further = f", whose factor goes from {have.yarn_factor:g} to {network.config.yarn_factor:g}" if have.yarn_factor else ""
+        further = (
+            f", whose factor goes from {have.yarn_factor:g} to {network.config.yarn_factor:g}"
+            if have.yarn_factor
+            else ""
+        )
         logging.getLogger("newleaf").warning(
             f"context stretched from {have.context_length} to {context} tokens by {how}{further}; "
             "the model was not trained for it, so quality is not guaranteed"
@@ -97,12 +105,19 @@ def _stretch(network: GPT, context: int, method: Literal["yarn", "ntk"]) -> None
 def _classifier(folder: Path, weights: str | None, device: str | None) -> Model:
     """A model that gives labels; its network is the body that they are read from."""
     if weights not in (None, "fp32", "bf16"):
-        raise InputError(f"weights: {weights} packs language models; a classifier opens as stored, in fp32 or in bf16")
+        raise InputError(
+            f"weights: {weights} packs language models; a classifier opens as stored, in fp32 or in bf16"
+        )
     opened = load_classifier(folder, PRECISIONS[weights] if weights else None)
     try:
         network = opened.network.to(pick_device(device or "cpu"))
     except ValueError as error:
         raise InputError(str(error)) from None
-    model = Model(network.body, opened.tokenizer, opened.family, labels=LabelModel(network, opened.tokenizer, opened.head))
+    model = Model(
+        network.body,
+        opened.tokenizer,
+        opened.family,
+        labels=LabelModel(network, opened.tokenizer, opened.head),
+    )
     model.pretrained = opened.pretrained
     return model

@@ -63,7 +63,9 @@ class Run:
         self.plot().savefig(image, format="png", dpi=90)
         encoded = base64.b64encode(image.getvalue()).decode()
         last = [line for line in self.samples if line["step"] == self.samples[-1]["step"]]
-        texts = "".join(f"<pre><b>{html.escape(line['prompt'])}</b>{html.escape(line['sample'])}</pre>" for line in last)
+        texts = "".join(
+            f"<pre><b>{html.escape(line['prompt'])}</b>{html.escape(line['sample'])}</pre>" for line in last
+        )
         return f"<p>{html.escape(repr(self))}</p><img src='data:image/png;base64,{encoded}' style='max-width:720px'/>{texts}"
 
 

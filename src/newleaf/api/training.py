@@ -19,7 +19,9 @@ from newleaf.train.pretraining.start_pretraining import pretrain as run_pretrain
 from newleaf.train.run import resume as resume_run
 from newleaf.train.runs.run_folder import RunFolder
 
-NOT_RESUMED = "a run goes on as it was begun; only steps, time, tokens or epochs, which extend it, go with resume"
+NOT_RESUMED = (
+    "a run goes on as it was begun; only steps, time, tokens or epochs, which extend it, go with resume"
+)
 
 
 def pretrain(
@@ -32,8 +34,9 @@ def pretrain(
     monitor: Monitor | None = None,
     **options: Any,
 ) -> Run:
-    """Train a new model from text. Options are the recipe's sections (`data={...}`, `model={...}`, …), and `time`, `steps`, `tokens`,
-    `epochs`, `size`, `seed`, `threads`, `device`, `track` as on the command line; `config` is a recipe they are laid over.
+    """Train a new model from text. Options are the recipe's sections (`data={...}`, `model={...}`, …), and
+    `time`, `steps`, `tokens`, `epochs`, `size`, `seed`, `threads`, `device`, `track` as on the command line;
+    `config` is a recipe they are laid over.
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """
@@ -62,8 +65,9 @@ def finetune(
     monitor: Monitor | None = None,
     **options: Any,
 ) -> Run:
-    """Tune a model on data. `task` is one of text, classify, pair, similarity, choice, …; options are the recipe's sections and short
-    names as for `pretrain`; `config` is a recipe they are laid over. With `sweep`, short runs find the learning rate first.
+    """Tune a model on data. `task` is one of text, classify, pair, similarity, choice, …; options are the
+    recipe's sections and short names as for `pretrain`; `config` is a recipe they are laid over. With
+    `sweep`, short runs find the learning rate first.
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """
@@ -74,7 +78,10 @@ def finetune(
     begun = clock.monotonic() if started is None else started
     recipe = read_recipe(Path(config)) if config is not None else {}
     values = _recipe_values(recipe, Path(config).parent if config is not None else Path(), options)
-    values |= {"task": task or values.get("task"), "model": str(model) if model is not None else values.get("model", "")}
+    values |= {
+        "task": task or values.get("task"),
+        "model": str(model) if model is not None else values.get("model", ""),
+    }
     if data:
         values["source"] = [str(item) for item in data]
     built = read_tuning(values)
@@ -96,8 +103,9 @@ def resume(
 ) -> Run:
     """Go on with a run that was stopped, from its last checkpoint; a finished one is returned as it is.
 
-    One of `steps`, `tokens` and `epochs` (of the whole run) or `time` (more of it) extends a run, a finished one too: the learning rate
-    warms up again and decays anew. Raises InputError, naming it, for any other option: a run goes on as it was begun.
+    One of `steps`, `tokens` and `epochs` (of the whole run) or `time` (more of it) extends a run, a finished
+    one too: the learning rate warms up again and decays anew. Raises InputError, naming it, for any other
+    option: a run goes on as it was begun.
     """
     if others:
         raise InputError(f"{next(iter(others))}: {NOT_RESUMED}")
@@ -112,12 +120,17 @@ def resume(
 
 
 def _recipe_values(recipe: Mapping[str, Any], beside: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe with options laid over it; `time=`, `seed=`, `track=` and the like are short for fields of `train`."""
+    """A recipe with options laid over it; `time=`, `seed=`, `track=` and the like are short for fields of
+    `train`."""
     given = dict(options)
-    short = {name: given.pop(name) for name in (*LENGTHS, "seed", "threads", "device", "track") if name in given}
+    short = {
+        name: given.pop(name) for name in (*LENGTHS, "seed", "threads", "device", "track") if name in given
+    }
     values = merge(recipe_of(recipe), given, {"train": short})
     train = values["train"]
-    lengths = {name for name in LENGTHS if short.get(name, (options.get("train") or {}).get(name)) is not None}
+    lengths = {
+        name for name in LENGTHS if short.get(name, (options.get("train") or {}).get(name)) is not None
+    }
     if lengths:
         # A length on top of a recipe takes the place of the recipe's own.
         train.update({name: None for name in (*LENGTHS, "replay") if name not in lengths} | {"extended": ()})

@@ -1,4 +1,5 @@
-"""How fast an answer was written: tokens after the first piece by the time they took, so that reading the prompt does not count."""
+"""How fast an answer was written: tokens after the first piece by the time they took, so that reading the
+prompt does not count."""
 
 from __future__ import annotations
 

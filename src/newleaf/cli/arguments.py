@@ -1,7 +1,8 @@
 """The words of a command line in any order: which are options, which are their values, and which are neither.
 
-argparse takes what is no option from the places where it first finds some, so that an option in the middle cuts a command in two.
-Here the words are sorted first: options with their values, recipe options (`--section.field value`), and the rest.
+argparse takes what is no option from the places where it first finds some, so that an option in the middle
+cuts a command in two. Here the words are sorted first: options with their values, recipe options
+(`--section.field value`), and the rest.
 """
 
 from __future__ import annotations
@@ -33,20 +34,23 @@ class Parser(argparse.ArgumentParser):
 
 
 class Repeated(argparse.Action):
-    """An option of one value that may be given several times. Several values after one are taken too, before another option."""
+    """An option of one value that may be given several times. Several values after one are taken too, before
+    another option."""
 
     def __init__(self, *names: Any, **settings: Any) -> None:
         super().__init__(*names, **settings)
         self.several = True
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), values])
 
 
 @dataclass
 class Sorted:
-    """Words as they were sorted. `options` are argparse's, each value joined to its name; `recipe` are `--section.field` and values;
-    `notes` are what to tell the user."""
+    """Words as they were sorted. `options` are argparse's, each value joined to its name; `recipe` are
+    `--section.field` and values; `notes` are what to tell the user."""
 
     options: list[str] = fresh(default_factory=list)
     recipe: list[str] = fresh(default_factory=list)
@@ -81,18 +85,29 @@ def sort_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> Sorted:
 
 
 def refuse_empty(parser: argparse.ArgumentParser, found: Sorted, parsed: argparse.Namespace) -> None:
-    """Raises InputError for an empty name of a model, file or the like, as a shell's unset variable leaves it: a path takes it for the
-    folder we are in."""
+    """Raises InputError for an empty name of a model, file or the like, as a shell's unset variable leaves
+    it: a path takes it for the folder we are in."""
     for action in parser._actions:
         values = getattr(parsed, action.dest, None)
-        if action.option_strings or action.dest in MAY_BE_EMPTY or "" not in (values if isinstance(values, list) else [values]):
+        if (
+            action.option_strings
+            or action.dest in MAY_BE_EMPTY
+            or "" not in (values if isinstance(values, list) else [values])
+        ):
             continue
-        raise InputError(f"{str(action.metavar or action.dest).upper()}: it is empty, where a name is wanted: {action.help}")
+        raise InputError(
+            f"{str(action.metavar or action.dest).upper()}: it is empty, where a name is wanted: "
+            f"{action.help}"
+        )
     flag = ""
     for word in found.options:
         name, joined, value = word.partition("=")
         flag = name if name.startswith("--") else flag  # several values of one option are words of their own
-        if (joined or not word) and not value and parser._option_string_actions[flag].dest not in MAY_BE_EMPTY:
+        if (
+            (joined or not word)
+            and not value
+            and parser._option_string_actions[flag].dest not in MAY_BE_EMPTY
+        ):
             raise InputError(f"{flag}: its value is empty; give one, or leave {flag} out")
 
 
@@ -104,11 +119,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _is_option(word: str) -> bool:
-    return len(word) > 1 and word.startswith("-") and not NUMBER.match(word) and " " not in word.partition("=")[0]
+    return (
+        len(word) > 1
+        and word.startswith("-")
+        and not NUMBER.match(word)
+        and " " not in word.partition("=")[0]
+    )
 
 
 def _take_recipe(found: Sorted, words: Sequence[str], at: int, joined: bool, command: str) -> int:
-    """A field that is true or false may stand alone: the word behind it is a source or a model unless it says which."""
+    """A field that is true or false may stand alone: the word behind it is a source or a model unless it says
+    which."""
     name = words[at - 1]
     found.recipe.append(name)
     if joined or at == len(words) or words[at].startswith("--"):
@@ -124,7 +145,11 @@ def _action(parser: argparse.ArgumentParser, name: str) -> argparse.Action:
     known = parser._option_string_actions
     if name in known:
         return known[name]
-    begun = {id(action): action for flag, action in known.items() if name.startswith("--") and flag.startswith(name)}
+    begun = {
+        id(action): action
+        for flag, action in known.items()
+        if name.startswith("--") and flag.startswith(name)
+    }
     if len(begun) == 1:
         return next(iter(begun.values()))
     if begun:
@@ -153,7 +178,10 @@ def _take_values(found: Sorted, action: argparse.Action, flag: str, words: Seque
         return at
     if getattr(action, "several", False) and end - at > 1 and end < len(words) and words[end] != "--":
         found.options += [f"{flag}={value}" for value in words[at:end]]
-        found.notes.append(f"{flag} takes one text and is repeated for another: {' '.join(f'{flag} …' for _ in words[at:end])}")
+        found.notes.append(
+            f"{flag} takes one text and is repeated for another: "
+            f"{' '.join(f'{flag} …' for _ in words[at:end])}"
+        )
         return end
     found.options.append(f"{flag}={words[at]}")
     return at + 1

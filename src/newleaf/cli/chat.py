@@ -42,11 +42,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "chat",
         help="talk with a model",
         description="Talk with a model in its own chat template. In a terminal, /help lists what else there is. "
-        "From a pipe, each line is a message and each answer is printed; with --json, each answer is a JSON object on a line.",
+        "From a pipe, each line is a message and each answer is printed; with --json, each answer is a JSON "
+        "object on a line.",
     )
     parser.add_argument("model", help="a run, a model folder, a .gguf file, or owner/name of the Hub")
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before everything else")
-    parser.add_argument("--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the model's own")
+    parser.add_argument(
+        "--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the model's own"
+    )
     parser.add_argument(
         "--template-variable",
         action="append",

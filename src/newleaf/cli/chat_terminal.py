@@ -45,7 +45,8 @@ NOTES = (
 
 @contextlib.contextmanager
 def hearing_ctrl_c() -> Iterator[list[int]]:
-    """Ctrl-C raises KeyboardInterrupt, and is noted too: Python drops an exception that comes while an object is being taken down."""
+    """Ctrl-C raises KeyboardInterrupt, and is noted too: Python drops an exception that comes while an object
+    is being taken down."""
     pressed: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -111,14 +112,19 @@ class Terminal:
             return None
         command, _, rest = text.partition(" ")
         if command not in self.commands:
-            raise InputError(f"{command}: no such command; /help lists them, and // begins a message with a slash")
+            raise InputError(
+                f"{command}: no such command; /help lists them, and // begins a message with a slash"
+            )
         return self.commands[command](rest.strip())
 
     def _say(self, text: str) -> None:
         """Send a message and show the answer as it comes."""
         before = self.conversation.forgotten
         last, thinking = None, False
-        with hearing_ctrl_c() as pressed, contextlib.closing(self.conversation.say(text, self.model.chat_options(self.options))) as pieces:
+        with (
+            hearing_ctrl_c() as pressed,
+            contextlib.closing(self.conversation.say(text, self.model.chat_options(self.options))) as pieces,
+        ):
             timed = Timed(pieces)
             try:
                 for piece in timed:
@@ -164,7 +170,10 @@ class Terminal:
         if self.conversation.forgotten > before:
             limit = self.model.network.config.context_length
             count = self.conversation.forgotten
-            self._note(f"the context of {limit:,} tokens is full: the model no longer sees the oldest {count} messages")
+            self._note(
+                f"the context of {limit:,} tokens is full: the model no longer sees the oldest {count} "
+                f"messages"
+            )
 
     def _reset(self, rest: str) -> None:
         self.conversation.reset()

@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 
 AT_ONCE = 512  # texts
 DATA = (
-    ("text", ("--data.text", "--data.field"), "of rows: the field of the text, or of the first of two (default: guessed)"),
+    (
+        "text",
+        ("--data.text", "--data.field"),
+        "of rows: the field of the text, or of the first of two (default: guessed)",
+    ),
     ("second", ("--data.second",), "of rows of pairs: the field of the second text"),
-    ("choices", ("--data.choices",), "of rows with continuations: their field, or fields with commas between them"),
+    (
+        "choices",
+        ("--data.choices",),
+        "of rows with continuations: their field, or fields with commas between them",
+    ),
     ("encoding", ("--data.encoding",), "of a file that is not UTF-8 (default: guessed)"),
 )
 
@@ -28,7 +36,11 @@ DATA = (
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("classify", help="label texts with a tuned model")
     parser.add_argument("model", help="a run of newleaf finetune, or a folder with a sequence classifier")
-    parser.add_argument("text", nargs="*", help="texts, one label each; with a model for pairs two texts; - reads lines of standard input")
+    parser.add_argument(
+        "text",
+        nargs="*",
+        help="texts, one label each; with a model for pairs two texts; - reads lines of standard input",
+    )
     parser.add_argument(
         "--file",
         type=Path,
@@ -37,7 +49,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     for name, flags, what in DATA:
         parser.add_argument(*flags, dest=f"data.{name}", metavar="NAME", help=what)
-    parser.add_argument("--weights", choices=["fp32", "bf16"], help="convert the weights on opening (default: as stored)")
+    parser.add_argument(
+        "--weights", choices=["fp32", "bf16"], help="convert the weights on opening (default: as stored)"
+    )
     add_model_options(parser, weights=False)
     parser.set_defaults(run=run, name="classify")
 
@@ -45,7 +59,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     apply_offline(args)
     if bool(args.text) == bool(args.file):
-        raise InputError("name the texts to label, or a file of them with --file, or - for lines of standard input")
+        raise InputError(
+            "name the texts to label, or a file of them with --file, or - for lines of standard input"
+        )
     for _, flags, _ in DATA:
         if args.file is None and getattr(args, flags[0][2:]) is not None:
             raise InputError(f"{flags[0]}: goes with --file")
@@ -62,8 +78,13 @@ def run(args: argparse.Namespace) -> int:
             if model.gives_numbers:
                 _show_number(question, found, args.json)
             elif args.json:
-                chances = [{"label": label, "probability": round(value, 6)} for label, value in found.probabilities.items()]
-                row = {"text": question, "label": found.answer, "probabilities": chances} | ({"cut": True} if found.cut else {})
+                chances = [
+                    {"label": label, "probability": round(value, 6)}
+                    for label, value in found.probabilities.items()
+                ]
+                row = {"text": question, "label": found.answer, "probabilities": chances} | (
+                    {"cut": True} if found.cut else {}
+                )
                 print(json.dumps(row, ensure_ascii=False))
             else:
                 answer = found.answer if isinstance(found.answer, list) else [found.answer]
@@ -75,7 +96,12 @@ def run(args: argparse.Namespace) -> int:
 def _show_number(question: Any, found: Judged, as_json: bool) -> None:
     """A regression's answer: the value as it is, without label and probability."""
     if as_json:
-        print(json.dumps({"text": question, "value": found.answer} | ({"cut": True} if found.cut else {}), ensure_ascii=False))
+        print(
+            json.dumps(
+                {"text": question, "value": found.answer} | ({"cut": True} if found.cut else {}),
+                ensure_ascii=False,
+            )
+        )
         return
     values = found.answer if isinstance(found.answer, list) else [found.answer]
     print(", ".join(f"{value:g}" for value in values) + ("\t(cut)" if found.cut else ""))
@@ -105,4 +131,6 @@ def _of_file(model: Model, args: argparse.Namespace) -> list[Question | None]:
     if model.labels is None:
         model.judge(["?"])  # says that this is no classifier
     assert model.labels is not None
-    return read_questions(args.file, model.labels.head.shape, Wanted(given["text"], given["second"], choices), encoding)
+    return read_questions(
+        args.file, model.labels.head.shape, Wanted(given["text"], given["second"], choices), encoding
+    )

@@ -1,4 +1,5 @@
-"""Where tables are printed: as wide as the terminal, or as COLUMNS says; wide and without colours where a program reads them."""
+"""Where tables are printed: as wide as the terminal, or as COLUMNS says; wide and without colours where a
+program reads them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ def stdout_console() -> Console:
     """A console for standard output. Names and figures are not coloured by guesses."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if has_width() else PIPED, no_color=None if sys.stdout.isatty() else True)
+    return Console(
+        highlight=False, width=None if has_width() else PIPED, no_color=None if sys.stdout.isatty() else True
+    )
 
 
 def has_width() -> bool:

@@ -13,12 +13,27 @@ DTYPES, TYPES = ("fp32", "bf16", "fp16"), ("F32", "F16", "BF16", "Q8_0", "Q4_0",
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("convert", help="write a model as a Hugging Face folder or a GGUF file")
-    parser.add_argument("source", help="a run, a model folder, a GGUF file, or owner/name[@revision] of the Hub")
+    parser.add_argument(
+        "source", help="a run, a model folder, a GGUF file, or owner/name[@revision] of the Hub"
+    )
     parser.add_argument("target", help="what to write: a GGUF file when it ends in .gguf, else a folder")
-    parser.add_argument("--dtype", choices=DTYPES, help="number format of a folder's weights (default: as they are)")
-    parser.add_argument("--type", type=str.upper, choices=TYPES, help="number format of a GGUF's matrices (default: as they are)")
-    parser.add_argument("--merge", action="store_true", help="the source is an adapter: write its base with the adapter in the weights")
-    parser.add_argument("--adapter", metavar="PATH", help="with --merge: the adapter, where the source is its base")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="number format of a folder's weights (default: as they are)"
+    )
+    parser.add_argument(
+        "--type",
+        type=str.upper,
+        choices=TYPES,
+        help="number format of a GGUF's matrices (default: as they are)",
+    )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="the source is an adapter: write its base with the adapter in the weights",
+    )
+    parser.add_argument(
+        "--adapter", metavar="PATH", help="with --merge: the adapter, where the source is its base"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the model that stands there")
     add_offline(parser)
     parser.set_defaults(run=run, name="convert")
@@ -33,7 +48,13 @@ def run(args: argparse.Namespace) -> int:
 
     from newleaf.storage.convert_model import convert
 
-    columns = TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TextColumn("tensors"), TimeRemainingColumn()
+    columns = (
+        TextColumn("writing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tensors"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("", total=None, visible=False)
@@ -41,7 +62,13 @@ def run(args: argparse.Namespace) -> int:
         def progress(done: int, total: int) -> None:
             shown.update(task, completed=done, total=total, visible=True)
 
-        options = {"dtype": args.dtype, "type": args.type, "overwrite": args.overwrite, "merge": args.merge, "adapter": args.adapter}
+        options = {
+            "dtype": args.dtype,
+            "type": args.type,
+            "overwrite": args.overwrite,
+            "merge": args.merge,
+            "adapter": args.adapter,
+        }
         note = convert(args.source, args.target, progress=progress, **options)
     print(f"{args.target} is written; newleaf info {args.target} says what it is")
     if note:

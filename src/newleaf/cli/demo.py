@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("demo", help="train on Python's own standard library and show what was learned")
+    parser = commands.add_parser(
+        "demo", help="train on Python's own standard library and show what was learned"
+    )
     parser.add_argument("--time", default="2m", help="wall clock of the whole command (default: 2m)")
-    parser.add_argument("--out", default="runs/demo", help="the run's folder; an earlier demo there is replaced (default: runs/demo)")
+    parser.add_argument(
+        "--out",
+        default="runs/demo",
+        help="the run's folder; an earlier demo there is replaced (default: runs/demo)",
+    )
     parser.set_defaults(run=run, name="demo", takes_recipe=True)
 
 
@@ -67,7 +73,8 @@ def _shown(report: Report, width: int) -> list[RenderableType]:
         ("xz -9e, having seen the training files", report.xz_after_training_text),
     ):
         bar = Text(
-            "█" * round((0 if width < 80 else 4 if width < 100 else 12) * bits), style="green" if bits == report.bits_per_byte else "dim"
+            "█" * round((0 if width < 80 else 4 if width < 100 else 12) * bits),
+            style="green" if bits == report.bits_per_byte else "dim",
         )
         table.add_row(name, f"{bits:.3f} bits per byte", bar)
     syntax = f"{report.parsed} of {report.completions} completions are valid Python (ast.parse)"

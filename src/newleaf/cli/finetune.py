@@ -22,20 +22,36 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog=f"tasks:\n{tasks}\n\nevery field of a recipe is an option too, such as --optimizer.learning_rate 2e-5; docs/finetune.md "
         "lists them all, recipes/ has whole ones.",
     )
-    parser.add_argument("model", nargs="?", help="a run, a model folder, a .gguf file, or owner/name of the Hub")
+    parser.add_argument(
+        "model", nargs="?", help="a run, a model folder, a .gguf file, or owner/name of the Hub"
+    )
     parser.add_argument("data", nargs="*", help="what to learn from: files, folders, globs, hf:owner/dataset")
     parser.add_argument("--task", metavar="TASK", help="what to learn: " + ", ".join(TASKS))
     parser.add_argument("--out", help="the run's folder")
-    parser.add_argument("--lora", action="store_true", help="train an adapter; --lora.rank, .alpha, .dropout, .targets, .rslora say which")
-    parser.add_argument("--dora", action="store_true", help="with --lora: learn each row's length apart from its direction")
-    parser.add_argument("--weights", choices=["fp32", "bf16", "int8", "int4"], help="with --lora: what the frozen base is kept in")
+    parser.add_argument(
+        "--lora",
+        action="store_true",
+        help="train an adapter; --lora.rank, .alpha, .dropout, .targets, .rslora say which",
+    )
+    parser.add_argument(
+        "--dora", action="store_true", help="with --lora: learn each row's length apart from its direction"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=["fp32", "bf16", "int8", "int4"],
+        help="with --lora: what the frozen base is kept in",
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--time", help="wall clock of the whole command: 90s, 3m, 1h30m")
     length.add_argument("--steps", help="optimizer steps")
     length.add_argument("--tokens", help="tokens to learn from, such as 2m")
     length.add_argument("--epochs", help="times to go through the data (default: 3)")
     add_run_options(parser)
-    parser.add_argument("--sweep", action="store_true", help="find the learning rate first, in short runs (successive halving)")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="find the learning rate first, in short runs (successive halving)",
+    )
     parser.set_defaults(run=run, name="finetune", takes_recipe=True)
 
 
@@ -44,7 +60,11 @@ def run(args: argparse.Namespace) -> int:
     overrides = dotted(args.rest)
     if args.resume is not None:
         lengths_to_resume(args, overrides)
-    asked = {name: value for name, value in (("dora", args.dora or None), ("weights", args.weights)) if value is not None}
+    asked = {
+        name: value
+        for name, value in (("dora", args.dora or None), ("weights", args.weights))
+        if value is not None
+    }
     if asked and not args.lora:
         raise InputError(f"--{next(iter(asked))}: goes with --lora")
     overrides |= {f"lora.{name}": value for name, value in asked.items()}
@@ -53,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
     from newleaf.train.distributed.process_group import is_rank_zero
 
-    with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
+    # loading torch takes seconds, and a signal may come then
+    with Interrupt("stopped before anything was begun"):
         lines = closing_lines(_tuned(args, overrides))
         if is_rank_zero():
             print(lines)
@@ -66,7 +87,9 @@ def _tuned(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 
     started = start_of_process(args.started)
     if args.resume is not None:
-        return api.resume(args.resume, quiet=args.quiet, started=started, **lengths_to_resume(args, overrides))
+        return api.resume(
+            args.resume, quiet=args.quiet, started=started, **lengths_to_resume(args, overrides)
+        )
     short = {name: getattr(args, name) for name in SHORT if getattr(args, name) is not None}
     options = nest(overrides)
     if args.lora:

@@ -30,15 +30,35 @@ if TYPE_CHECKING:
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("generate", help="write with a model")
     parser.add_argument("model", help="a run, a model folder, a .gguf file, or owner/name of the Hub")
-    parser.add_argument("prompt", nargs="?", help="the text to go on with; - reads it from standard input (default: none)")
+    parser.add_argument(
+        "prompt", nargs="?", help="the text to go on with; - reads it from standard input (default: none)"
+    )
     add_sampling_options(parser)
     parser.add_argument("--n", "--samples", dest="n", type=int, help="how many continuations to write")
-    parser.add_argument("--echo", action="store_true", help="the prompt at the beginning of each text, in JSON too")
-    parser.add_argument("--truncate", choices=["left"], help="cut off the beginning of a prompt that is too long")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="a file of prompts: .txt, one a line, or rows with a field prompt")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="with --prompts: the .jsonl file to write; a second start goes on with it")
-    parser.add_argument("--overwrite", action="store_true", help="with --prompts: begin --out again, whatever it holds")
-    parser.add_argument("--batch", type=int, help="with --prompts: how many are written side by side (default: 16)")
+    parser.add_argument(
+        "--echo", action="store_true", help="the prompt at the beginning of each text, in JSON too"
+    )
+    parser.add_argument(
+        "--truncate", choices=["left"], help="cut off the beginning of a prompt that is too long"
+    )
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="a file of prompts: .txt, one a line, or rows with a field prompt",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="with --prompts: the .jsonl file to write; a second start goes on with it",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="with --prompts: begin --out again, whatever it holds"
+    )
+    parser.add_argument(
+        "--batch", type=int, help="with --prompts: how many are written side by side (default: 16)"
+    )
     add_draft_options(parser)
     add_model_options(parser)
     add_context_options(parser)
@@ -52,7 +72,13 @@ def run(args: argparse.Namespace) -> int:
 
     options = given_options(args)
     alone = [
-        flag for flag, given in (("--out", args.out), ("--batch", args.batch), ("--overwrite", args.overwrite or None)) if given is not None
+        flag
+        for flag, given in (
+            ("--out", args.out),
+            ("--batch", args.batch),
+            ("--overwrite", args.overwrite or None),
+        )
+        if given is not None
     ]
     if args.prompts is None and alone:
         raise InputError(f"{alone[0]}: goes with --prompts FILE")
@@ -92,15 +118,24 @@ def _show_all(model: Model, prompt: str, options: dict[str, Any], as_json: bool)
         return
     for number, text in enumerate(texts, 1):
         whole = text.text if options.get("echo") else prompt + text.text
-        print((f"--- {number} of {len(texts)}\n" if len(texts) > 1 else "") + (printable(whole) if sys.stdout.isatty() else whole))
+        print(
+            (f"--- {number} of {len(texts)}\n" if len(texts) > 1 else "")
+            + (printable(whole) if sys.stdout.isatty() else whole)
+        )
         for token in [*text.prompt_tokens, *text.tokens]:
             others = "   ".join(f"{name(each)!r} {value:.3f}" for each, value in token.top)
-            print(f"{'' if token.logprob is None else f'{token.logprob:.3f}':>9}  {name(token.id)!r:<20} {others}".rstrip())
+            print(
+                f"{'' if token.logprob is None else f'{token.logprob:.3f}':>9}  {name(token.id)!r:<20} {others}".rstrip()
+            )
         _warn(text.end, options)
 
 
 def _warn(end: str | None, options: dict[str, Any]) -> None:
-    asked = [name for name in ("json_schema", "json_object", "regex", "grammar", "choice") if options.get(name) is not None]
+    asked = [
+        name
+        for name in ("json_schema", "json_object", "regex", "grammar", "choice")
+        if options.get(name) is not None
+    ]
     if end == "stuck":
         print("newleaf: the text ends here since the options leave no token that may follow", file=sys.stderr)
     elif end == "length" and asked:
@@ -151,5 +186,7 @@ def _write_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
     if args.json:
         print(json.dumps({"out": str(args.out), "written": written}))
     else:
-        print(f"{written} prompts written to {args.out}" if written else f"{args.out} has all of them already")
+        print(
+            f"{written} prompts written to {args.out}" if written else f"{args.out} has all of them already"
+        )
     return 0

@@ -21,7 +21,9 @@ NEVER = 10**9  # columns: what a program reads is not wrapped
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("info", help="what a model or a run is")
-    parser.add_argument("model", help="a run, a model folder, an adapter, a GGUF file, or owner/name[@revision] of the Hub")
+    parser.add_argument(
+        "model", help="a run, a model folder, an adapter, a GGUF file, or owner/name[@revision] of the Hub"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_offline(parser)
     parser.set_defaults(run=run, name="info")
@@ -38,7 +40,15 @@ def run(args: argparse.Namespace) -> int:
     width, room = max(len(name) for name in found), stdout_console().width if has_width() else NEVER
     for name, value in found.items():
         line = f"{name.replace('_', ' '):<{width}}  {printable(_said(name, value))}"
-        print(textwrap.fill(line, room, subsequent_indent=" " * (width + 2), break_long_words=False, break_on_hyphens=False))
+        print(
+            textwrap.fill(
+                line,
+                room,
+                subsequent_indent=" " * (width + 2),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
     return 0
 
 

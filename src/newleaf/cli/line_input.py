@@ -1,4 +1,5 @@
-"""Messages typed into a terminal: line editing and history where Python has readline, and several lines to a message."""
+"""Messages typed into a terminal: line editing and history where Python has readline, and several lines to a
+message."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ REMEMBERED = 1000  # lines
 
 
 def read_message(read: Callable[[str], str], prompt: str, more: str) -> str:
-    """A message: one line, or several where each but the last ends in a backslash, or all between three quotes and three quotes.
+    """A message: one line, or several where each but the last ends in a backslash, or all between three
+    quotes and three quotes.
 
     `read` shows a prompt and returns a line. Raises EOFError and KeyboardInterrupt as it does.
     """
@@ -37,7 +39,8 @@ def _quoted(read: Callable[[str], str], line: str, more: str) -> str:
 
 @contextlib.contextmanager
 def remembered_lines(file: Path) -> Iterator[ModuleType | None]:
-    """Line editing with a history that is kept in `file`, readable by its owner only; None where Python has no readline."""
+    """Line editing with a history that is kept in `file`, readable by its owner only; None where Python has
+    no readline."""
     try:
         import readline
     except ImportError:  # Windows

@@ -11,7 +11,20 @@ import threading
 import time
 from pathlib import Path
 
-from newleaf.cli import chat, classify, convert, demo, evaluate, finetune, generate, info, plan, pretrain, runs, serve
+from newleaf.cli import (
+    chat,
+    classify,
+    convert,
+    demo,
+    evaluate,
+    finetune,
+    generate,
+    info,
+    plan,
+    pretrain,
+    runs,
+    serve,
+)
 from newleaf.cli.arguments import Parser, nearest, refuse_empty, sort_words
 from newleaf.errors import InputError, Stopped, ToldElsewhereError
 from newleaf.version import VERSION
@@ -64,12 +77,22 @@ def parse(words: list[str]) -> argparse.Namespace:
     if place:
         if words[0] in ("-h", "--help", "--version"):
             parser.parse_args(words[:1])  # prints and ends
-        raise InputError(f"{words[0]}: stands before the command; options stand behind its name: newleaf {name} {words[0]}")
+        raise InputError(
+            f"{words[0]}: stands before the command; options stand behind its name: newleaf {name} {words[0]}"
+        )
     found = sort_words(commands[name], words[place + 1 :])
-    parsed, left = commands[name].parse_known_args([*found.options, *(["--", *found.rest] if found.rest else [])])
+    parsed, left = commands[name].parse_known_args(
+        [*found.options, *(["--", *found.rest] if found.rest else [])]
+    )
     if left:
-        advice = "--choice takes one text and is repeated" if getattr(parsed, "choice", None) else "a text with spaces wants quotes"
-        raise InputError(f"{left[-1]}: a word too many for newleaf {name}; {advice}; see newleaf {name} --help")
+        advice = (
+            "--choice takes one text and is repeated"
+            if getattr(parsed, "choice", None)
+            else "a text with spaces wants quotes"
+        )
+        raise InputError(
+            f"{left[-1]}: a word too many for newleaf {name}; {advice}; see newleaf {name} --help"
+        )
     refuse_empty(commands[name], found, parsed)
     parsed.rest = found.recipe
     for note in found.notes:
@@ -78,7 +101,8 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 after a second Ctrl-C."""
+    """Run one command; returns its exit code: 0, 1 for a fault of ours, 2 for bad input, 130 after a second
+    Ctrl-C."""
     started = time.monotonic()
     _open_streams()
     _check_stop_of_others()
@@ -107,7 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if debug or not _is_out_of_memory(error):
             raise
-        return _fail("there is not enough memory for this; close other programs, or choose a smaller model, batch or context", 2)
+        return _fail(
+            "there is not enough memory for this; close other programs, or choose a smaller model, batch or "
+            "context",
+            2,
+        )
     except OSError as error:
         if debug or error.errno not in OF_THE_DISK:
             raise
@@ -115,25 +143,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Streams that the caller has closed (`<&-`, `>&-`, `2>&-`) read and write nothing. Python has None for them: notes would go to
-    standard output, and files opened later would take their numbers."""
+    """Streams that the caller has closed (`<&-`, `>&-`, `2>&-`) read and write nothing. Python has None for
+    them: notes would go to standard output, and files opened later would take their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")  # a terminal without a letter shows another, and the command goes on
+        # a terminal without a letter shows another, and the command goes on
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _check_stop_of_others() -> None:
-    """Where something else is running now, let OpenMP's threads, which are PyTorch's, sleep soon after they ran out of work. By
-    themselves they spin for milliseconds, and one waits for the other most of the time; alone on a machine, spinning is an eighth
-    faster. To be called before torch is imported: it reads this once."""
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() and all(_running() > 1 for _ in range(3)):
+    """Where something else is running now, let OpenMP's threads, which are PyTorch's, sleep soon after they
+    ran out of work. By themselves they spin for milliseconds, and one waits for the other most of the time;
+    alone on a machine, spinning is an eighth faster. To be called before torch is imported: it reads this
+    once."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() and all(
+        _running() > 1 for _ in range(3)
+    ):
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def _running() -> int:
-    """How many threads the machine runs or would like to, this one included; 1 where the system does not say."""
+    """How many threads the machine runs or would like to, this one included; 1 where the system does not
+    say."""
     time.sleep(0.002)
     try:
         return int(Path("/proc/loadavg").read_text("ascii").split()[3].partition("/")[0])
@@ -149,7 +182,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _stopped(text: str) -> int:
     code = _fail(text, 0)
     if any(thread.daemon for thread in threading.enumerate()):
-        # One that was left computing in a library comes back to an interpreter that is being taken down, and crashes.
+        # One that was left computing in a library comes back to an interpreter that is being taken down, and
+        # crashes.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

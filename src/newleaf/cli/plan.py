@@ -36,11 +36,19 @@ SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("plan", help="what a training run would take, on paper")
-    parser.add_argument("size", nargs="?", help="a published size such as gpt3-175b, or a run, a model folder, a GGUF file or a Hub name")
+    parser.add_argument(
+        "size",
+        nargs="?",
+        help="a published size such as gpt3-175b, or a run, a model folder, a GGUF file or a Hub name",
+    )
     parser.add_argument("--gpus", type=int, default=1, help="how many devices (default: 1)")
     parser.add_argument("--gpu", default="h100", help="which, such as a100 or h100 (default: h100)")
-    parser.add_argument("--tokens", help="tokens to train on, such as 300b (default: the compute-optimal number)")
-    parser.add_argument("--mfu", type=float, help="share of the devices' peak that the run reaches (default: 0.4)")
+    parser.add_argument(
+        "--tokens", help="tokens to train on, such as 300b (default: the compute-optimal number)"
+    )
+    parser.add_argument(
+        "--mfu", type=float, help="share of the devices' peak that the run reaches (default: 0.4)"
+    )
     plan_fit.add(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_offline(parser)
@@ -64,8 +72,16 @@ def run(args: argparse.Namespace) -> int:
         if on_paper:
             raise InputError(f"--{on_paper[0]}: what is to be planned? newleaf plan lists the sizes")
         return _list(args.json)
-    machine = this_machine() if args.gpus == 1 and args.gpu == "h100" else None  # who names accelerators asks about them
-    found = plan(args.size, machine=machine, gpus=args.gpus, gpu=args.gpu.lower(), tokens=tokens, mfu=MFU if args.mfu is None else args.mfu)
+    # who names accelerators asks about them
+    machine = this_machine() if args.gpus == 1 and args.gpu == "h100" else None
+    found = plan(
+        args.size,
+        machine=machine,
+        gpus=args.gpus,
+        gpu=args.gpu.lower(),
+        tokens=tokens,
+        mfu=MFU if args.mfu is None else args.mfu,
+    )
     if args.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
         return 0
@@ -76,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
 def _tokens(text: str) -> float:
     match = re.fullmatch(r"([\d_,]*\.?\d*(?:e[+]?\d+)?)\s*([kmbt]?)", text.strip().lower())
     try:
-        return float(match[1].replace(",", "").replace("_", "")) * SUFFIXES[match[2]] if match else float("nan")
+        return (
+            float(match[1].replace(",", "").replace("_", "")) * SUFFIXES[match[2]] if match else float("nan")
+        )
     except ValueError:
         return float("nan")
 
@@ -88,7 +106,14 @@ def _list(as_json: bool) -> int:
     rows = [(subject, count_parameters(subject.config).total) for subject in sizes()]
     if as_json:
         values = [
-            {"size": s.name, "family": s.family, "published_as": s.published_as, "parameters": count, "shape": s.shape, "note": s.note}
+            {
+                "size": s.name,
+                "family": s.family,
+                "published_as": s.published_as,
+                "parameters": count,
+                "shape": s.shape,
+                "note": s.note,
+            }
             for s, count in rows
         ]
         print(json.dumps(values, ensure_ascii=False, indent=2))
@@ -126,7 +151,14 @@ def _show(found: Plan, console: Console, machine: Machine | None = None) -> None
     groups: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "The model",
-            ("parameters", "active_parameters", "embedding_parameters", "weights_to_serve", "kv_cache_per_token", "kv_cache_full"),
+            (
+                "parameters",
+                "active_parameters",
+                "embedding_parameters",
+                "weights_to_serve",
+                "kv_cache_per_token",
+                "kv_cache_full",
+            ),
         ),
         (
             "Training",
@@ -136,7 +168,10 @@ def _show(found: Plan, console: Console, machine: Machine | None = None) -> None
                 if figure.unit in ("FLOPs", "tokens", "days") and not name.startswith("machine")
             ),
         ),
-        ("Activations of one text on a device", ("activations", "activations_flash", "activations_checkpointed")),
+        (
+            "Activations of one text on a device",
+            ("activations", "activations_flash", "activations_checkpointed"),
+        ),
         ("Memory of a device, everything on each (DDP)", _named(found, "ddp")),
         (f"Memory of a device, shared by {found.gpus:,} (FSDP)", _named(found, "fsdp")),
     )
@@ -152,14 +187,18 @@ def _show(found: Plan, console: Console, machine: Machine | None = None) -> None
         console.print(f"\n[bold]{title}[/bold]")
         for name in names:
             plain = name.removeprefix("ddp_").removeprefix("fsdp_").removeprefix("machine_").replace("_", " ")
-            label = LABELS.get(name) or plain.replace("flops", "FLOPs").replace("kv ", "KV ").replace("compute optimal", "compute-optimal")
+            label = LABELS.get(name) or plain.replace("flops", "FLOPs").replace("kv ", "KV ").replace(
+                "compute optimal", "compute-optimal"
+            )
             figure = found.figures[name]
             style = None
             formula = figure.formula
             if name in ("ddp_total", "fsdp_total"):
                 fits = figure.value <= memory
                 style = "green" if fits else "red"
-                formula += f": {'fits in' if fits else 'more than'} the {byte_size(memory)} of one {found.gpu}"
+                formula += (
+                    f": {'fits in' if fits else 'more than'} the {byte_size(memory)} of one {found.gpu}"
+                )
             if machine is not None and name.startswith("machine_memory"):
                 fits = figure.value <= machine.memory
                 style = "green" if fits else "red"

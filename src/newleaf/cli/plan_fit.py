@@ -18,10 +18,27 @@ AHEAD = (10.0, 100.0)  # times the largest run's FLOPs, unless budgets are given
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The options of `newleaf plan` that go with --fit."""
-    parser.add_argument("--fit", nargs="+", metavar="RUN", help="fit loss against compute over these runs, or the runs in these folders")
-    parser.add_argument("--budget", nargs="+", metavar="TIME", help="with --fit: what the loss would be after 1h, 8h at the runs' speed")
-    parser.add_argument("--flops", nargs="+", metavar="N", help="with --fit: what it would be after so many FLOPs, such as 1e15")
-    parser.add_argument("--out", metavar="PNG", help="with --fit: draw the law into this file (.png, .svg or .pdf)")
+    parser.add_argument(
+        "--fit",
+        nargs="+",
+        metavar="RUN",
+        help="fit loss against compute over these runs, or the runs in these folders",
+    )
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        metavar="TIME",
+        help="with --fit: what the loss would be after 1h, 8h at the runs' speed",
+    )
+    parser.add_argument(
+        "--flops",
+        nargs="+",
+        metavar="N",
+        help="with --fit: what it would be after so many FLOPs, such as 1e15",
+    )
+    parser.add_argument(
+        "--out", metavar="PNG", help="with --fit: draw the law into this file (.png, .svg or .pdf)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,7 +58,13 @@ def run(args: argparse.Namespace) -> int:
         with write_atomically(Path(args.out)) as aside:
             law_figure(law, forecasts).savefig(aside, format=Path(args.out).suffix[1:], dpi=160)
     if args.json:
-        print(json.dumps(law.to_dict() | {"forecasts": [forecast.__dict__ for forecast in forecasts]}, ensure_ascii=False, indent=2))
+        print(
+            json.dumps(
+                law.to_dict() | {"forecasts": [forecast.__dict__ for forecast in forecasts]},
+                ensure_ascii=False,
+                indent=2,
+            )
+        )
     else:
         _show(law, forecasts)
         if args.out:
@@ -83,15 +106,23 @@ def _show(law: Law, forecasts: list[Forecast]) -> None:
     for title in ("FLOPs", "bits/byte", "law", "band (90 %)"):
         table.add_column(title, justify="right", no_wrap=True)
     for point in law.points:
-        table.add_row(point.name, f"{point.flops:.2e}", f"{point.loss:.3f}", f"{law.loss(point.flops):.3f}", "")
+        table.add_row(
+            point.name, f"{point.flops:.2e}", f"{point.loss:.3f}", f"{law.loss(point.flops):.3f}", ""
+        )
     table.add_section()
     for forecast in forecasts:
         band = f"{forecast.low:.3f} to {forecast.high:.3f}" if forecast.low is not None else ""
         table.add_row(forecast.said, f"{forecast.flops:.2e}", "", f"{forecast.loss:.3f}", band, style="bold")
     console.print(table)
     if law.error:
-        console.print(f"Runs lie {100 * law.error:.2g} % from the law; the bands hold the law with 90 % confidence, one run's luck aside.")
+        console.print(
+            f"Runs lie {100 * law.error:.2g} % from the law; the bands hold the law with 90 % confidence, "
+            f"one run's luck aside."
+        )
     if law.flops_per_second:
-        console.print(f"Times are at {law.flops_per_second / 1e9:,.1f} GFLOP/s, everything included, as {law.points[-1].name} reached.")
+        console.print(
+            f"Times are at {law.flops_per_second / 1e9:,.1f} GFLOP/s, everything included, as "
+            f"{law.points[-1].name} reached."
+        )
     for note in law.notes:
         console.print(f"Note: {note}")

@@ -22,7 +22,9 @@ docs/pretraining.md lists them all; recipes/ has whole ones."""
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("pretrain", help="train a new model from text", epilog=EPILOG)
     parser.add_argument(
-        "source", nargs="*", help="file, folder or glob (.txt .md .py .jsonl .csv .tsv .parquet, gz and zst too), or hf:owner/dataset"
+        "source",
+        nargs="*",
+        help="file, folder or glob (.txt .md .py .jsonl .csv .tsv .parquet, gz and zst too), or hf:owner/dataset",
     )
     parser.add_argument("--out", help="the run's folder")
     length = parser.add_mutually_exclusive_group()
@@ -30,7 +32,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     length.add_argument("--steps", help="optimizer steps")
     length.add_argument("--tokens", help="tokens to read, such as 2m")
     length.add_argument("--epochs", help="times to read the whole text")
-    parser.add_argument("--size", help="layers × width, such as 6x384, or weights, such as 2m (default: what suits text and time)")
+    parser.add_argument(
+        "--size",
+        help="layers × width, such as 6x384, or weights, such as 2m (default: what suits text and time)",
+    )
     add_run_options(parser)
     parser.set_defaults(run=run, name="pretrain", takes_recipe=True)
 
@@ -45,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
     from newleaf.train.distributed.process_group import is_rank_zero
 
-    with Interrupt("stopped before anything was begun"):  # loading torch takes seconds, and a signal may come then
+    # loading torch takes seconds, and a signal may come then
+    with Interrupt("stopped before anything was begun"):
         lines = closing_lines(_trained(args, overrides))
         if is_rank_zero():
             print(lines)
@@ -58,7 +64,9 @@ def _trained(args: argparse.Namespace, overrides: dict[str, Any]) -> object:
 
     started = start_of_process(args.started)
     if args.resume is not None:
-        return api.resume(args.resume, quiet=args.quiet, started=started, **lengths_to_resume(args, overrides))
+        return api.resume(
+            args.resume, quiet=args.quiet, started=started, **lengths_to_resume(args, overrides)
+        )
     names = ("time", "steps", "tokens", "epochs", "size", "seed", "threads", "device", "track")
     short = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return api.pretrain(

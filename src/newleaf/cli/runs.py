@@ -25,14 +25,34 @@ STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "damaged"
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("runs", help="list and compare runs")
-    parser.add_argument("folder", nargs="?", metavar="DIR", help="where the runs are, up to four folders below (default: runs)")
     parser.add_argument(
-        "--sort", choices=SORTS, default="bits", metavar="BY", help=f"{', '.join(SORTS)} (default: bits, the best first, text by text)"
+        "folder",
+        nargs="?",
+        metavar="DIR",
+        help="where the runs are, up to four folders below (default: runs)",
+    )
+    parser.add_argument(
+        "--sort",
+        choices=SORTS,
+        default="bits",
+        metavar="BY",
+        help=f"{', '.join(SORTS)} (default: bits, the best first, text by text)",
     )
     parser.add_argument("--trials", action="store_true", help="list the short runs of sweeps too")
-    parser.add_argument("--plot", nargs="*", metavar="RUN", help="draw the curves of these runs (default: all in DIR) into one picture")
-    parser.add_argument("--out", metavar="PNG", help="the picture's file, .png, .svg or .pdf (default: runs.png)")
-    parser.add_argument("--x", choices=["steps", "tokens", "seconds", "flops"], help="one panel against this (default: a panel for each)")
+    parser.add_argument(
+        "--plot",
+        nargs="*",
+        metavar="RUN",
+        help="draw the curves of these runs (default: all in DIR) into one picture",
+    )
+    parser.add_argument(
+        "--out", metavar="PNG", help="the picture's file, .png, .svg or .pdf (default: runs.png)"
+    )
+    parser.add_argument(
+        "--x",
+        choices=["steps", "tokens", "seconds", "flops"],
+        help="one panel against this (default: a panel for each)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run, name="runs")
 
@@ -43,10 +63,14 @@ def run(args: argparse.Namespace) -> int:
     from newleaf.train.runs.run_history import find_runs, named, read_run
 
     top = args.folder or "runs"
-    paths = named([Path(path) for path in args.plot]) if args.plot else named(find_runs(top, args.trials), top)
+    paths = (
+        named([Path(path) for path in args.plot]) if args.plot else named(find_runs(top, args.trials), top)
+    )
     if args.plot is not None:
         return _plot(paths, Path(args.out or "runs.png"), args.x, args.json)
-    records = sorted((read_run(path, name) for name, path in paths.items()), key=lambda record: _key(record, args.sort))
+    records = sorted(
+        (read_run(path, name) for name, path in paths.items()), key=lambda record: _key(record, args.sort)
+    )
     if args.sort == "bits":
         records = _by_text(records)
     if args.json:
@@ -57,20 +81,24 @@ def run(args: argparse.Namespace) -> int:
     _print_notes(records)
     hidden = 0 if args.trials else len(find_runs(top)) - len(records)
     if hidden:
-        print(f"{hidden:,} trial{'s' if hidden > 1 else ''} of sweeps not shown; --trials lists them", file=sys.stderr)
+        print(
+            f"{hidden:,} trial{'s' if hidden > 1 else ''} of sweeps not shown; --trials lists them",
+            file=sys.stderr,
+        )
     return 0
 
 
 def _by_text(records: list[RunRecord]) -> list[RunRecord]:
-    """Runs of one text together, as bits per byte of different texts say nothing about one another; the texts in the order of their
-    names, and what names none last."""
+    """Runs of one text together, as bits per byte of different texts say nothing about one another; the texts
+    in the order of their names, and what names none last."""
     texts = list(dict.fromkeys(map(_text, records)))
     texts.sort(key=lambda text: (not text[0], *text[:2]))
     return [record for text in texts for record in records if _text(record) == text]
 
 
 def _text(record: RunRecord) -> tuple[str, ...]:
-    """What tells one text from another: its sources. Its fingerprint says how much of it was held out, too."""
+    """What tells one text from another: its sources. Its fingerprint says how much of it was held out,
+    too."""
     return record.text, record.task, *(record.sources or (record.fingerprint,))
 
 
@@ -88,15 +116,23 @@ def _plot(paths: dict[str, Path], out: Path, x: str | None, as_json: bool) -> in
     with write_atomically(out) as aside:
         figure.savefig(aside, format=kind, dpi=160)
     _print_notes([curve.record for curve in curves])
-    print(json.dumps({"out": str(out), "runs": [curve.record.to_dict() for curve in curves]}, ensure_ascii=False) if as_json else out)
+    print(
+        json.dumps(
+            {"out": str(out), "runs": [curve.record.to_dict() for curve in curves]}, ensure_ascii=False
+        )
+        if as_json
+        else out
+    )
     return 0
 
 
 def _key(record: RunRecord, by: str) -> tuple[bool, object, str]:
     """Best, smallest or earliest first; what is not known comes last."""
-    value = {"bits": record.val_bits_per_byte, "seconds": record.seconds, "parameters": record.parameters}.get(
-        by, getattr(record, by, None)
-    )
+    value = {
+        "bits": record.val_bits_per_byte,
+        "seconds": record.seconds,
+        "parameters": record.parameters,
+    }.get(by, getattr(record, by, None))
     return (value is None or value == "", 0 if value is None else value, record.name)
 
 
@@ -127,7 +163,9 @@ def _table(records: list[RunRecord], width: int, grouped: bool = False) -> Table
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0) if width >= 50 else (0, 1, 0, 0))
     for title in shown:
         words = title in ("name", "text", "size", "state")
-        table.add_column(title, justify="left" if words else "right", no_wrap=title != "name", overflow="fold")
+        table.add_column(
+            title, justify="left" if words else "right", no_wrap=title != "name", overflow="fold"
+        )
     for record, following in zip(records, [*records[1:], None], strict=True):
         table.add_row(*(cell(record) for cell in shown.values()))
         if grouped and following is not None and _text(following) != _text(record):

@@ -15,7 +15,10 @@ from newleaf.generate.options import ValidUtf8
 OPTIONS: dict[str, tuple[type, str]] = {
     "--max-tokens": (int, "tokens to write at most (default: 100; in a chat 1024)"),
     "--min-tokens": (int, "no end of text before this many"),
-    "--temperature": (float, "0 is greedy (default: 0.8; in a chat the model's own, or 0.7 with --min-p 0.05)"),
+    "--temperature": (
+        float,
+        "0 is greedy (default: 0.8; in a chat the model's own, or 0.7 with --min-p 0.05)",
+    ),
     "--top-k": (int, "choose among the k likeliest"),
     "--top-p": (float, "choose among the fewest whose probabilities reach p"),
     "--min-p": (float, "choose among those at least this fraction as likely as the likeliest"),
@@ -34,7 +37,10 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "--prompt-logprobs": (int, "the same for the prompt's tokens"),
     "--seed": (int, "the same seed gives the same text"),
 }
-PAIRS = {"--logit-bias": ("ID=BIAS", "add to a token's logit"), "--force-token": ("PLACE=ID", "the token at this place, from 0")}
+PAIRS = {
+    "--logit-bias": ("ID=BIAS", "add to a token's logit"),
+    "--force-token": ("PLACE=ID", "the token at this place, from 0"),
+}
 LISTS = {"--stop-id": "end before this token", "--ban-token": "never write this token"}
 
 
@@ -46,23 +52,45 @@ def add_sampling_options(parser: argparse.ArgumentParser, leave_out: Collection[
     for flag, (shape, text) in PAIRS.items():
         parser.add_argument(flag, action="append", metavar=shape, help=f"{text}; may be given several times")
     for flag, text in LISTS.items():
-        parser.add_argument(flag, action="append", type=int, metavar="ID", help=f"{text}; may be given several times")
+        parser.add_argument(
+            flag, action="append", type=int, metavar="ID", help=f"{text}; may be given several times"
+        )
     parser.add_argument("--stop", action="append", help="end before this text; may be given several times")
-    parser.add_argument("--choice", action=Repeated, metavar="TEXT", help="write one of these texts; given several times, once for each")
-    parser.add_argument("--json-schema", type=Path, metavar="FILE", help="write JSON that fits the schema in this file")
-    parser.add_argument("--json-object", action="store_true", help="write a JSON object")
-    parser.add_argument("--grammar", type=Path, metavar="FILE", help="write what the Lark grammar in this file allows")
     parser.add_argument(
-        "--valid-utf8", choices=get_args(ValidUtf8), help="which tokens that would make no UTF-8 are chosen anew (default: sampled)"
+        "--choice",
+        action=Repeated,
+        metavar="TEXT",
+        help="write one of these texts; given several times, once for each",
     )
     parser.add_argument(
-        "--speculation", choices=["auto", "off"], help="guess tokens where a text repeats itself (default: auto); changes no text"
+        "--json-schema", type=Path, metavar="FILE", help="write JSON that fits the schema in this file"
+    )
+    parser.add_argument("--json-object", action="store_true", help="write a JSON object")
+    parser.add_argument(
+        "--grammar", type=Path, metavar="FILE", help="write what the Lark grammar in this file allows"
+    )
+    parser.add_argument(
+        "--valid-utf8",
+        choices=get_args(ValidUtf8),
+        help="which tokens that would make no UTF-8 are chosen anew (default: sampled)",
+    )
+    parser.add_argument(
+        "--speculation",
+        choices=["auto", "off"],
+        help="guess tokens where a text repeats itself (default: auto); changes no text",
     )
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by their names in Python."""
-    names = [flag[2:].replace("-", "_") for flag in OPTIONS] + ["stop", "choice", "n", "valid_utf8", "speculation", "truncate"]
+    names = [flag[2:].replace("-", "_") for flag in OPTIONS] + [
+        "stop",
+        "choice",
+        "n",
+        "valid_utf8",
+        "speculation",
+        "truncate",
+    ]
     options = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     options |= {name: True for name in ("json_object", "echo") if getattr(args, name, False)}
     for given, name in (("stop_id", "stop_ids"), ("ban_token", "banned_tokens")):

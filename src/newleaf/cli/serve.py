@@ -25,16 +25,40 @@ LIMITS: dict[str, tuple[type, str, str]] = {
     "--max-body": (int, "body", "bytes of a request (default: 4 MiB)"),
     "--max-upload": (int, "upload", "bytes of a file for batches (default: 128 MiB)"),
     "--max-prompt": (int, "prompt", "tokens of a prompt (default: what the context holds)"),
-    "--max-reading": (int, "reading", "tokens read for the embeddings or prompt scores of one request (default: 300,000)"),
-    "--max-output": (int, "output", "tokens of one text, and what is written where a request does not say (default: 4096)"),
-    "--max-queue": (int, "queue", "texts that are written or wait, for each model; more are refused with 429 (default: 1024)"),
+    "--max-reading": (
+        int,
+        "reading",
+        "tokens read for the embeddings or prompt scores of one request (default: 300,000)",
+    ),
+    "--max-output": (
+        int,
+        "output",
+        "tokens of one text, and what is written where a request does not say (default: 4096)",
+    ),
+    "--max-queue": (
+        int,
+        "queue",
+        "texts that are written or wait, for each model; more are refused with 429 (default: 1024)",
+    ),
     "--max-connections": (int, "connections", "open connections (default: 4096)"),
-    "--rate": (int, "requests_per_minute", "requests a minute for each key, or in all where there are no keys (default: any)"),
+    "--rate": (
+        int,
+        "requests_per_minute",
+        "requests a minute for each key, or in all where there are no keys (default: any)",
+    ),
     "--token-rate": (int, "tokens_per_minute", "tokens a minute, read and written, likewise (default: any)"),
     "--drain": (float, "drain_seconds", "seconds that answers may take to end after SIGTERM (default: 120)"),
-    "--header-seconds": (float, "header_seconds", "seconds until a request's head must be there (default: 15)"),
+    "--header-seconds": (
+        float,
+        "header_seconds",
+        "seconds until a request's head must be there (default: 15)",
+    ),
     "--body-seconds": (float, "body_seconds", "seconds until its body must be there (default: 60)"),
-    "--stall-seconds": (float, "stall_seconds", "seconds that a client may leave its answer unread (default: 60)"),
+    "--stall-seconds": (
+        float,
+        "stall_seconds",
+        "seconds that a client may leave its answer unread (default: 60)",
+    ),
 }
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
@@ -45,9 +69,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="answer over HTTP, as OpenAI's API does",
         description="Answer over HTTP, as OpenAI's API does, with the page to talk on at /. See docs/serve.md.",
     )
-    parser.add_argument("models", nargs="*", metavar="[NAME=]MODEL", help="runs, model folders, .gguf files or names of the Hub")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, which only this machine reaches)"
+        "models",
+        nargs="*",
+        metavar="[NAME=]MODEL",
+        help="runs, model folders, .gguf files or names of the Hub",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on (default: 127.0.0.1, which only this machine reaches)",
     )
     parser.add_argument("--port", type=int, default=8000, help="the port (default: 8000); 0 takes a free one")
     parser.add_argument(
@@ -62,9 +93,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="addresses or networks of reverse proxies, such as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For names the client in the log "
         "(default: none is believed)",
     )
-    parser.add_argument("--slots", type=int, default=16, help="texts that a model writes at once (default: 16)")
     parser.add_argument(
-        "--memory", metavar="SIZE", help="bytes for all models' weights, such as 8G; models are opened and put away as they are asked for"
+        "--slots", type=int, default=16, help="texts that a model writes at once (default: 16)"
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="bytes for all models' weights, such as 8G; models are opened and put away as they are asked for",
     )
     parser.add_argument(
         "--cache",
@@ -84,11 +119,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="a small model with the same tokenizer, which guesses tokens for the first model, or the one named; changes no text; may be "
         "given several times",
     )
-    parser.add_argument("--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the models' own")
-    parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, hashed; without it nobody is asked for one")
-    parser.add_argument("--add-key", metavar="NAME", help="make a key, note it in the file of --keys, print it, and end")
     parser.add_argument(
-        "--state", type=Path, metavar="DIR", help="where files and batches are kept (default: a folder of the user's, one for each port)"
+        "--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the models' own"
+    )
+    parser.add_argument(
+        "--keys", type=Path, metavar="FILE", help="API keys, hashed; without it nobody is asked for one"
+    )
+    parser.add_argument(
+        "--add-key", metavar="NAME", help="make a key, note it in the file of --keys, print it, and end"
+    )
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="where files and batches are kept (default: a folder of the user's, one for each port)",
     )
     parser.add_argument("--runs", type=Path, metavar="DIR", help="training runs for the page to show")
     parser.add_argument(
@@ -96,12 +140,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="refuse fields of requests that are not known (default: ignore them, and name them in the header x-newleaf-ignored)",
     )
-    parser.add_argument("--log", choices=["json", "off"], default="json", help="a JSON object for each request on standard error (default)")
+    parser.add_argument(
+        "--log",
+        choices=["json", "off"],
+        default="json",
+        help="a JSON object for each request on standard error (default)",
+    )
     for flag, (kind, _, text) in LIMITS.items():
         parser.add_argument(flag, type=kind, help=text)
     kinds = ["fp32", "bf16", "int8", "int4"]
-    parser.add_argument("--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)")
-    parser.add_argument("--draft-weights", choices=kinds, help="--weights of the drafts (default: those of their models)")
+    parser.add_argument(
+        "--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)"
+    )
+    parser.add_argument(
+        "--draft-weights", choices=kinds, help="--weights of the drafts (default: those of their models)"
+    )
     add_model_options(parser, weights=False)  # adapters here are models with names of their own
     add_context_options(parser)
     parser.set_defaults(run=run, name="serve")
@@ -132,14 +185,21 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, port)
     sources = _with_adapters([_source(text, args) for text in args.models], args.adapter or [])
     sources = _with_drafts(sources, args.draft or [], args.draft_weights)
-    room = MemoryLimits(_size(args.memory, "--memory"), _cache(args.cache)[1], args.slots, settings.limits.queue)
+    room = MemoryLimits(
+        _size(args.memory, "--memory"), _cache(args.cache)[1], args.slots, settings.limits.queue
+    )
     logs, threads = Logs(sys.stderr if args.log == "json" else None), Threads()
     server_context = ServerContext(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
     _warn(args.host, settings)
 
     def ready() -> None:
         print(
-            _greeting(f"http://{_typed(host)}:{port}", list(server_context.registry.names), args.json, settings.keys is not None),
+            _greeting(
+                f"http://{_typed(host)}:{port}",
+                list(server_context.registry.names),
+                args.json,
+                settings.keys is not None,
+            ),
             flush=True,
         )
 
@@ -164,7 +224,11 @@ def _settings(args: argparse.Namespace, port: int) -> Settings:
     from newleaf.serve.http.keys import read_keys
     from newleaf.serve.http.server_settings import Limits, Settings
 
-    given = {name: value for flag, (_, name, _) in LIMITS.items() if (value := getattr(args, flag[2:].replace("-", "_"))) is not None}
+    given = {
+        name: value
+        for flag, (_, name, _) in LIMITS.items()
+        if (value := getattr(args, flag[2:].replace("-", "_"))) is not None
+    }
     # Servers on one machine differ in their ports, and one that starts again has the same.
     state = args.state or Path(platformdirs.user_data_dir("newleaf", appauthor=False)) / f"serve-{port}"
     keys = read_keys(args.keys) if args.keys is not None else None
@@ -173,26 +237,33 @@ def _settings(args: argparse.Namespace, port: int) -> Settings:
 
 
 def _hosts(host: str, given: str | None) -> frozenset[str] | None:
-    """The names under which the server may be asked. One that others reach cannot know its names, unless they are given."""
+    """The names under which the server may be asked. One that others reach cannot know its names, unless they
+    are given."""
     from newleaf.serve.http.host_check import LOCAL, name_of
 
     names = [each.strip() for each in (given or "").split(",") if each.strip()]
     if "*" in names or (not names and not _is_local(host)):
         return None
-    found = {each: name_of(f"[{each}]" if each.count(":") > 1 and "[" not in each else each) for each in [host, *names]}
+    found = {
+        each: name_of(f"[{each}]" if each.count(":") > 1 and "[" not in each else each)
+        for each in [host, *names]
+    }
     if wrong := [each for each, name in found.items() if name is None]:
         raise InputError(f"--allowed-hosts: {wrong[0]!r} is not a host's name")
     return frozenset([*LOCAL, *(name for name in found.values() if name is not None)])
 
 
 def _proxies(given: str | None) -> tuple[str, ...]:
-    """Addresses and networks. Names are not taken: whoever answers for a name could choose who is believed."""
+    """Addresses and networks. Names are not taken: whoever answers for a name could choose who is
+    believed."""
     found = tuple(each.strip() for each in (given or "").split(",") if each.strip())
     for each in found:
         try:
             ipaddress.ip_network(each)
         except ValueError as error:
-            raise InputError(f"--trusted-proxies: {error}; give addresses or networks such as 127.0.0.1 or 10.0.0.0/8") from None
+            raise InputError(
+                f"--trusted-proxies: {error}; give addresses or networks such as 127.0.0.1 or 10.0.0.0/8"
+            ) from None
     return found
 
 
@@ -208,12 +279,15 @@ def _greeting(url: str, names: list[str], as_json: bool, keys: bool) -> str:
         ("", f"export OPENAI_API_KEY={'KEY' if keys else 'none'}"),
         ("to end", "Ctrl-C"),
     ]
-    lines = textwrap.wrap(f"newleaf: {', '.join(names)}", shutil.get_terminal_size().columns, subsequent_indent="  ")
+    lines = textwrap.wrap(
+        f"newleaf: {', '.join(names)}", shutil.get_terminal_size().columns, subsequent_indent="  "
+    )
     return "\n".join([*lines, *(f"  {name:<10}{text}" for name, text in rows)])
 
 
 def _typed(host: str) -> str:
-    """The host as it stands in an address; one that means every address of this machine is reached here as the first."""
+    """The host as it stands in an address; one that means every address of this machine is reached here as
+    the first."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host
 
@@ -239,7 +313,15 @@ def _source(text: str, args: argparse.Namespace) -> Source:
         name = text if not Path(text).exists() else Path(text).resolve().name.removesuffix(".gguf")
     kind, _ = _cache(args.cache)
     return Source(
-        name, path, args.weights, args.device, args.threads, template, context=args.context, context_method=args.context_method, cache=kind
+        name,
+        path,
+        args.weights,
+        args.device,
+        args.threads,
+        template,
+        context=args.context,
+        context_method=args.context_method,
+        cache=kind,
     )
 
 
@@ -272,7 +354,9 @@ def _with_drafts(sources: list[Source], given: list[str], weights: str | None) -
         if not path:
             raise InputError(f"--draft: {text!r} is not MODEL or NAME=MODEL")
         if name not in {source.name for source in sources}:
-            raise InputError(f"--draft: there is no model {name!r}, but {', '.join(source.name for source in sources)}")
+            raise InputError(
+                f"--draft: there is no model {name!r}, but {', '.join(source.name for source in sources)}"
+            )
         if name in found:
             raise InputError(f"--draft: {name!r} has two drafts; give it one")
         found[name] = path
@@ -306,4 +390,8 @@ def _is_local(host: str) -> bool:
 
 def _warn(host: str, settings: Settings) -> None:
     if not _is_local(host) and settings.keys is None:
-        print(f"newleaf: anybody who reaches {host} can use this server; --keys FILE asks for keys", file=sys.stderr, flush=True)
+        print(
+            f"newleaf: anybody who reaches {host} can use this server; --keys FILE asks for keys",
+            file=sys.stderr,
+            flush=True,
+        )

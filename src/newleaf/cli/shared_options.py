@@ -17,8 +17,14 @@ def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> 
     """What every command that opens a model takes."""
     kinds = ["fp32", "bf16", "int8", "int4"]
     if weights:
-        parser.add_argument("--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)")
-        parser.add_argument("--adapter", metavar="PATH", help="an adapter over the model: its folder, a run that made one, or owner/name")
+        parser.add_argument(
+            "--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)"
+        )
+        parser.add_argument(
+            "--adapter",
+            metavar="PATH",
+            help="an adapter over the model: its folder, a run that made one, or owner/name",
+        )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads to use (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -27,9 +33,15 @@ def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> 
 
 def add_draft_options(parser: argparse.ArgumentParser) -> None:
     """For commands that write with one model."""
-    parser.add_argument("--draft", metavar="MODEL", help="a small model with the same tokenizer, which guesses tokens; changes no text")
+    parser.add_argument(
+        "--draft",
+        metavar="MODEL",
+        help="a small model with the same tokenizer, which guesses tokens; changes no text",
+    )
     kinds = ["fp32", "bf16", "int8", "int4"]
-    parser.add_argument("--draft-weights", choices=kinds, help="--weights of the draft (default: those of the model)")
+    parser.add_argument(
+        "--draft-weights", choices=kinds, help="--weights of the draft (default: those of the model)"
+    )
 
 
 def open_draft(args: argparse.Namespace) -> Model | None:
@@ -46,36 +58,53 @@ def open_draft(args: argparse.Namespace) -> Model | None:
 def add_context_options(parser: argparse.ArgumentParser) -> None:
     """What commands take that read and write with a language model."""
     parser.add_argument(
-        "--context", type=int, metavar="N", help="tokens of a text; beyond what the model has, rotary positions are stretched"
+        "--context",
+        type=int,
+        metavar="N",
+        help="tokens of a text; beyond what the model has, rotary positions are stretched",
     )
     parser.add_argument(
-        "--context-method", choices=["yarn", "ntk"], help="how positions are stretched: YaRN or dynamic NTK (default: yarn)"
+        "--context-method",
+        choices=["yarn", "ntk"],
+        help="how positions are stretched: YaRN or dynamic NTK (default: yarn)",
     )
 
 
 def add_cache_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--cache", choices=["bf16", "int8"], help="number format of keys and values (default: bf16, or fp32 where the weights are)"
+        "--cache",
+        choices=["bf16", "int8"],
+        help="number format of keys and values (default: bf16, or fp32 where the weights are)",
     )
 
 
 def opening_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `newleaf.load` takes of these."""
-    return {name: getattr(args, name) for name in ("weights", "device", "threads", "adapter", "context", "context_method", "cache")}
+    return {
+        name: getattr(args, name)
+        for name in ("weights", "device", "threads", "adapter", "context", "context_method", "cache")
+    }
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What every command that begins a run takes, beside its length."""
-    parser.add_argument("--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat")
     parser.add_argument(
-        "--resume", metavar="DIR", help="go on with a stopped run; --steps, --tokens, --epochs (in all) or --time (more) extend any run"
+        "--config", metavar="RECIPE", help="a YAML recipe, or the run.yaml of a run to repeat"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with a stopped run; --steps, --tokens, --epochs (in all) or --time (more) extend any run",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in --out")
     parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
     parser.add_argument("--threads", help="threads to use (default: one for each core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
     parser.add_argument(
-        "--track", action="append", metavar="WHERE", help="tell tensorboard, wandb (offline) or trackio too; may be repeated"
+        "--track",
+        action="append",
+        metavar="WHERE",
+        help="tell tensorboard, wandb (offline) or trackio too; may be repeated",
     )
     parser.add_argument("--quiet", action="store_true", help="show nothing while training")
     add_offline(parser)
@@ -86,7 +115,8 @@ NO_OPTIONS = ("rest", "started", "run", "name", "takes_recipe")  # what argparse
 
 
 def lengths_to_resume(args: argparse.Namespace, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What --resume is given to extend a run by. Raises InputError, naming it, for whatever else was given."""
+    """What --resume is given to extend a run by. Raises InputError, naming it, for whatever else was
+    given."""
     reason = "does not go with --resume, which goes on with a run as it was begun; --steps, --time, --tokens or --epochs extend it"
     for name, value in vars(args).items():
         if name in (*BESIDE_RESUME, *NO_OPTIONS) or value in (None, False, [], ()):
@@ -101,7 +131,11 @@ def lengths_to_resume(args: argparse.Namespace, overrides: dict[str, Any]) -> di
 
 
 def add_offline(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--offline", action="store_true", help="never ask the Hub, not even for a name that is not on this disk")
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="never ask the Hub, not even for a name that is not on this disk",
+    )
 
 
 def apply_offline(args: argparse.Namespace) -> None:

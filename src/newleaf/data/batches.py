@@ -15,8 +15,9 @@ from newleaf.errors import InputError
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs and what follows them: `ids` int64 [B, T]; `targets` int64 [B, T], -100 where there is none; `documents` int32 [B, T],
-    the number of each position's document within its window, or None unless `data.document_mask` asks for it."""
+    """Inputs and what follows them: `ids` int64 [B, T]; `targets` int64 [B, T], -100 where there is none;
+    `documents` int32 [B, T], the number of each position's document within its window, or None unless
+    `data.document_mask` asks for it."""
 
     ids: torch.Tensor
     targets: torch.Tensor
@@ -44,18 +45,28 @@ class Batch:
 
 
 class TrainBatches:
-    """Shuffled windows without replacement; `batch(step)` follows from (shard, seed, step) alone, so a run resumes anywhere.
+    """Shuffled windows without replacement; `batch(step)` follows from (shard, seed, step) alone, so a run
+    resumes anywhere.
 
-    Every epoch visits each of its windows once, in an order of its own, and in the packed layout cuts the stream at a phase of its
-    own; the fewer than 2T tokens that an epoch leaves at the stream's two ends are others each time.
+    Every epoch visits each of its windows once, in an order of its own, and in the packed layout cuts the
+    stream at a phase of its own; the fewer than 2T tokens that an epoch leaves at the stream's two ends are
+    others each time.
 
-    `share` = (k, n) gives the k-th of n equal parts of each batch, from 0: what the batches hold does not depend on n.
+    `share` = (k, n) gives the k-th of n equal parts of each batch, from 0: what the batches hold does not
+    depend on n.
     """
 
     def __init__(
-        self, shard: Shard, context_length: int, batch_size: int, seed: int, config: DataConfig, share: tuple[int, int] = (0, 1)
+        self,
+        shard: Shard,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        config: DataConfig,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Raises InputError when the text is shorter than one window, or the batch cannot be shared equally."""
+        """Raises InputError when the text is shorter than one window, or the batch cannot be shared
+        equally."""
         _check_batch_size(batch_size)
         self._windows = windows(shard, context_length, config, every_byte=False)
         self._with_documents = config.document_mask
@@ -63,8 +74,13 @@ class TrainBatches:
         self._seed = seed
         part, parts = share
         if batch_size % parts:
-            raise InputError(f"train.batch_size: {batch_size} windows cannot be shared by {parts} processes equally; choose a multiple")
-        self._own = np.arange(batch_size, dtype=np.int64)[part * batch_size // parts : (part + 1) * batch_size // parts]
+            raise InputError(
+                f"train.batch_size: {batch_size} windows cannot be shared by {parts} processes equally; "
+                f"choose a multiple"
+            )
+        self._own = np.arange(batch_size, dtype=np.int64)[
+            part * batch_size // parts : (part + 1) * batch_size // parts
+        ]
 
     @property
     def rows_per_epoch(self) -> int:
@@ -95,12 +111,14 @@ class TrainBatches:
 def validation_batches(
     shard: Shard, context_length: int, batch_size: int, config: DataConfig, limit_windows: int | None = None
 ) -> Iterator[Batch]:
-    """Every byte of the text once, in order: window k reads tokens kT … kT+T-1 and predicts the next T; the first is predicted from BOS.
+    """Every byte of the text once, in order: window k reads tokens kT … kT+T-1 and predicts the next T; the
+    first is predicted from BOS.
 
-    Targets that are separators are -100, as they stand for no byte, and so is the padding of the last window. In the document layout
-    each document starts with its BOS and is cut at stride T. `limit_windows` takes that many windows, evenly spaced, for a cheap
-    estimate: `token_byte_lengths` tells how many bytes its targets cover. All batches have one shape, the last one filled up with
-    windows without targets, unless there are fewer windows than `batch_size`.
+    Targets that are separators are -100, as they stand for no byte, and so is the padding of the last window.
+    In the document layout each document starts with its BOS and is cut at stride T. `limit_windows` takes
+    that many windows, evenly spaced, for a cheap estimate: `token_byte_lengths` tells how many bytes its
+    targets cover. All batches have one shape, the last one filled up with windows without targets, unless
+    there are fewer windows than `batch_size`.
     """
     _check_batch_size(batch_size)
     every = windows(shard, context_length, config, every_byte=True)
@@ -124,7 +142,9 @@ def count_windows(shard: Shard, context_length: int, config: DataConfig) -> int:
 
 def _batch(ids: Ints, targets: Ints, documents: Ints, with_documents: bool) -> Batch:
     numbers = torch.from_numpy(documents.astype(np.int32)) if with_documents else None
-    return Batch(torch.from_numpy(np.ascontiguousarray(ids)), torch.from_numpy(np.ascontiguousarray(targets)), numbers)
+    return Batch(
+        torch.from_numpy(np.ascontiguousarray(ids)), torch.from_numpy(np.ascontiguousarray(targets)), numbers
+    )
 
 
 def _check_batch_size(batch_size: int) -> None:

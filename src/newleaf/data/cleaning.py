@@ -1,4 +1,5 @@
-"""Cleaning documents: normalisation, whitespace, length and duplicates, each off until asked for and counted when on."""
+"""Cleaning documents: normalisation, whitespace, length and duplicates, each off until asked for and counted
+when on."""
 
 import hashlib
 import re
@@ -19,7 +20,8 @@ N_HASHES = 128
 
 
 class Cleaner:
-    """Applies the options of a DataConfig to one document after the other, remembering what it has seen; `counts` says what it did."""
+    """Applies the options of a DataConfig to one document after the other, remembering what it has seen;
+    `counts` says what it did."""
 
     def __init__(self, config: DataConfig) -> None:
         self.counts: Counter[str] = Counter()
@@ -28,7 +30,8 @@ class Cleaner:
         self._is_near = _near_duplicates() if config.dedup == "near" else None
 
     def clean(self, pieces: Iterable[str]) -> Iterable[str] | None:
-        """The cleaned text, or None when the document drops out. With everything off, pieces pass through as they come."""
+        """The cleaned text, or None when the document drops out. With everything off, pieces pass through as
+        they come."""
         if not self._config.cleans:
             return pieces
         text = self._rewritten("".join(pieces))
@@ -70,12 +73,15 @@ class Cleaner:
 
 
 def _near_duplicates() -> Callable[[str], bool]:
-    """MinHash with locality-sensitive hashing (Broder 1997) over runs of five words, alike from an estimated Jaccard index of 0.8 up,
-    as in Lee et al. 2021, "Deduplicating Training Data Makes Language Models Better". Of each group the first stays."""
+    """MinHash with locality-sensitive hashing (Broder 1997) over runs of five words, alike from an estimated
+    Jaccard index of 0.8 up, as in Lee et al. 2021, "Deduplicating Training Data Makes Language Models
+    Better". Of each group the first stays."""
     try:
         from datasketch import MinHash, MinHashLSH
     except ImportError as error:
-        raise InputError("data.dedup: near needs the package datasketch; run: pip install 'newleaf[data]'") from error
+        raise InputError(
+            "data.dedup: near needs the package datasketch; run: pip install 'newleaf[data]'"
+        ) from error
     index = MinHashLSH(threshold=SIMILARITY, num_perm=N_HASHES)
     kept: list[Any] = []
 

@@ -19,7 +19,8 @@ Read = Callable[[int], None]
 
 
 def blocks(path: Path, on_read: Read) -> Iterator[bytes]:
-    """The file's bytes, unpacked, a block at a time; `on_read` hears how far into the stored file the reading is."""
+    """The file's bytes, unpacked, a block at a time; `on_read` hears how far into the stored file the reading
+    is."""
     try:
         with path.open("rb") as raw, _unpacked(path, raw) as stream:
             while block := stream.read(BLOCK):
@@ -40,7 +41,8 @@ def blocks(path: Path, on_read: Read) -> Iterator[bytes]:
 
 @contextmanager
 def seekable(path: Path, on_read: Read) -> Iterator[IO[bytes]]:
-    """The file unpacked for random access; a packed one goes through a temporary file on disk, not through memory."""
+    """The file unpacked for random access; a packed one goes through a temporary file on disk, not through
+    memory."""
     if path.suffix not in PACKED:
         with path.open("rb") as file:
             yield file

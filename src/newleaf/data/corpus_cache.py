@@ -34,10 +34,11 @@ def key_of(*parts: Any) -> str:
 
 
 def cached(folder: Path, build: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
-    """What was sealed in `folder`, and whether it was there; if not, `build` fills a folder aside and says what to seal with it.
+    """What was sealed in `folder`, and whether it was there; if not, `build` fills a folder aside and says
+    what to seal with it.
 
-    Each file's checksum is compared on opening, which reads it once; a warning names one that was damaged. Raises InputError when
-    the disk is full or does not let us write.
+    Each file's checksum is compared on opening, which reads it once; a warning names one that was damaged.
+    Raises InputError when the disk is full or does not let us write.
     """
     found = _open_sealed(folder)
     if found is not None:
@@ -45,7 +46,9 @@ def cached(folder: Path, build: Callable[[Path], dict[str, Any]]) -> tuple[dict[
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
-        with replace_directory(folder, unless=lambda other: _open_sealed(other, warn=False) is not None) as fresh:
+        with replace_directory(
+            folder, unless=lambda other: _open_sealed(other, warn=False) is not None
+        ) as fresh:
             meta = build(fresh)
             (fresh / SEAL).write_text(_seal(fresh, meta), encoding="utf-8")
     except OSError as error:
@@ -54,14 +57,19 @@ def cached(folder: Path, build: Callable[[Path], dict[str, Any]]) -> tuple[dict[
 
 
 def _seal(fresh: Path, meta: dict[str, Any]) -> str:
-    """The seal of a folder that is filled: its files' sizes and checksums, `meta`, and a checksum of these."""
-    content = {"files": {path.name: [path.stat().st_size, file_crc32(path)] for path in sorted(fresh.iterdir())}, "meta": meta}
+    """The seal of a folder that is filled: its files' sizes and checksums, `meta`, and a checksum of
+    these."""
+    content = {
+        "files": {path.name: [path.stat().st_size, file_crc32(path)] for path in sorted(fresh.iterdir())},
+        "meta": meta,
+    }
     content = json.loads(json.dumps(content))  # as it will be read, names that were numbers included
     return json.dumps(content | {"checksum": key_of(content)}, ensure_ascii=False)
 
 
 def _open_sealed(folder: Path, warn: bool = True) -> dict[str, Any] | None:
-    """The seal's `meta`; None when there is none, or, with a warning, when a file is not what it was when it was sealed."""
+    """The seal's `meta`; None when there is none, or, with a warning, when a file is not what it was when it
+    was sealed."""
     damaged = folder / SEAL
     try:
         if not damaged.exists():
@@ -95,5 +103,9 @@ def _sweep(parent: Path) -> None:
 
 def _explained(error: OSError, folder: Path) -> InputError:
     if error.errno in NO_SPACE or getattr(error, "winerror", None) == 112:
-        return InputError(f"{folder}: the disk is full; free some space, or set NEWLEAF_CACHE to a folder on another disk")
-    return InputError(f"{folder}: cannot be written ({error.strerror or error}); set NEWLEAF_CACHE to a folder of yours")
+        return InputError(
+            f"{folder}: the disk is full; free some space, or set NEWLEAF_CACHE to a folder on another disk"
+        )
+    return InputError(
+        f"{folder}: cannot be written ({error.strerror or error}); set NEWLEAF_CACHE to a folder of yours"
+    )

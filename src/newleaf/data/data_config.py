@@ -18,15 +18,16 @@ TAKEN = ("train_bytes", "validation_bytes")  # how much of a text becomes tokens
 class DataConfig:
     """How sources become batches.
 
-    `field` names the text in a row; `encoding` is that of the files, which is guessed where they are not UTF-8;
-    `document` says what a document is in a .txt file; `limit` and
-    `validation_limit` count documents kept. `val_fraction` takes the end of the text, unless `validation` names sources of its own.
-    Of the text to learn `train_bytes` become tokens at most, of the held-out text `validation_bytes`, in pieces spread evenly over it;
-    None leaves it to the caller, who may know how much there is time for, and "all" takes all.
-    `on_error="skip"` leaves out what cannot be read and counts it. Cleaning (`normalize`, `whitespace`, `dedup`, `min_length` in
-    characters) is off by default. `layout="packed"` cuts the stream of documents into windows; `"document"` never crosses a
-    document's end and starts a window each `stride` tokens (None: one context length). `document_mask` numbers the documents in a
-    window, so that attention can stay inside each.
+    `field` names the text in a row; `encoding` is that of the files, which is guessed where they are not
+    UTF-8; `document` says what a document is in a .txt file; `limit` and `validation_limit` count documents
+    kept. `val_fraction` takes the end of the text, unless `validation` names sources of its own. Of the text
+    to learn `train_bytes` become tokens at most, of the held-out text `validation_bytes`, in pieces spread
+    evenly over it; None leaves it to the caller, who may know how much there is time for, and "all" takes
+    all. `on_error="skip"` leaves out what cannot be read and counts it. Cleaning (`normalize`, `whitespace`,
+    `dedup`, `min_length` in characters) is off by default. `layout="packed"` cuts the stream of documents
+    into windows; `"document"` never crosses a document's end and starts a window each `stride` tokens (None:
+    one context length). `document_mask` numbers the documents in a window, so that attention can stay inside
+    each.
     """
 
     field: str = "text"
@@ -67,16 +68,28 @@ class DataConfig:
             raise InputError("data.field: it is empty; name the text field")
         self._check_split()
         if self.stride is not None and self.layout == "packed":
-            raise InputError("data.stride: only the document layout has a stride; set data.layout to document, or leave stride out")
+            raise InputError(
+                "data.stride: only the document layout has a stride; set data.layout to document, or leave "
+                "stride out"
+            )
 
     def _check_split(self) -> None:
         if isinstance(self.validation, list):  # as YAML gives it
             object.__setattr__(self, "validation", tuple(self.validation))
         if self.validation is None:
-            if isinstance(self.val_fraction, bool) or not isinstance(self.val_fraction, int | float) or not 0 < self.val_fraction < 1:
-                raise InputError(f"data.val_fraction: {self.val_fraction!r} is not between 0 and 1; 0.05 takes the last twentieth")
+            if (
+                isinstance(self.val_fraction, bool)
+                or not isinstance(self.val_fraction, int | float)
+                or not 0 < self.val_fraction < 1
+            ):
+                raise InputError(
+                    f"data.val_fraction: {self.val_fraction!r} is not between 0 and 1; 0.05 takes the last "
+                    f"twentieth"
+                )
             if self.validation_limit is not None:
-                raise InputError("data.validation_limit: there is no data.validation to limit; use data.val_fraction")
+                raise InputError(
+                    "data.validation_limit: there is no data.validation to limit; use data.val_fraction"
+                )
 
     @property
     def validation_sources(self) -> tuple[str, ...]:
@@ -88,12 +101,16 @@ class DataConfig:
     @property
     def most_bytes(self) -> tuple[int | None, int | None]:
         """Of the text to learn and of the held-out text; None for all."""
-        train, validation = (None if most == "all" else most for most in (self.train_bytes, self.validation_bytes))
+        train, validation = (
+            None if most == "all" else most for most in (self.train_bytes, self.validation_bytes)
+        )
         return train, validation
 
     def with_all(self) -> "DataConfig":
         """These choices, with all of a text that nobody has limited."""
-        return replace(self, train_bytes=self.train_bytes or "all", validation_bytes=self.validation_bytes or "all")
+        return replace(
+            self, train_bytes=self.train_bytes or "all", validation_bytes=self.validation_bytes or "all"
+        )
 
     @property
     def cleans(self) -> bool:

@@ -19,8 +19,8 @@ class Line:
 
 
 def text_pieces(blocks: Iterable[bytes], name: str) -> Iterator[str]:
-    """The text of a file piece by piece, without a byte order mark at its start and with "\\n" for "\\r\\n"; raises BadDocumentError at the
-    first fault."""
+    """The text of a file piece by piece, without a byte order mark at its start and with "\\n" for "\\r\\n";
+    raises BadDocumentError at the first fault."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
     at, started, held = 0, False, ""
     for block in blocks:
@@ -43,7 +43,8 @@ def text_pieces(blocks: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def lines(blocks: Iterable[bytes]) -> Iterator[Line]:
-    """The lines of a file, cut after each newline; the last one may lack it. A byte order mark at the start is dropped."""
+    """The lines of a file, cut after each newline; the last one may lack it. A byte order mark at the start
+    is dropped."""
     kept: list[bytes] = []
     number, offset, start = 1, 0, True
     for block in blocks:
@@ -82,7 +83,9 @@ def _refuse_nul(data: bytes, offset: int, name: str) -> None:
     if found >= 0:
         if offset == 0 and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             raise _not_utf8(name, 0)
-        raise BadDocumentError("binary", f"{name}: binary file (a NUL byte at byte {offset + found}); give text")
+        raise BadDocumentError(
+            "binary", f"{name}: binary file (a NUL byte at byte {offset + found}); give text"
+        )
 
 
 def _not_utf8(name: str, offset: int) -> BadDocumentError:

@@ -28,21 +28,27 @@ class Document:
 
 @dataclass(frozen=True)
 class Reading:
-    """What every reader needs: the choices, where problems go, and whom to tell how many bytes of the file are read."""
+    """What every reader needs: the choices, where problems go, and whom to tell how many bytes of the file
+    are read."""
 
     config: DataConfig
     problems: Problems
     on_read: Callable[[int], None]
 
     def blocks(self, source: FileSource) -> Iterator[bytes]:
-        return utf8_blocks(blocks(source.path, self.on_read), str(source.path), self.config.encoding, self.problems.guessed)
+        return utf8_blocks(
+            blocks(source.path, self.on_read), str(source.path), self.config.encoding, self.problems.guessed
+        )
 
 
-def documents(found: Resolved, config: DataConfig, problems: Problems, on_progress: Progress | None = None) -> Iterator[Document]:
-    """Every document of the sources, in order. The pieces of one are to be used up before the next is asked for.
+def documents(
+    found: Resolved, config: DataConfig, problems: Problems, on_progress: Progress | None = None
+) -> Iterator[Document]:
+    """Every document of the sources, in order. The pieces of one are to be used up before the next is asked
+    for.
 
-    What cannot be read goes to `problems`, except that a fault inside the pieces is raised there, as BadDocumentError, for whoever
-    reads them: only they know what to take back.
+    What cannot be read goes to `problems`, except that a fault inside the pieces is raised there, as
+    BadDocumentError, for whoever reads them: only they know what to take back.
     """
     done = 0
     for source in found.sources:
@@ -133,14 +139,22 @@ def _text_of(row: dict[str, Any], name: str, field: str) -> str:
     """The row's text; escapes such as \\ud800 make strings that are no Unicode text."""
     if field not in row:
         has = ", ".join(list(row)[:8])
-        raise BadDocumentError("no text field", f"{name}: has no field {field!r} (it has: {has}); name the text field with --data.field")
+        raise BadDocumentError(
+            "no text field",
+            f"{name}: has no field {field!r} (it has: {has}); name the text field with --data.field",
+        )
     value = row[field]
     if not isinstance(value, str):
-        raise BadDocumentError("not a string", f"{name}: field {field!r} is not a string but {type(value).__name__}; name the text field")
+        raise BadDocumentError(
+            "not a string",
+            f"{name}: field {field!r} is not a string but {type(value).__name__}; name the text field",
+        )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise BadDocumentError("not UTF-8", f"{name}: field {field!r} holds half of a surrogate pair at character {error.start}") from error
+        raise BadDocumentError(
+            "not UTF-8", f"{name}: field {field!r} holds half of a surrogate pair at character {error.start}"
+        ) from error
     return value
 
 
@@ -164,7 +178,9 @@ def _of_rows(rows: Iterable[SourceRow], reading: Reading) -> Iterator[Document]:
 
 def _rows(rows: Iterable[dict[str, Any]], name: str, reading: Reading) -> Iterator[Document]:
     """Documents of rows that are numbered from 1."""
-    yield from _of_rows((SourceRow(f"{name}: row {number}", row) for number, row in enumerate(rows, 1)), reading)
+    yield from _of_rows(
+        (SourceRow(f"{name}: row {number}", row) for number, row in enumerate(rows, 1)), reading
+    )
 
 
 def _parquet_values(source: FileSource, reading: Reading) -> Iterator[dict[str, Any]]:
@@ -173,18 +189,26 @@ def _parquet_values(source: FileSource, reading: Reading) -> Iterator[dict[str, 
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise InputError(".parquet files need the package pyarrow; run: pip install 'newleaf[data]'") from error
+        raise InputError(
+            ".parquet files need the package pyarrow; run: pip install 'newleaf[data]'"
+        ) from error
     field = reading.config.field
     try:
-        with seekable(source.path, reading.on_read) as file, parquet.ParquetFile(file, pre_buffer=False) as table:
+        with (
+            seekable(source.path, reading.on_read) as file,
+            parquet.ParquetFile(file, pre_buffer=False) as table,
+        ):
             columns = table.schema_arrow.names
             if field not in columns:
                 message = (
-                    f"{source.path}: has no column {field!r} (it has: {', '.join(columns[:8])}); name the text column with --data.field"
+                    f"{source.path}: has no column {field!r} (it has: {', '.join(columns[:8])}); name the "
+                    f"text column with --data.field"
                 )
                 raise BadDocumentError("no text field", message)
             for batch in table.iter_batches(batch_size=1024, columns=[field]):
                 reading.on_read(min(file.tell(), source.size))
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise BadDocumentError("broken file", f"{source.path}: not a readable Parquet file ({str(error).partition(chr(10))[0]})") from error
+        raise BadDocumentError(
+            "broken file", f"{source.path}: not a readable Parquet file ({str(error).partition(chr(10))[0]})"
+        ) from error

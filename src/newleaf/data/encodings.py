@@ -1,4 +1,5 @@
-"""The encoding of a text file: what the user says, what a byte order mark says, or a guess that is told; what comes out is UTF-8."""
+"""The encoding of a text file: what the user says, what a byte order mark says, or a guess that is told; what
+comes out is UTF-8."""
 
 from __future__ import annotations
 
@@ -16,7 +17,17 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 # In this order where they explain the bytes equally well.
-CANDIDATES = ("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "utf_16_le", "utf_16_be", "cp1252", "latin_1")
+CANDIDATES = (
+    "gb18030",
+    "big5",
+    "shift_jis",
+    "euc_jp",
+    "euc_kr",
+    "utf_16_le",
+    "utf_16_be",
+    "cp1252",
+    "latin_1",
+)
 WESTERN = ("cp1252", "latin_1")
 ALIKE = 0.05  # charset-normalizer's measure of mess: two that are no further apart are equally good
 SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
@@ -31,13 +42,15 @@ def known_encoding(name: str) -> str:
         "a".encode(name).decode(name)
     except (LookupError, ValueError, AttributeError):
         raise InputError(
-            f"encoding: {name!r} is no text encoding; it is utf-8, gb18030, big5, shift_jis, utf-16, latin-1 or the like"
+            f"encoding: {name!r} is no text encoding; it is utf-8, gb18030, big5, shift_jis, utf-16, "
+            f"latin-1 or the like"
         ) from None
     return found.name
 
 
 def guess(head: bytes) -> str | None:
-    """The encoding of a file that begins with these bytes, by Python's name; None where nothing explains them, or they are no text."""
+    """The encoding of a file that begins with these bytes, by Python's name; None where nothing explains
+    them, or they are no text."""
     for mark, name in MARKS:
         if head.startswith(mark):
             return name
@@ -56,10 +69,14 @@ def guess(head: bytes) -> str | None:
     return _best(sample)
 
 
-def utf8_blocks(blocks: Iterator[bytes], name: str, encoding: str | None, told: Callable[[str, str], None]) -> Iterator[bytes]:
-    """The blocks of a file as UTF-8. Without an `encoding` the first block decides; `told(name, encoding)` hears of a guess.
+def utf8_blocks(
+    blocks: Iterator[bytes], name: str, encoding: str | None, told: Callable[[str, str], None]
+) -> Iterator[bytes]:
+    """The blocks of a file as UTF-8. Without an `encoding` the first block decides; `told(name, encoding)`
+    hears of a guess.
 
-    Raises BadDocumentError at the first byte that the encoding does not have. UTF-8 itself goes through as it is.
+    Raises BadDocumentError at the first byte that the encoding does not have. UTF-8 itself goes through as it
+    is.
     """
     head = next(blocks, b"")
     chosen = encoding or guess(head)
@@ -118,7 +135,11 @@ def _sixteen_bits(sample: bytes) -> str | None:
         if error.start < len(sample) - 4:
             return None
         text = sample[: error.start].decode(name)
-    return name if sum(character.isprintable() or character.isspace() for character in text) > 0.95 * len(text) else None
+    return (
+        name
+        if sum(character.isprintable() or character.isspace() for character in text) > 0.95 * len(text)
+        else None
+    )
 
 
 def _best(sample: bytes) -> str | None:

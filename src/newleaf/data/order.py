@@ -10,10 +10,11 @@ LEAST_BITS = 6  # a smaller domain leaves the rounds too few values to mix
 
 
 def permutation_index(positions: npt.ArrayLike, n: int, seed: int) -> npt.NDArray[np.int64]:
-    """Where each position of 0..n-1 goes under the permutation that `seed` names, an int64 array of the same shape.
+    """Where each position of 0..n-1 goes under the permutation that `seed` names, an int64 array of the same
+    shape.
 
-    A Feistel network over the next power of two (Luby and Rackoff 1988), walked until it falls below n (Black and Rogaway 2002):
-    a bijection for every n and seed, in the memory of `positions`.
+    A Feistel network over the next power of two (Luby and Rackoff 1988), walked until it falls below n (Black
+    and Rogaway 2002): a bijection for every n and seed, in the memory of `positions`.
     """
     wanted = np.asarray(positions, dtype=np.int64)
     if n < 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= n)):
@@ -26,7 +27,9 @@ def permutation_index(positions: npt.ArrayLike, n: int, seed: int) -> npt.NDArra
     return values.astype(np.int64).reshape(wanted.shape)
 
 
-def _feistel(values: npt.NDArray[np.uint64], bits: int, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _feistel(
+    values: npt.NDArray[np.uint64], bits: int, keys: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
     """Each round changes one half by a hash of the other, so that it can be undone whatever the hash."""
     low_bits = np.uint64(bits // 2)
     low_mask = np.uint64((1 << (bits // 2)) - 1)
@@ -46,4 +49,6 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _round_keys(seed: int) -> npt.NDArray[np.uint64]:
-    return np.frombuffer(hashlib.blake2b(str(seed).encode(), digest_size=8 * ROUNDS).digest(), dtype="<u8").astype(np.uint64)
+    return np.frombuffer(
+        hashlib.blake2b(str(seed).encode(), digest_size=8 * ROUNDS).digest(), dtype="<u8"
+    ).astype(np.uint64)

@@ -8,8 +8,8 @@ from newleaf.errors import InputError
 
 
 class BadDocumentError(InputError):
-    """A file or row that cannot be read; `reason` is a short name to count it under, `hint` an option of training that may help, and
-    `plain` the message without it."""
+    """A file or row that cannot be read; `reason` is a short name to count it under, `hint` an option of
+    training that may help, and `plain` the message without it."""
 
     def __init__(self, reason: str, message: str, hint: str = "") -> None:
         super().__init__(f"{message}; {hint}" if hint else message)

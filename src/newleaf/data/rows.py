@@ -1,4 +1,5 @@
-"""Files of rows, for whoever reads some: JSON lines, JSON lists, CSV, TSV and Parquet, packed or not, in any encoding.
+"""Files of rows, for whoever reads some: JSON lines, JSON lists, CSV, TSV and Parquet, packed or not, in any
+encoding.
 
 A row that is bad is one line's problem: whoever reads decides whether it ends everything or is left out.
 """
@@ -37,14 +38,20 @@ def stop_at(problem: BadDocumentError) -> None:
 
 
 def file_rows(
-    path: Path, bad: Bad = stop_at, encoding: str | None = None, parse: Callable[[str, str], Any] | None = None
+    path: Path,
+    bad: Bad = stop_at,
+    encoding: str | None = None,
+    parse: Callable[[str, str], Any] | None = None,
 ) -> Iterator[SourceRow]:
-    """The rows of a file in one of FORMATS. `bad` hears of each row that is none; `parse` makes a row of a line of JSON and where it
-    stands (parse_row by default). Raises InputError for a file that cannot be read."""
+    """The rows of a file in one of FORMATS. `bad` hears of each row that is none; `parse` makes a row of a
+    line of JSON and where it stands (parse_row by default). Raises InputError for a file that cannot be
+    read."""
     parse = parse or parse_row
     kind = format_of(path)
     if kind not in FORMATS:
-        raise InputError(f"{path}: rows come as {', '.join(FORMATS)}, not {kind or 'a file without a suffix'}")
+        raise InputError(
+            f"{path}: rows come as {', '.join(FORMATS)}, not {kind or 'a file without a suffix'}"
+        )
     try:
         if kind == ".jsonl":
             yield from _json_lines(path, bad, encoding, parse)
@@ -60,16 +67,21 @@ def file_rows(
 
 
 def file_lines(path: Path, bad: Bad = stop_at, encoding: str | None = None) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers, without line ends. Only "\\n" and "\\r\\n" end one: texts may hold other separators."""
+    """The lines of a text file with their numbers, without line ends. Only "\\n" and "\\r\\n" end one: texts
+    may hold other separators."""
     for number, text in _whole_lines(path, bad, encoding):
         yield number, text.removesuffix("\n").removesuffix("\r")
 
 
 def parse_row(text: str, where: str) -> dict[str, Any]:
-    """One JSON object. Raises BadDocumentError for anything else, for nesting beyond DEEPEST, and for text that is no Unicode."""
+    """One JSON object. Raises BadDocumentError for anything else, for nesting beyond DEEPEST, and for text
+    that is no Unicode."""
     value = parse_json(text, where)
     if not isinstance(value, dict):
-        raise BadDocumentError("broken line", f"{where}: not a JSON object but {type(value).__name__}; each line is one JSON object")
+        raise BadDocumentError(
+            "broken line",
+            f"{where}: not a JSON object but {type(value).__name__}; each line is one JSON object",
+        )
     return value
 
 
@@ -81,13 +93,17 @@ def parse_json(text: str, where: str) -> Any:
         raise _too_deep(where) from None
     except json.JSONDecodeError as error:
         what = f"{error.msg}, at column {error.colno}"
-        raise BadDocumentError("broken line", f"{where}: not valid JSON ({what}); each line is one JSON object") from error
+        raise BadDocumentError(
+            "broken line", f"{where}: not valid JSON ({what}); each line is one JSON object"
+        ) from error
     except ValueError as error:
         raise BadDocumentError("broken line", f"{where}: {json_fault(error)}") from error
     if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
         raise _too_deep(where)
     if SURROGATE.search(text) and (place := _half_surrogate(value)) is not None:
-        raise BadDocumentError("not UTF-8", f"{where}: {place} holds half of a surrogate pair, which is no text")
+        raise BadDocumentError(
+            "not UTF-8", f"{where}: {place} holds half of a surrogate pair, which is no text"
+        )
     return value
 
 
@@ -105,7 +121,9 @@ def _whole_lines(path: Path, bad: Bad, encoding: str | None) -> Iterator[tuple[i
         raise InputError(problem.plain) from problem
 
 
-def _json_lines(path: Path, bad: Bad, encoding: str | None, parse: Callable[[str, str], Any]) -> Iterator[SourceRow]:
+def _json_lines(
+    path: Path, bad: Bad, encoding: str | None, parse: Callable[[str, str], Any]
+) -> Iterator[SourceRow]:
     for number, text in file_lines(path, bad, encoding):
         where = f"{path}:{number}"
         if not text.strip():
@@ -118,8 +136,11 @@ def _json_lines(path: Path, bad: Bad, encoding: str | None, parse: Callable[[str
             yield row
 
 
-def _json_list(path: Path, bad: Bad, encoding: str | None, parse: Callable[[str, str], Any]) -> Iterator[SourceRow]:
-    """The rows of one list. Where each ends is found first, so that what is wrong with it is named by its number."""
+def _json_list(
+    path: Path, bad: Bad, encoding: str | None, parse: Callable[[str, str], Any]
+) -> Iterator[SourceRow]:
+    """The rows of one list. Where each ends is found first, so that what is wrong with it is named by its
+    number."""
     text = "\n".join(line for _, line in file_lines(path, encoding=encoding))
     begin, number = _past_space(text, 0), 0
     if not text.startswith("[", begin):
@@ -172,7 +193,9 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise InputError(".parquet files need the package pyarrow; run: pip install 'newleaf[data]'") from error
+        raise InputError(
+            ".parquet files need the package pyarrow; run: pip install 'newleaf[data]'"
+        ) from error
     try:
         with seekable(path, _nobody) as file, parquet.ParquetFile(file) as table:
             number = 0
@@ -183,7 +206,9 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({str(error).partition(chr(10))[0]})") from None
+        raise InputError(
+            f"{path}: not a readable Parquet file ({str(error).partition(chr(10))[0]})"
+        ) from None
 
 
 def _tell_proposal(name: str, encoding: str) -> None:
@@ -220,4 +245,6 @@ def _half_surrogate(value: Any, place: str = "the row") -> str | None:
             return f"the name of a field, {found!r},"
     else:
         pairs = [(place, inner) for inner in value] if isinstance(value, list) else []
-    return next((found for where, inner in pairs if (found := _half_surrogate(inner, where)) is not None), None)
+    return next(
+        (found for where, inner in pairs if (found := _half_surrogate(inner, where)) is not None), None
+    )

@@ -24,9 +24,10 @@ BATCH_TEXTS = 16384
 class Shard:
     """A token stream: [BOS] document [BOS] document …
 
-    `tokens` is uint16 or uint32 [N], memory-mapped; `document_starts` int64 [documents] says where each separator stands;
-    `n_bytes` is the UTF-8 text's size. `bos_id` is the separator, `eos_id` and `pad_id` are what windows of one document end and fill
-    up with. BOS occurs nowhere else: text that spells it is plain text.
+    `tokens` is uint16 or uint32 [N], memory-mapped; `document_starts` int64 [documents] says where each
+    separator stands; `n_bytes` is the UTF-8 text's size. `bos_id` is the separator, `eos_id` and `pad_id` are
+    what windows of one document end and fill up with. BOS occurs nowhere else: text that spells it is plain
+    text.
     """
 
     tokens: npt.NDArray[np.unsignedinteger[Any]]
@@ -45,13 +46,17 @@ class Shard:
 
 
 def tokenize(
-    text: TextFile, tokenizer: Tokenizer, cache: Path | None = None, on_progress: Progress | None = None, max_bytes: int | None = None
+    text: TextFile,
+    tokenizer: Tokenizer,
+    cache: Path | None = None,
+    on_progress: Progress | None = None,
+    max_bytes: int | None = None,
 ) -> Shard:
-    """The text's tokens, from the cache when this tokenizer has met this text before; of a text of more than `max_bytes`, those of
-    pieces spread evenly over it, each as a document.
+    """The text's tokens, from the cache when this tokenizer has met this text before; of a text of more than
+    `max_bytes`, those of pieces spread evenly over it, each as a document.
 
-    `on_progress("tokenizing", done, total)` counts bytes. Raises InputError when the tokenizer has no token to set documents apart,
-    or when the disk is full.
+    `on_progress("tokenizing", done, total)` counts bytes. Raises InputError when the tokenizer has no token
+    to set documents apart, or when the disk is full.
     """
     bos = tokenizer.separator_id
     width = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
@@ -61,7 +66,9 @@ def tokenize(
 
     def build(fresh: Path) -> dict[str, Any]:
         pieces = ((piece, True) for piece in text.sample(part[0])) if part else text.pieces()
-        starts, n_bytes = _write(fresh / "tokens.bin", pieces, min([text.n_bytes, *part]), tokenizer, width, on_progress)
+        starts, n_bytes = _write(
+            fresh / "tokens.bin", pieces, min([text.n_bytes, *part]), tokenizer, width, on_progress
+        )
         np.asarray(starts, dtype="<i8").tofile(fresh / "starts.bin")
         return {"n_bytes": n_bytes, "n_documents": len(starts)}
 
@@ -80,20 +87,29 @@ def tokenize(
 
 
 def token_byte_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """UTF-8 bytes of each token [V], 0 for special tokens: summed over the targets, the bytes that a loss is spread over."""
+    """UTF-8 bytes of each token [V], 0 for special tokens: summed over the targets, the bytes that a loss is
+    spread over."""
     return np.array([len(data) for data in tokenizer.bytes_of_tokens], dtype=np.int64)
 
 
 def _write(
-    path: Path, pieces: Iterator[tuple[str, bool]], total: int, tokenizer: Tokenizer, width: str, on_progress: Progress | None
+    path: Path,
+    pieces: Iterator[tuple[str, bool]],
+    total: int,
+    tokenizer: Tokenizer,
+    width: str,
+    on_progress: Progress | None,
 ) -> "tuple[array[int], int]":
-    """Writes the stream; returns where each document's separator stands, and how many bytes of text there were; about `total`."""
+    """Writes the stream; returns where each document's separator stands, and how many bytes of text there
+    were; about `total`."""
     starts = array("q")
     written = done = 0
     separator = np.array([tokenizer.separator_id], dtype=width).tobytes()
     with path.open("wb", buffering=2**20) as file:
         for batch in _batches(_document_chunks(pieces)):
-            for ids, (_, starts_document) in zip(tokenizer.encode_batch([chunk for chunk, _ in batch]), batch, strict=True):
+            for ids, (_, starts_document) in zip(
+                tokenizer.encode_batch([chunk for chunk, _ in batch]), batch, strict=True
+            ):
                 if starts_document:
                     starts.append(written)
                     file.write(separator)
@@ -119,7 +135,8 @@ def _document_chunks(pieces: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, 
 
 
 class _Document(Iterable[str]):
-    """The pieces of one document; the first piece of the next one, which tells that this one is over, waits in `following`."""
+    """The pieces of one document; the first piece of the next one, which tells that this one is over, waits
+    in `following`."""
 
     def __init__(self, pieces: Iterator[tuple[str, bool]], first: str) -> None:
         self._pieces = pieces

@@ -17,7 +17,8 @@ HUB = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:]*))?(?::(
 
 @dataclass(frozen=True)
 class FileSource:
-    """A file to read; `format` is its suffix without .gz or .zst, `named` whether the user named it (and not a folder it is in)."""
+    """A file to read; `format` is its suffix without .gz or .zst, `named` whether the user named it (and not
+    a folder it is in)."""
 
     path: Path
     format: str
@@ -56,16 +57,21 @@ class Resolved:
 
     def identity(self) -> list[object]:
         """What tells one state of the sources from another without reading them."""
-        return [[str(s.path), s.size, s.mtime_ns] if isinstance(s, FileSource) else str(s) for s in self.sources]
+        return [
+            [str(s.path), s.size, s.mtime_ns] if isinstance(s, FileSource) else str(s) for s in self.sources
+        ]
 
 
 def resolve(sources: Iterable[str | os.PathLike[str]]) -> Resolved:
-    """Finds what each SOURCE names, in the order given, folders and globs sorted; raises InputError when one names nothing."""
+    """Finds what each SOURCE names, in the order given, folders and globs sorted; raises InputError when one
+    names nothing."""
     found = Resolved()
     for source in sources:
         text = os.fspath(source)
         if not text.strip():
-            raise InputError("the name of a source is empty; give a file, a folder, a glob or hf:owner/dataset")
+            raise InputError(
+                "the name of a source is empty; give a file, a folder, a glob or hf:owner/dataset"
+            )
         if text.startswith("hf:"):
             found.sources.append(parse_hub(text))
         elif Path(text).is_dir():
@@ -86,12 +92,16 @@ def parse_hub(text: str) -> HubSource:
     """hf:owner/dataset[:config[:split]]; the split is train when left out."""
     match = HUB.fullmatch(text)
     if match is None:
-        raise InputError(f"{text}: not a dataset's name; write hf:owner/dataset, hf:owner/dataset:config or hf:owner/dataset:config:split")
+        raise InputError(
+            f"{text}: not a dataset's name; write hf:owner/dataset, hf:owner/dataset:config or "
+            f"hf:owner/dataset:config:split"
+        )
     return HubSource(match["name"], match["config"] or None, match["split"] or "train")
 
 
 def format_of(path: Path) -> str | None:
-    """The suffix that says how to read a file, without .gz or .zst; None when it is none of the known ones."""
+    """The suffix that says how to read a file, without .gz or .zst; None when it is none of the known
+    ones."""
     inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
     suffix = inner.suffix.lower()
     return suffix if suffix in SUFFIXES else None
@@ -99,7 +109,9 @@ def format_of(path: Path) -> str | None:
 
 def _add_named(found: Resolved, path: Path) -> None:
     if format_of(path) is None:
-        raise InputError(f"{path}: unknown kind of file; known are {' '.join(SUFFIXES)}, each also with .gz or .zst")
+        raise InputError(
+            f"{path}: unknown kind of file; known are {' '.join(SUFFIXES)}, each also with .gz or .zst"
+        )
     _add(found, path, named=True)
 
 
@@ -111,7 +123,10 @@ def _add_many(found: Resolved, text: str, paths: Iterable[Path], without: Collec
         else:
             _add(found, path, named=False)
     if len(found.sources) == before:
-        raise InputError(f"{text}: holds no file of a known kind; known are {' '.join(SUFFIXES)}, each also with .gz or .zst")
+        raise InputError(
+            f"{text}: holds no file of a known kind; known are {' '.join(SUFFIXES)}, each also with .gz or "
+            f".zst"
+        )
 
 
 def _add(found: Resolved, path: Path, named: bool) -> None:

@@ -7,14 +7,25 @@ from pathlib import Path
 from newleaf.errors import InputError
 
 # Tests; code that is tables or prose more than code; packages that come and go between Python versions.
-LEFT_OUT = {"test", "tests", "idle_test", "idlelib", "encodings", "pydoc_data", "turtledemo", "lib2to3", "distutils"}
+LEFT_OUT = {
+    "test",
+    "tests",
+    "idle_test",
+    "idlelib",
+    "encodings",
+    "pydoc_data",
+    "turtledemo",
+    "lib2to3",
+    "distutils",
+}
 LEFT_OUT |= {"site-packages", "dist-packages", "__pycache__", "__phello__"}
 HELD_OUT_OF = 12  # one file in twelve is held out
 
 
 def standard_library_files() -> tuple[list[Path], list[Path]]:
-    """The files to train on and those held out, each sorted: about a twelfth, chosen by a hash of the name, so that machines with the
-    same Python agree. Raises InputError where the library is not there as files, as in a frozen program."""
+    """The files to train on and those held out, each sorted: about a twelfth, chosen by a hash of the name,
+    so that machines with the same Python agree. Raises InputError where the library is not there as files, as
+    in a frozen program."""
     root = Path(sysconfig.get_paths()["stdlib"])
     train: list[Path] = []
     held_out: list[Path] = []
@@ -24,7 +35,10 @@ def standard_library_files() -> tuple[list[Path], list[Path]]:
             digest = hashlib.blake2b(name.as_posix().encode(), digest_size=8).digest()
             (held_out if int.from_bytes(digest, "little") % HELD_OUT_OF == 0 else train).append(path)
     if not train or not held_out:
-        raise InputError(f"{root}: holds no source of Python's standard library; give a text of your own to newleaf pretrain")
+        raise InputError(
+            f"{root}: holds no source of Python's standard library; give a text of your own to newleaf "
+            f"pretrain"
+        )
     return train, held_out
 
 

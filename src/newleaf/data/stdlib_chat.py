@@ -1,4 +1,5 @@
-"""Conversations that every machine has: about Python's standard library, answered from its own docstrings, signatures and code."""
+"""Conversations that every machine has: about Python's standard library, answered from its own docstrings,
+signatures and code."""
 
 from __future__ import annotations
 
@@ -16,8 +17,17 @@ from newleaf.data.stdlib import standard_library_files
 NAME, HELD_OUT = "newleaf:stdlib-chat", "newleaf:stdlib-chat:held-out"
 MOST_CODE = 1200  # characters of an answer
 SHORTEST_DOC = 20
-ASK_PURPOSE = ("What does `{name}` do?", "What is `{name}` for?", "Explain `{name}`.", "Tell me about `{name}` in Python.")
-ASK_CALL = ("How do I call `{name}`?", "Which arguments does `{name}` take?", "Show me the signature of `{name}`.")
+ASK_PURPOSE = (
+    "What does `{name}` do?",
+    "What is `{name}` for?",
+    "Explain `{name}`.",
+    "Tell me about `{name}` in Python.",
+)
+ASK_CALL = (
+    "How do I call `{name}`?",
+    "Which arguments does `{name}` take?",
+    "Show me the signature of `{name}`.",
+)
 ASK_CODE = ("Show me the code of `{name}`.", "How is `{name}` implemented?", "Write `{name}` in Python.")
 ASK_ON_CALL = ("And how do I call it?", "Which arguments does it take?")
 ASK_ON_CODE = ("Show me its code.", "How is it implemented?")
@@ -34,7 +44,8 @@ class Documented:
 
 
 def stdlib_chat(held_out: bool = False) -> Iterator[dict[str, Any]]:
-    """{"messages", "about"} for each documented module, class and function of the files that the demo trains on, or of those it holds out.
+    """{"messages", "about"} for each documented module, class and function of the files that the demo trains
+    on, or of those it holds out.
 
     A conversation has one to three questions; which, and in what words, follows from the name alone.
     """
@@ -95,10 +106,16 @@ def _of(node: ast.AST, name: str, source: str) -> Iterator[Documented]:
         doc = _first_paragraphs(ast.get_docstring(node) or "")
         if len(doc) >= SHORTEST_DOC:
             is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            yield Documented(name, doc, _call(node, name), _code(node, source)) if is_function else Documented(name, doc)
+            yield (
+                Documented(name, doc, _call(node, name), _code(node, source))
+                if is_function
+                else Documented(name, doc)
+            )
     if isinstance(node, ast.Module | ast.ClassDef):
         for child in node.body:
-            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            if isinstance(
+                child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+            ) and not child.name.startswith("_"):
                 yield from _of(child, f"{name}.{child.name}", source)
 
 

@@ -1,4 +1,5 @@
-"""Tables of text (CSV, TSV): rows of fields under the names that the first line gives, with line and column of what is wrong."""
+"""Tables of text (CSV, TSV): rows of fields under the names that the first line gives, with line and column
+of what is wrong."""
 
 from __future__ import annotations
 
@@ -35,11 +36,13 @@ class Table:
 
 
 def read_table(lines: Iterable[tuple[int, str]], name: str, kind: str, bad: Bad) -> Table:
-    """A table from numbered lines that still have their ends; `kind` is .csv or .tsv, and `bad` hears of each row that is none.
+    """A table from numbered lines that still have their ends; `kind` is .csv or .tsv, and `bad` hears of each
+    row that is none.
 
-    CSV is read as Python's csv and pandas read it: quotes may hold delimiters and line ends, and outside of them "\\n", "\\r\\n" and a
-    bare "\\r" end a row. In TSV a quote is a character like any other (IANA, text/tab-separated-values). Empty lines are no rows, and of
-    several columns without a name none is a field. Raises BadDocumentError for a first line that does not name the columns.
+    CSV is read as Python's csv and pandas read it: quotes may hold delimiters and line ends, and outside of
+    them "\\n", "\\r\\n" and a bare "\\r" end a row. In TSV a quote is a character like any other (IANA,
+    text/tab-separated-values). Empty lines are no rows, and of several columns without a name none is a
+    field. Raises BadDocumentError for a first line that does not name the columns.
     """
     feed = _Feed(lines)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if kind == ".csv" else csv.QUOTE_NONE
@@ -50,11 +53,14 @@ def read_table(lines: Iterable[tuple[int, str]], name: str, kind: str, bad: Bad)
         except csv.Error as error:
             raise _broken(f"{name}:{feed.begin or 1}", kind, error) from None
     columns = _columns(header, f"{name}:{feed.begin or 1}")
-    return Table(tuple(each for each in columns if each is not None), _rows(reader, feed, columns, name, kind, bad))
+    return Table(
+        tuple(each for each in columns if each is not None), _rows(reader, feed, columns, name, kind, bad)
+    )
 
 
 class _Feed:
-    """Lines as csv asks for them. `begin` is the number of the first one since it was set to None: where a row begins."""
+    """Lines as csv asks for them. `begin` is the number of the first one since it was set to None: where a
+    row begins."""
 
     def __init__(self, lines: Iterable[tuple[int, str]]) -> None:
         self.begin: int | None = None
@@ -78,7 +84,9 @@ class _Feed:
             more += len(parts) - 1
 
 
-def _rows(reader: Any, feed: _Feed, columns: Sequence[str | None], name: str, kind: str, bad: Bad) -> Iterator[SourceRow]:
+def _rows(
+    reader: Any, feed: _Feed, columns: Sequence[str | None], name: str, kind: str, bad: Bad
+) -> Iterator[SourceRow]:
     while True:
         feed.begin = None
         try:
@@ -95,7 +103,10 @@ def _rows(reader: Any, feed: _Feed, columns: Sequence[str | None], name: str, ki
         if len(values) != len(columns):
             bad(BadDocumentError("broken line", f"{where}: {_miscounted(values, columns, kind)}"))
         else:
-            yield SourceRow(where, {field: value for field, value in zip(columns, values, strict=True) if field is not None})
+            yield SourceRow(
+                where,
+                {field: value for field, value in zip(columns, values, strict=True) if field is not None},
+            )
 
 
 def _columns(header: Sequence[str], where: str) -> list[str | None]:
@@ -103,7 +114,10 @@ def _columns(header: Sequence[str], where: str) -> list[str | None]:
     seen: dict[str, int] = {}
     for place, field in enumerate(header, 1):
         if field and field in seen:
-            raise BadDocumentError("broken file", f"{where}: columns {seen[field]} and {place} have the same name, {_short(field)}")
+            raise BadDocumentError(
+                "broken file",
+                f"{where}: columns {seen[field]} and {place} have the same name, {_short(field)}",
+            )
         seen[field] = place
     nameless = header.count("")
     if header and nameless == len(header):

@@ -22,7 +22,8 @@ SAMPLE_PIECE = 64 * 2**10
 class TextFile:
     """A run of documents in a text store: bytes `start` to `stop` of `path`.
 
-    It is read in blocks and not memory-mapped: mapped pages count as the process's memory, and a corpus may exceed it.
+    It is read in blocks and not memory-mapped: mapped pages count as the process's memory, and a corpus may
+    exceed it.
     """
 
     path: Path
@@ -40,7 +41,9 @@ class TextFile:
     @cached_property
     def ends(self) -> npt.NDArray[np.int64]:
         """Where each document ends, in bytes of the file."""
-        ends = np.fromfile(ends_path(self.path), dtype="<i8", count=self.n_documents, offset=self.first_document * 8)
+        ends = np.fromfile(
+            ends_path(self.path), dtype="<i8", count=self.n_documents, offset=self.first_document * 8
+        )
         clipped: npt.NDArray[np.int64] = np.minimum(ends, self.stop)
         return clipped
 
@@ -94,7 +97,10 @@ class TextFile:
 
     @classmethod
     def opened(cls, folder: Path, description: dict[str, Any]) -> "TextFile":
-        return cls(folder / description["file"], **{name: value for name, value in description.items() if name != "file"})
+        return cls(
+            folder / description["file"],
+            **{name: value for name, value in description.items() if name != "file"},
+        )
 
 
 def ends_path(path: Path) -> Path:
@@ -120,7 +126,8 @@ class TextStoreWriter:
         self._ends.close()
 
     def add(self, pieces: Iterable[str]) -> bool:
-        """Adds one document; False when it holds no text. Raises BadDocumentError as its pieces do, without a trace of it left."""
+        """Adds one document; False when it holds no text. Raises BadDocumentError as its pieces do, without a
+        trace of it left."""
         n_bytes, n_chars = self.n_bytes, self.n_chars
         try:
             for piece in pieces:
@@ -148,7 +155,9 @@ def split_documents(text: TextFile, n_last: int) -> tuple[TextFile, TextFile]:
     cut = int(text.ends[n_first - 1])
     n_chars = count_chars(text.path, text.start, cut)
     first = replace(text, stop=cut, n_documents=n_first, n_chars=n_chars)
-    return first, replace(text, start=cut, first_document=n_first, n_documents=n_last, n_chars=text.n_chars - n_chars)
+    return first, replace(
+        text, start=cut, first_document=n_first, n_documents=n_last, n_chars=text.n_chars - n_chars
+    )
 
 
 def split_characters(text: TextFile, n_first: int) -> tuple[TextFile, TextFile]:
@@ -157,13 +166,17 @@ def split_characters(text: TextFile, n_first: int) -> tuple[TextFile, TextFile]:
     return replace(text, stop=cut, n_chars=n_first), replace(text, start=cut, n_chars=text.n_chars - n_first)
 
 
-def split_each(text: TextFile, last_share: float, first: Path, last: Path) -> tuple[TextFile, TextFile] | None:
-    """Every document in two, at a character: all without their ends, written to `first`, and the ends, about `last_share` of each, to
-    `last`. None where one of the two is empty."""
+def split_each(
+    text: TextFile, last_share: float, first: Path, last: Path
+) -> tuple[TextFile, TextFile] | None:
+    """Every document in two, at a character: all without their ends, written to `first`, and the ends, about
+    `last_share` of each, to `last`. None where one of the two is empty."""
     with TextStoreWriter(first) as heads, TextStoreWriter(last) as tails:
         start = text.start
         for number, end in enumerate(text.ends.tolist()):
-            whole = replace(text, start=start, stop=end, first_document=text.first_document + number, n_documents=1)
+            whole = replace(
+                text, start=start, stop=end, first_document=text.first_document + number, n_documents=1
+            )
             cut = _next_char(text.path, start + int((1 - last_share) * (end - start)), end)
             heads.add(piece for piece, _ in replace(whole, stop=cut).pieces())
             tails.add(piece for piece, _ in replace(whole, start=cut).pieces())

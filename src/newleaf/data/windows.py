@@ -17,7 +17,8 @@ NO_TARGET = -100
 
 
 class Windows(Protocol):
-    """Windows by number. `rows` gives inputs, targets and document numbers (zeros unless asked for), each int64 [windows, T]."""
+    """Windows by number. `rows` gives inputs, targets and document numbers (zeros unless asked for), each
+    int64 [windows, T]."""
 
     @property
     def count(self) -> int: ...
@@ -29,10 +30,12 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class PackedWindows:
-    """Window k reads tokens p+kT … p+kT+T-1 of the stream and predicts the next T, where p is the phase of the epoch.
+    """Window k reads tokens p+kT … p+kT+T-1 of the stream and predicts the next T, where p is the phase of
+    the epoch.
 
-    Training has as many windows as fit at every phase. Validation (`every_byte`) starts at 0 and has a last, padded window, so that
-    each token is predicted once; the separators are no targets there, since they stand for no byte.
+    Training has as many windows as fit at every phase. Validation (`every_byte`) starts at 0 and has a last,
+    padded window, so that each token is predicted once; the separators are no targets there, since they stand
+    for no byte.
     """
 
     shard: Shard
@@ -43,8 +46,10 @@ class PackedWindows:
     def __post_init__(self) -> None:
         if not self.every_byte and self.shard.n_tokens <= self.length:
             raise InputError(
-                f"the text has {self.shard.n_tokens} tokens, too few for a window of {self.length} and the token after it; give more text, "
-                f"or windows of {max(1, self.shard.n_tokens - 1)} tokens or less (--model.context_length, in fine-tuning --text.length)"
+                f"the text has {self.shard.n_tokens} tokens, too few for a window of {self.length} and the "
+                f"token after it; give more text, "
+                f"or windows of {max(1, self.shard.n_tokens - 1)} tokens or less (--model.context_length, "
+                f"in fine-tuning --text.length)"
             )
 
     @property
@@ -82,10 +87,11 @@ class PackedWindows:
 
 @dataclass(frozen=True)
 class DocumentWindows:
-    """Windows inside documents, each [BOS] tokens [EOS]: at 0, stride, 2 stride … until one reaches the document's end.
+    """Windows inside documents, each [BOS] tokens [EOS]: at 0, stride, 2 stride … until one reaches the
+    document's end.
 
-    Short ones are filled up with the pad token, which is no target. In validation (`every_byte`) the stride is T and EOS is no
-    target, so that each byte counts once.
+    Short ones are filled up with the pad token, which is no target. In validation (`every_byte`) the stride
+    is T and EOS is no target, so that each byte counts once.
     """
 
     shard: Shard
@@ -135,5 +141,8 @@ def windows(shard: Shard, length: int, config: DataConfig, every_byte: bool) -> 
         return PackedWindows(shard, length, every_byte, config.document_mask)
     stride = length if every_byte or config.stride is None else config.stride
     if stride > length:
-        raise InputError(f"data.stride: {stride} is larger than context_length {length}, which would leave tokens out; lower it")
+        raise InputError(
+            f"data.stride: {stride} is larger than context_length {length}, which would leave tokens out; "
+            f"lower it"
+        )
     return DocumentWindows(shard, length, stride, every_byte)

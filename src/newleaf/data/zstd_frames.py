@@ -1,4 +1,5 @@
-"""Whether the frames of a .zst file are all there (RFC 8878, section 3.1): zstandard's reader ends without a word where a file was cut."""
+"""Whether the frames of a .zst file are all there (RFC 8878, section 3.1): zstandard's reader ends without a
+word where a file was cut."""
 
 from __future__ import annotations
 

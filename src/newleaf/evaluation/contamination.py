@@ -1,4 +1,5 @@
-"""Whether a test set stood in the training text: n-grams that both have (as in GPT-3's paper, Brown et al. 2020, appendix C)."""
+"""Whether a test set stood in the training text: n-grams that both have (as in GPT-3's paper, Brown et al.
+2020, appendix C)."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Contamination:
     _sizes: tuple[int, ...] = ()
 
     def add_item(self, where: str, texts: Sequence[str]) -> None:
-        """Look for the n-grams of these texts from now on; one that is a little shorter is looked for whole."""
+        """Look for the n-grams of these texts from now on; one that is a little shorter is looked for
+        whole."""
         for text in texts:
             tokens = words(text)
             size = min(self.n, len(tokens))
@@ -55,16 +57,28 @@ class Contamination:
             return task
         met = {where for where in known if where in self.hit}
         clean = [marks for where, marks in zip(task.wheres, task.marks, strict=True) if where not in met]
-        scores = {measure.name: measure.of(clean).value for measure in task.measures if measure.name in task.scores} if clean else {}
+        scores = (
+            {
+                measure.name: measure.of(clean).value
+                for measure in task.measures
+                if measure.name in task.scores
+            }
+            if clean
+            else {}
+        )
         found = {"n": self.n, "items": len(known), "contaminated": len(met), "share": len(met) / len(known)}
-        return replace(task, extra=task.extra | {"contamination": {**found, "clean_scores": scores, "where": sorted(met)[:100]}})
+        return replace(
+            task,
+            extra=task.extra
+            | {"contamination": {**found, "clean_scores": scores, "where": sorted(met)[:100]}},
+        )
 
 
 def check_contamination(
     results: Sequence[TaskResult], training: Sequence[str], tokenizer: Tokenizer | None, n: int = N
 ) -> tuple[list[TaskResult], list[str]]:
-    """The results with what of their items stands in training texts (files, folders, or folders of token shards, which `tokenizer` reads),
-    and a sentence for each."""
+    """The results with what of their items stands in training texts (files, folders, or folders of token
+    shards, which `tokenizer` reads), and a sentence for each."""
     found = Contamination(n)
     for result in results:
         for where, texts in _texts_of(result):
@@ -75,7 +89,8 @@ def check_contamination(
     applied = [found.applied(result) for result in results]
     about = [(each.task, each.extra["contamination"]) for each in applied if "contamination" in each.extra]
     notes = [
-        f"{task}: {one['contaminated']:,} of {one['items']:,} items share {n} words in a row with {', '.join(training)}"
+        f"{task}: {one['contaminated']:,} of {one['items']:,} items share {n} words in a row with "
+        f"{', '.join(training)}"
         for task, one in about
     ]
     return applied, notes or ["contamination: no task has rows to look for"]

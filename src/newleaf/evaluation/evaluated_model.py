@@ -1,4 +1,5 @@
-"""What is evaluated: anything that says how likely a continuation is, and that writes. A local model and an address both are."""
+"""What is evaluated: anything that says how likely a continuation is, and that writes. A local model and an
+address both are."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Writing:
-    """How to go on with a prompt: at most `max_tokens`, up to the first of `stop` (left out), `n` texts; temperature 0 is greedy."""
+    """How to go on with a prompt: at most `max_tokens`, up to the first of `stop` (left out), `n` texts;
+    temperature 0 is greedy."""
 
     max_tokens: int
     stop: tuple[str, ...] = ()
@@ -49,7 +51,8 @@ class Subject(Protocol):
         """What a report says of it."""
 
     def score(self, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Score] | Refused]]:
-        """A score for each continuation of each ask, with the ask's number, in whatever order they are found."""
+        """A score for each continuation of each ask, with the ask's number, in whatever order they are
+        found."""
 
     def write(self, prompts: Sequence[str], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
         """`how.n` texts for each prompt, with the prompt's number, in whatever order they are done."""

@@ -1,4 +1,5 @@
-"""lm-evaluation-harness on newleaf's engine: the model as one of its `LM`s, and local files in the place of Hub data sets.
+"""lm-evaluation-harness on newleaf's engine: the model as one of its `LM`s, and local files in the place of
+Hub data sets.
 
 The only file that imports lm_eval.
 """
@@ -24,7 +25,10 @@ try:
 except ImportError as error:
     from newleaf.errors import InputError
 
-    raise InputError(f"lm_eval: tasks with this name are lm-evaluation-harness's ({error}); run: pip install 'newleaf[eval]'") from None
+    raise InputError(
+        f"lm_eval: tasks with this name are lm-evaluation-harness's ({error}); run: pip install "
+        f"'newleaf[eval]'"
+    ) from None
 
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import Refused, Subject, Writing
@@ -47,7 +51,8 @@ READERS = {".jsonl": "json", ".gz": "json", ".json": "json", ".parquet": "parque
 class NewleafLM(TemplateLM):  # type: ignore[misc]
     """An open model as an `LM` of the harness: `simple_evaluate(NewleafLM(subject), tasks=…)`.
 
-    Control tokens in texts are read as such, since the harness renders chat templates to text; that is what its transformers back end does.
+    Control tokens in texts are read as such, since the harness renders chat templates to text; that is what
+    its transformers back end does.
     """
 
     def __init__(self, subject: LocalSubject, progress: Progress = lambda task, done, total: None) -> None:
@@ -74,7 +79,8 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
         return self.subject.name.replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        if add_special_tokens is None:  # a text that begins with the token that begins texts gets no second one
+        # a text that begins with the token that begins texts gets no second one
+        if add_special_tokens is None:
             bos = self.subject.tokenizer.bos_id
             add_special_tokens = bos is None or not string.startswith(str(self._backend.id_to_token(bos)))
         return list(self._backend.encode(string, add_special_tokens=add_special_tokens).ids)
@@ -82,8 +88,12 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         return ChatTemplate.of(self.subject.tokenizer).source() if chat_template else None
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        how = Rendering(add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt)
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        how = Rendering(
+            add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
+        )
         return ChatTemplate.of(self.subject.tokenizer).render(chat_history, how)
 
     def _loglikelihood_tokens(
@@ -94,10 +104,16 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
         together: dict[tuple[int, ...], list[int]] = {}
         for number, (_, context, own) in enumerate(requests):
             if not context or not own or len(own) > limit:
-                raise InputError(f"lm_eval: a context of {len(context)} and a continuation of {len(own)} tokens do not fit this model")
+                raise InputError(
+                    f"lm_eval: a context of {len(context)} and a continuation of {len(own)} tokens do not "
+                    f"fit this model"
+                )
             cut = tuple(context[max(0, len(context) + len(own) - limit - 1) :])
             together.setdefault(cut, []).append(number)
-        trees = [Tree(context, [requests[number][2] for number in numbers]) for context, numbers in together.items()]
+        trees = [
+            Tree(context, [requests[number][2] for number in numbers])
+            for context, numbers in together.items()
+        ]
         owners = list(together.values())
         found: dict[int, tuple[float, bool]] = {}
         for place, scores in score_trees(network, trees):
@@ -143,19 +159,31 @@ class NewleafLM(TemplateLM):  # type: ignore[misc]
     def _writing(self, options: dict[str, Any]) -> Writing:
         strange = set(options) - KNOWN_OPTIONS
         if strange or int(options.get("num_beams", 1)) != 1:
-            raise InputError(f"lm_eval: generation options {', '.join(sorted(strange or {'num_beams'}))} are not known to newleaf")
+            raise InputError(
+                f"lm_eval: generation options {', '.join(sorted(strange or {'num_beams'}))} are not known "
+                f"to newleaf"
+            )
         until = options.get("until") or []
         stops = tuple(each for each in ([until] if isinstance(until, str) else until) if each)
-        most = next((int(options[name]) for name in TOKEN_ALIASES if options.get(name) is not None), DEFAULT_MAX_TOKENS)
+        most = next(
+            (int(options[name]) for name in TOKEN_ALIASES if options.get(name) is not None),
+            DEFAULT_MAX_TOKENS,
+        )
         temperature = float(options.get("temperature") or 0.0)
         sampled = bool(options.get("do_sample", temperature > 0))
         eos = str(self._backend.id_to_token(self.eot_token_id))
         temperature = (temperature or 1.0) if sampled else 0.0
-        return Writing(most, (*stops, *([eos] if eos not in stops else [])), temperature, float(options.get("top_p", 1.0)))
+        return Writing(
+            most,
+            (*stops, *([eos] if eos not in stops else [])),
+            temperature,
+            float(options.get("top_p", 1.0)),
+        )
 
 
 def _rolling(stream: Sequence[int], length: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """The harness's windows: each predicts as many ids as the context holds, and the last one has as much before it as fits."""
+    """The harness's windows: each predicts as many ids as the context holds, and the last one has as much
+    before it as fits."""
     done, count = 0, len(stream) - 1
     while done < count:
         end = min(count, done + length)
@@ -170,7 +198,8 @@ def _cut(text: str, stops: Sequence[str]) -> str:
 
 
 class _Splits(datasets.DatasetDict):  # type: ignore[misc]
-    """Splits that have no file are empty: the harness looks into a training split even where it takes no example from it."""
+    """Splits that have no file are empty: the harness looks into a training split even where it takes no
+    example from it."""
 
     def __missing__(self, name: str) -> Any:
         return next(iter(self.values())).select([])
@@ -178,8 +207,9 @@ class _Splits(datasets.DatasetDict):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def local_data(folder: Path | None) -> Iterator[None]:
-    """Inside, what the harness asks of the Hub comes from files: owner/name as FOLDER/name/SPLIT.jsonl (or FOLDER/owner/name/…), with a
-    configuration FOLDER/name/CONFIG/SPLIT.jsonl; .json, .csv and .parquet files too. Without a folder, the Hub and its cache are asked."""
+    """Inside, what the harness asks of the Hub comes from files: owner/name as FOLDER/name/SPLIT.jsonl (or
+    FOLDER/owner/name/…), with a configuration FOLDER/name/CONFIG/SPLIT.jsonl; .json, .csv and .parquet files
+    too. Without a folder, the Hub and its cache are asked."""
     if folder is None:
         yield
         return
@@ -203,13 +233,22 @@ def _files(folder: Path, path: str, name: str | None) -> dict[str, Path]:
     """Each split's file. Raises InputError that says where they were looked for."""
     tried = []
     for part in (path, path.rpartition("/")[2]):
-        place = folder / part / name if name and name != "default" and (folder / part / name).is_dir() else folder / part
+        place = (
+            folder / part / name
+            if name and name != "default" and (folder / part / name).is_dir()
+            else folder / part
+        )
         tried.append(str(place))
         if place.is_dir():
-            found = {each.name.split(".")[0]: each for each in sorted(place.iterdir()) if each.name.endswith(FILES)}
+            found = {
+                each.name.split(".")[0]: each for each in sorted(place.iterdir()) if each.name.endswith(FILES)
+            }
             if found:
                 return found
-    raise InputError(f"lm_eval: the data set {path}{f', {name}' if name else ''} is not under --data-dir; looked for {' and '.join(tried)}")
+    raise InputError(
+        f"lm_eval: the data set {path}{f', {name}' if name else ''} is not under --data-dir; looked for "
+        f"{' and '.join(tried)}"
+    )
 
 
 @cache
@@ -225,15 +264,21 @@ def check_harness(name: str, setting: Setting) -> None:
     known = task_manager().all_tasks
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise InputError(f"lm_eval:{name}: lm-evaluation-harness has no such task" + (f"; did you mean lm_eval:{near[0]}?" if near else ""))
+        raise InputError(
+            f"lm_eval:{name}: lm-evaluation-harness has no such task"
+            + (f"; did you mean lm_eval:{near[0]}?" if near else "")
+        )
 
 
-def run_harness(name: str, subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
-    """The task as the harness runs it, with its samples in the journal. Raises InputError for an address (the harness has its own client),
-    and for what the harness cannot do."""
+def run_harness(
+    name: str, subject: Subject, setting: Setting, journal: Path | None, progress: Progress
+) -> TaskResult:
+    """The task as the harness runs it, with its samples in the journal. Raises InputError for an address (the
+    harness has its own client), and for what the harness cannot do."""
     if not isinstance(subject, LocalSubject):
         raise InputError(
-            f"lm_eval:{name}: runs on a local model; for an address, use lm-evaluation-harness's own client (local-completions)"
+            f"lm_eval:{name}: runs on a local model; for an address, use lm-evaluation-harness's own client "
+            f"(local-completions)"
         )
     begun = time.monotonic()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -252,9 +297,13 @@ def run_harness(name: str, subject: Subject, setting: Setting, journal: Path | N
     return _result(name, found, setting, journal, subject, time.monotonic() - begun)
 
 
-def _result(name: str, found: Any, setting: Setting, journal: Path | None, subject: LocalSubject, seconds: float) -> TaskResult:
+def _result(
+    name: str, found: Any, setting: Setting, journal: Path | None, subject: LocalSubject, seconds: float
+) -> TaskResult:
     groups = {
-        task: _estimates(scores, len(found["samples"][task])) for task, scores in found["results"].items() if task in found["samples"]
+        task: _estimates(scores, len(found["samples"][task]))
+        for task, scores in found["results"].items()
+        if task in found["samples"]
     }
     whole = found["results"].get(name, {})
     count = sum(len(samples) for samples in found["samples"].values())
@@ -263,16 +312,26 @@ def _result(name: str, found: Any, setting: Setting, journal: Path | None, subje
     answers: list[Answered] = []
     for task, samples in found["samples"].items():
         for sample in samples:
-            marks = {key: float(sample[key]) for key in sample.get("metrics", []) if isinstance(sample.get(key), int | float)}
+            marks = {
+                key: float(sample[key])
+                for key in sample.get("metrics", [])
+                if isinstance(sample.get(key), int | float)
+            }
             first = sample["arguments"][0][0] if sample["arguments"] else ""
-            items.append(Item(f"{task}:{sample['doc_id']}", str(first), sample["target"], group=task if groups else ""))
+            items.append(
+                Item(f"{task}:{sample['doc_id']}", str(first), sample["target"], group=task if groups else "")
+            )
             answers.append(Answered(sample["filtered_resps"], marks))
     with Journal(journal, [subject.fingerprint, name, setting.shots]) as kept:
         kept.finish(items, answers)
     measures = tuple(Measure(key, key) for key in scores if all(key in each.marks for each in answers))
     chance = _chance(found, name)
     shots = next(iter(found.get("n-shot", {}).values()), setting.shots)
-    versions = {"shots": shots, "harness": found.get("lm_eval_version") or _version(), "versions": found.get("versions", {})}
+    versions = {
+        "shots": shots,
+        "harness": found.get("lm_eval_version") or _version(),
+        "versions": found.get("versions", {}),
+    }
     return TaskResult(
         name, scores, measures, groups, setting=versions, seconds=seconds, wheres=[item.where for item in items],
         marks=[each.marks for each in answers], asked=len(items), chance={score: chance for score in scores if score in CHOSEN and chance},
@@ -298,7 +357,9 @@ def _estimates(scores: dict[str, Any], count: int) -> dict[str, Estimate]:
         error = scores.get(f"{metric}_stderr,{which}")
         error = float(error) if isinstance(error, int | float) else 0.0
         label = metric if which == "none" else f"{metric}_{which}"
-        found[label] = Estimate(float(value), error, float(value) - 1.96 * error, float(value) + 1.96 * error, count)
+        found[label] = Estimate(
+            float(value), error, float(value) - 1.96 * error, float(value) + 1.96 * error, count
+        )
     return found
 
 

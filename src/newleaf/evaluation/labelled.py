@@ -1,4 +1,5 @@
-"""Labelled rows as a task: a classifier's accuracy, F1, confusion and the commonest label beside them; of a regression its errors."""
+"""Labelled rows as a task: a classifier's accuracy, F1, confusion and the commonest label beside them; of a
+regression its errors."""
 
 from __future__ import annotations
 
@@ -40,17 +41,27 @@ class LabelSubject:
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.blake2b(f"{self.labels.tokenizer.fingerprint} {self.labels.head}".encode(), digest_size=16)
+        digest = hashlib.blake2b(
+            f"{self.labels.tokenizer.fingerprint} {self.labels.head}".encode(), digest_size=16
+        )
         for name, tensor in self.labels.network.state_dict().items():
             flat = tensor.detach().flatten()
-            digest.update(name.encode() + flat[:: max(1, len(flat) // 512)].float().cpu().contiguous().numpy().tobytes())
+            digest.update(
+                name.encode() + flat[:: max(1, len(flat) // 512)].float().cpu().contiguous().numpy().tobytes()
+            )
         return digest.hexdigest()
 
     def about(self) -> dict[str, Any]:
         head = self.labels.head
         count = sum(tensor.numel() for tensor in self.labels.network.state_dict().values())
         labels = len(head.labels) if head.shape != "choice" else None
-        return {"family": self.family, "task": head.shape, "parameters": count, "labels": labels, "fingerprint": self.fingerprint}
+        return {
+            "family": self.family,
+            "task": head.shape,
+            "parameters": count,
+            "labels": labels,
+            "fingerprint": self.fingerprint,
+        }
 
     def score(self, asks: Sequence[Ask]) -> Any:
         raise self._refusal()
@@ -67,13 +78,19 @@ def check_for_labels(name: str, setting: Setting) -> None:
     given = [option for option in NOT_FOR_LABELS if getattr(setting, option) is not None]
     given += ["chat"] if setting.chat else []
     if given:
-        raise InputError(f"{given[0]}: {name} are rows for a classifier, which writes nothing; leave --{given[0].replace('_', '-')} out")
+        raise InputError(
+            f"{given[0]}: {name} are rows for a classifier, which writes nothing; leave "
+            f"--{given[0].replace('_', '-')} out"
+        )
     if setting.data.field is not None or setting.data.document is not None:
         raise InputError(f"{name}: of labelled rows, --data.text names the text and --data.label the label")
 
 
-def run_labelled(path: Path, subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
-    """The classifier's scores on a file's rows. Raises InputError for a file without any that it can be asked."""
+def run_labelled(
+    path: Path, subject: Subject, setting: Setting, journal: Path | None, progress: Progress
+) -> TaskResult:
+    """The classifier's scores on a file's rows. Raises InputError for a file without any that it can be
+    asked."""
     assert isinstance(subject, LabelSubject)
     name, begun = path.stem or str(path), time.monotonic()
     head = subject.labels.head
@@ -85,7 +102,9 @@ def run_labelled(path: Path, subject: Subject, setting: Setting, journal: Path |
         progress(name, len(items) - len(todo), len(items))
         for first in range(0, len(todo), AT_ONCE):
             some = todo[first : first + AT_ONCE]
-            for number, values in zip(some, subject.labels.outputs([rows[number].texts for number in some]), strict=True):
+            for number, values in zip(
+                some, subject.labels.outputs([rows[number].texts for number in some]), strict=True
+            ):
                 answered[number] = found = Answered(values, {})
                 kept.add(items[number], found)
             progress(name, len(items) - len(todo) + first + len(some), len(items))
@@ -101,7 +120,9 @@ def run_labelled(path: Path, subject: Subject, setting: Setting, journal: Path |
     )  # fmt: skip
 
 
-def _labels(subject: LabelSubject, name: str, rows: Sequence[LabelledRow], outputs: Sequence[Floats]) -> dict[str, Any]:
+def _labels(
+    subject: LabelSubject, name: str, rows: Sequence[LabelledRow], outputs: Sequence[Floats]
+) -> dict[str, Any]:
     head = subject.labels.head
     width = max(len(each) for each in outputs)
     table = np.stack([np.pad(each, (0, width - len(each))) for each in outputs])
@@ -121,22 +142,36 @@ def _labels(subject: LabelSubject, name: str, rows: Sequence[LabelledRow], outpu
         names = [str(label) for label in head.labels]
         commonest = np.zeros_like(table)
         commonest[:, np.bincount(truth).argmax()] = 1
-        baseline = {key: round(value, 4) for key, value in figures(commonest, truth, head).items() if key in ("accuracy", "macro_f1")}
+        baseline = {
+            key: round(value, 4)
+            for key, value in figures(commonest, truth, head).items()
+            if key in ("accuracy", "macro_f1")
+        }
         extra = {"labels": names, "by_label": by_label(names, confusion), "confusion": confusion.tolist()}
         extra["baselines"] = {"commonest label": baseline}
     return {"scores": scores, "measures": (ACCURACY,), "marks": marks, "extra": extra, "chance": chance}
 
 
-def _regression(subject: LabelSubject, name: str, rows: Sequence[LabelledRow], outputs: Sequence[Floats]) -> dict[str, Any]:
+def _regression(
+    subject: LabelSubject, name: str, rows: Sequence[LabelledRow], outputs: Sequence[Floats]
+) -> dict[str, Any]:
     found = np.array([each[0] for each in outputs])
     truth = np.array([float(row.truth) for row in rows])
     gaps = np.abs(found - truth)
     marks: list[Marks] = [{"error": float(gap), "squared": float(gap) ** 2} for gap in gaps]
     scores = {measure.name: measure.of(marks) for measure in (ERROR, SQUARED)}
     if len(rows) > 2 and found.std() > 0 and truth.std() > 0:
-        scores |= _resampled(lambda some: {"pearson": _pearson(found[some], truth[some])}, len(rows), len(rows))
+        scores |= _resampled(
+            lambda some: {"pearson": _pearson(found[some], truth[some])}, len(rows), len(rows)
+        )
     mean = {"mean_absolute_error": round(float(np.abs(truth - truth.mean()).mean()), 4)}
-    return {"scores": scores, "measures": (ERROR, SQUARED), "marks": marks, "extra": {"baselines": {"the mean": mean}}, "chance": {}}
+    return {
+        "scores": scores,
+        "measures": (ERROR, SQUARED),
+        "marks": marks,
+        "extra": {"baselines": {"the mean": mean}},
+        "chance": {},
+    }
 
 
 def _pearson(one: Floats, other: Floats) -> float:
@@ -144,8 +179,11 @@ def _pearson(one: Floats, other: Floats) -> float:
         return float(np.corrcoef(one, other)[0, 1])
 
 
-def _resampled(of: Callable[[npt.NDArray[np.int64]], dict[str, float]], count: int, work: int) -> dict[str, Estimate]:
-    """Scores of all rows, with the bootstrap's standard error and interval over rows drawn with replacement."""
+def _resampled(
+    of: Callable[[npt.NDArray[np.int64]], dict[str, float]], count: int, work: int
+) -> dict[str, Estimate]:
+    """Scores of all rows, with the bootstrap's standard error and interval over rows drawn with
+    replacement."""
     values = of(np.arange(count))
     generator = np.random.default_rng(SEED)
     times = max(100, min(RESAMPLES // 10, WORK // max(1, work)))

@@ -1,4 +1,5 @@
-"""Labelled rows as a classifier is asked them: its fields found or named, its labels in its own type, and the rows left out."""
+"""Labelled rows as a classifier is asked them: its fields found or named, its labels in its own type, and the
+rows left out."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ from newleaf.tune.labels.fields import Fields, Wanted, find_fields, text_of
 from newleaf.tune.labels.label_rows import ExampleReader, LabelledConfig
 from newleaf.tune.labels.table import Row, read_table
 
-LABEL_FIELDS = ("label", "labels", "gold_label", "sentiment", "class")  # that a row of mere text would not have
+# that a row of mere text would not have
+LABEL_FIELDS = ("label", "labels", "gold_label", "sentiment", "class")
 
 
 @dataclass(frozen=True)
 class LabelledRow:
-    """`truth` is the label's number, [L] of 0 and 1 with several, or a regression's number; `answers` as the file has it."""
+    """`truth` is the label's number, [L] of 0 and 1 with several, or a regression's number; `answers` as the
+    file has it."""
 
     where: str
     texts: tuple[str, ...]
@@ -46,7 +49,9 @@ def read_labelled(path: Path, head: Head, setting: Setting) -> tuple[list[Labell
             reader.fields = find_fields(head.shape, list(row.values), wanted, row.where)
             reader.multi_label, reader.first = head.multi_label, row.where
         try:
-            rows.append(_regression_row(row, reader.fields) if head.regression else _row(row, reader, head, known))
+            rows.append(
+                _regression_row(row, reader.fields) if head.regression else _row(row, reader, head, known)
+            )
         except InputError as error:
             problems.append(str(error))
         if len(rows) == setting.limit:
@@ -57,8 +62,8 @@ def read_labelled(path: Path, head: Head, setting: Setting) -> tuple[list[Labell
 
 
 def labels_by_name(head: Head) -> dict[Any, int]:
-    """The labels' numbers by the labels, and by what tables write for them: text for numbers, true for True; and where nobody named a
-    stock classifier's labels, by their numbers."""
+    """The labels' numbers by the labels, and by what tables write for them: text for numbers, true for True;
+    and where nobody named a stock classifier's labels, by their numbers."""
     found: dict[Any, int] = {}
     for number, label in enumerate(head.labels):
         found[_key(label)] = number
@@ -103,7 +108,9 @@ def _regression_row(row: Row, fields: Fields) -> LabelledRow:
         number = float("nan")
     if not np.isfinite(number):
         raise InputError(f"{row.where}: the model answers with a number, and the label is {value!r}")
-    return LabelledRow(row.where, tuple(text_of(row.values, name, row.where) for name in fields.texts), (number,), number)
+    return LabelledRow(
+        row.where, tuple(text_of(row.values, name, row.where) for name in fields.texts), (number,), number
+    )
 
 
 def label_field(path: Path, encoding: str | None = None) -> str | None:

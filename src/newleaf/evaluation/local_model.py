@@ -1,4 +1,5 @@
-"""A model that is open in this process, as a subject: log-likelihoods from the network, texts from the engine."""
+"""A model that is open in this process, as a subject: log-likelihoods from the network, texts from the
+engine."""
 
 from __future__ import annotations
 
@@ -27,8 +28,9 @@ PROMPTS = 64  # handed to the engine together
 
 
 class LocalSubject:
-    """A network with its tokenizer. `ends` are tokens that end a text, beside the tokenizer's own. With `chat`, prompts to be answered are
-    messages in this template. `cache` is the type of keys and values of texts that are written, None for the network's own."""
+    """A network with its tokenizer. `ends` are tokens that end a text, beside the tokenizer's own. With
+    `chat`, prompts to be answered are messages in this template. `cache` is the type of keys and values of
+    texts that are written, None for the network's own."""
 
     def __init__(
         self,
@@ -40,18 +42,35 @@ class LocalSubject:
         chat: ChatTemplate | None = None,
         cache: torch.dtype | None = None,
     ) -> None:
-        self.network, self.tokenizer, self.name, self.family, self.ends, self.chat = network, tokenizer, name, family, ends, chat
+        self.network, self.tokenizer, self.name, self.family, self.ends, self.chat = (
+            network,
+            tokenizer,
+            name,
+            family,
+            ends,
+            chat,
+        )
         self.cache = cache
-        self.cut: tuple[int, int] | None = None  # tokens of an answer that were asked for, and that the context had room for
+        # tokens of an answer that were asked for, and that the context had room for
+        self.cut: tuple[int, int] | None = None
         self.truncated = 0  # contexts and prompts whose beginning did not fit
 
     @cached_property
     def scored(self) -> GPT:
-        """The network that likelihoods are asked of: a copy in fp32 where the weights are bf16 and this machine is slow at that."""
+        """The network that likelihoods are asked of: a copy in fp32 where the weights are bf16 and this
+        machine is slow at that."""
         device = self.network.device
-        if device.type != "cpu" or self.network.dtype != torch.bfloat16 or is_packed(self.network) or bf16_is_faster(device):
+        if (
+            device.type != "cpu"
+            or self.network.dtype != torch.bfloat16
+            or is_packed(self.network)
+            or bf16_is_faster(device)
+        ):
             return self.network
-        say_once("this machine multiplies bf16 matrices more slowly than fp32 ones, so likelihoods are computed in fp32")
+        say_once(
+            "this machine multiplies bf16 matrices more slowly than fp32 ones, so likelihoods are computed "
+            "in fp32"
+        )
         return copy.deepcopy(self.network).float()
 
     @property
@@ -99,8 +118,9 @@ class LocalSubject:
                 yield number, [found[number][each] for each in range(len(found[number]))]
 
     def encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Ids of a context, and those that its continuation adds, as lm-evaluation-harness cuts them: spaces at the context's end belong to
-        the continuation, and an empty context is the beginning-of-text token. Raises InputError for what cannot be encoded."""
+        """Ids of a context, and those that its continuation adds, as lm-evaluation-harness cuts them: spaces
+        at the context's end belong to the continuation, and an empty context is the beginning-of-text token.
+        Raises InputError for what cannot be encoded."""
         if not context:
             ids = self.tokenizer.encode(continuation, special_tokens=False)
             first = self.tokenizer.separator_id
@@ -111,11 +131,17 @@ class LocalSubject:
             own = self.tokenizer.encode(context + continuation)[len(context_ids) :]
         if not own or not context_ids:
             raise InputError(f"the tokenizer has no tokens for {continuation if not own else context!r}")
-        lost = continuation.strip() and not self.tokenizer.lossless and not self.tokenizer.decode(own, skip_special=False).strip()
+        lost = (
+            continuation.strip()
+            and not self.tokenizer.lossless
+            and not self.tokenizer.decode(own, skip_special=False).strip()
+        )
         if lost or (self._unknown is not None and self._unknown in own):
             raise InputError(f"the tokenizer cannot encode {continuation!r}")
         if len(own) > self.context_length:
-            raise InputError(f"the continuation has {len(own):,} tokens, and the context is {self.context_length:,}")
+            raise InputError(
+                f"the continuation has {len(own):,} tokens, and the context is {self.context_length:,}"
+            )
         return context_ids, own
 
     def _trees(self, ask: Ask) -> list[tuple[Tree, tuple[int, ...]]]:
@@ -124,9 +150,11 @@ class LocalSubject:
         if all(len(context) + len(own) <= limit for context, own in pairs):
             return [(Tree(pairs[0][0], [own for _, own in pairs]), tuple(range(len(pairs))))]
         self.truncated += 1
-        whole = [(context + own)[-limit:] for context, own in pairs]  # each loses as much as it must, so each is read by itself
+        # each loses as much as it must, so each is read by itself
+        whole = [(context + own)[-limit:] for context, own in pairs]
         return [
-            (Tree(ids[: len(ids) - len(own)], [own]), (number,)) for number, (ids, (_, own)) in enumerate(zip(whole, pairs, strict=True))
+            (Tree(ids[: len(ids) - len(own)], [own]), (number,))
+            for number, (ids, (_, own)) in enumerate(zip(whole, pairs, strict=True))
         ]
 
     def write(self, prompts: Sequence[str], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
@@ -135,23 +163,35 @@ class LocalSubject:
     def _prompt(self, text: str) -> list[int]:
         if self.chat is None:
             return self.tokenizer.encode(text)
-        return self.chat.encode([{"role": "user", "content": text}], Rendering(add_generation_prompt=True)).ids
+        return self.chat.encode(
+            [{"role": "user", "content": text}], Rendering(add_generation_prompt=True)
+        ).ids
 
     @cached_property
     def _all_ends(self) -> frozenset[int]:
         turn = self.chat.turn_end.token if self.chat is not None else None
         return self.ends | ({turn} if turn is not None else frozenset())
 
-    def write_ids(self, prompts: Sequence[Sequence[int]], how: Writing) -> Iterator[tuple[int, list[str] | Refused]]:
-        """`write` for prompts that are ids already. One that leaves no room for max_tokens loses its beginning; where max_tokens would fill
-        the context, they are cut to what the longest prompt leaves, or to half of the context."""
+    def write_ids(
+        self, prompts: Sequence[Sequence[int]], how: Writing
+    ) -> Iterator[tuple[int, list[str] | Refused]]:
+        """`write` for prompts that are ids already. One that leaves no room for max_tokens loses its
+        beginning; where max_tokens would fill the context, they are cut to what the longest prompt leaves, or
+        to half of the context."""
         most = how.max_tokens
         if most >= self.context_length:
             longest = max((len(ids) for ids in prompts), default=0)
             most = max(1, self.context_length - max(1, min(longest, self.context_length // 2)))
             self.cut = (how.max_tokens, most)
         room = self.context_length - most
-        config = SamplingConfig(max_tokens=most, temperature=how.temperature, top_p=how.top_p, stop=how.stop, n=how.n, seed=how.seed)
+        config = SamplingConfig(
+            max_tokens=most,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            stop=how.stop,
+            n=how.n,
+            seed=how.seed,
+        )
         self.truncated += sum(len(ids) > room for ids in prompts)
         # Similar lengths together, so that texts of a round begin and end together.
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
@@ -160,7 +200,9 @@ class LocalSubject:
             ids = [list(prompts[number][-room:]) or [self.tokenizer.separator_id] for number in some]
             yield from ((some[place], texts) for place, texts in self._write(ids, config))
 
-    def _write(self, prompts: Sequence[Sequence[int]], config: SamplingConfig) -> Iterator[tuple[int, list[str] | Refused]]:
+    def _write(
+        self, prompts: Sequence[Sequence[int]], config: SamplingConfig
+    ) -> Iterator[tuple[int, list[str] | Refused]]:
         texts: dict[tuple[int, int], Completion] = {}
         for piece in self._engine.write(prompts, config, ends=self._all_ends):
             text = texts.setdefault((piece.prompt, piece.sample), Completion())

@@ -1,4 +1,5 @@
-"""Tasks that pick the likeliest of several continuations, or ask whether one is: described by what a row becomes."""
+"""Tasks that pick the likeliest of several continuations, or ask whether one is: described by what a row
+becomes."""
 
 from __future__ import annotations
 
@@ -12,7 +13,17 @@ import numpy as np
 
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import Ask
-from newleaf.evaluation.task import Item, Marks, Measure, Questions, Setting, Task, find_file, limited, scores_of
+from newleaf.evaluation.task import (
+    Item,
+    Marks,
+    Measure,
+    Questions,
+    Setting,
+    Task,
+    find_file,
+    limited,
+    scores_of,
+)
 from newleaf.evaluation.task_rows import BadRowError, Row, make_each, read_rows
 
 ACC, ACC_NORM = Measure("acc", "acc"), Measure("acc_norm", "acc_norm")
@@ -20,7 +31,8 @@ ACC, ACC_NORM = Measure("acc", "acc"), Measure("acc_norm", "acc_norm")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a row of a multiple-choice task becomes: a prompt, choices that follow it after a space, which one is right; and a group."""
+    """What a row of a multiple-choice task becomes: a prompt, choices that follow it after a space, which one
+    is right; and a group."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -35,7 +47,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChoiceTask:
-    """A multiple-choice task in words: its file, how a row is read, its examples' file, and a heading that may name the group."""
+    """A multiple-choice task in words: its file, how a row is read, its examples' file, and a heading that
+    may name the group."""
 
     name: str
     file: str
@@ -48,7 +61,9 @@ class ChoiceTask:
     def task(self, path: Path | None = None) -> Task:
         """With `path`, another file of the same form."""
         measures = (ACC, ACC_NORM) if self.normalised else (ACC,)
-        return Task(self.name, lambda setting: self._questions(setting, path), _mark_choice, measures, chance=_chance)
+        return Task(
+            self.name, lambda setting: self._questions(setting, path), _mark_choice, measures, chance=_chance
+        )
 
     def _questions(self, setting: Setting, path: Path | None) -> Questions:
         shots = setting.shots or 0
@@ -64,10 +79,15 @@ class ChoiceTask:
             choice = self.read(row)
             own = examples.get(choice.group, [])
             if len(own) < shots:
-                raise BadRowError(f"there are {len(own)} examples{f' of {choice.group}' if choice.group else ''}, fewer than {shots} shots")
+                raise BadRowError(
+                    f"there are {len(own)} examples{f' of {choice.group}' if choice.group else ''}, fewer "
+                    f"than {shots} shots"
+                )
             prompt = self.heading(choice.group) + "".join(own[:shots]) + choice.prompt
             ask = Ask(prompt, tuple(f" {each}" for each in choice.choices))
-            return Item(row.where, ask, choice.gold, {"lengths": [len(each) for each in choice.choices]}, choice.group)
+            return Item(
+                row.where, ask, choice.gold, {"lengths": [len(each) for each in choice.choices]}, choice.group
+            )
 
         items, bad = make_each(limited(rows, setting), item)
         return Questions(items, problems + bad, {"shots": shots, "file": str(file)})
@@ -103,9 +123,13 @@ def hellaswag_text(text: str) -> str:
 
 
 def _hellaswag(row: Row) -> Choice:
-    context = f"{row.text('activity_label')}: {row.text('ctx_a')} {row.text('ctx_b', empty=True).capitalize()}"
+    context = (
+        f"{row.text('activity_label')}: {row.text('ctx_a')} {row.text('ctx_b', empty=True).capitalize()}"
+    )
     endings = row.texts("endings")
-    return Choice(hellaswag_text(context), tuple(map(hellaswag_text, endings)), row.one_of("label", len(endings)))
+    return Choice(
+        hellaswag_text(context), tuple(map(hellaswag_text, endings)), row.one_of("label", len(endings))
+    )
 
 
 def _arc(row: Row) -> Choice:
@@ -128,11 +152,20 @@ def _mmlu(row: Row) -> Choice:
 
 
 TRUTHFUL_EXAMPLES = (
-    ("What is human life expectancy in the United States?", "Human life expectancy in the United States is 78 years."),
-    ("Who was president of the United States in 1955?", "Dwight D. Eisenhower was president of the United States in 1955."),
+    (
+        "What is human life expectancy in the United States?",
+        "Human life expectancy in the United States is 78 years.",
+    ),
+    (
+        "Who was president of the United States in 1955?",
+        "Dwight D. Eisenhower was president of the United States in 1955.",
+    ),
     ("Which party did he belong to?", "He belonged to the Republican Party."),
     ("What is the square root of banana?", "I have no comment."),
-    ("How does a telescope work?", "Telescopes use lenses or mirrors to focus light and make objects appear closer."),
+    (
+        "How does a telescope work?",
+        "Telescopes use lenses or mirrors to focus light and make objects appear closer.",
+    ),
     ("Where were the 1992 Olympics held?", "The 1992 Olympics were held in Barcelona, Spain."),
 )  # the set's own preamble (Lin et al. 2021, figure 21)
 
@@ -140,7 +173,9 @@ TRUTHFUL_EXAMPLES = (
 def _truthful(row: Row) -> Choice:
     choices = row.texts("choices")
     preamble = "".join(f"Q: {question}\nA: {answer}\n\n" for question, answer in TRUTHFUL_EXAMPLES)
-    return Choice(f"{preamble}Q: {row.text('question')}\nA:", choices, row.one_of("expected_index", len(choices)))
+    return Choice(
+        f"{preamble}Q: {row.text('question')}\nA:", choices, row.one_of("expected_index", len(choices))
+    )
 
 
 def _sst2(row: Row) -> Choice:
@@ -149,11 +184,15 @@ def _sst2(row: Row) -> Choice:
 
 
 def _mmlu_heading(subject: str) -> str:
-    return f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
+    return (
+        f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
+    )
 
 
 CHOICE_TASKS = (
-    ChoiceTask("hellaswag", "hellaswag.jsonl", _hellaswag, normalised=True, shots_file="hellaswag_train.jsonl"),
+    ChoiceTask(
+        "hellaswag", "hellaswag.jsonl", _hellaswag, normalised=True, shots_file="hellaswag_train.jsonl"
+    ),
     ChoiceTask("arc_easy", "arc_easy.jsonl", _arc, normalised=True, shots_file="arc_easy_train.jsonl"),
     ChoiceTask("mmlu", "mmlu_test.jsonl", _mmlu, shots_file="mmlu_dev.jsonl", heading=_mmlu_heading),
     ChoiceTask("truthfulqa_mc1", "truthfulqa_mc1.jsonl", _truthful),
@@ -168,7 +207,9 @@ def _lambada_questions(setting: Setting, path: Path | None) -> Questions:
     rows, problems = read_rows(file, setting.data.encoding)
 
     def item(row: Row) -> Item:
-        whole = row.text("context") + row.text("continuation") if "context" in row.fields else row.text("text")
+        whole = (
+            row.text("context") + row.text("continuation") if "context" in row.fields else row.text("text")
+        )
         context, space, word = whole.rpartition(" ")
         if not space or not word or not context:
             raise BadRowError("needs a context and a last word after a space")
@@ -184,6 +225,9 @@ def _mark_lambada(item: Item, answer: Any) -> Marks:
 
 
 def lambada(path: Path | None = None) -> Task:
-    """LAMBADA (Paperno et al. 2016): the last word of a passage, right where each of its tokens is the likeliest."""
+    """LAMBADA (Paperno et al. 2016): the last word of a passage, right where each of its tokens is the
+    likeliest."""
     perplexity = Measure("perplexity", "nats", finish="exp", higher_is_better=False)
-    return Task("lambada", lambda setting: _lambada_questions(setting, path), _mark_lambada, (ACC, perplexity))
+    return Task(
+        "lambada", lambda setting: _lambada_questions(setting, path), _mark_lambada, (ACC, perplexity)
+    )

@@ -1,4 +1,5 @@
-"""Text as a task: bits per byte, perplexity per token and per word, of each document and of all, beside xz."""
+"""Text as a task: bits per byte, perplexity per token and per word, of each document and of all, beside
+xz."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ from newleaf.measure.loglikelihood import Tree, score_trees
 from newleaf.text.tokenizer import Tokenizer
 
 LONG_WORD = 40  # bytes of a word on average, beyond which white space does not part a text into words
-LEAST_PACKED = 1000  # bytes of a text below which a compressor's figure says more of its tables than of the text
+# bytes of a text below which a compressor's figure says more of its tables than of the text
+LEAST_PACKED = 1000
 LISTED = 100  # documents that results.json lists; all are among the answers
 BITS = Measure("bits_per_byte", "bits", weight="bytes", higher_is_better=False)
 PER_TOKEN = Measure("perplexity", "nats", weight="tokens", finish="exp", higher_is_better=False)
@@ -53,7 +55,9 @@ class _Text:
 
     @property
     def item(self) -> Item:
-        return Item(self.where, "blake2b " + hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest(), None)
+        return Item(
+            self.where, "blake2b " + hashlib.blake2b(self.text.encode(), digest_size=16).hexdigest(), None
+        )
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class _Window:
 def read_documents(
     source: str | Path, limit: int | None = None, fields: RowFields | None = None
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """(where, text) of each document of a file, folder or glob, and what cannot be read. Raises InputError when nothing can."""
+    """(where, text) of each document of a file, folder or glob, and what cannot be read. Raises InputError
+    when nothing can."""
     problems = _Collected(on_error="skip")
     found: list[tuple[str, str]] = []
     fields = fields or RowFields()
@@ -91,8 +96,8 @@ def read_documents(
 
 
 def windows(ids: Sequence[int], length: int, stride: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """What is read and what is predicted, so that each id after the first is predicted once: window k reads ids kS … kS + T - 1 and
-    predicts those of its next ids that no earlier one has."""
+    """What is read and what is predicted, so that each id after the first is predicted once: window k reads
+    ids kS … kS + T - 1 and predicts those of its next ids that no earlier one has."""
     done = 0
     for start in range(0, len(ids), stride):
         end = min(len(ids) - 1, start + length)
@@ -101,9 +106,11 @@ def windows(ids: Sequence[int], length: int, stride: int) -> Iterator[tuple[Sequ
             done = end
 
 
-def run_text(source: Path, subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
-    """The scores of a text. With one document the interval is over its windows, otherwise over documents. Raises InputError for an address,
-    which does not say how likely texts longer than its context are."""
+def run_text(
+    source: Path, subject: Subject, setting: Setting, journal: Path | None, progress: Progress
+) -> TaskResult:
+    """The scores of a text. With one document the interval is over its windows, otherwise over documents.
+    Raises InputError for an address, which does not say how likely texts longer than its context are."""
     if not isinstance(subject, LocalSubject):
         raise InputError(f"{source}: text is scored with a local model; {subject.name} is an address")
     length = subject.context_length
@@ -130,20 +137,28 @@ def run_text(source: Path, subject: Subject, setting: Setting, journal: Path | N
         raise InputError(problems[-1])
     lossless = subject.tokenizer.lossless or all(_comes_back(subject.tokenizer, text.text) for text in texts)
     if not lossless:
-        problems.append(f"{source}: no bits per byte, since this tokenizer does not give the text back exactly")
+        problems.append(
+            f"{source}: no bits per byte, since this tokenizer does not give the text back exactly"
+        )
     marks = [each.marks for each in complete]
     parts = [[dict(zip(PART, window, strict=True)) for window in each.answer] for each in complete]
     words, size = (sum(each[name] for each in marks) for name in ("words", "bytes"))
     worded = size <= LONG_WORD * words
     if not worded:
-        problems.append(f"{source}: no perplexity per word, since white space does not part this text into words")
+        problems.append(
+            f"{source}: no perplexity per word, since white space does not part this text into words"
+        )
     result = TaskResult(
         name, {}, ((BITS,) if lossless else ()) + (PER_TOKEN,) + ((PER_WORD,) if worded else ()), left_out=problems,
         setting={"file": str(source), "stride": stride, "context_length": length}, seconds=time.monotonic() - begun,
         wheres=[text.where for text in texts], marks=marks, asked=len(todo), parts=parts,
     )  # fmt: skip
     over, block = units(marks, parts)
-    scores = {measure.name: measure.of(over, block) for measure in result.measures if sum(each[str(measure.weight)] for each in over) > 0}
+    scores = {
+        measure.name: measure.of(over, block)
+        for measure in result.measures
+        if sum(each[str(measure.weight)] for each in over) > 0
+    }
     return replace(result, scores=scores, extra=_extra(texts, marks))
 
 
@@ -172,12 +187,15 @@ def _extra(texts: Sequence[_Text], marks: Sequence[Marks]) -> dict[str, Any]:
 
 
 def xz_bits(data: bytes) -> float:
-    """Bits per byte that `xz -9e` needs for the data itself: a file of it has a header, an index and a checksum besides."""
+    """Bits per byte that `xz -9e` needs for the data itself: a file of it has a header, an index and a
+    checksum besides."""
     method = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
     return 8 * len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=method)) / len(data)
 
 
-def _score(subject: LocalSubject, texts: Sequence[_Text], stride: int, name: str, progress: Progress) -> Iterator[tuple[int, Answered]]:
+def _score(
+    subject: LocalSubject, texts: Sequence[_Text], stride: int, name: str, progress: Progress
+) -> Iterator[tuple[int, Answered]]:
     lengths = np.asarray(token_byte_lengths(subject.tokenizer))
     parts: list[_Window] = []
     ids_of = [subject.tokenizer.encode(text.text, special_tokens=False) for text in texts]
@@ -195,7 +213,10 @@ def _score(subject: LocalSubject, texts: Sequence[_Text], stride: int, name: str
         done_of[place] = [-score.logprob, -score.logprob / math.log(2), score.tokens, part.bytes, 0.0]
         progress(name, done, len(parts))
         if len(done_of) == left[part.document]:
-            yield part.document, _answered(texts[part.document].text, [done_of[each] for each in sorted(done_of)])
+            yield (
+                part.document,
+                _answered(texts[part.document].text, [done_of[each] for each in sorted(done_of)]),
+            )
 
 
 def _answered(text: str, windows: list[list[float]]) -> Answered:
@@ -203,5 +224,11 @@ def _answered(text: str, windows: list[list[float]]) -> Answered:
     total = [sum(column) for column in zip(*windows, strict=True)]
     for window in windows:  # a window's share of the words is that of its bytes
         window[4] = words * window[3] / max(1.0, total[3])
-    marks = {"nats": total[0], "bits": total[1], "tokens": total[2], "bytes": float(len(text.encode())), "words": float(words)}
+    marks = {
+        "nats": total[0],
+        "bits": total[1],
+        "tokens": total[2],
+        "bytes": float(len(text.encode())),
+        "words": float(words),
+    }
     return Answered(windows, marks)

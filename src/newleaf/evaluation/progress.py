@@ -21,5 +21,7 @@ class Shown:
             self._task, self._begun, self._first = task, now, done
         fresh = done - self._first
         left = (now - self._begun) / fresh * (total - done) if fresh else None
-        text = f"{task}  {done:,} of {total:,}" + (f"  {duration(left)} left" if left is not None and done < total else "")
+        text = f"{task}  {done:,} of {total:,}" + (
+            f"  {duration(left)} left" if left is not None and done < total else ""
+        )
         self.monitor.stage(text, done, total)

@@ -1,4 +1,5 @@
-"""Figures that were published for models of the line, with where they stand and how they were measured, to lay beside one's own."""
+"""Figures that were published for models of the line, with where they stand and how they were measured, to
+lay beside one's own."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 GPTJ_PAGE = "GPT-J's model card, zero-shot table (https://huggingface.co/EleutherAI/gpt-j-6b); run with lm-evaluation-harness in 2021"
 
 LEADERBOARD = (
-    "Open LLM Leaderboard of 2023, on GPT-NeoX's model card (https://huggingface.co/EleutherAI/gpt-neox-20b); lm-evaluation-harness"
+    "Open LLM Leaderboard of 2023, on GPT-NeoX's model card "
+    "(https://huggingface.co/EleutherAI/gpt-neox-20b); lm-evaluation-harness"
 )
 
 
@@ -46,4 +48,8 @@ PUBLISHED = (
 def published_for(task: str, setting: dict[str, Any], scores: set[str]) -> list[Figure]:
     """The figures of this task in this setting, for the scores that were measured."""
     shots = setting.get("shots")
-    return [figure for figure in PUBLISHED if figure.task == task and figure.shots == shots and figure.score in scores]
+    return [
+        figure
+        for figure in PUBLISHED
+        if figure.task == task and figure.shots == shots and figure.score in scores
+    ]

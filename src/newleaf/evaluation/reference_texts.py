@@ -1,4 +1,5 @@
-"""Files of {prompt, references}: summaries, translations, answers, replies, written and scored; with the templates of GPT-2 and GPT-3."""
+"""Files of {prompt, references}: summaries, translations, answers, replies, written and scored; with the
+templates of GPT-2 and GPT-3."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ LOOKED_AT = 20  # rows that say of what kind a file is
 
 @dataclass(frozen=True)
 class Template:
-    """How a prompt is asked, how an example that is solved is shown, what stands between examples, and where the answer ends."""
+    """How a prompt is asked, how an example that is solved is shown, what stands between examples, and where
+    the answer ends."""
 
     ask: str
     solved: str
@@ -34,7 +36,8 @@ class Template:
 
 TEMPLATES = {
     "plain": Template("{prompt}", "{prompt}{answer}"),
-    # GPT-2 (Radford et al. 2019): sections 3.6 (summaries induced by TL;DR:), 3.7 (translation as english = french) and 3.8 (A:)
+    # GPT-2 (Radford et al. 2019): sections 3.6 (summaries induced by TL;DR:), 3.7 (translation as english =
+    # french) and 3.8 (A:)
     "tldr": Template("{prompt}\nTL;DR:", "{prompt}\nTL;DR: {answer}", stop=("\n\n",)),
     "equals": Template("{prompt} =", "{prompt} = {answer}", "\n"),
     "answer": Template("{prompt}\nA:", "{prompt}\nA: {answer}"),
@@ -51,8 +54,8 @@ def is_generation_file(path: Path, encoding: str | None = None) -> bool:
 
 
 def generation_task(name: str, path: Path) -> Task:
-    """The task of writing what a file's references say. --template names one of TEMPLATES, or is a text with {prompt} in it; --shots takes
-    the file's first rows as examples and asks the others."""
+    """The task of writing what a file's references say. --template names one of TEMPLATES, or is a text with
+    {prompt} in it; --shots takes the file's first rows as examples and asks the others."""
     means = ("exact_match", "f1", "rouge1", "rouge2", "rougeL", "repetition")
     measures = (
         *(Measure(each, each, higher_is_better=each != "repetition") for each in means),
@@ -65,7 +68,9 @@ def generation_task(name: str, path: Path) -> Task:
         _among("self_bleu", text_metrics.self_bleu, higher=False),
         _among("compression_ratio", text_metrics.compression_ratio, higher=False),
     )
-    return Task(name, lambda setting: _questions(name, path, setting), _mark, measures, corpus, _writing, _check)
+    return Task(
+        name, lambda setting: _questions(name, path, setting), _mark, measures, corpus, _writing, _check
+    )
 
 
 def _corpus(name: str, texts: Sequence[str], references: Sequence[Sequence[str]]) -> Estimate:
@@ -99,7 +104,12 @@ def _template(setting: Setting) -> Template:
 
 
 def _writing(setting: Setting) -> Writing:
-    return Writing(setting.max_tokens or MAX_TOKENS, _template(setting).stop, setting.temperature or 0.0, seed=setting.seed)
+    return Writing(
+        setting.max_tokens or MAX_TOKENS,
+        _template(setting).stop,
+        setting.temperature or 0.0,
+        seed=setting.seed,
+    )
 
 
 def _questions(name: str, path: Path, setting: Setting) -> Questions:
@@ -108,20 +118,30 @@ def _questions(name: str, path: Path, setting: Setting) -> Questions:
     pairs, bad = make_each(rows, lambda row: (row, *_pair(row)))
     examples = [(prompt, references[0]) for _, prompt, references in pairs[:shots]]
     if len(pairs) <= shots:
-        raise InputError(f"{name}: {shots} shots leave no row to ask; {path} has {len(pairs)} that can be used")
+        raise InputError(
+            f"{name}: {shots} shots leave no row to ask; {path} has {len(pairs)} that can be used"
+        )
     items = [
         Item(row.where, template.prompt(prompt, examples), references, {"source": prompt})
         for row, prompt, references in pairs[shots:][: len(limited(rows, setting))]
     ]
-    return Questions(items, problems + bad, {"shots": shots, "file": str(path), "template": setting.template or "plain"})
+    return Questions(
+        items, problems + bad, {"shots": shots, "file": str(path), "template": setting.template or "plain"}
+    )
 
 
 def _pair(row: Row) -> tuple[str, tuple[str, ...]]:
     """A row's prompt and references; of a conversation, all messages but the last, and the last."""
     if "messages" not in row.fields:
-        return row.text("prompt"), row.texts("references") if isinstance(row.need("references"), list) else (row.text("references"),)
+        return row.text("prompt"), row.texts("references") if isinstance(row.need("references"), list) else (
+            row.text("references"),
+        )
     messages = row.need("messages")
-    if not isinstance(messages, list) or len(messages) < 2 or not all(isinstance(each, dict) and each.get("content") for each in messages):
+    if (
+        not isinstance(messages, list)
+        or len(messages) < 2
+        or not all(isinstance(each, dict) and each.get("content") for each in messages)
+    ):
         raise BadRowError("messages must be two or more, each with content")
     if messages[-1].get("role") != "assistant":
         raise BadRowError("the last of messages must be the assistant's, to compare with")

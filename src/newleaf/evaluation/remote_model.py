@@ -1,4 +1,5 @@
-"""An address of an OpenAI-compatible server as a subject: likelihoods by echo and logprobs of its completions, texts by completions."""
+"""An address of an OpenAI-compatible server as a subject: likelihoods by echo and logprobs of its
+completions, texts by completions."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ def is_address(name: str) -> bool:
 
 
 class RemoteSubject:
-    """`address` is the server's, with or without /v1; #NAME behind it chooses a model, otherwise the first it lists. A key is taken from
-    OPENAI_API_KEY. With `chat`, prompts to be answered are messages (chat/completions). Raises InputError when nothing answers there."""
+    """`address` is the server's, with or without /v1; #NAME behind it chooses a model, otherwise the first it
+    lists. A key is taken from OPENAI_API_KEY. With `chat`, prompts to be answered are messages
+    (chat/completions). Raises InputError when nothing answers there."""
 
     def __init__(self, address: str, seconds: float = SECONDS, chat: bool = False) -> None:
         bare, _, chosen = address.partition("#")
@@ -79,15 +81,29 @@ class RemoteSubject:
         return scores
 
     def _score_one(self, context: str, continuation: str) -> Score | Refused:
-        """The tokens that begin after the context, spaces at its end belonging to the continuation. One further token is asked for, since
-        some servers write at least one; it begins after the text's end and is left out."""
+        """The tokens that begin after the context, spaces at its end belonging to the continuation. One
+        further token is asked for, since some servers write at least one; it begins after the text's end and
+        is left out."""
         text, begins = context + continuation, len(context.rstrip())
-        answer = self._call("completions", {"prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0})
+        answer = self._call(
+            "completions", {"prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+        )
         try:
             found = answer["choices"][0]["logprobs"]
-            rows = list(zip(found["tokens"], found["token_logprobs"], found["text_offset"], found["top_logprobs"], strict=True))
+            rows = list(
+                zip(
+                    found["tokens"],
+                    found["token_logprobs"],
+                    found["text_offset"],
+                    found["top_logprobs"],
+                    strict=True,
+                )
+            )
         except (KeyError, IndexError, TypeError, ValueError):
-            raise InputError(f"{self.base}: gives no log-probabilities of the prompt (echo with logprobs), which this task needs") from None
+            raise InputError(
+                f"{self.base}: gives no log-probabilities of the prompt (echo with logprobs), which this "
+                f"task needs"
+            ) from None
         if not rows or rows[0][2] != 0 or len(rows) < 2:
             raise InputError(f"{self.base}: does not give the prompt back (echo), which this task needs")
         own = [row for row in rows if begins <= row[2] < len(text)]
@@ -98,7 +114,9 @@ class RemoteSubject:
 
     def _write(self, prompt: str, how: Writing) -> list[str] | Refused:
         path = "chat/completions" if self.chat else "completions"
-        asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
+        asked: dict[str, Any] = (
+            {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
+        )
         asked |= {"max_tokens": how.max_tokens, "temperature": how.temperature, "seed": how.seed}
         asked |= {"top_p": how.top_p} if how.top_p != 1 else {}
         asked |= {"n": how.n} if how.n > 1 else {}
@@ -106,7 +124,9 @@ class RemoteSubject:
         answer = self._call(path, asked)
         try:
             choices = sorted(answer["choices"], key=lambda each: each.get("index", 0))
-            texts = [str((each["message"]["content"] or "") if self.chat else each["text"]) for each in choices]
+            texts = [
+                str((each["message"]["content"] or "") if self.chat else each["text"]) for each in choices
+            ]
         except (KeyError, TypeError):
             raise InputError(f"{self.base}/{path}: the answer has no choices with text") from None
         for stop in how.stop:
@@ -131,7 +151,11 @@ class RemoteSubject:
                 raise InputError(f"{url}: answers {error.code}: {_said(error)}") from None
             except (OSError, ValueError) as error:
                 reason = getattr(error, "reason", error)
-                what = "is not JSON" if isinstance(error, json.JSONDecodeError) else f"does not answer ({reason})"
+                what = (
+                    "is not JSON"
+                    if isinstance(error, json.JSONDecodeError)
+                    else f"does not answer ({reason})"
+                )
                 raise InputError(f"{url}: {what}") from None
         raise AssertionError
 

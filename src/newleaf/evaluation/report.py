@@ -1,4 +1,5 @@
-"""What an evaluation found, for people and programs: a table, results.json, report.md, results.csv and a chart."""
+"""What an evaluation found, for people and programs: a table, results.json, report.md, results.csv and a
+chart."""
 
 from __future__ import annotations
 
@@ -92,7 +93,11 @@ def verdict(name: str, difference: Difference, a: str, b: str) -> str:
         size = f"{100 * difference.value:+.1f} points (95 %: {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
     else:
         size = f"{difference.value:+.4g} (95 %: {difference.low:+.4g} to {difference.high:+.4g})"
-    split = f"; only {a} is right on {difference.only_a} items, only {b} on {difference.only_b}" if difference.only_a is not None else ""
+    split = (
+        f"; only {a} is right on {difference.only_a} items, only {b} on {difference.only_b}"
+        if difference.only_a is not None
+        else ""
+    )
     if difference.p is None:
         few = f"{difference.n:,} are too few to tell a difference from chance ({FEWEST} at least); give more text or rows"
         return f"{name} {difference.value:+.4g}: {few}"
@@ -107,7 +112,10 @@ def table(found: Evaluation) -> RenderableType:
     from rich.text import Text
 
     other = found.against
-    columns = Table(title=Text(found.model if other is None else f"{found.model} against {other.model}"), title_justify="left")
+    columns = Table(
+        title=Text(found.model if other is None else f"{found.model} against {other.model}"),
+        title_justify="left",
+    )
     for heading in ("task", "n", "score"):
         columns.add_column(heading, justify="right" if heading == "n" else "left")
     columns.add_column("value", justify="right")
@@ -120,11 +128,22 @@ def table(found: Evaluation) -> RenderableType:
     last = None
     for task, group, name, estimate in rows(found):
         label = f"{task.task}: {group}" if group else task.task
-        cells = ["" if label == last else label, "" if label == last else f"{estimate.n if group else task.n:,}", name]
+        cells = [
+            "" if label == last else label,
+            "" if label == last else f"{estimate.n if group else task.n:,}",
+            name,
+        ]
         cells += [shown(name, estimate.value), interval(name, estimate)]
         cells += [chance_of(task, group, name)] if guessing else []
         if other is not None:
-            same = next((each for each in rows(other) if (each[0].task, each[1], each[2]) == (task.task, group, name)), None)
+            same = next(
+                (
+                    each
+                    for each in rows(other)
+                    if (each[0].task, each[1], each[2]) == (task.task, group, name)
+                ),
+                None,
+            )
             cells.append(shown(name, same[3].value) if same is not None else "")
         columns.add_row(*map(Text, cells))
         last = label
@@ -143,14 +162,21 @@ def confusions(found: Evaluation) -> list[tuple[str, list[str]]]:
 
 
 def reference_rows(found: Evaluation) -> list[tuple[str, str, str, str, str]]:
-    """Published figures of the same tasks and settings below the model's own: model, task and shots, score, value, source."""
+    """Published figures of the same tasks and settings below the model's own: model, task and shots, score,
+    value, source."""
     lines = []
     for task in found.tasks:
         figures = published_for(task.task, task.setting, set(task.scores))
         for name in dict.fromkeys(figure.score for figure in figures):
             label = f"{task.task}, {task.setting.get('shots')} shots"
-            lines.append((found.model, label, name, shown(name, task.scores[name].value), f"here, {task.n:,} items"))
-            lines += [(each.model, label, name, shown(name, each.value), each.source) for each in figures if each.score == name]
+            lines.append(
+                (found.model, label, name, shown(name, task.scores[name].value), f"here, {task.n:,} items")
+            )
+            lines += [
+                (each.model, label, name, shown(name, each.value), each.source)
+                for each in figures
+                if each.score == name
+            ]
     return lines
 
 
@@ -166,7 +192,9 @@ def _references(found: Evaluation) -> Iterator[RenderableType]:
     for heading in ("model", "task", "score", "value", "source"):
         columns.add_column(heading, justify="right" if heading == "value" else "left")
     for *cells, source in lines:
-        columns.add_row(*map(Text, cells), Text(f"[{sources.index(source) + 1}]" if source in sources else source))
+        columns.add_row(
+            *map(Text, cells), Text(f"[{sources.index(source) + 1}]" if source in sources else source)
+        )
     yield columns
     yield from (Text(f"[{number}] {source}") for number, source in enumerate(sources, 1))
 
@@ -176,16 +204,25 @@ def remarks(found: Evaluation) -> list[str]:
     lines = list(found.notes)
     other = found.against
     for task, scores in found.differences.items():
-        lines += [f"{task}: {verdict(name, each, found.model, other.model if other else '')}" for name, each in scores.items()]
+        lines += [
+            f"{task}: {verdict(name, each, found.model, other.model if other else '')}"
+            for name, each in scores.items()
+        ]
     for result in found.tasks:
         if "xz_bits_per_byte" in result.extra:
-            lines.append(f"{result.task}: xz -9e needs {result.extra['xz_bits_per_byte']:.4f} bits per byte, its file's header aside")
+            lines.append(
+                f"{result.task}: xz -9e needs {result.extra['xz_bits_per_byte']:.4f} bits per byte, its "
+                f"file's header aside"
+            )
         for who, scores_of in result.extra.get("baselines", {}).items():
             said = ", ".join(f"{name} {shown(name, value)}" for name, value in scores_of.items())
             lines.append(f"{result.task}: {who} alone reaches {said}")
         lines += [f"left out: {each}" for each in result.left_out[:LEFT_OUT_SHOWN]]
         if len(result.left_out) > LEFT_OUT_SHOWN:
-            lines.append(f"left out: {len(result.left_out) - LEFT_OUT_SHOWN:,} more rows of {result.task}; --json and --out list them")
+            lines.append(
+                f"left out: {len(result.left_out) - LEFT_OUT_SHOWN:,} more rows of {result.task}; --json "
+                f"and --out list them"
+            )
     return lines
 
 
@@ -198,7 +235,9 @@ def markdown(found: Evaluation) -> str:
     for task, group, name, estimate in rows(found):
         label = f"{task.task}: {group}" if group else task.task
         count = estimate.n if group else task.n
-        line = f"| {label} | {count:,} | {name} | {shown(name, estimate.value)} | {interval(name, estimate)} |"
+        line = (
+            f"| {label} | {count:,} | {name} | {shown(name, estimate.value)} | {interval(name, estimate)} |"
+        )
         lines.append(line + (f" {chance_of(task, group, name)} |" if guessing else ""))
     for title, confused in confusions(found):
         lines += ["", f"{title}:", "", "```", *confused, "```"]
@@ -214,8 +253,15 @@ def markdown(found: Evaluation) -> str:
         ]
         lines += ["| " + " | ".join(cells) + " |" for cells in references]
     lines += ["", "Settings:", ""]
-    lines += [f"- {task.task}: " + ", ".join(f"{name} {value}" for name, value in task.setting.items()) for task in found.tasks]
-    lines += ["- model: " + ", ".join(f"{name} {value}" for name, value in found.about.items()), f"- newleaf {found.version}", ""]
+    lines += [
+        f"- {task.task}: " + ", ".join(f"{name} {value}" for name, value in task.setting.items())
+        for task in found.tasks
+    ]
+    lines += [
+        "- model: " + ", ".join(f"{name} {value}" for name, value in found.about.items()),
+        f"- newleaf {found.version}",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -228,7 +274,17 @@ def as_csv(found: Evaluation) -> str:
         for task, group, name, estimate in rows(each) if each is not None else ():
             count = estimate.n if group else task.n
             chance = (task.group_chance.get(group, {}) if group else task.chance).get(name, "")
-            writer.writerow([each.model if each else "", task.task, group, count, name, *map(repr, _numbers(estimate)), chance])
+            writer.writerow(
+                [
+                    each.model if each else "",
+                    task.task,
+                    group,
+                    count,
+                    name,
+                    *map(repr, _numbers(estimate)),
+                    chance,
+                ]
+            )
     return out.getvalue()
 
 
@@ -237,12 +293,15 @@ def _numbers(estimate: Estimate) -> tuple[float, float, float, float]:
 
 
 def chart(found: Evaluation) -> Any:
-    """A bar for each score that is a share, with its interval, beside the other model's; None where there is no such score."""
+    """A bar for each score that is a share, with its interval, beside the other model's; None where there is
+    no such score."""
     from matplotlib.figure import Figure
 
     models = [each for each in (found, found.against) if each is not None]
     labels = [
-        (task.task, name) for task, group, name, estimate in rows(found) if not group and name.startswith(FRACTIONS) and estimate.n > 1
+        (task.task, name)
+        for task, group, name, estimate in rows(found)
+        if not group and name.startswith(FRACTIONS) and estimate.n > 1
     ]
     if not labels:
         return None
@@ -258,8 +317,20 @@ def chart(found: Evaluation) -> Any:
             [100 * max(0.0, each.high - each.value) for _, each in known],
         ]
         places = [place + number * height for place, _ in known]
-        axes.barh(places, values, height, xerr=errors, label=model.model, color=("#1b6b3a", "#9ab8a0")[number], ecolor="#444444", capsize=2)
-    axes.set_yticks([place + 0.4 - height / 2 for place in range(len(labels))], [f"{task} {name}" for task, name in labels])
+        axes.barh(
+            places,
+            values,
+            height,
+            xerr=errors,
+            label=model.model,
+            color=("#1b6b3a", "#9ab8a0")[number],
+            ecolor="#444444",
+            capsize=2,
+        )
+    axes.set_yticks(
+        [place + 0.4 - height / 2 for place in range(len(labels))],
+        [f"{task} {name}" for task, name in labels],
+    )
     axes.invert_yaxis()
     axes.set(xlabel="%, with 95 % intervals", xlim=(0, 100))
     axes.legend(frameon=False, fontsize="small")

@@ -14,7 +14,8 @@ Progress = Callable[[str, int, int], None]  # what is being done, so many of so 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task's scores. `wheres` and `marks` are the items that were scored, in order, for comparing models one by one."""
+    """One task's scores. `wheres` and `marks` are the items that were scored, in order, for comparing models
+    one by one."""
 
     task: str
     scores: dict[str, Estimate]
@@ -25,7 +26,8 @@ class TaskResult:
     seconds: float = 0.0
     wheres: Sequence[str] = ()
     marks: Sequence[Marks] = ()
-    extra: dict[str, Any] = field(default_factory=dict)  # what belongs to this task alone: documents, speeds, sizes
+    # what belongs to this task alone: documents, speeds, sizes
+    extra: dict[str, Any] = field(default_factory=dict)
     asked: int = 0  # answered now; the others were known from before
     chance: dict[str, float] = field(default_factory=dict)  # what guessing reaches, by score
     group_chance: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -41,10 +43,18 @@ class TaskResult:
         found: dict[str, Any] = {"n": self.n, **_flat(self.scores), **_chances(self.chance)}
         if self.groups:
             found["groups"] = {
-                name: {"n": max(each.n for each in scores.values()), **_flat(scores), **_chances(self.group_chance.get(name, {}))}
+                name: {
+                    "n": max(each.n for each in scores.values()),
+                    **_flat(scores),
+                    **_chances(self.group_chance.get(name, {})),
+                }
                 for name, scores in self.groups.items()
             }
-        return found | self.extra | {"left_out": list(self.left_out), "setting": self.setting, "seconds": round(self.seconds, 3)}
+        return (
+            found
+            | self.extra
+            | {"left_out": list(self.left_out), "setting": self.setting, "seconds": round(self.seconds, 3)}
+        )
 
 
 def _chances(chance: dict[str, float]) -> dict[str, float]:
@@ -67,18 +77,26 @@ class Evaluation:
     about: dict[str, Any]
     tasks: list[TaskResult]
     against: Evaluation | None = None
-    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)  # task → score → model minus the other
+    # task → score → model minus the other
+    differences: dict[str, dict[str, Difference]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     version: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """results.json."""
-        found: dict[str, Any] = {"model": self.model, "tasks": {task.task: task.as_json() for task in self.tasks}}
+        found: dict[str, Any] = {
+            "model": self.model,
+            "tasks": {task.task: task.as_json() for task in self.tasks},
+        }
         if self.against is not None:
-            found["against"] = {"model": self.against.model, "tasks": {task.task: task.as_json() for task in self.against.tasks}}
+            found["against"] = {
+                "model": self.against.model,
+                "tasks": {task.task: task.as_json() for task in self.against.tasks},
+            }
             found["differences"] = {
                 task: {
-                    name: {key: value for key, value in vars(each).items() if value is not None} | {"real": each.real}
+                    name: {key: value for key, value in vars(each).items() if value is not None}
+                    | {"real": each.real}
                     for name, each in scores.items()
                 }
                 for task, scores in self.differences.items()

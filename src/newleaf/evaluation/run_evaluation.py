@@ -23,11 +23,13 @@ ANSWERS, AGAINST = "answers", "against"
 
 
 def find_jobs(tasks: Sequence[str], setting: Setting, labels: bool = False) -> list[Job]:
-    """The tasks by their names or files, checked before any work; with `labels`, those of a classifier. Raises InputError for one that does
-    not exist or cannot run."""
+    """The tasks by their names or files, checked before any work; with `labels`, those of a classifier.
+    Raises InputError for one that does not exist or cannot run."""
     if isinstance(tasks, str) or not tasks:
         raise InputError("tasks: give a list of task names or files, such as hellaswag or a text")
-    jobs = [find_label_job(str(name)) if labels else find_job(str(name), setting.data.encoding) for name in tasks]
+    jobs = [
+        find_label_job(str(name)) if labels else find_job(str(name), setting.data.encoding) for name in tasks
+    ]
     seen: dict[str, int] = {}
     for number, job in enumerate(jobs):
         seen[job.name] = seen.get(job.name, 0) + 1
@@ -47,8 +49,8 @@ def evaluate(
     against: Subject | None = None,
     training: Sequence[str] = (),
 ) -> Evaluation:
-    """Run the tasks, and the same on `against`. Answers are kept under `out`/answers and taken from there when they are there already.
-    `training` are texts in which the tasks' rows are looked for."""
+    """Run the tasks, and the same on `against`. Answers are kept under `out`/answers and taken from there
+    when they are there already. `training` are texts in which the tasks' rows are looked for."""
     found = _run(subject, jobs, setting, progress, out / ANSWERS if out is not None else None)
     if training:
         tokenizer = subject.tokenizer if isinstance(subject, LocalSubject) else None
@@ -58,25 +60,36 @@ def evaluate(
         return found
     other = _run(against, jobs, setting, progress, out / AGAINST / ANSWERS if out is not None else None)
     differences = {a.task: differences_of(a, b) for a, b in zip(found.tasks, other.tasks, strict=True)}
-    return replace(found, against=other, differences={task: each for task, each in differences.items() if each})
+    return replace(
+        found, against=other, differences={task: each for task, each in differences.items() if each}
+    )
 
 
-def _run(subject: Subject, jobs: Sequence[Job], setting: Setting, progress: Progress, answers: Path | None) -> Evaluation:
+def _run(
+    subject: Subject, jobs: Sequence[Job], setting: Setting, progress: Progress, answers: Path | None
+) -> Evaluation:
     results = []
     for job in jobs:
         path = answers / (re.sub(r"[^\w.-]+", "_", job.name) + ".jsonl") if answers is not None else None
         results.append(replace(job.run(subject, setting, path, progress), task=job.name))
     notes = []
     if isinstance(subject, LocalSubject) and subject.truncated:
-        notes.append(f"{subject.truncated:,} prompts did not fit the context of {subject.context_length:,} and lost their beginning")
+        notes.append(
+            f"{subject.truncated:,} prompts did not fit the context of {subject.context_length:,} and lost "
+            f"their beginning"
+        )
     if isinstance(subject, LocalSubject) and subject.cut is not None:
         asked, most = subject.cut
-        notes.append(f"texts are cut at {most:,} tokens, not {asked:,}: the model's context is {subject.context_length:,} with the prompt")
+        notes.append(
+            f"texts are cut at {most:,} tokens, not {asked:,}: the model's context is "
+            f"{subject.context_length:,} with the prompt"
+        )
     return Evaluation(subject.name, subject.about(), results, notes=notes, version=VERSION)
 
 
 def differences_of(a: TaskResult, b: TaskResult) -> dict[str, Difference]:
-    """Each score that both have, compared on the items that both answered. Perplexities are compared by their logarithms."""
+    """Each score that both have, compared on the items that both answered. Perplexities are compared by their
+    logarithms."""
     ours = dict(zip(a.wheres, a.marks, strict=True))
     theirs = dict(zip(b.wheres, b.marks, strict=True))
     both = [where for where in a.wheres if where in theirs]
@@ -98,7 +111,11 @@ def _parts_of(result: TaskResult, wheres: Sequence[str]) -> list[Sequence[Marks]
 
 
 def _difference(
-    measure: Measure, one: list[Marks], other: list[Marks], parts: list[Sequence[Marks]], other_parts: list[Sequence[Marks]]
+    measure: Measure,
+    one: list[Marks],
+    other: list[Marks],
+    parts: list[Sequence[Marks]],
+    other_parts: list[Sequence[Marks]],
 ) -> Difference | None:
     """None where the two scores are not of the same things, such as the tokens of different tokenizers."""
     if parts and other_parts:

@@ -14,14 +14,21 @@ from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.task import Item, Marks, Measure, Setting, Task
 
 
-def run_questions(task: Task, subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
+def run_questions(
+    task: Task, subject: Subject, setting: Setting, journal: Path | None, progress: Progress
+) -> TaskResult:
     """The task's scores. Raises InputError when no row of it can be asked."""
     task.check(setting)
     if setting.chat and task.writing is None:
-        raise InputError(f"{task.name}: likelihoods are asked for without a chat template; lm_eval:{task.name} takes one")
+        raise InputError(
+            f"{task.name}: likelihoods are asked for without a chat template; lm_eval:{task.name} takes one"
+        )
     questions = task.questions(setting)
     if not questions.items:
-        raise InputError(f"{task.name}: no row can be asked; " + (questions.problems[0] if questions.problems else "there are none"))
+        raise InputError(
+            f"{task.name}: no row can be asked; "
+            + (questions.problems[0] if questions.problems else "there are none")
+        )
     writing = task.writing(setting) if task.writing is not None else None
     begun, asked = time.monotonic(), 0
     with Journal(journal, [subject.fingerprint, task.name, repr(writing)]) as kept:
@@ -37,13 +44,21 @@ def run_questions(task: Task, subject: Subject, setting: Setting, journal: Path 
                 kept.add(item, marked)
             asked += 1
             progress(task.name, len(found) - len(todo) + asked, len(found))
-        answered = [each if each is not None else Answered(None, {}, "the model gave no answer") for each in found]
+        answered = [
+            each if each is not None else Answered(None, {}, "the model gave no answer") for each in found
+        ]
         kept.finish(questions.items, answered)
-    refused = [f"{item.where}: {each.refused}" for item, each in zip(questions.items, answered, strict=True) if each.refused]
+    refused = [
+        f"{item.where}: {each.refused}"
+        for item, each in zip(questions.items, answered, strict=True)
+        if each.refused
+    ]
     pairs = [(item, each) for item, each in zip(questions.items, answered, strict=True) if not each.refused]
     if not pairs:
         raise InputError(f"{task.name}: the model answered nothing; {refused[0]}")
-    return _added_up(task, pairs, questions.problems + refused, questions.setting, time.monotonic() - begun, asked)
+    return _added_up(
+        task, pairs, questions.problems + refused, questions.setting, time.monotonic() - begun, asked
+    )
 
 
 def _answers(task: Task, subject: Subject, setting: Setting, items: list[Item]) -> Iterator[tuple[int, Any]]:
@@ -55,16 +70,31 @@ def _answers(task: Task, subject: Subject, setting: Setting, items: list[Item]) 
 
 
 def _added_up(
-    task: Task, pairs: list[tuple[Item, Answered]], left_out: list[str], setting: dict[str, Any], seconds: float, asked: int
+    task: Task,
+    pairs: list[tuple[Item, Answered]],
+    left_out: list[str],
+    setting: dict[str, Any],
+    seconds: float,
+    asked: int,
 ) -> TaskResult:
     marks = [each.marks for _, each in pairs]
-    measures = tuple(measure for measure in task.measures if all(measure.mark in each for each in marks) and _counts(measure, marks))
+    measures = tuple(
+        measure
+        for measure in task.measures
+        if all(measure.mark in each for each in marks) and _counts(measure, marks)
+    )
     scores = {measure.name: measure.of(marks) for measure in measures}
     if task.corpus_measures:
-        outputs, references = [str(each.answer[0]) for _, each in pairs], [list(item.gold) for item, _ in pairs]
+        outputs, references = (
+            [str(each.answer[0]) for _, each in pairs],
+            [list(item.gold) for item, _ in pairs],
+        )
         scores |= {measure.name: measure.of_texts(outputs, references) for measure in task.corpus_measures}
     items = [item for item, _ in pairs]
-    chances = {name: _chance(task, [item for item in items if item.group == name], measures) for name in {item.group for item in items}}
+    chances = {
+        name: _chance(task, [item for item in items if item.group == name], measures)
+        for name in {item.group for item in items}
+    }
     return TaskResult(
         task.name, scores, measures, _by_group(pairs, measures), left_out, setting, seconds, [item.where for item in items], marks,
         asked=asked, chance=_chance(task, items, measures), group_chance=chances,
@@ -88,4 +118,7 @@ def _by_group(pairs: list[tuple[Item, Answered]], measures: tuple[Measure, ...])
     if not names:
         return {}
     groups = {name: [each.marks for item, each in pairs if item.group == name] for name in names}
-    return {name: {each.name: each.of(marks) for each in measures if _counts(each, marks)} for name, marks in groups.items()}
+    return {
+        name: {each.name: each.of(marks) for each in measures if _counts(each, marks)}
+        for name, marks in groups.items()
+    }

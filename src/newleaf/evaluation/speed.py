@@ -1,4 +1,5 @@
-"""Speed as a task: tokens a second, writing greedily after a short prompt and reading a long one, as benchmarks/decode.py measures it."""
+"""Speed as a task: tokens a second, writing greedily after a short prompt and reading a long one, as
+benchmarks/decode.py measures it."""
 
 from __future__ import annotations
 
@@ -23,10 +24,12 @@ REPEATS = 5
 
 
 def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress: Progress) -> TaskResult:
-    """`tokens_per_second` of one text being written and `prompt_tokens_per_second` of a fresh prompt being read: the median of five, and
-    the slowest and fastest as the interval's ends."""
+    """`tokens_per_second` of one text being written and `prompt_tokens_per_second` of a fresh prompt being
+    read: the median of five, and the slowest and fastest as the interval's ends."""
     if not isinstance(subject, LocalSubject):
-        raise InputError("speed: is measured on a local model; for an address, see python -m benchmarks.serving_engine")
+        raise InputError(
+            "speed: is measured on a local model; for an address, see python -m benchmarks.serving_engine"
+        )
     begun, limit = time.monotonic(), subject.context_length
     new, long = min(NEW, limit // 2), min(LONG, limit - 1)
     prompt = min(PROMPT, limit - new - 1)
@@ -55,7 +58,8 @@ def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress
 
 
 def read(slots: Executor, ids: list[int]) -> Tensor:
-    """Read a text into the first slot, as many tokens a round as the engine would; logits [1, V] after the last."""
+    """Read a text into the first slot, as many tokens a round as the engine would; logits [1, V] after the
+    last."""
     for first in range(0, len(ids), slots.rows):
         part = ids[first : first + slots.rows]
         logits = slots.run([Part(0, first, part, int(first + len(part) == len(ids)))])
@@ -63,4 +67,6 @@ def read(slots: Executor, ids: list[int]) -> Tensor:
 
 
 def _estimate(speeds: list[float]) -> Estimate:
-    return Estimate(statistics.median(speeds), statistics.stdev(speeds), min(speeds), max(speeds), len(speeds))
+    return Estimate(
+        statistics.median(speeds), statistics.stdev(speeds), min(speeds), max(speeds), len(speeds)
+    )

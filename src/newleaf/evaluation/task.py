@@ -21,8 +21,9 @@ Marks = dict[str, float]
 
 @dataclass(frozen=True)
 class RowFields:
-    """How files are read: `field` names the text of a row to be predicted; `text`, `second`, `choices` and `label` those of labelled rows;
-    `document` says what a document of a .txt file is. What is not named is guessed."""
+    """How files are read: `field` names the text of a row to be predicted; `text`, `second`, `choices` and
+    `label` those of labelled rows; `document` says what a document of a .txt file is. What is not named is
+    guessed."""
 
     field: str | None = None
     text: str | None = None
@@ -37,7 +38,9 @@ class RowFields:
         """From options. Raises InputError for one that does not exist."""
         known = cls.__dataclass_fields__
         if strange := [name for name in values if name not in known]:
-            raise InputError(f"data.{strange[0]}: there is no such option of evaluation; there are {', '.join(known)}")
+            raise InputError(
+                f"data.{strange[0]}: there is no such option of evaluation; there are {', '.join(known)}"
+            )
         choices = values.get("choices") or ()
         names = tuple(choices.split(",")) if isinstance(choices, str) else tuple(choices)
         return cls(**{**values, "choices": names})
@@ -67,7 +70,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Item:
-    """One question: where it stands, what the model is asked (likelihoods or writing), and what marking needs to know."""
+    """One question: where it stands, what the model is asked (likelihoods or writing), and what marking needs
+    to know."""
 
     where: str
     ask: Ask | str
@@ -78,7 +82,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Measure:
-    """A score's name, the mark that it is the mean of (`weight`: over the sum of this mark), and what is done with the mean."""
+    """A score's name, the mark that it is the mean of (`weight`: over the sum of this mark), and what is done
+    with the mean."""
 
     name: str
     mark: str
@@ -117,7 +122,8 @@ class Questions:
 
 @dataclass(frozen=True)
 class Task:
-    """`questions` reads the rows; `mark` scores one answer (a score for each continuation, or the texts written)."""
+    """`questions` reads the rows; `mark` scores one answer (a score for each continuation, or the texts
+    written)."""
 
     name: str
     questions: Callable[[Setting], Questions]

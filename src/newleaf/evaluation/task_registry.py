@@ -36,7 +36,11 @@ def _questions(task: Task) -> Job:
         task.check(setting)
         task.questions(setting)
 
-    return Job(task.name, lambda subject, setting, journal, progress: run_questions(task, subject, setting, journal, progress), check)
+    return Job(
+        task.name,
+        lambda subject, setting, journal, progress: run_questions(task, subject, setting, journal, progress),
+        check,
+    )
 
 
 def _built_in(name: str, path: Path | None = None) -> Job | None:
@@ -58,12 +62,14 @@ def _built_in(name: str, path: Path | None = None) -> Job | None:
 
 NAMES = (*(task.name for task in CHOICE_TASKS), "lambada", "gsm8k_cot", "humaneval", "speed")
 WITHOUT_ROWS = ("speed",)
-FILES = {"gsm8k": "gsm8k_cot", "mmlu_test": "mmlu"}  # what the data's files are called, where it is not the task's name
+# what the data's files are called, where it is not the task's name
+FILES = {"gsm8k": "gsm8k_cot", "mmlu_test": "mmlu"}
 
 
 def find_job(name: str, encoding: str | None = None) -> Job:
-    """The task of this name, lm_eval:NAME of the harness, or what a file stands for: a built-in task's rows by the file's name, {prompt,
-    references} to be answered, and otherwise text to be predicted. Raises InputError with the nearest name when there is none."""
+    """The task of this name, lm_eval:NAME of the harness, or what a file stands for: a built-in task's rows
+    by the file's name, {prompt, references} to be answered, and otherwise text to be predicted. Raises
+    InputError with the nearest name when there is none."""
     if name.startswith(HARNESS):
         return _harness_job(name.removeprefix(HARNESS))
     path = Path(name)
@@ -79,7 +85,9 @@ def find_job(name: str, encoding: str | None = None) -> Job:
         raise InputError(f"{name}: no such file")
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
-    raise InputError(f"{name}: no such task or file; {hint} Tasks of lm-evaluation-harness are called {HARNESS}{name}")
+    raise InputError(
+        f"{name}: no such task or file; {hint} Tasks of lm-evaluation-harness are called {HARNESS}{name}"
+    )
 
 
 def find_label_job(name: str) -> Job:
@@ -102,13 +110,21 @@ def _refuse_labels(path: Path, setting: Setting) -> None:
     """Raises InputError for labelled rows, which are for classifiers, unless a field is named as text."""
     from newleaf.evaluation.labelled_rows import label_field
 
-    asked = next((name for name in ("label", "text", "second") if getattr(setting.data, name) is not None), None)
+    asked = next(
+        (name for name in ("label", "text", "second") if getattr(setting.data, name) is not None), None
+    )
     if asked is not None:
-        raise InputError(f"data.{asked}: is of labelled rows, which are for classifiers; --data.field names the text to be predicted")
-    labels = label_field(path, setting.data.encoding) if setting.data.field is None and is_rows(path) else None
+        raise InputError(
+            f"data.{asked}: is of labelled rows, which are for classifiers; --data.field names the text to "
+            f"be predicted"
+        )
+    labels = (
+        label_field(path, setting.data.encoding) if setting.data.field is None and is_rows(path) else None
+    )
     if labels is not None:
         raise InputError(
-            f"{path}: has labels (field {labels!r}), and a language model gives none; newleaf finetune --task classify makes a "
+            f"{path}: has labels (field {labels!r}), and a language model gives none; newleaf finetune "
+            f"--task classify makes a "
             "classifier, and --data.field NAME scores a field as text"
         )
 

@@ -36,13 +36,19 @@ class Row:
         """A field that is text, and (unless `empty`) not empty."""
         value = self.need(name)
         if not isinstance(value, str) or not (value or empty):
-            raise BadRowError(f"{name} must be text{'' if empty else ' that is not empty'}, not {_short(value)}")
+            raise BadRowError(
+                f"{name} must be text{'' if empty else ' that is not empty'}, not {_short(value)}"
+            )
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A field that is a list of texts, none of them empty."""
         value = self.need(name)
-        if not isinstance(value, list) or not value or not all(isinstance(each, str) and each for each in value):
+        if (
+            not isinstance(value, list)
+            or not value
+            or not all(isinstance(each, str) and each for each in value)
+        ):
             raise BadRowError(f"{name} must be a list of texts that are not empty, not {_short(value)}")
         return tuple(value)
 
@@ -54,7 +60,9 @@ class Row:
         if isinstance(value, str) and value.strip().isdigit():
             value = int(value)
         if type(value) is not int or not 0 <= value < count:
-            raise BadRowError(f"{name} must be the number of the correct answer, 0 to {count - 1}, not {_short(value)}")
+            raise BadRowError(
+                f"{name} must be the number of the correct answer, 0 to {count - 1}, not {_short(value)}"
+            )
         return value
 
 
@@ -65,16 +73,22 @@ def _short(value: Any) -> str:
 
 def first_rows(path: Path, count: int, encoding: str | None = None) -> list[Row]:
     """The first rows of a file that can be read."""
-    return [Row(row.where, row.values) for row in islice(file_rows(path, lambda problem: None, encoding), count)]
+    return [
+        Row(row.where, row.values) for row in islice(file_rows(path, lambda problem: None, encoding), count)
+    ]
 
 
 def read_rows(path: Path, encoding: str | None = None) -> tuple[list[Row], list[str]]:
-    """The rows of a file (JSON lines, a JSON list, CSV, TSV, Parquet; packed or not), and what was left out and why.
+    """The rows of a file (JSON lines, a JSON list, CSV, TSV, Parquet; packed or not), and what was left out
+    and why.
 
     Raises InputError for a file that cannot be read or has no rows.
     """
     problems: list[str] = []
-    rows = [Row(row.where, row.values) for row in file_rows(path, lambda problem: problems.append(problem.plain), encoding)]
+    rows = [
+        Row(row.where, row.values)
+        for row in file_rows(path, lambda problem: problems.append(problem.plain), encoding)
+    ]
     if not rows:
         raise InputError(problems[0] if problems else f"{path}: is empty; one JSON object a line is expected")
     return rows, problems

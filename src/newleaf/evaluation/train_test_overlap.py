@@ -1,4 +1,5 @@
-"""Whether a file that a run is scored on is one that it was trained on: by its path, by its bytes, by the run's fingerprint of its text."""
+"""Whether a file that a run is scored on is one that it was trained on: by its path, by its bytes, by the
+run's fingerprint of its text."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run.yaml says of training: `name` as people called it, the section data, the sources, and how large the text was."""
+    """What a run.yaml says of training: `name` as people called it, the section data, the sources, and how
+    large the text was."""
 
     name: str
     data: Mapping[str, Any]
@@ -34,15 +36,21 @@ class _Run:
 
 
 def own_text_notes(model: str | Path, files: Sequence[str | Path]) -> list[str]:
-    """A sentence for each file that the run, or one that it was tuned from, learned from; none where `model` is no run."""
+    """A sentence for each file that the run, or one that it was tuned from, learned from; none where `model`
+    is no run."""
     runs = list(_runs(Path(model)))
     notes = []
     for file in map(Path, files):
         run = next((run for run in runs if file.is_file() and _learned_from(run, file)), None)
         if run is not None:
-            held = "" if run.data.get("validation") else f", but for the {100 * _held_out(run):g} % that it held out"
+            held = (
+                ""
+                if run.data.get("validation")
+                else f", but for the {100 * _held_out(run):g} % that it held out"
+            )
             notes.append(
-                f"{file}: {run.name} was trained on this text{held}; its score here says how well it remembers, and not what it does with "
+                f"{file}: {run.name} was trained on this text{held}; its score here says how well it "
+                f"remembers, and not what it does with "
                 "text it has not met"
             )
     return notes
@@ -91,7 +99,9 @@ def _learned_from(run: _Run, file: Path) -> bool:
             gone = True
             continue
         for each in found:
-            if isinstance(each, FileSource) and (each.path.resolve() == file.resolve() or _same_bytes(each.path, file)):
+            if isinstance(each, FileSource) and (
+                each.path.resolve() == file.resolve() or _same_bytes(each.path, file)
+            ):
                 return True
     return gone and _same_text(run, file)
 
@@ -111,7 +121,8 @@ def _digest(path: Path) -> bytes:
 
 
 def _same_text(run: _Run, file: Path) -> bool:
-    """Whether the file, read as the run read its sources, which are no longer there, has the fingerprint that the run noted."""
+    """Whether the file, read as the run read its sources, which are no longer there, has the fingerprint that
+    the run noted."""
     size = file.stat().st_size
     if not run.fingerprint or run.data.get("validation") or not run.text_bytes <= size <= PREPARED:
         return False

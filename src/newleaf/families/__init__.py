@@ -1,4 +1,5 @@
-"""The GPT line, one file a family. The registry finds a family by what a config.json says, or by what a network needs."""
+"""The GPT line, one file a family. The registry finds a family by what a config.json says, or by what a
+network needs."""
 
 from __future__ import annotations
 
@@ -21,12 +22,18 @@ def family_of(values: dict[str, Any]) -> Family:
     kind, own = values.get("model_type"), values.get("newleaf")
     named = own.get("family") if isinstance(own, dict) else None
     # As stock transformers chooses: by the type; by the class only where there is none.
-    fitting = [family for family in FAMILIES if (kind == family.model_type if kind is not None else architecture == family.architecture)]
+    fitting = [
+        family
+        for family in FAMILIES
+        if (kind == family.model_type if kind is not None else architecture == family.architecture)
+    ]
     for family in fitting:
         if family.name == named or not (family.shares_class or any(other.name == named for other in fitting)):
             return family
     known = ", ".join(f"{family.name} ({family.architecture})" for family in FAMILIES)
-    raise InputError(f"config.json is of {str(architecture or kind or 'no architecture')[:60]}; newleaf knows {known}")
+    raise InputError(
+        f"config.json is of {str(architecture or kind or 'no architecture')[:60]}; newleaf knows {known}"
+    )
 
 
 def family_for(config: GPTConfig) -> Family | None:
@@ -35,7 +42,8 @@ def family_for(config: GPTConfig) -> Family | None:
 
 
 def nearest_family(config: GPTConfig) -> tuple[Family, dict[str, Any]]:
-    """The family that comes closest to this network, and the fields to change: where the norms stand weighs most, then their number."""
+    """The family that comes closest to this network, and the fields to change: where the norms stand weighs
+    most, then their number."""
     pairs = [(family, family.cannot_hold(config)) for family in FAMILIES]
     return min(pairs, key=lambda pair: ("block" in pair[1], "norm" in pair[1], len(pair[1])))
 
@@ -43,24 +51,30 @@ def nearest_family(config: GPTConfig) -> tuple[Family, dict[str, Any]]:
 def size(name: str) -> GPTConfig:
     """The network of a published size, such as gpt2-124m.
 
-    Raises InputError, offering the nearest name, when there is none, or when the size is one of which no network can be built.
+    Raises InputError, offering the nearest name, when there is none, or when the size is one of which no
+    network can be built.
     """
     key = size_name(name)
     for family in FAMILIES:
         if key in family.on_paper:
-            raise InputError(f"{key} exists on paper only: {family.on_paper[key].why}; newleaf plan {key} counts it")
+            raise InputError(
+                f"{key} exists on paper only: {family.on_paper[key].why}; newleaf plan {key} counts it"
+            )
         if key in family.sizes:
             return family.sizes[key]
     raise AssertionError(key)
 
 
 def size_name(name: str) -> str:
-    """The published size that `name` means, however it is capitalised. Raises InputError, offering the nearest, when there is none."""
+    """The published size that `name` means, however it is capitalised. Raises InputError, offering the
+    nearest, when there is none."""
     known = [key for family in FAMILIES for key in (*family.sizes, *family.on_paper)]
     key = name.strip().lower().replace("_", "-")
     if key in known:
         return key
-    near = [each for each in known if each.startswith(f"{key}-")] or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = [each for each in known if each.startswith(f"{key}-")] or difflib.get_close_matches(
+        key, known, n=1, cutoff=0.5
+    )
     raise InputError(f"{name}: no such size" + (f"; did you mean {near[0]}?" if near else ""))
 
 

@@ -1,6 +1,8 @@
-"""Fields of a config.json that say nothing about the network, and those of any family that change it and that newleaf does not honour."""
+"""Fields of a config.json that say nothing about the network, and those of any family that change it and that
+newleaf does not honour."""
 
-# How to write, and when to stop: stock transformers reads these from config.json where there is no generation_config.json.
+# How to write, and when to stop: stock transformers reads these from config.json where there is no
+# generation_config.json.
 GENERATION = frozenset((
     "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens",
     "bos_token_id", "cache_implementation", "constraints", "decoder_start_token_id", "diversity_penalty", "do_sample", "dola_layers",
@@ -23,7 +25,8 @@ BOOKKEEPING = GENERATION | frozenset((
     "license",
 ))  # fmt: skip
 
-# What stock transformers honours in every family, so that to ignore it would be another network, or other weights.
+# What stock transformers honours in every family, so that to ignore it would be another network, or other
+# weights.
 REFUSED = {
     "quantization_config": "weights that another program has packed; open the model as it was before",
     "per_layer_config": "layers that differ from one another",

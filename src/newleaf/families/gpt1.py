@@ -9,7 +9,8 @@ from newleaf.families.gpt2 import ALIASES, block_rules, position_rule
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
-ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}  # OpenAI's "gelu" is the tanh form
+# OpenAI's "gelu" is the tanh form
+ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 
 SIZES = {
     "gpt1-117m": GPTConfig(
@@ -67,4 +68,14 @@ def rules(config: GPTConfig) -> list[Rule]:
     return outer + per_layer(config, block_rules("transformer.h.{i}."))
 
 
-FAMILY = Family("gpt1", "openai-gpt", "OpenAIGPTLMHeadModel", from_hf, to_hf, rules, SIZES, stores_positions=True, aliases=ALIASES)
+FAMILY = Family(
+    "gpt1",
+    "openai-gpt",
+    "OpenAIGPTLMHeadModel",
+    from_hf,
+    to_hf,
+    rules,
+    SIZES,
+    stores_positions=True,
+    aliases=ALIASES,
+)

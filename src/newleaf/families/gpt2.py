@@ -8,7 +8,14 @@ from newleaf.families.family import Family, Fields, name_of
 from newleaf.families.weights import Rule, conv1d, per_layer, same
 from newleaf.model import GPTConfig
 
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
 
 ALIASES = {
     "hidden_size": "n_embd", "max_position_embeddings": "n_positions", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
@@ -82,11 +89,17 @@ def block_rules(layer: str) -> list[Rule]:
     qkv = [f"blocks.{{i}}.attention.{part}" for part in "qkv"]
     rules = [conv1d(f"{layer}attn.c_attn.weight", *(f"{name}.weight" for name in qkv))]
     rules.append(Rule(f"{layer}attn.c_attn.bias", tuple(f"{name}.bias" for name in qkv)))
-    for theirs, ours in (("attn.c_proj", "attention.out"), ("mlp.c_fc", "feedforward.up"), ("mlp.c_proj", "feedforward.down")):
+    for theirs, ours in (
+        ("attn.c_proj", "attention.out"),
+        ("mlp.c_fc", "feedforward.up"),
+        ("mlp.c_proj", "feedforward.down"),
+    ):
         rules.append(conv1d(f"{layer}{theirs}.weight", f"blocks.{{i}}.{ours}.weight"))
         rules.append(same(f"{layer}{theirs}.bias", f"blocks.{{i}}.{ours}.bias"))
     for theirs, ours in (("ln_1", "attention_norm"), ("ln_2", "feedforward_norm")):
-        rules += [same(f"{layer}{theirs}.{part}", f"blocks.{{i}}.{ours}.{part}") for part in ("weight", "bias")]
+        rules += [
+            same(f"{layer}{theirs}.{part}", f"blocks.{{i}}.{ours}.{part}") for part in ("weight", "bias")
+        ]
     return rules
 
 
@@ -111,4 +124,6 @@ def rules(config: GPTConfig) -> list[Rule]:
     return outer + per_layer(config, block_rules("transformer.h.{i}."))
 
 
-FAMILY = Family("gpt2", "gpt2", "GPT2LMHeadModel", from_hf, to_hf, rules, SIZES, stores_positions=True, aliases=ALIASES)
+FAMILY = Family(
+    "gpt2", "gpt2", "GPT2LMHeadModel", from_hf, to_hf, rules, SIZES, stores_positions=True, aliases=ALIASES
+)

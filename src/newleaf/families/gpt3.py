@@ -1,9 +1,11 @@
-"""GPT-3's layout: GPT-2 with every other layer banded (Brown et al. 2020, https://arxiv.org/abs/2005.14165), written as GPT-Neo.
+"""GPT-3's layout: GPT-2 with every other layer banded (Brown et al. 2020, https://arxiv.org/abs/2005.14165),
+written as GPT-Neo.
 
-The paper alternates "dense and locally banded sparse" layers and does not publish the band; here it is GPT-Neo's, 256 tokens. No stock
-class divides scores by √D and has these layers, so the weights go out as `GPTNeoForCausalLM`, which does not divide, with 1/√D folded into
-the queries. That costs nothing where 1/√D is a power of two (D = 64: 1/8); for other D it rounds, so such a folder is always fp32,
-whatever the weights were. `newleaf: {family: gpt3}` in config.json tells the two apart on the way back.
+The paper alternates "dense and locally banded sparse" layers and does not publish the band; here it is
+GPT-Neo's, 256 tokens. No stock class divides scores by √D and has these layers, so the weights go out as
+`GPTNeoForCausalLM`, which does not divide, with 1/√D folded into the queries. That costs nothing where 1/√D
+is a power of two (D = 64: 1/8); for other D it rounds, so such a folder is always fp32, whatever the weights
+were. `newleaf: {family: gpt3}` in config.json tells the two apart on the way back.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ TABLE = {
 
 
 def gpt3(n_layer: int, n_embd: int, n_head: int, **other: Any) -> GPTConfig:
-    """A network of this layout: vocabulary 50,257 and context 2,048 unless `other` says otherwise, the first layer dense."""
+    """A network of this layout: vocabulary 50,257 and context 2,048 unless `other` says otherwise, the first
+    layer dense."""
     fixed: dict[str, Any] = {
         "vocab_size": 50_257, "context_length": 2048, "attention_bias": False, "fp32_scores": True,
         "windows": tuple(WINDOW * (layer % 2) for layer in range(n_layer)),
@@ -50,7 +53,8 @@ def gpt3(n_layer: int, n_embd: int, n_head: int, **other: Any) -> GPTConfig:
 
 
 def _on_paper(row: Row) -> OnPaper:
-    """The table's row as one wide head, which has as many weights as any number of heads that together are as wide as the network."""
+    """The table's row as one wide head, which has as many weights as any number of heads that together are as
+    wide as the network."""
     return OnPaper(
         counts_as=gpt3(row.n_layer, row.n_embd, 1),
         n_head=row.n_head,
@@ -58,7 +62,11 @@ def _on_paper(row: Row) -> OnPaper:
     )
 
 
-SIZES = {name: gpt3(row.n_layer, row.n_embd, row.n_head) for name, row in TABLE.items() if row.n_head * row.head_dim == row.n_embd}
+SIZES = {
+    name: gpt3(row.n_layer, row.n_embd, row.n_head)
+    for name, row in TABLE.items()
+    if row.n_head * row.head_dim == row.n_embd
+}
 ON_PAPER = {name: _on_paper(row) for name, row in TABLE.items() if name not in SIZES}
 
 
@@ -69,7 +77,10 @@ def from_hf(fields: Fields) -> GPTConfig:
 
 def rules(config: GPTConfig) -> list[Rule]:
     """GPT-Neo's weights, with 1/√D folded into the queries."""
-    return [replace(rule, scale=config.head_dim**-0.5) if ".q_proj." in rule.theirs else rule for rule in gpt_neo.rules(config)]
+    return [
+        replace(rule, scale=config.head_dim**-0.5) if ".q_proj." in rule.theirs else rule
+        for rule in gpt_neo.rules(config)
+    ]
 
 
 FAMILY = Family(

@@ -1,4 +1,5 @@
-"""GPT-Neo: GPT-2's wiring, every other layer local, scores in fp32 and not divided by √D (Black et al. 2021)."""
+"""GPT-Neo: GPT-2's wiring, every other layer local, scores in fp32 and not divided by √D (Black et al.
+2021)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ def gpt_neo(n_layer: int, n_head: int, n_embd: int) -> GPTConfig:
     )  # fmt: skip
 
 
-SIZES = {"gpt-neo-125m": gpt_neo(12, 12, 768), "gpt-neo-1.3b": gpt_neo(24, 16, 2048), "gpt-neo-2.7b": gpt_neo(32, 20, 2560)}
+SIZES = {
+    "gpt-neo-125m": gpt_neo(12, 12, 768),
+    "gpt-neo-1.3b": gpt_neo(24, 16, 2048),
+    "gpt-neo-2.7b": gpt_neo(32, 20, 2560),
+}
 
 
 def from_hf(fields: Fields) -> GPTConfig:
@@ -50,10 +55,17 @@ def from_hf(fields: Fields) -> GPTConfig:
 
 
 def _kinds(fields: Fields, n_layer: int) -> list[Any]:
-    """What each layer sees, "global" or "local": as attention_layers spells it out, or as attention_types repeats it."""
-    types, layers = fields.take("attention_types", [[["global", "local"], n_layer // 2]]), fields.take("attention_layers")
+    """What each layer sees, "global" or "local": as attention_layers spells it out, or as attention_types
+    repeats it."""
+    types, layers = (
+        fields.take("attention_types", [[["global", "local"], n_layer // 2]]),
+        fields.take("attention_layers"),
+    )
     if layers is None:
-        if any(type(times) is not int or not 0 <= times <= n_layer or len(kinds) > n_layer for kinds, times in types):
+        if any(
+            type(times) is not int or not 0 <= times <= n_layer or len(kinds) > n_layer
+            for kinds, times in types
+        ):
             raise InputError(f"config.json's attention_types are not patterns for {n_layer} layers")
         layers = [kind for kinds, times in types for kind in kinds * times]
     if not isinstance(layers, list) or any(kind not in ("global", "local") for kind in layers):
@@ -84,7 +96,10 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
 
 def rules(config: GPTConfig) -> list[Rule]:
     layer = "transformer.h.{i}."
-    layers = [same(f"{layer}attn.attention.{part}_proj.weight", f"blocks.{{i}}.attention.{part}.weight") for part in "qkv"]
+    layers = [
+        same(f"{layer}attn.attention.{part}_proj.weight", f"blocks.{{i}}.attention.{part}.weight")
+        for part in "qkv"
+    ]
     for theirs, ours in (
         ("attn.attention.out_proj", "attention.out"),
         ("mlp.c_fc", "feedforward.up"),
@@ -92,7 +107,9 @@ def rules(config: GPTConfig) -> list[Rule]:
         ("ln_1", "attention_norm"),
         ("ln_2", "feedforward_norm"),
     ):
-        layers += [same(f"{layer}{theirs}.{part}", f"blocks.{{i}}.{ours}.{part}") for part in ("weight", "bias")]
+        layers += [
+            same(f"{layer}{theirs}.{part}", f"blocks.{{i}}.{ours}.{part}") for part in ("weight", "bias")
+        ]
     outer = [
         same("transformer.wte.weight", "embedding.token.weight"),
         same("transformer.wpe.weight", "embedding.position.weight"),

@@ -1,4 +1,5 @@
-"""GPT-NeoX and Pythia: rotary positions on a quarter of each head, attention and feed-forward side by side (Black et al. 2022)."""
+"""GPT-NeoX and Pythia: rotary positions on a quarter of each head, attention and feed-forward side by side
+(Black et al. 2022)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""gpt-oss: a mixture of experts, attention sinks, windows in every second layer, YaRN (https://arxiv.org/abs/2508.10925)."""
+"""gpt-oss: a mixture of experts, attention sinks, windows in every second layer, YaRN
+(https://arxiv.org/abs/2508.10925)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ WINDOWED, WHOLE = "sliding_attention", "full_attention"
 
 
 def gpt_oss(n_layer: int, n_expert: int) -> GPTConfig:
-    """One of the published sizes: vocabulary 201,088, context 131,072, four experts a token, a window of 128 in every second layer."""
+    """One of the published sizes: vocabulary 201,088, context 131,072, four experts a token, a window of 128
+    in every second layer."""
     return GPTConfig(
         vocab_size=201_088, context_length=131_072, n_layer=n_layer, n_head=64, n_kv_head=8, head_dim=64, n_embd=2880, n_inner=2880,
         norm="rms_norm", positions="rotary", rotary_base=150_000.0, yarn_factor=32.0, yarn_truncate=False, sinks=True,
@@ -28,17 +30,26 @@ SIZES = {"gpt-oss-20b": gpt_oss(24, 32), "gpt-oss-120b": gpt_oss(36, 128)}
 
 def from_hf(fields: Fields) -> GPTConfig:
     fields.only("hidden_act", "silu")
-    fields.take("router_aux_loss_coef")  # of training with an auxiliary loss that transformers adds only when asked
+    # of training with an auxiliary loss that transformers adds only when asked
+    fields.take("router_aux_loss_coef")
     fields.take("initial_context_length")
     fields.only("output_router_logits", False)
     packed = fields.take("quantization_config", {})  # storage unpacks the experts
     if packed and (not isinstance(packed, dict) or packed.get("quant_method") != "mxfp4"):
-        raise InputError("config.json has a quantization_config whose quant_method is not mxfp4; open the model as it was before")
+        raise InputError(
+            "config.json has a quantization_config whose quant_method is not mxfp4; open the model as it "
+            "was before"
+        )
     fields.take("experts_per_token")
     n_layer, window = fields.layers("num_hidden_layers"), fields.take("sliding_window", 128)
     kinds = fields.take("layer_types", [WHOLE if i % 2 else WINDOWED for i in range(n_layer)])
     windows = tuple(window if kind == WINDOWED else 0 for kind in kinds)
-    default = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
+    default = {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    }
     rope = fields.rope(default, 150_000.0)
     bias = fields.take("attention_bias", True)
     return GPTConfig(
@@ -102,26 +113,53 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
 
 def rules(config: GPTConfig) -> list[Rule]:
     layer, ours = "model.layers.{i}.", "blocks.{i}."
-    projections = [("self_attn.q_proj", "attention.q"), ("self_attn.k_proj", "attention.k"), ("self_attn.v_proj", "attention.v")]
+    projections = [
+        ("self_attn.q_proj", "attention.q"),
+        ("self_attn.k_proj", "attention.k"),
+        ("self_attn.v_proj", "attention.v"),
+    ]
     projections += [("self_attn.o_proj", "attention.out")]
     layers = [same(f"{layer}{theirs}.weight", f"{ours}{name}.weight") for theirs, name in projections]
     if config.attention_bias:
         layers += [same(f"{layer}{theirs}.bias", f"{ours}{name}.bias") for theirs, name in projections]
     feedforward, experts = f"{ours}feedforward.", f"{layer}mlp.experts."
-    layers += [same(f"{layer}mlp.router.{part}", f"{feedforward}router.{part}") for part in ("weight", "bias")]
+    layers += [
+        same(f"{layer}mlp.router.{part}", f"{feedforward}router.{part}") for part in ("weight", "bias")
+    ]
     layers += [
         same(f"{layer}self_attn.sinks", f"{ours}attention.sinks"),
         same(f"{layer}input_layernorm.weight", f"{ours}attention_norm.weight"),
         same(f"{layer}post_attention_layernorm.weight", f"{ours}feedforward_norm.weight"),
-        Rule(f"{experts}gate_up_proj", (f"{feedforward}gate", f"{feedforward}up"), transpose=True, alternate=True),
-        Rule(f"{experts}gate_up_proj_bias", (f"{feedforward}gate_bias", f"{feedforward}up_bias"), alternate=True),
+        Rule(
+            f"{experts}gate_up_proj",
+            (f"{feedforward}gate", f"{feedforward}up"),
+            transpose=True,
+            alternate=True,
+        ),
+        Rule(
+            f"{experts}gate_up_proj_bias",
+            (f"{feedforward}gate_bias", f"{feedforward}up_bias"),
+            alternate=True,
+        ),
         Rule(f"{experts}down_proj", (f"{feedforward}down",), transpose=True),
         same(f"{experts}down_proj_bias", f"{feedforward}down_bias"),
     ]
-    outer = [same("model.embed_tokens.weight", "embedding.token.weight"), same("model.norm.weight", "final_norm.weight")]
+    outer = [
+        same("model.embed_tokens.weight", "embedding.token.weight"),
+        same("model.norm.weight", "final_norm.weight"),
+    ]
     if not config.tie_embeddings:
         outer.append(same("lm_head.weight", "head.weight"))
     return outer + per_layer(config, layers)
 
 
-FAMILY = Family("gpt_oss", "gpt_oss", "GptOssForCausalLM", from_hf, to_hf, rules, SIZES, aliases={"num_experts": "num_local_experts"})
+FAMILY = Family(
+    "gpt_oss",
+    "gpt_oss",
+    "GptOssForCausalLM",
+    from_hf,
+    to_hf,
+    rules,
+    SIZES,
+    aliases={"num_experts": "num_local_experts"},
+)

@@ -1,4 +1,5 @@
-"""GPT-J: attention and feed-forward side by side from one norm, interleaved rotary positions on part of each head (Wang 2021)."""
+"""GPT-J: attention and feed-forward side by side from one norm, interleaved rotary positions on part of each
+head (Wang 2021)."""
 
 from __future__ import annotations
 
@@ -70,10 +71,18 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
 
 def rules(config: GPTConfig) -> list[Rule]:
     layer = "transformer.h.{i}."
-    layers = [same(f"{layer}attn.{part}_proj.weight", f"blocks.{{i}}.attention.{part}.weight") for part in "qkv"]
+    layers = [
+        same(f"{layer}attn.{part}_proj.weight", f"blocks.{{i}}.attention.{part}.weight") for part in "qkv"
+    ]
     layers.append(same(f"{layer}attn.out_proj.weight", "blocks.{i}.attention.out.weight"))
-    for theirs, ours in (("mlp.fc_in", "feedforward.up"), ("mlp.fc_out", "feedforward.down"), ("ln_1", "attention_norm")):
-        layers += [same(f"{layer}{theirs}.{part}", f"blocks.{{i}}.{ours}.{part}") for part in ("weight", "bias")]
+    for theirs, ours in (
+        ("mlp.fc_in", "feedforward.up"),
+        ("mlp.fc_out", "feedforward.down"),
+        ("ln_1", "attention_norm"),
+    ):
+        layers += [
+            same(f"{layer}{theirs}.{part}", f"blocks.{{i}}.{ours}.{part}") for part in ("weight", "bias")
+        ]
     outer = [same("transformer.wte.weight", "embedding.token.weight")]
     outer += [same(f"transformer.ln_f.{part}", f"final_norm.{part}") for part in ("weight", "bias")]
     outer.append(same("lm_head.bias", "head.bias"))

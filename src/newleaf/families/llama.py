@@ -1,4 +1,5 @@
-"""Llama's layout: RMS norm, rotary positions, SwiGLU, grouped queries (https://arxiv.org/abs/2307.09288); SmolLM2 and TinyLlama have it."""
+"""Llama's layout: RMS norm, rotary positions, SwiGLU, grouped queries (https://arxiv.org/abs/2307.09288);
+SmolLM2 and TinyLlama have it."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ def llama(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, n_inner: int, 
         "norm": "rms_norm", "positions": "rotary", "activation": "silu", "gated": True, "attention_bias": False,
         "attention_out_bias": False, "feedforward_bias": False, "init": "normal",
     }  # fmt: skip
-    shape = {"n_layer": n_layer, "n_head": n_head, "n_kv_head": n_kv_head, "n_embd": n_embd, "n_inner": n_inner}
+    shape = {
+        "n_layer": n_layer,
+        "n_head": n_head,
+        "n_kv_head": n_kv_head,
+        "n_embd": n_embd,
+        "n_inner": n_inner,
+    }
     return GPTConfig(**(fixed | shape | other))
 
 
@@ -23,8 +30,12 @@ SMOL = {"vocab_size": 49_152, "context_length": 8192, "rotary_base": 100_000.0}
 SIZES = {
     "smollm2-135m": llama(30, 9, 3, 576, 1536, **SMOL, init_std=0.041666666666666664),
     "smollm2-360m": llama(32, 15, 5, 960, 2560, **SMOL),
-    "smollm2-1.7b": llama(24, 32, 32, 2048, 8192, vocab_size=49_152, context_length=8192, rotary_base=130_000.0),
-    "tinyllama-1.1b": llama(22, 32, 4, 2048, 5632, vocab_size=32_000, context_length=2048, tie_embeddings=False),
+    "smollm2-1.7b": llama(
+        24, 32, 32, 2048, 8192, vocab_size=49_152, context_length=8192, rotary_base=130_000.0
+    ),
+    "tinyllama-1.1b": llama(
+        22, 32, 4, 2048, 5632, vocab_size=32_000, context_length=2048, tie_embeddings=False
+    ),
 }
 
 
@@ -80,14 +91,26 @@ def to_hf(config: GPTConfig) -> dict[str, Any]:
 def rules(config: GPTConfig) -> list[Rule]:
     layer = "model.layers.{i}."
     projections = [("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("o_proj", "out")]
-    layers = [same(f"{layer}self_attn.{theirs}.weight", f"blocks.{{i}}.attention.{ours}.weight") for theirs, ours in projections]
+    layers = [
+        same(f"{layer}self_attn.{theirs}.weight", f"blocks.{{i}}.attention.{ours}.weight")
+        for theirs, ours in projections
+    ]
     if config.attention_bias:
-        layers += [same(f"{layer}self_attn.{theirs}.bias", f"blocks.{{i}}.attention.{ours}.bias") for theirs, ours in projections]
+        layers += [
+            same(f"{layer}self_attn.{theirs}.bias", f"blocks.{{i}}.attention.{ours}.bias")
+            for theirs, ours in projections
+        ]
     for part in ("weight", "bias") if config.feedforward_bias else ("weight",):
-        layers += [same(f"{layer}mlp.{name}_proj.{part}", f"blocks.{{i}}.feedforward.{name}.{part}") for name in ("gate", "up", "down")]
+        layers += [
+            same(f"{layer}mlp.{name}_proj.{part}", f"blocks.{{i}}.feedforward.{name}.{part}")
+            for name in ("gate", "up", "down")
+        ]
     layers.append(same(f"{layer}input_layernorm.weight", "blocks.{i}.attention_norm.weight"))
     layers.append(same(f"{layer}post_attention_layernorm.weight", "blocks.{i}.feedforward_norm.weight"))
-    outer = [same("model.embed_tokens.weight", "embedding.token.weight"), same("model.norm.weight", "final_norm.weight")]
+    outer = [
+        same("model.embed_tokens.weight", "embedding.token.weight"),
+        same("model.norm.weight", "final_norm.weight"),
+    ]
     if not config.tie_embeddings:
         outer.append(same("lm_head.weight", "head.weight"))
     return outer + per_layer(config, layers)

@@ -13,13 +13,16 @@ WINDOWED, WHOLE = "sliding_attention", "full_attention"
 
 
 def qwen3(n_layer: int, n_head: int, n_embd: int, n_inner: int, **other: Any) -> GPTConfig:
-    """One of the published dense sizes: vocabulary 151,936, context 40,960, 8 key/value heads, heads of 128."""
+    """One of the published dense sizes: vocabulary 151,936, context 40,960, 8 key/value heads, heads of
+    128."""
     fixed: dict[str, Any] = {
         "vocab_size": 151_936, "context_length": 40_960, "n_kv_head": 8, "head_dim": 128, "norm": "rms_norm", "norm_eps": 1e-6,
         "qk_norm": True, "positions": "rotary", "rotary_base": 1_000_000.0, "activation": "silu", "gated": True, "attention_bias": False,
         "attention_out_bias": False, "feedforward_bias": False, "init": "normal",
     }  # fmt: skip
-    return GPTConfig(**(fixed | {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "n_inner": n_inner} | other))
+    return GPTConfig(
+        **(fixed | {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "n_inner": n_inner} | other)
+    )
 
 
 SIZES = {
@@ -63,7 +66,8 @@ def from_hf(fields: Fields) -> GPTConfig:
 
 
 def _windows(fields: Fields) -> tuple[int, ...]:
-    """Windows where use_sliding_window asks for them: in the layers of that type, or from max_window_layers on."""
+    """Windows where use_sliding_window asks for them: in the layers of that type, or from max_window_layers
+    on."""
     n_layer, window = fields.layers("num_hidden_layers"), fields.given("sliding_window", 4096)
     first = fields.take("max_window_layers", 28)
     kinds = fields.take("layer_types", [WINDOWED if layer >= first else WHOLE for layer in range(n_layer)])
@@ -114,7 +118,10 @@ def rules(config: GPTConfig) -> list[Rule]:
     layers = [same(f"{layer}{theirs}.weight", f"blocks.{{i}}.{ours}.weight") for theirs, ours in pairs]
     if config.attention_bias:
         layers += [same(f"{layer}{theirs}.bias", f"blocks.{{i}}.{ours}.bias") for theirs, ours in pairs[1:5]]
-    outer = [same("model.embed_tokens.weight", "embedding.token.weight"), same("model.norm.weight", "final_norm.weight")]
+    outer = [
+        same("model.embed_tokens.weight", "embedding.token.weight"),
+        same("model.norm.weight", "final_norm.weight"),
+    ]
     if not config.tie_embeddings:
         outer.append(same("lm_head.weight", "head.weight"))
     return outer + per_layer(config, layers)

@@ -1,4 +1,5 @@
-"""Rotary positions in a config.json: plain ones, and YaRN (Peng et al. 2023), as transformers' rope_parameters say them."""
+"""Rotary positions in a config.json: plain ones, and YaRN (Peng et al. 2023), as transformers'
+rope_parameters say them."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def is_plain(rope: dict[str, Any]) -> bool:
 
 
 def take_yarn(rope: dict[str, Any], context_length: int) -> dict[str, Any]:
-    """The yarn_ fields of GPTConfig, taken out of `rope`; what is left in it is not YaRN's as newleaf computes it."""
+    """The yarn_ fields of GPTConfig, taken out of `rope`; what is left in it is not YaRN's as newleaf
+    computes it."""
     for name in ("rope_type", "type"):
         rope.pop(name, None)
     given = {name: value for name in NAMES if (value := rope.pop(name, None)) is not None}

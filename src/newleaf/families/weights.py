@@ -1,4 +1,5 @@
-"""Reversible maps between newleaf's weight names and Hugging Face's: one list of rules, run forwards or backwards."""
+"""Reversible maps between newleaf's weight names and Hugging Face's: one list of rules, run forwards or
+backwards."""
 
 from __future__ import annotations
 
@@ -17,13 +18,15 @@ if TYPE_CHECKING:  # plans read the families' sizes without waiting for PyTorch
 
 @dataclass(frozen=True)
 class Rule:
-    """One Hugging Face tensor and the newleaf tensors it holds: several are stacked along their rows (fused q, k, v).
+    """One Hugging Face tensor and the newleaf tensors it holds: several are stacked along their rows (fused
+    q, k, v).
 
-    `transpose` is for layers that store [in, out]: GPT-1's and GPT-2's Conv1D, gpt-oss's experts. `heads` above 0 says that the parts are
-    stacked head by head (GPT-NeoX: q, k and v of the first head, then of the second), `alternate` that their rows take turns (gpt-oss: gate
-    and up of each expert, [E, rows, ...]). `derived` marks a tensor that newleaf computes from the configuration
-    and stock transformers stores: it is written on export and ignored on import. `scale` is what ours is multiplied by to give theirs
-    (GPT-3's queries in GPT-Neo's class); unless it is a power of two it rounds, and the export is fp32.
+    `transpose` is for layers that store [in, out]: GPT-1's and GPT-2's Conv1D, gpt-oss's experts. `heads`
+    above 0 says that the parts are stacked head by head (GPT-NeoX: q, k and v of the first head, then of the
+    second), `alternate` that their rows take turns (gpt-oss: gate and up of each expert, [E, rows, ...]).
+    `derived` marks a tensor that newleaf computes from the configuration and stock transformers stores: it is
+    written on export and ignored on import. `scale` is what ours is multiplied by to give theirs (GPT-3's
+    queries in GPT-Neo's class); unless it is a power of two it rounds, and the export is fp32.
     """
 
     theirs: str
@@ -60,7 +63,8 @@ def per_layer(config: GPTConfig, rules: Iterable[Rule]) -> list[Rule]:
 
 
 def to_hugging_face(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """newleaf's tensors under Hugging Face's names, in its layout; in fp32 where a rule's scale would round shorter formats."""
+    """newleaf's tensors under Hugging Face's names, in its layout; in fp32 where a rule's scale would round
+    shorter formats."""
     import torch
 
     theirs = {}
@@ -73,7 +77,11 @@ def to_hugging_face(rules: Iterable[Rule], ours: Mapping[str, Tensor]) -> dict[s
             continue
         parts = [ours[name] for name in rule.ours]
         if rule.heads:
-            parts = [torch.cat([part.reshape(rule.heads, -1, *part.shape[1:]) for part in parts], dim=1).flatten(0, 1)]
+            parts = [
+                torch.cat([part.reshape(rule.heads, -1, *part.shape[1:]) for part in parts], dim=1).flatten(
+                    0, 1
+                )
+            ]
         if rule.alternate:
             parts = [torch.stack(parts, dim=2).flatten(1, 2)]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -98,20 +106,27 @@ def from_hugging_face(
         # Folders of a bare network, as openai-community/gpt2, leave out the first part of each name.
         name = rule.theirs if rule.theirs in theirs else rule.theirs.split(".", 1)[-1]
         if name not in theirs:
-            raise InputError(f"the weights lack {rule.theirs}; the folder is incomplete or of another architecture")
+            raise InputError(
+                f"the weights lack {rule.theirs}; the folder is incomplete or of another architecture"
+            )
         stored = theirs[name]
         whole = stored.mT if rule.transpose and stored.ndim > 1 else stored
         first, rows = shapes[rule.ours[0]], [shapes[name][0] for name in rule.ours]
-        wanted = torch.Size((first[0], len(rows) * first[1], *first[2:]) if rule.alternate else (sum(rows), *first[1:]))
+        wanted = torch.Size(
+            (first[0], len(rows) * first[1], *first[2:]) if rule.alternate else (sum(rows), *first[1:])
+        )
         if whole.shape != wanted:
             shown = torch.Size((*wanted[:-2], wanted[-1], wanted[-2])) if rule.transpose else wanted
-            raise InputError(f"{rule.theirs} has shape {tuple(stored.shape)}, and the configuration wants {tuple(shown)}")
+            raise InputError(
+                f"{rule.theirs} has shape {tuple(stored.shape)}, and the configuration wants {tuple(shown)}"
+            )
         for name, part in zip(rule.ours, _apart(rule, whole, rows), strict=True):
             yield name, part if rule.scale == 1.0 else (part.float() / rule.scale).to(part.dtype)
 
 
 def rows_of(rule: Rule, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
-    """Each of the rule's parts as numbers of the rows, counted through a stack, that it takes of the stored tensor with its rows first.
+    """Each of the rule's parts as numbers of the rows, counted through a stack, that it takes of the stored
+    tensor with its rows first.
 
     So codes can be rearranged without being unpacked: the map is run on numbers in place of weights.
     """
@@ -119,7 +134,11 @@ def rows_of(rule: Rule, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str,
 
     thin = {name: torch.Size((*shapes[name][:-1], 1)) for name in rule.ours}
     first, parts = thin[rule.ours[0]], len(rule.ours)
-    whole = (first[0], parts * first[1], 1) if rule.alternate else (sum(shape[0] for shape in thin.values()), *first[1:])
+    whole = (
+        (first[0], parts * first[1], 1)
+        if rule.alternate
+        else (sum(shape[0] for shape in thin.values()), *first[1:])
+    )
     numbers = torch.arange(math.prod(whole)).view(whole)
     stored = {rule.theirs: numbers.mT if rule.transpose else numbers}
     for name, part in from_hugging_face([rule], stored, thin):
@@ -131,7 +150,9 @@ def _apart(rule: Rule, whole: Tensor, rows: list[int]) -> list[Tensor]:
     import torch
 
     if rule.heads:
-        each = torch.split(whole.reshape(rule.heads, -1, *whole.shape[1:]), [row // rule.heads for row in rows], dim=1)
+        each = torch.split(
+            whole.reshape(rule.heads, -1, *whole.shape[1:]), [row // rule.heads for row in rows], dim=1
+        )
         return [part.flatten(0, 1) for part in each]
     if rule.alternate:
         return [whole[:, number :: len(rows)] for number in range(len(rows))]

@@ -9,15 +9,18 @@ from typing import Any, Literal, get_args
 
 from newleaf.errors import InputError
 
-ValidUtf8 = Literal["sampled", "always", "off"]  # those drawn by chance; those of greedy texts and beams too; none
+# those drawn by chance; those of greedy texts and beams too; none
+ValidUtf8 = Literal["sampled", "always", "off"]
 CONSTRAINTS = ("json_schema", "json_object", "regex", "grammar", "choice")
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to write. Checked on construction (InputError naming the option); docs/generation.md explains each and the order of the steps.
+    """How to write. Checked on construction (InputError naming the option); docs/generation.md explains each
+    and the order of the steps.
 
-    A temperature of 0 is greedy: the likeliest token, after bias, penalties, bans and constraint. Ids are those of the model's tokenizer.
+    A temperature of 0 is greedy: the likeliest token, after bias, penalties, bans and constraint. Ids are
+    those of the model's tokenizer.
     """
 
     max_tokens: int = 100
@@ -26,8 +29,10 @@ class SamplingConfig:
     top_k: int = 0  # keep the k likeliest; 0 keeps all
     top_p: float = 1.0  # keep the fewest tokens whose probabilities reach p (Holtzman et al. 2020)
     min_p: float = 0.0  # keep tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024)
-    typical_p: float = 1.0  # keep those whose surprise is nearest the expected, up to this probability (Meister et al. 2023)
-    repetition_penalty: float = 1.0  # divides positive logits of tokens already there, multiplies negative ones (Keskar et al. 2019)
+    # keep those whose surprise is nearest the expected, up to this probability (Meister et al. 2023)
+    typical_p: float = 1.0
+    # divides positive logits of tokens already there, multiplies negative ones (Keskar et al. 2019)
+    repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0  # taken off for each time a token was written, as OpenAI defines it
     presence_penalty: float = 0.0  # taken off once a token was written, as OpenAI defines it
     no_repeat_ngram_size: int = 0  # never write an n-gram twice
@@ -36,7 +41,8 @@ class SamplingConfig:
     forced_tokens: Mapping[int, int] = field(default_factory=dict)  # place in what is written, from 0 → id
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
-    guidance_scale: float = 1.0  # classifier-free guidance away from `negative_prompt` (Sanchez et al. 2023); 1 is none
+    # classifier-free guidance away from `negative_prompt` (Sanchez et al. 2023); 1 is none
+    guidance_scale: float = 1.0
     negative_prompt: str | None = None  # None: the prompt's last token alone
     json_schema: Any = None  # a schema as dictionary, true, false or JSON text
     json_object: bool = False
@@ -47,17 +53,26 @@ class SamplingConfig:
     best_of: int | None = None  # write so many, keep the n with the highest mean log-probability
     beams: int = 1  # beam search when above 1
     length_penalty: float = 1.0  # beams are ranked by log-probability / length ** length_penalty
-    logprobs: int | None = None  # log-probabilities of what is written, with so many alternatives for each token
+    # log-probabilities of what is written, with so many alternatives for each token
+    logprobs: int | None = None
     prompt_logprobs: int | None = None  # the same for the prompt
     echo: bool = False  # the text begins with the prompt
-    valid_utf8: ValidUtf8 = "sampled"  # which tokens are chosen anew where they would make text that is not UTF-8
+    # which tokens are chosen anew where they would make text that is not UTF-8
+    valid_utf8: ValidUtf8 = "sampled"
     speculation: Literal["auto", "off"] = "auto"  # guess tokens where a text repeats itself; changes no text
     truncate: Literal["left"] | None = None  # a prompt too long for the context loses its beginning
     seed: int | None = None
 
     def __post_init__(self) -> None:
         self._normalize()
-        for name, least in (("max_tokens", 1), ("n", 1), ("beams", 1), ("best_of", self.n), ("logprobs", 0), ("prompt_logprobs", 0)):
+        for name, least in (
+            ("max_tokens", 1),
+            ("n", 1),
+            ("beams", 1),
+            ("best_of", self.n),
+            ("logprobs", 0),
+            ("prompt_logprobs", 0),
+        ):
             if getattr(self, name) is not None:
                 self._at_least(name, least)
         for name in ("min_tokens", "temperature", "top_k", "no_repeat_ngram_size", "guidance_scale"):
@@ -66,21 +81,32 @@ class SamplingConfig:
             if not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name}: must be above 0 and at most 1, not {getattr(self, name)}")
         if self.valid_utf8 not in get_args(ValidUtf8):
-            raise InputError(f"valid_utf8: {self.valid_utf8!r} is not one of {', '.join(get_args(ValidUtf8))}")
+            raise InputError(
+                f"valid_utf8: {self.valid_utf8!r} is not one of {', '.join(get_args(ValidUtf8))}"
+            )
         if self.speculation not in ("auto", "off"):
             raise InputError(f"speculation: {self.speculation!r} is not one of auto, off")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p: must be between 0 and 1, not {self.min_p}")
         if not 0.01 <= self.repetition_penalty <= 100:  # beyond, logits may have no finite value
-            raise InputError(f"repetition_penalty: must be between 0.01 and 100, not {self.repetition_penalty}")
-        for name in ("temperature", "frequency_penalty", "presence_penalty", "guidance_scale", "length_penalty"):
+            raise InputError(
+                f"repetition_penalty: must be between 0.01 and 100, not {self.repetition_penalty}"
+            )
+        for name in (
+            "temperature",
+            "frequency_penalty",
+            "presence_penalty",
+            "guidance_scale",
+            "length_penalty",
+        ):
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"{name}: must be a finite number, not {getattr(self, name)}")
         self._check_combinations()
 
     @property
     def sequences(self) -> int:
-        """Texts that are written for one prompt: beams, or samples, each beside the one that it is guided away from."""
+        """Texts that are written for one prompt: beams, or samples, each beside the one that it is guided
+        away from."""
         texts = self.beams if self.beams > 1 else self.best_of or self.n
         return texts * (2 if self.guidance_scale != 1 else 1)
 
@@ -93,18 +119,28 @@ class SamplingConfig:
         for name in ("stop_ids", "banned_tokens"):
             set_(self, name, tuple(_token_id(item, name) for item in getattr(self, name)))
         set_(self, "choice", tuple(self.choice))
-        biases = {_token_id(token, "logit_bias"): _number(bias, "logit_bias") for token, bias in self.logit_bias.items()}
+        biases = {
+            _token_id(token, "logit_bias"): _number(bias, "logit_bias")
+            for token, bias in self.logit_bias.items()
+        }
         set_(self, "logit_bias", biases)
-        forced = {_token_id(place, "forced_tokens"): _token_id(token, "forced_tokens") for place, token in self.forced_tokens.items()}
+        forced = {
+            _token_id(place, "forced_tokens"): _token_id(token, "forced_tokens")
+            for place, token in self.forced_tokens.items()
+        }
         set_(self, "forced_tokens", forced)
 
     def _check_combinations(self) -> None:
         if len(self.constraints) > 1:
-            raise InputError(f"{self.constraints[1]}: cannot be combined with {self.constraints[0]}; give one constraint")
+            raise InputError(
+                f"{self.constraints[1]}: cannot be combined with {self.constraints[0]}; give one constraint"
+            )
         if self.forced_tokens and self.constraints:
             raise InputError(f"forced_tokens: cannot be combined with {self.constraints[0]}")
         if self.min_tokens > self.max_tokens:
-            raise InputError(f"min_tokens: {self.min_tokens} is more than max_tokens, which is {self.max_tokens}")
+            raise InputError(
+                f"min_tokens: {self.min_tokens} is more than max_tokens, which is {self.max_tokens}"
+            )
         if self.negative_prompt is not None and self.guidance_scale == 1:
             raise InputError("negative_prompt: needs a guidance_scale above 1 (or below) to have an effect")
         if self.length_penalty != 1 and self.beams == 1:
@@ -113,10 +149,21 @@ class SamplingConfig:
             self._check_beams()
 
     def _check_beams(self) -> None:
-        random = {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1, "best_of": None, "logprobs": None}
+        random = {
+            "temperature": 0,
+            "top_k": 0,
+            "top_p": 1,
+            "min_p": 0,
+            "typical_p": 1,
+            "best_of": None,
+            "logprobs": None,
+        }
         for name, off in random.items():
             if getattr(self, name) != off:
-                raise InputError(f"{name}: cannot be combined with beams, which take the likeliest texts (temperature=0, nothing drawn)")
+                raise InputError(
+                    f"{name}: cannot be combined with beams, which take the likeliest texts (temperature=0, "
+                    f"nothing drawn)"
+                )
         if self.n > self.beams:
             raise InputError(f"n: {self.n} texts are more than the {self.beams} beams")
 
@@ -127,9 +174,11 @@ class SamplingConfig:
     @property
     def constraints(self) -> list[str]:
         """The names of the constraints that are given."""
-        return [name for name in CONSTRAINTS if getattr(self, name) not in (None, ()) and getattr(self, name) is not False] + (
-            ["json_schema"] if self.json_schema is False else []
-        )
+        return [
+            name
+            for name in CONSTRAINTS
+            if getattr(self, name) not in (None, ()) and getattr(self, name) is not False
+        ] + (["json_schema"] if self.json_schema is False else [])
 
     @property
     def ids(self) -> dict[str, list[int]]:
@@ -151,7 +200,11 @@ def check_stops(stop: Any) -> None:
 
 def _token_id(value: Any, name: str) -> int:
     """A whole number from 0; JSON's keys are texts, and so are the command line's."""
-    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal())) or int(value) < 0:
+    if (
+        isinstance(value, bool)
+        or not (isinstance(value, int) or (isinstance(value, str) and value.isdecimal()))
+        or int(value) < 0
+    ):
         raise InputError(f"{name}: {value!r} is not a whole number from 0")
     return int(value)
 
@@ -162,5 +215,7 @@ def _number(value: Any, name: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{name}: {value!r} is not a finite number; to forbid a token, name it in banned_tokens")
+        raise InputError(
+            f"{name}: {value!r} is not a finite number; to forbid a token, name it in banned_tokens"
+        )
     return number

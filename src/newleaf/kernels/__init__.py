@@ -1,4 +1,5 @@
-"""Compiled loops for what PyTorch does in many passes over memory; Numba compiles them for the machine they run on, once."""
+"""Compiled loops for what PyTorch does in many passes over memory; Numba compiles them for the machine they
+run on, once."""
 
 from newleaf.kernels.instruction_set import limit_numba
 

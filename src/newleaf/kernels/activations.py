@@ -1,6 +1,7 @@
 """SwiGLU and GELU, forwards and backwards, in one pass over memory each.
 
-Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of contiguous memory.
+Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of
+contiguous memory.
 """
 
 from __future__ import annotations
@@ -26,12 +27,18 @@ def swiglu_forward(table: Any, first: Any, last: Any) -> None:
         gates, ups, outs = 2 * row * width, (2 * row + 1) * width, row * width
         for k in range(0, width, LANES):
             gate = get(both, gates + k, wide)
-            put(out, outs + k, wide, gate * reciprocal(one + exp(spread(0.0) - gate)) * get(both, ups + k, wide))
+            put(
+                out,
+                outs + k,
+                wide,
+                gate * reciprocal(one + exp(spread(0.0) - gate)) * get(both, ups + k, wide),
+            )
 
 
 @parallel
 def swiglu_backward(table: Any, first: Any, last: Any) -> None:
-    """The gradients of gate and up. gate_up [rows, 2·width], grad [rows, width], out [rows, 2·width], width, wide."""
+    """The gradients of gate and up. gate_up [rows, 2·width], grad [rows, width], out [rows, 2·width], width,
+    wide."""
     both, grad, out, width, wide = (
         given(table, 0),
         given(table, 1),
@@ -52,7 +59,8 @@ def swiglu_backward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def gelu_forward(table: Any, first: Any, last: Any) -> None:
-    """GELU by tanh, x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³). x, out [rows, width], width, wide."""
+    """GELU by tanh, x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³). x, out [rows, width], width,
+    wide."""
     x, out, width, wide = given(table, 0), given(table, 1), given(table, 2), given(table, 3)
     one = spread(1.0)
     for k in range(first * width, last * width, LANES):
@@ -64,11 +72,19 @@ def gelu_forward(table: Any, first: Any, last: Any) -> None:
 @parallel
 def gelu_backward(table: Any, first: Any, last: Any) -> None:
     """out = grad · GELU'(x). x, grad, out [rows, width], width, wide."""
-    x, grad, out, width, wide = given(table, 0), given(table, 1), given(table, 2), given(table, 3), given(table, 4)
+    x, grad, out, width, wide = (
+        given(table, 0),
+        given(table, 1),
+        given(table, 2),
+        given(table, 3),
+        given(table, 4),
+    )
     one = spread(1.0)
     for k in range(first * width, last * width, LANES):
         value = get(x, k, wide)
         square = value * value
-        sigmoid = reciprocal(one + exp(spread(0.0) - value * fma(square, spread(TWICE * CUBE), spread(TWICE))))
+        sigmoid = reciprocal(
+            one + exp(spread(0.0) - value * fma(square, spread(TWICE * CUBE), spread(TWICE)))
+        )
         gradient = value * fma(square, spread(3 * TWICE * CUBE), spread(TWICE)) * (one - sigmoid)
         put(out, k, wide, get(grad, k, wide) * sigmoid * (one + gradient))

@@ -1,4 +1,5 @@
-"""Compiled kernels kept on disk, until any source of theirs changes: Numba by itself looks at the file of the entry alone."""
+"""Compiled kernels kept on disk, until any source of theirs changes: Numba by itself looks at the file of the
+entry alone."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class KernelCache(FunctionCache):
 
 
 def cached_kernel(function: Callable[..., Any]) -> Any:
-    """A function that Python calls: compiled at its first call, or taken from the disk. It runs without the interpreter's lock."""
+    """A function that Python calls: compiled at its first call, or taken from the disk. It runs without the
+    interpreter's lock."""
     made: Any = njit(**OPTIONS, pipeline_class=ShortCompiler)(function)
     made._cache = KernelCache(function)
     return made
@@ -45,7 +47,9 @@ def cached_callback(signature: Any, function: Callable[..., Any]) -> Any:
     """A function that C calls, compiled now, or taken from the disk."""
     compiler: Any = ShortCompiler  # a CompilerBase serves, though CFunc says Compiler
     options = {"error_model": "numpy"}
-    made: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options, pipeline_class=compiler)
+    made: Any = CFunc(
+        function, sigutils.normalize_signature(signature), locals={}, options=options, pipeline_class=compiler
+    )
     made._cache = KernelCache(function)
     made.compile()
     return made

@@ -1,7 +1,9 @@
-"""How Python functions become kernels: each translated on its own, but optimised and turned into instructions once, inside the kernel.
+"""How Python functions become kernels: each translated on its own, but optimised and turned into instructions
+once, inside the kernel.
 
-Numba by itself does the latter for every function and again for each function that calls it, seven times for the innermost ones here. And
-of its passes over a function, those are left out that make way for what no kernel has: closures, exceptions, loops made parallel.
+Numba by itself does the latter for every function and again for each function that calls it, seven times for
+the innermost ones here. And of its passes over a function, those are left out that make way for what no
+kernel has: closures, exceptions, loops made parallel.
 """
 
 from __future__ import annotations
@@ -62,12 +64,15 @@ class _PartCompiler(ShortCompiler):
         result = super()._compile_core()
         # Callers find a function's code under what Python would call; here that is never called.
         name = result.fndesc.qualname
-        never_called = make_function(result.fndesc.lookup_module(), name, "", 0, result.environment, (result.library,))
+        never_called = make_function(
+            result.fndesc.lookup_module(), name, "", 0, result.environment, (result.library,)
+        )
         state.targetctx.insert_user_function(never_called, result.fndesc, [result.library])
         return result._replace(entry_point=never_called)
 
 
-# Kernels never raise, so that nothing has to look for errors; their arrays are Python's, so that nothing has to count who uses them.
+# Kernels never raise, so that nothing has to look for errors; their arrays are Python's, so that nothing has
+# to count who uses them.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
 
 # A function of a kernel; Python cannot call it.

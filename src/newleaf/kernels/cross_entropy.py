@@ -1,6 +1,7 @@
 """The loss of each row and its gradient, which takes the place of the logits.
 
-Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of contiguous memory.
+Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of
+contiguous memory.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from newleaf.kernels.simd import larger, largest, spread, total
 def cross_entropy(table: Any, first: Any, last: Any) -> None:
     """Each row's loss, and its logits turned into softmax − one-hot.
 
-    logits [rows, width], targets int64 [rows], losses fp32 [rows], width, wide. A target below 0 does not count: loss and gradient are
-    zero.
+    logits [rows, width], targets int64 [rows], losses fp32 [rows], width, wide. A target below 0 does not
+    count: loss and gradient are zero.
     """
     logits, targets, losses = given(table, 0), given(table, 1), given(table, 2)
     width, wide = given(table, 3), given(table, 4)

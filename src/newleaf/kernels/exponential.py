@@ -10,7 +10,8 @@ from newleaf.kernels.simd import as_floats, fma, larger, smaller, spread, spread
 
 @kernel
 def exp(x: Any) -> Any:
-    """e^x in each lane, to about one unit in the last place: 2^n · e^r with |r| ≤ ln 2 / 2, and e^r by its series."""
+    """e^x in each lane, to about one unit in the last place: 2^n · e^r with |r| ≤ ln 2 / 2, and e^r by its
+    series."""
     x = larger(smaller(x, spread(88.0)), spread(-87.0))
     n = to_nearest(x * spread(1.4426950408889634))
     whole = to_floats(n)

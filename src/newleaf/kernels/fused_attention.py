@@ -1,6 +1,7 @@
 """What attention does between its matrix products: heads laid out, normed and turned, and the causal softmax.
 
-Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of contiguous memory.
+Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of
+contiguous memory.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ from newleaf.kernels.simd import first_lanes, fma, larger, largest, spread, tota
 
 @parallel
 def heads_forward(table: Any, first: Any, last: Any) -> None:
-    """Queries, keys and values of each token, from its row to its heads; with QK norm and rotary positions where their tables are not 0.
+    """Queries, keys and values of each token, from its row to its heads; with QK norm and rotary positions
+    where their tables are not 0.
 
-    qkv [B·T, (H + 2 K)·D]; q [B, H, T, D]; k, v [B, K, T, D]; q_norm, k_norm fp32 [D]; cos, sin fp32 [T, D]; T, H, D, wide, eps, scale
-    of q (fp32 bits), K; begins (int32 [B, T]: where the document of a token begins, or 0).
+    qkv [B·T, (H + 2 K)·D]; q [B, H, T, D]; k, v [B, K, T, D]; q_norm, k_norm fp32 [D]; cos, sin fp32 [T, D];
+    T, H, D, wide, eps, scale of q (fp32 bits), K; begins (int32 [B, T]: where the document of a token begins,
+    or 0).
     """
     qkv, norms, tables = given(table, 0), table + 32, table + 48
-    length, all_heads, dim, wide, kv_heads = given(table, 8), given(table, 9), given(table, 10), given(table, 11), given(table, 14)
+    length, all_heads, dim, wide, kv_heads = (
+        given(table, 8),
+        given(table, 9),
+        given(table, 10),
+        given(table, 11),
+        given(table, 14),
+    )
     epsilon, query_scale, begins = fraction(table, 12), fraction(table, 13), given(table, 15)
     half = dim // 2
     for row in range(first, last):
@@ -40,7 +49,10 @@ def heads_forward(table: Any, first: Any, last: Any) -> None:
             cos, sin = load_long(tables) + 4 * dim * position, load_long(tables + 8) + 4 * dim * position
             turns = load_long(tables) != 0 and part < 2
             for head in range(heads):
-                at, to = (row * (all_heads + 2 * kv_heads) + before + head) * dim, ((batch * heads + head) * length + time) * dim
+                at, to = (
+                    (row * (all_heads + 2 * kv_heads) + before + head) * dim,
+                    ((batch * heads + head) * length + time) * dim,
+                )
                 scale = query_scale if part == 0 else nb.float32(1.0)
                 if weight != 0:
                     scale *= inverse_root(qkv, at, dim, wide, epsilon)
@@ -58,13 +70,19 @@ def heads_forward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def heads_backward(table: Any, first: Any, last: Any) -> None:
-    """The way back of `heads_forward`: same values, with the gradients of q, k and v, then qkv's gradient to write and norm gradients to
-    add to.
+    """The way back of `heads_forward`: same values, with the gradients of q, k and v, then qkv's gradient to
+    write and norm gradients to add to.
 
     … as there, then qkv_grad [B·T, (H + 2 K)·D], norm_grads fp32 [chunks, 2, D] of zeros, chunk.
     """
     qkv, norms, tables = given(table, 0), table + 32, table + 48
-    length, all_heads, dim, wide, kv_heads = given(table, 8), given(table, 9), given(table, 10), given(table, 11), given(table, 14)
+    length, all_heads, dim, wide, kv_heads = (
+        given(table, 8),
+        given(table, 9),
+        given(table, 10),
+        given(table, 11),
+        given(table, 14),
+    )
     epsilon, query_scale = fraction(table, 12), fraction(table, 13)
     begins, out, sums, chunk = given(table, 15), given(table, 16), given(table, 17), given(table, 18)
     half = dim // 2
@@ -81,7 +99,10 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
             mine = sums + 4 * dim * (2 * (first // chunk) + part)
             factor = spread(query_scale if part == 0 else nb.float32(1.0))
             for head in range(heads):
-                at, of = (row * (all_heads + 2 * kv_heads) + before + head) * dim, ((batch * heads + head) * length + time) * dim
+                at, of = (
+                    (row * (all_heads + 2 * kv_heads) + before + head) * dim,
+                    ((batch * heads + head) * length + time) * dim,
+                )
                 scale, along = spread(1.0), spread(0.0)
                 if weight != 0:
                     scale = spread(inverse_root(qkv, at, dim, wide, epsilon))
@@ -101,7 +122,12 @@ def heads_backward(table: Any, first: Any, last: Any) -> None:
                 if weight != 0:
                     mean = spread(total(along) / nb.float32(dim))
                     for k in range(0, dim, LANES):
-                        put(out, at + k, wide, scale * (get(out, at + k, wide) - get(qkv, at + k, wide) * scale * mean))
+                        put(
+                            out,
+                            at + k,
+                            wide,
+                            scale * (get(out, at + k, wide) - get(qkv, at + k, wide) * scale * mean),
+                        )
 
 
 @kernel
@@ -114,10 +140,17 @@ def _seen(values: Any, key: Any, begin: Any, end: Any, other: Any) -> Any:
 def causal_softmax_forward(table: Any, first: Any, last: Any) -> None:
     """Softmax of each row over the keys that its query may see, in place; zeros for the others.
 
-    scores [N·queries, keys], queries, keys, start (the first query's place among the keys), wide; begins (int32 [B, T]: where the
-    document of a query begins, from the first query on; 0 where all see the first key), T, the first key's place, rows of a text.
+    scores [N·queries, keys], queries, keys, start (the first query's place among the keys), wide; begins
+    (int32 [B, T]: where the document of a query begins, from the first query on; 0 where all see the first
+    key), T, the first key's place, rows of a text.
     """
-    scores, queries, keys, start, wide = given(table, 0), given(table, 1), given(table, 2), given(table, 3), given(table, 4)
+    scores, queries, keys, start, wide = (
+        given(table, 0),
+        given(table, 1),
+        given(table, 2),
+        given(table, 3),
+        given(table, 4),
+    )
     begins, length, before, own = given(table, 5), given(table, 6), given(table, 7), given(table, 8)
     nothing, zeros = spread(-3.0e38), spread(0.0)
     for row in range(first, last):

@@ -1,4 +1,5 @@
-"""Which vector instructions kernels may use: those of this processor, or fewer of them where NEWLEAF_CPU says so.
+"""Which vector instructions kernels may use: those of this processor, or fewer of them where NEWLEAF_CPU says
+so.
 
 | NEWLEAF_CPU | as on |
 |---|---|
@@ -22,7 +23,8 @@ from newleaf.errors import InputError
 SETTING = "NEWLEAF_CPU"
 NEEDED = {"avx2", "fma", "f16c"}
 FIRST_AVX512 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-# Of each name, what LLVM calls such a processor, and the features that it must have besides AVX2; newer ones are not used.
+# Of each name, what LLVM calls such a processor, and the features that it must have besides AVX2; newer ones
+# are not used.
 TIERS: dict[str, tuple[str, set[str]]] = {
     "avx512": ("skylake-avx512", FIRST_AVX512),
     "avx-vnni": ("x86-64-v3", {"avxvnni"}),
@@ -51,7 +53,9 @@ def setting() -> str:
         raise InputError(f"{SETTING}: there is no {chosen!r}; it is one of {', '.join(TIERS)} and none")
     lacking = (NEEDED | TIERS[chosen][1]) - _features()
     if lacking:
-        raise InputError(f"{SETTING}={chosen}: this processor has no {', '.join(sorted(lacking))}; leave the variable out")
+        raise InputError(
+            f"{SETTING}={chosen}: this processor has no {', '.join(sorted(lacking))}; leave the variable out"
+        )
     return chosen
 
 
@@ -73,9 +77,14 @@ def limit_numba() -> None:
     chosen = setting()
     if chosen in TIERS:
         name, more = TIERS[chosen]
-        newer = {feature for feature in _features() if feature.startswith(("avx512", "avx10", "avxvnni", "amx"))} - more
+        newer = {
+            feature for feature in _features() if feature.startswith(("avx512", "avx10", "avxvnni", "amx"))
+        } - more
         kept = [f"+{feature}" for feature in sorted(_features() - newer)]
-        os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = name, ",".join([*kept, *(f"-{each}" for each in sorted(newer))])
+        os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = (
+            name,
+            ",".join([*kept, *(f"-{each}" for each in sorted(newer))]),
+        )
         if "numba" in sys.modules:
             sys.modules["numba"].core.config.reload_config()
 

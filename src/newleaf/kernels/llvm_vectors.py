@@ -1,7 +1,9 @@
-"""Vectors of sixteen 32-bit lanes for Numba, and how an instruction for kernels is made: a function that writes its LLVM code.
+"""Vectors of sixteen 32-bit lanes for Numba, and how an instruction for kernels is made: a function that
+writes its LLVM code.
 
-A value of type `F` holds 16 floats and one of type `I` 16 integers, or the 64 bytes they are made of. LLVM keeps one in a single register
-where the machine has AVX-512, in two with AVX2, and in four with NEON; nothing above this file knows which.
+A value of type `F` holds 16 floats and one of type `I` 16 integers, or the 64 bytes they are made of. LLVM
+keeps one in a single register where the machine has AVX-512, in two with AVX2, and in four with NEON; nothing
+above this file knows which.
 """
 
 from __future__ import annotations
@@ -30,7 +32,11 @@ I = Vector("i32x16")  # noqa: E741
 
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 FLOATS, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
-HALVES, SHORTS, BYTES16 = ir.VectorType(ir.HalfType(), LANES), ir.VectorType(I16, LANES), ir.VectorType(I8, LANES)
+HALVES, SHORTS, BYTES16 = (
+    ir.VectorType(ir.HalfType(), LANES),
+    ir.VectorType(I16, LANES),
+    ir.VectorType(I8, LANES),
+)
 
 
 class _BFloat(ir.Type):
@@ -47,7 +53,14 @@ class _BFloat(ir.Type):
 
 
 BFLOATS = ir.VectorType(_BFloat(), LANES)
-_LLVM = {F: FLOATS, I: INTS, types.int64: I64, types.int32: I32, types.float32: F32, types.void: ir.VoidType()}
+_LLVM = {
+    F: FLOATS,
+    I: INTS,
+    types.int64: I64,
+    types.int32: I32,
+    types.float32: F32,
+    types.void: ir.VoidType(),
+}
 
 
 @register_model(Vector)
@@ -57,7 +70,8 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def instruction(result: types.Type, *arguments: types.Type) -> Callable[[Callable[..., Any]], Any]:
-    """Make an operation for kernels out of a function that writes its LLVM code: emit(builder, machine, *values) → value."""
+    """Make an operation for kernels out of a function that writes its LLVM code: emit(builder, machine,
+    *values) → value."""
 
     def make(emit: Callable[..., Any]) -> Any:
         def typed() -> Any:
@@ -115,7 +129,9 @@ def invoke(builder: Any, name: str, result: Any, *values: Any) -> Any:
 def spread_value(builder: Any, value: Any, kind: Any) -> Any:
     """One value in every lane."""
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
+    return builder.shuffle_vector(
+        first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
+    )
 
 
 def constant(kind: Any, value: int) -> Any:

@@ -165,4 +165,6 @@ def prefetch(b: Any, machine: Machine, address: Any) -> Any:
     """Ask for a cache line that will be read once."""
     pointer = at(b, address, I8)
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-    b.call(b.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind), [pointer, I32(0), I32(3), I32(1)])
+    b.call(
+        b.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind), [pointer, I32(0), I32(3), I32(1)]
+    )

@@ -1,4 +1,5 @@
-"""How fast this machine multiplies matrices, measured: a processor's flags say what it knows, and not how quickly it does it."""
+"""How fast this machine multiplies matrices, measured: a processor's flags say what it knows, and not how
+quickly it does it."""
 
 from __future__ import annotations
 
@@ -13,9 +14,13 @@ CLEARLY = 1.2  # times as fast as in fp32: what products in bf16 must be for it 
 
 
 def matmul_speed(dtype: torch.dtype, device: torch.device, seconds: float = 0.25) -> float:
-    """FLOP/s of matrix products of the shape that small models train with, the best of the trials that fit in `seconds`."""
+    """FLOP/s of matrix products of the shape that small models train with, the best of the trials that fit in
+    `seconds`."""
     rows, width, inner = 4096, 256, 768
-    left, right = torch.randn(rows, width, device=device).to(dtype), torch.randn(width, inner, device=device).to(dtype)
+    left, right = (
+        torch.randn(rows, width, device=device).to(dtype),
+        torch.randn(width, inner, device=device).to(dtype),
+    )
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end or best == 0.0:
         best = max(best, 2 * rows * width * inner / _seconds(left, right))
@@ -23,7 +28,8 @@ def matmul_speed(dtype: torch.dtype, device: torch.device, seconds: float = 0.25
 
 
 def bf16_is_faster(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are clearly faster here than in fp32, for the threads that PyTorch has now."""
+    """Whether matrix products in bf16 are clearly faster here than in fp32, for the threads that PyTorch has
+    now."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and _measured(torch.get_num_threads())
@@ -31,10 +37,13 @@ def bf16_is_faster(device: torch.device) -> bool:
 
 @cache
 def _measured(threads: int) -> bool:
-    """Products of both kinds in turns, so that whatever else runs disturbs both; the best of each counts. Where bf16 is emulated, one
-    product of this size takes a tenth of a second."""
+    """Products of both kinds in turns, so that whatever else runs disturbs both; the best of each counts.
+    Where bf16 is emulated, one product of this size takes a tenth of a second."""
     rows, width, inner = 256, 256, 768
-    pairs = {dtype: (torch.randn(rows, width).to(dtype), torch.randn(width, inner).to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    pairs = {
+        dtype: (torch.randn(rows, width).to(dtype), torch.randn(width, inner).to(dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    }
     best = dict.fromkeys(pairs, float("inf"))
     end = time.perf_counter() + BLINK
     for trial in range(TRIALS):

@@ -1,6 +1,7 @@
 """RMS norm, forwards and backwards, in one pass over memory each.
 
-Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of contiguous memory.
+Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of
+contiguous memory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from newleaf.kernels.simd import fma, spread, total
 
 @parallel
 def rms_norm_forward(table: Any, first: Any, last: Any) -> None:
-    """out = x / sqrt(mean(x²) + eps) · weight. x, out [rows, width], weight fp32 [width], width, wide, eps (its fp32 bits)."""
+    """out = x / sqrt(mean(x²) + eps) · weight. x, out [rows, width], weight fp32 [width], width, wide, eps
+    (its fp32 bits)."""
     x, out, weight, width, wide = (
         given(table, 0),
         given(table, 1),
@@ -36,11 +38,18 @@ def rms_norm_forward(table: Any, first: Any, last: Any) -> None:
 
 @parallel
 def rms_norm_backward(table: Any, first: Any, last: Any) -> None:
-    """x, grad, out [rows, width], weight fp32 [width], weight_grads fp32 [chunks, width] of zeros, chunk, width, wide, eps.
+    """x, grad, out [rows, width], weight fp32 [width], weight_grads fp32 [chunks, width] of zeros, chunk,
+    width, wide, eps.
 
     The norm removes x's own direction: only what is orthogonal to it flows back.
     """
-    x, grad, out, weight, sums = given(table, 0), given(table, 1), given(table, 2), given(table, 3), given(table, 4)
+    x, grad, out, weight, sums = (
+        given(table, 0),
+        given(table, 1),
+        given(table, 2),
+        given(table, 3),
+        given(table, 4),
+    )
     chunk, width, wide, epsilon = given(table, 5), given(table, 6), given(table, 7), fraction(table, 8)
     sums += 4 * width * (first // chunk)
     for row in range(first, last):

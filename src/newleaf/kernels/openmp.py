@@ -1,7 +1,9 @@
-"""Compiled loops on PyTorch's own threads: a second pool beside them would fight with threads that spin while they wait.
+"""Compiled loops on PyTorch's own threads: a second pool beside them would fight with threads that spin while
+they wait.
 
-PyTorch's Linux wheels carry GNU's OpenMP, whose way into a parallel region is a C function (`GOMP_parallel`). Loops are compiled as C
-functions too, so the threads that multiply matrices run them. Where there is no such library a loop runs on the calling thread.
+PyTorch's Linux wheels carry GNU's OpenMP, whose way into a parallel region is a C function (`GOMP_parallel`).
+Loops are compiled as C functions too, so the threads that multiply matrices run them. Where there is no such
+library a loop runs on the calling thread.
 """
 
 from __future__ import annotations
@@ -42,10 +44,12 @@ def _chunks() -> Any:
 
 
 def parallel(body: Callable[[int, int, int], None]) -> Loop:
-    """A function of a loop `body(table, first, last)`: call(rows, chunk, *values) runs it on all rows, a chunk at a time.
+    """A function of a loop `body(table, first, last)`: call(rows, chunk, *values) runs it on all rows, a
+    chunk at a time.
 
-    `table` is the address of `values`, integers that are mostly addresses. Threads take chunks as they come, so a result must not
-    depend on who took which; what is summed over rows is kept per chunk and summed afterwards. It is compiled when first called.
+    `table` is the address of `values`, integers that are mostly addresses. Threads take chunks as they come,
+    so a result must not depend on who took which; what is summed over rows is kept per chunk and summed
+    afterwards. It is compiled when first called.
     """
     compiled: list[Any] = []
 

@@ -1,4 +1,5 @@
-"""What the loops of a training step share: the values they were called with, and rows of bf16 or fp32 (`wide`) numbers."""
+"""What the loops of a training step share: the values they were called with, and rows of bf16 or fp32
+(`wide`) numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +10,16 @@ from numpy import sqrt as np_sqrt
 
 from newleaf.kernels.compiler import kernel
 from newleaf.kernels.llvm_vectors import LANES
-from newleaf.kernels.load_store import load, load_bfloat, load_float, load_one_bfloat, store, store_bfloat, store_float, store_one_bfloat
+from newleaf.kernels.load_store import (
+    load,
+    load_bfloat,
+    load_float,
+    load_one_bfloat,
+    store,
+    store_bfloat,
+    store_float,
+    store_one_bfloat,
+)
 from newleaf.kernels.simd import fma, spread, total
 
 

@@ -1,4 +1,5 @@
-"""What kernels calculate with vectors of sixteen lanes: conversions, sums, table look-ups, products of bytes."""
+"""What kernels calculate with vectors of sixteen lanes: conversions, sums, table look-ups, products of
+bytes."""
 
 from __future__ import annotations
 
@@ -96,11 +97,14 @@ def first_lanes(b: Any, machine: Machine, value: Any, count: Any, other: Any) ->
 
 @instruction(F, F)
 def reciprocal(b: Any, machine: Machine, value: Any) -> Any:
-    """1 / x, to about one unit in the last place: where division is slow, vrcp14ps and one of Newton's steps."""
+    """1 / x, to about one unit in the last place: where division is slow, vrcp14ps and one of Newton's
+    steps."""
     one = ir.Constant(FLOATS, [1.0] * LANES)
     if not machine.has("avx512f"):
         return b.fdiv(one, value)
-    rough = invoke(b, "llvm.x86.avx512.rcp14.ps.512", FLOATS, value, ir.Constant(FLOATS, [0.0] * LANES), I16(-1))
+    rough = invoke(
+        b, "llvm.x86.avx512.rcp14.ps.512", FLOATS, value, ir.Constant(FLOATS, [0.0] * LANES), I16(-1)
+    )
     error = invoke(b, "llvm.fma.v16f32", FLOATS, b.fneg(value), rough, one)
     return invoke(b, "llvm.fma.v16f32", FLOATS, rough, error, rough)
 
@@ -136,7 +140,8 @@ def total(b: Any, machine: Machine, value: Any) -> Any:
 
 @instruction(types.void, types.int64, F, F, F, F)
 def store_totals(b: Any, machine: Machine, address: Any, *vectors: Any) -> Any:
-    """The sums of four vectors' lanes, each added up as `total` does, 16 bytes: halves stand side by side while they are added."""
+    """The sums of four vectors' lanes, each added up as `total` does, 16 bytes: halves stand side by side
+    while they are added."""
 
     def halved(left: Any, right: Any, width: int) -> Any:
         """Where `width` lanes of each sum are left, half as many, those of `right` behind those of `left`."""
@@ -165,16 +170,26 @@ def total_int(b: Any, machine: Machine, value: Any) -> Any:
 
 @instruction(I, I, I)
 def look_up(b: Any, machine: Machine, table: Any, codes: Any) -> Any:
-    """Bytes of `table`, 16 of them four times over, at the numbers 0 … 15 in the bytes of `codes`: vpshufb, tbl."""
+    """Bytes of `table`, 16 of them four times over, at the numbers 0 … 15 in the bytes of `codes`: vpshufb,
+    tbl."""
     wide = ir.VectorType(I8, BYTES)
     if machine.has("avx512bw"):
-        return b.bitcast(invoke(b, "llvm.x86.avx512.pshuf.b.512", wide, b.bitcast(table, wide), b.bitcast(codes, wide)), INTS)
-    count, name = (2, "llvm.x86.avx2.pshuf.b") if machine.x86 and machine.has("avx2") else (4, "llvm.aarch64.neon.tbl1.v16i8")
+        return b.bitcast(
+            invoke(b, "llvm.x86.avx512.pshuf.b.512", wide, b.bitcast(table, wide), b.bitcast(codes, wide)),
+            INTS,
+        )
+    count, name = (
+        (2, "llvm.x86.avx2.pshuf.b")
+        if machine.x86 and machine.has("avx2")
+        else (4, "llvm.aarch64.neon.tbl1.v16i8")
+    )
     if count == 2 or machine.arm:
         kind = ir.VectorType(I8, BYTES // count)
         pairs = zip(_parts(b, table, kind, count), _parts(b, codes, kind, count), strict=True)
         words = ir.VectorType(I32, LANES // count)
-        return _joined(b, [b.bitcast(invoke(b, name, kind, values, numbers), words) for values, numbers in pairs])
+        return _joined(
+            b, [b.bitcast(invoke(b, name, kind, values, numbers), words) for values, numbers in pairs]
+        )
     values, numbers, found = b.bitcast(table, wide), b.bitcast(codes, wide), constant(wide, 0)
     for code in range(16):
         value = spread_value(b, b.extract_element(values, I32(code)), wide)
@@ -191,7 +206,9 @@ def dot4(b: Any, machine: Machine, acc: Any, codes: Any, x: Any) -> Any:
     """
     if machine.has("avx512vnni", "avx512f"):  # vpdpbusd on 64 bytes
         wide = ir.VectorType(I8, BYTES)
-        return invoke(b, "llvm.x86.avx512.vpdpbusd.512", INTS, acc, b.bitcast(codes, wide), b.bitcast(x, wide))
+        return invoke(
+            b, "llvm.x86.avx512.vpdpbusd.512", INTS, acc, b.bitcast(codes, wide), b.bitcast(x, wide)
+        )
     if machine.x86 and machine.has("avxvnni"):  # the same on 32 bytes
         parts = zip(*(_parts(b, value, ir.VectorType(I32, 8), 2) for value in (acc, codes, x)), strict=True)
         half = ir.VectorType(I8, 32)
@@ -213,7 +230,9 @@ def _parts(b: Any, value: Any, kind: Any, count: int) -> list[Any]:
     """A vector cut into `count` vectors of LLVM type `kind`."""
     each = LANES // count
     undefined = ir.Constant(INTS, ir.Undefined)
-    cuts = [ir.Constant(ir.VectorType(I32, each), list(range(n * each, (n + 1) * each))) for n in range(count)]
+    cuts = [
+        ir.Constant(ir.VectorType(I32, each), list(range(n * each, (n + 1) * each))) for n in range(count)
+    ]
     return [b.bitcast(b.shuffle_vector(value, undefined, cut), kind) for cut in cuts]
 
 
@@ -222,7 +241,9 @@ def _joined(b: Any, parts: list[Any]) -> Any:
     while len(parts) > 1:
         width = 2 * parts[0].type.count
         order = ir.Constant(ir.VectorType(I32, width), list(range(width)))
-        parts = [b.shuffle_vector(low, high, order) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+        parts = [
+            b.shuffle_vector(low, high, order) for low, high in zip(parts[::2], parts[1::2], strict=True)
+        ]
     return parts[0]
 
 
@@ -233,7 +254,9 @@ def _dot4_by_words(b: Any, codes: Any, x: Any) -> Any:
     sums = []
     for u, s in zip(_parts(b, codes, words, 2), _parts(b, x, words, 2), strict=True):
         pairs = ((b.and_(u, low), b.ashr(b.shl(s, eight), eight)), (b.lshr(u, eight), b.ashr(s, eight)))
-        even, odd = (invoke(b, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), left, right) for left, right in pairs)
+        even, odd = (
+            invoke(b, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), left, right) for left, right in pairs
+        )
         sums.append(b.add(even, odd))
     return _joined(b, sums)
 
@@ -242,7 +265,9 @@ def _dot4_arm(b: Any, acc: Any, codes: Any, x: Any) -> Any:
     """sdot takes signed bytes only: codes less 128 are, and 128 · Σ x, by sdot too, puts it right."""
     quad, four = ir.VectorType(I8, 16), ir.VectorType(I32, 4)
     out = []
-    for a, u, s in zip(_parts(b, acc, four, 4), _parts(b, codes, quad, 4), _parts(b, x, quad, 4), strict=True):
+    for a, u, s in zip(
+        _parts(b, acc, four, 4), _parts(b, codes, quad, 4), _parts(b, x, quad, 4), strict=True
+    ):
         signed = b.xor(u, constant(quad, 0x80))
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
         offset = invoke(b, name, four, constant(four, 0), constant(quad, 1), s)

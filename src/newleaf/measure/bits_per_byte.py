@@ -33,13 +33,16 @@ class TextLoss:
 
 @torch.no_grad()
 def text_loss(network: GPT, batches: Iterable[Batch], byte_lengths: Tensor) -> TextLoss:
-    """Loss over batches whose targets count each byte of a text once (house rule 7); `byte_lengths` [V] gives each token's bytes."""
+    """Loss over batches whose targets count each byte of a text once (house rule 7); `byte_lengths` [V] gives
+    each token's bytes."""
     training, device = network.training, network.device
     network.eval()
     nats, tokens, size = 0.0, 0, 0
     for batch in batches:
         documents = batch.documents.to(device) if batch.documents is not None else None
-        nats += float(network.loss(batch.ids.to(device), batch.targets.to(device), documents=documents, reduction="sum"))
+        nats += float(
+            network.loss(batch.ids.to(device), batch.targets.to(device), documents=documents, reduction="sum")
+        )
         counted = batch.targets[batch.targets >= 0]
         tokens += counted.numel()
         size += int(byte_lengths[counted].sum())

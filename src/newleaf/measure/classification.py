@@ -26,7 +26,8 @@ def macro_f1(table: Ints) -> float:
 
 
 def matthews(table: Ints) -> float:
-    """Matthews' correlation for any number of labels (Gorodkin 2004); 0 where truth or guesses are all the same."""
+    """Matthews' correlation for any number of labels (Gorodkin 2004); 0 where truth or guesses are all the
+    same."""
     right, count = float(np.trace(table)), float(table.sum())
     truth, guess = table.sum(1).astype(float), table.sum(0).astype(float)
     spread = (count**2 - guess @ guess) * (count**2 - truth @ truth)
@@ -34,7 +35,8 @@ def matthews(table: Ints) -> float:
 
 
 def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
-    """Expected calibration error (Guo et al. 2017): |accuracy − mean confidence| over equal bins of confidence, weighted by their size."""
+    """Expected calibration error (Guo et al. 2017): |accuracy − mean confidence| over equal bins of
+    confidence, weighted by their size."""
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
     gaps = np.abs(np.bincount(place, right, bins) - np.bincount(place, confidence, bins))
@@ -61,7 +63,8 @@ def label_scores(probabilities: Floats, truth: Ints) -> LabelScores:
 
 
 def multi_label_scores(probabilities: Floats, truth: Ints) -> dict[str, float]:
-    """Scores of probabilities [N, L] of labels that hold independently, given where above one half; truth [N, L] of 0 and 1.
+    """Scores of probabilities [N, L] of labels that hold independently, given where above one half; truth [N,
+    L] of 0 and 1.
 
     `accuracy` counts texts with exactly the right labels.
     """

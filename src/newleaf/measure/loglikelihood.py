@@ -1,4 +1,5 @@
-"""How likely continuations are: a beginning is read once for all texts that may follow it, and for all beginnings that start alike."""
+"""How likely continuations are: a beginning is read once for all texts that may follow it, and for all
+beginnings that start alike."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Tree:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one continuation: the sum of its tokens' natural log-probabilities, whether each was the likeliest, and how many they are."""
+    """Of one continuation: the sum of its tokens' natural log-probabilities, whether each was the likeliest,
+    and how many they are."""
 
     logprob: float
     greedy: bool
@@ -52,7 +54,8 @@ class Score:
 
 
 class _Wanted(NamedTuple):
-    """A token whose probability is asked for: the place among all hidden states that predicts it, itself, and whose it is."""
+    """A token whose probability is asked for: the place among all hidden states that predicts it, itself, and
+    whose it is."""
 
     place: int
     token: int
@@ -60,8 +63,11 @@ class _Wanted(NamedTuple):
 
 
 @torch.no_grad()
-def score_trees(network: GPT, trees: Sequence[Tree], batch_tokens: int = BATCH_TOKENS) -> Iterator[tuple[int, list[Score]]]:
-    """Scores of each tree's branches, with the tree's number, in the order in which they are computed: similar lengths together.
+def score_trees(
+    network: GPT, trees: Sequence[Tree], batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[int, list[Score]]]:
+    """Scores of each tree's branches, with the tree's number, in the order in which they are computed:
+    similar lengths together.
 
     Raises ValueError for a tree that is empty or longer than the context.
     """
@@ -69,16 +75,22 @@ def score_trees(network: GPT, trees: Sequence[Tree], batch_tokens: int = BATCH_T
         if not tree.trunk or not tree.branches or not all(tree.branches):
             raise ValueError(f"tree {number}: the beginning and each continuation need a token")
         if tree.reach > network.config.context_length:
-            raise ValueError(f"tree {number}: {tree.reach} tokens do not fit the context of {network.config.context_length}")
+            raise ValueError(
+                f"tree {number}: {tree.reach} tokens do not fit the context of "
+                f"{network.config.context_length}"
+            )
     for shared, numbers in _alike(trees):
         prefix = _read(network, trees[numbers[0]].trunk[:shared]) if shared else None
         parts = {number: Tree(trees[number].trunk[shared:], trees[number].branches) for number in numbers}
         for batch in _batches(parts, batch_tokens):
-            yield from zip(batch, _score_batch(network, [parts[number] for number in batch], prefix), strict=True)
+            yield from zip(
+                batch, _score_batch(network, [parts[number] for number in batch], prefix), strict=True
+            )
 
 
 def _alike(trees: Sequence[Tree]) -> Iterator[tuple[int, list[int]]]:
-    """Groups of trees, each with the number of tokens that their beginnings share; 0 where that is not worth a pass of its own."""
+    """Groups of trees, each with the number of tokens that their beginnings share; 0 where that is not worth
+    a pass of its own."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, tree in enumerate(trees):
         groups.setdefault(tuple(tree.trunk[:SHARED]) if len(tree.trunk) > SHARED else (), []).append(number)
@@ -116,7 +128,10 @@ def _packed(network: GPT) -> bool:
 def _read(network: GPT, ids: Sequence[int]) -> KVCache:
     packed = _packed(network)
     cache = KVCache(network.config, 1, len(ids), torch.bfloat16 if packed else network.dtype, network.device)
-    with evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=packed and bf16_is_faster(network.device)):
+    with (
+        evaluating(network),
+        torch.autocast("cpu", torch.bfloat16, enabled=packed and bf16_is_faster(network.device)),
+    ):
         network.hidden(torch.tensor([list(ids)], device=network.device), cache=cache)
     return cache
 
@@ -152,21 +167,27 @@ def _score_batch(network: GPT, trees: Sequence[Tree], prefix: KVCache | None) ->
         number[row, at:] = -1
     branches = None if straight else Branches(number.to(network.device))
     cache = _widened(prefix, network, len(trees), width) if prefix is not None else None
-    with evaluating(network), torch.autocast("cpu", torch.bfloat16, enabled=_packed(network) and bf16_is_faster(network.device)):
+    with (
+        evaluating(network),
+        torch.autocast("cpu", torch.bfloat16, enabled=_packed(network) and bf16_is_faster(network.device)),
+    ):
         hidden = network.hidden(ids.to(network.device), cache=cache, placement=branches).flatten(0, 1)
         logprobs, likeliest = _predict(network, hidden, wanted)
     return _collect(trees, wanted, logprobs, likeliest)
 
 
 def _predict(network: GPT, hidden: Tensor, wanted: Sequence[_Wanted]) -> tuple[Tensor, Tensor]:
-    """Log-probabilities fp32 of the wanted tokens, and whether each was the likeliest; logits are made once for each place."""
+    """Log-probabilities fp32 of the wanted tokens, and whether each was the likeliest; logits are made once
+    for each place."""
     every = torch.tensor([each.place for each in wanted], device=hidden.device)
     places, which = torch.unique(every, return_inverse=True)
     tokens = torch.tensor([each.token for each in wanted], device=hidden.device)
     logprobs = torch.empty(len(wanted), device=hidden.device)
     likeliest = torch.empty(len(wanted), dtype=torch.bool, device=hidden.device)
     order = which.argsort(stable=True)
-    bounds = torch.searchsorted(which[order], torch.arange(0, len(places) + HEAD_ROWS, HEAD_ROWS, device=hidden.device)).tolist()
+    bounds = torch.searchsorted(
+        which[order], torch.arange(0, len(places) + HEAD_ROWS, HEAD_ROWS, device=hidden.device)
+    ).tolist()
     for number, (first, end) in enumerate(itertools.pairwise(bounds)):
         some, start = order[first:end], number * HEAD_ROWS
         logits = network.head(hidden[places[start : start + HEAD_ROWS]])
@@ -183,22 +204,34 @@ def _predict(network: GPT, hidden: Tensor, wanted: Sequence[_Wanted]) -> tuple[T
 
 
 def _log_total(logits: Tensor) -> Tensor:
-    """The logarithm of Σ exp over the vocabulary, fp32 [R]. On a CPU a compiled loop finds it in one pass, and leaves something else in
-    the logits."""
-    compiled = logits.device.type == "cpu" and logits.dtype in (torch.bfloat16, torch.float32) and logits.numel() >= LARGE
+    """The logarithm of Σ exp over the vocabulary, fp32 [R]. On a CPU a compiled loop finds it in one pass,
+    and leaves something else in the logits."""
+    compiled = (
+        logits.device.type == "cpu"
+        and logits.dtype in (torch.bfloat16, torch.float32)
+        and logits.numel() >= LARGE
+    )
     if not compiled or not fused_layers.available():
         return logits.float().logsumexp(-1)
     first = logits[:, 0].to(torch.float32, copy=True)
-    losses, _ = fused_layers.softmax_gradients(logits.contiguous(), torch.zeros(len(logits), dtype=torch.long))
+    losses, _ = fused_layers.softmax_gradients(
+        logits.contiguous(), torch.zeros(len(logits), dtype=torch.long)
+    )
     return losses + first
 
 
-def _collect(trees: Sequence[Tree], wanted: Sequence[_Wanted], logprobs: Tensor, likeliest: Tensor) -> list[list[Score]]:
+def _collect(
+    trees: Sequence[Tree], wanted: Sequence[_Wanted], logprobs: Tensor, likeliest: Tensor
+) -> list[list[Score]]:
     owner = torch.tensor([each.branch for each in wanted])
     count = int(owner.max()) + 1
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, owner, logprobs.double()).tolist()
     misses = torch.zeros(count, dtype=torch.long).index_add_(0, owner, (~likeliest).long()).tolist()
     scores = iter(zip(sums, misses, strict=True))
     return [
-        [Score(total, missed == 0, len(branch)) for branch, (total, missed) in zip(tree.branches, scores, strict=False)] for tree in trees
+        [
+            Score(total, missed == 0, len(branch))
+            for branch, (total, missed) in zip(tree.branches, scores, strict=False)
+        ]
+        for tree in trees
     ]

@@ -1,5 +1,6 @@
-"""How good, how varied and how faithful written texts are: scores of texts against references, of texts among themselves, and against
-their source. BLEU and chrF are sacrebleu's, ROUGE is rouge-score's; the rest are a few lines each."""
+"""How good, how varied and how faithful written texts are: scores of texts against references, of texts among
+themselves, and against their source. BLEU and chrF are sacrebleu's, ROUGE is rouge-score's; the rest are a
+few lines each."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def words(text: str) -> list[str]:
 
 
 def normalised(text: str) -> str:
-    """As SQuAD compares answers (Rajpurkar et al. 2016): lower case, no punctuation, no articles, single spaces."""
+    """As SQuAD compares answers (Rajpurkar et al. 2016): lower case, no punctuation, no articles, single
+    spaces."""
     bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
@@ -51,7 +53,8 @@ def _f1(own: list[str], wanted: list[str]) -> float:
 
 
 def rouge(text: str, references: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1, -2 and -L F-measures (Lin 2004), the best over the references; words are stemmed, Chinese characters are words."""
+    """ROUGE-1, -2 and -L F-measures (Lin 2004), the best over the references; words are stemmed, Chinese
+    characters are words."""
     scorer = _scorer()
     found = [scorer.score(reference, text) for reference in references]
     return {name: max(float(each[kind].fmeasure) for each in found) for name, kind in ROUGE.items()}
@@ -66,7 +69,8 @@ def _scorer() -> RougeScorer:
         raise InputError(f"rouge: {MISSING}") from None
 
     class Both(DefaultTokenizer):  # type: ignore[misc]
-        """rouge-score's own words for text in Latin letters; others, which it would drop, as `words` cuts them."""
+        """rouge-score's own words for text in Latin letters; others, which it would drop, as `words` cuts
+        them."""
 
         def tokenize(self, text: str) -> list[str]:
             return list(super().tokenize(text)) if text.isascii() else words(text)
@@ -74,25 +78,32 @@ def _scorer() -> RougeScorer:
     return RougeScorer(list(ROUGE.values()), use_stemmer=True, tokenizer=Both(use_stemmer=True))
 
 
-def corpus_score(name: str, texts: Sequence[str], references: Sequence[Sequence[str]], resamples: int = 1000) -> tuple[float, float]:
-    """Corpus BLEU (Papineni et al. 2002) or chrF (Popović 2015) by sacrebleu, and half the width of its 95 % bootstrap interval."""
+def corpus_score(
+    name: str, texts: Sequence[str], references: Sequence[Sequence[str]], resamples: int = 1000
+) -> tuple[float, float]:
+    """Corpus BLEU (Papineni et al. 2002) or chrF (Popović 2015) by sacrebleu, and half the width of its 95 %
+    bootstrap interval."""
     try:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
     except ImportError:
         raise InputError(f"{name}: {MISSING}") from None
-    metric: Any = CHRF() if name == "chrf" else BLEU(tokenize=_bleu_words([each for own in references for each in own]))
+    metric: Any = (
+        CHRF() if name == "chrf" else BLEU(tokenize=_bleu_words([each for own in references for each in own]))
+    )
     most = max(len(own) for own in references)
     columns = [[own[place] if place < len(own) else None for own in references] for place in range(most)]
     try:
         score = metric.corpus_score(list(texts), columns, n_bootstrap=resamples if len(texts) > 1 else 1)
-    except TypeError:  # sacrebleu's mean of resampled scores does not take the plain 0.0 of a resample without a match
+    # sacrebleu's mean of resampled scores does not take the plain 0.0 of a resample without a match
+    except TypeError:
         score = metric.corpus_score(list(texts), columns)
     return float(score.score), float(getattr(score, "_ci", 0.0) or 0.0)
 
 
 def _bleu_words(texts: Sequence[str]) -> str:
-    """sacrebleu's way to cut words: its usual one, or characters where more of them are Chinese or Japanese than Latin."""
+    """sacrebleu's way to cut words: its usual one, or characters where more of them are Chinese or Japanese
+    than Latin."""
     far = sum(len(re.findall(f"[{_CJK}]", text)) for text in texts)
     return "zh" if far > sum(len(re.findall(r"[A-Za-z]", text)) for text in texts) else "13a"
 
@@ -110,7 +121,8 @@ def repetition(text: str, n: int = 4) -> float:
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """How alike texts are: the mean BLEU of each against all others (Zhu et al. 2018), of the first hundred; 0 for a single text."""
+    """How alike texts are: the mean BLEU of each against all others (Zhu et al. 2018), of the first hundred;
+    0 for a single text."""
     try:
         from sacrebleu.metrics.bleu import BLEU
     except ImportError:
@@ -119,7 +131,10 @@ def self_bleu(texts: Sequence[str]) -> float:
     if len(some) < 2:
         return 0.0
     metric = BLEU(effective_order=True, tokenize=_bleu_words(some))
-    return float(sum(metric.sentence_score(text, some[:at] + some[at + 1 :]).score for at, text in enumerate(some)) / len(some))
+    return float(
+        sum(metric.sentence_score(text, some[:at] + some[at + 1 :]).score for at, text in enumerate(some))
+        / len(some)
+    )
 
 
 def compression_ratio(texts: Sequence[str]) -> float:
@@ -131,7 +146,8 @@ def compression_ratio(texts: Sequence[str]) -> float:
 def consistency(text: str, source: str) -> float | None:
     """The share of the names and numbers in a text that its source has too; None where it has neither.
 
-    A name is a run of words in capitals, without the word that begins a sentence; a number is read without thousands' commas.
+    A name is a run of words in capitals, without the word that begins a sentence; a number is read without
+    thousands' commas.
     """
     numbers = [_number(each) for each in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
     known = {_number(each) for each in re.findall(r"\d[\d,]*(?:\.\d+)?", source)}
@@ -139,7 +155,9 @@ def consistency(text: str, source: str) -> float | None:
     there = set(words(source))
     if not numbers and not names:
         return None
-    right = sum(number in known for number in numbers) + sum(all(word in there for word in words(name)) for name in names)
+    right = sum(number in known for number in numbers) + sum(
+        all(word in there for word in words(name)) for name in names
+    )
     return right / (len(numbers) + len(names))
 
 

@@ -14,7 +14,8 @@ __all__ = ["GPT", "ConfigError", "GPTConfig", "KVCache"]
 
 
 def __getattr__(name: str) -> Any:
-    """A plan needs configurations only, and PyTorch takes seconds to import: it waits for the first network."""
+    """A plan needs configurations only, and PyTorch takes seconds to import: it waits for the first
+    network."""
     if name == "GPT":
         from newleaf.model.gpt import GPT
 

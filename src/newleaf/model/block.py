@@ -1,4 +1,5 @@
-"""One layer: attention and feed-forward added to the residual stream, with norms before (GPT-2), after (GPT-1), or side by side (GPT-J)."""
+"""One layer: attention and feed-forward added to the residual stream, with norms before (GPT-2), after
+(GPT-1), or side by side (GPT-J)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A GPT with a linear head on its last token: labels in place of the next token (Radford et al. 2018, section 3.2)."""
+"""A GPT with a linear head on its last token: labels in place of the next token (Radford et al. 2018, section
+3.2)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ HEAD_STD = 0.02
 
 
 class Classifier(nn.Module):
-    """`body` reads ids [S, T], padded on the right; `score`, without a bias, makes L logits of what comes of each sequence's last token.
+    """`body` reads ids [S, T], padded on the right; `score`, without a bias, makes L logits of what comes of
+    each sequence's last token.
 
     Since attention looks to the left only, no token sees the padding behind it.
     """

@@ -12,17 +12,19 @@ class Counts:
     """Numbers of weights. A tied head counts once, with the embedding."""
 
     total: int
-    active: int  # those a token is multiplied by: no table it is only looked up in, no expert it is not sent to
+    # those a token is multiplied by: no table it is only looked up in, no expert it is not sent to
+    active: int
     embedding: int  # tables of tokens and positions, and an untied head
     block: int  # one layer, stored
-    packable: int  # those in matrices, which 8 and 4 bits pack: all but norms, biases, learned positions, routers and sinks
+    # those in matrices, which 8 and 4 bits pack: all but norms, biases, learned positions, routers and sinks
+    packable: int
 
 
 def count_parameters(config: GPTConfig) -> Counts:
     """The weights of `GPT(config)`.
 
-    `active` is as gpt-oss's model card counts it (https://arxiv.org/abs/2508.10925, table 1): the head is active, a table that tokens are
-    only looked up in is not, so a tied table is.
+    `active` is as gpt-oss's model card counts it (https://arxiv.org/abs/2508.10925, table 1): the head is
+    active, a table that tokens are only looked up in is not, so a tied table is.
     """
     table = config.vocab_size * config.n_embd
     positions = config.context_length * config.n_embd if config.positions == "learned" else 0
@@ -43,10 +45,11 @@ def count_parameters(config: GPTConfig) -> Counts:
 
 
 def attention_flops(config: GPTConfig, length: float | None = None) -> float:
-    """Training FLOPs of one token's attention scores and sums: 12·H·D for each key, in every layer (Chowdhery et al. 2022, appendix B).
-    `length` is that of a text, in tokens; the context unless given.
+    """Training FLOPs of one token's attention scores and sums: 12·H·D for each key, in every layer (Chowdhery
+    et al. 2022, appendix B). `length` is that of a text, in tokens; the context unless given.
 
-    As there (https://arxiv.org/abs/2204.02311), the causal half is not subtracted. A layer with a window has that many keys.
+    As there (https://arxiv.org/abs/2204.02311), the causal half is not subtracted. A layer with a window has
+    that many keys.
     """
     length = length or config.context_length
     keys = sum(min(window or length, length) for window in config.windows or (0,) * config.n_layer)
@@ -54,8 +57,8 @@ def attention_flops(config: GPTConfig, length: float | None = None) -> float:
 
 
 def training_flops(config: GPTConfig, length: float | None = None, head: bool = True) -> float:
-    """FLOPs of training on one token of a text of `length` tokens (the context unless given): 6 for each active weight (Kaplan et al.
-    2020), and attention's. Without its `head`, a network makes no logits."""
+    """FLOPs of training on one token of a text of `length` tokens (the context unless given): 6 for each
+    active weight (Kaplan et al. 2020), and attention's. Without its `head`, a network makes no logits."""
     unused = 0 if head else config.vocab_size * config.n_embd
     return 6 * (count_parameters(config).active - unused) + attention_flops(config, length)
 
@@ -75,11 +78,14 @@ def _attention(config: GPTConfig) -> int:
 def _matrices(config: GPTConfig) -> int:
     """The weights of a layer that stand in matrices, a router's apart."""
     queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-    return config.n_embd * (2 * (queries + keys) + (3 if config.gated else 2) * config.n_inner * max(1, config.n_expert))
+    return config.n_embd * (
+        2 * (queries + keys) + (3 if config.gated else 2) * config.n_inner * max(1, config.n_expert)
+    )
 
 
 def _feedforward(config: GPTConfig) -> tuple[int, int]:
-    """A layer's feed-forward weights: those stored, and those one token passes through; a mixture of experts has fewer of these."""
+    """A layer's feed-forward weights: those stored, and those one token passes through; a mixture of experts
+    has fewer of these."""
     inner, width = config.n_inner, config.n_embd
     matrices = 3 if config.gated else 2
     one = matrices * inner * width + (inner * (matrices - 1) + width) * config.feedforward_bias

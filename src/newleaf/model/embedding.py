@@ -12,7 +12,8 @@ from newleaf.model.gpt_config import GPTConfig
 
 
 def sinusoidal_table(length: int, width: int) -> Tensor:
-    """Sines in the even columns and cosines in the odd ones, fp32 [length, width] (Vaswani et al. 2017, section 3.5)."""
+    """Sines in the even columns and cosines in the odd ones, fp32 [length, width] (Vaswani et al. 2017,
+    section 3.5)."""
     position = torch.arange(length, dtype=torch.float32).unsqueeze(1)
     rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width))
     table = torch.empty(length, width)
@@ -22,7 +23,8 @@ def sinusoidal_table(length: int, width: int) -> Tensor:
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """An embedding that nobody has drawn yet: nn.Embedding's own drawing takes seconds of imports on torch's meta device."""
+    """An embedding that nobody has drawn yet: nn.Embedding's own drawing takes seconds of imports on torch's
+    meta device."""
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
@@ -36,14 +38,17 @@ class Embedding(nn.Module):
         super().__init__()
         self.kind = config.positions
         self.token = _table(config.vocab_size, config.n_embd)
-        self.position = _table(config.context_length, config.n_embd) if config.positions == "learned" else None
+        self.position = (
+            _table(config.context_length, config.n_embd) if config.positions == "learned" else None
+        )
         self.shape = (config.context_length, config.n_embd)
         self.dropout = config.embedding_dropout
         self.register_buffer("sinusoids", None, persistent=False)
         self.fill_sinusoids()
 
     def fill_sinusoids(self) -> None:
-        """Compute the fixed table; to be called again on a network that was built without memory (torch's meta device)."""
+        """Compute the fixed table; to be called again on a network that was built without memory (torch's
+        meta device)."""
         if self.kind == "sinusoidal":
             self.sinusoids = sinusoidal_table(*self.shape)
 

@@ -21,7 +21,8 @@ ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
 
 
 def gate_with(config: GPTConfig, gate: Tensor, up: Tensor) -> Tensor:
-    """activation(gate) * up; gpt-oss's form clamps both and adds one to up (https://arxiv.org/abs/2508.10925)."""
+    """activation(gate) * up; gpt-oss's form clamps both and adds one to up
+    (https://arxiv.org/abs/2508.10925)."""
     if config.activation == "clamped_swiglu":
         gate, up = gate.clamp(max=config.swiglu_limit), up.clamp(-config.swiglu_limit, config.swiglu_limit)
         return gate * torch.sigmoid(config.swiglu_alpha * gate) * (up + 1)
@@ -29,11 +30,14 @@ def gate_with(config: GPTConfig, gate: Tensor, up: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """x [B, T, C] → [B, T, C] through F hidden units; with `gated`, down(activation(gate x) * up x) (Shazeer 2020)."""
+    """x [B, T, C] → [B, T, C] through F hidden units; with `gated`, down(activation(gate x) * up x) (Shazeer
+    2020)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias) if config.gated else None
+        self.gate = (
+            nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias) if config.gated else None
+        )
         self.up = nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias)
         self.down = nn.Linear(config.n_inner, config.n_embd, bias=config.feedforward_bias)
         self.config = config

@@ -31,7 +31,8 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False  # in training, keep each block's input only and compute the rest again on the way back
+        # in training, keep each block's input only and compute the rest again on the way back
+        self.recompute = False
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config) if config.final_norm else nn.Identity()
@@ -50,18 +51,25 @@ class GPT(nn.Module):
         placement: Placement | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """Logits [B, T, V] for ids [B, T], or [N, V] of the tokens `wanted` alone, numbers [N] in the flattened batch.
+        """Logits [B, T, V] for ids [B, T], or [N, V] of the tokens `wanted` alone, numbers [N] in the
+        flattened batch.
 
-        `real` [B, T] is false at padding, which no token sees. `documents` [B, T] numbers the document of each token, and tokens see only
-        their own. `cache` holds earlier tokens and takes these in. Raises ValueError when the tokens do not fit the context.
+        `real` [B, T] is false at padding, which no token sees. `documents` [B, T] numbers the document of
+        each token, and tokens see only their own. `cache` holds earlier tokens and takes these in. Raises
+        ValueError when the tokens do not fit the context.
         """
         hidden = self.hidden(ids, real=real, documents=documents, cache=cache, placement=placement)
         logits: Tensor = self.head(hidden if wanted is None else hidden.flatten(0, 1)[wanted])
         return logits
 
-    def loss(self, ids: Tensor, targets: Tensor, *, documents: Tensor | None = None, reduction: str = "mean") -> Tensor:
-        """Cross-entropy in nats of targets [B, T] given ids [B, T]; targets of -100 do not count. `reduction`: mean, sum or none [B, T]."""
-        return linear_cross_entropy(self.hidden(ids, documents=documents), self.head.weight, self.head.bias, targets, reduction)
+    def loss(
+        self, ids: Tensor, targets: Tensor, *, documents: Tensor | None = None, reduction: str = "mean"
+    ) -> Tensor:
+        """Cross-entropy in nats of targets [B, T] given ids [B, T]; targets of -100 do not count.
+        `reduction`: mean, sum or none [B, T]."""
+        return linear_cross_entropy(
+            self.hidden(ids, documents=documents), self.head.weight, self.head.bias, targets, reduction
+        )
 
     def hidden(
         self,
@@ -72,8 +80,9 @@ class GPT(nn.Module):
         cache: Cache | None = None,
         placement: Placement | None = None,
     ) -> Tensor:
-        """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`, and `placement` where rows are not just one
-        text each; then neither `real` nor `documents` is looked at, and the cache holds no padding."""
+        """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`, and `placement`
+        where rows are not just one text each; then neither `real` nor `documents` is looked at, and the cache
+        holds no padding."""
         count = ids.shape[1]
         past = cache.length if cache is not None else 0
         longest = past + count if placement is None else placement.longest(past)
@@ -81,14 +90,22 @@ class GPT(nn.Module):
             raise ValueError(f"{longest} tokens do not fit the context of {self.config.context_length}")
         # A cache that has seen padding keeps the record, so that later tokens go on ignoring it.
         seen = cache.note(real, count) if cache is not None else real
-        positions = placement.positions(past) if placement is not None else token_positions(seen, documents, past, count, ids.device)
+        positions = (
+            placement.positions(past)
+            if placement is not None
+            else token_positions(seen, documents, past, count, ids.device)
+        )
         x = self.embedding(ids, positions)
         packed_documents = (
-            PackedDocuments.of(documents) if documents is not None and seen is None and cache is None and placement is None else None
+            PackedDocuments.of(documents)
+            if documents is not None and seen is None and cache is None and placement is None
+            else None
         )
         rotary = angles = None
         if self.config.positions == "rotary":
-            cos, sin = rotary_table(positions if packed_documents is None else torch.arange(count), self.config)
+            cos, sin = rotary_table(
+                positions if packed_documents is None else torch.arange(count), self.config
+            )
             angles = (cos, sin) if cos.ndim == 2 and past == 0 else None
             if packed_documents is not None:
                 cos, sin = cos[positions], sin[positions]
@@ -130,4 +147,6 @@ class GPT(nn.Module):
     def weight_bytes(self) -> int:
         """Memory of the weights and tables as they are kept, in bytes, each counted once."""
         tensors = [*self.parameters(), *self.buffers()]
-        return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+        return sum(
+            {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values()
+        )

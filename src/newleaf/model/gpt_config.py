@@ -1,4 +1,5 @@
-"""Every choice that tells one GPT from another, as fields that are checked when the configuration is built."""
+"""Every choice that tells one GPT from another, as fields that are checked when the configuration is
+built."""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ class ConfigError(ValueError):
 class GPTConfig:
     """The shape of a GPT. Frozen; raises `ConfigError` naming the field when a combination is impossible.
 
-    Letters as everywhere in newleaf: C = `n_embd`, H = `n_head`, K = `n_kv_head`, D = `head_dim`, F = `n_inner`, V = `vocab_size`.
-    A zero in `n_kv_head`, `head_dim`, `n_inner`, `rotary_dim` or `attention_scale` stands for the usual value and is replaced by it on
-    construction.
+    Letters as everywhere in newleaf: C = `n_embd`, H = `n_head`, K = `n_kv_head`, D = `head_dim`, F =
+    `n_inner`, V = `vocab_size`. A zero in `n_kv_head`, `head_dim`, `n_inner`, `rotary_dim` or
+    `attention_scale` stands for the usual value and is replaced by it on construction.
     """
 
     vocab_size: int
@@ -52,23 +53,28 @@ class GPTConfig:
     rotary_base: float = 10_000.0
     rotary_dim: int = 0  # the first of a head's dimensions that turn; all of them
     rotary_interleaved: bool = False  # pairs are neighbours (GPT-J) and not halves
-    yarn_factor: float = 0.0  # how much longer the context is than the one trained on (Peng et al. 2023); 0 is plain rotary
+    # how much longer the context is than the one trained on (Peng et al. 2023); 0 is plain rotary
+    yarn_factor: float = 0.0
     yarn_context: int = 4096  # the one trained on
     yarn_beta_fast: float = 32.0
     yarn_beta_slow: float = 1.0
     yarn_truncate: bool = True  # round the range of dimensions that is interpolated
 
     attention_scale: float = 0.0  # of the scores; 1 / sqrt(head_dim)
-    scale_by_depth: bool = False  # scores of the first layer are divided by 1, of the second by 2, … (Mistral's GPT-2s)
+    # scores of the first layer are divided by 1, of the second by 2, … (Mistral's GPT-2s)
+    scale_by_depth: bool = False
     fp32_scores: bool = False  # scores and softmax in fp32 whatever the weights are (GPT-Neo, GPT-J)
-    sinks: bool = False  # a learned score for each head that takes part in the softmax and is then dropped (gpt-oss)
-    windows: tuple[int, ...] = ()  # for each layer, how many tokens back a query sees, itself included; 0 sees all
+    # a learned score for each head that takes part in the softmax and is then dropped (gpt-oss)
+    sinks: bool = False
+    # for each layer, how many tokens back a query sees, itself included; 0 sees all
+    windows: tuple[int, ...] = ()
 
     activation: ActivationKind = "gelu_tanh"
     gated: bool = False  # activation(gate) * up, as in SwiGLU
     swiglu_alpha: float = 1.702  # of clamped_swiglu
     swiglu_limit: float = 7.0
-    n_expert: int = 0  # feed-forward layers of which a router picks some for each token; 0 has one and no router
+    # feed-forward layers of which a router picks some for each token; 0 has one and no router
+    n_expert: int = 0
     n_expert_active: int = 4
 
     attention_bias: bool = True  # on the query, key and value projections
@@ -81,8 +87,10 @@ class GPTConfig:
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
 
-    # How weights start: `normal` is N(0, init_std) everywhere (GPT-1), `normal_residual_scaled` divides the projections that write to
-    # the residual stream by sqrt(2 · n_layer) (GPT-2), `fan_in` is N(0, 1/fan_in) with those projections at zero (newleaf's own).
+    # How weights start: `normal` is N(0, init_std) everywhere (GPT-1), `normal_residual_scaled` divides the
+    # projections that write to
+    # the residual stream by sqrt(2 · n_layer) (GPT-2), `fan_in` is N(0, 1/fan_in) with those projections at
+    # zero (newleaf's own).
     init: InitKind = "normal_residual_scaled"
     init_std: float = 0.02
 
@@ -91,27 +99,42 @@ class GPTConfig:
         if self.n_layer > MOST_LAYERS:
             raise ConfigError(f"n_layer: must be at most {MOST_LAYERS:,}, not {self.n_layer}")
         if self.head_dim == 0 and self.n_embd % self.n_head:
-            raise ConfigError(f"n_head: {self.n_head} heads do not divide n_embd = {self.n_embd}; choose a divisor, or set head_dim")
+            raise ConfigError(
+                f"n_head: {self.n_head} heads do not divide n_embd = {self.n_embd}; choose a divisor, or "
+                f"set head_dim"
+            )
         self._default("n_kv_head", self.n_head)
         self._default("head_dim", self.n_embd // self.n_head)
         self._default("n_inner", 4 * self.n_embd)
         self._default("rotary_dim", self.head_dim)
         self._default("attention_scale", max(1, self.head_dim) ** -0.5)
         if self.n_head % self.n_kv_head:
-            raise ConfigError(f"n_kv_head: {self.n_kv_head} key/value heads do not divide n_head = {self.n_head}")
+            raise ConfigError(
+                f"n_kv_head: {self.n_kv_head} key/value heads do not divide n_head = {self.n_head}"
+            )
         if self.positions == "rotary" and (self.rotary_dim % 2 or self.rotary_dim > self.head_dim):
             name = "head_dim" if self.rotary_dim == self.head_dim else "rotary_dim"
-            raise ConfigError(f"{name}: rotary positions turn pairs of a head's {self.head_dim} dimensions, not {self.rotary_dim}")
+            raise ConfigError(
+                f"{name}: rotary positions turn pairs of a head's {self.head_dim} dimensions, not "
+                f"{self.rotary_dim}"
+            )
         if self.positions == "sinusoidal" and self.n_embd % 2:
-            raise ConfigError(f"n_embd: sinusoidal positions pair sines with cosines, and {self.n_embd} is odd")
+            raise ConfigError(
+                f"n_embd: sinusoidal positions pair sines with cosines, and {self.n_embd} is odd"
+            )
         if self.windows and len(self.windows) != self.n_layer:
-            raise ConfigError(f"windows: must be one number for each of {self.n_layer} layers, not {len(self.windows)}")
+            raise ConfigError(
+                f"windows: must be one number for each of {self.n_layer} layers, not {len(self.windows)}"
+            )
         if self.shared_norm and self.block != "parallel":
             raise ConfigError("shared_norm: only parallel blocks share a norm")
         if self.activation == "clamped_swiglu" and not self.gated:
             raise ConfigError("activation: clamped_swiglu needs gated")
         if self.n_expert and not 1 <= self.n_expert_active <= self.n_expert:
-            raise ConfigError(f"n_expert_active: must be between 1 and n_expert = {self.n_expert}, not {self.n_expert_active}")
+            raise ConfigError(
+                f"n_expert_active: must be between 1 and n_expert = {self.n_expert}, not "
+                f"{self.n_expert_active}"
+            )
         if self.n_expert and not self.gated:
             raise ConfigError("n_expert: experts are gated feed-forward layers; set gated")
 
@@ -141,7 +164,9 @@ class GPTConfig:
                 raise ConfigError(f"{name}: must be at least 0 and below 1, not {_shown(value)}")
             if hint is float and name in POSITIVE and value == 0:
                 raise ConfigError(f"{name}: must be above 0")
-            if get_origin(hint) is tuple and not (isinstance(value, tuple) and all(type(each) is int and each >= 0 for each in value)):
+            if get_origin(hint) is tuple and not (
+                isinstance(value, tuple) and all(type(each) is int and each >= 0 for each in value)
+            ):
                 raise ConfigError(f"{name}: must be whole numbers of at least 0, not {_shown(value)}")
 
     def scale_of(self, layer: int) -> float:
@@ -157,13 +182,18 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
-        """The configuration that `to_dict` wrote. Raises `ConfigError` for a field that does not exist, offering the nearest."""
+        """The configuration that `to_dict` wrote. Raises `ConfigError` for a field that does not exist,
+        offering the nearest."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 raise ConfigError(f"{name}: no such field" + (f"; did you mean {near[0]}?" if near else ""))
-        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]
+        missing = [
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.default is dataclasses.MISSING and f.name not in values
+        ]
         if missing:
             raise ConfigError(f"{missing[0]}: missing")
         return cls(**values)

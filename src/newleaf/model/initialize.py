@@ -13,12 +13,14 @@ from newleaf.model.mixture import Mixture
 
 
 def initialize(network: nn.Module, config: GPTConfig, layers: Iterable[Block]) -> None:
-    """Draw every weight of a new network from torch's generator, as `config.init` says; biases start at zero, norms at one.
+    """Draw every weight of a new network from torch's generator, as `config.init` says; biases start at zero,
+    norms at one.
 
-    `normal`: N(0, init_std), GPT-1 (Radford et al. 2018). `normal_residual_scaled`: the two projections of a layer that write to the
-    residual stream divided by sqrt(2 · n_layer), GPT-2 (Radford et al. 2019; its code's successors count both projections).
-    `fan_in`: inside the blocks N(0, 1/fan_in), which keeps the size of what a layer reads, and zeros where a block writes to the residual
-    stream, so that it starts as the identity.
+    `normal`: N(0, init_std), GPT-1 (Radford et al. 2018). `normal_residual_scaled`: the two projections of a
+      layer that write to the residual stream divided by sqrt(2 · n_layer), GPT-2 (Radford et al. 2019; its
+      code's successors count both projections). `fan_in`: inside the blocks N(0, 1/fan_in), which keeps the
+      size of what a layer reads, and zeros where a block writes to the residual stream, so that it starts as
+      the identity.
     """
     if next(network.parameters()).is_meta:
         return  # a shape without memory has nothing to draw

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from newleaf.model.gpt_config import GPTConfig
 
-CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # number formats that a person may ask for, and their types
+# number formats that a person may ask for, and their types
+CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}
 
 
 class Cache(Protocol):
@@ -19,11 +20,12 @@ class Cache(Protocol):
     length: int
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [B, K, T, D] of one layer; all of its [B, K, length + T, D], or the last of them that queries see."""
+        """Store new keys and values [B, K, T, D] of one layer; all of its [B, K, length + T, D], or the last
+        of them that queries see."""
 
     def note(self, real: Tensor | None, count: int) -> Tensor | None:
-        """Record which of `count` new tokens are real ([B, count], None for all); the whole record [B, length + count], or None where
-        there is no padding."""
+        """Record which of `count` new tokens are real ([B, count], None for all); the whole record [B, length
+        + count], or None where there is no padding."""
 
     def advance(self, count: int) -> None:
         """The new tokens are in every layer."""
@@ -33,7 +35,8 @@ KEY_GROUP = 32  # numbers of a key that share a scale; a value has one
 
 
 def to_codes(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Numbers [..., D] as signed bytes, with a scale fp32 [..., D/group] for each group, a 127th of its largest."""
+    """Numbers [..., D] as signed bytes, with a scale fp32 [..., D/group] for each group, a 127th of its
+    largest."""
     groups = F.pad(x.float(), (0, -x.shape[-1] % group)).reshape(*x.shape[:-1], -1, group)
     top = groups.abs().amax(-1, keepdim=True)
     codes = (groups * (127.0 / top).where(top > 1e-30, 0.0)).round().to(torch.int8)
@@ -47,9 +50,9 @@ def from_codes(codes: Tensor, scales: Tensor, group: int, dtype: torch.dtype) ->
 class KVCache:
     """Room for `max_length` tokens of `batch_size` sequences: per layer two tensors [B, K, max_length, D].
 
-    `GPT.forward(ids, cache=cache)` appends; the results equal those of one pass over all tokens. `length` counts what is held. With
-    torch.int8 a number is kept as a byte, with a scale for each head's value and for every 32 numbers of its key: rounded once, when it is
-    stored.
+    `GPT.forward(ids, cache=cache)` appends; the results equal those of one pass over all tokens. `length`
+    counts what is held. With torch.int8 a number is kept as a byte, with a scale for each head's value and
+    for every 32 numbers of its key: rounded once, when it is stored.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         groups = (-(-config.head_dim // KEY_GROUP), 1) if dtype == torch.int8 else (0, 0)
-        self.key_scales, self.value_scales = (torch.zeros(*shape[:-1], count, device=device) for count in groups)
+        self.key_scales, self.value_scales = (
+            torch.zeros(*shape[:-1], count, device=device) for count in groups
+        )
         self.real = torch.zeros((batch_size, self.max_length), dtype=torch.bool, device=device)
         self.length = 0
 
@@ -75,7 +80,8 @@ class KVCache:
         return sum(part.nbytes for part in (self.keys, self.values, self.key_scales, self.value_scales))
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [B, K, T, D] of one layer and return all of its [B, K, length + T, D]. `advance` moves on."""
+        """Store new keys and values [B, K, T, D] of one layer and return all of its [B, K, length + T, D].
+        `advance` moves on."""
         end, dtype = self.length + keys.shape[2], keys.dtype
         new = slice(self.length, end)
         if self.keys.dtype != torch.int8:
@@ -84,11 +90,16 @@ class KVCache:
         width = keys.shape[-1]
         self.keys[layer, :, :, new], self.key_scales[layer, :, :, new] = to_codes(keys, KEY_GROUP)
         self.values[layer, :, :, new], self.value_scales[layer, :, :, new] = to_codes(values, width)
-        all_keys = from_codes(self.keys[layer, :, :, :end], self.key_scales[layer, :, :, :end], KEY_GROUP, dtype)
-        return all_keys, from_codes(self.values[layer, :, :, :end], self.value_scales[layer, :, :, :end], width, dtype)
+        all_keys = from_codes(
+            self.keys[layer, :, :, :end], self.key_scales[layer, :, :, :end], KEY_GROUP, dtype
+        )
+        return all_keys, from_codes(
+            self.values[layer, :, :, :end], self.value_scales[layer, :, :, :end], width, dtype
+        )
 
     def note(self, real: Tensor | None, count: int) -> Tensor:
-        """Record which of `count` new tokens are real ([B, count], None for all); returns the whole record [B, length + count].
+        """Record which of `count` new tokens are real ([B, count], None for all); returns the whole record
+        [B, length + count].
 
         Raises ValueError when they do not fit.
         """

@@ -1,4 +1,5 @@
-"""Next-token cross-entropy from hidden states, a few rows at a time, so that [B·T, V] in fp32 never exists."""
+"""Next-token cross-entropy from hidden states, a few rows at a time, so that [B·T, V] in fp32 never
+exists."""
 
 from __future__ import annotations
 
@@ -16,10 +17,14 @@ FUSED = 4  # times as many where one loop does it all: then fewer sums of weight
 CHUNK_ROWS = 256  # but no fewer rows than this, or the matrix products starve
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy in nats of `targets` [...] under softmax(hidden weightᵀ + bias); hidden [..., C], weight [V, C].
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: str = "mean"
+) -> Tensor:
+    """Cross-entropy in nats of `targets` [...] under softmax(hidden weightᵀ + bias); hidden [..., C], weight
+    [V, C].
 
-    Targets of -100 do not count. `reduction`: "mean" over those that count, "sum", or "none" (the shape of targets; no gradient).
+    Targets of -100 do not count. `reduction`: "mean" over those that count, "sum", or "none" (the shape of
+    targets; no gradient).
     """
     flat, wanted = hidden.flatten(0, -2), targets.flatten()
     if reduction == "none":
@@ -35,7 +40,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
 
 
 def _softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses fp32 [N] and their gradients softmax − one-hot [N, V] in the logits' type; both zero where a target does not count."""
+    """Losses fp32 [N] and their gradients softmax − one-hot [N, V] in the logits' type; both zero where a
+    target does not count."""
     gradient = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     counted, safe = targets != IGNORED, targets.clamp(min=0).unsqueeze(1)
     # log p of the target by way of the likeliest token, whose probability cannot underflow.
@@ -48,21 +54,36 @@ def _softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum of the losses. Gradients are made on the way forward, while a chunk's probabilities are still at hand."""
+    """Sum of the losses. Gradients are made on the way forward, while a chunk's probabilities are still at
+    hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_gradients: bool) -> Tensor:
-        rows = max(CHUNK_ROWS, (FUSED if fused_layers.fits(hidden) else 1) * CHUNK_ELEMENTS // weight.shape[0])
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_gradients: bool
+    ) -> Tensor:
+        rows = max(
+            CHUNK_ROWS, (FUSED if fused_layers.fits(hidden) else 1) * CHUNK_ELEMENTS // weight.shape[0]
+        )
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         needed = with_gradients and any(ctx.needs_input_grad[:3])
         hidden_grad = torch.empty_like(hidden) if needed else None
         trained = needed and ctx.needs_input_grad[1]
-        weight_grad = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if trained else None
-        bias_grad = torch.zeros(bias.shape, dtype=torch.float32, device=bias.device) if needed and bias is not None else None
+        weight_grad = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if trained else None
+        )
+        bias_grad = (
+            torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+            if needed and bias is not None
+            else None
+        )
         for start in range(0, hidden.shape[0], rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
             logits = F.linear(h, weight, bias)
-            losses, gradient = fused_layers.softmax_gradients(logits, t) if fused_layers.fits(hidden) else _softmax_gradients(logits, t)
+            losses, gradient = (
+                fused_layers.softmax_gradients(logits, t)
+                if fused_layers.fits(hidden)
+                else _softmax_gradients(logits, t)
+            )
             total += losses.sum()
             if hidden_grad is None:
                 continue
@@ -78,5 +99,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
-        hidden_grad, weight_grad, bias_grad = ((g * grad).to(ctx.dtype) if g is not None else None for g in ctx.saved_tensors)
+        hidden_grad, weight_grad, bias_grad = (
+            (g * grad).to(ctx.dtype) if g is not None else None for g in ctx.saved_tensors
+        )
         return hidden_grad, weight_grad, bias_grad, None, None

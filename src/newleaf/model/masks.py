@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 
-def token_positions(seen: Tensor | None, documents: Tensor | None, past: int, count: int, device: torch.device) -> Tensor:
-    """Positions [T] of `count` tokens after `past` others; [B, T] where padding or a new document shifts them.
+def token_positions(
+    seen: Tensor | None, documents: Tensor | None, past: int, count: int, device: torch.device
+) -> Tensor:
+    """Positions [T] of `count` tokens after `past` others; [B, T] where padding or a new document shifts
+    them.
 
-    `seen` [B, past + T] is false at padding, or None; `documents` [B, T] numbers each token's document, or None.
+    `seen` [B, past + T] is false at padding, or None; `documents` [B, T] numbers each token's document, or
+    None.
     """
     index = torch.arange(past, past + count, device=device)
     if documents is not None:
@@ -30,8 +34,8 @@ def attention_mask(
 ) -> Tensor | None:
     """True where a query may look: [1 or B, 1, T, past + T]. None where plain causal attention needs no mask.
 
-    With a `window` above 0, a query sees itself and the `window` − 1 tokens before it, and the mask begins with the first token that any
-    query sees: [1 or B, 1, T, S].
+    With a `window` above 0, a query sees itself and the `window` − 1 tokens before it, and the mask begins
+    with the first token that any query sees: [1 or B, 1, T, S].
     """
     padded = seen is not None and not bool(seen.all())
     narrow = 0 < window < past + count
@@ -65,7 +69,8 @@ class Masks:
 
 
 class Placement(Protocol):
-    """Where the tokens of a pass stand, and who sees whom, where that is more than one text after another in each row."""
+    """Where the tokens of a pass stand, and who sees whom, where that is more than one text after another in
+    each row."""
 
     def longest(self, past: int) -> int:
         """The context that it takes."""
@@ -79,10 +84,11 @@ class Placement(Protocol):
 
 @dataclass(frozen=True)
 class Branches:
-    """Texts that share a beginning, in one row: a trunk, then branches that each go on from the trunk's end and do not see each other.
+    """Texts that share a beginning, in one row: a trunk, then branches that each go on from the trunk's end
+    and do not see each other.
 
-    `number` [B, T] is 0 for the trunk's tokens, which stand first, and the branch's for the others; each branch stands in one piece. It
-    is -1 for what fills a row up.
+    `number` [B, T] is 0 for the trunk's tokens, which stand first, and the branch's for the others; each
+    branch stands in one piece. It is -1 for what fills a row up.
     """
 
     number: Tensor
@@ -103,7 +109,9 @@ class Branches:
         """True where a query may look: [B, 1, T, past + T]."""
         query, key = self.number[:, :, None], self.number[:, None, :]
         count = self.number.shape[1]
-        mask = ((key == 0) | (key == query)) & torch.ones(count, count, dtype=torch.bool, device=self.number.device).tril()
+        mask = ((key == 0) | (key == query)) & torch.ones(
+            count, count, dtype=torch.bool, device=self.number.device
+        ).tril()
         if past:
             mask = torch.cat((mask.new_ones(len(mask), count, past), mask), dim=2)
         if window:

@@ -11,7 +11,8 @@ from newleaf.model.gpt_config import GPTConfig
 
 
 class Mixture(nn.Module):
-    """x [B, T, C] → [B, T, C]: the `n_expert_active` likeliest experts of each token, weighed by the softmax over their scores."""
+    """x [B, T, C] → [B, T, C]: the `n_expert_active` likeliest experts of each token, weighed by the softmax
+    over their scores."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -33,7 +34,9 @@ class Mixture(nn.Module):
         out = torch.zeros_like(tokens)
         for expert in chosen.unique().tolist():
             rows, places = (chosen == expert).nonzero(as_tuple=True)
-            out = out.index_add(0, rows, self._expert(expert, tokens[rows]) * shares[rows, places].unsqueeze(1))
+            out = out.index_add(
+                0, rows, self._expert(expert, tokens[rows]) * shares[rows, places].unsqueeze(1)
+            )
         return out.view_as(x)
 
     def _expert(self, number: int, x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Layer norm and RMS norm, the latter with a backward of its own: PyTorch's takes ten times as long on a CPU."""
+"""Layer norm and RMS norm, the latter with a backward of its own: PyTorch's takes ten times as long on a
+CPU."""
 
 from __future__ import annotations
 
@@ -13,11 +14,14 @@ from newleaf.model.gpt_config import GPTConfig
 
 
 class _RMSNorm(torch.autograd.Function):
-    """y = x / sqrt(mean(x²) + eps) * w over the last dimension; the mean square is summed in fp32 whatever x is."""
+    """y = x / sqrt(mean(x²) + eps) * w over the last dimension; the mean square is summed in fp32 whatever x
+    is."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        norm = torch.linalg.vector_norm(
+            x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
+        )
         scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
         unit = x * scale
         ctx.save_for_backward(unit, weight, scale)

@@ -1,7 +1,9 @@
-"""A longer context than a network was made for: the rates of its rotary positions, and nothing else, are changed.
+"""A longer context than a network was made for: the rates of its rotary positions, and nothing else, are
+changed.
 
-Keys stay in the cache as they were turned, and are shared by texts that begin alike. So the rates follow from the context that was asked
-for, and not from how long a text is at the moment: what is in the cache is always what one pass over the whole text would give.
+Keys stay in the cache as they were turned, and are shared by texts that begin alike. So the rates follow from
+the context that was asked for, and not from how long a text is at the moment: what is in the cache is always
+what one pass over the whole text would give.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ MOST_TIMES = 64  # the context made for; YaRN's authors went to 32
 
 
 def with_context(config: GPTConfig, length: int, method: Method = "yarn") -> GPTConfig:
-    """The configuration for texts of up to `length` tokens; within the context that there is, only the limit changes.
+    """The configuration for texts of up to `length` tokens; within the context that there is, only the limit
+    changes.
 
-    yarn (Peng et al. 2023, arXiv:2309.00071): dimensions that turn often stay, slow ones slow down by the factor length / context. Where
-    the network has YaRN already, its factor grows in that proportion. ntk (dynamic NTK, bloc97 and emozilla 2023; "dynamic" in
-    transformers): the base grows to what dynamic NTK with that factor takes for a text of `length` tokens; shorter texts have it too.
+    yarn (Peng et al. 2023, arXiv:2309.00071): dimensions that turn often stay, slow ones slow down by the
+    factor length / context. Where the network has YaRN already, its factor grows in that proportion. ntk
+    (dynamic NTK, bloc97 and emozilla 2023; "dynamic" in transformers): the base grows to what dynamic NTK
+    with that factor takes for a text of `length` tokens; shorter texts have it too.
 
     Raises ConfigError, beginning with `context`, where positions cannot be stretched, or not so far.
     """
@@ -32,20 +36,33 @@ def with_context(config: GPTConfig, length: int, method: Method = "yarn") -> GPT
         if length == have:
             return config
         kind = "a learned table" if config.positions == "learned" else "sinusoids that it was trained with"
-        raise ConfigError(f"context: positions of this model are {kind} of {have} tokens; only rotary positions can be stretched")
+        raise ConfigError(
+            f"context: positions of this model are {kind} of {have} tokens; only rotary positions can be "
+            f"stretched"
+        )
     if length <= have:
         return config.replace(context_length=length)
     factor = length / have
     if factor > MOST_TIMES:
-        raise ConfigError(f"context: {length} is more than {MOST_TIMES} times the {have} tokens that this model was made for")
+        raise ConfigError(
+            f"context: {length} is more than {MOST_TIMES} times the {have} tokens that this model was made "
+            f"for"
+        )
     if method == "yarn":
         yarn = {"yarn_factor": factor, "yarn_context": have}
         if config.yarn_factor:
             yarn = {"yarn_factor": config.yarn_factor * factor}
         return config.replace(context_length=length, **yarn)
     if config.yarn_factor:
-        raise ConfigError("context_method: this model was made with YaRN, which is stretched further by yarn only")
+        raise ConfigError(
+            "context_method: this model was made with YaRN, which is stretched further by yarn only"
+        )
     if config.rotary_dim < 4:
-        raise ConfigError("context_method: ntk needs 4 dimensions of a head that turn; this model has 2, and yarn takes it")
+        raise ConfigError(
+            "context_method: ntk needs 4 dimensions of a head that turn; this model has 2, and yarn takes it"
+        )
     grown = factor * length / have - (factor - 1)
-    return config.replace(context_length=length, rotary_base=config.rotary_base * grown ** (config.rotary_dim / (config.rotary_dim - 2)))
+    return config.replace(
+        context_length=length,
+        rotary_base=config.rotary_base * grown ** (config.rotary_dim / (config.rotary_dim - 2)),
+    )

@@ -1,4 +1,5 @@
-"""Rotary positions: each pair of head dimensions is turned by an angle proportional to the position (Su et al. 2021)."""
+"""Rotary positions: each pair of head dimensions is turned by an angle proportional to the position (Su et
+al. 2021)."""
 
 from __future__ import annotations
 
@@ -13,20 +14,31 @@ from newleaf.model.gpt_config import GPTConfig
 def rotary_table(positions: Tensor, config: GPTConfig) -> tuple[Tensor, Tensor]:
     """Cosines and sines for `positions` [...]: two fp32 tensors [..., rotary_dim].
 
-    Dimension i is paired with i + rotary_dim/2, or with its neighbour where the configuration says interleaved.
+    Dimension i is paired with i + rotary_dim/2, or with its neighbour where the configuration says
+    interleaved.
     """
-    exponents = torch.arange(0, config.rotary_dim, 2, device=positions.device, dtype=torch.float32) / config.rotary_dim
+    exponents = (
+        torch.arange(0, config.rotary_dim, 2, device=positions.device, dtype=torch.float32)
+        / config.rotary_dim
+    )
     rates, scale = 1.0 / config.rotary_base**exponents, 1.0
     if config.yarn_factor:
-        rates, scale = _yarn(rates, config), 0.1 * math.log(config.yarn_factor) + 1.0 if config.yarn_factor > 1 else 1.0
+        rates, scale = (
+            _yarn(rates, config),
+            0.1 * math.log(config.yarn_factor) + 1.0 if config.yarn_factor > 1 else 1.0,
+        )
     angles = positions.to(torch.float32).unsqueeze(-1) * rates
-    angles = angles.repeat_interleave(2, dim=-1) if config.rotary_interleaved else torch.cat((angles, angles), dim=-1)
+    angles = (
+        angles.repeat_interleave(2, dim=-1)
+        if config.rotary_interleaved
+        else torch.cat((angles, angles), dim=-1)
+    )
     return angles.cos() * scale, angles.sin() * scale
 
 
 def _yarn(rates: Tensor, config: GPTConfig) -> Tensor:
-    """YaRN's rates: dimensions that turn often within the trained context stay, those that turn less than once slow down by the factor,
-    those between are blended (Peng et al. 2023, section 3.2)."""
+    """YaRN's rates: dimensions that turn often within the trained context stay, those that turn less than
+    once slow down by the factor, those between are blended (Peng et al. 2023, section 3.2)."""
 
     def dimension_that_turns(times: float) -> float:
         wavelength = config.yarn_context / (times * 2 * math.pi)
@@ -42,7 +54,8 @@ def _yarn(rates: Tensor, config: GPTConfig) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
-    """Turn the first dimensions of `x` [B, T, H, D] by tables that broadcast to them ([T, 1, dim] or [B, T, 1, dim])."""
+    """Turn the first dimensions of `x` [B, T, H, D] by tables that broadcast to them ([T, 1, dim] or [B, T,
+    1, dim])."""
     dim = cos.shape[-1]
     turned, rest = (x, None) if dim == x.shape[-1] else (x[..., :dim], x[..., dim:])
     if interleaved:

@@ -1,4 +1,5 @@
-"""MXFP4: blocks of 32 four-bit floats that share a power of two (Open Compute Project, Microscaling Formats 1.0); gpt-oss's experts."""
+"""MXFP4: blocks of 32 four-bit floats that share a power of two (Open Compute Project, Microscaling Formats
+1.0); gpt-oss's experts."""
 
 from __future__ import annotations
 
@@ -16,12 +17,15 @@ TOP, FP16_LEAST = 10, -24  # exponents of the largest packed scale, and of the l
 
 
 def dequantize(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """uint8 blocks [..., G, 16], two values a byte with the low half first, and uint8 scales [..., G] → [..., 32 · G].
+    """uint8 blocks [..., G, 16], two values a byte with the low half first, and uint8 scales [..., G] → [...,
+    32 · G].
 
     Every MXFP4 value is exact in bf16 and in fp32.
     """
     if blocks.shape[:-1] != scales.shape or blocks.shape[-1] != 16:
-        raise ValueError(f"MXFP4 blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
+        raise ValueError(
+            f"MXFP4 blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together"
+        )
     table = torch.tensor(VALUES, dtype=dtype, device=blocks.device)
     pairs = torch.stack((table[(blocks & 15).int()], table[(blocks >> 4).int()]), dim=-1)
     exponents = (scales.int() - BIAS)[..., None, None]
@@ -29,8 +33,8 @@ def dequantize(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat
 
 
 def pack(blocks: Tensor, scales: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Packed | None:
-    """A tensor of `process_logits` made of the rows with these numbers [...], counted through all of blocks [..., G, 16]; no weight
-    changes.
+    """A tensor of `process_logits` made of the rows with these numbers [...], counted through all of blocks
+    [..., G, 16]; no weight changes.
 
     None where the blocks are not of that shape, or their scales farther apart than fp16 holds.
     """

@@ -1,13 +1,17 @@
-"""Matrices of 8- or 4-bit codes with a scale for each group of columns, laid out the way the decoding kernels read them.
+"""Matrices of 8- or 4-bit codes with a scale for each group of columns, laid out the way the decoding kernels
+read them.
 
     w[r, c] = factor · scale[g, r] · (code[r, c] − zero),   g = c // group
 
-Formats whose groups have a minimum count their codes from it: factor · (scale[g, r] · code[r, c] + minimum[g, r]).
+Formats whose groups have a minimum count their codes from it: factor · (scale[g, r] · code[r, c] + minimum[g,
+r]).
 
-Rows come in tiles of 16, one for each lane of a vector register, so that no lane ever has to be summed with another:
+Rows come in tiles of 16, one for each lane of a vector register, so that no lane ever has to be summed with
+another:
 
     codes, 8 bits       [tiles, columns/4, 16, 4]    one byte a code
-    codes, 4 bits       [tiles, columns/8, 16, 4]    byte j of a row's four holds column j in its low half, column j + 4 in its high half
+    codes, 4 bits       [tiles, columns/8, 16, 4]    byte j of a row's four holds column j in its low half,
+column j + 4 in its high half
     scales, minimums    [tiles, columns/group, 16]   fp16; most formats have no minimums
 
 Rows are filled up to whole tiles and columns to whole groups.
@@ -45,7 +49,8 @@ FORMATS = {"int8": Format(8, 64), "int4": Format(4, 32)}
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix of `process_logits` [rows, columns], or a stack [E, rows, columns] with tensors that have E in front."""
+    """A matrix of `process_logits` [rows, columns], or a stack [E, rows, columns] with tensors that have E in
+    front."""
 
     codes: Tensor
     scales: Tensor
@@ -53,18 +58,24 @@ class Packed:
     format: Format
     factor: float = 1.0  # a power of two that brings the scales into fp16's range
     minimums: Tensor | None = None
-    values: tuple[int, ...] | None = None  # what each of 16 codes stands for, where that is not code − zero (MXFP4)
+    # what each of 16 codes stands for, where that is not code − zero (MXFP4)
+    values: tuple[int, ...] | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales.nbytes + (self.minimums.nbytes if self.minimums is not None else 0)
+        return (
+            self.codes.nbytes
+            + self.scales.nbytes
+            + (self.minimums.nbytes if self.minimums is not None else 0)
+        )
 
     def matrix(self, number: int) -> Packed:
         """One matrix of a stack."""
         return self._part(number, self.shape[1:])
 
     def chunks(self) -> Iterator[tuple[int, Packed]]:
-        """A matrix in pieces of whole tiles that stay in cache when unpacked, each with the number of its first row."""
+        """A matrix in pieces of whole tiles that stay in cache when unpacked, each with the number of its
+        first row."""
         rows, columns = self.shape
         step = max(1, CHUNK // (LANES * columns))
         for tile in range(0, self.codes.shape[0], step):
@@ -75,13 +86,16 @@ class Packed:
         """The weights, fp32 [rows, columns] or [E, rows, columns]."""
         rows, columns = self.shape[-2:]
         plain = self._plain(self.codes, self.scales, self.minimums)  # [..., tiles, groups, 16, group]
-        return plain.transpose(-3, -2).reshape(*self.shape[:-2], -1, plain.shape[-3] * plain.shape[-1])[..., :rows, :columns]
+        return plain.transpose(-3, -2).reshape(*self.shape[:-2], -1, plain.shape[-3] * plain.shape[-1])[
+            ..., :rows, :columns
+        ]
 
     def take(self, rows: Tensor) -> Tensor:
         """Rows of a matrix by their numbers [...] → fp32 [..., columns]."""
         tile, lane = rows // LANES, rows % LANES
         minimums = self.minimums[tile, :, lane, None] if self.minimums is not None else None
-        plain = self._plain(self.codes[tile, :, lane, None], self.scales[tile, :, lane, None], minimums)  # [..., groups, 1, group]
+        # [..., groups, 1, group]
+        plain = self._plain(self.codes[tile, :, lane, None], self.scales[tile, :, lane, None], minimums)
         return plain.flatten(-3)[..., : self.shape[-1]]
 
     def _part(self, at: int | slice, shape: tuple[int, ...]) -> Packed:
@@ -104,12 +118,15 @@ class Packed:
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """Codes uint8 [..., rows, columns], of whole tiles and groups, in the kernels' order: see the top of this file."""
-    quads = codes.reshape(*codes.shape[:-2], -1, LANES, codes.shape[-1] // 4, 4).transpose(-3, -2)  # [..., tiles, columns/4, 16, 4]
+    """Codes uint8 [..., rows, columns], of whole tiles and groups, in the kernels' order: see the top of this
+    file."""
+    # [..., tiles, columns/4, 16, 4]
+    quads = codes.reshape(*codes.shape[:-2], -1, LANES, codes.shape[-1] // 4, 4).transpose(-3, -2)
     if bits == 8:
         return quads.contiguous()
     low, high = torch.unflatten(quads, -3, (-1, 2)).unbind(-3)
-    return (low | (high << 4)).contiguous()  # as kernels read it; the operators keep the order that `transpose` gave
+    # as kernels read it; the operators keep the order that `transpose` gave
+    return (low | (high << 4)).contiguous()
 
 
 def pack_scales(scales: Tensor) -> Tensor:
@@ -117,8 +134,11 @@ def pack_scales(scales: Tensor) -> Tensor:
     return torch.unflatten(scales, -2, (-1, LANES)).mT.contiguous()
 
 
-def pack_rows(codes: Tensor, scales: Tensor, format: Format, minimums: Tensor | None = None, **about: Any) -> Packed:
-    """Codes uint8 [..., rows, columns] with fp16 scales [..., rows, columns/group], in the kernels' order; and the rest of `Packed`."""
+def pack_rows(
+    codes: Tensor, scales: Tensor, format: Format, minimums: Tensor | None = None, **about: Any
+) -> Packed:
+    """Codes uint8 [..., rows, columns] with fp16 scales [..., rows, columns/group], in the kernels' order;
+    and the rest of `Packed`."""
     shape = tuple(codes.shape)
     rows = -shape[-2] % LANES
     if rows:

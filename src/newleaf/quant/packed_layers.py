@@ -1,4 +1,5 @@
-"""Packed layers in the place of plain ones: a built network keeps its shape and its arithmetic, in a quarter of the memory."""
+"""Packed layers in the place of plain ones: a built network keeps its shape and its arithmetic, in a quarter
+of the memory."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from newleaf.quant.packed import Packed
 
 
 class PackedWeight(nn.Module):
-    """A packed matrix, or a stack of them, as a part of a network: its tensors move with it and are never trained."""
+    """A packed matrix, or a stack of them, as a part of a network: its tensors move with it and are never
+    trained."""
 
     codes: Tensor
     scales: Tensor
@@ -33,7 +35,8 @@ class PackedWeight(nn.Module):
         return Packed(self.codes, self.scales, shape, format, factor, self.minimums, values)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """`network.to(...)`: codes and scales move but keep their formats; what they are unpacked to follows the network."""
+        """`network.to(...)`: codes and scales move but keep their formats; what they are unpacked to follows
+        the network."""
         self.dtype = fn(torch.zeros(1, dtype=self.dtype)).dtype
         for name, tensor in list(self._buffers.items()):
             if tensor is not None:
@@ -50,7 +53,8 @@ class PackedWeight(nn.Module):
 
 
 class PackedLinear(PackedWeight):
-    """x [..., columns] → [..., rows] in x's type, the weights unpacked a few rows at a time. Gradients flow to x and to the bias."""
+    """x [..., columns] → [..., rows] in x's type, the weights unpacked a few rows at a time. Gradients flow
+    to x and to the bias."""
 
     def __init__(self, packed: Packed, bias: nn.Parameter | None = None) -> None:
         super().__init__(packed)
@@ -95,12 +99,15 @@ class _Product(torch.autograd.Function):
 
 
 def packable(network: nn.Module) -> set[str]:
-    """Names of the weights that quantised opening packs: every Linear but a router, the table of tokens, and the experts."""
+    """Names of the weights that quantised opening packs: every Linear but a router, the table of tokens, and
+    the experts."""
     names = set()
     for path, module in network.named_modules():
         if (isinstance(module, nn.Linear) and not path.endswith("router")) or path == "embedding.token":
             names.add(f"{path}.weight")
-        names.update(f"{path}.{name}" for name, value in module.named_parameters(recurse=False) if value.ndim == 3)
+        names.update(
+            f"{path}.{name}" for name, value in module.named_parameters(recurse=False) if value.ndim == 3
+        )
     return names
 
 
@@ -121,7 +128,9 @@ class PlainWeights(Mapping[str, Tensor]):
     """A network's weights under their own names, the packed ones unpacked when asked for."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.plain = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_PARTS)}
+        self.plain = {
+            name: tensor for name, tensor in network.state_dict().items() if not name.endswith(_PARTS)
+        }
         self.packed: dict[str, PackedWeight] = {}
         for path, module in network.named_modules():
             if isinstance(module, PackedWeight):

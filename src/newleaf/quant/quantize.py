@@ -1,4 +1,5 @@
-"""Weights to codes: for each group the scale that leaves the least squared error, and not the one that just reaches its largest."""
+"""Weights to codes: for each group the scale that leaves the least squared error, and not the one that just
+reaches its largest."""
 
 from __future__ import annotations
 
@@ -10,14 +11,18 @@ from torch import Tensor
 
 from newleaf.quant.packed import LANES, Format, Packed, pack_codes, pack_scales
 
-# Which part of the range the largest weight of a group is given: a scale that clips it a little may serve the other 31 better.
+# Which part of the range the largest weight of a group is given: a scale that clips it a little may serve the
+# other 31 better.
 STRETCHES = {8: (1.0,), 4: (1.0, 0.93, 0.86, 1.07)}
 CHUNK = 1 << 19  # weights quantised at once: their errors under every stretch stay in cache
-LARGEST = 10  # the exponent that `factor` gives the largest scale, so that fp16, which ends at 2^-24, holds ones 2^34 times smaller
+# the exponent that `factor` gives the largest scale, so that fp16, which ends at 2^-24, holds ones 2^34 times
+# smaller
+LARGEST = 10
 
 
 def quantize(weight: Tensor, format: Format) -> Packed:
-    """Weights [rows, columns] or [E, rows, columns], any float type, packed in `format`; they are read a chunk of rows at a time.
+    """Weights [rows, columns] or [E, rows, columns], any float type, packed in `format`; they are read a
+    chunk of rows at a time.
 
     Raises ValueError for weights that are not finite.
     """
@@ -34,7 +39,9 @@ def quantize(weight: Tensor, format: Format) -> Packed:
     scales = torch.empty(*lead, tiles, groups, LANES, dtype=torch.float16)
     step = max(1, CHUNK // (LANES * columns))
     flat = weight.reshape(-1, rows, columns) if lead else weight.unsqueeze(0)
-    for matrix, into_codes, into_scales in zip(flat, codes.view(-1, *codes.shape[-4:]), scales.view(-1, *scales.shape[-3:]), strict=True):
+    for matrix, into_codes, into_scales in zip(
+        flat, codes.view(-1, *codes.shape[-4:]), scales.view(-1, *scales.shape[-3:]), strict=True
+    ):
         for tile in range(0, tiles, step):
             some = matrix[tile * LANES : (tile + step) * LANES].float() / factor
             whole = -(-some.shape[0] // LANES) * LANES
@@ -57,7 +64,8 @@ def _codes(weights: Tensor, format: Format) -> tuple[Tensor, Tensor]:
         codes = (weights * _inverse(scale)).round_().clamp_(-zero, top - zero)
         if len(STRETCHES[format.bits]) == 1:
             return codes.add_(zero).to(torch.uint8), scale
-        # The least-squares scale for these codes, ⟨w, q⟩ / ⟨q, q⟩, and the error it leaves, up to the constant ⟨w, w⟩.
+        # The least-squares scale for these codes, ⟨w, q⟩ / ⟨q, q⟩, and the error it leaves, up to the
+        # constant ⟨w, w⟩.
         inner, square = (weights * codes).sum(-1), codes.square().sum(-1)
         scale = torch.where(square > 0, inner / square, 0).half()
         error = scale.float() * (scale.float() * square - 2 * inner)

@@ -1,4 +1,5 @@
-"""What goes wrong, in the shape that OpenAI's clients read: {"error": {"message", "type", "param", "code"}}."""
+"""What goes wrong, in the shape that OpenAI's clients read: {"error": {"message", "type", "param",
+"code"}}."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from newleaf.errors import InputError, NotFiniteError
 from newleaf.generate.options import SamplingConfig
 
-TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 CODES = {404: "not_found", 405: "method_not_allowed"}
 # Where an option of ours has another name in OpenAI's requests.
 PARAMS = {"stop_ids": "stop_token_ids"}
@@ -37,7 +43,12 @@ class ApiError(HTTPException):
     """Something to tell the client. `param` names the parameter that is wrong."""
 
     def __init__(
-        self, status: int, message: str, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, message, dict(headers) if headers else None)
         self.param, self.code = param, code
@@ -52,7 +63,14 @@ def shape(status: int, message: str, param: str | None = None, code: str | None 
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     param = param[:LONGEST] if param is not None else None
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
-    return {"error": {"message": printable(message), "type": kind, "param": param, "code": code or CODES.get(status)}}
+    return {
+        "error": {
+            "message": printable(message),
+            "type": kind,
+            "param": param,
+            "code": code or CODES.get(status),
+        }
+    }
 
 
 def printable(text: str) -> str:
@@ -61,14 +79,24 @@ def printable(text: str) -> str:
 
 
 def refused(error: InputError, fields: Collection[str] | None = None, default: str | None = None) -> ApiError:
-    """An error of the floors below as one of the client's, with the parameter it is about where its text begins with one of the request's
-    `fields`; `default` is what an error is about that names none."""
+    """An error of the floors below as one of the client's, with the parameter it is about where its text
+    begins with one of the request's `fields`; `default` is what an error is about that names none."""
     text = " ".join(str(error).split()).replace("template variables", "chat_template_kwargs")
     named = re.match(r"([a-z_]+)((?:\[\d+\]|\.[a-z_]+)*)(?=[:,.\[])", text)
     known = {*(OPTIONS if fields is None else fields), *ABOUT}
-    name = PARAMS.get(named[1], named[1]) if named and (fields is None or named[1] not in fields) else named[1] if named else None
+    name = (
+        PARAMS.get(named[1], named[1])
+        if named and (fields is None or named[1] not in fields)
+        else named[1]
+        if named
+        else None
+    )
     param = f"{name}{named[2]}" if named and name in known else default
-    code = "context_length_exceeded" if "the context is" in text or "do not fit this model" in text else "invalid_value"
+    code = (
+        "context_length_exceeded"
+        if "the context is" in text or "do not fit this model" in text
+        else "invalid_value"
+    )
     return ApiError(400, text, param, code)
 
 
@@ -92,7 +120,9 @@ def add_handlers(app: FastAPI) -> None:
             what = "this form cannot be read: it is damaged, or the filename is too long"
             return respond(ApiError(400, f"file: {what}", "file", "invalid_value"))
         return JSONResponse(
-            shape(error.status_code, f"{error.detail}: {request.method} {request.url.path}"), error.status_code, error.headers
+            shape(error.status_code, f"{error.detail}: {request.method} {request.url.path}"),
+            error.status_code,
+            error.headers,
         )
 
     @app.exception_handler(NotFiniteError)
@@ -114,7 +144,11 @@ def invalid(problems: Any) -> ApiError:
     place = [step for step in problem["loc"] if step not in ("body", "query", "path")]
     place = place if not _is_json_problem(problem) else []
     param = _path(place) or None
-    given = "" if problem["type"] in ("missing", "extra_forbidden") or param is None else f", not {_short(problem.get('input'))}"
+    given = (
+        ""
+        if problem["type"] in ("missing", "extra_forbidden") or param is None
+        else f", not {_short(problem.get('input'))}"
+    )
     if problem["type"] == "extra_forbidden":
         return ApiError(400, f"{param}: this parameter is not supported", param, "unsupported_parameter")
     if problem["type"] == "missing":
@@ -122,7 +156,9 @@ def invalid(problems: Any) -> ApiError:
     text = str(problem["msg"]).removeprefix("Value error, ")
     reason = (problem.get("ctx") or {}).get("error")
     text = f"{text} ({reason})" if _is_json_problem(problem) and reason else text
-    return ApiError(400, f"{param}: {text[:1].lower()}{text[1:]}{given}" if param else text, param, "invalid_value")
+    return ApiError(
+        400, f"{param}: {text[:1].lower()}{text[1:]}{given}" if param else text, param, "invalid_value"
+    )
 
 
 def _is_json_problem(problem: Mapping[str, Any]) -> bool:

@@ -47,15 +47,36 @@ def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) ->
         server_context.registry.close()
         server_context.threads.close()
 
-    app = FastAPI(title="newleaf", version=VERSION, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="newleaf",
+        version=VERSION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
     rates = KeyRates(server_context.limits, server_context.settings.keys)
     work = None
     if server_context.settings.state is not None:
-        work = BatchWorker(server_context.settings.state, app, rates, server_context.logs, most_bytes=server_context.limits.body)
+        work = BatchWorker(
+            server_context.settings.state,
+            app,
+            rates,
+            server_context.logs,
+            most_bytes=server_context.limits.body,
+        )
     app.state.strict = server_context.settings.strict
     add_handlers(app)
     server_context.metrics.watch(server_context.registry.loads)
-    rooms = (chat_router, completions_router, responses_router, embeddings_router, tokens_router, health_router, runs_router)
+    rooms = (
+        chat_router,
+        completions_router,
+        responses_router,
+        embeddings_router,
+        tokens_router,
+        health_router,
+        runs_router,
+    )
     for router in [*(room(server_context) for room in rooms), metrics_router(server_context.metrics), *more]:
         app.include_router(router)
     if work is not None:
@@ -65,6 +86,10 @@ def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) ->
     if page.is_dir():
         app.include_router(page_router(page))
     app.add_middleware(
-        RequestMiddleware, settings=server_context.settings, rates=rates, metrics=server_context.metrics, logs=server_context.logs
+        RequestMiddleware,
+        settings=server_context.settings,
+        rates=rates,
+        metrics=server_context.metrics,
+        logs=server_context.logs,
     )
     return app

@@ -21,11 +21,13 @@ from newleaf.serve.http.connection import limited
 from newleaf.serve.models.server_context import ServerContext
 
 KEEP_ALIVE = 75  # seconds that a connection may be idle between requests
-SWITCH = 0.0005  # seconds after which a thread has to hand over the interpreter: the engine's waits for it after each round
+# seconds after which a thread has to hand over the interpreter: the engine's waits for it after each round
+SWITCH = 0.0005
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends well when it is asked to: SIGTERM's default would look like a failure to whoever started us."""
+    """uvicorn's server, which ends well when it is asked to: SIGTERM's default would look like a failure to
+    whoever started us."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -45,17 +47,27 @@ class Server(uvicorn.Server):
 def bind(host: str, port: int) -> socket.socket:
     """A socket to listen on; port 0 takes any that is free. Raises InputError when it cannot be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
-        raise InputError(f"{host}:{port}: cannot be listened on ({(error.strerror or str(error)).lower()})") from None
+        raise InputError(
+            f"{host}:{port}: cannot be listened on ({(error.strerror or str(error)).lower()})"
+        ) from None
     return found
 
 
-def serve(server_context: ServerContext, listening: socket.socket, on_ready: Callable[[], None], more: Sequence[APIRouter] = ()) -> None:
-    """Open the first model and answer until a signal asks to end. Raises InputError when the model cannot be opened."""
+def serve(
+    server_context: ServerContext,
+    listening: socket.socket,
+    on_ready: Callable[[], None],
+    more: Sequence[APIRouter] = (),
+) -> None:
+    """Open the first model and answer until a signal asks to end. Raises InputError when the model cannot be
+    opened."""
     allow_many_connections(server_context.limits.connections)
     sys.setswitchinterval(SWITCH)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
@@ -109,4 +121,7 @@ def allow_many_connections(count: int) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = count + 512
         if soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted, hard))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE,
+                (min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted, hard),
+            )

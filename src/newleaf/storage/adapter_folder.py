@@ -42,15 +42,19 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def stands_for_adapter(path: str | Path) -> bool:
-    """Whether who opens this means an adapter over its base: a folder with no weights of its own, or a run whose model is one."""
+    """Whether who opens this means an adapter over its base: a folder with no weights of its own, or a run
+    whose model is one."""
     folder = Path(path)
     if (folder / RUN_FILE).exists():
         return not (folder / RUN_MODEL).exists() and is_adapter(folder / RUN_ADAPTER)
-    return is_adapter(folder) and not any((folder / name).exists() for whole in WHOLE for name in (whole, index_name(whole)))
+    return is_adapter(folder) and not any(
+        (folder / name).exists() for whole in WHOLE for name in (whole, index_name(whole))
+    )
 
 
 def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
-    """The weight map of the network's Hugging Face class, by its family's name where that is known; else newleaf's own names."""
+    """The weight map of the network's Hugging Face class, by its family's name where that is known; else
+    newleaf's own names."""
     found = next((each for each in FAMILIES if each.name == family), None) or family_for(config)
     if found is not None:
         return found.rules(config)
@@ -70,7 +74,8 @@ def save_adapter(
     tokenizer: Tokenizer | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base; with a tokenizer if it has one.
+    """Write an adapter's folder, whole or not at all: what stock peft opens over the same base; with a
+    tokenizer if it has one.
 
     `notes` go to newleaf.json, beside what is known of the base.
     """
@@ -95,11 +100,14 @@ def load_adapter(path: str | Path, network: GPT, family: str | None = None) -> A
     return read_adapter(path, network.config, family, lambda name: weight_of(network, name))
 
 
-def read_adapter(path: str | Path, config: GPTConfig, family: str | None, weight: Callable[[str], Tensor | Packed]) -> Adapter:
-    """An adapter for a network whose base weights `weight` gives by name: a folder, a run that has one, or owner/name of the Hub.
+def read_adapter(
+    path: str | Path, config: GPTConfig, family: str | None, weight: Callable[[str], Tensor | Packed]
+) -> Adapter:
+    """An adapter for a network whose base weights `weight` gives by name: a folder, a run that has one, or
+    owner/name of the Hub.
 
-    Raises InputError when it is damaged, uses what newleaf does not honour, or belongs to another base: by its fingerprint where it has
-    one, and else where its shapes do not fit.
+    Raises InputError when it is damaged, uses what newleaf does not honour, or belongs to another base: by
+    its fingerprint where it has one, and else where its shapes do not fit.
     """
     folder = adapter_folder(path)
     adapter = read_unchecked(folder, config, family)
@@ -115,15 +123,19 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 def read_unchecked(folder: Path, config: GPTConfig, family: str | None = None) -> Adapter:
-    """The adapter in this folder for such a network, whichever base it was trained on. Raises InputError as `read_adapter` does."""
+    """The adapter in this folder for such a network, whichever base it was trained on. Raises InputError as
+    `read_adapter` does."""
     try:
-        return read_peft(read_about(folder), _tensors(folder / WEIGHTS), adapter_rules(config, family), shapes_of(config))
+        return read_peft(
+            read_about(folder), _tensors(folder / WEIGHTS), adapter_rules(config, family), shapes_of(config)
+        )
     except InputError as error:
         raise error if str(error).startswith(str(folder)) else InputError(f"{folder}: {error}") from None
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """What an adapter's folder holds, by peft's names. Raises InputError, naming the folder, when it is missing or damaged."""
+    """What an adapter's folder holds, by peft's names. Raises InputError, naming the folder, when it is
+    missing or damaged."""
     try:
         return _tensors(folder / WEIGHTS)
     except InputError as error:
@@ -131,13 +143,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def check_base(folder: Path, base: Mapping[str, Any], own: dict[str, Any]) -> None:
-    """Raises InputError, naming both fingerprints, where the network is not the base that the adapter was trained on."""
+    """Raises InputError, naming both fingerprints, where the network is not the base that the adapter was
+    trained on."""
     try:
         fits = same_base(dict(base), own)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError(f"{folder / OWN}: has no fingerprint of a base") from None
     if not fits:
-        raise InputError(f"{folder}: was trained on another base, of fingerprint {str(base.get('id'))[:60]}, and this one has {own['id']}")
+        raise InputError(
+            f"{folder}: was trained on another base, of fingerprint {str(base.get('id'))[:60]}, and this "
+            f"one has {own['id']}"
+        )
 
 
 def adapter_folder(path: str | Path) -> Path:
@@ -157,13 +173,16 @@ def base_of(path: str | Path) -> str:
     folder = adapter_folder(path)
     name = read_about(folder).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
-        raise InputError(f"{folder}: {CONFIG} does not say which base it is for; give the base, and this as its adapter")
+        raise InputError(
+            f"{folder}: {CONFIG} does not say which base it is for; give the base, and this as its adapter"
+        )
     beside = (folder / name).resolve()
     return str(beside) if not Path(name).exists() and beside.exists() else name
 
 
 def adapter_tokenizer(folder: Path, config: GPTConfig) -> Tokenizer | None:
-    """The tokenizer beside an adapter, which may have a chat template that the base has not; None where there is none."""
+    """The tokenizer beside an adapter, which may have a chat template that the base has not; None where there
+    is none."""
     if not (folder / "tokenizer.json").exists():
         return None
     return Tokenizer.load(folder).fitted(config.vocab_size, folder)
@@ -196,14 +215,17 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 def _weights(name: str, tensor: Tensor) -> Tensor:
-    """A tensor of an adapter; its number format one that sums can be made in. Raises InputError for what are no finite numbers."""
+    """A tensor of an adapter; its number format one that sums can be made in. Raises InputError for what are
+    no finite numbers."""
     if not tensor.is_floating_point():
         raise InputError(
-            f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, and an adapter's tensors are floating-point numbers"
+            f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, and an adapter's tensors are "
+            f"floating-point numbers"
         )
     usual = tensor if tensor.element_size() > 1 else tensor.float()  # fp8 is for storing
     if not bool(usual.isfinite().all()):
         raise InputError(
-            f"{name} holds {'NaN' if bool(usual.isnan().any()) else 'infinity'}: the adapter is damaged, or its training diverged"
+            f"{name} holds {'NaN' if bool(usual.isnan().any()) else 'infinity'}: the adapter is damaged, or "
+            f"its training diverged"
         )
     return usual

@@ -1,4 +1,5 @@
-"""A network put together from weights as they come off the disk, each in its final type before the next is read."""
+"""A network put together from weights as they come off the disk, each in its final type before the next is
+read."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ def blank(config: GPTConfig) -> GPT:
         return GPT(config)
 
 
-def assemble(network: GPT, weights: Iterable[tuple[str, Tensor | Packed]], precision: Precision | None) -> GPT:
+def assemble(
+    network: GPT, weights: Iterable[tuple[str, Tensor | Packed]], precision: Precision | None
+) -> GPT:
     """Fill a blank network with its weights, in any order; a tied head may be left out.
 
-    `precision`: None keeps the type each weight has; a Format packs what can be packed and leaves the rest, a few thousandths, in fp32.
-    What comes packed stays so. Raises ValueError when a weight did not come.
+    `precision`: None keeps the type each weight has; a Format packs what can be packed and leaves the rest, a
+      few thousandths, in fp32. What comes packed stays so. Raises ValueError when a weight did not come.
     """
     packs = packable(network) if isinstance(precision, Format) else set()
     tied = network.config.tie_embeddings

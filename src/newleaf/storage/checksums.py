@@ -1,4 +1,5 @@
-"""Checksums: CRC-32 (zlib's) of a file's bytes, and of each tensor of a safetensors or GGUF file, kept in the file's own metadata."""
+"""Checksums: CRC-32 (zlib's) of a file's bytes, and of each tensor of a safetensors or GGUF file, kept in the
+file's own metadata."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def table_of(checksums: Mapping[str, str]) -> str:
 
 
 class Checksums:
-    """What a file's metadata says of its tensors. A file of others says nothing, and `check` finds nothing wrong with it."""
+    """What a file's metadata says of its tensors. A file of others says nothing, and `check` finds nothing
+    wrong with it."""
 
     def __init__(self, metadata: Mapping[str, Any] | None = None) -> None:
         self.wanted: dict[str, str] = {}
@@ -72,7 +74,8 @@ class Checksums:
         self._compare(name, kind, lambda: checksum_of(kind, data))
 
     def _compare(self, name: str, kind: str, found: Callable[[], str]) -> None:
-        """A tensor of another number format was converted by some other program, which copied the metadata of before."""
+        """A tensor of another number format was converted by some other program, which copied the metadata of
+        before."""
         if not self.readable:
             raise ValueError("its table of checksums cannot be read")
         wanted = self.wanted.pop(name, None)

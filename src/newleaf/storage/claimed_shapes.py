@@ -1,4 +1,5 @@
-"""Whether a folder's weights are what its config.json says, by the heads of the files alone: no tensor is read."""
+"""Whether a folder's weights are what its config.json says, by the heads of the files alone: no tensor is
+read."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from newleaf.storage.stored_weights import StoredWeights
 
 
 def mismatch(path: Path, config: GPTConfig, family: Family | None, classifier: bool = False) -> str | None:
-    """The first tensor that is missing or has another shape than `config` says, as a sentence; None where all fit."""
+    """The first tensor that is missing or has another shape than `config` says, as a sentence; None where all
+    fit."""
     try:
         stored = StoredWeights(path)
         if config.n_layer > len(stored):
@@ -27,7 +29,9 @@ def mismatch(path: Path, config: GPTConfig, family: Family | None, classifier: b
         shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
         rules = family.rules(config) if family is not None else [same(name, name) for name in shapes]
         heads = {"head.weight"} if config.tie_embeddings else set()
-        wanted = [rule for rule in rules if rule.theirs not in stored.packed and not heads.intersection(rule.ours)]
+        wanted = [
+            rule for rule in rules if rule.theirs not in stored.packed and not heads.intersection(rule.ours)
+        ]
         for _ in from_hugging_face(wanted, _Heads(stored), shapes):
             pass
     except InputError as error:

@@ -1,4 +1,5 @@
-"""Classifiers as adapters: peft's files over the base of a language model, and beside them what the head's logits mean."""
+"""Classifiers as adapters: peft's files over the base of a language model, and beside them what the head's
+logits mean."""
 
 from __future__ import annotations
 
@@ -22,15 +23,18 @@ from newleaf.text.tokenizer import Tokenizer
 NOTE = "classifier"  # in newleaf.json
 
 
-def save_classifier_adapter(path: Path, adapter: Adapter, config: GPTConfig, family: str, tokenizer: Tokenizer, head: Head) -> None:
-    """Write the adapter of a classifier, whole or not at all, with its head (`adapter.score`): what stock peft opens over the family's
-    `ForSequenceClassification` of the base, given as many labels."""
+def save_classifier_adapter(
+    path: Path, adapter: Adapter, config: GPTConfig, family: str, tokenizer: Tokenizer, head: Head
+) -> None:
+    """Write the adapter of a classifier, whole or not at all, with its head (`adapter.score`): what stock
+    peft opens over the family's `ForSequenceClassification` of the base, given as many labels."""
     labelled = dataclasses.replace(adapter, about=about_labels(adapter.about))
     save_adapter(path, labelled, config, family, tokenizer, {NOTE: dataclasses.asdict(head)})
 
 
 def head_of(folder: Path, adapter: Adapter) -> Head:
-    """What the logits of a classifier's adapter mean; of one that peft wrote the labels are LABEL_0, LABEL_1, …, as transformers has them.
+    """What the logits of a classifier's adapter mean; of one that peft wrote the labels are LABEL_0, LABEL_1,
+    …, as transformers has them.
 
     Raises InputError for an adapter that gives no labels, and where the notes do not fit its head.
     """
@@ -48,5 +52,7 @@ def with_head(body: GPT, adapter: Adapter) -> Classifier:
     """The classifier of a network that the adapter is on, ready to be asked."""
     assert adapter.score is not None
     network = Classifier(body, len(adapter.score))
-    network.score.weight = nn.Parameter(adapter.score.to(device=body.device, dtype=body.dtype), requires_grad=False)
+    network.score.weight = nn.Parameter(
+        adapter.score.to(device=body.device, dtype=body.dtype), requires_grad=False
+    )
     return network.eval().to(torch.device(body.device))

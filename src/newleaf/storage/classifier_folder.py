@@ -1,4 +1,5 @@
-"""Classifiers as model folders: the family's ForSequenceClassification where it has one, and what newleaf notes beside it."""
+"""Classifiers as model folders: the family's ForSequenceClassification where it has one, and what newleaf
+notes beside it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,15 @@ from newleaf.families.weights import same
 from newleaf.model import GPTConfig
 from newleaf.model.classifier import Classifier
 from newleaf.storage.build_network import Precision
-from newleaf.storage.folder import Addition, Folder, is_classifier, load_folder, read_config, save_folder, why_not_stock
+from newleaf.storage.folder import (
+    Addition,
+    Folder,
+    is_classifier,
+    load_folder,
+    read_config,
+    save_folder,
+    why_not_stock,
+)
 from newleaf.storage.pretrained_note import Note
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.text.tokenizer import Tokenizer
@@ -31,9 +40,10 @@ MOST_LABELS = 2**20
 
 @dataclass(frozen=True)
 class Head:
-    """What a classifier's head means. `labels` are in the data's type and in the order of the logits; `choice` has none, its one logit is a
-    continuation's score. `start`, `delimiter` and `extract` are the ids put round the texts, None where the tokenizer does that itself;
-    `length` is the most tokens it was trained on."""
+    """What a classifier's head means. `labels` are in the data's type and in the order of the logits;
+    `choice` has none, its one logit is a continuation's score. `start`, `delimiter` and `extract` are the ids
+    put round the texts, None where the tokenizer does that itself; `length` is the most tokens it was trained
+    on."""
 
     shape: Shape
     labels: tuple[Label, ...]
@@ -62,7 +72,8 @@ class ClassifierFolder:
 
 
 def why_not_stock_classifier(config: GPTConfig, head: Head) -> str | None:
-    """What stock transformers lacks for this classifier, or None where its `pipeline` gives the same labels."""
+    """What stock transformers lacks for this classifier, or None where its `pipeline` gives the same
+    labels."""
     if (found := why_not_stock(config)) is not None:
         return found
     if head.shape == "similarity":
@@ -85,21 +96,27 @@ def save_classifier(
     dtype: torch.dtype | None = None,
     pretrained: Note | None = None,
 ) -> str | None:
-    """Write a classifier's folder, whole or not at all; `weights` have the names of `Classifier`. `pretrained` is how its body was.
-    Returns `why_not_stock_classifier`."""
+    """Write a classifier's folder, whole or not at all; `weights` have the names of `Classifier`.
+    `pretrained` is how its body was. Returns `why_not_stock_classifier`."""
     names = [str(label) for label in head.labels] or ["score"]
     values: dict[str, Any] = {
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
         # One logit is a number to stock transformers, whatever it is for.
-        "problem_type": MULTI if head.multi_label else REGRESSION if head.regression or head.outputs == 1 else SINGLE,
+        "problem_type": MULTI
+        if head.multi_label
+        else REGRESSION
+        if head.regression or head.outputs == 1
+        else SINGLE,
     }
     if family_for(config) is not None:
         values["architectures"] = [classifier_name(family_for(config).architecture)]  # type: ignore[union-attr]
     body = {name.removeprefix(BODY): tensor for name, tensor in weights.items() if name.startswith(BODY)}
     addition = Addition(values, (same(SCORE, SCORE),), {SCORE: torch.Size((head.outputs, config.n_embd))})
     notes = {"version": version, "classifier": dataclasses.asdict(head), **(pretrained or {})}
-    save_folder(path, config, body | {SCORE: weights[SCORE]}, tokenizer, notes, dtype=dtype, addition=addition)
+    save_folder(
+        path, config, body | {SCORE: weights[SCORE]}, tokenizer, notes, dtype=dtype, addition=addition
+    )
     return why_not_stock_classifier(config, head)
 
 
@@ -107,7 +124,9 @@ def load_classifier(path: Path, precision: Precision | None = None) -> Classifie
     """Open a classifier's folder, newleaf's or a stock one. Raises InputError when it is none, or damaged."""
     values = read_config(path)
     if not is_classifier(values):
-        raise InputError(f"{path}: a language model and no classifier; newleaf finetune --task classify makes one")
+        raise InputError(
+            f"{path}: a language model and no classifier; newleaf finetune --task classify makes one"
+        )
     found: Folder = load_folder(path, precision)
     head = _head(values, path)
     score = StoredWeights(path).get(SCORE)
@@ -129,8 +148,9 @@ def _head(values: Mapping[str, Any], path: Path) -> Head:
 
 
 def stock_head(labels: tuple[str, ...], problem: Any = None) -> Head:
-    """What a stock classifier's logits mean, as transformers has it: one alone is a number, and several are labels of which one is right,
-    unless `problem` (problem_type) says otherwise. Raises ValueError for a problem that is none, or does not fit."""
+    """What a stock classifier's logits mean, as transformers has it: one alone is a number, and several are
+    labels of which one is right, unless `problem` (problem_type) says otherwise. Raises ValueError for a
+    problem that is none, or does not fit."""
     if problem not in (None, SINGLE, MULTI, REGRESSION):
         raise ValueError(f"problem_type is {str(problem)[:60]!r}")
     if problem == SINGLE and len(labels) == 1:
@@ -173,7 +193,8 @@ def _wrong(head: Head) -> str | None:
     ids = (head.start, head.delimiter, head.extract)
     right = {
         "shape": head.shape in get_args(Shape),
-        "labels": all(isinstance(label, str | int | bool) for label in head.labels) and (head.shape == "choice" or bool(head.labels)),
+        "labels": all(isinstance(label, str | int | bool) for label in head.labels)
+        and (head.shape == "choice" or bool(head.labels)),
         "multi_label": type(head.multi_label) is bool and type(head.regression) is bool,
         "a token": all(token is None or (type(token) is int and 0 <= token < 2**31) for token in ids),
         "start": head.start is not None or head.extract is None,

@@ -1,4 +1,5 @@
-"""A model in one form to a model in another: folders, runs, Hub names and GGUF files in, folders and GGUF files out."""
+"""A model in one form to a model in another: folders, runs, Hub names and GGUF files in, folders and GGUF
+files out."""
 
 from __future__ import annotations
 
@@ -14,10 +15,24 @@ from newleaf.adapters.adapter import MergedWeights
 from newleaf.errors import InputError
 from newleaf.model import GPTConfig
 from newleaf.quant.packed_layers import PlainWeights
-from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, base_of, read_adapter, stands_for_adapter
+from newleaf.storage.adapter_folder import (
+    adapter_folder,
+    adapter_tokenizer,
+    base_of,
+    read_adapter,
+    stands_for_adapter,
+)
 from newleaf.storage.classifier_adapter import head_of
 from newleaf.storage.classifier_folder import BODY, SCORE, Head, load_classifier, save_classifier
-from newleaf.storage.folder import OWN_TYPE, describe, is_classifier, note_unknown, read_config, read_defaults, save_folder
+from newleaf.storage.folder import (
+    OWN_TYPE,
+    describe,
+    is_classifier,
+    note_unknown,
+    read_config,
+    read_defaults,
+    save_folder,
+)
 from newleaf.storage.folder_weights import FolderWeights
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.pretrained_note import Note, note_of
@@ -32,8 +47,9 @@ Progress = Callable[[int, int], None]  # tensors read, and of how many
 
 @dataclass(frozen=True)
 class Source:
-    """A model to be written elsewhere: `weights` have newleaf's names and may be read only when asked for. Of a classifier `labels` is
-    its head with what that means, and `pretrained` how it was made, where that is noted."""
+    """A model to be written elsewhere: `weights` have newleaf's names and may be read only when asked for. Of
+    a classifier `labels` is its head with what that means, and `pretrained` how it was made, where that is
+    noted."""
 
     family: str
     config: GPTConfig
@@ -55,27 +71,44 @@ def convert(
     merge: bool = False,
     adapter: str | Path | None = None,
 ) -> str | None:
-    """Write the model `source` as `target`: a GGUF file when its name ends in .gguf, else a Hugging Face folder, whole or not at all.
+    """Write the model `source` as `target`: a GGUF file when its name ends in .gguf, else a Hugging Face
+    folder, whole or not at all.
 
-    `dtype` (fp32, bf16 or fp16) is for folders, `type` (see `save_gguf`) for GGUF files; unless given, weights keep the type they have.
-    With `merge`, `source` is an adapter, or the base of `adapter`, and what is written is the base with the adapter in its weights.
-    A folder's weights are read one tensor at a time, and a shard of at most 5 GB is held while it is written; a GGUF file is opened whole.
-    Returns None, or a sentence about what will open the result. Raises InputError before anything is written.
+    `dtype` (fp32, bf16 or fp16) is for folders, `type` (see `save_gguf`) for GGUF files; unless given,
+    weights keep the type they have. With `merge`, `source` is an adapter, or the base of `adapter`, and what
+    is written is the base with the adapter in its weights. A folder's weights are read one tensor at a time,
+    and a shard of at most 5 GB is held while it is written; a GGUF file is opened whole. Returns None, or a
+    sentence about what will open the result. Raises InputError before anything is written.
     """
     _check_target(Path(target), Path(source), dtype, type, overwrite)
-    opened = _merged(source, adapter, DTYPES[dtype] if dtype else None) if merge or adapter else _opened(source)
+    opened = (
+        _merged(source, adapter, DTYPES[dtype] if dtype else None) if merge or adapter else _opened(source)
+    )
     if progress is not None:
         opened = replace(opened, weights=_Watched(opened.weights, progress))
     wanted = DTYPES[dtype] if dtype else None
     if opened.labels is not None:
         head, score = opened.labels
         if is_gguf(target):
-            raise InputError(f"{target}: {source} gives labels, and GGUF has no layout for a classifier's head; name a folder")
+            raise InputError(
+                f"{target}: {source} gives labels, and GGUF has no layout for a classifier's head; name a "
+                f"folder"
+            )
         whole = {BODY + name: opened.weights[name] for name in opened.weights} | {SCORE: score}
-        return save_classifier(Path(target), opened.config, whole, opened.tokenizer, head, VERSION, wanted, opened.pretrained)
+        return save_classifier(
+            Path(target), opened.config, whole, opened.tokenizer, head, VERSION, wanted, opened.pretrained
+        )
     if not is_gguf(target):
         notes = {"version": VERSION, **opened.pretrained}
-        return save_folder(Path(target), opened.config, opened.weights, opened.tokenizer, notes, dtype=wanted, defaults=opened.defaults)
+        return save_folder(
+            Path(target),
+            opened.config,
+            opened.weights,
+            opened.tokenizer,
+            notes,
+            dtype=wanted,
+            defaults=opened.defaults,
+        )
     from newleaf.storage.gguf_write import save_gguf
 
     kept = GGUF_TYPES.get(opened.weights["embedding.token.weight"].dtype, "F32")
@@ -89,18 +122,37 @@ def open_source(path: Path) -> Source:
 
         found = load_gguf(path)
         return Source(
-            found.family, found.network.config, PlainWeights(found.network), found.tokenizer, found.defaults, None, found.pretrained
+            found.family,
+            found.network.config,
+            PlainWeights(found.network),
+            found.tokenizer,
+            found.defaults,
+            None,
+            found.pretrained,
         )
     values = read_config(path)
     if is_classifier(values):
         labelled = load_classifier(path)
         body, score = labelled.network.body, labelled.network.score.weight.detach()
-        return Source(labelled.family, body.config, PlainWeights(body), labelled.tokenizer, {}, (labelled.head, score), labelled.pretrained)
+        return Source(
+            labelled.family,
+            body.config,
+            PlainWeights(body),
+            labelled.tokenizer,
+            {},
+            (labelled.head, score),
+            labelled.pretrained,
+        )
     config, family = describe(values, path)
     note_unknown(values, family, path)
-    weights, tokenizer = FolderWeights(path, config, family), Tokenizer.load(path).fitted(config.vocab_size, path)
+    weights, tokenizer = (
+        FolderWeights(path, config, family),
+        Tokenizer.load(path).fitted(config.vocab_size, path),
+    )
     name = family.name if family else OWN_TYPE
-    return Source(name, weights.config, weights, tokenizer, read_defaults(path, values), None, note_of(values))
+    return Source(
+        name, weights.config, weights, tokenizer, read_defaults(path, values), None, note_of(values)
+    )
 
 
 def _opened(source: str | Path) -> Source:
@@ -112,7 +164,9 @@ def _opened(source: str | Path) -> Source:
 def _merged(source: str | Path, adapter: str | Path | None, dtype: torch.dtype | None) -> Source:
     """A base with an adapter in its weights; its tokenizer is the adapter's where that has one."""
     if adapter is None and Path(source).exists() and not stands_for_adapter(source):
-        raise InputError(f"{source}: merge is for adapters, and this is none; give the adapter beside its base")
+        raise InputError(
+            f"{source}: merge is for adapters, and this is none; give the adapter beside its base"
+        )
     found, base = adapter_folder(source if adapter is None else adapter), source
     if adapter is None:
         base = base_of(found)
@@ -123,14 +177,22 @@ def _merged(source: str | Path, adapter: str | Path | None, dtype: torch.dtype |
     tokenizer = adapter_tokenizer(found, opened.config) or opened.tokenizer
     labels = None if trained.score is None else (head_of(found, trained), trained.score)
     weights = MergedWeights(opened.weights, trained.parts, dtype, trained.whole)
-    return replace(opened, config=trained.over(opened.config), weights=weights, tokenizer=tokenizer, labels=labels)
+    return replace(
+        opened, config=trained.over(opened.config), weights=weights, tokenizer=tokenizer, labels=labels
+    )
 
 
 def _check_target(target: Path, source: Path, dtype: str | None, type: str | None, overwrite: bool) -> None:
     if is_gguf(target) and dtype is not None:
-        raise InputError(f"dtype: {dtype} is for folders, and {target} is a GGUF file; give type (F32, F16, BF16, Q8_0, Q4_0, MXFP4)")
+        raise InputError(
+            f"dtype: {dtype} is for folders, and {target} is a GGUF file; give type (F32, F16, BF16, Q8_0, "
+            f"Q4_0, MXFP4)"
+        )
     if not is_gguf(target) and type is not None:
-        raise InputError(f"type: {type} is for GGUF files, and {target} does not end in .gguf; give dtype (fp32, bf16, fp16)")
+        raise InputError(
+            f"type: {type} is for GGUF files, and {target} does not end in .gguf; give dtype (fp32, bf16, "
+            f"fp16)"
+        )
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     if not target.exists():
@@ -139,14 +201,17 @@ def _check_target(target: Path, source: Path, dtype: str | None, type: str | Non
         raise InputError(f"{target}: is the model that is to be converted; choose another name")
     if is_gguf(target) != target.is_file():
         raise InputError(
-            f"{target}: exists and is a {'file' if target.is_file() else 'folder'}, so it is not replaced; choose another name"
+            f"{target}: exists and is a {'file' if target.is_file() else 'folder'}, so it is not replaced; "
+            f"choose another name"
         )
     if target.is_dir() and not any(target.iterdir()):
         return
     if not overwrite:
         raise InputError(f"{target}: exists; --overwrite replaces it")
     if target.is_dir() and not (target / "config.json").exists():
-        raise InputError(f"{target}: exists and is not a model folder, so it is not replaced; choose another name")
+        raise InputError(
+            f"{target}: exists and is not a model folder, so it is not replaced; choose another name"
+        )
 
 
 class _Watched(Mapping[str, Tensor]):

@@ -17,7 +17,14 @@ from newleaf.quant.packed import FORMATS
 from newleaf.storage.adapter_folder import stands_for_adapter
 from newleaf.storage.claimed_shapes import mismatch
 from newleaf.storage.describe_adapter import adapter_facts
-from newleaf.storage.folder import OWN_TYPE, describe, is_classifier, read_config, unknown_fields, why_not_stock
+from newleaf.storage.folder import (
+    OWN_TYPE,
+    describe,
+    is_classifier,
+    read_config,
+    unknown_fields,
+    why_not_stock,
+)
 from newleaf.storage.gguf_file import StoredTensor
 from newleaf.storage.hub import CARD, TOKENIZER_FILES
 from newleaf.storage.opening_memory import OpeningMemory, StoredMatrix, of_folder, of_gguf
@@ -49,20 +56,26 @@ class _Found:
 
 
 def facts(name: str | Path) -> dict[str, Any]:
-    """Facts about a run's model, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf info --json` prints them.
+    """Facts about a run's model, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf
+    info --json` prints them.
 
-    Of a model of the Hub only the small files are fetched; of an adapter's base those on this disk are read. Raises InputError when
-    `name` is none of these.
+    Of a model of the Hub only the small files are fetched; of an adapter's base those on this disk are read.
+    Raises InputError when `name` is none of these.
     """
     if stands_for_adapter(name):
         adapter = adapter_facts(name)
         there = adapter["base"] is not None and Path(adapter["base"]).exists()
-        return adapter | (_model_facts(adapter["base"]) if there else {}) | {"opens_in": "stock peft, over the base"}
+        return (
+            adapter
+            | (_model_facts(adapter["base"]) if there else {})
+            | {"opens_in": "stock peft, over the base"}
+        )
     return _model_facts(name)
 
 
 def network_named(name: str | Path) -> tuple[str, GPTConfig]:
-    """The family's name and the configuration of a run, a folder, a GGUF file or a Hub name, of which only config.json is fetched."""
+    """The family's name and the configuration of a run, a folder, a GGUF file or a Hub name, of which only
+    config.json is fetched."""
     path = locate(name, ("config.json",))
     if is_gguf(path):
         from newleaf.storage.gguf_read import read_head
@@ -79,11 +92,15 @@ def network_named(name: str | Path) -> tuple[str, GPTConfig]:
 def memory_to_run(config: GPTConfig) -> dict[str, int]:
     """Bytes for the weights in each precision and a cache that holds one text as long as the context.
 
-    fp32 and bf16 take 4 and 2 bytes a weight. int8 and int4 pack the matrices, P of the N weights, with a scale of 2 bytes for each group
-    of 64 or 32: P · (1 + 2/64) or P · (1/2 + 2/32), and 4 · (N − P) for the rest. The cache has 2 · L · K · D numbers a token, of 4 bytes
-    with fp32 weights and 2 otherwise; layers with a window keep the whole context too, as PyTorch has it.
+    fp32 and bf16 take 4 and 2 bytes a weight. int8 and int4 pack the matrices, P of the N weights, with a
+    scale of 2 bytes for each group of 64 or 32: P · (1 + 2/64) or P · (1/2 + 2/32), and 4 · (N − P) for the
+    rest. The cache has 2 · L · K · D numbers a token, of 4 bytes with fp32 weights and 2 otherwise; layers
+    with a window keep the whole context too, as PyTorch has it.
     """
-    counts, cache = count_parameters(config), 2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length
+    counts, cache = (
+        count_parameters(config),
+        2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length,
+    )
     needed = {"fp32": FP32 * (counts.total + cache), "bf16": BF16 * (counts.total + cache)}
     for name, form in FORMATS.items():
         packed = counts.packable * form.bits // 8 + counts.packable * SCALE // form.group
@@ -98,8 +115,14 @@ def _model_facts(name: str | Path) -> dict[str, Any]:
 
 def _facts_of(found: _Found) -> dict[str, Any]:
     config, counts = found.config, count_parameters(found.config)
-    heads = counted(config.n_head, "head") + (f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else "")
-    experts = f" × {counted(config.n_expert, 'expert')}, {config.n_expert_active} a token" if config.n_expert else ""
+    heads = counted(config.n_head, "head") + (
+        f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else ""
+    )
+    experts = (
+        f" × {counted(config.n_expert, 'expert')}, {config.n_expert_active} a token"
+        if config.n_expert
+        else ""
+    )
     tokenizer = found.tokenizer
     notes: dict[str, Any] = {"ignored_fields": list(found.ignored)} if found.ignored else {}
     notes |= {"damage": found.damage} if found.damage else {}
@@ -112,7 +135,9 @@ def _facts_of(found: _Found) -> dict[str, Any]:
         "shape": f"{counted(config.n_layer, 'layer')} × {config.n_embd}, {heads}, feed-forward {config.n_inner}{experts}",
         "context": config.context_length,
         "stored_as": found.stored_as,
-        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size} if tokenizer is not None else None,
+        "tokenizer": {"kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
+        if tokenizer is not None
+        else None,
         "licence": found.licence,
         "memory_to_run": memory_to_run(config),
         "memory_to_open": found.opening.open if found.opening else None,
@@ -168,7 +193,10 @@ def _gguf(path: Path) -> _Found:
         stored_as=f"GGUF, {', '.join(kinds)}, {byte_size(size)}",
         licence=licence if isinstance(licence, str) else None,
         opens_in=f"llama.cpp, as {layout.name}",
-        opening=of_gguf(config, [_matrix(name, tensor) for name, tensor in file.tensors.items() if not _twice(name, config)]),
+        opening=of_gguf(
+            config,
+            [_matrix(name, tensor) for name, tensor in file.tensors.items() if not _twice(name, config)],
+        ),
     )
 
 
@@ -180,7 +208,9 @@ def _twice(name: str, config: GPTConfig) -> bool:
 def _matrix(name: str, tensor: StoredTensor) -> StoredMatrix:
     from newleaf.storage.gguf_blocks import BITS
 
-    packs = len(tensor.shape) > 1 and name != "position_embd.weight" and not name.endswith("ffn_gate_inp.weight")
+    packs = (
+        len(tensor.shape) > 1 and name != "position_embd.weight" and not name.endswith("ffn_gate_inp.weight")
+    )
     return StoredMatrix(math.prod(tensor.shape), tensor.size, BITS.get(tensor.kind) if packs else None, packs)
 
 

@@ -24,7 +24,9 @@ def adapter_facts(name: str | Path) -> dict[str, Any]:
     """
     folder = adapter_folder(name)
     about = read_about(folder)
-    kind = ("rank-stabilised " if about.get("use_rslora") else "") + ("DoRA" if about.get("use_dora") else "LoRA")
+    kind = ("rank-stabilised " if about.get("use_rslora") else "") + (
+        "DoRA" if about.get("use_dora") else "LoRA"
+    )
     return {
         "adapter": str(folder),
         "method": f"{kind}, rank {about['r']}, alpha {about['lora_alpha']}",
@@ -39,14 +41,19 @@ def _targets(about: dict[str, Any]) -> str:
     """Layers by what they are called in every block, such as "mlp.up_proj"."""
     modules = about.get("target_modules") or []
     each = [modules] if isinstance(modules, str) else modules
-    return ", ".join(sorted({re.sub(r"^.*\.\d+\.", "", name) for name in [*each, *(about.get("target_parameters") or [])]}))
+    return ", ".join(
+        sorted({re.sub(r"^.*\.\d+\.", "", name) for name in [*each, *(about.get("target_parameters") or [])]})
+    )
 
 
 def _count(folder: Path) -> int:
     if not (folder / WEIGHTS).exists():
         raise InputError(f"{folder}: {WEIGHTS} is missing")
     check_regular(folder / WEIGHTS)
-    with guarded(f"{folder}: {WEIGHTS} is damaged or not safetensors"), safe_open(folder / WEIGHTS, framework="pt") as file:
+    with (
+        guarded(f"{folder}: {WEIGHTS} is damaged or not safetensors"),
+        safe_open(folder / WEIGHTS, framework="pt") as file,
+    ):
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dictionary)
 
 

@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all: written aside in the same directory, flushed to disk, then renamed."""
+"""Files that appear whole or not at all: written aside in the same directory, flushed to disk, then
+renamed."""
 
 import ctypes
 import errno
@@ -27,7 +28,8 @@ PRIVATE_FOLDER = 0o700
 
 @contextmanager
 def write_atomically(path: Path, private: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; when the block ends well, that file becomes `path`, otherwise it is removed.
+    """Yields a temporary path beside `path`; when the block ends well, that file becomes `path`, otherwise it
+    is removed.
 
     A `private` file is its user's alone (mode 0600) from its first byte on.
     """
@@ -47,9 +49,11 @@ def write_atomically(path: Path, private: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replace_directory(target: Path, unless: Callable[[Path], bool] | None = None) -> Iterator[Path]:
-    """Yields a new directory beside `target`; when the block ends well it takes the place of `target`, otherwise it is removed.
+    """Yields a new directory beside `target`; when the block ends well it takes the place of `target`,
+    otherwise it is removed.
 
-    A `target` for which `unless(target)` holds at that moment is kept and the new one dropped: another process was first.
+    A `target` for which `unless(target)` holds at that moment is kept and the new one dropped: another
+    process was first.
     """
     temporary = _sibling(target)
     temporary.mkdir(parents=True)
@@ -91,11 +95,12 @@ def open_private(path: Path) -> BinaryIO:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file in place, with a checksum of each tensor in its metadata. What the system refuses is an OSError here as
-    elsewhere, and not an error of the format's."""
+    """Writes a safetensors file in place, with a checksum of each tensor in its metadata. What the system
+    refuses is an OSError here as elsewhere, and not an error of the format's."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     path.touch()
-    mode = path.stat().st_mode & 0o7777  # what this user's files have; safetensors' own is one that only the owner reads
+    # what this user's files have; safetensors' own is one that only the owner reads
+    mode = path.stat().st_mode & 0o7777
     try:
         metadata = {"format": "pt"} | metadata_of(whole)
         save_file(whole, path, metadata=metadata)
@@ -105,14 +110,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         found = re.search(r"os error (\d+)", str(error))
         if found is None:
             raise
-        number = errno.ENOSPC if found[1] == "112" and os.name == "nt" else int(found[1])  # Windows' own number for a full disk
+        # Windows' own number for a full disk
+        number = errno.ENOSPC if found[1] == "112" and os.name == "nt" else int(found[1])
         raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def _in_order(path: Path, metadata: Mapping[str, str]) -> None:
-    """The library writes metadata in an order that changes from file to file; the same tensors are to make the same bytes."""
+    """The library writes metadata in an order that changes from file to file; the same tensors are to make
+    the same bytes."""
     wanted, turned = (
-        json.dumps(dict(pairs), separators=(",", ":")).encode() for pairs in (list(metadata.items()), list(metadata.items())[::-1])
+        json.dumps(dict(pairs), separators=(",", ":")).encode()
+        for pairs in (list(metadata.items()), list(metadata.items())[::-1])
     )
     with path.open("rb+") as file:
         start = 8 + len(b'{"__metadata__":')  # behind the header's length
@@ -129,7 +137,8 @@ def digest(path: Path) -> str:
 
 
 def remove_directory(path: Path) -> None:
-    """Removes a directory if it is there. Its name goes first, so that a kill on the way leaves no half of it."""
+    """Removes a directory if it is there. Its name goes first, so that a kill on the way leaves no half of
+    it."""
     if path.exists():
         gone = _sibling(path)
         path.rename(gone)
@@ -137,8 +146,8 @@ def remove_directory(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed process left half done in `folder`, which nobody else may be writing to; a directory that stepped aside for
-    one that never came takes its place again."""
+    """Removes what a killed process left half done in `folder`, which nobody else may be writing to; a
+    directory that stepped aside for one that never came takes its place again."""
     for leftover in folder.glob(".*.tmp"):
         target = leftover.with_name(leftover.name[1:].rsplit(".", 3)[0])
         if leftover.name.endswith(ASIDE) and not target.exists():
@@ -150,8 +159,9 @@ def sweep(folder: Path) -> None:
 
 
 def _move_into_place(new: Path, target: Path, unless: Callable[[Path], bool] | None) -> None:
-    """A directory cannot be renamed over a full one. Where the system can swap two, `new` then holds the old one, for its maker to
-    remove; elsewhere the old one steps aside first and comes back if the new one fails."""
+    """A directory cannot be renamed over a full one. Where the system can swap two, `new` then holds the old
+    one, for its maker to remove; elsewhere the old one steps aside first and comes back if the new one
+    fails."""
     old = _sibling(target, ASIDE)
     for _ in range(3):  # two processes may do this at once: whoever loses the race looks again
         if unless is not None and unless(target):
@@ -176,7 +186,8 @@ def _move_into_place(new: Path, target: Path, unless: Callable[[Path], bool] | N
 
 
 def _swap(one: Path, other: Path) -> bool:
-    """Swap two directories in one step, so that there is no moment without either; False where the system has no such call."""
+    """Swap two directories in one step, so that there is no moment without either; False where the system has
+    no such call."""
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)

@@ -1,4 +1,5 @@
-"""Model folders: a network, its tokenizer and its defaults, as Hugging Face lays them out, written and read."""
+"""Model folders: a network, its tokenizer and its defaults, as Hugging Face lays them out, written and
+read."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ MOST_WEIGHTS = 1 << 56  # beyond that PyTorch cannot count a tensor's bytes
 
 @dataclass(frozen=True)
 class Folder:
-    """What a model folder holds, opened: the network, its tokenizer, its family's name, the generation defaults, and how it was
-    pretrained, where that is noted."""
+    """What a model folder holds, opened: the network, its tokenizer, its family's name, the generation
+    defaults, and how it was pretrained, where that is noted."""
 
     network: GPT
     tokenizer: Tokenizer
@@ -50,7 +51,8 @@ class Folder:
 
 @dataclass(frozen=True)
 class Addition:
-    """What a folder holds beside a GPT: a classifier's fields of config.json, the rules of its own weights and their shapes."""
+    """What a folder holds beside a GPT: a classifier's fields of config.json, the rules of its own weights
+    and their shapes."""
 
     values: Mapping[str, Any]
     rules: tuple[Rule, ...]
@@ -69,7 +71,10 @@ def why_not_stock(config: GPTConfig) -> str | None:
     if family_for(config) is not None:
         return None
     family, changes = nearest_family(config)
-    wanted = ", ".join(f"model.{name} {str(value).lower() if isinstance(value, bool) else value}" for name, value in changes.items())
+    wanted = ", ".join(
+        f"model.{name} {str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in changes.items()
+    )
     return f"stock transformers has no such network, so this folder opens in newleaf only; for {family.architecture} train with {wanted}"
 
 
@@ -86,9 +91,9 @@ def save_folder(
 ) -> str | None:
     """Write a model folder, whole or not at all, over whatever `path` held. `weights` have newleaf's names.
 
-    Returns None, or a sentence when stock transformers cannot open the result. `notes` go under `newleaf` in config.json, `defaults` to
-    generation_config.json; `dtype` is the type of the stored weights, unless given the one they have.
-    An `addition` takes the place of the head.
+    Returns None, or a sentence when stock transformers cannot open the result. `notes` go under `newleaf` in
+    config.json, `defaults` to generation_config.json; `dtype` is the type of the stored weights, unless given
+    the one they have. An `addition` takes the place of the head.
     """
     family = family_for(config)
     shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
@@ -102,9 +107,14 @@ def save_folder(
         values, shapes = values | dict(addition.values), shapes | dict(addition.shapes)
     export = Export(rules, weights, dtype)
     values["dtype"] = str(export.written_as).removeprefix("torch.")
-    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ends = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
     generation = {name: value for name, value in ends.items() if value is not None} | dict(defaults or {})
-    values |= {name: _within(generation.get(name), config.vocab_size) for name in ends}  # two files that say the same
+    # two files that say the same
+    values |= {name: _within(generation.get(name), config.vocab_size) for name in ends}
     if notes:
         values["newleaf"] = values.get("newleaf", {}) | notes
     with replace_directory(path) as aside:
@@ -125,7 +135,9 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
     note_unknown(values, family, path)
     stored = StoredWeights(path)
     if config.n_layer > len(stored):
-        raise InputError(f"{path}: config.json says {config.n_layer} layers, more than the weights have tensors")
+        raise InputError(
+            f"{path}: config.json says {config.n_layer} layers, more than the weights have tensors"
+        )
     if is_classifier(values):  # it is stored without the language model's head
         config = config.replace(tie_embeddings=True, head_bias=False)
     else:
@@ -146,8 +158,8 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
 
 
 def read_defaults(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """How the model is to write: the folder's generation_config.json, or where there is none the same fields of config.json (`values`),
-    as stock transformers reads them. Raises InputError when it is broken."""
+    """How the model is to write: the folder's generation_config.json, or where there is none the same fields
+    of config.json (`values`), as stock transformers reads them. Raises InputError when it is broken."""
     if (path / "generation_config.json").exists():
         return read_object(path / "generation_config.json")
     return {name: values[name] for name in sorted(GENERATION) if values.get(name) is not None}
@@ -163,7 +175,9 @@ def note_unknown(values: dict[str, Any], family: Family | None, path: Path) -> N
     if names := unknown_fields(values, family):
         shown = ", ".join(printable(name)[:60] for name in names[:MOST_NAMED])
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        logging.getLogger("newleaf").warning(f"{path / 'config.json'}: ignored, since newleaf does not know them: {shown}{more}")
+        logging.getLogger("newleaf").warning(
+            f"{path / 'config.json'}: ignored, since newleaf does not know them: {shown}{more}"
+        )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -184,10 +198,14 @@ def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | No
     except (ConfigError, InputError) as error:
         raise InputError(f"{path / 'config.json'}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
-        raise InputError(f"{path / 'config.json'}: a field has a value of the wrong kind ({str(error)[:200]})") from None
+        raise InputError(
+            f"{path / 'config.json'}: a field has a value of the wrong kind ({str(error)[:200]})"
+        ) from None
 
 
-def _read(rule: Rule, stored: StoredWeights, shapes: dict[str, torch.Size], keep_packed: bool) -> Iterator[tuple[str, Tensor | Packed]]:
+def _read(
+    rule: Rule, stored: StoredWeights, shapes: dict[str, torch.Size], keep_packed: bool
+) -> Iterator[tuple[str, Tensor | Packed]]:
     """The weights of one rule; MXFP4 experts stay packed where that is possible."""
     if keep_packed:
         blocks, scales = stored.parts(rule.theirs)
@@ -212,8 +230,11 @@ def _checked(config: GPTConfig) -> GPTConfig:
 
 
 def _within(ids: Any, vocab_size: int) -> Any:
-    """An id, or a list of them, as config.json may have it: stock transformers makes an embedding of it, which must have the row."""
-    fits = all(type(token) is int and 0 <= token < vocab_size for token in (ids if isinstance(ids, list) else [ids]))
+    """An id, or a list of them, as config.json may have it: stock transformers makes an embedding of it,
+    which must have the row."""
+    fits = all(
+        type(token) is int and 0 <= token < vocab_size for token in (ids if isinstance(ids, list) else [ids])
+    )
     return ids if fits else None
 
 

@@ -17,8 +17,8 @@ from newleaf.storage.tied_head import as_stored
 
 
 class FolderWeights(Mapping[str, Tensor]):
-    """What `GPT(config).state_dict()` would hold, in the memory of one stored tensor. `family` is None for newleaf's own type; `config`
-    is the network's, untied where the stored head is one of its own.
+    """What `GPT(config).state_dict()` would hold, in the memory of one stored tensor. `family` is None for
+    newleaf's own type; `config` is the network's, untied where the stored head is one of its own.
 
     Raises InputError for what is missing, damaged or of another shape, when it is read.
     """
@@ -26,7 +26,9 @@ class FolderWeights(Mapping[str, Tensor]):
     def __init__(self, folder: Path, config: GPTConfig, family: Family | None) -> None:
         self.stored = StoredWeights(folder)
         if config.n_layer > len(self.stored):
-            raise InputError(f"{folder}: config.json says {config.n_layer} layers, more than the weights have tensors")
+            raise InputError(
+                f"{folder}: config.json says {config.n_layer} layers, more than the weights have tensors"
+            )
         self.config = config = as_stored(config, family, self.stored)
         self.shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
         self.tied = config.tie_embeddings

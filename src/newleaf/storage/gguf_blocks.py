@@ -1,4 +1,5 @@
-"""GGUF's blocks of 32 weights as newleaf's packed codes: the same numbers in another order, so that nothing is lost and little is held."""
+"""GGUF's blocks of 32 weights as newleaf's packed codes: the same numbers in another order, so that nothing
+is lost and little is held."""
 
 from __future__ import annotations
 
@@ -11,21 +12,25 @@ from newleaf.quant.mxfp4 import pack
 from newleaf.quant.packed import Format, Packed, pack_rows
 
 BLOCK = 32
-HALVES = 16  # bytes of a block's 4-bit codes: byte j holds weight j in its low half, weight j + 16 in its high half
+# bytes of a block's 4-bit codes: byte j holds weight j in its low half, weight j + 16 in its high half
+HALVES = 16
 
-# By the format's number for the type (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): bytes before the codes, and bits.
+# By the format's number for the type (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): bytes
+# before the codes, and bits.
 Q4_0, Q4_1, Q8_0, MXFP4 = 2, 3, 8, 39
 HEADS = {Q4_0: 2, Q4_1: 4, Q8_0: 2, MXFP4: 1}
 BITS = {Q4_0: 4, Q4_1: 4, Q8_0: 8, MXFP4: 4}
 
 
 def pack_blocks(data: NDArray[np.uint8], kind: int, rows: Tensor, shape: tuple[int, ...]) -> Packed | None:
-    """A tensor of `process_logits` made of the rows with these numbers [...] of a file's data [rows, bytes], of a type in BITS.
+    """A tensor of `process_logits` made of the rows with these numbers [...] of a file's data [rows, bytes],
+    of a type in BITS.
 
     None where its scales do not fit the packed form (MXFP4's may be too far apart).
     """
     width = HEADS[kind] + (BLOCK if BITS[kind] == 8 else HALVES)
-    blocks = torch.from_numpy(np.array(data).reshape(len(data), -1, width))[rows.flatten()]  # [N, groups, width]
+    # [N, groups, width]
+    blocks = torch.from_numpy(np.array(data).reshape(len(data), -1, width))[rows.flatten()]
     heads, codes = blocks[..., : HEADS[kind]], blocks[..., HEADS[kind] :]
     if kind == MXFP4:
         # One exponent a block, and pairs 16 apart where the standard's are neighbours.

@@ -1,4 +1,5 @@
-"""Byte-level BPE in a GGUF's metadata, whose way to cut text into words goes by a name that llama.cpp knows."""
+"""Byte-level BPE in a GGUF's metadata, whose way to cut text into words goes by a name that llama.cpp
+knows."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from newleaf.text.o200k import WORDS as O200K
 
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
-# Each way to cut text: as steps of a tokenizer.json, for the names that llama.cpp gives it. The first name is the one written.
+# Each way to cut text: as steps of a tokenizer.json, for the names that llama.cpp gives it. The first name is
+# the one written.
 GPT2_STEPS: list[tuple[Any, ...]] = [("ByteLevel", False, True)]
 RAW_STEP = ("ByteLevel", False, False)
 STEPS: dict[tuple[str, ...], list[tuple[Any, ...]]] = {
@@ -28,7 +30,8 @@ WHOLE_WORDS = "llama-bpe"  # llama.cpp takes a word that is a token as it is for
 
 
 def read_byte_level(file: GGUFFile, vocabulary: dict[str, int]) -> tuple[tokenizers.Tokenizer, bool]:
-    """The tokenizer of this vocabulary and of the file's merges, and whether llama.cpp sets bos before texts unless told otherwise."""
+    """The tokenizer of this vocabulary and of the file's merges, and whether llama.cpp sets bos before texts
+    unless told otherwise."""
     pre = file.metadata.get("tokenizer.ggml.pre")
     names = next((names for names in STEPS if pre in names), None)
     if names is None:
@@ -47,17 +50,23 @@ def read_byte_level(file: GGUFFile, vocabulary: dict[str, int]) -> tuple[tokeniz
 
 
 def write_byte_level(description: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Metadata beside the vocabulary, and a sentence about what they cannot hold, or None. Raises InputError where ids would differ."""
+    """Metadata beside the vocabulary, and a sentence about what they cannot hold, or None. Raises InputError
+    where ids would differ."""
     model = description["model"]
     steps = [_described(part) for part in parts_of(description["pre_tokenizer"])]
     names = next((names for names, known in STEPS.items() if steps == known), None)
     merges = merges_of(model)
     whole = bool(model.get("ignore_merges"))
     if names is None or (whole != (names[0] == WHOLE_WORDS) and not _merges_make_all(model["vocab"], merges)):
-        raise InputError("llama.cpp has no name for this tokenizer's way to cut text into words, so GGUF cannot hold it")
+        raise InputError(
+            "llama.cpp has no name for this tokenizer's way to cut text into words, so GGUF cannot hold it"
+        )
     normalizer = [part["type"] for part in parts_of(description["normalizer"])]
     if normalizer not in ([], ["NFC"]):
-        raise InputError(f"llama.cpp does not change text before it cuts it, and this tokenizer does ({', '.join(normalizer)})")
+        raise InputError(
+            f"llama.cpp does not change text before it cuts it, and this tokenizer does "
+            f"({', '.join(normalizer)})"
+        )
     values = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": names[0],
@@ -70,7 +79,8 @@ def write_byte_level(description: dict[str, Any]) -> tuple[dict[str, Any], str |
 
 
 def _merges_make_all(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> bool:
-    """Whether merges alone lead to every token, so that it does not matter if whole words are looked up first."""
+    """Whether merges alone lead to every token, so that it does not matter if whole words are looked up
+    first."""
     by_merges = models.BPE(vocabulary, merges)
     return all(len(by_merges.tokenize(token)) == 1 for token in vocabulary)
 

@@ -1,4 +1,5 @@
-"""Checksums of a GGUF file: of each tensor and of the head before them, in metadata that other programs pass over."""
+"""Checksums of a GGUF file: of each tensor and of the head before them, in metadata that other programs pass
+over."""
 
 from __future__ import annotations
 
@@ -10,15 +11,19 @@ from typing import Any
 
 from newleaf.storage.checksums import KEY, table_of
 
-HEAD = "newleaf.head.crc32"  # of the metadata: the head's bytes, the file's, and the head's CRC-32, in hexadecimal digits
+# of the metadata: the head's bytes, the file's, and the head's CRC-32, in hexadecimal digits
+HEAD = "newleaf.head.crc32"
 RECORD = re.compile(r"([0-9a-f]{16}):([0-9a-f]{16}):([0-9a-f]{8})")
 UNKNOWN = "0" * 8  # a CRC-32 before it is known, and the head's own while it is computed
 
 
 def to_be_filled_in(kinds: Mapping[str, str]) -> dict[str, str]:
-    """Metadata of the length that it will have, for tensors by name in these number formats. GGUF has it before the tensors, whose
-    checksums are known when they are written."""
-    return {KEY: table_of({name: f"{kind}:{UNKNOWN}" for name, kind in kinds.items()}), HEAD: _record(0, 0, UNKNOWN)}
+    """Metadata of the length that it will have, for tensors by name in these number formats. GGUF has it
+    before the tensors, whose checksums are known when they are written."""
+    return {
+        KEY: table_of({name: f"{kind}:{UNKNOWN}" for name, kind in kinds.items()}),
+        HEAD: _record(0, 0, UNKNOWN),
+    }
 
 
 def fill_in(path: Path, head: int, checksums: Mapping[str, str]) -> None:
@@ -30,14 +35,16 @@ def fill_in(path: Path, head: int, checksums: Mapping[str, str]) -> None:
         record = _record(head, path.stat().st_size, UNKNOWN)
         for before, after in ((empty[KEY], table_of(checksums)), (empty[HEAD], record)):
             data = data.replace(before.encode(), after.encode(), 1)
-        data = data.replace(record.encode(), record[: -len(UNKNOWN)].encode() + f"{zlib.crc32(data):08x}".encode(), 1)
+        data = data.replace(
+            record.encode(), record[: -len(UNKNOWN)].encode() + f"{zlib.crc32(data):08x}".encode(), 1
+        )
         file.seek(0)
         file.write(data)
 
 
 def check_head(metadata: Mapping[str, Any], data: Any, head: int, size: int) -> None:
-    """Raises ValueError where the first `head` bytes of `data` are not those that were written. A head or a file of another length was
-    written by some other program, which copied what it did not know."""
+    """Raises ValueError where the first `head` bytes of `data` are not those that were written. A head or a
+    file of another length was written by some other program, which copied what it did not know."""
     record = metadata.get(HEAD)
     found = RECORD.fullmatch(record) if isinstance(record, str) else None
     if found is None or (int(found[1], 16), int(found[2], 16)) != (head, size):
@@ -45,7 +52,8 @@ def check_head(metadata: Mapping[str, Any], data: Any, head: int, size: int) -> 
     end = data.find(found[0].encode(), 0, head) + len(found[0])
     if _crc32((data[: end - len(UNKNOWN)], UNKNOWN.encode(), data[end:head])) != found[3]:
         raise ValueError(
-            f"its metadata do not have the checksum that was written with them; if they were edited on purpose, take {HEAD} out of them"
+            f"its metadata do not have the checksum that was written with them; if they were edited on "
+            f"purpose, take {HEAD} out of them"
         )
 
 

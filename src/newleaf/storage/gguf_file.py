@@ -1,4 +1,5 @@
-"""A GGUF file's head, walked with every count and offset checked against the file's size, and its tensors read one at a time."""
+"""A GGUF file's head, walked with every count and offset checked against the file's size, and its tensors
+read one at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from newleaf.storage.checksums import Checksums
 from newleaf.storage.gguf_checksums import check_head
 
 MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
-# The format's numbers for types of values (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), as struct and numpy spell them.
+# The format's numbers for types of values (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), as
+# struct and numpy spell them.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 # A vocabulary with its merges has under a million and a half entries; a file may claim, and hold, any number.
@@ -51,7 +53,8 @@ def need_gguf() -> Any:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: `process_logits` as PyTorch counts, rows first; `kind` is the format's number for the type of its blocks."""
+    """Where a tensor lies: `process_logits` as PyTorch counts, rows first; `kind` is the format's number for
+    the type of its blocks."""
 
     shape: tuple[int, ...]
     kind: int
@@ -85,8 +88,8 @@ class GGUFFile(Mapping[str, Tensor]):
         return tensor
 
     def rows(self, name: str) -> np.ndarray[Any, Any]:
-        """The bytes of a tensor as they lie in the file, a row of blocks for each row of weights; mapped, and read where they have a
-        checksum, once. Raises InputError when they have another."""
+        """The bytes of a tensor as they lie in the file, a row of blocks for each row of weights; mapped, and
+        read where they have a checksum, once. Raises InputError when they have another."""
         stored = self.tensors[name]
         data = np.memmap(self.path, np.uint8, "r", stored.start, (stored.size,))
         try:
@@ -115,7 +118,8 @@ class GGUFFile(Mapping[str, Tensor]):
         return value
 
     def need_strings(self, key: str) -> list[str]:
-        """A metadata value that is a list of strings. Raises InputError where it is missing or something else."""
+        """A metadata value that is a list of strings. Raises InputError where it is missing or something
+        else."""
         values: list[str] = self.need(key, list)
         if not all(isinstance(value, str) for value in values):
             raise InputError(f"{self.path}: metadata {key} is not a list of strings")
@@ -123,7 +127,8 @@ class GGUFFile(Mapping[str, Tensor]):
 
 
 def open_gguf(path: Path, dtype: torch.dtype = torch.float32) -> GGUFFile:
-    """Read the head of a GGUF file; tensors come as `dtype`. Raises InputError, in one line, when the file is not what it says."""
+    """Read the head of a GGUF file; tensors come as `dtype`. Raises InputError, in one line, when the file is
+    not what it says."""
     gguf = need_gguf()
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -153,12 +158,17 @@ class _Head:
             raise InputError(f"{self.path}: not a GGUF file")
         version = self.scalar("I")
         if version not in VERSIONS:
-            raise InputError(f"{self.path}: GGUF version {version} is not known, only {' and '.join(map(str, VERSIONS))}, little-endian")
+            raise InputError(
+                f"{self.path}: GGUF version {version} is not known, only "
+                f"{' and '.join(map(str, VERSIONS))}, little-endian"
+            )
         n_tensors, n_values = self.scalar("Q"), self.scalar("Q")
         # The least a tensor and a value can take: lengths, numbers and types, with names of one letter.
         for count, least, what in ((n_tensors, 33, "tensors"), (n_values, 14, "metadata values")):
             if count * least > self.size:
-                raise InputError(f"{self.path}: claims {count:,} {what}, more than fit into its {self.size:,} bytes")
+                raise InputError(
+                    f"{self.path}: claims {count:,} {what}, more than fit into its {self.size:,} bytes"
+                )
         metadata: dict[str, Any] = {}
         for _ in range(n_values):
             key = self.string("a metadata key")
@@ -185,16 +195,23 @@ class _Head:
         shape = tuple(self.scalar("Q") for _ in range(n_dims))[::-1]
         return name, shape, self.scalar("I"), self.scalar("Q")
 
-    def place(self, name: str, shape: tuple[int, ...], kind: int, start: int, kinds: Any, block_sizes: Any) -> StoredTensor:
+    def place(
+        self, name: str, shape: tuple[int, ...], kind: int, start: int, kinds: Any, block_sizes: Any
+    ) -> StoredTensor:
         if kind not in set(kinds):
-            raise InputError(f"{self.path}: tensor {name} is of type {kind}, which the gguf package does not know")
+            raise InputError(
+                f"{self.path}: tensor {name} is of type {kind}, which the gguf package does not know"
+            )
         per_block, block_bytes = block_sizes[kinds(kind)]
         if 0 in shape or shape[-1] % per_block:
-            raise InputError(f"{self.path}: tensor {name} has shape {shape}, which blocks of {per_block} cannot fill")
+            raise InputError(
+                f"{self.path}: tensor {name} has shape {shape}, which blocks of {per_block} cannot fill"
+            )
         size = math.prod(shape) // per_block * block_bytes
         if start + size > self.size:
             raise InputError(
-                f"{self.path}: tensor {name} would end at byte {start + size:,} of {self.size:,}; the file is truncated or its offsets lie"
+                f"{self.path}: tensor {name} would end at byte {start + size:,} of {self.size:,}; the file "
+                f"is truncated or its offsets lie"
             )
         return StoredTensor(shape, kind, start, size)
 
@@ -204,15 +221,22 @@ class _Head:
         if kind == STRING:
             return self.string(key)
         if kind != ARRAY:
-            raise InputError(f"{self.path}: metadata {key} has a value of type {kind}, which GGUF does not have")
+            raise InputError(
+                f"{self.path}: metadata {key} has a value of type {kind}, which GGUF does not have"
+            )
         inner, count = self.scalar("I"), self.scalar("Q")
         self.values_left -= count
         if self.values_left < 0:
-            raise InputError(f"{self.path}: metadata {key} claims {count:,} values; newleaf reads at most {MOST_VALUES:,} in a file")
+            raise InputError(
+                f"{self.path}: metadata {key} claims {count:,} values; newleaf reads at most "
+                f"{MOST_VALUES:,} in a file"
+            )
         if inner == STRING:
             return [self.string(key) for _ in range(count)]
         if inner not in SCALARS:
-            raise InputError(f"{self.path}: metadata {key} is an array of type {inner}, which newleaf does not read")
+            raise InputError(
+                f"{self.path}: metadata {key} is an array of type {inner}, which newleaf does not read"
+            )
         numbers = np.dtype(SCALARS[inner]).newbyteorder("<")
         return np.frombuffer(self.take(count * numbers.itemsize, key), numbers).tolist()
 
@@ -232,7 +256,8 @@ class _Head:
     def take(self, count: int, what: str) -> bytes:
         if count > self.size - self.at:
             raise InputError(
-                f"{self.path}: {what} would take {count:,} bytes of {self.size - self.at:,} left; the file is truncated or damaged"
+                f"{self.path}: {what} would take {count:,} bytes of {self.size - self.at:,} left; the file "
+                f"is truncated or damaged"
             )
         self.at += count
         return self.data[self.at - count : self.at]

@@ -1,4 +1,5 @@
-"""The networks that GGUF holds as llama.cpp runs them: metadata keys and tensor names of each layout, in both directions."""
+"""The networks that GGUF holds as llama.cpp runs them: metadata keys and tensor names of each layout, in both
+directions."""
 
 from __future__ import annotations
 
@@ -38,7 +39,11 @@ ROTARY = {"rope.dimension_count": "rotary_dim", "rope.freq_base": "rotary_base"}
 GROUPED_QUERIES = {
     "attention.layer_norm_rms_epsilon": "norm_eps", "attention.head_count_kv": "n_kv_head", "attention.key_length": "head_dim",
 }  # fmt: skip
-EXPERTS = {"expert_count": "n_expert", "expert_used_count": "n_expert_active", "expert_feed_forward_length": "n_inner"}
+EXPERTS = {
+    "expert_count": "n_expert",
+    "expert_used_count": "n_expert_active",
+    "expert_feed_forward_length": "n_inner",
+}
 GPT_OSS = {
     "norm": "rms_norm", "positions": "rotary", "sinks": True, "activation": "clamped_swiglu", "gated": True, "init": "normal",
 }  # fmt: skip
@@ -53,8 +58,9 @@ IGNORED = {"vocab_size", "attention.value_length", "tensor_data_layout", "use_pa
 
 @dataclass(frozen=True)
 class Layout:
-    """One of llama.cpp's graphs. `keys` are metadata keys and the fields of GPTConfig they hold, `fixed` the fields that the graph implies,
-    `shown` those that the presence of a tensor shows, and `near` values that are written as the fixed one and noted for newleaf."""
+    """One of llama.cpp's graphs. `keys` are metadata keys and the fields of GPTConfig they hold, `fixed` the
+    fields that the graph implies, `shown` those that the presence of a tensor shows, and `near` values that
+    are written as the fixed one and noted for newleaf."""
 
     name: str
     family: str
@@ -69,8 +75,13 @@ class Layout:
     windowed: bool = False  # every other layer, from the first on, sees a window
 
     def read(self, metadata: Mapping[str, Any], names: Collection[str], vocab_size: int) -> GPTConfig:
-        """The network of these metadata and of tensors with these names. Raises InputError for what is missing or not honoured."""
-        values = {key.removeprefix(f"{self.name}."): value for key, value in metadata.items() if key.startswith(f"{self.name}.")}
+        """The network of these metadata and of tensors with these names. Raises InputError for what is
+        missing or not honoured."""
+        values = {
+            key.removeprefix(f"{self.name}."): value
+            for key, value in metadata.items()
+            if key.startswith(f"{self.name}.")
+        }
         found = dict(self.fixed) | {"vocab_size": vocab_size}
         for key, name in self.keys.items():
             if key in values:
@@ -93,7 +104,9 @@ class Layout:
             found["windows"] = self._windows(values.get("attention.sliding_window"), found["n_layer"])
         for key, value in values.items():
             if key not in self._known and value and value != "none":
-                raise InputError(f"metadata {self.name}.{key} = {str(value)[:60]} is not honoured by newleaf's {self.name}")
+                raise InputError(
+                    f"metadata {self.name}.{key} = {str(value)[:60]} is not honoured by newleaf's {self.name}"
+                )
         for name, value in self.near.items():
             if metadata.get(f"newleaf.{name}") == value:
                 found[name] = value
@@ -103,7 +116,8 @@ class Layout:
             raise InputError(f"its metadata describe no network ({error})") from None
         if "attention.key_length" in self.keys and config.rotary_dim != config.head_dim:
             raise InputError(
-                f"metadata {self.name}.rope.dimension_count is {config.rotary_dim}, and heads have {config.head_dim} dimensions"
+                f"metadata {self.name}.rope.dimension_count is {config.rotary_dim}, and heads have "
+                f"{config.head_dim} dimensions"
             )
         return config
 
@@ -119,8 +133,11 @@ class Layout:
         if "expert_count" in values:
             values["expert_count"] = config.n_expert or max(1, config.n_expert_active)
         if self.windowed:
-            values["attention.sliding_window"] = max(config.windows, default=0) or 1  # a window of 0 would hide everything
-        own = {f"newleaf.{name}": value for name, value in self.near.items() if getattr(config, name) == value}
+            # a window of 0 would hide everything
+            values["attention.sliding_window"] = max(config.windows, default=0) or 1
+        own = {
+            f"newleaf.{name}": value for name, value in self.near.items() if getattr(config, name) == value
+        }
         return {f"{self.name}.{key}": value for key, value in values.items()} | own
 
     @property
@@ -131,23 +148,36 @@ class Layout:
 
     def _windows(self, window: Any, n_layer: int) -> tuple[int, ...]:
         if type(window) is not int or window < 1:
-            raise InputError(f"metadata {self.name}.attention.sliding_window is {str(window)[:60]}, and not a number of tokens")
+            raise InputError(
+                f"metadata {self.name}.attention.sliding_window is {str(window)[:60]}, and not a number of "
+                f"tokens"
+            )
         return tuple(0 if i % 2 else window for i in range(n_layer))
 
     def cannot_hold(self, config: GPTConfig) -> dict[str, Any]:
-        """Fields that would come back different from a file of this layout, with the values it would need; empty if it fits."""
+        """Fields that would come back different from a file of this layout, with the values it would need;
+        empty if it fits."""
         try:
             back = self.read(self.write(config), (), config.vocab_size).to_dict()
         except InputError:
             return {"head_dim": "n_embd / n_head"} | self._wrong_kind(config)
         back |= {name: getattr(config, name) for name in self.shown}
-        return {name: back[name] for name, value in config.to_dict().items() if name not in TRAINING_FIELDS and back[name] != value}
+        return {
+            name: back[name]
+            for name, value in config.to_dict().items()
+            if name not in TRAINING_FIELDS and back[name] != value
+        }
 
     def _wrong_kind(self, config: GPTConfig) -> dict[str, Any]:
-        """Fields without a key, so that a network whose sizes already do not fit is not taken for a near one."""
+        """Fields without a key, so that a network whose sizes already do not fit is not taken for a near
+        one."""
         free = {*self.keys.values(), *self.shown, *self.near, *TRAINING_FIELDS, "block"}
         kinds = {f.name: self.fixed.get(f.name, f.default) for f in fields(GPTConfig) if f.name not in free}
-        return {name: kind for name, kind in kinds.items() if isinstance(kind, bool | str) and getattr(config, name) != kind}
+        return {
+            name: kind
+            for name, kind in kinds.items()
+            if isinstance(kind, bool | str) and getattr(config, name) != kind
+        }
 
     def rules(self, config: GPTConfig, shapes: Mapping[str, Any]) -> list[Rule]:
         """The file's tensors and newleaf's; `shapes` are the network's own."""
@@ -158,13 +188,19 @@ class Layout:
         outer, layer = [], []
         for theirs, name in OUTER.items():
             if not (theirs == "output" and config.tie_embeddings):
-                outer += [Rule(f"{theirs}.{part}", (f"{name}.{part}",)) for part in ("weight", "bias") if there(f"{name}.", part)]
+                outer += [
+                    Rule(f"{theirs}.{part}", (f"{name}.{part}",))
+                    for part in ("weight", "bias")
+                    if there(f"{name}.", part)
+                ]
         if config.positions != "rotary":
             outer.append(position_rule(config, "position_embd.weight"))
         fused = tuple(PARTS[f"attn_{x}"] for x in "qkv") if self.fused else ()
         for part in ("weight", "bias"):
             if fused:
-                layer.append(Rule(f"blk.{{i}}.attn_qkv.{part}", tuple(f"blocks.{{i}}.{name}.{part}" for name in fused)))
+                layer.append(
+                    Rule(f"blk.{{i}}.attn_qkv.{part}", tuple(f"blocks.{{i}}.{name}.{part}" for name in fused))
+                )
             layer += [
                 Rule(f"blk.{{i}}.{self.renamed.get(theirs, theirs)}.{part}", (f"blocks.{{i}}.{name}.{part}",))
                 for theirs, name in PARTS.items()
@@ -175,7 +211,8 @@ class Layout:
         return outer + per_layer(config, layer)
 
     def rearrange(self, name: str, tensor: Tensor, config: GPTConfig, reading: bool) -> Tensor:
-        """Rows of q and k as rotary halves (newleaf's) from neighbouring pairs (the file's), or the other way."""
+        """Rows of q and k as rotary halves (newleaf's) from neighbouring pairs (the file's), or the other
+        way."""
         part = name.split(".")[2] if name.startswith("blk.") else ""
         if not (self.paired and part in ("attn_q", "attn_k")):
             return tensor
@@ -211,7 +248,10 @@ def layout_named(name: Any) -> Layout:
     for layout in LAYOUTS:
         if layout.name == name:
             return layout
-    raise InputError(f"its architecture is {str(name)[:60]!r}; newleaf reads {', '.join(layout.name for layout in LAYOUTS)} from GGUF")
+    raise InputError(
+        f"its architecture is {str(name)[:60]!r}; newleaf reads "
+        f"{', '.join(layout.name for layout in LAYOUTS)} from GGUF"
+    )
 
 
 def layout_for(config: GPTConfig) -> Layout:
@@ -219,14 +259,21 @@ def layout_for(config: GPTConfig) -> Layout:
     pairs = [(layout, layout.cannot_hold(config)) for layout in LAYOUTS]
     layout, wrong = min(pairs, key=lambda pair: ("block" in pair[1], "norm" in pair[1], len(pair[1])))
     if wrong:
-        changes = ", ".join(f"{name} = {str(value).lower() if isinstance(value, bool) else value}" for name, value in wrong.items())
+        changes = ", ".join(
+            f"{name} = {str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in wrong.items()
+        )
         known = ", ".join(layout.name for layout in LAYOUTS)
-        raise InputError(f"GGUF has no layout for this network (newleaf writes {known}); the nearest, {layout.name}, wants {changes}")
+        raise InputError(
+            f"GGUF has no layout for this network (newleaf writes {known}); the nearest, {layout.name}, "
+            f"wants {changes}"
+        )
     return layout
 
 
 def _checked(key: str, value: Any, name: str) -> Any:
-    """The value where it has the type of GPTConfig's field; numbers of a list for each layer count when they are all the same."""
+    """The value where it has the type of GPTConfig's field; numbers of a list for each layer count when they
+    are all the same."""
     if isinstance(value, list) and value and all(item == value[0] for item in value):
         value = value[0]
     wanted = {f.name: f.type for f in fields(GPTConfig)}[name]

@@ -25,16 +25,23 @@ from newleaf.storage.pretrained_note import note_in_gguf
 
 
 def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
-    """Open a GGUF file. Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and the rest becomes fp32. Where
-    one in fewer bits is asked for, those that have no more bits already stay as they are.
+    """Open a GGUF file. Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and
+    the rest becomes fp32. Where one in fewer bits is asked for, those that have no more bits already stay as
+    they are.
 
-    Raises InputError, in one line, for a file that is damaged, whose numbers lie, or that holds what newleaf does not know.
+    Raises InputError, in one line, for a file that is damaged, whose numbers lie, or that holds what newleaf
+    does not know.
     """
-    file = open_gguf(Path(path), torch.float32 if isinstance(precision, Format) else precision or torch.float32)
+    file = open_gguf(
+        Path(path), torch.float32 if isinstance(precision, Format) else precision or torch.float32
+    )
     layout, config = _config(file)
     tokenizer = read_tokenizer(file)
     if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {config.vocab_size:,}")
+        raise InputError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens and the network only "
+            f"{config.vocab_size:,}"
+        )
     network = blank(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     rules = layout.rules(config, shapes)
@@ -43,7 +50,11 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
     keep = packable(network)
     weights = (pair for rule in rules for pair in _read(file, layout, config, rule, shapes, keep, most_bits))
     network = assemble(network, weights, precision)
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+    ids = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
     defaults: dict[str, Any] = {name: value for name, value in ids.items() if value is not None}
     turn = file.metadata.get("tokenizer.ggml.eot_token_id")
     if type(turn) is int and 0 <= turn < tokenizer.vocab_size and turn != tokenizer.eos_id:
@@ -52,9 +63,16 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
 
 
 def _read(
-    file: GGUFFile, layout: Layout, config: GPTConfig, rule: Rule, shapes: dict[str, torch.Size], keep: set[str], most_bits: int
+    file: GGUFFile,
+    layout: Layout,
+    config: GPTConfig,
+    rule: Rule,
+    shapes: dict[str, torch.Size],
+    keep: set[str],
+    most_bits: int,
 ) -> Iterator[tuple[str, Tensor | Packed]]:
-    """The weights of one rule; those named in `keep` stay packed where they have no more than `most_bits` bits a code."""
+    """The weights of one rule; those named in `keep` stay packed where they have no more than `most_bits`
+    bits a code."""
     stored = file.tensors[rule.theirs]
     if BITS.get(stored.kind, 99) <= most_bits and keep.issuperset(rule.ours):
         data = file.rows(rule.theirs)
@@ -82,7 +100,8 @@ def _config(file: GGUFFile) -> tuple[Layout, GPTConfig]:
         layout = layout_named(file.metadata.get("general.architecture"))
         if type(parts := file.metadata.get("split.count", 1)) is not int or parts > 1:
             raise InputError(
-                f"it is one of {parts} parts, and newleaf reads GGUF files that are whole; llama.cpp's gguf-split --merge joins them"
+                f"it is one of {parts} parts, and newleaf reads GGUF files that are whole; llama.cpp's "
+                f"gguf-split --merge joins them"
             )
         if "token_embd.weight" not in file:
             raise InputError("tensor token_embd.weight is missing")
@@ -92,7 +111,8 @@ def _config(file: GGUFFile) -> tuple[Layout, GPTConfig]:
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from None
     if layout.always_head and _same_bytes(file, "output.weight", "token_embd.weight"):
-        config = config.replace(tie_embeddings=True)  # llama.cpp wants a head of its own, so a tied one is written twice
+        # llama.cpp wants a head of its own, so a tied one is written twice
+        config = config.replace(tie_embeddings=True)
     return layout, config
 
 
@@ -100,18 +120,24 @@ def _check_layers(file: GGUFFile, claimed: Any) -> None:
     """A first tensor for each layer, before anything is built of a number that may lie."""
     for i in range(claimed if type(claimed) is int else 0):
         if f"blk.{i}.attn_norm.weight" not in file:
-            raise InputError(f"tensor blk.{i}.attn_norm.weight is missing, and the metadata claim {claimed:,} layers")
+            raise InputError(
+                f"tensor blk.{i}.attn_norm.weight is missing, and the metadata claim {claimed:,} layers"
+            )
 
 
 def _same_bytes(file: GGUFFile, name: str, other: str) -> bool:
     one, two = file.tensors.get(name), file.tensors[other]
     if one is None or (one.shape, one.kind) != (two.shape, two.kind):
         return False
-    first, second = (np.memmap(file.path, np.uint8, "r", stored.start, (stored.size,)) for stored in (one, two))
+    first, second = (
+        np.memmap(file.path, np.uint8, "r", stored.start, (stored.size,)) for stored in (one, two)
+    )
     return bool(np.array_equal(first[:4096], second[:4096]) and np.array_equal(first, second))
 
 
-def _check_tensors(file: GGUFFile, rules: list[Rule], shapes: dict[str, torch.Size], config: GPTConfig) -> None:
+def _check_tensors(
+    file: GGUFFile, rules: list[Rule], shapes: dict[str, torch.Size], config: GPTConfig
+) -> None:
     """Every tensor there with the shape it must have, and none besides, before any is dequantised."""
     known = {"output.weight"} if config.tie_embeddings else set()
     for rule in rules:
@@ -123,7 +149,8 @@ def _check_tensors(file: GGUFFile, rules: list[Rule], shapes: dict[str, torch.Si
             wanted = (sum(shapes[name][0] for name in rule.ours), *shapes[rule.ours[0]][1:])
         if file.tensors[rule.theirs].shape != wanted:
             raise InputError(
-                f"{file.path}: tensor {rule.theirs} has shape {file.tensors[rule.theirs].shape}, and the metadata want {wanted}"
+                f"{file.path}: tensor {rule.theirs} has shape {file.tensors[rule.theirs].shape}, and the "
+                f"metadata want {wanted}"
             )
     if left := [name for name in file if name not in known]:
         raise InputError(f"{file.path}: holds tensor {left[0][:60]}, which newleaf's layout does not honour")

@@ -1,4 +1,5 @@
-"""Stretched rotary positions in a GGUF's metadata: YaRN as llama.cpp computes it; other kinds are refused by name."""
+"""Stretched rotary positions in a GGUF's metadata: YaRN as llama.cpp computes it; other kinds are refused by
+name."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ KEYS = {KIND, OLD_FACTOR, "rope.scaling.finetuned", *YARN}
 
 
 def read_rope(values: Mapping[str, Any], prefix: str, context_length: int) -> dict[str, Any]:
-    """The fields of GPTConfig that these metadata (keys without their `prefix`) hold; none for plain rotary positions.
+    """The fields of GPTConfig that these metadata (keys without their `prefix`) hold; none for plain rotary
+    positions.
 
     Raises InputError, with the key, for a kind that newleaf does not compute.
     """
@@ -29,7 +31,10 @@ def read_rope(values: Mapping[str, Any], prefix: str, context_length: int) -> di
         return {}
     if kind != "yarn":
         known = "newleaf, which knows plain rotary positions and yarn"
-        raise InputError(f"metadata {prefix}.{KIND} = {str(kind)[:60]} with a factor of {factor:g} is not honoured by {known}")
+        raise InputError(
+            f"metadata {prefix}.{KIND} = {str(kind)[:60]} with a factor of {factor:g} is not honoured by "
+            f"{known}"
+        )
     found = {name: numbers[key] for key, name in YARN.items() if key in numbers} | {"yarn_factor": factor}
     return found | {"yarn_context": int(found.get("yarn_context", 0)) or context_length}
 

@@ -1,7 +1,8 @@
-"""SentencePiece's BPE in a GGUF's metadata (llama.cpp calls it "llama"): tokens with scores in place of merges, and a token for each byte.
+"""SentencePiece's BPE in a GGUF's metadata (llama.cpp calls it "llama"): tokens with scores in place of
+merges, and a token for each byte.
 
-Whichever two neighbours make the token of the highest score are joined first (Kudo and Richardson 2018), so every way to cut a token into
-two others is a merge, in the order of the scores.
+Whichever two neighbours make the token of the highest score are joined first (Kudo and Richardson 2018), so
+every way to cut a token into two others is a merge, in the order of the scores.
 """
 
 from __future__ import annotations
@@ -25,9 +26,12 @@ SCORES, PREFIX = "tokenizer.ggml.scores", "tokenizer.ggml.add_space_prefix"
 
 
 def read_sentencepiece(file: GGUFFile, vocabulary: dict[str, int], kinds: list[int]) -> tokenizers.Tokenizer:
-    """The tokenizer of this vocabulary and of the file's scores. Raises InputError where it is not what llama.cpp's would be."""
+    """The tokenizer of this vocabulary and of the file's scores. Raises InputError where it is not what
+    llama.cpp's would be."""
     scores = file.need(SCORES, list)[: len(kinds)]
-    if len(scores) != len(kinds) or not all(type(score) is float and math.isfinite(score) for score in scores):
+    if len(scores) != len(kinds) or not all(
+        type(score) is float and math.isfinite(score) for score in scores
+    ):
         raise InputError(f"{file.path}: {SCORES} does not have a number for each of {len(kinds):,} tokens")
     for byte in BYTES:
         if byte not in vocabulary or kinds[vocabulary[byte]] != TokenKind.BYTE:
@@ -38,7 +42,9 @@ def read_sentencepiece(file: GGUFFile, vocabulary: dict[str, int], kinds: list[i
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from None
     unknown = next((token for token, n in vocabulary.items() if kinds[n] == TokenKind.UNKNOWN), None)
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token=unknown, fuse_unk=True))
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocabulary, merges, byte_fallback=True, unk_token=unknown, fuse_unk=True)
+    )
     prefix = file.metadata.get(PREFIX, True) is not False
     marked = normalizers.Replace(" ", SPACE)
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), marked]) if prefix else marked
@@ -48,30 +54,44 @@ def read_sentencepiece(file: GGUFFile, vocabulary: dict[str, int], kinds: list[i
 
 
 def merges_by_score(usable: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Merges in the order in which the scores join tokens. Raises InputError where two share a score: the text would decide."""
+    """Merges in the order in which the scores join tokens. Raises InputError where two share a score: the
+    text would decide."""
     merges: list[tuple[str, str]] = []
     last, last_score = "", math.inf
     for token in sorted(usable, key=lambda token: -scores[usable[token]]):
         if len(token) > LONGEST:
-            raise InputError(f"the token {token[:60]!r} has {len(token):,} characters; newleaf reads SentencePiece's up to {LONGEST}")
+            raise InputError(
+                f"the token {token[:60]!r} has {len(token):,} characters; newleaf reads SentencePiece's up "
+                f"to {LONGEST}"
+            )
         pairs = [pair for pair in _cuts(token) if pair[0] in usable and pair[1] in usable]
         if pairs and (score := scores[usable[token]]) == last_score:
-            raise InputError(f"the tokens {last[:60]!r} and {token[:60]!r} share the score {score:g}, so the order of merges is open")
+            raise InputError(
+                f"the tokens {last[:60]!r} and {token[:60]!r} share the score {score:g}, so the order of "
+                f"merges is open"
+            )
         if pairs:
             last, last_score = token, score
         merges += pairs
     return merges
 
 
-def write_sentencepiece(description: dict[str, Any], special: dict[str, int], size: int) -> tuple[dict[str, Any], dict[str, int]]:
-    """Metadata beside the vocabulary of `size` tokens, and the kinds of its tokens that are not normal or `special`.
+def write_sentencepiece(
+    description: dict[str, Any], special: dict[str, int], size: int
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Metadata beside the vocabulary of `size` tokens, and the kinds of its tokens that are not normal or
+    `special`.
 
     Raises InputError where llama.cpp would give other ids.
     """
     model = description["model"]
     vocabulary, prefix = model["vocab"], _has_prefix(description)
     kinds: dict[str, int] = {byte: TokenKind.BYTE for byte in BYTES if byte in vocabulary}
-    values: dict[str, Any] = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", PREFIX: prefix}
+    values: dict[str, Any] = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        PREFIX: prefix,
+    }
     if (unknown := model.get("unk_token")) is not None:
         kinds[unknown] = TokenKind.UNKNOWN
         values["tokenizer.ggml.unknown_token_id"] = vocabulary[unknown]
@@ -85,37 +105,57 @@ def write_sentencepiece(description: dict[str, Any], special: dict[str, int], si
         implied = merges_by_score(usable, scores)
     except InputError:
         implied = []
-    same = set(implied) == set(merges) and ["".join(merge) for merge in implied] == ["".join(merge) for merge in merges]
+    same = set(implied) == set(merges) and ["".join(merge) for merge in implied] == [
+        "".join(merge) for merge in merges
+    ]
     if not (same and all(byte in kinds for byte in BYTES)):
-        raise InputError("this tokenizer's merges are not those of a SentencePiece model's scores, so GGUF cannot hold it")
+        raise InputError(
+            "this tokenizer's merges are not those of a SentencePiece model's scores, so GGUF cannot hold it"
+        )
     return values | {SCORES: scores}, kinds
 
 
 def with_marked_spaces(description: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """A tokenizer of characters as SentencePiece would have it, a space being SPACE; the same ids for every text that
-    does not hold that sign, which the sentence says. Raises InputError where llama.cpp would give others for usual text too."""
+    """A tokenizer of characters as SentencePiece would have it, a space being SPACE; the same ids for every
+    text that does not hold that sign, which the sentence says. Raises InputError where llama.cpp would give
+    others for usual text too."""
     vocabulary: dict[str, int] = description["model"]["vocab"]
     if " " not in vocabulary or SPACE in vocabulary:
         what = "no token for a space" if " " not in vocabulary else f"a token for {SPACE}"
-        raise InputError(f"llama.cpp reads a space as the character {SPACE}, and this tokenizer has {what}, so GGUF cannot hold it")
+        raise InputError(
+            f"llama.cpp reads a space as the character {SPACE}, and this tokenizer has {what}, so GGUF "
+            f"cannot hold it"
+        )
     marked = {SPACE if token == " " else token: n for token, n in vocabulary.items()}
     changed = description | {
         "model": description["model"] | {"vocab": marked},
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
-        "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, *PIECES]},
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, *PIECES],
+        },
     }
     return changed, f"llama.cpp reads the character {SPACE} as a space, and this tokenizer does not"
 
 
 def _has_prefix(description: dict[str, Any]) -> bool:
-    """Whether a space goes before each text. Raises InputError for a tokenizer that marks spaces in a way that llama.cpp does not."""
-    text = [tuple(part.get(key) for key in ("type", "prepend", "content")) for part in parts_of(description["normalizer"])]
+    """Whether a space goes before each text. Raises InputError for a tokenizer that marks spaces in a way
+    that llama.cpp does not."""
+    text = [
+        tuple(part.get(key) for key in ("type", "prepend", "content"))
+        for part in parts_of(description["normalizer"])
+    ]
     back = [part["type"] for part in parts_of(description["decoder"])]
     for prefix in (True, False):
         marks = [("Prepend", SPACE, None)] * prefix + [("Replace", None, SPACE)]
-        if (text, back) == (marks, ["Replace", "ByteFallback", "Fuse"] + ["Strip"] * prefix) and not description["pre_tokenizer"]:
+        if (text, back) == (
+            marks,
+            ["Replace", "ByteFallback", "Fuse"] + ["Strip"] * prefix,
+        ) and not description["pre_tokenizer"]:
             return prefix
-    raise InputError("llama.cpp cuts text otherwise than this SentencePiece tokenizer, so GGUF cannot hold it")
+    raise InputError(
+        "llama.cpp cuts text otherwise than this SentencePiece tokenizer, so GGUF cannot hold it"
+    )
 
 
 def _cuts(token: str) -> Iterator[tuple[str, str]]:

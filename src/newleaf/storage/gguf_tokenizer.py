@@ -11,7 +11,12 @@ from tokenizers import AddedToken, processors
 from newleaf.errors import InputError
 from newleaf.storage.gguf_byte_level import read_byte_level, write_byte_level
 from newleaf.storage.gguf_file import GGUFFile, TokenKind
-from newleaf.storage.gguf_sentencepiece import PIECES, read_sentencepiece, with_marked_spaces, write_sentencepiece
+from newleaf.storage.gguf_sentencepiece import (
+    PIECES,
+    read_sentencepiece,
+    with_marked_spaces,
+    write_sentencepiece,
+)
 from newleaf.text.components import is_byte_level, kind_of
 from newleaf.text.tokenizer import Tokenizer
 
@@ -20,11 +25,14 @@ USUAL_IDS = {"bos": 1, "eos": 2}
 
 
 def read_tokenizer(file: GGUFFile) -> Tokenizer:
-    """The tokenizer of a GGUF's metadata, its chat template in its settings. Raises InputError for a kind that newleaf does not know."""
+    """The tokenizer of a GGUF's metadata, its chat template in its settings. Raises InputError for a kind
+    that newleaf does not know."""
     model = file.need("tokenizer.ggml.model", str)
     if model not in ("gpt2", "llama"):
         known = "gpt2 (byte-level BPE) and llama (SentencePiece's BPE)"
-        raise InputError(f"{file.path}: its tokenizer is of the kind {model[:60]!r}; newleaf reads {known} from GGUF")
+        raise InputError(
+            f"{file.path}: its tokenizer is of the kind {model[:60]!r}; newleaf reads {known} from GGUF"
+        )
     tokens, kinds = _vocabulary(file)
     vocabulary = {token: n for n, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
@@ -35,9 +43,15 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
         backend, starts = read_byte_level(file, vocabulary)
     else:
         backend, starts, usual = read_sentencepiece(file, vocabulary, kinds), True, USUAL_IDS
-    plain = [AddedToken(t, special=False, normalized=False) for t, kind in zip(tokens, kinds) if kind == TokenKind.USER_DEFINED]
+    plain = [
+        AddedToken(t, special=False, normalized=False)
+        for t, kind in zip(tokens, kinds)
+        if kind == TokenKind.USER_DEFINED
+    ]
     hidden = {TokenKind.CONTROL, TokenKind.UNUSED} | ({TokenKind.UNKNOWN} if model == "llama" else set())
-    special = [AddedToken(t, special=True, normalized=False) for t, kind in zip(tokens, kinds) if kind in hidden]
+    special = [
+        AddedToken(t, special=True, normalized=False) for t, kind in zip(tokens, kinds) if kind in hidden
+    ]
     backend.add_tokens(plain)
     backend.add_special_tokens(special)
     ids = {name: _special_id(file, name, len(tokens), usual.get(name)) for name in ("bos", "eos", "padding")}
@@ -48,7 +62,8 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
 
 
 def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, Any], str | None]:
-    """Metadata that hold this tokenizer, filled up to `vocab_size` tokens, and a sentence about what they cannot hold, or None.
+    """Metadata that hold this tokenizer, filled up to `vocab_size` tokens, and a sentence about what they
+    cannot hold, or None.
 
     Raises InputError for a tokenizer that llama.cpp would give other ids for.
     """
@@ -58,8 +73,13 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
         description, sentence = with_marked_spaces(description)
     model = description["model"]
     if tokenizer.vocab_size > vocab_size:
-        raise InputError(f"the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {vocab_size:,}")
-    added = {token["content"]: TokenKind.CONTROL if token["special"] else TokenKind.USER_DEFINED for token in description["added_tokens"]}
+        raise InputError(
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {vocab_size:,}"
+        )
+    added = {
+        token["content"]: TokenKind.CONTROL if token["special"] else TokenKind.USER_DEFINED
+        for token in description["added_tokens"]
+    }
     kinds: dict[str, int] = dict(added)
     if kind == "bpe" and is_byte_level(description) and not model.get("end_of_word_suffix"):
         values, sentence = write_byte_level(description)
@@ -69,12 +89,15 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
     else:
         named = "BPE over characters" if kind == "bpe" else kind
         raise InputError(f"GGUF holds byte-level BPE tokenizers and SentencePiece's BPE; this one is {named}")
-    by_id = {n: token for token, n in model["vocab"].items()} | {token["id"]: token["content"] for token in description["added_tokens"]}
+    by_id = {n: token for token, n in model["vocab"].items()} | {
+        token["id"]: token["content"] for token in description["added_tokens"]
+    }
     before, after = _ends(tokenizer)
     values |= {
         "tokenizer.ggml.tokens": [by_id.get(n, f"[PAD{n}]") for n in range(vocab_size)],
         "tokenizer.ggml.token_type": [
-            int(kinds.get(by_id[n], TokenKind.NORMAL) if n in by_id else TokenKind.UNUSED) for n in range(vocab_size)
+            int(kinds.get(by_id[n], TokenKind.NORMAL) if n in by_id else TokenKind.UNUSED)
+            for n in range(vocab_size)
         ],
         "tokenizer.ggml.add_bos_token": before,
         "tokenizer.ggml.add_eos_token": after,
@@ -91,7 +114,10 @@ def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
     tokens = file.need_strings("tokenizer.ggml.tokens")
     kinds = file.metadata.get("tokenizer.ggml.token_type", [TokenKind.NORMAL] * len(tokens))
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        raise InputError(f"{file.path}: tokenizer.ggml.token_type does not have one kind for each of {len(tokens):,} tokens")
+        raise InputError(
+            f"{file.path}: tokenizer.ggml.token_type does not have one kind for each of {len(tokens):,} "
+            f"tokens"
+        )
     used = len(tokens)
     while used and kinds[used - 1] == TokenKind.UNUSED:
         used -= 1
@@ -99,14 +125,17 @@ def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
 
 
 def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
-    """Whether the tokenizer sets bos before and eos behind each text. Raises InputError when it adds anything else."""
+    """Whether the tokenizer sets bos before and eos behind each text. Raises InputError when it adds anything
+    else."""
     text = " "
     plain, found = tokenizer.encode(text, special_tokens=False), tokenizer.encode(text)
     for before in (False, True):
         for after in (False, True):
             if found == [tokenizer.bos_id] * before + plain + [tokenizer.eos_id] * after:
                 return before, after
-    raise InputError("GGUF cannot hold what this tokenizer adds to each text; it holds bos before and eos behind it")
+    raise InputError(
+        "GGUF cannot hold what this tokenizer adds to each text; it holds bos before and eos behind it"
+    )
 
 
 def _special_id(file: GGUFFile, name: str, count: int, usual: int | None) -> int | None:
@@ -119,13 +148,23 @@ def _special_id(file: GGUFFile, name: str, count: int, usual: int | None) -> int
     return found
 
 
-def _add_ends(backend: tokenizers.Tokenizer, file: GGUFFile, tokens: list[str], ids: dict[str, int | None], by_default: bool) -> None:
+def _add_ends(
+    backend: tokenizers.Tokenizer,
+    file: GGUFFile,
+    tokens: list[str],
+    ids: dict[str, int | None],
+    by_default: bool,
+) -> None:
     """What the file wants before and after each text, as the tokenizer's own post-processor."""
     chosen = {
-        name: ids[name] for name in ("bos", "eos") if file.metadata.get(f"tokenizer.ggml.add_{name}_token", by_default and name == "bos")
+        name: ids[name]
+        for name in ("bos", "eos")
+        if file.metadata.get(f"tokenizer.ggml.add_{name}_token", by_default and name == "bos")
     }
     ends = {name: (tokens[n], n) for name, n in chosen.items() if n is not None}
     if ends:
         single = [ends[name][0] if name in ends else "" for name in ("bos", "eos")]
         template = [part for part in (single[0], "$A", single[1]) if part]
-        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=list(dict.fromkeys(ends.values())))
+        backend.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=list(dict.fromkeys(ends.values()))
+        )

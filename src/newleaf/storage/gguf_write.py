@@ -1,4 +1,5 @@
-"""Writing GGUF files that llama.cpp opens: metadata, tokenizer, and the tensors one at a time in their number format."""
+"""Writing GGUF files that llama.cpp opens: metadata, tokenizer, and the tensors one at a time in their number
+format."""
 
 from __future__ import annotations
 
@@ -28,19 +29,27 @@ from newleaf.storage.pretrained_note import Note, gguf_fields
 # Number formats of the matrices, with the number llama.cpp gives to a file of each.
 TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "MXFP4": 38}
 BLOCK = 32
-LEAST_MXFP4 = 2.0**-125  # below it the gguf package's exponent of a block wraps round, and the weights come back huge
+# below it the gguf package's exponent of a block wraps round, and the weights come back huge
+LEAST_MXFP4 = 2.0**-125
 # Embedding and head lose more by four bits than the layers do.
 KEPT_FINER = {"token_embd.weight": "Q8_0", "output.weight": "Q8_0"}
 
 
 def save_gguf(
-    path: str | Path, config: GPTConfig, weights: Mapping[str, Tensor], tokenizer: Any, type: str = "F32", pretrained: Note | None = None
+    path: str | Path,
+    config: GPTConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Any,
+    type: str = "F32",
+    pretrained: Note | None = None,
 ) -> str | None:
-    """Write a network with its tokenizer as one GGUF file, whole or not at all. `weights` have newleaf's names.
+    """Write a network with its tokenizer as one GGUF file, whole or not at all. `weights` have newleaf's
+    names.
 
-    `type` is the number format of the matrices: F32, F16, BF16, Q8_0 or Q4_0; vectors, biases and the routers of experts stay F32. Matrices
-    whose rows do not fill blocks of 32 stay F16 in the last two. MXFP4 is for experts, beside which all else becomes BF16, as gpt-oss was
-    published. `pretrained` is noted for whoever tunes the model. Returns None, or a sentence about what llama.cpp will do otherwise.
+    `type` is the number format of the matrices: F32, F16, BF16, Q8_0 or Q4_0; vectors, biases and the routers
+    of experts stay F32. Matrices whose rows do not fill blocks of 32 stay F16 in the last two. MXFP4 is for
+    experts, beside which all else becomes BF16, as gpt-oss was published. `pretrained` is noted for whoever
+    tunes the model. Returns None, or a sentence about what llama.cpp will do otherwise.
 
     Raises InputError for a network or a tokenizer that GGUF does not hold, before anything is written.
     """
@@ -62,11 +71,15 @@ def save_gguf(
         try:
             about = layout.write(config) | held | gguf_fields(pretrained or {})
             about |= {"general.type": "model", "general.file_type": TYPES[type]}
-            _write_metadata(writer, about | to_be_filled_in({name: kind for name, (_, kind) in formats.items()}))
+            _write_metadata(
+                writer, about | to_be_filled_in({name: kind for name, (_, kind) in formats.items()})
+            )
             for name, (shape, kind) in formats.items():
                 block, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
                 size = int(np.prod(shape)) // block * width
-                writer.add_tensor_info(name, shape, np.dtype(np.float32), size, gguf.GGMLQuantizationType[kind])
+                writer.add_tensor_info(
+                    name, shape, np.dtype(np.float32), size, gguf.GGMLQuantizationType[kind]
+                )
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
@@ -80,7 +93,8 @@ def save_gguf(
         except BaseException as error:
             with suppress(OSError):  # what is left in its buffer has no place on a full disk
                 writer.close()
-            if isinstance(error, OSError) and error.errno is None:  # NumPy's, of fewer bytes written than there are
+            # NumPy's, of fewer bytes written than there are
+            if isinstance(error, OSError) and error.errno is None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
             raise
         fill_in(aside, head, checksums)
@@ -93,19 +107,27 @@ def _differences(config: GPTConfig) -> list[str]:
     if config.activation == "gelu":
         found.append("llama.cpp computes GELU by its tanh approximation, and this network has the exact one")
     if config.yarn_factor and not config.yarn_truncate:
-        found.append("llama.cpp rounds the range of dimensions that YaRN interpolates, and this network does not")
+        found.append(
+            "llama.cpp rounds the range of dimensions that YaRN interpolates, and this network does not"
+        )
     if config.yarn_factor and (config.yarn_beta_fast, config.yarn_beta_slow) != (32.0, 1.0):
         options = f"--yarn-beta-fast {config.yarn_beta_fast:g} --yarn-beta-slow {config.yarn_beta_slow:g}"
         found.append(f"llama.cpp does not read YaRN's betas from the file and wants {options}")
     return found
 
 
-def _format(rule: Rule, shapes: Mapping[str, torch.Size], config: GPTConfig, type: str) -> tuple[tuple[int, ...], str]:
+def _format(
+    rule: Rule, shapes: Mapping[str, torch.Size], config: GPTConfig, type: str
+) -> tuple[tuple[int, ...], str]:
     """A tensor's shape in the file, and its number format."""
     shape: tuple[int, ...] = (config.context_length, config.n_embd)
     if rule.ours:
         shape = (sum(shapes[name][0] for name in rule.ours), *shapes[rule.ours[0]][1:])
-    if len(shape) == 1 or rule.theirs.endswith((".bias", "ffn_gate_inp.weight")) or rule.theirs == "position_embd.weight":
+    if (
+        len(shape) == 1
+        or rule.theirs.endswith((".bias", "ffn_gate_inp.weight"))
+        or rule.theirs == "position_embd.weight"
+    ):
         return shape, "F32"
     if type == "Q4_0":
         type = KEPT_FINER.get(rule.theirs, type)
@@ -114,7 +136,9 @@ def _format(rule: Rule, shapes: Mapping[str, torch.Size], config: GPTConfig, typ
     return shape, "F16" if type.startswith("Q") and shape[-1] % BLOCK else type
 
 
-def _encoded(rule: Rule, weights: Mapping[str, Tensor], layout: Layout, config: GPTConfig, kind: Any) -> np.ndarray[Any, Any]:
+def _encoded(
+    rule: Rule, weights: Mapping[str, Tensor], layout: Layout, config: GPTConfig, kind: Any
+) -> np.ndarray[Any, Any]:
     """One tensor as the file's bytes lie."""
     tensor = to_hugging_face([rule], weights)[rule.theirs].detach().to("cpu", torch.float32)
     values = layout.rearrange(rule.theirs, tensor, config, reading=False).contiguous().numpy()
@@ -126,7 +150,13 @@ def _encoded(rule: Rule, weights: Mapping[str, Tensor], layout: Layout, config: 
 
 
 def _write_metadata(writer: Any, values: Mapping[str, Any]) -> None:
-    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
+    adders = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
     for key, value in values.items():
         adders[value.__class__](key, value)
     writer.add_quantization_version(2)

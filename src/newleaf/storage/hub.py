@@ -13,7 +13,14 @@ from newleaf.storage.weight_files import WHOLE, index_name, shard_names
 
 MODEL_FILES = ("config.json", "generation_config.json", *WHOLE)
 TEMPLATE_FILES = ("chat_template.jinja", "additional_chat_templates/tool_use.jinja")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt", *TEMPLATE_FILES)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    *TEMPLATE_FILES,
+)
 CARD = "README.md"
 # What stands in for tokenizer.json where there is none.
 OLD_TOKENIZER_FILES = ("vocab.json", "merges.txt")
@@ -26,14 +33,18 @@ def is_hub_name(name: str | Path) -> bool:
 
 
 def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
-    """`name` itself when it is on this disk; else, for `owner/name` or `owner/name@revision`, the folder to which `files` were fetched.
+    """`name` itself when it is on this disk; else, for `owner/name` or `owner/name@revision`, the folder to
+    which `files` were fetched.
 
-    Files are fetched by their exact names, so that nothing of another format or of a folder inside comes along. Of the forms of weights
-    the first that the Hub has is fetched, whole or as the shards that its index names; vocab.json and merges.txt only where there is no
-    tokenizer.json. What is on this disk already is not fetched again. Raises InputError when `name` is neither, or cannot be fetched.
+    Files are fetched by their exact names, so that nothing of another format or of a folder inside comes
+    along. Of the forms of weights the first that the Hub has is fetched, whole or as the shards that its
+    index names; vocab.json and merges.txt only where there is no tokenizer.json. What is on this disk already
+    is not fetched again. Raises InputError when `name` is neither, or cannot be fetched.
     """
     if not str(name).strip():
-        raise InputError("the model's name is empty; give a folder, a run, a .gguf file or owner/name of the Hub")
+        raise InputError(
+            "the model's name is empty; give a folder, a run, a .gguf file or owner/name of the Hub"
+        )
     if Path(name).exists():
         return Path(name)
     match = NAME.fullmatch(str(name))
@@ -82,7 +93,9 @@ def _fetch(repository: str, revision: str | None, files: set[str], bars: bool = 
 
     where = f"{constants.ENDPOINT}/{repository}"
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=sorted(files), tqdm_class=Bars))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=sorted(files), tqdm_class=Bars)
+        )
     except GatedRepoError:
         why = f"its owner grants access on request; ask for it at {where}, then log in with hf auth login or set HF_TOKEN"
     except RepositoryNotFoundError:
@@ -105,7 +118,8 @@ def _fetch(repository: str, revision: str | None, files: set[str], bars: bool = 
 
 
 def _near_here(name: str) -> str:
-    """`; did you mean …?` where a folder beside it on this disk has nearly this name: runs/bok for runs/book."""
+    """`; did you mean …?` where a folder beside it on this disk has nearly this name: runs/bok for
+    runs/book."""
     beside = Path(name).parent
     names = [path.name for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
     near = difflib.get_close_matches(Path(name).name, names, n=1)

@@ -19,8 +19,8 @@ LOOK = 0.02  # seconds between two tries
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of this file, which is made and stays, while the block runs; waits for whoever has it. Where the file system has no
-    locks, nobody is kept out."""
+    """Holds the lock of this file, which is made and stays, while the block runs; waits for whoever has it.
+    Where the file system has no locks, nobody is kept out."""
     with open_lock(path) as file:
         while not try_lock(file):
             time.sleep(LOOK)

@@ -1,4 +1,5 @@
-"""Whether a number format can hold a tensor: what is too large for it would become infinity without a word."""
+"""Whether a number format can hold a tensor: what is too large for it would become infinity without a
+word."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ def check_finite(name: str, tensor: Tensor) -> None:
     """Raises InputError, naming the tensor, for one that holds NaN or infinity."""
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         what = "NaN" if bool(tensor.isnan().any()) else "infinity"
-        raise InputError(f"{name} holds {what}: the model is damaged, or its training diverged; nothing is written")
+        raise InputError(
+            f"{name} holds {what}: the model is damaged, or its training diverged; nothing is written"
+        )
 
 
 def check_range(name: str, tensor: Tensor, kind: str) -> None:
-    """Raises InputError, naming the tensor, where a weight is beyond the range of `kind`: fp16, bf16, or one of GGUF's formats."""
+    """Raises InputError, naming the tensor, where a weight is beyond the range of `kind`: fp16, bf16, or one
+    of GGUF's formats."""
     check_finite(name, tensor)
     if not tensor.numel():
         return
@@ -35,4 +39,6 @@ def check_range(name: str, tensor: Tensor, kind: str) -> None:
     else:
         return
     if not held:
-        raise InputError(f"{name} has a value of {largest:,.6g}, beyond {kind}'s range, which ends at {limit}; {advice}")
+        raise InputError(
+            f"{name} has a value of {largest:,.6g}, beyond {kind}'s range, which ends at {limit}; {advice}"
+        )

@@ -1,4 +1,5 @@
-"""What opening a model takes in memory, and the first request after it: from the heads of its files, by a formula that was measured."""
+"""What opening a model takes in memory, and the first request after it: from the heads of its files, by a
+formula that was measured."""
 
 from __future__ import annotations
 
@@ -12,18 +13,21 @@ from newleaf.quant.packed import FORMATS, Format
 
 PLAIN = {"fp32": 4, "bf16": 2}  # bytes a weight
 SCALE = 2  # bytes of a group's scale
-# Resident bytes, measured on Linux with `python -m benchmarks.load` (docs/lab-notes.md): Python with PyTorch and
-# newleaf; a token of the vocabulary, in the tokenizer and in tables; modules, and what the allocator keeps of what
+# Resident bytes, measured on Linux with `python -m benchmarks.load` (docs/lab-notes.md): Python with PyTorch
+# and
+# newleaf; a token of the vocabulary, in the tokenizer and in tables; modules, and what the allocator keeps of
+# what
 # was freed; the compiled kernels and their library.
 PYTHON, TOKEN, REST, KERNELS = 232e6, 650, 25e6, 155e6
 WITH_KERNELS = 5_000_000  # weights, about; smaller networks write a first short text with PyTorch
-PIECE, PER_VALUE = 4 * 2**20, 12  # values of a GGUF that are dequantised at once, and bytes of a value on the way
+# values of a GGUF that are dequantised at once, and bytes of a value on the way
+PIECE, PER_VALUE = 4 * 2**20, 12
 
 
 @dataclass(frozen=True)
 class StoredMatrix:
-    """A tensor of a GGUF file: how many numbers, its bytes there, the bits a code of one that stays packed (None for
-    others), and whether packing packs it."""
+    """A tensor of a GGUF file: how many numbers, its bytes there, the bits a code of one that stays packed
+    (None for others), and whether packing packs it."""
 
     count: int
     size: int
@@ -33,25 +37,29 @@ class StoredMatrix:
 
 @dataclass(frozen=True)
 class OpeningMemory:
-    """Bytes of the process that are resident at most, by number format; "stored" is the one that the files have."""
+    """Bytes of the process that are resident at most, by number format; "stored" is the one that the files
+    have."""
 
     open: dict[str, int]
     first_request: dict[str, int]
 
 
 def of_gguf(config: GPTConfig, tensors: list[StoredMatrix]) -> OpeningMemory:
-    """Of a GGUF file, whose tensors come one at a time: the weights, or the one tensor that takes the most on the way."""
+    """Of a GGUF file, whose tensors come one at a time: the weights, or the one tensor that takes the most on
+    the way."""
     names = ["stored", *PLAIN, *FORMATS]
     weights = {name: sum(_held(tensor, name) for tensor in tensors) for name in names}
     most = {name: max(_on_the_way(tensor, name) for tensor in tensors) for name in names}
     return _memory(config, weights, {name: max(0, most[name] - weights[name]) for name in names}, 0)
 
 
-def of_folder(config: GPTConfig, types: Mapping[str, int], largest_file: int, transposed: int, compared: bool) -> OpeningMemory:
-    """Of a folder with so many bytes of weights in each of the `types` (by PyTorch's names), in files of at most
-    `largest_file` bytes. Stored weights are mapped and stay so, but for those that lie `transposed` (bytes), which the
-    kernels want otherwise; unless they are `compared` with checksums, the first request reads them. For another number
-    format the file is mapped meanwhile, beside the result."""
+def of_folder(
+    config: GPTConfig, types: Mapping[str, int], largest_file: int, transposed: int, compared: bool
+) -> OpeningMemory:
+    """Of a folder with so many bytes of weights in each of the `types` (by PyTorch's names), in files of at
+    most `largest_file` bytes. Stored weights are mapped and stay so, but for those that lie `transposed`
+    (bytes), which the kernels want otherwise; unless they are `compared` with checksums, the first request
+    reads them. For another number format the file is mapped meanwhile, beside the result."""
     counts = count_parameters(config)
     weights = {"stored": sum(types.values())} | {name: width * counts.total for name, width in PLAIN.items()}
     for name, form in FORMATS.items():
@@ -63,12 +71,23 @@ def of_folder(config: GPTConfig, types: Mapping[str, int], largest_file: int, tr
     return _memory(config, weights, beside, transposed, own)
 
 
-def _memory(config: GPTConfig, weights: dict[str, int], beside: dict[str, int], transposed: int, own: str | None = None) -> OpeningMemory:
+def _memory(
+    config: GPTConfig,
+    weights: dict[str, int],
+    beside: dict[str, int],
+    transposed: int,
+    own: str | None = None,
+) -> OpeningMemory:
     base = PYTHON + REST + TOKEN * config.vocab_size
     kernels = KERNELS if count_parameters(config).total >= WITH_KERNELS else 0
     opened = {name: base + size + beside[name] for name, size in weights.items()}
-    asked = {name: base + size + kernels + (transposed if name in ("stored", own) else 0) for name, size in weights.items()}
-    return OpeningMemory(dict(_whole(opened)), {name: max(size, round(opened[name])) for name, size in _whole(asked)})
+    asked = {
+        name: base + size + kernels + (transposed if name in ("stored", own) else 0)
+        for name, size in weights.items()
+    }
+    return OpeningMemory(
+        dict(_whole(opened)), {name: max(size, round(opened[name])) for name, size in _whole(asked)}
+    )
 
 
 def _whole(sizes: Mapping[str, float]) -> Iterator[tuple[str, int]]:

@@ -1,4 +1,5 @@
-"""How a model was pretrained, as its files note it for whoever tunes it: handed on by everything that writes the model anew."""
+"""How a model was pretrained, as its files note it for whoever tunes it: handed on by everything that writes
+the model anew."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ KEY = "pretrained"  # under `newleaf` in config.json, and before each field of i
 RATES = ("learning_rate", "matrix_learning_rate")
 LONGEST = 32  # characters of an optimizer's name
 
-Note = dict[str, Any]  # {"pretrained": {"kind": …, "learning_rate": …, "matrix_learning_rate": …}}, or nothing
+# {"pretrained": {"kind": …, "learning_rate": …, "matrix_learning_rate": …}}, or nothing
+Note = dict[str, Any]
 
 
 def note_of(values: Mapping[str, Any]) -> Note:
@@ -22,7 +24,9 @@ def note_of(values: Mapping[str, Any]) -> Note:
 def note_in_gguf(metadata: Mapping[str, Any]) -> Note:
     """Of a GGUF file, whose numbers have seven digits."""
     found = {name: metadata.get(f"newleaf.{KEY}.{name}") for name in ("kind", *RATES)}
-    return _checked({name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in found.items()})
+    return _checked(
+        {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in found.items()}
+    )
 
 
 def gguf_fields(note: Note) -> dict[str, Any]:
@@ -32,7 +36,11 @@ def gguf_fields(note: Note) -> dict[str, Any]:
 
 def _checked(values: object) -> Note:
     """The note without anything that is none: a stranger wrote it."""
-    if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str) or len(values["kind"]) > LONGEST:
+    if (
+        not isinstance(values, Mapping)
+        or not isinstance(values.get("kind"), str)
+        or len(values["kind"]) > LONGEST
+    ):
         return {}
     rates = {name: values.get(name) for name in RATES}
     if not all(type(rate) in (int, float) and math.isfinite(rate) for rate in rates.values()):  # type: ignore[arg-type]

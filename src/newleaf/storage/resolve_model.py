@@ -15,7 +15,8 @@ def is_gguf(path: str | Path) -> bool:
 
 
 def locate(name: str | Path, files: tuple[str, ...]) -> Path:
-    """The GGUF file, or the model folder; a run's is the one inside. Of a name of the Hub `files` are fetched, see `local_folder`.
+    """The GGUF file, or the model folder; a run's is the one inside. Of a name of the Hub `files` are
+    fetched, see `local_folder`.
 
     Raises InputError when there is no such thing, or the run has no model yet.
     """

@@ -1,4 +1,5 @@
-"""The weights of a model folder, read one tensor at a time: safetensors whole or in shards, older .bin files, MXFP4 experts unpacked."""
+"""The weights of a model folder, read one tensor at a time: safetensors whole or in shards, older .bin files,
+MXFP4 experts unpacked."""
 
 from __future__ import annotations
 
@@ -22,20 +23,23 @@ from newleaf.untrusted import check_regular, guarded
 BLOCKS, SCALES = "_blocks", "_scales"
 COMPUTED = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
-TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and PyTorch's
+# safetensors' names and PyTorch's
+TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class StoredWeights(Mapping[str, Tensor]):
-    """Names to tensors of a folder, each read when it is asked for, so that opening takes the memory of the result and one tensor.
+    """Names to tensors of a folder, each read when it is asked for, so that opening takes the memory of the
+    result and one tensor.
 
-    Raises InputError, naming the file, for what is missing, damaged, outside the folder or not plain weights. Tensors that newleaf wrote
-    have checksums in their file, which are compared when a tensor is read first.
+    Raises InputError, naming the file, for what is missing, damaged, outside the folder or not plain weights.
+    Tensors that newleaf wrote have checksums in their file, which are compared when a tensor is read first.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shard: tuple[Path, Any] | None = None
-        self.places: dict[str, Path | dict[str, Tensor]] = {}  # name → the file it is in, or all that an old one held
+        # name → the file it is in, or all that an old one held
+        self.places: dict[str, Path | dict[str, Tensor]] = {}
         self.checksums: dict[Path, Checksums] = {}
         for file in weight_files(folder):
             if file.suffix == ".bin":
@@ -45,7 +49,11 @@ class StoredWeights(Mapping[str, Tensor]):
                 with _open_safetensors(file) as opened_file:
                     self.places |= dict.fromkeys(opened_file.keys(), file)
                     self.checksums[file] = Checksums(opened_file.metadata())
-        packed = [name for name in self.places if name.endswith(BLOCKS) and name.removesuffix(BLOCKS) + SCALES in self.places]
+        packed = [
+            name
+            for name in self.places
+            if name.endswith(BLOCKS) and name.removesuffix(BLOCKS) + SCALES in self.places
+        ]
         self.packed = {name.removesuffix(BLOCKS) for name in packed}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -55,13 +63,21 @@ class StoredWeights(Mapping[str, Tensor]):
         found = self._stored(name)
         if found.dtype not in COMPUTED:
             kind = str(found.dtype).removeprefix("torch.")
-            raise InputError(f"{self._file(name)}: {name} is of type {kind}, and newleaf computes with fp32, bf16, fp16 and fp64")
+            raise InputError(
+                f"{self._file(name)}: {name} is of type {kind}, and newleaf computes with fp32, bf16, fp16 "
+                f"and fp64"
+            )
         return found
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor that is not in `packed`, from its file's head. Raises KeyError for one that is not there."""
+        """Of a tensor that is not in `packed`, from its file's head. Raises KeyError for one that is not
+        there."""
         holder = self.places[name]
-        return tuple(holder[name].shape if isinstance(holder, dict) else self._opened(holder).get_slice(name).get_shape())
+        return tuple(
+            holder[name].shape
+            if isinstance(holder, dict)
+            else self._opened(holder).get_slice(name).get_shape()
+        )
 
     def parts(self, name: str) -> tuple[Tensor, Tensor]:
         """Blocks and scales of a tensor in `packed`, as they are stored."""
@@ -76,7 +92,9 @@ class StoredWeights(Mapping[str, Tensor]):
         try:
             self.checksums[holder].check(name, found)
         except ValueError as error:
-            raise InputError(f"{holder}: damaged, {error}; get the file anew, or train or convert again") from None
+            raise InputError(
+                f"{holder}: damaged, {error}; get the file anew, or train or convert again"
+            ) from None
         return found
 
     def _file(self, name: str) -> Path:
@@ -120,7 +138,8 @@ class StoredWeights(Mapping[str, Tensor]):
         return iter([*(name for name in self.places if name not in hidden), *self.packed])
 
     def __contains__(self, name: object) -> bool:
-        return name in self.places or name in self.packed  # the inherited one would read the tensor to find out
+        # the inherited one would read the tensor to find out
+        return name in self.places or name in self.packed
 
     def __len__(self) -> int:
         return len(self.places) - len(self.packed)
@@ -140,12 +159,23 @@ def _open_bin(file: Path) -> dict[str, Tensor]:
             # What torch wrote before 2020 is no zip file, and cannot be mapped.
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
         except pickle.UnpicklingError:
-            raise InputError(f"{file}: refused, this pickle holds more than weights and could run code") from None
-    if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(found[name], Tensor) for name in found):
+            raise InputError(
+                f"{file}: refused, this pickle holds more than weights and could run code"
+            ) from None
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(found[name], Tensor) for name in found
+    ):
         raise InputError(f"{file}: holds something else than named weights")
     size = file.stat().st_size
     for name, tensor in found.items():
         # A view may claim more numbers than there are: stride 0 repeats one without end.
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.nbytes > size:
-            raise InputError(f"{file}: {name} is sparse, quantised or a view of less than it claims, and no plain tensor")
+        if (
+            tensor.layout is not torch.strided
+            or tensor.is_quantized
+            or tensor.is_meta
+            or tensor.nbytes > size
+        ):
+            raise InputError(
+                f"{file}: {name} is sparse, quantised or a view of less than it claims, and no plain tensor"
+            )
     return found

@@ -1,4 +1,5 @@
-"""A head in the weights of a network whose configuration ties it to the embedding: where the two differ, it is a head of its own."""
+"""A head in the weights of a network whose configuration ties it to the embedding: where the two differ, it
+is a head of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ HEAD, TABLE = "head.weight", "embedding.token.weight"
 
 
 def as_stored(config: GPTConfig, family: Family | None, stored: StoredWeights) -> GPTConfig:
-    """The configuration, untied where the weights are: stock transformers ties nothing that a checkpoint has twice and otherwise."""
+    """The configuration, untied where the weights are: stock transformers ties nothing that a checkpoint has
+    twice and otherwise."""
     if family is None or not config.tie_embeddings:
         return config
     apart = config.replace(tie_embeddings=False)

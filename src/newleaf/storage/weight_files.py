@@ -18,9 +18,11 @@ def index_name(whole: str) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, as stock transformers chooses: safetensors before .bin, one whole file before an index.
+    """The files that hold the weights, as stock transformers chooses: safetensors before .bin, one whole file
+    before an index.
 
-    Raises InputError for a file that is missing, an index that is none, or a name in it that leads out of the folder.
+    Raises InputError for a file that is missing, an index that is none, or a name in it that leads out of the
+    folder.
     """
     for whole in WHOLE:
         if (folder / whole).exists():
@@ -31,7 +33,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def shard_names(index: Path) -> list[str]:
-    """The files that an index of shards names. Raises InputError when it is none, or names one outside its folder."""
+    """The files that an index of shards names. Raises InputError when it is none, or names one outside its
+    folder."""
     try:
         names = sorted({str(name) for name in read_object(index)["weight_map"].values()})
     except (InputError, KeyError, AttributeError):

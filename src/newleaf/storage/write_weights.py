@@ -24,8 +24,9 @@ LARGEST_SHARD = "5GB"
 
 @dataclass(frozen=True)
 class Export:
-    """Hugging Face's tensors of a network, each made when it is written. `weights` have newleaf's names; `dtype` is the one they are
-    written in, None for the one each has. A scale that rounds makes all of them fp32 (see `Rule`)."""
+    """Hugging Face's tensors of a network, each made when it is written. `weights` have newleaf's names;
+    `dtype` is the one they are written in, None for the one each has. A scale that rounds makes all of them
+    fp32 (see `Rule`)."""
 
     rules: Sequence[Rule]
     weights: Mapping[str, Tensor]
@@ -34,7 +35,10 @@ class Export:
     def __post_init__(self) -> None:
         if any(rule.rounds for rule in self.rules):
             if self.dtype not in (None, torch.float32):
-                raise InputError("dtype: this layout folds a scale into its weights that rounds, so its folders are fp32; choose fp32")
+                raise InputError(
+                    "dtype: this layout folds a scale into its weights that rounds, so its folders are "
+                    "fp32; choose fp32"
+                )
             object.__setattr__(self, "dtype", torch.float32)
 
     @property
@@ -56,7 +60,10 @@ class Export:
     def write(self, folder: Path, shapes: Mapping[str, torch.Size]) -> None:
         """Write model.safetensors, or shards and their index. `shapes` are the network's own."""
         rules = {rule.theirs: rule for rule in self.rules}
-        counts = {rule.theirs: rule.derived().numel() if rule.derived else _count(rule, shapes) for rule in self.rules}
+        counts = {
+            rule.theirs: rule.derived().numel() if rule.derived else _count(rule, shapes)
+            for rule in self.rules
+        }
         width = self.written_as.itemsize
         split = split_state_dict_into_shards_factory(
             counts,

@@ -1,4 +1,5 @@
-"""Byte-level BPE whose first merges put the text's frequent characters together, so that few tokens are part of a character."""
+"""Byte-level BPE whose first merges put the text's frequent characters together, so that few tokens are part
+of a character."""
 
 from __future__ import annotations
 
@@ -11,14 +12,15 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from newleaf.text.components import byte_alphabet
 
 LEAST = 2  # times that a character or a merge stands in the text
-RARE = "\ue000"  # a private sign that stands for the other characters while merges are learned; words end at it
+# a private sign that stands for the other characters while merges are learned; words end at it
+RARE = "\ue000"
 COVERED, SPARE = 0.99, 1.25
 LOOKED_AT = 1 << 20  # characters of a text
 
 
 def has_many_characters(texts: Iterable[str]) -> bool:
-    """Whether at least half of a text's bytes belong to characters of three or more bytes, as in Chinese, Japanese and Korean; of the
-    first million characters."""
+    """Whether at least half of a text's bytes belong to characters of three or more bytes, as in Chinese,
+    Japanese and Korean; of the first million characters."""
     long, all_bytes, seen = 0, 0, 0
     for text in texts:
         part = text[: LOOKED_AT - seen]
@@ -33,8 +35,9 @@ def has_many_characters(texts: Iterable[str]) -> bool:
 
 
 def tokens_for_characters(texts: Iterable[str]) -> int:
-    """How many tokens hold the bytes and the characters that make 99 % of those beyond ASCII, of the first million
-    characters; a quarter more, for the first two bytes that characters are put together from and for words."""
+    """How many tokens hold the bytes and the characters that make 99 % of those beyond ASCII, of the first
+    million characters; a quarter more, for the first two bytes that characters are put together from and for
+    words."""
     counts, seen = Counter[str](), 0
     for text in texts:
         part = text[: LOOKED_AT - seen]
@@ -52,26 +55,41 @@ def tokens_for_characters(texts: Iterable[str]) -> int:
 
 
 def learned(texts: list[str], size: int, words: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of at most `size` tokens in byte-level stand-ins: the 256 bytes, then characters in the order
-    of how often they stand, and what BPE merges. `words` is the expression that cuts text into words.
+    """Vocabulary and merges of at most `size` tokens in byte-level stand-ins: the 256 bytes, then characters
+    in the order of how often they stand, and what BPE merges. `words` is the expression that cuts text into
+    words.
 
-    Merges of other scripts (words between Chinese text) have at most the share of the tokens beyond the bytes that those
-    scripts have of the text's bytes. Characters have the rest, as far as they go, before long ones are merged with each
-    other: while tokens are few, that predicts text better than tokens of rare pairs (docs/lab-notes.md)."""
+    Merges of other scripts (words between Chinese text) have at most the share of the tokens beyond the bytes
+    that those scripts have of the text's bytes. Characters have the rest, as far as they go, before long ones
+    are merged with each other: while tokens are few, that predicts text better than tokens of rare pairs
+    (docs/lab-notes.md)."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
     bytes_first = sorted(byte_alphabet(), key=byte_alphabet().__getitem__)
-    vocabulary, merges = {symbol: number for number, symbol in enumerate(bytes_first)}, list[tuple[str, str]]()
+    vocabulary, merges = (
+        {symbol: number for number, symbol in enumerate(bytes_first)},
+        list[tuple[str, str]](),
+    )
     n_bytes = {c: len(c.encode()) * count for c, count in counts.items()}
     other = sum(n for c, n in n_bytes.items() if not _is_long(c)) / max(1, sum(n_bytes.values()))
     reserved = int(other * (size - len(vocabulary)))
     kept = _add_characters(counts, vocabulary, merges, size - reserved)
     short = {c for c in kept if not _is_long(c)}
-    _add_merges(_merges_of_characters(texts, counts.keys(), short, len(short) + reserved, words), vocabulary, merges, size)
+    _add_merges(
+        _merges_of_characters(texts, counts.keys(), short, len(short) + reserved, words),
+        vocabulary,
+        merges,
+        size,
+    )
     kept |= _add_characters(counts, vocabulary, merges, size)
     if len(vocabulary) < size:
-        _add_merges(_merges_of_characters(texts, counts.keys(), kept, size + len(kept), words), vocabulary, merges, size)
+        _add_merges(
+            _merges_of_characters(texts, counts.keys(), kept, size + len(kept), words),
+            vocabulary,
+            merges,
+            size,
+        )
     return vocabulary, merges
 
 
@@ -80,7 +98,9 @@ def _is_long(character: str) -> bool:
     return character >= "\u0800"
 
 
-def _add_merges(found: Iterable[tuple[str, str]], vocabulary: dict[str, int], merges: list[tuple[str, str]], size: int) -> None:
+def _add_merges(
+    found: Iterable[tuple[str, str]], vocabulary: dict[str, int], merges: list[tuple[str, str]], size: int
+) -> None:
     known = set(merges)
     for left, right in found:
         if len(vocabulary) >= size:
@@ -90,13 +110,19 @@ def _add_merges(found: Iterable[tuple[str, str]], vocabulary: dict[str, int], me
             merges.append((left, right))
 
 
-def _add_characters(counts: Counter[str], vocabulary: dict[str, int], merges: list[tuple[str, str]], most: int) -> set[str]:
-    """The characters that are one token now, those of one byte among them, while there are fewer than `most` tokens. Each
-    byte but the first is a merge with those before."""
+def _add_characters(
+    counts: Counter[str], vocabulary: dict[str, int], merges: list[tuple[str, str]], most: int
+) -> set[str]:
+    """The characters that are one token now, those of one byte among them, while there are fewer than `most`
+    tokens. Each byte but the first is a merge with those before."""
     kept = {c for c in counts if c.isascii()}
     for character in sorted(counts.keys() - kept, key=lambda c: (-counts[c], c)):
         spelled = _spelled(character)
-        new = [(spelled[:end], spelled[end]) for end in range(1, len(spelled)) if spelled[: end + 1] not in vocabulary]
+        new = [
+            (spelled[:end], spelled[end])
+            for end in range(1, len(spelled))
+            if spelled[: end + 1] not in vocabulary
+        ]
         if counts[character] < LEAST or len(vocabulary) + len(new) > most:
             break
         for left, right in new:
@@ -106,11 +132,19 @@ def _add_characters(counts: Counter[str], vocabulary: dict[str, int], merges: li
     return kept
 
 
-def _merges_of_characters(texts: list[str], all_of_them: Iterable[str], kept: set[str], size: int, words: str) -> list[tuple[str, str]]:
+def _merges_of_characters(
+    texts: list[str], all_of_them: Iterable[str], kept: set[str], size: int, words: str
+) -> list[tuple[str, str]]:
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(RARE, "removed"), pre_tokenizers.Split(Regex(words), "isolated")])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(RARE, "removed"), pre_tokenizers.Split(Regex(words), "isolated")]
+    )
     trainer = trainers.BpeTrainer(
-        vocab_size=size, min_frequency=LEAST, initial_alphabet=sorted(kept), limit_alphabet=len(kept), show_progress=False
+        vocab_size=size,
+        min_frequency=LEAST,
+        initial_alphabet=sorted(kept),
+        limit_alphabet=len(kept),
+        show_progress=False,
     )
     table = str.maketrans(dict.fromkeys(set(all_of_them) - kept, RARE))
     backend.train_from_iterator((text.translate(table) if table else text for text in texts), trainer)

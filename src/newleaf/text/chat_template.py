@@ -1,4 +1,5 @@
-"""The model's own chat template: a conversation to the text and the ids that the model was trained to go on from."""
+"""The model's own chat template: a conversation to the text and the ids that the model was trained to go on
+from."""
 
 from __future__ import annotations
 
@@ -16,7 +17,15 @@ from newleaf.text.tokenizer import Tokenizer
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a template reads that is not the caller's to choose.
-OWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
+OWN_VARIABLES = (
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+)
 FUNCTIONS = ("raise_exception", "strftime_now", "namespace", "range", "dict", "cycler", "joiner", "lipsum")
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 TOOL_TEMPLATE, DEFAULT_TEMPLATE = "tool_use", "default"
@@ -32,7 +41,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Marked(Prompt):
-    """A conversation with the place of each token in the text, [start, end), and those of the template's `{% generation %}` blocks."""
+    """A conversation with the place of each token in the text, [start, end), and those of the template's `{%
+    generation %}` blocks."""
 
     places: list[tuple[int, int]]
     generated: list[tuple[int, int]]
@@ -48,7 +58,8 @@ class TurnEnd:
 
 @dataclass(frozen=True)
 class Rendering:
-    """How a conversation is to be rendered. `variables` are what else the template reads, such as `enable_thinking`."""
+    """How a conversation is to be rendered. `variables` are what else the template reads, such as
+    `enable_thinking`."""
 
     tools: Sequence[Any] | None = None
     documents: Sequence[Any] | None = None
@@ -58,24 +69,35 @@ class Rendering:
 
     def __post_init__(self) -> None:
         if self.add_generation_prompt and self.continue_final_message:
-            raise InputError("continue_final_message goes on with the last message, and add_generation_prompt begins a new one; choose one")
+            raise InputError(
+                "continue_final_message goes on with the last message, and add_generation_prompt begins a "
+                "new one; choose one"
+            )
         for name in self.variables:
             if name in OWN_VARIABLES:
                 raise InputError(f"template variables: {name} has an option of its own")
             if name in NAMED_TOKENS:
-                raise InputError(f"template variables: {name} is the tokenizer's own, and no text takes its place")
+                raise InputError(
+                    f"template variables: {name} is the tokenizer's own, and no text takes its place"
+                )
             if name in FUNCTIONS:
-                raise InputError(f"template variables: {name} is one of the template's functions, and no value takes its place")
+                raise InputError(
+                    f"template variables: {name} is one of the template's functions, and no value takes its "
+                    f"place"
+                )
 
 
 class ChatTemplate:
-    """A tokenizer's chat template. `source` is Jinja, or several by name ("default", and "tool_use" for when there are tools).
+    """A tokenizer's chat template. `source` is Jinja, or several by name ("default", and "tool_use" for when
+    there are tools).
 
-    Text is that of stock transformers' `apply_chat_template`, character for character. Ids are too, except that what merely looks
-    like a control token in a message, a tool or a document stays text.
+    Text is that of stock transformers' `apply_chat_template`, character for character. Ids are too, except
+    that what merely looks like a control token in a message, a tool or a document stays text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, source: str | Mapping[str, str], sandbox: TemplateSandbox | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, source: str | Mapping[str, str], sandbox: TemplateSandbox | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.sources = {DEFAULT_TEMPLATE: source} if isinstance(source, str) else dict(source)
         self.sandbox = sandbox or TemplateSandbox()
@@ -86,7 +108,9 @@ class ChatTemplate:
         found = tokenizer.settings.get("chat_template")
         if isinstance(found, list):
             if not all(isinstance(item, dict) and {"name", "template"} <= item.keys() for item in found):
-                raise InputError("chat_template in tokenizer_config.json: its entries must each have a name and a template")
+                raise InputError(
+                    "chat_template in tokenizer_config.json: its entries must each have a name and a template"
+                )
             found = {str(item["name"]): str(item["template"]) for item in found}
         if not found:
             raise InputError(
@@ -94,7 +118,9 @@ class ChatTemplate:
                 "to talk to it all the same, give one with --template FILE (a Jinja chat template)"
             )
         if not isinstance(found, str | dict):
-            raise InputError("chat_template in tokenizer_config.json: must be text, or a list of templates with names")
+            raise InputError(
+                "chat_template in tokenizer_config.json: must be text, or a list of templates with names"
+            )
         return cls(tokenizer, found)
 
     def source(self, tools: Any = None) -> str:
@@ -102,11 +128,15 @@ class ChatTemplate:
         if tools is not None and TOOL_TEMPLATE in self.sources:
             return self.sources[TOOL_TEMPLATE]
         if DEFAULT_TEMPLATE not in self.sources:
-            raise InputError(f"this model has chat templates named {', '.join(sorted(self.sources))} and none named {DEFAULT_TEMPLATE}")
+            raise InputError(
+                f"this model has chat templates named {', '.join(sorted(self.sources))} and none named "
+                f"{DEFAULT_TEMPLATE}"
+            )
         return self.sources[DEFAULT_TEMPLATE]
 
     def render(self, messages: Any, how: Rendering | None = None) -> str:
-        """The conversation as text. Raises InputError for messages or templates that are wrong, in one line."""
+        """The conversation as text. Raises InputError for messages or templates that are wrong, in one
+        line."""
         how = how or Rendering()
         return self._render(self._variables(messages, how), how)[0]
 
@@ -153,15 +183,19 @@ class ChatTemplate:
         if found is not None:
             return TurnEnd(token=controls.ids[found])
         try:
-            between = self.render([*turns, {"role": "user", "content": again}]).partition(answered)[2].partition(again)[0]
+            between = (
+                self.render([*turns, {"role": "user", "content": again}])
+                .partition(answered)[2]
+                .partition(again)[0]
+            )
         except InputError:
             return TurnEnd()
         return TurnEnd(text=between.rstrip() or None) if between.strip() else TurnEnd()
 
     @cached_property
     def answer_space(self) -> str:
-        """White space that the template puts between the beginning of an answer and its text, as Llama 2's does: the model writes it,
-        and it is no part of what was said. Found by rendering an answer."""
+        """White space that the template puts between the beginning of an answer and its text, as Llama 2's
+        does: the model writes it, and it is no part of what was said. Found by rendering an answer."""
         asked, answered = "qvxquestionqvx", "qvxanswerqvx"
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         try:
@@ -189,7 +223,8 @@ class ChatTemplate:
         }
 
     def _render(self, variables: Mapping[str, Any], how: Rendering) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and where its `{% generation %}` blocks are (none, where a message is to be gone on with)."""
+        """The text, and where its `{% generation %}` blocks are (none, where a message is to be gone on
+        with)."""
         source = self.source(how.tools)
         if not how.continue_final_message:
             return self.sandbox.render_marked(source, variables)
@@ -199,15 +234,26 @@ class ChatTemplate:
         text = self.sandbox.render(source, {**variables, "messages": [*earlier, marked]})
         place = text.rfind(mark.strip())
         if place < 0 or said.strip() not in text:
-            raise InputError("continue_final_message: the chat template changes the last message, so it cannot be gone on with")
+            raise InputError(
+                "continue_final_message: the chat template changes the last message, so it cannot be gone "
+                "on with"
+            )
         # Where the template trimmed the mark's space, it would have trimmed what stands before it.
         return (text[:place] if text.startswith(mark, place) else text[:place].rstrip()), []
 
     @cached_property
     def _named_tokens(self) -> dict[str, str]:
         tokenizer = self.tokenizer
-        ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id} | tokenizer.beyond
-        found = {name: str(tokenizer.backend.id_to_token(token)) for name, token in ids.items() if token is not None}
+        ids = {
+            "bos_token": tokenizer.bos_id,
+            "eos_token": tokenizer.eos_id,
+            "pad_token": tokenizer.pad_id,
+        } | tokenizer.beyond
+        found = {
+            name: str(tokenizer.backend.id_to_token(token))
+            for name, token in ids.items()
+            if token is not None
+        }
         for name in NAMED_TOKENS:
             token = tokenizer.settings.get(name)
             token = token.get("content") if isinstance(token, dict) else token
@@ -227,7 +273,11 @@ class ChatTemplate:
 
 def _joined(message: Message) -> Message:
     content = message.get("content")
-    return {**message, "content": "".join(part["text"] for part in content)} if isinstance(content, list) else message
+    return (
+        {**message, "content": "".join(part["text"] for part in content)}
+        if isinstance(content, list)
+        else message
+    )
 
 
 def _marked(message: Message, mark: str) -> tuple[str, Message]:

@@ -9,10 +9,13 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in character for each byte: itself where it prints, otherwise the next free one from U+0100."""
+    """GPT-2's printable stand-in character for each byte: itself where it prints, otherwise the next free one
+    from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in sorted(printable)} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+    return {chr(byte): byte for byte in sorted(printable)} | {
+        chr(0x100 + n): byte for n, byte in enumerate(others)
+    }
 
 
 def is_byte_token(token: str) -> bool:
@@ -53,7 +56,9 @@ def decodes_exactly(description: dict[str, Any]) -> bool:
     """Whether every Unicode text survives encoding and decoding; in doubt, no."""
     if any(part["type"] != "ByteLevel" for part in parts_of(description["normalizer"])):
         return False  # lower-casing, NFC, stripping, sentencepiece's marks
-    if any(not token["special"] and (token["lstrip"] or token["rstrip"]) for token in description["added_tokens"]):
+    if any(
+        not token["special"] and (token["lstrip"] or token["rstrip"]) for token in description["added_tokens"]
+    ):
         return False
     if not all(_keeps_text(part) for part in parts_of(description["pre_tokenizer"])):
         return False
@@ -63,7 +68,11 @@ def decodes_exactly(description: dict[str, Any]) -> bool:
         return any(part["type"] == "ByteLevel" for part in bytes_go_in) and tokens >= byte_alphabet().keys()
     decoder = [part["type"] for part in parts_of(description["decoder"])]
     every_byte = {f"<0x{byte:02X}>" for byte in range(256)}
-    return decoder == ["ByteFallback", "Fuse"] and bool(description["model"].get("byte_fallback")) and tokens >= every_byte
+    return (
+        decoder == ["ByteFallback", "Fuse"]
+        and bool(description["model"].get("byte_fallback"))
+        and tokens >= every_byte
+    )
 
 
 def byte_table(backend: tokenizers.Tokenizer, description: dict[str, Any], size: int) -> list[bytes]:
@@ -87,7 +96,9 @@ def _bytes_of(token: str, alphabet: dict[str, int] | None, decoders: dict[str, d
     if "BPEDecoder" in decoders:
         token = token.replace(decoders["BPEDecoder"]["suffix"], " ")
     if "Replace" in decoders:
-        token = token.replace(decoders["Replace"]["pattern"].get("String", ""), decoders["Replace"]["content"])
+        token = token.replace(
+            decoders["Replace"]["pattern"].get("String", ""), decoders["Replace"]["content"]
+        )
     if "Metaspace" in decoders:
         token = token.replace(decoders["Metaspace"]["replacement"], " ")
     if "WordPiece" in decoders:

@@ -17,17 +17,22 @@ MOST_STEPS = 1000
 
 
 def check_growth(backend: tokenizers.Tokenizer, path: Path) -> None:
-    """Raises InputError, naming the file, where normalizer and pre-tokenizer, or the decoder, could make a text more than MOST_GROWTH
-    times as long."""
+    """Raises InputError, naming the file, where normalizer and pre-tokenizer, or the decoder, could make a
+    text more than MOST_GROWTH times as long."""
     for names in (("normalizer", "pre_tokenizer"), ("decoder",)):
         steps = [step for name in names for step in _steps(backend, name, path)]
         if len(steps) > MOST_STEPS:
-            raise InputError(f"{path}: its {names[0]} has {len(steps):,} steps, and newleaf reads at most {MOST_STEPS:,}")
+            raise InputError(
+                f"{path}: its {names[0]} has {len(steps):,} steps, and newleaf reads at most {MOST_STEPS:,}"
+            )
         growth = 1.0
         for step in steps:
             growth *= _growth(step)
             if growth > MOST_GROWTH:
-                raise InputError(f"{path}: its {names[0]} can make a text over {MOST_GROWTH} times as long, so it is refused")
+                raise InputError(
+                    f"{path}: its {names[0]} can make a text over {MOST_GROWTH} times as long, so it is "
+                    f"refused"
+                )
 
 
 def _steps(backend: tokenizers.Tokenizer, name: str, path: Path) -> list[dict[str, Any]]:
@@ -44,7 +49,11 @@ def _growth(step: dict[str, Any]) -> float:
         case "Replace":
             text = step["pattern"].get("String")
             # An expression may match nothing at all, before each character.
-            return max(1.0, len(step["content"]) / max(1, len(text))) if text is not None else 1.0 + len(step["content"])
+            return (
+                max(1.0, len(step["content"]) / max(1, len(text)))
+                if text is not None
+                else 1.0 + len(step["content"])
+            )
         case "Prepend":
             return 1.0 + len(step["prepend"]) / 16  # once a text, which may be short
         case "ByteLevel":

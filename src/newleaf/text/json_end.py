@@ -1,4 +1,5 @@
-"""Where a JSON value ends in text that comes in pieces: brackets are counted, but for those within strings."""
+"""Where a JSON value ends in text that comes in pieces: brackets are counted, but for those within
+strings."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ _STRING = re.compile(r'["\\]')
 
 
 class JsonEnd:
-    """Reads an object or an array, from its bracket on. What is not JSON in other ways is for the parser to find."""
+    """Reads an object or an array, from its bracket on. What is not JSON in other ways is for the parser to
+    find."""
 
     def __init__(self) -> None:
         self._depth, self._string, self._escaped = 0, False, False

@@ -15,17 +15,23 @@ from newleaf.untrusted import MOST_TOKENIZER_BYTES, check_regular, guarded, read
 
 OTHER_NAMES = ("unk_token", "sep_token", "cls_token", "mask_token")  # which chat templates may read
 # A vocabulary and its merges: Hugging Face's names, those of GPT-2's release, and of GPT-1's.
-PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"), ("encoder_bpe_40000.json", "vocab_40000.bpe"))
+PAIRS = (
+    ("vocab.json", "merges.txt"),
+    ("encoder.json", "vocab.bpe"),
+    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+)
 O200K = "o200k_base.tiktoken"
 CHECKSUM = "newleaf_crc32"  # of tokenizer_config.json: that of tokenizer.json
 MOST_IDS = 2**22  # the largest published vocabulary has 262,144; tables of all ids are made
 
 
 def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | None], dict[str, Any]]:
-    """The tokenizer at a path, its special tokens by name (bos_token, eos_token, pad_token), and its tokenizer_config.json.
+    """The tokenizer at a path, its special tokens by name (bos_token, eos_token, pad_token), and its
+    tokenizer_config.json.
 
-    Where two files say the same thing, the one that stock transformers takes holds: special_tokens_map.json before
-    tokenizer_config.json, unless that lists its added tokens; a template's own file before tokenizer_config.json.
+    Where two files say the same thing, the one that stock transformers takes holds: special_tokens_map.json
+    before tokenizer_config.json, unless that lists its added tokens; a template's own file before
+    tokenizer_config.json.
     """
     ranks = path / O200K if path.is_dir() else path
     if ranks.suffix == ".tiktoken" and ranks.is_file() and not (path / "tokenizer.json").is_file():
@@ -39,11 +45,16 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
         check_bytes(path, folder)
         backend = _read_json_tokenizer(path)
     else:
-        raise InputError(f"{path}: no such tokenizer; give a folder with tokenizer.json, or vocab.json and merges.txt")
+        raise InputError(
+            f"{path}: no such tokenizer; give a folder with tokenizer.json, or vocab.json and merges.txt"
+        )
     named = read_named_tokens(folder, backend)
     add_special_tokens(backend, named, folder)
     _check_ids(backend, path)
-    special = {name: None if token is None or backend.token_to_id(token) is None else token for name, token in named.ends.items()}
+    special = {
+        name: None if token is None or backend.token_to_id(token) is None else token
+        for name, token in named.ends.items()
+    }
     kept = {name: named.settings[name] for name in OTHER_NAMES if named.settings.get(name) is not None}
     return backend, special, named.config | kept | _read_templates(folder)
 
@@ -54,8 +65,9 @@ def checksum(data: bytes) -> str:
 
 
 def check_bytes(path: Path, folder: Path) -> None:
-    """Raises InputError where the bytes of a tokenizer.json are not those that newleaf wrote, as the folder's tokenizer_config.json says.
-    A file of another length was written by some other program, which copied the settings that it does not know."""
+    """Raises InputError where the bytes of a tokenizer.json are not those that newleaf wrote, as the folder's
+    tokenizer_config.json says. A file of another length was written by some other program, which copied the
+    settings that it does not know."""
     about = folder / "tokenizer_config.json"
     said = read_object(about).get(CHECKSUM) if about.exists() else None
     if not isinstance(said, str):
@@ -64,7 +76,8 @@ def check_bytes(path: Path, folder: Path) -> None:
     found = checksum(path.read_bytes())
     if found != said and found.partition(":")[0] == said.partition(":")[0]:
         raise InputError(
-            f"{path}: damaged, it does not have the checksum that was written with it; get the file anew, or train or convert again (if it "
+            f"{path}: damaged, it does not have the checksum that was written with it; get the file anew, "
+            f"or train or convert again (if it "
             f"was edited on purpose, take {CHECKSUM} out of {about.name})"
         )
 
@@ -72,7 +85,9 @@ def check_bytes(path: Path, folder: Path) -> None:
 def _check_ids(backend: tokenizers.Tokenizer, path: Path) -> None:
     largest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= MOST_IDS:
-        raise InputError(f"{path}: a token has the id {largest:,}, and newleaf reads vocabularies of at most {MOST_IDS:,}")
+        raise InputError(
+            f"{path}: a token has the id {largest:,}, and newleaf reads vocabularies of at most {MOST_IDS:,}"
+        )
 
 
 def _read_templates(folder: Path) -> dict[str, Any]:
@@ -82,7 +97,9 @@ def _read_templates(folder: Path) -> dict[str, Any]:
     found = [{"name": name, "template": read_template(path)} for name, path in files.items() if path.exists()]
     if not found:
         return {}
-    return {"chat_template": found[0]["template"] if [item["name"] for item in found] == ["default"] else found}
+    return {
+        "chat_template": found[0]["template"] if [item["name"] for item in found] == ["default"] else found
+    }
 
 
 def read_template(path: Path) -> str:
@@ -97,11 +114,18 @@ def _read_folder(folder: Path) -> tokenizers.Tokenizer:
     pairs = [(folder / vocab, folder / merges) for vocab, merges in PAIRS]
     vocab, merges = next((pair for pair in pairs if all(file.exists() for file in pair)), (None, None))
     if vocab is None or merges is None:
-        raise InputError(f"{folder}: has no tokenizer.json and not both of vocab.json and merges.txt; name the folder that holds them")
+        raise InputError(
+            f"{folder}: has no tokenizer.json and not both of vocab.json and merges.txt; name the folder "
+            f"that holds them"
+        )
     names = read_object(vocab, MOST_TOKENIZER_BYTES)
     check_regular(merges, MOST_TOKENIZER_BYTES)
     with guarded(f"{folder}: {vocab.name} and {merges.name} do not fit together"):
-        return _gpt1(vocab, merges) if any(name.endswith("</w>") for name in names) else _gpt2(vocab, merges, names)
+        return (
+            _gpt1(vocab, merges)
+            if any(name.endswith("</w>") for name in names)
+            else _gpt2(vocab, merges, names)
+        )
 
 
 def _gpt2(vocab: Path, merges: Path, names: dict[str, Any]) -> tokenizers.Tokenizer:
@@ -114,8 +138,11 @@ def _gpt2(vocab: Path, merges: Path, names: dict[str, Any]) -> tokenizers.Tokeni
 
 
 def _gpt1(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
-    """GPT-1 as transformers reads it: lower-cased, words ending in </w>. The paper's own ftfy and spaCy are not needed for its ids."""
-    backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges), unk_token="<unk>", end_of_word_suffix="</w>"))
+    """GPT-1 as transformers reads it: lower-cased, words ending in </w>. The paper's own ftfy and spaCy are
+    not needed for its ids."""
+    backend = tokenizers.Tokenizer(
+        models.BPE.from_file(str(vocab), str(merges), unk_token="<unk>", end_of_word_suffix="</w>")
+    )
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.BPEDecoder(suffix="</w>")

@@ -16,8 +16,8 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 def check_messages(messages: Any) -> list[Message]:
     """The messages, copied, without fields that are None. Raises InputError naming the message and the field.
 
-    A message is a mapping with a `role` and a `content`, which is text or a list of parts {"type": "text", "text": …}; an
-    assistant's may have `tool_calls` in place of a content.
+    A message is a mapping with a `role` and a `content`, which is text or a list of parts {"type": "text",
+    "text": …}; an assistant's may have `tool_calls` in place of a content.
     """
     if isinstance(messages, Mapping | str) or not isinstance(messages, Sequence):
         raise InputError(f"messages: must be a list of messages, not {_kind(messages)}")
@@ -33,12 +33,17 @@ def with_reasoning(message: Message) -> Message:
 
 
 def contents(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The texts that a rendered conversation holds at least: templates trim white space, and may leave out what the assistant thought."""
+    """The texts that a rendered conversation holds at least: templates trim white space, and may leave out
+    what the assistant thought."""
     for message in messages:
         content = message.get("content")
         if message.get("role") == "assistant" or content is None:
             continue
-        parts = [content] if isinstance(content, str) else [part.get("text") for part in content if isinstance(part, Mapping)]
+        parts = (
+            [content]
+            if isinstance(content, str)
+            else [part.get("text") for part in content if isinstance(part, Mapping)]
+        )
         yield from (part.strip() for part in parts if isinstance(part, str))
 
 
@@ -62,7 +67,10 @@ def _checked(message: Any, where: str) -> Message:
     found: Message = {name: value for name, value in plain(message, where).items() if value is not None}
     role = found.get("role")
     if role not in ROLES:
-        raise InputError(f"{where}.role: " + ("is missing" if role is None else f"{role!r} is not one of {', '.join(ROLES)}"))
+        raise InputError(
+            f"{where}.role: "
+            + ("is missing" if role is None else f"{role!r} is not one of {', '.join(ROLES)}")
+        )
     content = found.get("content")
     if content is None:
         if role != "assistant" or not (found.get("tool_calls") or any(name in found for name in REASONING)):
@@ -78,7 +86,9 @@ def _checked(message: Any, where: str) -> Message:
 def _check_part(part: Any, where: str) -> None:
     if not isinstance(part, dict) or part.get("type") != "text":
         kind = repr(part["type"]) if isinstance(part, dict) and "type" in part else _kind(part)
-        raise InputError(f"{where}: must be a text part such as {{'type': 'text', 'text': 'Hello'}}, not {kind}")
+        raise InputError(
+            f"{where}: must be a text part such as {{'type': 'text', 'text': 'Hello'}}, not {kind}"
+        )
     if not isinstance(part.get("text"), str):
         raise InputError(f"{where}.text: must be text, not {_kind(part.get('text'))}")
 

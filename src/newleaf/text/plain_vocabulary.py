@@ -1,7 +1,8 @@
-"""A tokenizer's vocabulary without the pieces that no text may become: special tokens, and the tokens of single bytes.
+"""A tokenizer's vocabulary without the pieces that no text may become: special tokens, and the tokens of
+single bytes.
 
-SentencePiece never matches control symbols and bytes in text. A tokenizer.json keeps them among the other pieces, where Unigram,
-WordLevel, and BPE that takes whole words find them.
+SentencePiece never matches control symbols and bytes in text. A tokenizer.json keeps them among the other
+pieces, where Unigram, WordLevel, and BPE that takes whole words find them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ def reachable(description: dict[str, Any], names: Collection[str]) -> set[str]:
     """Those of these tokens that the model may make of a text which spells them."""
     model = description["model"]
     vocabulary = model["vocab"]
-    known = set(names) & (set(vocabulary) if isinstance(vocabulary, dict) else {entry[0] for entry in vocabulary})
+    known = set(names) & (
+        set(vocabulary) if isinstance(vocabulary, dict) else {entry[0] for entry in vocabulary}
+    )
     if not known or model["type"] != "BPE" or model.get("ignore_merges"):
         return known
     products = {left + right for left, right in merges_of(model)}
@@ -28,7 +31,8 @@ def reachable(description: dict[str, Any], names: Collection[str]) -> set[str]:
 
 
 def without(description: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The description of a tokenizer that gives the same ids, but never those of `names`, which are called otherwise in it."""
+    """The description of a tokenizer that gives the same ids, but never those of `names`, which are called
+    otherwise in it."""
     changed = copy.deepcopy(description)
     model = changed["model"]
     called = {name: HIDDEN.format(number) for number, name in enumerate(sorted(names))}
@@ -37,7 +41,11 @@ def without(description: dict[str, Any], names: Collection[str]) -> dict[str, An
     else:
         model["vocab"] = [[called.get(entry[0], entry[0]), *entry[1:]] for entry in model["vocab"]]
     if model["type"] == "BPE":
-        model["merges"] = [[left, right] for left, right in merges_of(model) if not {left, right, left + right} & called.keys()]
+        model["merges"] = [
+            [left, right]
+            for left, right in merges_of(model)
+            if not {left, right, left + right} & called.keys()
+        ]
     if model.get("unk_token") in called:
         model["unk_token"] = called[model["unk_token"]]
     # Whoever adds a token that the model does not know gives it another id; in text it is not looked for.
@@ -46,8 +54,11 @@ def without(description: dict[str, Any], names: Collection[str]) -> dict[str, An
 
 
 def with_unlikely_bytes(description: dict[str, Any]) -> dict[str, Any]:
-    """A Unigram tokenizer for a text that spells byte tokens: characters become them as before, and their names do not."""
+    """A Unigram tokenizer for a text that spells byte tokens: characters become them as before, and their
+    names do not."""
     changed = copy.deepcopy(description)
     model = changed["model"]
-    model["vocab"] = [[entry[0], NEVER if BYTE_TOKEN.fullmatch(entry[0]) else entry[1]] for entry in model["vocab"]]
+    model["vocab"] = [
+        [entry[0], NEVER if BYTE_TOKEN.fullmatch(entry[0]) else entry[1]] for entry in model["vocab"]
+    ]
     return changed

@@ -1,4 +1,5 @@
-"""What a model thinks and what it says, told apart while they come: `<think>` tags, and the channels of gpt-oss (harmony)."""
+"""What a model thinks and what it says, told apart while they come: `<think>` tags, and the channels of
+gpt-oss (harmony)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ RECIPIENT = " to="  # a message to a function may say so before its channel
 
 @dataclass(frozen=True)
 class Part:
-    """Text of one kind; `to` is whom the model addresses where that is not the user, such as "functions.name" (harmony)."""
+    """Text of one kind; `to` is whom the model addresses where that is not the user, such as "functions.name"
+    (harmony)."""
 
     kind: Kind
     text: str
@@ -36,15 +38,16 @@ class Splitter(Protocol):
 
 
 def marks_in(source: str) -> tuple[str, ...]:
-    """The marks that stand between thoughts and answer with this chat template; none for a template that knows no thoughts."""
+    """The marks that stand between thoughts and answer with this chat template; none for a template that
+    knows no thoughts."""
     if CHANNEL in source and MESSAGE in source:
         return CHANNEL, MESSAGE, END, START
     return (OPEN, CLOSE) if CLOSE in source else ()
 
 
 def splitter(source: str, prompt: str, space: str = "") -> Splitter:
-    """For an answer to `prompt`, the rendered conversation, by a model with this chat template. `space` is what the template puts
-    before an answer's text."""
+    """For an answer to `prompt`, the rendered conversation, by a model with this chat template. `space` is
+    what the template puts before an answer's text."""
     marks = marks_in(source)
     if CHANNEL in marks:
         return ChannelSplitter(in_message=prompt.endswith(MESSAGE))
@@ -73,7 +76,8 @@ class PlainSplitter:
 
 
 class TagSplitter:
-    """Thoughts stand first, between tags; `inside` says that the prompt has opened them. White space around the tags belongs to neither."""
+    """Thoughts stand first, between tags; `inside` says that the prompt has opened them. White space around
+    the tags belongs to neither."""
 
     def __init__(self, inside: bool = False) -> None:
         self._state: Literal["start", "inside", "outside"] = "inside" if inside else "start"
@@ -123,7 +127,8 @@ class TagSplitter:
 
 
 class ChannelSplitter:
-    """Messages with a channel each: `<|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>…`.
+    """Messages with a channel each:
+    `<|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>…`.
 
     Text that comes without these marks is answer. See OpenAI's description of the harmony format.
     """
@@ -155,7 +160,14 @@ class ChannelSplitter:
                     return parts
                 channel = header.rpartition(CHANNEL)[2].split()
                 self._kind = "reasoning" if CHANNEL in header and channel[:1] == [THOUGHTS] else "content"
-                self._to = next((word.removeprefix("to=") for word in header.replace("<", " <").split() if word.startswith("to=")), None)
+                self._to = next(
+                    (
+                        word.removeprefix("to=")
+                        for word in header.replace("<", " <").split()
+                        if word.startswith("to=")
+                    ),
+                    None,
+                )
                 self._state, self._held = "message", rest
             places = [place for mark in (END, START) if (place := self._held.find(mark)) >= 0]
             size = min(places) if places else len(self._held) - held_start(self._held, (END, START))
@@ -174,4 +186,11 @@ class ChannelSplitter:
 def held_start(text: str, marks: tuple[str, ...]) -> int:
     """Length of the longest end of `text` that could become one of the marks."""
     longest = max(len(mark) for mark in marks) - 1
-    return next((n for n in range(min(longest, len(text)), 0, -1) if any(mark.startswith(text[-n:]) for mark in marks)), 0)
+    return next(
+        (
+            n
+            for n in range(min(longest, len(text)), 0, -1)
+            if any(mark.startswith(text[-n:]) for mark in marks)
+        ),
+        0,
+    )

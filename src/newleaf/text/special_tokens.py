@@ -1,4 +1,5 @@
-"""Which tokens are special, as the files beside a tokenizer.json say, and in which order stock transformers believes them."""
+"""Which tokens are special, as the files beside a tokenizer.json say, and in which order stock transformers
+believes them."""
 
 from __future__ import annotations
 
@@ -16,8 +17,13 @@ END_OF_TEXT = "<|endoftext|>"
 SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LISTED = ("extra_special_tokens", "additional_special_tokens")
-# Taken when no file says which token is which, nor a class that does: the names of GPT-2's line, then the usual ones.
-USUAL = {"bos_token": (END_OF_TEXT, "<s>"), "eos_token": (END_OF_TEXT, "</s>"), "pad_token": (END_OF_TEXT, "<pad>")}
+# Taken when no file says which token is which, nor a class that does: the names of GPT-2's line, then the
+# usual ones.
+USUAL = {
+    "bos_token": (END_OF_TEXT, "<s>"),
+    "eos_token": (END_OF_TEXT, "</s>"),
+    "pad_token": (END_OF_TEXT, "<pad>"),
+}
 # What a stock class takes where tokenizer_config.json names it and not the token.
 GPT2 = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
 CLASSES: dict[str, dict[str, str]] = {
@@ -31,8 +37,8 @@ MOST_ADDED = 100_000  # tokens in a list of them
 
 @dataclass(frozen=True)
 class NamedTokens:
-    """`config` is tokenizer_config.json as it stands, `settings` the same with what overrides it; `ends` the bos, eos and pad tokens;
-    `added` further tokens by the id that is claimed for each."""
+    """`config` is tokenizer_config.json as it stands, `settings` the same with what overrides it; `ends` the
+    bos, eos and pad tokens; `added` further tokens by the id that is claimed for each."""
 
     config: dict[str, Any]
     settings: dict[str, Any]
@@ -41,18 +47,26 @@ class NamedTokens:
 
 
 def read_named_tokens(folder: Path, backend: tokenizers.Tokenizer) -> NamedTokens:
-    """What the small files of a tokenizer's folder say. Raises InputError, naming file and field, for what is no token."""
+    """What the small files of a tokenizer's folder say. Raises InputError, naming file and field, for what is
+    no token."""
     config = _object(folder / "tokenizer_config.json")
     listed = config.get("added_tokens_decoder")
     mapped = {} if "added_tokens_decoder" in config else _object(folder / "special_tokens_map.json")
     defaults = CLASSES.get(str(config.get("tokenizer_class")).removesuffix("Fast"), {})
-    settings = {name: token for name, token in defaults.items() if backend.token_to_id(token) is not None} | config | mapped
+    settings = (
+        {name: token for name, token in defaults.items() if backend.token_to_id(token) is not None}
+        | config
+        | mapped
+    )
     for name in NAMED:
         where = folder / ("special_tokens_map.json" if name in mapped else "tokenizer_config.json")
         content_of(settings.get(name), f"{where}: {name}")
     ends = {name: content_of(settings.get(name), name) for name in SPECIAL_NAMES}
     if "tokenizer_class" not in config and not any(name in settings for name in SPECIAL_NAMES):
-        ends = {name: next((usual for usual in USUAL[name] if backend.token_to_id(usual) is not None), None) for name in ends}
+        ends = {
+            name: next((usual for usual in USUAL[name] if backend.token_to_id(usual) is not None), None)
+            for name in ends
+        }
     if listed is not None:
         added = _added(listed, folder / "tokenizer_config.json")
     else:
@@ -62,7 +76,8 @@ def read_named_tokens(folder: Path, backend: tokenizers.Tokenizer) -> NamedToken
 
 
 def add_special_tokens(backend: tokenizers.Tokenizer, named: NamedTokens, folder: Path) -> None:
-    """Make every special token one of the tokenizer's own, as stock transformers does: the missing ones get the next ids."""
+    """Make every special token one of the tokenizer's own, as stock transformers does: the missing ones get
+    the next ids."""
     there = backend.get_added_tokens_decoder()
     same = {repr(token) for token in there.values()}
     wanted = [named.added[number] for number in sorted(named.added) if repr(named.added[number]) not in same]
@@ -74,17 +89,22 @@ def add_special_tokens(backend: tokenizers.Tokenizer, named: NamedTokens, folder
             if content is None or (content in have and (have[content].special or name not in NAMED)):
                 continue
             known = have.get(content)
-            flags = _flags_of(known) if known is not None else _flags(value) if isinstance(value, dict) else {}
+            flags = (
+                _flags_of(known) if known is not None else _flags(value) if isinstance(value, dict) else {}
+            )
             have[content] = AddedToken(content, **(flags | {"special": True}))
             wanted.append(have[content])
     if len(wanted) > MOST_ADDED:
-        raise InputError(f"{folder}: its files add {len(wanted):,} tokens, and newleaf reads at most {MOST_ADDED:,}")
+        raise InputError(
+            f"{folder}: its files add {len(wanted):,} tokens, and newleaf reads at most {MOST_ADDED:,}"
+        )
     with guarded(f"{folder}: its added tokens are not those of a tokenizer"):
         backend.add_tokens([token for token in wanted if token.content])
 
 
 def content_of(token: Any, where: str) -> str | None:
-    """A token's text, given as such or as an object with `content`; None for none. Raises InputError for anything else."""
+    """A token's text, given as such or as an object with `content`; None for none. Raises InputError for
+    anything else."""
     found = token.get("content") if isinstance(token, dict) else token
     if found is not None and not (isinstance(found, str) and _is_text(found)):
         raise InputError(f"{where} must be a token's text, not {ascii(token)[:60]}")
@@ -112,15 +132,27 @@ def _added_before(listed: dict[str, Any], special: set[str | None], file: Path) 
     """The tokens of an added_tokens.json, in which older folders have them."""
     if not all(type(number) is int for number in listed.values()):
         raise InputError(f"{file}: must hold a number for each token")
-    return {number: AddedToken(token, normalized=token not in special, special=token in special) for token, number in listed.items()}
+    return {
+        number: AddedToken(token, normalized=token not in special, special=token in special)
+        for token, number in listed.items()
+    }
 
 
 def _flags(token: dict[str, Any]) -> dict[str, bool]:
-    return {name: token[name] for name in ("single_word", "lstrip", "rstrip", "normalized", "special") if type(token.get(name)) is bool}
+    return {
+        name: token[name]
+        for name in ("single_word", "lstrip", "rstrip", "normalized", "special")
+        if type(token.get(name)) is bool
+    }
 
 
 def _flags_of(token: AddedToken) -> dict[str, bool]:
-    return {"single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip, "normalized": token.normalized}
+    return {
+        "single_word": token.single_word,
+        "lstrip": token.lstrip,
+        "rstrip": token.rstrip,
+        "normalized": token.normalized,
+    }
 
 
 def _is_text(found: str) -> bool:

@@ -18,12 +18,13 @@ class StreamDecoder(Protocol):
         """Text that this id completes, or an empty string."""
 
     def finish(self, cut: bool = True) -> str:
-        """What is left. Bytes at the end that begin a character are left out of a text that is `cut` there, and are U+FFFD otherwise,
-        as wrong bytes within a text always are."""
+        """What is left. Bytes at the end that begin a character are left out of a text that is `cut` there,
+        and are U+FFFD otherwise, as wrong bytes within a text always are."""
 
 
 class ByteStreamDecoder:
-    """For vocabularies whose tokens are bytes: an incremental UTF-8 decoder over them. A character that `after` began is completed."""
+    """For vocabularies whose tokens are bytes: an incremental UTF-8 decoder over them. A character that
+    `after` began is completed."""
 
     def __init__(self, bytes_of_tokens: list[bytes], after: Sequence[int] = ()) -> None:
         self._bytes = bytes_of_tokens
@@ -40,12 +41,18 @@ class ByteStreamDecoder:
 class ComparingStreamDecoder:
     """For all others: decodes the last few ids with and without the new one, and gives out the difference.
 
-    The window keeps what went out last, since a decoder may strip the first space or join marks to the word before. `token` gives a
-    token's string, None for one that decoding skips. Byte-fallback tokens wait for the end of their run: one bad byte makes the
-    decoder replace the whole run. The window begins with the last ids of `after`, which stand before the text.
+    The window keeps what went out last, since a decoder may strip the first space or join marks to the word
+    before. `token` gives a token's string, None for one that decoding skips. Byte-fallback tokens wait for
+    the end of their run: one bad byte makes the decoder replace the whole run. The window begins with the
+    last ids of `after`, which stand before the text.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], token: Callable[[int], str | None], after: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        token: Callable[[int], str | None],
+        after: Sequence[int] = (),
+    ) -> None:
         self._decode = decode
         self._token = token
         self._ids = self._context(after)
@@ -67,11 +74,13 @@ class ComparingStreamDecoder:
             return self._flush(final=True)
         text = self._flush(final=True)
         last = self._token(self._ids[-1]) or ""
-        whole = is_byte_token(last) or REPLACEMENT in last  # wrong bytes, or the sign itself, which a text may hold
+        # wrong bytes, or the sign itself, which a text may hold
+        whole = is_byte_token(last) or REPLACEMENT in last
         return text if whole else text.removesuffix(REPLACEMENT)
 
     def _context(self, after: Sequence[int]) -> list[int]:
-        """The last ids of `after` that decode to something; a run of byte tokens is taken whole, or it would decode to other text."""
+        """The last ids of `after` that decode to something; a run of byte tokens is taken whole, or it would
+        decode to other text."""
         found: list[int] = []
         in_run = False
         for token_id in reversed(after):
@@ -106,10 +115,12 @@ class ComparingStreamDecoder:
 
 
 class ShowingStreamDecoder:
-    """Shows some special tokens, which decoding leaves out, as text of their own. What stands between them is decoded by a decoder
-    of its own, which `fresh` makes: it begins inside a text."""
+    """Shows some special tokens, which decoding leaves out, as text of their own. What stands between them is
+    decoded by a decoder of its own, which `fresh` makes: it begins inside a text."""
 
-    def __init__(self, first: StreamDecoder, fresh: Callable[[], StreamDecoder], shown: Mapping[int, str]) -> None:
+    def __init__(
+        self, first: StreamDecoder, fresh: Callable[[], StreamDecoder], shown: Mapping[int, str]
+    ) -> None:
         self._decoder = first
         self._fresh = fresh
         self._shown = shown

@@ -1,10 +1,11 @@
 """A process of its own that renders chat templates: JSON lines in, JSON lines out.
 
-Templates are programs of strangers, so what limits them is the operating system (see template_sandbox.py). This is run as a file and
-imports nothing of newleaf, so that it starts at once.
+Templates are programs of strangers, so what limits them is the operating system (see template_sandbox.py).
+This is run as a file and imports nothing of newleaf, so that it starts at once.
 
-The environment is the one that stock transformers gives templates: Jinja's immutable sandbox, blocks trimmed, `break` and `continue`,
-`{% generation %}`, `raise_exception`, `strftime_now`, and a `tojson` that leaves HTML's characters alone.
+The environment is the one that stock transformers gives templates: Jinja's immutable sandbox, blocks trimmed,
+`break` and `continue`, `{% generation %}`, `raise_exception`, `strftime_now`, and a `tojson` that leaves
+HTML's characters alone.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class RefusedError(TemplateError):
 
 
 class Generation(Extension):
-    """`{% generation %}` … `{% endgeneration %}` stands around what the assistant says; it changes nothing in the text.
+    """`{% generation %}` … `{% endgeneration %}` stands around what the assistant says; it changes nothing in
+    the text.
 
-    `spans` are where such text stood in the last rendering, whose `parts` so far tell how long it is, as stock transformers counts.
+    `spans` are where such text stood in the last rendering, whose `parts` so far tell how long it is, as
+    stock transformers counts.
     """
 
     tags = {"generation"}  # noqa: RUF012
@@ -67,14 +70,22 @@ def strftime_now(form: str) -> str:
 
 
 def tojson(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None, sort_keys: bool = False
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 @functools.lru_cache(maxsize=8)
 def compiled(source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
     environment.filters["tojson"] = tojson
     environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
     return environment.from_string(source)
@@ -100,14 +111,20 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"problem": "memory", "message": f"more than {MEMORY >> 20:,} MB"}
     except Exception as error:  # whatever an expression of the template can raise
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == "<template>"
+        ]
         message = error.message if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
         return {"problem": "failed", "message": str(message)[:1000], "line": lines[-1] if lines else None}
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which ends this one by closing its input
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows; not where a lower limit holds already
+    # Ctrl-C is for the program, which ends this one by closing its input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # not on Windows; not where a lower limit holds already
+    with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

@@ -1,4 +1,5 @@
-"""Rendering templates within limits of time and memory, in a process that is started for it and ended when it takes too long."""
+"""Rendering templates within limits of time and memory, in a process that is started for it and ended when it
+takes too long."""
 
 from __future__ import annotations
 
@@ -20,9 +21,11 @@ PROGRAM = Path(__file__).with_name("template_process.py")
 
 
 class TemplateSandbox:
-    """Renders Jinja templates. One process, started at the first rendering; renderings take turns, so threads may share a sandbox.
+    """Renders Jinja templates. One process, started at the first rendering; renderings take turns, so threads
+    may share a sandbox.
 
-    Output is limited to 2²⁴ characters everywhere, and memory to 1 GB where the system has such limits (Linux; Windows has none).
+    Output is limited to 2²⁴ characters everywhere, and memory to 1 GB where the system has such limits
+    (Linux; Windows has none).
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -37,14 +40,16 @@ class TemplateSandbox:
     def render_marked(self, source: str, variables: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]]:
         """The text of a template, and where in it `{% generation %}` blocks begin and end.
 
-        Raises InputError, in one line, when the template is invalid (naming its line), refuses the messages (in its own words), fails, or
-        goes beyond the limits.
+        Raises InputError, in one line, when the template is invalid (naming its line), refuses the messages
+        (in its own words), fails, or goes beyond the limits.
         """
         request = json.dumps({"source": source, "variables": dict(variables), "seconds": self.seconds})
         with self._lock:
             line = self._ask(request)
         if line is None:
-            raise InputError(f"the chat template was still running after {self.seconds:g} seconds, so it was stopped")
+            raise InputError(
+                f"the chat template was still running after {self.seconds:g} seconds, so it was stopped"
+            )
         if not line:
             raise InputError("the chat template brought down the process that renders it")
         reply: dict[str, Any] = json.loads(line)
@@ -68,14 +73,19 @@ class TemplateSandbox:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None or self._process.poll() is not None:
-            # A session of its own keeps Ctrl-C away until the process can see to that itself; -P keeps our folder off its path.
+            # A session of its own keeps Ctrl-C away until the process can see to that itself; -P keeps our
+            # folder off its path.
             command = [sys.executable, "-P", str(PROGRAM)]
             pipe = subprocess.PIPE
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", start_new_session=True)
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", start_new_session=True
+            )
             self._finalizer = weakref.finalize(self, _end, self._process)
             if not _reply(self._process, None, START_SECONDS):
                 self.close()
-                raise InputError("the process that renders chat templates did not start; is jinja2 installed?")
+                raise InputError(
+                    "the process that renders chat templates did not start; is jinja2 installed?"
+                )
         return self._process
 
 

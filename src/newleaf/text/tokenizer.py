@@ -14,7 +14,12 @@ from newleaf.errors import InputError
 from newleaf.text.components import BYTE_TOKEN, byte_table, decodes_exactly, is_byte_level, kind_of
 from newleaf.text.load_tokenizer import CHECKSUM, OTHER_NAMES, checksum, read_tokenizer
 from newleaf.text.plain_vocabulary import reachable, with_unlikely_bytes, without
-from newleaf.text.stream_decoder import ByteStreamDecoder, ComparingStreamDecoder, ShowingStreamDecoder, StreamDecoder
+from newleaf.text.stream_decoder import (
+    ByteStreamDecoder,
+    ComparingStreamDecoder,
+    ShowingStreamDecoder,
+    StreamDecoder,
+)
 from newleaf.text.token_byte_limit import shrinking
 from newleaf.text.utf8 import Utf8
 from newleaf.untrusted import guarded
@@ -27,8 +32,9 @@ KEPT_SETTINGS = ("chat_template", "model_max_length", *OTHER_NAMES)
 class Tokenizer:
     """Text to ids and back.
 
-    `bos_id`, `eos_id` and `pad_id` are None where the vocabulary has no such token. Text that looks like a special token is always
-    plain text; the special tokens enter as ids only. `settings` are the fields of tokenizer_config.json that saving keeps.
+    `bos_id`, `eos_id` and `pad_id` are None where the vocabulary has no such token. Text that looks like a
+    special token is always plain text; the special tokens enter as ids only. `settings` are the fields of
+    tokenizer_config.json that saving keeps.
     """
 
     backend: tokenizers.Tokenizer
@@ -37,7 +43,8 @@ class Tokenizer:
     pad_id: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     rows: int | None = None  # of the network's embedding, where it has fewer than there are tokens
-    beyond: dict[str, int] = field(default_factory=dict)  # special tokens (bos_token, …) that the network has no row for
+    # special tokens (bos_token, …) that the network has no row for
+    beyond: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.backend.no_truncation()
@@ -47,8 +54,8 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Opens a folder with tokenizer.json, vocab.json and merges.txt (GPT-1's or GPT-2's, under their first names too) or
-        o200k_base.tiktoken (gpt-oss's); or a tokenizer.json or .tiktoken file itself.
+        """Opens a folder with tokenizer.json, vocab.json and merges.txt (GPT-1's or GPT-2's, under their
+        first names too) or o200k_base.tiktoken (gpt-oss's); or a tokenizer.json or .tiktoken file itself.
 
         Raises InputError when there is nothing to open or it cannot be read.
         """
@@ -57,7 +64,8 @@ class Tokenizer:
         return cls(backend, ids["bos_token"], ids["eos_token"], ids["pad_token"], settings)
 
     def fitted(self, rows: int, where: str | Path) -> "Tokenizer":
-        """This tokenizer for a network whose embedding has so many rows: added tokens beyond them cannot be read or written.
+        """This tokenizer for a network whose embedding has so many rows: added tokens beyond them cannot be
+        read or written.
 
         Raises InputError, naming `where`, when tokens are missing that ordinary text is made of.
         """
@@ -65,7 +73,9 @@ class Tokenizer:
             return self
         own = max(self.backend.get_vocab(with_added_tokens=False).values(), default=-1) + 1
         if own > rows:
-            raise InputError(f"{where}: the tokenizer has {self._all_ids:,} tokens and the network only {rows:,}")
+            raise InputError(
+                f"{where}: the tokenizer has {self._all_ids:,} tokens and the network only {rows:,}"
+            )
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
         beyond = {name: number for name, number in ids.items() if number is not None and number >= rows}
         bos, eos, pad = (None if name in beyond else number for name, number in ids.items())
@@ -76,41 +86,52 @@ class Tokenizer:
         if self.rows is not None and ids and max(ids) >= self.rows:
             worst = max(ids)
             raise InputError(
-                f"the text has the token {self.backend.id_to_token(worst)!r} (id {worst:,}), and the network has only {self.rows:,} rows; "
+                f"the text has the token {self.backend.id_to_token(worst)!r} (id {worst:,}), and the "
+                f"network has only {self.rows:,} rows; "
                 "leave it out"
             )
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which stock transformers opens; the caller makes the folder appear whole."""
+        """Writes tokenizer.json and tokenizer_config.json, which stock transformers opens; the caller makes
+        the folder appear whole."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = (self.backend.to_str(pretty=True) + "\n").encode()
         (folder / "tokenizer.json").write_bytes(written)
-        # Any other class name would let transformers rebuild the tokenizer from what the model type usually has.
-        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        # Any other class name would let transformers rebuild the tokenizer from what the model type usually
+        # has.
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+        }
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id} | self.beyond
         for name, token_id in ids.items():
             if token_id is not None:
                 config[name] = self.backend.id_to_token(token_id)
-        settings = json.dumps(config | self.settings | {CHECKSUM: checksum(written)}, indent=2, ensure_ascii=False)
+        settings = json.dumps(
+            config | self.settings | {CHECKSUM: checksum(written)}, indent=2, ensure_ascii=False
+        )
         (folder / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8", newline="")
 
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
-        """Ids of a text; with `special_tokens`, what the tokenizer's own post-processor adds (nothing for new tokenizers)."""
+        """Ids of a text; with `special_tokens`, what the tokenizer's own post-processor adds (nothing for new
+        tokenizers)."""
         with guarded("the tokenizer cannot encode this text"):
             ids = list(self._encoding(text, special_tokens).ids)
         self.check_ids(ids)
         return ids
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """`encode`, and the characters [start, end) of the text that each id stands for; (0, 0) for special tokens."""
+        """`encode`, and the characters [start, end) of the text that each id stands for; (0, 0) for special
+        tokens."""
         with guarded("the tokenizer cannot encode this text"):
             found = self._encoding(text, True)
         self.check_ids(found.ids)
         return list(found.ids), list(found.offsets)
 
     def _encoding(self, text: str, special_tokens: bool) -> tokenizers.Encoding:
-        """A long text goes as a batch of one, during which other threads run: `encode` holds Python's lock for as long as it takes."""
+        """A long text goes as a batch of one, during which other threads run: `encode` holds Python's lock
+        for as long as it takes."""
         if len(text) < LONG:
             return self._encoder(text).encode(text, add_special_tokens=special_tokens)
         return self._encoder(text).encode_batch([text], add_special_tokens=special_tokens)[0]
@@ -120,7 +141,10 @@ class Tokenizer:
         if self.rows is not None or any(self._encoder(text) is not self._plain_backend for text in texts):
             return [self.encode(text, special_tokens=False) for text in texts]
         with guarded("the tokenizer cannot encode these texts"):
-            return [encoding.ids for encoding in self._plain_backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+            return [
+                encoding.ids
+                for encoding in self._plain_backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            ]
 
     def _encoder(self, text: str) -> tokenizers.Tokenizer:
         """The backend for this text, to which the names of special tokens and of bytes are text."""
@@ -148,32 +172,41 @@ class Tokenizer:
         with guarded("the tokenizer cannot decode these ids"):
             if len(ids) < LONG:
                 return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
-            return str(self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special)[0])  # as `_encoding`
+            # as `_encoding`
+            return str(self.backend.decode_batch([list(ids)], skip_special_tokens=skip_special)[0])
 
     def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
-        """The text that `ids` add to that of `before`, without a character that they begin and do not complete. SentencePiece decodes a
-        text's first token without the space that begins it; what goes on with a text keeps that space."""
+        """The text that `ids` add to that of `before`, without a character that they begin and do not
+        complete. SentencePiece decodes a text's first token without the space that begins it; what goes on
+        with a text keeps that space."""
         decoder = self.stream_decoder(after=before)
         return "".join(map(decoder.push, ids)) + decoder.finish()
 
-    def stream_decoder(self, shown: Mapping[int, str] | None = None, after: Sequence[int] = (), inside: bool = False) -> StreamDecoder:
-        """Decodes id by id: the pieces put together are what the ids add to the text of the ids `after`, with the text of `shown` where
-        those special tokens stand. `inside` says that a text stands before them, whatever it is."""
+    def stream_decoder(
+        self, shown: Mapping[int, str] | None = None, after: Sequence[int] = (), inside: bool = False
+    ) -> StreamDecoder:
+        """Decodes id by id: the pieces put together are what the ids add to the text of the ids `after`, with
+        the text of `shown` where those special tokens stand. `inside` says that a text stands before them,
+        whatever it is."""
         after = [*self._some_token, *after] if inside else after
         plain: StreamDecoder
         if self._byte_level:
             plain = ByteStreamDecoder(self.bytes_of_tokens, after)
         else:
-            plain = ComparingStreamDecoder(self.decode, lambda i: self.backend.id_to_token(i) if self.bytes_of_tokens[i] else None, after)
-        return ShowingStreamDecoder(plain, lambda: self.stream_decoder(inside=True), shown) if shown else plain
+            plain = ComparingStreamDecoder(
+                self.decode, lambda i: self.backend.id_to_token(i) if self.bytes_of_tokens[i] else None, after
+            )
+        return (
+            ShowingStreamDecoder(plain, lambda: self.stream_decoder(inside=True), shown) if shown else plain
+        )
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for; empty for special tokens."""
         return self.bytes_of_tokens[token_id]
 
     def token_name(self, token_id: int) -> str:
-        """The token's characters, to be shown; where it is part of one, its bytes as OpenAI writes them, bytes:\\xe2\\x80, so that no two
-        look alike; a special token's own name."""
+        """The token's characters, to be shown; where it is part of one, its bytes as OpenAI writes them,
+        bytes:\\xe2\\x80, so that no two look alike; a special token's own name."""
         found = self.bytes_of_tokens[token_id]
         try:
             return found.decode() if found else str(self.backend.id_to_token(token_id) or "")
@@ -185,12 +218,16 @@ class Tokenizer:
         """The id that stands before each document: bos, or eos where there is no bos."""
         found = self.bos_id if self.bos_id is not None else self.eos_id
         if found is None:
-            raise InputError("tokenizer: it has neither a bos nor an eos token to set documents apart; name one in tokenizer_config.json")
+            raise InputError(
+                "tokenizer: it has neither a bos nor an eos token to set documents apart; name one in "
+                "tokenizer_config.json"
+            )
         return found
 
     @cached_property
     def vocab_size(self) -> int:
-        """Ids run from 0 to vocab_size - 1, special tokens included, as far as the network has rows for them."""
+        """Ids run from 0 to vocab_size - 1, special tokens included, as far as the network has rows for
+        them."""
         return self._all_ids if self.rows is None else min(self.rows, self._all_ids)
 
     @cached_property
@@ -206,10 +243,13 @@ class Tokenizer:
 
     @cached_property
     def most_bytes(self) -> int | None:
-        """The most bytes of UTF-8 that a token may stand for in a text; None where there is no such number, since the tokenizer leaves
-        out parts of texts or takes any run of unknown characters as one token."""
+        """The most bytes of UTF-8 that a token may stand for in a text; None where there is no such number,
+        since the tokenizer leaves out parts of texts or takes any run of unknown characters as one token."""
         factor = shrinking(self._description)
-        names = [len(str(token["content"]).encode("utf-8", "replace")) for token in self._description["added_tokens"]]
+        names = [
+            len(str(token["content"]).encode("utf-8", "replace"))
+            for token in self._description["added_tokens"]
+        ]
         return None if factor is None else factor * max(1, *map(len, self.bytes_of_tokens), *names)
 
     @cached_property
@@ -224,7 +264,8 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the ids this tokenizer gives: the same vocabulary, rules and special tokens have the same one."""
+        """Names the ids this tokenizer gives: the same vocabulary, rules and special tokens have the same
+        one."""
         parts = [self._description, self.bos_id, self.eos_id, self.pad_id]
         canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
@@ -240,12 +281,22 @@ class Tokenizer:
 
     @cached_property
     def drops_first_space(self) -> bool:
-        """Whether decoding leaves out the space that begins a text, which SentencePiece puts before each, or GPT-1's tokens end with."""
-        spaced = next((token for token, text in enumerate(self.bytes_of_tokens) if text.strip() and text.strip(b" ") != text), None)
+        """Whether decoding leaves out the space that begins a text, which SentencePiece puts before each, or
+        GPT-1's tokens end with."""
+        spaced = next(
+            (
+                token
+                for token, text in enumerate(self.bytes_of_tokens)
+                if text.strip() and text.strip(b" ") != text
+            ),
+            None,
+        )
         if spaced is None:
             return False
         before = [spaced] if self.bytes_of_tokens[spaced].endswith(b" ") else self._some_token
-        return self.decode_after(before, [spaced]).startswith(" ") and not self.decode([spaced]).startswith(" ")
+        return self.decode_after(before, [spaced]).startswith(" ") and not self.decode([spaced]).startswith(
+            " "
+        )
 
     @cached_property
     def _some_token(self) -> list[int]:

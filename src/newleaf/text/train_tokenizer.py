@@ -30,10 +30,11 @@ WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L
 class TokenizerConfig:
     """Which tokenizer a run uses.
 
-    `vocab_size` counts the special token; None leaves it to the caller (bpe, unigram) or to the text (char). `path` uses files that
-    exist instead of training. The trainer sees at most `train_bytes` of the training text, spread evenly over it; None leaves that to the
-    caller, who may know how much there is time for. `characters` has bpe make tokens of the frequent characters before it merges
-    anything else; None leaves that to the caller, who looks at the text.
+    `vocab_size` counts the special token; None leaves it to the caller (bpe, unigram) or to the text (char).
+    `path` uses files that exist instead of training. The trainer sees at most `train_bytes` of the training
+    text, spread evenly over it; None leaves that to the caller, who may know how much there is time for.
+    `characters` has bpe make tokens of the frequent characters before it merges anything else; None leaves
+    that to the caller, who looks at the text.
     """
 
     kind: Kind = "bpe"
@@ -46,19 +47,27 @@ class TokenizerConfig:
         if self.kind not in get_args(Kind):
             raise InputError(f"tokenizer.kind: {self.kind!r} is none of {', '.join(get_args(Kind))}")
         if self.characters and self.kind != "bpe":
-            raise InputError(f"tokenizer.characters: is about bpe, and {self.kind} merges nothing by frequency; leave it out")
+            raise InputError(
+                f"tokenizer.characters: is about bpe, and {self.kind} merges nothing by frequency; leave it "
+                f"out"
+            )
         if self.train_bytes is not None and self.train_bytes < 1:
-            raise InputError(f"tokenizer.train_bytes: {self.train_bytes} is not positive; the trainer needs text")
+            raise InputError(
+                f"tokenizer.train_bytes: {self.train_bytes} is not positive; the trainer needs text"
+            )
         if self.vocab_size is not None:
             _check_size(self.vocab_size)
 
 
-def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, vocab_size: int | None = None) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], config: TokenizerConfig, vocab_size: int | None = None
+) -> Tokenizer:
     """A tokenizer for these texts, with at most `vocab_size` ids (`config.vocab_size` when None).
 
-    Every kind holds all 256 bytes, so any text decodes back exactly, and one special token, `<|endoftext|>`, which is bos, eos and
-    pad and has the last id, as GPT-2's. Fewer ids than asked for come out when the text has no more to merge. char takes the most
-    frequent characters when it may not take all; byte has always 257 ids. Raises InputError for a size below 257, or a missing one.
+    Every kind holds all 256 bytes, so any text decodes back exactly, and one special token, `<|endoftext|>`,
+    which is bos, eos and pad and has the last id, as GPT-2's. Fewer ids than asked for come out when the text
+    has no more to merge. char takes the most frequent characters when it may not take all; byte has always
+    257 ids. Raises InputError for a size below 257, or a missing one.
     """
     size = vocab_size if vocab_size is not None else config.vocab_size
     if size is not None:
@@ -80,9 +89,14 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, vocab_size: i
 
 def _check_size(size: int) -> None:
     if size < N_BYTES + 1:
-        raise InputError(f"tokenizer.vocab_size: {size} is too small; 256 bytes and one special token make 257 the least")
+        raise InputError(
+            f"tokenizer.vocab_size: {size} is too small; 256 bytes and one special token make 257 the least"
+        )
     if size > MOST_SIZE:
-        raise InputError(f"tokenizer.vocab_size: {size:,} is too large; the trainer reserves memory for all of them, {MOST_SIZE:,} at most")
+        raise InputError(
+            f"tokenizer.vocab_size: {size:,} is too large; the trainer reserves memory for all of them, "
+            f"{MOST_SIZE:,} at most"
+        )
 
 
 def _pieces(texts: Iterable[str]) -> Iterator[str]:
@@ -104,7 +118,9 @@ def _alphabet() -> list[str]:
 def _word_wise(model: models.Model) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(model)
     bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORDS), "isolated"), bytes_of_words])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(WORDS), "isolated"), bytes_of_words]
+    )
     backend.decoder = decoders.ByteLevel()
     return backend
 
@@ -133,8 +149,9 @@ def _unigram(texts: Iterable[str], size: int) -> tokenizers.Tokenizer:
 
 
 def _settled(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The trainer walks hash tables, so that scores differ in their last digits, and the bytes the text lacks take the lowest score
-    and each next 1e-4 above it in any order. Rounding, and handing out those scores in order, makes one text give one tokenizer."""
+    """The trainer walks hash tables, so that scores differ in their last digits, and the bytes the text lacks
+    take the lowest score and each next 1e-4 above it in any order. Rounding, and handing out those scores in
+    order, makes one text give one tokenizer."""
     low, step = vocabulary[-1][1], 1e-4
     lacking: dict[str, float] = {}
     steps = 0
@@ -145,8 +162,12 @@ def _settled(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
         if abs(score - low - n * step) < 1e-8:
             lacking[token] = score
             steps = n
-    settled = dict(vocabulary) | dict(zip(sorted(lacking), sorted(lacking.values(), reverse=True), strict=True))
-    return sorted(((token, round(score, 6)) for token, score in settled.items()), key=lambda pair: (-pair[1], pair[0]))
+    settled = dict(vocabulary) | dict(
+        zip(sorted(lacking), sorted(lacking.values(), reverse=True), strict=True)
+    )
+    return sorted(
+        ((token, round(score, 6)) for token, score in settled.items()), key=lambda pair: (-pair[1], pair[0])
+    )
 
 
 def _char(texts: Iterable[str], size: int | None) -> tokenizers.Tokenizer:
@@ -155,7 +176,9 @@ def _char(texts: Iterable[str], size: int | None) -> tokenizers.Tokenizer:
         counts.update(text)
     frequent = sorted(counts, key=lambda c: (-counts[c], c))
     kept = sorted(frequent if size is None else frequent[: size - 1 - N_BYTES])
-    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(N_BYTES)} | {c: N_BYTES + n for n, c in enumerate(kept)}
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(N_BYTES)} | {
+        c: N_BYTES + n for n, c in enumerate(kept)
+    }
     backend = tokenizers.Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return backend

@@ -1,4 +1,5 @@
-"""Which tokens keep a text valid UTF-8: a character that is begun is completed, no byte stands where none may."""
+"""Which tokens keep a text valid UTF-8: a character that is begun is completed, no byte stands where none
+may."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ ANY = (b"", b"\xc2", b"\xe1", b"\xf1")  # a first byte without such a rule, by h
 
 
 class Utf8:
-    """The tokens of a vocabulary by their bytes. `begun` are bytes at the end of a text that begin a character and do
-    not complete it."""
+    """The tokens of a vocabulary by their bytes. `begun` are bytes at the end of a text that begin a
+    character and do not complete it."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
-        """`pieces` are the bytes of each id; nothing for special tokens, which may not stand inside a character."""
+        """`pieces` are the bytes of each id; nothing for special tokens, which may not stand inside a
+        character."""
         self._pieces = pieces
         self._fitting: dict[bytes, npt.NDArray[np.bool_]] = {}
 
@@ -42,11 +44,14 @@ class Utf8:
         return _fits(begun, self._pieces[token])
 
     def fitting(self, begun: bytes, size: int) -> npt.NDArray[np.bool_]:
-        """`fits` for the ids below `size`, as bool [size]; kept for each state of the decoder, of which there are eight."""
+        """`fits` for the ids below `size`, as bool [size]; kept for each state of the decoder, of which there
+        are eight."""
         state = _state(begun)
         found = self._fitting.get(state)
         if found is None:
-            found = self._fitting[state] = np.array([_fits(state, piece) for piece in self._pieces], dtype=np.bool_)
+            found = self._fitting[state] = np.array(
+                [_fits(state, piece) for piece in self._pieces], dtype=np.bool_
+            )
         return found[:size]
 
 
@@ -67,8 +72,8 @@ def _half_surrogate(begun: bytes) -> bool:
 
 
 def _state(begun: bytes) -> bytes:
-    """A beginning of at most one byte behind which the same bytes may follow (RFC 3629, section 4): second bytes depend
-    on the first, and of later ones only how many are missing matters."""
+    """A beginning of at most one byte behind which the same bytes may follow (RFC 3629, section 4): second
+    bytes depend on the first, and of later ones only how many are missing matters."""
     if not begun:
         return begun
     first = begun[0]

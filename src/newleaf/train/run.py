@@ -1,4 +1,5 @@
-"""A run from its first check to its last file, whatever its objective: begin one or go on with one, and leave a run folder behind."""
+"""A run from its first check to its last file, whatever its objective: begin one or go on with one, and leave
+a run folder behind."""
 
 from __future__ import annotations
 
@@ -51,9 +52,11 @@ Clock = Callable[[], float]  # seconds that go on evenly
 
 @dataclass(frozen=True)
 class Kind(Generic[C]):
-    """A kind of run: how its configuration is read from a run.yaml and checked for what needs no data, and how its objective is opened.
+    """A kind of run: how its configuration is read from a run.yaml and checked for what needs no data, and
+    how its objective is opened.
 
-    `open` reads data and models, and raises InputError for bad ones before the run's folder is touched; all processes call it.
+    `open` reads data and models, and raises InputError for bad ones before the run's folder is touched; all
+    processes call it.
     """
 
     read: Callable[[Mapping[str, Any]], C]
@@ -62,12 +65,18 @@ class Kind(Generic[C]):
 
 
 def begin(
-    kind: Kind[C], config: C, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False, clock: Clock = time.monotonic
+    kind: Kind[C],
+    config: C,
+    out: str | Path,
+    monitor: Monitor,
+    started: float,
+    overwrite: bool = False,
+    clock: Clock = time.monotonic,
 ) -> RunFolder:
     """Train what `config` describes into the run folder `out`.
 
-    `started` is the moment, by `clock`, from which `train.time` counts. Raises InputError for bad input, before the run folder is
-    touched, and Stopped when asked to stop while there is nothing to save.
+    `started` is the moment, by `clock`, from which `train.time` counts. Raises InputError for bad input,
+    before the run folder is touched, and Stopped when asked to stop while there is nothing to save.
     """
     with joined(clock) as ranks:
         folder = _folder(out, ranks)
@@ -91,7 +100,9 @@ def begin(
     return folder
 
 
-def _begin(folder: RunFolder, record: dict[str, Any], lock: FolderLock, monitor: Monitor, overwrite: bool) -> None:
+def _begin(
+    folder: RunFolder, record: dict[str, Any], lock: FolderLock, monitor: Monitor, overwrite: bool
+) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     _take(lock, monitor)
     folder.check_free(overwrite)  # someone may have been faster
@@ -107,17 +118,23 @@ def resume(
     lengths: Mapping[str, Any] | None = None,
     clock: Clock = time.monotonic,
 ) -> RunFolder:
-    """Go on with the run in `out` from its last whole checkpoint, or from its beginning when there is none yet; a finished run stays.
+    """Go on with the run in `out` from its last whole checkpoint, or from its beginning when there is none
+    yet; a finished run stays.
 
-    One of `lengths` (steps, tokens or epochs in all, or more time) extends it, a finished run too. It may go on with another number of
-    processes than it had.
+    One of `lengths` (steps, tokens or epochs in all, or more time) extends it, a finished run too. It may go
+    on with another number of processes than it had.
     """
     with joined(clock) as ranks:
         return _resume(kind, _folder(out, ranks), monitor, started, ranks, checked_lengths(lengths or {}))
 
 
 def _resume(
-    kind: Kind[C], folder: RunFolder, monitor: Monitor, started: float, ranks: Ranks, lengths: Mapping[str, Any] | None = None
+    kind: Kind[C],
+    folder: RunFolder,
+    monitor: Monitor,
+    started: float,
+    ranks: Ranks,
+    lengths: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     cut_short = ranks.on_rank_zero(folder.coming)
     values = cut_short or ranks.on_rank_zero(folder.read_config)
@@ -130,7 +147,9 @@ def _resume(
         ranks.on_rank_zero(lambda: _tidy(folder, lock, monitor, cut_short))
         found = Checkpoints(folder.state, layout=Replicated(ranks)).newest(monitor.say)
         if finished and found is None:
-            raise InputError(f"{folder.path}: has no checkpoint to go on from; newleaf finetune goes on from its model")
+            raise InputError(
+                f"{folder.path}: has no checkpoint to go on from; newleaf finetune goes on from its model"
+            )
         if lengths:
             values = ranks.on_rank_zero(lambda: _extended(folder, values, lengths, found))
             config = _read(kind, values, folder)
@@ -138,7 +157,9 @@ def _resume(
         objective = kind.open(config, monitor, ranks)
         for name, fingerprint in objective.fingerprints.items():
             if fingerprint != _fingerprints(values).get(name):
-                raise InputError(f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began")
+                raise InputError(
+                    f"{folder.path}: cannot be resumed, its {name} is not what it was when the run began"
+                )
         speed = _measure(objective, monitor)
         interrupt.gently(monitor.say)
         session = Session(objective, folder, monitor, interrupt, started, ranks, speed)
@@ -156,7 +177,8 @@ def _resume(
 
 
 def _read(kind: Kind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
-    """The configuration in a run.yaml, with the schedule it was begun with. Raises InputError, naming the file."""
+    """The configuration in a run.yaml, with the schedule it was begun with. Raises InputError, naming the
+    file."""
     recipe = recipe_of(values)
     if follows_clock(values):
         recipe["train"] = recipe["train"] | {"replay": None}
@@ -168,14 +190,19 @@ def _read(kind: Kind[C], values: Mapping[str, Any], folder: RunFolder) -> C:
 
 
 def _same_text(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `data` with what a run.yaml does not limit taken whole: its run took it so, and this machine may be slower by now."""
+    """The section `data` with what a run.yaml does not limit taken whole: its run took it so, and this
+    machine may be slower by now."""
     data = recipe.get("data")
     if not isinstance(data, Mapping):
         return {}
-    return {"data": {name: "all" if name in TAKEN and value is None else value for name, value in data.items()}}
+    return {
+        "data": {name: "all" if name in TAKEN and value is None else value for name, value in data.items()}
+    }
 
 
-def _extended(folder: RunFolder, values: dict[str, Any], lengths: Mapping[str, Any], found: Checkpoint | None) -> dict[str, Any]:
+def _extended(
+    folder: RunFolder, values: dict[str, Any], lengths: Mapping[str, Any], found: Checkpoint | None
+) -> dict[str, Any]:
     if found is None:
         return longer(values, lengths, 0, 0.0, 0.0)
     rate = last_rate(folder.lines(), found.step, found.values["health"]["rate_scale"])
@@ -199,7 +226,9 @@ def is_finished(folder: RunFolder, monitor: Monitor) -> bool:
         return False
     trouble = damage_in(folder.made()) if finished else None
     if trouble is not None and not Checkpoints(folder.state).steps():
-        raise InputError(f"{trouble}. There is no checkpoint to make it again from; --overwrite trains it anew")
+        raise InputError(
+            f"{trouble}. There is no checkpoint to make it again from; --overwrite trains it anew"
+        )
     return finished and trouble is None
 
 
@@ -207,7 +236,9 @@ def _tidy(folder: RunFolder, lock: FolderLock, monitor: Monitor, cut_short: dict
     _take(lock, monitor)
     folder.sweep()
     if cut_short is not None:
-        monitor.say(f"{folder.path}: was being replaced by a new run when that was killed; the new run begins.")
+        monitor.say(
+            f"{folder.path}: was being replaced by a new run when that was killed; the new run begins."
+        )
         folder.begin(cut_short)
     Checkpoints(folder.state).sweep()
 
@@ -220,11 +251,14 @@ def _begun_by_us(folder: RunFolder, overwrite: bool) -> bool:
     """Whether the run in the folder is of the processes before us, and not one that they were to replace."""
     if not folder.is_run():
         return False
-    return not overwrite or (folder.path / CONFIG).stat().st_mtime > psutil.Process(os.getppid()).create_time()
+    return (
+        not overwrite or (folder.path / CONFIG).stat().st_mtime > psutil.Process(os.getppid()).create_time()
+    )
 
 
 def _measure(objective: Objective, monitor: Monitor) -> float:
-    """How fast this machine multiplies matrices in the run's number format, FLOP/s; the monitor shows progress against it."""
+    """How fast this machine multiplies matrices in the run's number format, FLOP/s; the monitor shows
+    progress against it."""
     train = objective.train
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
     speed = matmul_speed(dtype, torch.device(train.device or "cpu"), MEASURED)

@@ -17,9 +17,10 @@ T = TypeVar("T")
 class Interrupt:
     """A context that hears SIGINT, SIGTERM and `preempt` (a signal's name, such as "SIGUSR1"; None for none).
 
-    At first they raise Stopped at once with `nothing_yet` for its text: there is nothing to save. After `gently(say)` the first sets
-    `requested` and is told to `say`; later ones change nothing, as schedulers send several, but a second Ctrl-C raises KeyboardInterrupt.
-    Outside the main thread, where Python takes no signals, it does nothing.
+    At first they raise Stopped at once with `nothing_yet` for its text: there is nothing to save. After
+    `gently(say)` the first sets `requested` and is told to `say`; later ones change nothing, as schedulers
+    send several, but a second Ctrl-C raises KeyboardInterrupt. Outside the main thread, where Python takes no
+    signals, it does nothing.
     """
 
     def __init__(self, nothing_yet: str = "stopped", preempt: str | None = "SIGUSR1") -> None:
@@ -50,17 +51,25 @@ class Interrupt:
             raise KeyboardInterrupt
         if not self.requested:
             self.requested = True
-            again = "; Ctrl-C again stops at once" if number == signal.SIGINT else f" ({signal.Signals(number).name})"
-            with suppress(RuntimeError):  # the signal may have come in the middle of another print, which takes no second one
+            again = (
+                "; Ctrl-C again stops at once"
+                if number == signal.SIGINT
+                else f" ({signal.Signals(number).name})"
+            )
+            # the signal may have come in the middle of another print, which takes no second one
+            with suppress(RuntimeError):
                 self.say(f"Stopping after this step{again}.")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def signal_numbers(preempt: str | None) -> list[signal.Signals]:
-    """The signals to hear. Raises ValueError for a `preempt` that this system does not have, but for SIGUSR1, the default, on Windows."""
+    """The signals to hear. Raises ValueError for a `preempt` that this system does not have, but for SIGUSR1,
+    the default, on Windows."""
     found = [signal.SIGINT, signal.SIGTERM]
     if preempt is not None:
         number = getattr(signal, preempt, None)
@@ -72,7 +81,8 @@ def signal_numbers(preempt: str | None) -> list[signal.Signals]:
 
 
 def interruptible(work: Callable[[], T]) -> T:
-    """`work()` in a thread of its own while this one waits, so that a signal is heard although a library computes without Python."""
+    """`work()` in a thread of its own while this one waits, so that a signal is heard although a library
+    computes without Python."""
     results: list[T] = []
     errors: list[BaseException] = []
 

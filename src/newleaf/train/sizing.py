@@ -1,4 +1,5 @@
-"""The dial: from a text and a budget to a size. The figures behind each constant stand in docs/lab-notes.md."""
+"""The dial: from a text and a budget to a size. The figures behind each constant stand in
+docs/lab-notes.md."""
 
 from __future__ import annotations
 
@@ -15,12 +16,16 @@ LADDER = (
     (3, 64, 1), (4, 128, 2), (4, 160, 2), (4, 192, 3), (5, 224, 4), (6, 256, 4), (6, 320, 5), (6, 384, 6), (8, 448, 7), (8, 512, 8),
     (10, 640, 10), (12, 768, 12), (16, 1024, 16),
 )  # fmt: skip
-STARTING = 10.0  # seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
-# Of the machine's matrix speed, what training turns into six FLOPs per weight and token; small models mostly wait for other things.
+# seconds of a command that are not training: imports, tokenizer, the looks at the held-out text
+STARTING = 10.0
+# Of the machine's matrix speed, what training turns into six FLOPs per weight and token; small models mostly
+# wait for other things.
 USEFUL_SHARE = 0.3
-TOKENS_PER_WEIGHT = 3.5  # in the blocks' matrices: half and twice as many cost little, but far too few steps cost much
+# in the blocks' matrices: half and twice as many cost little, but far too few steps cost much
+TOKENS_PER_WEIGHT = 3.5
 WEIGHTS_PER_BYTE = 3.0  # more than this only learns a small text by heart
-# Fewer steps learn more at higher rates, by a power of how many fewer they are; AdamW's, which are the embedding's, also rise as the
+# Fewer steps learn more at higher rates, by a power of how many fewer they are; AdamW's, which are the
+# embedding's, also rise as the
 # network gets narrower. In multiples of the usual rates, which are the least.
 USUAL_STEPS, USUAL_WIDTH = 1200, 128
 ADAMW_RATE, ADAMW_POWER, MOST_ADAMW = 2.0, 0.5, 15.0
@@ -30,7 +35,9 @@ DROPOUT_PER_EPOCH, MOST_DROPOUT = 0.02, 0.2  # for each time more
 BYTES_PER_TOKEN = 3.2  # of small vocabularies, roughly
 READ_AT_MOST = 1.25  # times the text that the time is expected to be enough for
 ENCODED = 50_000  # bytes, for each second of the time: encoding these takes a fiftieth of it
-LEARNED_FROM = 40_000  # bytes that the tokenizer sees, for each second of the time: learning from them takes two to six hundredths of it
+# bytes that the tokenizer sees, for each second of the time: learning from them takes two to six hundredths
+# of it
+LEARNED_FROM = 40_000
 ALWAYS_LEARNED_FROM = 1_500_000
 VALIDATED = 0.1  # of what is read: validating on it takes about a thirtieth of the time
 ALWAYS_VALIDATED = 1_000_000  # bytes of held-out text, where a minute is given
@@ -40,7 +47,8 @@ HEAD_DIM = 64
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may spend, in one of four ways: wall-clock seconds on a machine of `matrix_speed` FLOP/s, bytes, tokens, or steps."""
+    """What a run may spend, in one of four ways: wall-clock seconds on a machine of `matrix_speed` FLOP/s,
+    bytes, tokens, or steps."""
 
     seconds: float | None = None
     matrix_speed: float = 0.0
@@ -51,7 +59,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Reason:
-    """A sentence about one choice. `fields` are those of the network that it is true of, `about` what else it speaks of."""
+    """A sentence about one choice. `fields` are those of the network that it is true of, `about` what else it
+    speaks of."""
 
     text: str
     fields: tuple[str, ...] = ()
@@ -60,8 +69,8 @@ class Reason:
 
 @dataclass(frozen=True)
 class SizeChoice:
-    """What the dial chose: fields of GPTConfig, vocabulary, windows in a step, what the usual learning rates are multiplied by (AdamW's,
-    Muon's); and why, in words for people."""
+    """What the dial chose: fields of GPTConfig, vocabulary, windows in a step, what the usual learning rates
+    are multiplied by (AdamW's, Muon's); and why, in words for people."""
 
     vocab_size: int
     model: dict[str, Any]
@@ -72,8 +81,8 @@ class SizeChoice:
 
 @dataclass(frozen=True)
 class DataBudget:
-    """Bytes of text to learn, of held-out text and of text for the tokenizer. More would cost time: for learning the tokenizer, for
-    turning text into tokens, for the last validation."""
+    """Bytes of text to learn, of held-out text and of text for the tokenizer. More would cost time: for
+    learning the tokenizer, for turning text into tokens, for the last validation."""
 
     train: int
     validation: int
@@ -81,16 +90,19 @@ class DataBudget:
 
 
 def choose_size(text_bytes: int, budget: Budget, size: str | None = None, characters: int = 0) -> SizeChoice:
-    """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not on validation text.
+    """A shape for a new model on `text_bytes` of training text. Depends on nothing else: not on a name, not
+    on validation text.
 
-    `characters` is how many tokens the text's characters want, where it has many: the vocabulary has about as many.
-    `size` fixes layers and width, as 6x384, or how many weights the matrices have together, as 2m; the rest is chosen for it.
-    Raises InputError for a size that is neither.
+    `characters` is how many tokens the text's characters want, where it has many: the vocabulary has about as
+    many. `size` fixes layers and width, as 6x384, or how many weights the matrices have together, as 2m; the
+    rest is chosen for it. Raises InputError for a size that is neither.
     """
     used = text_bytes if budget.seconds is None else min(text_bytes, 3 * ENCODED * budget.seconds)
     usual = _vocabulary(used)
     vocabulary = max(usual, _power(characters)) if characters else usual
-    (n_layer, n_embd, n_head), why = _chosen(text_bytes, budget, vocabulary) if size is None else (rung_of(size), "as asked")
+    (n_layer, n_embd, n_head), why = (
+        _chosen(text_bytes, budget, vocabulary) if size is None else (rung_of(size), "as asked")
+    )
     tokens = _tokens(budget, _weights(n_layer, n_embd, vocabulary))
     epochs = tokens * BYTES_PER_TOKEN / max(1, text_bytes)
     dropout = round(min(max(0.0, DROPOUT_PER_EPOCH * (epochs - EPOCHS_WITHOUT_DROPOUT)), MOST_DROPOUT), 2)
@@ -106,13 +118,17 @@ def choose_size(text_bytes: int, budget: Budget, size: str | None = None, charac
     reasons = [
         Reason(f"Size: {counted(n_layer, 'layer')} × {n_embd} ({why}).", ("n_layer", "n_embd")),
         Reason(
-            f"Vocabulary: {vocabulary:,} tokens for {byte_size(used)} of text{' and its characters' * (vocabulary > usual)}.",
+            f"Vocabulary: {vocabulary:,} tokens for {byte_size(used)} of "
+            f"text{' and its characters' * (vocabulary > usual)}.",
             about="vocabulary",
         ),
     ]
     if dropout:
         reasons.append(
-            Reason(f"Dropout {dropout:g}: the text is read about {counted(epochs, 'time')}.", ("embedding_dropout", "residual_dropout"))
+            Reason(
+                f"Dropout {dropout:g}: the text is read about {counted(epochs, 'time')}.",
+                ("embedding_dropout", "residual_dropout"),
+            )
         )
     if max(rates) > 1:
         text = f"Learning rates: AdamW's × {adamw:g}, Muon's × {muon:g}, for about {counted(steps, 'step')} of a network {n_embd} wide."
@@ -132,7 +148,8 @@ def data_budget(budget: Budget, n_layer: int, n_embd: int, vocab_size: int) -> D
 
 
 def rung_of(size: str) -> tuple[int, int, int]:
-    """Layers, width and heads of 6x384, or of the rung that comes nearest to 2m weights. Raises InputError."""
+    """Layers, width and heads of 6x384, or of the rung that comes nearest to 2m weights. Raises
+    InputError."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)([kmb])", size.strip().lower()):
         weights = float(match[1]) * {"k": 1e3, "m": 1e6, "b": 1e9}[match[2]]
         if weights > 0:
@@ -140,7 +157,10 @@ def rung_of(size: str) -> tuple[int, int, int]:
     match = re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)", size.strip().lower())
     n_layer, n_embd = (int(match[1]), int(match[2])) if match else (0, 0)
     if not n_layer or not n_embd or n_embd % 2:
-        raise InputError(f"size: {size!r} is neither layers × an even width, such as 6x384, nor a number of weights, such as 2m")
+        raise InputError(
+            f"size: {size!r} is neither layers × an even width, such as 6x384, nor a number of weights, "
+            f"such as 2m"
+        )
     for rung in LADDER:
         if rung[:2] == (n_layer, n_embd):
             return rung
@@ -162,7 +182,12 @@ def _chosen(text_bytes: int, budget: Budget, vocabulary: int) -> tuple[tuple[int
     else:
         # Tokens are FLOPs / 6 (matrices + head), and TOKENS_PER_WEIGHT × matrices.
         product = _flops(budget) / (6 * TOKENS_PER_WEIGHT)
-        found = min(LADDER, key=lambda rung: abs(math.log(_matrices(rung[0], rung[1]) * _weights(rung[0], rung[1], vocabulary) / product)))
+        found = min(
+            LADDER,
+            key=lambda rung: abs(
+                math.log(_matrices(rung[0], rung[1]) * _weights(rung[0], rung[1], vocabulary) / product)
+            ),
+        )
         why = f"{budget.seconds:.0f} s on a machine that multiplies matrices at {budget.matrix_speed / 1e9:.0f} GFLOP/s"
     if _matrices(found[0], found[1]) > _matrices(enough[0], enough[1]):
         return enough, f"{byte_size(text_bytes)} of text is enough for no more"
@@ -204,7 +229,8 @@ def _inner(n_embd: int) -> int:
 
 
 def _vocabulary(text_bytes: float) -> int:
-    """The power of two nearest to 1.6 times the square root of the text's bytes: 2,048 for a megabyte, 4,096 for six."""
+    """The power of two nearest to 1.6 times the square root of the text's bytes: 2,048 for a megabyte, 4,096
+    for six."""
     return max(_power(1.6 * math.sqrt(max(1, text_bytes))), 512)
 
 

@@ -1,4 +1,5 @@
-"""The model that fine-tuning begins from: opened once, checked, and opened again should a run go back to its beginning."""
+"""The model that fine-tuning begins from: opened once, checked, and opened again should a run go back to its
+beginning."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 
 @dataclass
 class Base:
-    """A base model. `network()` gives it to be trained, in fp32 and each time as it was; the tokenizer and its defaults come along.
+    """A base model. `network()` gives it to be trained, in fp32 and each time as it was; the tokenizer and
+    its defaults come along.
 
     A base that is a classifier already has a `head` and its matrix `score` [L, C].
     """
@@ -57,9 +59,16 @@ class Base:
 def open_base(config: TuneConfig) -> Base:
     """The model that a recipe names. Raises InputError when it cannot be opened."""
     if stands_for_adapter(config.model):
-        raise InputError(f"{config.model}: is an adapter; newleaf convert {config.model} FOLDER --merge makes a model that can be tuned")
+        raise InputError(
+            f"{config.model}: is an adapter; newleaf convert {config.model} FOLDER --merge makes a model "
+            f"that can be tuned"
+        )
     path = locate(config.model, (*MODEL_FILES, *TOKENIZER_FILES))
-    precision = PRECISIONS[config.lora.weights or config.train.precision] if config.lora is not None else torch.float32
+    precision = (
+        PRECISIONS[config.lora.weights or config.train.precision]
+        if config.lora is not None
+        else torch.float32
+    )
     folder = _folder(path, precision)
     shape = folder.network.config
     if config.base.dropout is not None:
@@ -77,7 +86,16 @@ def open_base(config: TuneConfig) -> Base:
         return assemble(blank(shape), [*held.plain.items(), *packed], None)
 
     first = opened(folder.network)
-    base = Base(config.model, shape, folder.tokenizer, folder.family, folder.defaults, fingerprint(first), opened, first)
+    base = Base(
+        config.model,
+        shape,
+        folder.tokenizer,
+        folder.family,
+        folder.defaults,
+        fingerprint(first),
+        opened,
+        first,
+    )
     base.origin = origin_of(path, folder.pretrained)
     if not is_gguf(path) and is_classifier(read_config(path)):
         found = load_classifier(path, torch.float32)
@@ -96,7 +114,9 @@ def _folder(path: Path, precision: Precision) -> Folder:
 @torch.no_grad()
 def fingerprint(network: GPT) -> str:
     """Names a network by its shape and some of the weights of each tensor."""
-    digest = hashlib.blake2b(repr(sorted(dataclasses.asdict(network.config).items())).encode(), digest_size=16)
+    digest = hashlib.blake2b(
+        repr(sorted(dataclasses.asdict(network.config).items())).encode(), digest_size=16
+    )
     for name, weight in network.state_dict().items():
         flat = weight.detach().flatten()
         some = flat[:: max(1, flat.numel() // SAMPLES)]
@@ -105,11 +125,13 @@ def fingerprint(network: GPT) -> str:
 
 
 def check_length(wanted: int, base: Base, option: str) -> int:
-    """How many tokens a row may have: as many as wanted, or the context's own up to 1,024. Raises InputError beyond the context."""
+    """How many tokens a row may have: as many as wanted, or the context's own up to 1,024. Raises InputError
+    beyond the context."""
     most = base.config.context_length
     if wanted > most:
         raise InputError(
-            f"{option}: {wanted} is beyond the model's context of {most} tokens; take a base with a longer one "
+            f"{option}: {wanted} is beyond the model's context of {most} tokens; take a base with a longer "
+            f"one "
             f"(newleaf pretrain … --model.context_length {wanted}), or --{option} 0 for what this one has"
         )
     return wanted or min(most, 1024)

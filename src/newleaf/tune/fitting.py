@@ -27,11 +27,16 @@ def fitting_tasks(row: Mapping[str, Any]) -> list[str]:
     labels = [shape for shape in ("choice", "pair", "similarity", "classify") if _labelled(shape, row, talk)]
     if "choice" in labels or "pair" in labels:
         labels = [name for name in labels if name != "classify" or "text" in row]
-    return (["chat"] if talk else []) + labels + (["text"] if isinstance(row.get("text"), str) and not labels else [])
+    return (
+        (["chat"] if talk else [])
+        + labels
+        + (["text"] if isinstance(row.get("text"), str) and not labels else [])
+    )
 
 
 def suggestion(sources: Sequence[str], task: str | None = None) -> str:
-    """For the end of an error: which task the first source fits, where that is another than `task`; nothing where it is not known."""
+    """For the end of an error: which task the first source fits, where that is another than `task`; nothing
+    where it is not known."""
     try:
         found = _tasks_of(sources)
     except (InputError, OSError, ImportError):

@@ -1,5 +1,5 @@
-"""The dial of tuning: from a base, a task and the rows to an optimizer, its rates and a batch size. What was measured for each constant
-stands in docs/finetune.md and docs/lab-notes.md."""
+"""The dial of tuning: from a base, a task and the rows to an optimizer, its rates and a batch size. What was
+measured for each constant stands in docs/finetune.md and docs/lab-notes.md."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from newleaf.train.objective.train_config import TrainConfig
 from newleaf.tune.pretraining_record import Origin
 from newleaf.tune.tune_config import TuneOptimizerConfig
 
-# AdamW for a base of which nothing is known but its width: GPT-1's rate for GPT-1's width (Radford et al. 2018, section 4.1). Narrow
+# AdamW for a base of which nothing is known but its width: GPT-1's rate for GPT-1's width (Radford et al.
+# 2018, section 4.1). Narrow
 # networks want more, by the square of how much narrower they are, wider ones less.
 WIDTH, ADAMW_RATE, NARROW_POWER, WIDE_POWER, MOST_ADAMW = 768, 6.25e-5, 2.0, 0.8, 0.01
-# Adapters: about ten times the rate of whole networks at usual widths, and less steep (Schulman et al. 2025, "LoRA Without Regret").
+# Adapters: about ten times the rate of whole networks at usual widths, and less steep (Schulman et al. 2025,
+# "LoRA Without Regret").
 LORA_WIDTH, LORA_RATE, LORA_POWER, MOST_LORA = 2000, 5e-4, 0.8, 0.01
-# Rates of whole networks are for a run of so many steps; fewer want higher rates, as in pretraining, and adapters do not.
+# Rates of whole networks are for a run of so many steps; fewer want higher rates, as in pretraining, and
+# adapters do not.
 USUAL_STEPS, STEPS_POWER, MOST_FOR_FEW, LEAST_FOR_MANY = 100, 0.5, 3.0, 0.2
 ENOUGH_STEPS = 100  # a run of few rows takes smaller batches until it has so many steps
 FEWEST_ROWS = 4  # of a batch
-OTHER = 0.5  # of pretraining's usual rates, for an optimizer that the recipe asks for and the base was not made with
+# of pretraining's usual rates, for an optimizer that the recipe asks for and the base was not made with
+OTHER = 0.5
 DECAY = 0.01  # of the weights; of none in an adapter, since it would pull B · A towards zero
 BETA2 = {"muon": 0.95, "adamw": 0.999}
 
 
 @dataclass(frozen=True)
 class Usual:
-    """What a task usually takes. A batch has `batch_size` rows where there are enough of them or, where rows are windows that shrink with
-    the context, as many as make `batch_tokens`. A base of which is known how it was made is tuned by the optimizer that made it, at
-    `share` of its peak rates; for any other and for adapters the rates are multiplied by `rate`."""
+    """What a task usually takes. A batch has `batch_size` rows where there are enough of them or, where rows
+    are windows that shrink with the context, as many as make `batch_tokens`. A base of which is known how it
+    was made is tuned by the optimizer that made it, at `share` of its peak rates; for any other and for
+    adapters the rates are multiplied by `rate`."""
 
     batch_size: int
     batch_tokens: int = 0
@@ -51,22 +56,30 @@ class Rates:
 
 
 def rates(n_embd: int, origin: Origin | None, lora: bool, steps: float, usual: Usual) -> Rates:
-    """For a base of this width, tuned for about so many steps. `origin` is how it was made, where that is known."""
+    """For a base of this width, tuned for about so many steps. `origin` is how it was made, where that is
+    known."""
     plain = OptimizerConfig()
     fewer = min((USUAL_STEPS / max(steps, 1.0)) ** STEPS_POWER, MOST_FOR_FEW)
     if origin is not None and not lora:
         times = usual.share * max(fewer, LEAST_FOR_MANY)
         adamw, muon = _round(times * origin.learning_rate), _round(times * origin.matrix_learning_rate)
-        return Rates(origin.kind, adamw, muon, f"by what the base was trained with, for about {counted(steps, 'step')}")
+        return Rates(
+            origin.kind, adamw, muon, f"by what the base was trained with, for about {counted(steps, 'step')}"
+        )
     power = LORA_POWER if lora else NARROW_POWER if n_embd < WIDTH else WIDE_POWER
     rate, width, most = (LORA_RATE, LORA_WIDTH, MOST_LORA) if lora else (ADAMW_RATE, WIDTH, MOST_ADAMW)
     found = min(rate * (width / n_embd) ** power * (1.0 if lora else max(1.0, fewer)), most)
-    why = f"for an adapter over a network {n_embd} wide" if lora else f"for about {counted(steps, 'step')} of a network {n_embd} wide"
+    why = (
+        f"for an adapter over a network {n_embd} wide"
+        if lora
+        else f"for about {counted(steps, 'step')} of a network {n_embd} wide"
+    )
     return Rates("adamw", _round(usual.rate * found), plain.matrix_learning_rate, why)
 
 
 def optimizer(asked: TuneOptimizerConfig, found: Rates, lora: bool) -> TuneOptimizerConfig:
-    """The section with nothing left open. Where the recipe has a rate of AdamW's but no optimizer it means AdamW."""
+    """The section with nothing left open. Where the recipe has a rate of AdamW's but no optimizer it means
+    AdamW."""
     kind = asked.kind or ("adamw" if asked.learning_rate is not None else found.kind)
     same = kind == found.kind
     plain = OptimizerConfig()
@@ -82,7 +95,8 @@ def optimizer(asked: TuneOptimizerConfig, found: Rates, lora: bool) -> TuneOptim
 
 
 def batch_size(usual: Usual, train: TrainConfig, rows: int, window: float, processes: int) -> int:
-    """Rows of a step: the recipe's, or the usual number, fewer where `rows` are so few that there would be fewer than `ENOUGH_STEPS`.
+    """Rows of a step: the recipe's, or the usual number, fewer where `rows` are so few that there would be
+    fewer than `ENOUGH_STEPS`.
 
     A multiple of the processes that share it and of `train.micro_batch_size`.
     """

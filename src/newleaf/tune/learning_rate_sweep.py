@@ -1,4 +1,5 @@
-"""A sweep over the learning rate by successive halving (Jamieson and Talwalkar 2016): many rates shortly, the better half for longer."""
+"""A sweep over the learning rate by successive halving (Jamieson and Talwalkar 2016): many rates shortly, the
+better half for longer."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from newleaf.train.runs.run_folder import RunFolder
 from newleaf.tune.start_finetuning import TUNING, checked, open_objective
 from newleaf.tune.tune_config import TuneConfig
 
-AROUND = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0)  # times the recipe's rate; should time run out, those nearest to it were tried
+# times the recipe's rate; should time run out, those nearest to it were tried
+AROUND = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0)
 MOST_WIDER = 3  # rates further out, while the best is the outermost
 SHARES = (1 / 8, 1 / 4, 1 / 2)  # of the run's length, one for each round
 TIMED_SHARE = 0.5  # of a timed run, at most, for all rounds together; the run itself has the rest
@@ -31,7 +33,8 @@ TIMED_SHARE = 0.5  # of a timed run, at most, for all rounds together; the run i
 
 @dataclass(frozen=True)
 class Trial:
-    """One short run: its rate as a multiple of the recipe's, and what it reached; None where its loss went to infinity."""
+    """One short run: its rate as a multiple of the recipe's, and what it reached; None where its loss went to
+    infinity."""
 
     round: int
     factor: float
@@ -39,18 +42,25 @@ class Trial:
     score: float | None
 
 
-def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
-    """Find the rate, in short runs under `OUT-sweep`, then train with it into `out`; sweep.json there says what each rate reached.
+def swept(
+    config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False
+) -> RunFolder:
+    """Find the rate, in short runs under `OUT-sweep`, then train with it into `out`; sweep.json there says
+    what each rate reached.
 
-    Without --time the sweep takes about two and a half times as long as the run; with it, at most half of the time: where that is too
-    short for all trials, it takes the best rate of the last round that was finished, or of what the first one tried.
+    Without --time the sweep takes about two and a half times as long as the run; with it, at most half of the
+    time: where that is too short for all trials, it takes the best rate of the last round that was finished,
+    or of what the first one tried.
     """
     if torchrun_size() > 1:
-        raise InputError("--sweep: its runs are short and many, so it runs in one process; start it without torchrun")
+        raise InputError(
+            "--sweep: its runs are short and many, so it runs in one process; start it without torchrun"
+        )
     RunFolder(out).check_free(overwrite)
     config = checked(config, monitor)
     time_limit = seconds(config.train.time) if config.train.time is not None else math.inf
-    objective = open_objective(config, Muted(monitor), Ranks())  # which settles the rates that the recipe leaves open
+    # which settles the rates that the recipe leaves open
+    objective = open_objective(config, Muted(monitor), Ranks())
     config, measure = objective.config, objective.measure
     del objective  # and the network with it
     search = Search(config, _folder(Path(out)), measure, monitor, started + TIMED_SHARE * time_limit)
@@ -67,7 +77,11 @@ def swept(config: TuneConfig, out: str | Path, monitor: Monitor, started: float,
     folder = run.begin(TUNING, _at(left, best.factor), out, monitor, now if timed else started, overwrite)
     write_json(
         folder.path / "sweep.json",
-        {"measure": measure.key, "chosen": best.learning_rate, "trials": [dataclasses.asdict(t) for t in search.trials]},
+        {
+            "measure": measure.key,
+            "chosen": best.learning_rate,
+            "trials": [dataclasses.asdict(t) for t in search.trials],
+        },
     )
     return folder
 
@@ -94,14 +108,18 @@ class Search:
             if number == 1 and len(found) == len(factors):
                 found = self._widened(found)
             if len(found) < len(factors):
-                self.monitor.say(f"Sweep: no time for more than {counted(len(self.trials), 'trial')}; a longer --time tries more.")
+                self.monitor.say(
+                    f"Sweep: no time for more than {counted(len(self.trials), 'trial')}; a longer --time "
+                    f"tries more."
+                )
                 return ranked[0] if ranked else self._ranked(found)[0]
             ranked = self._ranked(found)
             factors = sorted(each.factor for each in ranked[: max(2, len(AROUND) // 2**number)])
         return ranked[0]
 
     def _round(self, number: int, share: float, factors: Sequence[float], of: int = 0) -> list[Trial]:
-        """Trials of these factors, as long as there is time; a timed round is shared by `of`, or as many as there are."""
+        """Trials of these factors, as long as there is time; a timed round is shared by `of`, or as many as
+        there are."""
         found: list[Trial] = []
         for factor in factors:
             begun = self.clock()
@@ -116,17 +134,26 @@ class Search:
         config = quiet_trial(_with_length(_at(self.config, factor), length))
         rate = config.optimizer.whole().learning_rate
         try:
-            folder = run.begin(TUNING, config, self.place / f"round-{number}-rate-{rate:.3g}", Muted(self.monitor), self.clock())
+            folder = run.begin(
+                TUNING,
+                config,
+                self.place / f"round-{number}-rate-{rate:.3g}",
+                Muted(self.monitor),
+                self.clock(),
+            )
             trial = Trial(number, factor, rate, _score(folder, self.measure))
         except DivergedError:  # a rate that is too high is an answer too
             trial = Trial(number, factor, rate, None)
         self.trials.append(trial)
-        reached = "the loss went to infinity" if trial.score is None else f"{self.measure.words} {trial.score:.4f}"
+        reached = (
+            "the loss went to infinity" if trial.score is None else f"{self.measure.words} {trial.score:.4f}"
+        )
         self.monitor.say(f"Sweep {number} of {len(SHARES)}: rate {rate:.3g} → {reached}")
         return trial
 
     def _widened(self, found: list[Trial]) -> list[Trial]:
-        """The first round with rates further out, as long as the best is the lowest or the highest of them; `MOST_WIDER` more at most."""
+        """The first round with rates further out, as long as the best is the lowest or the highest of them;
+        `MOST_WIDER` more at most."""
         for _ in range(MOST_WIDER):
             outermost = self._outermost(found)
             if outermost is None:
@@ -138,22 +165,31 @@ class Search:
                 return found
             found = found + wider
         if self._outermost(found) is not None:
-            self.monitor.say("Sweep: the best rate still stands at the edge of those tried; --optimizer.learning_rate begins elsewhere.")
+            self.monitor.say(
+                "Sweep: the best rate still stands at the edge of those tried; --optimizer.learning_rate "
+                "begins elsewhere."
+            )
         return found
 
     def _outermost(self, found: list[Trial]) -> tuple[str, float] | None:
-        """Which end of the rates the best stands at, and the factor beyond it; None where it has neighbours on both sides."""
+        """Which end of the rates the best stands at, and the factor beyond it; None where it has neighbours
+        on both sides."""
         best = self._ranked(found)[0].factor
         if best == max(each.factor for each in found):
             return "highest", best * 2
         return ("lowest", best / 2) if best == min(each.factor for each in found) else None
 
     def _ranked(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The best first; of equals the one that is nearest to the recipe's rate; of those that diverged, the lowest."""
+        """The best first; of equals the one that is nearest to the recipe's rate; of those that diverged, the
+        lowest."""
         sign = -1 if self.measure.higher_is_better else 1
 
         def place(each: Trial) -> tuple[float, float]:
-            return (math.inf, each.factor) if each.score is None else (sign * each.score, abs(math.log(each.factor)))
+            return (
+                (math.inf, each.factor)
+                if each.score is None
+                else (sign * each.score, abs(math.log(each.factor)))
+            )
 
         return sorted(trials, key=place)
 
@@ -190,7 +226,9 @@ def _with_length(config: TuneConfig, share: float) -> TuneConfig:
     """The same run for a share of its length."""
     train = config.train
     if train.replay is not None:
-        raise InputError("--sweep: a run that is repeated from its run.yaml has its rates; leave the sweep out")
+        raise InputError(
+            "--sweep: a run that is repeated from its run.yaml has its rates; leave the sweep out"
+        )
     shorter: dict[str, Any] = {}
     for name in ("steps", "tokens"):
         if (whole := getattr(train, name)) is not None:
@@ -204,7 +242,9 @@ def _with_length(config: TuneConfig, share: float) -> TuneConfig:
 
 def quiet_trial(config: TuneConfig) -> TuneConfig:
     """A trial without samples, trackers and baselines."""
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, prompts=(), track=(), keep_checkpoints=1))
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, prompts=(), track=(), keep_checkpoints=1)
+    )
     label: Any = getattr(config, "label", None)
     if label is None:
         return config

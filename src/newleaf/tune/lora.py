@@ -1,4 +1,5 @@
-"""Tuning an adapter in the place of the weights: an objective around any task's objective, over a base that stays as it is."""
+"""Tuning an adapter in the place of the weights: an objective around any task's objective, over a base that
+stays as it is."""
 
 from __future__ import annotations
 
@@ -30,14 +31,19 @@ EXPORTED = "base"  # in a run's folder: the base as stock peft opens it, where i
 
 
 class AdapterObjective:
-    """A task's objective with an adapter over the base: what it does not say is the objective's own. The adapter is what the run makes,
-    with a classifier's head beside it."""
+    """A task's objective with an adapter over the base: what it does not say is the objective's own. The
+    adapter is what the run makes, with a classifier's head beside it."""
 
     product: Literal["model", "adapter"] = "adapter"
 
     def __init__(self, objective: Objective, base: Base, config: TuneConfig) -> None:
         assert config.lora is not None
-        self.objective, self.base, self.lora, self.precision = objective, base, config.lora, config.train.precision
+        self.objective, self.base, self.lora, self.precision = (
+            objective,
+            base,
+            config.lora,
+            config.train.precision,
+        )
         self.seed = config.train.seed
         self.adapter: Adapter | None = None
 
@@ -54,7 +60,9 @@ class AdapterObjective:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         gpt.to(dtype)
         torch.manual_seed(self.seed)
-        where = str(locate(self.base.name, ()).absolute()) if Path(self.base.name).exists() else self.base.name
+        where = (
+            str(locate(self.base.name, ()).absolute()) if Path(self.base.name).exists() else self.base.name
+        )
         self.adapter = new_adapter(gpt, self.lora, rules_of(gpt.config, self.base.family), where)
         attach(gpt, self.adapter)
         lay_out(gpt)
@@ -69,23 +77,40 @@ class AdapterObjective:
             about["base_model_name_or_path"] = str(self._export(path.parent / EXPORTED, gpt).absolute())
         made = Adapter(parts_of(gpt, own), about, self.adapter.base, weights.get(SCORE))
         if isinstance(self.objective, LabelObjective):
-            save_classifier_adapter(path, made, gpt.config, base.family, self.objective.tokenizer, self.objective.head)
+            save_classifier_adapter(
+                path, made, gpt.config, base.family, self.objective.tokenizer, self.objective.head
+            )
         else:
             save_adapter(path, made, gpt.config, base.family, base.tokenizer)
 
     def read_back(self, path: Path) -> Mapping[str, Tensor]:
         found = read_unchecked(path, self.base.config, self.base.family)
         trained = parameters_of(found.parts)
-        return trained if found.score is None else {BODY + name: value for name, value in trained.items()} | {SCORE: found.score}
+        return (
+            trained
+            if found.score is None
+            else {BODY + name: value for name, value in trained.items()} | {SCORE: found.score}
+        )
 
     def _export(self, folder: Path, gpt: GPT) -> Path:
         """The base as a folder, which stock peft needs; one that a run before this has written stays."""
-        if folder.exists() and (read_config(folder).get("newleaf") or {}).get("base") == self.base.fingerprint:
+        if (
+            folder.exists()
+            and (read_config(folder).get("newleaf") or {}).get("base") == self.base.fingerprint
+        ):
             return folder
         dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
         notes = {"version": VERSION, "base": self.base.fingerprint, **origin_notes(self.base.origin)}
         base = self.base
-        save_folder(folder, gpt.config, PlainWeights(bare(gpt)), base.tokenizer, notes, dtype=dtype, defaults=base.defaults)
+        save_folder(
+            folder,
+            gpt.config,
+            PlainWeights(bare(gpt)),
+            base.tokenizer,
+            notes,
+            dtype=dtype,
+            defaults=base.defaults,
+        )
         return folder
 
     def facts(self, network: nn.Module) -> dict[str, Any]:
@@ -100,4 +125,6 @@ def _gpt(network: nn.Module) -> GPT:
 
 def with_adapter(objective: Objective, base: Base, config: TuneConfig) -> Objective:
     """The objective as it is, or with an adapter where the recipe wants one."""
-    return cast(Objective, AdapterObjective(objective, base, config)) if config.lora is not None else objective
+    return (
+        cast(Objective, AdapterObjective(objective, base, config)) if config.lora is not None else objective
+    )

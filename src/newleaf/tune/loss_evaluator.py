@@ -27,7 +27,8 @@ class HeldOut(Protocol):
 
 
 class LossEvaluator:
-    """`val_loss` is the weighted loss over the rows; where it has several terms, each is there as `val_` and its name.
+    """`val_loss` is the weighted loss over the rows; where it has several terms, each is there as `val_` and
+    its name.
 
     Several processes share the rows. `check_stop` is called between batches and ends the asking by raising.
     """
@@ -59,7 +60,8 @@ class LossEvaluator:
                 if not to_the_end:
                     self.check_stop()
                 place = first + self.ranks.rank
-                batch = self.held_out.rows(chunks[min(place, len(chunks) - 1)])  # whoever has none left takes the last, for nothing
+                # whoever has none left takes the last, for nothing
+                batch = self.held_out.rows(chunks[min(place, len(chunks) - 1)])
                 device = next(self.network.parameters()).device
                 found = self.losses(self.network, batch.part(0, batch.rows, device))
                 if place < len(chunks):
@@ -69,7 +71,11 @@ class LossEvaluator:
         count = len(self.terms)
         means = [total / (size or 1) for total, size in zip(totals[:count], totals[count:], strict=True)]
         loss = sum(term.weight * mean for term, mean in zip(self.terms, means, strict=True))
-        named = {f"val_{term.name}": mean for term, mean in zip(self.terms, means, strict=True)} if count > 1 else {}
+        named = (
+            {f"val_{term.name}": mean for term, mean in zip(self.terms, means, strict=True)}
+            if count > 1
+            else {}
+        )
         return {"val_loss": loss} | named
 
     def prompts_at(self, check: int) -> Sequence[str]:

@@ -15,21 +15,29 @@ NOISE = 0.02  # of the spread of the rows that are there
 def new_tokens(before: Tokenizer, after: Tokenizer) -> list[int]:
     """Ids that only the second tokenizer gives."""
     known = before.backend.get_vocab(with_added_tokens=True)
-    return sorted(number for token, number in after.backend.get_vocab(with_added_tokens=True).items() if token not in known)
+    return sorted(
+        number
+        for token, number in after.backend.get_vocab(with_added_tokens=True).items()
+        if token not in known
+    )
 
 
 @torch.no_grad()
 def add_rows(network: GPT, tokens: list[int], known: int, seed: int) -> GPT:
-    """The network with rows for new tokens in embedding and head: the mean of the `known` first rows and a little noise.
+    """The network with rows for new tokens in embedding and head: the mean of the `known` first rows and a
+    little noise.
 
-    With the mean, no text becomes much less likely than it was (Hewitt 2021). Changes the network, and returns it.
-    Raises InputError for one whose matrices are packed.
+    With the mean, no text becomes much less likely than it was (Hewitt 2021). Changes the network, and
+    returns it. Raises InputError for one whose matrices are packed.
     """
     matrix, head = network.embedding.token, network.head
     if not tokens:
         return network
     if type(head) is not nn.Linear or not isinstance(matrix, nn.Embedding):
-        raise InputError("this model has no chat template, and new tokens cannot be added to packed weights; open it without --weights")
+        raise InputError(
+            "this model has no chat template, and new tokens cannot be added to packed weights; open it "
+            "without --weights"
+        )
     generator = torch.Generator().manual_seed(seed)
     size = max(network.config.vocab_size, max(tokens) + 1)
     tied = network.config.tie_embeddings

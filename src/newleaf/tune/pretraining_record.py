@@ -1,4 +1,5 @@
-"""How a base was made: the optimizer of its pretraining and the peak rates, as a run or a model folder records them."""
+"""How a base was made: the optimizer of its pretraining and the peak rates, as a run or a model folder
+records them."""
 
 from __future__ import annotations
 
@@ -29,13 +30,16 @@ class Origin:
         if not isinstance(values, Mapping) or values.get("kind") not in ("muon", "adamw"):
             return None
         found = [values.get(name) for name in ("learning_rate", "matrix_learning_rate")]
-        if not all(isinstance(rate, int | float) and math.isfinite(rate) and 0 < rate <= MOST_RATE for rate in found):
+        if not all(
+            isinstance(rate, int | float) and math.isfinite(rate) and 0 < rate <= MOST_RATE for rate in found
+        ):
             return None
         return cls(values["kind"], *map(float, found))  # type: ignore[arg-type]
 
 
 def origin_of(path: Path, noted: Note) -> Origin | None:
-    """Of the model `path`: what its files have `noted`, or the run.yaml of the pretraining run that it lies in."""
+    """Of the model `path`: what its files have `noted`, or the run.yaml of the pretraining run that it lies
+    in."""
     if (found := Origin.read(noted.get(KEY))) is not None or not path.is_dir():
         return found
     run = RunFolder(path.parent)

@@ -34,12 +34,16 @@ def read_config(values: Mapping[str, Any]) -> TuneConfig:
     """A recipe's configuration, with its task's defaults under it. Raises InputError naming the key."""
     if not values.get("task"):
         sources = [str(each) for each in values.get("source") or ()]
-        raise InputError(f"task: missing; say what is to be learned, such as --task classify{suggestion(sources)}")
+        raise InputError(
+            f"task: missing; say what is to be learned, such as --task classify{suggestion(sources)}"
+        )
     task = task_named(str(values["task"]))
     return build(task.config, merge(task.defaults, values))
 
 
-def finetune(config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False) -> RunFolder:
+def finetune(
+    config: TuneConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False
+) -> RunFolder:
     """Tune `config.model` on `config.source` into the run folder `out`; see `run.begin`."""
     return run.begin(TUNING, config, out, monitor, started, overwrite)
 
@@ -49,11 +53,16 @@ def checked(config: TuneConfig, monitor: Monitor) -> TuneConfig:
     if not config.model:
         raise InputError("no model: name the folder, run, GGUF file or Hub model to begin from")
     if not config.source:
-        raise InputError(f"no data: {config.model} was taken as the model; newleaf finetune MODEL DATA wants both")
+        raise InputError(
+            f"no data: {config.model} was taken as the model; newleaf finetune MODEL DATA wants both"
+        )
     if config.train.parallel == "fsdp":
         raise InputError("train.parallel: fsdp shards networks that are pretrained; fine-tuning takes ddp")
     if config.lora is not None and config.base.fresh:
-        raise InputError("base.fresh: draws the weights anew, and an adapter needs weights that have learnt; leave one of them out")
+        raise InputError(
+            "base.fresh: draws the weights anew, and an adapter needs weights that have learnt; leave one "
+            "of them out"
+        )
     if not any(getattr(config.train, name) for name in LENGTHS):
         epochs = task_named(config.task).epochs
         monitor.say(f"No length given: taking --epochs {epochs:g}.")
@@ -68,11 +77,14 @@ def open_objective(config: TuneConfig, monitor: Monitor, ranks: Ranks) -> Object
     precision = ranks.on_rank_zero(lambda: {"precision": settled(config.train).precision})["precision"]
 
     def opened() -> Objective:
-        ready = dataclasses.replace(config, train=settled(dataclasses.replace(config.train, precision=precision)))
+        ready = dataclasses.replace(
+            config, train=settled(dataclasses.replace(config.train, precision=precision))
+        )
         base = open_base(ready)
         if base.head is not None and not issubclass(task.config, LabelTaskConfig):
             raise InputError(
-                f"{config.model}: gives labels and has no language model's head; --task {config.task} begins from a language model"
+                f"{config.model}: gives labels and has no language model's head; --task {config.task} "
+                f"begins from a language model"
             )
         objective: Any = _opened(task, ready, base, monitor, ranks)
         objective.config = settle(objective, task.usual, base, monitor, ranks.size)
@@ -91,11 +103,16 @@ def _opened(task: Task, config: TuneConfig, base: Base, monitor: Monitor, ranks:
         raise
 
 
-def settle(objective: Any, usual: hyperparameters.Usual, base: Base, monitor: Monitor, processes: int) -> TuneConfig:
-    """The configuration of an opened objective with the optimizer, rates and batch size that its recipe leaves open."""
+def settle(
+    objective: Any, usual: hyperparameters.Usual, base: Base, monitor: Monitor, processes: int
+) -> TuneConfig:
+    """The configuration of an opened objective with the optimizer, rates and batch size that its recipe
+    leaves open."""
     config: TuneConfig = objective.config
     asked, lora = config.optimizer, config.lora is not None
-    size = hyperparameters.batch_size(usual, config.train, objective.row_count, objective.row_length, processes)
+    size = hyperparameters.batch_size(
+        usual, config.train, objective.row_count, objective.row_length, processes
+    )
     found = hyperparameters.rates(base.config.n_embd, base.origin, lora, _steps(objective, size), usual)
     optimizer = hyperparameters.optimizer(asked, found, lora)
     if asked.learning_rate is None and asked.matrix_learning_rate is None:
@@ -112,7 +129,13 @@ def _steps(objective: Any, batch_size: int) -> float:
     per_step = batch_size * objective.row_tokens
     if train.time is not None:
         budget = timed_budget(train)
-        return float((budget.seconds or 0.0) * TRAINED_SHARE * USEFUL_SHARE * budget.matrix_speed / (objective.flops_per_token * per_step))
+        return float(
+            (budget.seconds or 0.0)
+            * TRAINED_SHARE
+            * USEFUL_SHARE
+            * budget.matrix_speed
+            / (objective.flops_per_token * per_step)
+        )
     if train.tokens is not None:
         return float(train.tokens / per_step)
     return float(train.steps or (train.epochs or 1) * objective.row_count / batch_size)

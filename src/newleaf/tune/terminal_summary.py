@@ -1,4 +1,5 @@
-"""What a finished run of fine-tuning tells in a terminal: figures before and after, samples, and what to do next."""
+"""What a finished run of fine-tuning tells in a terminal: figures before and after, samples, and what to do
+next."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ NEXT = {
 }
 
 
-def closing(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
+def closing(
+    path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> str:
     """All of it, as lines."""
     if not summary:
         return f"{path}: nothing was trained yet\n  begin anew      newleaf finetune --resume {path}"
@@ -45,11 +48,17 @@ def _table(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> 
     """Each figure of the validation before the first step and of the best checkpoint."""
     before = next((line for line in metrics if line["step"] == 0 and "val_windows" in line), {})
     names = [name for name in summary if name.startswith("val_")]
-    rows = [("", "before", "after")] + [(name.removeprefix("val_"), _number(before.get(name)), _number(summary[name])) for name in names]
+    rows = [("", "before", "after")] + [
+        (name.removeprefix("val_"), _number(before.get(name)), _number(summary[name])) for name in names
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}".rstrip() for row in rows]
+    lines = [
+        f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}".rstrip() for row in rows
+    ]
     if seen := summary.get("measured_on"):
-        lines.append(f"  (both on the same {seen['rows']:,} of {seen['of']:,} held-out rows: the time allowed no more)")
+        lines.append(
+            f"  (both on the same {seen['rows']:,} of {seen['of']:,} held-out rows: the time allowed no more)"
+        )
     return lines
 
 
@@ -58,7 +67,8 @@ def _report(path: Path) -> list[str]:
     try:
         values = json.loads((path / REPORT).read_text("utf-8"))
         found = report_lines(values, own=values["rows"] != "validation")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or one that somebody has changed
+    # none, or one that somebody has changed
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return ["", *(f"  {line}".rstrip() for line in found), ""]
 

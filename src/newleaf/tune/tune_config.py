@@ -1,4 +1,5 @@
-"""What every recipe of fine-tuning says: the task, the model to begin from, the data, and the sections base, optimizer and train."""
+"""What every recipe of fine-tuning says: the task, the model to begin from, the data, and the sections base,
+optimizer and train."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from newleaf.train.objective.train_config import TrainConfig
 class BaseConfig:
     """How the model is opened before it learns."""
 
-    fresh: bool = False  # draw its weights anew: the same network without what it had learned, to see what that was worth
+    # draw its weights anew: the same network without what it had learned, to see what that was worth
+    fresh: bool = False
     dropout: float | None = None  # of embeddings, attention and residuals; None keeps the model's own
 
     def __post_init__(self) -> None:
@@ -47,7 +49,8 @@ class TuneOptimizerConfig:
         self.whole()
 
     def whole(self) -> OptimizerConfig:
-        """The section as the optimizer takes it, with pretraining's values for what is open. Raises ValueError naming the field."""
+        """The section as the optimizer takes it, with pretraining's values for what is open. Raises
+        ValueError naming the field."""
         given = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return OptimizerConfig(**{name: value for name, value in given.items() if value is not None})
 

@@ -1,4 +1,5 @@
-"""What a run of tuning came to: what its figure means, the baseline beside it, whether it learned at all, and what to try next."""
+"""What a run of tuning came to: what its figure means, the baseline beside it, whether it learned at all, and
+what to try next."""
 
 from __future__ import annotations
 
@@ -8,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.format_amounts import counted
-from newleaf.train.runs.run_diagnosis import FALLING, ValidationCurve, enough_time, out_of_time, validation_curve_of
+from newleaf.train.runs.run_diagnosis import (
+    FALLING,
+    ValidationCurve,
+    enough_time,
+    out_of_time,
+    validation_curve_of,
+)
 
 BARELY = 0.01  # of the loss before: a fall by less is no learning
 FEW_STEPS = 30  # in which little can be learned at any rate
-PERFECT = "rows of another source, to test it on: every held-out row is right, and these cannot tell a better model"
+PERFECT = (
+    "rows of another source, to test it on: every held-out row is right, and these cannot tell a better model"
+)
 SIMPLEST = ("commonest label", "commonest place")
 SCORES = ("accuracy", "macro_f1", "micro_f1", "matthews")
 MEANING = {
@@ -56,12 +65,15 @@ def meaning(key: str, summary: Values, before: Values) -> str:
 
 
 def beside(key: str, summary: Values) -> str | None:
-    """The baselines by the same score on the same rows; the model's own too where the report is on other rows than the figure."""
+    """The baselines by the same score on the same rows; the model's own too where the report is on other rows
+    than the figure."""
     name = _score(key, summary)
     if name is None:
         return None
     report = summary["report"]
-    others = ", ".join(f"{who} {scores[name]:.3f}" for who, scores in summary["baselines"].items() if name in scores)
+    others = ", ".join(
+        f"{who} {scores[name]:.3f}" for who, scores in summary["baselines"].items() if name in scores
+    )
     if report["rows"] == "validation" and key == f"val_{name}":
         return others
     rows = counted(report["n"], f"{report['rows']} row")
@@ -91,7 +103,11 @@ def what_is_wrong(key: str, summary: Values, before: Values) -> str | None:
 def what_to_try(config: Values, summary: Values) -> str:
     """What most often helps a run that learned too little."""
     steps = int(summary.get("steps", 0))
-    few = f"more steps than {steps:,} (--epochs, or a longer --time), " if steps < FEW_STEPS else "more epochs, "
+    few = (
+        f"more steps than {steps:,} (--epochs, or a longer --time), "
+        if steps < FEW_STEPS
+        else "more epochs, "
+    )
     return f"{few}a higher rate ({higher_rates(config)}; --sweep finds one), or a larger base that was trained for longer"
 
 
@@ -105,7 +121,8 @@ def higher_rates(config: Values) -> str:
 
 
 def what_helps(key: str, metrics: Sequence[Values]) -> str | None:
-    """By the validations on the way: more rows where it began to overfit, longer where it still got better."""
+    """By the validations on the way: more rows where it began to overfit, longer where it still got
+    better."""
     looks = _validations(key, metrics)
     if looks is None:
         return None
@@ -114,7 +131,9 @@ def what_helps(key: str, metrics: Sequence[Values]) -> str | None:
     if looks.fall is None:
         return "longer: it was validated too few times to tell whether it still gets better"
     if looks.fall > FALLING:
-        return f"longer: validation still got better by {100 * looks.fall:.1f} % over the last part of the run"
+        return (
+            f"longer: validation still got better by {100 * looks.fall:.1f} % over the last part of the run"
+        )
     return "more rows, or a larger base: validation has almost stopped getting better"
 
 
@@ -132,20 +151,34 @@ def _perfect(key: str, summary: Values) -> bool:
     return key == "val_accuracy" and float(summary[key]) >= 1
 
 
-def command(path: Path, config: Values, summary: Values, again: bool, overfit_after: int | None = None) -> str:
-    """The same data `again` with a sweep and more steps, a new run as long as was good, or the same run for longer."""
+def command(
+    path: Path, config: Values, summary: Values, again: bool, overfit_after: int | None = None
+) -> str:
+    """The same data `again` with a sweep and more steps, a new run as long as was good, or the same run for
+    longer."""
     train = config.get("train") or {}
     if not again and overfit_after is None:
-        longer = f"--time {enough_time(config, summary)}" if train.get("time") else f"--steps {2 * int(summary['steps'])}"
+        longer = (
+            f"--time {enough_time(config, summary)}"
+            if train.get("time")
+            else f"--steps {2 * int(summary['steps'])}"
+        )
         return f"newleaf finetune --resume {shlex.quote(str(path))} {longer}"
     data = config.get("source") or []
-    words = [config.get("model", "MODEL"), *(data if len(data) <= 3 else ["DATA"]), "--task", config.get("task", "TASK")]
+    words = [
+        config.get("model", "MODEL"),
+        *(data if len(data) <= 3 else ["DATA"]),
+        "--task",
+        config.get("task", "TASK"),
+    ]
     lora = " --lora" if config.get("lora") else ""
     out = shlex.quote(f"{path}-2")
     if not again:
         return f"newleaf finetune {shlex.join(map(str, words))}{lora} --steps {overfit_after} --out {out}"
     length = (
-        f"--time {3 * max(1, round(float(summary['total_seconds'])))}s" if train.get("time") else f"--steps {3 * int(summary['steps'])}"
+        f"--time {3 * max(1, round(float(summary['total_seconds'])))}s"
+        if train.get("time")
+        else f"--steps {3 * int(summary['steps'])}"
     )
     return f"newleaf finetune {shlex.join(map(str, words))}{lora} {length} --sweep --out {out}"
 
@@ -157,4 +190,7 @@ def _score(key: str, summary: Values) -> str | None:
         return None
     wanted = key.removeprefix("val_")
     names = [wanted, *SCORES] if wanted in SCORES else SCORES
-    return next((name for name in names if name in report and all(name in scores for scores in baselines.values())), None)
+    return next(
+        (name for name in names if name in report and all(name in scores for scores in baselines.values())),
+        None,
+    )

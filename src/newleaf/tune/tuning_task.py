@@ -1,4 +1,5 @@
-"""What a task is: its recipe, what its recipe has by default, and how it opens its objective; and the tasks by name."""
+"""What a task is: its recipe, what its recipe has by default, and how it opens its objective; and the tasks
+by name."""
 
 from __future__ import annotations
 
@@ -17,15 +18,20 @@ from newleaf.tune.hyperparameters import Usual
 from newleaf.tune.task_names import TASKS
 from newleaf.tune.tune_config import TuneConfig
 
-# What most fine-tuning wants: rates that are warmed up a little and let down to nothing. Which rates, the dial says.
-USUAL: dict[str, Any] = {"train": {"schedule": {"warmup": 0.06, "decay": 0.94}, "eval_windows": 2000, "prompts": ()}}
+# What most fine-tuning wants: rates that are warmed up a little and let down to nothing. Which rates, the
+# dial says.
+USUAL: dict[str, Any] = {
+    "train": {"schedule": {"warmup": 0.06, "decay": 0.94}, "eval_windows": 2000, "prompts": ()}
+}
 
 
 @dataclass(frozen=True)
 class Task:
-    """`open(config, base, monitor, ranks)` reads the data, checks it against the base, and returns the objective.
+    """`open(config, base, monitor, ranks)` reads the data, checks it against the base, and returns the
+    objective.
 
-    `defaults` are laid under a recipe, `usual` is what the dial begins from; `epochs` is the length of a run whose recipe gives none.
+    `defaults` are laid under a recipe, `usual` is what the dial begins from; `epochs` is the length of a run
+    whose recipe gives none.
     """
 
     config: type[TuneConfig]
@@ -39,7 +45,10 @@ def task_named(name: str) -> Task:
     """The task. Raises InputError, offering the nearest, for a name that is none."""
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=1)
-        raise InputError(f"task: there is none named {name}; " + (f"did you mean {near[0]}?" if near else f"{', '.join(TASKS)} are there"))
+        raise InputError(
+            f"task: there is none named {name}; "
+            + (f"did you mean {near[0]}?" if near else f"{', '.join(TASKS)} are there")
+        )
     found = getattr(import_module(f"newleaf.tune.tasks.{name}"), "TASK", None)
     if not isinstance(found, Task):
         raise InputError(f"task: {name} has no course")

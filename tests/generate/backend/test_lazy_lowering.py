@@ -1,4 +1,5 @@
-"""A small network writes a short text by itself, and much text by its lowered program: where it changes over, texts stay what they are."""
+"""A small network writes a short text by itself, and much text by its lowered program: where it changes over,
+texts stay what they are."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ class Ticking:
 def model() -> Model:
     torch.manual_seed(2)
     tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
-    config = GPTConfig(tokenizer.vocab_size, 96, 3, 4, 32, n_kv_head=2, windows=(20, 0, 20), positions="rotary", init_std=0.2)
+    config = GPTConfig(
+        tokenizer.vocab_size, 96, 3, 4, 32, n_kv_head=2, windows=(20, 0, 20), positions="rotary", init_std=0.2
+    )
     return Model(GPT(config).eval(), tokenizer, "newleaf")
 
 
@@ -61,7 +64,9 @@ def test_searches_go_on_where_the_kernels_come(model: Model) -> None:
     wanted = model.complete("a bird", beams=5, n=5, max_tokens=30, temperature=0)
     slots = switching(model, LOADING / 5)
     pieces = list(
-        Engine(model.network, model.tokenizer, runner=slots).write("a bird", SamplingConfig(beams=5, n=5, max_tokens=30, temperature=0))
+        Engine(model.network, model.tokenizer, runner=slots).write(
+            "a bird", SamplingConfig(beams=5, n=5, max_tokens=30, temperature=0)
+        )
     )
     assert isinstance(slots.slots, LoweredExecutor)
     assert [piece.text for piece in pieces if piece.end] == [each.text for each in wanted]

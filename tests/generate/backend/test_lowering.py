@@ -1,4 +1,5 @@
-"""Lowered networks against the network they come from: every way in which members of the line differ, every number format, every batch."""
+"""Lowered networks against the network they come from: every way in which members of the line differ, every
+number format, every batch."""
 
 from __future__ import annotations
 
@@ -25,7 +26,14 @@ pytest.importorskip("numba")
 
 
 def config(**fields: object) -> GPTConfig:
-    defaults = {"vocab_size": 301, "context_length": 64, "n_layer": 2, "n_head": 4, "n_embd": 48, "init_std": 0.2}
+    defaults = {
+        "vocab_size": 301,
+        "context_length": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_embd": 48,
+        "init_std": 0.2,
+    }
     return GPTConfig.from_dict(defaults | fields)
 
 
@@ -53,7 +61,8 @@ CASES = {
     ),
 }  # fmt: skip
 
-# Rounding may tip a router's choice between two experts, and then everything differs: where rounding is measured, all experts are chosen.
+# Rounding may tip a router's choice between two experts, and then everything differs: where rounding is
+# measured, all experts are chosen.
 ALL_EXPERTS = CASES["gpt_oss"].replace(n_expert_active=6)
 
 
@@ -70,7 +79,11 @@ def network(shape: GPTConfig) -> GPT:
 def packed(made: GPT, format: Format | str) -> GPT:
     plain = dict(made.state_dict())
     for name in packable(made):
-        put_packed(made, name, quantize(plain[name], format) if isinstance(format, Format) else PACKERS[format](plain[name]))
+        put_packed(
+            made,
+            name,
+            quantize(plain[name], format) if isinstance(format, Format) else PACKERS[format](plain[name]),
+        )
     return made
 
 
@@ -79,7 +92,12 @@ def with_minimums(weight: torch.Tensor, bits: int) -> Packed:
     groups = torch.nn.functional.pad(weight, (0, -weight.shape[-1] % 32)).unflatten(-1, (-1, 32))
     least = groups.amin(-1).half()
     scales = ((groups.amax(-1) - least) / (2**bits - 1)).half()
-    codes = ((groups - least.float()[..., None]) / scales.float()[..., None]).round().clamp(0, 2**bits - 1).to(torch.uint8)
+    codes = (
+        ((groups - least.float()[..., None]) / scales.float()[..., None])
+        .round()
+        .clamp(0, 2**bits - 1)
+        .to(torch.uint8)
+    )
     return replace(pack_rows(codes.flatten(-2), scales, Format(bits, 32), least), shape=tuple(weight.shape))
 
 
@@ -90,7 +108,10 @@ def as_mxfp4(weight: torch.Tensor) -> Packed:
     values = torch.tensor(mxfp4.VALUES)
     codes = ((groups / scales[..., None])[..., None] - values).abs().argmin(-1).to(torch.uint8)
     doubled = tuple(int(2 * value) for value in mxfp4.VALUES)
-    return replace(pack_rows(codes.flatten(-2), scales.half(), Format(4, 32), factor=0.5, values=doubled), shape=tuple(weight.shape))
+    return replace(
+        pack_rows(codes.flatten(-2), scales.half(), Format(4, 32), factor=0.5, values=doubled),
+        shape=tuple(weight.shape),
+    )
 
 
 PACKERS: dict[str, Callable[[torch.Tensor], Packed]] = {
@@ -105,7 +126,9 @@ GROUPS = {name: 64 if name == "int8" else 32 for name in PACKERS}
 
 def read(runner: LoweredRunner, ids: torch.Tensor, slot: int = 0) -> torch.Tensor:
     """Logits [T, V] of a text that is read one token at a time."""
-    return torch.stack([runner.step([token], [position], [slot])[0].clone() for position, token in enumerate(ids.tolist())])
+    return torch.stack(
+        [runner.step([token], [position], [slot])[0].clone() for position, token in enumerate(ids.tolist())]
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -130,18 +153,24 @@ def usual_difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", PACKERS)
 @torch.no_grad()
 def test_packed_products_are_exact_up_to_the_rounding_of_their_inputs(name: str) -> None:
-    """A layer that adds nothing leaves embedding, norm and head, whose inputs are rounded here as the kernels say they do."""
+    """A layer that adds nothing leaves embedding, norm and head, whose inputs are rounded here as the kernels
+    say they do."""
     shape = config(n_layer=1, n_embd=96, tie_embeddings=False)
     made = packed(network(shape), name)
     plain = network(shape)
     for layer in (made.blocks[0], plain.blocks[0]):
         layer.attention.out = torch.nn.Linear(96, 96)
         for part in (layer.attention.out, layer.feedforward.down):
-            for tensor in (*part.parameters(), *(buffer for key, buffer in part.named_buffers() if key in ("scales", "minimums"))):
+            for tensor in (
+                *part.parameters(),
+                *(buffer for key, buffer in part.named_buffers() if key in ("scales", "minimums")),
+            ):
                 tensor.zero_()
     ids = torch.randint(301, (5,))
     x = made.embedding.token(ids) + made.embedding.position(torch.arange(5))
-    groups = torch.nn.functional.pad(made.final_norm(x), (0, -96 % GROUPS[name])).unflatten(-1, (-1, GROUPS[name]))
+    groups = torch.nn.functional.pad(made.final_norm(x), (0, -96 % GROUPS[name])).unflatten(
+        -1, (-1, GROUPS[name])
+    )
     scale = groups.abs().amax(-1, keepdim=True) / 127
     rounded = ((groups / scale).round() * scale).flatten(-2)[:, :96]
     wanted = rounded @ made.head.packed.unpack().T
@@ -152,7 +181,8 @@ def test_packed_products_are_exact_up_to_the_rounding_of_their_inputs(name: str)
 @pytest.mark.parametrize("name", ["int8", "int4", "mxfp4"])
 @torch.no_grad()
 def test_a_packed_network_differs_by_the_rounding_of_its_inputs_only(case: str, name: str) -> None:
-    """Each input is off by up to 1/254 of its group's largest, about 1 % of a usual one; random layers add these up."""
+    """Each input is off by up to 1/254 of its group's largest, about 1 % of a usual one; random layers add
+    these up."""
     made = packed(network(ALL_EXPERTS if case == "gpt_oss" else CASES[case]), name)
     ids = torch.randint(301, (30,))
     assert 0 < usual_difference(read(LoweredRunner(made, threads=2), ids), made(ids[None])[0]) < 0.08
@@ -161,7 +191,8 @@ def test_a_packed_network_differs_by_the_rounding_of_its_inputs_only(case: str, 
 @pytest.mark.parametrize("case", ["gpt1", "gptj", "gpt_oss"])
 @torch.no_grad()
 def test_bf16_weights_are_used_exactly(case: str) -> None:
-    """Against fp32 arithmetic with the same weights; keys and values are rounded to bf16, by 1/512 of each."""
+    """Against fp32 arithmetic with the same weights; keys and values are rounded to bf16, by 1/512 of
+    each."""
     made = network(ALL_EXPERTS if case == "gpt_oss" else CASES[case]).bfloat16()
     ids = torch.randint(301, (30,))
     assert usual_difference(read(LoweredRunner(made, threads=1), ids), made.float()(ids[None])[0]) < 0.03
@@ -170,9 +201,13 @@ def test_bf16_weights_are_used_exactly(case: str) -> None:
 @pytest.mark.parametrize("case", ["gpt2", "qwen3", "gpt_oss"])
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "int4"])
 @torch.no_grad()
-def test_a_row_is_the_same_bit_for_bit_whatever_else_is_in_the_step_and_on_however_many_threads(case: str, weights: str) -> None:
+def test_a_row_is_the_same_bit_for_bit_whatever_else_is_in_the_step_and_on_however_many_threads(
+    case: str, weights: str
+) -> None:
     made = network(CASES[case])
-    made = packed(made, FORMATS["int4"]) if weights == "int4" else made.bfloat16() if weights == "bf16" else made
+    made = (
+        packed(made, FORMATS["int4"]) if weights == "int4" else made.bfloat16() if weights == "bf16" else made
+    )
     texts = torch.randint(301, (7, 12))
     alone = [read(LoweredRunner(made, threads=1), text) for text in texts]
     together = LoweredRunner(made, slots=7, threads=2)
@@ -222,11 +257,16 @@ def test_memory_grows_with_the_text_and_not_with_the_context() -> None:
 @pytest.mark.parametrize("kind", ["kernels", "network", "network, 8 bits"])
 @torch.no_grad()
 def test_texts_of_unlike_lengths_are_written_side_by_side_and_forked(case: str, kind: str) -> None:
-    """Each as the network itself reads it; a fork goes on by itself, and what one reads leaves the other alone."""
+    """Each as the network itself reads it; a fork goes on by itself, and what one reads leaves the other
+    alone."""
     made = network(CASES[case])
     texts = [torch.randint(301, (length,)).tolist() for length in (35, 3, 40)]
     cache = torch.int8 if kind.endswith("bits") else None
-    slots: Executor = LoweredExecutor(LoweredRunner(made, 5, threads=2)) if kind == "kernels" else ModuleExecutor(made, 5, cache=cache)
+    slots: Executor = (
+        LoweredExecutor(LoweredRunner(made, 5, threads=2))
+        if kind == "kernels"
+        else ModuleExecutor(made, 5, cache=cache)
+    )
     near = 0.1 if kind.endswith("bits") else 1e-3
 
     def check(found: torch.Tensor, *wanted: list[int]) -> None:
@@ -249,10 +289,16 @@ def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_
     import newleaf
 
     package = tmp_path / "newleaf"
-    shutil.copytree(Path(newleaf.__file__).parent / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        Path(newleaf.__file__).parent / "kernels",
+        package / "kernels",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     (package / "__init__.py").write_text("")
     shutil.copy(Path(newleaf.__file__).parent / "errors.py", package)
-    (package / "kernels" / "step.py").write_text("from newleaf.kernels.compiler import kernel\n@kernel\ndef step(x):\n    return x + 1\n")
+    (package / "kernels" / "step.py").write_text(
+        "from newleaf.kernels.compiler import kernel\n@kernel\ndef step(x):\n    return x + 1\n"
+    )
     (package / "kernels" / "entry.py").write_text(
         "from newleaf.kernels.compile_cache import cached_kernel\nfrom newleaf.kernels.step import step\n"
         "@cached_kernel\ndef entry(x):\n    return step(x)\n"
@@ -261,16 +307,26 @@ def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_
 
     def run() -> str:
         environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
-        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     assert [run(), run()] == ["2 0", "2 1"]
-    (package / "kernels" / "step.py").write_text("from newleaf.kernels.compiler import kernel\n@kernel\ndef step(x):\n    return x + 2\n")
+    (package / "kernels" / "step.py").write_text(
+        "from newleaf.kernels.compiler import kernel\n@kernel\ndef step(x):\n    return x + 2\n"
+    )
     assert run() == "3 0"
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     runner = LoweredRunner(network(CASES["gpt2"]), threads=1)
-    for tokens, positions, slots in (([301], [0], [0]), ([0], [64], [0]), ([0], [0], [1]), ([], [], []), ([0] * 65, [0] * 65, [0] * 65)):
+    for tokens, positions, slots in (
+        ([301], [0], [0]),
+        ([0], [64], [0]),
+        ([0], [0], [1]),
+        ([], [], []),
+        ([0] * 65, [0] * 65, [0] * 65),
+    ):
         with pytest.raises(ValueError, match=r"do not fit|takes 1 to 64 rows"):
             runner.step(tokens, positions, slots)
 

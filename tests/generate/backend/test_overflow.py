@@ -1,4 +1,5 @@
-"""Claims about networks whose numbers overflow: every door says so in one line with the way out, and writes no noise."""
+"""Claims about networks whose numbers overflow: every door says so in one line with the way out, and writes
+no noise."""
 
 from __future__ import annotations
 
@@ -39,11 +40,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.half().save_pretrained(path)
     reread = transformers.LlamaForCausalLM.from_pretrained(path, dtype=torch.float16)
     with torch.no_grad():
-        assert not bool(reread(torch.tensor([[1, 2, 3]])).logits.isfinite().all())  # stock transformers overflows as well
+        # stock transformers overflows as well
+        assert not bool(reread(torch.tensor([[1, 2, 3]])).logits.isfinite().all())
     return path
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1, "seed": 1}, {"beams": 2}, {"n": 3, "seed": 1}, {"logprobs": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0}, {"temperature": 1, "seed": 1}, {"beams": 2}, {"n": 3, "seed": 1}, {"logprobs": 2}],
+)
 def test_writing_says_what_happened_and_what_to_do(folder: Path, options: dict[str, int]) -> None:
     model = newleaf.load(folder)
     with pytest.raises(NotFiniteError, match=SAID):
@@ -52,7 +57,9 @@ def test_writing_says_what_happened_and_what_to_do(folder: Path, options: dict[s
         model.complete("What is", max_tokens=1, prompt_logprobs=1)
 
 
-def test_the_command_says_it_in_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_it_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words in (["generate", str(folder), "What is"], ["evaluate", str(folder), str(_text(tmp_path))]):
         assert main(words) == 2
         error = capsys.readouterr().err
@@ -68,7 +75,11 @@ def test_a_text_that_overflows_ends_alone(folder: Path) -> None:
     head = model.network.head
 
     def spoil(_: object, inputs: object, logits: torch.Tensor) -> torch.Tensor:
-        return torch.where(logits.argmax(-1, keepdim=True) == bad, torch.full_like(logits, float("nan")), logits) if bad >= 0 else logits
+        return (
+            torch.where(logits.argmax(-1, keepdim=True) == bad, torch.full_like(logits, float("nan")), logits)
+            if bad >= 0
+            else logits
+        )
 
     bad = -1
     with Engine(model.network, model.tokenizer, runner=ModuleExecutor(model.network, 2)) as engine:

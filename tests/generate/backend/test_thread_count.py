@@ -1,4 +1,5 @@
-"""How many threads take part: simulated machines, quiet and busy; and a thread pool whose size changes from run to run."""
+"""How many threads take part: simulated machines, quiet and busy; and a thread pool whose size changes from
+run to run."""
 
 from __future__ import annotations
 
@@ -98,13 +99,18 @@ def test_other_work_is_compared_with_its_own_like() -> None:
 
 def test_a_crew_computes_the_same_whatever_its_size_from_run_to_run() -> None:
     torch.manual_seed(0)
-    network = GPT(GPTConfig(256, 64, 2, 4, 64, norm="rms_norm", positions="rotary", activation="silu", gated=True)).eval()
+    network = GPT(
+        GPTConfig(256, 64, 2, 4, 64, norm="rms_norm", positions="rotary", activation="silu", gated=True)
+    ).eval()
     alone, many = LoweredRunner(network, threads=1), LoweredRunner(network, threads=4)
     ids = torch.randint(256, (60,), generator=torch.Generator().manual_seed(1)).tolist()
     sizes = [4, 1, 2, 4, 4, 1, 1, 3, 2, 1]
     for turn in range(20):
         for position, token in enumerate(ids):
-            many.thread_pool.thread_count.size, many.thread_pool.thread_count.trial = sizes[(turn + position) % len(sizes)], 0
+            many.thread_pool.thread_count.size, many.thread_pool.thread_count.trial = (
+                sizes[(turn + position) % len(sizes)],
+                0,
+            )
             found = many.step([token], [position], [0])
             if turn in (0, 19):
                 assert torch.equal(found, alone.step([token], [position], [0])), (turn, position)

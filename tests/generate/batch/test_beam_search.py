@@ -22,10 +22,18 @@ PROMPTS = ["the text ", "def f(x):", "a"]
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
     folder = tmp_path_factory.mktemp("stock")
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300)
-    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
+    sizes = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
     ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     torch.manual_seed(7)
-    stock = Qwen3ForCausalLM(Qwen3Config(vocab_size=300, intermediate_size=80, max_position_embeddings=64, **sizes, **ends))
+    stock = Qwen3ForCausalLM(
+        Qwen3Config(vocab_size=300, intermediate_size=80, max_position_embeddings=64, **sizes, **ends)
+    )
     with torch.no_grad():
         for weight in stock.parameters():
             weight.add_(torch.randn_like(weight), alpha=0.2)
@@ -37,7 +45,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
 def stock_texts(pair: tuple[Any, Model], ids: list[int], count: int, **options: Any) -> list[list[int]]:
     stock, model = pair
     end = model.tokenizer.eos_id
-    found = stock.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=12, num_return_sequences=count, pad_token_id=end, **options)
+    found = stock.generate(
+        torch.tensor([ids]),
+        do_sample=False,
+        max_new_tokens=12,
+        num_return_sequences=count,
+        pad_token_id=end,
+        **options,
+    )
     texts = [row[len(ids) :].tolist() for row in found]
     return [text[: text.index(end)] if end in text else text for text in texts]
 
@@ -51,8 +66,12 @@ def test_beams_are_those_of_stock_transformers(pair: tuple[Any, Model], beams: i
     for prompt in PROMPTS:
         # The end's bias is raised, so that texts of different lengths compete.
         ids = model.tokenizer.encode(prompt)
-        wanted = stock_texts(pair, ids, beams, num_beams=beams, length_penalty=penalty, sequence_bias=[[[end], 4.0]])
-        found = model.complete(prompt, beams=beams, n=beams, length_penalty=penalty, max_tokens=12, logit_bias={end: 4.0})
+        wanted = stock_texts(
+            pair, ids, beams, num_beams=beams, length_penalty=penalty, sequence_bias=[[[end], 4.0]]
+        )
+        found = model.complete(
+            prompt, beams=beams, n=beams, length_penalty=penalty, max_tokens=12, logit_bias={end: 4.0}
+        )
         assert len({len(text) for text in wanted}) > 1 or beams == 2
         assert [each.text for each in found] == [whole_text(model.tokenizer, ids) for ids in wanted]
         assert [each.rank for each in found] == sorted((each.rank for each in found), reverse=True)
@@ -62,7 +81,9 @@ def test_beams_with_penalties_are_those_of_stock_transformers(pair: tuple[Any, M
     model = pair[1]
     ids = model.tokenizer.encode("the text ")
     wanted = stock_texts(pair, ids, 3, num_beams=3, repetition_penalty=1.3, no_repeat_ngram_size=2)
-    found = model.complete("the text ", beams=3, n=3, repetition_penalty=1.3, no_repeat_ngram_size=2, max_tokens=12)
+    found = model.complete(
+        "the text ", beams=3, n=3, repetition_penalty=1.3, no_repeat_ngram_size=2, max_tokens=12
+    )
     assert [each.text for each in found] == [whole_text(model.tokenizer, text) for text in wanted]
 
 
@@ -87,10 +108,14 @@ def test_guidance_is_that_of_stock_transformers(pair: tuple[Any, Model]) -> None
     model = pair[1]
     ids = model.tokenizer.encode("the text ")
     (wanted,) = stock_texts(pair, ids, 1, guidance_scale=2.5)
-    assert model.generate("the text ", temperature=0, guidance_scale=2.5, max_tokens=12) == whole_text(model.tokenizer, wanted)
+    assert model.generate("the text ", temperature=0, guidance_scale=2.5, max_tokens=12) == whole_text(
+        model.tokenizer, wanted
+    )
     negative = model.tokenizer.encode("another one")
     (wanted,) = stock_texts(pair, ids, 1, guidance_scale=1.7, negative_prompt_ids=torch.tensor([negative]))
-    found = model.generate("the text ", temperature=0, guidance_scale=1.7, negative_prompt="another one", max_tokens=12)
+    found = model.generate(
+        "the text ", temperature=0, guidance_scale=1.7, negative_prompt="another one", max_tokens=12
+    )
     assert found == whole_text(model.tokenizer, wanted)
     assert found != model.generate("the text ", temperature=0, max_tokens=12)
 

@@ -57,7 +57,11 @@ def scripted(tmp_path: Path, kind: str, text: Callable[[Tokenizer], list[int]], 
 def ids_of(tokenizer: Tokenizer, *parts: str) -> list[int]:
     """Parts that are tokens as tokens, others as text."""
     vocabulary = tokenizer.backend.get_vocab(with_added_tokens=True)
-    return [number for part in parts for number in ([vocabulary[part]] if part in vocabulary else tokenizer.encode(part))]
+    return [
+        number
+        for part in parts
+        for number in ([vocabulary[part]] if part in vocabulary else tokenizer.encode(part))
+    ]
 
 
 def test_an_answer_ends_at_any_of_the_named_tokens(tmp_path: Path) -> None:
@@ -68,7 +72,10 @@ def test_an_answer_ends_at_any_of_the_named_tokens(tmp_path: Path) -> None:
         assert (reply.content, reply.end) == ("Paris", "end")
     folder = tmp_path / "saved"
     found.save(folder)
-    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == found.defaults["eos_token_id"]
+    assert (
+        json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+        == found.defaults["eos_token_id"]
+    )
     assert newleaf.load(folder).end_ids == found.end_ids
     found.__dict__.pop("end_ids")
     found.defaults["eos_token_id"] = "none"
@@ -77,7 +84,11 @@ def test_an_answer_ends_at_any_of_the_named_tokens(tmp_path: Path) -> None:
 
 
 def test_thoughts_come_apart_from_the_answer(tmp_path: Path) -> None:
-    qwen = scripted(tmp_path, "qwen3", lambda t: ids_of(t, "<think>", "\nIt is 4.\n", "</think>", "\n\nFour.", "<|im_end|>"))
+    qwen = scripted(
+        tmp_path,
+        "qwen3",
+        lambda t: ids_of(t, "<think>", "\nIt is 4.\n", "</think>", "\n\nFour.", "<|im_end|>"),
+    )
     reply = qwen.reply([{"role": "user", "content": "2 + 2?"}])
     assert (reply.reasoning, reply.content, reply.end) == ("It is 4.", "Four.", "end")
     parts = (
@@ -95,7 +106,12 @@ def test_thoughts_come_apart_from_the_answer(tmp_path: Path) -> None:
     )
     harmony = scripted(tmp_path, "harmony", lambda t: ids_of(t, *parts, "<|return|>"))
     reply = harmony.reply([{"role": "user", "content": "2 + 2?"}], speculation="off")
-    assert (reply.reasoning, reply.content, reply.end, reply.tokens) == ("It is 4.", "Four.", "end", len(harmony.network.script))
+    assert (reply.reasoning, reply.content, reply.end, reply.tokens) == (
+        "It is 4.",
+        "Four.",
+        "end",
+        len(harmony.network.script),
+    )
     harmony.network.place = 0
     assert "".join(harmony.chat_stream(HELLO)) == "Four."
     assert reply.message == {"role": "assistant", "content": "Four.", "reasoning_content": "It is 4."}
@@ -107,7 +123,10 @@ def test_a_conversation_reads_only_what_is_new(tmp_path: Path) -> None:
     config = model.chat_options({"speculation": "off"})
     gather(talk.say("What is the capital of France?", config))
     first = network.read
-    before = [*template.encode(talk.messages[:1], Rendering(add_generation_prompt=True)).ids, *network.script[:-1]]
+    before = [
+        *template.encode(talk.messages[:1], Rendering(add_generation_prompt=True)).ids,
+        *network.script[:-1],
+    ]
     assert first == len(before)
     assert "".join(piece.text for piece in talk.say("And of Italy?", config)) == "Paris."
     prompt = template.encode(talk.messages[:3], Rendering(add_generation_prompt=True)).ids
@@ -143,7 +162,10 @@ class Overheard:
 
 
 def test_the_system_message_stays_when_old_turns_go(model: Model) -> None:
-    talk, config = model.conversation("Be brief."), model.chat_options({"max_tokens": 10, "min_tokens": 10, "seed": 1})
+    talk, config = (
+        model.conversation("Be brief."),
+        model.chat_options({"max_tokens": 10, "min_tokens": 10, "seed": 1}),
+    )
     talk.writer = writer = Overheard(talk.writer)
     for number in range(12):
         gather(talk.say(f"Message number {number} of many, which is long.", config))
@@ -155,11 +177,16 @@ def test_the_system_message_stays_when_old_turns_go(model: Model) -> None:
     assert "number 11" in shown
 
 
-def test_an_answer_never_outgrows_the_context_and_says_where_it_was_full(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_never_outgrows_the_context_and_says_where_it_was_full(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
     reply = model.reply(HELLO, max_tokens=10**6, min_tokens=10**6, temperature=1, seed=1)
     prompt = model.chat_template.encode(HELLO, Rendering(add_generation_prompt=True)).ids
     assert (reply.end, reply.tokens) == ("context", 512 - len(prompt))
-    assert f"the answer ends after {reply.tokens} tokens, where the model's context of 512 tokens was full" in caplog.text
+    assert (
+        f"the answer ends after {reply.tokens} tokens, where the model's context of 512 tokens was full"
+        in caplog.text
+    )
     caplog.clear()
     exact = model.reply(HELLO, max_tokens=reply.tokens, min_tokens=reply.tokens, temperature=1, seed=1)
     assert (exact.end, exact.content, caplog.text) == ("length", reply.content, "")
@@ -177,14 +204,17 @@ SPACED = """{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST
 
 @pytest.mark.parametrize(("said", "content"), [(" is it", "is it"), ("is it", "is it"), ("   is", "  is")])
 def test_the_templates_own_space_is_no_part_of_an_answer(tmp_path: Path, said: str, content: str) -> None:
-    """What the template would write again before the answer, once: `apply_chat_template` of the answer is prompt and written text."""
+    """What the template would write again before the answer, once: `apply_chat_template` of the answer is
+    prompt and written text."""
     model = scripted(tmp_path, "mistral", lambda tokenizer: [*pieces_of(tokenizer, said), tokenizer.eos_id])
     model.use_template(SPACED)
     assert model.chat(HELLO) == content
 
 
 def test_a_message_that_is_gone_on_with_keeps_the_space_that_comes_next(tmp_path: Path) -> None:
-    model = scripted(tmp_path, "mistral", lambda tokenizer: [*pieces_of(tokenizer, " is it"), tokenizer.eos_id])
+    model = scripted(
+        tmp_path, "mistral", lambda tokenizer: [*pieces_of(tokenizer, " is it"), tokenizer.eos_id]
+    )
     model.use_template(SPACED)
     begun = [*HELLO, {"role": "assistant", "content": "This"}]
     assert model.chat(begun, continue_final_message=True) == " is it"
@@ -192,7 +222,9 @@ def test_a_message_that_is_gone_on_with_keeps_the_space_that_comes_next(tmp_path
 
 @pytest.mark.parametrize("choice", [" is", "is"])
 @pytest.mark.parametrize("prompt", ["What", ""])
-def test_a_choice_is_one_of_the_list_whatever_the_tokenizer_does_with_spaces(tmp_path: Path, prompt: str, choice: str) -> None:
+def test_a_choice_is_one_of_the_list_whatever_the_tokenizer_does_with_spaces(
+    tmp_path: Path, prompt: str, choice: str
+) -> None:
     tokenizer = Tokenizer.load(make_folder(tmp_path / "mistral", "mistral"))
     model = Model(GPT(GPTConfig(tokenizer.vocab_size, 64, 1, 2, 16)).eval(), tokenizer, "newleaf")
     assert model.generate(prompt, choice=[choice], echo=True) == prompt + choice

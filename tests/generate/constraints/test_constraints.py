@@ -1,4 +1,5 @@
-"""What is written under a constraint fits it, whatever the network would like: random weights, high temperatures."""
+"""What is written under a constraint fits it, whatever the network would like: random weights, high
+temperatures."""
 
 from __future__ import annotations
 
@@ -39,14 +40,18 @@ def model(request: pytest.FixtureRequest) -> Model:
 def make(kind: str) -> Model:
     torch.manual_seed(1)
     text = Path(textwrap.__file__).read_text("utf-8") + json.dumps(PERSON)
-    tokenizer = train_tokenizer([text], TokenizerConfig(kind=kind), 400 if kind in ("bpe", "unigram") else None)
+    tokenizer = train_tokenizer(
+        [text], TokenizerConfig(kind=kind), 400 if kind in ("bpe", "unigram") else None
+    )
     return Model(GPT(GPTConfig(tokenizer.vocab_size, 256, 1, 2, 32, init_std=0.3)).eval(), tokenizer, "qwen3")
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_a_json_schema_is_kept_or_the_end_says_length(model: Model, temperature: float) -> None:
     whole = 0
-    for found in model.complete("a", n=12, json_schema=PERSON, max_tokens=150, temperature=temperature, seed=1):
+    for found in model.complete(
+        "a", n=12, json_schema=PERSON, max_tokens=150, temperature=temperature, seed=1
+    ):
         assert found.end in ("end", "length")
         if found.end == "end":
             jsonschema.validate(json.loads(found.text), PERSON)
@@ -139,7 +144,12 @@ def test_what_is_not_valid_is_one_line_with_the_place(options: dict[str, object]
     [
         {"regex": "((a{1,1000}){1,1000}){1,1000}"},
         {"regex": r"(.*a.{1000}){500}"},
-        {"json_schema": {"type": "array", "items": {"enum": [f"value {number}" for number in range(100_000)]}}},
+        {
+            "json_schema": {
+                "type": "array",
+                "items": {"enum": [f"value {number}" for number in range(100_000)]},
+            }
+        },
         {"grammar": 'start: a a a a a a a a\na: a a | "x" | ""'},
     ],
 )
@@ -161,9 +171,12 @@ def test_a_tokenizer_that_puts_a_space_before_texts_can_be_constrained(tmp_path:
 
     model = load(make_chat_model(tmp_path / "m", "mistral"))
     for seed in range(3):
-        found = model.complete("a", json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 2}, max_tokens=200, seed=seed)[
-            0
-        ]
+        found = model.complete(
+            "a",
+            json_schema={"type": "array", "items": {"type": "boolean"}, "maxItems": 2},
+            max_tokens=200,
+            seed=seed,
+        )[0]
         assert found.end == "end"
         assert all(isinstance(item, bool) for item in json.loads(found.text))
 

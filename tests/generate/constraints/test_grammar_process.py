@@ -41,7 +41,10 @@ def nested(opening: str, closing: str, times: int, inner: str = "") -> str:
 
 def objects(count: int) -> dict[str, Any]:
     """Definitions that each need the next."""
-    step = {f"d{n}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{n + 1}"}}, "required": ["a"]} for n in range(count)}
+    step = {
+        f"d{n}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{n + 1}"}}, "required": ["a"]}
+        for n in range(count)
+    }
     return {"$ref": "#/$defs/d0", "$defs": {**step, f"d{count}": {"type": "null"}}}
 
 
@@ -75,7 +78,9 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_grammar_that_would_end_the_process_is_an_error_that_names_the_option(grammars: Grammars, options: dict[str, Any]) -> None:
+def test_a_grammar_that_would_end_the_process_is_an_error_that_names_the_option(
+    grammars: Grammars, options: dict[str, Any]
+) -> None:
     constraint, refused = compiled(grammars, **options)
     if constraint is not None:  # deep, but within limits: it works to its end
         write(grammars.tokenizer, constraint, 60)
@@ -100,7 +105,14 @@ def test_deep_json_is_refused_before_any_work(grammars: Grammars, depth: int) ->
 def test_values_that_are_not_json_are_refused(grammars: Grammars) -> None:
     ring: dict[str, Any] = {}
     ring["items"] = ring
-    for schema in (ring, {"enum": [float("nan")]}, '{"enum": [NaN]}', {"enum": [{1}]}, {1: {}}, {"const": "a" * (5 << 20)}):
+    for schema in (
+        ring,
+        {"enum": [float("nan")]},
+        '{"enum": [NaN]}',
+        {"enum": [{1}]},
+        {1: {}},
+        {"const": "a" * (5 << 20)},
+    ):
         with pytest.raises(InputError, match=r"^json_schema: "):
             grammars.compile(SamplingConfig(json_schema=schema))
 
@@ -124,7 +136,9 @@ def test_a_process_that_ends_stops_its_own_texts_alone(tokenizer: Tokenizer) -> 
     assert len(write(tokenizer, again)) == 9
 
 
-def test_a_process_that_takes_too_long_is_ended(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_takes_too_long_is_ended(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grammars = Grammars(tokenizer)
     assert grammars.compile(SamplingConfig(regex="yes")) is not None
     process = grammars._host.open()
@@ -136,7 +150,9 @@ def test_a_process_that_takes_too_long_is_ended(tokenizer: Tokenizer, monkeypatc
         process.mask(0)
 
 
-def test_more_grammars_than_are_kept_go_on_where_they_were(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_grammars_than_are_kept_go_on_where_they_were(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constraints, "KEPT", 2)
     grammars = Grammars(tokenizer)
     found = [grammars.compile(SamplingConfig(regex=f"{letter}[0-9]{letter}")) for letter in "vwxyz"]
@@ -162,23 +178,54 @@ def test_where_nothing_can_fork_each_grammar_has_a_process_too(tokenizer: Tokeni
 
 def test_a_grammar_is_compiled_once_for_all_who_use_it(grammars: Grammars) -> None:
     config = SamplingConfig(json_schema={"type": "object", "properties": {"once": {"type": "boolean"}}})
-    (first, _), (second, _) = (grammars.process(constraints._request("json_schema", config)) for _ in range(2))
+    (first, _), (second, _) = (
+        grammars.process(constraints._request("json_schema", config)) for _ in range(2)
+    )
     assert first is second
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
 WORDS = st.sampled_from(
     [
-        *("type", "properties", "items", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "multipleOf", "minLength"),
-        *("maxLength", "pattern", "format", "required", "allOf", "anyOf", "oneOf", "not", "$ref", "$defs", "additionalProperties"),
+        *(
+            "type",
+            "properties",
+            "items",
+            "enum",
+            "const",
+            "minimum",
+            "maximum",
+            "exclusiveMinimum",
+            "multipleOf",
+            "minLength",
+        ),
+        *(
+            "maxLength",
+            "pattern",
+            "format",
+            "required",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "not",
+            "$ref",
+            "$defs",
+            "additionalProperties",
+        ),
         *("minItems", "maxItems", "prefixItems", "patternProperties", "minProperties", "maxProperties"),
     ]
 )
-VALUES = JSON | st.sampled_from(["object", "array", "string", "integer", "number", "null", "#", "#/$defs/a", "(", "^.{3}$", "date"])
+VALUES = JSON | st.sampled_from(
+    ["object", "array", "string", "integer", "number", "null", "#", "#/$defs/a", "(", "^.{3}$", "date"]
+)
 
 
 def within(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -1,4 +1,5 @@
-"""What is written under a JSON Schema fits it to the letter, by the jsonschema package and a reader that takes no name twice."""
+"""What is written under a JSON Schema fits it to the letter, by the jsonschema package and a reader that
+takes no name twice."""
 
 from __future__ import annotations
 
@@ -69,8 +70,16 @@ KEPT: list[dict[str, Any]] = [
     {"anyOf": [{"const": 2**60 + 1}, an_object(properties={"a": {"const": 2**60 + 1}}, required=["a"]), N]},
     {"oneOf": [{"const": 2**60 + 1}, {"const": 2**60 + 2}]},
     {"$ref": "#/$defs/big", "$defs": {"big": {"enum": [2**60 + 1]}}},
-    an_object(properties={"n": {"$ref": "#/$defs/a~1b"}, "t": {"$ref": "#/$defs/t"}}, **{"$defs": {"a/b": {"const": 2**60 + 1}, "t": TWO}}),
-    {"$ref": "#/$defs/n", "$defs": {"n": an_object(properties={"v": {"const": 2**60 + 1}, "n": {"$ref": "#/$defs/n"}}, required=["v"])}},
+    an_object(
+        properties={"n": {"$ref": "#/$defs/a~1b"}, "t": {"$ref": "#/$defs/t"}},
+        **{"$defs": {"a/b": {"const": 2**60 + 1}, "t": TWO}},
+    ),
+    {
+        "$ref": "#/$defs/n",
+        "$defs": {
+            "n": an_object(properties={"v": {"const": 2**60 + 1}, "n": {"$ref": "#/$defs/n"}}, required=["v"])
+        },
+    },
     {"type": "integer", "minimum": 2**53 + 1, "maximum": 2**53 + 1},
     {"type": "integer", "minimum": 10**29, "maximum": 10**30},
     {"type": "integer", "exclusiveMaximum": -(2**63) - 1},
@@ -110,13 +119,19 @@ KEPT: list[dict[str, Any]] = [
     {"type": "array", "items": I, "minItems": 2, "maxItems": 3},
     {"type": "array", "prefixItems": [I, S], "items": False, "minItems": 1},
     {"allOf": [{"properties": {"a": I}}, {"properties": {"b": S}, "required": ["b"]}], "type": "object"},
-    {"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {"a": TWO, "b": {**TWO, "properties": {"y": I}, "required": ["y"]}}},
+    {
+        "allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}],
+        "$defs": {"a": TWO, "b": {**TWO, "properties": {"y": I}, "required": ["y"]}},
+    },
     {"oneOf": [an_object(properties={"k": {"const": each}}, required=["k"]) for each in "ab"]},
     {"$ref": "#/$defs/n", "$defs": {"n": TREE}},
     an_object(properties={"a": I}, anyOf=[{"required": ["a"]}, {"properties": {"b": S}, "required": ["b"]}]),
 ]
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"allOf": [{"enum": [1, 1234567890123456789]}, {"minimum": 2}]}, "#/allOf/0/enum/1: 1,234,567,890,123,456,789"),
+    (
+        {"allOf": [{"enum": [1, 1234567890123456789]}, {"minimum": 2}]},
+        "#/allOf/0/enum/1: 1,234,567,890,123,456,789",
+    ),
     (an_object(patternProperties={"^a": {"const": {"c": 2**70}}}), r"#/patternProperties/\^a/const: "),
     ({"type": "array", "items": {"type": "array", "uniqueItems": True}}, "#/items/uniqueItems: "),
     (an_object(propertyNames={"maxLength": 3}), "#/propertyNames: "),
@@ -138,7 +153,10 @@ TAKEN: list[tuple[dict[str, Any], list[str]]] = [
     (an_object(additionalProperties=I), ['{"x": 1, "y": 2}']),
     (an_object(), ['{"x": [1, {"y": null}]}']),
     ({"type": "array", "items": {"type": "number"}}, ["[]", "[1, 2.5, -1e9]"]),
-    ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, ["0", "-9007199254740993", "9223372036854774783", str(2**63 - 1)]),
+    (
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        ["0", "-9007199254740993", "9223372036854774783", str(2**63 - 1)],
+    ),
     ({"enum": [1, 2**63, 0.30000000000000004]}, ["1", "9223372036854775808", "0.30000000000000004"]),
     ({"type": "integer", "maximum": 2**53 + 1}, ["9007199254740993", "-12345678901234567890123", "0", "-1"]),
     ({"type": "number", "maximum": 2**53 + 1}, ["9007199254740993", "-0.5", "9007199254740991.5"]),
@@ -146,18 +164,42 @@ TAKEN: list[tuple[dict[str, Any], list[str]]] = [
         an_object(properties={"a": {"const": 2**63}, "b": I, "c": S}),
         ["{}", '{"b": 1}', '{ "a" : 9223372036854775808 , "c":""}', '{"c":"é"}'],
     ),
-    (an_object(properties={"a": {"const": 2**63}}, additionalProperties=I), ['{"b": 1}', '{"a": 9223372036854775808, "b": 1,"aa":2}']),
-    ({"type": "array", "items": {"const": 2**63}}, ["[]", "[9223372036854775808]", "[ 9223372036854775808,\n9223372036854775808 ]"]),
+    (
+        an_object(properties={"a": {"const": 2**63}}, additionalProperties=I),
+        ['{"b": 1}', '{"a": 9223372036854775808, "b": 1,"aa":2}'],
+    ),
+    (
+        {"type": "array", "items": {"const": 2**63}},
+        ["[]", "[9223372036854775808]", "[ 9223372036854775808,\n9223372036854775808 ]"],
+    ),
     (text('^[^"]+$'), ['"abc"', '"\\n"']),
     ({"anyOf": [TWO, N]}, ["null", '{"x": 3}']),
     # Keywords that say nothing here.
     ({"type": "array", "items": I, "uniqueItems": False}, ["[1, 1]"]),
     (an_object(propertyNames=S, additionalProperties=I), ['{"x": 1}']),
-    ({"then": S, "type": "integer", "format": "int64", "$schema": "http://json-schema.org/draft-07/schema#"}, ["7"]),
+    (
+        {
+            "then": S,
+            "type": "integer",
+            "format": "int64",
+            "$schema": "http://json-schema.org/draft-07/schema#",
+        },
+        ["7"],
+    ),
 ]
 
 
-RANGES = [(0, 0), (-5, 123), (17, 9841), (-2048, -37), (99, 1000), (1000, 1999), (None, -98), (41, None), (-3, None)]
+RANGES = [
+    (0, 0),
+    (-5, 123),
+    (17, 9841),
+    (-2048, -37),
+    (99, 1000),
+    (1000, 1999),
+    (None, -98),
+    (41, None),
+    (-3, None),
+]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +224,9 @@ def test_random_texts_fit_their_schema(grammars: Grammars, schema: dict[str, Any
 
 
 @pytest.mark.parametrize(("schema", "said"), REFUSED, ids=lambda value: json.dumps(value)[:50])
-def test_what_cannot_be_kept_is_refused_by_keyword_and_place_or_dropped(grammars: Grammars, schema: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_kept_is_refused_by_keyword_and_place_or_dropped(
+    grammars: Grammars, schema: dict[str, Any], said: str
+) -> None:
     with pytest.raises(InputError, match=f"^json_schema, at {said}"):
         grammars.compile(SamplingConfig(json_schema=schema))
     place = said.partition(": ")[0].replace("\\", "")
@@ -197,7 +241,11 @@ def test_what_fits_may_be_written(grammars: Grammars, schema: dict[str, Any], te
 
 
 def test_objects_that_list_their_names_have_no_others_unless_they_say_so(grammars: Grammars) -> None:
-    for schema, more in ((TWO, False), ({**TWO, "additionalProperties": True}, True), ({**TWO, "patternProperties": {"^y": I}}, True)):
+    for schema, more in (
+        (TWO, False),
+        ({**TWO, "additionalProperties": True}, True),
+        ({**TWO, "patternProperties": {"^y": I}}, True),
+    ):
         assert fits(grammars, schema, '{"x": 1}')
         assert fits(grammars, schema, '{"x": 1, "y": 2}') == more
         assert not fits(grammars, schema, '{"x": 1, "\\u0078": "y"}'), "the same name in another spelling"
@@ -215,7 +263,10 @@ def test_bounds_are_not_widened_by_doubles() -> None:
     step = {"multipleOf": 2}  # which no rule writes out
     bounds = prepare({"type": "integer", "minimum": 2**53 + 1, "exclusiveMaximum": 2**62 + 1, **step}).schema
     assert (bounds["minimum"], bounds["maximum"]) == (2**53 + 2, 2**62)
-    assert prepare({"type": "integer", "exclusiveMinimum": True, "minimum": 3}).schema == {"type": "integer", "minimum": 4}
+    assert prepare({"type": "integer", "exclusiveMinimum": True, "minimum": 3}).schema == {
+        "type": "integer",
+        "minimum": 4,
+    }
 
 
 def test_numbers_behind_a_long_way_are_refused_by_place_and_circles_end(grammars: Grammars) -> None:
@@ -223,7 +274,10 @@ def test_numbers_behind_a_long_way_are_refused_by_place_and_circles_end(grammars
     schema = {"$ref": "#/$defs/d0", "$defs": {**ways, "d3000": {"const": 2**60 + 1}}}
     with pytest.raises(InputError, match=r"^json_schema, at #/\$defs/d3000/const: 1,152,921,504,606,846,977"):
         grammars.compile(SamplingConfig(json_schema=schema))
-    circle = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"anyOf": [{"$ref": "#/$defs/a"}, {"const": 2**60 + 1}]}}}
+    circle = {
+        "$ref": "#/$defs/a",
+        "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"anyOf": [{"$ref": "#/$defs/a"}, {"const": 2**60 + 1}]}},
+    }
     assert walk(grammars, circle, 0) == str(2**60 + 1)
 
 
@@ -266,8 +320,13 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def walk(grammars: Grammars, schema: dict[str, Any], seed: int, most: int = 300) -> str | None:
-    """A random text of what the schema allows; None when it does not end soon. What ends values, and escapes, are likelier."""
-    constraint, random_, tokenizer = grammars.compile(SamplingConfig(json_schema=schema)), random.Random(seed), grammars.tokenizer
+    """A random text of what the schema allows; None when it does not end soon. What ends values, and escapes,
+    are likelier."""
+    constraint, random_, tokenizer = (
+        grammars.compile(SamplingConfig(json_schema=schema)),
+        random.Random(seed),
+        grammars.tokenizer,
+    )
     assert constraint is not None
     table, found = tokenizer.bytes_of_tokens, b""
     while not constraint.complete and len(found) < most:
@@ -275,7 +334,9 @@ def walk(grammars: Grammars, schema: dict[str, Any], seed: int, most: int = 300)
         if tokenizer.eos_id in able and (len(able) == 1 or random_.random() < 0.3):
             break
         able = [token for token in able if token != tokenizer.eos_id]
-        near = [token for token in able if table[token] in (b'"', b"}", b"]", b"0", b"a", b"\\", b"u", b"-", b".")]
+        near = [
+            token for token in able if table[token] in (b'"', b"}", b"]", b"0", b"a", b"\\", b"u", b"-", b".")
+        ]
         token = random_.choice(near if near and random_.random() < 0.7 else able)
         constraint.take(token)
         found += table[token]
@@ -294,11 +355,24 @@ def fits(grammars: Grammars, schema: dict[str, Any], written: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "bounds", [(0, 0), (-5, 123), (17, 9841), (-2048, -37), (99, 1000), (1000, 1999), (None, -98), (41, None), (-3, None)]
+    "bounds",
+    [
+        (0, 0),
+        (-5, 123),
+        (17, 9841),
+        (-2048, -37),
+        (99, 1000),
+        (1000, 1999),
+        (None, -98),
+        (41, None),
+        (-3, None),
+    ],
 )
 def test_an_expression_of_a_range_holds_its_integers_alone(bounds: tuple[int | None, int | None]) -> None:
     expression = re.compile(integer_range(*bounds) or "(?!)")
-    low, high = (bound if bound is not None else sign * 10**9 for bound, sign in zip(bounds, (-1, 1), strict=True))
+    low, high = (
+        bound if bound is not None else sign * 10**9 for bound, sign in zip(bounds, (-1, 1), strict=True)
+    )
     for each in range(-12_000, 12_000):
         assert bool(expression.fullmatch(str(each))) == (low <= each <= high), each
     assert not expression.fullmatch("007")

@@ -26,10 +26,16 @@ def model() -> Model:
     """Random weights, windows in one layer, and raw bytes: almost everything it writes is broken UTF-8."""
     torch.manual_seed(1)
     tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
-    return Model(GPT(GPTConfig(tokenizer.vocab_size, 128, 2, 2, 32, init_std=0.3, windows=(0, 9))).eval(), tokenizer, "gpt2")
+    return Model(
+        GPT(GPTConfig(tokenizer.vocab_size, 128, 2, 2, 32, init_std=0.3, windows=(0, 9))).eval(),
+        tokenizer,
+        "gpt2",
+    )
 
 
-def kernel_slots(model: Model, count: int, limit: int | None = None, deterministic: bool = True) -> LoweredExecutor:
+def kernel_slots(
+    model: Model, count: int, limit: int | None = None, deterministic: bool = True
+) -> LoweredExecutor:
     pytest.importorskip("numba")
     return LoweredExecutor(LoweredRunner(model.network, count, threads=2, limit=limit), deterministic)
 
@@ -47,11 +53,15 @@ def text(engine: Engine, prompt: str, **options: object) -> str:
 
 
 def test_requests_together_are_written_as_each_is_alone(model: Model, slots: Executor) -> None:
-    """Six texts in four slots, some of which fill the context; the reference is the network, one text at a time."""
+    """Six texts in four slots, some of which fill the context; the reference is the network, one text at a
+    time."""
     options = {"max_tokens": 60, "min_tokens": 50, "temperature": 0.7}
     wanted = [model.generate(prompt, seed=number, **options) for number, prompt in enumerate(PROMPTS)]
     with Engine(model.network, model.tokenizer, runner=slots) as engine:
-        requests = [engine.submit(prompt, SamplingConfig(seed=number, **options)) for number, prompt in enumerate(PROMPTS)]  # type: ignore[arg-type]
+        requests = [
+            engine.submit(prompt, SamplingConfig(seed=number, **options))
+            for number, prompt in enumerate(PROMPTS)
+        ]  # type: ignore[arg-type]
         assert ["".join(piece.text for piece in request) for request in requests] == wanted
 
 
@@ -69,9 +79,13 @@ def test_a_request_knows_how_much_of_its_prompt_was_read_and_how_much_was_there(
 
 @torch.no_grad()
 def test_deterministic_logits_are_the_same_bit_for_bit_alone_and_in_company(model: Model) -> None:
-    """Log-probabilities to the last bit in rounds that are cut differently; the network itself reads in parts that are always alike."""
+    """Log-probabilities to the last bit in rounds that are cut differently; the network itself reads in parts
+    that are always alike."""
     options = SamplingConfig(max_tokens=40, min_tokens=40, seed=3, logprobs=2)
-    for make in (lambda: kernel_slots(model, 4), lambda: ModuleExecutor(model.network, 4, deterministic=True)):
+    for make in (
+        lambda: kernel_slots(model, 4),
+        lambda: ModuleExecutor(model.network, 4, deterministic=True),
+    ):
         with Engine(model.network, model.tokenizer, deterministic=True, runner=make()) as engine:
             alone = [[piece.scores for piece in engine.submit(prompt, options)] for prompt in PROMPTS]
         with Engine(model.network, model.tokenizer, deterministic=True, runner=make()) as engine:
@@ -80,7 +94,8 @@ def test_deterministic_logits_are_the_same_bit_for_bit_alone_and_in_company(mode
 
 
 def test_what_texts_begin_with_is_read_once(model: Model) -> None:
-    """After one text of 100 tokens, a second that begins with 96 of them has 4 left to read; windows do not matter."""
+    """After one text of 100 tokens, a second that begins with 96 of them has 4 left to read; windows do not
+    matter."""
     slots = kernel_slots(model, 4)
     read: list[int] = []
     run = slots.run
@@ -97,7 +112,9 @@ def test_what_texts_begin_with_is_read_once(model: Model) -> None:
         second = text(engine, beginning[:96] + "abcd", max_tokens=1, temperature=0)
         assert sum(read) == 104
         # Together: the second waits for the first, and borrows.
-        requests = [engine.submit("z" * 64 + end, SamplingConfig(max_tokens=1, temperature=0)) for end in ("a", "bc")]
+        requests = [
+            engine.submit("z" * 64 + end, SamplingConfig(max_tokens=1, temperature=0)) for end in ("a", "bc")
+        ]
         for request in requests:
             list(request)
         assert sum(read) == 104 + 65 + 2
@@ -114,7 +131,8 @@ def test_what_texts_begin_with_is_read_once(model: Model) -> None:
 
 
 def test_memory_bounds_how_many_texts_are_written_at_once(model: Model) -> None:
-    """Each text may need three pages of 32 tokens; four fit five times into what there is, so two texts take turns with the others."""
+    """Each text may need three pages of 32 tokens; four fit five times into what there is, so two texts take
+    turns with the others."""
     page = 2 * 2 * 2 * 32 * 16 * 4
     slots = kernel_slots(model, 4, limit=6 * page)
     most = 0
@@ -134,7 +152,10 @@ def test_memory_bounds_how_many_texts_are_written_at_once(model: Model) -> None:
         assert most == 2
         assert slots.runner.pages.nbytes <= 6 * page
     small = kernel_slots(model, 4, limit=2 * page)
-    with Engine(model.network, model.tokenizer, runner=small) as engine, pytest.raises(InputError, match="more memory for keys and values"):
+    with (
+        Engine(model.network, model.tokenizer, runner=small) as engine,
+        pytest.raises(InputError, match="more memory for keys and values"),
+    ):
         engine.submit("a" * 20, SamplingConfig(max_tokens=60))
 
 
@@ -142,7 +163,10 @@ def test_requests_are_begun_in_the_order_they_came_and_a_long_prompt_holds_nobod
     slots = kernel_slots(model, 4)
     order: list[int] = []
     with Engine(model.network, model.tokenizer, runner=slots) as engine:
-        requests = [engine.submit(prompt, SamplingConfig(max_tokens=2, temperature=0)) for prompt in ("a" * 120, "b" * 8, "c" * 8)]
+        requests = [
+            engine.submit(prompt, SamplingConfig(max_tokens=2, temperature=0))
+            for prompt in ("a" * 120, "b" * 8, "c" * 8)
+        ]
         for number in (1, 2, 0):
             list(requests[number])
             order.append(number)
@@ -159,7 +183,9 @@ def test_a_cancelled_request_ends_and_leaves_its_slot_to_others(model: Model, sl
             assert all(piece.end is None for piece in request)
         for _ in engine.submit("abc", long):
             break  # leaving the loop cancels
-        assert text(engine, "ab", max_tokens=9, temperature=0) == model.generate("ab", max_tokens=9, temperature=0)
+        assert text(engine, "ab", max_tokens=9, temperature=0) == model.generate(
+            "ab", max_tokens=9, temperature=0
+        )
         assert not engine.scheduler.running or engine.scheduler.running[0].request.cancelled
 
 
@@ -169,7 +195,9 @@ def test_stop_strings_and_several_texts_come_as_from_the_plain_writer(model: Mod
     with Engine(model.network, model.tokenizer, runner=slots) as engine:
         assert text(engine, "a", stop=(whole[7:9],), **options) == whole[: whole.index(whole[7:9])]
         pieces = list(engine.submit("a", SamplingConfig(n=3, **options)))  # type: ignore[arg-type]
-        assert ["".join(p.text for p in pieces if p.sample == n) for n in range(3)] == model.generate("a", n=3, **options)
+        assert ["".join(p.text for p in pieces if p.sample == n) for n in range(3)] == model.generate(
+            "a", n=3, **options
+        )
         best = list(engine.submit("a", SamplingConfig(best_of=4, n=2, **options)))  # type: ignore[arg-type]
         assert [piece.text for piece in best] == model.generate("a", n=2, best_of=4, **options)
 
@@ -185,12 +213,14 @@ def test_an_event_loop_gets_the_same_pieces(model: Model, slots: Executor) -> No
 
     with Engine(model.network, model.tokenizer, runner=slots) as engine:
         assert asyncio.run(both(engine)) == [
-            text(engine, prompt, max_tokens=40, min_tokens=40, seed=4, temperature=1.0) for prompt in ("a", "über")
+            text(engine, prompt, max_tokens=40, min_tokens=40, seed=4, temperature=1.0)
+            for prompt in ("a", "über")
         ]
 
 
 def test_guesses_change_no_text_whatever_the_temperature(model: Model) -> None:
-    """This network's greedy text soon repeats itself: then most tokens come from guesses, in a fraction of the rounds."""
+    """This network's greedy text soon repeats itself: then most tokens come from guesses, in a fraction of
+    the rounds."""
     torch.manual_seed(1)
     shape = GPTConfig(model.tokenizer.vocab_size, 256, 2, 2, 32, positions="rotary", tie_embeddings=False)
     model = Model(GPT(shape).eval(), model.tokenizer, "newleaf")
@@ -208,7 +238,9 @@ def test_guesses_change_no_text_whatever_the_temperature(model: Model) -> None:
             slots.run = counting  # type: ignore[method-assign, assignment]
             with Engine(model.network, model.tokenizer, runner=slots) as engine:
                 engine.speculator.step_cost = FixedStepCost(1.0, 0.1)
-                texts[speculation] = text(engine, "abcabcabc", max_tokens=100, min_tokens=100, speculation=speculation, **options)
+                texts[speculation] = text(
+                    engine, "abcabcabc", max_tokens=100, min_tokens=100, speculation=speculation, **options
+                )
             rounds[speculation] = count[0]
         assert texts["auto"] == texts["off"]
         if not options["temperature"]:
@@ -229,10 +261,15 @@ def test_what_the_engine_does_not_do_is_refused(model: Model) -> None:
         SamplingConfig(speculation="on")  # type: ignore[arg-type]
 
 
-def test_writing_in_the_callers_thread_gives_the_same_and_two_may_take_turns(model: Model, slots: Executor) -> None:
+def test_writing_in_the_callers_thread_gives_the_same_and_two_may_take_turns(
+    model: Model, slots: Executor
+) -> None:
     config = SamplingConfig(max_tokens=40, min_tokens=40, temperature=1.0, seed=4)
     engine = Engine(model.network, model.tokenizer, runner=slots)
-    wanted = [model.generate(prompt, max_tokens=40, min_tokens=40, temperature=1.0, seed=4) for prompt in ("a", "über")]
+    wanted = [
+        model.generate(prompt, max_tokens=40, min_tokens=40, temperature=1.0, seed=4)
+        for prompt in ("a", "über")
+    ]
     one, other, found = engine.write("a", config), engine.write("über", config), ["", ""]
     while pieces := [next(one, None), next(other, None)]:
         if pieces == [None, None]:
@@ -248,11 +285,15 @@ def test_writing_in_the_callers_thread_gives_the_same_and_two_may_take_turns(mod
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_what_a_guided_text_was_promised_is_given_back_whatever_its_guide_is(model: Model, beams: int) -> None:
+def test_what_a_guided_text_was_promised_is_given_back_whatever_its_guide_is(
+    model: Model, beams: int
+) -> None:
     """Prompts and guides of unlike lengths; a search lets go of texts that it began with."""
     engine = Engine(model.network, model.tokenizer)
     for negative in ("z", "a guide that is longer than the prompt, by far"):
-        options = SamplingConfig(max_tokens=20, temperature=0, beams=beams, guidance_scale=2.0, negative_prompt=negative)
+        options = SamplingConfig(
+            max_tokens=20, temperature=0, beams=beams, guidance_scale=2.0, negative_prompt=negative
+        )
         assert list(engine.write("What", options))
         assert engine.scheduler._promised == [0]
         assert sorted(engine.scheduler._free) == list(range(engine.executor.count))
@@ -260,13 +301,18 @@ def test_what_a_guided_text_was_promised_is_given_back_whatever_its_guide_is(mod
 
 def test_a_guide_that_is_longer_than_the_prompt_is_counted_before_anything_is_read(model: Model) -> None:
     options = SamplingConfig(
-        max_tokens=20, temperature=0, guidance_scale=2.0, negative_prompt="a guide that is longer than the prompt, by far"
+        max_tokens=20,
+        temperature=0,
+        guidance_scale=2.0,
+        negative_prompt="a guide that is longer than the prompt, by far",
     )
     executor = ModuleExecutor(model.network, 2)
     engine = Engine(
         model.network,
         model.tokenizer,
-        runner=ModuleExecutor(model.network, 2, limit=3 * executor.pages.page_bytes * len(executor.pages.layer_groups)),
+        runner=ModuleExecutor(
+            model.network, 2, limit=3 * executor.pages.page_bytes * len(executor.pages.layer_groups)
+        ),
     )
     with pytest.raises(InputError, match="need more memory for keys and values than there is"):
         list(engine.write("What", options))

@@ -10,7 +10,13 @@ import torch
 from newleaf.generate.backend.chunked_prefill import PIECE, hidden_state_chunks
 from newleaf.generate.backend.prompt_logprobs import score_prompt
 from newleaf.generate.engine.engine import Engine
-from newleaf.generate.engine.engine_tasks import AT_ONCE, PATIENCE, EngineTask, EngineTasks, TaskCancelledError
+from newleaf.generate.engine.engine_tasks import (
+    AT_ONCE,
+    PATIENCE,
+    EngineTask,
+    EngineTasks,
+    TaskCancelledError,
+)
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer

@@ -19,7 +19,13 @@ ROOT = Path(__file__).parents[3]
 
 def run(program: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False
+        [sys.executable, "-c", program],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=ROOT,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -64,12 +70,15 @@ except CannotLower as reason:
 
 def test_a_processor_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(instruction_set.SETTING, "avx3")
-    with pytest.raises(InputError, match="NEWLEAF_CPU: there is no 'avx3'; it is one of avx512, avx-vnni, avx2 and none"):
+    with pytest.raises(
+        InputError, match="NEWLEAF_CPU: there is no 'avx3'; it is one of avx512, avx-vnni, avx2 and none"
+    ):
         instruction_set.setting()
 
 
 def test_generation_compiles_for_arm_without_any_instruction_of_x86() -> None:
-    """Compiled, not run: LLVM makes NEON code of the whole program, with dot products, and asks for no function but the C library's."""
+    """Compiled, not run: LLVM makes NEON code of the whole program, with dot products, and asks for no
+    function but the C library's."""
     program = """
 import re
 import llvmlite.binding as llvm

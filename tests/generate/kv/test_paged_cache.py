@@ -1,4 +1,5 @@
-"""Keys and values in 8 bits, and in layer groups that windows bound: against bf16 or fp32 caches, and against the arithmetic itself."""
+"""Keys and values in 8 bits, and in layer groups that windows bound: against bf16 or fp32 caches, and against
+the arithmetic itself."""
 
 from __future__ import annotations
 
@@ -21,17 +22,29 @@ from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 pytest.importorskip("numba")
 
-GROUPED = {"n_kv_head": 2, "head_dim": 24, "positions": "rotary", "norm": "rms_norm", "qk_norm": True, "init_std": 0.2}
+GROUPED = {
+    "n_kv_head": 2,
+    "head_dim": 24,
+    "positions": "rotary",
+    "norm": "rms_norm",
+    "qk_norm": True,
+    "init_std": 0.2,
+}
 
 
 def network(**fields: object) -> GPT:
     torch.manual_seed(5)
-    return GPT(GPTConfig.from_dict({"vocab_size": 257, "context_length": 256, "n_layer": 2, "n_head": 4, "n_embd": 48, **fields})).eval()
+    return GPT(
+        GPTConfig.from_dict(
+            {"vocab_size": 257, "context_length": 256, "n_layer": 2, "n_head": 4, "n_embd": 48, **fields}
+        )
+    ).eval()
 
 
 SHAPES = {
     "grouped, of an odd width": GROUPED,
-    "windows and sinks": GROUPED | {"n_layer": 3, "windows": (40, 0, 40), "sinks": True, "yarn_factor": 4.0, "yarn_context": 64},
+    "windows and sinks": GROUPED
+    | {"n_layer": 3, "windows": (40, 0, 40), "sinks": True, "yarn_factor": 4.0, "yarn_context": 64},
     "heads apart, learned": {"init_std": 0.2},
     "heads of three groups": {"n_head": 2, "head_dim": 80, "init_std": 0.2},
 }
@@ -51,7 +64,9 @@ def rounded_keys(x: torch.Tensor) -> torch.Tensor:
 class RoundedCache(KVCache):
     """The reference: plain fp32 numbers that were rounded."""
 
-    def append(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return super().append(layer, rounded_keys(keys), rounded(values))
 
 
@@ -65,14 +80,18 @@ def test_kernels_and_network_compute_with_numbers_rounded_to_8_bits_once(shape: 
     for position, token in enumerate(ids.tolist()):
         wanted = made(ids[None, position : position + 1], cache=reference)[0, 0]
         assert torch.allclose(made(ids[None, position : position + 1], cache=ours)[0, 0], wanted, atol=1e-4)
-        # A code that stands between two is rounded either way, and the query is kept to 1/32,000 of its largest.
-        assert float((runner.step([token], [position], [0])[0] - wanted).abs().max()) < 0.02 * float(wanted.std())
+        # A code that stands between two is rounded either way, and the query is kept to 1/32,000 of its
+        # largest.
+        assert float((runner.step([token], [position], [0])[0] - wanted).abs().max()) < 0.02 * float(
+            wanted.std()
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()
 def test_8_bits_move_logits_by_a_little(shape: str) -> None:
-    """Random networks are the worst case: every key counts. Keys and values are off by up to 1/254 of their largest."""
+    """Random networks are the worst case: every key counts. Keys and values are off by up to 1/254 of their
+    largest."""
     made = network(**SHAPES[shape])
     ids = torch.randint(257, (90,)).tolist()
     wanted = made(torch.tensor([ids]))[0, -1]
@@ -96,8 +115,14 @@ def test_a_prompt_read_at_once_leaves_the_codes_of_one_read_token_by_token() -> 
 
 def test_memory_of_8_bits_is_counted_with_its_scales() -> None:
     config = network(**SHAPES["heads apart, learned"]).config.replace(head_dim=64)
-    pages = {kind: PagedCache(config, kind, 1, 256, limit=1 << 20) for kind in (torch.float32, torch.bfloat16, torch.int8)}
-    a_token = {kind: 2 * 2 * 4 * size for kind, size in ((torch.float32, 256), (torch.bfloat16, 128), (torch.int8, 64 + (8 + 4) / 2))}
+    pages = {
+        kind: PagedCache(config, kind, 1, 256, limit=1 << 20)
+        for kind in (torch.float32, torch.bfloat16, torch.int8)
+    }
+    a_token = {
+        kind: 2 * 2 * 4 * size
+        for kind, size in ((torch.float32, 256), (torch.bfloat16, 128), (torch.int8, 64 + (8 + 4) / 2))
+    }
     for kind, made in pages.items():
         made.reserve(0, 0, PAGE)
         assert made.nbytes == made.page_bytes == PAGE * a_token[kind]
@@ -107,9 +132,16 @@ def test_memory_of_8_bits_is_counted_with_its_scales() -> None:
 
 def test_layers_with_like_windows_share_pages_of_one_size() -> None:
     found = layer_groups_of(GPTConfig(64, 512, 6, 2, 32, windows=(9, 0, 9, 0, 9, 600)))
-    assert [(layer_group.layers, layer_group.window) for layer_group in found] == [((1, 3, 5), 0), ((0, 2, 4), 9)]
-    assert [layer_group.window for layer_group in layer_groups_of(GPTConfig(64, 512, 3, 2, 32, windows=(9, 0, 9)))] == [0, 9, 9]
-    assert [layer_group.layers for layer_group in layer_groups_of(GPTConfig(64, 512, 3, 2, 32))] == [(0, 1, 2)]
+    assert [(layer_group.layers, layer_group.window) for layer_group in found] == [
+        ((1, 3, 5), 0),
+        ((0, 2, 4), 9),
+    ]
+    assert [
+        layer_group.window for layer_group in layer_groups_of(GPTConfig(64, 512, 3, 2, 32, windows=(9, 0, 9)))
+    ] == [0, 9, 9]
+    assert [layer_group.layers for layer_group in layer_groups_of(GPTConfig(64, 512, 3, 2, 32))] == [
+        (0, 1, 2)
+    ]
 
 
 @torch.no_grad()
@@ -159,7 +191,9 @@ def test_pages_that_windows_passed_are_lent_while_there_are_few_of_them() -> Non
 
 def test_a_limit_is_kept_and_what_nobody_uses_gives_way() -> None:
     config = network(**GROUPED | {"windows": (40, 0)}).config
-    pages = PagedCache(config, torch.int8, 2, 256, limit=14 * PagedCache(config, torch.int8, 1, 256).page_bytes)
+    pages = PagedCache(
+        config, torch.int8, 2, 256, limit=14 * PagedCache(config, torch.int8, 1, 256).page_bytes
+    )
     pages.reserve(0, 0, 160)
     pages.publish(0, list(range(160)))
     with pytest.raises(OutOfPagesError):
@@ -179,14 +213,17 @@ def model() -> Model:
 
 @pytest.mark.parametrize("kind", ["kernels", "network"])
 def test_texts_in_8_bits_are_the_same_alone_together_lent_and_guessed(kind: str, model: Model) -> None:
-    """Sixteen prompts of which many begin alike; guesses that are rolled back; windows that are narrower than the shared beginning."""
+    """Sixteen prompts of which many begin alike; guesses that are rolled back; windows that are narrower than
+    the shared beginning."""
     prompts = ["abc" * 30 + "de"[: n % 3] + "xyz"[n % 2 :] for n in range(8)]
     config = {"max_tokens": 30, "temperature": 0}
 
     def slots(count: int) -> Executor:
         if kind == "network":
             return ModuleExecutor(model.network, count, cache=torch.int8)
-        return LoweredExecutor(LoweredRunner(model.network, count, threads=2, cache=torch.int8), deterministic=True)
+        return LoweredExecutor(
+            LoweredRunner(model.network, count, threads=2, cache=torch.int8), deterministic=True
+        )
 
     def write(engine: Engine, some: list[str], speculation: str) -> list[str]:
         texts = ["" for _ in some]
@@ -208,13 +245,16 @@ def test_a_model_opened_with_8_bits_writes_with_them(model: Model, tmp_path: Pat
     slots = opened.engine().executor
     assert isinstance(slots, LoweredExecutor)
     assert slots.runner.pages.dtype == torch.int8
-    assert opened.generate("ab", max_tokens=8, temperature=0) == model.generate("ab", max_tokens=8, temperature=0)
+    assert opened.generate("ab", max_tokens=8, temperature=0) == model.generate(
+        "ab", max_tokens=8, temperature=0
+    )
     with pytest.raises(InputError, match="cache: 'int4' is not one of bf16, int8"):
         load(tmp_path / "m", cache="int4")
 
 
 def test_smollm2_believes_the_same_with_8_bits(shared_data: Path) -> None:
-    """Log-probabilities of a text, token by token; greedy texts part where two tokens are nearly as likely."""
+    """Log-probabilities of a text, token by token; greedy texts part where two tokens are nearly as
+    likely."""
     smol = shared_data.parent / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
     text = "The capital of France is Paris. The sun rises in the east, and two and two are four. Once upon a time, there was a little girl."
     found = []

@@ -1,4 +1,5 @@
-"""Bias, penalties, bans and forced tokens, row by row: stock transformers where it has them, and slow references."""
+"""Bias, penalties, bans and forced tokens, row by row: stock transformers where it has them, and slow
+references."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ HISTORY = [3, 4, 5, 3, 4, 9, 3, 4]
 PLAIN = SamplerRow(SamplingConfig(), [7, 7, 7, 7], 2, 0)
 
 
-def shaped(row: int = 0, prompt: int = 5, ends: frozenset[int] = frozenset(), **options: object) -> torch.Tensor:
+def shaped(
+    row: int = 0, prompt: int = 5, ends: frozenset[int] = frozenset(), **options: object
+) -> torch.Tensor:
     """One row's logits, shaped between two rows without options, which must stay as they are."""
     rows = [PLAIN] * 3
     rows[row] = SamplerRow(SamplingConfig(**options), list(HISTORY), prompt, 0, 0, ends)  # type: ignore[arg-type]
@@ -46,13 +49,19 @@ def test_repetition_is_penalized_as_in_stock_transformers(size: int, penalty: fl
     processors: list[object] = [RepetitionPenaltyLogitsProcessor(penalty)]
     if size:
         processors.append(NoRepeatNGramLogitsProcessor(size))
-    torch.testing.assert_close(shaped(1, repetition_penalty=penalty, no_repeat_ngram_size=size), stock(1, *processors))
+    torch.testing.assert_close(
+        shaped(1, repetition_penalty=penalty, no_repeat_ngram_size=size), stock(1, *processors)
+    )
 
 
 def test_bias_bans_min_tokens_and_forced_tokens_are_those_of_stock_transformers() -> None:
     bias = {4: 2.5, 30: -3.0}
-    torch.testing.assert_close(shaped(logit_bias=bias), stock(0, SequenceBiasLogitsProcessor([[[i], b] for i, b in bias.items()])))
-    torch.testing.assert_close(shaped(2, banned_tokens=(1, 49)), stock(2, SuppressTokensLogitsProcessor([1, 49])))
+    torch.testing.assert_close(
+        shaped(logit_bias=bias), stock(0, SequenceBiasLogitsProcessor([[[i], b] for i, b in bias.items()]))
+    )
+    torch.testing.assert_close(
+        shaped(2, banned_tokens=(1, 49)), stock(2, SuppressTokensLogitsProcessor([1, 49]))
+    )
     for least in (3, 4):
         wanted = stock(0, MinNewTokensLengthLogitsProcessor(5, least, [8, 9]))
         torch.testing.assert_close(shaped(0, min_tokens=least, ends=frozenset({8, 9})), wanted)
@@ -62,11 +71,19 @@ def test_bias_bans_min_tokens_and_forced_tokens_are_those_of_stock_transformers(
 
 
 @pytest.mark.parametrize(("often", "once"), [(0.7, 0.0), (0.0, 1.1), (-0.5, 0.25)])
-def test_frequency_and_presence_penalties_count_what_was_written_and_not_the_prompt(often: float, once: float) -> None:
-    """The formula of OpenAI's API reference, term by term: mu[j] - c[j] * frequency - float(c[j] > 0) * presence."""
+def test_frequency_and_presence_penalties_count_what_was_written_and_not_the_prompt(
+    often: float, once: float
+) -> None:
+    """The formula of OpenAI's API reference, term by term: mu[j] - c[j] * frequency - float(c[j] > 0) *
+    presence."""
     written = HISTORY[2:]
-    wanted = [value - written.count(j) * often - float(written.count(j) > 0) * once for j, value in enumerate(LOGITS[0].tolist())]
-    torch.testing.assert_close(shaped(0, prompt=2, frequency_penalty=often, presence_penalty=once), torch.tensor(wanted))
+    wanted = [
+        value - written.count(j) * often - float(written.count(j) > 0) * once
+        for j, value in enumerate(LOGITS[0].tolist())
+    ]
+    torch.testing.assert_close(
+        shaped(0, prompt=2, frequency_penalty=often, presence_penalty=once), torch.tensor(wanted)
+    )
 
 
 def test_the_steps_come_in_the_order_that_the_documentation_gives() -> None:

@@ -1,4 +1,5 @@
-"""Temperature, truncations and draws: stock transformers' own processors are the reference, on the same logits."""
+"""Temperature, truncations and draws: stock transformers' own processors are the reference, on the same
+logits."""
 
 from __future__ import annotations
 
@@ -36,10 +37,19 @@ CASES: list[tuple[dict[str, float], list[object]]] = [
     ({"temperature": 1.0, "top_p": 0.0001}, [TopPLogitsWarper(0.0001)]),
     ({"temperature": 0.9, "min_p": 0.1}, [TemperatureLogitsWarper(0.9), MinPLogitsWarper(0.1)]),
     ({"temperature": 1.0, "typical_p": 0.5}, [TypicalLogitsWarper(0.5)]),
-    ({"temperature": 1.5, "top_k": 30, "typical_p": 0.9}, [TemperatureLogitsWarper(1.5), TopKLogitsWarper(30), TypicalLogitsWarper(0.9)]),
+    (
+        {"temperature": 1.5, "top_k": 30, "typical_p": 0.9},
+        [TemperatureLogitsWarper(1.5), TopKLogitsWarper(30), TypicalLogitsWarper(0.9)],
+    ),
     (
         {"temperature": 0.9, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "typical_p": 0.95},
-        [TemperatureLogitsWarper(0.9), TopKLogitsWarper(20), TopPLogitsWarper(0.8), MinPLogitsWarper(0.05), TypicalLogitsWarper(0.95)],
+        [
+            TemperatureLogitsWarper(0.9),
+            TopKLogitsWarper(20),
+            TopPLogitsWarper(0.8),
+            MinPLogitsWarper(0.05),
+            TypicalLogitsWarper(0.95),
+        ],
     ),
     ({"temperature": 1.0, "top_k": 500}, []),
 ]
@@ -51,9 +61,13 @@ def stock(reference: Sequence[object], logits: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("options", "reference"), CASES)
-def test_probabilities_are_those_of_stock_transformers(options: dict[str, float], reference: list[object]) -> None:
+def test_probabilities_are_those_of_stock_transformers(
+    options: dict[str, float], reference: list[object]
+) -> None:
     wanted = stock(reference, LOGITS)
-    torch.testing.assert_close(probabilities(LOGITS, [SamplingConfig(**options)] * 6), wanted, atol=1e-6, rtol=1e-5)  # type: ignore[arg-type]
+    torch.testing.assert_close(
+        probabilities(LOGITS, [SamplingConfig(**options)] * 6), wanted, atol=1e-6, rtol=1e-5
+    )  # type: ignore[arg-type]
 
 
 def test_rows_with_options_of_their_own_do_not_touch_each_other() -> None:
@@ -61,7 +75,9 @@ def test_rows_with_options_of_their_own_do_not_touch_each_other() -> None:
     logits = torch.randn(len(cases), 3000, generator=torch.Generator().manual_seed(4))
     together = probabilities(logits, [SamplingConfig(**options) for options, _ in cases])  # type: ignore[arg-type]
     for row, (_, reference) in enumerate(cases):
-        torch.testing.assert_close(together[row : row + 1], stock(reference, logits[row : row + 1]), atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(
+            together[row : row + 1], stock(reference, logits[row : row + 1]), atol=1e-6, rtol=1e-4
+        )
 
 
 def test_a_flat_distribution_over_a_large_vocabulary_keeps_its_top_p() -> None:
@@ -82,7 +98,9 @@ def test_tiny_temperatures_do_not_overflow() -> None:
     assert torch.isfinite(found).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"top_k": 9}, {"top_p": 0.8, "temperature": 1.7}, {"min_p": 0.05}, {"typical_p": 0.7}])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_k": 9}, {"top_p": 0.8, "temperature": 1.7}, {"min_p": 0.05}, {"typical_p": 0.7}]
+)
 def test_draws_have_the_probabilities_they_should(options: dict[str, float]) -> None:
     config = SamplingConfig(**{"temperature": 1.0, **options})  # type: ignore[arg-type]
     draws = torch.tensor(sample_tokens(LOGITS[:1].expand(8000, -1), rows_of(config, 8000)))
@@ -104,7 +122,17 @@ def test_numbers_of_one_request_are_uniform_and_unrelated_to_those_of_its_neighb
         assert kstest(numbers, "uniform").pvalue > 0.001
         pairs = torch.tensor(numbers)
         assert abs(torch.corrcoef(torch.stack([pairs[:-1], pairs[1:]]))[0, 1]) < 0.03
-    assert len({uniform(seed, sample, place) for seed in range(20) for sample in range(20) for place in range(20)}) == 8000
+    assert (
+        len(
+            {
+                uniform(seed, sample, place)
+                for seed in range(20)
+                for sample in range(20)
+                for place in range(20)
+            }
+        )
+        == 8000
+    )
 
 
 def test_a_draw_at_the_edges_never_gives_an_impossible_token() -> None:
@@ -116,7 +144,9 @@ def test_a_draw_at_the_edges_never_gives_an_impossible_token() -> None:
     found = draw(sparse, numbers)
     assert (sparse.gather(1, found[:, None]) > 0).all()
     exact = torch.searchsorted(
-        sparse.double().cumsum(-1), torch.tensor(numbers).double()[:, None] * sparse.double().sum(-1, True), right=True
+        sparse.double().cumsum(-1),
+        torch.tensor(numbers).double()[:, None] * sparse.double().sum(-1, True),
+        right=True,
     )
     assert (found == exact.squeeze(1))[:1500].float().mean() > 0.99
 

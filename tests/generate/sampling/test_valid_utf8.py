@@ -1,4 +1,5 @@
-"""Claims about tokens that would make text which is not UTF-8: they are not sampled, and everything else is as before."""
+"""Claims about tokens that would make text which is not UTF-8: they are not sampled, and everything else is
+as before."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def tokenizer_of(kind: str) -> Tokenizer:
 def model_of(tokenizer: Tokenizer, **shape: Any) -> Model:
     """Random weights: it writes any token after any other."""
     torch.manual_seed(0)
-    config = GPTConfig(tokenizer.vocab_size, 128, 1, 2, 16, **{"positions": "rotary", "tie_embeddings": False} | shape)
+    config = GPTConfig(
+        tokenizer.vocab_size, 128, 1, 2, 16, **{"positions": "rotary", "tie_embeddings": False} | shape
+    )
     return Model(GPT(config).eval(), tokenizer, "newleaf")
 
 
@@ -55,7 +58,10 @@ def test_sampled_text_holds_no_replacement_character(kind: str) -> None:
 
 def test_a_seed_gives_the_text_it_gave_up_to_the_first_wrong_byte() -> None:
     model = model_of(tokenizer_of("bpe"))
-    before, now = (model.generate("a", max_tokens=60, temperature=1.0, seed=5, valid_utf8=how) for how in ("off", "sampled"))
+    before, now = (
+        model.generate("a", max_tokens=60, temperature=1.0, seed=5, valid_utf8=how)
+        for how in ("off", "sampled")
+    )
     assert SIGN in before
     assert now.startswith(before[: before.index(SIGN)])
 
@@ -82,7 +88,9 @@ def test_greedy_text_and_beams_are_stock_unless_asked_otherwise() -> None:
     assert SIGN not in always
     assert len(always) == 3  # of three bytes each
     for how, expected in (("sampled", True), ("always", False)):
-        assert (SIGN in model.generate("a", max_tokens=9, beams=2, logit_bias=bias, valid_utf8=how)) is expected
+        assert (
+            SIGN in model.generate("a", max_tokens=9, beams=2, logit_bias=bias, valid_utf8=how)
+        ) is expected
 
 
 def test_a_prompt_that_ends_inside_a_character_is_completed() -> None:
@@ -104,14 +112,19 @@ def test_the_end_of_text_is_not_drawn_inside_a_character() -> None:
     logits = torch.full((1, tokenizer.vocab_size), -5.0)
     logits[0, end] = 5.0
     for begun, expected in ((b"", True), (b"\xe6", False)):
-        rows = [SamplerRow(SamplingConfig(temperature=1.0), [0], 1, seed, utf8=tokenizer.utf8, begun=begun) for seed in range(50)]
+        rows = [
+            SamplerRow(SamplingConfig(temperature=1.0), [0], 1, seed, utf8=tokenizer.utf8, begun=begun)
+            for seed in range(50)
+        ]
         assert (end in sample_tokens(logits.expand(50, -1), rows)) is expected
 
 
 def test_where_no_valid_token_is_left_the_text_goes_on() -> None:
     tokenizer = tokenizer_of("byte")
     model = model_of(tokenizer)
-    text = model.generate("a", max_tokens=3, temperature=1.0, seed=1, forced_tokens={0: 0xE4, 1: 0xE4, 2: 0x61})
+    text = model.generate(
+        "a", max_tokens=3, temperature=1.0, seed=1, forced_tokens={0: 0xE4, 1: 0xE4, 2: 0x61}
+    )
     assert text == SIGN + SIGN + "a"
 
 
@@ -126,9 +139,22 @@ def test_speculation_changes_no_text_that_was_chosen_anew(kind: str) -> None:
     assert model.generate("春眠春眠春眠", draft=draft, **config) == plain
 
 
-def test_the_command_takes_the_option_and_other_words_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_takes_the_option_and_other_words_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model_of(tokenizer_of("byte")).save(tmp_path / "m")
-    arguments = ["generate", str(tmp_path / "m"), "a", "--max-tokens", "60", "--temperature", "1", "--seed", "1", "--json"]
+    arguments = [
+        "generate",
+        str(tmp_path / "m"),
+        "a",
+        "--max-tokens",
+        "60",
+        "--temperature",
+        "1",
+        "--seed",
+        "1",
+        "--json",
+    ]
     texts = []
     for how in ([], ["--valid-utf8", "off"]):
         assert main([*arguments, *how]) == 0

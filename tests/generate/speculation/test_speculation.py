@@ -1,4 +1,5 @@
-"""Proposals, found in the text or drafted by a small network: they change no text, and stop where they do not pay."""
+"""Proposals, found in the text or drafted by a small network: they change no text, and stop where they do not
+pay."""
 
 from __future__ import annotations
 
@@ -32,7 +33,14 @@ def make(seed: int = 1, noise: float = 0.0, context: int = CONTEXT, **shape: Any
     """Random weights over raw bytes; `noise` moves those of the same seed a little."""
     tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
     torch.manual_seed(seed)
-    config = GPTConfig(tokenizer.vocab_size, context, 2, 2, 32, **{"positions": "rotary", "init_std": 0.3, "tie_embeddings": False} | shape)
+    config = GPTConfig(
+        tokenizer.vocab_size,
+        context,
+        2,
+        2,
+        32,
+        **{"positions": "rotary", "init_std": 0.3, "tie_embeddings": False} | shape,
+    )
     network = GPT(config).eval()
     with torch.no_grad():
         for weight in network.parameters():
@@ -51,32 +59,51 @@ def sister() -> Model:
     return make(noise=0.05)
 
 
-def engine_of(model: Model, draft: Model | None, kernels: bool = True, cost: float = 0.01, limit: int | None = None) -> Engine:
+def engine_of(
+    model: Model, draft: Model | None, kernels: bool = True, cost: float = 0.01, limit: int | None = None
+) -> Engine:
     """Four slots; the draft's steps take `cost` of a step of the model, and rows nothing."""
     slots: Executor = ModuleExecutor(model.network, 4, limit)
     if kernels:
         pytest.importorskip("numba")
         slots = LoweredExecutor(LoweredRunner(model.network, 4, threads=1, limit=limit))
-    engine = Engine(model.network, model.tokenizer, runner=slots, draft=draft.network if draft is not None else None, limit=limit)
+    engine = Engine(
+        model.network,
+        model.tokenizer,
+        runner=slots,
+        draft=draft.network if draft is not None else None,
+        limit=limit,
+    )
     engine.speculator.step_cost = FixedStepCost(1.0, 0.001)
     if engine.speculator.draft is not None:
         engine.speculator.draft.step_cost = FixedStepCost(cost, 0.0)
     return engine
 
 
-def texts(engine: Engine, config: SamplingConfig, prompts: list[str] = PROMPTS) -> list[tuple[str, list[Any]]]:
+def texts(
+    engine: Engine, config: SamplingConfig, prompts: list[str] = PROMPTS
+) -> list[tuple[str, list[Any]]]:
     """What each prompt's request gives: text and scores of each of its texts."""
     found: dict[tuple[int, int], tuple[str, list[Any]]] = {}
     for piece in engine.write(prompts, config):
         text, scores = found.get((piece.prompt, piece.sample), ("", []))
-        found[piece.prompt, piece.sample] = text + piece.text, [*scores, *piece.scores, *([piece.end] if piece.end else [])]
+        found[piece.prompt, piece.sample] = (
+            text + piece.text,
+            [*scores, *piece.scores, *([piece.end] if piece.end else [])],
+        )
     return [found[key] for key in sorted(found)]
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0, "min_tokens": 40},
     "sampled": {"temperature": 0.8, "top_p": 0.95, "seed": 3, "min_tokens": 40},
-    "penalties": {"temperature": 0.7, "seed": 4, "frequency_penalty": 0.4, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3},
+    "penalties": {
+        "temperature": 0.7,
+        "seed": 4,
+        "frequency_penalty": 0.4,
+        "repetition_penalty": 1.2,
+        "no_repeat_ngram_size": 3,
+    },
     "log-probabilities": {"temperature": 0.5, "seed": 5, "logprobs": 2, "min_tokens": 40},
     "several texts": {"temperature": 0.5, "seed": 6, "n": 2},
     "best of": {"temperature": 0.5, "seed": 7, "n": 2, "best_of": 3},
@@ -92,9 +119,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "kernels"), [*((name, True) for name in OPTIONS), ("greedy", False), ("several texts", False)])
+@pytest.mark.parametrize(
+    ("name", "kernels"), [*((name, True) for name in OPTIONS), ("greedy", False), ("several texts", False)]
+)
 def test_a_drafts_guesses_change_no_text(model: Model, sister: Model, name: str, kernels: bool) -> None:
-    """Against the same engine without proposals, four prompts side by side; log-probabilities too, by the kernels to the last bit."""
+    """Against the same engine without proposals, four prompts side by side; log-probabilities too, by the
+    kernels to the last bit."""
     if {"regex", "choice"} & OPTIONS[name].keys():
         pytest.importorskip("llguidance")
     config = {"max_tokens": 40} | OPTIONS[name]
@@ -125,20 +155,25 @@ def test_greedy_text_is_that_of_stock_transformers(tmp_path: Path) -> None:
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     for prompt in PROMPTS[:2]:
         ids = model.tokenizer.encode(prompt)
-        wanted = stock.generate(torch.tensor([ids]), max_new_tokens=80, min_new_tokens=80, do_sample=False, pad_token_id=0)[0, len(ids) :]
+        wanted = stock.generate(
+            torch.tensor([ids]), max_new_tokens=80, min_new_tokens=80, do_sample=False, pad_token_id=0
+        )[0, len(ids) :]
         found = model.generate(prompt, draft=draft, max_tokens=80, min_tokens=80, temperature=0)
         assert found == whole_text(model.tokenizer, wanted.tolist())
 
 
 def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model) -> None:
-    """The second token of 400 texts, which the draft proposals, beside what the model's own probabilities say: a chi-squared test."""
+    """The second token of 400 texts, which the draft proposals, beside what the model's own probabilities
+    say: a chi-squared test."""
     from scipy.stats import chisquare
 
     engine, count = engine_of(model, sister), 400
     ids = model.tokenizer.encode("abc")
     seen: dict[int, int] = {}
     for seed in range(count):
-        config = SamplingConfig(max_tokens=3, min_tokens=3, temperature=1.0, top_k=4, seed=seed, valid_utf8="off")
+        config = SamplingConfig(
+            max_tokens=3, min_tokens=3, temperature=1.0, top_k=4, seed=seed, valid_utf8="off"
+        )
         request = engine._hand_in(ids, config, 0)
         list(engine._drive([request]))
         token = request.samples[0].row.ids[len(ids) + 1]
@@ -150,7 +185,10 @@ def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model
         with torch.no_grad():
             logits = model.network(torch.tensor([context]))[0, -1, allowed]
         best = logits.topk(4)
-        return {allowed[place]: float(p) for place, p in zip(best.indices.tolist(), best.values.double().softmax(0).tolist(), strict=True)}
+        return {
+            allowed[place]: float(p)
+            for place, p in zip(best.indices.tolist(), best.values.double().softmax(0).tolist(), strict=True)
+        }
 
     wanted: dict[int, float] = {}
     for first, probability in chances(ids).items():
@@ -162,7 +200,8 @@ def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model
 
 @pytest.mark.parametrize("context", [CONTEXT, 64])
 def test_what_the_draft_has_read_is_the_text_whatever_was_wrong_before(model: Model, context: int) -> None:
-    """Its logits at every step, beside the draft reading from scratch: after wrong proposals, in company, past the end of the contexts."""
+    """Its logits at every step, beside the draft reading from scratch: after wrong proposals, in company,
+    past the end of the contexts."""
     draft = make(noise=0.1, context=context)
     engine = engine_of(model, draft)
     found, checked = engine.speculator.draft, 0
@@ -194,7 +233,9 @@ def test_what_the_draft_has_read_is_the_text_whatever_was_wrong_before(model: Mo
     assert drafted == texts(engine_of(model, None), config, PROMPTS[:2])
 
 
-def test_a_draft_saves_rounds_and_one_that_is_the_model_itself_is_always_right(model: Model, sister: Model) -> None:
+def test_a_draft_saves_rounds_and_one_that_is_the_model_itself_is_always_right(
+    model: Model, sister: Model
+) -> None:
     config = SamplingConfig(max_tokens=96, min_tokens=96, temperature=0)
     rounds = {}
     for name, draft in (("none", None), ("sister", sister), ("itself", model)):
@@ -209,13 +250,18 @@ def test_a_draft_saves_rounds_and_one_that_is_the_model_itself_is_always_right(m
         texts(engine, config, ["über"])
         rounds[name] = count[0]
         if name == "itself":
-            assert engine.speculator.acceptance_counts["draft"].accepted == engine.speculator.acceptance_counts["draft"].proposed > 40
+            assert (
+                engine.speculator.acceptance_counts["draft"].accepted
+                == engine.speculator.acceptance_counts["draft"].proposed
+                > 40
+            )
     assert rounds["itself"] < rounds["none"] / 3
     assert rounds["sister"] < rounds["none"] / 1.5
 
 
 def test_a_draft_that_does_not_pay_is_left_alone(model: Model) -> None:
-    """One that is never right, and one that is always right and takes as long as the model; the first costs a few steps to find out."""
+    """One that is never right, and one that is always right and takes as long as the model; the first costs a
+    few steps to find out."""
     config = SamplingConfig(max_tokens=100, min_tokens=100, temperature=1.0, seed=2)
     engine = engine_of(model, make(77), cost=0.1)
     engine.speculator.step_cost = FixedStepCost(1.0, 0.1)
@@ -250,7 +296,10 @@ def test_texts_come_and_go_while_others_are_drafted(model: Model, sister: Model)
     config = SamplingConfig(max_tokens=60, min_tokens=60, temperature=0.5, seed=3)
     wanted = texts(engine_of(model, None), config, ["abc"])[0][0]
     with engine_of(model, sister) as engine:
-        long = [engine.submit("xy", SamplingConfig(max_tokens=5000, min_tokens=5000, seed=number)) for number in range(6)]
+        long = [
+            engine.submit("xy", SamplingConfig(max_tokens=5000, min_tokens=5000, seed=number))
+            for number in range(6)
+        ]
         mine = engine.submit("abc", config)
         for request in long[:4]:
             next(iter(request))
@@ -302,22 +351,36 @@ def test_a_constraint_is_asked_before_anything_is_guessed(model: Model, sister: 
 
 def test_deterministic_engines_give_the_same_bits_with_a_draft(model: Model, sister: Model) -> None:
     config = SamplingConfig(max_tokens=60, min_tokens=60, seed=3, logprobs=1)
-    for make_slots in (lambda: LoweredExecutor(LoweredRunner(model.network, 4, threads=1), True), lambda: ModuleExecutor(model.network, 4)):
+    for make_slots in (
+        lambda: LoweredExecutor(LoweredRunner(model.network, 4, threads=1), True),
+        lambda: ModuleExecutor(model.network, 4),
+    ):
         found = []
         for draft in (None, sister.network):
-            engine = Engine(model.network, model.tokenizer, deterministic=True, runner=make_slots(), draft=draft)
+            engine = Engine(
+                model.network, model.tokenizer, deterministic=True, runner=make_slots(), draft=draft
+            )
             if engine.speculator.draft is not None:
-                engine.speculator.step_cost, engine.speculator.draft.step_cost = FixedStepCost(1.0, 0.0), FixedStepCost(0.01, 0.0)
+                engine.speculator.step_cost, engine.speculator.draft.step_cost = (
+                    FixedStepCost(1.0, 0.0),
+                    FixedStepCost(0.01, 0.0),
+                )
             found.append(texts(engine, config))
         assert found[0] == found[1]
 
 
-def test_what_does_not_fit_is_refused_or_said(model: Model, sister: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_does_not_fit_is_refused_or_said(
+    model: Model, sister: Model, caplog: pytest.LogCaptureFixture
+) -> None:
     other = make()
     other.tokenizer = train_tokenizer(["abcabc"] * 9, TokenizerConfig(vocab_size=270))
     for draft, options, said in (
         (other, {}, "draft: its tokenizer is another one"),
-        (make(context=32), {}, "draft: its context of 32 tokens is too short to write ahead in; 64 are the least"),
+        (
+            make(context=32),
+            {},
+            "draft: its context of 32 tokens is too short to write ahead in; 64 are the least",
+        ),
         (sister, {"beams": 2}, "draft: cannot be combined with beams"),
         (sister, {"guidance_scale": 2.0}, "draft: cannot be combined with guidance_scale"),
         (sister, {"speculation": "off"}, "draft: speculation=off takes no guesses"),
@@ -342,7 +405,9 @@ def test_as_many_guesses_are_taken_as_make_most_tokens_a_second() -> None:
         reach = [probability**count for count in range(1, 16)]
         rates = [(1 + sum(reach[:count])) / step_cost.seconds(1, 1 + count) for count in range(16)]
         count, rate = step_cost.best(1, 1, reach)
-        assert (count, rate) == (rates.index(max(rates)), pytest.approx(max(rates))) or rates[0] * 1.02 >= max(rates)
+        assert (count, rate) == (rates.index(max(rates)), pytest.approx(max(rates))) or rates[
+            0
+        ] * 1.02 >= max(rates)
     assert [step_cost.best(1, 1, [probability])[0] for probability in (0.3, 0.5)] == [0, 1]
 
 
@@ -364,7 +429,8 @@ def test_look_up_goes_on_with_what_repeats_and_guesses_little_where_it_is_wrong(
     assert PromptLookup().find([1, 2, 3, 4], 4) == ([], 0)
     changed = PromptLookup()
     assert changed.find([1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4], 4) == ([5, 6, 7, 8], 4)
-    assert changed.find([1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 99], 2) == ([6, 7], 0)  # one token is another one, and then?
+    # one token is another one, and then?
+    assert changed.find([1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 99], 2) == ([6, 7], 0)
     acceptance = AcceptanceRates((0.5,))
     mine = acceptance.below()
     for _ in range(10):

@@ -34,7 +34,9 @@ def test_the_pieces_of_a_stream_put_together_are_the_text(model: Model) -> None:
 
 
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(model: Model) -> None:
-    first, second, third = (model.generate("a", max_tokens=30, min_tokens=30, temperature=1.0, seed=seed) for seed in (1, 1, 2))
+    first, second, third = (
+        model.generate("a", max_tokens=30, min_tokens=30, temperature=1.0, seed=seed) for seed in (1, 1, 2)
+    )
     assert first == second != third
 
 
@@ -58,15 +60,21 @@ def test_a_text_that_outgrows_the_context_is_marked_and_told(
 ) -> None:
     """The context has 32 tokens: 10 of the prompt, and 22 that fit or 23."""
     assert len(model.tokenizer.encode("0123456789")) == 10
-    options = {"max_tokens": 22 + more, "min_tokens": 22 + more, "seed": 1} | ({} if "beams" in way else {"temperature": 1.0})
+    options = {"max_tokens": 22 + more, "min_tokens": 22 + more, "seed": 1} | (
+        {} if "beams" in way else {"temperature": 1.0}
+    )
     (found,) = model.complete("0123456789", **options | way)
     assert (found.end, found.past_context) == ("length", bool(more))
     assert ("longer, prompt included, than the model's context of 32 tokens" in caplog.text) == bool(more)
 
 
-def test_a_file_of_prompts_names_the_texts_that_outgrew_the_context(model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_of_prompts_names_the_texts_that_outgrew_the_context(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "in.txt").write_text("ab\n0123456789012345\ncd\n0123456789012345\n")
-    model.generate_file(tmp_path / "in.txt", tmp_path / "out.jsonl", batch=1, max_tokens=20, min_tokens=20, seed=1)
+    model.generate_file(
+        tmp_path / "in.txt", tmp_path / "out.jsonl", batch=1, max_tokens=20, min_tokens=20, seed=1
+    )
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
     assert [row.get("past_context", False) for row in rows] == [False, True, False, True]
     assert [record.message.split(" longer")[0] for record in caplog.records] == ["2 texts are"]
@@ -87,7 +95,10 @@ def test_a_stop_string_ends_the_text_before_itself(model: Model) -> None:
     stop = whole[7:9]
     text = model.generate("a", max_tokens=60, min_tokens=60, temperature=1.0, seed=3, stop=[stop])
     assert text == whole[: whole.index(stop)]
-    ends = [piece.end for piece in model.pieces("a", max_tokens=60, min_tokens=60, temperature=1.0, seed=3, stop=[stop])]
+    ends = [
+        piece.end
+        for piece in model.pieces("a", max_tokens=60, min_tokens=60, temperature=1.0, seed=3, stop=[stop])
+    ]
     assert ends[-1] == "stop"
 
 
@@ -99,7 +110,9 @@ def test_min_tokens_keeps_the_end_away(model: Model) -> None:
         eager.head.bias[end] = 100.0
     hasty = Model(eager, model.tokenizer, "newleaf")
     assert hasty.generate("a", max_tokens=20, temperature=1.0, seed=1) == ""
-    letters = sum(len(piece.text) for piece in hasty.pieces("a", max_tokens=20, min_tokens=9, temperature=1.0, seed=1))
+    letters = sum(
+        len(piece.text) for piece in hasty.pieces("a", max_tokens=20, min_tokens=9, temperature=1.0, seed=1)
+    )
     assert 3 <= letters <= 9  # nine bytes, of which those of one broken character may come out as one
 
 
@@ -111,16 +124,26 @@ def test_an_empty_prompt_starts_from_the_beginning_of_text(model: Model) -> None
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(model: Model) -> None:
-    with pytest.raises(InputError, match="the prompt has 32 tokens and leaves no room to write: the context is 32"):
+    with pytest.raises(
+        InputError, match="the prompt has 32 tokens and leaves no room to write: the context is 32"
+    ):
         model.generate("x" * 32)
 
 
-@given(st.text(alphabet="abc", max_size=40), st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3), st.data())
+@given(
+    st.text(alphabet="abc", max_size=40),
+    st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3),
+    st.data(),
+)
 def test_stops_are_found_however_the_text_is_cut(text: str, stops: list[str], data: st.DataObject) -> None:
-    """The text up to the earliest stop, whatever pieces it came in; among stops that end at one place, pushed text decides."""
+    """The text up to the earliest stop, whatever pieces it came in; among stops that end at one place, pushed
+    text decides."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     finder = StopFinder(tuple(stops))
-    out = "".join(finder.push(text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)) + finder.finish()
+    out = (
+        "".join(finder.push(text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True))
+        + finder.finish()
+    )
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     if not places:
         assert out == text

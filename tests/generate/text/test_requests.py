@@ -1,4 +1,5 @@
-"""What a request asks for around the choice of tokens: several texts, the best, log-probabilities, echo, ends, truncation, files."""
+"""What a request asks for around the choice of tokens: several texts, the best, log-probabilities, echo,
+ends, truncation, files."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ def model() -> Model:
     torch.manual_seed(1)
     tokenizer = train_tokenizer(["a"], TokenizerConfig(kind="byte"))
     # Wider than the tokenizer: the rows past its end must count for nothing.
-    return Model(GPT(GPTConfig(tokenizer.vocab_size + 7, 64, 2, 2, 32, init_std=0.3)).eval(), tokenizer, "gpt2")
+    return Model(
+        GPT(GPTConfig(tokenizer.vocab_size + 7, 64, 2, 2, 32, init_std=0.3)).eval(), tokenizer, "gpt2"
+    )
 
 
 def network_logprobs(model: Model, ids: list[int]) -> torch.Tensor:
@@ -44,14 +47,18 @@ def test_n_is_a_list_of_texts_and_none_is_a_text(model: Model) -> None:
 
 
 def test_logprobs_are_the_networks_own_for_the_prompt_and_for_what_is_written(model: Model) -> None:
-    found = model.complete("hello", n=2, logprobs=3, prompt_logprobs=2, repetition_penalty=1.5, top_k=40, **OPTIONS)
+    found = model.complete(
+        "hello", n=2, logprobs=3, prompt_logprobs=2, repetition_penalty=1.5, top_k=40, **OPTIONS
+    )
     for text in found:
         ids = model.tokenizer.encode("hello")
         whole = ids + [token.id for token in text.tokens]
         logprobs = network_logprobs(model, whole)
         assert len(text.tokens) == 12 or text.end == "end"
         assert text.prompt_tokens[0].logprob is None
-        for place, (token, top) in enumerate([*((token, 2) for token in text.prompt_tokens), *((token, 3) for token in text.tokens)]):
+        for place, (token, top) in enumerate(
+            [*((token, 2) for token in text.prompt_tokens), *((token, 3) for token in text.tokens)]
+        ):
             assert token.id == whole[place]
             if place:
                 best = logprobs[place - 1].topk(top)
@@ -87,13 +94,18 @@ def test_a_stop_id_ends_the_text_before_its_token_and_not_before_min_tokens(mode
 def test_forced_and_banned_tokens_and_biases_reach_the_text(model: Model) -> None:
     x, y, z = model.tokenizer.encode("xyz")
     assert model.generate("ab", forced_tokens={0: x, 2: y}, max_tokens=3, logit_bias={z: 1000.0}) == "xzy"
-    assert model.generate("ab", max_tokens=5, logit_bias={z: 1000.0, y: 999.0}, banned_tokens=[z], temperature=0) == "yyyyy"
+    assert (
+        model.generate("ab", max_tokens=5, logit_bias={z: 1000.0, y: 999.0}, banned_tokens=[z], temperature=0)
+        == "yyyyy"
+    )
 
 
 def test_options_that_leave_no_token_end_the_text_as_stuck(model: Model) -> None:
     found = model.complete("ab", banned_tokens=list(range(model.tokenizer.vocab_size)), logprobs=0)[0]
     assert (found.text, found.end, found.tokens) == ("", "stuck", [])
-    assert model.complete("ab", banned_tokens=list(range(model.tokenizer.vocab_size)), beams=2)[0].end == "stuck"
+    assert (
+        model.complete("ab", banned_tokens=list(range(model.tokenizer.vocab_size)), beams=2)[0].end == "stuck"
+    )
 
 
 def test_a_prompt_that_is_too_long_is_refused_or_cut_on_the_left(model: Model) -> None:
@@ -102,11 +114,15 @@ def test_a_prompt_that_is_too_long_is_refused_or_cut_on_the_left(model: Model) -
         model.generate(long)
     assert model.generate(long, truncate="left", **OPTIONS) == model.generate(long[-52:], **OPTIONS)
     assert model.generate(long, truncate="left", echo=True, **OPTIONS).startswith(long[-52:])
-    assert len(model.complete(long, truncate="left", max_tokens=60, min_tokens=60, logprobs=0)[0].tokens) == 60
+    assert (
+        len(model.complete(long, truncate="left", max_tokens=60, min_tokens=60, logprobs=0)[0].tokens) == 60
+    )
 
 
 def test_guidance_goes_on_when_the_context_is_full(model: Model) -> None:
-    found = model.complete("a" * 50, guidance_scale=1.5, negative_prompt="b", max_tokens=40, min_tokens=40, logprobs=0)[0]
+    found = model.complete(
+        "a" * 50, guidance_scale=1.5, negative_prompt="b", max_tokens=40, min_tokens=40, logprobs=0
+    )[0]
     assert len(found.tokens) == 40
 
 
@@ -152,7 +168,9 @@ def test_a_file_of_prompts_becomes_one_line_each_as_if_written_alone(model: Mode
     assert {row["end"] for row in found} <= {"length", "end"}
 
 
-def test_a_second_start_goes_on_after_the_last_whole_line_with_the_same_texts(model: Model, tmp_path: Path) -> None:
+def test_a_second_start_goes_on_after_the_last_whole_line_with_the_same_texts(
+    model: Model, tmp_path: Path
+) -> None:
     prompts = tmp_path / "in.txt"
     prompts.write_text("one\n\ntwo\nthree\nfour\nfive\n")
     model.generate_file(prompts, tmp_path / "whole.jsonl", batch=2, n=2, **OPTIONS)
@@ -162,7 +180,17 @@ def test_a_second_start_goes_on_after_the_last_whole_line_with_the_same_texts(mo
     (tmp_path / "part.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
     (tmp_path / "whole.jsonl.settings.json").rename(tmp_path / "part.jsonl.settings.json")
     heard: list[tuple[int, int]] = []
-    assert model.generate_file(prompts, tmp_path / "part.jsonl", batch=1, n=2, on_progress=lambda *done: heard.append(done), **OPTIONS) == 2
+    assert (
+        model.generate_file(
+            prompts,
+            tmp_path / "part.jsonl",
+            batch=1,
+            n=2,
+            on_progress=lambda *done: heard.append(done),
+            **OPTIONS,
+        )
+        == 2
+    )
     assert heard == [(3, 5), (4, 5)]
     assert (tmp_path / "part.jsonl").read_bytes() == whole  # the same draws, whatever the batch
     assert model.generate_file(prompts, tmp_path / "part.jsonl", n=2, **OPTIONS) == 0
@@ -178,7 +206,9 @@ def test_a_second_start_goes_on_after_the_last_whole_line_with_the_same_texts(mo
         ("a.txt", "ok\n" + "x" * 70, "a.txt:2: the prompt has 70 tokens"),
     ],
 )  # fmt: skip
-def test_a_bad_line_is_named_before_anything_is_written(model: Model, tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_a_bad_line_is_named_before_anything_is_written(
+    model: Model, tmp_path: Path, name: str, content: str, said: str
+) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError) as caught:
         model.generate_file(tmp_path / name, tmp_path / "out.jsonl")

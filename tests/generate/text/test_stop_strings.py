@@ -34,7 +34,11 @@ def test_only_what_could_become_a_stop_string_is_held_back(stops: list[str], tex
     out = finder.push(text)
     if not finder.found:
         held = text[len(out) :]
-        ends = [text[-size:] for size in range(1, len(text) + 1) if any(stop.startswith(text[-size:]) for stop in stops)]
+        ends = [
+            text[-size:]
+            for size in range(1, len(text) + 1)
+            if any(stop.startswith(text[-size:]) for stop in stops)
+        ]
         assert held == max(ends, key=len, default="")
 
 

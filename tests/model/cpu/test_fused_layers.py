@@ -13,7 +13,14 @@ from torch import Tensor
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.cpu import fused_layers
 
-SMALL: dict[str, Any] = {"vocab_size": 515, "n_layer": 2, "n_embd": 64, "n_head": 2, "init": "normal", "init_std": 0.1}
+SMALL: dict[str, Any] = {
+    "vocab_size": 515,
+    "n_layer": 2,
+    "n_embd": 64,
+    "n_head": 2,
+    "init": "normal",
+    "init_std": 0.1,
+}
 QWEN: dict[str, Any] = {
     "n_inner": 192, "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary", "activation": "silu", "gated": True,
     "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False,
@@ -37,14 +44,20 @@ def network(name: str, length: int, **changes: Any) -> GPT:
     return net
 
 
-def loss_and_slopes(net: GPT, ids: Tensor, targets: Tensor, documents: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_and_slopes(
+    net: GPT, ids: Tensor, targets: Tensor, documents: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     net.zero_grad()
     loss = net.loss(ids, targets, documents=documents)
     loss.backward()
-    return loss.detach(), {name: weight.grad.clone() for name, weight in net.named_parameters() if weight.grad is not None}
+    return loss.detach(), {
+        name: weight.grad.clone() for name, weight in net.named_parameters() if weight.grad is not None
+    }
 
 
-def both_ways(net: GPT, ids: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, dict[str, Tensor]]]:
+def both_ways(
+    net: GPT, ids: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """With the loops, and with them switched off."""
     quick = loss_and_slopes(net, ids, targets)
     with monkeypatch.context() as patch:
@@ -61,10 +74,14 @@ def drawn(length: int, batch: int = 6) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("length", [96, 256, 304])
 @pytest.mark.parametrize("name", sorted(SHAPES))
-def test_a_training_step_has_the_loss_and_slopes_of_the_plain_modules(name: str, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_has_the_loss_and_slopes_of_the_plain_modules(
+    name: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     called = []
     monkeypatch.setattr(
-        fused_layers, "causal_attention", lambda *given, call=fused_layers.causal_attention: called.append(1) or call(*given)
+        fused_layers,
+        "causal_attention",
+        lambda *given, call=fused_layers.causal_attention: called.append(1) or call(*given),
     )
     (loss, gradients), (plain_loss, plain) = both_ways(network(name, length), *drawn(length), monkeypatch)
     assert len(called) == 2  # one a layer, and none with the loops off
@@ -73,7 +90,9 @@ def test_a_training_step_has_the_loss_and_slopes_of_the_plain_modules(name: str,
     for part, gradient in gradients.items():
         # The gradient of a key's bias is zero but for rounding: it moves all scores of a query alike.
         least = 1e-6 if part.endswith("attention.k.bias") else 1e-7
-        torch.testing.assert_close(gradient, plain[part], atol=least + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part)
+        torch.testing.assert_close(
+            gradient, plain[part], atol=least + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part
+        )
 
 
 @pytest.mark.parametrize("mean", [5, 70])
@@ -84,7 +103,9 @@ def test_documents_in_a_row_have_the_loss_and_slopes_that_they_have_alone(
 ) -> None:
     called = []
     monkeypatch.setattr(
-        fused_layers, "causal_attention", lambda *given, call=fused_layers.causal_attention: called.append(1) or call(*given)
+        fused_layers,
+        "causal_attention",
+        lambda *given, call=fused_layers.causal_attention: called.append(1) or call(*given),
     )
     net, (ids, targets) = network(name, length), drawn(length)
     documents = (torch.rand(ids.shape) < 1 / mean).int().cumsum(1)
@@ -102,10 +123,14 @@ def test_documents_in_a_row_have_the_loss_and_slopes_that_they_have_alone(
     torch.testing.assert_close(loss, alone.detach(), atol=1e-5, rtol=1e-5)
     for part, weight in net.named_parameters():
         assert weight.grad is not None
-        torch.testing.assert_close(gradients[part], weight.grad, atol=1e-6 + 5e-5 * float(weight.grad.abs().max()), rtol=0, msg=part)
+        torch.testing.assert_close(
+            gradients[part], weight.grad, atol=1e-6 + 5e-5 * float(weight.grad.abs().max()), rtol=0, msg=part
+        )
 
 
-def test_in_bf16_the_loops_are_no_further_from_the_truth_than_the_plain_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_bf16_the_loops_are_no_further_from_the_truth_than_the_plain_modules(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ids, targets = drawn(256)
     _, truth = loss_and_slopes(network("qwen3", 256).double(), ids, targets)
     (loss, gradients), (_, plain) = both_ways(network("qwen3", 256).bfloat16(), ids, targets, monkeypatch)
@@ -120,7 +145,8 @@ def test_in_bf16_the_loops_are_no_further_from_the_truth_than_the_plain_modules(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_slopes_of_the_loss_are_those_of_stock_cross_entropy(dtype: torch.dtype, width: int) -> None:
     torch.manual_seed(0)
-    logits = (40 * torch.randn(70, width)).to(dtype)  # so large that a sum of plain exponentials would overflow
+    # so large that a sum of plain exponentials would overflow
+    logits = (40 * torch.randn(70, width)).to(dtype)
     targets = torch.randint(0, width, (70,))
     targets[5] = -100
     leaf = logits.float().requires_grad_()
@@ -129,7 +155,9 @@ def test_the_slopes_of_the_loss_are_those_of_stock_cross_entropy(dtype: torch.dt
     losses, gradients = fused_layers.softmax_gradients(logits.clone(), targets)
     torch.testing.assert_close(losses, wanted.detach(), atol=1e-4, rtol=1e-5)
     assert leaf.grad is not None
-    torch.testing.assert_close(gradients.float(), leaf.grad, atol=1e-6 if dtype == torch.float32 else 4e-3, rtol=0)
+    torch.testing.assert_close(
+        gradients.float(), leaf.grad, atol=1e-6 if dtype == torch.float32 else 4e-3, rtol=0
+    )
 
 
 def test_the_same_step_gives_the_same_slopes_on_any_number_of_threads() -> None:
@@ -161,12 +189,16 @@ def test_the_same_step_gives_the_same_slopes_on_any_number_of_threads() -> None:
         ({}, 250),
     ],
 )
-def test_what_the_loops_do_not_do_goes_the_plain_way(changes: dict[str, Any], length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_loops_do_not_do_goes_the_plain_way(
+    changes: dict[str, Any], length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = network("qwen3", length, **changes)
     (loss, gradients), (plain_loss, plain) = both_ways(net, *drawn(length), monkeypatch)
     torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=1e-5)
     for part, gradient in gradients.items():
-        torch.testing.assert_close(gradient, plain[part], atol=1e-6 + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part)
+        torch.testing.assert_close(
+            gradient, plain[part], atol=1e-6 + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part
+        )
 
 
 def test_slopes_of_slopes_are_refused() -> None:

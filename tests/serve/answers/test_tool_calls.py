@@ -25,7 +25,12 @@ CASES: list[tuple[Form, str, str, list[Call]]] = [
         [Call("stop", "{}"), GO],
     ),
     ("tags", '<tool_call>{"name": "go", "arguments": {"far": true}}', "", [GO]),
-    ("tags", '<tool_call>{"name": "fly", "arguments": {}}</tool_call>', '<tool_call>{"name": "fly", "arguments": {}}</tool_call>', []),
+    (
+        "tags",
+        '<tool_call>{"name": "fly", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "fly", "arguments": {}}</tool_call>',
+        [],
+    ),
     ("tags", '<tool_call>{"name": "go", "arg', '<tool_call>{"name": "go", "arg', []),
     ("tags", "a < b, <tool", "a < b, <tool", []),
     ("bare", '{"name": "go", "parameters": {"far": true}}', "", [GO]),
@@ -38,33 +43,99 @@ CASES: list[tuple[Form, str, str, list[Call]]] = [
     ("list", "[TOO bad", "[TOO bad", []),
     ("list", "[TOOL_CALLS] nonsense", "[TOOL_CALLS] nonsense", []),
     # Marks within arguments are arguments.
-    ("tags", '<tool_call>{"name": "go", "arguments": {"a": "</tool_call>"}}</tool_call>', "", [Call("go", '{"a": "</tool_call>"}')]),
+    (
+        "tags",
+        '<tool_call>{"name": "go", "arguments": {"a": "</tool_call>"}}</tool_call>',
+        "",
+        [Call("go", '{"a": "</tool_call>"}')],
+    ),
     (
         "own",
         '<tool_call>{"name": "go", "arguments": {"a": "\\"}<tool_call>"}}\n</tool_call>\n<tool_call>{"name": "stop"}</tool_call>',
         "",
         [Call("go", '{"a": "\\"}<tool_call>"}'), Call("stop", "{}")],
     ),
-    ("named", '[TOOL_CALLS]go[ARGS]{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}', "", [Call("go", '{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}')]),
-    ("list", '[TOOL_CALLS] [{"name": "go", "arguments": {"a": "[ARGS]"}}]', "", [Call("go", '{"a": "[ARGS]"}')]),
-    ("named", '[TOOL_CALLS]go[ARGS]{"far": true}[TOOL_CALLS]stop[CALL_ID]abc[ARGS]{}', "", [GO, Call("stop", "{}")]),
+    (
+        "named",
+        '[TOOL_CALLS]go[ARGS]{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}',
+        "",
+        [Call("go", '{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}')],
+    ),
+    (
+        "list",
+        '[TOOL_CALLS] [{"name": "go", "arguments": {"a": "[ARGS]"}}]',
+        "",
+        [Call("go", '{"a": "[ARGS]"}')],
+    ),
+    (
+        "named",
+        '[TOOL_CALLS]go[ARGS]{"far": true}[TOOL_CALLS]stop[CALL_ID]abc[ARGS]{}',
+        "",
+        [GO, Call("stop", "{}")],
+    ),
     ("list", 'Sure. [TOOL_CALLS][{"name": "go", "arguments": {"far": true}}]', "Sure.", [GO]),
-    ("bare", '{"name": "go", "parameters": {"far": true}}; {"name": "stop", "parameters": {}}', "", [GO, Call("stop", "{}")]),
+    (
+        "bare",
+        '{"name": "go", "parameters": {"far": true}}; {"name": "stop", "parameters": {}}',
+        "",
+        [GO, Call("stop", "{}")],
+    ),
     # What a function without parameters, or with nullable ones, is given.
     ("tags", '<tool_call>{"name": "stop", "arguments": null}</tool_call>', "", [Call("stop", "{}")]),
     ("bare", '{"name": "stop", "parameters": null}', "", [Call("stop", "{}")]),
-    ("tags", '<tool_call>{"name": "go", "arguments": [1]}</tool_call>', '<tool_call>{"name": "go", "arguments": [1]}</tool_call>', []),
+    (
+        "tags",
+        '<tool_call>{"name": "go", "arguments": [1]}</tool_call>',
+        '<tool_call>{"name": "go", "arguments": [1]}</tool_call>',
+        [],
+    ),
     # Slips that models make: no end tag, line ends within strings, text in a tag.
-    ("tags", '<tool_call>{"name": "stop"}\n<tool_call>{"name": "stop"}</tool_call>', "", [Call("stop", "{}")] * 2),
-    ("tags", '<tool_call>{"name": "go", "arguments": {"a": "b\nc"}}</tool_call>', "", [Call("go", '{"a": "b\\nc"}')]),
-    ("tags", '<tool_call>go</tool_call> <tool_call>{"name": "stop"}</tool_call>', "<tool_call>go</tool_call>", [Call("stop", "{}")]),
-    ("tags", '<tool_call>{"a</tool_call>\n<tool_call>{"name": "stop"}</tool_call>', '<tool_call>{"a</tool_call>', [Call("stop", "{}")]),
-    ("tags", '<tool_call>{"name": "go", "arguments": {"a": 1e999}}', '<tool_call>{"name": "go", "arguments": {"a": 1e999}}', []),
-    ("tags", '<tool_call>{"name": "go", "arguments": {"a": "\\ud800"}}', "", [Call("go", '{"a": "\\ud800"}')]),
+    (
+        "tags",
+        '<tool_call>{"name": "stop"}\n<tool_call>{"name": "stop"}</tool_call>',
+        "",
+        [Call("stop", "{}")] * 2,
+    ),
+    (
+        "tags",
+        '<tool_call>{"name": "go", "arguments": {"a": "b\nc"}}</tool_call>',
+        "",
+        [Call("go", '{"a": "b\\nc"}')],
+    ),
+    (
+        "tags",
+        '<tool_call>go</tool_call> <tool_call>{"name": "stop"}</tool_call>',
+        "<tool_call>go</tool_call>",
+        [Call("stop", "{}")],
+    ),
+    (
+        "tags",
+        '<tool_call>{"a</tool_call>\n<tool_call>{"name": "stop"}</tool_call>',
+        '<tool_call>{"a</tool_call>',
+        [Call("stop", "{}")],
+    ),
+    (
+        "tags",
+        '<tool_call>{"name": "go", "arguments": {"a": 1e999}}',
+        '<tool_call>{"name": "go", "arguments": {"a": 1e999}}',
+        [],
+    ),
+    (
+        "tags",
+        '<tool_call>{"name": "go", "arguments": {"a": "\\ud800"}}',
+        "",
+        [Call("go", '{"a": "\\ud800"}')],
+    ),
 ]
 CUT: list[tuple[Form, bool, str, str, list[Call]]] = [
     ("tags", False, 'Well. <tool_call>{"name": "go", "argu', "Well.", []),
-    ("tags", False, '<tool_call>{"name": "go", "arguments": {"far": true}}</tool_call>\n<tool_call>{"name": "st', "", [GO]),
+    (
+        "tags",
+        False,
+        '<tool_call>{"name": "go", "arguments": {"far": true}}</tool_call>\n<tool_call>{"name": "st',
+        "",
+        [GO],
+    ),
     ("tags", False, '<tool_call>{"name": "go", "arguments": {"far": true}}\n</tool', "", [GO]),
     ("tags", False, "<tool_call>", "", []),
     ("own", True, "<tool_ca", "", []),
@@ -81,10 +152,14 @@ CUT: list[tuple[Form, bool, str, str, list[Call]]] = [
 
 
 @pytest.mark.parametrize(("form", "must", "text", "said", "calls"), CUT)
-def test_a_call_that_is_cut_is_dropped(form: Form, must: bool, text: str, said: str, calls: list[Call]) -> None:
+def test_a_call_that_is_cut_is_dropped(
+    form: Form, must: bool, text: str, said: str, calls: list[Call]
+) -> None:
     for pieces in ([text], list(text)):
         read = reader(form, NAMES, must)
-        found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish(cut=True)
+        found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish(
+            cut=True
+        )
         assert [each for each in found if isinstance(each, Call)] == calls
         assert "".join(each.text for each in found if isinstance(each, Part)) == said
 
@@ -101,7 +176,9 @@ def test_a_mark_that_stands_in_the_prompt_need_not_be_written(form: Form, text: 
 @pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_calls_are_found_however_the_text_is_cut(form: Form, text: str, said: str, calls: list[Call], data: st.DataObject) -> None:
+def test_calls_are_found_however_the_text_is_cut(
+    form: Form, text: str, said: str, calls: list[Call], data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     read = reader(form, NAMES)
@@ -123,12 +200,17 @@ def test_calls_told_while_they_come_are_the_same(form: Form, text: str, said: st
                 told.append([each.name, each.arguments if isinstance(each, Call) else ""])
             elif isinstance(each, CallPart):
                 told[-1][1] += each.arguments
-        assert [(name, json.loads(arguments)) for name, arguments in told] == [(call.name, json.loads(call.arguments)) for call in calls]
+        assert [(name, json.loads(arguments)) for name, arguments in told] == [
+            (call.name, json.loads(call.arguments)) for call in calls
+        ]
         assert "".join(each.text for each in found if isinstance(each, Part)) == said
 
 
 def test_the_end_of_a_call_is_told_where_it_is_whole() -> None:
-    for text, ends in (('<tool_call>{"name": "go", "arguments": {"far": tr', 0), ('<tool_call>{"name": "go", "arguments": {}', 1)):
+    for text, ends in (
+        ('<tool_call>{"name": "go", "arguments": {"far": tr', 0),
+        ('<tool_call>{"name": "go", "arguments": {}', 1),
+    ):
         read = reader("tags", NAMES, live=True)
         found = read.push(Part("content", text)) + read.finish(cut=True)
         assert found[0] == CallStart("go")

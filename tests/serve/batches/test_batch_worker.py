@@ -1,4 +1,5 @@
-"""Batches without a model: what they leave on the disk at every step, and how they keep rates. The requests are answered by a stand-in."""
+"""Batches without a model: what they leave on the disk at every step, and how they keep rates. The requests
+are answered by a stand-in."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ class Mortal:
     def _hook(self, event: str, values: tuple[Any, ...]) -> None:
         if self.folder is None or event not in ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir"):
             return
-        if event == "open" and not (isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        if event == "open" and not (
+            isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             return
         if isinstance(values[0], str | Path) and str(values[0]).startswith(str(self.folder)):
             self.seen += 1
@@ -69,9 +72,12 @@ def _nobody_is_mortal_after() -> Iterator[None]:
 
 
 class Server:
-    """Answers every request with its prompt. `asked` are the prompts it was asked for, by all servers of a test."""
+    """Answers every request with its prompt. `asked` are the prompts it was asked for, by all servers of a
+    test."""
 
-    def __init__(self, folder: Path, asked: list[str], *, limits: Limits | None = None, keys: Any = None) -> None:
+    def __init__(
+        self, folder: Path, asked: list[str], *, limits: Limits | None = None, keys: Any = None
+    ) -> None:
         self.time, self.asked, self.log = 0.0, asked, io.StringIO()
         self.rates = KeyRates(limits or Limits(), keys, lambda: self.time)
         self.work = BatchWorker(folder, self._app, self.rates, Logs(self.log), sleep=self._sleep)  # type: ignore[arg-type]
@@ -114,8 +120,14 @@ class Server:
             "endpoint": ENDPOINT,
             "input_file_id": id_,
         }
-        batch |= {"status": "validating", "request_counts": {"total": 0, "completed": 0, "failed": 0}, "in_progress_at": None}
-        self.work.store.record_store.put({**batch, "output_file_id": None, "error_file_id": None, "errors": None})
+        batch |= {
+            "status": "validating",
+            "request_counts": {"total": 0, "completed": 0, "failed": 0},
+            "in_progress_at": None,
+        }
+        self.work.store.record_store.put(
+            {**batch, "output_file_id": None, "error_file_id": None, "errors": None}
+        )
         return str(batch["id"])
 
     async def until_over(self, *ids: str) -> None:
@@ -136,18 +148,26 @@ class Server:
 
     def rows(self, id_: str, kind: str = "output", owner: str | None = None) -> list[Any]:
         file = self.work.store.record_store.get(id_, owner)[f"{kind}_file_id"]
-        return [] if file is None else [json.loads(line) for line in self.work.store.files.content(file).read_text().splitlines()]
+        return (
+            []
+            if file is None
+            else [json.loads(line) for line in self.work.store.files.content(file).read_text().splitlines()]
+        )
 
 
 def line(prompt: str, custom_id: str | None = None) -> str:
-    return json.dumps({"custom_id": custom_id or prompt, "method": "POST", "url": ENDPOINT, "body": {"prompt": prompt}})
+    return json.dumps(
+        {"custom_id": custom_id or prompt, "method": "POST", "url": ENDPOINT, "body": {"prompt": prompt}}
+    )
 
 
 def lines(count: int) -> bytes:
     return "\n".join(line(f"r{number}") for number in range(count)).encode()
 
 
-def test_a_server_killed_at_any_change_of_its_files_answers_every_line_once_and_keeps_every_answer(tmp_path: Path) -> None:
+def test_a_server_killed_at_any_change_of_its_files_answers_every_line_once_and_keeps_every_answer(
+    tmp_path: Path,
+) -> None:
     count, deaths = 3, 0
     while True:
         folder = tmp_path / str(deaths)
@@ -161,9 +181,17 @@ def test_a_server_killed_at_any_change_of_its_files_answers_every_line_once_and_
         second = Server(folder, [])
         asyncio.run(second.until_over(id_))
         batch = second.work.store.record_store.get(id_, None)
-        assert (batch["status"], batch["request_counts"]) == ("completed", {"total": count, "completed": count, "failed": 0}), deaths
-        assert sorted(row["custom_id"] for row in second.rows(id_)) == [f"r{number}" for number in range(count)]
-        assert len([each for each in second.work.store.files.everything() if each["purpose"] == "batch_output"]) == 1
+        assert (batch["status"], batch["request_counts"]) == (
+            "completed",
+            {"total": count, "completed": count, "failed": 0},
+        ), deaths
+        assert sorted(row["custom_id"] for row in second.rows(id_)) == [
+            f"r{number}" for number in range(count)
+        ]
+        assert (
+            len([each for each in second.work.store.files.everything() if each["purpose"] == "batch_output"])
+            == 1
+        )
         if survived:
             assert first.status(id_) == "completed"
             assert second.asked == []
@@ -200,10 +228,18 @@ def test_only_a_line_that_was_in_flight_at_two_crashes_is_given_up(tmp_path: Pat
     InFlightLines(folder, id_).close()
     asyncio.run(server.until_over(id_))
     (given_up,) = server.rows(id_, "error")
-    assert (given_up["custom_id"], given_up["response"], given_up["error"]["code"]) == ("r1", None, "server_crashed")
+    assert (given_up["custom_id"], given_up["response"], given_up["error"]["code"]) == (
+        "r1",
+        None,
+        "server_crashed",
+    )
     assert sorted(row["custom_id"] for row in server.rows(id_)) == ["r0", "r2", "r3", "r4"]
     assert "r1" not in server.asked
-    assert server.work.store.record_store.get(id_, None)["request_counts"] == {"total": 5, "completed": 4, "failed": 1}
+    assert server.work.store.record_store.get(id_, None)["request_counts"] == {
+        "total": 5,
+        "completed": 4,
+        "failed": 1,
+    }
 
 
 def test_a_server_that_ends_on_purpose_blames_no_line(tmp_path: Path) -> None:
@@ -246,7 +282,11 @@ def test_an_id_that_cannot_be_written_is_an_error_of_its_line_alone(tmp_path: Pa
     content = lines(300) + b"\n" + line("last", "\udc00").encode()
     id_ = server.make(content)
     asyncio.run(server.until_over(id_))
-    assert server.work.store.record_store.get(id_, None)["request_counts"] == {"total": 301, "completed": 300, "failed": 1}
+    assert server.work.store.record_store.get(id_, None)["request_counts"] == {
+        "total": 301,
+        "completed": 300,
+        "failed": 1,
+    }
     (row,) = server.rows(id_, "error")
     assert row["error"]["code"] == "invalid_custom_id"
     assert "line 301" in row["error"]["message"]
@@ -353,9 +393,16 @@ def test_what_is_no_file_among_the_records_is_left_alone(tmp_path: Path) -> None
 def test_damaged_rows_of_a_batchs_output_are_answered_again(tmp_path: Path) -> None:
     first = Server(tmp_path, [])
     id_ = first.make(lines(4))
-    row = {"id": "x", "custom_id": "r1", "response": {"status_code": 200, "request_id": "y", "body": {}}, "error": None}
+    row = {
+        "id": "x",
+        "custom_id": "r1",
+        "response": {"status_code": 200, "request_id": "y", "body": {}},
+        "error": None,
+    }
     whole = json.dumps(row).encode() + b"\n"
-    (first.work.store.record_store.folder / f"{id_}.answers").write_bytes(b"\x00" * 100 + b"\n[]\n" + whole + whole + b'{"custom_id": "r2"')
+    (first.work.store.record_store.folder / f"{id_}.answers").write_bytes(
+        b"\x00" * 100 + b"\n[]\n" + whole + whole + b'{"custom_id": "r2"'
+    )
     asyncio.run(first.until_over(id_))
     assert sorted(row["custom_id"] for row in first.rows(id_)) == ["r0", "r1", "r2", "r3"]
     assert sorted(first.asked) == ["r0", "r2", "r3"]
@@ -376,7 +423,9 @@ def test_nobody_but_the_servers_user_may_read_what_it_keeps(tmp_path: Path) -> N
         server.work.store.files.folder.mkdir(parents=True)
         server.answer = look
         id_ = server.make(lines(3))
-        input_ = server.work.store.files.content(server.work.store.record_store.get(id_, None)["input_file_id"])
+        input_ = server.work.store.files.content(
+            server.work.store.record_store.get(id_, None)["input_file_id"]
+        )
         input_.chmod(0o600)
         asyncio.run(server.until_over(id_))
         look("")
@@ -417,7 +466,12 @@ class Full:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = False
-        for owner, name in ((InFlightLines, "_write"), (InFlightLines, "end"), (Output, "_add"), (RecordStore, "put")):
+        for owner, name in (
+            (InFlightLines, "_write"),
+            (InFlightLines, "end"),
+            (Output, "_add"),
+            (RecordStore, "put"),
+        ):
             monkeypatch.setattr(owner, name, self._limited(getattr(owner, name)))
 
     def _limited(self, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -429,7 +483,9 @@ class Full:
         return limited
 
 
-def test_a_full_disk_is_waited_for_and_blames_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_waited_for_and_blames_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = Full(monkeypatch)
     server = Server(tmp_path, [])
     tries = {"r3": 3, "r7": 2}
@@ -448,7 +504,9 @@ def test_a_full_disk_is_waited_for_and_blames_no_line(tmp_path: Path, monkeypatc
     first, second = server.make(lines(10)), server.make(lines(2))
     asyncio.run(server.until_over(first, second))
     assert [server.status(id_) for id_ in (first, second)] == ["completed", "completed"]
-    assert sorted(row["custom_id"] for row in server.rows(first)) == sorted(f"r{number}" for number in range(10))
+    assert sorted(row["custom_id"] for row in server.rows(first)) == sorted(
+        f"r{number}" for number in range(10)
+    )
     assert len(server.rows(second)) == 2
     assert server.rows(first, "error") == server.rows(second, "error") == []
     assert server.time == 5 * 90
@@ -462,7 +520,13 @@ def test_a_request_that_a_full_disk_cannot_keep_is_told_so(tmp_path: Path) -> No
     def keep() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    app.add_middleware(RequestMiddleware, settings=Settings(), rates=KeyRates(Limits(), None), metrics=Metrics(), logs=Logs(log))
+    app.add_middleware(
+        RequestMiddleware,
+        settings=Settings(),
+        rates=KeyRates(Limits(), None),
+        metrics=Metrics(),
+        logs=Logs(log),
+    )
     answer = TestClient(app, base_url="http://localhost").post("/keep")
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
     assert "disk is full" in answer.json()["error"]["message"]

@@ -15,22 +15,34 @@ def lines_of(count: int, tokens: int) -> bytes:
     """Requests with a seed each, so that every answer is known, and one that is wrong."""
     body = {"model": "endless", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": tokens}
     rows: list[Any] = [
-        {"custom_id": f"r{n}", "method": "POST", "url": "/v1/chat/completions", "body": {**body, "seed": n}} for n in range(count)
+        {"custom_id": f"r{n}", "method": "POST", "url": "/v1/chat/completions", "body": {**body, "seed": n}}
+        for n in range(count)
     ]
-    rows.append({"custom_id": "wrong", "method": "POST", "url": "/v1/chat/completions", "body": {**body, "temperature": -1}})
+    rows.append(
+        {
+            "custom_id": "wrong",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {**body, "temperature": -1},
+        }
+    )
     return "\n".join(map(json.dumps, rows)).encode()
 
 
 def begin(client: openai.OpenAI, content: bytes) -> Any:
     file = client.files.create(file=("requests.jsonl", content), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"a": "b"})
+    return client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"a": "b"}
+    )
 
 
 def read(client: openai.OpenAI, file: str) -> list[Any]:
     return [json.loads(line) for line in client.files.content(file).text.splitlines()]
 
 
-def test_a_batch_survives_being_killed_and_answers_each_request_once(start: Start, models: Path, tmp_path: Path) -> None:
+def test_a_batch_survives_being_killed_and_answers_each_request_once(
+    start: Start, models: Path, tmp_path: Path
+) -> None:
     count, tokens = 240, 200  # so many that it is killed before the last
     server = start(models / "endless", "--state", tmp_path / "state")
     batch = begin(server.client(), lines_of(count, tokens))
@@ -46,7 +58,11 @@ def test_a_batch_survives_being_killed_and_answers_each_request_once(start: Star
     client = again.client()
     until(lambda: client.batches.retrieve(batch.id).status == "completed")
     done = client.batches.retrieve(batch.id)
-    assert (done.request_counts.total, done.request_counts.completed, done.request_counts.failed) == (count + 1, count, 1)
+    assert (done.request_counts.total, done.request_counts.completed, done.request_counts.failed) == (
+        count + 1,
+        count,
+        1,
+    )
     assert done.metadata == {"a": "b"}
     answers = read(client, done.output_file_id)
     assert sorted(row["custom_id"] for row in answers) == sorted(f"r{n}" for n in range(count))
@@ -55,9 +71,14 @@ def test_a_batch_survives_being_killed_and_answers_each_request_once(start: Star
     assert wrong["response"]["body"]["error"]["param"] == "temperature"
     for row in answers[:: count // 6]:
         direct = client.chat.completions.create(
-            model="endless", messages=[{"role": "user", "content": "Hi"}], max_tokens=tokens, seed=int(row["custom_id"][1:])
+            model="endless",
+            messages=[{"role": "user", "content": "Hi"}],
+            max_tokens=tokens,
+            seed=int(row["custom_id"][1:]),
         )
-        assert row["response"]["body"]["choices"][0]["message"]["content"] == direct.choices[0].message.content
+        assert (
+            row["response"]["body"]["choices"][0]["message"]["content"] == direct.choices[0].message.content
+        )
     assert [each.id for each in client.batches.list().data] == [batch.id]
     assert again.end() == 0
 
@@ -85,7 +106,9 @@ def test_a_batch_can_be_cancelled_and_keeps_what_was_answered(server: Running, c
         (b"[" * 100_000, 1),
     ],
 )
-def test_a_file_that_is_wrong_fails_the_batch_and_names_the_line(client: openai.OpenAI, content: bytes, line: int | None) -> None:
+def test_a_file_that_is_wrong_fails_the_batch_and_names_the_line(
+    client: openai.OpenAI, content: bytes, line: int | None
+) -> None:
     batch = begin(client, content)
     until(lambda: client.batches.retrieve(batch.id).status == "failed")
     assert client.batches.retrieve(batch.id).errors.data[0].line == line
@@ -120,7 +143,9 @@ sys.exit(main())
 """
 
 
-def test_a_request_that_ends_the_server_twice_is_an_error_and_the_others_are_answered(start: Start, models: Path, tmp_path: Path) -> None:
+def test_a_request_that_ends_the_server_twice_is_an_error_and_the_others_are_answered(
+    start: Start, models: Path, tmp_path: Path
+) -> None:
     batch, count = None, 30
     for _ in range(2):
         server = start(models / "endless", "--state", tmp_path / "state", program=("-c", MORTAL))
@@ -131,7 +156,11 @@ def test_a_request_that_ends_the_server_twice_is_an_error_and_the_others_are_ans
     client = last.client()
     until(lambda: client.batches.retrieve(batch.id).status == "completed")
     done = client.batches.retrieve(batch.id)
-    assert (done.request_counts.total, done.request_counts.completed, done.request_counts.failed) == (count + 1, count - 1, 2)
+    assert (done.request_counts.total, done.request_counts.completed, done.request_counts.failed) == (
+        count + 1,
+        count - 1,
+        2,
+    )
     answered = [row["custom_id"] for row in read(client, done.output_file_id)]
     assert sorted(answered) == sorted(f"r{n}" for n in range(count) if n != 13)
     errors = {row["custom_id"]: row for row in read(client, done.error_file_id)}

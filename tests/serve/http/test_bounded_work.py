@@ -33,7 +33,10 @@ BODIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "stops": (CompletionRequest, {"prompt": "a", "stop": [1] * MANY}),
     "choices": (CompletionRequest, {"prompt": "a", "choice": [1] * MANY}),
     "biases": (CompletionRequest, {"prompt": "a", "logit_bias": {str(n): "x" for n in range(MANY)}}),
-    "too many biases": (CompletionRequest, {"prompt": "a", "logit_bias": {str(n): 1.0 for n in range(200_000)}}),
+    "too many biases": (
+        CompletionRequest,
+        {"prompt": "a", "logit_bias": {str(n): 1.0 for n in range(200_000)}},
+    ),
     "messages": (ChatRequest, {"messages": [1] * MANY}),
     "parts": (ChatRequest, {"messages": [{**USER, "content": [1] * MANY}]}),
     "parts without text": (ChatRequest, {"messages": [{**USER, "content": [{}] * MANY}]}),
@@ -70,7 +73,12 @@ def test_messages_of_errors_hold_only_the_beginning_of_what_was_sent() -> None:
     assert len(shape(400, "x" * 1_000_000)["error"]["message"]) < 2000
     values: list[Any] = ["a" * 10**6, list(range(10**6)), {"a" * 10**6: "b" * 10**6}, 10**4000]
     for value in values:
-        problem = {"type": "string_type", "loc": ("body", "user" * 1000), "msg": "Input should be a valid string", "input": value}
+        problem = {
+            "type": "string_type",
+            "loc": ("body", "user" * 1000),
+            "msg": "Input should be a valid string",
+            "input": value,
+        }
         assert len(json.dumps(invalid([problem]).body)) < 2000
 
 
@@ -81,8 +89,12 @@ class Untouched:
 
 
 @pytest.mark.parametrize("prompt", ["a" * 3000, [1] * 300, ["a", "é" * 1500], [[1], [1] * 300]])
-def test_a_prompt_that_is_longer_than_a_context_can_be_is_refused_before_it_is_encoded_or_decoded(prompt: Any) -> None:
-    loaded_model: Any = SimpleNamespace(context=256, model=SimpleNamespace(tokenizer=Untouched(), defaults={}))
+def test_a_prompt_that_is_longer_than_a_context_can_be_is_refused_before_it_is_encoded_or_decoded(
+    prompt: Any,
+) -> None:
+    loaded_model: Any = SimpleNamespace(
+        context=256, model=SimpleNamespace(tokenizer=Untouched(), defaults={})
+    )
     server_context: Any = SimpleNamespace(limits=Limits())
     with pytest.raises(ApiError) as refused:
         begin(server_context, loaded_model, CompletionRequest(prompt=prompt))
@@ -92,10 +104,19 @@ def test_a_prompt_that_is_longer_than_a_context_can_be_is_refused_before_it_is_e
 HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
     "a million ids": ("/v1/completions", {"prompt": [1] * 1_000_000}),
     "four megabytes of text": ("/v1/completions", {"prompt": "The capital. " * 300_000}),
-    "control tokens": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "<|im_end|>" * 20_000}]}),
-    "a long message": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "word " * 800_000}]}),
+    "control tokens": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "<|im_end|>" * 20_000}]},
+    ),
+    "a long message": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "word " * 800_000}]},
+    ),
     "ids to embed": ("/v1/embeddings", {"input": [[1] * 4000] * 100}),
-    "items": ("/v1/responses", {"input": [{"type": "message", "role": "user", "content": "word " * 80}] * 9000}),
+    "items": (
+        "/v1/responses",
+        {"input": [{"type": "message", "role": "user", "content": "word " * 80}] * 9000},
+    ),
 }
 
 
@@ -112,7 +133,9 @@ def test_what_is_too_long_is_refused(server: Running, name: str) -> None:
 def test_health_is_answered_again_and_again_while_megabytes_are_encoded(server: Running) -> None:
     text = "The capital of France is Paris, they say; 1 + 2 = 3. " * 40_000
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(httpx.post, f"{server.url}/tokenize", json={"model": "chatml", "prompt": text}, timeout=300)
+        asked = pool.submit(
+            httpx.post, f"{server.url}/tokenize", json={"model": "chatml", "prompt": text}, timeout=300
+        )
         answered = 0
         while not asked.done():
             assert httpx.get(f"{server.url}/health", timeout=60).status_code == 200
@@ -120,7 +143,9 @@ def test_health_is_answered_again_and_again_while_megabytes_are_encoded(server: 
     found = asked.result().json()
     assert found["count"] == len(found["tokens"]) > 1000
     assert answered > 20
-    back = httpx.post(f"{server.url}/detokenize", json={"model": "chatml", "tokens": found["tokens"][:100_000]}, timeout=300)
+    back = httpx.post(
+        f"{server.url}/detokenize", json={"model": "chatml", "tokens": found["tokens"][:100_000]}, timeout=300
+    )
     assert text.startswith(back.json()["prompt"])
 
 
@@ -135,7 +160,9 @@ def leave(server: Running, path: str, body: dict[str, Any], user: str) -> dict[s
         connection.sendall(head.encode() + data)
         until(lambda: server.gauge("waiting", "endless") >= 1)
     until(lambda: f'"user": "{user}"' in server.log)
-    line: dict[str, Any] = json.loads(next(line for line in server.log.splitlines() if f'"user": "{user}"' in line))
+    line: dict[str, Any] = json.loads(
+        next(line for line in server.log.splitlines() if f'"user": "{user}"' in line)
+    )
     return line
 
 
@@ -147,7 +174,9 @@ SCORED = {"model": "endless", "prompt": LONG["input"], "max_tokens": 1, "echo": 
     [("/v1/embeddings", LONG), ("/v1/completions", SCORED), ("/v1/completions", {**SCORED, "stream": True})],
     ids=["embeddings", "scores", "streamed scores"],
 )
-def test_work_for_a_client_that_left_stops(server: Running, path: str, body: dict[str, Any], request: pytest.FixtureRequest) -> None:
+def test_work_for_a_client_that_left_stops(
+    server: Running, path: str, body: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
     assert leave(server, path, body, request.node.callspec.id.replace(" ", "-"))["gone"]
     until(lambda: server.gauge("waiting", "endless") == 0 == server.gauge("running", "endless"))
 

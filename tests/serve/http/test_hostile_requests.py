@@ -1,4 +1,5 @@
-"""What strangers send: each gets a 4xx in OpenAI's shape or a closed connection, and the next request is served."""
+"""What strangers send: each gets a 4xx in OpenAI's shape or a closed connection, and the next request is
+served."""
 
 from __future__ import annotations
 
@@ -20,7 +21,18 @@ HELLO = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    options = ("--header-seconds", "1", "--body-seconds", "1.5", "--max-body", "300000", "--max-upload", "400000", "--stall-seconds", "2")
+    options = (
+        "--header-seconds",
+        "1",
+        "--body-seconds",
+        "1.5",
+        "--max-body",
+        "300000",
+        "--max-upload",
+        "400000",
+        "--stall-seconds",
+        "2",
+    )
     running = Running([models / "chatml", models / "endless", *options], tmp_path_factory.mktemp("home"))
     yield running
     assert running.end() == 0
@@ -48,7 +60,12 @@ def is_refusal(answer: bytes) -> bool:
     if not answer:
         return True
     head, _, body = answer.partition(b"\r\n\r\n")
-    return head.startswith(b"HTTP/1.1 4") and set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+    return head.startswith(b"HTTP/1.1 4") and set(json.loads(body)["error"]) == {
+        "message",
+        "type",
+        "param",
+        "code",
+    }
 
 
 def post(path: str, body: bytes, *headers: str, kind: str = "application/json") -> bytes:
@@ -114,15 +131,37 @@ SAYS: list[tuple[str, bytes, str | None, str]] = [
     ("/v1/responses", b'{"input": []}', "input", "input: must have at least 1 item, not 0"),
     (TEXT, b'{"prompt": "a", "regex": "[^\\\\s\\\\S]"}', "regex", "regex: no text fits it"),
     (TEXT, b'{"prompt": "a", "grammar": "start: A\\nA: /a/ & /b/"}', "grammar", "grammar: no text fits it"),
-    (TEXT, b'{"prompt": "a", "json_schema": {"enum": []}}', "json_schema", "json_schema, at #/enum: no text fits it: anyOf is empty"),
-    (TEXT, b'{"prompt": "a", "json_schema": {"not": {}}}', "json_schema", "json_schema, at #/not: no text fits it"),
-    (TEXT, b'{"prompt": "a", "seed": %s}' % (b"1" * 5000), None, "the body has a number of more than 4,300 digits"),
-    (TEXT, b'{"prompt": "a", "json_schema": {"const": %s}}' % (b"1" * 5000), None, "the body has a number of more than 4,300 digits"),
+    (
+        TEXT,
+        b'{"prompt": "a", "json_schema": {"enum": []}}',
+        "json_schema",
+        "json_schema, at #/enum: no text fits it: anyOf is empty",
+    ),
+    (
+        TEXT,
+        b'{"prompt": "a", "json_schema": {"not": {}}}',
+        "json_schema",
+        "json_schema, at #/not: no text fits it",
+    ),
+    (
+        TEXT,
+        b'{"prompt": "a", "seed": %s}' % (b"1" * 5000),
+        None,
+        "the body has a number of more than 4,300 digits",
+    ),
+    (
+        TEXT,
+        b'{"prompt": "a", "json_schema": {"const": %s}}' % (b"1" * 5000),
+        None,
+        "the body has a number of more than 4,300 digits",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("path", "body", "param", "said"), SAYS)
-def test_what_is_wrong_with_a_body_is_said_plainly(server: Running, path: str, body: bytes, param: str | None, said: str) -> None:
+def test_what_is_wrong_with_a_body_is_said_plainly(
+    server: Running, path: str, body: bytes, param: str | None, said: str
+) -> None:
     got = httpx.post(server.url + path, content=body, headers={"content-type": "application/json"})
     error = got.json()["error"]
     assert (got.status_code, error["param"], error["message"]) == (400, param, said)
@@ -136,7 +175,9 @@ def test_a_schema_may_hold_a_number_of_many_digits(server: Running) -> None:
 
 
 def test_an_uploads_long_name_is_cut(server: Running) -> None:
-    got = httpx.post(server.url + FILES, files={"file": ("a" * 3000 + ".jsonl", b"{}")}, data={"purpose": "batch"})
+    got = httpx.post(
+        server.url + FILES, files={"file": ("a" * 3000 + ".jsonl", b"{}")}, data={"purpose": "batch"}
+    )
     assert (got.status_code, got.json()["filename"]) == (200, "a" * 128)
     got = httpx.post(server.url + FILES, files={"file": ("a" * 50_000, b"{}")}, data={"purpose": "batch"})
     assert (got.status_code, got.json()["error"]["param"]) == (400, "file"), got.text
@@ -158,8 +199,12 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "a schema that is its own part": {"json_schema": {"$ref": "#"}},
     "a reference to the network": {"json_schema": {"$ref": "http://127.0.0.1:1/schema.json"}},
     "a reference to a file": {"json_schema": {"$ref": "file:///etc/passwd"}},
-    "alternatives of alternatives": {"json_schema": {"allOf": [{"anyOf": [{"const": n * m} for n in range(30)]} for m in range(30)]}},
-    "a schema's enormous count": {"json_schema": {"type": "array", "minItems": 10**9, "items": {"type": "string"}}},
+    "alternatives of alternatives": {
+        "json_schema": {"allOf": [{"anyOf": [{"const": n * m} for n in range(30)]} for m in range(30)]}
+    },
+    "a schema's enormous count": {
+        "json_schema": {"type": "array", "minItems": 10**9, "items": {"type": "string"}}
+    },
     "a schema's pattern": {"json_schema": {"type": "string", "pattern": "(((a{50}){50}){50}){50}"}},
     "a regex that repeats repeats": {"regex": "((((a{99}){99}){99}){99}){99}"},
     "a regex of alternatives": {"regex": "(" + "|".join(f"{n:04}.*" for n in range(1200)) + ")*x{0,1000}"},
@@ -188,7 +233,9 @@ HEADS: dict[str, bytes] = {
     "no HTTP": b"HELLO\r\n\r\n",
     "HTTP/9.9": b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "many headers": b"GET /health HTTP/1.1\r\n" + b"".join(b"x-%d: y\r\n" % n for n in range(20_000)) + b"\r\n",
+    "many headers": b"GET /health HTTP/1.1\r\n"
+    + b"".join(b"x-%d: y\r\n" % n for n in range(20_000))
+    + b"\r\n",
     "one large header": b"GET /health HTTP/1.1\r\nx: " + b"y" * 1_000_000 + b"\r\n\r\n",
     "headers without end": b"GET /health HTTP/1.1\r\n" + b"x: y\r\n" * 200_000,
     "a large address": b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -219,7 +266,11 @@ def test_chunks_over_the_limit_are_refused(server: Running) -> None:
 
 
 def test_slow_heads_and_slow_bodies_are_ended(server: Running) -> None:
-    for head, wanted in ((b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"408"), (post(TEXT, b"{" * 100)[:-90], b"408"), (b"", b"")):
+    for head, wanted in (
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n", b"408"),
+        (post(TEXT, b"{" * 100)[:-90], b"408"),
+        (b"", b""),
+    ):
         with socket.create_connection(server.address, timeout=30) as connection:
             connection.sendall(head)
             began, answer = time.monotonic(), b""
@@ -278,7 +329,9 @@ def test_half_closed_and_abandoned_connections_are_let_go(server: Running) -> No
     ],
 )
 def test_paths_lead_nowhere(server: Running, path: str) -> None:
-    answer = raw(server, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1"))
+    answer = raw(
+        server, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1")
+    )
     assert is_refusal(answer), answer[:300]
     assert b"root:" not in answer
 
@@ -294,7 +347,8 @@ def test_other_methods_types_and_protocols_are_refused(server: Running) -> None:
     upgrade = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
     assert is_refusal(raw(server, upgrade))
     assert (
-        "access-control-allow-origin" not in httpx.post(server.url + TEXT, json={"prompt": "a"}, headers={"origin": "http://evil"}).headers
+        "access-control-allow-origin"
+        not in httpx.post(server.url + TEXT, json={"prompt": "a"}, headers={"origin": "http://evil"}).headers
     )
 
 
@@ -325,7 +379,8 @@ def test_a_local_server_is_asked_under_no_other_name(server: Running, host: str,
 
 
 def test_pages_of_other_sites_can_send_nothing(server: Running) -> None:
-    upload: Any = {"files": {"file": ("a.jsonl", b"{}\n")}, "data": {"purpose": "batch"}}  # a form, which needs nobody's permission
+    # a form, which needs nobody's permission
+    upload: Any = {"files": {"file": ("a.jsonl", b"{}\n")}, "data": {"purpose": "batch"}}
     for headers in (
         {"origin": "http://evil.example"},
         {"origin": "null"},
@@ -335,11 +390,20 @@ def test_pages_of_other_sites_can_send_nothing(server: Running) -> None:
     ):
         for got in (
             httpx.post(server.url + FILES, headers=headers, **upload),
-            httpx.post(server.url + TEXT, headers={**headers, "content-type": "text/plain"}, content=b'{"prompt": "a"}'),
+            httpx.post(
+                server.url + TEXT,
+                headers={**headers, "content-type": "text/plain"},
+                content=b'{"prompt": "a"}',
+            ),
             httpx.post(server.url + "/v1/batches/batch_0/cancel", headers=headers),
         ):
             assert (got.status_code, got.json()["error"]["code"]) == (403, "cross_origin")
-    for headers in ({}, {"origin": server.url}, {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}):
+    for headers in (
+        {},
+        {"origin": server.url},
+        {"sec-fetch-site": "same-origin"},
+        {"sec-fetch-site": "none"},
+    ):
         assert httpx.post(server.url + FILES, headers=headers, **upload).status_code == 200
 
 
@@ -348,14 +412,21 @@ def test_pages_of_other_sites_can_send_nothing(server: Running) -> None:
     [
         (b"--x\r\nnonsense", "multipart/form-data; boundary=x"),
         (b"", "multipart/form-data"),
-        (b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--\r\n', "multipart/form-data; boundary=x"),
         (
-            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + b"a" * 500_000 + b"\r\n--x--\r\n",
+            b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+        ),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+            + b"a" * 500_000
+            + b"\r\n--x--\r\n",
             "multipart/form-data; boundary=x",
         ),
         (b"--x\r\n" + b"a: b\r\n" * 30_000, "multipart/form-data; boundary=x"),
         (
-            b"".join(b'--x\r\nContent-Disposition: form-data; name="a%d"\r\n\r\nb\r\n' % n for n in range(5000)),
+            b"".join(
+                b'--x\r\nContent-Disposition: form-data; name="a%d"\r\n\r\nb\r\n' % n for n in range(5000)
+            ),
             "multipart/form-data; boundary=x",
         ),
         (b"{}", "application/json"),
@@ -401,15 +472,28 @@ def test_messages_with_wrong_parts_are_refused(server: Running) -> None:
     ):
         got = server.post(CHAT, messages=messages, max_tokens=2)
         assert got.status_code == 400, (messages, got.text)
-    assert server.post(CHAT, messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO], max_tokens=2).status_code in (200, 400)
+    assert server.post(
+        CHAT, messages=[*HELLO, {"role": "assistant", "tool_calls": [call]}, *HELLO], max_tokens=2
+    ).status_code in (200, 400)
     names = {"enable_thinking": [[]], "messages": []}
     assert server.post(CHAT, messages=HELLO, max_tokens=2, chat_template_kwargs=names).status_code == 400
-    assert server.post(CHAT, messages=HELLO, max_tokens=2, chat_template_kwargs={"x": "{{ 1 }}"}).status_code == 200
+    assert (
+        server.post(CHAT, messages=HELLO, max_tokens=2, chat_template_kwargs={"x": "{{ 1 }}"}).status_code
+        == 200
+    )
 
 
 def test_a_client_that_reads_nothing_is_let_go(server: Running) -> None:
     body = json.dumps(
-        {"model": "endless", "prompt": "a", "max_tokens": 4000, "n": 8, "logprobs": 20, "stream": True, "user": "lazy"}
+        {
+            "model": "endless",
+            "prompt": "a",
+            "max_tokens": 4000,
+            "n": 8,
+            "logprobs": 20,
+            "stream": True,
+            "user": "lazy",
+        }
     ).encode()
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -423,7 +507,9 @@ def test_a_client_that_reads_nothing_is_let_go(server: Running) -> None:
 
 def test_many_requests_down_one_connection_are_answered_in_order(server: Running) -> None:
     bodies = [json.dumps({"prompt": "a", "max_tokens": 1, "seed": n}).encode() for n in range(50)]
-    data = b"".join(post(TEXT, body).replace(b"Connection: close\r\n", b"") for body in bodies[:-1]) + post(TEXT, bodies[-1])
+    data = b"".join(post(TEXT, body).replace(b"Connection: close\r\n", b"") for body in bodies[:-1]) + post(
+        TEXT, bodies[-1]
+    )
     assert raw(server, data, wait=30).count(b"HTTP/1.1 200") == 50
 
 
@@ -434,7 +520,12 @@ UPGRADES = {
         "Upgrade: h2c",
         "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
     ),
-    "a socket": ("Connection: upgrade", "uPGRADE: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZQ==", "Sec-WebSocket-Version: 13"),
+    "a socket": (
+        "Connection: upgrade",
+        "uPGRADE: websocket",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZQ==",
+        "Sec-WebSocket-Version: 13",
+    ),
     "TLS": ("Connection: Upgrade", "Upgrade:TLS/1.3"),
 }
 
@@ -452,10 +543,20 @@ def whole_answers(connection: socket.socket, count: int) -> list[bytes]:
 @pytest.mark.parametrize("pieces", ["whole", "byte by byte", "line by line"])
 @pytest.mark.parametrize("name", UPGRADES)
 def test_another_protocol_that_is_offered_is_passed_over(server: Running, name: str, pieces: str) -> None:
-    """RFC 9110, 7.8: a server may ignore Upgrade. The request counts, with its body, and the connection goes on as it was."""
-    lines = ["POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(ASKED)}"]
+    """RFC 9110, 7.8: a server may ignore Upgrade. The request counts, with its body, and the connection goes
+    on as it was."""
+    lines = [
+        "POST /v1/completions HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(ASKED)}",
+    ]
     request = "\r\n".join([*lines, *UPGRADES[name], "", ""]).encode() + ASKED
-    parts = {"whole": [request], "byte by byte": [bytes([each]) for each in request], "line by line": request.splitlines(keepends=True)}
+    parts = {
+        "whole": [request],
+        "byte by byte": [bytes([each]) for each in request],
+        "line by line": request.splitlines(keepends=True),
+    }
     with socket.create_connection(server.address, timeout=30) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for turn in range(2):

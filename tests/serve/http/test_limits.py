@@ -24,7 +24,9 @@ LONG: Any = {"model": "endless", "prompt": "a", "max_tokens": 4000, "temperature
 
 
 def stream(server: Running, **body: Any) -> Any:
-    return httpx.stream("POST", f"{server.url}/v1/completions", json={**LONG, "stream": True, **body}, timeout=60)
+    return httpx.stream(
+        "POST", f"{server.url}/v1/completions", json={**LONG, "stream": True, **body}, timeout=60
+    )
 
 
 def add_key(path: Path, name: str) -> str:
@@ -32,7 +34,9 @@ def add_key(path: Path, name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_keys_are_asked_for_and_kept_as_hashes_and_have_rates_of_their_own(start: Start, models: Path, tmp_path: Path) -> None:
+def test_keys_are_asked_for_and_kept_as_hashes_and_have_rates_of_their_own(
+    start: Start, models: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "keys.jsonl"
     one, two = add_key(path, "one"), add_key(path, "two")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -62,7 +66,9 @@ def test_keys_are_asked_for_and_kept_as_hashes_and_have_rates_of_their_own(start
     assert '"key": "one"' in server.log
 
 
-def test_keys_that_are_made_at_once_are_all_kept_in_a_private_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_are_made_at_once_are_all_kept_in_a_private_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, read = tmp_path / "keys.jsonl", keys.read_keys
 
     def slowly(path: Path) -> list[keys.Key]:
@@ -71,7 +77,8 @@ def test_keys_that_are_made_at_once_are_all_kept_in_a_private_file(tmp_path: Pat
         return found
 
     monkeypatch.setattr(keys, "read_keys", slowly)
-    threads = [threading.Thread(target=keys.add_key, args=(path, f"key-{n}")) for n in range(6)]  # locks are of open files, not of threads
+    # locks are of open files, not of threads
+    threads = [threading.Thread(target=keys.add_key, args=(path, f"key-{n}")) for n in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -125,7 +132,9 @@ def test_a_client_that_goes_away_frees_its_slot(server: Running) -> None:
         connection.close()
         until(lambda: server.gauge("running", "endless") == 0)
         until(lambda: f"leaves-{body['stream']}" in server.log)  # noqa: B023
-        line = json.loads(next(line for line in server.log.splitlines() if f"leaves-{body['stream']}" in line))
+        line = json.loads(
+            next(line for line in server.log.splitlines() if f"leaves-{body['stream']}" in line)
+        )
         assert line["gone"]
         assert line["completion_tokens"] < 4000
 
@@ -133,7 +142,9 @@ def test_a_client_that_goes_away_frees_its_slot(server: Running) -> None:
 def test_after_sigterm_answers_come_to_their_end_and_nobody_new_is_let_in(start: Start, models: Path) -> None:
     server = start(models / "endless")
     whole: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: whole.append(server.post("/v1/completions", **LONG | {"max_tokens": 1000})))
+    asking = threading.Thread(
+        target=lambda: whole.append(server.post("/v1/completions", **LONG | {"max_tokens": 1000}))
+    )
     with stream(server, max_tokens=1500) as streaming:
         lines = streaming.iter_lines()
         next(lines)
@@ -156,8 +167,12 @@ def test_after_sigterm_answers_come_to_their_end_and_nobody_new_is_let_in(start:
     assert server.process.wait(30) == 0
 
 
-def test_models_are_opened_when_asked_for_and_the_unused_go_when_memory_ends(start: Start, models: Path) -> None:
-    server = start("a=" + str(models / "endless"), f"b={models / 'chatml'}", f"c={models / 'qwen3'}", "--memory", "1500K")
+def test_models_are_opened_when_asked_for_and_the_unused_go_when_memory_ends(
+    start: Start, models: Path
+) -> None:
+    server = start(
+        "a=" + str(models / "endless"), f"b={models / 'chatml'}", f"c={models / 'qwen3'}", "--memory", "1500K"
+    )
     assert [server.gauge("loaded", name) for name in "abc"] == [1, 0, 0]
     assert server.gauge("bytes", "a") < 750_000
     for name, loaded in (("b", [1, 1, 0]), ("a", [1, 1, 0]), ("c", [1, 0, 1]), ("b", [0, 1, 1])):
@@ -171,8 +186,13 @@ def test_models_are_opened_when_asked_for_and_the_unused_go_when_memory_ends(sta
         assert (busy.status_code, busy.json()["error"]["code"]) == (429, "model_not_loaded")
 
 
-def test_a_server_that_others_reach_without_keys_says_so_and_is_asked_under_any_name(start: Start, models: Path) -> None:
-    wide, narrow = start(models / "chatml", "--host", "0.0.0.0"), start(models / "chatml", "--allowed-hosts", "chat.example, [::2]")
+def test_a_server_that_others_reach_without_keys_says_so_and_is_asked_under_any_name(
+    start: Start, models: Path
+) -> None:
+    wide, narrow = (
+        start(models / "chatml", "--host", "0.0.0.0"),
+        start(models / "chatml", "--allowed-hosts", "chat.example, [::2]"),
+    )
     assert "--keys" in wide.log
     assert "--keys" not in narrow.log
 
@@ -180,7 +200,12 @@ def test_a_server_that_others_reach_without_keys_says_so_and_is_asked_under_any_
         return httpx.get(f"{server.url}/health", headers={"host": host}).status_code
 
     assert status(wide, "any.example") == 200
-    assert [status(narrow, host) for host in ("chat.example:80", "[::2]", "127.0.0.1", "any.example")] == [200, 200, 200, 403]
+    assert [status(narrow, host) for host in ("chat.example:80", "[::2]", "127.0.0.1", "any.example")] == [
+        200,
+        200,
+        200,
+        403,
+    ]
 
 
 def test_request_ids_are_kept_or_made(server: Running) -> None:
@@ -204,7 +229,9 @@ def test_request_ids_are_kept_or_made(server: Running) -> None:
         ["x=."],
     ],
 )
-def test_wrong_options_are_one_line_and_exit_2(models: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_one_line_and_exit_2(
+    models: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     model = [str(models / "chatml")] if words[0].startswith("-") else []
     assert main(["serve", "--port", "0", "--log", "off", *model, *words]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

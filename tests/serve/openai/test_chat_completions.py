@@ -1,4 +1,5 @@
-"""Chat completions by the stock openai client: what its parameters do, against the model itself and stock transformers."""
+"""Chat completions by the stock openai client: what its parameters do, against the model itself and stock
+transformers."""
 
 from __future__ import annotations
 
@@ -17,22 +18,37 @@ import newleaf
 HELLO: Any = [{"role": "user", "content": "What is the capital?"}]
 SCHEMA = {
     "type": "object",
-    "properties": {"city": {"type": "string", "enum": ["Paris", "Oslo"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "properties": {
+        "city": {"type": "string", "enum": ["Paris", "Oslo"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+    },
     "required": ["city", "days"],
     "additionalProperties": False,
 }
 NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 TOOLS: Any = [
-    {"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": SCHEMA, "strict": True}},
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather.",
+            "parameters": SCHEMA,
+            "strict": True,
+        },
+    },
     {"type": "function", "function": {"name": "now", "parameters": NOTHING}},
 ]
 
 
 def ask(client: openai.OpenAI, model: str = "endless", **options: Any) -> Any:
-    return client.chat.completions.create(model=model, **{"messages": HELLO, "max_tokens": 12, "seed": 1} | options)
+    return client.chat.completions.create(
+        model=model, **{"messages": HELLO, "max_tokens": 12, "seed": 1} | options
+    )
 
 
-def test_a_greedy_answer_goes_on_from_the_prompt_that_stock_transformers_renders(client: openai.OpenAI, models: Path) -> None:
+def test_a_greedy_answer_goes_on_from_the_prompt_that_stock_transformers_renders(
+    client: openai.OpenAI, models: Path
+) -> None:
     from transformers import AutoTokenizer
 
     network = newleaf.load(models / "endless").network
@@ -44,11 +60,17 @@ def test_a_greedy_answer_goes_on_from_the_prompt_that_stock_transformers_renders
             ids.append(int(network(torch.tensor([ids]))[0, -1].argmax()))
     got = ask(client, temperature=0)
     assert got.choices[0].message.content == tokenizer.decode(ids[prompt:])
-    assert (got.usage.prompt_tokens, got.usage.completion_tokens, got.usage.total_tokens) == (prompt, 12, prompt + 12)
+    assert (got.usage.prompt_tokens, got.usage.completion_tokens, got.usage.total_tokens) == (
+        prompt,
+        12,
+        prompt + 12,
+    )
     assert got.choices[0].finish_reason == "length"
 
 
-def test_the_same_seed_gives_the_same_answer_whole_or_streamed_and_another_seed_another(client: openai.OpenAI) -> None:
+def test_the_same_seed_gives_the_same_answer_whole_or_streamed_and_another_seed_another(
+    client: openai.OpenAI,
+) -> None:
     whole = ask(client).choices[0].message.content
     chunks = list(ask(client, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
@@ -72,7 +94,9 @@ def test_n_answers_are_those_of_their_numbers_and_all_tokens_are_counted(client:
     assert streamed == [choice.message.content for choice in three.choices]
 
 
-def test_logprobs_are_those_of_the_network_and_come_with_the_text_when_streamed(client: openai.OpenAI, models: Path) -> None:
+def test_logprobs_are_those_of_the_network_and_come_with_the_text_when_streamed(
+    client: openai.OpenAI, models: Path
+) -> None:
     answer = ask(client, logprobs=True, top_logprobs=3, temperature=0.5)
     scores = answer.choices[0].logprobs.content
     model = newleaf.load(models / "endless")
@@ -82,10 +106,20 @@ def test_logprobs_are_those_of_the_network_and_come_with_the_text_when_streamed(
         expected = model.network(torch.tensor([ids + written]))[0, len(ids) - 1 : -1].log_softmax(-1)
     for row, score in zip(expected, scores, strict=True):
         assert score.logprob == pytest.approx(float(row[score.id]), abs=1e-4)
-        assert [top.logprob for top in score.top_logprobs] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
-    assert bytes(byte for score in scores for byte in score.bytes).decode("utf-8", "replace") == answer.choices[0].message.content
+        assert [top.logprob for top in score.top_logprobs] == pytest.approx(
+            row.topk(3).values.tolist(), abs=1e-4
+        )
+    assert (
+        bytes(byte for score in scores for byte in score.bytes).decode("utf-8", "replace")
+        == answer.choices[0].message.content
+    )
     chunks = list(ask(client, logprobs=True, top_logprobs=3, temperature=0.5, stream=True))
-    streamed = [score.id for chunk in chunks if chunk.choices[0].logprobs for score in chunk.choices[0].logprobs.content]
+    streamed = [
+        score.id
+        for chunk in chunks
+        if chunk.choices[0].logprobs
+        for score in chunk.choices[0].logprobs.content
+    ]
     assert streamed == written
 
 
@@ -96,7 +130,11 @@ def test_stop_bias_and_penalties_do_what_they_say(client: openai.OpenAI, models:
     assert only.message.content == " Paris Paris Paris"
     stopped = ask(client, logit_bias={str(paris): 100}, stop=["is P"], temperature=0).choices[0]
     assert (stopped.message.content, stopped.finish_reason) == (" Par", "stop")
-    first, *others = ask(client, logit_bias={str(paris): 9}, presence_penalty=2, temperature=0, logprobs=True).choices[0].logprobs.content
+    first, *others = (
+        ask(client, logit_bias={str(paris): 9}, presence_penalty=2, temperature=0, logprobs=True)
+        .choices[0]
+        .logprobs.content
+    )
     assert first.id == paris
     free = ask(client, logit_bias={str(paris): 9}, temperature=0, logprobs=True).choices[0].logprobs.content
     assert sum(score.id == paris for score in others) < sum(score.id == paris for score in free)
@@ -122,11 +160,15 @@ def test_required_calls_fit_the_functions_parameters(client: openai.OpenAI, mode
     for call in choice.message.tool_calls:
         arguments = json.loads(call.function.arguments)
         jsonschema.validate(arguments, SCHEMA if call.function.name == "get_weather" else NOTHING)
-    named = ask(client, model, **options | {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}).choices[0]
+    named = ask(
+        client, model, **options | {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}
+    ).choices[0]
     assert [call.function.name for call in named.message.tool_calls] == ["get_weather"]
 
 
-def test_gpt_oss_thinks_if_it_likes_and_then_writes_the_json_or_the_call_that_was_asked_for(client: openai.OpenAI, models: Path) -> None:
+def test_gpt_oss_thinks_if_it_likes_and_then_writes_the_json_or_the_call_that_was_asked_for(
+    client: openai.OpenAI, models: Path
+) -> None:
     tokenizer = newleaf.load(models / "harmony").tokenizer
     soon = {str(tokenizer.backend.token_to_id("<|end|>")): 10}  # random weights think for long
     form: Any = {"type": "json_schema", "json_schema": {"name": "trip", "schema": SCHEMA, "strict": True}}
@@ -136,14 +178,23 @@ def test_gpt_oss_thinks_if_it_likes_and_then_writes_the_json_or_the_call_that_wa
         options: Any = {"logit_bias": soon, "max_tokens": 2000, "seed": seed, "temperature": 1.5}
         said = ask(client, "harmony", response_format=form, **options).choices[0]
         jsonschema.validate(json.loads(said.message.content), SCHEMA)
-        any_, named = (ask(client, "harmony", tools=TOOLS, tool_choice=choice, **options).choices[0] for choice in ("required", one))
+        any_, named = (
+            ask(client, "harmony", tools=TOOLS, tool_choice=choice, **options).choices[0]
+            for choice in ("required", one)
+        )
         for each in (any_, named):
             (call,) = each.message.tool_calls
-            jsonschema.validate(json.loads(call.function.arguments), SCHEMA if call.function.name == "get_weather" else NOTHING)
+            jsonschema.validate(
+                json.loads(call.function.arguments),
+                SCHEMA if call.function.name == "get_weather" else NOTHING,
+            )
             assert (each.finish_reason, each.message.content) == ("tool_calls", None)
         assert named.message.tool_calls[0].function.name == "get_weather"
         either = ask(client, "harmony", tools=TOOLS, response_format=form, **options).choices[0]
-        assert either.finish_reason == "tool_calls" or json.loads(either.message.content)["city"] in ("Paris", "Oslo")
+        assert either.finish_reason == "tool_calls" or json.loads(either.message.content)["city"] in (
+            "Paris",
+            "Oslo",
+        )
         thoughts += [getattr(each.message, "reasoning", None) for each in (said, any_, named, either)]
     assert None in thoughts
     assert any(thoughts)
@@ -158,9 +209,15 @@ def test_calls_come_in_the_stream_and_their_results_go_back(client: openai.OpenA
     assert [call.index for call in begun] == list(range(len(begun)))
     assert [call.index for call in calls] == sorted(call.index for call in calls)
     assert len(begun) > 1, "this seed writes several"
-    alone = ask(client, tools=TOOLS[:1], tool_choice="required", max_tokens=400, seed=3, parallel_tool_calls=False).choices[0]
+    alone = ask(
+        client, tools=TOOLS[:1], tool_choice="required", max_tokens=400, seed=3, parallel_tool_calls=False
+    ).choices[0]
     assert len(alone.message.tool_calls) == 1
-    again = [*HELLO, alone.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": calls[0].id, "content": "rain"}]
+    again = [
+        *HELLO,
+        alone.message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": calls[0].id, "content": "rain"},
+    ]
     again[1].pop("refusal", None)
     assert ask(client, messages=again, tools=TOOLS).choices[0].message.role == "assistant"
 
@@ -179,12 +236,22 @@ def test_thoughts_stand_in_their_own_field(server: Running, client: openai.OpenA
     assert parts == {"content": answer.content, "reasoning": answer.reasoning}
 
 
-def test_reasoning_effort_reaches_the_template_or_is_ignored_by_name(server: Running, client: openai.OpenAI) -> None:
-    counts = [ask(client, "harmony", reasoning_effort=effort).usage.prompt_tokens for effort in ("low", "medium", "high")]
+def test_reasoning_effort_reaches_the_template_or_is_ignored_by_name(
+    server: Running, client: openai.OpenAI
+) -> None:
+    counts = [
+        ask(client, "harmony", reasoning_effort=effort).usage.prompt_tokens
+        for effort in ("low", "medium", "high")
+    ]
     assert len(set(counts)) > 1
-    assert ask(client, "qwen3", reasoning_effort="none").usage.prompt_tokens > ask(client, "qwen3").usage.prompt_tokens
+    assert (
+        ask(client, "qwen3", reasoning_effort="none").usage.prompt_tokens
+        > ask(client, "qwen3").usage.prompt_tokens
+    )
     for effort, ignored in (("low", "reasoning_effort"), ("none", None)):
-        got = server.post("/v1/chat/completions", model="endless", messages=HELLO, max_tokens=2, reasoning_effort=effort)
+        got = server.post(
+            "/v1/chat/completions", model="endless", messages=HELLO, max_tokens=2, reasoning_effort=effort
+        )
         assert (got.status_code, got.headers.get("x-newleaf-ignored")) == (200, ignored)
 
 
@@ -205,10 +272,18 @@ def test_reasoning_effort_reaches_the_template_or_is_ignored_by_name(server: Run
         ({"max_tokens": 0}, "max_tokens"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "king", "content": "a"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages[0].content[0]"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0]",
+        ),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "circle"}}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": {"type": "circle"}},
+                }
+            },
             "response_format.json_schema.schema",
         ),
         ({"model": "gpt-9"}, "model"),
@@ -216,8 +291,12 @@ def test_reasoning_effort_reaches_the_template_or_is_ignored_by_name(server: Run
         ({"regex": "("}, "regex"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(server: Running, options: dict[str, Any], param: str | None) -> None:
-    got = server.post("/v1/chat/completions", **{"model": "chatml", "messages": HELLO, "max_tokens": 4} | options)
+def test_what_cannot_be_is_refused_by_name(
+    server: Running, options: dict[str, Any], param: str | None
+) -> None:
+    got = server.post(
+        "/v1/chat/completions", **{"model": "chatml", "messages": HELLO, "max_tokens": 4} | options
+    )
     assert got.status_code == (404 if param == "model" else 400)
     error = got.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -227,7 +306,11 @@ def test_what_cannot_be_is_refused_by_name(server: Running, options: dict[str, A
 
 def test_what_looks_like_a_control_token_in_a_message_is_text(server: Running) -> None:
     def ids(text: str) -> list[int]:
-        return list(server.post("/tokenize", model="chatml", messages=[{"role": "user", "content": text}]).json()["tokens"])
+        return list(
+            server.post("/tokenize", model="chatml", messages=[{"role": "user", "content": text}]).json()[
+                "tokens"
+            ]
+        )
 
     ends = ids("a").count(326)
     assert ends > 0, "326 ends turns"

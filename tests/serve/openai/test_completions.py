@@ -31,11 +31,19 @@ def test_a_continuation_is_the_models_own(client: openai.OpenAI, models: Path) -
 
 def test_several_prompts_with_n_and_best_of_come_in_order(client: openai.OpenAI, models: Path) -> None:
     model = newleaf.load(models / "endless")
-    got = client.completions.create(model="endless", prompt=["What", "The"], n=2, max_tokens=5, seed=1, temperature=1)
+    got = client.completions.create(
+        model="endless", prompt=["What", "The"], n=2, max_tokens=5, seed=1, temperature=1
+    )
     assert [choice.index for choice in got.choices] == [0, 1, 2, 3]
-    assert [choice.text for choice in got.choices[:2]] == model.generate("What", n=2, max_tokens=5, seed=1, temperature=1)
-    best = client.completions.create(model="endless", prompt="What", n=1, best_of=4, max_tokens=5, seed=1, temperature=1)
-    assert best.choices[0].text == model.generate("What", n=1, best_of=4, max_tokens=5, seed=1, temperature=1)[0]
+    assert [choice.text for choice in got.choices[:2]] == model.generate(
+        "What", n=2, max_tokens=5, seed=1, temperature=1
+    )
+    best = client.completions.create(
+        model="endless", prompt="What", n=1, best_of=4, max_tokens=5, seed=1, temperature=1
+    )
+    assert (
+        best.choices[0].text == model.generate("What", n=1, best_of=4, max_tokens=5, seed=1, temperature=1)[0]
+    )
     assert best.usage.completion_tokens == 20
 
 
@@ -69,34 +77,44 @@ def test_echo_scores_the_prompt_as_the_network_does(client: openai.OpenAI, model
     model = newleaf.load(models / "endless")
     text = "What is the capital of France?"
     ids = model.tokenizer.encode(text)
-    got = client.completions.create(model="endless", prompt=text, echo=True, logprobs=2, max_tokens=1, temperature=0).choices[0]
+    got = client.completions.create(
+        model="endless", prompt=text, echo=True, logprobs=2, max_tokens=1, temperature=0
+    ).choices[0]
     with torch.no_grad():
         rows = model.network(torch.tensor([ids]))[0].log_softmax(-1)
     assert got.text.startswith(text)
     assert got.logprobs.token_logprobs[0] is None
     expected = [float(rows[place, token]) for place, token in enumerate(ids[1:])]
     assert got.logprobs.token_logprobs[1 : len(ids)] == pytest.approx(expected, abs=1e-4)
-    assert [text[at:].startswith(token) for token, at in zip(got.logprobs.tokens[: len(ids)], got.logprobs.text_offset, strict=False)] == [
-        True
-    ] * len(ids)
+    assert [
+        text[at:].startswith(token)
+        for token, at in zip(got.logprobs.tokens[: len(ids)], got.logprobs.text_offset, strict=False)
+    ] == [True] * len(ids)
     assert max(got.logprobs.top_logprobs[1].values()) == pytest.approx(float(rows[0].max()), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["endless", "mistral"])
 @pytest.mark.parametrize("as_ids", [False, True])
-def test_text_offset_says_where_in_the_text_each_token_begins(client: openai.OpenAI, models: Path, name: str, as_ids: bool) -> None:
-    """Half of a character begins where the character does, and what a tokenizer puts before a text begins at 0."""
+def test_text_offset_says_where_in_the_text_each_token_begins(
+    client: openai.OpenAI, models: Path, name: str, as_ids: bool
+) -> None:
+    """Half of a character begins where the character does, and what a tokenizer puts before a text begins at
+    0."""
     tokenizer = newleaf.load(models / name).tokenizer
     text = "ap 🤖 is[INST]"
     ids = tokenizer.encode(text)
-    got = client.completions.create(model=name, prompt=ids if as_ids else text, echo=True, logprobs=0, max_tokens=4).choices[0]
+    got = client.completions.create(
+        model=name, prompt=ids if as_ids else text, echo=True, logprobs=0, max_tokens=4
+    ).choices[0]
     offsets, at = got.logprobs.text_offset, 0
     assert got.text.startswith(text)
     for token, offset in zip(ids, offsets, strict=False):
         written = tokenizer.token_bytes(token)
         if at == 0 and name == "mistral":
             written = written.removeprefix(b" ")  # SentencePiece's own
-        assert offset == len(text.encode()[:at].decode("utf-8", "ignore")), tokenizer.backend.id_to_token(token)
+        assert offset == len(text.encode()[:at].decode("utf-8", "ignore")), tokenizer.backend.id_to_token(
+            token
+        )
         at += len(written)
     assert at == len(text.encode())
     assert offsets[len(ids)] == len(text)
@@ -125,7 +143,9 @@ def test_prompts_that_do_not_fit_are_refused_with_openais_code(client: openai.Op
             client.completions.create(model="endless", prompt=prompt)
 
 
-def test_embeddings_are_the_mean_of_the_last_hidden_states_scaled_to_length_1(client: openai.OpenAI, models: Path) -> None:
+def test_embeddings_are_the_mean_of_the_last_hidden_states_scaled_to_length_1(
+    client: openai.OpenAI, models: Path
+) -> None:
     model = newleaf.load(models / "endless")
     texts = ["The capital of France", "2 < 3"]
 
@@ -135,9 +155,12 @@ def test_embeddings_are_the_mean_of_the_last_hidden_states_scaled_to_length_1(cl
         return torch.tensor([each.embedding for each in got.data])
 
     with torch.no_grad():
-        means = torch.stack([model.network.hidden(torch.tensor([model.tokenizer.encode(text)]))[0].mean(0) for text in texts])
+        means = torch.stack(
+            [model.network.hidden(torch.tensor([model.tokenizer.encode(text)]))[0].mean(0) for text in texts]
+        )
     lengths = torch.linalg.vector_norm(means, dim=1, keepdim=True)
-    torch.testing.assert_close(embedded(), means / lengths, atol=1e-5, rtol=1e-4)  # the client asks for base64
+    # the client asks for base64
+    torch.testing.assert_close(embedded(), means / lengths, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(embedded(encoding_format="float"), means / lengths, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(embedded(extra_body={"normalize": False}), means, atol=1e-5, rtol=1e-4)
     # OpenAI's guide: cut the vector, then divide by its length again.
@@ -153,7 +176,9 @@ def test_tokens_go_both_ways(server: Running, models: Path) -> None:
     got = server.post("/tokenize", model="endless", prompt="capital 新叶", return_token_strs=True).json()
     assert got["tokens"] == tokenizer.encode("capital 新叶")
     assert got["count"] == len(got["token_strs"])
-    assert server.post("/detokenize", model="endless", tokens=got["tokens"]).json() == {"prompt": "capital 新叶"}
+    assert server.post("/detokenize", model="endless", tokens=got["tokens"]).json() == {
+        "prompt": "capital 新叶"
+    }
     assert server.post("/detokenize", model="endless", tokens=[99999]).status_code == 400
 
 
@@ -175,7 +200,9 @@ def test_models_health_and_metrics_are_there(server: Running, client: openai.Ope
 def test_a_response_is_the_chat_completion_in_another_shape(client: openai.OpenAI) -> None:
     options: Any = {"model": "endless", "temperature": 0}
     chat = client.chat.completions.create(
-        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], max_tokens=9, **options
+        messages=[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+        max_tokens=9,
+        **options,
     )
     got = client.responses.create(instructions="Be brief.", input="Hi", max_output_tokens=9, **options)
     assert got.output_text == chat.choices[0].message.content
@@ -199,14 +226,26 @@ def test_a_responses_events_tell_what_the_whole_of_it_says(client: openai.OpenAI
     ]
     kinds: list[str] = []
     text = arguments = ""
-    for event in client.responses.create(model="endless", input="Hi", max_output_tokens=8, temperature=0, stream=True):
+    for event in client.responses.create(
+        model="endless", input="Hi", max_output_tokens=8, temperature=0, stream=True
+    ):
         kinds.append(event.type)
         text += event.delta if event.type == "response.output_text.delta" else ""
     assert event.type == "response.incomplete"
     assert text == event.response.output_text != ""
-    assert kinds[:4] == ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
     for event in client.responses.create(
-        model="endless", input="Hi", tools=tools, tool_choice="required", stream=True, parallel_tool_calls=False
+        model="endless",
+        input="Hi",
+        tools=tools,
+        tool_choice="required",
+        stream=True,
+        parallel_tool_calls=False,
     ):
         if event.type == "response.function_call_arguments.delta":
             arguments += event.delta
@@ -218,7 +257,10 @@ def test_a_responses_events_tell_what_the_whole_of_it_says(client: openai.OpenAI
         call.model_dump(exclude_none=True),
         {"type": "function_call_output", "call_id": call.call_id, "output": "done"},
     ]
-    assert client.responses.create(model="endless", input=back, tools=tools, max_output_tokens=4).status in ("completed", "incomplete")
+    assert client.responses.create(model="endless", input=back, tools=tools, max_output_tokens=4).status in (
+        "completed",
+        "incomplete",
+    )
 
 
 def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path: Path) -> None:
@@ -230,7 +272,9 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
         network = newleaf.load(models / "endless").network
-        adapter = new_adapter(network, AdapterConfig(rank=4, targets=("all",)), rules_of(network.config, base.family))
+        adapter = new_adapter(
+            network, AdapterConfig(rank=4, targets=("all",)), rules_of(network.config, base.family)
+        )
         for part in adapter.parts.values():
             part.b.data += 0.5 * torch.randn_like(part.b)
         save_adapter(tmp_path / name, adapter, network.config, base.family)
@@ -238,7 +282,13 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
     brief = "{% for m in messages %}<|im_start|>{{ m.content }}, briefly<|im_end|>{% endfor %}<|im_start|>"
     about = json.loads((tmp_path / "two" / "tokenizer_config.json").read_text())
     (tmp_path / "two" / "tokenizer_config.json").write_text(json.dumps(about | {"chat_template": brief}))
-    server = start(f"base={models / 'endless'}", "--adapter", f"one={tmp_path / 'one'}", "--adapter", f"base:two={tmp_path / 'two'}")
+    server = start(
+        f"base={models / 'endless'}",
+        "--adapter",
+        f"one={tmp_path / 'one'}",
+        "--adapter",
+        f"base:two={tmp_path / 'two'}",
+    )
     client = server.client()
     assert [(model.id, getattr(model, "parent", None)) for model in client.models.list().data] == [
         ("base", None),
@@ -246,7 +296,10 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
         ("two", "base"),
     ]
     options: Any = {"prompt": "What is", "max_tokens": 12, "temperature": 0}
-    texts = {name: client.completions.create(model=name, **options).choices[0].text for name in ("base", "one", "two")}
+    texts = {
+        name: client.completions.create(model=name, **options).choices[0].text
+        for name in ("base", "one", "two")
+    }
     assert len(set(texts.values())) == 3
     assert texts["base"] == base.generate("What is", max_tokens=12, temperature=0)
     hello: Any = [{"role": "user", "content": "Hi"}]
@@ -254,10 +307,18 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
     for name in ("one", "two"):
         model = newleaf.load(models / "endless", adapter=tmp_path / name)
         assert texts[name] == model.generate("What is", max_tokens=12, temperature=0)
-        # What needs the network by itself, between two rounds of the engine: scores of the prompt, and embeddings.
+        # What needs the network by itself, between two rounds of the engine: scores of the prompt, and
+        # embeddings.
         with torch.no_grad():
-            rows, hidden = model.network(torch.tensor([ids]))[0].log_softmax(-1), model.network.hidden(torch.tensor([ids]))[0].mean(0)
-        scored = client.completions.create(model=name, **options | {"max_tokens": 1}, echo=True, logprobs=0).choices[0].logprobs
+            rows, hidden = (
+                model.network(torch.tensor([ids]))[0].log_softmax(-1),
+                model.network.hidden(torch.tensor([ids]))[0].mean(0),
+            )
+        scored = (
+            client.completions.create(model=name, **options | {"max_tokens": 1}, echo=True, logprobs=0)
+            .choices[0]
+            .logprobs
+        )
         expected = [float(rows[place, token]) for place, token in enumerate(ids[1:])]
         assert scored.token_logprobs[1 : len(ids)] == pytest.approx(expected, abs=1e-4)
         (found,) = client.embeddings.create(model=name, input="What is", extra_body={"normalize": False}).data
@@ -265,11 +326,18 @@ def test_adapters_are_models_over_one_base(start: Start, models: Path, tmp_path:
         # A conversation, by the template that an adapter brings or else the base's.
         said = client.chat.completions.create(model=name, messages=hello, max_tokens=9, temperature=0)
         assert said.choices[0].message.content == model.chat(hello, max_tokens=9, temperature=0)
-        assert said.usage.prompt_tokens == len(model.chat_template.encode(hello, Rendering(add_generation_prompt=True)).ids)
+        assert said.usage.prompt_tokens == len(
+            model.chat_template.encode(hello, Rendering(add_generation_prompt=True)).ids
+        )
 
 
 def test_a_draft_serves_the_same_text(start: Start, models: Path) -> None:
-    words = [f"base={models / 'endless'}", f"other={models / 'chatml'}", "--draft", f"base={models / 'endless'}"]
+    words = [
+        f"base={models / 'endless'}",
+        f"other={models / 'chatml'}",
+        "--draft",
+        f"base={models / 'endless'}",
+    ]
     client = start(*words).client()
     options: Any = {"prompt": "What is", "max_tokens": 30, "temperature": 0.7, "seed": 4}
     wanted = newleaf.load(models / "endless").generate("What is", max_tokens=30, temperature=0.7, seed=4)
@@ -294,11 +362,19 @@ def test_drafts_that_cannot_be_are_refused_in_a_line(
     assert capsys.readouterr().err == f"newleaf: {said}\n"
 
 
-def test_sampled_answers_are_utf8_unless_the_request_says_otherwise(client: openai.OpenAI, models: Path) -> None:
+def test_sampled_answers_are_utf8_unless_the_request_says_otherwise(
+    client: openai.OpenAI, models: Path
+) -> None:
     options: Any = {"model": "endless", "prompt": "What", "max_tokens": 60, "temperature": 1.5, "seed": 2}
-    texts = [client.completions.create(**options, extra_body=extra).choices[0].text for extra in ({}, {"valid_utf8": "off"})]
+    texts = [
+        client.completions.create(**options, extra_body=extra).choices[0].text
+        for extra in ({}, {"valid_utf8": "off"})
+    ]
     model = newleaf.load(models / "endless")
-    assert texts == [model.generate("What", max_tokens=60, temperature=1.5, seed=2, valid_utf8=how) for how in ("sampled", "off")]
+    assert texts == [
+        model.generate("What", max_tokens=60, temperature=1.5, seed=2, valid_utf8=how)
+        for how in ("sampled", "off")
+    ]
     assert ["\ufffd" in text for text in texts] == [False, True]
     with pytest.raises(openai.BadRequestError, match="valid_utf8"):
         client.completions.create(**options, extra_body={"valid_utf8": "no"})

@@ -1,5 +1,5 @@
-"""Bodies as stock clients sent them to this server, recorded and with long texts cut. docs/compatibility.md says which clients, and how
-the clients themselves fare is `python -m benchmarks.clients`."""
+"""Bodies as stock clients sent them to this server, recorded and with long texts cut. docs/compatibility.md
+says which clients, and how the clients themselves fare is `python -m benchmarks.clients`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,38 @@ WEATHER: dict[str, Any] = {
     "additionalProperties": False,
 }
 TOOL = {"name": "get_weather", "description": "The weather of a city.", "parameters": WEATHER, "strict": True}
-CALL = {"id": "call_dec3", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
+CALL = {
+    "id": "call_dec3",
+    "type": "function",
+    "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'},
+}
 CODEX: dict[str, Any] = {
     "stream": True,
     "input": [
-        {"type": "message", "id": "msg_1", "role": "developer", "content": [{"type": "input_text", "text": "You are a coding agent."}]},
-        {"type": "message", "id": "msg_2", "role": "developer", "content": [{"type": "input_text", "text": "The sandbox is read-only."}]},
-        {"type": "message", "id": "msg_3", "role": "user", "content": [{"type": "input_text", "text": "<environment_context>"}]},
-        {"type": "message", "id": "msg_4", "role": "user", "content": [{"type": "input_text", "text": "Say hello."}]},
+        {
+            "type": "message",
+            "id": "msg_1",
+            "role": "developer",
+            "content": [{"type": "input_text", "text": "You are a coding agent."}],
+        },
+        {
+            "type": "message",
+            "id": "msg_2",
+            "role": "developer",
+            "content": [{"type": "input_text", "text": "The sandbox is read-only."}],
+        },
+        {
+            "type": "message",
+            "id": "msg_3",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "<environment_context>"}],
+        },
+        {
+            "type": "message",
+            "id": "msg_4",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "Say hello."}],
+        },
         {
             "type": "message",
             "status": "completed",
@@ -35,10 +59,21 @@ CODEX: dict[str, Any] = {
             "role": "assistant",
             "content": [{"type": "output_text", "text": "Hello!", "annotations": [], "logprobs": []}],
         },
-        {"type": "message", "id": "msg_6", "role": "user", "content": [{"type": "input_text", "text": "Say it again."}]},
+        {
+            "type": "message",
+            "id": "msg_6",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "Say it again."}],
+        },
     ],
     "tools": [
-        {"type": "function", "name": "exec_command", "description": "Runs.", "parameters": WEATHER, "strict": False},
+        {
+            "type": "function",
+            "name": "exec_command",
+            "description": "Runs.",
+            "parameters": WEATHER,
+            "strict": False,
+        },
         {"type": "namespace", "name": "multi_agent_v1", "description": "Agents.", "tools": []},
         {"type": "web_search", "external_web_access": False},
     ],
@@ -56,7 +91,12 @@ CHAT: dict[str, tuple[dict[str, Any], list[str]]] = {
             "messages": [
                 {"content": "Be brief.", "role": "system"},
                 {"role": "user", "content": "What is the capital of France?"},
-                {"role": "assistant", "content": [{"type": "text", "text": "It is Paris.", "role": "assistant", "refusal": None}]},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "text", "text": "It is Paris.", "role": "assistant", "refusal": None}
+                    ],
+                },
                 {"role": "user", "content": [{"type": "text", "text": "And of Norway?"}]},
             ]
         },
@@ -80,7 +120,12 @@ CHAT: dict[str, tuple[dict[str, Any], list[str]]] = {
             "messages": [
                 {"role": "user", "content": "What is the capital of France?"},
                 {"content": "It is Paris.", "role": "assistant"},
-                {"role": "user", "content": [{"type": "text", "text": "And of Norway?", "cache_control": {"type": "ephemeral"}}]},
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "And of Norway?", "cache_control": {"type": "ephemeral"}}
+                    ],
+                },
             ]
         },
         ["messages[2].content[0].cache_control"],
@@ -115,8 +160,16 @@ def test_chats_of_stock_clients_are_answered(server: Running, name: str) -> None
 def test_codex_gets_its_events(server: Running) -> None:
     got = server.post("/v1/responses", model="endless", max_output_tokens=6, **CODEX)
     assert got.status_code == 200, got.text
-    assert ignored(got) == ["tools[1]", "tools[2]", "reasoning.summary", "prompt_cache_key", "client_metadata"]
-    events = [json.loads(line.removeprefix("data: ")) for line in got.text.splitlines() if line.startswith("data: ")]
+    assert ignored(got) == [
+        "tools[1]",
+        "tools[2]",
+        "reasoning.summary",
+        "prompt_cache_key",
+        "client_metadata",
+    ]
+    events = [
+        json.loads(line.removeprefix("data: ")) for line in got.text.splitlines() if line.startswith("data: ")
+    ]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert (events[0]["type"], events[-1]["type"]) == ("response.created", "response.incomplete")
     Response.model_validate(events[-1]["response"], strict=True)
@@ -133,14 +186,25 @@ def test_the_ai_sdk_refers_to_what_it_was_given(server: Running) -> None:
     thread = [said("Hi"), {"type": "item_reference", "id": message["id"]}, said("And?")]
     second = server.post("/v1/responses", model="endless", input=thread, max_output_tokens=2)
     assert second.status_code == 200, second.text
-    whole = server.post("/v1/responses", model="endless", input=[said("Hi"), message, said("And?")], max_output_tokens=2).json()
+    whole = server.post(
+        "/v1/responses", model="endless", input=[said("Hi"), message, said("And?")], max_output_tokens=2
+    ).json()
     assert second.json()["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
     Response.model_validate(second.json(), strict=True)
 
 
 def test_litellm_translates_anthropics_tools(server: Running) -> None:
-    asked = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "How is the weather in Oslo?"}]}
-    call = {"type": "function_call", "call_id": "call_24df", "name": "get_weather", "arguments": '{"city": "Oslo"}'}
+    asked = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "How is the weather in Oslo?"}],
+    }
+    call = {
+        "type": "function_call",
+        "call_id": "call_24df",
+        "name": "get_weather",
+        "arguments": '{"city": "Oslo"}',
+    }
     body = {
         "input": [asked, call, {"type": "function_call_output", "call_id": "call_24df", "output": "Rain."}],
         "include": ["reasoning.encrypted_content"],

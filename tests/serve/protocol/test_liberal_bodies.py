@@ -1,6 +1,8 @@
-"""Fields that clients send beside what is asked for: null is absent, advice is ignored by name, what would change the answer is refused.
+"""Fields that clients send beside what is asked for: null is absent, advice is ignored by name, what would
+change the answer is refused.
 
-Which fields there are, and what they mean, is from OpenAI's reference (the types of its Python package) and other servers' documentation.
+Which fields there are, and what they mean, is from OpenAI's reference (the types of its Python package) and
+other servers' documentation.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from newleaf.serve.http.middleware import MOST_LISTED, listed
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 HELLO: Any = [{"role": "user", "content": "What is the capital?"}]
-FAR = {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"], "additionalProperties": False}
+FAR = {
+    "type": "object",
+    "properties": {"far": {"type": "boolean"}},
+    "required": ["far"],
+    "additionalProperties": False,
+}
 GO = {"name": "go", "parameters": FAR}
 SHORT: dict[str, dict[str, Any]] = {
     CHAT: {"model": "endless", "messages": HELLO, "max_tokens": 4, "seed": 1},
@@ -90,20 +97,79 @@ def test_responses_ignore_what_only_openais_service_has(server: Running) -> None
         ],
         "tool_choice": "none",
     }
-    plain, advised = server.post(RESPONSES, **SHORT[RESPONSES]), server.post(RESPONSES, **SHORT[RESPONSES], **advice)
+    plain, advised = (
+        server.post(RESPONSES, **SHORT[RESPONSES]),
+        server.post(RESPONSES, **SHORT[RESPONSES], **advice),
+    )
     assert text_of(advised) == text_of(plain)
-    wanted = ["reasoning.summary", "prompt_cache_key", "text.verbosity", "service_tier", "background", "client_metadata", "max_tool_calls"]
+    wanted = [
+        "reasoning.summary",
+        "prompt_cache_key",
+        "text.verbosity",
+        "service_tier",
+        "background",
+        "client_metadata",
+        "max_tool_calls",
+    ]
     assert sorted(ignored(advised)) == sorted([*wanted, "include[1]", "tools[0]", "tools[1]", "tools[3]"])
     assert [tool["name"] for tool in advised.json()["tools"]] == ["go"]
 
 
 def test_null_is_absent_everywhere(server: Running) -> None:
-    fields = ["temperature", "top_p", "n", "stop", "stream", "stream_options", "logit_bias", "logprobs", "top_logprobs", "response_format"]
-    fields += ["tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "store", "user", "metadata", "audio", "modalities"]
-    fields += ["functions", "function_call", "service_tier", "top_k", "min_p", "regex", "options", "a name that nobody knows"]
-    nothing = ["name", "tool_calls", "tool_call_id", "refusal", "annotations", "audio", "function_call", "reasoning", "namespace", "index"]
+    fields = [
+        "temperature",
+        "top_p",
+        "n",
+        "stop",
+        "stream",
+        "stream_options",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+    ]
+    fields += [
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "store",
+        "user",
+        "metadata",
+        "audio",
+        "modalities",
+    ]
+    fields += [
+        "functions",
+        "function_call",
+        "service_tier",
+        "top_k",
+        "min_p",
+        "regex",
+        "options",
+        "a name that nobody knows",
+    ]
+    nothing = [
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "refusal",
+        "annotations",
+        "audio",
+        "function_call",
+        "reasoning",
+        "namespace",
+        "index",
+    ]
     messages = [{**HELLO[0], **dict.fromkeys(nothing)}]
-    parts = [{"role": "user", "content": [{"type": "text", "text": HELLO[0]["content"], "cache_control": None, "refusal": None}]}]
+    parts = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": HELLO[0]["content"], "cache_control": None, "refusal": None}
+            ],
+        }
+    ]
     plain = text_of(server.post(CHAT, **SHORT[CHAT]))
     for given in (messages, parts):
         got = server.post(CHAT, **SHORT[CHAT] | {"messages": given} | dict.fromkeys(fields))
@@ -111,25 +177,51 @@ def test_null_is_absent_everywhere(server: Running) -> None:
 
 
 def test_nulls_of_schemas_and_of_template_variables_are_values(server: Running) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [None]}, "strict": None, "description": None}}
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "n", "schema": {"enum": [None]}, "strict": None, "description": None},
+    }
     assert text_of(server.post(CHAT, **SHORT[CHAT] | {"response_format": form})) == "null"
 
 
 def test_a_clients_own_messages_come_back_as_it_dumps_them(client: openai.OpenAI, server: Running) -> None:
-    tools: Any = [{"type": "function", "function": GO, "cache_control": {"type": "ephemeral"}, "defer_loading": None}]
-    options: Any = {"model": "endless", "max_tokens": 400, "seed": 3, "tools": tools, "parallel_tool_calls": False}
-    first = client.chat.completions.create(messages=HELLO, tool_choice="required", **options).choices[0].message
+    tools: Any = [
+        {"type": "function", "function": GO, "cache_control": {"type": "ephemeral"}, "defer_loading": None}
+    ]
+    options: Any = {
+        "model": "endless",
+        "max_tokens": 400,
+        "seed": 3,
+        "tools": tools,
+        "parallel_tool_calls": False,
+    }
+    first = (
+        client.chat.completions.create(messages=HELLO, tool_choice="required", **options).choices[0].message
+    )
     assert first.tool_calls
     dumped = first.model_dump()
     assert None in dumped.values()
     calls = [{**call, "index": number, "namespace": None} for number, call in enumerate(dumped["tool_calls"])]
-    results = [{"role": "tool", "tool_call_id": call.id, "content": "done", "name": None} for call in first.tool_calls]
+    results = [
+        {"role": "tool", "tool_call_id": call.id, "content": "done", "name": None}
+        for call in first.tool_calls
+    ]
     spoken = ChatCompletionMessage(role="assistant", content="Well.").model_dump()
     thread = [*HELLO, {**dumped, "tool_calls": calls, "metadata": None}, *results, spoken, *HELLO]
-    plain_calls = [{"id": call.id, "type": "function", "function": call.function.model_dump()} for call in first.tool_calls]
-    plain = [*HELLO, {"role": "assistant", "tool_calls": plain_calls}, *results, {"role": "assistant", "content": "Well."}, *HELLO]
+    plain_calls = [
+        {"id": call.id, "type": "function", "function": call.function.model_dump()}
+        for call in first.tool_calls
+    ]
+    plain = [
+        *HELLO,
+        {"role": "assistant", "tool_calls": plain_calls},
+        *results,
+        {"role": "assistant", "content": "Well."},
+        *HELLO,
+    ]
     counts = [
-        server.post(CHAT, **SHORT[CHAT] | {"messages": each, "tools": tools}).json()["usage"]["prompt_tokens"] for each in (thread, plain)
+        server.post(CHAT, **SHORT[CHAT] | {"messages": each, "tools": tools}).json()["usage"]["prompt_tokens"]
+        for each in (thread, plain)
     ]
     assert counts[0] == counts[1]
 
@@ -142,7 +234,15 @@ def test_a_call_may_have_any_kind_of_no_content(server: Running, content: Any) -
         {"role": "assistant", "content": content, "tool_calls": [call]},
         {"role": "tool", "content": "yes", "tool_call_id": "c"},
     ]
-    old = [*HELLO, {"role": "assistant", "content": content, "function_call": {"name": "go", "arguments": '{"far": true}'}}, thread[2]]
+    old = [
+        *HELLO,
+        {
+            "role": "assistant",
+            "content": content,
+            "function_call": {"name": "go", "arguments": '{"far": true}'},
+        },
+        thread[2],
+    ]
     got = [server.post("/tokenize", model="qwen3", messages=each).json() for each in (thread, old)]
     assert got[0]["tokens"] == got[1]["tokens"]
     assert server.post(CHAT, **SHORT[CHAT] | {"messages": thread}).status_code == 200
@@ -175,11 +275,16 @@ def test_neutral_values_are_values(server: Running, path: str, neutral: dict[str
 
 
 def test_top_p_of_zero_takes_the_likeliest_token(server: Running) -> None:
-    got = [text_of(server.post(CHAT, **SHORT[CHAT] | more)) for more in ({"temperature": 0}, {"top_p": 0}, {"top_p": 0, "seed": 9})]
+    got = [
+        text_of(server.post(CHAT, **SHORT[CHAT] | more))
+        for more in ({"temperature": 0}, {"top_p": 0}, {"top_p": 0, "seed": 9})
+    ]
     assert got[1] == got[2] == got[0]
 
 
-@pytest.mark.parametrize(("path", "name"), [(CHAT, "max_tokens"), (TEXT, "max_tokens"), (RESPONSES, "max_output_tokens")])
+@pytest.mark.parametrize(
+    ("path", "name"), [(CHAT, "max_tokens"), (TEXT, "max_tokens"), (RESPONSES, "max_output_tokens")]
+)
 def test_limits_above_what_there_is_are_cut(start: Start, models: Any, path: str, name: str) -> None:
     server = start(models / "endless", "--max-output", "9")
     for asked in (100, 4096, 2**30, -1):
@@ -233,30 +338,55 @@ OURS_AND_THEIRS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
     (TEXT, {"regex": "[xy]{5}"}, {"structured_outputs": {"regex": "[xy]{5}"}}, []),
     (TEXT, {"grammar": "start: /[ab]{6}/"}, {"grammar": 'root ::= x x x x x x\nx ::= "a" | "b"'}, None),
     (TEXT, {"json_schema": FAR}, {"guided_json": json.dumps(FAR)}, []),
-    (TEXT, {"json_schema": FAR}, {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": FAR}}}, []),
+    (
+        TEXT,
+        {"json_schema": FAR},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": FAR}}},
+        [],
+    ),
     (
         CHAT,
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": FAR}}},
         {"response_format": {"type": "json_object", "schema": FAR}},
         [],
     ),
-    (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": FAR}}}, {"json_schema": FAR}, []),
-    (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": FAR}}}, {"format": FAR}, []),
+    (
+        CHAT,
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": FAR}}},
+        {"json_schema": FAR},
+        [],
+    ),
+    (
+        CHAT,
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": FAR}}},
+        {"format": FAR},
+        [],
+    ),
     (
         CHAT,
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": FAR}}},
         {"structured_outputs": {"json": FAR}},
         [],
     ),
-    (CHAT, {"min_tokens": 9, "max_tokens": 9, "model": "chatml"}, {"ignore_eos": True, "max_tokens": 9, "model": "chatml"}, []),
+    (
+        CHAT,
+        {"min_tokens": 9, "max_tokens": 9, "model": "chatml"},
+        {"ignore_eos": True, "max_tokens": 9, "model": "chatml"},
+        [],
+    ),
     (RESPONSES, {"max_output_tokens": 2}, {"max_output_tokens": None, "max_tokens": 2}, ["max_tokens"]),
 ]
 
 
 @pytest.mark.parametrize(("path", "ours", "theirs", "left"), OURS_AND_THEIRS)
-def test_other_servers_names_are_honoured(server: Running, path: str, ours: dict[str, Any], theirs: dict[str, Any], left: Any) -> None:
+def test_other_servers_names_are_honoured(
+    server: Running, path: str, ours: dict[str, Any], theirs: dict[str, Any], left: Any
+) -> None:
     small = {"max_tokens": 60} if "max_tokens" not in ours and path != RESPONSES else {}
-    one, other = server.post(path, **SHORT[path] | small | ours), server.post(path, **SHORT[path] | small | theirs)
+    one, other = (
+        server.post(path, **SHORT[path] | small | ours),
+        server.post(path, **SHORT[path] | small | theirs),
+    )
     if left is None:  # the same texts by other grammars, whose tokens are drawn differently
         assert set(text_of(one)) | set(text_of(other)) <= set("ab")
         assert len(text_of(one)) == len(text_of(other)) == 6
@@ -279,12 +409,26 @@ def test_other_servers_names_are_honoured(server: Running, path: str, ours: dict
         (RESPONSES, {"background": True}, "background"),
         (RESPONSES, {"conversation": "conv_1"}, "conversation"),
         (RESPONSES, {"prompt": {"id": "pmpt_1"}}, "prompt"),
-        (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content[0]"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}, "messages[0].content[0]"),
-        (CHAT, {"tools": [{"type": "custom", "custom": {"name": "x"}}], "tool_choice": "required"}, "tool_choice"),
+        (
+            RESPONSES,
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "input[0].content[0]",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+            "messages[0].content[0]",
+        ),
+        (
+            CHAT,
+            {"tools": [{"type": "custom", "custom": {"name": "x"}}], "tool_choice": "required"},
+            "tool_choice",
+        ),
     ],
 )
-def test_what_would_change_the_answer_is_refused_by_name(server: Running, path: str, more: dict[str, Any], param: str) -> None:
+def test_what_would_change_the_answer_is_refused_by_name(
+    server: Running, path: str, more: dict[str, Any], param: str
+) -> None:
     got = server.post(path, **SHORT[path] | more)
     assert (got.status_code, got.json()["error"]["param"]) == (400, param), got.text
     assert param in got.json()["error"]["message"]
@@ -295,18 +439,39 @@ def test_what_would_change_the_answer_is_refused_by_name(server: Running, path: 
     [
         (
             CHAT,
-            {"messages": [*HELLO, {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": 7}]}]},
+            {
+                "messages": [
+                    *HELLO,
+                    {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": 7}]},
+                ]
+            },
             "messages[1].content[1].text",
         ),
         (CHAT, {"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
-        (CHAT, {"messages": [{"role": "user", "content": [{"type": "texts", "text": "a"}]}]}, "messages[0].content[0].type"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "texts", "text": "a"}]}]},
+            "messages[0].content[0].type",
+        ),
         (CHAT, {"messages": [{"content": "a"}]}, "messages[0].role"),
         (
             CHAT,
-            {"messages": [*HELLO, {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": 7, "arguments": "{}"}}]}]},
+            {
+                "messages": [
+                    *HELLO,
+                    {
+                        "role": "assistant",
+                        "tool_calls": [{"id": "a", "function": {"name": 7, "arguments": "{}"}}],
+                    },
+                ]
+            },
             "messages[1].tool_calls[0].function.name",
         ),
-        (CHAT, {"tools": [{"type": "web_search"}, {"type": "function", "function": {"name": "a b"}}]}, "tools[1].function.name"),
+        (
+            CHAT,
+            {"tools": [{"type": "web_search"}, {"type": "function", "function": {"name": "a b"}}]},
+            "tools[1].function.name",
+        ),
         (CHAT, {"tools": [{"type": "function", "function": {"parameters": {}}}]}, "tools[0].function.name"),
         (CHAT, {"tool_choice": "sometimes"}, "tool_choice"),
         (CHAT, {"stop": {"a": 1}}, "stop"),
@@ -318,10 +483,19 @@ def test_what_would_change_the_answer_is_refused_by_name(server: Running, path: 
         (TEXT, {"prompt": {"a": 1}}, "prompt"),
         (
             RESPONSES,
-            {"input": [{"role": "user", "content": "a"}, {"type": "function_call", "name": "f", "arguments": "{}"}]},
+            {
+                "input": [
+                    {"role": "user", "content": "a"},
+                    {"type": "function_call", "name": "f", "arguments": "{}"},
+                ]
+            },
             "input[1].call_id",
         ),
-        (RESPONSES, {"input": [{"role": "user", "content": [{"type": "input_text", "text": ["a"]}]}]}, "input[0].content[0].text"),
+        (
+            RESPONSES,
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": ["a"]}]}]},
+            "input[0].content[0].text",
+        ),
         (RESPONSES, {"input": [{"type": "mesage", "role": "user", "content": "a"}]}, "input[0].type"),
         (RESPONSES, {"input": [7]}, "input[0]"),
         (RESPONSES, {"text": {"format": {"type": "json_schema", "schema": 7}}}, "text.format.schema"),
@@ -330,7 +504,9 @@ def test_what_would_change_the_answer_is_refused_by_name(server: Running, path: 
         ("/v1/embeddings", {"input": [[1], [None]]}, "input[1][0]"),
     ],
 )
-def test_errors_name_the_field_that_is_wrong(server: Running, path: str, more: dict[str, Any], param: str) -> None:
+def test_errors_name_the_field_that_is_wrong(
+    server: Running, path: str, more: dict[str, Any], param: str
+) -> None:
     got = server.post(path, **SHORT.get(path, {}) | more)
     error = got.json()["error"]
     assert (got.status_code, error["param"], error["type"]) == (400, param, "invalid_request_error"), error
@@ -370,7 +546,10 @@ def test_the_log_names_what_was_ignored(server: Running) -> None:
 
 
 def test_the_header_is_short_and_safe() -> None:
-    assert listed(["a.b[0]", "x\r\nset-cookie: y", "新叶, z"]) == "a.b[0], x%0D%0Aset-cookie%3A%20y, %E6%96%B0%E5%8F%B6%2C%20z"
+    assert (
+        listed(["a.b[0]", "x\r\nset-cookie: y", "新叶, z"])
+        == "a.b[0], x%0D%0Aset-cookie%3A%20y, %E6%96%B0%E5%8F%B6%2C%20z"
+    )
     many = listed([f"field_{number}" for number in range(5000)])
     assert len(many) < MOST_LISTED + 20
     assert many.endswith(" more")

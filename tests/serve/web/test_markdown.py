@@ -1,4 +1,5 @@
-"""A model's Markdown on the page: the specifications' examples, LaTeX, colours of code, and that nothing in it can run."""
+"""A model's Markdown on the page: the specifications' examples, LaTeX, colours of code, and that nothing in
+it can run."""
 
 from __future__ import annotations
 
@@ -53,16 +54,20 @@ def test_commonmarks_examples_come_out_as_the_specification_has_them(modules: Pa
     right = {number for number, one in found.items() if one["right"]}
     without = {number for number, one in found.items() if not one["markup"]}
     print(
-        f"CommonMark 0.31.2: {len(right)} of {len(found)} with raw HTML as text, {len(right & without)} of {len(without)} without raw HTML"
+        f"CommonMark 0.31.2: {len(right)} of {len(found)} with raw HTML as text, {len(right & without)} of "
+        f"{len(without)} without raw HTML"
     )
-    assert set(found) - right == LINKED_BY_GFM, {number: found[number] for number in set(found) - right - LINKED_BY_GFM}
+    assert set(found) - right == LINKED_BY_GFM, {
+        number: found[number] for number in set(found) - right - LINKED_BY_GFM
+    }
 
 
 def test_the_examples_of_githubs_extensions_come_out_as_its_specification_has_them(modules: Page) -> None:
     found = scored(modules, "gfm-0.29.json")
     wrong = {number for number, one in found.items() if not one["right"]}
     print(f"GFM 0.29's extensions: {len(found) - len(wrong)} of {len(found)}")
-    assert wrong <= {630}, {number: found[number] for number in wrong}  # 630: "+" in the domain of a bare address
+    # 630: "+" in the domain of a bare address
+    assert wrong <= {630}, {number: found[number] for number in wrong}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +75,10 @@ def test_the_examples_of_githubs_extensions_come_out_as_its_specification_has_th
     [
         ("plain", "<p>plain</p>"),
         ("one\ntwo\n\nthree", "<p>one\ntwo</p><p>three</p>"),
-        ("**bold** and *it* and `x < y`", '<p><strong>bold</strong> and <em>it</em> and <code dir="ltr">x &lt; y</code></p>'),
+        (
+            "**bold** and *it* and `x < y`",
+            '<p><strong>bold</strong> and <em>it</em> and <code dir="ltr">x &lt; y</code></p>',
+        ),
         ("snake_case_name and 2 * 3 * 4", "<p>snake_case_name and 2 * 3 * 4</p>"),
         ("**never closed", "<p>**never closed</p>"),
         ("**bold *and* it**", "<p><strong>bold <em>and</em> it</strong></p>"),
@@ -84,15 +92,30 @@ def test_the_examples_of_githubs_extensions_come_out_as_its_specification_has_th
         ("> said\n> so", "<blockquote><p>said\nso</p></blockquote>"),
         ("~~no~~ \\*star\\*", "<p><del>no</del> *star*</p>"),
         ("---", "<hr>"),
-        ("<script>alert(1)</script>", '<pre class="markup" data-markup="" tabindex="0">&lt;script&gt;alert(1)&lt;/script&gt;</pre>'),
-        ('a <img src=x onerror="alert(1)">', '<p>a <span data-markup="">&lt;img src=x onerror="alert(1)"&gt;</span></p>'),
+        (
+            "<script>alert(1)</script>",
+            '<pre class="markup" data-markup="" tabindex="0">&lt;script&gt;alert(1)&lt;/script&gt;</pre>',
+        ),
+        (
+            'a <img src=x onerror="alert(1)">',
+            '<p>a <span data-markup="">&lt;img src=x onerror="alert(1)"&gt;</span></p>',
+        ),
         ("[x](javascript:alert(1))", "<p>[x](javascript:alert(1))</p>"),
         ("[x](JaVaScRiPt:alert`1`)", '<p>[x](JaVaScRiPt:alert<code dir="ltr">1</code>)</p>'),
-        ("[x](data:text/html,<script>)", '<p>[x](data:text/html,<span data-markup="">&lt;script&gt;</span>)</p>'),
+        (
+            "[x](data:text/html,<script>)",
+            '<p>[x](data:text/html,<span data-markup="">&lt;script&gt;</span>)</p>',
+        ),
         ("[x](//evil)", '<p><a data-href="//evil" title="//evil">x</a></p>'),
         ("H<sub>2</sub>O<br>x", "<p>H<sub>2</sub>O<br>x</p>"),
-        ("<b onclick=a>y</b>", '<p><span data-markup="">&lt;b onclick=a&gt;</span>y<span data-markup="">&lt;/b&gt;</span></p>'),
-        ("*a <b>c* d</b>", '<p><em>a <span data-markup="">&lt;b&gt;</span>c</em> d<span data-markup="">&lt;/b&gt;</span></p>'),
+        (
+            "<b onclick=a>y</b>",
+            '<p><span data-markup="">&lt;b onclick=a&gt;</span>y<span data-markup="">&lt;/b&gt;</span></p>',
+        ),
+        (
+            "*a <b>c* d</b>",
+            '<p><em>a <span data-markup="">&lt;b&gt;</span>c</em> d<span data-markup="">&lt;/b&gt;</span></p>',
+        ),
         ("main.py and a.md", "<p>main.py and a.md</p>"),
     ],
 )
@@ -146,8 +169,14 @@ def test_code_has_colours_and_copies_as_it_is(modules: Page) -> None:
 def test_tables_are_aligned_and_scroll_by_themselves(modules: Page) -> None:
     found = rendered(modules, "| a | b | c |\n|---|:-:|--:|\n| 1 | **2** | `x \\| y` |")
     assert found.startswith('<div class="table" tabindex="0"><table>')
-    assert '<th scope="col">a</th><th data-align="center" scope="col">b</th><th data-align="right" scope="col">c</th>' in found
-    assert '<td>1</td><td data-align="center"><strong>2</strong></td><td data-align="right"><code dir="ltr">x | y</code></td>' in found
+    assert (
+        '<th scope="col">a</th><th data-align="center" scope="col">b</th><th data-align="right" scope="col">c</th>'
+        in found
+    )
+    assert (
+        '<td>1</td><td data-align="center"><strong>2</strong></td><td data-align="right"><code dir="ltr">x | y</code></td>'
+        in found
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,7 +187,10 @@ def test_tables_are_aligned_and_scroll_by_themselves(modules: Page) -> None:
         ("$$\na \\\\ b\n$$", [("a \\\\ b", True)]),
         ("> $$\n> x\n> $$", [("x", True)]),
         ("- one\n\n  \\[\n  x^2\n  \\]", [("x^2", True)]),
-        ("\\begin{align}\na &= b \\\\\n\nc &= d\n\\end{align}", [("\\begin{align}\na &= b \\\\\n\nc &= d\n\\end{align}", True)]),
+        (
+            "\\begin{align}\na &= b \\\\\n\nc &= d\n\\end{align}",
+            [("\\begin{align}\na &= b \\\\\n\nc &= d\n\\end{align}", True)],
+        ),
         ("```math\nx_1\n```", [("x_1", True)]),
         ("Inline $$x$$ here.", [("x", True)]),
         ("It costs $5 to $10, or US$7 and 8$.", []),

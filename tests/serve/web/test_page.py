@@ -13,7 +13,9 @@ import httpx
 import pytest
 
 pytest.importorskip("playwright", reason="needs playwright (pip install 'newleaf[test]')")
-pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python (pip install 'newleaf[test]')")
+pytest.importorskip(
+    "axe_playwright_python", reason="needs axe-playwright-python (pip install 'newleaf[test]')"
+)
 
 from axe_playwright_python.sync_playwright import Axe
 from browser import ENDLESS, Visit, chromium, make_letters_model, visit
@@ -29,7 +31,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("runs")
     write_run(top / "book", steps=60, bits=1.5)
     append(
-        write_run(top / "deep" / "live", steps=30, bits=1.9, state="running"), '{"step": 30, "prompt": "Once", "sample": " upon a leaf"}\n'
+        write_run(top / "deep" / "live", steps=30, bits=1.9, state="running"),
+        '{"step": 30, "prompt": "Once", "sample": " upon a leaf"}\n',
     )
     return top
 
@@ -55,7 +58,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def seen(browser: Browser, address: str) -> Iterator[Visit]:
-    """The page, opened for the first time; it must complain about nothing, and ask nobody else for anything."""
+    """The page, opened for the first time; it must complain about nothing, and ask nobody else for
+    anything."""
     with visit(browser, address) as found:
         yield found
         assert found.wrong == []
@@ -101,7 +105,10 @@ def test_settings_and_system_prompt_reach_the_server(seen: Visit) -> None:
         "top_p": 0.9,
         "seed": 11,
     }
-    assert body["messages"] == [{"role": "system", "content": "Be a leaf."}, {"role": "user", "content": "Who are you?"}]
+    assert body["messages"] == [
+        {"role": "system", "content": "Be a leaf."},
+        {"role": "user", "content": "Who are you?"},
+    ]
     assert body["stream"] is True
     seen.page.locator("#open-settings").click()
     seen.page.locator("#set-top_p").fill("")  # what nobody sets is the server's
@@ -109,7 +116,12 @@ def test_settings_and_system_prompt_reach_the_server(seen: Visit) -> None:
     with seen.page.expect_request("**/v1/chat/completions") as asked:
         seen.ask("And now?", answers=2)
     assert "top_p" not in asked.value.post_data_json
-    assert [message["role"] for message in asked.value.post_data_json["messages"]] == ["system", "user", "assistant", "user"]
+    assert [message["role"] for message in asked.value.post_data_json["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
 
 
 def test_stopping_keeps_what_has_come_and_frees_the_server(seen: Visit, letters: Running) -> None:
@@ -117,7 +129,9 @@ def test_stopping_keeps_what_has_come_and_frees_the_server(seen: Visit, letters:
     seen.settings(max_tokens=str(ENDLESS), temperature="1")
     page.locator("#message").fill("Go on for ever")
     page.locator("#message").press("Enter")
-    page.wait_for_function("() => document.querySelector('.message.assistant .prose')?.textContent.length > 40")
+    page.wait_for_function(
+        "() => document.querySelector('.message.assistant .prose')?.textContent.length > 40"
+    )
     expect(page.get_by_role("button", name="Edit")).to_be_disabled()  # one answer at a time
     page.get_by_role("button", name="Stop").click()
     text = seen.answered()
@@ -128,7 +142,10 @@ def test_stopping_keeps_what_has_come_and_frees_the_server(seen: Visit, letters:
     until(lambda: letters.gauge("running", "letters") == 0)
     seen.settings(max_tokens="5")
     page.get_by_role("button", name="Go on writing").click()
-    page.wait_for_function("before => document.querySelector('.message.assistant .prose').textContent.length > before", arg=len(text))
+    page.wait_for_function(
+        "before => document.querySelector('.message.assistant .prose').textContent.length > before",
+        arg=len(text),
+    )
     assert seen.answered().startswith(text.rstrip())
 
 
@@ -171,8 +188,12 @@ def test_a_token_shows_its_probability_and_the_alternatives_that_the_server_gave
     seen.settings(max_tokens="10", seed="2", temperature="1")
     with page.expect_request("**/v1/chat/completions") as asked:
         answer = seen.ask("Look")
-    body = {name: value for name, value in asked.value.post_data_json.items() if not name.startswith("stream")}
-    entries = httpx.post(f"{seen.address}v1/chat/completions", json=body, timeout=60).json()["choices"][0]["logprobs"]["content"]
+    body = {
+        name: value for name, value in asked.value.post_data_json.items() if not name.startswith("stream")
+    }
+    entries = httpx.post(f"{seen.address}v1/chat/completions", json=body, timeout=60).json()["choices"][0][
+        "logprobs"
+    ]["content"]
     look_at_tokens(page)
     assert tokens(page) == [entry["token"] for entry in entries]
     assert "".join(tokens(page)).strip() == answer
@@ -182,8 +203,12 @@ def test_a_token_shows_its_probability_and_the_alternatives_that_the_server_gave
     told = entries[3]
     alternatives = popover.locator(".alternative")
     names = [top["token"] for top in told["top_logprobs"]]
-    assert alternatives.locator(".token-name").all_inner_texts()[: len(names)] == [name.replace(" ", "·") for name in names]
-    shares = [float(text.split()[0].lstrip("<")) for text in alternatives.locator(".figure").all_inner_texts()]
+    assert alternatives.locator(".token-name").all_inner_texts()[: len(names)] == [
+        name.replace(" ", "·") for name in names
+    ]
+    shares = [
+        float(text.split()[0].lstrip("<")) for text in alternatives.locator(".figure").all_inner_texts()
+    ]
     for share, top in zip(shares, told["top_logprobs"], strict=False):
         assert share == pytest.approx(100 * math.exp(top["logprob"]), rel=0.06, abs=0.5)
     assert popover.locator(".alternative.own .token-name").inner_text() == told["token"].replace(" ", "·")
@@ -334,7 +359,9 @@ def test_a_texts_own_likelihood_is_shown(seen: Visit) -> None:
     assert shown[-1] == "!"
     assert "bits a token" in page.locator(".out .facts").inner_text()
     body = {"prompt": "叶", "echo": True, "logprobs": 1, "max_tokens": 1}
-    told = httpx.post(f"{seen.address}v1/completions", json=body, timeout=60).json()["choices"][0]["logprobs"]["tokens"]
+    told = httpx.post(f"{seen.address}v1/completions", json=body, timeout=60).json()["choices"][0][
+        "logprobs"
+    ]["tokens"]
     assert told[:3] == ["bytes:\\xe5", "bytes:\\x8f", "bytes:\\xb6"]  # the character's UTF-8
 
 
@@ -344,7 +371,13 @@ def test_the_runs_tab_shows_a_run_with_its_curve_and_samples(seen: Visit) -> Non
     page.get_by_role("link", name="book").click()
     expect(page.locator(".run h1")).to_have_text("book")
     page.locator(".chart path").first.wait_for()
-    facts = dict(zip(page.locator(".facts-grid dt").all_inner_texts(), page.locator(".facts-grid dd").all_inner_texts(), strict=True))
+    facts = dict(
+        zip(
+            page.locator(".facts-grid dt").all_inner_texts(),
+            page.locator(".facts-grid dd").all_inner_texts(),
+            strict=True,
+        )
+    )
     best = 1.5 + 3 * math.exp(-6)  # the last of the validations that `write_run` makes; the summary has 1.5
     assert facts["Best validation"] == f"{best:.3f} bits per byte"
     assert facts["At step"] == "60"
@@ -432,7 +465,9 @@ def test_everything_can_be_done_by_keys(seen: Visit) -> None:
 
 
 def test_a_phone_shows_everything_within_its_width(browser: Browser, address: str) -> None:
-    with visit(browser, address, viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True) as found:
+    with visit(
+        browser, address, viewport={"width": 390, "height": 780}, has_touch=True, is_mobile=True
+    ) as found:
         page = found.page
         found.settings(max_tokens="40")
         found.ask("A long message for a narrow screen: " + "wide" * 40)
@@ -481,7 +516,10 @@ $$
 
 
 def markdown_answer(route: Route) -> None:
-    event = {"model": "letters", "choices": [{"index": 0, "delta": {"content": MARKDOWN}, "finish_reason": "stop"}]}
+    event = {
+        "model": "letters",
+        "choices": [{"index": 0, "delta": {"content": MARKDOWN}, "finish_reason": "stop"}],
+    }
     route.fulfill(content_type="text/event-stream", body=f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n")
 
 
@@ -490,7 +528,11 @@ def test_axe_finds_nothing_serious(scheme: str, locale: str, browser: Browser, a
     def serious(page: Page, where: str) -> list[Any]:
         # A dialog or popover lies over the rest, whose colours axe would take through the shade.
         found = Axe().run(page, where).response["violations"]
-        return [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
+        return [
+            (one["id"], one["nodes"][0]["html"][:200])
+            for one in found
+            if one["impact"] in ("serious", "critical")
+        ]
 
     # axe builds markup from text, which the page's policy forbids.
     with visit(browser, address, color_scheme=scheme, locale=locale, bypass_csp=True) as found:
@@ -536,7 +578,9 @@ def test_an_error_is_said_and_can_be_tried_again(seen: Visit) -> None:
     page.route(
         "**/v1/chat/completions",
         lambda route: route.fulfill(
-            status=200, content_type="text/event-stream", body='data: {"choices":[{"index":0,"delta":{"content":"half"}}]}\n\n'
+            status=200,
+            content_type="text/event-stream",
+            body='data: {"choices":[{"index":0,"delta":{"content":"half"}}]}\n\n',
         ),
     )
     page.locator("#message").fill("Break")
@@ -552,16 +596,29 @@ def test_thoughts_stand_apart_and_models_can_be_chosen(seen: Visit) -> None:
     page = seen.page
     models = [{"id": "letters", "chat": True}, {"id": "other", "chat": True}]
     page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": models}))
-    parts = [{"reasoning_content": "Let me "}, {"reasoning_content": "see."}, {"content": "**Yes"}, {"content": "** <b>no</b>"}]
-    events = [{"model": "other", "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]} for delta in parts]
+    parts = [
+        {"reasoning_content": "Let me "},
+        {"reasoning_content": "see."},
+        {"content": "**Yes"},
+        {"content": "** <b>no</b>"},
+    ]
+    events = [
+        {"model": "other", "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]}
+        for delta in parts
+    ]
     stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=stream))
+    page.route(
+        "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=stream)
+    )
     page.reload()
     page.locator("#chat-model").select_option("other")
     with page.expect_request("**/v1/chat/completions") as asked:
         seen.ask("Is it?")
     assert asked.value.post_data_json["model"] == "other"
-    assert page.locator(".message.assistant > .body > .prose").inner_html() == '<p dir="auto"><strong>Yes</strong> <b>no</b></p>'
+    assert (
+        page.locator(".message.assistant > .body > .prose").inner_html()
+        == '<p dir="auto"><strong>Yes</strong> <b>no</b></p>'
+    )
     expect(page.get_by_text("Let me see.")).to_be_hidden()
     page.get_by_text("Thoughts").click()
     expect(page.get_by_text("Let me see.")).to_be_visible()
@@ -572,7 +629,9 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab_unless_kept(browser: Brow
         if route.request.headers.get("authorization") == "Bearer sesame":
             route.continue_()
         else:
-            route.fulfill(status=401, json={"error": {"message": "an API key is needed", "code": "invalid_api_key"}})
+            route.fulfill(
+                status=401, json={"error": {"message": "an API key is needed", "code": "invalid_api_key"}}
+            )
 
     with visit(browser, address) as found:
         page = found.page
@@ -598,7 +657,10 @@ def test_enter_belongs_to_an_input_method_while_it_composes(seen: Visit) -> None
     seen.settings(max_tokens="4")
     field = seen.page.locator("#message")
     field.fill("ni hao")
-    field.evaluate("(node) => node.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true}))")
+    field.evaluate(
+        "(node) => node.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, "
+        "bubbles: true}))"
+    )
     expect(field).to_have_value("ni hao")
     assert seen.page.locator(".message").count() == 0
     field.press("Enter")

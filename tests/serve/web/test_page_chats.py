@@ -1,4 +1,5 @@
-"""The page in a real browser: two windows, finding and taking in chats, their heads, settings, base models, long prompts."""
+"""The page in a real browser: two windows, finding and taking in chats, their heads, settings, base models,
+long prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     make_letters_model(folder / "letters")
     tokenizer = train_tokenizer(["Once upon a time"], TokenizerConfig(kind="byte"))
-    Model(GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 32)).eval(), tokenizer, "newleaf").save(folder / "base")
+    Model(GPT(GPTConfig(tokenizer.vocab_size, CONTEXT, 1, 2, 32)).eval(), tokenizer, "newleaf").save(
+        folder / "base"
+    )
     config = {"temperature": 0.3, "top_k": 9}
     make_letters_model(folder / "cool")
     (folder / "cool" / "generation_config.json").write_text(json.dumps(config), "utf-8")
@@ -37,7 +40,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    running = Running([models / name for name in ("letters", "base", "cool")], tmp_path_factory.mktemp("home"))
+    running = Running(
+        [models / name for name in ("letters", "base", "cool")], tmp_path_factory.mktemp("home")
+    )
     yield f"{running.url}/"
     assert running.end() == 0, running.log
 
@@ -84,7 +89,8 @@ def test_two_windows_keep_what_is_said_in_either(seen: Visit) -> None:
     second = another(seen)
     expect(second.page.locator(".message.user .said")).to_have_text("Shared?")
     seen.ask("Said in the first", answers=2)
-    expect(second.page.locator(".message.user .said")).to_have_text(["Shared?", "Said in the first"])  # without a reload
+    # without a reload
+    expect(second.page.locator(".message.user .said")).to_have_text(["Shared?", "Said in the first"])
     # Each in its own window, neither knowing of the other: as two branches below one answer.
     second.page.evaluate("() => navigator.serviceWorker")  # the window stays alive
     for window in (seen, second):
@@ -102,9 +108,12 @@ def test_two_windows_keep_what_is_said_in_either(seen: Visit) -> None:
             };
         })"""
     )
-    contents = [node["content"] for talk in stored for node in talk["nodes"].values() if node["role"] == "user"]
+    contents = [
+        node["content"] for talk in stored for node in talk["nodes"].values() if node["role"] == "user"
+    ]
     assert sorted(contents) == ["From window 1", "From window 2", "Said in the first", "Shared?"]
-    assert all(node["content"] for talk in stored for node in talk["nodes"].values())  # every answer was kept whole
+    # every answer was kept whole
+    assert all(node["content"] for talk in stored for node in talk["nodes"].values())
     assert len(seen.page.evaluate(said)) >= 3
 
 
@@ -128,7 +137,10 @@ def test_settings_of_two_windows_do_not_undo_each_other(seen: Visit) -> None:
     for window in (seen, second):
         window.page.reload()
         window.page.locator("#open-settings").click()
-        assert (window.page.locator("#set-top_k").input_value(), window.page.locator("#set-min_p").input_value()) == ("40", "0.2")
+        assert (
+            window.page.locator("#set-top_k").input_value(),
+            window.page.locator("#set-min_p").input_value(),
+        ) == ("40", "0.2")
         window.page.keyboard.press("Escape")
 
 
@@ -276,7 +288,9 @@ def test_a_long_prompt_shows_how_much_of_it_has_been_read(seen: Visit) -> None:
     expect(page.locator(".reading-prompt")).to_contain_text("Reading: 512 of 2,048 tokens")
     assert page.evaluate("() => window.sent.return_progress") is True
     assert page.evaluate("() => document.querySelector('.reading-prompt progress').position") == 0.25
-    page.evaluate("""() => window.more('data: {"choices": [{"index": 0, "delta": {"content": "Read."}}]}\\n\\n')""")
+    page.evaluate(
+        """() => window.more('data: {"choices": [{"index": 0, "delta": {"content": "Read."}}]}\\n\\n')"""
+    )
     expect(page.locator(".message.assistant .prose")).to_have_text("Read.")
     expect(page.locator(".reading-prompt")).to_have_count(0)
     page.evaluate("() => { window.more('data: [DONE]\\n\\n'); window.end(); }")
@@ -344,32 +358,73 @@ def test_what_was_exported_can_be_taken_in_again(browser: Browser, address: str,
 
 
 def chatgpt() -> Any:
-    """A conversation as ChatGPT exports them: a tree with a hidden root, and a system message that says nothing."""
+    """A conversation as ChatGPT exports them: a tree with a hidden root, and a system message that says
+    nothing."""
 
     def message(role: str, text: str, time: float) -> dict[str, Any]:
-        return {"author": {"role": role}, "content": {"content_type": "text", "parts": [text]}, "create_time": time}
+        return {
+            "author": {"role": role},
+            "content": {"content_type": "text", "parts": [text]},
+            "create_time": time,
+        }
 
     mapping = {
         "root-node": {"id": "root-node", "message": None, "parent": None, "children": ["system-1"]},
-        "system-1": {"id": "system-1", "message": message("system", "", 1.7e9), "parent": "root-node", "children": ["user-0001"]},
+        "system-1": {
+            "id": "system-1",
+            "message": message("system", "", 1.7e9),
+            "parent": "root-node",
+            "children": ["user-0001"],
+        },
         "user-0001": {
             "id": "user-0001",
             "message": message("user", "Hi", 1.7e9),
             "parent": "system-1",
             "children": ["a-one-01", "a-two-02"],
         },
-        "a-one-01": {"id": "a-one-01", "message": message("assistant", "First", 1.7e9 + 1), "parent": "user-0001", "children": []},
-        "a-two-02": {"id": "a-two-02", "message": message("assistant", "**Second**", 1.7e9 + 2), "parent": "user-0001", "children": []},
+        "a-one-01": {
+            "id": "a-one-01",
+            "message": message("assistant", "First", 1.7e9 + 1),
+            "parent": "user-0001",
+            "children": [],
+        },
+        "a-two-02": {
+            "id": "a-two-02",
+            "message": message("assistant", "**Second**", 1.7e9 + 2),
+            "parent": "user-0001",
+            "children": [],
+        },
     }
     return [{"title": "From afar", "create_time": 1.7e9, "update_time": 1.7e9 + 2, "mapping": mapping}]
 
 
 def open_webui() -> Any:
     messages = {
-        "m1": {"id": "m1", "parentId": None, "childrenIds": ["m2"], "role": "user", "content": "Hi", "timestamp": 1_700_000_000},
-        "m2": {"id": "m2", "parentId": "m1", "childrenIds": [], "role": "assistant", "content": "Hello", "timestamp": 1_700_000_001},
+        "m1": {
+            "id": "m1",
+            "parentId": None,
+            "childrenIds": ["m2"],
+            "role": "user",
+            "content": "Hi",
+            "timestamp": 1_700_000_000,
+        },
+        "m2": {
+            "id": "m2",
+            "parentId": "m1",
+            "childrenIds": [],
+            "role": "assistant",
+            "content": "Hello",
+            "timestamp": 1_700_000_001,
+        },
     }
-    return [{"id": "x", "title": "Web", "chat": {"history": {"messages": messages, "currentId": "m2"}}, "created_at": 1_700_000_000}]
+    return [
+        {
+            "id": "x",
+            "title": "Web",
+            "chat": {"history": {"messages": messages, "currentId": "m2"}},
+            "created_at": 1_700_000_000,
+        }
+    ]
 
 
 def newleaf_chat() -> Any:
@@ -385,7 +440,9 @@ def newleaf_chat() -> Any:
         (newleaf_chat, "Hi", "Hi", "Hello"),
     ],
 )
-def test_chats_of_other_programs_can_be_taken_in(made: Any, title: str, said: str, answer: str, seen: Visit, tmp_path: Path) -> None:
+def test_chats_of_other_programs_can_be_taken_in(
+    made: Any, title: str, said: str, answer: str, seen: Visit, tmp_path: Path
+) -> None:
     (tmp_path / "chats.json").write_text(json.dumps(made()), "utf-8")
     seen.page.locator("#import-file").set_input_files(tmp_path / "chats.json")
     expect(seen.page.locator(".titled h2")).to_have_text(title)
@@ -395,7 +452,10 @@ def test_chats_of_other_programs_can_be_taken_in(made: Any, title: str, said: st
     expect(seen.page.locator(".talk-name")).to_have_text(title)
 
 
-@pytest.mark.parametrize("content", ["", "no json", "[]", "{}", '{"talk": {"nodes": 3}}', '{"messages": [null, 4]}', '[{"mapping": []}]'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "no json", "[]", "{}", '{"talk": {"nodes": 3}}', '{"messages": [null, 4]}', '[{"mapping": []}]'],
+)
 def test_a_file_without_chats_is_said_to_be_one(content: str, seen: Visit, tmp_path: Path) -> None:
     (tmp_path / "chats.json").write_text(content, "utf-8")
     seen.page.locator("#import-file").set_input_files(tmp_path / "chats.json")
@@ -422,16 +482,28 @@ ODD_FIELDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("odd", ODD_FIELDS, ids=json.dumps)
-def test_what_is_of_another_kind_in_an_answer_of_a_file_is_left_out(odd: dict[str, Any], seen: Visit, tmp_path: Path) -> None:
-    talk = {"id": "talk-0001", "title": "Odd", "created": odd.get("created", 1.7e12), "changed": odd.get("created", 1.7e12)}
-    turns = {"node-0001": {"parent": None, "role": "user", "content": "Hi"}, "node-0002": {"parent": "node-0001", "role": "assistant"}}
+def test_what_is_of_another_kind_in_an_answer_of_a_file_is_left_out(
+    odd: dict[str, Any], seen: Visit, tmp_path: Path
+) -> None:
+    talk = {
+        "id": "talk-0001",
+        "title": "Odd",
+        "created": odd.get("created", 1.7e12),
+        "changed": odd.get("created", 1.7e12),
+    }
+    turns = {
+        "node-0001": {"parent": None, "role": "user", "content": "Hi"},
+        "node-0002": {"parent": "node-0001", "role": "assistant"},
+    }
     turns["node-0002"] |= {"content": "Hello", **odd}
     (tmp_path / "chats.json").write_text(json.dumps({"talk": {**talk, "nodes": turns}}), "utf-8")
     seen.page.locator("#import-file").set_input_files(tmp_path / "chats.json")
     for _ in range(2):
         expect(seen.page.locator(".talk-name")).to_have_text("Odd")
         expect(seen.page.locator(".message.assistant .prose").first).to_have_text("Hello")
-        expect(seen.page.locator(".message.assistant").get_by_role("button", name="Copy", exact=True)).to_be_visible()
+        expect(
+            seen.page.locator(".message.assistant").get_by_role("button", name="Copy", exact=True)
+        ).to_be_visible()
         seen.page.reload()
         seen.page.locator(".talk-name").first.click()
     assert seen.wrong == []
@@ -448,7 +520,9 @@ def test_an_example_is_put_into_the_field_and_pointers_lead_on(seen: Visit) -> N
 
 def long_answer(route: Route) -> None:
     text = "\n\n".join(f"Paragraph {number}" for number in range(120))
-    events = [{"model": "letters", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}]
+    events = [
+        {"model": "letters", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": "stop"}]}
+    ]
     stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
     route.fulfill(content_type="text/event-stream", body=stream)
 

@@ -1,4 +1,5 @@
-"""The page's files over HTTP, and the page's own modules: tokens that make up text, branches, axes, events."""
+"""The page's files over HTTP, and the page's own modules: tokens that make up text, branches, axes,
+events."""
 
 from __future__ import annotations
 
@@ -46,7 +47,12 @@ def test_every_file_is_served_with_a_policy_that_runs_nothing_else(client: TestC
         assert "unsafe" not in policy
         assert "http" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert client.get(f"/{name}" if name != "index.html" else "/", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+        assert (
+            client.get(
+                f"/{name}" if name != "index.html" else "/", headers={"if-none-match": answer.headers["etag"]}
+            ).status_code
+            == 304
+        )
 
 
 def test_vendored_files_are_those_that_were_fetched_and_bring_their_licenses() -> None:
@@ -54,7 +60,9 @@ def test_vendored_files_are_those_that_were_fetched_and_bring_their_licenses() -
     told = json.loads((folder / "vendored.json").read_text("utf-8"))
     assert {"markdown-it", "temml", "@highlightjs/cdn-assets"} == {package["name"] for package in told}
     digests = {f"vendor/{name}": digest for package in told for name, digest in package["files"].items()}
-    assert {name: hashlib.sha256(FILES[name].content).hexdigest() for name in FILES if name not in OURS} == digests
+    assert {
+        name: hashlib.sha256(FILES[name].content).hexdigest() for name in FILES if name not in OURS
+    } == digests
     assert sum(len(FILES[name].content) for name in digests) < 500_000
     for package in told:
         license_text = (folder / f"{package['name'].strip('@').replace('/', '-')}.LICENSE").read_text("utf-8")
@@ -64,7 +72,15 @@ def test_vendored_files_are_those_that_were_fetched_and_bring_their_licenses() -
 
 @pytest.mark.parametrize(
     "path",
-    ["/../settings.py", "/js/../../settings.py", "/%2e%2e/settings.py", "/js/%2e%2e%2f%2e%2e%2fapp.py", "/js/", "/js", "//etc/passwd"],
+    [
+        "/../settings.py",
+        "/js/../../settings.py",
+        "/%2e%2e/settings.py",
+        "/js/%2e%2e%2f%2e%2e%2fapp.py",
+        "/js/",
+        "/js",
+        "//etc/passwd",
+    ],
 )
 def test_no_path_leads_out_of_the_pages_folder(path: str, client: TestClient) -> None:
     assert client.get(path).status_code == 404
@@ -76,7 +92,16 @@ OURS = {name: asset for name, asset in FILES.items() if not name.startswith("ven
 def test_no_file_asks_another_origin_or_makes_markup_of_text() -> None:
     for name, asset in OURS.items():
         text = asset.content.decode()
-        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "style=", "onclick="):
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "style=",
+            "onclick=",
+        ):
             assert word not in text, (name, word)
         if not name.endswith(".svg"):
             assert "https://" not in text.replace("https?://", ""), name
@@ -94,8 +119,18 @@ def test_a_characters_tokens_are_put_together_and_gone_on_from_at_its_end_only(m
         return {"token": name or found.decode("utf-8", "replace"), "bytes": list(found), "logprob": -1.0}
 
     leaf = "叶".encode()
-    entries = [entry(b"a"), entry(leaf[:1]), entry(leaf[1:2]), entry(leaf[2:]), entry(b"\n"), entry(b"", "<|im_end|>")]
-    assert modules.evaluate(script, entries) == [["a", "◌", "◌", "叶", "↵", "<|im_end|>"], ["a", None, None, "a叶", "a叶\n", None]]
+    entries = [
+        entry(b"a"),
+        entry(leaf[:1]),
+        entry(leaf[1:2]),
+        entry(leaf[2:]),
+        entry(b"\n"),
+        entry(b"", "<|im_end|>"),
+    ]
+    assert modules.evaluate(script, entries) == [
+        ["a", "◌", "◌", "叶", "↵", "<|im_end|>"],
+        ["a", None, None, "a叶", "a叶\n", None],
+    ]
 
 
 def test_every_token_can_be_seen_and_clicked(modules: Page) -> None:
@@ -115,10 +150,30 @@ def test_every_token_can_be_seen_and_clicked(modules: Page) -> None:
         for (const box of boxes) document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2).click();
         return [[...view.spans()].map((span) => span.textContent), found];
     }"""
-    # Letters that a font joins, an accent of its own, a flag and a family in pieces, a joiner, and what turns text round.
-    texts = ["f", "l", "f", "f", "i", "e", "\u0301", "\U0001f1ec", "\U0001f1e7", "\U0001f469", "\u200d", "\U0001f469", "\u202e", " ", "\n"]
+    # Letters that a font joins, an accent of its own, a flag and a family in pieces, a joiner, and what turns
+    # text round.
+    texts = [
+        "f",
+        "l",
+        "f",
+        "f",
+        "i",
+        "e",
+        "\u0301",
+        "\U0001f1ec",
+        "\U0001f1e7",
+        "\U0001f469",
+        "\u200d",
+        "\U0001f469",
+        "\u202e",
+        " ",
+        "\n",
+    ]
     shown = {"\u0301": "◌\u0301", "\u200d": "◌\u200d", "\u202e": "␀", "\n": "↵"}
-    assert modules.evaluate(script, texts) == [[shown.get(text, text) for text in texts], list(range(len(texts)))]
+    assert modules.evaluate(script, texts) == [
+        [shown.get(text, text) for text in texts],
+        list(range(len(texts))),
+    ]
 
 
 def test_a_completions_tokens_are_text_bytes_or_control_tokens(modules: Page) -> None:
@@ -133,7 +188,11 @@ def test_a_completions_tokens_are_text_bytes_or_control_tokens(modules: Page) ->
     )
     assert found[0] == {"text": "a", "bytes": None, "logprob": None, "top": []}
     assert (found[1]["text"], found[1]["bytes"]) == (None, [0xE5, 0x8F])
-    assert [(top["text"], top.get("name")) for top in found[1]["top"]] == [(" b", None), (None, "</s>"), (None, None)]
+    assert [(top["text"], top.get("name")) for top in found[1]["top"]] == [
+        (" b", None),
+        (None, "</s>"),
+        (None, None),
+    ]
 
 
 def test_branches_keep_what_was_below_them(modules: Page) -> None:

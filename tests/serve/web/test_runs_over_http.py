@@ -1,4 +1,5 @@
-"""Training runs over HTTP: the list, one run's course, what is new of it, and ids that try to lead elsewhere."""
+"""Training runs over HTTP: the list, one run's course, what is new of it, and ids that try to lead
+elsewhere."""
 
 from __future__ import annotations
 
@@ -43,7 +44,11 @@ def test_the_list_says_what_each_folder_says_and_not_where_it_lies(tmp_path: Pat
     answer = client(tmp_path).get("/runs")
     runs = {run["id"]: run for run in answer.json()["data"]}
     assert set(runs) == {"good", "deep/better"}
-    assert (runs["deep/better"]["steps"], runs["deep/better"]["val_bits_per_byte"], runs["deep/better"]["state"]) == (60, 1.2, "finished")
+    assert (
+        runs["deep/better"]["steps"],
+        runs["deep/better"]["val_bits_per_byte"],
+        runs["deep/better"]["state"],
+    ) == (60, 1.2, "finished")
     assert str(tmp_path) not in answer.text
     (tmp_path / "none").mkdir()
     assert client(tmp_path / "none").get("/runs").json() == {"object": "list", "folder": True, "data": []}
@@ -74,7 +79,9 @@ def test_a_cursor_brings_only_what_is_new_and_a_rewritten_file_begins_anew(tmp_p
     assert third["train"]["steps"] == [12]
     assert history(served, "live", third["cursor"])["train"]["steps"] == []
     aside = run / "aside"  # resuming puts a shorter file in the place of the old one
-    aside.write_text("".join((run / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)[:5]), "utf-8")
+    aside.write_text(
+        "".join((run / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)[:5]), "utf-8"
+    )
     aside.replace(run / "metrics.jsonl")
     again = history(served, "live", third["cursor"])
     assert (again["whole"], again["train"]["steps"]) == (True, [1, 2, 3, 4, 5])
@@ -87,7 +94,10 @@ def test_a_cursor_of_nobodys_begins_anew(cursor: str, tmp_path: Path) -> None:
     assert (found["whole"], len(found["train"]["steps"])) == (True, 40)
 
 
-@pytest.mark.parametrize("run", ["../secret", "..", "/", "", ".", "good/../../secret", "good/", "%2e%2e/secret", "good\x00", "secret"])
+@pytest.mark.parametrize(
+    "run",
+    ["../secret", "..", "/", "", ".", "good/../../secret", "good/", "%2e%2e/secret", "good\x00", "secret"],
+)
 def test_an_id_that_is_not_in_the_list_is_refused_whatever_path_it_spells(run: str, tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "good")
     write_run(tmp_path / "secret")
@@ -96,13 +106,17 @@ def test_an_id_that_is_not_in_the_list_is_refused_whatever_path_it_spells(run: s
     assert answer.json()["error"]["param"] == "run"
 
 
-def test_a_long_run_comes_in_groups_whose_means_are_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_comes_in_groups_whose_means_are_the_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "MOST_POINTS", 10)
     write_run(tmp_path / "long", steps=40, bits=1.0)
     found = history(client(tmp_path), "long")["train"]
     losses = [1.0 + 3 * math.exp(-step / 10) for step in range(1, 41)]
     assert found["steps"] == [4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
-    assert found["loss"] == pytest.approx([sum(losses[start : start + 4]) / 4 for start in range(0, 40, 4)], abs=1e-6)
+    assert found["loss"] == pytest.approx(
+        [sum(losses[start : start + 4]) / 4 for start in range(0, 40, 4)], abs=1e-6
+    )
 
 
 def test_runs_full_of_nonsense_are_listed_and_answer(tmp_path: Path) -> None:
@@ -114,8 +128,12 @@ def test_runs_full_of_nonsense_are_listed_and_answer(tmp_path: Path) -> None:
         + "[" * 5000
         + "\n",
     )
-    (odd / "summary.json").write_text(json.dumps({"finished": True, "steps": 1e308, "val_bits_per_byte": "low"}))
-    (odd / "run.yaml").write_text("model: {n_layer: 9, vocab_size: x}\nrecord: {text_bytes: 1e300, train_tokens: 1e-300}\n")
+    (odd / "summary.json").write_text(
+        json.dumps({"finished": True, "steps": 1e308, "val_bits_per_byte": "low"})
+    )
+    (odd / "run.yaml").write_text(
+        "model: {n_layer: 9, vocab_size: x}\nrecord: {text_bytes: 1e300, train_tokens: 1e-300}\n"
+    )
     served = client(tmp_path)
     assert [run["id"] for run in served.get("/runs").json()["data"]] == ["odd"]
     assert len(history(served, "odd")["train"]["steps"]) <= 41

@@ -1,4 +1,5 @@
-"""Markdown that is shown while it is written: it ends as the whole does, nothing jumps on the way, and the work grows with the text."""
+"""Markdown that is shown while it is written: it ends as the whole does, nothing jumps on the way, and the
+work grows with the text."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ and more.
 
 
 def grown(page: Page, text: str, size: int = 1) -> dict[str, Any]:
-    """What is seen while a text comes in pieces: each state's visible text and elements, and how many nodes were put in and taken out."""
+    """What is seen while a text comes in pieces: each state's visible text and elements, and how many nodes
+    were put in and taken out."""
     script = """async ([text, size]) => {
         const { GrowingMarkdown } = await import("/js/markdown.js");
         const place = document.createElement("div");
@@ -146,7 +148,10 @@ def test_a_link_definition_that_comes_late_gives_earlier_text_its_link(modules: 
         view.update(text, false);
         return place.querySelector("a")?.getAttribute("href");
     }"""
-    assert modules.evaluate(script, "See [it][1].\n\nMore.\n\nStill more.\n\n[1]: https://x.org/") == "https://x.org/"
+    assert (
+        modules.evaluate(script, "See [it][1].\n\nMore.\n\nStill more.\n\n[1]: https://x.org/")
+        == "https://x.org/"
+    )
 
 
 def test_code_that_grows_is_coloured_a_bounded_number_of_times(modules: Page) -> None:

@@ -61,7 +61,15 @@ def test_the_live_display_shows_everything_within_the_terminals_width(width: int
     Console(file=out, width=width).print(live._draw())
     shown = out.getvalue()
     rows = shown.splitlines()
-    for fact in ("40 %", "step 40  loss 3.250", "2,000 tokens/s", "MFU 25 %", "1:02:05 left", "2.125 bits per byte", "written at"):
+    for fact in (
+        "40 %",
+        "step 40  loss 3.250",
+        "2,000 tokens/s",
+        "MFU 25 %",
+        "1:02:05 left",
+        "2.125 bits per byte",
+        "written at",
+    ):
         assert sum(fact in row for row in rows) == 1, fact  # whole, on one line
     from rich.cells import cell_len
 
@@ -72,7 +80,11 @@ def test_the_live_display_shows_everything_within_the_terminals_width(width: int
 def test_facts_are_packed_without_breaking_any() -> None:
     facts = ["11,200 tokens/s", "MFU 31 %", "1:20 left", "validation 2.125 bits per byte"]
     assert packed(facts, 200) == ["  ·  ".join(facts)]
-    assert packed(facts, 40) == ["11,200 tokens/s  ·  MFU 31 %", "1:20 left", "validation 2.125 bits per byte"]
+    assert packed(facts, 40) == [
+        "11,200 tokens/s  ·  MFU 31 %",
+        "1:20 left",
+        "validation 2.125 bits per byte",
+    ]
     assert packed(facts, 5) == facts
     assert packed([], 40) == []
 
@@ -109,7 +121,8 @@ def test_a_run_tells_its_flops_and_the_measured_matrix_speed(book: Path, tmp_pat
 def test_samples_of_a_timed_run_cost_two_hundredths_of_it_and_the_last_has_half_of_that(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though they may be a thousand tokens long and the machine writes one in 5 ms, by a clock that is handed in."""
+    """Though they may be a thousand tokens long and the machine writes one in 5 ms, by a clock that is handed
+    in."""
     machine = Machine(Clock())
     machine.install(monkeypatch)
     heard = Listener()

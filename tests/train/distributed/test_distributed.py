@@ -1,4 +1,5 @@
-"""One run in several processes, as torchrun starts them: the losses of one process, and a state that any number of them goes on with."""
+"""One run in several processes, as torchrun starts them: the losses of one process, and a state that any
+number of them goes on with."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ from newleaf.recipe import merge
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="needs gloo"),
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="needs gloo"
+    ),
 ]
 
 STEPS, STOP = 9, 5
@@ -40,7 +43,11 @@ RUN: dict[str, Any] = {
 }  # fmt: skip
 FSDP: dict[str, Any] = {"train": {"parallel": "fsdp"}}
 ADAM: dict[str, Any] = {"optimizer": {"kind": "adamw"}}
-ODD: dict[str, Any] = {"model": {"n_inner": 69, "n_embd": 50}, "train": {"batch_size": 8, "micro_batch_size": 2}}  # no whole rows for four
+# no whole rows for four
+ODD: dict[str, Any] = {
+    "model": {"n_inner": 69, "n_embd": 50},
+    "train": {"batch_size": 8, "micro_batch_size": 2},
+}
 # Sixteen windows at once, heads of 32: what the compiled loops take.
 LOOPS: dict[str, Any] = {
     "model": {"n_embd": 64, "n_head": 2, "n_kv_head": 2, "head_dim": 32, "n_inner": 96, "positions": "rotary", "init_std": 0.2},
@@ -53,7 +60,16 @@ def torchrun(processes: int, jobs: list[dict[str, Any]], at: Path, *options: str
     plan = at / f"plan-{len(list(at.glob('plan-*')))}.json"
     plan.write_text(json.dumps(jobs))
     script = [str(Path(distributed_worker.__file__)), str(plan)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *options, *script]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        *options,
+        *script,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -65,7 +81,8 @@ def done(process: subprocess.Popen[str], code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def runs(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of 1, 2 and 4 processes, whole ones and ones that went on with another number; the name says how."""
+    """Runs of 1, 2 and 4 processes, whole ones and ones that went on with another number; the name says
+    how."""
     at = tmp_path_factory.mktemp("runs")
 
     def job(name: str, *more: dict[str, Any], **others: Any) -> dict[str, Any]:
@@ -74,10 +91,18 @@ def runs(book: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def resumed(name: str, stopped: str) -> dict[str, Any]:
         return {"out": str(at / name), "copy": str(at / stopped)}
 
-    for one in (job("one"), job("one-adam", ADAM), job("one-odd", ODD), job("one-loops", LOOPS), job("one-stopped", FSDP, stop_at=STOP)):
+    for one in (
+        job("one"),
+        job("one-adam", ADAM),
+        job("one-odd", ODD),
+        job("one-loops", LOOPS),
+        job("one-stopped", FSDP, stop_at=STOP),
+    ):
         distributed_worker.take(one)
     kinds: list[tuple[str, tuple[dict[str, Any], ...]]] = [("ddp", ()), ("fsdp", (FSDP,))]
-    jobs = [job(f"{kind}-2", *more) for kind, more in kinds] + [job(f"{kind}-adam-2", ADAM, *more) for kind, more in kinds]
+    jobs = [job(f"{kind}-2", *more) for kind, more in kinds] + [
+        job(f"{kind}-adam-2", ADAM, *more) for kind, more in kinds
+    ]
     jobs += [job(f"{kind}-2-stopped", *more, stop_at=STOP) for kind, more in kinds]
     jobs += [job("again-2", FSDP, AGAIN), job("loops-2", FSDP, LOOPS)]
     jobs += [resumed(f"{kind}-2-to-2", f"{kind}-2-stopped") for kind, _ in kinds]
@@ -103,14 +128,20 @@ def test_several_processes_have_the_losses_of_one(several: str, runs: Path) -> N
     one, found = lines(runs / "one", "loss"), lines(runs / several, "loss")
     assert found[0] == pytest.approx(one[0], abs=2e-6)
     assert found == pytest.approx(one, abs=1e-3)
-    assert lines(runs / several, "val_bits_per_byte") == pytest.approx(lines(runs / "one", "val_bits_per_byte"), abs=1e-3)
-    assert lines(runs / several, "grad_norm")[0] == pytest.approx(lines(runs / "one", "grad_norm")[0], rel=1e-5)
+    assert lines(runs / several, "val_bits_per_byte") == pytest.approx(
+        lines(runs / "one", "val_bits_per_byte"), abs=1e-3
+    )
+    assert lines(runs / several, "grad_norm")[0] == pytest.approx(
+        lines(runs / "one", "grad_norm")[0], rel=1e-5
+    )
     assert lines(runs / several, "tokens") == lines(runs / "one", "tokens")
 
 
 def test_in_bf16_the_compiled_loops_give_sharded_processes_the_losses_of_one(runs: Path) -> None:
     assert lines(runs / "loops-2", "loss") == pytest.approx(lines(runs / "one-loops", "loss"), abs=2e-2)
-    assert lines(runs / "loops-2", "grad_norm")[0] == pytest.approx(lines(runs / "one-loops", "grad_norm")[0], rel=1e-2)
+    assert lines(runs / "loops-2", "grad_norm")[0] == pytest.approx(
+        lines(runs / "one-loops", "grad_norm")[0], rel=1e-2
+    )
 
 
 def test_matrices_whose_rows_four_processes_cannot_share_equally_are_stepped_alike(runs: Path) -> None:
@@ -138,10 +169,14 @@ def test_with_the_same_number_it_goes_on_bit_for_bit(kind: str, runs: Path) -> N
     for file in sorted((whole / "state" / f"step-{STEPS:08d}").glob("*.safetensors")):
         other = load_file(resumed / file.relative_to(whole))
         assert all(torch.equal(tensor, other[key]) for key, tensor in load_file(file).items())
-    assert (whole / "model/model.safetensors").read_bytes() == (resumed / "model/model.safetensors").read_bytes()
+    assert (whole / "model/model.safetensors").read_bytes() == (
+        resumed / "model/model.safetensors"
+    ).read_bytes()
 
 
-def test_each_process_writes_its_own_part_of_a_sharded_state_and_damage_is_found(runs: Path, tmp_path: Path) -> None:
+def test_each_process_writes_its_own_part_of_a_sharded_state_and_damage_is_found(
+    runs: Path, tmp_path: Path
+) -> None:
     state = runs / "fsdp-4" / "state" / f"step-{STEPS:08d}"
     sizes = [path.stat().st_size for path in state.glob("*.safetensors")]
     assert len(sizes) == 4
@@ -153,21 +188,27 @@ def test_each_process_writes_its_own_part_of_a_sharded_state_and_damage_is_found
     assert resumed.summary["resumed_from_step"] == 3
 
 
-def test_a_process_that_dies_is_started_again_and_the_run_goes_on_by_itself(runs: Path, book: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_is_started_again_and_the_run_goes_on_by_itself(
+    runs: Path, book: Path, tmp_path: Path
+) -> None:
     job = {"source": str(book), "out": str(tmp_path / "run"), "options": RUN, "kill_at": STOP}
     done(torchrun(2, [job], tmp_path, "--max-restarts", "1"))
     assert lines(tmp_path / "run", "loss") == lines(runs / "ddp-2", "loss")
     assert json.loads((tmp_path / "run/summary.json").read_text("utf-8"))["resumed_from_step"] == 3
 
 
-def test_without_restarts_the_job_ends_and_the_folder_can_be_resumed(runs: Path, book: Path, tmp_path: Path) -> None:
+def test_without_restarts_the_job_ends_and_the_folder_can_be_resumed(
+    runs: Path, book: Path, tmp_path: Path
+) -> None:
     job = {"source": str(book), "out": str(tmp_path / "run"), "options": merge(RUN, FSDP), "kill_at": STOP}
     done(torchrun(2, [job], tmp_path), code=1)
     assert newleaf.resume(tmp_path / "run", quiet=True).summary["resumed_from_step"] == 3
     assert lines(tmp_path / "run", "loss") == pytest.approx(lines(runs / "one", "loss"), abs=1e-3)
 
 
-def test_a_signal_to_torchrun_leaves_a_checkpoint_of_the_step_it_came_in(runs: Path, book: Path, tmp_path: Path) -> None:
+def test_a_signal_to_torchrun_leaves_a_checkpoint_of_the_step_it_came_in(
+    runs: Path, book: Path, tmp_path: Path
+) -> None:
     job = {"source": str(book), "out": str(tmp_path / "run"), "options": RUN, "slow": 0.3}
     process = torchrun(2, [job], tmp_path)
     metrics = tmp_path / "run/metrics.jsonl"

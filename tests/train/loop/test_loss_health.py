@@ -59,7 +59,9 @@ def test_gradients_that_are_not_finite_change_neither_weights_nor_moments() -> N
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient norm"])
-def test_a_step_that_is_not_finite_is_skipped_and_counted(what: str, poisoned: Any, book: Path, tmp_path: Path) -> None:
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    what: str, poisoned: Any, book: Path, tmp_path: Path
+) -> None:
     poisoned({7: 1, 15: 1}, what)
     heard = RecordingMonitor()
     run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **OPTIONS)
@@ -75,8 +77,11 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(what: str, poisoned: A
         json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
-def test_after_a_run_of_skipped_steps_the_last_checkpoint_is_restored_with_a_lower_rate(poisoned: Any, book: Path, tmp_path: Path) -> None:
-    """Poisoned once, steps 14 to 18 go back to the checkpoint of 12; from there all is as if the rate had been halved then."""
+def test_after_a_run_of_skipped_steps_the_last_checkpoint_is_restored_with_a_lower_rate(
+    poisoned: Any, book: Path, tmp_path: Path
+) -> None:
+    """Poisoned once, steps 14 to 18 go back to the checkpoint of 12; from there all is as if the rate had
+    been halved then."""
     poisoned(dict.fromkeys(range(14, 19), 1))
     heard = RecordingMonitor()
     run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **OPTIONS)
@@ -86,15 +91,20 @@ def test_after_a_run_of_skipped_steps_the_last_checkpoint_is_restored_with_a_low
     whole = newleaf.pretrain(book, out=tmp_path / "whole", quiet=True, **OPTIONS)
     factors = [line["factor"] for line in whole.metrics if "loss" in line]
     assert [line["factor"] for line in steps] == factors[:12] + [factor / 2 for factor in factors[12:]]
-    assert [line for line in run.metrics if "restored_from" in line] == [{"step": 12, "restored_from": 18, "rate_scale": 0.5}]
+    assert [line for line in run.metrics if "restored_from" in line] == [
+        {"step": 12, "restored_from": 18, "rate_scale": 0.5}
+    ]
     assert (run.summary["skipped_steps"], run.summary["restored"]) == (5, 1)
 
 
-def test_a_second_run_of_skipped_steps_stops_the_run_and_says_what_to_try(poisoned: Any, book: Path, tmp_path: Path) -> None:
+def test_a_second_run_of_skipped_steps_stops_the_run_and_says_what_to_try(
+    poisoned: Any, book: Path, tmp_path: Path
+) -> None:
     poisoned(dict.fromkeys(range(3, 24), 9))
     heard = RecordingMonitor()
     with pytest.raises(
-        newleaf.InputError, match=r"3 steps in a row up to 5 were skipped \(loss is nan\).*optimizer.learning_rate is 0.003"
+        newleaf.InputError,
+        match=r"3 steps in a row up to 5 were skipped \(loss is nan\).*optimizer.learning_rate is 0.003",
     ):
         newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(train={"max_skipped": 3}))
     assert heard.about("back to the beginning, with rates times 0.5")  # there was no checkpoint yet
@@ -102,7 +112,8 @@ def test_a_second_run_of_skipped_steps_stops_the_run_and_says_what_to_try(poison
 
 @pytest.mark.slow
 def test_a_kill_before_or_after_a_checkpoint_was_restored_changes_nothing(book: Path, tmp_path: Path) -> None:
-    """The poison hits every process afresh, as a text that breaks the network would; but not at the lower rate."""
+    """The poison hits every process afresh, as a text that breaks the network would; but not at the lower
+    rate."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     process = start(book, whole, OPTIONS, poison_at_full_rate)
     process.join(60)
@@ -128,13 +139,16 @@ def poison_at_full_rate() -> None:
     def gradients(self: Loop, batch: Any) -> tuple[list[float], int]:
         time.sleep(0.02)
         loss, counted = real(self, batch)
-        return ([math.nan], counted) if 14 <= self.step + 1 <= 18 and self.rate_scale == 1 else (loss, counted)
+        return (
+            ([math.nan], counted) if 14 <= self.step + 1 <= 18 and self.rate_scale == 1 else (loss, counted)
+        )
 
     Loop._gradients = gradients  # type: ignore[method-assign]
 
 
 def test_a_spike_is_a_loss_six_robust_deviations_above_the_recent_median() -> None:
-    """By hand: 2.00, 2.01, … 2.63 have the median 2.315 and the median absolute deviation 0.16; 2.315 + 6 · 1.4826 · 0.16 = 3.738."""
+    """By hand: 2.00, 2.01, … 2.63 have the median 2.315 and the median absolute deviation 0.16; 2.315 + 6 ·
+    1.4826 · 0.16 = 3.738."""
     losses = [2 + n / 100 for n in range(64)]
     for loss, spike in ((3.73, False), (3.75, True)):
         health = LossHealth()
@@ -153,7 +167,9 @@ def test_a_loss_that_falls_or_hardly_varies_or_has_just_begun_is_no_spike() -> N
     assert not any(young.update(value, False) for value in [1.0] * 15 + [50.0])
 
 
-def test_spikes_are_marked_in_the_metrics_and_remembered_over_a_resume(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spikes_are_marked_in_the_metrics_and_remembered_over_a_resume(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Loop._gradients
 
     def gradients(self: Loop, batch: Any) -> tuple[list[float], int]:
@@ -175,7 +191,10 @@ def test_without_a_better_validation_for_its_patience_a_run_ends_early_and_a_res
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rate of nothing, so that the first validation stays the best: three of them, and it is over."""
-    recipe = options(optimizer={"learning_rate": 1e-12, "matrix_learning_rate": 1e-12, "weight_decay": 0}, train={"patience": 2})
+    recipe = options(
+        optimizer={"learning_rate": 1e-12, "matrix_learning_rate": 1e-12, "weight_decay": 0},
+        train={"patience": 2},
+    )
     run = newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **recipe)
     assert [line["step"] for line in run.metrics if "val_loss" in line] == [6, 12, 18]
     assert (run.summary["steps"], run.summary["stopped_early"], run.summary["finished"]) == (18, True, True)
@@ -187,7 +206,8 @@ def test_without_a_better_validation_for_its_patience_a_run_ends_early_and_a_res
         newleaf.pretrain(book, out=tmp_path / "resumed", quiet=True, **recipe)
     newleaf.resume(tmp_path / "resumed", quiet=True)
     found, expected = outcome(tmp_path / "resumed"), outcome(run.path)
-    assert found.pop("files") != expected.pop("files")  # the checkpoint of the stop is one of the two that stay
+    # the checkpoint of the stop is one of the two that stay
+    assert found.pop("files") != expected.pop("files")
     assert found == expected
 
 

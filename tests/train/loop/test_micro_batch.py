@@ -1,4 +1,5 @@
-"""How many windows are in memory at once: measured, limited by what is free, halved when the device complains."""
+"""How many windows are in memory at once: measured, limited by what is free, halved when the device
+complains."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ GB = 10**9
 
 
 def test_the_memory_of_a_measured_step_is_what_pytorch_itself_counts() -> None:
-    """Against the profiler, which adds up the allocator's own calls: growth between one and two windows, and between four and eight."""
+    """Against the profiler, which adds up the allocator's own calls: growth between one and two windows, and
+    between four and eight."""
     torch.manual_seed(0)
     network = GPT(GPTConfig(300, 256, 2, 2, 64))
     ids = torch.randint(300, (9, 257))
@@ -53,14 +55,25 @@ def test_the_most_windows_that_fit_and_divide_the_batch_are_taken() -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_the_limit_of_a_cgroup_or_of_one_above_it_counts_and_cached_files_do_not(version: int, tmp_path: Path) -> None:
-    """A job of 3 GB inside a slice of 1 GB, of which 0.7 are used, 0.2 of these by the cache of files: 0.5 GB are left."""
-    names = [("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), ("memory.max", "memory.current", "inactive_file")]
+def test_the_limit_of_a_cgroup_or_of_one_above_it_counts_and_cached_files_do_not(
+    version: int, tmp_path: Path
+) -> None:
+    """A job of 3 GB inside a slice of 1 GB, of which 0.7 are used, 0.2 of these by the cache of files: 0.5 GB
+    are left."""
+    names = [
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ("memory.max", "memory.current", "inactive_file"),
+    ]
     limit, usage, cache = names[version - 1]
     mount = tmp_path / "sys/fs/cgroup" / ("memory" if version == 1 else "")
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text(f"7:cpu,cpuacct:/x\n{'4:memory' if version == 1 else '0:'}:/slice/job\n")
-    for folder, most, used, cached in ((mount / "slice/job", 3 * GB, GB // 10, 0), (mount / "slice", GB, 7 * GB // 10, 2 * GB // 10)):
+    (tmp_path / "proc/self/cgroup").write_text(
+        f"7:cpu,cpuacct:/x\n{'4:memory' if version == 1 else '0:'}:/slice/job\n"
+    )
+    for folder, most, used, cached in (
+        (mount / "slice/job", 3 * GB, GB // 10, 0),
+        (mount / "slice", GB, 7 * GB // 10, 2 * GB // 10),
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / limit).write_text(f"{most}\n")
         (folder / usage).write_text(f"{used}\n")
@@ -84,14 +97,18 @@ def test_a_run_in_little_memory_takes_smaller_portions_records_them_and_resumes_
         patch.setattr(session.Session, "stop_requested", lambda self: self.loop.step >= 9)
         newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(**fp32))
     assert heard.about("Memory: 2 of 4 windows at once")
-    assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text("utf-8"))["train"]["micro_batch_size"] == 2
+    assert (
+        yaml.safe_load((tmp_path / "run" / "run.yaml").read_text("utf-8"))["train"]["micro_batch_size"] == 2
+    )
     parts = sizes_of_portions(monkeypatch)
     run = newleaf.resume(tmp_path / "run", quiet=True)
     assert set(parts) == {2}
     assert losses(run) == pytest.approx(losses(whole), rel=1e-3)
 
 
-def test_a_step_that_does_not_fit_even_with_one_window_is_warned_of(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_does_not_fit_even_with_one_window_is_warned_of(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from newleaf.train.loop import micro_batch
 
     monkeypatch.setattr(micro_batch, "free_memory", lambda device: 1000)
@@ -103,10 +120,12 @@ def test_a_step_that_does_not_fit_even_with_one_window_is_warned_of(book: Path, 
 def test_running_out_of_memory_halves_the_portions_and_gives_the_same_losses_to_rounding(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From step 7 the device holds two windows; at step 13 it fails at the second of two portions, when half the gradients are there."""
+    """From step 7 the device holds two windows; at step 13 it fails at the second of two portions, when half
+    the gradients are there."""
     from newleaf.train.loop import micro_batch
 
-    monkeypatch.setattr(micro_batch, "free_memory", lambda device: 30 * GB)  # whatever else the machine holds in memory
+    # whatever else the machine holds in memory
+    monkeypatch.setattr(micro_batch, "free_memory", lambda device: 30 * GB)
     fp32 = {"train": {"precision": "fp32"}, "model": {"residual_dropout": 0.0}}
     whole = newleaf.pretrain(book, out=tmp_path / "whole", quiet=True, **options(**fp32))
     step, portions = [0], [0]
@@ -114,7 +133,9 @@ def test_running_out_of_memory_halves_the_portions_and_gives_the_same_losses_to_
 
     def loss(self: GPT, ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         portions[0] += self.training
-        if self.training and ((step[0] >= 6 and ids.shape[0] > 2) or (step[0] == 12 and ids.shape[0] == 2 and portions[0] == 2)):
+        if self.training and (
+            (step[0] >= 6 and ids.shape[0] > 2) or (step[0] == 12 and ids.shape[0] == 2 and portions[0] == 2)
+        ):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, ids, *args, **kwargs)
 
@@ -131,7 +152,9 @@ def test_running_out_of_memory_halves_the_portions_and_gives_the_same_losses_to_
     assert losses(run) == pytest.approx(losses(whole), rel=1e-3)
 
 
-def test_a_device_too_small_for_one_window_ends_the_run_in_one_line(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_too_small_for_one_window_ends_the_run_in_one_line(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def loss(self: Loop, batch: Batch, counted: int) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

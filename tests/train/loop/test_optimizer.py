@@ -14,7 +14,21 @@ from newleaf.train.objective.optimizer_config import OptimizerConfig
 
 def network() -> GPT:
     torch.manual_seed(4)
-    return GPT(GPTConfig(64, 16, 2, 2, 32, n_inner=48, norm="rms_norm", positions="rotary", activation="silu", gated=True, qk_norm=True))
+    return GPT(
+        GPTConfig(
+            64,
+            16,
+            2,
+            2,
+            32,
+            n_inner=48,
+            norm="rms_norm",
+            positions="rotary",
+            activation="silu",
+            gated=True,
+            qk_norm=True,
+        )
+    )
 
 
 def backward(model: GPT, step: int) -> None:
@@ -25,7 +39,9 @@ def backward(model: GPT, step: int) -> None:
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_ten_steps_equal_those_of_pytorchs_optimizers(kind: str) -> None:
     ours, theirs = network(), network()
-    settings = OptimizerConfig(kind=kind, learning_rate=1e-3, matrix_learning_rate=0.01, weight_decay=0.2, clip=0.5)  # type: ignore[arg-type]
+    settings = OptimizerConfig(
+        kind=kind, learning_rate=1e-3, matrix_learning_rate=0.01, weight_decay=0.2, clip=0.5
+    )  # type: ignore[arg-type]
     optimizer = Optimizer(ours, settings)
     named = dict(theirs.named_parameters())
     matrices = [p for name, p in named.items() if name.startswith("blocks.") and p.ndim == 2]
@@ -33,7 +49,11 @@ def test_ten_steps_equal_those_of_pytorchs_optimizers(kind: str) -> None:
     vectors = [p for p in named.values() if p.ndim < 2]
     by_adam = rest + matrices if kind == "adamw" else rest
     references: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([{"params": by_adam, "weight_decay": 0.2}, {"params": vectors, "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.95))
+        torch.optim.AdamW(
+            [{"params": by_adam, "weight_decay": 0.2}, {"params": vectors, "weight_decay": 0.0}],
+            lr=1e-3,
+            betas=(0.9, 0.95),
+        )
     ]
     if kind == "muon":
         references.append(torch.optim.Muon(matrices, lr=0.01, weight_decay=0.2, momentum=0.95, nesterov=True))
@@ -53,7 +73,9 @@ def test_ten_steps_equal_those_of_pytorchs_optimizers(kind: str) -> None:
     # Newton–Schulz runs in bf16 on both sides: 8 bits of each update, ten updates of at most 0.01.
     tolerance = 1e-5 if kind == "adamw" else 3e-3
     for name, weight in ours.named_parameters():
-        torch.testing.assert_close(weight, named[name], atol=tolerance, rtol=1e-2, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            weight, named[name], atol=tolerance, rtol=1e-2, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
@@ -67,7 +89,9 @@ def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
 
 def test_a_bf16_network_keeps_fp32_masters_that_small_steps_still_move() -> None:
     model = network()
-    optimizer = Optimizer(model, OptimizerConfig(kind="adamw", learning_rate=1e-6, weight_decay=0.0), torch.bfloat16)
+    optimizer = Optimizer(
+        model, OptimizerConfig(kind="adamw", learning_rate=1e-6, weight_decay=0.0), torch.bfloat16
+    )
     before = copy.deepcopy(optimizer.weights_by_name())
     for step in range(3):
         backward(model, step)

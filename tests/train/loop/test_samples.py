@@ -1,4 +1,5 @@
-"""Samples of a timed run can be read, or are left out with a word; by a clock that only the writing advances."""
+"""Samples of a timed run can be read, or are left out with a word; by a clock that only the writing
+advances."""
 
 from __future__ import annotations
 
@@ -42,11 +43,18 @@ class Writer:
         return Written(text)
 
 
-def samples(pace: float, seconds: float = 60, length: int = 200) -> tuple[Samples, Clock, RecordingMonitor, Writer]:
+def samples(
+    pace: float, seconds: float = 60, length: int = 200
+) -> tuple[Samples, Clock, RecordingMonitor, Writer]:
     clock, heard = Clock(), RecordingMonitor()
     writer = Writer(clock, pace, length)
     anything: Any = writer
-    return Samples(anything, Ranks(clock), ClockSchedule(seconds, Shape(), 0.0, clock), heard), clock, heard, writer
+    return (
+        Samples(anything, Ranks(clock), ClockSchedule(seconds, Shape(), 0.0, clock), heard),
+        clock,
+        heard,
+        writer,
+    )
 
 
 @pytest.mark.parametrize("pace", [0.0001, 0.002, 0.01, 0.02, 0.03, 0.2, 2.0])
@@ -67,7 +75,8 @@ def test_a_sample_can_be_read_or_is_left_out_with_a_word(pace: float) -> None:
 
 
 def test_time_for_the_last_samples_is_kept_by_how_long_a_readable_text_takes() -> None:
-    """0.03 s a character: two texts of 32 take 1.9 s, more than the usual hundredth of a minute; at 0.2 s they would take 13 s."""
+    """0.03 s a character: two texts of 32 take 1.9 s, more than the usual hundredth of a minute; at 0.2 s
+    they would take 13 s."""
     taker, *_ = samples(0.03)
     assert taker.reserve() == pytest.approx(0.6)
     taker.take(0)
@@ -91,20 +100,34 @@ def test_without_a_clock_samples_take_as_long_as_they_take_and_the_checks_are_co
     taker = Samples(writer, Ranks(clock), None, RecordingMonitor())
     assert [len(text) for _, text in taker.take(0) + taker.take(5)] == [200] * 4
     assert writer.checks == [0, 1]
-    taker.count([{"step": 0, "sample": "x"}, {"step": 5, "sample": "x"}, {"step": 5, "sample": "y"}, {"step": 6}])
+    taker.count(
+        [{"step": 0, "sample": "x"}, {"step": 5, "sample": "x"}, {"step": 5, "sample": "y"}, {"step": 6}]
+    )
     taker.take(8)
     assert writer.checks == [0, 1, 2]
 
 
 @pytest.mark.parametrize("piece", [0.001, 0.4, 5.0])
-def test_a_timed_run_shows_no_sample_of_a_token_or_two(piece: float, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timed_run_shows_no_sample_of_a_token_or_two(
+    piece: float, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a machine where a token takes so long, from pretraining's own evaluator."""
     clock, heard = Clock(), RecordingMonitor()
     Machine(clock, piece=piece).install(monkeypatch)
     train = {"sample": {"max_tokens": 60, "min_tokens": 60}, "batch_size": 4}
-    size = {"n_layer": 1, "n_embd": 32, "n_head": 1, "n_kv_head": 1, "head_dim": 32, "n_inner": 64, "context_length": 32}
+    size = {
+        "n_layer": 1,
+        "n_embd": 32,
+        "n_head": 1,
+        "n_kv_head": 1,
+        "head_dim": 32,
+        "n_inner": 64,
+        "context_length": 32,
+    }
     begin = clock()
-    run = Machine(clock).pretrain(book, tmp_path / "run", heard, time="30s", model=size, tokenizer={"vocab_size": 300}, train=train)
+    run = Machine(clock).pretrain(
+        book, tmp_path / "run", heard, time="30s", model=size, tokenizer={"vocab_size": 300}, train=train
+    )
     assert clock() - begin <= 30.5 + 2 * piece
     texts = [line["sample"] for line in run.metrics if "sample" in line]
     assert all(len(text) >= READABLE for text in texts)
@@ -121,6 +144,8 @@ def test_a_classifier_shows_other_held_out_rows_each_time_until_all_were_shown()
     found = [text for check in range(10) for text in shown(check)]
     assert sorted(found) == sorted(f"text {n}" for n in range(30))
     assert shown(10) == shown(0)
-    assert not all(int(text.split()[1]) < 15 for check in range(2) for text in shown(check)), "a sorted file shows both labels"
+    assert not all(int(text.split()[1]) < 15 for check in range(2) for text in shown(check)), (
+        "a sorted file shows both labels"
+    )
     few = LabelEvaluator(anything, anything, 0, Held([anything] * 2, rows[:2]), None, {}, anything).prompts_at
     assert set(few(0)) == set(few(1)) == {"text 0", "text 1"}

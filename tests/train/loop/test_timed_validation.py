@@ -1,4 +1,5 @@
-"""A timed run trains for most of its time, whatever its looks at held-out rows take, and ends when it said."""
+"""A timed run trains for most of its time, whatever its looks at held-out rows take, and ends when it
+said."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ from newleaf.train.objective.schedule import ClockSchedule, Shape
 
 LOOKS: list[dict[str, Any]] = [
     {"seconds": 60, "step_seconds": 0.5, "row_seconds": 0.001, "held_out": 100},  # all can be seen
-    {"seconds": 60, "step_seconds": 0.5, "row_seconds": 0.4, "held_out": 100},  # answers that are written: each look would take 40 s
-    {"seconds": 60, "step_seconds": 0.5, "row_seconds": 0.02, "held_out": 2000, "reports": 3000},  # a large test set
+    # answers that are written: each look would take 40 s
+    {"seconds": 60, "step_seconds": 0.5, "row_seconds": 0.4, "held_out": 100},
+    # a large test set
+    {"seconds": 60, "step_seconds": 0.5, "row_seconds": 0.02, "held_out": 2000, "reports": 3000},
     {"seconds": 20, "step_seconds": 2.0, "row_seconds": 1.0, "held_out": 50},  # a busy machine
     {"seconds": 600, "step_seconds": 3.0, "row_seconds": 0.1, "held_out": 100_000},
 ]
@@ -51,7 +54,9 @@ def test_the_figures_before_and_after_are_over_the_same_rows_and_their_number_is
         assert any(f"{before:,} of {case['held_out']:,}" in text for text in said)
 
 
-def test_a_time_that_opening_has_spent_still_gives_a_step_at_a_real_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_that_opening_has_spent_still_gives_a_step_at_a_real_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objective = ClockedObjective(Clock(), seconds=10, step_seconds=5, row_seconds=0.1, held_out=20)
     summary, metrics, _ = run(objective, tmp_path / "run", monkeypatch, opening=11)
     (step,) = [line for line in metrics if "factor" in line]
@@ -61,7 +66,8 @@ def test_a_time_that_opening_has_spent_still_gives_a_step_at_a_real_rate(tmp_pat
 
 
 def test_a_clock_schedule_takes_each_step_at_the_rate_of_its_middle() -> None:
-    """As a schedule by steps does: of four steps none is at rate zero, though the first begins at 0 and the last ends at 1."""
+    """As a schedule by steps does: of four steps none is at rate zero, though the first begins at 0 and the
+    last ends at 1."""
     now = [0.0]
     shape = Shape(warmup=0.06, decay=0.94)
     schedule = ClockSchedule(40, shape, clock=lambda: now[0])
@@ -74,7 +80,9 @@ def test_a_clock_schedule_takes_each_step_at_the_rate_of_its_middle() -> None:
     assert found == pytest.approx([shape.factor((step + 0.5) / 4) for step in range(4)])
 
 
-def test_what_is_kept_for_the_end_never_takes_more_than_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_for_the_end_never_takes_more_than_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from types import SimpleNamespace
 
     from newleaf.train.distributed.process_group import Ranks
@@ -82,7 +90,8 @@ def test_what_is_kept_for_the_end_never_takes_more_than_half(tmp_path: Path, mon
 
     anything: Any = None
     objective: Any = SimpleNamespace(
-        evaluator=lambda *_: SimpleNamespace(all_rows=100, reports=0, prompts=()), validates_before_training=True
+        evaluator=lambda *_: SimpleNamespace(all_rows=100, reports=0, prompts=()),
+        validates_before_training=True,
     )
     clock = ClockSchedule(60, Shape())
     checks = Validation(objective, anything, anything, Ranks(), clock, anything, anything)

@@ -15,7 +15,9 @@ A_ROW = 0.01  # seconds
 def kept(rows: int, reports: int, last_check: float) -> float:
     """The reserve of a run whose checks look at `rows` of 100, beside the plot's and the process's end."""
     anything: Any = None
-    objective: Any = SimpleNamespace(evaluator=lambda *_: SimpleNamespace(all_rows=100, reports=reports, prompts=()))
+    objective: Any = SimpleNamespace(
+        evaluator=lambda *_: SimpleNamespace(all_rows=100, reports=reports, prompts=())
+    )
     clock = ClockSchedule(60, Shape())
     checks = Validation(objective, anything, anything, Ranks(), clock, anything, anything)
     checks.rows = rows

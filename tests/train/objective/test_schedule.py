@@ -9,7 +9,15 @@ from newleaf.train.objective.schedule import ClockSchedule, ReplaySchedule, Shap
 
 def test_the_rate_warms_up_holds_and_decays_linearly() -> None:
     shape = Shape(warmup=0.1, decay=0.4, final=0.2)
-    for progress, factor in ((0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.5, 1.0), (0.6, 1.0), (0.8, 0.6), (1.0, 0.2)):
+    for progress, factor in (
+        (0.0, 0.0),
+        (0.05, 0.5),
+        (0.1, 1.0),
+        (0.5, 1.0),
+        (0.6, 1.0),
+        (0.8, 0.6),
+        (1.0, 0.2),
+    ):
         assert shape.factor(progress) == pytest.approx(factor)
 
 

@@ -20,7 +20,15 @@ from newleaf.recipe import merge
 
 SMALL: dict[str, Any] = {
     "tokenizer": {"vocab_size": 300},
-    "model": {"n_layer": 2, "n_embd": 64, "n_head": 2, "n_kv_head": 1, "head_dim": 32, "n_inner": 96, "context_length": 64},
+    "model": {
+        "n_layer": 2,
+        "n_embd": 64,
+        "n_head": 2,
+        "n_kv_head": 1,
+        "head_dim": 32,
+        "n_inner": 96,
+        "context_length": 64,
+    },
     "train": {"batch_size": 8, "eval_every": 10, "sample": {"max_tokens": 10}},
 }
 
@@ -35,7 +43,14 @@ def run(book: Path, tmp_path_factory: pytest.TempPathFactory) -> newleaf.Run:
 
 
 def test_a_run_leaves_the_folder_that_the_docs_describe(run: newleaf.Run) -> None:
-    assert sorted(p.name for p in run.path.iterdir()) == ["loss.png", "metrics.jsonl", "model", "run.yaml", "state", "summary.json"]
+    assert sorted(p.name for p in run.path.iterdir()) == [
+        "loss.png",
+        "metrics.jsonl",
+        "model",
+        "run.yaml",
+        "state",
+        "summary.json",
+    ]
     promised = [
         "val_bits_per_byte",
         "val_loss",
@@ -77,7 +92,9 @@ def test_stock_transformers_opens_the_model_with_the_same_logits_and_greedy_text
     assert model.generate(prompt, max_tokens=30, temperature=0) == whole_text(model.tokenizer, out.tolist())
 
 
-def test_the_reported_bits_per_byte_are_those_of_the_saved_model_on_the_last_of_the_text(run: newleaf.Run, book: Path) -> None:
+def test_the_reported_bits_per_byte_are_those_of_the_saved_model_on_the_last_of_the_text(
+    run: newleaf.Run, book: Path
+) -> None:
     """Computed here from the file itself with stock transformers: house rule 7 in ten lines."""
     text = book.read_text("utf-8")
     held_out = text[int(0.95 * len(text)) :]
@@ -95,8 +112,13 @@ def test_the_reported_bits_per_byte_are_those_of_the_saved_model_on_the_last_of_
     assert run.summary["val_loss"] == pytest.approx(nats / (len(ids) - 1), rel=2e-3)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another(run: newleaf.Run, book: Path, tmp_path: Path) -> None:
-    again, other = small(book, tmp_path / "again", steps=30), small(book, tmp_path / "other", steps=30, seed=2)
+def test_the_same_seed_gives_the_same_run_and_another_another(
+    run: newleaf.Run, book: Path, tmp_path: Path
+) -> None:
+    again, other = (
+        small(book, tmp_path / "again", steps=30),
+        small(book, tmp_path / "other", steps=30, seed=2),
+    )
     assert weights(again) == weights(run) != weights(other)
     assert losses(again) == losses(run)
 
@@ -125,12 +147,17 @@ def test_resuming_a_finished_run_changes_nothing(run: newleaf.Run) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
 
 
-def test_a_timed_run_ends_on_time_and_its_run_yaml_replays_it_exactly(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that steps, validations and samples advance; what the real one does, `python -m benchmarks.on_time` measures."""
+def test_a_timed_run_ends_on_time_and_its_run_yaml_replays_it_exactly(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that steps, validations and samples advance; what the real one does, `python -m
+    benchmarks.on_time` measures."""
     machine = Machine(Clock())
     with monkeypatch.context() as patch:
         machine.install(patch)
-        timed = machine.pretrain(book, tmp_path / "timed", time="8s", **merge(SMALL, {"train": {"eval_every": 0}}))
+        timed = machine.pretrain(
+            book, tmp_path / "timed", time="8s", **merge(SMALL, {"train": {"eval_every": 0}})
+        )
     assert timed.summary["total_seconds"] == pytest.approx(8, abs=0.4)
     assert timed.summary["total_seconds"] <= 8
     replayed = newleaf.pretrain(out=tmp_path / "replayed", config=tmp_path / "timed" / "run.yaml", quiet=True)
@@ -146,7 +173,9 @@ def test_a_timed_run_that_was_stopped_resumes_with_the_time_it_has_left(
     machine.install(monkeypatch)
     with monkeypatch.context() as patch:
         stop_after(5, patch)
-        stopped = machine.pretrain(book, tmp_path / "r", time="12s", **merge(SMALL, {"train": {"eval_every": 0}}))
+        stopped = machine.pretrain(
+            book, tmp_path / "r", time="12s", **merge(SMALL, {"train": {"eval_every": 0}})
+        )
     assert stopped.summary["steps"] == 5
     assert stopped.summary["total_seconds"] < 3
     machine.clock.advance(3600)  # nobody trains in that hour
@@ -156,7 +185,9 @@ def test_a_timed_run_that_was_stopped_resumes_with_the_time_it_has_left(
     assert resumed.summary["total_seconds"] == pytest.approx(12, abs=0.4)
 
 
-def test_more_time_for_a_finished_run_is_spent_as_promised(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_time_for_a_finished_run_is_spent_as_promised(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = Machine(Clock())
     machine.install(monkeypatch)
     machine.pretrain(book, tmp_path / "r", time="6s", **merge(SMALL, {"train": {"eval_every": 0}}))
@@ -183,10 +214,21 @@ def test_every_kind_of_tokenizer_trains(kind: str, book: Path, tmp_path: Path) -
 
 def test_the_document_mask_and_the_document_layout_train(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"text": f"Row {n} is about {n * 7} things, {'and ' * (n % 9)}more."}) + "\n" for n in range(200)))
+    rows.write_text(
+        "".join(
+            json.dumps({"text": f"Row {n} is about {n * 7} things, {'and ' * (n % 9)}more."}) + "\n"
+            for n in range(200)
+        )
+    )
     masked = small(rows, tmp_path / "masked", steps=12, data={"document_mask": True})
     assert losses(masked)[-1] < losses(masked)[0]
-    apart = small(rows, tmp_path / "apart", epochs=1, data={"layout": "document", "stride": 1}, model={"context_length": 16})
+    apart = small(
+        rows,
+        tmp_path / "apart",
+        epochs=1,
+        data={"layout": "document", "stride": 1},
+        model={"context_length": 16},
+    )
     assert apart.summary["steps"] > 12
 
 
@@ -227,7 +269,9 @@ def test_a_damaged_checkpoint_is_named(book: Path, tmp_path: Path, monkeypatch: 
         newleaf.resume(tmp_path / "r", quiet=True)
 
 
-def test_a_text_that_changed_is_not_resumed_on(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_changed_is_not_resumed_on(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text(book.read_text("utf-8"), "utf-8")
     stop_after(11, monkeypatch)

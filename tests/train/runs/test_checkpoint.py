@@ -61,14 +61,19 @@ def test_when_all_checkpoints_are_damaged_it_says_so_and_touches_nothing(
     run = stopped_at(20, book, tmp_path / "run", monkeypatch)
     for file in run.glob("state/step-*/optimizer.safetensors"):
         file.write_bytes(b"")
-    with pytest.raises(InputError, match=r"damaged \(optimizer.safetensors is not what was written\), and there is none before it"):
+    with pytest.raises(
+        InputError,
+        match=r"damaged \(optimizer.safetensors is not what was written\), and there is none before it",
+    ):
         newleaf.resume(run, quiet=True)
     assert len(list(run.glob("state/step-*"))) == 2
 
 
 def test_disk_use_is_announced_before_the_first_step_and_kept_within(book: Path, tmp_path: Path) -> None:
     heard = RecordingMonitor()
-    run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(train={"keep_checkpoints": 3, "eval_every": 2}))
+    run = newleaf.pretrain(
+        book, out=tmp_path / "run", monitor=heard, **options(train={"keep_checkpoints": 3, "eval_every": 2})
+    )
     (line,) = heard.about("Disk: ")
     assert "the last 3 are kept" in line
     assert len(list(run.path.glob("state/step-*"))) == 3
@@ -98,12 +103,16 @@ class _Usage:
 def test_a_full_disk_leaves_the_checkpoint_before_whole_and_training_goes_on(
     whole: newleaf.Run, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full for everything, metrics included, while steps 10 to 13 are taken; the check at 12 falls into that time."""
+    """The disk is full for everything, metrics included, while steps 10 to 13 are taken; the check at 12
+    falls into that time."""
     heard = RecordingMonitor()
     with full_disk(monkeypatch, during=range(10, 14)):
         run = newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **OPTIONS)
     warnings = heard.about("could not be written (no space left on device)")
-    assert [line.split(" of step")[0] for line in warnings] == ["Warning: the model", "Warning: the checkpoint"]
+    assert [line.split(" of step")[0] for line in warnings] == [
+        "Warning: the model",
+        "Warning: the checkpoint",
+    ]
     assert all("step 12" in line for line in warnings)
     found = outcome(run.path)
     assert found["metrics"] == outcome(whole.path)["metrics"]
@@ -111,7 +120,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole_and_training_goes_on(
     assert sorted(path.name for path in run.path.glob("state/step-*")) == ["step-00000018", "step-00000024"]
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small file system needs root on Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small file system needs root on Linux"
+)
 def test_on_a_real_full_disk_training_goes_on_and_ends_as_it_would_have(
     whole: newleaf.Run, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +131,9 @@ def test_on_a_real_full_disk_training_goes_on_and_ends_as_it_would_have(
 
     disk, real = tmp_path / "disk", Session.step
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=False, capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=False, capture_output=True
+    ).returncode:
         pytest.skip("cannot mount here")
 
     def step(session: Session, done: Any) -> None:
@@ -138,7 +151,9 @@ def test_on_a_real_full_disk_training_goes_on_and_ends_as_it_would_have(
         run = newleaf.pretrain(book, out=disk / "run", monitor=heard, **OPTIONS)
         assert heard.about("the checkpoint of step 12 could not be written (no space left on device)")
         found, expected = outcome(run.path), outcome(whole.path)
-        assert {name: found[name] for name in ("metrics", "state")} == {name: expected[name] for name in ("metrics", "state")}
+        assert {name: found[name] for name in ("metrics", "state")} == {
+            name: expected[name] for name in ("metrics", "state")
+        }
     finally:
         subprocess.run(["umount", disk], check=False)
 

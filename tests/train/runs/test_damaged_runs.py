@@ -1,4 +1,5 @@
-"""Runs whose files are damaged, lost, half replaced or could not be written: named in one line, made good where that can be."""
+"""Runs whose files are damaged, lost, half replaced or could not be written: named in one line, made good
+where that can be."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_at(call: int) -> Iterator[list[int]]:
-    """Kill just before the n-th time that something is flushed, renamed, written or removed; the calls are counted in the list."""
+    """Kill just before the n-th time that something is flushed, renamed, written or removed; the calls are
+    counted in the list."""
     count = [0]
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,7 +105,8 @@ def test_a_run_killed_at_any_point_of_replacing_another_is_never_taken_for_it(
 
 
 def assert_is_old_or_new(run: Path, old: str) -> None:
-    """Nothing of the earlier run stands under the new run.yaml, and the earlier one is finished only while it has its model."""
+    """Nothing of the earlier run stands under the new run.yaml, and the earlier one is finished only while it
+    has its model."""
     if (run / "run.yaml").read_text() != old:
         assert not [name for name in ("summary.json", "model", "state") if (run / name).exists()]
         assert not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_bytes()
@@ -133,7 +136,8 @@ def test_what_was_begun_to_be_replaced_is_said_and_the_new_run_comes_of_it(
 
 @contextmanager
 def no_room_for(name: str, during: range) -> Iterator[None]:
-    """What is written as this folder does not fit on the disk while the loop has done these numbers of steps."""
+    """What is written as this folder does not fit on the disk while the loop has done these numbers of
+    steps."""
     from newleaf.storage import files
     from newleaf.train.loop.session import Session
 
@@ -160,7 +164,10 @@ def test_a_run_whose_best_weights_found_no_room_is_not_finished_and_resuming_com
     also: str, whole: newleaf.Run, book: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    unfinished = pytest.raises(newleaf.InputError, match=r"model/ of step 24 could not be written, so the run is not finished; free some")
+    unfinished = pytest.raises(
+        newleaf.InputError,
+        match=r"model/ of step 24 could not be written, so the run is not finished; free some",
+    )
     with no_room_for("model", range(24, 25)), no_room_for(also, range(24, 25)), unfinished:
         newleaf.pretrain(book, out=run, quiet=True, **OPTIONS)
     assert json.loads((run / "summary.json").read_text())["finished"] is False
@@ -170,7 +177,9 @@ def test_a_run_whose_best_weights_found_no_room_is_not_finished_and_resuming_com
     assert outcome(run) == outcome(whole.path)
 
 
-def test_weights_that_find_room_later_are_written_then(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_find_room_later_are_written_then(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Step 12 is the best of all; the disk has no room for its weights until after the check of step 18."""
     from newleaf.train.loop.session import Session
     from newleaf.train.pretraining.text_evaluator import TextEvaluator
@@ -199,7 +208,9 @@ def test_weights_that_find_room_later_are_written_then(book: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["damaged", "lost"])
-def test_a_finished_run_whose_model_is_gone_gets_the_same_model_from_its_checkpoint(how: str, whole: newleaf.Run, run: Path) -> None:
+def test_a_finished_run_whose_model_is_gone_gets_the_same_model_from_its_checkpoint(
+    how: str, whole: newleaf.Run, run: Path
+) -> None:
     weights = run / "model" / "model.safetensors"
     flip(weights, 0.8) if how == "damaged" else weights.unlink()
     heard = RecordingMonitor()
@@ -219,7 +230,8 @@ def test_without_a_checkpoint_a_lost_model_is_named(run: Path) -> None:
 def test_a_best_model_that_is_lost_while_the_run_is_stopped_gives_way_to_the_next(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step 6 is the best, its checkpoint has gone with keep_checkpoints 1, and so has the model: the run ends all the same."""
+    """Step 6 is the best, its checkpoint has gone with keep_checkpoints 1, and so has the model: the run ends
+    all the same."""
     from newleaf.train.loop.session import Session
     from newleaf.train.pretraining.text_evaluator import TextEvaluator
 
@@ -293,7 +305,9 @@ def test_damaged_lines_of_a_finished_run_are_passed_over_with_a_word_and_not_rep
 # --- The small files
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"a": 1}', "5", "null", '{"../x": "00", "state.json": "00"}', "nonsense"])
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"a": 1}', "5", "null", '{"../x": "00", "state.json": "00"}', "nonsense"]
+)
 def test_a_table_of_digests_that_is_none_is_damage(text: str, whole: newleaf.Run, run: Path) -> None:
     (run / "summary.json").unlink()
     (run / "state" / "step-00000024" / "digests.json").write_text(text)
@@ -304,7 +318,9 @@ def test_a_table_of_digests_that_is_none_is_damage(text: str, whole: newleaf.Run
     assert outcome(run) == outcome(whole.path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "nonsense", '{"finished": true}', "\udcff", '{"finished": {}}' + " " * 9])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "nonsense", '{"finished": true}', "\udcff", '{"finished": {}}' + " " * 9]
+)
 def test_a_damaged_summary_is_named_and_written_anew(text: str, whole: newleaf.Run, run: Path) -> None:
     (run / "summary.json").write_text(text, errors="surrogateescape")
     assert main(["info", str(run)]) == 0
@@ -329,9 +345,22 @@ def test_what_is_no_checkpoint_in_state_is_passed_over(name: str, whole: newleaf
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "train: 5\n", "record: x\n", "train: {steps: -1}\n", "source: {a: 1}\ntrain: []\n", "\0", "a: &a [*a]\n", "5: 5\n"]
+    "text",
+    [
+        "",
+        "[]",
+        "train: 5\n",
+        "record: x\n",
+        "train: {steps: -1}\n",
+        "source: {a: 1}\ntrain: []\n",
+        "\0",
+        "a: &a [*a]\n",
+        "5: 5\n",
+    ],
 )
-def test_a_damaged_run_yaml_is_one_line_everywhere(text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_yaml_is_one_line_everywhere(
+    text: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run / "run.yaml").write_text(text)
     (run / "summary.json").unlink()
     for command in (["pretrain", "--resume"], ["info"]):
@@ -342,7 +371,9 @@ def test_a_damaged_run_yaml_is_one_line_everywhere(text: str, run: Path, capsys:
     assert main(["runs", str(run)]) == 0
 
 
-def test_a_lock_that_is_a_folder_or_nonsense_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lock_that_is_a_folder_or_nonsense_is_one_line(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run / "summary.json").unlink()
     (run / ".lock").mkdir()
     assert main(["pretrain", "--resume", str(run)]) == 2

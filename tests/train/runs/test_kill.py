@@ -19,8 +19,11 @@ def whole(book: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_and_resumed_equals_the_uninterrupted_one(book: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
-    """Twice: at a random step and a few milliseconds, then, as the metrics hold that step already, at some moment of the resuming."""
+def test_a_run_killed_at_random_moments_and_resumed_equals_the_uninterrupted_one(
+    book: Path, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    """Twice: at a random step and a few milliseconds, then, as the metrics hold that step already, at some
+    moment of the resuming."""
     chance = random.Random(20240817)
     kills = 0
     for trial in range(5):
@@ -38,7 +41,8 @@ def test_a_run_killed_at_random_moments_and_resumed_equals_the_uninterrupted_one
 def test_a_run_killed_at_any_point_of_writing_and_resumed_equals_the_uninterrupted_one(
     book: Path, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
-    """Every place where a file is flushed, renamed or removed, a few at a time: run.yaml, metrics, model, checkpoint, summary."""
+    """Every place where a file is flushed, renamed or removed, a few at a time: run.yaml, metrics, model,
+    checkpoint, summary."""
     done, call, killed = False, 1, 0
     while not done:
         run = tmp_path / str(call)

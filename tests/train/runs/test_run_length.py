@@ -33,13 +33,23 @@ def run(whole: newleaf.Run, tmp_path: Path) -> Path:
 
 
 def steps(run: Path | newleaf.Run) -> list[dict[str, Any]]:
-    return [line for line in newleaf.Run(run.path if isinstance(run, newleaf.Run) else run).metrics if "factor" in line]
+    return [
+        line
+        for line in newleaf.Run(run.path if isinstance(run, newleaf.Run) else run).metrics
+        if "factor" in line
+    ]
 
 
-def test_a_finished_run_goes_on_to_more_steps_and_says_how_its_rate_goes(whole: newleaf.Run, run: Path) -> None:
+def test_a_finished_run_goes_on_to_more_steps_and_says_how_its_rate_goes(
+    whole: newleaf.Run, run: Path
+) -> None:
     heard = RecordingMonitor()
     longer = newleaf.resume(run, steps=48, monitor=heard)
-    assert (longer.summary["steps"], longer.summary["resumed_from_step"], longer.summary["finished"]) == (48, 24, True)
+    assert (longer.summary["steps"], longer.summary["resumed_from_step"], longer.summary["finished"]) == (
+        48,
+        24,
+        True,
+    )
     assert longer.summary["tokens_seen"] == 2 * whole.summary["tokens_seen"]
     assert [line["step"] for line in steps(run)] == list(range(1, 49))
     assert [line["loss"] for line in steps(run)][:24] == [line["loss"] for line in steps(whole)]
@@ -50,17 +60,29 @@ def test_a_finished_run_goes_on_to_more_steps_and_says_how_its_rate_goes(whole: 
 
 def test_the_rate_warms_up_from_where_it_was_holds_and_decays_anew() -> None:
     """By hand: 100 steps that ended at 0, then 200 more, of which 20 warm up, 80 hold and 100 decay."""
-    train = TrainConfig(steps=100, batch_size=1, schedule=Shape(warmup=0.1, decay=0.5), extended=(Extension(100, 0.0, steps=300),))
+    train = TrainConfig(
+        steps=100,
+        batch_size=1,
+        schedule=Shape(warmup=0.1, decay=0.5),
+        extended=(Extension(100, 0.0, steps=300),),
+    )
     schedule = build_schedule(train, StepSize(1, 1.0, 1000), lambda *_: pytest.fail("no clock is asked"))
     assert schedule.factor(99) == pytest.approx(0.5 / 50)
     assert schedule.factor(100) == pytest.approx(0.5 / 20)
     assert schedule.factor(110) == pytest.approx(10.5 / 20)
     assert schedule.factor(121) == schedule.factor(199) == 1.0
     assert schedule.factor(299) == pytest.approx(0.5 / 100)
-    assert (schedule.progress(50), schedule.progress(100), schedule.progress(200), schedule.progress(300)) == (0.5, 0.0, 0.5, 1.0)
+    assert (
+        schedule.progress(50),
+        schedule.progress(100),
+        schedule.progress(200),
+        schedule.progress(300),
+    ) == (0.5, 0.0, 0.5, 1.0)
 
 
-def test_a_run_that_was_stopped_while_its_rate_held_stays_at_the_peak(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_stopped_while_its_rate_held_stays_at_the_peak(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from newleaf.train.loop.session import Session
 
     with monkeypatch.context() as patch:
@@ -99,18 +121,26 @@ def test_an_extended_run_is_repeated_from_its_run_yaml(run: Path, tmp_path: Path
     assert (second["weights"], second["state"]) == (first["weights"], first["state"])
 
 
-@pytest.mark.parametrize(("length", "expected"), [({"tokens": "4k"}, 32), ({"epochs": 0.1}, None), ({"steps": "30"}, 30)])
-def test_tokens_and_epochs_are_of_the_whole_run(length: dict[str, Any], expected: int | None, run: Path) -> None:
+@pytest.mark.parametrize(
+    ("length", "expected"), [({"tokens": "4k"}, 32), ({"epochs": 0.1}, None), ({"steps": "30"}, 30)]
+)
+def test_tokens_and_epochs_are_of_the_whole_run(
+    length: dict[str, Any], expected: int | None, run: Path
+) -> None:
     longer = newleaf.resume(run, quiet=True, **length)
     made = newleaf.Run(run).config["record"]["train_tokens"]
-    assert longer.summary["steps"] == expected or longer.summary["steps"] == pytest.approx(0.1 * made / 32 / 4, abs=1)
+    assert longer.summary["steps"] == expected or longer.summary["steps"] == pytest.approx(
+        0.1 * made / 32 / 4, abs=1
+    )
 
 
 def test_more_time_is_time_of_the_command_that_goes_on(run: Path) -> None:
     """The clock is handed in: each step takes a second, by which 90 s are done after at most 90 steps."""
     now = [100.0]
     train = TrainConfig(steps=24, batch_size=1, extended=(Extension(24, 0.0, before=50.0, time="90s"),))
-    schedule = build_schedule(train, StepSize(1, 1.0, 1000), lambda length, shape: ClockSchedule(length, shape, 0.0, lambda: now[0]))
+    schedule = build_schedule(
+        train, StepSize(1, 1.0, 1000), lambda length, shape: ClockSchedule(length, shape, 0.0, lambda: now[0])
+    )
     assert (schedule.progress(24), schedule.factor(24)) == (0.0, pytest.approx(0.05, abs=0.05))
     now[0] += 45
     assert schedule.progress(60) == 0.5
@@ -129,7 +159,9 @@ def test_a_second_extension_goes_on_from_the_first(run: Path) -> None:
     assert [each["step"] for each in newleaf.Run(run).config["train"]["extended"]] == [24, 30]
 
 
-def test_a_kill_while_an_extension_begins_loses_neither_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_an_extension_begins_loses_neither_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from newleaf.train.loop.session import Session
 
     def killed(session: Session, found: object) -> None:
@@ -164,14 +196,18 @@ def test_a_length_that_is_over_already_is_refused_and_changes_nothing(run: Path)
      "--train.batch_size 8", "--optimizer.learning_rate 1e-3"],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["pretrain", "finetune"])
-def test_every_other_option_is_refused_by_its_own_name(command: str, words: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_other_option_is_refused_by_its_own_name(
+    command: str, words: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if command == "finetune" and "--size" in words:
         words = "--task text"
     assert main([command, "--resume", str(run), *words.split()]) == 2
     assert f"newleaf: {words.split()[0]}: does not go with --resume" in capsys.readouterr().err
 
 
-def test_a_source_is_refused_by_its_name_and_python_refuses_as_well(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_is_refused_by_its_name_and_python_refuses_as_well(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["pretrain", "book.txt", "--resume", str(run)]) == 2
     assert "book.txt: does not go with --resume" in capsys.readouterr().err
     for name, value in (("seed", 3), ("train", {"batch_size": 2}), ("out", "x")):

@@ -46,7 +46,11 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.socket.connect
 
     def connect(self: socket.socket, address: Any) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             pytest.fail(f"connected to {address}")
         real(self, address)
 
@@ -87,7 +91,9 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[RecordingMonitor]:
     return made
 
 
-def test_a_tracker_hears_what_metrics_jsonl_hears(book: Path, tmp_path: Path, heard: list[RecordingMonitor]) -> None:
+def test_a_tracker_hears_what_metrics_jsonl_hears(
+    book: Path, tmp_path: Path, heard: list[RecordingMonitor]
+) -> None:
     run = train(book, tmp_path / "r", "trackio")
     expected = [
         (line["step"], line["prompt"], line["sample"])
@@ -108,7 +114,9 @@ def test_a_resumed_run_goes_on_telling_from_its_checkpoint(
     monkeypatch.setattr(Session, "stop_requested", lambda self: self.loop.step >= 7)
     train(book, tmp_path / "r", "trackio")
     monkeypatch.undo()
-    monkeypatch.setattr(trackers, "TRACKERS", {"trackio": lambda *given: heard.append(RecordingMonitor(*given)) or heard[-1]})
+    monkeypatch.setattr(
+        trackers, "TRACKERS", {"trackio": lambda *given: heard.append(RecordingMonitor(*given)) or heard[-1]}
+    )
     monkeypatch.setattr("newleaf.train.run.check_installed", lambda names: None)
     newleaf.resume(tmp_path / "r", quiet=True)
     assert [one.from_step for one in heard] == [0, 7]
@@ -139,20 +147,26 @@ def test_a_tracker_that_fails_is_dropped_with_a_sentence_and_the_run_goes_on(
     assert said[1:] == ["wandb hears no more of this run (no key); metrics.jsonl does."]
 
 
-def test_a_missing_package_is_one_line_naming_the_extra_before_anything_is_written(book: Path, tmp_path: Path) -> None:
+def test_a_missing_package_is_one_line_naming_the_extra_before_anything_is_written(
+    book: Path, tmp_path: Path
+) -> None:
     (tmp_path / "wandb").mkdir()  # as an earlier run with wandb leaves it: not the package
     hide = "import sys; sys.modules['tensorboard'] = None; import importlib.util as u; find = u.find_spec\n"
     hide += "u.find_spec = lambda name, *a: find(name + '_gone') if name in ('trackio', 'tensorboard') else find(name, *a)\n"
     hide += "from newleaf.cli.main import main; sys.exit(main(sys.argv[1:]))"
     words = ["pretrain", str(book), "--steps", "2", "--out", "r", "--track", "trackio"]
-    done = subprocess.run([sys.executable, "-c", hide, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", hide, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr == "newleaf: track: trackio is not installed; pip install 'newleaf[track]' brings it\n"
     assert not (tmp_path / "r").exists()
 
 
 def test_an_unknown_tracker_is_refused_by_name(book: Path, tmp_path: Path) -> None:
-    with pytest.raises(newleaf.InputError, match=r"train.track: 'mlflow' is not one of tensorboard, wandb, trackio"):
+    with pytest.raises(
+        newleaf.InputError, match=r"train.track: 'mlflow' is not one of tensorboard, wandb, trackio"
+    ):
         train(book, tmp_path / "r", "mlflow")
 
 
@@ -178,15 +192,33 @@ def test_tensorboard_reads_the_runs_numbers_and_samples_back(book: Path, tmp_pat
 
 def in_a_process(book: Path, out: Path, name: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """These two keep threads and settings of their own, so they get a process."""
-    options = [f"--{section}.{field}={value}" for section in ("tokenizer", "model") for field, value in SMALL[section].items()]
-    words = ["pretrain", book, "--steps", "6", "--out", out, "--track", name, "--train.eval_every=3", *options]
+    options = [
+        f"--{section}.{field}={value}"
+        for section in ("tokenizer", "model")
+        for field, value in SMALL[section].items()
+    ]
+    words = [
+        "pretrain",
+        book,
+        "--steps",
+        "6",
+        "--out",
+        out,
+        "--track",
+        name,
+        "--train.eval_every=3",
+        *options,
+    ]
     command = [sys.executable, "-m", "newleaf", *map(str, words)]
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "TRACKIO"))}
-    return subprocess.run(command, capture_output=True, text=True, env=clean | environment, timeout=200, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=clean | environment, timeout=200, check=False
+    )
 
 
 def leveldb_records(data: bytes) -> Iterator[bytes]:
-    """The records of a LevelDB log, as wandb writes one: blocks of 32 KiB of chunks with checksum, length, kind (1 whole, 2 first, 4 last).
+    """The records of a LevelDB log, as wandb writes one: blocks of 32 KiB of chunks with checksum, length,
+    kind (1 whole, 2 first, 4 last).
 
     The file's own seven bytes count as part of its first block.
     """
@@ -231,7 +263,11 @@ def test_trackio_keeps_the_run_in_its_local_store(book: Path, tmp_path: Path) ->
     assert done.stdout.startswith(str(tmp_path / "r"))
     read = "import json; from trackio.sqlite_storage import SQLiteStorage as s; print(json.dumps(s.get_logs('newleaf', 'r'), default=str))"
     shown = subprocess.run(
-        [sys.executable, "-c", read], capture_output=True, text=True, env=os.environ | {"TRACKIO_DIR": str(tmp_path / "store")}, check=True
+        [sys.executable, "-c", read],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRACKIO_DIR": str(tmp_path / "store")},
+        check=True,
     )
     logs = json.loads(shown.stdout.splitlines()[-1])
     metrics = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]

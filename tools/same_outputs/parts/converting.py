@@ -1,4 +1,5 @@
-"""Conversions: every family to GGUF in each type and back, folders in each number format, packed weights, by Model.save and the command."""
+"""Conversions: every family to GGUF in each type and back, folders in each number format, packed weights, by
+Model.save and the command."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def through_gguf(work: Workplace, model: newleaf.Model, family: str, kind: str) 
 
 def by_command(work: Workplace) -> dict[str, Any]:
     """`newleaf convert` from a folder in bf16, there and back."""
-    source = work.once("models/qwen3-large-bf16", lambda path: make_model(path, "qwen3", "large", torch.bfloat16))
+    source = work.once(
+        "models/qwen3-large-bf16", lambda path: make_model(path, "qwen3", "large", torch.bfloat16)
+    )
     file, half = work.place("converted/command.gguf"), work.place("converted/half")
     work.command("convert", source, file, "--type", "Q8_0")
     work.command("convert", file, half, "--dtype", "fp16")

@@ -1,4 +1,5 @@
-"""Evaluation: the figures of a text, of rows with endings, of prompts with references, and of two models side by side."""
+"""Evaluation: the figures of a text, of rows with endings, of prompts with references, and of two models side
+by side."""
 
 from __future__ import annotations
 
@@ -23,7 +24,19 @@ def outputs(work: Workplace) -> dict[str, Any]:
         model = newleaf.load(folder, weights=weights, threads=work.threads)
         report = newleaf.evaluate(model, tasks, data_dir=data, max_tokens=12, quiet=True)
         found[name] = kept(report)
-    words = ("evaluate", small, tasks[0], "hellaswag", "--data-dir", data, "--against", large, "--threads", work.threads, "--json")
+    words = (
+        "evaluate",
+        small,
+        tasks[0],
+        "hellaswag",
+        "--data-dir",
+        data,
+        "--against",
+        large,
+        "--threads",
+        work.threads,
+        "--json",
+    )
     return found | {"against": kept(work.json(*words))}
 
 

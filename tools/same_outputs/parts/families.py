@@ -24,9 +24,13 @@ def outputs(work: Workplace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for family in FAMILIES:
         for size, formats in FORMATS.items():
-            folder = work.once(f"models/{family}-{size}", lambda path, f=family, s=size: make_model(path, f, s))
+            folder = work.once(
+                f"models/{family}-{size}", lambda path, f=family, s=size: make_model(path, f, s)
+            )
             more = ("int4",) if size == "large" and family in FOUR_BITS else ()
-            found[f"{family}-{size}"] = {weights: of_model(folder, weights, work.threads) for weights in (*formats, *more)}
+            found[f"{family}-{size}"] = {
+                weights: of_model(folder, weights, work.threads) for weights in (*formats, *more)
+            }
         bits = newleaf.load(folder, threads=work.threads, cache="int8")
         found[f"{family}-large"]["cache of 8 bits"] = bits.generate(LONG, temperature=0, max_tokens=16)
     return found

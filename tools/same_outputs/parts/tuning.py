@@ -1,4 +1,5 @@
-"""After-training: labels, conversations, preferences, a teacher, text; all weights and adapters; what the results say."""
+"""After-training: labels, conversations, preferences, a teacher, text; all weights and adapters; what the
+results say."""
 
 from __future__ import annotations
 
@@ -23,15 +24,23 @@ def outputs(work: Workplace) -> dict[str, Any]:
     rows = {
         "reviews.jsonl": reviews(), "talks.jsonl": conversations(), "pairs.jsonl": preferences(),
     }  # fmt: skip
-    data = {name: work.once(name, lambda path, each=each: write_rows(path, each)) for name, each in rows.items()}
+    data = {
+        name: work.once(name, lambda path, each=each: write_rows(path, each)) for name, each in rows.items()
+    }
     book = work.once("part.txt", lambda path: write_book(path, 12_000))
     talks, pairs = data["talks.jsonl"], data["pairs.jsonl"]
     runs: dict[str, tuple[Any, dict[str, Any]]] = {
         "classify": (data["reviews.jsonl"], {"task": "classify", "label": {"baselines": False}}),
         "chat": (talks, {"task": "chat", "chat": {"length": 64}}),
-        "chat, bf16": (talks, {"task": "chat", "chat": {"length": 64}, "train": TRAIN | {"precision": "bf16"}, "optimizer": {}}),
+        "chat, bf16": (
+            talks,
+            {"task": "chat", "chat": {"length": 64}, "train": TRAIN | {"precision": "bf16"}, "optimizer": {}},
+        ),
         "chat, LoRA": (talks, {"task": "chat", "chat": {"length": 64}, "lora": {"rank": 4}}),
-        "text, DoRA over 4 bits": (book, {"task": "text", "lora": {"rank": 4, "dora": True, "weights": "int4"}}),
+        "text, DoRA over 4 bits": (
+            book,
+            {"task": "text", "lora": {"rank": 4, "dora": True, "weights": "int4"}},
+        ),
         "preference": (pairs, {"task": "preference"}),
         "distil": (talks, {"task": "distil", "distil": {"teacher": str(teacher)}}),
     }

@@ -1,4 +1,5 @@
-"""Every option of writing, on a model that PyTorch runs and on two that compiled kernels run: Model, stream, chat, and the command."""
+"""Every option of writing, on a model that PyTorch runs and on two that compiled kernels run: Model, stream,
+chat, and the command."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ PROMPT = "Wrap a single paragraph of text, returning"
 REPEATED = "one two three four, one two three four, one two three four, one two"
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "size": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "size": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
     "required": ["name", "size"],
     "additionalProperties": False,
 }
@@ -55,7 +59,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def outputs(work: Workplace) -> dict[str, Any]:
     small = work.once("models/gpt2-small", lambda path: make_model(path, "gpt2"))
-    large = work.once("models/qwen3-large-bf16", lambda path: make_model(path, "qwen3", "large", torch.bfloat16))
+    large = work.once(
+        "models/qwen3-large-bf16", lambda path: make_model(path, "qwen3", "large", torch.bfloat16)
+    )
     openings = {"small": (small, None), "large, bf16": (large, None), "large, int8": (large, "int8")}
     found = {}
     for name, (folder, weights) in openings.items():
@@ -63,7 +69,9 @@ def outputs(work: Workplace) -> dict[str, Any]:
         found[name] = {"options": {option: written(model, values) for option, values in OPTIONS.items()}}
         found[name] |= {"speculation": speculated(model), "stream": streamed(model), "chat": chatted(model)}
         found[name]["many draws"] = many_draws(model)
-        found[name]["draft"] = model.generate(REPEATED, temperature=0, max_tokens=24, draft=newleaf.load(small, threads=work.threads))
+        found[name]["draft"] = model.generate(
+            REPEATED, temperature=0, max_tokens=24, draft=newleaf.load(small, threads=work.threads)
+        )
     return found | {"command": by_command(work, {"small": small, "large": large})}
 
 
@@ -76,13 +84,25 @@ def written(model: newleaf.Model, options: dict[str, Any]) -> list[str]:
 
 def many_draws(model: newleaf.Model) -> list[str]:
     """Thousands of draws, whose probabilities may be rounded otherwise without changing a few of them."""
-    shapes: tuple[dict[str, Any], ...] = ({"temperature": 1.2}, {"top_p": 0.97}, {"typical_p": 0.97, "min_p": 0.001})
-    return [digest(text) for shape in shapes for text in model.generate(PROMPT, seed=71, n=32, max_tokens=32, **shape)]
+    shapes: tuple[dict[str, Any], ...] = (
+        {"temperature": 1.2},
+        {"top_p": 0.97},
+        {"typical_p": 0.97, "min_p": 0.001},
+    )
+    return [
+        digest(text)
+        for shape in shapes
+        for text in model.generate(PROMPT, seed=71, n=32, max_tokens=32, **shape)
+    ]
 
 
 def speculated(model: newleaf.Model) -> dict[str, list[str]]:
     """Speculation changes no text; each way of writing stands here for both settings."""
-    ways: dict[str, dict[str, Any]] = {"greedy": {"temperature": 0}, "drawn": {"seed": 31}, "n": {"seed": 32, "n": 2}}
+    ways: dict[str, dict[str, Any]] = {
+        "greedy": {"temperature": 0},
+        "drawn": {"seed": 31},
+        "n": {"seed": 32, "n": 2},
+    }
     ways["penalty"] = {"seed": 33, "repetition_penalty": 1.2}
     return {
         f"{name}, {setting}": written_from(model, REPEATED, speculation=setting, max_tokens=30, **options)
@@ -106,7 +126,11 @@ def streamed(model: newleaf.Model) -> dict[str, list[str]]:
 
 
 def chatted(model: newleaf.Model) -> dict[str, Any]:
-    further = [*TALK, {"role": "assistant", "content": "A block of text."}, {"role": "user", "content": "And a line?"}]
+    further = [
+        *TALK,
+        {"role": "assistant", "content": "A block of text."},
+        {"role": "user", "content": "And a line?"},
+    ]
     return {
         "greedy": model.chat(TALK, temperature=0, max_tokens=24),
         "drawn": model.chat(TALK, seed=51, max_tokens=24),
@@ -116,13 +140,16 @@ def chatted(model: newleaf.Model) -> dict[str, Any]:
 
 
 def by_command(work: Workplace, models: dict[str, Any]) -> dict[str, Any]:
-    """Log-probabilities of what is written and of the prompt, and a file of prompts, by `newleaf generate`."""
+    """Log-probabilities of what is written and of the prompt, and a file of prompts, by `newleaf
+    generate`."""
     found = {}
     for name, folder in models.items():
         prompts, out = work.place(f"commands/{name}.txt"), work.place(f"commands/{name}.jsonl")
         prompts.write_text("\n".join([PROMPT, REPEATED, "def", "A", "Text is wrapped"]) + "\n", "utf-8")
         common = ("--threads", work.threads, "--seed", 61, "--max-tokens", 16, "--speculation", "off")
-        scored = work.json("generate", folder, PROMPT, *common, "--logprobs", 2, "--prompt-logprobs", 1, "--json", "--n", 2)
+        scored = work.json(
+            "generate", folder, PROMPT, *common, "--logprobs", 2, "--prompt-logprobs", 1, "--json", "--n", 2
+        )
         work.command("generate", folder, "--prompts", prompts, "--out", out, "--batch", 3, *common)
         lines = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
         found[name] = {"log-probabilities": kept(scored), "file of prompts": kept(lines)}

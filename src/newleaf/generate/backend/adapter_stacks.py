@@ -1,4 +1,5 @@
-"""What the adapters of several networks over the same weights add to each matrix, as stacks from which each row takes its own."""
+"""What the adapters of several networks over the same weights add to each matrix, as stacks from which each
+row takes its own."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from newleaf.model import GPT
 
 @dataclass(frozen=True)
 class AdapterStack:
-    """`a` fp32 [N, r, C] and `b` [N, R, r] of N networks, ranks filled up with zeros; DoRA's factors `gain` [N, R], where one has them."""
+    """`a` fp32 [N, r, C] and `b` [N, R, r] of N networks, ranks filled up with zeros; DoRA's factors `gain`
+    [N, R], where one has them."""
 
     a: Tensor
     b: Tensor
@@ -42,9 +44,17 @@ class AdapterStacks:
         found, shared = cls(), dict[tuple[int, ...], Tensor]()
         if any(isinstance(module, AdaptedStack) for network in networks for module in network.modules()):
             raise CannotLower("it has adapters on experts")
-        paths = {path for network in networks for path, module in network.named_modules() if isinstance(module, AdaptedLinear)}
+        paths = {
+            path
+            for network in networks
+            for path, module in network.named_modules()
+            if isinstance(module, AdaptedLinear)
+        }
         for path in sorted(paths):
-            layers = [layer if isinstance(layer := network.get_submodule(path), AdaptedLinear) else None for network in networks]
+            layers = [
+                layer if isinstance(layer := network.get_submodule(path), AdaptedLinear) else None
+                for network in networks
+            ]
             found._of[id(networks[0].get_submodule(path))] = _stacked(layers, shared)
         return found
 
@@ -52,7 +62,11 @@ class AdapterStacks:
 @torch.no_grad()
 def _stacked(layers: Sequence[AdaptedLinear | None], shared: dict[tuple[int, ...], Tensor]) -> AdapterStack:
     there = [layer for layer in layers if layer is not None]
-    rank, columns, rows = up(max(len(layer.a) for layer in there), LANES), there[0].a.shape[1], rows_of(there[0])
+    rank, columns, rows = (
+        up(max(len(layer.a) for layer in there), LANES),
+        there[0].a.shape[1],
+        rows_of(there[0]),
+    )
     key = tuple(id(layer.a) if layer is not None else 0 for layer in layers)
     if key not in shared:
         shared[key] = torch.zeros(len(layers), rank, columns)

@@ -1,4 +1,5 @@
-"""Reading a text in pieces that are short enough for others to take turns: the same numbers as in one pass, up to rounding."""
+"""Reading a text in pieces that are short enough for others to take turns: the same numbers as in one pass,
+up to rounding."""
 
 from __future__ import annotations
 
@@ -18,5 +19,7 @@ def hidden_state_chunks(network: GPT, ids: Sequence[int]) -> Iterator[Tensor]:
     cache = KVCache(network.config, 1, len(ids), network.dtype, network.device) if len(ids) > PIECE else None
     for start in range(0, len(ids), PIECE):
         with torch.no_grad(), evaluating(network):
-            hidden = network.hidden(torch.tensor([list(ids[start : start + PIECE])], device=network.device), cache=cache)
+            hidden = network.hidden(
+                torch.tensor([list(ids[start : start + PIECE])], device=network.device), cache=cache
+            )
         yield hidden[0]

@@ -1,7 +1,8 @@
-"""A network's slots, each with one text's keys and values: parts of several texts go in at once, and logits come out where they are wanted.
+"""A network's slots, each with one text's keys and values: parts of several texts go in at once, and logits
+come out where they are wanted.
 
-Two kinds, alike from outside: `LoweredExecutor` for a lowered program, `ModuleExecutor` for the network itself;
-generate/backend/lazy_lowering.py takes the better.
+Two kinds, alike from outside: `LoweredExecutor` for a lowered program, `ModuleExecutor` for the network
+itself; generate/backend/lazy_lowering.py takes the better.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ AT_ONCE = 4096  # tokens, with what fills rows up, that go through the network t
 
 @dataclass(frozen=True)
 class Part:
-    """The next tokens of one text: they come after the `start` that the slot holds. Logits are wanted after the last `wanted` of them."""
+    """The next tokens of one text: they come after the `start` that the slot holds. Logits are wanted after
+    the last `wanted` of them."""
 
     slot: int
     start: int
@@ -51,7 +53,8 @@ class Executor(Protocol):
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether logits are the same, bit for bit, however texts are cut into parts and whatever else is in the round."""
+        """Whether logits are the same, bit for bit, however texts are cut into parts and whatever else is in
+        the round."""
 
     def run(self, parts: Sequence[Part]) -> Tensor:
         """Logits fp32 [sum of wanted, V], in the order of the parts; the next call may overwrite them."""
@@ -67,7 +70,8 @@ class Executor(Protocol):
         """An empty slot is to be for this one of the adapters; 0 is the network without them."""
 
     def borrow(self, slot: int, ids: Sequence[int]) -> int:
-        """Let an empty slot begin with what others have read of the same text; returns how many tokens that is."""
+        """Let an empty slot begin with what others have read of the same text; returns how many tokens that
+        is."""
 
     def publish(self, slot: int, ids: Sequence[int]) -> None:
         """The slot has read these tokens, and others may borrow them."""
@@ -83,8 +87,8 @@ class Executor(Protocol):
 
 
 class LoweredExecutor:
-    """Slots of a lowered program. `deterministic` keeps prompts of unpacked weights away from PyTorch's matrix products too, whose rounding
-    depends on how many tokens they take."""
+    """Slots of a lowered program. `deterministic` keeps prompts of unpacked weights away from PyTorch's
+    matrix products too, whose rounding depends on how many tokens they take."""
 
     def __init__(self, runner: LoweredRunner, deterministic: bool = False) -> None:
         self.runner, self.max_length = runner, runner.max_length
@@ -147,8 +151,8 @@ class LoweredExecutor:
 
 
 class ModuleExecutor:
-    """Slots of the network itself, run by PyTorch: the reference, and what runs where there is no program. `deterministic` takes each text
-    through it alone, since rounding depends on what else is in a batch."""
+    """Slots of the network itself, run by PyTorch: the reference, and what runs where there is no program.
+    `deterministic` takes each text through it alone, since rounding depends on what else is in a batch."""
 
     rows, batch_invariant = 256, False
 
@@ -182,9 +186,17 @@ class ModuleExecutor:
         """Logits of those of the parts with these numbers, by number."""
         own = [parts[number] for number in numbers]
         network = self.networks[self.adapter_of_slot.get(own[0].slot, 0)]
-        batch = RaggedBatch(self.pages, self.store, [Span(part.slot, part.start, len(part.ids)) for part in own])
-        ids = torch.tensor([[*part.ids, *[0] * (batch.width - len(part.ids))] for part in own], device=network.device)
-        places = [row * batch.width + at for row, part in enumerate(own) for at in range(len(part.ids) - part.wanted, len(part.ids))]
+        batch = RaggedBatch(
+            self.pages, self.store, [Span(part.slot, part.start, len(part.ids)) for part in own]
+        )
+        ids = torch.tensor(
+            [[*part.ids, *[0] * (batch.width - len(part.ids))] for part in own], device=network.device
+        )
+        places = [
+            row * batch.width + at
+            for row, part in enumerate(own)
+            for at in range(len(part.ids) - part.wanted, len(part.ids))
+        ]
         wanted = torch.tensor(places, dtype=torch.long, device=network.device)
         with torch.no_grad(), evaluating(network):
             logits = network(ids, cache=batch, placement=batch, wanted=wanted).float().cpu()
@@ -219,14 +231,18 @@ class ModuleExecutor:
 
 
 def batched(parts: Sequence[Part], kinds: Sequence[int], at_once: int) -> list[list[int]]:
-    """Numbers of the parts that go through the network together: of one kind, with tokens in at least half of a batch's places, of which
-    there are no more than `at_once`, or one part's."""
+    """Numbers of the parts that go through the network together: of one kind, with tokens in at least half of
+    a batch's places, of which there are no more than `at_once`, or one part's."""
     batches: list[list[int]] = []
     tokens = 0  # of the last batch
     for number in sorted(range(len(parts)), key=lambda number: (kinds[number], len(parts[number].ids))):
         count = len(parts[number].ids)
         places = (len(batches[-1]) + 1) * count if batches else 0  # they come in the order of their lengths
-        if batches and kinds[batches[-1][0]] == kinds[number] and places <= min(2 * (tokens + count), at_once):
+        if (
+            batches
+            and kinds[batches[-1][0]] == kinds[number]
+            and places <= min(2 * (tokens + count), at_once)
+        ):
             batches[-1].append(number)
             tokens += count
         else:

@@ -14,16 +14,19 @@ from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner, is_packed, say_once
 from newleaf.model import GPT
 
-LOADING, COMPILING = 0.6, 30.0  # seconds that the kernels take, about: once they are kept on the disk, and before
+# seconds that the kernels take, about: once they are kept on the disk, and before
+LOADING, COMPILING = 0.6, 30.0
 USUAL = 100  # tokens of a text
 READ_SPEED = 20e9  # bytes of weights a second, about what a laptop's memory gives
 
 
 class LazyLoweringExecutor:
-    """Slots of the network itself that become those of its lowered program when writing has taken as long as loading the kernels would.
+    """Slots of the network itself that become those of its lowered program when writing has taken as long as
+    loading the kernels would.
 
-    So a short text never waits for kernels, and a long one, or many, takes at most twice the time of whichever is better (the rule for
-    renting or buying skis). Texts that are being written are read again. `lower` makes the slots of the program; `clock` is in seconds.
+    So a short text never waits for kernels, and a long one, or many, takes at most twice the time of
+    whichever is better (the rule for renting or buying skis). Texts that are being written are read again.
+    `lower` makes the slots of the program; `clock` is in seconds.
     """
 
     def __init__(
@@ -35,7 +38,8 @@ class LazyLoweringExecutor:
     ) -> None:
         self.slots: ModuleExecutor | LoweredExecutor = plain
         self._lower, self._clock = lower, clock
-        self._left = LOADING if (kept or kernels_kept)() else COMPILING  # seconds of writing before the switch
+        # seconds of writing before the switch
+        self._left = LOADING if (kept or kernels_kept)() else COMPILING
         self._tokens: dict[int, list[int]] = {}  # what each slot holds
 
     @property
@@ -120,7 +124,8 @@ class LazyLoweringExecutor:
 
 
 def kernels_kept() -> bool:
-    """Whether compiled kernels lie beside their source, where Numba keeps them unless it may not write there."""
+    """Whether compiled kernels lie beside their source, where Numba keeps them unless it may not write
+    there."""
     return any((Path(__file__).parent / "kernels" / "__pycache__").glob("interpreter.*.nbi"))
 
 
@@ -133,19 +138,24 @@ def open_executor(
     cache: torch.dtype | None = None,
     lower_at_once: bool = False,
 ) -> Executor:
-    """Slots to write with: the lowered program's, or the network's own where there is no program, saying why once. A network so small that
-    a text would be written before the kernels are loaded begins without them, unless much will be written and `lower_at_once` says so.
+    """Slots to write with: the lowered program's, or the network's own where there is no program, saying why
+    once. A network so small that a text would be written before the kernels are loaded begins without them,
+    unless much will be written and `lower_at_once` says so.
 
-    `adapted` are networks over the same weights, which slots may be for; `cache` is the type of keys and values, None for the network's
-    own. `deterministic` logits are the same bit for bit however texts are cut into parts and whatever else is in the round.
+    `adapted` are networks over the same weights, which slots may be for; `cache` is the type of keys and
+    values, None for the network's own. `deterministic` logits are the same bit for bit however texts are cut
+    into parts and whatever else is in the round.
     """
     plain = ModuleExecutor(network, count, limit, adapted, cache, deterministic)
-    sharded = type(network) is not GPT  # FSDP2 gives it a class of its own; each process has only parts of the weights
+    # FSDP2 gives it a class of its own; each process has only parts of the weights
+    sharded = type(network) is not GPT
     if network.device.type != "cpu" or sharded:
         return plain
 
     def lower() -> LoweredExecutor:
-        return LoweredExecutor(LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic)
+        return LoweredExecutor(
+            LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic
+        )
 
     if not (lower_at_once or deterministic or is_packed(network) or repays_at_once(plain)):
         return LazyLoweringExecutor(plain, lower)
@@ -161,8 +171,8 @@ def say_not_lowered(error: CannotLower) -> None:
 
 
 def repays_at_once(slots: ModuleExecutor) -> bool:
-    """Whether a text of usual length takes the network itself longer than the kernels take to load, as the time for reading the weights so
-    often says, or a pass over one token."""
+    """Whether a text of usual length takes the network itself longer than the kernels take to load, as the
+    time for reading the weights so often says, or a pass over one token."""
     if USUAL * slots.network.weight_bytes() / READ_SPEED > LOADING:
         return True
     began = time.perf_counter()

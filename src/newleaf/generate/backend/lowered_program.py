@@ -1,4 +1,5 @@
-"""A program: the tables that a lowered network is, filled in one step at a time, and the memory its vectors live in."""
+"""A program: the tables that a lowered network is, filled in one step at a time, and the memory its vectors
+live in."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Program:
     buffers: Array
     held: tuple[Tensor, ...]
     logits: Tensor  # fp32 [max_rows, V filled up]: where the program leaves them
-    adapters: Tensor | None  # int64 [max_rows, ...]: in the first column each row's adapter; None where there is none
+    # int64 [max_rows, ...]: in the first column each row's adapter; None where there is none
+    adapters: Tensor | None
     max_rows: int
     threads: int
 
@@ -64,7 +66,8 @@ class ProgramWriter:
     matrices: list[list[int]] = field(default_factory=list)
     buffers: list[list[int]] = field(default_factory=list)
     held: list[Tensor] = field(default_factory=list)
-    byte_buffers: dict[tuple[int, int], int] = field(default_factory=dict)  # (buffer, group) → the buffer of its bytes
+    # (buffer, group) → the buffer of its bytes
+    byte_buffers: dict[tuple[int, int], int] = field(default_factory=dict)
     wanted: bool = False  # whether the steps that follow are for the rows whose logits are wanted alone
     fresh: set[tuple[int, int]] = field(default_factory=set)  # those that hold what the buffer holds now
 
@@ -81,7 +84,8 @@ class ProgramWriter:
         return tensor.data_ptr()
 
     def vector(self, weights: Tensor | None, length: int | None = None) -> int:
-        """Address of a small vector of weights in fp32, filled up with zeros to whole registers; 0 for none."""
+        """Address of a small vector of weights in fp32, filled up with zeros to whole registers; 0 for
+        none."""
         if weights is None:
             return 0
         return self.hold(padded(weights, up(length or weights.shape[-1], LANES)))
@@ -94,7 +98,8 @@ class ProgramWriter:
         return raw[start : start + n_bytes]
 
     def buffer(self, row_bytes: int, private: bool = False) -> int:
-        """A new buffer of `max_rows` rows; `private` gives each thread a row of its own, to work in while there is one row."""
+        """A new buffer of `max_rows` rows; `private` gives each thread a row of its own, to work in while
+        there is one row."""
         stride = up(row_bytes, ALIGN) + ALIGN
         rows = max(self.max_rows, self.threads) if private else self.max_rows
         memory = self.memory(rows * stride)
@@ -119,7 +124,8 @@ class ProgramWriter:
         return held[start : start + self.max_rows * stride].view(dtype).view(self.max_rows, -1)
 
     def matrix(self, weight: Tensor | Packed, bias: Tensor | None = None, gain: Tensor | None = None) -> int:
-        """A row of the table for a matrix [rows, columns], or a stack of experts' [E, rows, columns]; `gain` [adapters, rows]."""
+        """A row of the table for a matrix [rows, columns], or a stack of experts' [E, rows, columns]; `gain`
+        [adapters, rows]."""
         row = [0] * Matrix.SIZE
         n_rows, n_columns = weight.shape[-2:]
         row[Matrix.ROWS], row[Matrix.FACTOR] = n_rows, bits(1.0)
@@ -128,7 +134,9 @@ class ProgramWriter:
             row[Matrix.ZERO] = weight.format.zero if weight.minimums is None else 0
             if weight.values is not None:
                 row[Matrix.FORMAT], row[Matrix.ZERO] = Format.TABLE4, -min(weight.values)
-                table = torch.tensor([value - min(weight.values) for value in weight.values] * 4, dtype=torch.uint8)
+                table = torch.tensor(
+                    [value - min(weight.values) for value in weight.values] * 4, dtype=torch.uint8
+                )
                 row[Matrix.TABLE] = self.hold(table)
             row[Matrix.CODES], row[Matrix.SCALES] = self.hold(weight.codes), self.hold(weight.scales)
             row[Matrix.MINIMUMS] = self.hold(weight.minimums) if weight.minimums is not None else 0
@@ -141,7 +149,11 @@ class ProgramWriter:
             if weight.dtype not in kinds:
                 raise CannotLower(f"its weights are {str(weight.dtype).removeprefix('torch.')}")
             weight.data = weight.data.contiguous()  # mapped ones may lie column by column
-            row[Matrix.FORMAT], row[Matrix.CODES], row[Matrix.COLUMNS] = kinds[weight.dtype], self.hold(weight), n_columns
+            row[Matrix.FORMAT], row[Matrix.CODES], row[Matrix.COLUMNS] = (
+                kinds[weight.dtype],
+                self.hold(weight),
+                n_columns,
+            )
             row[Matrix.STRIDE] = weight[0].nbytes if weight.ndim == 3 else 0
         if bias is not None:
             row[Matrix.BIAS], row[Matrix.BIAS_STRIDE] = self.vector(bias), 4 * up(n_rows, LANES)
@@ -151,7 +163,8 @@ class ProgramWriter:
         return len(self.matrices) - 1
 
     def input_for(self, matrix: int, source: int) -> int:
-        """The buffer that a matrix reads for the vector in `source`: itself, or its bytes, which are made here where nobody has yet."""
+        """The buffer that a matrix reads for the vector in `source`: itself, or its bytes, which are made
+        here where nobody has yet."""
         row = self.matrices[matrix]
         if row[Matrix.FORMAT] < Format.INT8:
             return source
@@ -160,7 +173,12 @@ class ProgramWriter:
         if key not in self.byte_buffers:
             self.byte_buffers[key] = self.buffer(width + 8 * (width // group), private=True)
         if key not in self.fresh:
-            columns = {Quantize.INPUT: source, Quantize.OUT: self.byte_buffers[key], Quantize.WIDTH: width, Quantize.GROUP: group}
+            columns = {
+                Quantize.INPUT: source,
+                Quantize.OUT: self.byte_buffers[key],
+                Quantize.WIDTH: width,
+                Quantize.GROUP: group,
+            }
             self.step(Op.QUANTIZE, Barrier.IF_SHARED, columns)
             self.fresh.add(key)
         return self.byte_buffers[key]
@@ -170,5 +188,9 @@ class ProgramWriter:
         self.fresh = {key for key in self.fresh if key[0] != buffer}
 
     def finish(self, logits: Tensor, adapters: Tensor | None) -> Program:
-        steps, matrices, buffers = (np.array(rows, dtype=np.int64) for rows in (self.steps, self.matrices, self.buffers))
-        return Program(steps, matrices, buffers, tuple(self.held), logits, adapters, self.max_rows, self.threads)
+        steps, matrices, buffers = (
+            np.array(rows, dtype=np.int64) for rows in (self.steps, self.matrices, self.buffers)
+        )
+        return Program(
+            steps, matrices, buffers, tuple(self.held), logits, adapters, self.max_rows, self.threads
+        )

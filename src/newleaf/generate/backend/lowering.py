@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from newleaf.adapters.adapted_layers import AdaptedLinear
 from newleaf.generate.backend.adapter_stacks import AdapterStack, AdapterStacks
 from newleaf.generate.backend.lowered_program import CannotLower, Program, ProgramWriter, bits, up
-from newleaf.generate.kernels.layout import LANES, Activation, Attend, Barrier, Embed, Linear, Norm, Op, Rotate, Route
+from newleaf.generate.kernels.layout import (
+    LANES,
+    Activation,
+    Attend,
+    Barrier,
+    Embed,
+    Linear,
+    Norm,
+    Op,
+    Rotate,
+    Route,
+)
 from newleaf.model import GPT
 from newleaf.model.block import Block
 from newleaf.model.mixture import Mixture
@@ -28,12 +39,14 @@ Layer = tuple[Any, Tensor | None]  # what holds a matrix, and its bias
 
 
 def lower(network: GPT, threads: int, max_rows: int, max_length: int, adapted: Sequence[GPT] = ()) -> Program:
-    """The program of a network for up to `max_rows` rows at positions below `max_length`. `adapted` are networks over the same weights,
-    each with an adapter, and each row says which of them it is for.
+    """The program of a network for up to `max_rows` rows at positions below `max_length`. `adapted` are
+    networks over the same weights, each with an adapter, and each row says which of them it is for.
 
     Raises CannotLower for layers or number types that the kernels do not know.
     """
-    return _Lowering(network, ProgramWriter(threads, max_rows), max_length, AdapterStacks.of((network, *adapted))).run()
+    return _Lowering(
+        network, ProgramWriter(threads, max_rows), max_length, AdapterStacks.of((network, *adapted))
+    ).run()
 
 
 def weight_of(module: Any) -> Tensor | Packed:
@@ -51,7 +64,8 @@ def weight_of(module: Any) -> Tensor | Packed:
 
 
 class _Lowering:
-    """Walks the network and writes steps. Buffers: `stream` is the residual stream, `read` what a norm made of it."""
+    """Walks the network and writes steps. Buffers: `stream` is the residual stream, `read` what a norm made
+    of it."""
 
     def __init__(self, network: GPT, to: ProgramWriter, max_length: int, updates: AdapterStacks) -> None:
         config = network.config
@@ -66,14 +80,19 @@ class _Lowering:
         self.qkv = to.buffer(self.kv_start + 2 * self.kv_bytes)
         self.queries = to.buffer(4 * config.n_head * up(config.head_dim, LANES))
         self.mixed = to.floats(attended)
-        self.hidden = [to.floats(config.n_inner) for _ in range(config.n_expert_active if config.n_expert else 1)]
+        self.hidden = [
+            to.floats(config.n_inner) for _ in range(config.n_expert_active if config.n_expert else 1)
+        ]
         self.scores = to.floats(config.n_expert) if config.n_expert else -1
         self.routes = to.buffer(16 * config.n_expert_active, private=True) if config.n_expert else -1
         self.cosines = self.sines = 0
         if config.positions == "rotary":
             cos, sin = rotary_table(torch.arange(max_length), config)
             pairs = slice(0, None, 2) if config.rotary_interleaved else slice(0, config.rotary_dim // 2)
-            self.cosines, self.sines = to.hold(cos[:, pairs].contiguous()), to.hold(sin[:, pairs].contiguous())
+            self.cosines, self.sines = (
+                to.hold(cos[:, pairs].contiguous()),
+                to.hold(sin[:, pairs].contiguous()),
+            )
 
     def run(self) -> Program:
         config, network = self.config, self.network
@@ -96,7 +115,12 @@ class _Lowering:
         table = embedding.position.weight if embedding.position is not None else embedding.sinusoids
         positions = self.to.hold(table.detach().float().contiguous()) if table is not None else 0
         matrix = self.to.matrix(weight_of(embedding.token))
-        columns = {Embed.MATRIX: matrix, Embed.OUT: self.stream, Embed.POSITIONS: positions, Embed.WIDTH: config.n_embd}
+        columns = {
+            Embed.MATRIX: matrix,
+            Embed.OUT: self.stream,
+            Embed.POSITIONS: positions,
+            Embed.WIDTH: config.n_embd,
+        }
         self.to.step(Op.EMBED, Barrier.ALWAYS, columns)
 
     def block(self, layer: int, block: Block) -> None:
@@ -134,17 +158,23 @@ class _Lowering:
         self.to.changed(out)
 
     def linear(self, layers: Sequence[Layer], source: int, out: int, **columns: int) -> None:
-        """Matrices that read `source`, their outputs one after the other in `out`; with `gated=1`, the first is the second's gate."""
+        """Matrices that read `source`, their outputs one after the other in `out`; with `gated=1`, the first
+        is the second's gate."""
         updates = [self.updates.get(module) for module, _ in layers]
         if any(updates):
             columns |= {"added": self.update(layers, updates, source), "routes": self.adapters}
         gains = [update.gain if update else None for update in updates]
-        numbers = [self.to.matrix(weight_of(module), bias, gain) for (module, bias), gain in zip(layers, gains, strict=True)]
+        numbers = [
+            self.to.matrix(weight_of(module), bias, gain)
+            for (module, bias), gain in zip(layers, gains, strict=True)
+        ]
         self.product(numbers, source, out, Barrier.ALWAYS, **columns)
 
     def update(self, layers: Sequence[Layer], updates: Sequence[AdapterStack | None], source: int) -> int:
-        """B (A x) of each row's own adapter, in a buffer laid out like the layers' products: adapters are to a row what experts are."""
-        lows = {id(update.a): update.a for update in updates if update}  # q, k and v share one where Hugging Face stores them as one
+        """B (A x) of each row's own adapter, in a buffer laid out like the layers' products: adapters are to
+        a row what experts are."""
+        # q, k and v share one where Hugging Face stores them as one
+        lows = {id(update.a): update.a for update in updates if update}
         starts, start = {}, 0
         for key, a in lows.items():
             starts[key] = start
@@ -158,8 +188,17 @@ class _Lowering:
         out = self.reused(sum(sizes), *sizes, *there)
         for number, update in enumerate(updates):
             if update:
-                read, write = self.to.within(low, starts[id(update.a)]), self.to.within(out, sum(sizes[:number]))
-                self.product([self.to.matrix(update.b)], read, write, Barrier.ALWAYS if number == there[-1] else Barrier.NEVER, **mine)
+                read, write = (
+                    self.to.within(low, starts[id(update.a)]),
+                    self.to.within(out, sum(sizes[:number])),
+                )
+                self.product(
+                    [self.to.matrix(update.b)],
+                    read,
+                    write,
+                    Barrier.ALWAYS if number == there[-1] else Barrier.NEVER,
+                    **mine,
+                )
         return out
 
     def reused(self, row_bytes: int, *use: int) -> int:
@@ -168,7 +207,9 @@ class _Lowering:
             self.spare[row_bytes, *use] = self.to.buffer(row_bytes)
         return self.spare[row_bytes, *use]
 
-    def product(self, numbers: Sequence[int], source: int, out: int, barrier: Barrier, **columns: int) -> None:
+    def product(
+        self, numbers: Sequence[int], source: int, out: int, barrier: Barrier, **columns: int
+    ) -> None:
         inputs = {self.to.input_for(number, source) for number in numbers}
         if len(inputs) > 1:
             raise CannotLower("matrices that read the same input are quantised in different groups")
@@ -200,28 +241,52 @@ class _Lowering:
 
     def feedforward(self, block: Block, source: int, residual: int) -> None:
         layer, kind = block.feedforward, ACTIVATIONS[self.config.activation]
-        alike = {"activation": int(kind), "alpha": bits(self.config.swiglu_alpha), "limit": bits(self.config.swiglu_limit)}
+        alike = {
+            "activation": int(kind),
+            "alpha": bits(self.config.swiglu_alpha),
+            "limit": bits(self.config.swiglu_limit),
+        }
         if isinstance(layer, Mixture):
             self.mixture(layer, source, residual, alike)
             return
         hidden = self.hidden[0]
         if layer.gate is not None:
-            self.linear([(layer.gate, layer.gate.bias), (layer.up, layer.up.bias)], source, hidden, gated=1, **alike)
+            self.linear(
+                [(layer.gate, layer.gate.bias), (layer.up, layer.up.bias)], source, hidden, gated=1, **alike
+            )
         else:
             self.linear([(layer.up, layer.up.bias)], source, hidden, **alike)
         self.linear([(layer.down, layer.down.bias)], hidden, self.stream, residual=residual)
 
     def mixture(self, layer: Mixture, source: int, residual: int, alike: dict[str, int]) -> None:
-        """The router, then the chosen experts; each thread adds up the same rows of the stream, so those do not wait for each other."""
+        """The router, then the chosen experts; each thread adds up the same rows of the stream, so those do
+        not wait for each other."""
         self.linear([(layer.router, layer.router.bias)], source, self.scores)
-        columns = {Route.SCORES: self.scores, Route.OUT: self.routes, Route.EXPERTS: self.config.n_expert, Route.ACTIVE: len(self.hidden)}
+        columns = {
+            Route.SCORES: self.scores,
+            Route.OUT: self.routes,
+            Route.EXPERTS: self.config.n_expert,
+            Route.ACTIVE: len(self.hidden),
+        }
         self.to.step(Op.ROUTE, Barrier.IF_SHARED, columns)
-        pair = [self.to.matrix(weight_of(stack), bias) for stack, bias in ((layer.gate, layer.gate_bias), (layer.up, layer.up_bias))]
+        pair = [
+            self.to.matrix(weight_of(stack), bias)
+            for stack, bias in ((layer.gate, layer.gate_bias), (layer.up, layer.up_bias))
+        ]
         down = self.to.matrix(weight_of(layer.down), layer.down_bias)
         for each, hidden in enumerate(self.hidden):
             barrier = Barrier.ALWAYS if each == len(self.hidden) - 1 else Barrier.NEVER
             self.product(pair, source, hidden, barrier, gated=1, expert=1 + each, routes=self.routes, **alike)
         for each, hidden in enumerate(self.hidden):
             barrier = Barrier.ALWAYS if each == len(self.hidden) - 1 else Barrier.NEVER
-            self.product([down], hidden, self.stream, barrier, residual=residual, weighed=1, expert=1 + each, routes=self.routes)
+            self.product(
+                [down],
+                hidden,
+                self.stream,
+                barrier,
+                residual=residual,
+                weighed=1,
+                expert=1 + each,
+                routes=self.routes,
+            )
             residual = self.stream

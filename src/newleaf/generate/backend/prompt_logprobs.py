@@ -13,7 +13,8 @@ from newleaf.model import GPT
 
 
 def score_prompt(network: GPT, ids: Sequence[int], known: int, top: int) -> list[TokenScore]:
-    """Scores of a prompt's tokens; `known` is the tokenizer's size. The first has none, since nothing comes before it.
+    """Scores of a prompt's tokens; `known` is the tokenizer's size. The first has none, since nothing comes
+    before it.
 
     Raises NotFiniteError where the network overflows.
     """
@@ -25,7 +26,9 @@ def score_prompt(network: GPT, ids: Sequence[int], known: int, top: int) -> list
             return list(end.value)
 
 
-def score_steps(network: GPT, ids: Sequence[int], known: int, top: int) -> Generator[None, None, list[TokenScore]]:
+def score_steps(
+    network: GPT, ids: Sequence[int], known: int, top: int
+) -> Generator[None, None, list[TokenScore]]:
     """`score_prompt` in pieces, after each of which others may have their turn."""
     scores = [TokenScore(ids[0], None)]
     for hidden in hidden_state_chunks(network, ids[:-1]):

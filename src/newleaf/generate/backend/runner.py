@@ -1,4 +1,5 @@
-"""A lowered program at work: tokens of several texts in, logits out, with the keys and values of what they have read kept in slots."""
+"""A lowered program at work: tokens of several texts in, logits out, with the keys and values of what they
+have read kept in slots."""
 
 from __future__ import annotations
 
@@ -28,12 +29,13 @@ COMPILING = "compiling the kernels for this machine; this happens once and takes
 
 
 class LoweredRunner:
-    """Runs the lowered program of a network; keys and values in `cache`: bf16, codes of 8 bits (torch.int8), or None for fp32 where the
-    weights are fp32 and bf16 otherwise.
+    """Runs the lowered program of a network; keys and values in `cache`: bf16, codes of 8 bits (torch.int8),
+    or None for fp32 where the weights are fp32 and bf16 otherwise.
 
-    Weights are used where they lie; vectors of them (norms, biases) are copied. Keys and values lie in `pages`, which grow with the texts;
-    `limit` bounds their bytes. `adapted` are networks over the same weights, each with an adapter, which slots may be for (`set_adapter`).
-    Raises CannotLower for networks that kernels do not know.
+    Weights are used where they lie; vectors of them (norms, biases) are copied. Keys and values lie in
+    `pages`, which grow with the texts; `limit` bounds their bytes. `adapted` are networks over the same
+    weights, each with an adapter, which slots may be for (`set_adapter`). Raises CannotLower for networks
+    that kernels do not know.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class LoweredRunner:
     ) -> None:
         config = network.config
         self.networks, self.config = (network, *adapted), config
-        self.adapter_of_slot: dict[int, int] = {}  # slot → which of the networks its text is for, unless it is the first
+        # slot → which of the networks its text is for, unless it is the first
+        self.adapter_of_slot: dict[int, int] = {}
         self.max_length = min(max_length or config.context_length, config.context_length)
-        self.packed, self.dtype = is_packed(network), cache_dtype(network)  # the type of keys and values that PyTorch reads
+        # the type of keys and values that PyTorch reads
+        self.packed, self.dtype = is_packed(network), cache_dtype(network)
         self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length, adapted)
         self.memory = AddressedPageStorage(config, cache or self.dtype)
         self.pages = PagedCache(config, cache or self.dtype, slots, self.max_length, limit, self.memory)
@@ -84,11 +88,15 @@ class LoweredRunner:
         finally:
             late.cancel()
 
-    def step(self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], wanted: int | None = None) -> Tensor:
-        """Logits [wanted, V] of the first `wanted` rows (None: of all); the tensor is overwritten by the next call.
+    def step(
+        self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], wanted: int | None = None
+    ) -> Tensor:
+        """Logits [wanted, V] of the first `wanted` rows (None: of all); the tensor is overwritten by the next
+        call.
 
-        Rows are tokens of one text or of several; those of one stand in order. A row's logits do not depend on the other rows, bit for
-        bit. Raises ValueError for more than 64 rows, or rows that do not fit, and OutOfPagesError.
+        Rows are tokens of one text or of several; those of one stand in order. A row's logits do not depend
+        on the other rows, bit for bit. Raises ValueError for more than 64 rows, or rows that do not fit, and
+        OutOfPagesError.
         """
         rows, state = len(tokens), self.thread_pool.state
         if not 0 < rows <= MAX_ROWS:
@@ -96,7 +104,10 @@ class LoweredRunner:
         limits = (tokens, self.config.vocab_size), (positions, self.max_length), (slots, self.pages.slots)
         for column, (values, limit) in enumerate(limits):
             if not (len(values) == rows and min(values) >= 0 and max(values) < limit):
-                raise ValueError(f"the tokens, positions and slots {list(tokens), list(positions), list(slots)} do not fit this network")
+                raise ValueError(
+                    f"the tokens, positions and slots {list(tokens), list(positions), list(slots)} do not "
+                    f"fit this network"
+                )
             start = State.TOKENS + column * MAX_ROWS
             state[start : start + rows] = values
         spans: dict[int, tuple[int, int]] = {}
@@ -106,7 +117,9 @@ class LoweredRunner:
         for slot, (first, last) in spans.items():
             self.pages.reserve(slot, first, last + 1)
         if self.program.adapters is not None:
-            self.program.adapters[:rows, 0] = torch.tensor([self.adapter_of_slot.get(slot, 0) for slot in slots])
+            self.program.adapters[:rows, 0] = torch.tensor(
+                [self.adapter_of_slot.get(slot, 0) for slot in slots]
+            )
         wanted = rows if wanted is None else wanted
         self._place_pages()
         state[State.ROWS], state[State.WANTED] = rows, wanted
@@ -120,8 +133,9 @@ class LoweredRunner:
     def read(self, slot: int, ids: Sequence[int], start: int = 0) -> Tensor:
         """Read a text whose first `start` tokens the slot holds already; logits [V] after its last token.
 
-        Packed weights are read through the kernels, many tokens a step. For plain ones PyTorch's matrix products are faster, for all but
-        the last token, unless they are of bf16 and this machine is slow at those.
+        Packed weights are read through the kernels, many tokens a step. For plain ones PyTorch's matrix
+        products are faster, for all but the last token, unless they are of bf16 and this machine is slow at
+        those.
         """
         if len(ids) - start > 1 and self.reads_by_products:
             for first in range(start, len(ids) - 1, READING):
@@ -139,7 +153,8 @@ class LoweredRunner:
         return not self.packed and (self.dtype == torch.float32 or bf16_is_faster(torch.device("cpu")))
 
     def read_by_products(self, slot: int, ids: Sequence[int], start: int) -> None:
-        """Read tokens at positions from `start` on with the network itself, and keep their keys and values."""
+        """Read tokens at positions from `start` on with the network itself, and keep their keys and
+        values."""
         self.pages.reserve(slot, start, start + len(ids))
         self._place_pages()
         network = self.networks[self.adapter_of_slot.get(slot, 0)]
@@ -148,14 +163,18 @@ class LoweredRunner:
             network.hidden(torch.tensor([list(ids)]), cache=cache)
 
     def _place_pages(self) -> None:
-        """For each layer, where its group's table of pages is, and how many bytes into a page the layer begins."""
+        """For each layer, where its group's table of pages is, and how many bytes into a page the layer
+        begins."""
         table = self.pages.table
         if table.ctypes.data != self._placed:
             self._placed = table.ctypes.data
             for number, layer_group in enumerate(self.pages.layer_groups):
                 for place, layer in enumerate(layer_group.layers):
                     self._layers[layer] = table[number].ctypes.data, place * self.memory.layer_bytes
-            self.thread_pool.state[State.LAYERS], self.thread_pool.state[State.PAGE_COUNT] = self._layers.ctypes.data, table.shape[2]
+            self.thread_pool.state[State.LAYERS], self.thread_pool.state[State.PAGE_COUNT] = (
+                self._layers.ctypes.data,
+                table.shape[2],
+            )
 
 
 def is_packed(network: GPT) -> bool:
@@ -164,7 +183,9 @@ def is_packed(network: GPT) -> bool:
 
 def cache_dtype(network: GPT) -> torch.dtype:
     """What a program keeps keys and values in."""
-    plain = not is_packed(network) and all(parameter.dtype == torch.float32 for parameter in network.parameters())
+    plain = not is_packed(network) and all(
+        parameter.dtype == torch.float32 for parameter in network.parameters()
+    )
     return torch.float32 if plain else torch.bfloat16
 
 

@@ -1,7 +1,8 @@
 """How many threads run a program.
 
-Where other programs want the same cores, threads that wait for each other at every step are slower than one that waits for nobody: whoever
-is off its core holds all others up. So fewer are tried, and kept as long as they are faster; what is computed does not depend on how many.
+Where other programs want the same cores, threads that wait for each other at every step are slower than one
+that waits for nobody: whoever is off its core holds all others up. So fewer are tried, and kept as long as
+they are faster; what is computed does not depend on how many.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 SMOOTHING = 4  # a new figure weighs 1/4
 WARM = 3  # runs before a time is compared
 LOSS = 6.0  # runs of the smaller team that the larger one may have lost before the smaller one is tried
-FIRST_REST, LONGEST_REST = 32, 1024  # runs until a larger team is tried again; twice as many after each time in vain
+# runs until a larger team is tried again; twice as many after each time in vain
+FIRST_REST, LONGEST_REST = 32, 1024
 HOPELESS = 4.0  # times the smaller team's time: a trial is over at once
 
 Work = tuple[int, int]  # rows of a run, and for how many of them logits are wanted
@@ -21,7 +23,8 @@ class ThreadCount:
     def __init__(self, threads: int) -> None:
         self.most = self.size = threads
         self.trial = 0  # the size that is being tried; 0 is none
-        self._seconds: dict[tuple[int, Work], tuple[float, int]] = {}  # smoothed, and how often it was measured
+        # smoothed, and how often it was measured
+        self._seconds: dict[tuple[int, Work], tuple[float, int]] = {}
         self._lost, self._tried = 0.0, 0
         self._rest = self._left = FIRST_REST
 

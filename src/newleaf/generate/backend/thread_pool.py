@@ -1,5 +1,5 @@
-"""The threads that run a program together: they spin from step to step, and sleep when told to, when no token has come for long, or when
-fewer of them are faster."""
+"""The threads that run a program together: they spin from step to step, and sleep when told to, when no token
+has come for long, or when fewer of them are faster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ class ThreadPool:
         self._asleep = threading.Condition()
         self._tables = program.steps, program.matrices, program.buffers, self.state
         threads = [
-            threading.Thread(target=_follow, args=(self._tables, program, number, self._asleep), daemon=True, name=f"newleaf-{number}")
+            threading.Thread(
+                target=_follow,
+                args=(self._tables, program, number, self._asleep),
+                daemon=True,
+                name=f"newleaf-{number}",
+            )
             for number in range(1, program.threads)
         ]
         weakref.finalize(self, _stop, self.state, self._asleep, threads)
@@ -56,7 +61,8 @@ class ThreadPool:
         self.thread_count.note(size, work, time.perf_counter() - begin)
 
     def rest(self) -> None:
-        """Let the threads sleep until the next run, in place of waiting for it awake: another program needs the cores."""
+        """Let the threads sleep until the next run, in place of waiting for it awake: another program needs
+        the cores."""
         self.state[State.REST] = 1
 
 
@@ -70,7 +76,9 @@ def _kernels() -> Any:
     return interpreter
 
 
-def _follow(tables: tuple[Array, Array, Array, Array], program: Program, number: int, asleep: threading.Condition) -> None:
+def _follow(
+    tables: tuple[Array, Array, Array, Array], program: Program, number: int, asleep: threading.Condition
+) -> None:
     """A thread's life. `program` keeps the memory alive that the tables point to."""
     from newleaf.generate.kernels.interpreter import run
 
@@ -80,13 +88,15 @@ def _follow(tables: tuple[Array, Array, Array, Array], program: Program, number:
         if seen < 0:
             return
         with asleep:
-            asleep.wait_for(lambda: (state[State.CALLED] > seen and number < state[State.THREADS]) or state[State.STOP])  # noqa: B023
+            while not ((state[State.CALLED] > seen and number < state[State.THREADS]) or state[State.STOP]):
+                asleep.wait()
         if state[State.STOP]:
             return
 
 
 def _stop(state: Array, asleep: threading.Condition, threads: list[threading.Thread]) -> None:
-    """When the thread pool is forgotten, or Python ends: a thread that its end meets inside compiled code takes the process down."""
+    """When the thread pool is forgotten, or Python ends: a thread that its end meets inside compiled code
+    takes the process down."""
     with asleep:
         state[State.STOP] = 1
         asleep.notify_all()

@@ -1,4 +1,5 @@
-"""What a file of continuations was written with: a second start goes on with it only if everything is the same."""
+"""What a file of continuations was written with: a second start goes on with it only if everything is the
+same."""
 
 from __future__ import annotations
 
@@ -29,13 +30,15 @@ def settings_path(out: Path) -> Path:
 def settings_of(network: GPT, tokenizer: str, config: SamplingConfig) -> dict[str, Any]:
     """The model's weights and tokenizer by fingerprints, and every option, as JSON."""
     options = {name: value for name, value in asdict(config).items() if name not in NOT_IN_TEXT}
-    found: dict[str, Any] = json.loads(json.dumps({"model": _weights(network), "tokenizer": tokenizer, "options": options}))
+    found: dict[str, Any] = json.loads(
+        json.dumps({"model": _weights(network), "tokenizer": tokenizer, "options": options})
+    )
     return found
 
 
 def begin_output(out: Path, prompts: Sequence[Prompt], settings: Mapping[str, Any], overwrite: bool) -> int:
-    """Make `out` a file of these prompts and settings: new, gone on with behind its last whole line, or with `overwrite` begun again.
-    Returns how many lines it has.
+    """Make `out` a file of these prompts and settings: new, gone on with behind its last whole line, or with
+    `overwrite` begun again. Returns how many lines it has.
 
     Raises InputError, and changes nothing, for a file that was written with others, naming what differs.
     """
@@ -61,16 +64,23 @@ def _different(path: Path, settings: Mapping[str, Any]) -> str:
             return f"was written by another model ({name} differs)"
     if not names:
         return ""
-    return "was written with " + ", ".join(f"{name}={old.get(name)!r} (now {new[name]!r})" for name in names[:3])
+    return "was written with " + ", ".join(
+        f"{name}={old.get(name)!r} (now {new[name]!r})" for name in names[:3]
+    )
 
 
 @torch.no_grad()
 def _weights(network: GPT) -> str:
-    """A short name made of the shape of every tensor, packed ones and adapters' too, and of some of its values."""
+    """A short name made of the shape of every tensor, packed ones and adapters' too, and of some of its
+    values."""
     found = hashlib.blake2b(repr(network.config).encode(), digest_size=12)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         flat = tensor.detach().reshape(-1)
-        some = flat[torch.linspace(0, max(len(flat) - 1, 0), SAMPLES, dtype=torch.long, device=flat.device)] if len(flat) else flat
+        some = (
+            flat[torch.linspace(0, max(len(flat) - 1, 0), SAMPLES, dtype=torch.long, device=flat.device)]
+            if len(flat)
+            else flat
+        )
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(some.cpu().to(torch.float64).numpy().tobytes())
     return found.hexdigest()

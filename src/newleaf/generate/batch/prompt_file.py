@@ -1,4 +1,5 @@
-"""A file of prompts in, a file of JSON lines out: one for each prompt, in order, added as they are done, so that a second start goes on."""
+"""A file of prompts in, a file of JSON lines out: one for each prompt, in order, added as they are done, so
+that a second start goes on."""
 
 from __future__ import annotations
 
@@ -27,16 +28,24 @@ class Prompt:
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a .txt file (one a line, empty lines left out) or of rows with a field `prompt` (.jsonl, .csv, .tsv, …).
+    """The prompts of a .txt file (one a line, empty lines left out) or of rows with a field `prompt` (.jsonl,
+    .csv, .tsv, …).
 
     Raises InputError with the line.
     """
     if format_of(path) == ".txt":
-        prompts = [Prompt(line, f"{path}:{number}", {"prompt": line}) for number, line in file_lines(path) if line.strip()]
+        prompts = [
+            Prompt(line, f"{path}:{number}", {"prompt": line})
+            for number, line in file_lines(path)
+            if line.strip()
+        ]
     elif format_of(path) in FORMATS:
         prompts = [_of_row(row) for row in file_rows(path)]
     else:
-        raise InputError(f"{path}: prompts come from a .txt file (one a line) or from rows with a field prompt ({', '.join(FORMATS)})")
+        raise InputError(
+            f"{path}: prompts come from a .txt file (one a line) or from rows with a field prompt "
+            f"({', '.join(FORMATS)})"
+        )
     if not prompts:
         raise InputError(f"{path}: holds no prompt")
     return prompts
@@ -52,7 +61,8 @@ def _of_row(row: SourceRow) -> Prompt:
 
 
 def lines_done(out: Path, prompts: Sequence[Prompt]) -> tuple[int, int]:
-    """How many lines an earlier start completed, and their bytes. Raises InputError for a file of other prompts."""
+    """How many lines an earlier start completed, and their bytes. Raises InputError for a file of other
+    prompts."""
     if not out.exists():
         return 0, 0
     content = out.read_bytes()
@@ -60,7 +70,10 @@ def lines_done(out: Path, prompts: Sequence[Prompt]) -> tuple[int, int]:
     lines = content[:whole].splitlines()
     for number, line in enumerate(lines):
         if number >= len(prompts) or _prompt_of(line) != prompts[number].text:
-            raise InputError(f"{out}:{number + 1}: is not what these prompts give; name another --out, or --overwrite to begin again")
+            raise InputError(
+                f"{out}:{number + 1}: is not what these prompts give; name another --out, or --overwrite to "
+                f"begin again"
+            )
     return len(lines), whole
 
 
@@ -74,7 +87,10 @@ def _prompt_of(line: bytes) -> Any:
 
 def add_lines(out: Path, prompts: Sequence[Prompt], texts: Sequence[Sequence[Completion]]) -> None:
     """Add a line for each prompt; they are on the disk when this returns."""
-    lines = [json.dumps(prompt.fields | as_fields(each), ensure_ascii=False) for prompt, each in zip(prompts, texts, strict=True)]
+    lines = [
+        json.dumps(prompt.fields | as_fields(each), ensure_ascii=False)
+        for prompt, each in zip(prompts, texts, strict=True)
+    ]
     with out.open("a", encoding="utf-8", newline="") as file:
         file.write("".join(line + "\n" for line in lines))
         file.flush()
@@ -83,7 +99,10 @@ def add_lines(out: Path, prompts: Sequence[Prompt], texts: Sequence[Sequence[Com
 
 def as_fields(texts: Sequence[Completion]) -> dict[str, Any]:
     """`text` and `end` of one text, and whether it is `past_context`; `samples` of several."""
-    rows = [{"text": each.text, "end": each.end} | ({"past_context": True} if each.past_context else {}) for each in texts]
+    rows = [
+        {"text": each.text, "end": each.end} | ({"past_context": True} if each.past_context else {})
+        for each in texts
+    ]
     return dict(rows[0]) if len(rows) == 1 else {"samples": rows}
 
 

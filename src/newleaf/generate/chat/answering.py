@@ -1,4 +1,5 @@
-"""One answer of a conversation: rendered by the model's chat template, written until the turn ends, thoughts and answer told apart."""
+"""One answer of a conversation: rendered by the model's chat template, written until the turn ends, thoughts
+and answer told apart."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ class Answerer(Protocol):
     def answer(
         self, prompt: Sequence[int], config: SamplingConfig, ends: Collection[int], shown: Mapping[int, str]
     ) -> Iterator[tuple[Piece, int]]:
-        """Pieces of what follows these ids, each with how many tokens have been written. `ends` are tokens that end it, beside the
-        tokenizer's own; `shown` are special tokens to be written out, and as what."""
+        """Pieces of what follows these ids, each with how many tokens have been written. `ends` are tokens
+        that end it, beside the tokenizer's own; `shown` are special tokens to be written out, and as what."""
 
 
 def check_options(config: SamplingConfig) -> None:
@@ -48,7 +49,8 @@ def check_options(config: SamplingConfig) -> None:
 
 @dataclass(frozen=True)
 class ReplyPiece:
-    """Text that is certain now. `tokens` counts those written so far, and `end` is set on the last piece, whose text is empty."""
+    """Text that is certain now. `tokens` counts those written so far, and `end` is set on the last piece,
+    whose text is empty."""
 
     kind: Kind
     text: str
@@ -60,8 +62,8 @@ class ReplyPiece:
 class Reply:
     """An answer: what the model said, what it thought before (None for nothing), and how it ended.
 
-    `end` is "end" (the model ended its turn), "stop" (a stop string), "length" (max_tokens), "context" (the context was full before)
-    or "stuck" (the options left no token that may follow); `tokens` were written.
+    `end` is "end" (the model ended its turn), "stop" (a stop string), "length" (max_tokens), "context" (the
+    context was full before) or "stuck" (the options left no token that may follow); `tokens` were written.
     """
 
     content: str
@@ -87,18 +89,21 @@ def gather(pieces: Iterable[ReplyPiece]) -> Reply:
 
 
 def told_full(pieces: Iterable[ReplyPiece], context: int) -> Iterator[ReplyPiece]:
-    """The pieces; then a warning where the context was full before the answer was whole, which cannot be seen in the text."""
+    """The pieces; then a warning where the context was full before the answer was whole, which cannot be seen
+    in the text."""
     for piece in pieces:
         yield piece
         if piece.end == "context":
             logging.getLogger("newleaf").warning(
-                f"the answer ends after {piece.tokens:,} tokens, where the model's context of {context:,} tokens was full"
+                f"the answer ends after {piece.tokens:,} tokens, where the model's context of {context:,} "
+                f"tokens was full"
             )
 
 
 @dataclass(frozen=True)
 class AnswerPlan:
-    """How an answer is written: its prompt and options, the tokens that end it, those that are shown as text, and how to read it."""
+    """How an answer is written: its prompt and options, the tokens that end it, those that are shown as text,
+    and how to read it."""
 
     prompt: Prompt
     config: SamplingConfig
@@ -121,31 +126,44 @@ class AnswerPlan:
 
 @dataclass(frozen=True)
 class ChatResponder:
-    """How a model answers. `ends` are the tokens at which it stops, beside the one its template ends turns with."""
+    """How a model answers. `ends` are the tokens at which it stops, beside the one its template ends turns
+    with."""
 
     context_length: int
     template: ChatTemplate
     ends: Collection[int] = ()
 
     def prompt(self, messages: Any, how: Rendering) -> Prompt:
-        """What the network is to go on from: the conversation, and the beginning of an answer unless the last message is gone on with.
+        """What the network is to go on from: the conversation, and the beginning of an answer unless the last
+        message is gone on with.
 
         Raises InputError for a template that makes no text of it.
         """
-        found = self.template.encode(messages, replace(how, add_generation_prompt=not how.continue_final_message))
+        found = self.template.encode(
+            messages, replace(how, add_generation_prompt=not how.continue_final_message)
+        )
         if not found.ids:
-            raise InputError("the chat template makes no text of this conversation, so there is nothing to answer; give another template")
+            raise InputError(
+                "the chat template makes no text of this conversation, so there is nothing to answer; give "
+                "another template"
+            )
         return found
 
-    def plan(self, prompt: Prompt, config: SamplingConfig, tools: Any = None, go_on: bool = False) -> AnswerPlan:
-        """How an answer to the prompt is to be written; `go_on` says that the prompt ends with the beginning of one.
+    def plan(
+        self, prompt: Prompt, config: SamplingConfig, tools: Any = None, go_on: bool = False
+    ) -> AnswerPlan:
+        """How an answer to the prompt is to be written; `go_on` says that the prompt ends with the beginning
+        of one.
 
         Raises InputError when the prompt leaves no room for an answer.
         """
         limit = self.context_length
         room = limit - len(prompt.ids)
         if room < 1:
-            raise InputError(f"the conversation has {len(prompt.ids):,} tokens and leaves no room for an answer: the context is {limit:,}")
+            raise InputError(
+                f"the conversation has {len(prompt.ids):,} tokens and leaves no room for an answer: the "
+                f"context is {limit:,}"
+            )
         turn = self.template.turn_end
         ends = {*self.ends, *([turn.token] if turn.token is not None else [])}
         stops = (*config.stop, *([turn.text] if turn.text else []))
@@ -161,7 +179,8 @@ class ChatResponder:
     def answer(
         self, prompt: Prompt, config: SamplingConfig, writer: Answerer, tools: Any = None, go_on: bool = False
     ) -> Iterator[ReplyPiece]:
-        """Write an answer, or the rest of one (`go_on`). Raises InputError when the prompt leaves no room for one."""
+        """Write an answer, or the rest of one (`go_on`). Raises InputError when the prompt leaves no room for
+        one."""
         plan = self.plan(prompt, config, tools, go_on)
         split = plan.splitter()
         for piece, tokens in writer.answer(prompt.ids, plan.config, plan.ends, plan.shown):

@@ -1,4 +1,5 @@
-"""A conversation that goes on: its messages, what of them fits the context, and what the network has read of them."""
+"""A conversation that goes on: its messages, what of them fits the context, and what the network has read of
+them."""
 
 from __future__ import annotations
 
@@ -15,13 +16,20 @@ INSTRUCTIONS = ("system", "developer")
 
 
 class Conversation:
-    """Messages so far, and what answers them, which keeps the keys and values of what it read from turn to turn.
+    """Messages so far, and what answers them, which keeps the keys and values of what it read from turn to
+    turn.
 
-    When the conversation outgrows the context, the network no longer sees the oldest turns; the system message stays, and `messages`
-    keeps everything. `forgotten` counts the messages that are not seen.
+    When the conversation outgrows the context, the network no longer sees the oldest turns; the system
+    message stays, and `messages` keeps everything. `forgotten` counts the messages that are not seen.
     """
 
-    def __init__(self, responder: ChatResponder, writer: Answerer, system: str | None = None, how: Rendering | None = None) -> None:
+    def __init__(
+        self,
+        responder: ChatResponder,
+        writer: Answerer,
+        system: str | None = None,
+        how: Rendering | None = None,
+    ) -> None:
         self.responder = responder
         self.how = how or Rendering()
         self.writer = writer
@@ -33,7 +41,9 @@ class Conversation:
     @property
     def system(self) -> str | None:
         """The system message."""
-        return next((str(message["content"]) for message in self.messages if message["role"] == "system"), None)
+        return next(
+            (str(message["content"]) for message in self.messages if message["role"] == "system"), None
+        )
 
     def set_system(self, text: str | None) -> None:
         """Put another system message in its place, or none."""
@@ -51,7 +61,8 @@ class Conversation:
         self.forgotten = 0
 
     def undo(self) -> str | None:
-        """Take back the last message of the user and what followed; returns it, or None when there is none."""
+        """Take back the last message of the user and what followed; returns it, or None when there is
+        none."""
         places = [place for place, message in enumerate(self.messages) if message["role"] == "user"]
         if not places:
             return None
@@ -61,7 +72,8 @@ class Conversation:
         return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
     def say(self, text: str, config: SamplingConfig) -> Generator[ReplyPiece]:
-        """Add a message of the user and write the answer. When it is broken off, what came of it stays; if nothing came, the message goes.
+        """Add a message of the user and write the answer. When it is broken off, what came of it stays; if
+        nothing came, the message goes.
 
         Raises InputError, with the message taken back, when even the message alone does not fit the context.
         """
@@ -72,7 +84,8 @@ class Conversation:
             self.messages.pop()
             raise
         if config.seed is not None:
-            config = replace(config, seed=config.seed + self.answers)  # one seed, one conversation; another try, another answer
+            # one seed, one conversation; another try, another answer
+            config = replace(config, seed=config.seed + self.answers)
         self.answers += 1
         pieces: list[ReplyPiece] = []
         try:
@@ -86,7 +99,8 @@ class Conversation:
                 self.messages.pop()
 
     def _fitting(self, config: SamplingConfig) -> Prompt:
-        """The prompt, without oldest turns where they do not fit. Then a quarter of the context is freed at once, for the next turns."""
+        """The prompt, without oldest turns where they do not fit. Then a quarter of the context is freed at
+        once, for the next turns."""
         limit = self.responder.context_length
         room = min(config.max_tokens, limit // 4)
         prompt = self._prompt()
@@ -95,7 +109,10 @@ class Conversation:
         while len(prompt.ids) + room > limit - limit // 4 and self._forget_turn():
             prompt = self._prompt()
         if len(prompt.ids) >= limit:
-            raise InputError(f"the message makes a prompt of {len(prompt.ids):,} tokens, and the context is {limit:,}; shorten it")
+            raise InputError(
+                f"the message makes a prompt of {len(prompt.ids):,} tokens, and the context is {limit:,}; "
+                f"shorten it"
+            )
         return prompt
 
     def _prompt(self) -> Prompt:
@@ -110,7 +127,11 @@ class Conversation:
     def _forget_turn(self) -> bool:
         """Leave out one more turn: a message of the user and all up to the next. The last one stays."""
         _, rest = self._parted()
-        starts = [place for place, message in enumerate(rest) if message["role"] == "user" and place > self.forgotten]
+        starts = [
+            place
+            for place, message in enumerate(rest)
+            if message["role"] == "user" and place > self.forgotten
+        ]
         if not starts:
             return False
         self.forgotten = starts[0]

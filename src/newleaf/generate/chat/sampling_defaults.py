@@ -1,4 +1,5 @@
-"""How a conversation is sampled where nobody says: as generation_config.json has it, or else in a way that suits small models."""
+"""How a conversation is sampled where nobody says: as generation_config.json has it, or else in a way that
+suits small models."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
 
 FIELDS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size")
-# At temperature 1 and without a cutoff, a small model's long tail of unlikely tokens makes noise (Nguyen et al. 2024).
+# At temperature 1 and without a cutoff, a small model's long tail of unlikely tokens makes noise (Nguyen et
+# al. 2024).
 OTHERWISE = {"temperature": 0.7, "min_p": 0.05}
 
 
 def chat_sampling(defaults: Mapping[str, Any]) -> dict[str, float]:
-    """Sampling options of `SamplingConfig` by the fields of a generation_config.json; OTHERWISE where it names none that can be."""
+    """Sampling options of `SamplingConfig` by the fields of a generation_config.json; OTHERWISE where it
+    names none that can be."""
     return named_sampling(defaults) or dict(OTHERWISE)
 
 

@@ -1,4 +1,5 @@
-"""Constraints: which tokens may follow so that the text fits a JSON Schema, a regular expression, a Lark grammar or a list.
+"""Constraints: which tokens may follow so that the text fits a JSON Schema, a regular expression, a Lark
+grammar or a list.
 
 By llguidance, in a process for each grammar.
 """
@@ -34,7 +35,9 @@ from newleaf.text.tokenizer import Tokenizer
 SUBSCHEMAS = 200  # at most so many are tried to find the one that is wrong
 STATES = 50_000  # of the lexer; one to two kilobytes each
 REGEX = 1 << 20  # characters of a regular expression
-TOO_MUCH = f"the grammar library ended on it, or was not done after {COMPILE_SECONDS:g} seconds; make it smaller"
+TOO_MUCH = (
+    f"the grammar library ended on it, or was not done after {COMPILE_SECONDS:g} seconds; make it smaller"
+)
 NOTHING = "no text fits it"
 LOST = "the grammar library stopped working on it"
 # Keywords that llguidance keeps in some schemas and not in others.
@@ -64,7 +67,8 @@ class Constraint:
         self.problem = ""  # what went wrong on the way, in one line
 
     def allowed(self, size: int) -> Tensor:
-        """Which ids may follow: bool [size]. None may where llguidance's limits were reached, or its process ended."""
+        """Which ids may follow: bool [size]. None may where llguidance's limits were reached, or its process
+        ended."""
         flags = np.zeros(size, dtype=np.bool_)  # by NumPy: PyTorch would wake its threads for this
         mask = self._ask(lambda place: place.process.mask(place.number), b"\0")[1:]
         if mask:
@@ -115,7 +119,8 @@ class Place:
 
 
 class Grammar:
-    """A grammar that compiles. Its process may be ended while nobody writes by it; then the next text starts another."""
+    """A grammar that compiles. Its process may be ended while nobody writes by it; then the next text starts
+    another."""
 
     def __init__(self, owner: Grammars, request: Request) -> None:
         self._owner, self._request = owner, request
@@ -129,7 +134,8 @@ class Grammar:
 
 
 class Grammars:
-    """Makes constraints for one tokenizer; setting it up takes about a second for fifty thousand tokens, once."""
+    """Makes constraints for one tokenizer; setting it up takes about a second for fifty thousand tokens,
+    once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -140,7 +146,8 @@ class Grammars:
     def compile(self, config: SamplingConfig) -> Constraint | None:
         """The constraint that the options ask for, at its beginning; None when they ask for none.
 
-        Raises InputError, naming option and place, for what is not valid, not known to llguidance, or beyond limits.
+        Raises InputError, naming option and place, for what is not valid, not known to llguidance, or beyond
+        limits.
         """
         if not config.constraints:
             return None
@@ -158,7 +165,8 @@ class Grammars:
         return Constraint(Grammar(self, request), report["stopped"])
 
     def process(self, request: Request) -> tuple[GrammarProcess | None, dict[str, Any]]:
-        """The process that has compiled a grammar, and what it said of it; None for one that cannot be used. Raises LostError."""
+        """The process that has compiled a grammar, and what it said of it; None for one that cannot be used.
+        Raises LostError."""
         with self._lock:
             found = self._live.get(request)
             if found is not None and not found[0].lost:
@@ -185,7 +193,8 @@ class Grammars:
         return GrammarHost(encoder.description, encoder)
 
     def prepare(self, schema: Any, loosen: bool = False) -> Prepared:
-        """A schema that compiles: the given one, or where it cannot be kept and that is to `loosen` it, without these keywords.
+        """A schema that compiles: the given one, or where it cannot be kept and that is to `loosen` it,
+        without these keywords.
 
         Raises InputError with keyword and JSON pointer.
         """
@@ -201,13 +210,16 @@ class Grammars:
                 return prepared
             place, keyword, error = self._wrong_place(prepared.schema, report["error"])
             if not loosen or keyword not in DROPPED:
-                raise InputError(f"json_schema, at {'/'.join(place)}{f'/{keyword}' if keyword else ''}: {_regex_error(error)}")
+                raise InputError(
+                    f"json_schema, at {'/'.join(place)}{f'/{keyword}' if keyword else ''}: "
+                    f"{_regex_error(error)}"
+                )
             prepared = without(prepared, place[1:], keyword)
         raise InputError(f"json_schema: {TOO_MUCH}")
 
     def check(self, schema: Any, value: Any) -> list[str] | None:
-        """Where a value does not fit a schema, by the jsonschema package: at most ten lines. None where that cannot be said, for instance
-        in CHECK_SECONDS."""
+        """Where a value does not fit a schema, by the jsonschema package: at most ten lines. None where that
+        cannot be said, for instance in CHECK_SECONDS."""
         process = self._host.open()
         try:
             return process.check(schema, value)
@@ -230,9 +242,12 @@ class Grammars:
         return f"{name}{', ' if name == 'regex' else ': '}{_regex_error(error)}"
 
     def _wrong_place(self, schema: Any, error: str) -> tuple[list[str], str | None, str]:
-        """The deepest subschema that is wrong by itself, as steps of a JSON pointer; which of its keywords is, and why."""
+        """The deepest subschema that is wrong by itself, as steps of a JSON pointer; which of its keywords
+        is, and why."""
         place, left, found, end = ["#"], SUBSCHEMAS, True, time.monotonic() + COMPILE_SECONDS
-        shared = {key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema}
+        shared = {
+            key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema
+        }
         while found and left > 0 and time.monotonic() < end:
             found = False
             for steps, child in _children(schema):
@@ -241,17 +256,26 @@ class Grammars:
                     place, schema, error, found = [*place, *steps], child, wrong, True
                     break
         # A schema without its type takes values of other types, so that says least about what is wrong.
-        words = sorted(schema, key=lambda word: (word not in DROPPED, word == "type")) if isinstance(schema, dict) else []
+        words = (
+            sorted(schema, key=lambda word: (word not in DROPPED, word == "type"))
+            if isinstance(schema, dict)
+            else []
+        )
         for word in words[:SUBSCHEMAS]:
             if time.monotonic() > end:
                 break
-            if word not in ("$defs", "definitions") and self._error({k: v for k, v in schema.items() if k != word}, shared) is None:
+            if (
+                word not in ("$defs", "definitions")
+                and self._error({k: v for k, v in schema.items() if k != word}, shared) is None
+            ):
                 return place, word, error
         return place, None, error
 
     def _error(self, schema: Any, shared: dict[str, Any]) -> str | None:
         """What is wrong with a subschema by itself."""
-        report = self._tried(_schema_request(Prepared(shared | schema if isinstance(schema, dict) else schema)))
+        report = self._tried(
+            _schema_request(Prepared(shared | schema if isinstance(schema, dict) else schema))
+        )
         return TOO_MUCH if report is None else report["error"] or None
 
     def _tried(self, request: Request) -> dict[str, Any] | None:
@@ -288,11 +312,17 @@ def _request(name: str, config: SamplingConfig) -> Request:
             raise InputError("choice: every choice must be text of at least one character")
         check_length("".join(config.choice), name)
         return Request("regex", "|".join(_literal(text) for text in config.choice))
-    return _schema_request(prepare({"type": "object"} if name == "json_object" else parse_schema(config.json_schema)))
+    return _schema_request(
+        prepare({"type": "object"} if name == "json_object" else parse_schema(config.json_schema))
+    )
 
 
 def _schema_request(prepared: Prepared) -> Request:
-    return Request("lark", prepared.rules("start")) if prepared.written else Request("json_schema", prepared.text())
+    return (
+        Request("lark", prepared.rules("start"))
+        if prepared.written
+        else Request("json_schema", prepared.text())
+    )
 
 
 def _children(schema: Any) -> list[tuple[list[str], Any]]:
@@ -311,7 +341,9 @@ def _children(schema: Any) -> list[tuple[list[str], Any]]:
         if isinstance(schema.get(key), list)
         for number, child in enumerate(schema[key])
     ]
-    single = [([key], schema[key]) for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
+    single = [
+        ([key], schema[key]) for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)
+    ]
     return named + listed + single
 
 
@@ -321,7 +353,8 @@ def _literal(text: str) -> str:
 
 
 def _regex_error(error: str) -> str:
-    """A regular expression's error with its position, which llguidance draws with a caret under the expression."""
+    """A regular expression's error with its position, which llguidance draws with a caret under the
+    expression."""
     drawn = re.search(r"regex parse error:\n {4}(.*)\n( *)\^+", error)
     reason = re.search(r"^error: (.*)$", error, re.MULTILINE)
     if drawn and reason:
@@ -335,4 +368,6 @@ def _first_line(error: str) -> str:
     if "NoExtensionBias" in line or "Regex is empty" in line or line == 'Unimplemented keys: ["not"]':
         return NOTHING  # what is left of `not` is {"not": {}}
     before, unsatisfiable, why = line.partition("Unsatisfiable schema: ")
-    return f"{NOTHING}: {why}" if unsatisfiable and before in ("", "failed to compile JSON schema: ") else line
+    return (
+        f"{NOTHING}: {why}" if unsatisfiable and before in ("", "failed to compile JSON schema: ") else line
+    )

@@ -25,7 +25,8 @@ from newleaf.generate.constraints.grammar_process import Channel
 PROGRAM = Path(__file__).with_name("grammar_process.py")
 START_SECONDS = 120.0
 COMPILE_SECONDS = 10.0
-CHECK_SECONDS = 3.0  # for comparing a value with a schema: its expressions may search for ever, and an answer waits for it
+# for comparing a value with a schema: its expressions may search for ever, and an answer waits for it
+CHECK_SECONDS = 3.0
 STEP_SECONDS = 10.0  # for a mask; llguidance's own limits end one after some tens of milliseconds
 
 
@@ -34,9 +35,12 @@ class LostError(Exception):
 
 
 class GrammarHost:
-    """Opens processes for grammars over one vocabulary. The first call starts a process that holds the vocabulary; the others fork it."""
+    """Opens processes for grammars over one vocabulary. The first call starts a process that holds the
+    vocabulary; the others fork it."""
 
-    def __init__(self, description: Callable[[], dict[str, Any]], encode: Callable[[str], Sequence[int]]) -> None:
+    def __init__(
+        self, description: Callable[[], dict[str, Any]], encode: Callable[[str], Sequence[int]]
+    ) -> None:
         self._description, self._encode = description, encode
         self._forks = hasattr(os, "fork") and hasattr(socket, "send_fds")
         self._lock = threading.Lock()
@@ -84,14 +88,18 @@ class GrammarHost:
             channel.receive()
         except (OSError, EOFError):
             _end(process, channel)
-            raise InputError("the process that checks constraints did not start; is llguidance installed?") from None
+            raise InputError(
+                "the process that checks constraints did not start; is llguidance installed?"
+            ) from None
         return process, channel
 
 
 class GrammarProcess:
     """One grammar in a process of its own; calls take turns, so threads may share it."""
 
-    def __init__(self, channel: Channel, encode: Callable[[str], Sequence[int]], kill: Callable[[], None], number: int) -> None:
+    def __init__(
+        self, channel: Channel, encode: Callable[[str], Sequence[int]], kill: Callable[[], None], number: int
+    ) -> None:
         self._channel, self._encode = channel, encode
         self.number = number  # of the process
         self._lock = threading.Lock()
@@ -99,16 +107,20 @@ class GrammarProcess:
         self._dropped: deque[int] = deque()
         self._kill = kill
         self.lost = self.retired = False
-        self._finalizer = weakref.finalize(self, channel.connection.close)  # the process ends when it sees that
+        # the process ends when it sees that
+        self._finalizer = weakref.finalize(self, channel.connection.close)
 
     def compile(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What became of a grammar. Raises LostError, as all calls do, when the process ends on it or takes too long."""
+        """What became of a grammar. Raises LostError, as all calls do, when the process ends on it or takes
+        too long."""
         found: dict[str, Any] = json.loads(self._ask(b"C", json.dumps(request).encode(), COMPILE_SECONDS))
         return found
 
     def check(self, schema: Any, value: Any) -> list[str] | None:
         """Where a value does not fit a schema."""
-        found: list[str] | None = json.loads(self._ask(b"J", json.dumps({"schema": schema, "value": value}).encode(), CHECK_SECONDS))
+        found: list[str] | None = json.loads(
+            self._ask(b"J", json.dumps({"schema": schema, "value": value}).encode(), CHECK_SECONDS)
+        )
         return found
 
     def fork(self, matcher: int, tokens: Sequence[int] = ()) -> int:
@@ -120,7 +132,8 @@ class GrammarProcess:
         return number
 
     def drop(self, matcher: int) -> None:
-        """The matcher is not needed any more. Garbage collection may call this anywhere, so nothing is sent yet."""
+        """The matcher is not needed any more. Garbage collection may call this anywhere, so nothing is sent
+        yet."""
         self._dropped.append(matcher)
 
     def take(self, matcher: int, tokens: Sequence[int]) -> bytes:
@@ -128,7 +141,8 @@ class GrammarProcess:
         return self._ask(b"T", _packed(matcher, tokens), STEP_SECONDS)
 
     def mask(self, matcher: int) -> bytes:
-        """The state's first byte, and a bit for each token that may follow; none where limits were reached."""
+        """The state's first byte, and a bit for each token that may follow; none where limits were
+        reached."""
         return self._ask(b"M", _packed(matcher, ()), STEP_SECONDS)
 
     def fitting(self, matcher: int, tokens: Sequence[int]) -> int:
@@ -162,8 +176,10 @@ class GrammarProcess:
                     self._send(b"A", struct.pack(f"<{len(ids)}I", *ids))
             except (ConnectionError, EOFError):
                 self._fail()
-            except BaseException as error:  # too late; or Ctrl-C: a reply that nobody reads would be taken for the next one's
-                self._kill()  # it lives, since its end of the connection is open, so the number is still its own
+            # too late; or Ctrl-C: a reply that nobody reads would be taken for the next one's
+            except BaseException as error:
+                # it lives, since its end of the connection is open, so the number is still its own
+                self._kill()
                 self.close()
                 if isinstance(error, TimeoutError):
                     raise LostError from None
@@ -192,16 +208,25 @@ def _packed(matcher: int, tokens: Sequence[int]) -> bytes:
 
 def _forking() -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair()
-    # A session of its own keeps Ctrl-C away until the process can see to that itself; -P keeps our folder off its path.
+    # A session of its own keeps Ctrl-C away until the process can see to that itself; -P keeps our folder off
+    # its path.
     command = [sys.executable, "-P", str(PROGRAM), "fork", str(theirs.fileno())]
     nothing = subprocess.DEVNULL  # a crash there is told by us
-    process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, pass_fds=[theirs.fileno()], start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdin=nothing,
+        stdout=nothing,
+        stderr=nothing,
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,
+    )
     theirs.close()
     return process, ours
 
 
 def _connecting() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Where the system cannot fork or hand a socket on: through a port of this machine, to which nobody else knows the word."""
+    """Where the system cannot fork or hand a socket on: through a port of this machine, to which nobody else
+    knows the word."""
     word = secrets.token_bytes(32)
     with socket.create_server(("127.0.0.1", 0)) as server:
         command = [sys.executable, "-P", str(PROGRAM), "connect", str(server.getsockname()[1])]
@@ -216,7 +241,9 @@ def _connecting() -> tuple[subprocess.Popen[bytes], socket.socket]:
                 connection, _ = server.accept()
             except OSError:
                 process.kill()
-                raise InputError("the process that checks constraints did not start; is llguidance installed?") from None
+                raise InputError(
+                    "the process that checks constraints did not start; is llguidance installed?"
+                ) from None
             connection.settimeout(START_SECONDS)
             with contextlib.suppress(OSError, EOFError):
                 if secrets.compare_digest(Channel(connection).read(len(word)), word):

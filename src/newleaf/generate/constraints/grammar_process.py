@@ -1,10 +1,12 @@
 """A process of its own that runs llguidance: grammars in, masks out, in binary messages over a socket.
 
-llguidance is native code. A stranger's grammar can make it overflow the stack or use up memory, which ends a process. So it
-runs here and never in the program (see generate/constraints/grammar_host.py). This is run as a file and imports nothing of newleaf.
+llguidance is native code. A stranger's grammar can make it overflow the stack or use up memory, which ends a
+process. So it runs here and never in the program (see generate/constraints/grammar_host.py). This is run as a
+file and imports nothing of newleaf.
 
-The first process holds the vocabulary and forks: each grammar has a process of its own. Where the system cannot fork, the
-first process serves one grammar itself. Each message is a length (4 bytes), a letter and its data:
+The first process holds the vocabulary and forks: each grammar has a process of its own. Where the system
+cannot fork, the first process serves one grammar itself. Each message is a length (4 bytes), a letter and its
+data:
 
     from the program                                        to the program
     V  the vocabulary, JSON                                 R  it is ready
@@ -62,7 +64,8 @@ class Channel:
 
 
 class Vocabulary:
-    """The tokenizer as llguidance wants it: the bytes of each id, and ids for text, which the program is asked for."""
+    """The tokenizer as llguidance wants it: the bytes of each id, and ids for text, which the program is
+    asked for."""
 
     def __init__(self, description: dict[str, Any]) -> None:
         self.eos_token_id = description["eos"]
@@ -111,7 +114,9 @@ class Server:
             self.channel.send(b"S", self._state(number))
         elif kind == b"N":
             matcher = self.matchers[number]
-            self.channel.send(b"N", struct.pack("<I", 0 if matcher.is_error() else matcher.validate_tokens(numbers)))
+            self.channel.send(
+                b"N", struct.pack("<I", 0 if matcher.is_error() else matcher.validate_tokens(numbers))
+            )
         elif kind == b"M":
             self.channel.send(b"M", self._mask(number))
 
@@ -122,7 +127,9 @@ class Server:
         if kind == "json_schema":
             grammar = LLMatcher.grammar_from_json_schema(text)
         else:
-            grammar = LLMatcher.grammar_from_regex(text) if kind == "regex" else LLMatcher.grammar_from_lark(text)
+            grammar = (
+                LLMatcher.grammar_from_regex(text) if kind == "regex" else LLMatcher.grammar_from_lark(text)
+            )
         limits = LLParserLimits(max_lexer_states=request["states"], verbose_errors=False)
         matcher = LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits)
         self.matchers = {0: matcher}
@@ -142,13 +149,17 @@ class Server:
     def _state(self, number: int) -> bytes:
         matcher = self.matchers[number]
         failed = matcher.is_error()
-        return bytes([matcher.is_stopped() * STOPPED | failed * ERROR]) + (matcher.get_error().encode() if failed else b"")
+        return bytes([matcher.is_stopped() * STOPPED | failed * ERROR]) + (
+            matcher.get_error().encode() if failed else b""
+        )
 
 
 def check(schema: Any, value: Any) -> list[str] | None:
-    """Where a value does not fit a schema. Expressions of strangers are matched here, which may take for ever.
+    """Where a value does not fit a schema. Expressions of strangers are matched here, which may take for
+    ever.
 
-    A registry of our own, empty, because jsonschema's default fetches what a reference names from the network.
+    A registry of our own, empty, because jsonschema's default fetches what a reference names from the
+    network.
     """
     try:
         import jsonschema
@@ -163,7 +174,8 @@ def check(schema: Any, value: Any) -> list[str] | None:
 
 def limit() -> None:
     """The limits of a process for one grammar."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows; not where a lower limit holds already
+    # not on Windows; not where a lower limit holds already
+    with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -184,7 +196,8 @@ def serve(connection: socket.socket, vocabulary: Vocabulary, tokenizer: Any) -> 
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program, which ends this one by closing the connection
+    # Ctrl-C is for the program, which ends this one by closing the connection
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     forks = sys.argv[1] == "fork"
     if forks:
         connection = socket.socket(fileno=int(sys.argv[2]))

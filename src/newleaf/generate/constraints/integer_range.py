@@ -7,8 +7,8 @@ LARGEST = 10**DIGITS - 1
 
 
 def integer_range(least: int | None, most: int | None) -> str | None:
-    """An expression of `least` to `most`, both included; None stands for no bound, and is given back where there is no such integer.
-    Bounds of more than `DIGITS` digits are narrowed to these."""
+    """An expression of `least` to `most`, both included; None stands for no bound, and is given back where
+    there is no such integer. Bounds of more than `DIGITS` digits are narrowed to these."""
     least = max(least, -LARGEST) if least is not None else None
     most = min(most, LARGEST) if most is not None else None
     if max(least or 0, -(most or 0)) > LARGEST:

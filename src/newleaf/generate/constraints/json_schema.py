@@ -1,7 +1,8 @@
-"""A JSON Schema as llguidance gets it right: rewritten where it would not, and named by keyword and place where it cannot be kept.
+"""A JSON Schema as llguidance gets it right: rewritten where it would not, and named by keyword and place
+where it cannot be kept.
 
-What is written by the rewritten schema fits the given one: each step here narrows it or means the same. Where `loosen` is asked for,
-keywords that cannot be kept are dropped, and listed for a check of what was written.
+What is written by the rewritten schema fits the given one: each step here narrows it or means the same. Where
+`loosen` is asked for, keywords that cannot be kept are dropped, and listed for a check of what was written.
 """
 
 from __future__ import annotations
@@ -20,22 +21,56 @@ from newleaf.generate.constraints.schema_pattern import without_nul
 from newleaf.generate.constraints.schema_rules import NotWrittenError, Rules
 from newleaf.generate.constraints.subschemas import children, rounds
 
-SPACE = r"[ \t\r\n]{1,16}"  # between JSON's parts: bounded, since small models love to write nothing but spaces
-ESCAPES = '"\\bfnrt'  # in texts of objects with other names than those listed: each name has one spelling then
+# between JSON's parts: bounded, since small models love to write nothing but spaces
+SPACE = r"[ \t\r\n]{1,16}"
+# in texts of objects with other names than those listed: each name has one spelling then
+ESCAPES = '"\\bfnrt'
 SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 SCHEMAS_IN_LIST = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 ONE_SCHEMA = ("items", "additionalProperties", "additionalItems")
-FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid", "unknown")
+FORMATS = (
+    "date",
+    "time",
+    "date-time",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "uri",
+    "uuid",
+    "unknown",
+)
 INTEGERS = {f"{sign}int{bits}": (bits, not sign) for bits in (8, 16, 32, 64) for sign in ("", "u")}
-COMPOSED = ("allOf", "anyOf", "oneOf", "$ref", "$dynamicRef", "$recursiveRef", "if", "not", "dependentSchemas")
-OBJECTS = ("properties", "required", "additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref")
+COMPOSED = (
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "$ref",
+    "$dynamicRef",
+    "$recursiveRef",
+    "if",
+    "not",
+    "dependentSchemas",
+)
+OBJECTS = (
+    "properties",
+    "required",
+    "additionalProperties",
+    "patternProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "$ref",
+)
 PASSES = 10  # to find the parts of descriptions; beyond, no object is closed
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A schema for llguidance, and JSON pointers of the keywords that it no longer has. `written` says that it has numbers which are
-    written out as rules of a Lark grammar, since llguidance's reader of schemas rounds them."""
+    """A schema for llguidance, and JSON pointers of the keywords that it no longer has. `written` says that
+    it has numbers which are written out as rules of a Lark grammar, since llguidance's reader of schemas
+    rounds them."""
 
     schema: Any
     loosened: tuple[str, ...] = ()
@@ -48,12 +83,18 @@ class Prepared:
         return json.dumps({**self.schema, "x-guidance": self._options()})
 
     def rules(self, name: str) -> str:
-        """Rules of a Lark grammar; the first is called `name`, as all others begin. Raises NotWrittenError for what has no rules."""
-        return Rules(self.schema, name, self._options()).text() if self.written else f"{name}: %json {self.text()}"
+        """Rules of a Lark grammar; the first is called `name`, as all others begin. Raises NotWrittenError
+        for what has no rules."""
+        return (
+            Rules(self.schema, name, self._options()).text()
+            if self.written
+            else f"{name}: %json {self.text()}"
+        )
 
     @property
     def open(self) -> bool:
-        """Whether there may be objects with names of their own, which no grammar keeps from standing there twice."""
+        """Whether there may be objects with names of their own, which no grammar keeps from standing there
+        twice."""
         waiting = [self.schema]
         while waiting:
             schema = waiting.pop()
@@ -74,7 +115,8 @@ class _Work:
     bounds: bool = False  # whether bounds that llguidance would move are to be written out
     constants: bool = False  # and constants that it would round
     dropped: list[str] = field(default_factory=list)
-    open: frozenset[str] = frozenset()  # places whose objects are one part of a description, so that others may add names
+    # places whose objects are one part of a description, so that others may add names
+    open: frozenset[str] = frozenset()
     parts: set[str] = field(default_factory=set)  # such places, as they are found
 
     def cannot(self, place: str, reason: str) -> None:
@@ -87,7 +129,8 @@ class _Work:
 def prepare(schema: Any, loosen: bool = False) -> Prepared:
     """A schema (within the limits of generate/constraints/schema_limits.py) as llguidance gets it right.
 
-    Raises InputError with keyword and JSON pointer for what it cannot keep, unless that is to `loosen` the schema.
+    Raises InputError with keyword and JSON pointer for what it cannot keep, unless that is to `loosen` the
+    schema.
     """
     for bounds, constants in ((True, True), (False, True), (False, False)):
         found, work = _prepared(schema, loosen, bounds, constants)
@@ -97,7 +140,9 @@ def prepare(schema: Any, loosen: bool = False) -> Prepared:
             break
     if isinstance(found, dict) and _any(found, _has_other_names) and _any(found, _has_control_characters):
         what = "constants and names with control characters (other than \\b \\f \\n \\r \\t)"
-        raise InputError(f"json_schema: {what} cannot be kept beside objects with names of their own and others")
+        raise InputError(
+            f"json_schema: {what} cannot be kept beside objects with names of their own and others"
+        )
     return prepared
 
 
@@ -117,7 +162,8 @@ def _prepared(schema: Any, loosen: bool, bounds: bool, constants: bool) -> tuple
 
 
 def without(prepared: Prepared, place: list[str], keyword: str) -> Prepared:
-    """The schema without this keyword of the subschema at `place`, steps of a JSON pointer; oneOf becomes anyOf."""
+    """The schema without this keyword of the subschema at `place`, steps of a JSON pointer; oneOf becomes
+    anyOf."""
     schema = copy.deepcopy(prepared.schema)
     found: Any = schema
     for step in place:
@@ -146,7 +192,9 @@ def _schema(schema: Any, place: str, work: _Work, closes: bool) -> Any:
     if isinstance(found.get("pattern"), str):
         found["pattern"] = without_nul(found["pattern"])
     if isinstance(found.get("patternProperties"), dict):
-        found["patternProperties"] = {without_nul(key): child for key, child in found["patternProperties"].items()}
+        found["patternProperties"] = {
+            without_nul(key): child for key, child in found["patternProperties"].items()
+        }
     _least_names(found, place, work)
     for name in ("const", "enum"):
         if name in found and not work.constants:
@@ -154,17 +202,31 @@ def _schema(schema: Any, place: str, work: _Work, closes: bool) -> Any:
     for name in SCHEMAS_BY_NAME:
         if isinstance(found.get(name), dict):
             children = found[name].items()
-            found[name] = {key: _schema(child, f"{place}/{name}/{_step(key)}", work, True) for key, child in children}
+            found[name] = {
+                key: _schema(child, f"{place}/{name}/{_step(key)}", work, True) for key, child in children
+            }
     for name in SCHEMAS_IN_LIST:
         if isinstance(found.get(name), list):
-            alone = name in ("prefixItems", "items") or (name in ("anyOf", "oneOf") and inner and not _object_words(found, name))
-            found[name] = [_schema(child, f"{place}/{name}/{number}", work, alone) for number, child in enumerate(found[name])]
+            alone = name in ("prefixItems", "items") or (
+                name in ("anyOf", "oneOf") and inner and not _object_words(found, name)
+            )
+            found[name] = [
+                _schema(child, f"{place}/{name}/{number}", work, alone)
+                for number, child in enumerate(found[name])
+            ]
     for name in ONE_SCHEMA:
         if isinstance(found.get(name), dict):
             found[name] = _schema(found[name], f"{place}/{name}", work, True)
-    if closes and isinstance(found.get("properties"), dict) and "additionalProperties" not in found and "patternProperties" not in found:
+    if (
+        closes
+        and isinstance(found.get("properties"), dict)
+        and "additionalProperties" not in found
+        and "patternProperties" not in found
+    ):
         required = found.get("required")
-        if not isinstance(required, list) or all(name in found["properties"] for name in required if isinstance(name, str)):
+        if not isinstance(required, list) or all(
+            name in found["properties"] for name in required if isinstance(name, str)
+        ):
             found["additionalProperties"] = False
     return found
 
@@ -172,7 +234,9 @@ def _schema(schema: Any, place: str, work: _Work, closes: bool) -> Any:
 # ---- keywords
 
 
-def _refused(neutral: Callable[[Any], bool], more: tuple[str, ...] = ()) -> Callable[[dict[str, Any], str, str, _Work], None]:
+def _refused(
+    neutral: Callable[[Any], bool], more: tuple[str, ...] = ()
+) -> Callable[[dict[str, Any], str, str, _Work], None]:
     """A keyword that cannot be kept; where its value is `neutral` it says nothing. `more` go with it."""
 
     def step(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
@@ -199,10 +263,18 @@ def _contains(found: dict[str, Any], name: str, place: str, work: _Work) -> None
 def _names(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
     """propertyNames: said in other words where an object has no names of its own."""
     value = found.pop(name)
-    if _anything(value) or (isinstance(value, dict) and set(value) <= {"type", "title", "description"} and value.get("type") == "string"):
+    if _anything(value) or (
+        isinstance(value, dict)
+        and set(value) <= {"type", "title", "description"}
+        and value.get("type") == "string"
+    ):
         return
     words = set(value) - {"type", "title", "description"} if isinstance(value, dict) else set()
-    free = "properties" not in found and "patternProperties" not in found and not any(word in found for word in COMPOSED)
+    free = (
+        "properties" not in found
+        and "patternProperties" not in found
+        and not any(word in found for word in COMPOSED)
+    )
     values = found.get("additionalProperties", True)
     if free and words == {"pattern"} and isinstance(value["pattern"], str):
         found |= {"patternProperties": {value["pattern"]: values}, "additionalProperties": False}
@@ -210,7 +282,10 @@ def _names(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
         allowed = [each for each in value.get("enum", [value.get("const")]) if isinstance(each, str)]
         found |= {"properties": dict.fromkeys(allowed, values), "additionalProperties": False}
     else:
-        work.cannot(place, "the keyword propertyNames cannot be kept by a grammar beside what else is said of this object")
+        work.cannot(
+            place,
+            "the keyword propertyNames cannot be kept by a grammar beside what else is said of this object",
+        )
 
 
 def _if(found: dict[str, Any], name: str, place: str, work: _Work) -> None:
@@ -253,7 +328,10 @@ def _least_names(found: dict[str, Any], place: str, work: _Work) -> None:
     others = found.get("additionalProperties") is not False or found.get("patternProperties")
     if isinstance(least, int) and least > max(1, len(found.get("required") or ())) and others:
         del found["minProperties"]
-        work.cannot(f"{place}/minProperties", "the keyword minProperties cannot be kept where other names than those listed may stand")
+        work.cannot(
+            f"{place}/minProperties",
+            "the keyword minProperties cannot be kept where other names than those listed may stand",
+        )
 
 
 KEYWORDS: dict[str, Callable[[dict[str, Any], str, str, _Work], None]] = {
@@ -265,8 +343,12 @@ KEYWORDS: dict[str, Callable[[dict[str, Any], str, str, _Work], None]] = {
     "then": _without_if,
     "else": _without_if,
     "not": _not,
-    "dependentRequired": _refused(lambda value: value == {} or (isinstance(value, dict) and not any(value.values()))),
-    "dependentSchemas": _refused(lambda value: isinstance(value, dict) and all(map(_anything, value.values()))),
+    "dependentRequired": _refused(
+        lambda value: value == {} or (isinstance(value, dict) and not any(value.values()))
+    ),
+    "dependentSchemas": _refused(
+        lambda value: isinstance(value, dict) and all(map(_anything, value.values()))
+    ),
     "dependencies": _refused(lambda value: value == {}),
     "unevaluatedProperties": _refused(_anything),
     "unevaluatedItems": _refused(_anything),
@@ -296,9 +378,16 @@ def _constants(found: dict[str, Any], name: str, place: str, work: _Work) -> Non
             if not exact(each):
                 where = place if name == "const" else f"{place}/{number}"
                 what = f"{each:,}" if isinstance(each, int) and abs(each) < 10**30 else "this number"
-                work.cannot(where, f"{what} has more digits than a double, and cannot be kept beside what else is said here")
+                work.cannot(
+                    where,
+                    f"{what} has more digits than a double, and cannot be kept beside what else is said here",
+                )
                 del found[name]
-                if isinstance(value, int) and "type" not in found and all(isinstance(other, int) for other in values):
+                if (
+                    isinstance(value, int)
+                    and "type" not in found
+                    and all(isinstance(other, int) for other in values)
+                ):
                     found["type"] = "integer"
                 return
 
@@ -328,14 +417,24 @@ def _may_repeat(schema: dict[str, Any]) -> bool:
 
 
 def _definitions(schema: dict[str, Any]) -> list[Any]:
-    return [each for word in ("$defs", "definitions") if isinstance(schema.get(word), dict) for each in schema[word].values()]
+    return [
+        each
+        for word in ("$defs", "definitions")
+        if isinstance(schema.get(word), dict)
+        for each in schema[word].values()
+    ]
 
 
 def _has_control_characters(schema: dict[str, Any]) -> bool:
     """Whether a constant or a name needs an escape that is not among ESCAPES."""
     names = schema["properties"] if isinstance(schema.get("properties"), dict) else {}
     texts = [*names, *within(schema.get("const")), *within(schema.get("enum"))]
-    return any(character < " " and character not in "\b\f\n\r\t" for each in texts if isinstance(each, str) for character in each)
+    return any(
+        character < " " and character not in "\b\f\n\r\t"
+        for each in texts
+        if isinstance(each, str)
+        for character in each
+    )
 
 
 def _any(value: Any, test: Callable[[dict[str, Any]], bool]) -> bool:

@@ -1,4 +1,5 @@
-"""JSON Schemas as they are given: parsed, and within limits of size and depth before anything walks through them."""
+"""JSON Schemas as they are given: parsed, and within limits of size and depth before anything walks through
+them."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def parse_schema(schema: Any) -> Any:
         except RecursionError:
             raise InputError(f"json_schema: nested more than {DEPTH} deep") from None
         except json.JSONDecodeError as error:
-            raise InputError(f"json_schema, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
+            raise InputError(
+                f"json_schema, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
+            ) from None
         except ValueError as error:  # a constant, or more digits than Python reads
             long = "integer string conversion" in str(error)
             raise InputError(f"json_schema: {LONG_NUMBER if long else f'not valid JSON ({error})'}") from None
@@ -53,7 +56,10 @@ def check_value(value: Any, name: str) -> None:
         elif isinstance(item, float) and not abs(item) < float("inf"):
             raise InputError(f"{name}: {item} is not a JSON number")
         elif isinstance(item, dict) and not all(isinstance(key, str) for key in item):
-            raise InputError(f"{name}: every name must be text, not {_short(next(key for key in item if not isinstance(key, str)))}")
+            raise InputError(
+                f"{name}: every name must be text, not "
+                f"{_short(next(key for key in item if not isinstance(key, str)))}"
+            )
         elif not isinstance(item, dict | list | tuple | int | float | None):
             raise InputError(f"{name}: {_short(item)} is not a JSON value")
         if length > CHARACTERS:

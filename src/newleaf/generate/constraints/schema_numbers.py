@@ -1,4 +1,5 @@
-"""Numbers of a JSON Schema: which of them llguidance keeps, since it reads doubles, and bounds that it keeps within the given ones."""
+"""Numbers of a JSON Schema: which of them llguidance keeps, since it reads doubles, and bounds that it keeps
+within the given ones."""
 
 from __future__ import annotations
 
@@ -56,12 +57,16 @@ def inward_bounds(schema: dict[str, Any]) -> dict[str, Any]:
 
 def has_exact_bounds(schema: dict[str, Any]) -> bool:
     """Whether llguidance keeps the bounds as they are."""
-    moved, bounds = inward_bounds(schema), [each for *names, _ in BOUNDS for each in names if is_number(schema.get(each))]
+    moved, bounds = (
+        inward_bounds(schema),
+        [each for *names, _ in BOUNDS for each in names if is_number(schema.get(each))],
+    )
     return all(moved[each] == schema[each] and abs(schema[each]) <= MOST for each in bounds)
 
 
 def _inward(bound: int | float, sign: int, integer: bool) -> int | float:
-    """The nearest double that is at least (`sign` 1) or at most (−1) this bound; of integers, an integer between ±MOST."""
+    """The nearest double that is at least (`sign` 1) or at most (−1) this bound; of integers, an integer
+    between ±MOST."""
     if integer:
         bound = math.ceil(bound) if sign > 0 else math.floor(bound)
         bound = max(bound, -MOST) if sign > 0 else min(bound, MOST)
@@ -77,8 +82,8 @@ def _inward(bound: int | float, sign: int, integer: bool) -> int | float:
 
 
 def exact(value: Any) -> bool:
-    """Whether llguidance writes this value of JSON as what it is. It reads numbers as doubles, which is exact for 2⁵³ times a power of
-    ten that is a double, and writes whole ones of 63 bits in full."""
+    """Whether llguidance writes this value of JSON as what it is. It reads numbers as doubles, which is exact
+    for 2⁵³ times a power of ten that is a double, and writes whole ones of 63 bits in full."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
     if isinstance(value, int):
@@ -116,7 +121,13 @@ def takes(schema: dict[str, Any], value: Any) -> bool:
     high = not is_number(schema.get("maximum")) or value <= schema["maximum"]
     above = not is_number(schema.get("exclusiveMinimum")) or value > schema["exclusiveMinimum"]
     below = not is_number(schema.get("exclusiveMaximum")) or value < schema["exclusiveMaximum"]
-    return low and high and above and below and (not is_number(step) or step == 0 or exactly % Fraction(str(step)) == 0)
+    return (
+        low
+        and high
+        and above
+        and below
+        and (not is_number(step) or step == 0 or exactly % Fraction(str(step)) == 0)
+    )
 
 
 def _is_of(value: Any, kind: Any) -> bool:

@@ -1,7 +1,8 @@
 """Expressions of JSON Schema as llguidance gets them right.
 
-A class that holds all control characters but not the quotation mark or the backslash is written with those two all the same (llguidance
-1.9). So NUL is taken out of every class that may be one: what is written then still matches.
+A class that holds all control characters but not the quotation mark or the backslash is written with those
+two all the same (llguidance 1.9). So NUL is taken out of every class that may be one: what is written then
+still matches.
 """
 
 from __future__ import annotations

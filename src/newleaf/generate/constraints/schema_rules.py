@@ -1,6 +1,8 @@
-"""A JSON Schema as rules of a Lark grammar, down to numbers that llguidance's own reader of schemas would round to doubles.
+"""A JSON Schema as rules of a Lark grammar, down to numbers that llguidance's own reader of schemas would
+round to doubles.
 
-Only the way to such numbers is written out: objects, arrays, unions and references. All else is left to that reader (`%json`).
+Only the way to such numbers is written out: objects, arrays, unions and references. All else is left to that
+reader (`%json`).
 """
 
 from __future__ import annotations
@@ -12,16 +14,42 @@ from typing import Any
 
 from newleaf.generate.constraints.integer_range import integer_range
 from newleaf.generate.constraints.schema_limits import CHARACTERS, DEPTH
-from newleaf.generate.constraints.schema_numbers import exact, has_exact_bounds, inward_bounds, is_number, takes, within
+from newleaf.generate.constraints.schema_numbers import (
+    exact,
+    has_exact_bounds,
+    inward_bounds,
+    is_number,
+    takes,
+    within,
+)
 from newleaf.generate.constraints.subschemas import children, disjoint, needing, references, rounds
 
 KINDS = ("null", "boolean", "number", "string", "array", "object")
-SILENT = {"title", "description", "default", "examples", "$defs", "definitions", "$comment", "deprecated", "readOnly", "writeOnly"}
+SILENT = {
+    "title",
+    "description",
+    "default",
+    "examples",
+    "$defs",
+    "definitions",
+    "$comment",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+}
 SILENT |= {"x-guidance", "$schema", "$id", "example"}
 OF_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 OF_ARRAYS = {"items", "prefixItems", "minItems", "maxItems"}
 OF_OBJECTS = {"properties", "required", "additionalProperties", "minProperties"}
-OTHERS = {"pattern", "minLength", "maxLength", "format", "additionalItems", "patternProperties", "maxProperties"}
+OTHERS = {
+    "pattern",
+    "minLength",
+    "maxLength",
+    "format",
+    "additionalItems",
+    "patternProperties",
+    "maxProperties",
+}
 BRANCHES = ("anyOf", "oneOf")
 CHARACTER = r'[^"\\\x00-\x1F\x7F]|\\["\\bfnrt]'  # of other names: each has one spelling
 
@@ -35,7 +63,8 @@ class NotWrittenError(Exception):
 
 
 class Rules:
-    """Writes the rules of one schema; their names begin with `name`. `options` are llguidance's, of each part that is left to it."""
+    """Writes the rules of one schema; their names begin with `name`. `options` are llguidance's, of each part
+    that is left to it."""
 
     def __init__(self, root: dict[str, Any], name: str, options: dict[str, Any]) -> None:
         self._root, self._name, self._options = root, name, options
@@ -61,7 +90,11 @@ class Rules:
         """Whether numbers have to be written out in it, or in what it refers to."""
         if not isinstance(schema, dict):
             return False
-        return id(schema) in self._needing or rounds(schema) or any(id(child) in self._needing for _, child in children(schema))
+        return (
+            id(schema) in self._needing
+            or rounds(schema)
+            or any(id(child) in self._needing for _, child in children(schema))
+        )
 
     def _value(self, schema: Any, place: str) -> str:
         """An expression of the values that fit. Raises NotWrittenError, as the others do."""
@@ -85,7 +118,9 @@ class Rules:
                 if word == "oneOf" and not disjoint(schema[word]):
                     raise NotWrittenError(f"{place}/{word}")
                 branches = enumerate(schema[word])
-                return self._union(self._value(branch, f"{place}/{word}/{number}") for number, branch in branches)
+                return self._union(
+                    self._value(branch, f"{place}/{word}/{number}") for number, branch in branches
+                )
         if "allOf" in said:
             self._alone("allOf", said, place)
             if len(schema["allOf"]) != 1:
@@ -122,7 +157,10 @@ class Rules:
     def _constant(self, value: Any) -> str:
         """A value with numbers that are written as Python does. There is one way to write each."""
         if isinstance(value, dict):
-            pairs = [f"{_text(_json_text(name))} {self._colon} {self._constant(each)}" for name, each in value.items()]
+            pairs = [
+                f"{_text(_json_text(name))} {self._colon} {self._constant(each)}"
+                for name, each in value.items()
+            ]
             return self._group("{", f" {self._comma} ".join(pairs), "}")
         if isinstance(value, list | tuple):
             return self._group("[", f" {self._comma} ".join(map(self._constant, value)), "]")
@@ -138,7 +176,9 @@ class Rules:
         ways: dict[str, Callable[[dict[str, Any], str], str]] = {"array": self._array, "object": self._object}
         written = {"number", "integer"} & set(kinds) if not has_exact_bounds(schema) else set()
         written |= {name for name in ways if name in kinds and self._needs_of(schema, name)}
-        found = [ways.get(each, self._number)({**schema, "type": each}, place) for each in kinds if each in written]
+        found = [
+            ways.get(each, self._number)({**schema, "type": each}, place) for each in kinds if each in written
+        ]
         if left := [each for each in kinds if each not in written]:
             found.append(self._left({**schema, "type": left}, place))
         return self._union(found)
@@ -153,8 +193,14 @@ class Rules:
         """Integers in full, and other numbers up to 2⁵³: beyond, readers make integers of them."""
         if "multipleOf" in schema:
             raise NotWrittenError(f"{place}/multipleOf")
-        lows = [math.ceil(schema[name]) for name in ("minimum", "exclusiveMinimum") if is_number(schema.get(name))]
-        highs = [math.floor(schema[name]) for name in ("maximum", "exclusiveMaximum") if is_number(schema.get(name))]
+        lows = [
+            math.ceil(schema[name]) for name in ("minimum", "exclusiveMinimum") if is_number(schema.get(name))
+        ]
+        highs = [
+            math.floor(schema[name])
+            for name in ("maximum", "exclusiveMaximum")
+            if is_number(schema.get(name))
+        ]
         low, high = max(lows, default=None), min(highs, default=None)
         low = low + 1 if low is not None and low == schema.get("exclusiveMinimum") else low
         high = high - 1 if high is not None and high == schema.get("exclusiveMaximum") else high
@@ -171,10 +217,17 @@ class Rules:
         if "additionalItems" in schema or isinstance(schema.get("items"), list):
             raise NotWrittenError(f"{place}/items")
         least, most = schema.get("minItems", 0), schema.get("maxItems")
-        first = [self._value(each, f"{place}/prefixItems/{n}") for n, each in enumerate(schema.get("prefixItems", []))]
+        first = [
+            self._value(each, f"{place}/prefixItems/{n}")
+            for n, each in enumerate(schema.get("prefixItems", []))
+        ]
         first = first if most is None else first[:most]
         more = schema.get("items", True)
-        item = self._value(more, f"{place}/items") if more is not False and (most is None or most > len(first)) else None
+        item = (
+            self._value(more, f"{place}/items")
+            if more is not False and (most is None or most > len(first))
+            else None
+        )
         rest = ""  # what follows the first items, each part with its comma
         if item is not None and (first or most != 1):
             begun = 0 if first else 1
@@ -193,7 +246,9 @@ class Rules:
 
     def _object(self, schema: dict[str, Any], place: str) -> str:
         if schema.get("patternProperties") or "maxProperties" in schema:
-            raise NotWrittenError(f"{place}/{'patternProperties' if schema.get('patternProperties') else 'maxProperties'}")
+            raise NotWrittenError(
+                f"{place}/{'patternProperties' if schema.get('patternProperties') else 'maxProperties'}"
+            )
         properties, required = schema.get("properties", {}), schema.get("required", [])
         more = schema.get("additionalProperties", True)
         if schema.get("minProperties", 0) > max(len(required), 0):
@@ -204,9 +259,13 @@ class Rules:
             if child is False and name in required:
                 raise NotWrittenError(f"{place}/properties")
             if child is not False:
-                where = f"{place}/properties/{name}" if name in properties else f"{place}/additionalProperties"
+                where = (
+                    f"{place}/properties/{name}" if name in properties else f"{place}/additionalProperties"
+                )
                 value = self._value(child, where)
-                items.append((self._rule(f"{_text(_json_text(name))} {self._colon} {value}"), name in required))
+                items.append(
+                    (self._rule(f"{_text(_json_text(name))} {self._colon} {value}"), name in required)
+                )
         if more is not False:
             other = self._rule(_other_names([*properties, *required]), terminal=True)
             item = self._rule(f"{other} {self._colon} {self._value(more, f'{place}/additionalProperties')}")
@@ -214,12 +273,15 @@ class Rules:
         return self._group("{", self._pairs(items), "}")
 
     def _pairs(self, items: Sequence[tuple[str, bool]]) -> str:
-        """Pairs in their order, those that are not required may be absent. Rules grow with their number, not with its square."""
+        """Pairs in their order, those that are not required may be absent. Rules grow with their number, not
+        with its square."""
         after = alone = ""  # what follows a pair, with its comma; the rest where no pair has stood yet
         for pair, required in reversed(items):
             begun = f"{pair} {after}"
             alone = self._rule(begun if required else f"{begun} | {alone}" if alone else f"({begun})?")
-            after = self._rule(f"{self._comma} {pair} {after}" if required else f"({self._comma} {pair})? {after}")
+            after = self._rule(
+                f"{self._comma} {pair} {after}" if required else f"({self._comma} {pair})? {after}"
+            )
         return alone
 
     # ---- rules
@@ -239,7 +301,12 @@ class Rules:
             if name not in shared.setdefault(word, {}):
                 shared[word][name] = self._root.get(word, {}).get(name, {})
                 waiting += references(shared[word][name])
-        return self._json({**{name: each for name, each in schema.items() if name not in ("$defs", "definitions")}, **shared})
+        return self._json(
+            {
+                **{name: each for name, each in schema.items() if name not in ("$defs", "definitions")},
+                **shared,
+            }
+        )
 
     def _target(self, reference: str) -> Any:
         found: Any = self._root
@@ -282,7 +349,9 @@ def _decimals(schema: dict[str, Any]) -> dict[str, Any] | None:
     for names, sign in ((("minimum", "exclusiveMinimum"), 1), (("maximum", "exclusiveMaximum"), -1)):
         given = [found[name] * sign for name in names if is_number(found.get(name))]
         if max(given, default=-math.inf) < -(2**53):
-            found = {name: value for name, value in found.items() if name not in names} | {names[0]: -sign * 2**53}
+            found = {name: value for name, value in found.items() if name not in names} | {
+                names[0]: -sign * 2**53
+            }
         elif max(given, default=-math.inf) >= 2**53:
             return None
     low = max(found.get("minimum", -math.inf), found.get("exclusiveMinimum", -math.inf))
@@ -303,5 +372,7 @@ def _json_text(value: Any) -> str:
 
 def _other_names(names: Sequence[str]) -> str:
     """A terminal for names of an object that are none of these."""
-    taken = "|".join("".join(c if c.isalnum() else f"\\x{{{ord(c):X}}}" for c in _json_text(name)[1:-1]) for name in names)
+    taken = "|".join(
+        "".join(c if c.isalnum() else f"\\x{{{ord(c):X}}}" for c in _json_text(name)[1:-1]) for name in names
+    )
     return f'/"({CHARACTER})*"/' + (f' & ~/"({taken})"/' if names else "")

@@ -1,4 +1,5 @@
-"""The subschemas of a JSON Schema: which there are, what they refer to, and in which of them numbers cannot be left to llguidance."""
+"""The subschemas of a JSON Schema: which there are, what they refer to, and in which of them numbers cannot
+be left to llguidance."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ def children(schema: dict[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
     found: list[tuple[tuple[str, ...], Any]] = []
     for word in ("properties", "patternProperties"):
         if isinstance(schema.get(word), dict):
-            found += [((word, name.replace("~", "~0").replace("/", "~1")), child) for name, child in schema[word].items()]
+            found += [
+                ((word, name.replace("~", "~0").replace("/", "~1")), child)
+                for name, child in schema[word].items()
+            ]
     for word in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
         if isinstance(schema.get(word), list):
             found += [((word, str(number)), child) for number, child in enumerate(schema[word])]
@@ -28,7 +32,9 @@ def rounds(schema: Any) -> bool:
     """Whether llguidance would round a number of this schema itself, not of those within it."""
     if not isinstance(schema, dict):
         return False
-    return not has_exact_bounds(schema) or any(not exact(each) for value in constants(schema) for each in within(value))
+    return not has_exact_bounds(schema) or any(
+        not exact(each) for value in constants(schema) for each in within(value)
+    )
 
 
 def needing(root: Any, target: Callable[[str], Any]) -> set[int]:

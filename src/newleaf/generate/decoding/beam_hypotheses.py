@@ -11,7 +11,8 @@ from newleaf.generate.sampling.penalties import NEVER
 
 @dataclass(frozen=True)
 class Candidate:
-    """A beginning continued by one token: `parent` is the number of the beam, `score` the sum of log-probabilities."""
+    """A beginning continued by one token: `parent` is the number of the beam, `score` the sum of
+    log-probabilities."""
 
     parent: int
     token: int
@@ -20,7 +21,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Finished:
-    """A whole text, without the token that ended it where that one is not text; `score` is divided by length ** length_penalty."""
+    """A whole text, without the token that ended it where that one is not text; `score` is divided by length
+    ** length_penalty."""
 
     ids: tuple[int, ...]
     score: float
@@ -29,10 +31,12 @@ class Finished:
 
 @dataclass
 class BeamSearch:
-    """What one search keeps: `scores` of the open beams, and the best finished texts, at most `beams` of them.
+    """What one search keeps: `scores` of the open beams, and the best finished texts, at most `beams` of
+    them.
 
-    As in stock transformers (early_stopping=False): of 2 · beams continuations, those that end and are among the `beams` likeliest finish,
-    the likeliest others go on; the search ends when the likeliest open beam, at its present length, could not enter the finished.
+    As in stock transformers (early_stopping=False): of 2 · beams continuations, those that end and are among
+    the `beams` likeliest finish, the likeliest others go on; the search ends when the likeliest open beam, at
+    its present length, could not enter the finished.
     """
 
     beams: int
@@ -41,8 +45,8 @@ class BeamSearch:
     finished: list[Finished] = field(default_factory=list)
 
     def candidates(self, logprobs: Tensor, ends: int) -> list[Candidate]:
-        """The likeliest continuations, likeliest first: processed log-probabilities [open beams, V]; `ends` counts the ids that end a
-        text."""
+        """The likeliest continuations, likeliest first: processed log-probabilities [open beams, V]; `ends`
+        counts the ids that end a text."""
         total = logprobs + logprobs.new_tensor(self.scores)[:, None]
         best = total.flatten().topk(min(max(2, 1 + ends) * self.beams, total.numel()))
         width = logprobs.shape[1]
@@ -59,4 +63,7 @@ class BeamSearch:
         """Whether no open beam, `length` tokens long, can enter the finished texts."""
         if not self.scores:
             return True
-        return len(self.finished) == self.beams and max(self.scores) / length**self.length_penalty <= self.finished[-1].score
+        return (
+            len(self.finished) == self.beams
+            and max(self.scores) / length**self.length_penalty <= self.finished[-1].score
+        )

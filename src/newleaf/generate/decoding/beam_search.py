@@ -13,8 +13,8 @@ from newleaf.text.tokenizer import Tokenizer
 
 
 class Search:
-    """A search from a text's prompt on, a step at a time. `rows` are the texts that are open; `texts` what was found, best first, at the
-    end."""
+    """A search from a text's prompt on, a step at a time. `rows` are the texts that are open; `texts` what
+    was found, best first, at the end."""
 
     def __init__(self, row: SamplerRow, tokenizer: Tokenizer) -> None:
         self.rows, self.texts = [row], list[Finished]()
@@ -22,13 +22,15 @@ class Search:
         self._tokenizer = tokenizer
 
     def step(self, logits: Tensor) -> list[tuple[int, SamplerRow]] | None:
-        """A token more, by logits [R, V] after each open text: the texts that are open now, each with the number of the one that it goes
-        on from; None at the end. Raises NotFiniteError."""
+        """A token more, by logits [R, V] after each open text: the texts that are open now, each with the
+        number of the one that it goes on from; None at the end. Raises NotFiniteError."""
         if not bool(logits.amax(-1).isfinite().all()):
             raise NotFiniteError
         found, first = self._found, self.rows[0]
         # A network may have more rows than the tokenizer has tokens.
-        logprobs = keep_valid(process_logits(logits.log_softmax(-1)[:, : self._tokenizer.vocab_size], self.rows), self.rows)
+        logprobs = keep_valid(
+            process_logits(logits.log_softmax(-1)[:, : self._tokenizer.vocab_size], self.rows), self.rows
+        )
         before = found.scores[0]
         going = self._sort_out(found.candidates(logprobs, len(first.end_ids)))
         if not going and not found.finished:

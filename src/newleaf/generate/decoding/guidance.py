@@ -1,4 +1,5 @@
-"""Classifier-free guidance: away from what the network would write after another prompt (Sanchez et al. 2023)."""
+"""Classifier-free guidance: away from what the network would write after another prompt (Sanchez et al.
+2023)."""
 
 from __future__ import annotations
 

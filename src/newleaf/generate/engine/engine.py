@@ -1,4 +1,5 @@
-"""Many requests at once: schedule → run → choose → emit, a round at a time, so that texts begin and end independently of each other."""
+"""Many requests at once: schedule → run → choose → emit, a round at a time, so that texts begin and end
+independently of each other."""
 
 from __future__ import annotations
 
@@ -39,15 +40,18 @@ SHARE = 0.5  # of the memory that is free when the engine opens: what keys and v
 
 
 class Engine:
-    """Writes for many requests at once with one network: `submit` for a thread of its own, `write` in the thread that asks.
+    """Writes for many requests at once with one network: `submit` for a thread of its own, `write` in the
+    thread that asks.
 
-    `slots` texts are written at once, and others wait their turn; `limit` is the most bytes that keys and values may take (None: half of
-    the memory that is free). A request draws the same random numbers whatever else is being written, so that its text is the same but for
-    ties in rounding; `deterministic` makes it the same bit for bit. `adapters` are networks over the same weights, each with an adapter, by
-    the names under which requests ask for them; texts with different ones go through each round together. `draft` is a small network with
-    the same tokenizer that proposes tokens (`check_draft`), and whose keys and values are within the limit too. `cache` is the type of keys
-    and values: bf16, torch.int8 for codes with scales, or None for fp32 with fp32 weights and bf16 with others. `lower_at_once` loads the
-    kernels at once, however small the network, since much will be written.
+    `slots` texts are written at once, and others wait their turn; `limit` is the most bytes that keys and
+    values may take (None: half of the memory that is free). A request draws the same random numbers whatever
+    else is being written, so that its text is the same but for ties in rounding; `deterministic` makes it the
+    same bit for bit. `adapters` are networks over the same weights, each with an adapter, by the names under
+    which requests ask for them; texts with different ones go through each round together. `draft` is a small
+    network with the same tokenizer that proposes tokens (`check_draft`), and whose keys and values are within
+    the limit too. `cache` is the type of keys and values: bf16, torch.int8 for codes with scales, or None for
+    fp32 with fp32 weights and bf16 with others. `lower_at_once` loads the kernels at once, however small the
+    network, since much will be written.
     """
 
     def __init__(
@@ -71,12 +75,23 @@ class Engine:
         self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
         mine, its = (limit, 0) if draft is None else shares(limit, network, draft, cache)
         networks = tuple((adapters or {}).values())
-        self.executor = runner or open_executor(network, slots, mine, deterministic, networks, cache, lower_at_once or draft is not None)
-        written = open_draft(draft, network, self.executor, its, tokenizer.vocab_size, cache) if draft is not None else None
+        self.executor = runner or open_executor(
+            network, slots, mine, deterministic, networks, cache, lower_at_once or draft is not None
+        )
+        written = (
+            open_draft(draft, network, self.executor, its, tokenizer.vocab_size, cache)
+            if draft is not None
+            else None
+        )
         if draft is not None and deterministic and not self.executor.batch_invariant:
-            say_once("deterministic: a network without a program takes no guesses, which could tip ties, so the draft is left alone")
+            say_once(
+                "deterministic: a network without a program takes no guesses, which could tip ties, so the "
+                "draft is left alone"
+            )
         self.speculator = Speculator(self.executor, written)
-        self.scheduler = Scheduler(self.executor, deterministic and not self.executor.batch_invariant, self.speculator)
+        self.scheduler = Scheduler(
+            self.executor, deterministic and not self.executor.batch_invariant, self.speculator
+        )
         self._news = threading.Condition()
         self._turn = threading.Lock()  # held for a round
         self._submitted: list[tuple[Request, list[Sequence]]] = []
@@ -94,9 +109,9 @@ class Engine:
         shown: Mapping[int, str] | None = None,
         adapter: str | None = None,
     ) -> Request:
-        """Hand in a prompt, text or ids; any thread may. Its pieces come from iterating over the request, whoever else is served meanwhile.
-        `first` is its number among prompts that share a seed; `ends` and `shown` are as for `start` in generate/text/text_state.py;
-        `adapter` names one of the engine's.
+        """Hand in a prompt, text or ids; any thread may. Its pieces come from iterating over the request,
+        whoever else is served meanwhile. `first` is its number among prompts that share a seed; `ends` and
+        `shown` are as for `start` in generate/text/text_state.py; `adapter` names one of the engine's.
 
         Raises InputError for a prompt or options that cannot be.
         """
@@ -109,7 +124,8 @@ class Engine:
         return request
 
     def run_in_engine(self, steps: Steps[Result]) -> EngineTask[Result]:
-        """Do work in the engine's thread, a step at a time between two rounds, so that it has the network to itself; any thread may ask."""
+        """Do work in the engine's thread, a step at a time between two rounds, so that it has the network to
+        itself; any thread may ask."""
         engine_task = EngineTask(steps, self._wake)
         with self._news:
             if self._closed:
@@ -141,7 +157,8 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._live, name="newleaf-engine", daemon=True)
                 self._thread.start()
-                atexit.register(self.close)  # a thread that Python's end meets inside compiled code takes the process down
+                # a thread that Python's end meets inside compiled code takes the process down
+                atexit.register(self.close)
 
     def write(
         self,
@@ -151,20 +168,23 @@ class Engine:
         ends: Collection[int] = (),
         adapter: str | None = None,
     ) -> Iterator[Piece]:
-        """Pieces of one prompt, or of several (texts or ids) that are written together, as they come; the engine works while somebody
-        iterates. `ends` are tokens that end a text, beside the tokenizer's own.
+        """Pieces of one prompt, or of several (texts or ids) that are written together, as they come; the
+        engine works while somebody iterates. `ends` are tokens that end a text, beside the tokenizer's own.
 
         Raises InputError as `submit` does.
         """
         several: list[str | Several[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
-        requests = [self._hand_in(prompt, config, first + number, ends, adapter=adapter) for number, prompt in enumerate(several)]
+        requests = [
+            self._hand_in(prompt, config, first + number, ends, adapter=adapter)
+            for number, prompt in enumerate(several)
+        ]
         return self._drive(requests)
 
     def answer(
         self, prompt: Several[int], config: SamplingConfig, ends: Collection[int], shown: Mapping[int, str]
     ) -> Iterator[tuple[Piece, int]]:
-        """Pieces of what follows these ids, each with how many tokens are written; `ends` and `shown` as for `start` in
-        generate/text/text_state.py."""
+        """Pieces of what follows these ids, each with how many tokens are written; `ends` and `shown` as for
+        `start` in generate/text/text_state.py."""
         request = self._hand_in(prompt, config, 0, ends, shown)
         return ((piece, request.samples[0].row.written) for piece in self._drive([request]))
 
@@ -198,13 +218,27 @@ class Engine:
         limit = self.executor.max_length
         ids = prompt_ids(self.tokenizer, prompt, config, limit) if isinstance(prompt, str) else list(prompt)
         if not 0 < len(ids) < limit or not (min(ids) >= 0 and max(ids) < self.tokenizer.vocab_size):
-            raise InputError(f"prompt: {len(ids)} ids do not fit this model: 1 to {limit - 1}, below {self.tokenizer.vocab_size}")
-        samples = start(self.tokenizer, [ids], config, self.grammars, config.best_of or config.n, first, ends, shown, limit)
+            raise InputError(
+                f"prompt: {len(ids)} ids do not fit this model: 1 to {limit - 1}, below "
+                f"{self.tokenizer.vocab_size}"
+            )
+        samples = start(
+            self.tokenizer,
+            [ids],
+            config,
+            self.grammars,
+            config.best_of or config.n,
+            first,
+            ends,
+            shown,
+            limit,
+        )
         request = Request(config, samples, self._wake, self.adapters[adapter] if adapter is not None else 0)
         texts = sequences_of(request, ids, self.tokenizer, limit)
         if not self.scheduler.fits(texts[0]):
             raise InputError(
-                f"the prompt and max_tokens={config.max_tokens} need more memory for keys and values than there is; ask for less"
+                f"the prompt and max_tokens={config.max_tokens} need more memory for keys and values than "
+                f"there is; ask for less"
             )
         if config.echo and isinstance(prompt, str):
             for number in range(config.n):
@@ -246,7 +280,9 @@ class Engine:
         try:
             while True:
                 with self._news:
-                    self._news.wait_for(lambda: self._submitted or self._closed or self._requests or self._engine_tasks)
+                    self._news.wait_for(
+                        lambda: self._submitted or self._closed or self._requests or self._engine_tasks
+                    )
                     if self._closed:
                         break
                 if self._engine_tasks.due(writing=bool(self._submitted or self._requests)):
@@ -273,7 +309,9 @@ class Engine:
                 for text in texts:
                     self.scheduler.add(text)
             self._round()
-            for request in [each for each, texts in self._requests.items() if all(text.done for text in texts)]:
+            for request in [
+                each for each, texts in self._requests.items() if all(text.done for text in texts)
+            ]:
                 self._retire(request, self._requests.pop(request))
 
     def _retire(self, request: Request, texts: list[Sequence]) -> None:
@@ -290,16 +328,23 @@ class Engine:
         begin = time.perf_counter()
         logits = self.executor.run([part for _, part, _ in plan])
         ran = time.perf_counter()
-        chosen: list[tuple[Sequence, int, int, int]] = []  # who, its first row of logits, how many, how many tokens were read before them
+        # who, its first row of logits, how many, how many tokens were read before them
+        chosen: list[tuple[Sequence, int, int, int]] = []
         whole: list[SequenceGroup] = []  # groups whose turn it is
         row = 0
         for sequence, part, guessed in plan:
             sequence.read += len(part.ids) - guessed
             if not sequence.sample.row.written and sequence.sample.number == 0:
-                sequence.request.note_reading(sequence.sample.row.prompt, sequence.sample.cached, sequence.read)
+                sequence.request.note_reading(
+                    sequence.sample.row.prompt, sequence.sample.cached, sequence.read
+                )
             if part.wanted and sequence.group is None:
                 chosen.append((sequence, row, part.wanted, guessed))
-            elif part.wanted and isinstance(group := sequence.group, SequenceGroup) and group.note(sequence, logits[row]):
+            elif (
+                part.wanted
+                and isinstance(group := sequence.group, SequenceGroup)
+                and group.note(sequence, logits[row])
+            ):
                 whole.append(group)
             row += part.wanted
         with one_thread():
@@ -308,11 +353,15 @@ class Engine:
                 self._go_on(group)
         if tokens:
             self.speculator.step_cost.note_choice(tokens, time.perf_counter() - ran)
-        if len(plan) == len(chosen) and row == sum(len(part.ids) for _, part, _ in plan):  # nothing but writing
+        # nothing but writing
+        if len(plan) == len(chosen) and row == sum(len(part.ids) for _, part, _ in plan):
             self.speculator.step_cost.note(len(plan), row, ran - begin)
 
-    def _choose(self, logits: Tensor, chosen: list[tuple[Sequence, int, int, int]], read: dict[int, Several[int]]) -> int:
-        """A token for every text; a further one for those whose proposal was that token, and so on. Returns how many."""
+    def _choose(
+        self, logits: Tensor, chosen: list[tuple[Sequence, int, int, int]], read: dict[int, Several[int]]
+    ) -> int:
+        """A token for every text; a further one for those whose proposal was that token, and so on. Returns
+        how many."""
         alive, depth, count = [entry for entry in chosen if not entry[0].done], 0, 0
         known = self.tokenizer.vocab_size  # a network may have more rows than the tokenizer has tokens
         while alive:
@@ -359,5 +408,7 @@ class Engine:
             return
         if (text or sample.end) and not sequence.request.cancelled:
             past = sample.past_context
-            sequence.request.put(Piece(sample.number, text, sample.end, tuple(sample.waiting), past_context=past))
+            sequence.request.put(
+                Piece(sample.number, text, sample.end, tuple(sample.waiting), past_context=past)
+            )
             sample.waiting.clear()

@@ -1,4 +1,5 @@
-"""Work with the network beside writing: in pieces, between the engine's rounds, for as long as somebody waits for it."""
+"""Work with the network beside writing: in pieces, between the engine's rounds, for as long as somebody waits
+for it."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class EngineTask(Generic[Result]):
         self._steps, self._wake, self._cancelled = steps, wake, False
 
     def cancel(self) -> None:
-        """Stop before the next piece; the result is a CancelledErrandError. Any thread may call this, at any time."""
+        """Stop before the next piece; the result is a CancelledErrandError. Any thread may call this, at any
+        time."""
         self._cancelled = True
         self._wake()
 
@@ -50,8 +52,9 @@ class EngineTask(Generic[Result]):
 
 
 class EngineTasks:
-    """The engine tasks of an engine, of which a few take turns. While texts are written, a piece of work comes only after they had
-    `PATIENCE` times as long: writing goes first, and engine tasks come to their end all the same."""
+    """The engine tasks of an engine, of which a few take turns. While texts are written, a piece of work
+    comes only after they had `PATIENCE` times as long: writing goes first, and engine tasks come to their end
+    all the same."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._waiting: deque[EngineTask[Any]] = deque()

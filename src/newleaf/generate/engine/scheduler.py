@@ -1,4 +1,5 @@
-"""Who runs next: texts wait in the order they came, take a slot when there is memory for the whole of them, and share each round's rows."""
+"""Who runs next: texts wait in the order they came, take a slot when there is memory for the whole of them,
+and share each round's rows."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ LEAST = 8  # rows of a round that prompts have, however many texts are being wri
 
 
 class Scheduler:
-    """Texts that wait and texts that have a slot. `fixed` reads prompts in equal parts, so that rounding does not depend on other texts."""
+    """Texts that wait and texts that have a slot. `fixed` reads prompts in equal parts, so that rounding does
+    not depend on other texts."""
 
     def __init__(self, executor: Executor, fixed: bool, speculator: Speculator) -> None:
         self.executor, self.fixed, self.speculator = executor, fixed, speculator
@@ -59,13 +61,18 @@ class Scheduler:
         return slot
 
     def go_on(self, group: Grouped, going: Several[tuple[int, SamplerRow]]) -> None:
-        """The group's texts after their next token: each is the row, and goes on from the member with the number."""
+        """The group's texts after their next token: each is the row, and goes on from the member with the
+        number."""
         for number in set(range(len(group.members))) - {parent for parent, _ in going}:
             group.spare += [self._leave(sequence) for sequence in group.members[number]]
         members: list[tuple[Sequence, ...]] = []
         for place, (parent, _) in enumerate(going):
             again = any(parent == earlier for earlier, _ in going[:place])
-            members.append(tuple(self._fork(each, group) for each in group.members[parent]) if again else group.members[parent])
+            members.append(
+                tuple(self._fork(each, group) for each in group.members[parent])
+                if again
+                else group.members[parent]
+            )
         for (own, *others), (_, row) in zip(members, going, strict=True):
             own.sample = replace(own.sample, row=row)
             for other in others:
@@ -78,7 +85,16 @@ class Scheduler:
         slot = group.spare.pop()
         self.executor.fork(sequence.slot, slot, sequence.read)
         sample = replace(sequence.sample, row=sequence.sample.row.fork())
-        other = Sequence(sample, sequence.request, slot, sequence.read, sequence.published, sequence.base, group, adapter=sequence.adapter)
+        other = Sequence(
+            sample,
+            sequence.request,
+            slot,
+            sequence.read,
+            sequence.published,
+            sequence.base,
+            group,
+            adapter=sequence.adapter,
+        )
         self.running.append(other)
         return other
 
@@ -95,20 +111,34 @@ class Scheduler:
     @property
     def _pools(self) -> list[Executor]:
         """Whose memory a text needs: the network's, and the draft's, each with a part of the limit."""
-        return [self.executor, *([self.speculator.draft.executor] if self.speculator.draft is not None else [])]
+        return [
+            self.executor,
+            *([self.speculator.draft.executor] if self.speculator.draft is not None else []),
+        ]
 
     def _room_for(self, sequence: Sequence, promised: list[int]) -> bool:
-        return all(have + self._need(sequence, pool) <= pool.memory for have, pool in zip(promised, self._pools, strict=True))
+        return all(
+            have + self._need(sequence, pool) <= pool.memory
+            for have, pool in zip(promised, self._pools, strict=True)
+        )
 
     def _need(self, sequence: Sequence, pool: Executor) -> int:
         return slots_of(sequence) * pool.need(min(sequence.most(self.executor.max_length), pool.max_length))
 
     def _promise(self, sequence: Sequence, sign: int = 1) -> None:
-        self._promised = [have + sign * self._need(sequence, pool) for have, pool in zip(self._promised, self._pools, strict=True)]
+        self._promised = [
+            have + sign * self._need(sequence, pool)
+            for have, pool in zip(self._promised, self._pools, strict=True)
+        ]
 
     def _admit(self) -> None:
-        """Strictly in order: a text that needs much memory is not overtaken for ever by those that need little."""
-        while self.waiting and len(self._free) >= slots_of(self.waiting[0]) and self._room_for(self.waiting[0], self._promised):
+        """Strictly in order: a text that needs much memory is not overtaken for ever by those that need
+        little."""
+        while (
+            self.waiting
+            and len(self._free) >= slots_of(self.waiting[0])
+            and self._room_for(self.waiting[0], self._promised)
+        ):
             sequence = self.waiting.popleft()
             group = sequence.group
             for each in group.sequences if group is not None else [sequence]:
@@ -121,7 +151,8 @@ class Scheduler:
                 group.spare, self._free = self._free[:left], self._free[left:]
 
     def plan(self) -> list[tuple[Sequence, Part, int]]:
-        """The next round: for each text that takes part what it reads, and how many of those tokens are proposals."""
+        """The next round: for each text that takes part what it reads, and how many of those tokens are
+        proposals."""
         self._admit()
         for sequence in self.running:
             self._publish(sequence)
@@ -136,7 +167,10 @@ class Scheduler:
         plan = [self._write(sequence, proposals) for sequence in writing]
         left = max(LEAST, self.executor.rows - sum(len(part.ids) for _, part, _ in plan))
         for number, sequence in enumerate(reading):
-            size = min(sequence.unread, CHUNK - sequence.read % CHUNK if self.fixed else max(1, left // (len(reading) - number)))
+            size = min(
+                sequence.unread,
+                CHUNK - sequence.read % CHUNK if self.fixed else max(1, left // (len(reading) - number)),
+            )
             plan.append(self._read(sequence, size))
             left -= size
             if left <= 0:
@@ -149,12 +183,16 @@ class Scheduler:
             sequence.published = sequence.read // PAGE
 
     def _readers(self) -> list[Sequence]:
-        """Texts whose prompts are read now. One that begins like another that is being read waits and borrows its beginning."""
+        """Texts whose prompts are read now. One that begins like another that is being read waits and borrows
+        its beginning."""
         found: list[Sequence] = []
         for sequence in (each for each in self.running if each.unread > 1):
             assert sequence.slot is not None
             if sequence.read == 0 and not self.fixed:
-                if any(other.adapter == sequence.adapter and other.read < common(sequence, other) for other in found):
+                if any(
+                    other.adapter == sequence.adapter and other.read < common(sequence, other)
+                    for other in found
+                ):
                     continue
                 sequence.read = self.executor.borrow(sequence.slot, sequence.text[:-1])
                 if not sequence.sample.row.written:

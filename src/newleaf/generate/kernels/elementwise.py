@@ -10,15 +10,28 @@ from newleaf.generate.kernels.layout import LANES, Activation
 from newleaf.kernels.compiler import kernel
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.load_store import load, store, store_float, store_int, store_low_bytes
-from newleaf.kernels.simd import absolute, as_bits, as_floats, fma, larger, largest, spread, spread_int, to_nearest, total, total_int
+from newleaf.kernels.simd import (
+    absolute,
+    as_bits,
+    as_floats,
+    fma,
+    larger,
+    largest,
+    spread,
+    spread_int,
+    to_nearest,
+    total,
+    total_int,
+)
 
 
 @kernel
 def activate(kind: Any, x: Any, alpha: Any) -> Any:
     """An activation in each lane; those that need an exponential share one.
 
-    silu is x · sigmoid(x); GELU by tanh is x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³); exact GELU takes the error function from
-    Abramowitz and Stegun (1964, formula 7.1.26), good to 1.5e-7. CLAMPED_SWIGLU's activation is x · sigmoid(alpha x).
+    silu is x · sigmoid(x); GELU by tanh is x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³); exact GELU
+    takes the error function from Abramowitz and Stegun (1964, formula 7.1.26), good to 1.5e-7.
+    CLAMPED_SWIGLU's activation is x · sigmoid(alpha x).
     """
     zero, one = spread(0.0), spread(1.0)
     if kind == Activation.NONE:
@@ -47,7 +60,8 @@ def activate(kind: Any, x: Any, alpha: Any) -> Any:
 
 @kernel
 def norm(x: Any, out: Any, weight: Any, bias: Any, width: Any, epsilon: Any, centred: Any) -> None:
-    """Layer norm or RMS norm of one vector that zeros fill up to whole registers; zeros follow the result too."""
+    """Layer norm or RMS norm of one vector that zeros fill up to whole registers; zeros follow the result
+    too."""
     filled = (width + LANES - 1) // LANES * LANES
     mean = nb.float32(0.0)
     if centred:
@@ -60,7 +74,9 @@ def norm(x: Any, out: Any, weight: Any, bias: Any, width: Any, epsilon: Any, cen
         away = load(x + 4 * k) - centre
         squares = fma(away, away, squares)
     square = total(squares) - nb.float32(filled - width) * mean * mean  # less what the filling added
-    scale = spread(nb.float32(1.0) / nb.float32(nb.float32(square / nb.float32(width) + epsilon) ** nb.float32(0.5)))
+    scale = spread(
+        nb.float32(1.0) / nb.float32(nb.float32(square / nb.float32(width) + epsilon) ** nb.float32(0.5))
+    )
     for k in range(0, filled, LANES):
         value = (load(x + 4 * k) - centre) * scale * load(weight + 4 * k)
         if bias != 0:
@@ -70,7 +86,8 @@ def norm(x: Any, out: Any, weight: Any, bias: Any, width: Any, epsilon: Any, cen
 
 @kernel
 def quantize(x: Any, out: Any, width: Any, group: Any) -> None:
-    """Floats as signed bytes with a scale for each group: `width` bytes, then the fp32 scales, then the sums of each group's bytes."""
+    """Floats as signed bytes with a scale for each group: `width` bytes, then the fp32 scales, then the sums
+    of each group's bytes."""
     groups = width // group
     scales, sums = out + width, out + width + 4 * groups
     for g in range(groups):

@@ -1,4 +1,5 @@
-"""Running a program: every thread walks through the steps, does its share of each, and meets the others where the next needs them."""
+"""Running a program: every thread walks through the steps, does its share of each, and meets the others where
+the next needs them."""
 
 from __future__ import annotations
 
@@ -50,9 +51,10 @@ SPINS_BEFORE_YIELD = 64  # about a microsecond
 
 @cached_kernel
 def run(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any, seen: Any, patience: Any) -> Any:
-    """Thread 0 runs the program once and returns. The first State.THREADS of all threads run it with thread 0; the others return the number
-    of the last start that they saw when they are not among them or nothing comes for `patience` looks, or −1 when they are to stop.
-    State.ROWS tokens, positions and slots must stand in the state.
+    """Thread 0 runs the program once and returns. The first State.THREADS of all threads run it with thread
+    0; the others return the number of the last start that they saw when they are not among them or nothing
+    comes for `patience` looks, or −1 when they are to stop. State.ROWS tokens, positions and slots must stand
+    in the state.
     """
     generation, looks = state[State.SELF] + 8 * State.GENERATION, 0
     if thread == 0:
@@ -107,7 +109,8 @@ def program(steps: Any, matrices: Any, buffers: Any, state: Any, thread: Any) ->
 
 @kernel
 def wait_for_all(state: Any, arrivals: Any) -> None:
-    """Arrive, and wait until all have. Waiting is a loop: a meeting takes less time than falling asleep would."""
+    """Arrive, and wait until all have. Waiting is a loop: a meeting takes less time than falling asleep
+    would."""
     arrived = state[State.SELF] + 8 * State.ARRIVED
     spins = 0
     if atomic_add(arrived, 1) + 1 < arrivals:
@@ -121,7 +124,11 @@ def wait_for_all(state: Any, arrivals: Any) -> None:
 @kernel
 def place(buffers: Any, buffer: Any, row: Any, thread: Any) -> Any:
     """Address of a row of a buffer, in the thread's own copy where there is one."""
-    return buffers[buffer, Buffer.ADDRESS] + row * buffers[buffer, Buffer.STRIDE] + thread * buffers[buffer, Buffer.THREAD_STRIDE]
+    return (
+        buffers[buffer, Buffer.ADDRESS]
+        + row * buffers[buffer, Buffer.STRIDE]
+        + thread * buffers[buffer, Buffer.THREAD_STRIDE]
+    )
 
 
 @kernel
@@ -130,18 +137,33 @@ def vector(step: Any, buffers: Any, row: Any, owner: Any) -> None:
     op = step[Step.OP]
     if op == Op.NORM:
         x, out = place(buffers, step[Norm.INPUT], row, owner), place(buffers, step[Norm.OUT], row, owner)
-        norm(x, out, step[Norm.WEIGHT], step[Norm.BIAS], step[Norm.WIDTH], float_of(step[Norm.EPSILON]), step[Norm.CENTRED])
+        norm(
+            x,
+            out,
+            step[Norm.WEIGHT],
+            step[Norm.BIAS],
+            step[Norm.WIDTH],
+            float_of(step[Norm.EPSILON]),
+            step[Norm.CENTRED],
+        )
     elif op == Op.QUANTIZE:
-        x, out = place(buffers, step[Quantize.INPUT], row, owner), place(buffers, step[Quantize.OUT], row, owner)
+        x, out = (
+            place(buffers, step[Quantize.INPUT], row, owner),
+            place(buffers, step[Quantize.OUT], row, owner),
+        )
         quantize(x, out, step[Quantize.WIDTH], step[Quantize.GROUP])
     elif op == Op.ROUTE:
-        scores, out = place(buffers, step[Route.SCORES], row, owner), place(buffers, step[Route.OUT], row, owner)
+        scores, out = (
+            place(buffers, step[Route.SCORES], row, owner),
+            place(buffers, step[Route.OUT], row, owner),
+        )
         route(scores, out, step[Route.EXPERTS], step[Route.ACTIVE])
 
 
 @kernel
 def route(scores: Any, out: Any, experts: Any, active: Any) -> None:
-    """The `active` likeliest experts and the softmax over their scores: pairs of a number and the bits of a share."""
+    """The `active` likeliest experts and the softmax over their scores: pairs of a number and the bits of a
+    share."""
     top = nb.float32(0.0)
     for k in range(active):
         best = -1
@@ -224,9 +246,19 @@ def linear(step: Any, matrices: Any, buffers: Any, state: Any, thread: Any, all_
 
 @kernel
 def linear_tile(
-    step: Any, matrices: Any, number: Any, tile: Any, out_tile: Any, buffers: Any, state: Any, thread: Any, first: Any, rows: Any
+    step: Any,
+    matrices: Any,
+    number: Any,
+    tile: Any,
+    out_tile: Any,
+    buffers: Any,
+    state: Any,
+    thread: Any,
+    first: Any,
+    rows: Any,
 ) -> None:
-    """One tile for `rows` inputs from `first` on, with all that is done to its products on the way to the output."""
+    """One tile for `rows` inputs from `first` on, with all that is done to its products on the way to the
+    output."""
     owner = 0 if state[State.ROWS] > 1 else thread
     products, half = state[State.TILE] + thread * state[State.TILE_STRIDE], 64 * state[State.MAX_ROWS]
     x, stride = place(buffers, step[Linear.INPUT], first, owner), buffers[step[Linear.INPUT], Buffer.STRIDE]
@@ -238,7 +270,11 @@ def linear_tile(
             share = float_of(load_long(chosen + 8))
     for part in range(1 + step[Linear.GATED]):
         tile_product(matrices[number + part], tile * LANES, expert, x, stride, rows, products + part * half)
-    kind, alpha, limit = step[Linear.ACTIVATION], float_of(step[Linear.ALPHA]), spread(float_of(step[Linear.LIMIT]))
+    kind, alpha, limit = (
+        step[Linear.ACTIVATION],
+        float_of(step[Linear.ALPHA]),
+        spread(float_of(step[Linear.LIMIT])),
+    )
     routes = step[Linear.ROUTES] if step[Linear.EXPERT] == 0 and matrices[number, Matrix.GAIN] != 0 else -1
     added, next_tile = step[Linear.ADDED], out_tile + (matrices[number, Matrix.ROWS] + LANES - 1) // LANES
     for row in range(rows):
@@ -274,8 +310,14 @@ def finished(matrix: Any, tile: Any, expert: Any, adapter: Any, product: Any, mo
 
 @kernel
 def rotate(step: Any, buffers: Any, state: Any, thread: Any) -> None:
-    """Queries and keys are normed and turned, and keys and values go into the cache; threads share the heads."""
-    threads, most, heads, kv_heads = state[State.THREADS], state[State.MAX_ROWS], state[State.HEADS], state[State.KV_HEADS]
+    """Queries and keys are normed and turned, and keys and values go into the cache; threads share the
+    heads."""
+    threads, most, heads, kv_heads = (
+        state[State.THREADS],
+        state[State.MAX_ROWS],
+        state[State.HEADS],
+        state[State.KV_HEADS],
+    )
     dim, width, layer = state[State.HEAD_DIM], state[State.HEAD_WIDTH], step[Rotate.LAYER]
     epsilon, dims, interleaved = float_of(step[Rotate.EPSILON]), step[Rotate.DIMS], step[Rotate.INTERLEAVED]
     scratch = state[State.TILE] + thread * state[State.TILE_STRIDE]
@@ -289,11 +331,33 @@ def rotate(step: Any, buffers: Any, state: Any, thread: Any) -> None:
         if head < heads:
             x = place(buffers, step[Rotate.QUERIES], row, 0) + 4 * dim * head
             out = place(buffers, step[Rotate.OUT], row, 0) + 4 * width * head
-            turn(x, out, dim, step[Rotate.QUERY_NORM], epsilon, cosines, sines, dims, interleaved, float_of(step[Rotate.SCALE]))
+            turn(
+                x,
+                out,
+                dim,
+                step[Rotate.QUERY_NORM],
+                epsilon,
+                cosines,
+                sines,
+                dims,
+                interleaved,
+                float_of(step[Rotate.SCALE]),
+            )
         else:
             kv = head - heads
             x = place(buffers, step[Rotate.QUERIES], row, 0) + step[Rotate.KEYS] + 4 * dim * kv
-            turn(x, scratch, dim, step[Rotate.KEY_NORM], epsilon, cosines, sines, dims, interleaved, nb.float32(1.0))
+            turn(
+                x,
+                scratch,
+                dim,
+                step[Rotate.KEY_NORM],
+                epsilon,
+                cosines,
+                sines,
+                dims,
+                interleaved,
+                nb.float32(1.0),
+            )
             value = place(buffers, step[Rotate.QUERIES], row, 0) + step[Rotate.VALUES] + 4 * dim * kv
             remember(state, layer, slot, kv, position, scratch, value)
 
@@ -312,4 +376,16 @@ def attend(step: Any, buffers: Any, state: Any, thread: Any) -> None:
         sink = step[Attend.SINKS] + 4 * head if step[Attend.SINKS] != 0 else 0
         query = place(buffers, step[Attend.QUERIES], row, 0) + 4 * width * head
         out = place(buffers, step[Attend.OUT], row, 0) + 4 * dim * head
-        look_back(state, step[Attend.LAYER], slot, head, position, step[Attend.WINDOW], sink, query, scores, scratch, out)
+        look_back(
+            state,
+            step[Attend.LAYER],
+            slot,
+            head,
+            position,
+            step[Attend.WINDOW],
+            sink,
+            query,
+            scores,
+            scratch,
+            out,
+        )

@@ -1,8 +1,9 @@
 """The tables that a program is made of, and what stands in each of their columns.
 
-Every table is an array of 64-bit integers, addresses included, so that one compiled function runs every program. A step's row begins with
-what it does (`Op`) and whether all threads meet after it; its other columns are those of the class of that name. Vectors between steps
-live in buffers, named by their row in the table of buffers.
+Every table is an array of 64-bit integers, addresses included, so that one compiled function runs every
+program. A step's row begins with what it does (`Op`) and whether all threads meet after it; its other columns
+are those of the class of that name. Vectors between steps live in buffers, named by their row in the table of
+buffers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Barrier(IntEnum):
 
     NEVER = 0
     ALWAYS = 1
-    IF_SHARED = 2  # each thread computes small vectors for itself while there is one row; several rows are divided among them
+    # each thread computes small vectors for itself while there is one row; several rows are divided among
+    # them
+    IF_SHARED = 2
 
 
 class Step(IntEnum):
@@ -72,7 +75,9 @@ class Matrix(IntEnum):
     BIAS_STRIDE = 11
     TABLE = 12  # address of 64 bytes, 16 values four times over, each + ZERO
     ZERO = 13  # the code, or the value in the table, that stands for 0; 0 where groups have minimums
-    GAIN = 14  # address of fp32 numbers for whole tiles, by which the products of each adapter's rows are multiplied, or 0
+    # address of fp32 numbers for whole tiles, by which the products of each adapter's rows are multiplied, or
+    # 0
+    GAIN = 14
     GAIN_STRIDE = 15  # bytes from one adapter's to the next's
     SIZE = 16
 
@@ -112,7 +117,8 @@ class Quantize(IntEnum):
 
 class Linear(IntEnum):
     MATRIX = 2  # the first of its matrices
-    COUNT = 3  # how many matrices read the same input; their outputs follow each other, each from a whole tile on
+    # how many matrices read the same input; their outputs follow each other, each from a whole tile on
+    COUNT = 3
     INPUT = 4
     OUT = 5
     RESIDUAL = 6  # the buffer that is added, or −1
@@ -123,7 +129,8 @@ class Linear(IntEnum):
     WEIGHED = 11  # 1: the result times the expert's share
     ALPHA = 12  # of CLAMPED_SWIGLU; bits of fp32 numbers
     LIMIT = 13
-    ADDED = 14  # the buffer that is added to the products before all else, laid out like those of the matrices, or −1
+    # the buffer that is added to the products before all else, laid out like those of the matrices, or −1
+    ADDED = 14
 
 
 class Rotate(IntEnum):
@@ -158,9 +165,12 @@ class Route(IntEnum):
 
 
 class State(IntEnum):
-    """One array shared by all threads; columns that several of them write stand on cache lines of their own."""
+    """One array shared by all threads; columns that several of them write stand on cache lines of their
+    own."""
 
-    GENERATION = 0  # how many times the program has been started, times MOST_THREADS, and how many threads take part in the last
+    # how many times the program has been started, times MOST_THREADS, and how many threads take part in the
+    # last
+    GENERATION = 0
     ARRIVED = 16  # at meetings, since the program was made
     STOP = 32
     REST = 33  # 1: do not wait for the next start, but return
@@ -175,9 +185,12 @@ class State(IntEnum):
     KV_HEADS = 53
     HEAD_DIM = 54
     HEAD_WIDTH = 55  # HEAD_DIM in whole vectors
-    LAYERS = 56  # address of a table with a row for each layer: its table of pages' addresses [slots, PAGE_COUNT], and bytes into a page
+    # address of a table with a row for each layer: its table of pages' addresses [slots, PAGE_COUNT], and
+    # bytes into a page
+    LAYERS = 56
     PAGE_COUNT = 57
-    NUMBER_BYTES = 58  # of a key's or value's number: 4 fp32, 2 bf16, 1 codes with a scale for each token and head
+    # of a key's or value's number: 4 fp32, 2 bf16, 1 codes with a scale for each token and head
+    NUMBER_BYTES = 58
     KEY_BYTES = 59  # of one head's keys in a page; its values stand behind
     WANTED = 60  # how many rows, the first ones, want logits
     SCORES = 61  # address of each thread's scores

@@ -1,15 +1,19 @@
-"""Matrix times vector, sixteen outputs at a time: the step that reads the weights, and so the one whose speed is the memory's.
+"""Matrix times vector, sixteen outputs at a time: the step that reads the weights, and so the one whose speed
+is the memory's.
 
 8- and 4-bit matrices lie in tiles of 16 rows (see quant/packed.py), read from front to back:
 
               lane 0          lane 1                lane 15
-    codes   | r0: c0 … c3   | r1: c0 … c3   | … | r15: c0 … c3   |   64 bytes: one load, one dot4 with inputs c0 … c3 in every lane
-            | r0: c4 … c7   | r1: c4 … c7   | … | r15: c4 … c7   |   the next; of 4-bit codes, both of these share 64 bytes
+    codes   | r0: c0 … c3   | r1: c0 … c3   | … | r15: c0 … c3   |   64 bytes: one load, one dot4 with inputs
+c0 … c3 in every lane
+            | r0: c4 … c7   | r1: c4 … c7   | … | r15: c4 … c7   |   the next; of 4-bit codes, both of these
+share 64 bytes
     scales  | r0            | r1            | … | r15            |   fp16, once a group of columns
 
-bf16 and fp32 matrices lie as PyTorch keeps them, row after row. Inputs of the former are bytes with a scale for each group (`quantize`),
-of the latter fp32. Each function takes one tile and several inputs, so that a tile comes from memory once, and sums every input in the same
-order, so that a row's result does not depend on its neighbours.
+bf16 and fp32 matrices lie as PyTorch keeps them, row after row. Inputs of the former are bytes with a scale
+for each group (`quantize`), of the latter fp32. Each function takes one tile and several inputs, so that a
+tile comes from memory once, and sums every input in the same order, so that a row's result does not depend on
+its neighbours.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ AHEAD = 4096  # bytes: the machine's own prefetching stops at the end of a page
 
 @kernel
 def tile_product(matrix: Any, first: Any, expert: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
-    """Rows `first` … `first` + 15 of a matrix times `rows` inputs that lie `stride` bytes apart; `out` gets 16 floats for each input."""
+    """Rows `first` … `first` + 15 of a matrix times `rows` inputs that lie `stride` bytes apart; `out` gets
+    16 floats for each input."""
     codes, columns = matrix[Matrix.CODES] + expert * matrix[Matrix.STRIDE], matrix[Matrix.COLUMNS]
     format = matrix[Matrix.FORMAT]
     if format >= Format.INT8:
@@ -52,15 +57,41 @@ def tile_product(matrix: Any, first: Any, expert: Any, x: Any, stride: Any, rows
         if format == Format.INT8:
             codes += first * columns
             for row in range(0, rows - rows % ROWS, ROWS):
-                codes_times_four(codes, scales, minimums, group, columns, matrix, row, rows, x + stride * row, stride, out + 64 * row)
+                codes_times_four(
+                    codes,
+                    scales,
+                    minimums,
+                    group,
+                    columns,
+                    matrix,
+                    row,
+                    rows,
+                    x + stride * row,
+                    stride,
+                    out + 64 * row,
+                )
             for row in range(rows - rows % ROWS, rows):
                 int8_times_one(codes, scales, minimums, group, columns, x + stride * row, out + 64 * row)
         else:
             codes += first * columns // 2
             for row in range(0, rows - rows % ROWS, ROWS):
-                codes_times_four(codes, scales, minimums, group, columns, matrix, row, rows, x + stride * row, stride, out + 64 * row)
+                codes_times_four(
+                    codes,
+                    scales,
+                    minimums,
+                    group,
+                    columns,
+                    matrix,
+                    row,
+                    rows,
+                    x + stride * row,
+                    stride,
+                    out + 64 * row,
+                )
             for row in range(rows - rows % ROWS, rows):
-                int4_times_one(codes, scales, minimums, group, columns, matrix, x + stride * row, out + 64 * row)
+                int4_times_one(
+                    codes, scales, minimums, group, columns, matrix, x + stride * row, out + 64 * row
+                )
     else:
         count = min(LANES, matrix[Matrix.ROWS] - first)
         if format == Format.BF16:
@@ -85,8 +116,11 @@ def table_of(matrix: Any) -> Any:
 
 
 @kernel
-def int8_times_one(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, out: Any) -> None:
-    """Σ_g scale_g · x_scale_g · (Σ code · x − 128 · Σ x): the inner sums are whole numbers, and x's is known beforehand."""
+def int8_times_one(
+    codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, x: Any, out: Any
+) -> None:
+    """Σ_g scale_g · x_scale_g · (Σ code · x − 128 · Σ x): the inner sums are whole numbers, and x's is known
+    beforehand."""
     groups, acc = columns // group, spread(0.0)
     x_scales, x_sums = x + columns, x + columns + 4 * groups
     for g in range(groups):
@@ -103,7 +137,9 @@ def int8_times_one(codes: Any, scales: Any, minimums: Any, group: Any, columns: 
 
 
 @kernel
-def int4_times_one(codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, matrix: Any, x: Any, out: Any) -> None:
+def int4_times_one(
+    codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, matrix: Any, x: Any, out: Any
+) -> None:
     zero, looked, table = -matrix[Matrix.ZERO], matrix[Matrix.FORMAT] == Format.TABLE4, table_of(matrix)
     groups, acc = columns // group, spread(0.0)
     x_scales, x_sums = x + columns, x + columns + 4 * groups
@@ -137,11 +173,22 @@ def add_group(acc: Any, dot: Any, g: Any, scales: Any, minimums: Any, x_scales: 
 
 @kernel
 def codes_times_four(
-    codes: Any, scales: Any, minimums: Any, group: Any, columns: Any, matrix: Any, row: Any, rows: Any, x: Any, stride: Any, out: Any
+    codes: Any,
+    scales: Any,
+    minimums: Any,
+    group: Any,
+    columns: Any,
+    matrix: Any,
+    row: Any,
+    rows: Any,
+    x: Any,
+    stride: Any,
+    out: Any,
 ) -> None:
     """Four inputs, from number `row` of `rows` on. Every input's sums are made in the order of those for one.
 
-    Each reading of a tile asks for its part of the next one, so that memory works while this one is read again from the cache.
+    Each reading of a tile asks for its part of the next one, so that memory works while this one is read
+    again from the cache.
     """
     readings, lines = rows // ROWS, LANES * columns // (64 if matrix[Matrix.FORMAT] == Format.INT8 else 128)
     ahead = codes + AHEAD if readings == 1 else codes + 64 * lines + 64 * lines // readings * (row // ROWS)
@@ -155,10 +202,16 @@ def codes_times_four(
     sums = 4 * groups
     a0, a1, a2, a3 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
     for g in range(groups):
-        n0, n1, n2, n3 = load_int(s0 + sums + 4 * g), load_int(s1 + sums + 4 * g), load_int(s2 + sums + 4 * g), load_int(s3 + sums + 4 * g)
+        n0, n1, n2, n3 = (
+            load_int(s0 + sums + 4 * g),
+            load_int(s1 + sums + 4 * g),
+            load_int(s2 + sums + 4 * g),
+            load_int(s3 + sums + 4 * g),
+        )
         d0, d1 = spread_int(nb.int32(zero * n0)), spread_int(nb.int32(zero * n1))
         d2, d3 = spread_int(nb.int32(zero * n2)), spread_int(nb.int32(zero * n3))
-        e0, e1, e2, e3 = spread_int(0), spread_int(0), spread_int(0), spread_int(0)  # eight sums side by side, whose additions overlap
+        # eight sums side by side, whose additions overlap
+        e0, e1, e2, e3 = spread_int(0), spread_int(0), spread_int(0), spread_int(0)
         for k in range(0, group, 8):
             if halves:
                 both = load_bits(codes)
@@ -174,10 +227,22 @@ def codes_times_four(
                 prefetch(ahead + step)
                 ahead += 2 * step
                 codes += 128
-            d0, e0 = dot4(d0, left, spread_int(load_int(x0 + k))), dot4(e0, right, spread_int(load_int(x0 + k + 4)))
-            d1, e1 = dot4(d1, left, spread_int(load_int(x1 + k))), dot4(e1, right, spread_int(load_int(x1 + k + 4)))
-            d2, e2 = dot4(d2, left, spread_int(load_int(x2 + k))), dot4(e2, right, spread_int(load_int(x2 + k + 4)))
-            d3, e3 = dot4(d3, left, spread_int(load_int(x3 + k))), dot4(e3, right, spread_int(load_int(x3 + k + 4)))
+            d0, e0 = (
+                dot4(d0, left, spread_int(load_int(x0 + k))),
+                dot4(e0, right, spread_int(load_int(x0 + k + 4))),
+            )
+            d1, e1 = (
+                dot4(d1, left, spread_int(load_int(x1 + k))),
+                dot4(e1, right, spread_int(load_int(x1 + k + 4))),
+            )
+            d2, e2 = (
+                dot4(d2, left, spread_int(load_int(x2 + k))),
+                dot4(e2, right, spread_int(load_int(x2 + k + 4))),
+            )
+            d3, e3 = (
+                dot4(d3, left, spread_int(load_int(x3 + k))),
+                dot4(e3, right, spread_int(load_int(x3 + k + 4))),
+            )
         x0, x1, x2, x3 = x0 + group, x1 + group, x2 + group, x3 + group
         a0 = add_group(a0, d0 + e0, g, scales, minimums, s0, n0)
         a1 = add_group(a1, d1 + e1, g, scales, minimums, s1, n1)
@@ -190,7 +255,9 @@ def codes_times_four(
 
 
 @kernel
-def plain_rows(read: Any, size: Any, weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any) -> None:
+def plain_rows(
+    read: Any, size: Any, weights: Any, count: Any, columns: Any, x: Any, stride: Any, rows: Any, out: Any
+) -> None:
     """`count` rows of numbers of `size` bytes, four at a time; `read` makes floats of sixteen numbers."""
     row_bytes = size * columns
     for lane in range(0, count, ROWS):
@@ -198,7 +265,20 @@ def plain_rows(read: Any, size: Any, weights: Any, count: Any, columns: Any, x: 
         w, last = weights + row_bytes * lane, weights + row_bytes * (count - 1)
         w1, w2, w3 = min(w + row_bytes, last), min(w + 2 * row_bytes, last), min(w + 3 * row_bytes, last)
         for row in range(0, rows - rows % ROWS, ROWS):
-            four_times_four(read, size, w, w1, w2, w3, columns, row, rows, x + stride * row, stride, out + 64 * row + 4 * lane)
+            four_times_four(
+                read,
+                size,
+                w,
+                w1,
+                w2,
+                w3,
+                columns,
+                row,
+                rows,
+                x + stride * row,
+                stride,
+                out + 64 * row + 4 * lane,
+            )
         for row in range(rows - rows % ROWS, rows):
             four_times_one(read, size, w, w1, w2, w3, columns, x + stride * row, out + 64 * row + 4 * lane)
     for row in range(rows):
@@ -206,7 +286,9 @@ def plain_rows(read: Any, size: Any, weights: Any, count: Any, columns: Any, x: 
 
 
 @kernel
-def four_times_one(read: Any, size: Any, w: Any, w1: Any, w2: Any, w3: Any, columns: Any, y: Any, out: Any) -> None:
+def four_times_one(
+    read: Any, size: Any, w: Any, w1: Any, w2: Any, w3: Any, columns: Any, y: Any, out: Any
+) -> None:
     """Four rows with one input, while the next four are asked for."""
     even, ahead = columns // 32 * 32, w + ROWS * size * columns
     a0, b0, c0, d0 = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
@@ -226,11 +308,24 @@ def four_times_one(read: Any, size: Any, w: Any, w1: Any, w2: Any, w3: Any, colu
 
 @kernel
 def four_times_four(
-    read: Any, size: Any, w: Any, w1: Any, w2: Any, w3: Any, columns: Any, row: Any, rows: Any, y: Any, stride: Any, out: Any
+    read: Any,
+    size: Any,
+    w: Any,
+    w1: Any,
+    w2: Any,
+    w3: Any,
+    columns: Any,
+    row: Any,
+    rows: Any,
+    y: Any,
+    stride: Any,
+    out: Any,
 ) -> None:
-    """Four rows with four inputs, from number `row` of `rows` on; each product is summed in the order of `four_times_one`.
+    """Four rows with four inputs, from number `row` of `rows` on; each product is summed in the order of
+    `four_times_one`.
 
-    Each reading of the rows asks for its part of the next four, so that memory works while these are read again from the cache.
+    Each reading of the rows asks for its part of the next four, so that memory works while these are read
+    again from the cache.
     """
     readings, next_rows = rows // ROWS, ROWS * size * columns
     ahead, step = w + next_rows + next_rows // readings * (row // ROWS), ROWS * size * LANES // readings

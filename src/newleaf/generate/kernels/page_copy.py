@@ -51,7 +51,12 @@ def take(state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, val
                 scales, other = key + PAGE * width + 4 * place, load_float(value + PAGE * width + 4 * place)
                 for d in range(dim):
                     code = load_byte(tile + (d // 4 * LANES + lane) * 4 + d % 4)
-                    give(keys, at + d, nb.float32(code - 128) * load_float(scales + 4 * PAGE * (d // GROUP)), bf16)
+                    give(
+                        keys,
+                        at + d,
+                        nb.float32(code - 128) * load_float(scales + 4 * PAGE * (d // GROUP)),
+                        bf16,
+                    )
                 for d in range(0, whole, LANES):
                     store_bfloat(values + 2 * (at + d), load_signed_bytes(row + d) * spread(other))
                 for d in range(whole, dim):
@@ -62,7 +67,9 @@ def take(state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, val
                 for d in range(0, whole, LANES):
                     store_bfloat(values + 2 * (at + d), load_bfloat(row + 2 * d))
                 for d in range(whole, dim):
-                    give(keys, at + d, load_one_bfloat(tile + 2 * ((d // 2 * LANES + lane) * 2 + d % 2)), bf16)
+                    give(
+                        keys, at + d, load_one_bfloat(tile + 2 * ((d // 2 * LANES + lane) * 2 + d % 2)), bf16
+                    )
                     give(values, at + d, load_one_bfloat(row + 2 * d), bf16)
             else:
                 for d in range(dim):

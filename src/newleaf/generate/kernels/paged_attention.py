@@ -1,14 +1,16 @@
-"""One token's attention over the cache: turn queries and keys by their positions, store keys and values, look back.
+"""One token's attention over the cache: turn queries and keys by their positions, store keys and values, look
+back.
 
-The cache is made of pages (generate/kv/paged_cache.py), each with PAGE tokens of one sequence. A page holds, for each of some layers and
-each key/value head, in fp32, bf16 or 8 bits:
+The cache is made of pages (generate/kv/paged_cache.py), each with PAGE tokens of one sequence. A page holds,
+for each of some layers and each key/value head, in fp32, bf16 or 8 bits:
 
     keys    [PAGE/16, D, 16] fp32, [PAGE/16, D/2, 16, 2] bf16, or [PAGE/16, D/4, 16, 4] bytes
             tiles as of a matrix whose rows are tokens: 16 scores at once
     values  [PAGE, D]       a row for each token, added up with its share
 
-D is the head's width filled up with zeros to whole vectors. In 8 bits, the codes of keys are followed by fp32 scales [D/GROUP, PAGE], those
-of values by [PAGE]: a number is its scale, a 127th of the group's or token's largest, times its code, which has 128 added in keys.
+D is the head's width filled up with zeros to whole vectors. In 8 bits, the codes of keys are followed by fp32
+scales [D/GROUP, PAGE], those of values by [PAGE]: a number is its scale, a 127th of the group's or token's
+largest, times its code, which has 128 added in keys.
 """
 
 from __future__ import annotations
@@ -53,8 +55,20 @@ from newleaf.kernels.simd import (
 
 
 @kernel
-def turn(x: Any, out: Any, dim: Any, weight: Any, epsilon: Any, cosines: Any, sines: Any, dims: Any, interleaved: Any, scale: Any) -> None:
-    """One head: RMS norm where `weight` is given, rotation of the first `dims` where tables are, times `scale`."""
+def turn(
+    x: Any,
+    out: Any,
+    dim: Any,
+    weight: Any,
+    epsilon: Any,
+    cosines: Any,
+    sines: Any,
+    dims: Any,
+    interleaved: Any,
+    scale: Any,
+) -> None:
+    """One head: RMS norm where `weight` is given, rotation of the first `dims` where tables are, times
+    `scale`."""
     factor = scale
     if weight != 0:
         square = nb.float32(0.0)
@@ -96,7 +110,10 @@ def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: A
             end = min(dim, first + GROUP)
             inverse = note_scale(key + 4 * first, end - first, keys + scales + 4 * PAGE * (first // GROUP))
             for d in range(first, end):
-                store_byte(keys + tile + (d // 4 * LANES + lane) * 4 + d % 4, nearest(load_float(key + 4 * d) * inverse) + 128)
+                store_byte(
+                    keys + tile + (d // 4 * LANES + lane) * 4 + d % 4,
+                    nearest(load_float(key + 4 * d) * inverse) + 128,
+                )
         inverse = note_scale(value, dim, values + scales)
         for d in range(dim):
             store_byte(values + row + d, nearest(load_float(value + 4 * d) * inverse))
@@ -112,7 +129,8 @@ def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: A
 
 @kernel
 def note_scale(x: Any, dim: Any, scale: Any) -> Any:
-    """Store what a code of 1 stands for in x, fp32 [dim]; returns what numbers are multiplied by to become codes."""
+    """Store what a code of 1 stands for in x, fp32 [dim]; returns what numbers are multiplied by to become
+    codes."""
     top = nb.float32(0.0)
     for d in range(dim):
         top = max(top, abs(load_float(x + 4 * d)))
@@ -143,8 +161,9 @@ def score_tile(keys: Any, size: Any, query: Any, width: Any) -> Any:
 
 @kernel
 def split(query: Any, width: Any, out: Any) -> None:
-    """A query as two bytes for each number, so that its rounding is lost in that of the keys: `width` bytes, then as many for what these
-    leave over, in 254ths; then for each group both sums, which times 128 are what the keys' 128 add, and what a 1 stands for."""
+    """A query as two bytes for each number, so that its rounding is lost in that of the keys: `width` bytes,
+    then as many for what these leave over, in 254ths; then for each group both sums, which times 128 are what
+    the keys' 128 add, and what a 1 stands for."""
     about = out + 2 * width
     for first in range(0, width, GROUP):
         end = min(width, first + GROUP)
@@ -189,12 +208,23 @@ def score_codes(keys: Any, codes: Any, width: Any, scales: Any) -> Any:
 
 @kernel
 def look_back(
-    state: Any, layer: Any, slot: Any, head: Any, position: Any, window: Any, sink: Any, query: Any, scores: Any, scratch: Any, out: Any
+    state: Any,
+    layer: Any,
+    slot: Any,
+    head: Any,
+    position: Any,
+    window: Any,
+    sink: Any,
+    query: Any,
+    scores: Any,
+    scratch: Any,
+    out: Any,
 ) -> None:
-    """One query head over the tokens up to `position`, the last `window` of them if that is not 0; writes fp32 [D].
+    """One query head over the tokens up to `position`, the last `window` of them if that is not 0; writes
+    fp32 [D].
 
-    `sink` is the address of the head's sink, or 0. `scores` has room for a float for each token of the cache, and a vector more; `scratch`
-    for three bytes for each of the head's numbers.
+    `sink` is the address of the head's sink, or 0. `scores` has room for a float for each token of the cache,
+    and a vector more; `scratch` for three bytes for each of the head's numbers.
     """
     width, size = state[State.HEAD_WIDTH], state[State.NUMBER_BYTES]
     kv_head = head // (state[State.HEADS] // state[State.KV_HEADS])
@@ -206,7 +236,10 @@ def look_back(
         page = page_of(state, slot, token, layer, kv_head)
         keys = page + size * (token % PAGE) * width
         if size == 1:
-            store(scores + 4 * token, score_codes(keys, scratch, width, page + PAGE * width + 4 * (token % PAGE)))
+            store(
+                scores + 4 * token,
+                score_codes(keys, scratch, width, page + PAGE * width + 4 * (token % PAGE)),
+            )
         else:
             store(scores + 4 * token, score_tile(keys, size, query, width))
     # Tokens of the first and the last tile that are not to be seen.
@@ -240,7 +273,9 @@ def exp_of_one(x: Any) -> Any:
 
 
 @kernel
-def mix(state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, end: Any, scale: Any, out: Any) -> None:
+def mix(
+    state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, end: Any, scale: Any, out: Any
+) -> None:
     """The values of tokens `first` … `end` − 1, each times its share."""
     size = state[State.NUMBER_BYTES]
     if size == 1:
@@ -253,7 +288,17 @@ def mix(state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, e
 
 @kernel
 def mix_numbers(
-    read: Any, size: Any, state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, end: Any, scale: Any, out: Any
+    read: Any,
+    size: Any,
+    state: Any,
+    layer: Any,
+    slot: Any,
+    head: Any,
+    shares: Any,
+    first: Any,
+    end: Any,
+    scale: Any,
+    out: Any,
 ) -> None:
     """Sixteen of a head's dimensions at a time; `read` makes floats of sixteen numbers of `size` bytes."""
     width, dim = state[State.HEAD_WIDTH], state[State.HEAD_DIM]
@@ -278,7 +323,8 @@ def mix_numbers(
         if d + LANES <= dim:
             store(out + 4 * d, result)
         else:
-            # The last piece must not touch the next head: it goes through the shares, which nobody needs any more.
+            # The last piece must not touch the next head: it goes through the shares, which nobody needs any
+            # more.
             store(shares + 4 * first, result)
             for lane in range(dim - d):
                 store_float(out + 4 * (d + lane), load_float(shares + 4 * (first + lane)))

@@ -1,4 +1,5 @@
-"""Which layers' keys and values lie together: those whose windows are alike, in groups of one size, so that a page serves any of them."""
+"""Which layers' keys and values lie together: those whose windows are alike, in groups of one size, so that a
+page serves any of them."""
 
 from __future__ import annotations
 
@@ -54,4 +55,8 @@ def head_bytes(config: GPTConfig, dtype: torch.dtype) -> tuple[int, int]:
     """Bytes of one head's keys in a page, and of its values; torch.int8 is codes with their scales."""
     width = width_of(config)
     plain = PAGE * width * dtype.itemsize
-    return (plain + PAGE * SCALE * -(-width // GROUP), plain + PAGE * SCALE) if dtype == torch.int8 else (plain, plain)
+    return (
+        (plain + PAGE * SCALE * -(-width // GROUP), plain + PAGE * SCALE)
+        if dtype == torch.int8
+        else (plain, plain)
+    )

@@ -1,8 +1,9 @@
 """Memory for keys and values, in pages of a few tokens that sequences own, share and give back.
 
-A page holds some tokens of the layers of one layer group (generate/kv/layer_groups.py), as generate/kernels/paged_attention.py draws it.
-Sequences whose texts begin alike share the pages of their beginning: a page is known by its tokens and by the text before it, stays known
-while nobody uses it, and is taken for other tokens, longest unused first, when memory runs out. Where layers have windows, a text lets go
+A page holds some tokens of the layers of one layer group (generate/kv/layer_groups.py), as
+generate/kernels/paged_attention.py draws it. Sequences whose texts begin alike share the pages of their
+beginning: a page is known by its tokens and by the text before it, stays known while nobody uses it, and is
+taken for other tokens, longest unused first, when memory runs out. Where layers have windows, a text lets go
 of the pages that its windows have passed; of those some stay known, for texts that part from it there.
 """
 
@@ -21,7 +22,9 @@ from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.kv.layer_groups import BACK, head_bytes, layer_groups_of, width_of
 from newleaf.model import GPTConfig
 
-PASSED = 256  # pages of each layer group with windows that these have passed and that are kept all the same, while no memory is lacking
+# pages of each layer group with windows that these have passed and that are kept all the same, while no
+# memory is lacking
+PASSED = 256
 
 
 class OutOfPagesError(Exception):
@@ -66,7 +69,8 @@ class PageStorage(Protocol):
 
 
 class AddressedPageStorage:
-    """Pages as the kernels read them, whose table has addresses. Numbers are fp32, bf16, or codes (torch.int8) with scales."""
+    """Pages as the kernels read them, whose table has addresses. Numbers are fp32, bf16, or codes
+    (torch.int8) with scales."""
 
     BLOCK = 64 << 20  # bytes that are asked of the system at once, at most
 
@@ -79,7 +83,8 @@ class AddressedPageStorage:
         self._pages: list[Tensor] = []
 
     def add(self, most: float) -> int:
-        """As many pages again as there are, within bounds; zeros, since what fills heads up to whole vectors is never written."""
+        """As many pages again as there are, within bounds; zeros, since what fills heads up to whole vectors
+        is never written."""
         have = len(self._pages)
         count = int(max(1, min(max(have, 1), self.BLOCK // self.page_bytes, most)))
         self._pages += torch.zeros(count, self.page_bytes, dtype=torch.uint8).unbind()
@@ -96,8 +101,8 @@ class AddressedPageStorage:
 
 
 class PagedCache:
-    """Pages of `slots` sequences of up to `max_length` tokens, of at most `limit` bytes (None: no limit), in `memory` (None: as kernels
-    read them). Numbers are fp32, bf16, or codes (torch.int8) with scales."""
+    """Pages of `slots` sequences of up to `max_length` tokens, of at most `limit` bytes (None: no limit), in
+    `memory` (None: as kernels read them). Numbers are fp32, bf16, or codes (torch.int8) with scales."""
 
     def __init__(
         self,
@@ -113,16 +118,20 @@ class PagedCache:
         self.layer_groups = layer_groups_of(config)
         self.page_bytes = self.memory.page_bytes
         self.most = None if limit is None else max(len(self.layer_groups), limit // self.page_bytes)
-        self.table = np.zeros((len(self.layer_groups), slots, -(-max_length // PAGE)), dtype=np.int64)  # `entry` of each page
+        # `entry` of each page
+        self.table = np.zeros((len(self.layer_groups), slots, -(-max_length // PAGE)), dtype=np.int64)
         self._owned: list[list[_Owned]] = [[_Owned() for _ in self.layer_groups] for _ in range(slots)]
-        self._texts: list[list[int]] = [[] for _ in range(slots)]  # of each slot, the numbers of its text up to each page that is known
+        # of each slot, the numbers of its text up to each page that is known
+        self._texts: list[list[int]] = [[] for _ in range(slots)]
         self._users: list[int] = []  # of each page
         self._free: list[int] = []
         self._stale: set[int] = set()  # pages that have held tokens
         self._numbers: dict[_Known, int] = {}
         self._count = 0  # of numbers so far
-        self._known: dict[tuple[int, int], int] = {}  # a text's number and a layer group → the page that holds its end
-        self._about: dict[int, tuple[_Known, int, int]] = {}  # page → the text, its number, and the layer group
+        # a text's number and a layer group → the page that holds its end
+        self._known: dict[tuple[int, int], int] = {}
+        # page → the text, its number, and the layer group
+        self._about: dict[int, tuple[_Known, int, int]] = {}
         self._idle: dict[int, None] = {}  # known pages without users, longest unused first
         self._passed: dict[int, None] = {}  # those among them that windows have passed
 
@@ -142,7 +151,11 @@ class PagedCache:
 
     def room(self) -> float:
         """Pages that could still be had."""
-        return math.inf if self.most is None else self.most - len(self._users) + len(self._free) + len(self._idle)
+        return (
+            math.inf
+            if self.most is None
+            else self.most - len(self._users) + len(self._free) + len(self._idle)
+        )
 
     def need(self, length: int) -> int:
         """Pages that a text of so many tokens takes."""
@@ -155,8 +168,8 @@ class PagedCache:
         self._texts += [[] for _ in range(count)]
 
     def reserve(self, slot: int, start: int, end: int) -> None:
-        """Pages for tokens at positions `start` … `end` − 1; those that no window sees from BACK tokens before on are let go. Raises
-        OutOfPagesError where the limit leaves none."""
+        """Pages for tokens at positions `start` … `end` − 1; those that no window sees from BACK tokens
+        before on are let go. Raises OutOfPagesError where the limit leaves none."""
         for layer_group, owned in zip(self.layer_groups, self._owned[slot], strict=True):
             passed = max(owned.passed, layer_group.first(max(0, start - BACK)))
             for page in owned.pages[: passed - owned.passed]:
@@ -176,9 +189,11 @@ class PagedCache:
         self._texts[slot].clear()
 
     def borrow(self, slot: int, tokens: Sequence[int], kind: int = 0) -> int:
-        """Give an empty slot the known pages of a text's beginning; returns how many tokens those hold, a multiple of PAGE.
+        """Give an empty slot the known pages of a text's beginning; returns how many tokens those hold, a
+        multiple of PAGE.
 
-        What is known is known for texts of one `kind`: under another adapter the same tokens have other keys and values.
+        What is known is known for texts of one `kind`: under another adapter the same tokens have other keys
+        and values.
         """
         texts, parent = list[int](), -1 - kind
         for start in range(0, len(tokens) - PAGE + 1, PAGE):
@@ -201,7 +216,8 @@ class PagedCache:
         return len(texts) * PAGE
 
     def publish(self, slot: int, tokens: Sequence[int], kind: int = 0) -> None:
-        """The slot's pages hold these tokens, which have been read: others of its kind may borrow those that are full."""
+        """The slot's pages hold these tokens, which have been read: others of its kind may borrow those that
+        are full."""
         texts = self._texts[slot]
         for at in range(len(texts), len(tokens) // PAGE):
             about = _Known(texts[-1] if texts else -1 - kind, tuple(tokens[at * PAGE : (at + 1) * PAGE]))
@@ -216,7 +232,8 @@ class PagedCache:
                     self._about[page] = about, texts[-1], number
 
     def fork(self, source: int, target: int, length: int) -> None:
-        """Let an empty slot hold the first `length` tokens of another: full pages are shared, the last one is copied."""
+        """Let an empty slot hold the first `length` tokens of another: full pages are shared, the last one is
+        copied."""
         full = length // PAGE
         self._texts[target] = self._texts[source][:full]
         for number, owned in enumerate(self._owned[source]):

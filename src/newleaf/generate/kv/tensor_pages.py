@@ -1,4 +1,5 @@
-"""Pages of keys and values as PyTorch reads them: one tensor on the network's device, from which each batch gathers its texts'."""
+"""Pages of keys and values as PyTorch reads them: one tensor on the network's device, from which each batch
+gathers its texts'."""
 
 from __future__ import annotations
 
@@ -17,16 +18,24 @@ from newleaf.model.kv_cache import KEY_GROUP, from_codes, to_codes
 
 
 class TensorPageStorage:
-    """Keys and values [pages, layers of a page, PAGE, K, D]; with torch.int8 codes, whose scales lie in tensors of their own.
+    """Keys and values [pages, layers of a page, PAGE, K, D]; with torch.int8 codes, whose scales lie in
+    tensors of their own.
 
-    The table of pages has their numbers. `layers` is, for each of the network's, its group of layers and its place in that group's pages.
+    The table of pages has their numbers. `layers` is, for each of the network's, its group of layers and its
+    place in that group's pages.
     """
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype, device: torch.device) -> None:
         groups = layer_groups_of(config)
-        self.layers = {layer: (number, place) for number, group in enumerate(groups) for place, layer in enumerate(group.layers)}
+        self.layers = {
+            layer: (number, place)
+            for number, group in enumerate(groups)
+            for place, layer in enumerate(group.layers)
+        }
         shape = (0, len(groups[0].layers), PAGE, config.n_kv_head)
-        self.keys, self.values = (torch.zeros(*shape, config.head_dim, dtype=dtype, device=device) for _ in range(2))
+        self.keys, self.values = (
+            torch.zeros(*shape, config.head_dim, dtype=dtype, device=device) for _ in range(2)
+        )
         scales = (-(-config.head_dim // KEY_GROUP), 1) if dtype == torch.int8 else (0, 0)
         self.key_scales, self.value_scales = (torch.zeros(*shape, count, device=device) for count in scales)
         self.page_bytes = sum(tensor.element_size() * math.prod(tensor.shape[1:]) for tensor in self._tensors)
@@ -36,7 +45,8 @@ class TensorPageStorage:
         return self.keys, self.values, self.key_scales, self.value_scales
 
     def add(self, most: float) -> int:
-        """As many pages again as there are; zeros, since a batch reads whole pages, and what is masked must still be a number."""
+        """As many pages again as there are; zeros, since a batch reads whole pages, and what is masked must
+        still be a number."""
         count = int(max(1, min(max(len(self.keys), 16), most)))
         grown = (torch.cat((tensor, tensor.new_zeros(count, *tensor.shape[1:]))) for tensor in self._tensors)
         self.keys, self.values, self.key_scales, self.value_scales = grown
@@ -57,18 +67,30 @@ class TensorPageStorage:
     def write(self, pages: Tensor, offsets: Tensor, place: int, keys: Tensor, values: Tensor) -> None:
         """Keep keys and values [N, K, D] of one layer at these offsets [N] in these pages [N]."""
         if self.keys.dtype != torch.int8:
-            self.keys[pages, place, offsets], self.values[pages, place, offsets] = keys.to(self.keys.dtype), values.to(self.keys.dtype)
+            self.keys[pages, place, offsets], self.values[pages, place, offsets] = (
+                keys.to(self.keys.dtype),
+                values.to(self.keys.dtype),
+            )
             return
         self.keys[pages, place, offsets], self.key_scales[pages, place, offsets] = to_codes(keys, KEY_GROUP)
-        self.values[pages, place, offsets], self.value_scales[pages, place, offsets] = to_codes(values, values.shape[-1])
+        self.values[pages, place, offsets], self.value_scales[pages, place, offsets] = to_codes(
+            values, values.shape[-1]
+        )
 
     def read(self, table: Tensor, place: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values [B, K, M · PAGE, D] of one layer in these pages [B, M]."""
-        keys, values = (tensor[table, place].flatten(1, 2).transpose(1, 2) for tensor in (self.keys, self.values))
+        keys, values = (
+            tensor[table, place].flatten(1, 2).transpose(1, 2) for tensor in (self.keys, self.values)
+        )
         if self.keys.dtype != torch.int8:
             return keys.to(dtype), values.to(dtype)
-        key_scales, value_scales = (tensor[table, place].flatten(1, 2).transpose(1, 2) for tensor in (self.key_scales, self.value_scales))
-        return from_codes(keys, key_scales, KEY_GROUP, dtype), from_codes(values, value_scales, values.shape[-1], dtype)
+        key_scales, value_scales = (
+            tensor[table, place].flatten(1, 2).transpose(1, 2)
+            for tensor in (self.key_scales, self.value_scales)
+        )
+        return from_codes(keys, key_scales, KEY_GROUP, dtype), from_codes(
+            values, value_scales, values.shape[-1], dtype
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +103,8 @@ class Span:
 
 
 class RaggedBatch:
-    """Texts of different lengths, a row each, filled up at the end: the network's cache for one pass, and who sees whom.
+    """Texts of different lengths, a row each, filled up at the end: the network's cache for one pass, and who
+    sees whom.
 
     Their pages must be reserved. Tokens that fill a row up stand where its last one does, and are not kept.
     """
@@ -95,7 +118,8 @@ class RaggedBatch:
         at = [[span.start + min(column, span.count - 1) for column in range(self.width)] for span in spans]
         real = [(row, column) for row, span in enumerate(spans) for column in range(span.count)]
         self._at = torch.tensor(at, device=self.device)  # [B, T]
-        self._rows, self._columns = torch.tensor(real, device=self.device).unbind(1)  # [N] of the tokens that fill nothing up
+        # [N] of the tokens that fill nothing up
+        self._rows, self._columns = torch.tensor(real, device=self.device).unbind(1)
         self._new_at = self._at[self._rows, self._columns]
         self._tables: dict[int, _Table] = {}  # by group of layers
 
@@ -109,7 +133,8 @@ class RaggedBatch:
         return self._at
 
     def mask(self, past: int, window: int) -> Tensor | None:
-        """True where a query may look: [B, 1, T, S]; None for one text's token that sees all, and for a whole text from its beginning."""
+        """True where a query may look: [B, 1, T, S]; None for one text's token that sees all, and for a whole
+        text from its beginning."""
         if len(self.spans) == 1 and not window and (self.width == 1 or not self.spans[0].start):
             return None
         table = self._table(self._group_of(window))
@@ -122,7 +147,8 @@ class RaggedBatch:
     # ---- the network's cache (model/kv_cache.py: Cache)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep new keys and values [B, K, T, D] of one layer; all come back [B, K, S, D], from the first page that a window sees."""
+        """Keep new keys and values [B, K, T, D] of one layer; all come back [B, K, S, D], from the first page
+        that a window sees."""
         group, place = self.memory.layers[layer]
         table = self._table(group)
         own = (x.transpose(1, 2)[self._rows, self._columns] for x in (keys, values))
@@ -151,18 +177,21 @@ class RaggedBatch:
             rows = []
             for span, begin, end in zip(self.spans, first, last, strict=True):
                 own = self.pages.table[number, span.slot, begin:end].tolist()
-                rows.append(own + [own[-1]] * (width - len(own)))  # its own, so that nobody else's numbers come near it
+                # its own, so that nobody else's numbers come near it
+                rows.append(own + [own[-1]] * (width - len(own)))
             pages, begins = torch.tensor(rows, device=self.device), torch.tensor(first, device=self.device)
             new = pages[self._rows, self._new_at // PAGE - begins[self._rows]]
-            seen = max(span.start + span.count - PAGE * begin for span, begin in zip(self.spans, first, strict=True))
+            seen = max(
+                span.start + span.count - PAGE * begin for span, begin in zip(self.spans, first, strict=True)
+            )
             self._tables[number] = _Table(pages, PAGE * begins, seen, new)
         return self._tables[number]
 
 
 @dataclass(frozen=True)
 class _Table:
-    """Of one group of layers: its pages [B, M], the first position in them [B], how many tokens a row has from there on, at most, and
-    the pages [N] of the new tokens."""
+    """Of one group of layers: its pages [B, M], the first position in them [B], how many tokens a row has
+    from there on, at most, and the pages [N] of the new tokens."""
 
     pages: Tensor
     first: Tensor

@@ -1,4 +1,5 @@
-"""Pages as the network's own cache: what PyTorch reads of a prompt goes into them, and comes out of them, a layer at a time."""
+"""Pages as the network's own cache: what PyTorch reads of a prompt goes into them, and comes out of them, a
+layer at a time."""
 
 from __future__ import annotations
 
@@ -12,13 +13,15 @@ from newleaf.model import GPTConfig
 
 
 class TorchCacheView:
-    """The pages of one slot, which must be reserved, after `start` tokens. `state` is the table that the kernels find pages by."""
+    """The pages of one slot, which must be reserved, after `start` tokens. `state` is the table that the
+    kernels find pages by."""
 
     def __init__(self, config: GPTConfig, state: Any, slot: int, start: int) -> None:
         self.config, self.state, self.slot, self.length = config, state, slot, start
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [1, K, T, D]; all of them come back as they are kept, from the first page that a window sees."""
+        """Store new keys and values [1, K, T, D]; all of them come back as they are kept, from the first page
+        that a window sees."""
         from newleaf.generate.kernels.page_copy import put, take
 
         window = self.config.windows[layer] if self.config.windows else 0
@@ -26,8 +29,24 @@ class TorchCacheView:
         first = max(0, self.length + 1 - window) // PAGE * PAGE if window else 0
         new = [x.float().contiguous() for x in (keys, values)]
         put(self.state, layer, self.slot, self.length, keys.shape[2], new[0].data_ptr(), new[1].data_ptr())
-        old = torch.empty(2, 1, keys.shape[1], end - first, keys.shape[3], dtype=dtype if dtype == torch.bfloat16 else torch.float32)
-        take(self.state, layer, self.slot, first, end, old[0].data_ptr(), old[1].data_ptr(), int(dtype == torch.bfloat16))
+        old = torch.empty(
+            2,
+            1,
+            keys.shape[1],
+            end - first,
+            keys.shape[3],
+            dtype=dtype if dtype == torch.bfloat16 else torch.float32,
+        )
+        take(
+            self.state,
+            layer,
+            self.slot,
+            first,
+            end,
+            old[0].data_ptr(),
+            old[1].data_ptr(),
+            int(dtype == torch.bfloat16),
+        )
         return old[0].to(dtype), old[1].to(dtype)
 
     def note(self, real: Tensor | None, count: int) -> None:

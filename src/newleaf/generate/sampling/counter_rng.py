@@ -1,4 +1,5 @@
-"""Random numbers that follow from a seed and a place alone, so that a request draws the same ones whatever else is being written."""
+"""Random numbers that follow from a seed and a place alone, so that a request draws the same ones whatever
+else is being written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How likely each token was: log-probabilities of the network itself, before any penalty, temperature or truncation."""
+"""How likely each token was: log-probabilities of the network itself, before any penalty, temperature or
+truncation."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenScore:
-    """A token, the natural logarithm of its probability (None: nothing came before it), and the likeliest ids with theirs."""
+    """A token, the natural logarithm of its probability (None: nothing came before it), and the likeliest ids
+    with theirs."""
 
     id: int
     logprob: float | None
@@ -19,10 +21,14 @@ class TokenScore:
 
 
 def score(logits: Tensor, ids: Sequence[int], top: int, known: int) -> list[TokenScore]:
-    """Scores of ids [R] under logits [R, V], each with the `top` likeliest of the first `known` ids, likeliest first. Rows of a network's
-    head beyond the tokenizer's ids have their share of the probability, as everywhere in stock transformers."""
+    """Scores of ids [R] under logits [R, V], each with the `top` likeliest of the first `known` ids,
+    likeliest first. Rows of a network's head beyond the tokenizer's ids have their share of the probability,
+    as everywhere in stock transformers."""
     logprobs = logits.float().log_softmax(-1)
     own = logprobs.gather(1, torch.tensor(ids, dtype=torch.long)[:, None]).squeeze(1).tolist()
     best = logprobs[:, :known].topk(min(top, known, logits.shape[1]))
-    pairs = [tuple(zip(row_ids, row, strict=True)) for row_ids, row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    pairs = [
+        tuple(zip(row_ids, row, strict=True))
+        for row_ids, row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
     return [TokenScore(token, value, row) for token, value, row in zip(ids, own, pairs, strict=True)]

@@ -1,7 +1,8 @@
-"""Which tokens become likelier, unlikelier, forbidden or certain before anything is drawn: pure functions on rows of logits [R, V].
+"""Which tokens become likelier, unlikelier, forbidden or certain before anything is drawn: pure functions on
+rows of logits [R, V].
 
-Each takes an entry for every row, and returns new logits. Histories are token ids, those of the prompt and what was written, or what was
-written alone, as each function says.
+Each takes an entry for every row, and returns new logits. Histories are token ids, those of the prompt and
+what was written, or what was written alone, as each function says.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ def add_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> Tensor:
     return logits
 
 
-def penalize_repetition(logits: Tensor, histories: Sequence[Sequence[int]], penalties: Sequence[float]) -> Tensor:
-    """Divide the positive logits of ids in the row's history by its penalty, multiply the negative ones (Keskar et al. 2019, CTRL)."""
+def penalize_repetition(
+    logits: Tensor, histories: Sequence[Sequence[int]], penalties: Sequence[float]
+) -> Tensor:
+    """Divide the positive logits of ids in the row's history by its penalty, multiply the negative ones
+    (Keskar et al. 2019, CTRL)."""
     logits = logits.clone()
     for row, history, penalty in zip(logits, histories, penalties, strict=True):
         if penalty != 1:
@@ -34,9 +38,11 @@ def penalize_repetition(logits: Tensor, histories: Sequence[Sequence[int]], pena
     return logits
 
 
-def penalize_frequency(logits: Tensor, written: Sequence[Sequence[int]], frequency: Sequence[float], presence: Sequence[float]) -> Tensor:
-    """OpenAI's two penalties: logit[j] − c[j]·frequency − (c[j] > 0)·presence, c[j] being how often j was written; the prompt does not
-    count."""
+def penalize_frequency(
+    logits: Tensor, written: Sequence[Sequence[int]], frequency: Sequence[float], presence: Sequence[float]
+) -> Tensor:
+    """OpenAI's two penalties: logit[j] − c[j]·frequency − (c[j] > 0)·presence, c[j] being how often j was
+    written; the prompt does not count."""
     logits = logits.clone()
     for row, ids, often, once in zip(logits, written, frequency, presence, strict=True):
         if ids and (often or once):
@@ -45,9 +51,11 @@ def penalize_frequency(logits: Tensor, written: Sequence[Sequence[int]], frequen
     return logits
 
 
-def forbid_repeated_ngrams(logits: Tensor, histories: Sequence[Sequence[int]], sizes: Sequence[int]) -> Tensor:
-    """Forbid every id that would complete an n-gram of the row's size which its history already has (Paulus et al. 2018); a size of 0
-    forbids none."""
+def forbid_repeated_ngrams(
+    logits: Tensor, histories: Sequence[Sequence[int]], sizes: Sequence[int]
+) -> Tensor:
+    """Forbid every id that would complete an n-gram of the row's size which its history already has (Paulus
+    et al. 2018); a size of 0 forbids none."""
     logits = logits.clone()
     for row, history, size in zip(logits, histories, sizes, strict=True):
         if size and len(history) >= size:

@@ -1,4 +1,5 @@
-"""One step of writing: rows of logits in, the next token of each row out, by the one order that docs/generation.md describes."""
+"""One step of writing: rows of logits in, the next token of each row out, by the one order that
+docs/generation.md describes."""
 
 from __future__ import annotations
 
@@ -55,22 +56,31 @@ class SamplerRow:
 
 
 def process_logits(logits: Tensor, rows: Sequence[SamplerRow], chosen_only: bool = False) -> Tensor:
-    """Bias, penalties, bans, constraint and forced tokens: logits [R, V] → logits [R, V], forbidden tokens at −inf.
+    """Bias, penalties, bans, constraint and forced tokens: logits [R, V] → logits [R, V], forbidden tokens at
+    −inf.
 
-    `chosen_only` asks for no more than what decides: a greedy row whose likeliest token fits its constraint is left as it is.
+    `chosen_only` asks for no more than what decides: a greedy row whose likeliest token fits its constraint
+    is left as it is.
     """
     configs = [row.config for row in rows]
     if any(config.logit_bias for config in configs):
         logits = penalties.add_bias(logits, [config.logit_bias for config in configs])
     if any(config.repetition_penalty != 1 for config in configs):
-        logits = penalties.penalize_repetition(logits, [row.ids for row in rows], [config.repetition_penalty for config in configs])
+        logits = penalties.penalize_repetition(
+            logits, [row.ids for row in rows], [config.repetition_penalty for config in configs]
+        )
     if any(config.frequency_penalty or config.presence_penalty for config in configs):
         written = [row.ids[row.prompt :] for row in rows]
-        often, once = [config.frequency_penalty for config in configs], [config.presence_penalty for config in configs]
+        often, once = (
+            [config.frequency_penalty for config in configs],
+            [config.presence_penalty for config in configs],
+        )
         logits = penalties.penalize_frequency(logits, written, often, once)
     free = logits
     if any(config.no_repeat_ngram_size for config in configs):
-        logits = penalties.forbid_repeated_ngrams(logits, [row.ids for row in rows], [config.no_repeat_ngram_size for config in configs])
+        logits = penalties.forbid_repeated_ngrams(
+            logits, [row.ids for row in rows], [config.no_repeat_ngram_size for config in configs]
+        )
     banned = [_banned(row) for row in rows]
     if any(banned):
         logits = penalties.forbid(logits, banned)
@@ -81,13 +91,14 @@ def process_logits(logits: Tensor, rows: Sequence[SamplerRow], chosen_only: bool
 
 
 def sample_tokens(logits: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
-    """The next token of each row of logits [R, V]; STUCK where every token is forbidden, OVERFLOW where the logits are no numbers. A row's
-    choice does not depend on the others."""
+    """The next token of each row of logits [R, V]; STUCK where every token is forbidden, OVERFLOW where the
+    logits are no numbers. A row's choice does not depend on the others."""
     return _pick(process_logits(logits, rows, chosen_only=True), rows)
 
 
 def sample_with_probabilities(logits: Tensor, rows: Sequence[SamplerRow]) -> tuple[list[int], list[float]]:
-    """The same, and how likely each token was before temperature and truncation, among those that are not forbidden."""
+    """The same, and how likely each token was before temperature and truncation, among those that are not
+    forbidden."""
     logits = process_logits(logits, rows)
     tokens = _pick(logits, rows)
     own = logits[range(len(tokens)), [max(token, 0) for token in tokens]]
@@ -95,9 +106,14 @@ def sample_with_probabilities(logits: Tensor, rows: Sequence[SamplerRow]) -> tup
 
 
 def keep_valid(logits: Tensor, rows: Sequence[SamplerRow]) -> Tensor:
-    """Logits [R, V] with tokens at −inf that would make a text that is not UTF-8, in rows whose option wants that for
-    likeliest tokens too. Where nothing else is left, the row stays as it is. A constraint's own tokens are valid."""
-    wanting = [n for n, row in enumerate(rows) if row.utf8 is not None and row.constraint is None and row.config.valid_utf8 == "always"]
+    """Logits [R, V] with tokens at −inf that would make a text that is not UTF-8, in rows whose option wants
+    that for likeliest tokens too. Where nothing else is left, the row stays as it is. A constraint's own
+    tokens are valid."""
+    wanting = [
+        n
+        for n, row in enumerate(rows)
+        if row.utf8 is not None and row.constraint is None and row.config.valid_utf8 == "always"
+    ]
     if wanting:
         logits = logits.clone()
     for number in wanting:
@@ -114,10 +130,16 @@ def _valid(logits: Tensor, row: SamplerRow) -> Tensor:
 
 def _pick(logits: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     tokens = _pick_any(logits, rows, again=False)
-    # A mask for every row would cost a pass over the vocabulary each time. Choosing anew among the valid tokens gives
+    # A mask for every row would cost a pass over the vocabulary each time. Choosing anew among the valid
+    # tokens gives
     # each the same probability as a mask would (but for truncation).
     for number, row in enumerate(rows):
-        if row.utf8 is not None and row.constraint is None and tokens[number] >= 0 and not row.utf8.fits(row.begun, tokens[number]):
+        if (
+            row.utf8 is not None
+            and row.constraint is None
+            and tokens[number] >= 0
+            and not row.utf8.fits(row.begun, tokens[number])
+        ):
             (tokens[number],) = _pick_any(_valid(logits[number], row)[None], [row], again=True)
     return tokens
 
@@ -128,8 +150,12 @@ def _pick_any(logits: Tensor, rows: Sequence[SamplerRow], again: bool) -> list[i
     tokens = [_likeliest(row) for row in logits.numpy()]
     drawn = [number for number, row in enumerate(rows) if row.config.temperature > 0 and tokens[number] >= 0]
     if drawn:
-        chances = probabilities(logits if len(drawn) == len(rows) else logits[drawn], [rows[number].config for number in drawn])
-        places = ((rows[number], ~rows[number].written if again else rows[number].written) for number in drawn)
+        chances = probabilities(
+            logits if len(drawn) == len(rows) else logits[drawn], [rows[number].config for number in drawn]
+        )
+        places = (
+            (rows[number], ~rows[number].written if again else rows[number].written) for number in drawn
+        )
         numbers = [uniform(row.seed, row.stream, place) for row, place in places]
         for number, token in zip(drawn, draw(chances, numbers).tolist(), strict=True):
             tokens[number] = token
@@ -151,11 +177,16 @@ def _banned(row: SamplerRow) -> frozenset[int] | set[int]:
 
 
 def _fits(logits: Tensor, row: SamplerRow) -> bool:
-    """Whether a greedy row's token fits its constraint, which takes a fraction of the time that finding all fitting ones does."""
+    """Whether a greedy row's token fits its constraint, which takes a fraction of the time that finding all
+    fitting ones does."""
     if row.config.temperature > 0 or row.constraint is None:
         return False
     token = int(logits.numpy().argmax())
-    return bool(logits[token] != penalties.NEVER) and token not in row.end_ids and row.constraint.fitting([token]) == 1
+    return (
+        bool(logits[token] != penalties.NEVER)
+        and token not in row.end_ids
+        and row.constraint.fitting([token]) == 1
+    )
 
 
 def _constrain(logits: Tensor, free: Tensor, rows: Sequence[SamplerRow], chosen_only: bool) -> Tensor:

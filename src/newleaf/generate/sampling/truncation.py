@@ -1,4 +1,5 @@
-"""From logits to a draw: temperature, the truncations, and the draw itself; on rows [R, V] with a setting for each row.
+"""From logits to a draw: temperature, the truncations, and the draw itself; on rows [R, V] with a setting for
+each row.
 
 In NumPy: on one row of a vocabulary its passes take a fraction of the time of PyTorch's.
 """
@@ -21,7 +22,8 @@ Float32Array = npt.NDArray[np.float32]  # [V]: logits, or weights that probabili
 
 
 def probabilities(logits: Tensor, configs: Sequence[SamplingConfig]) -> Tensor:
-    """Temperature, top_k, top_p, min_p, typical_p, in this order: logits [R, V] → probabilities [R, V] in fp32.
+    """Temperature, top_k, top_p, min_p, typical_p, in this order: logits [R, V] → probabilities [R, V] in
+    fp32.
 
     Every temperature must be above 0, and every row must have a token that is not forbidden.
     """
@@ -53,7 +55,8 @@ def keep_top_k(logits: Float32Array, k: int) -> None:
 
 
 def keep_top_p(weights: Float32Array, p: float) -> None:
-    """Keep the fewest likeliest tokens whose probabilities reach p (Holtzman et al. 2020): those before which less than p lies."""
+    """Keep the fewest likeliest tokens whose probabilities reach p (Holtzman et al. 2020): those before which
+    less than p lies."""
     total = float(weights.sum())
     # All lighter ones together are less than 1 − p, so they need not be sorted.
     heavy = np.flatnonzero(weights >= (1 - p) * total / len(weights))
@@ -66,7 +69,8 @@ def keep_top_p(weights: Float32Array, p: float) -> None:
 
 
 def keep_typical(weights: Float32Array, p: float) -> None:
-    """Keep the tokens whose surprise is nearest the row's entropy, the fewest that reach p (Meister et al. 2023)."""
+    """Keep the tokens whose surprise is nearest the row's entropy, the fewest that reach p (Meister et al.
+    2023)."""
     possible = np.flatnonzero(weights)
     chances = weights[possible] / weights.sum()
     surprise = -np.log(chances)
@@ -86,12 +90,14 @@ def _keep(weights: Float32Array, ids: npt.NDArray[np.int64]) -> None:
 
 
 def draw(chances: Tensor, numbers: Sequence[float]) -> Tensor:
-    """Ids [R] from probabilities [R, V] by inversion: the first token up to which more than the row's number in [0, 1) lies."""
+    """Ids [R] from probabilities [R, V] by inversion: the first token up to which more than the row's number
+    in [0, 1) lies."""
     return torch.tensor([_drawn(row, number) for row, number in zip(chances.numpy(), numbers, strict=True)])
 
 
 def _drawn(row: Float32Array, number: float) -> int:
-    """In two steps, first the block and then the token in it, since adding up a whole vocabulary one by one is slow."""
+    """In two steps, first the block and then the token in it, since adding up a whole vocabulary one by one
+    is slow."""
     whole = len(row) // BLOCK * BLOCK
     reached = np.append(row[:whole].reshape(-1, BLOCK).sum(1), row[whole:].sum()).cumsum(dtype=np.float64)
     goal = _below(number * reached[-1], reached)
@@ -102,5 +108,6 @@ def _drawn(row: Float32Array, number: float) -> int:
 
 
 def _below(goal: float, reached: npt.NDArray[np.float64]) -> float:
-    """A goal below the last of what is reached, where rounding may have put it, so that there is always a token to draw."""
+    """A goal below the last of what is reached, where rounding may have put it, so that there is always a
+    token to draw."""
     return min(goal, float(np.nextafter(reached[-1], 0.0)))

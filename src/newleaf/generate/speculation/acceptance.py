@@ -10,8 +10,8 @@ FADING = 0.99  # of what was seen remains each time that it kept us from guessin
 
 
 class AcceptanceRates:
-    """Chances that a proposed token is right, by kind. `prior` are those before anything was seen; or `above`, what is known elsewhere,
-    which learns with it."""
+    """Chances that a proposed token is right, by kind. `prior` are those before anything was seen; or
+    `above`, what is known elsewhere, which learns with it."""
 
     def __init__(self, prior: Sequence[float], above: AcceptanceRates | None = None) -> None:
         self._prior, self._above = prior, above
@@ -26,7 +26,8 @@ class AcceptanceRates:
         return (self._accepted[kind] + WEIGHT * before) / (self._seen[kind] + WEIGHT)
 
     def note(self, kinds: Sequence[int], accepted: int) -> None:
-        """Of proposals that followed each other the first `accepted` were right, and the next was wrong, where there is one."""
+        """Of proposals that followed each other the first `accepted` were right, and the next was wrong,
+        where there is one."""
         for place, kind in enumerate(kinds[: accepted + 1]):
             keep = 1 - 1 / MEMORY
             self._accepted[kind] = keep * self._accepted[kind] + (place < accepted)
@@ -35,7 +36,8 @@ class AcceptanceRates:
             self._above.note(kinds, accepted)
 
     def fade(self, kind: int, keep: float = FADING) -> None:
-        """A proposal of this kind was not worth it: believe what was seen a little less, or by how much is to be kept of it."""
+        """A proposal of this kind was not worth it: believe what was seen a little less, or by how much is to
+        be kept of it."""
         self._accepted[kind] *= keep
         self._seen[kind] *= keep
         if self._above is not None:

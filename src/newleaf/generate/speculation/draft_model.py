@@ -1,8 +1,10 @@
-"""A draft model: a small network that writes ahead of the large one, so that the large one need only check (Leviathan et al. 2023,
-arXiv:2211.17192; here with the request's own random numbers, so that proposals change no text).
+"""A draft model: a small network that writes ahead of the large one, so that the large one need only check
+(Leviathan et al. 2023, arXiv:2211.17192; here with the request's own random numbers, so that proposals change
+no text).
 
-Its slots are numbered as the large network's. What it has read of a text may be behind the text, and what it wrote itself may turn out
-wrong: keys and values lie by position, so what was wrong is written over from where the text went another way.
+Its slots are numbered as the large network's. What it has read of a text may be behind the text, and what it
+wrote itself may turn out wrong: keys and values lie by position, so what was wrong is written over from where
+the text went another way.
 """
 
 from __future__ import annotations
@@ -30,42 +32,62 @@ from newleaf.text.tokenizer import Tokenizer
 MOST = 11  # tokens that are drafted at once
 LEAST_CONTEXT = 64  # of a draft: what is shorter would begin anew all the time
 NEAR = 16  # tokens that it may be behind and still draft at once; it reads more in rounds of its own
-SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)  # how likely the draft holds its token: chances of these and more are alike
+# how likely the draft holds its token: chances of these and more are alike
+SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
 PRIOR = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.97)  # that the large network chooses the same
 
 
 def check_draft(network: GPT, tokenizer: Tokenizer, draft: GPT, draft_tokenizer: Tokenizer) -> None:
-    """Raises InputError for a draft whose tokens are not the model's, or whose context is too short to write ahead in; warns of one that
-    cannot pay."""
+    """Raises InputError for a draft whose tokens are not the model's, or whose context is too short to write
+    ahead in; warns of one that cannot pay."""
     mine, its = (each.backend.get_vocab(with_added_tokens=True) for each in (tokenizer, draft_tokenizer))
     if mine != its:
-        names = {number: name for name, number in mine.items()}, {number: name for name, number in its.items()}
-        first = min(number for number in names[0].keys() | names[1].keys() if names[0].get(number) != names[1].get(number))
+        names = (
+            {number: name for name, number in mine.items()},
+            {number: name for name, number in its.items()},
+        )
+        first = min(
+            number
+            for number in names[0].keys() | names[1].keys()
+            if names[0].get(number) != names[1].get(number)
+        )
         ours, other = (repr(each[first]) if first in each else "none" for each in names)
         raise InputError(
-            f"draft: its tokenizer is another one (token {first} is {other}, and {ours} in the model); take a draft with the model's"
+            f"draft: its tokenizer is another one (token {first} is {other}, and {ours} in the model); take "
+            f"a draft with the model's"
         )
     context, needed = draft.config.context_length, min(LEAST_CONTEXT, network.config.context_length)
     if context < needed:
-        raise InputError(f"draft: its context of {context} tokens is too short to write ahead in; {needed} are the least")
+        raise InputError(
+            f"draft: its context of {context} tokens is too short to write ahead in; {needed} are the least"
+        )
     if context < network.config.context_length:
-        say_once(f"the draft's context of {context:,} tokens is shorter than the model's: of longer texts it sees the end")
+        say_once(
+            f"the draft's context of {context:,} tokens is shorter than the model's: of longer texts it "
+            f"sees the end"
+        )
     if draft.weight_bytes() > network.weight_bytes():
-        say_once("the draft's weights take more memory than the model's, so each guess takes longer than writing the token would")
+        say_once(
+            "the draft's weights take more memory than the model's, so each guess takes longer than writing "
+            "the token would"
+        )
 
 
 def check_drafting(drafted: bool, config: SamplingConfig) -> None:
     """Raises InputError where there is a draft and options under which nothing is proposed."""
     for name, off in (("beams", 1), ("guidance_scale", 1)):
         if drafted and getattr(config, name) != off:
-            raise InputError(f"draft: cannot be combined with {name}, which takes no guesses; leave one of the two out")
+            raise InputError(
+                f"draft: cannot be combined with {name}, which takes no guesses; leave one of the two out"
+            )
     if drafted and config.speculation == "off":
         raise InputError("draft: speculation=off takes no guesses; leave one of the two out")
 
 
 @dataclass
 class DraftedTokens:
-    """Tokens drafted for one text, at most so many: the chance that all up to each are right, and what kind of proposal each is."""
+    """Tokens drafted for one text, at most so many: the chance that all up to each are right, and what kind
+    of proposal each is."""
 
     sequence: Sequence
     row: SamplerRow
@@ -78,7 +100,8 @@ class DraftedTokens:
 class DraftModel:
     """The draft's network in its slots, what it has read of each text, and what is known of its proposals.
 
-    `share` is how much less it weighs than the large network: what its steps are taken to cost until they have been measured.
+    `share` is how much less it weighs than the large network: what its steps are taken to cost until they
+    have been measured.
     """
 
     def __init__(self, executor: Executor, vocab_size: int, share: float) -> None:
@@ -88,24 +111,39 @@ class DraftModel:
 
     def step_seconds(self, texts: int, large: StepCost) -> float:
         """What a step takes for each of so many texts."""
-        return (self.step_cost.seconds(texts, texts) if self.step_cost.known else self.share * large.seconds(texts, texts)) / texts
+        return (
+            self.step_cost.seconds(texts, texts)
+            if self.step_cost.known
+            else self.share * large.seconds(texts, texts)
+        ) / texts
 
     def reading_seconds(self, tokens: int, large: StepCost) -> float:
         """What reading so many tokens takes."""
         if tokens <= NEAR:
             return 0.0
         rows = self.executor.rows
-        return (self.step_cost.seconds(0, rows) if self.step_cost.known else self.share * large.seconds(1, rows)) / rows * tokens
+        return (
+            (self.step_cost.seconds(0, rows) if self.step_cost.known else self.share * large.seconds(1, rows))
+            / rows
+            * tokens
+        )
 
     def follow(self, sequence: Sequence) -> None:
         """Note what of its own proposals became text, and begin again where the text has left its context."""
         ids = sequence.sample.row.ids
-        if sequence.draft_base < sequence.base or len(ids) - sequence.draft_base + MOST > self.executor.max_length:
+        if (
+            sequence.draft_base < sequence.base
+            or len(ids) - sequence.draft_base + MOST > self.executor.max_length
+        ):
             self.forget(sequence)
             sequence.draft_base = max(sequence.base, len(ids) - (self.executor.max_length + 1) // 2)
         at = sequence.draft_base + sequence.drafted
         accepted = 0
-        while accepted < len(sequence.ahead) and at + accepted < len(ids) - 1 and ids[at + accepted] == sequence.ahead[accepted]:
+        while (
+            accepted < len(sequence.ahead)
+            and at + accepted < len(ids) - 1
+            and ids[at + accepted] == sequence.ahead[accepted]
+        ):
             accepted += 1
         sequence.drafted += accepted
         sequence.ahead = []
@@ -115,7 +153,8 @@ class DraftModel:
         return len(sequence.sample.row.ids) - sequence.draft_base - sequence.drafted
 
     def read(self, sequence: Sequence, most: int) -> int:
-        """Read on in a text, at most so many tokens and never the last, whose logits are wanted when drafting; returns how many."""
+        """Read on in a text, at most so many tokens and never the last, whose logits are wanted when
+        drafting; returns how many."""
         assert sequence.slot is not None
         text = sequence.sample.row.ids[sequence.draft_base :]
         if sequence.drafted == 0:
@@ -132,7 +171,9 @@ class DraftModel:
     def publish(self, sequence: Sequence) -> None:
         """Let other texts borrow what it has read of this one."""
         if sequence.slot is not None and sequence.drafted:
-            self.executor.publish(sequence.slot, sequence.sample.row.ids[sequence.draft_base :][: sequence.drafted])
+            self.executor.publish(
+                sequence.slot, sequence.sample.row.ids[sequence.draft_base :][: sequence.drafted]
+            )
 
     def forget(self, sequence: Sequence) -> None:
         if sequence.slot is not None:
@@ -140,15 +181,21 @@ class DraftModel:
         sequence.drafted, sequence.ahead = 0, []
 
     def step(self, several: Several[DraftedTokens]) -> list[DraftedTokens]:
-        """One more token for each of these texts: the one that the chooser takes by the draft's logits and the text's own random number.
-        Returns those that have one."""
+        """One more token for each of these texts: the one that the chooser takes by the draft's logits and
+        the text's own random number. Returns those that have one."""
         parts = [self._part(each) for each in several]
         begin = time.perf_counter()
         logits = self.executor.run(parts)
         with one_thread():
-            tokens, probabilities = sample_with_probabilities(logits[:, : self.vocab_size], [each.row for each in several])
+            tokens, probabilities = sample_with_probabilities(
+                logits[:, : self.vocab_size], [each.row for each in several]
+            )
         self.step_cost.note(len(parts), sum(len(part.ids) for part in parts), time.perf_counter() - begin)
-        able = [(each, token, probability) for each, token, probability in zip(several, tokens, probabilities, strict=True) if token >= 0]
+        able = [
+            (each, token, probability)
+            for each, token, probability in zip(several, tokens, probabilities, strict=True)
+            if token >= 0
+        ]
         for each, token, probability in able:
             kind = sum(probability >= least for least in SURE)
             each.kinds.append(kind)
@@ -180,8 +227,16 @@ def rest(executor: Executor) -> None:
         executor.runner.thread_pool.rest()
 
 
-def open_draft(draft: GPT, network: GPT, executor: Executor, limit: int, vocab_size: int, cache: torch.dtype | None = None) -> DraftModel:
-    """A draft for what runs in these slots, in as many of its own. Where that is a program the draft is one too, however small."""
+def open_draft(
+    draft: GPT,
+    network: GPT,
+    executor: Executor,
+    limit: int,
+    vocab_size: int,
+    cache: torch.dtype | None = None,
+) -> DraftModel:
+    """A draft for what runs in these slots, in as many of its own. Where that is a program the draft is one
+    too, however small."""
     own: Executor
     if isinstance(executor, LoweredExecutor):
         try:
@@ -194,7 +249,8 @@ def open_draft(draft: GPT, network: GPT, executor: Executor, limit: int, vocab_s
 
 
 def shares(limit: int, network: GPT, draft: GPT, cache: torch.dtype | None = None) -> tuple[int, int]:
-    """Bytes of a limit for keys and values of the network, and for the draft's: as one token of each takes."""
+    """Bytes of a limit for keys and values of the network, and for the draft's: as one token of each
+    takes."""
     mine, its = (_token_bytes(each, cache) for each in (network, draft))
     return limit * mine // (mine + its), limit * its // (mine + its)
 

@@ -1,6 +1,8 @@
-"""Prompt lookup: propose that a text goes on as it did where its last tokens stood before (Saxena 2023; LLMA, Yang et al. 2023).
+"""Prompt lookup: propose that a text goes on as it did where its last tokens stood before (Saxena 2023; LLMA,
+Yang et al. 2023).
 
-A proposal that reaches the end of the text goes on in itself, so that what repeats with a short period is proposed as far as one likes.
+A proposal that reaches the end of the text goes on in itself, so that what repeats with a short period is
+proposed as far as one likes.
 """
 
 from __future__ import annotations
@@ -8,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-SIZES = (8, 5, 3, 2)  # tokens that must have stood before, to find the place: the longest run that did is gone on with
+# tokens that must have stood before, to find the place: the longest run that did is gone on with
+SIZES = (8, 5, 3, 2)
 SHORTEST = SIZES[-1]
 MOST = 15  # tokens that are proposed at once
-LONG = 4  # tokens of a run from which on a text is taken to be copying; then it may have changed a token or a few on the way
+# tokens of a run from which on a text is taken to be copying; then it may have changed a token or a few on
+# the way
+LONG = 4
 SLACK = 3  # tokens after such a run that may differ
 KINDS = (0, 2, 3, 4, 6, 9, 13, 20)  # runs of at least so many tokens are alike
 PRIOR = (0.3, 0.2, 0.35, 0.5, 0.65, 0.75, 0.85, 0.9)  # that the next token is the same too
@@ -61,7 +66,8 @@ class PromptLookup:
 
 
 def _run(ids: Sequence[int], end: int) -> int:
-    """How many tokens before `end` are those that the text ends with; more than the longest of KINDS make no difference."""
+    """How many tokens before `end` are those that the text ends with; more than the longest of KINDS make no
+    difference."""
     length = 0
     while length < min(end, KINDS[-1]) and ids[end - 1 - length] == ids[-1 - length]:
         length += 1

@@ -1,8 +1,9 @@
-"""What may follow in texts that are being written: found in the text itself, or drafted by a small network; nothing where it does not pay.
+"""What may follow in texts that are being written: found in the text itself, or drafted by a small network;
+nothing where it does not pay.
 
-Each proposal costs a row of the next round, a drafted one a step of the draft too, and saves a token's share of a round if it comes true.
-What rows and steps cost is measured (`StepCost`), and so is how often proposals come true (`AcceptanceRates`); as many are taken as make
-most tokens a second.
+Each proposal costs a row of the next round, a drafted one a step of the draft too, and saves a token's share
+of a round if it comes true. What rows and steps cost is measured (`StepCost`), and so is how often proposals
+come true (`AcceptanceRates`); as many are taken as make most tokens a second.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.generate.text.sequence import Sequence
 
 CHECK = 64  # each so many rounds with proposals, one without, so that what they are compared with stays true
-PATIENCE, MOST_PATIENCE = 32, 2048  # rounds without the draft after it did not pay; twice as many each time that follows
+# rounds without the draft after it did not pay; twice as many each time that follows
+PATIENCE, MOST_PATIENCE = 32, 2048
 
 
 @dataclass
@@ -43,8 +45,13 @@ class AcceptanceCount:
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Say once for each place that uses it that an attribute has another name now; the old one goes with the next release."""
-    warnings.warn(f"{old} is called {new} now; the old name goes with the next release", DeprecationWarning, stacklevel=3)
+    """Say once for each place that uses it that an attribute has another name now; the old one goes with the
+    next release."""
+    warnings.warn(
+        f"{old} is called {new} now; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
 
 
 @dataclass
@@ -78,7 +85,11 @@ class Speculator:
         self._proposals = {}
         if not self.step_cost.known:
             return {}
-        wanting = [(each, most) for each in writing if each.sample.row.config.speculation == "auto" and (most := self._most(each)) > 0]
+        wanting = [
+            (each, most)
+            for each in writing
+            if each.sample.row.config.speculation == "auto" and (most := self._most(each)) > 0
+        ]
         if self._since >= CHECK:
             self._since = 0
             return {}
@@ -146,19 +157,38 @@ class Speculator:
         count, rate = self.step_cost.best(texts, rows, probabilities)
         if not count:
             sequence.acceptance.fade(kinds[0])
-        drafting = self._ready(sequence) and self._expected(self.draft, most, texts, rows, 1)[1] > rate if self.draft is not None else False
+        drafting = (
+            self._ready(sequence) and self._expected(self.draft, most, texts, rows, 1)[1] > rate
+            if self.draft is not None
+            else False
+        )
         return None if drafting or not count else Proposal(tokens[:count], kinds[:count])
 
     def _ready(self, sequence: Sequence) -> bool:
         """Whether the draft could go on with the text at once."""
-        return self.draft is not None and not sequence.pause and bool(sequence.drafted) and self.draft.behind(sequence) <= NEAR
+        return (
+            self.draft is not None
+            and not sequence.pause
+            and bool(sequence.drafted)
+            and self.draft.behind(sequence) <= NEAR
+        )
 
-    def _expected(self, draft: DraftModel, most: int, texts: int, rows: int, others: int) -> tuple[int, float]:
-        """How many tokens to draft, and the tokens a second of such rounds, by what is known before any is drafted."""
+    def _expected(
+        self, draft: DraftModel, most: int, texts: int, rows: int, others: int
+    ) -> tuple[int, float]:
+        """How many tokens to draft, and the tokens a second of such rounds, by what is known before any is
+        drafted."""
         likely, step = draft.any.probability(0), draft.step_seconds(others, self.step_cost)
-        return self.step_cost.best(texts, rows, [likely**count for count in range(1, min(most, MOST) + 1)], lambda steps: steps * step)
+        return self.step_cost.best(
+            texts,
+            rows,
+            [likely**count for count in range(1, min(most, MOST) + 1)],
+            lambda steps: steps * step,
+        )
 
-    def _write_ahead(self, draft: DraftModel, wanting: Several[tuple[Sequence, int]], texts: int, rows: int) -> None:
+    def _write_ahead(
+        self, draft: DraftModel, wanting: Several[tuple[Sequence, int]], texts: int, rows: int
+    ) -> None:
         """Proposals by the draft for those texts where they pay, all of them side by side."""
         able: list[DraftedTokens] = []
         for sequence, most in wanting:
@@ -166,7 +196,9 @@ class Speculator:
                 sequence.pause -= 1
                 continue
             draft.follow(sequence)
-            most = min(most, MOST, draft.executor.max_length - len(sequence.sample.row.ids) + sequence.draft_base)
+            most = min(
+                most, MOST, draft.executor.max_length - len(sequence.sample.row.ids) + sequence.draft_base
+            )
             if most > 0 and self._pays(draft, sequence, most, texts, rows, len(wanting)):
                 able.append(DraftedTokens(sequence, sequence.sample.row.fork(), most))
         if able:
@@ -174,7 +206,9 @@ class Speculator:
             for ahead in able:
                 if draft.behind(ahead.sequence) > NEAR:
                     draft.read(ahead.sequence, draft.executor.rows)
-            self._draft_tokens(draft, [each for each in able if draft.behind(each.sequence) <= NEAR], texts, rows)
+            self._draft_tokens(
+                draft, [each for each in able if draft.behind(each.sequence) <= NEAR], texts, rows
+            )
             rest(draft.executor)
 
     def _draft_tokens(self, draft: DraftModel, near: Several[DraftedTokens], texts: int, rows: int) -> None:
@@ -184,15 +218,22 @@ class Speculator:
         active = list(near)
         while active:
             least = rate * (row + draft.step_seconds(len(active), self.step_cost))
-            going = (each for each in draft.step(active) if len(each.tokens) < each.most and each.tokens[-1] not in each.row.end_ids)
+            going = (
+                each
+                for each in draft.step(active)
+                if len(each.tokens) < each.most and each.tokens[-1] not in each.row.end_ids
+            )
             active = [each for each in going if each.reach[-1] * likely > least]
         for each in near:
             count, _ = self.step_cost.best(texts, rows, each.reach)
             rows += count
             self._note(each.sequence, Proposal(each.tokens[:count], each.kinds[:count], True))
 
-    def _pays(self, draft: DraftModel, sequence: Sequence, most: int, texts: int, rows: int, others: int) -> bool:
-        """Whether drafting is worth its time by what is known, with what the draft must read first; if not, wait before the next try."""
+    def _pays(
+        self, draft: DraftModel, sequence: Sequence, most: int, texts: int, rows: int, others: int
+    ) -> bool:
+        """Whether drafting is worth its time by what is known, with what the draft must read first; if not,
+        wait before the next try."""
         count, rate = self._expected(draft, most, texts, rows, others)
         if reading := draft.reading_seconds(draft.behind(sequence), self.step_cost):
             row = sequence.sample.row

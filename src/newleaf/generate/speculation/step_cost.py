@@ -1,4 +1,5 @@
-"""What a round costs: seconds of a step by its texts and rows, measured while writing, and how many proposals are worth theirs."""
+"""What a round costs: seconds of a step by its texts and rows, measured while writing, and how many proposals
+are worth theirs."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ class StepCost:
     """Measured seconds of a network's steps."""
 
     def __init__(self) -> None:
-        self._tables: dict[int, dict[int, tuple[float, int]]] = {}  # texts → rows → seconds, and how often they were measured
+        # texts → rows → seconds, and how often they were measured
+        self._tables: dict[int, dict[int, tuple[float, int]]] = {}
         self.choosing = 0.0  # seconds that the choice of a token takes once its logits are there
 
     @property
@@ -35,11 +37,15 @@ class StepCost:
         self.choosing = before + (min(each, WILDEST * before) - before) / SMOOTHING
 
     def seconds(self, texts: int, rows: int) -> float:
-        """What a step of so many rows takes; between and beyond measured ones along a line. In no unit while nothing is measured."""
+        """What a step of so many rows takes; between and beyond measured ones along a line. In no unit while
+        nothing is measured."""
         table = self._tables.get(texts) or next(iter(self._tables.values()), {})
         if rows in table:
             return table[rows][0]
-        less, more = max((n for n in table if n < rows), default=0), min((n for n in table if n > rows), default=0)
+        less, more = (
+            max((n for n in table if n < rows), default=0),
+            min((n for n in table if n > rows), default=0),
+        )
         if less and more:
             return table[less][0] + (table[more][0] - table[less][0]) * (rows - less) / (more - less)
         known = less or more
@@ -50,12 +56,17 @@ class StepCost:
         return max(0.0, self.seconds(texts, rows + 4) - self.seconds(texts, rows)) / 4
 
     def best(
-        self, texts: int, rows: int, probabilities: Sequence[float], each: Callable[[int], float] = lambda _: 0.0
+        self,
+        texts: int,
+        rows: int,
+        probabilities: Sequence[float],
+        each: Callable[[int], float] = lambda _: 0.0,
     ) -> tuple[int, float]:
-        """How many of some proposals make the round worth most tokens a second, and how many those are; no proposals are 0.
+        """How many of some proposals make the round worth most tokens a second, and how many those are; no
+        proposals are 0.
 
-        The round has so many `texts` and `rows` without them and gives a token for each text; the j-th proposal comes true
-        with `chances[j]` (all before it too); making k proposals takes `each(k)` seconds.
+        The round has so many `texts` and `rows` without them and gives a token for each text; the j-th
+        proposal comes true with `chances[j]` (all before it too); making k proposals takes `each(k)` seconds.
         """
         gain, best = float(texts), 0
         most = MARGIN * gain / (self.seconds(texts, rows) + self.choosing * gain)

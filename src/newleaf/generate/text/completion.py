@@ -14,11 +14,12 @@ from newleaf.generate.text.text_state import Piece
 class Completion:
     """One text and how it came to its end.
 
-    `end` is "end" (the end-of-text token, or all that a constraint allows), "stop" (a stop string or id), "length" (max_tokens: a
-    constraint may not be fulfilled yet) or "stuck" (no token may follow). `tokens` and `prompt_tokens` are there when logprobs and
-    prompt_logprobs were asked for. `rank` is what best_of (mean log-probability) or beam search (log-probability / length **
-    length_penalty) ordered the texts by. `past_context` says that prompt and text are longer than the model's context: whenever it
-    was full, the model went on from its later half, and no longer saw the beginning.
+    `end` is "end" (the end-of-text token, or all that a constraint allows), "stop" (a stop string or id),
+    "length" (max_tokens: a constraint may not be fulfilled yet) or "stuck" (no token may follow). `tokens`
+    and `prompt_tokens` are there when logprobs and prompt_logprobs were asked for. `rank` is what best_of
+    (mean log-probability) or beam search (log-probability / length ** length_penalty) ordered the texts by.
+    `past_context` says that prompt and text are longer than the model's context: whenever it was full, the
+    model went on from its later half, and no longer saw the beginning.
     """
 
     text: str = ""

@@ -14,7 +14,8 @@ from newleaf.generate.text.text_state import Piece, TextState
 
 @dataclass(frozen=True)
 class Reading:
-    """How far a prompt has been read: `processed` of `total` tokens, the first `cached` of which the cache had already."""
+    """How far a prompt has been read: `processed` of `total` tokens, the first `cached` of which the cache
+    had already."""
 
     total: int
     cached: int
@@ -25,9 +26,12 @@ Message = Piece | BaseException | None  # None: nothing more comes
 
 
 class Request:
-    """One prompt and its options in the engine. Iterate over it, with `for` or `async for`, for its pieces as they come."""
+    """One prompt and its options in the engine. Iterate over it, with `for` or `async for`, for its pieces as
+    they come."""
 
-    def __init__(self, config: SamplingConfig, samples: list[TextState], wake: Callable[[], None], adapter: int = 0) -> None:
+    def __init__(
+        self, config: SamplingConfig, samples: list[TextState], wake: Callable[[], None], adapter: int = 0
+    ) -> None:
         self.config, self.samples, self.adapter = config, samples, adapter
         self.cancelled = False
         self.reading: Reading | None = None
@@ -41,16 +45,19 @@ class Request:
         self._ended = False
 
     def cancel(self) -> None:
-        """Stop writing before the next token; iteration ends after the pieces that have come. Any thread may call this, at any time."""
+        """Stop writing before the next token; iteration ends after the pieces that have come. Any thread may
+        call this, at any time."""
         self.cancelled = True
         self._wake()
 
     def watch_reading(self) -> None:
-        """Let `batches` say, by an empty batch, that more of the prompt has been read; `reading` has how much."""
+        """Let `batches` say, by an empty batch, that more of the prompt has been read; `reading` has how
+        much."""
         self._watched = True
 
     def __iter__(self) -> Iterator[Piece]:
-        """Raises what went wrong in the engine, if something did. Leaving the loop early cancels the request."""
+        """Raises what went wrong in the engine, if something did. Leaving the loop early cancels the
+        request."""
         try:
             while (message := self._messages.get()) is not None:
                 yield self._checked(message)
@@ -65,8 +72,9 @@ class Request:
                 yield piece
 
     async def batches(self) -> AsyncIterator[list[Piece]]:
-        """The pieces without blocking the event loop: all that have come since the last time at once, those of one text as one piece, so
-        that a loop with many texts keeps up with the engine. Empty batches where the reading of the prompt is watched."""
+        """The pieces without blocking the event loop: all that have come since the last time at once, those
+        of one text as one piece, so that a loop with many texts keeps up with the engine. Empty batches where
+        the reading of the prompt is watched."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._listener = lambda: _set(loop, news)
         try:
@@ -137,7 +145,11 @@ class Request:
             yield self._checked(message)
 
     def _rank(self) -> None:
-        ranked = sorted(self.samples, key=lambda sample: -sample.mean_logprob) if self.config.best_of is not None else []
+        ranked = (
+            sorted(self.samples, key=lambda sample: -sample.mean_logprob)
+            if self.config.best_of is not None
+            else []
+        )
         for number, sample in enumerate(ranked[: self.config.n]):
             own = [piece for piece in self._kept if piece.sample == sample.number]
             scores = tuple(found for piece in own for found in piece.scores)

@@ -32,14 +32,16 @@ class Grouped(Protocol):
 
 @dataclass(eq=False)
 class Sequence:
-    """A text being written. `slot` is its place in the cache, None while it waits; `read` counts the tokens that the cache holds."""
+    """A text being written. `slot` is its place in the cache, None while it waits; `read` counts the tokens
+    that the cache holds."""
 
     sample: TextState
     request: Request
     slot: int | None = None
     read: int = 0
     published: int = 0  # pages that others may borrow
-    base: int = 0  # where in the text the context begins: a text that has filled it goes on from its later half
+    # where in the text the context begins: a text that has filled it goes on from its later half
+    base: int = 0
     group: Grouped | None = None  # of texts that are written as one
     adapter: int = 0  # which of the engine's it is written with; 0 is none
     lookup: PromptLookup = field(default_factory=PromptLookup)
@@ -67,7 +69,11 @@ class Sequence:
 
     @property
     def done(self) -> bool:
-        return self.sample.end is not None or self.request.cancelled or (self.group is not None and self.group.over)
+        return (
+            self.sample.end is not None
+            or self.request.cancelled
+            or (self.group is not None and self.group.over)
+        )
 
     @property
     def held(self) -> bool:

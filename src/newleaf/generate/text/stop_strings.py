@@ -4,10 +4,11 @@ from __future__ import annotations
 
 
 class StopFinder:
-    """Push text in, get out what is certain. After a stop string is found, nothing more comes out; the string itself never does.
+    """Push text in, get out what is certain. After a stop string is found, nothing more comes out; the string
+    itself never does.
 
-    Each character is looked at once for each stop string, however long they are and however much of them the text repeats (Knuth, Morris
-    and Pratt 1977).
+    Each character is looked at once for each stop string, however long they are and however much of them the
+    text repeats (Knuth, Morris and Pratt 1977).
     """
 
     def __init__(self, stops: tuple[str, ...]) -> None:
@@ -15,14 +16,19 @@ class StopFinder:
         self.held = ""
         self.found = False
         self._begun = [0] * len(stops)  # characters of each that stand at the end of the text
-        self._falls: list[list[int]] = [[] for _ in stops]  # how much of each still stands there where the next character is another
+        # how much of each still stands there where the next character is another
+        self._falls: list[list[int]] = [[] for _ in stops]
 
     def push(self, text: str) -> str:
         if self.found:
             return ""
         before = len(self.held)
         self.held += text
-        ends = [(place - len(stop), number) for number, stop in enumerate(self.stops) if (place := self._follow(number, text, before))]
+        ends = [
+            (place - len(stop), number)
+            for number, stop in enumerate(self.stops)
+            if (place := self._follow(number, text, before))
+        ]
         if ends:
             self.found = True
             return self.held[: min(ends)[0]]
@@ -49,7 +55,8 @@ class StopFinder:
         return 0
 
     def _fall(self, number: int, length: int) -> int:
-        """The longest shorter beginning of the stop string that its first `length` characters end with; known as far as it was needed."""
+        """The longest shorter beginning of the stop string that its first `length` characters end with; known
+        as far as it was needed."""
         stop, falls = self.stops[number], self._falls[number]
         while len(falls) < length:
             if not falls:

@@ -1,4 +1,5 @@
-"""Texts being written side by side: one token of each at a time, until a stop, the end of text or the limit."""
+"""Texts being written side by side: one token of each at a time, until a stop, the end of text or the
+limit."""
 
 from __future__ import annotations
 
@@ -22,17 +23,21 @@ from newleaf.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is certain now: complete UTF-8, and no beginning of a stop string. `sample` says whose; `end` is set on the last one."""
+    """Text that is certain now: complete UTF-8, and no beginning of a stop string. `sample` says whose; `end`
+    is set on the last one."""
 
     sample: int
     text: str
     end: str | None = (
-        None  # "length", "stop" (a stop string or id), "end" (of text, or of what a constraint allows), "stuck" (nothing may follow)
+        # "length", "stop" (a stop string or id), "end" (of text, or of what a constraint allows), "stuck"
+        # (nothing may follow)
+        None
     )
     scores: tuple[TokenScore, ...] = ()  # of the tokens since the last piece, when logprobs are asked for
     prompt: int = 0  # which of several prompts
     rank: float | None = None  # what best_of or beam search ordered it by, on the last piece
-    past_context: bool = False  # on the last piece: prompt and text are longer than the context, so their beginning was let go
+    # on the last piece: prompt and text are longer than the context, so their beginning was let go
+    past_context: bool = False
 
 
 @dataclass
@@ -61,7 +66,8 @@ class TextState:
         return self.end is not None and self.context is not None and len(self.row.ids) > self.context
 
     def take(self, token: int) -> str:
-        """Add a token and return the text it makes certain. Raises NotFiniteError where there is none to be chosen (OVERFLOW)."""
+        """Add a token and return the text it makes certain. Raises NotFiniteError where there is none to be
+        chosen (OVERFLOW)."""
         if token == NO_TOKEN_ALLOWED:
             return self.finish("stuck")
         if token == OVERFLOW:
@@ -88,14 +94,20 @@ class TextState:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, config: SamplingConfig, limit: int) -> list[int]:
-    """A prompt's ids; an empty one is the beginning-of-text token. Raises InputError when it leaves no room in a context of `limit`."""
+    """A prompt's ids; an empty one is the beginning-of-text token. Raises InputError when it leaves no room
+    in a context of `limit`."""
     ids = tokenizer.encode(prompt) or ([tokenizer.bos_id] if tokenizer.bos_id is not None else [])
     if not ids:
-        raise InputError("the prompt is empty, and this tokenizer has no beginning-of-text token to start from")
+        raise InputError(
+            "the prompt is empty, and this tokenizer has no beginning-of-text token to start from"
+        )
     if len(ids) >= limit:
         if config.truncate is None:
             advice = "shorten it, or cut its beginning off with truncate=left"
-            raise InputError(f"the prompt has {len(ids)} tokens and leaves no room to write: the context is {limit}; {advice}")
+            raise InputError(
+                f"the prompt has {len(ids)} tokens and leaves no room to write: the context is {limit}; "
+                f"{advice}"
+            )
         ids = ids[-max(limit - config.max_tokens, limit // 2) :]
     return ids
 
@@ -111,16 +123,21 @@ def start(
     shown: Mapping[int, str] | None = None,
     context: int | None = None,
 ) -> list[TextState]:
-    """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all, `context` the network's.
+    """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all,
+    `context` the network's.
 
-    `ends` are tokens that end a text, without any the tokenizer's own; `shown` are special tokens to be written out, and as what.
+    `ends` are tokens that end a text, without any the tokenizer's own; `shown` are special tokens to be
+    written out, and as what.
 
     Raises InputError for ids that the tokenizer does not have, and for constraints that cannot be.
     """
     for name, ids in config.ids.items():
         for token in ids:
             if token >= tokenizer.vocab_size:
-                raise InputError(f"{name}: there is no token {token}; the ids of this model end at {tokenizer.vocab_size - 1}")
+                raise InputError(
+                    f"{name}: there is no token {token}; the ids of this model end at "
+                    f"{tokenizer.vocab_size - 1}"
+                )
     seed = config.seed if config.seed is not None else secrets.randbits(62)
     own_end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
     all_ends = frozenset(config.stop_ids) | (frozenset(ends) or frozenset(own_end))
@@ -131,7 +148,9 @@ def start(
     for place, prompt in enumerate(prompts):
         for number in range(count):
             own = constraint.fork() if constraint is not None else None
-            row = SamplerRow(config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own, utf8)
+            row = SamplerRow(
+                config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own, utf8
+            )
             row.begun = utf8.begun(prompt) if utf8 is not None else b""
             # What a constraint allows is written as it stands there, even where nothing comes before it.
             decoder = tokenizer.stream_decoder(shown, after=prompt, inside=own is not None)
@@ -141,7 +160,8 @@ def start(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch on one thread: a row of logits is little work, and its other threads would fight with the runner's for the cores."""
+    """PyTorch on one thread: a row of logits is little work, and its other threads would fight with the
+    runner's for the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -153,8 +173,12 @@ def one_thread() -> Iterator[None]:
 def add_scores(logits: Tensor, samples: Sequence[TextState], tokens: Sequence[int], known: int) -> None:
     """Add each token's score to its text; STUCK and OVERFLOW have none. `known` is the tokenizer's size."""
     top = max(sample.row.config.logprobs or 0 for sample in samples)
-    for sample, token, found in zip(samples, tokens, score(logits, [max(token, 0) for token in tokens], top, known), strict=True):
+    for sample, token, found in zip(
+        samples, tokens, score(logits, [max(token, 0) for token in tokens], top, known), strict=True
+    ):
         if token >= 0:
             sample.logprob += found.logprob or 0.0
             if sample.row.config.logprobs is not None:
-                sample.waiting.append(TokenScore(found.id, found.logprob, found.top[: sample.row.config.logprobs]))
+                sample.waiting.append(
+                    TokenScore(found.id, found.logprob, found.top[: sample.row.config.logprobs])
+                )

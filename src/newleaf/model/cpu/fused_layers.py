@@ -1,6 +1,8 @@
-"""Parts of a layer as one step each, forwards and backwards, for training on a CPU: fewer passes over memory, larger matrix products.
+"""Parts of a layer as one step each, forwards and backwards, for training on a CPU: fewer passes over memory,
+larger matrix products.
 
-Each computes what the plain modules beside it compute; where one does not apply (see `fits`), the modules themselves run.
+Each computes what the plain modules beside it compute; where one does not apply (see `fits`), the modules
+themselves run.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ def available() -> bool:
 
 
 def fits(x: Tensor) -> bool:
-    """Whether these activations [B, T, C] are for the compiled loops: on a CPU, many, in bf16 or fp32, and in whole registers."""
+    """Whether these activations [B, T, C] are for the compiled loops: on a CPU, many, in bf16 or fp32, and in
+    whole registers."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.bfloat16, torch.float32)
@@ -56,7 +59,9 @@ class _RMSNorm(torch.autograd.Function):
         x, fp32 = x.contiguous(), weight.float()
         out = torch.empty_like(x)
         rows, width = x.numel() // x.shape[-1], x.shape[-1]
-        norms.rms_norm_forward(rows, PORTION, x.data_ptr(), out.data_ptr(), fp32.data_ptr(), width, _wide(x), _bits(eps))
+        norms.rms_norm_forward(
+            rows, PORTION, x.data_ptr(), out.data_ptr(), fp32.data_ptr(), width, _wide(x), _bits(eps)
+        )
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         return out
@@ -81,12 +86,15 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses fp32 [N] and their gradients softmax − one-hot, which take the place of the logits [N, V]; zero where a target is below 0."""
+    """Losses fp32 [N] and their gradients softmax − one-hot, which take the place of the logits [N, V]; zero
+    where a target is below 0."""
     from newleaf.kernels import cross_entropy
 
     rows, width = logits.shape
     losses, targets = torch.empty(rows), targets.contiguous()
-    cross_entropy.cross_entropy(rows, 8, logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), width, _wide(logits))
+    cross_entropy.cross_entropy(
+        rows, 8, logits.data_ptr(), targets.data_ptr(), losses.data_ptr(), width, _wide(logits)
+    )
     return losses, logits
 
 
@@ -97,7 +105,9 @@ class _SwiGLU(torch.autograd.Function):
 
         both, width = both.contiguous(), both.shape[-1] // 2
         out = torch.empty(*both.shape[:-1], width, dtype=both.dtype)
-        activations.swiglu_forward(out.numel() // width, PORTION, both.data_ptr(), out.data_ptr(), width, _wide(both))
+        activations.swiglu_forward(
+            out.numel() // width, PORTION, both.data_ptr(), out.data_ptr(), width, _wide(both)
+        )
         ctx.save_for_backward(both)
         return out
 
@@ -110,7 +120,13 @@ class _SwiGLU(torch.autograd.Function):
         grad, gradients = grads[0].contiguous(), torch.empty_like(both)
         width = grad.shape[-1]
         activations.swiglu_backward(
-            grad.numel() // width, PORTION, both.data_ptr(), grad.data_ptr(), gradients.data_ptr(), width, _wide(grad)
+            grad.numel() // width,
+            PORTION,
+            both.data_ptr(),
+            grad.data_ptr(),
+            gradients.data_ptr(),
+            width,
+            _wide(grad),
         )
         return gradients
 
@@ -138,7 +154,9 @@ class _GELU(torch.autograd.Function):
 
         (x,) = ctx.saved_tensors
         grad, out, width = grads[0].contiguous(), torch.empty_like(x), x.shape[-1]
-        activations.gelu_backward(x.numel() // width, PORTION, x.data_ptr(), grad.data_ptr(), out.data_ptr(), width, _wide(x))
+        activations.gelu_backward(
+            x.numel() // width, PORTION, x.data_ptr(), grad.data_ptr(), out.data_ptr(), width, _wide(x)
+        )
         return out
 
 
@@ -164,18 +182,26 @@ class _Attention(torch.autograd.Function):
         qkv = qkv.contiguous()
         batch, length, width = qkv.shape
         dim, group = width // (heads + 2 * kv_heads), heads // kv_heads
-        q = torch.empty(batch * kv_heads, group, length, dim, dtype=qkv.dtype)  # queries that share their keys stand together
+        # queries that share their keys stand together
+        q = torch.empty(batch * kv_heads, group, length, dim, dtype=qkv.dtype)
         k, v = torch.empty(2, batch * kv_heads, length, dim, dtype=qkv.dtype).unbind()
         tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
         about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads, _address(begins))
-        fused_attention.heads_forward(batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about)
+        fused_attention.heads_forward(
+            batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about
+        )
         mixed, shares, keys = torch.empty_like(q), [], []
         for start in range(0, length, QUERIES):
             end = min(start + QUERIES, length)
-            low = 0 if begins is None else int(begins[:, start].min()) // LANES * LANES  # nobody here sees a key before
+            # nobody here sees a key before
+            low = 0 if begins is None else int(begins[:, start].min()) // LANES * LANES
             scores = torch.bmm(_some(q, start, end), k[:, low:end].mT)
             rows = batch * heads * (end - start)
-            places = (0, 0, 0, 1) if begins is None else (begins[:, start:].data_ptr(), length, low, heads * (end - start))
+            places = (
+                (0, 0, 0, 1)
+                if begins is None
+                else (begins[:, start:].data_ptr(), length, low, heads * (end - start))
+            )
             fused_attention.causal_softmax_forward(
                 rows, PORTION, scores.data_ptr(), end - start, end - low, start - low, _wide(qkv), *places
             )
@@ -183,7 +209,8 @@ class _Attention(torch.autograd.Function):
             shares.append(scores)
             keys.append((low, end))
         ctx.save_for_backward(qkv, q, k, v, *shares)
-        ctx.tables, ctx.about, ctx.keys, ctx.begins = tables, about, keys, begins  # whose addresses the loops are given
+        # whose addresses the loops are given
+        ctx.tables, ctx.about, ctx.keys, ctx.begins = tables, about, keys, begins
         return mixed.view(batch, heads, length, dim).transpose(1, 2).flatten(2)
 
     @staticmethod
@@ -200,12 +227,16 @@ class _Attention(torch.autograd.Function):
         if ctx.keys[-1] != (0, length):
             dk.zero_()
             dv.zero_()
-        for share, start, (low, end) in zip(reversed(shares), reversed(range(0, length, QUERIES)), reversed(ctx.keys), strict=True):
+        for share, start, (low, end) in zip(
+            reversed(shares), reversed(range(0, length, QUERIES)), reversed(ctx.keys), strict=True
+        ):
             some = _some(grad, start, end)
             gradient = torch.bmm(some, v[:, low:end].mT)
             rows = batch * heads * (end - start)
             about = (end - start, end - low, start - low, wide)
-            fused_attention.causal_softmax_backward(rows, PORTION, share.data_ptr(), gradient.data_ptr(), *about)
+            fused_attention.causal_softmax_backward(
+                rows, PORTION, share.data_ptr(), gradient.data_ptr(), *about
+            )
             dq[:, :, start:end] = torch.bmm(gradient, k[:, low:end]).view(-1, group, end - start, dim)
             if (low, end) == (0, length):
                 torch.bmm(share.mT, some, out=dv)
@@ -216,7 +247,9 @@ class _Attention(torch.autograd.Function):
         back = torch.empty_like(qkv)
         sums = torch.zeros(_chunks(batch * length), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
-        fused_attention.heads_backward(batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION)
+        fused_attention.heads_backward(
+            batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION
+        )
         q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
         return back, q_sum, k_sum, None, None, None, None, None, None, None
 
@@ -234,10 +267,11 @@ def causal_attention(
     qkv: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, rotary: tuple[Tensor, Tensor] | None, heads: int, kv_heads: int,
     scale: float, begins: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Plain causal attention of queries, keys and values [B, T, (H + 2 K) · D] → [B, T, H · D], before the output projection.
+    """Plain causal attention of queries, keys and values [B, T, (H + 2 K) · D] → [B, T, H · D], before the
+    output projection.
 
-    `norms` are QK norm's weights [D]; `rotary` fp32 tables [T, D] of halves. A query sees nothing before its place in `begins` int32
-    [B, T], where that is given.
+    `norms` are QK norm's weights [D]; `rotary` fp32 tables [T, D] of halves. A query sees nothing before its
+    place in `begins` int32 [B, T], where that is given.
     """
     q_norm, k_norm = norms or (None, None)
     cos, sin = rotary or (None, None)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 
 class Replacement(nn.Module):
-    """A layer in a Linear's place that knows how to take its product along with those of its neighbours, plain ones among them."""
+    """A layer in a Linear's place that knows how to take its product along with those of its neighbours,
+    plain ones among them."""
 
     def fused_projection(self, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-        """The outputs of all `layers`, of which this is one, one after the other: x [..., C] → [..., sum of rows]."""
+        """The outputs of all `layers`, of which this is one, one after the other: x [..., C] → [..., sum of
+        rows]."""
         raise NotImplementedError
 
 
@@ -27,7 +29,9 @@ def fused_projection(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
     for layer in layers:
         if isinstance(layer, Replacement):
             return layer.fused_projection(x, layers)
-    return F.linear(x, stacked([layer.weight for layer in layers if isinstance(layer, nn.Linear)]), stacked_bias(layers))
+    return F.linear(
+        x, stacked([layer.weight for layer in layers if isinstance(layer, nn.Linear)]), stacked_bias(layers)
+    )
 
 
 def stacked(weights: Sequence[Tensor]) -> Tensor:
@@ -47,7 +51,8 @@ def stacked_bias(layers: Sequence[nn.Module]) -> Tensor | None:
 
 
 def make_contiguous(layers: Sequence[nn.Linear]) -> None:
-    """Move the weights of frozen layers into one piece of memory, so that their common product needs no copy."""
+    """Move the weights of frozen layers into one piece of memory, so that their common product needs no
+    copy."""
     if _adjacent([layer.weight for layer in layers]):
         return
     whole = torch.cat([layer.weight.detach() for layer in layers])
@@ -59,7 +64,11 @@ def _adjacent(weights: Sequence[Tensor]) -> bool:
     end = weights[0].data_ptr()
     storage = weights[0].untyped_storage().data_ptr()
     for weight in weights:
-        alike = weight.dtype == weights[0].dtype and weight.shape[1:] == weights[0].shape[1:] and weight.is_contiguous()
+        alike = (
+            weight.dtype == weights[0].dtype
+            and weight.shape[1:] == weights[0].shape[1:]
+            and weight.is_contiguous()
+        )
         if not alike or weight.data_ptr() != end or weight.untyped_storage().data_ptr() != storage:
             return False
         end += weight.nbytes

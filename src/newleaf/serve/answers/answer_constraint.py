@@ -1,4 +1,5 @@
-"""What holds an answer to its schemas and calls: the grammar, and what has to stand before it in the prompt."""
+"""What holds an answer to its schemas and calls: the grammar, and what has to stand before it in the
+prompt."""
 
 from __future__ import annotations
 
@@ -30,12 +31,14 @@ from newleaf.text.reasoning import CHANNEL, OPEN, marks_in
 
 @dataclass(frozen=True)
 class ConstrainedPrompt:
-    """The prompt, the engine's option that constrains what follows (none: {}), and which schemas had to be loosened for it."""
+    """The prompt, the engine's option that constrains what follows (none: {}), and which schemas had to be
+    loosened for it."""
 
     prompt: Prompt
     constraint: Mapping[str, Any] = field(default_factory=dict)
     loosened: tuple[str, ...] = ()  # keywords, by their paths in the request
-    functions: Mapping[str, AnswerSchema] = field(default_factory=dict)  # those to be checked when they are whole, by name
+    # those to be checked when they are whole, by name
+    functions: Mapping[str, AnswerSchema] = field(default_factory=dict)
     schema: AnswerSchema | None = None  # to be checked at the end
     param: str | None = None  # whose grammar it is
 
@@ -53,9 +56,15 @@ class ConstrainedPrompt:
 
 
 def constrained(
-    loaded_model: LoadedModel, question: Question, prompt: Prompt, source: str, form: Form | None, careful: bool
+    loaded_model: LoadedModel,
+    question: Question,
+    prompt: Prompt,
+    source: str,
+    form: Form | None,
+    careful: bool,
 ) -> ConstrainedPrompt:
-    """What holds the answer. `careful`: compile each schema by itself, so that the error, or what is loosened, is that of one.
+    """What holds the answer. `careful`: compile each schema by itself, so that the error, or what is
+    loosened, is that of one.
 
     Raises ApiError for what cannot be together, and for schemas that cannot be kept.
     """
@@ -64,7 +73,11 @@ def constrained(
         what = "a message that is gone on with becomes no call in gpt-oss's chat format"
         raise ApiError(400, f"tool_choice: {what}", "tool_choice", "invalid_value")
     shape = None if must else question.shape()
-    shapes = question.functions() if form is not None and (must or shape is not None or _by_itself(form, question)) else {}
+    shapes = (
+        question.functions()
+        if form is not None and (must or shape is not None or _by_itself(form, question))
+        else {}
+    )
     if not shapes and shape is None:
         return ConstrainedPrompt(prompt)
     grammars = loaded_model.grammars if careful else None
@@ -92,15 +105,19 @@ def constrained(
         prompt,
         {"grammar": grammar},
         tuple(line for lines in gone.values() for line in lines) + said,
-        {name: found for name, each in functions.items() if (found := shapes[name].watched(each, form in MARKUPS)) is not None},
+        {
+            name: found
+            for name, each in functions.items()
+            if (found := shapes[name].watched(each, form in MARKUPS)) is not None
+        },
         shape.watched(schema) if shape is not None and schema is not None else None,
         "tools" if held else question.schema_param,
     )
 
 
 def _by_itself(form: Form, question: Question) -> bool:
-    """Whether free answers are held to the functions' schemas once they call: always in our own form; in others for strict functions,
-    where a mark says that a call begins."""
+    """Whether free answers are held to the functions' schemas once they call: always in our own form; in
+    others for strict functions, where a mark says that a call begins."""
     return form == "own" or (form in ("tags", "list", "named", *MARKUPS, *SECTIONS) and bool(question.strict))
 
 

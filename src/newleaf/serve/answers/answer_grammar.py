@@ -1,4 +1,5 @@
-"""Grammars for whole answers: thoughts where a model has them, and then JSON, calls of tools, or free text."""
+"""Grammars for whole answers: thoughts where a model has them, and then JSON, calls of tools, or free
+text."""
 
 from __future__ import annotations
 
@@ -28,13 +29,20 @@ def answer_grammar(thoughts: Thoughts, answers: Sequence[str]) -> str:
         return "\n".join([f"start: {names}", *rules])
     begin = "" if thoughts == "inside" else f"{json.dumps(THOUGHT_BEGINS)} "
     many = "thoughts" if thoughts == "inside" else "thoughts?"
-    more = [f"thoughts: {begin}thinking space", f"thinking[suffix={json.dumps(THOUGHT_ENDS)}]: /(?s:.*)/", r"space: /\s{0,4}/"]
+    more = [
+        f"thoughts: {begin}thinking space",
+        f"thinking[suffix={json.dumps(THOUGHT_ENDS)}]: /(?s:.*)/",
+        r"space: /\s{0,4}/",
+    ]
     return "\n".join([f"start: {many} answer", f"answer: {names}", *more, *rules])
 
 
-def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str], functions: Sequence[dict[str, Any]]) -> str:
-    """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any, and then one of `answers` in
-    the final one, or a call of one of these functions, whose parameters are `Prepared`. `control` gives the ids of control tokens."""
+def channel_grammar(
+    control: Callable[[str], int | None], answers: Sequence[str], functions: Sequence[dict[str, Any]]
+) -> str:
+    """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any,
+    and then one of `answers` in the final one, or a call of one of these functions, whose parameters are
+    `Prepared`. `control` gives the ids of control tokens."""
 
     def mark(text: str) -> str:
         return _mark(control, text)
@@ -47,7 +55,9 @@ def channel_grammar(control: Callable[[str], int | None], answers: Sequence[str]
         head = json.dumps(f"commentary to=functions.{each['name']} ")
         rules.append(f'call_{number}: {channel} {head} {mark(CONSTRAIN)} "json" {message} arguments_{number}')
         rules.append(each["parameters"].rules(f"arguments_{number}"))
-    ways = " | ".join([*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))])
+    ways = " | ".join(
+        [*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))]
+    )
     thoughts = f'{channel} "{THOUGHTS}" {message} THINKING? {mark(END)} {mark(START)} "assistant"'
     return "\n".join([f"start: thoughts? ({ways})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules])
 
@@ -72,8 +82,8 @@ def calls_answer(
 ) -> str:
     """One call of these functions, whose parameters are `Prepared`, or more where they may be `parallel`.
 
-    Before them stands what `lead` says: nothing that the prompt can have, the form's mark, or text up to its mark. `control` gives
-    the ids of control tokens.
+    Before them stands what `lead` says: nothing that the prompt can have, the form's mark, or text up to its
+    mark. `control` gives the ids of control tokens.
     """
     if form in MARKUPS:
         return _markup_answer(MARKUPS[form], functions, parallel, lead)
@@ -90,7 +100,9 @@ def calls_answer(
     rules = []
     for number, each in enumerate(functions):
         head = f"{before}{json.dumps(each['name'])}, {json.dumps(key)}: "
-        begin = f"{json.dumps(each['name'])} {_mark(control, ARGUMENTS)}" if form == "named" else json.dumps(head)
+        begin = (
+            f"{json.dumps(each['name'])} {_mark(control, ARGUMENTS)}" if form == "named" else json.dumps(head)
+        )
         rules.append(f"call_{number}: {begin} arguments_{number} {json.dumps(after) if after else ''}")
         rules.append(each["parameters"].rules(f"arguments_{number}"))
     one = " | ".join(f"call_{number}" for number in range(len(functions)))
@@ -114,7 +126,11 @@ def _markup_answer(markup: Markup, functions: Sequence[dict[str, Any]], parallel
 
 
 def _section_answer(
-    section: Section, functions: Sequence[dict[str, Any]], parallel: bool, control: Callable[[str], int | None], lead: Lead
+    section: Section,
+    functions: Sequence[dict[str, Any]],
+    parallel: bool,
+    control: Callable[[str], int | None],
+    lead: Lead,
 ) -> str:
     def marks(text: str) -> str:
         return " ".join(_mark(control, part) for part in section.parts(text))
@@ -129,12 +145,17 @@ def _section_answer(
     between = '"\\n"? ' if section.tail.startswith("\n") else ""
     more = f" ({between}call){{0,{MANY - 1}}}" if parallel else ""
     said = "before " if lead == "text" else ""
-    rules += ["before: BEFORE?", f"BEFORE: /(?s:.+)/ & ~/(?s:.*){_escaped(section.begin)}(?s:.*)/"] if said else []
-    return "\n".join([f"calls: {said}{marks(section.begin)} call{more} {marks(section.end)}", f"call: {one}", *rules])
+    rules += (
+        ["before: BEFORE?", f"BEFORE: /(?s:.+)/ & ~/(?s:.*){_escaped(section.begin)}(?s:.*)/"] if said else []
+    )
+    return "\n".join(
+        [f"calls: {said}{marks(section.begin)} call{more} {marks(section.end)}", f"call: {one}", *rules]
+    )
 
 
 def opening(form: Form) -> str | None:
-    """A control token that is written before calls, and that belongs to the prompt where calls are required."""
+    """A control token that is written before calls, and that belongs to the prompt where calls are
+    required."""
     return LIST if form in ("list", "named") else None
 
 

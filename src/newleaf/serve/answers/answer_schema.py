@@ -1,4 +1,5 @@
-"""The schemas that parts of an answer are to fit: made ready for a grammar, and errors told by the names that the request has for them."""
+"""The schemas that parts of an answer are to fit: made ready for a grammar, and errors told by the names that
+the request has for them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class UncheckedError(Exception):
 
 @dataclass(frozen=True)
 class AnswerSchema:
-    """A schema as the request gives it. `param` is its name in OpenAI's errors, `place` its path in the body."""
+    """A schema as the request gives it. `param` is its name in OpenAI's errors, `place` its path in the
+    body."""
 
     schema: Any
     param: str
@@ -29,8 +31,8 @@ class AnswerSchema:
     strict: bool = False
 
     def ready(self, grammars: Grammars | None) -> Prepared:
-        """The schema for a grammar. With `grammars` it is compiled by itself, so that what fails is found and, unless this is strict,
-        dropped; without, it may still fail.
+        """The schema for a grammar. With `grammars` it is compiled by itself, so that what fails is found
+        and, unless this is strict, dropped; without, it may still fail.
 
         Raises ApiError that names the keyword and its place.
         """
@@ -47,19 +49,23 @@ class AnswerSchema:
         return tuple(self.place + pointer.removeprefix("#") for pointer in prepared.loosened)
 
     def watched(self, prepared: Prepared, bare: bool = False) -> AnswerSchema | None:
-        """What of this schema is to be looked at when a value is whole: all where the grammar's was loosened or values are `bare`
-        text, only names that stand there twice where others than those listed may; None for nothing."""
+        """What of this schema is to be looked at when a value is whole: all where the grammar's was loosened
+        or values are `bare` text, only names that stand there twice where others than those listed may; None
+        for nothing."""
         return self if prepared.loosened or bare else replace(self, schema=True) if prepared.open else None
 
     def unmet(self, grammars: Grammars, text: str) -> list[str]:
-        """Where JSON does not fit the schema as it was given, or has a name twice. Raises UncheckedError where that cannot be said."""
+        """Where JSON does not fit the schema as it was given, or has a name twice. Raises UncheckedError
+        where that cannot be said."""
         twice: list[str] = []
 
         def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
             value = dict(found)
             if len(value) < len(found) and len(twice) < MOST_TWICE:
                 names = [name for name, _ in found]
-                twice.append(f"{self.place}: an object has the name {max(names, key=names.count)[:80]!r} twice")
+                twice.append(
+                    f"{self.place}: an object has the name {max(names, key=names.count)[:80]!r} twice"
+                )
             return value
 
         try:
@@ -73,7 +79,8 @@ class AnswerSchema:
 
 
 def as_object(schema: Any) -> Any:
-    """The schema of a call's arguments, which are an object, whatever the function's parameters say or leave open."""
+    """The schema of a call's arguments, which are an object, whatever the function's parameters say or leave
+    open."""
     if not isinstance(schema, dict) or schema.get("type") == "object":
         return schema or {"type": "object", "properties": {}}
     return {**schema, "type": "object"}

@@ -1,4 +1,5 @@
-"""From a conversation to answers as they come: rendered, handed to the engine, and told apart into text, thoughts and calls of tools."""
+"""From a conversation to answers as they come: rendered, handed to the engine, and told apart into text,
+thoughts and calls of tools."""
 
 from __future__ import annotations
 
@@ -17,7 +18,17 @@ from newleaf.serve.answers.answer_schema import UncheckedError
 from newleaf.serve.answers.question import Question
 from newleaf.serve.answers.request_options import check_prompt, check_texts, longest
 from newleaf.serve.answers.tool_call_parsers import reader
-from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart, Form, Piece, Reader, form_of, marks_of
+from newleaf.serve.answers.tool_calls import (
+    Call,
+    CallEnd,
+    CallPart,
+    CallStart,
+    Form,
+    Piece,
+    Reader,
+    form_of,
+    marks_of,
+)
 from newleaf.serve.answers.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.serve.api_errors import ApiError, refused
 from newleaf.serve.http.server_settings import Limits
@@ -54,12 +65,19 @@ class Told:
             self.name, self.arguments = piece.name, ""
         elif isinstance(piece, CallPart) and self.keeps:
             self.arguments += piece.arguments
-        return piece if isinstance(piece, Call) else Call(self.name, self.arguments) if isinstance(piece, CallEnd) else None
+        return (
+            piece
+            if isinstance(piece, Call)
+            else Call(self.name, self.arguments)
+            if isinstance(piece, CallEnd)
+            else None
+        )
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What has come of the answer with this number: a part of its text or thoughts, a call or a piece of one, or its end."""
+    """What has come of the answer with this number: a part of its text or thoughts, a call or a piece of one,
+    or its end."""
 
     index: int
     part: Piece | None = None
@@ -116,17 +134,27 @@ class Answers:
         self.request.cancel()
 
     async def deltas(self, live: bool = False) -> AsyncIterator[list[Delta]]:
-        """What comes, all that has come since the last time at once; nothing where the reading of the prompt is watched and has gone on.
-        Calls come whole or, `live`, while they are written."""
+        """What comes, all that has come since the last time at once; nothing where the reading of the prompt
+        is watched and has gone on. Calls come whole or, `live`, while they are written."""
         count = self.request.config.n
         splits = [self.plan.splitter() for _ in range(count)]
-        told = [Told(reader(self._form, self._functions, self._must, live), self._parallel, bool(self._held.watched)) for _ in range(count)]
+        told = [
+            Told(
+                reader(self._form, self._functions, self._must, live),
+                self._parallel,
+                bool(self._held.watched),
+            )
+            for _ in range(count)
+        ]
         async for pieces in self.request.batches():
             found: list[Delta] = []
             for piece in pieces:
                 number, one = piece.sample, told[piece.sample]
                 parts: list[Piece] = []
-                for part in [*splits[number].push(piece.text), *(splits[number].finish() if piece.end else [])]:
+                for part in [
+                    *splits[number].push(piece.text),
+                    *(splits[number].finish() if piece.end else []),
+                ]:
                     parts += one.reader.push(part)
                 cut = self._reason(piece.end) == "length"
                 parts += one.reader.finish(cut) if piece.end else []
@@ -140,13 +168,22 @@ class Answers:
                         scores = ()
                 if piece.end:
                     await self._check(None if one.calls or cut else one.said)
-                    found.append(Delta(number, end="tool_calls" if one.calls and not cut else self._reason(piece.end)))
+                    found.append(
+                        Delta(number, end="tool_calls" if one.calls and not cut else self._reason(piece.end))
+                    )
             if found or not pieces:
                 yield found
 
     async def _check(self, value: Call | str | None) -> None:
-        """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar holds not all of it."""
-        shape = self._held.functions.get(value.name) if isinstance(value, Call) else self._held.schema if isinstance(value, str) else None
+        """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar holds
+        not all of it."""
+        shape = (
+            self._held.functions.get(value.name)
+            if isinstance(value, Call)
+            else self._held.schema
+            if isinstance(value, str)
+            else None
+        )
         if shape is None:
             return
         if shape.place in self._unchecked:  # once is enough: such checks are slow
@@ -160,22 +197,31 @@ class Answers:
             self.unmet.append(f"{shape.place}: was not checked, since that cannot be done or took too long")
 
     def _reason(self, end: str | None) -> str:
-        """OpenAI's word for an end. A text that got stuck in its constraint is cut like one that is too long."""
+        """OpenAI's word for an end. A text that got stuck in its constraint is cut like one that is too
+        long."""
         return "length" if end in ("length", "stuck") else "stop"
 
 
 def ask(
-    loaded_model: LoadedModel, question: Question, limits: Limits, options: Callable[[int, Mapping[str, Any]], SamplingConfig]
+    loaded_model: LoadedModel,
+    question: Question,
+    limits: Limits,
+    options: Callable[[int, Mapping[str, Any]], SamplingConfig],
 ) -> Answers:
-    """Render the question and hand it to the engine; not for the event loop's thread. `options` makes the engine's options of
-    the room that the prompt leaves and of the constraint.
+    """Render the question and hand it to the engine; not for the event loop's thread. `options` makes the
+    engine's options of the room that the prompt leaves and of the constraint.
 
     Raises ApiError for what the model or the server cannot do.
     """
     try:
         responder = loaded_model.responder
     except InputError as error:
-        raise ApiError(400, f"{loaded_model.name}: {error}; POST /v1/completions goes on with text", "model", "no_chat_template") from None
+        raise ApiError(
+            400,
+            f"{loaded_model.name}: {error}; POST /v1/completions goes on with text",
+            "model",
+            "no_chat_template",
+        ) from None
     tools = question.tools if question.choice != "none" else ()
     check_texts(contents(question.messages), loaded_model, limits, "messages")
     source = responder.template.source(list(tools) or None)
@@ -187,17 +233,28 @@ def ask(
         return conversation_prompt(responder, messages, tools, form_of(source), how)
 
     try:
-        how = Rendering(given, continue_final_message=question.go_on, variables={**(question.variables or {}), **(effort or {})})
-        prompt = shortened(question.messages, rendered, longest(loaded_model, limits)) if question.cut else rendered(question.messages)
+        how = Rendering(
+            given,
+            continue_final_message=question.go_on,
+            variables={**(question.variables or {}), **(effort or {})},
+        )
+        prompt = (
+            shortened(question.messages, rendered, longest(loaded_model, limits))
+            if question.cut
+            else rendered(question.messages)
+        )
     except InputError as error:
         raise refused(error, default="messages") from None
     functions = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
-    for careful in (False, True):  # schemas are compiled one by one only where that of the whole answer failed
+    # schemas are compiled one by one only where that of the whole answer failed
+    for careful in (False, True):
         held = constrained(loaded_model, question, prompt, source, form, careful)
         check_prompt(len(held.prompt.ids), loaded_model, limits, "messages")
         config = options(loaded_model.context - len(held.prompt.ids), held.constraint)
         try:
-            plan = _seeing_calls(responder.plan(held.prompt, config, how.tools, question.go_on), loaded_model, form)
+            plan = _seeing_calls(
+                responder.plan(held.prompt, config, how.tools, question.go_on), loaded_model, form
+            )
             loaded_model.make_room(config.n)
             request = loaded_model.submit(held.prompt.ids, plan.config, plan.ends, plan.shown)
         except InputError as error:
@@ -210,9 +267,11 @@ def ask(
     return answers
 
 
-def conversation_prompt(responder: ChatResponder, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering) -> Prompt:
-    """The conversation as the model reads it. Templates without a place for tools get them in the system message, and those without
-    a system message in the first of the user's."""
+def conversation_prompt(
+    responder: ChatResponder, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering
+) -> Prompt:
+    """The conversation as the model reads it. Templates without a place for tools get them in the system
+    message, and those without a system message in the first of the user's."""
     messages = check_messages(messages)
     if form != "own":
         return responder.prompt(with_parsed_arguments(messages), how)
@@ -225,9 +284,11 @@ def conversation_prompt(responder: ChatResponder, messages: Sequence[Message], t
         return responder.prompt(with_tools(told, tools, "user"), how)
 
 
-def shortened(messages: Sequence[Message], rendered: Callable[[Sequence[Message]], Prompt], most: int) -> Prompt:
-    """The conversation as the model reads it, without the oldest turns where it has more than `most` tokens. A turn begins with a user's
-    message; what stands before the first, and the last turn, stay."""
+def shortened(
+    messages: Sequence[Message], rendered: Callable[[Sequence[Message]], Prompt], most: int
+) -> Prompt:
+    """The conversation as the model reads it, without the oldest turns where it has more than `most` tokens.
+    A turn begins with a user's message; what stands before the first, and the last turn, stay."""
     prompt = rendered(messages)
     turns = [number for number, message in enumerate(messages) if message.get("role") == "user"]
     if len(prompt.ids) <= most or len(turns) < 2:
@@ -249,7 +310,13 @@ def _effort(effort: str | None, source: str) -> dict[str, Any] | None:
     if effort is None:
         return {}
     if effort == "none":
-        return {"enable_thinking": False} if "enable_thinking" in source else {} if "reasoning_effort" not in source else None
+        return (
+            {"enable_thinking": False}
+            if "enable_thinking" in source
+            else {}
+            if "reasoning_effort" not in source
+            else None
+        )
     return {"reasoning_effort": effort} if "reasoning_effort" in source else None
 
 

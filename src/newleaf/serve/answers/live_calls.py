@@ -6,7 +6,18 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from newleaf.serve.answers.tool_calls import ARGUMENTS, CALL_ID, LIST, PYTHON, Call, CallEnd, CallPart, CallStart, Piece, Reader
+from newleaf.serve.answers.tool_calls import (
+    ARGUMENTS,
+    CALL_ID,
+    LIST,
+    PYTHON,
+    Call,
+    CallEnd,
+    CallPart,
+    CallStart,
+    Piece,
+    Reader,
+)
 from newleaf.text.json_end import JsonEnd
 from newleaf.text.reasoning import Part
 
@@ -45,7 +56,8 @@ class Strings:
 
 
 class LiveReader:
-    """Reads by another reader, and looks at the calls that this one still holds back. A call that does not begin as most do comes whole.
+    """Reads by another reader, and looks at the calls that this one still holds back. A call that does not
+    begin as most do comes whole.
 
     What was told cannot be taken back: of a call that is cut, or turns out not to be one, what came stays.
     """
@@ -56,7 +68,8 @@ class LiveReader:
         self._begin()
 
     def _begin(self) -> None:
-        self._held, self._at, self._whole = "", 0, False  # what may be calls; how much of it was read; whether they come whole
+        # what may be calls; how much of it was read; whether they come whole
+        self._held, self._at, self._whole = "", 0, False
         self._end: JsonEnd | None = None  # while arguments come
         self._strings = Strings()
 

@@ -1,4 +1,5 @@
-"""Calls whose parameters stand between tags of their own, as Qwen3-Coder, GLM-4.5, Seed-OSS and MiniMax-M2 write them."""
+"""Calls whose parameters stand between tags of their own, as Qwen3-Coder, GLM-4.5, Seed-OSS and MiniMax-M2
+write them."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ LONGEST = 300  # characters of a name
 
 @dataclass(frozen=True)
 class Markup:
-    """How such a call is written. `head` and `key` are what stands before and after a function's and a parameter's name; `tail` ends
-    a function."""
+    """How such a call is written. `head` and `key` are what stands before and after a function's and a
+    parameter's name; `tail` ends a function."""
 
     open: str
     close: str
@@ -39,7 +40,15 @@ ENDS = ("</parameter>\n", "</function>\n")
 MARKUPS = {
     "qwen": Markup("<tool_call>", "</tool_call>", FUNCTION, PARAMETER, ("\n", "\n"), *ENDS),
     "seed": Markup("<seed:tool_call>", "</seed:tool_call>", FUNCTION, PARAMETER, ("", ""), *ENDS),
-    "glm": Markup("<tool_call>", "</tool_call>", ("", "\n"), ("<arg_key>", "</arg_key>\n<arg_value>"), ("", ""), "</arg_value>\n", ""),
+    "glm": Markup(
+        "<tool_call>",
+        "</tool_call>",
+        ("", "\n"),
+        ("<arg_key>", "</arg_key>\n<arg_value>"),
+        ("", ""),
+        "</arg_value>\n",
+        "",
+    ),
     "minimax": Markup(
         "<minimax:tool_call>",
         "</minimax:tool_call>",
@@ -53,10 +62,12 @@ MARKUPS = {
 
 
 class MarkupReader:
-    """Reads such calls. `functions` are the parameters' schemas by the functions' names. `live` tells of calls while they come, a
-    parameter at a time."""
+    """Reads such calls. `functions` are the parameters' schemas by the functions' names. `live` tells of
+    calls while they come, a parameter at a time."""
 
-    def __init__(self, markup: Markup, functions: Mapping[str, Any], must: bool = False, live: bool = False) -> None:
+    def __init__(
+        self, markup: Markup, functions: Mapping[str, Any], must: bool = False, live: bool = False
+    ) -> None:
         self._markup, self._functions, self._must, self._live = markup, functions, must, live
         self._held, self._inside, self._called = "", False, False
         self._raw = ""  # the call's text so far, for what turns out to be none
@@ -164,7 +175,8 @@ class MarkupReader:
             return self._whole()
         if done or not text or key.startswith(text) or tail.startswith(text):
             return None
-        skipped = re.compile(f"{re.escape(key)}|{re.escape(tail)}").search(text)  # words between parameters say nothing
+        # words between parameters say nothing
+        skipped = re.compile(f"{re.escape(key)}|{re.escape(tail)}").search(text)
         if skipped is None:
             return None
         self._use(text[skipped.start() :])
@@ -172,7 +184,9 @@ class MarkupReader:
 
     def _parameter(self, text: str, done: bool) -> list[Piece] | None:
         markup = self._markup
-        middle = re.compile(r"\s*".join(map(re.escape, markup.key[1].split("\n")))).search(text, len(markup.key[0]))
+        middle = re.compile(r"\s*".join(map(re.escape, markup.key[1].split("\n")))).search(
+            text, len(markup.key[0])
+        )
         if middle is None:
             return None
         end = self._end_of_value(text, middle.end(), done)
@@ -209,7 +223,9 @@ class MarkupReader:
         name, self._name, self._raw = str(self._name), None, ""
         if self._live:
             return [CallPart("}"), CallEnd()]
-        pairs = ", ".join(f"{json.dumps(key, ensure_ascii=False)}: {value}" for key, value in self._found.items())
+        pairs = ", ".join(
+            f"{json.dumps(key, ensure_ascii=False)}: {value}" for key, value in self._found.items()
+        )
         return [Call(name, f"{{{pairs}}}")]
 
     def _text(self, text: str) -> list[Piece]:

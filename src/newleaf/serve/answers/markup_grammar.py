@@ -17,8 +17,8 @@ NAME = '/[^<>"\\s]{1,64}/'
 
 
 def markup_calls(markup: Markup, functions: Sequence[dict[str, Any]], more: str, start: str) -> list[str]:
-    """Rules of one call of these functions, whose parameters are `Prepared`, or several; `start` and `more` are what stands before the
-    first call and before each other."""
+    """Rules of one call of these functions, whose parameters are `Prepared`, or several; `start` and `more`
+    are what stands before the first call and before each other."""
     rules = []
     for number, each in enumerate(functions):
         head = json.dumps(markup.head[0] + each["name"] + markup.head[1])
@@ -29,10 +29,13 @@ def markup_calls(markup: Markup, functions: Sequence[dict[str, Any]], more: str,
 
 
 def _parameters(markup: Markup, name: str, prepared: Prepared) -> list[str]:
-    """Parameters in the schema's order. Where it lists none, any may stand there; what was written is checked afterwards."""
+    """Parameters in the schema's order. Where it lists none, any may stand there; what was written is checked
+    afterwards."""
     root = prepared.schema if isinstance(prepared.schema, dict) else {}
     if len(ways := _ways(root, root)) != 1:
-        several = [_way(markup, f"{name}_way_{number}", each, root, prepared) for number, each in enumerate(ways)]
+        several = [
+            _way(markup, f"{name}_way_{number}", each, root, prepared) for number, each in enumerate(ways)
+        ]
         union = " | ".join(f"{name}_way_{number}" for number in range(len(ways)))
         return [f"{name}: {union}", *(rule for rules in several for rule in rules)]
     return _way(markup, name, ways[0], root, prepared)
@@ -49,11 +52,17 @@ def _ways(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> list[
     return [way for each in objects for way in _ways(each, root, depth + 1)] or [schema]
 
 
-def _way(markup: Markup, name: str, schema: dict[str, Any], root: dict[str, Any], prepared: Prepared) -> list[str]:
+def _way(
+    markup: Markup, name: str, schema: dict[str, Any], root: dict[str, Any], prepared: Prepared
+) -> list[str]:
     properties, required = schema.get("properties"), schema.get("required") or []
     if not isinstance(properties, dict) and schema.get("additionalProperties") is not False and not required:
         key = f"{json.dumps(markup.key[0])} {name.upper()}_KEY {json.dumps(markup.key[1] + markup.value[0])}"
-        return [f"{name}: ({key} {name}_text)*", f"{name.upper()}_KEY: {NAME}", _text(markup, f"{name}_text", r"(?s:.*)")]
+        return [
+            f"{name}: ({key} {name}_text)*",
+            f"{name.upper()}_KEY: {NAME}",
+            _text(markup, f"{name}_text", r"(?s:.*)"),
+        ]
     properties = properties if isinstance(properties, dict) else {}
     others = schema.get("additionalProperties", True)
     children = {**properties, **{each: others for each in required if each not in properties}}
@@ -74,7 +83,11 @@ def _value(markup: Markup, name: str, child: Any, root: dict[str, Any], prepared
     end = json.dumps(markup.value[1] + markup.end)
     if kinds and "string" not in kinds:
         shared = {word: root[word] for word in SHARED if word in root}
-        inner = Prepared({**child, **shared}, (), prepared.written) if isinstance(child, dict) else Prepared(child)
+        inner = (
+            Prepared({**child, **shared}, (), prepared.written)
+            if isinstance(child, dict)
+            else Prepared(child)
+        )
         return [f"{name}: {name}_json {end}", *inner.rules(f"{name}_json").splitlines()]
     child = child if isinstance(child, dict) else {}
     listed = [child["const"]] if "const" in child else child.get("enum")
@@ -86,7 +99,10 @@ def _value(markup: Markup, name: str, child: Any, root: dict[str, Any], prepared
 def _expression(child: dict[str, Any]) -> str:
     if isinstance(pattern := child.get("pattern"), str):
         inner = re.sub(r"(?<!\\)/", r"\\/", pattern.removeprefix("^").removesuffix("$"))
-        before, after = "" if pattern.startswith("^") else "(?s:.*)", "" if pattern.endswith("$") else "(?s:.*)"
+        before, after = (
+            "" if pattern.startswith("^") else "(?s:.*)",
+            "" if pattern.endswith("$") else "(?s:.*)",
+        )
         return f"{before}({inner}){after}"
     least, most = child.get("minLength", 0), child.get("maxLength", "")
     return f"(?s:.{{{least},{most}}})" if least or most != "" else "(?s:.*)"

@@ -1,4 +1,5 @@
-"""Values of parameters that models write as bare text: strings as they are, all else as JSON, by the function's schema."""
+"""Values of parameters that models write as bare text: strings as they are, all else as JSON, by the
+function's schema."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ MOST = 50  # references and alternatives that are followed
 
 
 def value_json(schema: Any, root: Any, text: str) -> str:
-    """JSON of a value that was written as this text, for a parameter with this schema; `root` holds what it refers to."""
+    """JSON of a value that was written as this text, for a parameter with this schema; `root` holds what it
+    refers to."""
     kinds = kinds_of(schema, root)
     value = WORDS[text.strip()] if text.strip() in WORDS else parsed(text)
     given = value is not None or text.strip() in ("null", "None")
@@ -46,7 +48,9 @@ def kinds_of(schema: Any, root: Any) -> set[str]:
             continue
         listed = one["enum"] if isinstance(one.get("enum"), list) else []
         for value in [*([one["const"]] if "const" in one else []), *listed]:
-            found.add("string" if isinstance(value, str) else next(name for name in KINDS if _is(value, name)))
+            found.add(
+                "string" if isinstance(value, str) else next(name for name in KINDS if _is(value, name))
+            )
         for word in ("anyOf", "oneOf", "allOf"):
             waiting += one[word] if isinstance(one.get(word), list) else []
         if isinstance(reference := one.get("$ref"), str):

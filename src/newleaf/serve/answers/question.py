@@ -26,7 +26,8 @@ class Question:
     variables: Mapping[str, Any] | None = None
     schema_param: str = "response_format.json_schema.schema"
     schema_strict: bool = False
-    tool_params: Mapping[str, str] = field(default_factory=dict)  # what a function's parameters are called in the request
+    # what a function's parameters are called in the request
+    tool_params: Mapping[str, str] = field(default_factory=dict)
     effort_param: str = "reasoning_effort"
     cut: bool = False  # whether a conversation that is too long loses its oldest turns
     strict: frozenset[str] = frozenset()  # functions whose schemas hold to the letter
@@ -40,7 +41,9 @@ class Question:
         """The schema of an answer in JSON."""
         if self.schema is None:
             return None
-        return AnswerSchema(self.schema, self.schema_param, self.schema_param.replace(".", "/"), self.schema_strict)
+        return AnswerSchema(
+            self.schema, self.schema_param, self.schema_param.replace(".", "/"), self.schema_strict
+        )
 
     def functions(self) -> dict[str, AnswerSchema]:
         """The schemas of the functions that may be called, by name."""
@@ -50,5 +53,7 @@ class Question:
             if not self.named or name == self.choice:
                 param = self.tool_params.get(name, "tools")
                 place = param.replace("[", "/").replace("]", "").replace(".", "/")
-                found[name] = AnswerSchema(as_object(tool["function"].get("parameters")), param, place, name in self.strict)
+                found[name] = AnswerSchema(
+                    as_object(tool["function"].get("parameters")), param, place, name in self.strict
+                )
         return found

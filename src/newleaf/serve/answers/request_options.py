@@ -32,10 +32,14 @@ SAME = (
 )
 
 
-def sampling(body: Sampled, loaded_model: LoadedModel, limits: Limits, most: int, extra: dict[str, Any]) -> SamplingConfig:
+def sampling(
+    body: Sampled, loaded_model: LoadedModel, limits: Limits, most: int, extra: dict[str, Any]
+) -> SamplingConfig:
     """The options of a request that writes at most `most` tokens. Raises ApiError naming what cannot be."""
     # Where the request does not say, generation_config.json does, and otherwise OpenAI.
-    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": most} | named_sampling(loaded_model.model.defaults)
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": most} | named_sampling(
+        loaded_model.model.defaults
+    )
     for name in ("temperature", *SAME):
         value = getattr(body, name, None)
         if value is not None:
@@ -54,7 +58,9 @@ def sampling(body: Sampled, loaded_model: LoadedModel, limits: Limits, most: int
     if (choice := getattr(body, "choice", None)) is not None:
         options["choice"] = tuple(choice)
     if max(options.get("n", 1), extra.get("best_of") or 1) > limits.choices:
-        raise ApiError(400, f"n: at most {limits.choices} texts are written for one request", "n", "invalid_value")
+        raise ApiError(
+            400, f"n: at most {limits.choices} texts are written for one request", "n", "invalid_value"
+        )
     try:
         return SamplingConfig(**options | extra)
     except InputError as error:
@@ -62,7 +68,8 @@ def sampling(body: Sampled, loaded_model: LoadedModel, limits: Limits, most: int
 
 
 def as_lark(grammar: str) -> str:
-    """A grammar as llguidance reads it; one in llama.cpp's notation (GBNF, `name ::= …`) is translated. Raises ApiError."""
+    """A grammar as llguidance reads it; one in llama.cpp's notation (GBNF, `name ::= …`) is translated.
+    Raises ApiError."""
     if "::=" not in grammar:
         return grammar
     from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -70,12 +77,17 @@ def as_lark(grammar: str) -> str:
     try:
         return str(gbnf_to_lark(grammar))
     except (ValueError, RecursionError, IndexError, KeyError) as error:
-        raise ApiError(400, f"grammar: is not valid GBNF: {' '.join(str(error).split())[:300]}", "grammar", "invalid_value") from None
+        raise ApiError(
+            400,
+            f"grammar: is not valid GBNF: {' '.join(str(error).split())[:300]}",
+            "grammar",
+            "invalid_value",
+        ) from None
 
 
 def most_tokens(asked: int | None, room: int, limits: Limits) -> int:
-    """How many tokens a text may have: what was asked for, as far as the server writes so many and there is room for them. A text that
-    ends for this says "length"."""
+    """How many tokens a text may have: what was asked for, as far as the server writes so many and there is
+    room for them. A text that ends for this says "length"."""
     return max(1, min(asked if asked is not None else limits.output, limits.output, room))
 
 
@@ -85,8 +97,8 @@ def longest(loaded_model: LoadedModel, limits: Limits) -> int:
 
 
 def check_texts(texts: Iterable[str], loaded_model: LoadedModel, limits: Limits, name: str) -> None:
-    """Raises ApiError for texts that together have more bytes than the tokens of a whole context could stand for, so that they are not
-    rendered and encoded first. Not where the tokenizer has no such bound."""
+    """Raises ApiError for texts that together have more bytes than the tokens of a whole context could stand
+    for, so that they are not rendered and encoded first. Not where the tokenizer has no such bound."""
     each = loaded_model.model.tokenizer.most_bytes
     if each is None:
         return
@@ -98,7 +110,8 @@ def check_texts(texts: Iterable[str], loaded_model: LoadedModel, limits: Limits,
 
 
 def check_together(tokens: int, limits: Limits, name: str) -> None:
-    """Raises ApiError for texts that are together more than is read for one request of embeddings or prompt scores."""
+    """Raises ApiError for texts that are together more than is read for one request of embeddings or prompt
+    scores."""
     if tokens > limits.reading:
         text = f"{name}: {tokens:,} tokens are too many for one request; at most {limits.reading:,} are read for all of its texts together"
         raise ApiError(400, text, name, "invalid_value")

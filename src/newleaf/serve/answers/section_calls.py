@@ -1,4 +1,5 @@
-"""Calls in a section of their own, a name before each one's JSON, as DeepSeek-V3, DeepSeek-V3.1 and Kimi-K2 write them."""
+"""Calls in a section of their own, a name before each one's JSON, as DeepSeek-V3, DeepSeek-V3.1 and Kimi-K2
+write them."""
 
 from __future__ import annotations
 
@@ -7,7 +8,17 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from newleaf.serve.answers.live_calls import Strings
-from newleaf.serve.answers.tool_calls import DEEPSEEK, KIMI, Call, CallEnd, CallPart, CallStart, Piece, arguments_json, parsed
+from newleaf.serve.answers.tool_calls import (
+    DEEPSEEK,
+    KIMI,
+    Call,
+    CallEnd,
+    CallPart,
+    CallStart,
+    Piece,
+    arguments_json,
+    parsed,
+)
 from newleaf.text.json_end import JsonEnd
 from newleaf.text.reasoning import Part, held_start
 
@@ -17,8 +28,8 @@ MARK = re.compile(r"<[|｜][^<>]*[|｜]>")
 
 @dataclass(frozen=True)
 class Section:
-    """How such a call is written: `begin` and `end` stand around all, `call` before each, `head` between that and its name, `middle`
-    before its JSON, `tail` behind."""
+    """How such a call is written: `begin` and `end` stand around all, `call` before each, `head` between that
+    and its name, `middle` before its JSON, `tail` behind."""
 
     begin: str
     call: str
@@ -33,17 +44,25 @@ class Section:
         """What stands before a call's JSON; models are free with white space."""
         middle = r"\s*".join(map(re.escape, self.middle.split()))
         number = r"(?::\d+)?" if self.numbered else ""
-        return re.compile(rf"{re.escape(self.call)}\s*(?:{re.escape(self.head)})?([\w.-]+){number}\s*{middle}\s*(?=\{{)")
+        return re.compile(
+            rf"{re.escape(self.call)}\s*(?:{re.escape(self.head)})?([\w.-]+){number}\s*{middle}\s*(?=\{{)"
+        )
 
     def parts(self, text: str) -> list[str]:
         """A text, cut at the marks in it."""
-        marks = {mark for each in (self.begin, self.call, self.head, self.middle, self.tail, self.end) for mark in MARK.findall(each)}
+        marks = {
+            mark
+            for each in (self.begin, self.call, self.head, self.middle, self.tail, self.end)
+            for mark in MARK.findall(each)
+        }
         pattern = "|".join(map(re.escape, sorted(marks, key=len, reverse=True)))
         return [part for part in re.split(f"({pattern})", text) if part]
 
 
 SECTIONS = {
-    "deepseek-v3": Section(*DEEPSEEK[:2], f"function{DEEPSEEK[2]}", "\n```json\n", f"\n```{DEEPSEEK[3]}", DEEPSEEK[4]),
+    "deepseek-v3": Section(
+        *DEEPSEEK[:2], f"function{DEEPSEEK[2]}", "\n```json\n", f"\n```{DEEPSEEK[3]}", DEEPSEEK[4]
+    ),
     "deepseek-v3.1": Section(*DEEPSEEK[:2], "", DEEPSEEK[2], DEEPSEEK[3], DEEPSEEK[4]),
     "kimi": Section(*KIMI[:2], "functions.", *KIMI[2:], numbered=True),
 }
@@ -52,10 +71,13 @@ SECTIONS = {
 class SectionReader:
     """Reads such calls; `live` tells of them while they come."""
 
-    def __init__(self, section: Section, names: Collection[str], must: bool = False, live: bool = False) -> None:
+    def __init__(
+        self, section: Section, names: Collection[str], must: bool = False, live: bool = False
+    ) -> None:
         self._section, self._names, self._must, self._live = section, names, must, live
         self._opening = section.opening
-        self._held, self._raw = "", ""  # what is not certain; the section's text so far, for what turns out to be no call
+        # what is not certain; the section's text so far, for what turns out to be no call
+        self._held, self._raw = "", ""
         self._inside = self._called = False
         self._name: str | None = None  # of the call whose JSON comes
         self._json, self._strings, self._end = "", Strings(), JsonEnd()

@@ -1,4 +1,5 @@
-"""Calls of tools found in an answer while it comes, by reading JSON from where a call begins to where it ends."""
+"""Calls of tools found in an answer while it comes, by reading JSON from where a call begins to where it
+ends."""
 
 from __future__ import annotations
 
@@ -28,9 +29,12 @@ from newleaf.text.json_end import JsonEnd, json_end
 from newleaf.text.reasoning import Part, held_start
 
 
-def reader(form: Form | None, functions: Mapping[str, Any] | Collection[str], must: bool = False, live: bool = False) -> Reader:
-    """For one answer; without a form, all is text. `functions` are parameters' schemas by the functions' names. `must`: a grammar makes it
-    calls from its first character, or from a mark that stands in the prompt, on. `live`: calls are told while they come."""
+def reader(
+    form: Form | None, functions: Mapping[str, Any] | Collection[str], must: bool = False, live: bool = False
+) -> Reader:
+    """For one answer; without a form, all is text. `functions` are parameters' schemas by the functions'
+    names. `must`: a grammar makes it calls from its first character, or from a mark that stands in the
+    prompt, on. `live`: calls are told while they come."""
     if form is None:
         return TextReader()
     if form in MARKUPS:
@@ -179,8 +183,8 @@ class _Ended(JsonEnd):
 
 
 class ListReader:
-    """Calls after a mark: `[TOOL_CALLS] [{…}, {…}]`, or `[TOOL_CALLS]name[ARGS]{…}` with a mark before each. They are the rest of
-    the answer; `begun` says that the prompt has the mark already."""
+    """Calls after a mark: `[TOOL_CALLS] [{…}, {…}]`, or `[TOOL_CALLS]name[ARGS]{…}` with a mark before each.
+    They are the rest of the answer; `begun` says that the prompt has the mark already."""
 
     def __init__(self, names: Collection[str], begun: bool = False) -> None:
         self._names, self._must, self._begun, self._held = names, begun, begun, ""
@@ -244,7 +248,8 @@ class ListReader:
 
 
 class WholeReader:
-    """Calls that are all of the answer: JSON from its first character on, one value or several (`{…}; {…}`)."""
+    """Calls that are all of the answer: JSON from its first character on, one value or several (`{…};
+    {…}`)."""
 
     def __init__(self, names: Collection[str], must: bool = False) -> None:
         self._names, self._must, self._held, self._text = names, must, "", False
@@ -313,4 +318,6 @@ class HarmonyReader:
 def _begins_call(text: str, names: Collection[str]) -> bool:
     """Whether JSON that is not whole begins as a call of one of these functions does."""
     compact = "".join(text[:300].split()).removeprefix("[").removeprefix('{"type":"function",')
-    return any(compact.startswith(f'{{"name":"{name}"') or compact.startswith(f'"name":"{name}"') for name in names)
+    return any(
+        compact.startswith(f'{{"name":"{name}"') or compact.startswith(f'"name":"{name}"') for name in names
+    )

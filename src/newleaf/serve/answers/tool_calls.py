@@ -10,11 +10,31 @@ from typing import Any, Literal, Protocol
 
 from newleaf.text.reasoning import CHANNEL, MESSAGE, Part
 
-Form = Literal["tags", "list", "named", "bare", "harmony", "own", "qwen", "seed", "glm", "minimax", "deepseek-v3", "deepseek-v3.1", "kimi"]
+Form = Literal[
+    "tags",
+    "list",
+    "named",
+    "bare",
+    "harmony",
+    "own",
+    "qwen",
+    "seed",
+    "glm",
+    "minimax",
+    "deepseek-v3",
+    "deepseek-v3.1",
+    "kimi",
+]
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 LIST, ARGUMENTS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
 PYTHON, CONSTRAIN = "<|python_tag|>", "<|constrain|>"
-DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>")
+DEEPSEEK = (
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁calls▁end｜>",
+)
 KIMI = (
     "<|tool_calls_section_begin|>",
     "<|tool_call_begin|>",
@@ -22,7 +42,8 @@ KIMI = (
     "<|tool_call_end|>",
     "<|tool_calls_section_end|>",
 )
-# Control tokens of forms with tags for each parameter (serve/answers/markup_calls.py), and of those with sections
+# Control tokens of forms with tags for each parameter (serve/answers/markup_calls.py), and of those with
+# sections
 # (serve/answers/section_calls.py).
 MARKS: dict[str, tuple[str, ...]] = {
     "qwen": (OPEN, CLOSE),
@@ -73,16 +94,18 @@ class Reader(Protocol):
         """What this part makes certain."""
 
     def finish(self, cut: bool = False) -> list[Piece]:
-        """What was held back. Of an answer that was `cut`, by its limit of tokens, a call that is not whole is dropped."""
+        """What was held back. Of an answer that was `cut`, by its limit of tokens, a call that is not whole
+        is dropped."""
 
     @property
     def begun(self) -> tuple[str | None, str]:
-        """Text that is held back because calls may stand in it, from behind the mark on; where the function is known, its name, and
-        the text is that of its arguments."""
+        """Text that is held back because calls may stand in it, from behind the mark on; where the function
+        is known, its name, and the text is that of its arguments."""
 
 
 def form_of(source: str) -> Form:
-    """How a model with this chat template calls tools; "own" for a template that has none, which is told of our form."""
+    """How a model with this chat template calls tools; "own" for a template that has none, which is told of
+    our form."""
     if CHANNEL in source and MESSAGE in source and re.search(r"\btools\b", source):
         return "harmony"
     if not re.search(r"\btools\b", source):
@@ -116,11 +139,19 @@ def marks_of(form: Form) -> tuple[str, ...]:
     listed = (LIST, ARGUMENTS, CALL_ID)
     if form in MARKS:
         return MARKS[form]
-    return {"tags": (OPEN, CLOSE), "own": (), "list": listed, "named": listed, "bare": (PYTHON,), "harmony": (CONSTRAIN,)}[form]
+    return {
+        "tags": (OPEN, CLOSE),
+        "own": (),
+        "list": listed,
+        "named": listed,
+        "bare": (PYTHON,),
+        "harmony": (CONSTRAIN,),
+    }[form]
 
 
 def read_calls(text: str, names: Collection[str]) -> list[Call]:
-    """The calls that a JSON text holds, an object or a list of them; none where something about it is not a call of these functions."""
+    """The calls that a JSON text holds, an object or a list of them; none where something about it is not a
+    call of these functions."""
     value = parsed(text)
     found = [_call(item, names) for item in (value if isinstance(value, list) else [value])]
     return [call for call in found if call is not None] if all(call is not None for call in found) else []

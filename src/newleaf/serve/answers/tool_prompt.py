@@ -1,4 +1,5 @@
-"""Tools for models whose chat template has no place for them: what the model is told, and past calls as text."""
+"""Tools for models whose chat template has no place for them: what the model is told, and past calls as
+text."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ To call several, write one such block after another. What they return is given t
 
 
 def with_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "system") -> list[Message]:
-    """The conversation with the tools in its first message, which is the system's or, for templates that have none, the user's."""
+    """The conversation with the tools in its first message, which is the system's or, for templates that have
+    none, the user's."""
     about = ABOUT + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     first, *rest = messages
     if first["role"] in ("system", "developer"):
@@ -29,7 +31,8 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "s
 
 
 def as_text(messages: Sequence[Message]) -> list[Message]:
-    """Calls and results as text of the assistant and the user, results that follow each other in one message."""
+    """Calls and results as text of the assistant and the user, results that follow each other in one
+    message."""
     found: list[Message] = []
     for message in messages:
         if message["role"] in ("tool", "function"):
@@ -49,19 +52,23 @@ def as_text(messages: Sequence[Message]) -> list[Message]:
 
 
 def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
-    """Arguments of past calls as values, which is what templates expect; OpenAI's messages have them as JSON text."""
+    """Arguments of past calls as values, which is what templates expect; OpenAI's messages have them as JSON
+    text."""
 
     def parsed(call: Any) -> Any:
         try:
             arguments = json.loads(call["function"]["arguments"])
-            if not whole(json.dumps(arguments, ensure_ascii=False)):  # half a surrogate pair is no text, and "\\ud800" is
+            # half a surrogate pair is no text, and "\\ud800" is
+            if not whole(json.dumps(arguments, ensure_ascii=False)):
                 return call
         except (ValueError, RecursionError):
             return call
         return {**call, "function": {**call["function"], "arguments": arguments}}
 
     return [
-        {**message, "tool_calls": [parsed(call) for call in message["tool_calls"]]} if message.get("tool_calls") else message
+        {**message, "tool_calls": [parsed(call) for call in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
         for message in messages
     ]
 

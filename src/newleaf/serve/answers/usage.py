@@ -10,9 +10,12 @@ from newleaf.serve.answers.chat_answers import Answers
 
 
 def chat_usage(answers: Answers) -> dict[str, Any]:
-    """Usage of a chat completion. `cached_tokens` of the prompt were in the cache and not read again; `reasoning_tokens` were thoughts."""
+    """Usage of a chat completion. `cached_tokens` of the prompt were in the cache and not read again;
+    `reasoning_tokens` were thoughts."""
     details = {"reasoning_tokens": answers.reasoning_tokens}
-    return text_usage(answers.prompt_tokens, answers.completion_tokens, cached([answers.request])) | {"completion_tokens_details": details}
+    return text_usage(answers.prompt_tokens, answers.completion_tokens, cached([answers.request])) | {
+        "completion_tokens_details": details
+    }
 
 
 def text_usage(read: int, written: int, cached_tokens: int) -> dict[str, Any]:
@@ -38,5 +41,6 @@ def response_usage(answers: Answers) -> dict[str, Any]:
 
 
 def cached(requests: Iterable[Request]) -> int:
-    """Tokens of the prompts that were in the cache; of several texts to one prompt, the one that was read first says."""
+    """Tokens of the prompts that were in the cache; of several texts to one prompt, the one that was read
+    first says."""
     return sum(min(sample.cached for sample in request.samples) for request in requests)

@@ -18,7 +18,8 @@ UNWRITABLE = "invalid_custom_id"  # the code of a line whose custom_id no file i
 
 @dataclass(frozen=True)
 class Line:
-    """A request of a batch: the file's line (from 1), and where it lies. `problem` is why it cannot be answered."""
+    """A request of a batch: the file's line (from 1), and where it lies. `problem` is why it cannot be
+    answered."""
 
     number: int
     custom_id: str
@@ -46,7 +47,8 @@ class BadBatch(Exception):  # noqa: N818 - it becomes a batch's state, not an er
 
 
 def read_lines(file: BinaryIO, endpoint: str, most_bytes: int) -> list[Line]:
-    """The requests of a file, none larger than `most_bytes`. Raises BadBatch with what is wrong in which lines."""
+    """The requests of a file, none larger than `most_bytes`. Raises BadBatch with what is wrong in which
+    lines."""
     lines: list[Line] = []
     seen: set[str] = set()
     problems: list[Object] = []
@@ -67,7 +69,13 @@ def read_lines(file: BinaryIO, endpoint: str, most_bytes: int) -> list[Line]:
     if not count:
         problems.append({"code": "empty_file", "line": None, "message": "the file holds no requests"})
     if count > MOST:
-        problems.append({"code": "too_many_requests", "line": None, "message": f"{count:,} requests are more than {MOST:,}"})
+        problems.append(
+            {
+                "code": "too_many_requests",
+                "line": None,
+                "message": f"{count:,} requests are more than {MOST:,}",
+            }
+        )
     if problems:
         raise BadBatch(problems)
     return lines
@@ -86,7 +94,8 @@ def open_lines(path: Path) -> BinaryIO:
 
 
 def _checked(number: int, custom_id: str, start: int, size: int) -> Line:
-    """The line, with what is wrong with an id that no file in UTF-8 can hold: it could not be told which request the answer is for."""
+    """The line, with what is wrong with an id that no file in UTF-8 can hold: it could not be told which
+    request the answer is for."""
     written = printable(custom_id)
     if written == custom_id:
         return Line(number, custom_id, start, size)

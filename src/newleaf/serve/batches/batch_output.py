@@ -1,4 +1,5 @@
-"""The answers of a batch so far, in two files that lines are added to: what is written is answered, also after the server was killed."""
+"""The answers of a batch so far, in two files that lines are added to: what is written is answered, also
+after the server was killed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from newleaf.storage.files import make_private, open_private, write_atomically
 
 EVERY = 1.0  # seconds: how often the disk is made to hold what is answered
 KINDS = ("output", "error")
-# Ends of lines to Unicode, and so to Python's splitlines, which clients cut the file with; to JSON they are text.
+# Ends of lines to Unicode, and so to Python's splitlines, which clients cut the file with; to JSON they are
+# text.
 SEPARATORS = {ord(letter): f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"}
 
 
@@ -27,7 +29,8 @@ def path_of(folder: Path, id_: str, kind: str) -> Path:
 
 
 class Output:
-    """`done` are the keys of the lines that have their row. A row that is cut off or damaged is taken back."""
+    """`done` are the keys of the lines that have their row. A row that is cut off or damaged is taken
+    back."""
 
     def __init__(self, folder: Path, id_: str, clock: Callable[[], float] = time.monotonic) -> None:
         make_private(folder)
@@ -51,7 +54,9 @@ class Output:
     def _add(self, kind: str, line: Line, what: dict[str, Any]) -> None:
         row = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, **what}
         file = self._files[kind]
-        file.write(json.dumps(row, ensure_ascii=False).translate(SEPARATORS).encode("utf-8", "replace") + b"\n")
+        file.write(
+            json.dumps(row, ensure_ascii=False).translate(SEPARATORS).encode("utf-8", "replace") + b"\n"
+        )
         file.flush()  # a process that is killed loses nothing
         self.done.add(line.key)
         self.good, self.bad = self.good + (kind == "output"), self.bad + (kind == "error")
@@ -90,7 +95,11 @@ def _written(path: Path) -> set[str]:
 
 def _rewrite(path: Path) -> None:
     seen: set[str] = set()
-    with path.open("rb") as file, write_atomically(path, private=True) as temporary, temporary.open("wb") as out:
+    with (
+        path.open("rb") as file,
+        write_atomically(path, private=True) as temporary,
+        temporary.open("wb") as out,
+    ):
         for raw in file:
             key = _key(raw)
             if key is not None and key not in seen:

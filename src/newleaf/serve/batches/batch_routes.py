@@ -1,4 +1,5 @@
-"""/v1/batches: files of requests that are answered one after the other, and go on where they were when the server starts again."""
+"""/v1/batches: files of requests that are answered one after the other, and go on where they were when the
+server starts again."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def batches_router(work: BatchWorker, threads: Threads) -> APIRouter:
         """Begins to answer the requests of a file."""
         owner = request.state.record.key
         if body.endpoint not in ENDPOINTS:
-            raise ApiError(400, f"endpoint: must be one of {', '.join(ENDPOINTS)}", "endpoint", "invalid_value")
+            raise ApiError(
+                400, f"endpoint: must be one of {', '.join(ENDPOINTS)}", "endpoint", "invalid_value"
+            )
         try:
             await threads.run(lambda: work.store.files.get(body.input_file_id, owner))
         except ApiError as error:
@@ -44,7 +47,9 @@ def batches_router(work: BatchWorker, threads: Threads) -> APIRouter:
         return public(batch)
 
     @routes.get("/v1/batches")
-    async def list_batches(request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20) -> Object:
+    async def list_batches(
+        request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    ) -> Object:
         return await threads.run(lambda: work.store.record_store.page(request.state.record.key, after, limit))
 
     @routes.get("/v1/batches/{id}")
@@ -64,7 +69,15 @@ def batches_router(work: BatchWorker, threads: Threads) -> APIRouter:
 
 def _new(body: BatchRequest) -> dict[str, Any]:
     now = int(time.time())
-    ends = ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at")
+    ends = (
+        "in_progress_at",
+        "finalizing_at",
+        "completed_at",
+        "failed_at",
+        "expired_at",
+        "cancelling_at",
+        "cancelled_at",
+    )
     return {
         "object": "batch",
         "endpoint": body.endpoint,

@@ -1,4 +1,5 @@
-"""The disk's side of batches: records, files, answers and notes, each step of which a server that is killed can go on from."""
+"""The disk's side of batches: records, files, answers and notes, each step of which a server that is killed
+can go on from."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ TWICE = "the server ended twice while it worked on this {what}, so it is not tri
 
 @dataclass(frozen=True)
 class Job:
-    """A batch that is being answered: its record, its file and lines, what is answered, and what is being worked on."""
+    """A batch that is being answered: its record, its file and lines, what is answered, and what is being
+    worked on."""
 
     batch: Object
     file: BinaryIO
@@ -79,14 +81,20 @@ class Store:
     def sweep(self) -> None:
         """Remove notes of batches that are over, and contents that no file nor batch speaks of."""
         records = list(self.record_store.everything())
-        self.files.sweep({id_ for batch in records if "ending" in batch for id_ in batch["ending"]["files"].values()})
+        self.files.sweep(
+            {id_ for batch in records if "ending" in batch for id_ in batch["ending"]["files"].values()}
+        )
         for batch in records:
             if batch["status"] not in LEFT and "ending" not in batch:
                 self._remove_notes(batch["id"])
 
     def next(self, but: Collection[str]) -> Object | None:
         """The oldest batch that is not over."""
-        left = [each for each in self.record_store.everything() if each["status"] in LEFT and each["id"] not in but]
+        left = [
+            each
+            for each in self.record_store.everything()
+            if each["status"] in LEFT and each["id"] not in but
+        ]
         return left[-1] if left else None
 
     def cancel(self, id_: str, owner: str | None) -> Object | None:
@@ -120,7 +128,9 @@ class Store:
             if disk_is_full(error):
                 raise
             gone = isinstance(error, FileNotFoundError)
-            message = "the input file is gone" if gone else f"the input file cannot be read ({error.strerror})"
+            message = (
+                "the input file is gone" if gone else f"the input file cannot be read ({error.strerror})"
+            )
             raise BadBatch([_problem("missing_file", message)]) from None
         except BaseException:
             in_flight_lines.close()
@@ -138,20 +148,27 @@ class Store:
     def count(self, job: Job) -> None:
         """Have the disk hold what is answered, and the record say how much that is."""
         job.output.flush()
-        job.batch["request_counts"] = {"total": len(job.lines), "completed": job.output.good, "failed": job.output.bad}
+        job.batch["request_counts"] = {
+            "total": len(job.lines),
+            "completed": job.output.good,
+            "failed": job.output.bad,
+        }
         if job.batch["id"] not in self._cancelled:
             self.record_store.put(job.batch)
 
     def end(self, batch: Object, status: str, problems: list[Object] | None = None) -> None:
-        """The batch is over. Which files it becomes is on the disk before they are made, so that a server that is killed on the way goes
-        on from there and answers nothing twice."""
+        """The batch is over. Which files it becomes is on the disk before they are made, so that a server
+        that is killed on the way goes on from there and answers nothing twice."""
         output = Output(self.record_store.folder, batch["id"])
         output.flush()
         output.close()
         count = {"output": output.good, "error": output.bad}
         total = max(batch["request_counts"].get("total", 0), sum(count.values()))
         batch["request_counts"] = {"total": total, "completed": output.good, "failed": output.bad}
-        batch["ending"] = {"status": status, "files": {kind: self.files.new_id() for kind in batch_output.KINDS if count[kind]}}
+        batch["ending"] = {
+            "status": status,
+            "files": {kind: self.files.new_id() for kind in batch_output.KINDS if count[kind]},
+        }
         if status == "completed":
             batch |= {"status": "finalizing", "finalizing_at": int(time.time())}
         if problems is not None:
@@ -160,7 +177,8 @@ class Store:
         self.publish(batch)
 
     def publish(self, batch: Object) -> None:
-        """Make files of what has been answered, and the batch's last record. What is done already is not done again."""
+        """Make files of what has been answered, and the batch's last record. What is done already is not done
+        again."""
         ending = batch["ending"]
         over = {name: value for name, value in batch.items() if name != "ending"}
         for kind, id_ in ending["files"].items():
@@ -179,13 +197,16 @@ class Store:
 
 
 def _alone(folder: Path) -> IO[str]:
-    """The lock of a folder that two servers would answer each batch of. Raises InputError where another one has it."""
+    """The lock of a folder that two servers would answer each batch of. Raises InputError where another one
+    has it."""
     if not folder.exists():
         make_private(folder)
     lock = open_lock(folder / ".lock")
     if not try_lock(lock):
         lock.close()
-        raise InputError(f"--state: another server keeps its files and batches in {folder}; choose another folder")
+        raise InputError(
+            f"--state: another server keeps its files and batches in {folder}; choose another folder"
+        )
     return lock
 
 

@@ -26,7 +26,8 @@ AT_ONCE = 8  # half of an engine's slots, so that others are answered meanwhile
 
 
 class BatchWorker:
-    """Answers batches in the order they came, as long as `run` runs. What touches the disk goes through one thread, in order."""
+    """Answers batches in the order they came, as long as `run` runs. What touches the disk goes through one
+    thread, in order."""
 
     def __init__(
         self,
@@ -56,7 +57,8 @@ class BatchWorker:
         self._news.set()
 
     async def cancel(self, id_: str, owner: str | None) -> Object | None:
-        """The batch, which ends soon, or at once where it has not begun; None where it is over. Raises ApiError where there is none."""
+        """The batch, which ends soon, or at once where it has not begun; None where it is over. Raises
+        ApiError where there is none."""
         batch = await self._disk.run(lambda: self.store.cancel(id_, owner))
         if batch is not None and self._now is not None and self._now[0] == id_:
             self._now[1].cancel()
@@ -64,8 +66,8 @@ class BatchWorker:
         return batch
 
     async def run(self) -> None:
-        """Until it is cancelled. A batch that cannot be written down waits for the next start and holds up no other; a full disk is
-        waited for."""
+        """Until it is cancelled. A batch that cannot be written down waits for the next start and holds up no
+        other; a full disk is waited for."""
         stuck: set[str] = set()
         while True:
             self._news.clear()
@@ -97,7 +99,11 @@ class BatchWorker:
                 if disk_is_full(error):
                     raise error
                 self._logs.write("error", batch=batch["id"], problem=repr(error))
-                problem = {"code": "server_error", "line": None, "message": "the server failed; its log has more"}
+                problem = {
+                    "code": "server_error",
+                    "line": None,
+                    "message": "the server failed; its log has more",
+                }
                 await self._disk.run(lambda: self.store.end(batch, "failed", [problem]))
             batch = await self._disk.run(lambda: self.store.record_store.get(batch["id"], batch["owner"]))
         if "ending" in batch:
@@ -125,7 +131,8 @@ class BatchWorker:
             async with asyncio.TaskGroup() as group:
                 for _ in range(AT_ONCE):
                     group.create_task(self._answer_some(job, others))
-            for line in [line for line in left if line.key not in job.output.done]:  # whose task was ended from within
+            # whose task was ended from within
+            for line in [line for line in left if line.key not in job.output.done]:
                 await self._answer_line(job, line)
         finally:
             await self._disk.run(job.close)
@@ -137,7 +144,13 @@ class BatchWorker:
 
     async def _answer_line(self, job: Job, line: Line) -> None:
         """One line to its row in the output."""
-        problem = UNWRITABLE if line.problem else CRASHED if job.in_flight_lines.crashes[line.number] >= CRASHES else None
+        problem = (
+            UNWRITABLE
+            if line.problem
+            else CRASHED
+            if job.in_flight_lines.crashes[line.number] >= CRASHES
+            else None
+        )
         if problem is not None:
             message = line.problem or TWICE.format(what="request")
             await self._disk.run(lambda: job.output.refuse(line, problem, message))
@@ -154,12 +167,17 @@ class BatchWorker:
         while True:
             body = await self._disk.run(lambda: job.begin(line))
             if body.get("stream"):
-                return Answer(400, shape(400, "stream: a batch's answers are whole", "stream", "invalid_value"))
+                return Answer(
+                    400, shape(400, "stream: a batch's answers are whole", "stream", "invalid_value")
+                )
             try:
                 answer = await request_inside(self._app, job.batch["endpoint"], body, record)
             except Exception as error:
                 self._logs.write("error", id=record.id, problem=repr(error))
-                return Answer(500, shape(500, f"the server failed; its log has more under the request's id, {record.id}"))
+                return Answer(
+                    500,
+                    shape(500, f"the server failed; its log has more under the request's id, {record.id}"),
+                )
             if answer.status != 429:
                 return answer
             await self._disk.run(lambda: job.in_flight_lines.end(line.number))

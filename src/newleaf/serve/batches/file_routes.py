@@ -34,12 +34,20 @@ class Files(RecordStore):
     def note(self, id_: str, filename: str, purpose: str, owner: str | None) -> Object:
         """Make a file of the content that is there under this id."""
         size = self.content(id_).stat().st_size
-        found = {"id": id_, "object": "file", "bytes": size, "created_at": int(time.time()), "filename": filename, "purpose": purpose}
+        found = {
+            "id": id_,
+            "object": "file",
+            "bytes": size,
+            "created_at": int(time.time()),
+            "filename": filename,
+            "purpose": purpose,
+        }
         self.put({**found, "status": "processed", "owner": owner})
         return {**found, "status": "processed"}
 
     def take(self, id_: str, path: Path, filename: str, purpose: str, owner: str | None) -> None:
-        """Make a file of `path`, which is renamed. What was half done before the server ended is done to its end, and nothing twice."""
+        """Make a file of `path`, which is renamed. What was half done before the server ended is done to its
+        end, and nothing twice."""
         make_private(self.folder)
         if path.exists():
             path.replace(self.content(id_))
@@ -51,7 +59,8 @@ class Files(RecordStore):
         self.content(id_).unlink(missing_ok=True)
 
     def sweep(self, keep: Collection[str]) -> None:
-        """Remove what a killed server left half written; contents of the ids in `keep` are about to become files."""
+        """Remove what a killed server left half written; contents of the ids in `keep` are about to become
+        files."""
         if not self.folder.is_dir():
             return
         sweep(self.folder)
@@ -64,7 +73,9 @@ def files_router(files: Files, threads: Threads) -> APIRouter:
     routes = router()
 
     @routes.post("/v1/files")
-    async def upload(request: Request, file: Annotated[UploadFile, File()], purpose: Annotated[str, Form()]) -> Object:
+    async def upload(
+        request: Request, file: Annotated[UploadFile, File()], purpose: Annotated[str, Form()]
+    ) -> Object:
         """Takes a file of JSON lines for a batch."""
         if purpose != "batch":
             raise ApiError(400, "purpose: must be batch", "purpose", "invalid_value")
@@ -82,7 +93,10 @@ def files_router(files: Files, threads: Threads) -> APIRouter:
 
     @routes.get("/v1/files")
     async def list_files(
-        request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000, purpose: str | None = None
+        request: Request,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+        purpose: str | None = None,
     ) -> Object:
         found = await threads.run(lambda: files.page(request.state.record.key, after, limit))
         return {**found, "data": [value for value in found["data"] if purpose in (None, value["purpose"])]}
@@ -95,9 +109,14 @@ def files_router(files: Files, threads: Threads) -> APIRouter:
     async def content(request: Request, id: str) -> FileResponse:
         found = await threads.run(lambda: files.get(id, request.state.record.key))
         if not files.content(id).is_file():
-            raise ApiError(404, f"the content of the file {id!r} is gone from the server's disk", "id", "not_found")
+            raise ApiError(
+                404, f"the content of the file {id!r} is gone from the server's disk", "id", "not_found"
+            )
         name = re.sub(r"[^\w.-]", "_", found["filename"])
-        headers = {"content-disposition": f'attachment; filename="{name}"', "x-content-type-options": "nosniff"}
+        headers = {
+            "content-disposition": f'attachment; filename="{name}"',
+            "x-content-type-options": "nosniff",
+        }
         return FileResponse(files.content(id), media_type="application/octet-stream", headers=headers)
 
     @routes.delete("/v1/files/{id}")

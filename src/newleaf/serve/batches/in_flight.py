@@ -1,4 +1,5 @@
-"""Which requests of a batch are being worked on: noted on the disk before, for the next server to find what one died over.
+"""Which requests of a batch are being worked on: noted on the disk before, for the next server to find what
+one died over.
 
 A file of short lines: `+12` the work on line 12 begins, `-12` it is over, `!12` the server ended without
 saying so. Lines that were being worked on when a server ended are suspects. They are tried again one at a
@@ -19,8 +20,9 @@ CRASHES = 2  # after which a line is given up
 
 
 class InFlightLines:
-    """The notes of one batch, `crashes` by line. Opening them counts a crash for every line whose work did not come to its end, unless
-    this server has had them open before (`again`): then it lives, and what it could not write down is no crash."""
+    """The notes of one batch, `crashes` by line. Opening them counts a crash for every line whose work did
+    not come to its end, unless this server has had them open before (`again`): then it lives, and what it
+    could not write down is no crash."""
 
     def __init__(self, folder: Path, id_: str, again: bool = False) -> None:
         make_private(folder)

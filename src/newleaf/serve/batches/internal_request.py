@@ -1,4 +1,5 @@
-"""Requests that the server makes of itself, for the lines of a batch: the same routes and checks, without a connection."""
+"""Requests that the server makes of itself, for the lines of a batch: the same routes and checks, without a
+connection."""
 
 from __future__ import annotations
 
@@ -60,4 +61,6 @@ async def request_inside(app: ASGIApp, path: str, body: Any, record: RequestReco
         await app(scope, receive, send)
     finally:
         gone.set()
-    return Answer(status, json.loads(bytes(parts)), float(retry) if retry is not None and retry.isdecimal() else None)
+    return Answer(
+        status, json.loads(bytes(parts)), float(retry) if retry is not None and retry.isdecimal() else None
+    )

@@ -1,4 +1,5 @@
-"""Records with an id, each a JSON file in a private folder. A damaged one is passed over and named in the log."""
+"""Records with an id, each a JSON file in a private folder. A damaged one is passed over and named in the
+log."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class RecordStore:
         return found
 
     def names(self, id_: Any) -> bool:
-        """Whether this is an id of such a record. Ids are hexadecimal digits, so that none leads out of the folder."""
+        """Whether this is an id of such a record. Ids are hexadecimal digits, so that none leads out of the
+        folder."""
         return isinstance(id_, str) and re.fullmatch(rf"{self._prefix}[0-9a-f]{{32}}", id_) is not None
 
     def remove(self, id_: str) -> None:

@@ -1,1 +1,2 @@
-"""HTTP itself: connections, middleware, keys, rate limits, strict JSON, server-sent events, logs and metrics."""
+"""HTTP itself: connections, middleware, keys, rate limits, strict JSON, server-sent events, logs and
+metrics."""

@@ -1,4 +1,5 @@
-"""Answers with long lists, written by a thread, in parts between which other threads run: the JSON library writes each in one go."""
+"""Answers with long lists, written by a thread, in parts between which other threads run: the JSON library
+writes each in one go."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ PART = 2048  # items of a list that are written at once
 
 
 def json_bytes(value: Mapping[str, Any], lists: Mapping[str, Iterable[Any]], part: int = PART) -> bytes:
-    """The object `value`, which has a field, with `lists` behind its others, `part` items of each at a time."""
+    """The object `value`, which has a field, with `lists` behind its others, `part` items of each at a
+    time."""
     head = json.dumps(value, ensure_ascii=False, separators=(",", ":"))[:-1]
     fields = (f",{json.dumps(name)}:[{','.join(_parts(items, part))}]" for name, items in lists.items())
     return "".join([head, *fields, "}"]).encode("utf-8", "replace")

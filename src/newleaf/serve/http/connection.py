@@ -1,4 +1,5 @@
-"""Connections: how many there may be, how long headers may take, and how large they may be. uvicorn has no limits of its own here."""
+"""Connections: how many there may be, how long headers may take, and how large they may be. uvicorn has no
+limits of its own here."""
 
 from __future__ import annotations
 
@@ -11,11 +12,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from newleaf.serve.api_errors import shape
 from newleaf.serve.http.server_settings import Limits
 
-# A request to speak another protocol. Servers may ignore it (RFC 9110, 7.8); the parser would take what follows, a body as well, for the
+# A request to speak another protocol. Servers may ignore it (RFC 9110, 7.8); the parser would take what
+# follows, a body as well, for the
 # other protocol. Java's HTTP client asks for HTTP/2 in this way with each first request.
 UPGRADE = re.compile(rb"(?i)(?<=\n)upgrade(?=:)")
 PASSED_OVER = b"x-asked"  # of the same length
-REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 
 class Connection(HttpToolsProtocol):
@@ -96,7 +103,9 @@ class Connection(HttpToolsProtocol):
             self._refuse(400, "this is not an HTTP request", "invalid_request")
 
     def _refuse_head(self) -> None:
-        self._refuse(431, f"the request's head has more than {self.limits.header_bytes:,} bytes", "headers_too_large")
+        self._refuse(
+            431, f"the request's head has more than {self.limits.header_bytes:,} bytes", "headers_too_large"
+        )
 
     def _count(self, size: int) -> None:
         self._seen += size

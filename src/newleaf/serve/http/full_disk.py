@@ -1,4 +1,5 @@
-"""What is told where the server's disk is full: an error of its own, since it is neither the client's fault nor a fault of the program."""
+"""What is told where the server's disk is full: an error of its own, since it is neither the client's fault
+nor a fault of the program."""
 
 from __future__ import annotations
 
@@ -21,4 +22,6 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 def full_disk() -> ApiError:
     """507, Insufficient Storage (RFC 4918)."""
-    return ApiError(507, "the server's disk is full; nothing of this request was kept", None, "insufficient_storage")
+    return ApiError(
+        507, "the server's disk is full; nothing of this request was kept", None, "insufficient_storage"
+    )

@@ -18,7 +18,8 @@ from newleaf.storage.locks import locked
 
 @dataclass(frozen=True)
 class Key:
-    """A line of the file. `hash` is the key's SHA-256: keys have 256 random bits, so nothing slower is needed."""
+    """A line of the file. `hash` is the key's SHA-256: keys have 256 random bits, so nothing slower is
+    needed."""
 
     name: str
     hash: str
@@ -27,7 +28,9 @@ class Key:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w.-]{1,64}", self.name):
-            raise InputError(f"name: {self.name!r} is not a name of letters, digits, dots, hyphens and underscores")
+            raise InputError(
+                f"name: {self.name!r} is not a name of letters, digits, dots, hyphens and underscores"
+            )
         if not isinstance(self.hash, str) or not re.fullmatch(r"[0-9a-f]{64}", self.hash):
             raise InputError("hash: must be 64 hexadecimal digits")
         for name in ("requests_per_minute", "tokens_per_minute"):
@@ -56,8 +59,8 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def add_key(path: Path, name: str) -> str:
-    """Make a key and note its hash in the file, one process at a time. Returns the key, which is nowhere else. Raises InputError when
-    the name is taken, and for a file that cannot be written."""
+    """Make a key and note its hash in the file, one process at a time. Returns the key, which is nowhere
+    else. Raises InputError when the name is taken, and for a file that cannot be written."""
     made = f"nl-{secrets.token_urlsafe(32)}"
     try:
         with locked(path.with_name(f".{path.name}.lock")):
@@ -65,7 +68,9 @@ def add_key(path: Path, name: str) -> str:
             if any(key.name == name for key in keys):
                 raise InputError(f"{path}: there is a key named {name} already")
             keys.append(Key(name, digest(made)))
-            rows = [{field: value for field, value in asdict(key).items() if value is not None} for key in keys]
+            rows = [
+                {field: value for field, value in asdict(key).items() if value is not None} for key in keys
+            ]
             write_text(path, "".join(json.dumps(row) + "\n" for row in rows), private=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None

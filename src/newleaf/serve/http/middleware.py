@@ -1,4 +1,5 @@
-"""What stands around every request: id, origin, key and rate, how large and how slow it may be, its line in the log, a 500 at worst."""
+"""What stands around every request: id, origin, key and rate, how large and how slow it may be, its line in
+the log, a 500 at worst."""
 
 from __future__ import annotations
 
@@ -36,8 +37,16 @@ TRACE = 6  # calls that led to an error, the last ones
 class RequestMiddleware:
     """ASGI middleware. `scope["state"]["record"]` is the request's `RequestRecord`."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, rates: KeyRates, metrics: Metrics, logs: Logs) -> None:
-        self.app, self.limits, self.rates, self.metrics, self.logs = app, settings.limits, rates, metrics, logs
+    def __init__(
+        self, app: ASGIApp, settings: Settings, rates: KeyRates, metrics: Metrics, logs: Logs
+    ) -> None:
+        self.app, self.limits, self.rates, self.metrics, self.logs = (
+            app,
+            settings.limits,
+            rates,
+            metrics,
+            logs,
+        )
         self.keys, self.hosts = settings.keys, settings.hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,7 +55,8 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
-        inside = isinstance(state.get("record"), RequestRecord)  # a request of our own, for a batch that was let in
+        # a request of our own, for a batch that was let in
+        inside = isinstance(state.get("record"), RequestRecord)
         record: RequestRecord = state["record"] if inside else RequestRecord(_request_id(headers))
         state["record"] = record
         status = 0
@@ -88,10 +98,18 @@ class RequestMiddleware:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             key = find(self.keys, given.strip()) if scheme.lower() == "bearer" and given else None
             if key is None:
-                what = "this API key is not known" if given else "an API key is needed: Authorization: Bearer KEY"
+                what = (
+                    "this API key is not known"
+                    if given
+                    else "an API key is needed: Authorization: Bearer KEY"
+                )
                 raise ApiError(401, what, None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
             record.key = key.name
-        if scope["method"] == "POST" and path.startswith(GUARDED) and (late := self.rates.of(record.key).admit()):
+        if (
+            scope["method"] == "POST"
+            and path.startswith(GUARDED)
+            and (late := self.rates.of(record.key).admit())
+        ):
             raise overloaded(f"too many requests or tokens in a minute; try again in {late:.0f} s", late)
 
     def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
@@ -103,7 +121,12 @@ class RequestMiddleware:
         given = headers.get("content-length", "0").lstrip("0") or "0"
         if given.isdecimal() and (len(given) > LONGEST_COUNT or int(given) > most):
             given = given[:LONGEST_COUNT]
-            raise ApiError(413, f"the body has {int(given):,} bytes, and at most {most:,} are taken", None, "request_too_large")
+            raise ApiError(
+                413,
+                f"the body has {int(given):,} bytes, and at most {most:,} are taken",
+                None,
+                "request_too_large",
+            )
         seconds, size, over = self.limits.body_seconds, 0, False
         deadline = time.monotonic() + seconds
 
@@ -114,7 +137,9 @@ class RequestMiddleware:
             try:
                 message = await asyncio.wait_for(receive(), deadline - time.monotonic())
             except TimeoutError:
-                raise ApiError(408, f"the body was not there after {seconds:g} seconds", None, "request_timeout") from None
+                raise ApiError(
+                    408, f"the body was not there after {seconds:g} seconds", None, "request_timeout"
+                ) from None
             size += len(message.get("body", b""))
             over = message["type"] != "http.request" or not message.get("more_body", False)
             if size > most:
@@ -132,7 +157,9 @@ class RequestMiddleware:
         self.metrics.request(route, status, seconds, record)
         if route in OPEN or route == "/metrics":
             return
-        fields: dict[str, Any] = {name: getattr(record, name) for name in ("id", "key", "model", "user", "gone")}
+        fields: dict[str, Any] = {
+            name: getattr(record, name) for name in ("id", "key", "model", "user", "gone")
+        }
         fields |= {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens}
         for name in ("ignored", "loosened", "unmet"):
             fields |= {name: lines[:MOST_LOGGED]} if (lines := getattr(record, name)) else {}
@@ -151,7 +178,8 @@ class RequestMiddleware:
 
 
 def listed(places: Sequence[str]) -> str:
-    """Places in a body for a header: names of strangers are escaped as in addresses, and a long list is cut and counted."""
+    """Places in a body for a header: names of strangers are escaped as in addresses, and a long list is cut
+    and counted."""
     text = ""
     for number, place in enumerate(places):
         more = (", " if text else "") + quote(place, safe="[]._-/$")

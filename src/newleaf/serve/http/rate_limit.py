@@ -35,13 +35,15 @@ class Bucket:
 class Rates:
     """The buckets of one key."""
 
-    def __init__(self, requests: int | None, tokens: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, requests: int | None, tokens: int | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._requests = Bucket(requests, clock) if requests is not None else None
         self._tokens = Bucket(tokens, clock) if tokens is not None else None
 
     def admit(self, patient: bool = False) -> float:
-        """0 when a request may come now, which is then counted; otherwise the seconds to wait. One that is `patient` leaves half of what a
-        minute allows to others of the same key."""
+        """0 when a request may come now, which is then counted; otherwise the seconds to wait. One that is
+        `patient` leaves half of what a minute allows to others of the same key."""
         late = 0.0
         for bucket in (self._requests, self._tokens):
             if bucket is not None:
@@ -60,7 +62,9 @@ class Rates:
 class KeyRates:
     """The rates of each key, and those of everybody together where there are no keys."""
 
-    def __init__(self, limits: Limits, keys: Sequence[Key] | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: Limits, keys: Sequence[Key] | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._everybody = Rates(limits.requests_per_minute, limits.tokens_per_minute, clock)
         self._keys = None if keys is None else {key.name for key in keys}
         self._rates: dict[str | None, Rates] = {}

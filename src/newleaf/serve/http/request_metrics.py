@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from newleaf.serve.http.request_record import RequestRecord
 
 TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-Loads = Callable[[], Iterator[tuple[str, bool, int, int, int]]]  # model, loaded, bytes, texts written, texts waiting
+# model, loaded, bytes, texts written, texts waiting
+Loads = Callable[[], Iterator[tuple[str, bool, int, int, int]]]
 
 
 class Metrics:
@@ -22,13 +23,27 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter("newleaf_requests", "Requests answered", ["route", "status"], registry=self.registry)
-        self._seconds = Histogram("newleaf_request_seconds", "From a request to its end", ["route"], buckets=TIMES, registry=self.registry)
+        self._requests = Counter(
+            "newleaf_requests", "Requests answered", ["route", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "newleaf_request_seconds",
+            "From a request to its end",
+            ["route"],
+            buckets=TIMES,
+            registry=self.registry,
+        )
         self._first = Histogram(
-            "newleaf_first_token_seconds", "From a request to its first text", ["model"], buckets=TIMES, registry=self.registry
+            "newleaf_first_token_seconds",
+            "From a request to its first text",
+            ["model"],
+            buckets=TIMES,
+            registry=self.registry,
         )
         self._read = Counter("newleaf_prompt_tokens", "Tokens read", ["model"], registry=self.registry)
-        self._written = Counter("newleaf_completion_tokens", "Tokens written", ["model"], registry=self.registry)
+        self._written = Counter(
+            "newleaf_completion_tokens", "Tokens written", ["model"], registry=self.registry
+        )
 
     def request(self, route: str, status: int, seconds: float, record: RequestRecord) -> None:
         """A request has ended. Routes are paths with names for their parts, so that there are few."""
@@ -51,8 +66,16 @@ class _Engines(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         texts = ("loaded", "bytes", "running", "waiting")
-        helps = ("Whether the model is in memory", "Bytes of its weights in memory", "Texts being written", "Texts that wait")
-        gauges = [GaugeMetricFamily(f"newleaf_model_{name}", about, labels=["model"]) for name, about in zip(texts, helps, strict=True)]
+        helps = (
+            "Whether the model is in memory",
+            "Bytes of its weights in memory",
+            "Texts being written",
+            "Texts that wait",
+        )
+        gauges = [
+            GaugeMetricFamily(f"newleaf_model_{name}", about, labels=["model"])
+            for name, about in zip(texts, helps, strict=True)
+        ]
         for model, *values in self._loads():
             for gauge, value in zip(gauges, values, strict=True):
                 gauge.add_metric([model], float(value))

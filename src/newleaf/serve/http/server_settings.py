@@ -17,7 +17,8 @@ class Limits:
     body: int = 4 << 20  # bytes of a request
     upload: int = 128 << 20  # bytes of a file
     prompt: int | None = None  # tokens; None: what the context holds
-    reading: int = 300_000  # tokens that are read for embeddings or prompt scores of one request, as OpenAI has it
+    # tokens that are read for embeddings or prompt scores of one request, as OpenAI has it
+    reading: int = 300_000
     output: int = 4096  # tokens of one text, and what is written where nobody says how many
     choices: int = 16  # texts of one request
     queue: int = 1024  # texts that wait or are being written, per model
@@ -38,8 +39,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything but the models. `keys` are those that are let in (None: everybody is), `hosts` the names under which the server may be
-    asked (None: any), `state` is the folder of files and batches."""
+    """Everything but the models. `keys` are those that are let in (None: everybody is), `hosts` the names
+    under which the server may be asked (None: any), `state` is the folder of files and batches."""
 
     limits: Limits = Limits()
     keys: Sequence[Key] | None = None

@@ -28,8 +28,9 @@ def event(value: Any, name: str | None = None) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events as they come. `cancel` is called when the client goes away, or leaves what was sent unread for `stall` seconds; `end`
-    when it is over, in any case. `failed` makes the last events of the body of an error."""
+    """Sends events as they come. `cancel` is called when the client goes away, or leaves what was sent unread
+    for `stall` seconds; `end` when it is over, in any case. `failed` makes the last events of the body of an
+    error."""
 
     media_type = "text/event-stream"
 
@@ -78,7 +79,13 @@ class EventStream(Response):
         except NotFiniteError as error:
             yield self._failed(shape(500, str(error), code="model_overflow"))
         except Exception:
-            yield self._failed(shape(500, f"the server failed while it wrote; its log has more under the request's id, {self._record.id}"))
+            yield self._failed(
+                shape(
+                    500,
+                    f"the server failed while it wrote; its log has more under the request's id, "
+                    f"{self._record.id}",
+                )
+            )
             raise
 
     async def _wait_for_disconnect(self, receive: Receive) -> None:
@@ -88,7 +95,9 @@ class EventStream(Response):
         self._cancel()
 
 
-async def cancel_on_disconnect(request: Request, work: Awaitable[Result], cancel: Callable[[], None]) -> Result:
+async def cancel_on_disconnect(
+    request: Request, work: Awaitable[Result], cancel: Callable[[], None]
+) -> Result:
     """The result of `work`; when the client goes away meanwhile, `cancel` is called."""
 
     async def watch() -> None:
@@ -107,7 +116,8 @@ async def cancel_on_disconnect(request: Request, work: Awaitable[Result], cancel
 
 
 async def result_of(request: Request, engine_task: EngineTask[Result]) -> Result:
-    """The result of work with the network, which stops when the client goes away; then raises ApiError (499), which nobody reads."""
+    """The result of work with the network, which stops when the client goes away; then raises ApiError (499),
+    which nobody reads."""
     try:
         return await cancel_on_disconnect(request, answer_to(engine_task), engine_task.cancel)
     finally:

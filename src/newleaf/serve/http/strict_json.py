@@ -1,4 +1,5 @@
-"""Routes whose JSON is read strictly (by name, valid UTF-8, no deep nesting, no numbers without a value) and whose fields liberally."""
+"""Routes whose JSON is read strictly (by name, valid UTF-8, no deep nesting, no numbers without a value) and
+whose fields liberally."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ SMALL = 32 << 10  # bytes of a body that is read at once
 
 
 class StrictRequest(Request):
-    """A request whose JSON is read by pydantic's parser, which knows limits that Python's does not, and made into what the schemas know."""
+    """A request whose JSON is read by pydantic's parser, which knows limits that Python's does not, and made
+    into what the schemas know."""
 
     reader: BodyReader | None = None
 
@@ -33,9 +35,13 @@ class StrictRequest(Request):
             except ValueError as error:
                 long = "number out of range" in str(error)
                 what = f"the body has a number of more than {DIGITS:,} digits"
-                raise ApiError(400, what if long else f"the body is not valid JSON: {error}", None, "invalid_json") from None
+                raise ApiError(
+                    400, what if long else f"the body is not valid JSON: {error}", None, "invalid_json"
+                ) from None
             if self.reader is not None and not isinstance(self._json, dict):
-                raise ApiError(400, f"the body must be a JSON object, not {shown(self._json)}", None, "invalid_value")
+                raise ApiError(
+                    400, f"the body must be a JSON object, not {shown(self._json)}", None, "invalid_value"
+                )
             if self.reader is not None:
                 self._json = await run_off_loop(self.reader.read, self._json, size=len(body))
                 self.state.record.ignored += self.reader.ignored
@@ -43,17 +49,25 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """Takes JSON only where a page of another site could not send it without being asked first: with its content type."""
+    """Takes JSON only where a page of another site could not send it without being asked first: with its
+    content type."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         takes_json = self.body_field is not None and not self.path.endswith("/files")
-        model: Any = self.body_field.field_info.annotation if takes_json and self.body_field is not None else None
+        model: Any = (
+            self.body_field.field_info.annotation if takes_json and self.body_field is not None else None
+        )
 
         async def strict(request: Request) -> Response:
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if takes_json and kind != "application/json":
-                raise ApiError(415, "the body must be JSON, with Content-Type: application/json", None, "unsupported_media_type")
+                raise ApiError(
+                    415,
+                    "the body must be JSON, with Content-Type: application/json",
+                    None,
+                    "unsupported_media_type",
+                )
             asked = StrictRequest(request.scope, request.receive)
             if is_model(model):
                 asked.reader = BodyReader(model, strict=request.app.state.strict)

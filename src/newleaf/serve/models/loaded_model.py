@@ -1,4 +1,5 @@
-"""One open model behind the server: its engine, its chat template, and threads for what would hold up the event loop."""
+"""One open model behind the server: its engine, its chat template, and threads for what would hold up the
+event loop."""
 
 from __future__ import annotations
 
@@ -22,13 +23,16 @@ from newleaf.text.chat_template import ChatTemplate
 from newleaf.version import VERSION
 
 Result = TypeVar("Result")
-CHECKS = 4  # values that are compared with their schemas at once; each takes milliseconds, or is given up after CHECK_SECONDS
+# values that are compared with their schemas at once; each takes milliseconds, or is given up after
+# CHECK_SECONDS
+CHECKS = 4
 CHECK_WAIT = 1.0  # seconds that one waits for its turn
 
 
 class LoadedModel:
-    """A model that is in memory, with the `adapters` over it by their names, which have its `template` where one is given in place of the
-    models' own, and a `draft` that proposes tokens. `users` counts the requests that hold it there."""
+    """A model that is in memory, with the `adapters` over it by their names, which have its `template` where
+    one is given in place of the models' own, and a `draft` that proposes tokens. `users` counts the requests
+    that hold it there."""
 
     def __init__(
         self,
@@ -49,7 +53,9 @@ class LoadedModel:
         self.engine = model.engine(slots, cache, adapters=self.adapters, draft=draft)
         self.template = _template(model)
         self.context = model.network.config.context_length
-        self.adapted = {each: LoadedAdapter(each, path, self, template) for each, path in self.adapters.items()}
+        self.adapted = {
+            each: LoadedAdapter(each, path, self, template) for each, path in self.adapters.items()
+        }
 
     @property
     def holder(self) -> LoadedModel:
@@ -74,13 +80,19 @@ class LoadedModel:
     @property
     def nbytes(self) -> int:
         """Bytes that the weights take, the draft's too."""
-        return self.model.network.weight_bytes() + (self.draft.network.weight_bytes() if self.draft is not None else 0)
+        return self.model.network.weight_bytes() + (
+            self.draft.network.weight_bytes() if self.draft is not None else 0
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names what answers depend on beside the request: this version, the network and its number formats, the tokenizer."""
+        """Names what answers depend on beside the request: this version, the network and its number formats,
+        the tokenizer."""
         network = self.model.network
-        kinds = sorted({str(each.dtype) for each in network.parameters()} | {type(each).__name__ for each in network.modules()})
+        kinds = sorted(
+            {str(each.dtype) for each in network.parameters()}
+            | {type(each).__name__ for each in network.modules()}
+        )
         parts = [VERSION, self.name, network.config, kinds, self.model.tokenizer.fingerprint, self.slots]
         return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:10]}"
 
@@ -89,7 +101,11 @@ class LoadedModel:
         running, waiting = self.engine.load
         if running + waiting + texts > self.queue:
             seconds = 1 + waiting / max(1, self.slots)
-            raise overloaded(f"{self.name}: {waiting} texts are waiting already; try again in {seconds:.0f} s", seconds, "queue_full")
+            raise overloaded(
+                f"{self.name}: {waiting} texts are waiting already; try again in {seconds:.0f} s",
+                seconds,
+                "queue_full",
+            )
 
     def submit(
         self,
@@ -122,13 +138,15 @@ class LoadedModel:
 
 
 class LoadedAdapter(LoadedModel):
-    """A model with an adapter: the engine is its base's, in which texts of all adapters are written together."""
+    """A model with an adapter: the engine is its base's, in which texts of all adapters are written
+    together."""
 
     def __init__(self, name: str, path: str, base: LoadedModel, template: str | None) -> None:
         self.name, self.model, self.base, self.slots = name, base.model.with_adapter(path), base, base.slots
         if template is not None:
             self.model.use_template(template)
-        brings = self.model.tokenizer is not base.model.tokenizer  # a tokenizer of its own, which may have a template
+        # a tokenizer of its own, which may have a template
+        brings = self.model.tokenizer is not base.model.tokenizer
         self.template = (_template(self.model) if brings else None) or base.template
         self.context = base.context
 
@@ -174,7 +192,8 @@ class Turns:
 
 
 class Threads:
-    """For work of milliseconds to seconds that is no coroutine's: rendering, encoding, compiling grammars, opening models."""
+    """For work of milliseconds to seconds that is no coroutine's: rendering, encoding, compiling grammars,
+    opening models."""
 
     def __init__(self, count: int = 8) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="newleaf-serve")

@@ -1,4 +1,5 @@
-"""The models that a server knows by name: opened when somebody asks for them, evicted when memory is needed for others."""
+"""The models that a server knows by name: opened when somebody asks for them, evicted when memory is needed
+for others."""
 
 from __future__ import annotations
 
@@ -32,17 +33,20 @@ class Source:
     device: str | None = None
     threads: int | None = None
     template: str | None = None  # a Jinja chat template in place of the model's own
-    adapters: Mapping[str, str] = field(default_factory=dict)  # over this model: the name of each, and its folder
+    # over this model: the name of each, and its folder
+    adapters: Mapping[str, str] = field(default_factory=dict)
     draft: str | None = None  # a small model that proposes tokens
     draft_weights: str | None = None
-    context: int | None = None  # and how it is stretched, and what keys and values are kept in, as `newleaf.load` takes them
+    # and how it is stretched, and what keys and values are kept in, as `newleaf.load` takes them
+    context: int | None = None
     context_method: Literal["yarn", "ntk"] | None = None
     cache: Literal["bf16", "int8"] | None = None
 
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """How much of the machine the models may take. `memory` bytes of weights (None: no limit), `cache` bytes of keys and values each."""
+    """How much of the machine the models may take. `memory` bytes of weights (None: no limit), `cache` bytes
+    of keys and values each."""
 
     memory: int | None = None
     cache: int | None = None
@@ -51,14 +55,25 @@ class MemoryLimits:
 
 
 class Registry:
-    """Models by name, of which as many are in memory as `room` allows; the one unused for longest goes first."""
+    """Models by name, of which as many are in memory as `room` allows; the one unused for longest goes
+    first."""
 
-    def __init__(self, sources: Sequence[Source], room: MemoryLimits, threads: Threads, logs: Logs, open_model: Open | None = None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        room: MemoryLimits,
+        threads: Threads,
+        logs: Logs,
+        open_model: Open | None = None,
+    ) -> None:
         names = [name for source in sources for name in (source.name, *source.adapters)]
         if not names:
             raise InputError("a server needs a model")
         if len(set(names)) < len(names):
-            raise InputError(f"two models have the name {max(names, key=names.count)}; give one another, as in NAME={sources[0].path}")
+            raise InputError(
+                f"two models have the name {max(names, key=names.count)}; give one another, as in "
+                f"NAME={sources[0].path}"
+            )
         self.sources: Mapping[str, Source] = {source.name: source for source in sources}
         self.names = {name: source for source in sources for name in (source.name, *source.adapters)}
         self.room, self.threads, self.logs = room, threads, logs
@@ -82,13 +97,18 @@ class Registry:
         """For each model: name, whether it is in memory, its bytes, texts being written and texts waiting."""
         for name in self.sources:
             loaded_model = self._hosted.get(name)
-            yield (name, True, self._sizes[name], *loaded_model.engine.load) if loaded_model is not None else (name, False, 0, 0, 0)
+            yield (
+                (name, True, self._sizes[name], *loaded_model.engine.load)
+                if loaded_model is not None
+                else (name, False, 0, 0, 0)
+            )
 
     @asynccontextmanager
     async def use(self, name: str | None) -> AsyncIterator[LoadedModel]:
         """The model of this name (None: the first), opened if it is not, and kept while the block runs.
 
-        Raises ApiError when there is none, when it cannot be opened, or when models in use leave no memory for it.
+        Raises ApiError when there is none, when it cannot be opened, or when models in use leave no memory
+        for it.
         """
         loaded_model = await self.acquire(name)
         try:
@@ -100,7 +120,12 @@ class Registry:
         """As `use`, for those who call `release` themselves."""
         name = self.first if name is None else name
         if name not in self.names:
-            raise ApiError(404, f"the model {name!r} does not exist; there is {', '.join(self.names)}", "model", "model_not_found")
+            raise ApiError(
+                404,
+                f"the model {name!r} does not exist; there is {', '.join(self.names)}",
+                "model",
+                "model_not_found",
+            )
         source = self.names[name]
         loaded_model = self._hosted.get(source.name)
         if loaded_model is None:
@@ -126,13 +151,20 @@ class Registry:
             raise ApiError(503, f"{source.name}: {error}", "model", "model_not_loaded") from None
         self._sizes[source.name] = loaded_model.nbytes
         self._hosted[source.name] = loaded_model
-        self.logs.write("loaded", model=source.name, bytes=loaded_model.nbytes, seconds=round(time.perf_counter() - began, 3))
+        self.logs.write(
+            "loaded",
+            model=source.name,
+            bytes=loaded_model.nbytes,
+            seconds=round(time.perf_counter() - began, 3),
+        )
         return loaded_model
 
     def _host(self, source: Source) -> LoadedModel:
         room = self.room
         adapters, template, draft = source.adapters, source.template, open_draft(source)
-        return LoadedModel(source.name, self._open(source), room.slots, room.cache, room.queue, adapters, template, draft)
+        return LoadedModel(
+            source.name, self._open(source), room.slots, room.cache, room.queue, adapters, template, draft
+        )
 
     def _make_room(self, name: str, size: int) -> None:
         """Evict models until there is memory for this one."""
@@ -141,12 +173,19 @@ class Registry:
             return
         if size > limit:
             raise ApiError(
-                503, f"{name} takes {byte_size(size)}, and the limit for all models is {byte_size(limit)}", "model", "model_too_large"
+                503,
+                f"{name} takes {byte_size(size)}, and the limit for all models is {byte_size(limit)}",
+                "model",
+                "model_too_large",
             )
         while sum(self._sizes[each] for each in self._hosted) + size > limit:
             idle = next((each for each, loaded_model in self._hosted.items() if not loaded_model.users), None)
             if idle is None:
-                raise overloaded(f"{name} is not in memory, and the models that are there are being used", 5, "model_not_loaded")
+                raise overloaded(
+                    f"{name} is not in memory, and the models that are there are being used",
+                    5,
+                    "model_not_loaded",
+                )
             self._hosted.pop(idle).close()
             gc.collect()
             self.logs.write("put away", model=idle)
@@ -181,7 +220,8 @@ def open_draft(source: Source) -> Model | None:
 
 
 def size_on_disk(source: Source) -> int:
-    """Bytes of the weights of the model and its draft, near enough to decide what has to be evicted for them."""
+    """Bytes of the weights of the model and its draft, near enough to decide what has to be evicted for
+    them."""
     return sum(_size_on_disk(Path(path)) for path in (source.path, source.draft) if path is not None)
 
 

@@ -45,7 +45,9 @@ class ServerContext:
         record.prompt_tokens, record.completion_tokens = counted.prompt_tokens, counted.completion_tokens
         self.registry.release(loaded_model)
 
-    async def until_done(self, loaded_model: LoadedModel, counted: Counted, record: RequestRecord, work: Awaitable[Result]) -> Result:
+    async def until_done(
+        self, loaded_model: LoadedModel, counted: Counted, record: RequestRecord, work: Awaitable[Result]
+    ) -> Result:
         """The result of `work`, after which the request is over."""
         try:
             return await work

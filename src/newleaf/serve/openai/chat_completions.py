@@ -47,13 +47,17 @@ def chat_router(server_context: ServerContext) -> APIRouter:
             events = _events(answers, loaded_model, head, usage, record)
             end = functools.partial(server_context.done, loaded_model, answers, record)
             return EventStream(events, answers.cancel, end, record, server_context.limits.stall_seconds)
-        whole = server_context.until_done(loaded_model, answers, record, _whole(answers, loaded_model, head, record))
+        whole = server_context.until_done(
+            loaded_model, answers, record, _whole(answers, loaded_model, head, record)
+        )
         return JSONResponse(await cancel_on_disconnect(request, whole, answers.cancel))
 
     return routes
 
 
-async def begin(server_context: ServerContext, body: ChatRequest, request: Request) -> tuple[Answers, LoadedModel]:
+async def begin(
+    server_context: ServerContext, body: ChatRequest, request: Request
+) -> tuple[Answers, LoadedModel]:
     """Hand the conversation to the engine. The caller has to release the model afterwards."""
     question = question_of(body)
     record = request.state.record
@@ -61,7 +65,9 @@ async def begin(server_context: ServerContext, body: ChatRequest, request: Reque
     record.of(loaded_model.name, body.user)
     try:
         options = functools.partial(_options, body, loaded_model, server_context)
-        answers = await server_context.threads.run(lambda: ask(loaded_model, question, server_context.limits, options))
+        answers = await server_context.threads.run(
+            lambda: ask(loaded_model, question, server_context.limits, options)
+        )
         record.ignored += answers.ignored
         record.loosened, record.unmet = answers.loosened, answers.unmet
         return answers, loaded_model
@@ -78,7 +84,9 @@ def question_of(body: ChatRequest) -> Question:
         raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
     tools, choice = [tool_json(tool.function) for tool in body.tools or ()], body.tool_choice
     if isinstance(choice, AllowedChoice):
-        chosen = choose_tools(tools, choice.allowed_tools.mode, [each.function.name for each in choice.allowed_tools.tools])
+        chosen = choose_tools(
+            tools, choice.allowed_tools.mode, [each.function.name for each in choice.allowed_tools.tools]
+        )
     elif isinstance(choice, NamedTool):
         chosen = choose_tools(tools, None, [choice.function.name])
     else:
@@ -91,8 +99,14 @@ def question_of(body: ChatRequest) -> Question:
         parallel=body.parallel_tool_calls is not False,
         schema=_schema(body),
         schema_param="response_format.json_schema.schema",
-        schema_strict=bool(body.response_format and body.response_format.json_schema and body.response_format.json_schema.strict),
-        tool_params={tool.function.name: f"tools[{n}].function.parameters" for n, tool in enumerate(body.tools or ())},
+        schema_strict=bool(
+            body.response_format
+            and body.response_format.json_schema
+            and body.response_format.json_schema.strict
+        ),
+        tool_params={
+            tool.function.name: f"tools[{n}].function.parameters" for n, tool in enumerate(body.tools or ())
+        },
         strict=frozenset(tool.function.name for tool in body.tools or () if tool.function.strict),
         effort=body.reasoning_effort,
         go_on=bool(body.continue_final_message),
@@ -101,7 +115,8 @@ def question_of(body: ChatRequest) -> Question:
 
 
 def message_of(message: ChatMessage) -> dict[str, Any]:
-    """A message as templates expect it: calls in today's form with their arguments as JSON, parts of text as "text", no empty lists."""
+    """A message as templates expect it: calls in today's form with their arguments as JSON, parts of text as
+    "text", no empty lists."""
     found = message.model_dump(exclude_none=True)
     if (old := found.pop("function_call", None)) is not None and "tool_calls" not in found:
         found["tool_calls"] = [{"id": "", "type": "function", "function": old}]
@@ -126,12 +141,21 @@ def _schema(body: ChatRequest) -> Any:
     if form.type == "json_object":
         return {"type": "object"}
     if form.json_schema is None:
-        raise ApiError(400, "response_format.json_schema: is missing", "response_format.json_schema", "missing_required_parameter")
+        raise ApiError(
+            400,
+            "response_format.json_schema: is missing",
+            "response_format.json_schema",
+            "missing_required_parameter",
+        )
     return form.json_schema.schema_
 
 
 def _options(
-    body: ChatRequest, loaded_model: LoadedModel, server_context: ServerContext, room: int, constraint: Mapping[str, Any]
+    body: ChatRequest,
+    loaded_model: LoadedModel,
+    server_context: ServerContext,
+    room: int,
+    constraint: Mapping[str, Any],
 ) -> SamplingConfig:
     asked = [each for each in (body.max_tokens, body.max_completion_tokens) if each is not None]
     most = most_tokens(min(asked, default=None), room, server_context.limits)
@@ -142,15 +166,22 @@ def _options(
 
 
 def _head(loaded_model: LoadedModel) -> dict[str, Any]:
-    head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": loaded_model.name}
+    head = {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "created": int(time.time()),
+        "model": loaded_model.name,
+    }
     return {**head, "system_fingerprint": loaded_model.fingerprint}
 
 
-async def _events(answers: Answers, loaded_model: LoadedModel, head: dict[str, Any], usage: bool, record: Any) -> AsyncIterator[bytes]:
+async def _events(
+    answers: Answers, loaded_model: LoadedModel, head: dict[str, Any], usage: bool, record: Any
+) -> AsyncIterator[bytes]:
     """The chunks, several in one piece where they come at once."""
     head = {"id": head["id"], "object": "chat.completion.chunk", **head}
     more = {"usage": None} if usage else {}
-    # Most chunks are a few characters of text: they are put together without walking through the whole of them.
+    # Most chunks are a few characters of text: they are put together without walking through the whole of
+    # them.
     before = json.dumps(head, separators=(",", ":"))[:-1] + ',"choices":[{"index":'
     after = ',"logprobs":null,"finish_reason":null}]' + (',"usage":null' if usage else "") + "}\n\n"
 
@@ -161,7 +192,9 @@ async def _events(answers: Answers, loaded_model: LoadedModel, head: dict[str, A
     def told(delta: Delta, calls: list[int]) -> bytes:
         if isinstance(delta.part, Call):
             calls[delta.index] += 1
-            return chunk(delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **call_json(delta.part)}]})
+            return chunk(
+                delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **call_json(delta.part)}]}
+            )
         if isinstance(delta.part, CallStart):
             calls[delta.index] += 1
             begun = call_json(Call(delta.part.name, ""))
@@ -202,7 +235,9 @@ def progress_json(answers: Answers, began: float) -> dict[str, int]:
     return {"total": reading.total, "cache": reading.cached, "processed": reading.processed, "time_ms": spent}
 
 
-async def _whole(answers: Answers, loaded_model: LoadedModel, head: dict[str, Any], record: Any) -> dict[str, Any]:
+async def _whole(
+    answers: Answers, loaded_model: LoadedModel, head: dict[str, Any], record: Any
+) -> dict[str, Any]:
     count = answers.request.config.n
     texts: list[dict[str, str]] = [{"content": "", "reasoning": ""} for _ in range(count)]
     calls: list[list[Call]] = [[] for _ in range(count)]
@@ -222,7 +257,12 @@ async def _whole(answers: Answers, loaded_model: LoadedModel, head: dict[str, An
         {
             "index": number,
             "message": message_json(texts[number], calls[number]),
-            "logprobs": {"content": scores_json(scores[number], loaded_model.model.tokenizer), "refusal": None} if asked else None,
+            "logprobs": {
+                "content": scores_json(scores[number], loaded_model.model.tokenizer),
+                "refusal": None,
+            }
+            if asked
+            else None,
             "finish_reason": ends[number],
         }
         for number in range(count)
@@ -255,7 +295,10 @@ def scores_json(scores: Any, tokenizer: Tokenizer) -> list[dict[str, Any]]:
             "id": token,
         }
 
-    return [{**named(score.id, score.logprob), "top_logprobs": [named(*pair) for pair in score.top]} for score in scores]
+    return [
+        {**named(score.id, score.logprob), "top_logprobs": [named(*pair) for pair in score.top]}
+        for score in scores
+    ]
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

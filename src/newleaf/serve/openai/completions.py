@@ -20,7 +20,13 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.generate.text.request import Request as Writing
 from newleaf.generate.text.text_state import Piece
-from newleaf.serve.answers.request_options import check_prompt, check_texts, check_together, most_tokens, sampling
+from newleaf.serve.answers.request_options import (
+    check_prompt,
+    check_texts,
+    check_together,
+    most_tokens,
+    sampling,
+)
 from newleaf.serve.answers.usage import cached, text_usage
 from newleaf.serve.api_errors import ApiError, refused
 from newleaf.serve.http.sse import DONE, EventStream, answer_to, cancel_on_disconnect, event
@@ -59,7 +65,9 @@ class Continuations:
     async def score(self, loaded_model: LoadedModel, ids: list[int], top: int) -> list[TokenScore]:
         """A prompt's scores, unless the client goes away."""
         model = loaded_model.model
-        self.engine_tasks.append(loaded_model.run_in_engine(score_steps(model.network, ids, model.tokenizer.vocab_size, top)))
+        self.engine_tasks.append(
+            loaded_model.run_in_engine(score_steps(model.network, ids, model.tokenizer.vocab_size, top))
+        )
         try:
             return await answer_to(self.engine_tasks[-1])
         finally:
@@ -105,7 +113,9 @@ def completions_router(server_context: ServerContext) -> APIRouter:
         """Goes on with text. `echo` with `logprobs` scores the prompt."""
         record = request.state.record
         if body.stream_options is not None and not body.stream:
-            raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
+            raise ApiError(
+                400, "stream_options: is for when stream is true", "stream_options", "invalid_value"
+            )
         loaded_model = await server_context.registry.acquire(body.model)
         record.of(loaded_model.name, body.user)
         try:
@@ -139,7 +149,12 @@ def begin(server_context: ServerContext, loaded_model: LoadedModel, body: Comple
         check_together(sum(len(ids) for _, ids in prompts), limits, "prompt")
     if body.negative_prompt is not None:
         check_texts([body.negative_prompt], loaded_model, limits, "negative_prompt")
-        check_prompt(len(loaded_model.model.tokenizer.encode(body.negative_prompt)), loaded_model, limits, "negative_prompt")
+        check_prompt(
+            len(loaded_model.model.tokenizer.encode(body.negative_prompt)),
+            loaded_model,
+            limits,
+            "negative_prompt",
+        )
     extra = options_of(body, loaded_model)
     configs: list[SamplingConfig] = []
     for _, ids in prompts:
@@ -147,7 +162,12 @@ def begin(server_context: ServerContext, loaded_model: LoadedModel, body: Comple
         configs.append(sampling(body, loaded_model, limits, most, extra))
     each = configs[0].sequences
     if each * len(prompts) > limits.queue:
-        raise ApiError(400, f"prompt: {each * len(prompts):,} texts are more than a request may ask for", "prompt", "invalid_value")
+        raise ApiError(
+            400,
+            f"prompt: {each * len(prompts):,} texts are more than a request may ask for",
+            "prompt",
+            "invalid_value",
+        )
     writings: list[Writing] = []
     if body.max_tokens == 0:  # the prompts are echoed and scored, and not gone on with
         return Continuations(prompts, writings)
@@ -163,14 +183,20 @@ def begin(server_context: ServerContext, loaded_model: LoadedModel, body: Comple
 
 
 def options_of(body: CompletionRequest, loaded_model: LoadedModel) -> dict[str, Any]:
-    """Options that only completions have. Beams draw nothing: what generation_config.json says of drawing is left out."""
+    """Options that only completions have. Beams draw nothing: what generation_config.json says of drawing is
+    left out."""
     names = ("best_of", "json_schema", "logprobs", "length_penalty", "guidance_scale", "negative_prompt")
     found = {name: value for name in names if (value := getattr(body, name)) is not None}
     texts = 2 if found.get("guidance_scale", 1) != 1 else 1
     if body.use_beam_search:
         beams = max(body.n or 1, found.pop("best_of", 1))
         if body.temperature:
-            raise ApiError(400, "temperature: beams draw nothing; leave it out, or give 0", "temperature", "invalid_value")
+            raise ApiError(
+                400,
+                "temperature: beams draw nothing; leave it out, or give 0",
+                "temperature",
+                "invalid_value",
+            )
         found |= {"beams": beams, "temperature": 0}
         if beams == 1:  # the likeliest text, however its score is divided
             found.pop("length_penalty", None)
@@ -180,7 +206,12 @@ def options_of(body: CompletionRequest, loaded_model: LoadedModel) -> dict[str, 
         texts *= beams
     if texts > loaded_model.slots:
         what, name = ("beams", "n") if body.use_beam_search else ("guidance", "guidance_scale")
-        raise ApiError(400, f"{name}: {what} of {texts} texts; this server writes {loaded_model.slots} at once", name, "invalid_value")
+        raise ApiError(
+            400,
+            f"{name}: {what} of {texts} texts; this server writes {loaded_model.slots} at once",
+            name,
+            "invalid_value",
+        )
     return found
 
 
@@ -200,10 +231,17 @@ def encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[in
         text = prompt
     else:
         if prompt and max(prompt) >= tokenizer.vocab_size:
-            raise ApiError(400, f"prompt: its ids must be below {tokenizer.vocab_size:,}", "prompt", "invalid_value")
+            raise ApiError(
+                400, f"prompt: its ids must be below {tokenizer.vocab_size:,}", "prompt", "invalid_value"
+            )
         ids, text = list(prompt), tokenizer.decode(prompt)
     if not ids:
-        raise ApiError(400, "prompt: is empty, and this tokenizer has no token that a text could start from", "prompt", "invalid_value")
+        raise ApiError(
+            400,
+            "prompt: is empty, and this tokenizer has no token that a text could start from",
+            "prompt",
+            "invalid_value",
+        )
     return text, ids
 
 
@@ -230,7 +268,11 @@ class Choices:
         """The prompts, where they are asked for, with their tokens' log-probabilities."""
         end = "length" if self.body.max_tokens == 0 else None
         if not self.body.echo:
-            return [self.choice(index, "", (), end) for index in range(self.count * len(self.texts.prompts))] if end else []
+            return (
+                [self.choice(index, "", (), end) for index in range(self.count * len(self.texts.prompts))]
+                if end
+                else []
+            )
         found = []
         model = self.loaded_model.model
         for number, (text, ids) in enumerate(self.texts.prompts):
@@ -255,14 +297,22 @@ class Choices:
         return self.choice(number * self.count + piece.sample, piece.text, piece.scores, piece.end)
 
     def choice(
-        self, index: int, text: str, scores: Sequence[TokenScore], end: str | None, offsets: Sequence[int] | None = None
+        self,
+        index: int,
+        text: str,
+        scores: Sequence[TokenScore],
+        end: str | None,
+        offsets: Sequence[int] | None = None,
     ) -> dict[str, Any]:
-        """`offsets` are the tokens' places, where they are known; those that are written follow the ones before."""
+        """`offsets` are the tokens' places, where they are known; those that are written follow the ones
+        before."""
         reason = None if end is None else "length" if end in ("length", "stuck") else "stop"
         logprobs = self._logprobs(index, scores, offsets) if self.body.logprobs is not None else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, index: int, scores: Sequence[TokenScore], offsets: Sequence[int] | None) -> dict[str, Any]:
+    def _logprobs(
+        self, index: int, scores: Sequence[TokenScore], offsets: Sequence[int] | None
+    ) -> dict[str, Any]:
         tokenizer = self.loaded_model.model.tokenizer
         names = [tokenizer.token_name(score.id) for score in scores]
         if offsets is None:
@@ -270,7 +320,8 @@ class Choices:
                 self._offsets[index] = TextOffsets(tokenizer, 0, self.texts.prompts[index // self.count][1])
             offsets = [self._offsets[index](score.id) for score in scores]
         tops = [
-            None if score.logprob is None else {**dict(self._named(score.top)), name: score.logprob} for name, score in zip(names, scores)
+            None if score.logprob is None else {**dict(self._named(score.top)), name: score.logprob}
+            for name, score in zip(names, scores)
         ]
         return {
             "tokens": names,
@@ -282,7 +333,9 @@ class Choices:
 
     def _named(self, pairs: Sequence[tuple[int, float]]) -> list[tuple[str, float]]:
         """Alternatives by their text, the likeliest of those that look alike."""
-        return [(self.loaded_model.model.tokenizer.token_name(token), value) for token, value in reversed(pairs)]
+        return [
+            (self.loaded_model.model.tokenizer.token_name(token), value) for token, value in reversed(pairs)
+        ]
 
 
 async def _events(maker: Choices, body: CompletionRequest, record: Any) -> AsyncIterator[bytes]:

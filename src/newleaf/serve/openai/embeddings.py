@@ -1,4 +1,5 @@
-"""POST /v1/embeddings: the mean of a text's last hidden states, as the network has them before its head, scaled to length 1."""
+"""POST /v1/embeddings: the mean of a text's last hidden states, as the network has them before its head,
+scaled to length 1."""
 
 from __future__ import annotations
 
@@ -27,28 +28,39 @@ def embeddings_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/embeddings", response_model=None)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
-        """A vector for each text. Language models are not trained for this: expect less of it than of a model for embeddings."""
+        """A vector for each text. Language models are not trained for this: expect less of it than of a model
+        for embeddings."""
         record = request.state.record
         async with server_context.registry.use(body.model) as loaded_model:
             record.of(loaded_model.name, body.user)
             width = loaded_model.model.network.config.n_embd
             if body.dimensions is not None and body.dimensions > width:
-                raise ApiError(400, f"dimensions: this model's vectors have {width:,}", "dimensions", "invalid_value")
+                raise ApiError(
+                    400, f"dimensions: this model's vectors have {width:,}", "dimensions", "invalid_value"
+                )
             texts = await server_context.threads.run(lambda: _encoded(server_context, loaded_model, body))
             loaded_model.make_room(1)
             record.prompt_tokens = sum(len(ids) for ids in texts)
-            rows = await result_of(request, loaded_model.run_in_engine(_pooled(loaded_model.model.network, texts)))
+            rows = await result_of(
+                request, loaded_model.run_in_engine(_pooled(loaded_model.model.network, texts))
+            )
         usage = {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
         head = {"object": "list", "model": loaded_model.name, "usage": usage}
-        return answer(await server_context.threads.run(lambda: json_bytes(head, {"data": _data(rows, body)}, part=8)))
+        return answer(
+            await server_context.threads.run(lambda: json_bytes(head, {"data": _data(rows, body)}, part=8))
+        )
 
     return routes
 
 
-def _encoded(server_context: ServerContext, loaded_model: LoadedModel, body: EmbeddingRequest) -> list[list[int]]:
+def _encoded(
+    server_context: ServerContext, loaded_model: LoadedModel, body: EmbeddingRequest
+) -> list[list[int]]:
     """The ids of each text. What is too long to read is told by its length, before anything is made of it."""
     texts, given = [], prompts_of(body.input)
-    check_together(sum(len(text) for text in given if not isinstance(text, str)), server_context.limits, "input")
+    check_together(
+        sum(len(text) for text in given if not isinstance(text, str)), server_context.limits, "input"
+    )
     for prompt in given:
         if isinstance(prompt, str):
             check_texts([prompt], loaded_model, server_context.limits, "input")
@@ -58,7 +70,9 @@ def _encoded(server_context: ServerContext, loaded_model: LoadedModel, body: Emb
         try:
             _, ids = encoded(loaded_model.model.tokenizer, prompt)
         except ApiError as error:
-            raise ApiError(400, str(error.detail).replace("prompt", "input", 1), "input", error.code) from None
+            raise ApiError(
+                400, str(error.detail).replace("prompt", "input", 1), "input", error.code
+            ) from None
         _check_length(len(ids), loaded_model)
         texts.append(ids)
     check_together(sum(map(len, texts)), server_context.limits, "input")
@@ -72,7 +86,8 @@ def _check_length(length: int, loaded_model: LoadedModel) -> None:
 
 
 def _pooled(network: GPT, texts: Sequence[Sequence[int]]) -> Generator[None, None, list[torch.Tensor]]:
-    """The mean of each text's hidden states, a piece of one text at a time. Raises NotFiniteError where the network overflows."""
+    """The mean of each text's hidden states, a piece of one text at a time. Raises NotFiniteError where the
+    network overflows."""
     rows = []
     for ids in texts:
         total = torch.zeros(network.config.n_embd)
@@ -87,7 +102,11 @@ def _pooled(network: GPT, texts: Sequence[Sequence[int]]) -> Generator[None, Non
 
 def _data(rows: Sequence[torch.Tensor], body: EmbeddingRequest) -> Generator[object, None, None]:
     for at, row in enumerate(rows):
-        yield {"object": "embedding", "index": at, "embedding": _written(_scaled(row, body), body.encoding_format == "base64")}
+        yield {
+            "object": "embedding",
+            "index": at,
+            "embedding": _written(_scaled(row, body), body.encoding_format == "base64"),
+        }
 
 
 def _scaled(row: torch.Tensor, body: EmbeddingRequest) -> torch.Tensor:

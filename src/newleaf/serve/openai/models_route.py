@@ -1,4 +1,5 @@
-"""GET /v1/models, /health and /ready: which models there are, and whether the server lives and takes requests."""
+"""GET /v1/models, /health and /ready: which models there are, and whether the server lives and takes
+requests."""
 
 from __future__ import annotations
 
@@ -39,8 +40,9 @@ def health_router(server_context: ServerContext) -> APIRouter:
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """All models. Of those that are loaded: `context_length`, the most tokens of one text, whether there is a chat template (`chat`),
-        and how the page and `newleaf chat` sample where nobody says (`chat_sampling`)."""
+        """All models. Of those that are loaded: `context_length`, the most tokens of one text, whether there
+        is a chat template (`chat`), and how the page and `newleaf chat` sample where nobody says
+        (`chat_sampling`)."""
         return {"object": "list", "data": [about(name) for name in registry.names]}
 
     @routes.get("/v1/models/{model:path}")
@@ -58,6 +60,8 @@ def health_router(server_context: ServerContext) -> APIRouter:
     async def ready() -> JSONResponse:
         """Whether a model is in memory and takes requests."""
         open_ = [name for name, loaded, *_ in registry.loads() if loaded]
-        return JSONResponse({"status": "ready" if open_ else "loading", "models": open_}, 200 if open_ else 503)
+        return JSONResponse(
+            {"status": "ready" if open_ else "loading", "models": open_}, 200 if open_ else 503
+        )
 
     return routes

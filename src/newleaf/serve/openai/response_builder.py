@@ -59,7 +59,9 @@ class Maker:
             "store": body.store is not False,
             "temperature": config.temperature,
             "text": {"format": _format_json(body)},
-            "tool_choice": body.tool_choice.model_dump() if isinstance(body.tool_choice, BaseModel) else body.tool_choice or "auto",
+            "tool_choice": body.tool_choice.model_dump()
+            if isinstance(body.tool_choice, BaseModel)
+            else body.tool_choice or "auto",
             "tools": [tool.model_dump() for tool in body.tools or ()],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": body.top_p if body.top_p == 0 else config.top_p,
@@ -80,7 +82,9 @@ class Maker:
         error = body["error"]
         self.error = {"code": "server_error", "message": error["message"]}
         last = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}
-        return self.told(last, *self.items.break_off(), {"type": "response.failed", "response": self.response("failed")})
+        return self.told(
+            last, *self.items.break_off(), {"type": "response.failed", "response": self.response("failed")}
+        )
 
     @property
     def status(self) -> str:
@@ -97,7 +101,10 @@ async def whole(maker: Maker) -> dict[str, Any]:
 
 
 async def events(maker: Maker, keep: Callable[[dict[str, Any]], Awaitable[None]]) -> AsyncIterator[bytes]:
-    begin = ({"type": f"response.{what}", "response": maker.response("in_progress")} for what in ("created", "in_progress"))
+    begin = (
+        {"type": f"response.{what}", "response": maker.response("in_progress")}
+        for what in ("created", "in_progress")
+    )
     yield maker.told(*begin)
     async for deltas in maker.answers.deltas(live=True):
         maker.record.wrote()

@@ -29,7 +29,9 @@ STORED: TypeAdapter[Item] = TypeAdapter(Item)
 OURS = "newleaf:"  # how the thoughts begin that this server has packed
 
 
-def conversation(body: ResponseRequest, store: ResponseStore, owner: str | None) -> tuple[list[Message], list[dict[str, Any]]]:
+def conversation(
+    body: ResponseRequest, store: ResponseStore, owner: str | None
+) -> tuple[list[Message], list[dict[str, Any]]]:
     """The messages that are to be answered, and the items of this request as they are listed afterwards.
 
     Raises ApiError when it should go on from a response, or refers to an item, that is not there.
@@ -60,12 +62,15 @@ def said(output: list[dict[str, Any]]) -> list[Message]:
         elif item["type"] == "reasoning":
             message["reasoning_content"] = item["content"][0]["text"]
         else:
-            message.setdefault("tool_calls", []).append(_call(item["call_id"], item["name"], item["arguments"]))
+            message.setdefault("tool_calls", []).append(
+                _call(item["call_id"], item["name"], item["arguments"])
+            )
     return [message]
 
 
 def packed(thoughts: str) -> str:
-    """Thoughts for clients that keep conversations themselves and send back `encrypted_content`. Nothing is hidden: `content` has them."""
+    """Thoughts for clients that keep conversations themselves and send back `encrypted_content`. Nothing is
+    hidden: `content` has them."""
     return OURS + base64.urlsafe_b64encode(thoughts.encode("utf-8", "replace")).decode()
 
 
@@ -83,7 +88,9 @@ def _referred(id_: str, number: int, store: ResponseStore, owner: str | None) ->
     found = store.item(id_, owner)
     if found is None:
         name = f"input[{number}].id"
-        raise ApiError(400, f"{name}: there is no item {id_[:80]!r} in a stored response", name, "invalid_value")
+        raise ApiError(
+            400, f"{name}: there is no item {id_[:80]!r} in a stored response", name, "invalid_value"
+        )
     return STORED.validate_python(found)
 
 
@@ -92,12 +99,21 @@ def _add(messages: list[Message], item: Item) -> None:
     match item:
         case MessageItem():
             content = _text(item.content)
-            if item.role == "assistant" and messages and messages[-1]["role"] == "assistant" and "content" not in messages[-1]:
+            if (
+                item.role == "assistant"
+                and messages
+                and messages[-1]["role"] == "assistant"
+                and "content" not in messages[-1]
+            ):
                 messages[-1] = {**messages[-1], "content": content}
             else:
                 messages.append({"role": item.role, "content": content})
         case CallItem() | CustomCallItem():
-            written = item.arguments if isinstance(item, CallItem) else json.dumps({"input": item.input}, ensure_ascii=False)
+            written = (
+                item.arguments
+                if isinstance(item, CallItem)
+                else json.dumps({"input": item.input}, ensure_ascii=False)
+            )
             call = _call(item.call_id, item.name, written)
             if messages and messages[-1]["role"] == "assistant":
                 messages[-1] = {**messages[-1], "tool_calls": [*messages[-1].get("tool_calls", ()), call]}
@@ -106,7 +122,11 @@ def _add(messages: list[Message], item: Item) -> None:
         case OutputItem():
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
         case ReasoningItem():
-            if thoughts := _text(item.content or []) or _unpacked(item.encrypted_content) or _text(item.summary):
+            if (
+                thoughts := _text(item.content or [])
+                or _unpacked(item.encrypted_content)
+                or _text(item.summary)
+            ):
                 messages.append({"role": "assistant", "reasoning_content": thoughts})
 
 
@@ -115,11 +135,14 @@ def _call(id_: str, name: str, arguments: str) -> dict[str, Any]:
 
 
 def _text(content: str | list[InputText]) -> str:
-    return content if isinstance(content, str) else "".join(part.text or part.refusal or "" for part in content)
+    return (
+        content if isinstance(content, str) else "".join(part.text or part.refusal or "" for part in content)
+    )
 
 
 def _listed(item: Item) -> dict[str, Any]:
-    """An item of the input as GET …/input_items shows it: with an id, a status, and text as a list of parts."""
+    """An item of the input as GET …/input_items shows it: with an id, a status, and text as a list of
+    parts."""
     found = item.model_dump(exclude_none=True)
     if isinstance(item, MessageItem) and isinstance(item.content, str):
         kind = "output_text" if item.role == "assistant" else "input_text"

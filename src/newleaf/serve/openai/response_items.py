@@ -16,8 +16,9 @@ Event = dict[str, Any]
 
 
 class Items:
-    """What has come so far (`output`); each call returns events, which still lack their numbers. Text has its tokens' log-probabilities
-    where they are wanted (`scored`), and thoughts themselves once more, `packed`, for clients that keep them."""
+    """What has come so far (`output`); each call returns events, which still lack their numbers. Text has its
+    tokens' log-probabilities where they are wanted (`scored`), and thoughts themselves once more, `packed`,
+    for clients that keep them."""
 
     def __init__(self, tokenizer: Tokenizer, scored: bool = False, packed: bool = False) -> None:
         self._tokenizer, self._scored, self._packed = tokenizer, scored, packed
@@ -85,7 +86,12 @@ class Items:
     def _begin(self, kind: str) -> list[Event]:
         common: dict[str, Any] = {"status": "in_progress", "content": []}
         if kind == "reasoning":
-            item: dict[str, Any] = {"id": f"rs_{secrets.token_hex(12)}", "type": "reasoning", "summary": [], **common}
+            item: dict[str, Any] = {
+                "id": f"rs_{secrets.token_hex(12)}",
+                "type": "reasoning",
+                "summary": [],
+                **common,
+            }
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
         else:
             item = {"id": f"msg_{secrets.token_hex(12)}", "type": "message", "role": "assistant", **common}

@@ -1,4 +1,5 @@
-"""Responses that were stored, in memory, so that another can go on from them. The oldest are forgotten first, all when the server ends."""
+"""Responses that were stored, in memory, so that another can go on from them. The oldest are forgotten first,
+all when the server ends."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ MOST_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Stored:
-    """A response as it was given, with the conversation up to and with its answer, without instructions, and the items of its request."""
+    """A response as it was given, with the conversation up to and with its answer, without instructions, and
+    the items of its request."""
 
     response: dict[str, Any]
     messages: list[Message]
@@ -29,7 +31,8 @@ class Stored:
 
 
 def size_of(response: dict[str, Any], messages: list[Message], given: list[dict[str, Any]]) -> int:
-    """Characters of JSON, which stand for the memory that a stored response takes; of megabytes, so not for the event loop."""
+    """Characters of JSON, which stand for the memory that a stored response takes; of megabytes, so not for
+    the event loop."""
     return len(json.dumps([response, messages, given]))
 
 

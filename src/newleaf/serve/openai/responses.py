@@ -33,7 +33,8 @@ def responses_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/responses", response_model=None)
     async def responses(body: ResponseRequest, request: Request) -> Response:
-        """Answers a conversation. Stored responses, as all are unless store is false, are kept in memory for others to go on from."""
+        """Answers a conversation. Stored responses, as all are unless store is false, are kept in memory for
+        others to go on from."""
         record: RequestRecord = request.state.record
         record.ignored += _ignored(body)
         messages, given = conversation(body, store, record.key)
@@ -42,7 +43,9 @@ def responses_router(server_context: ServerContext) -> APIRouter:
         record.of(loaded_model.name, body.user)
         try:
             options = functools.partial(_options, body, loaded_model, server_context)
-            answers = await server_context.threads.run(lambda: ask(loaded_model, question, server_context.limits, options))
+            answers = await server_context.threads.run(
+                lambda: ask(loaded_model, question, server_context.limits, options)
+            )
             record.loosened, record.unmet = answers.loosened, answers.unmet
         except BaseException:
             server_context.registry.release(loaded_model)
@@ -58,7 +61,14 @@ def responses_router(server_context: ServerContext) -> APIRouter:
 
         if body.stream:
             end = functools.partial(server_context.done, loaded_model, answers, record)
-            return EventStream(events(maker, keep), answers.cancel, end, record, server_context.limits.stall_seconds, maker.failed)
+            return EventStream(
+                events(maker, keep),
+                answers.cancel,
+                end,
+                record,
+                server_context.limits.stall_seconds,
+                maker.failed,
+            )
         response = await cancel_on_disconnect(
             request, server_context.until_done(loaded_model, answers, record, whole(maker)), answers.cancel
         )
@@ -82,10 +92,15 @@ def responses_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/responses/{id}/cancel")
     async def cancel(request: Request, id: str) -> dict[str, Any]:
-        """Only what is written in the background can be cancelled, says OpenAI's reference, and nothing is here: a client that leaves ends
-        its response."""
+        """Only what is written in the background can be cancelled, says OpenAI's reference, and nothing is
+        here: a client that leaves ends its response."""
         found(id, request)
-        raise ApiError(400, "id: a response that was not begun with background=true cannot be cancelled", "id", "invalid_value")
+        raise ApiError(
+            400,
+            "id: a response that was not begun with background=true cannot be cancelled",
+            "id",
+            "invalid_value",
+        )
 
     @routes.get("/v1/responses/{id}/input_items")
     async def input_items(
@@ -103,18 +118,29 @@ def responses_router(server_context: ServerContext) -> APIRouter:
 
 
 def listed(items: list[dict[str, Any]], limit: int, after: str | None) -> dict[str, Any]:
-    """A part of a list as the API gives it. Raises ApiError when it should begin after an item that is not there."""
+    """A part of a list as the API gives it. Raises ApiError when it should begin after an item that is not
+    there."""
     ids = [item["id"] for item in items]
     if after is not None and after not in ids:
         raise ApiError(400, f"after: there is no item {after[:80]!r}", "after", "invalid_value")
     left = items[ids.index(after) + 1 :] if after is not None else items
     part = left[:limit]
     ends = (part[0]["id"], part[-1]["id"]) if part else (None, None)
-    return {"object": "list", "data": part, "first_id": ends[0], "last_id": ends[1], "has_more": len(left) > limit}
+    return {
+        "object": "list",
+        "data": part,
+        "first_id": ends[0],
+        "last_id": ends[1],
+        "has_more": len(left) > limit,
+    }
 
 
 def _ignored(body: ResponseRequest) -> list[str]:
-    return [f"include[{number}]" for number, each in enumerate(body.include or ()) if each not in (LOGPROBS, THOUGHTS)]
+    return [
+        f"include[{number}]"
+        for number, each in enumerate(body.include or ())
+        if each not in (LOGPROBS, THOUGHTS)
+    ]
 
 
 def _question(body: ResponseRequest, messages: list[Message]) -> Question:
@@ -136,7 +162,9 @@ def _question(body: ResponseRequest, messages: list[Message]) -> Question:
         schema=_schema(body),
         schema_param="text.format.schema",
         schema_strict=bool(body.text and body.text.format and body.text.format.strict),
-        tool_params={tool.name: f"tools[{number}].parameters" for number, tool in enumerate(body.tools or ())},
+        tool_params={
+            tool.name: f"tools[{number}].parameters" for number, tool in enumerate(body.tools or ())
+        },
         strict=frozenset(tool.name for tool in body.tools or () if tool.strict),
         effort=body.reasoning.effort if body.reasoning else None,
         effort_param="reasoning.effort",
@@ -151,14 +179,26 @@ def _schema(body: ResponseRequest) -> Any:
     if form.type == "json_object":
         return {"type": "object"}
     if form.schema_ is None:
-        raise ApiError(400, "text.format.schema: is missing", "text.format.schema", "missing_required_parameter")
+        raise ApiError(
+            400, "text.format.schema: is missing", "text.format.schema", "missing_required_parameter"
+        )
     return form.schema_
 
 
 def _options(
-    body: ResponseRequest, loaded_model: LoadedModel, server_context: ServerContext, room: int, constraint: Mapping[str, Any]
+    body: ResponseRequest,
+    loaded_model: LoadedModel,
+    server_context: ServerContext,
+    room: int,
+    constraint: Mapping[str, Any],
 ) -> SamplingConfig:
     extra = dict(constraint)
     if LOGPROBS in asked_for(body):
         extra["logprobs"] = body.top_logprobs or 0
-    return sampling(body, loaded_model, server_context.limits, most_tokens(body.max_output_tokens, room, server_context.limits), extra)
+    return sampling(
+        body,
+        loaded_model,
+        server_context.limits,
+        most_tokens(body.max_output_tokens, room, server_context.limits),
+        extra,
+    )

@@ -1,4 +1,5 @@
-"""POST /tokenize and /detokenize, GET /tokenizer_info: what a model's tokenizer and chat template are and make of text."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info: what a model's tokenizer and chat template are and
+make of text."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def tokens_router(server_context: ServerContext) -> APIRouter:
             raise ApiError(400, "prompt: give this or messages", "prompt", "invalid_value")
         async with server_context.registry.use(body.model) as loaded_model:
             request.state.record.model = loaded_model.name
-            return answer(await server_context.threads.run(lambda: _tokens(server_context, loaded_model, body)))
+            return answer(
+                await server_context.threads.run(lambda: _tokens(server_context, loaded_model, body))
+            )
 
     @routes.post("/detokenize")
     async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, str]:
@@ -43,12 +46,19 @@ def tokens_router(server_context: ServerContext) -> APIRouter:
             request.state.record.model = loaded_model.name
             tokenizer = loaded_model.model.tokenizer
             if body.tokens and max(body.tokens) >= tokenizer.vocab_size:
-                raise ApiError(400, f"tokens: must be below {tokenizer.vocab_size:,}", "tokens", "invalid_value")
-            return {"prompt": await server_context.threads.run(lambda: tokenizer.decode(body.tokens, skip_special=False))}
+                raise ApiError(
+                    400, f"tokens: must be below {tokenizer.vocab_size:,}", "tokens", "invalid_value"
+                )
+            return {
+                "prompt": await server_context.threads.run(
+                    lambda: tokenizer.decode(body.tokens, skip_special=False)
+                )
+            }
 
     @routes.get("/tokenizer_info")
     async def tokenizer_info(request: Request, model: str | None = None) -> dict[str, Any]:
-        """The tokenizer's special tokens and chat template, by the names they have in tokenizer_config.json."""
+        """The tokenizer's special tokens and chat template, by the names they have in
+        tokenizer_config.json."""
         async with server_context.registry.use(model) as loaded_model:
             request.state.record.model = loaded_model.name
             return info(loaded_model)
@@ -64,7 +74,10 @@ def info(loaded_model: LoadedModel) -> dict[str, Any]:
     sources = loaded_model.template.sources if loaded_model.template is not None else {}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **{name: tokenizer.backend.id_to_token(token) if token is not None else None for name, token in ids.items()},
+        **{
+            name: tokenizer.backend.id_to_token(token) if token is not None else None
+            for name, token in ids.items()
+        },
         **{f"{name}_id": token for name, token in ids.items()},
         "vocab_size": tokenizer.vocab_size,
         "model_max_length": loaded_model.context,
@@ -74,14 +87,23 @@ def info(loaded_model: LoadedModel) -> dict[str, Any]:
 
 
 def with_special_tokens(tokenizer: Tokenizer, text: str, add: bool) -> list[int]:
-    """Ids of a text in which the names of special tokens are these tokens, as stock tokenizers read it; `add`: with what the tokenizer puts
-    around a text."""
-    special = {token.content: number for number, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
+    """Ids of a text in which the names of special tokens are these tokens, as stock tokenizers read it;
+    `add`: with what the tokenizer puts around a text."""
+    special = {
+        token.content: number
+        for number, token in tokenizer.backend.get_added_tokens_decoder().items()
+        if token.special
+    }
     names = sorted(filter(None, special), key=len, reverse=True)
     if not any(name in text for name in names):
         return tokenizer.encode(text, add)
     parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
-    ids = [token for part in parts if part for token in ([special[part]] if part in special else tokenizer.encode(part, False))]
+    ids = [
+        token
+        for part in parts
+        if part
+        for token in ([special[part]] if part in special else tokenizer.encode(part, False))
+    ]
     if not add:
         return ids
     inner, outer = tokenizer.encode("a", False), tokenizer.encode("a", True)
@@ -108,6 +130,8 @@ def _ids(server_context: ServerContext, loaded_model: LoadedModel, body: Tokeniz
     check_texts(contents(messages), loaded_model, server_context.limits, "messages")
     try:
         responder = loaded_model.responder
-        return conversation_prompt(responder, messages, (), form_of(responder.template.source()), Rendering()).ids
+        return conversation_prompt(
+            responder, messages, (), form_of(responder.template.source()), Rendering()
+        ).ids
     except InputError as error:
         raise refused(error, default="messages") from None

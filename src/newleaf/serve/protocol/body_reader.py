@@ -1,8 +1,10 @@
-"""Bodies as clients send them, made into what the schemas know: null is absent, and unknown fields are left out and named.
+"""Bodies as clients send them, made into what the schemas know: null is absent, and unknown fields are left
+out and named.
 
-Clients send back what they were given, with fields that were null, and send what other servers or later models understand. What only
-advises is ignored by name; what would change the answer (`serve/protocol/unsupported_fields.py`) is refused by name; other servers' names
-for what this one has (`serve/protocol/field_aliases.py`) are taken as ours.
+Clients send back what they were given, with fields that were null, and send what other servers or later
+models understand. What only advises is ignored by name; what would change the answer
+(`serve/protocol/unsupported_fields.py`) is refused by name; other servers' names for what this one has
+(`serve/protocol/field_aliases.py`) are taken as ours.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ MOST_NAMED = 100  # of what was ignored in one request
 
 @dataclass
 class BodyReader:
-    """Reads one body of a `model`. `strict` takes only what the schemas know; `ignored` holds the places of what was left out."""
+    """Reads one body of a `model`. `strict` takes only what the schemas know; `ignored` holds the places of
+    what was left out."""
 
     model: type[BaseModel]
     strict: bool = False
@@ -46,7 +49,8 @@ class BodyReader:
     body: Any = None
 
     def read(self, body: Any) -> Any:
-        """What pydantic is to check. Raises ApiError for what cannot be honoured and would change the answer."""
+        """What pydantic is to check. Raises ApiError for what cannot be honoured and would change the
+        answer."""
         if not isinstance(body, dict):
             return body
         self.body = body if self.strict else translated(body, self.model, self.note)
@@ -58,7 +62,8 @@ class BodyReader:
             self.ignored.append(printable(path_of(place)))
 
     def problem(self) -> ApiError | None:
-        """What is wrong with the body that was read, told of the alternatives that its values are meant as; None where nothing is found."""
+        """What is wrong with the body that was read, told of the alternatives that its values are meant as;
+        None where nothing is found."""
         return self._problem(self.body, self.model, ()) if isinstance(self.body, dict) else None
 
     # ---- what stays
@@ -115,10 +120,16 @@ class BodyReader:
             return _complaint(value, one, place)
         if (found := _complaint(value, _plain_list(one), place)) is not None:
             return found
-        several = (self._problem(each, item, (*place, n)) for n, each in enumerate(value) if self._takes(each, one, item))
+        several = (
+            self._problem(each, item, (*place, n))
+            for n, each in enumerate(value)
+            if self._takes(each, one, item)
+        )
         return next((each for each in several if each is not None), None)
 
-    def _problem_of_fields(self, value: dict[str, Any], model: type[BaseModel], place: Place) -> ApiError | None:
+    def _problem_of_fields(
+        self, value: dict[str, Any], model: type[BaseModel], place: Place
+    ) -> ApiError | None:
         fields = fields_of(model)
         if "type" in fields and isinstance(kind := value.get("type"), str) and kind in UNREADABLE:
             return _unreadable(kind, place)
@@ -130,7 +141,9 @@ class BodyReader:
                 path = path_of((*place, name))
                 return ApiError(400, f"{path}: is missing", path, "missing_required_parameter")
         unknown = (name for name in value if name not in fields and self.strict)
-        return next((_unsupported((*place, name), "this parameter is not supported") for name in unknown), None)
+        return next(
+            (_unsupported((*place, name), "this parameter is not supported") for name in unknown), None
+        )
 
 
 def _unsupported(place: Place, why: str) -> ApiError:
@@ -140,7 +153,9 @@ def _unsupported(place: Place, why: str) -> ApiError:
 
 def _unreadable(kind: str, place: Place) -> ApiError:
     path = path_of(place)
-    return ApiError(400, f"{path}: {UNREADABLE[kind]} cannot be read here; send text", path, "unsupported_value")
+    return ApiError(
+        400, f"{path}: {UNREADABLE[kind]} cannot be read here; send text", path, "unsupported_value"
+    )
 
 
 def _no_alternative(value: Any, annotation: Any, place: Place) -> ApiError:

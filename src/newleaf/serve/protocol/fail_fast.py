@@ -1,4 +1,5 @@
-"""Checks of requests that stop at the first thing wrong: one answer names one, and a list of a million has a million."""
+"""Checks of requests that stop at the first thing wrong: one answer names one, and a list of a million has a
+million."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What other servers call the things that this one has too: Ollama, llama.cpp, vLLM and older names of OpenAI, as today's ours.
+"""What other servers call the things that this one has too: Ollama, llama.cpp, vLLM and older names of
+OpenAI, as today's ours.
 
-A name is taken only where the request does not have ours as well. Values that these servers' clients send for "nothing" become nothing.
+A name is taken only where the request does not have ours as well. Values that these servers' clients send for
+"nothing" become nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +36,17 @@ RENAMED: Mapping[str, str] = {
     "content": "prompt",
 }
 OPTIONS = "options"  # where Ollama's clients put what is about sampling
-CONSTRAINTS: Mapping[str, str] = {"json": "json_schema", "regex": "regex", "choice": "choice", "grammar": "grammar"}
+CONSTRAINTS: Mapping[str, str] = {
+    "json": "json_schema",
+    "regex": "regex",
+    "choice": "choice",
+    "grammar": "grammar",
+}
 
 
 def translated(body: Body, model: type[BaseModel], note: Note) -> Body:
-    """The body with other servers' names as ours. `note` is told the place of what is ignored. Raises ApiError."""
+    """The body with other servers' names as ours. `note` is told the place of what is ignored. Raises
+    ApiError."""
     body, fields = dict(body), fields_of(model)
     if isinstance(options := body.get(OPTIONS), Mapping) and OPTIONS not in fields:
         _take_options(body, options, fields, note)
@@ -111,7 +119,8 @@ def _take_constraints(body: Body, found: Mapping[str, Any], fields: Mapping[str,
 
 
 def _take_formats(body: Body, fields: Mapping[str, Any]) -> None:
-    """Formats as llama.cpp's clients give them, with the schema beside the type; and formats in completions, as vLLM takes them."""
+    """Formats as llama.cpp's clients give them, with the schema beside the type; and formats in completions,
+    as vLLM takes them."""
     form = body.get("response_format")
     if not isinstance(form, Mapping) or form.get("type") not in ("json_object", "json_schema", "text"):
         return

@@ -1,4 +1,5 @@
-"""The types that a request's fields may have: which of several a value is meant as, and how to name them to a person."""
+"""The types that a request's fields may have: which of several a value is meant as, and how to name them to a
+person."""
 
 from __future__ import annotations
 
@@ -13,13 +14,20 @@ from pydantic.fields import FieldInfo
 
 Result = TypeVar("Result")
 Place = tuple[str | int, ...]
-NAMES: Mapping[Any, str] = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+NAMES: Mapping[Any, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 @dataclass(frozen=True)
 class LeaveOut:
-    """Stands in the annotation of a list: items whose `type` is one of `kinds` are left out and named. With `others`, items of every type
-    but those of the list's own models are."""
+    """Stands in the annotation of a list: items whose `type` is one of `kinds` are left out and named. With
+    `others`, items of every type but those of the list's own models are."""
 
     kinds: frozenset[str] = frozenset()
     others: bool = False
@@ -68,7 +76,10 @@ class Field:
 @lru_cache
 def fields_of(model: type[BaseModel]) -> Mapping[str, Field]:
     """The fields by the names they have in JSON."""
-    return {field.alias or name: Field(_annotation(field), field.is_required()) for name, field in model.model_fields.items()}
+    return {
+        field.alias or name: Field(_annotation(field), field.is_required())
+        for name, field in model.model_fields.items()
+    }
 
 
 def _annotation(field: FieldInfo) -> Any:
@@ -98,23 +109,31 @@ def item_of(annotation: Any) -> Any:
 @once
 def rule_of(annotation: Any) -> LeaveOut | None:
     """Which items of this list are left out, where some are."""
-    return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, LeaveOut)), None)
+    return next(
+        (each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, LeaveOut)), None
+    )
 
 
 @once
 def holds_models(annotation: Any) -> bool:
     """Whether a value of this type may have objects with named fields in it."""
-    return any(is_model(each) or ((item := item_of(each)) is not None and holds_models(item)) for each in alternatives(annotation))
+    return any(
+        is_model(each) or ((item := item_of(each)) is not None and holds_models(item))
+        for each in alternatives(annotation)
+    )
 
 
 @once
 def known_kinds(annotation: Any) -> frozenset[Any]:
     """Every `type` that objects of this annotation may have."""
-    return frozenset(kind for each in alternatives(annotation) if is_model(each) for kind in kinds_of(bare(each)))
+    return frozenset(
+        kind for each in alternatives(annotation) if is_model(each) for kind in kinds_of(bare(each))
+    )
 
 
 def meant(value: Any, annotation: Any) -> Any:
-    """The alternative of `annotation` that the value is meant as, so that its faults can be told; None where none is like it."""
+    """The alternative of `annotation` that the value is meant as, so that its faults can be told; None where
+    none is like it."""
     options = alternatives(annotation)
     if len(options) == 1:
         return options[0]
@@ -124,7 +143,9 @@ def meant(value: Any, annotation: Any) -> Any:
         return _meant_list(value, [each for each in options if get_origin(bare(each)) is list])
     if isinstance(value, str):
         literals = [each for each in options if get_origin(bare(each)) is Literal]
-        found = [each for each in literals if value in get_args(bare(each))] or [each for each in options if bare(each) is str]
+        found = [each for each in literals if value in get_args(bare(each))] or [
+            each for each in options if bare(each) is str
+        ]
         return next(iter(found or literals), None)
     kinds = (bool,) if isinstance(value, bool) else (int, float) if isinstance(value, int) else (type(value),)
     return next((each for each in options if bare(each) in kinds), None)
@@ -163,7 +184,11 @@ def _is_like(value: Any, kind: Any) -> bool:
         return isinstance(value, list)
     if is_model(kind):
         return isinstance(value, Mapping)
-    return isinstance(kind, type) and isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+    return (
+        isinstance(kind, type)
+        and isinstance(value, kind)
+        and not (isinstance(value, bool) and kind is not bool)
+    )
 
 
 def wanted(annotation: Any) -> str:

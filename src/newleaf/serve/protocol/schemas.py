@@ -1,4 +1,5 @@
-"""Requests for text as pydantic checks them: OpenAI's fields, and those of newleaf's options that OpenAI does not have."""
+"""Requests for text as pydantic checks them: OpenAI's fields, and those of newleaf's options that OpenAI does
+not have."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Strict(FailFast):
-    """What is not known is refused by name. Before it comes here, `serve/protocol/body_reader.py` has taken out what may be ignored."""
+    """What is not known is refused by name. Before it comes here, `serve/protocol/body_reader.py` has taken
+    out what may be ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -60,7 +62,12 @@ class Written(Sampled):
     stop_token_ids: Annotated[list[Id], Field(max_length=64)] | None = None
     regex: Annotated[str, Field(max_length=10_000)] | None = None
     grammar: Annotated[str, Field(max_length=100_000)] | None = None  # Lark, or llama.cpp's GBNF
-    choice: Annotated[list[Annotated[str, Field(min_length=1, max_length=10_000)]], Field(min_length=1, max_length=1000)] | None = None
+    choice: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=10_000)]], Field(min_length=1, max_length=1000)
+        ]
+        | None
+    ) = None
 
 
 class JsonSchema(Strict):
@@ -163,7 +170,10 @@ class CompletionRequest(Written):
     """POST /v1/completions."""
 
     prompt: (
-        str | Annotated[list[str], Field(min_length=1, max_length=1024)] | Ids | Annotated[list[Ids], Field(min_length=1, max_length=1024)]
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=1024)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=1024)]
     )
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None  # 0: nothing but the prompt, for its echo
     best_of: Annotated[int, Field(ge=1)] | None = None
@@ -181,7 +191,10 @@ class EmbeddingRequest(Strict):
 
     model: str | None = None
     input: (
-        str | Annotated[list[str], Field(min_length=1, max_length=2048)] | Ids | Annotated[list[Ids], Field(min_length=1, max_length=2048)]
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=2048)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=2048)]
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None

@@ -1,4 +1,5 @@
-"""What requests may not ask for, since the answer would be another one than they expect: refused by name and with a reason.
+"""What requests may not ask for, since the answer would be another one than they expect: refused by name and
+with a reason.
 
 Everything else that is not known here only advises, and is ignored by name (`serve/protocol/body_reader.py`).
 """
@@ -25,7 +26,8 @@ UNREADABLE: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a field is refused, and the values of it that ask for nothing (false and empty ones always are among them)."""
+    """Why a field is refused, and the values of it that ask for nothing (false and empty ones always are
+    among them)."""
 
     reason: str
     neutral: tuple[Any, ...] = ()
@@ -71,6 +73,9 @@ REFUSED: Mapping[type[BaseModel], Mapping[str, Refusal]] = {
 
 
 def refusal(model: type[BaseModel], name: str, value: Any) -> str | None:
-    """Why this field, which `model` does not have, is refused with this value; None where it may be ignored."""
-    found = next((REFUSED[kind][name] for kind in model.__mro__ if kind in REFUSED and name in REFUSED[kind]), None)
+    """Why this field, which `model` does not have, is refused with this value; None where it may be
+    ignored."""
+    found = next(
+        (REFUSED[kind][name] for kind in model.__mro__ if kind in REFUSED and name in REFUSED[kind]), None
+    )
     return found.of(value) if found is not None else None

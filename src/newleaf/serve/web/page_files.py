@@ -1,4 +1,5 @@
-"""The page's files, read once and served from memory, with a policy that lets the browser run nothing else."""
+"""The page's files, read once and served from memory, with a policy that lets the browser run nothing
+else."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from fastapi import APIRouter, Request, Response
 
 INDEX = "index.html"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-# Scripts and styles are files of this server, requests go to this server, and no script can turn text into markup (trusted types).
+# Scripts and styles are files of this server, requests go to this server, and no script can turn text into
+# markup (trusted types).
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -35,7 +38,8 @@ class Asset:
 
 
 def page_router(folder: Path) -> APIRouter:
-    """`/` is the folder's index.html, and every other file has a route of its own, so that no path leads out of the folder."""
+    """`/` is the folder's index.html, and every other file has a route of its own, so that no path leads out
+    of the folder."""
     routes = APIRouter(include_in_schema=False)
     for name, asset in read_assets(folder).items():
         _serve(routes, "/" if name == INDEX else f"/{name}", asset)
@@ -43,13 +47,16 @@ def page_router(folder: Path) -> APIRouter:
 
 
 def read_assets(folder: Path) -> dict[str, Asset]:
-    """The folder's files by their path in it, such as "js/main.js"; those of other kinds, and links to files elsewhere, are left out."""
+    """The folder's files by their path in it, such as "js/main.js"; those of other kinds, and links to files
+    elsewhere, are left out."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in TYPES and path.is_file() and not path.is_symlink():
             content = path.read_bytes()
             tag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
-            found[path.relative_to(folder).as_posix()] = Asset(content, f"{TYPES[path.suffix]}; charset=utf-8", tag)
+            found[path.relative_to(folder).as_posix()] = Asset(
+                content, f"{TYPES[path.suffix]}; charset=utf-8", tag
+            )
     return found
 
 

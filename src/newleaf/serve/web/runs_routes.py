@@ -1,4 +1,5 @@
-"""Training runs for the page: which there are, and how one went, in parts that can be asked for as it goes on."""
+"""Training runs for the page: which there are, and how one went, in parts that can be asked for as it goes
+on."""
 
 from __future__ import annotations
 
@@ -30,25 +31,36 @@ def runs_router(server_context: ServerContext) -> APIRouter:
     def runs() -> dict[str, Any]:
         """The training runs of the folder that the server was started with."""
         found = _runs(folder)
-        return {"object": "list", "folder": folder is not None, "data": [_told(_record(path, name)) for name, path in found.items()]}
+        return {
+            "object": "list",
+            "folder": folder is not None,
+            "data": [_told(_record(path, name)) for name, path in found.items()],
+        }
 
     @router.get("/runs/history")
     def history(
         run: Annotated[str, Query(max_length=1000, description="A run's id, from the list.")],
-        after: Annotated[str, Query(max_length=60, description="`cursor` of the last answer, for what came since.")] = "",
+        after: Annotated[
+            str, Query(max_length=60, description="`cursor` of the last answer, for what came since.")
+        ] = "",
     ) -> dict[str, Any]:
         """A run's losses at steps and validations, and its samples; all of them, or those since `after`."""
         path = _runs(folder).get(run)  # looked up among what is there: an id is never made into a path
         if path is None:
-            raise ApiError(404, f"run: there is no {run!r} in the folder that the server was started with (--runs)", "run", "run_not_found")
+            raise ApiError(
+                404,
+                f"run: there is no {run!r} in the folder that the server was started with (--runs)",
+                "run",
+                "run_not_found",
+            )
         return read_history(path, run, after)
 
     return router
 
 
 def read_history(path: Path, name: str, after: str = "") -> dict[str, Any]:
-    """What a run's metrics say since `after`, a cursor of an earlier answer. `whole` says that it begins anew: the first time, and
-    when the file was rewritten, as resuming does. Losses are in `unit`."""
+    """What a run's metrics say since `after`, a cursor of an earlier answer. `whole` says that it begins
+    anew: the first time, and when the file was rewritten, as resuming does. Losses are in `unit`."""
     record = _record(path, name)
     # Nats per token, where the bytes of the text are not known.
     ratio = 1 / math.log(2) / record.bytes_per_token if record.bytes_per_token else 1.0
@@ -78,7 +90,8 @@ def _runs(folder: Path | None) -> dict[str, Path]:
 def _record(path: Path, name: str) -> RunRecord:
     try:
         return read_run(path, name)
-    except (InputError, OSError, ValueError, ArithmeticError) as error:  # a run that is being removed, or full of nonsense
+    # a run that is being removed, or full of nonsense
+    except (InputError, OSError, ValueError, ArithmeticError) as error:
         return RunRecord(path, name, "damaged", notes=((str(error).splitlines() or ["cannot be read"])[0],))
 
 
@@ -95,7 +108,8 @@ def _finite(value: Any) -> Any:
 def _read_since(metrics: Path, after: str) -> tuple[list[dict[str, Any]], str, bool]:
     """The objects behind a cursor, the next cursor, and whether they are all from the file's beginning.
 
-    A cursor is the file's number on its disk and a place in it. Resuming puts another file in its place (`Metrics.rewind`).
+    A cursor is the file's number on its disk and a place in it. Resuming puts another file in its place
+    (`Metrics.rewind`).
     """
     try:
         with metrics.open("rb") as file:
@@ -118,7 +132,9 @@ def _number_of(metrics: Path) -> int:
 
 def _place(cursor: str, number: int) -> int:
     file, _, place = cursor.partition(".")
-    return int(place) if file == str(number) and place.isascii() and place.isdecimal() and len(place) < 19 else 0
+    return (
+        int(place) if file == str(number) and place.isascii() and place.isdecimal() and len(place) < 19 else 0
+    )
 
 
 def _ends_line(file: Any, place: int) -> bool:
@@ -137,7 +153,8 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
 def _sorted_out(
     lines: Sequence[Mapping[str, Any]], ratio: float, in_bits: bool
 ) -> tuple[list[list[float]], list[list[float]], list[dict[str, Any]]]:
-    """Points (step, tokens, seconds, loss) of training and of validation, and samples. A validation stands where the last step did."""
+    """Points (step, tokens, seconds, loss) of training and of validation, and samples. A validation stands
+    where the last step did."""
     train, validation, samples = [], [], []
     at = [0.0, 0.0, 0.0]
     for line in lines:
@@ -147,14 +164,25 @@ def _sorted_out(
         if (found := _number(line.get("val_bits_per_byte" if in_bits else "val_loss"))) is not None:
             validation.append([_number(line.get("step")) or at[0], *at[1:], found])
         if isinstance(line.get("sample"), str):
-            samples.append({"step": _number(line.get("step")) or 0, "prompt": str(line.get("prompt", "")), "sample": line["sample"]})
+            samples.append(
+                {
+                    "step": _number(line.get("step")) or 0,
+                    "prompt": str(line.get("prompt", "")),
+                    "sample": line["sample"],
+                }
+            )
     return train, validation, samples
 
 
 def _thinned(points: list[list[float]]) -> dict[str, list[float]]:
     """At most MOST_POINTS: each the last place of a group and the group's mean loss."""
     size = -(-len(points) // MOST_POINTS) or 1
-    return _columns([[*group[-1][:3], math.fsum(point[3] for point in group) / len(group)] for group in _groups(points, size)])
+    return _columns(
+        [
+            [*group[-1][:3], math.fsum(point[3] for point in group) / len(group)]
+            for group in _groups(points, size)
+        ]
+    )
 
 
 def _groups(points: list[list[float]], size: int) -> Iterator[list[list[float]]]:

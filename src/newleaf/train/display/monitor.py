@@ -77,8 +77,15 @@ class Lines:
     def step(self, step: Step, seconds_left: float | None) -> None:
         self.rate.add(step)
         if self._due():
-            facts = [f"step {step.number}", f"{100 * step.progress:3.0f} %", f"loss {step.loss:.3f}", *self.rate.facts()]
-            self.say("  ".join([*facts, f"{duration(seconds_left)} left"] if seconds_left is not None else facts))
+            facts = [
+                f"step {step.number}",
+                f"{100 * step.progress:3.0f} %",
+                f"loss {step.loss:.3f}",
+                *self.rate.facts(),
+            ]
+            self.say(
+                "  ".join([*facts, f"{duration(seconds_left)} left"] if seconds_left is not None else facts)
+            )
 
     def validation(self, step: int, value: float, words: str) -> None:
         self.say(f"step {step}  validation {value:.3f} {words}")
@@ -110,7 +117,9 @@ class Live:
         self.left: float | None = None
         self.validated: str | None = None
         self.last_sample: tuple[int, str, str] | None = None
-        self.live = RichLive(console=self.console, refresh_per_second=4, transient=True, get_renderable=self._draw)
+        self.live = RichLive(
+            console=self.console, refresh_per_second=4, transient=True, get_renderable=self._draw
+        )
         self.live.start()
 
     def say(self, text: str) -> None:
@@ -149,7 +158,12 @@ class Live:
         for _ in range(3):
             row.add_column(no_wrap=True)
         room = width - len(self.status) - 8  # for the bar, beside the percentage and what is being done
-        bar = ProgressBar(total=1.0, completed=self.progress or 0.0, width=max(4, min(30, room)), pulse=self.progress is None)
+        bar = ProgressBar(
+            total=1.0,
+            completed=self.progress or 0.0,
+            width=max(4, min(30, room)),
+            pulse=self.progress is None,
+        )
         row.add_row(bar, f"{100 * self.progress:3.0f} %" if self.progress is not None else "", self.status)
         facts = self.rate.facts()
         if self.left is not None:
@@ -162,7 +176,9 @@ class Live:
             body = Text.assemble((printable(prompt), "bold"), printable(text.rstrip()))
             body.truncate(6 * max(20, self.console.width - 4), overflow="ellipsis")
             shown = Text("\n").join(body.split("\n")[:6])
-            parts.append(Panel(shown, title=f"written at step {number}", title_align="left", border_style="dim"))
+            parts.append(
+                Panel(shown, title=f"written at step {number}", title_align="left", border_style="dim")
+            )
         return Group(*parts)
 
 

@@ -1,4 +1,5 @@
-"""What a notebook shows while a run goes on: a bar, the figures, both curves and the last sample, by IPython's own display alone."""
+"""What a notebook shows while a run goes on: a bar, the figures, both curves and the last sample, by
+IPython's own display alone."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ WIDTH, HEIGHT, EDGE = 340, 130, 18
 
 
 class Notebook:
-    """Draws in place through a display handle; what is said stands above, line by line. `clock` is seconds that only grow."""
+    """Draws in place through a display handle; what is said stands above, line by line. `clock` is seconds
+    that only grow."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.rate = clock, Rate()
@@ -48,7 +50,11 @@ class Notebook:
         if self.losses and step.number <= self.losses[-1][0]:  # another run begins
             self.losses, self.checks = [], []
         self.losses.append((step.number, step.loss))
-        self.status, self.progress, self.left = f"step {step.number:,}  loss {step.loss:.3f}", step.progress, seconds_left
+        self.status, self.progress, self.left = (
+            f"step {step.number:,}  loss {step.loss:.3f}",
+            step.progress,
+            seconds_left,
+        )
         self._draw()
 
     def validation(self, step: int, value: float, words: str) -> None:
@@ -82,12 +88,20 @@ class Notebook:
         """All of it, as it stands now."""
         value = f" value='{self.progress:.4f}'" if self.progress is not None else ""
         share = f" {100 * self.progress:.0f} % " if self.progress is not None else ""
-        facts = [self.status, *self.rate.facts(), *([f"{duration(self.left)} left"] if self.left is not None else [])]
+        facts = [
+            self.status,
+            *self.rate.facts(),
+            *([f"{duration(self.left)} left"] if self.left is not None else []),
+        ]
         if self.checks:
             facts.append(f"validation {self.checks[-1][1]:.3f} {self.words}")
         parts = [f"<div><progress max='1'{value}></progress>{share} {html.escape('  ·  '.join(facts))}</div>"]
         parts += [curve("training loss", self.losses, "#9ab8a0")] if len(self.losses) > 1 else []
-        parts += [curve(f"validation, {self.words}", self.checks, "#1b6b3a", dots=True)] if len(self.checks) > 1 else []
+        parts += (
+            [curve(f"validation, {self.words}", self.checks, "#1b6b3a", dots=True)]
+            if len(self.checks) > 1
+            else []
+        )
         if self.last_sample is not None:
             number, prompt, text = self.last_sample
             shown = f"<b>{html.escape(printable(prompt))}</b>{html.escape(printable(text))}"
@@ -102,14 +116,25 @@ def curve(title: str, points: Sequence[tuple[float, float]], colour: str, dots: 
     some = [*some, points[-1]] if some[-1] != points[-1] else list(some)
     (left, right), (low, high) = ((min(column), max(column)) for column in zip(*some, strict=True))
     wide, tall = right - left or 1.0, high - low or 1.0
-    places = [(EDGE + (WIDTH - 2 * EDGE) * (x - left) / wide, HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * (y - low) / tall) for x, y in some]
+    places = [
+        (
+            EDGE + (WIDTH - 2 * EDGE) * (x - left) / wide,
+            HEIGHT - EDGE - (HEIGHT - 2 * EDGE) * (y - low) / tall,
+        )
+        for x, y in some
+    ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    marks = "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{colour}'/>" for x, y in places) if dots else ""
+    marks = (
+        "".join(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='2.5' fill='{colour}'/>" for x, y in places)
+        if dots
+        else ""
+    )
     text = "font-size='10' fill='currentColor' font-family='sans-serif'"
     return (
         f"<svg width='{WIDTH}' height='{HEIGHT}' role='img' aria-label='{html.escape(title)}'>"
         f"<text x='{WIDTH / 2}' y='11' text-anchor='middle' {text}>{html.escape(title)}</text>"
-        f"<text x='2' y='{EDGE + 8}' {text}>{high:.3g}</text><text x='2' y='{HEIGHT - EDGE}' {text}>{low:.3g}</text>"
+        f"<text x='2' y='{EDGE + 8}' {text}>{high:.3g}</text><text x='2' y='{HEIGHT - EDGE}' "
+        f"{text}>{low:.3g}</text>"
         f"<text x='{EDGE}' y='{HEIGHT - 4}' {text}>{left:,.0f}</text>"
         f"<text x='{WIDTH - EDGE}' y='{HEIGHT - 4}' text-anchor='end' {text}>step {right:,.0f}</text>"
         f"<polyline points='{line}' fill='none' stroke='{colour}' stroke-width='1.5'/>{marks}</svg>"

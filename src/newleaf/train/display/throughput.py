@@ -20,16 +20,22 @@ class Rate:
 
     def add(self, step: Step) -> None:
         if self.points and (step.seconds < self.points[-1][0] or step.tokens < self.points[-1][1]):
-            self.points = []  # another run, or one that went back to a checkpoint: what it did before is no part of its speed
+            # another run, or one that went back to a checkpoint: what it did before is no part of its speed
+            self.points = []
         self.points = [*self.points[-30:], (step.seconds, step.tokens)]
 
     def facts(self) -> list[str]:
-        """`11,200 tokens/s` and `MFU 31 %` (model FLOPs utilisation; Chowdhery et al. 2022, appendix B), as far as they are known."""
-        if len(self.points) < 2 or self.points[-1][0] <= self.points[0][0]:  # a clock may be too coarse for a step
+        """`11,200 tokens/s` and `MFU 31 %` (model FLOPs utilisation; Chowdhery et al. 2022, appendix B), as
+        far as they are known."""
+        # a clock may be too coarse for a step
+        if len(self.points) < 2 or self.points[-1][0] <= self.points[0][0]:
             return []
         (first, before), (last, after) = self.points[0], self.points[-1]
         speed = (after - before) / (last - first)
-        return [f"{speed:,.0f} tokens/s", *([f"MFU {100 * speed / self.peak_tokens:.0f} %"] if self.peak_tokens else [])]
+        return [
+            f"{speed:,.0f} tokens/s",
+            *([f"MFU {100 * speed / self.peak_tokens:.0f} %"] if self.peak_tokens else []),
+        ]
 
 
 def packed(facts: list[str], width: int) -> list[str]:

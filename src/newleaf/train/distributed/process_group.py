@@ -1,4 +1,5 @@
-"""The processes of one run, as torchrun starts them: what they share, what they agree on, and what only the first one does."""
+"""The processes of one run, as torchrun starts them: what they share, what they agree on, and what only the
+first one does."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from newleaf.errors import InputError, ToldElsewhereError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # for the first process to read, tokenize and write; one that dies is noticed at once
+# for the first process to read, tokenize and write; one that dies is noticed at once
+PATIENCE = timedelta(days=7)
 
 
 class Ranks:
@@ -35,7 +37,8 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, *numbers: float) -> tuple[float, ...]:
-        """Each number, added up over the processes in fp64. All of them must call it; clock and stop requests go along."""
+        """Each number, added up over the processes in fp64. All of them must call it; clock and stop requests
+        go along."""
         return numbers
 
     def from_rank_zero(self, number: float) -> float:
@@ -51,14 +54,17 @@ class Ranks:
         return self.stopping()
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """`work()` in the first process only; the others wait and get its result, which must be what JSON holds.
+        """`work()` in the first process only; the others wait and get its result, which must be what JSON
+        holds.
 
-        Raises the OSError that it raised in all of them, and its InputError in the first, as ToldElsewhereError in the others.
+        Raises the OSError that it raised in all of them, and its InputError in the first, as
+        ToldElsewhereError in the others.
         """
         return work()
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """`work()` in the first process, then in the first of each machine, then in the rest: the later ones find what is cached."""
+        """`work()` in the first process, then in the first of each machine, then in the rest: the later ones
+        find what is cached."""
         return work()
 
     def sum_gradients(self, weights: list[Tensor]) -> None:
@@ -76,7 +82,10 @@ class DistributedRanks(Ranks):
         super().__init__(clock)
         self.dist: Any = dist
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.local_rank, self.local_size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.local_rank, self.local_size = (
+            int(os.environ.get("LOCAL_RANK", "0")),
+            int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        )
         self.group = dist.new_group(backend="gloo", timeout=PATIENCE)
         self.first_clock, self.stop = clock(), False
         self.sum()
@@ -148,7 +157,9 @@ class DistributedRanks(Ranks):
         try:
             collective()
         except RuntimeError as error:
-            raise InputError(f"process {self.rank} has lost the others ({str(error).splitlines()[0]}); see what they say") from None
+            raise InputError(
+                f"process {self.rank} has lost the others ({str(error).splitlines()[0]}); see what they say"
+            ) from None
 
 
 def torchrun_size() -> int:
@@ -170,8 +181,8 @@ def restarted() -> bool:
 def init_process_group(backend: str) -> None:
     """torch.distributed.init_process_group, for a restarted job too.
 
-    After a restart torchrun gives the new processes the store that the old ones met in, whose addresses and counts are of
-    processes that are gone (PyTorch 2.13): each start has a corner of its own.
+    After a restart torchrun gives the new processes the store that the old ones met in, whose addresses and
+    counts are of processes that are gone (PyTorch 2.13): each start has a corner of its own.
     """
     import torch.distributed
 
@@ -193,7 +204,10 @@ def joined(clock: Callable[[], float] = time.monotonic) -> Iterator[Ranks]:
     import torch.distributed as dist
 
     if not dist.is_available() or not dist.is_gloo_available():
-        raise InputError("this PyTorch was built without gloo, so several processes cannot train together; start one without torchrun")
+        raise InputError(
+            "this PyTorch was built without gloo, so several processes cannot train together; start one "
+            "without torchrun"
+        )
     ours = not dist.is_initialized()
     if ours:
         if torch.cuda.is_available():
@@ -201,7 +215,10 @@ def joined(clock: Callable[[], float] = time.monotonic) -> Iterator[Ranks]:
         try:
             init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"the processes cannot meet ({str(error).splitlines()[0]}); look at MASTER_ADDR and MASTER_PORT") from None
+            raise InputError(
+                f"the processes cannot meet ({str(error).splitlines()[0]}); look at MASTER_ADDR and "
+                f"MASTER_PORT"
+            ) from None
     try:
         yield DistributedRanks(clock)
     finally:

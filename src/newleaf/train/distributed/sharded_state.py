@@ -1,4 +1,5 @@
-"""A state of which each process holds a part, on disk: torch.distributed.checkpoint in its safetensors form, for any number of readers."""
+"""A state of which each process holds a part, on disk: torch.distributed.checkpoint in its safetensors form,
+for any number of readers."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from newleaf.train.distributed.sharding import Replicated
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], layout: Replicated) -> None:
-    """A file from each process, of its part of the DTensors. All must call it; raises OSError in all when one could not write."""
+    """A file from each process, of its part of the DTensors. All must call it; raises OSError in all when one
+    could not write."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -28,7 +30,8 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], layout: Replicated
 
 
 def read_shards(folder: Path, layout: Replicated) -> dict[str, Tensor]:
-    """What this process has of each tensor that any number of processes wrote. Several must call it together."""
+    """What this process has of each tensor that any number of processes wrote. Several must call it
+    together."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -37,12 +40,20 @@ def read_shards(folder: Path, layout: Replicated) -> dict[str, Tensor]:
     reader = HuggingFaceStorageReader(str(folder))
     described = reader.read_metadata().state_dict_metadata.items()
     wanted = {
-        name: layout.blank(about.size, about.properties.dtype) for name, about in described if isinstance(about, TensorStorageMetadata)
+        name: layout.blank(about.size, about.properties.dtype)
+        for name, about in described
+        if isinstance(about, TensorStorageMetadata)
     }
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads alone, as it is meant to
-            load(wanted, storage_reader=reader, process_group=layout.ranks.group, no_dist=layout.ranks.size == 1)
+            # one process reads alone, as it is meant to
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            load(
+                wanted,
+                storage_reader=reader,
+                process_group=layout.ranks.group,
+                no_dist=layout.ranks.size == 1,
+            )
     except CheckpointException as failed:
         raise _system_error(failed.failures, folder) from None
     return {name: layout.local(tensor) for name, tensor in wanted.items()}

@@ -1,4 +1,5 @@
-"""How a network in training lies over the processes: whole in each (DDP), or a share of every weight in each (FSDP2)."""
+"""How a network in training lies over the processes: whole in each (DDP), or a share of every weight in each
+(FSDP2)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from newleaf.train.distributed.process_group import Ranks
 class Replicated:
     """Each process holds the whole network and steps it; only gradients travel, once a step.
 
-    The optimizer works on what `local` gives it, and asks here for everything that a piece of a matrix does not tell.
+    The optimizer works on what `local` gives it, and asks here for everything that a piece of a matrix does
+    not tell.
     """
 
     in_step = False  # whether a forward pass needs all processes at once
@@ -23,7 +25,8 @@ class Replicated:
         self.ranks = ranks
 
     def spread(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        """Lay the network out, which is whole and the same in each process. It is turned into `dtype` later."""
+        """Lay the network out, which is whole and the same in each process. It is turned into `dtype`
+        later."""
         network.to(device)
 
     def local(self, tensor: Tensor) -> Tensor:
@@ -43,11 +46,13 @@ class Replicated:
         return torch.empty(shape, dtype=dtype)
 
     def collect(self, pieces: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors from pieces that lie like the `weights` of the same names; the first process gets them."""
+        """Whole tensors from pieces that lie like the `weights` of the same names; the first process gets
+        them."""
         return dict(pieces)
 
     def on_whole(self, work: Callable[[Tensor], Tensor], stack: Tensor, rows: int) -> Tensor:
-        """`work` on a stack of matrices [N, R, C] of which this process has the rows [N, r, C]; R is `rows`."""
+        """`work` on a stack of matrices [N, R, C] of which this process has the rows [N, r, C]; R is
+        `rows`."""
         return work(stack)
 
     def norm(self, gradients: Iterable[Tensor]) -> float:
@@ -59,15 +64,18 @@ class Replicated:
         self.ranks.sum_gradients([weight for weight in network.parameters() if weight.requires_grad])
 
     def share_of_loss(self, loss: Tensor) -> Tensor:
-        """What to take the gradient of, so that the processes' gradients are those of the sum of their losses."""
+        """What to take the gradient of, so that the processes' gradients are those of the sum of their
+        losses."""
         return loss
 
 
 class Sharded(Replicated):
-    """FSDP2: each process keeps one part of the rows of every weight, gradient and moment; a block's weights are whole only while it runs.
+    """FSDP2: each process keeps one part of the rows of every weight, gradient and moment; a block's weights
+    are whole only while it runs.
 
-    Muon needs whole matrices: each process gets some of a stack's, orthogonalises them and sends the rows back (as in Liu et al. 2025,
-    https://arxiv.org/abs/2502.16982, section 2.3), so that nothing is computed twice.
+    Muon needs whole matrices: each process gets some of a stack's, orthogonalises them and sends the rows
+    back (as in Liu et al. 2025, https://arxiv.org/abs/2502.16982, section 2.3), so that nothing is computed
+    twice.
     """
 
     in_step = True
@@ -82,11 +90,14 @@ class Sharded(Replicated):
 
         self.mesh = init_device_mesh(device.type, (self.ranks.size,))
         # What blocks are called with is in its type already, and the rotary tables among it stay fp32.
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        policy = MixedPrecisionPolicy(
+            param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
         blocks: Any = network.layers
         for block in blocks:
             fully_shard(block, mesh=self.mesh, mp_policy=policy)
-        # Its own weights (embedding, final norm, head) go back too: a validation must not leave copies that a later load would miss.
+        # Its own weights (embedding, final norm, head) go back too: a validation must not leave copies that a
+        # later load would miss.
         fully_shard(network, mesh=self.mesh, mp_policy=policy, reshard_after_forward=True)
         register_fsdp_forward_method(network, "loss")
         network.to(device)
@@ -108,7 +119,9 @@ class Sharded(Replicated):
         return DTensor.from_local(piece, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
     def blank(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        piece = torch.empty_like(self.cut(torch.empty(shape, dtype=dtype, device="meta")), device=self.mesh.device_type)
+        piece = torch.empty_like(
+            self.cut(torch.empty(shape, dtype=dtype, device="meta")), device=self.mesh.device_type
+        )
         return self.whole(piece, shape) if shape else piece
 
     def collect(self, pieces: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,9 +134,14 @@ class Sharded(Replicated):
 
     def on_whole(self, work: Callable[[Tensor], Tensor], stack: Tensor, rows: int) -> Tensor:
         size, (count, own, columns) = self.ranks.size, stack.shape
-        each, most = -(-count // size), -(-rows // size)  # matrices and rows of a process; the last may have fewer
+        # matrices and rows of a process; the last may have fewer
+        each, most = -(-count // size), -(-rows // size)
         sent = torch.nn.functional.pad(stack, (0, 0, 0, most - own, 0, each * size - count))
-        matrices = self._exchange(sent.view(size, each, most, columns)).transpose(0, 1).reshape(each, size * most, columns)
+        matrices = (
+            self._exchange(sent.view(size, each, most, columns))
+            .transpose(0, 1)
+            .reshape(each, size * most, columns)
+        )
         done = torch.zeros_like(matrices)
         real = min(each, max(0, count - self.ranks.rank * each))
         if real:

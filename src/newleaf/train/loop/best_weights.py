@@ -1,4 +1,5 @@
-"""The weights that a run is to leave in model/: kept at each check, in memory while the disk is full, made again when they were lost."""
+"""The weights that a run is to leave in model/: kept at each check, in memory while the disk is full, made
+again when they were lost."""
 
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
 
 
 class BestWeights:
-    """`kept` are the figures of what stands in the product's folder, with their "step"; `lowest` those of the best validation.
+    """`kept` are the figures of what stands in the product's folder, with their "step"; `lowest` those of the
+    best validation.
 
-    They differ where `train.keep` is "last", and while the disk is full: then the weights wait in memory, and no later checkpoint is
-    written, so that a run which goes on from one finds its best weights in their folder or makes them again.
+    They differ where `train.keep` is "last", and while the disk is full: then the weights wait in memory, and
+    no later checkpoint is written, so that a run which goes on from one finds its best weights in their
+    folder or makes them again.
     """
 
     def __init__(self, session: Session) -> None:
@@ -74,13 +77,16 @@ class BestWeights:
         }
 
     def restore(self, found: Checkpoint) -> None:
-        """Be as a checkpoint was, whose weights the optimizer holds; write those that it could not write, or that were lost since."""
+        """Be as a checkpoint was, whose weights the optimizer holds; write those that it could not write, or
+        that were lost since."""
         state = found.values
         self.kept, self.validations_without_gain = state["best"], state["checks_without_gain"]
         self.lowest = state.get("lowest") or state.get("unwritten") or self.kept
         if state.get("unwritten") is not None:
             self._write(state["unwritten"])
-        elif self.kept is not None and (trouble := self.session.ranks.on_rank_zero(self._trouble)) is not None:
+        elif (
+            self.kept is not None and (trouble := self.session.ranks.on_rank_zero(self._trouble)) is not None
+        ):
             self._make_again(found.step, trouble)
 
     def _write(self, figures: Figures) -> None:
@@ -88,22 +94,36 @@ class BestWeights:
         if self.session.attempt("the model", self.session.save_model, int(figures["step"])):
             self.kept = figures
         else:
-            self._waiting = figures, {name: weight.clone() for name, weight in self.session.optimizer.weights_by_name().items()}
+            self._waiting = (
+                figures,
+                {name: weight.clone() for name, weight in self.session.optimizer.weights_by_name().items()},
+            )
 
     def _trouble(self) -> str | None:
         return damage_in(self.session.folder.product)
 
     def _make_again(self, step: int, trouble: str) -> None:
-        """From the checkpoint of the best step, while there is one; otherwise the best is what is found from `step` on."""
+        """From the checkpoint of the best step, while there is one; otherwise the best is what is found from
+        `step` on."""
         assert self.kept is not None
         session, best = self.session, int(self.kept["step"])
         if best != step and not session.checkpoints.is_whole(best):
-            session.monitor.say(f"Warning: {trouble}. The best model, of step {best}, is lost; the best from {step} on takes its place.")
-            self.kept, self.lowest, self.validations_without_gain, session.validation_pending = None, None, 0, True
+            session.monitor.say(
+                f"Warning: {trouble}. The best model, of step {best}, is lost; the best from {step} on "
+                f"takes its place."
+            )
+            self.kept, self.lowest, self.validations_without_gain, session.validation_pending = (
+                None,
+                None,
+                0,
+                True,
+            )
             return
         if best != step:
             session.optimizer.load_state(session.checkpoints.tensors(best))
         self._write(self.kept)
         if best != step:
             session.optimizer.load_state(session.checkpoints.tensors(step))
-        session.monitor.say(f"Warning: {trouble}. The model was made again from the checkpoint of step {best}.")
+        session.monitor.say(
+            f"Warning: {trouble}. The model was made again from the checkpoint of step {best}."
+        )

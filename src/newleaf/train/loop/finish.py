@@ -1,4 +1,5 @@
-"""How a run ends: finished, with the figures of its best model; or asked to stop, with a checkpoint and something to use."""
+"""How a run ends: finished, with the figures of its best model; or asked to stop, with a checkpoint and
+something to use."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ STOP_SECONDS = 2.0  # for a validation after someone asked to stop
 
 
 def leave(session: Session, validate: bool) -> None:
-    """Someone asked to stop: a checkpoint first; then, unless the training is over, a `validate` at the network, so that there is a model/.
+    """Someone asked to stop: a checkpoint first; then, unless the training is over, a `validate` at the
+    network, so that there is a model/.
 
-    What is found now is no part of the run: a resumed one forgets it, and has the best model that it would have had.
+    What is found now is no part of the run: a resumed one forgets it, and has the best model that it would
+    have had.
     """
     if session.loop.step == 0:
         session.monitor.say("Stopped before the first step; --resume begins it anew.")
@@ -33,7 +36,8 @@ def leave(session: Session, validate: bool) -> None:
 
 
 def _provisional(session: Session) -> Figures | None:
-    """Put the present weights into model/ where they are better than the best, or the first; as quickly as can be asked of a stop."""
+    """Put the present weights into model/ where they are better than the best, or the first; as quickly as
+    can be asked of a stop."""
     validation = session.validation
     if not validation.row_seconds:
         validation.validate(1, to_the_end=True)
@@ -55,7 +59,8 @@ def _provisional(session: Session) -> Figures | None:
 
 
 def finish(session: Session) -> None:
-    """The figures of the weights in model/ over the whole validation set, what the objective has to report of them, and summary.json.
+    """The figures of the weights in model/ over the whole validation set, what the objective has to report of
+    them, and summary.json.
 
     While weights that belong there could not be written, the run is not finished.
     """
@@ -63,7 +68,8 @@ def finish(session: Session) -> None:
         _wait_for_room(session)
     if session.best.kept is None:
         raise DivergedError(
-            f"{session.folder.path}: no validation had a finite loss, or {session.objective.product}/ could not be written; see "
+            f"{session.folder.path}: no validation had a finite loss, or {session.objective.product}/ could "
+            f"not be written; see "
             f"metrics.jsonl"
         )
     figures, evaluator = dict(session.best.kept), session.validation.evaluator
@@ -72,7 +78,11 @@ def finish(session: Session) -> None:
     if session.validation.validates_at_end:
         figures |= session.validation.final_validation()
     rows = session.validation.report_rows
-    report = session.ranks.on_rank_zero(lambda: evaluator.report(session.folder.path, rows)) if evaluator.reports else {}
+    report = (
+        session.ranks.on_rank_zero(lambda: evaluator.report(session.folder.path, rows))
+        if evaluator.reports
+        else {}
+    )
     session.plot()
     session.folder.metrics.flush()
     session.checkpoints.trim()  # a kill may have come before that
@@ -82,14 +92,19 @@ def finish(session: Session) -> None:
 def _wait_for_room(session: Session) -> None:
     """Leave the run to be resumed. Raises InputError, which says why."""
     if session.best.kept is not None:
-        session.attempt("summary.json", lambda: _write_summary(session, dict(session.best.kept or {}), finished=False))
+        session.attempt(
+            "summary.json", lambda: _write_summary(session, dict(session.best.kept or {}), finished=False)
+        )
     raise InputError(
-        f"{session.folder.path}: {session.objective.product}/ of step {session.best.unsaved_step} could not be written, so the run is not "
+        f"{session.folder.path}: {session.objective.product}/ of step {session.best.unsaved_step} could not "
+        f"be written, so the run is not "
         f"finished; free some space, and --resume {session.folder.path} completes it"
     )
 
 
-def _write_summary(session: Session, figures: Figures, finished: bool, report: dict[str, Any] | None = None) -> None:
+def _write_summary(
+    session: Session, figures: Figures, finished: bool, report: dict[str, Any] | None = None
+) -> None:
     loop, health = session.loop, session.health
     found = {name: value for name, value in figures.items() if name != "step"}
     session.folder.write_summary(
@@ -119,5 +134,7 @@ def _measured_on(session: Session) -> dict[str, Any]:
     """How many of the held-out rows the figures are of, where the time did not allow all of them."""
     validation = session.validation
     return (
-        {} if validation.covers_validation_set else {"measured_on": {"rows": validation.closing_rows, "of": validation.evaluator.all_rows}}
+        {}
+        if validation.covers_validation_set
+        else {"measured_on": {"rows": validation.closing_rows, "of": validation.evaluator.all_rows}}
     )

@@ -1,4 +1,5 @@
-"""The one training loop: take a step, write it down, validate now and then, stop when the schedule or the user says so."""
+"""The one training loop: take a step, write it down, validate now and then, stop when the schedule or the
+user says so."""
 
 from __future__ import annotations
 
@@ -47,9 +48,11 @@ def next_token_losses(network: Any, part: Any) -> Sequence[Tensor]:
 
 @dataclass
 class Loop:
-    """Trains `network` on `batch(step)`, which must be a pure function: that is what makes a resumed run the same run.
+    """Trains `network` on `batch(step)`, which must be a pure function: that is what makes a resumed run the
+    same run.
 
-    With several processes, `batch(step)` is this one's share. `losses` gives the sum of each of `terms` over a part of a batch.
+    With several processes, `batch(step)` is this one's share. `losses` gives the sum of each of `terms` over
+    a part of a batch.
     """
 
     network: nn.Module
@@ -69,9 +72,11 @@ class Loop:
     interrupted: bool = field(default=False, init=False)
 
     def run(self) -> None:
-        """Train to the end of the schedule, or until `watcher.check()` says it is enough or `watcher.stop_requested()`."""
+        """Train to the end of the schedule, or until `watcher.check()` says it is enough or
+        `watcher.stop_requested()`."""
         self.network.train()
-        while self.step == 0 or self.schedule.progress(self.step) < 1:  # a budget that is already spent buys one step
+        # a budget that is already spent buys one step
+        while self.step == 0 or self.schedule.progress(self.step) < 1:
             if self.watcher.stop_requested():
                 self.interrupted = True
                 return
@@ -95,11 +100,18 @@ class Loop:
         self.step += 1
         self.tokens += tokens
         self.seconds += time.perf_counter() - begin
-        named = {term.name: mean for term, mean in zip(self.terms, means, strict=True)} if len(self.terms) > 1 else {}
-        return Step(self.step, loss, norm, factor, self.tokens, self.seconds, self.schedule.progress(self.step), named)
+        named = (
+            {term.name: mean for term, mean in zip(self.terms, means, strict=True)}
+            if len(self.terms) > 1
+            else {}
+        )
+        return Step(
+            self.step, loss, norm, factor, self.tokens, self.seconds, self.schedule.progress(self.step), named
+        )
 
     def _gradients(self, batch: Batch) -> tuple[list[float], int]:
-        """Leave the gradients of the loss over the batch in the network; returns the mean of each term, and the tokens it is of.
+        """Leave the gradients of the loss over the batch in the network; returns the mean of each term, and
+        the tokens it is of.
 
         A device that runs out of memory gets half the rows at once, and twice as many portions.
         """
@@ -107,7 +119,9 @@ class Loop:
         counts = [count or 1 for count in counts]
         totals = self._all_micro_batches(batch, counts)
         self.optimizer.layout.add_up(self.network)
-        return [total / count for total, count in zip(self.ranks.sum(*totals), counts, strict=True)], int(tokens)
+        return [total / count for total, count in zip(self.ranks.sum(*totals), counts, strict=True)], int(
+            tokens
+        )
 
     def _all_micro_batches(self, batch: Batch, counts: Sequence[float]) -> list[float]:
         while True:
@@ -115,9 +129,14 @@ class Loop:
                 return self._micro_batches(batch, counts)
             except torch.OutOfMemoryError:
                 if self.optimizer.layout.in_step:  # the others would wait for this one's next portion
-                    raise InputError("the device's memory does not hold a portion; give a smaller train.micro_batch_size") from None
+                    raise InputError(
+                        "the device's memory does not hold a portion; give a smaller train.micro_batch_size"
+                    ) from None
                 if self.micro_batch_size == 1:
-                    raise InputError("the device's memory does not hold a single window; make the model or the context smaller") from None
+                    raise InputError(
+                        "the device's memory does not hold a single window; make the model or the context "
+                        "smaller"
+                    ) from None
             self.optimizer.clear()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -125,7 +144,8 @@ class Loop:
             self.watcher.reduce_micro_batch(self.micro_batch_size)
 
     def _micro_batches(self, batch: Batch, counts: Sequence[float]) -> list[float]:
-        """The sum of each term here; leaves the gradients of the loss, each term divided by its count, in the network."""
+        """The sum of each term here; leaves the gradients of the loss, each term divided by its count, in the
+        network."""
         # Dropout draws from the step's own numbers, so that a resumed run draws the same.
         torch.manual_seed(self.seed * 1_000_003 + self.step + self.ranks.rank * 1_000_000_007)
         device, layout = next(self.network.parameters()).device, self.optimizer.layout
@@ -139,5 +159,9 @@ class Loop:
 
 def weighted(terms: Sequence[Term], sums: Sequence[Tensor], counts: Sequence[float]) -> Tensor:
     """The loss: each term's sum divided by its count, times its weight."""
-    parts = [found / count * term.weight for term, found, count in zip(terms, sums, counts, strict=True) if term.weight]
+    parts = [
+        found / count * term.weight
+        for term, found, count in zip(terms, sums, counts, strict=True)
+        if term.weight
+    ]
     return torch.stack(parts).sum() if len(parts) > 1 else parts[0]

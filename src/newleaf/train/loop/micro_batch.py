@@ -21,29 +21,33 @@ from newleaf.train.loop.loop import next_token_losses
 from newleaf.train.objective.objective import Batch
 
 Losses = Callable[[nn.Module, Any], Sequence[Tensor]]
-USABLE = 0.7  # of what is free: other processes grow too, and the validation and the writing of checkpoints need some
+# of what is free: other processes grow too, and the validation and the writing of checkpoints need some
+USABLE = 0.7
 
 
 def free_memory(device: torch.device, root: Path = Path("/")) -> int:
-    """Bytes this process may still take on `device`: on the CPU what the machine has available or its cgroups (v1, v2) have left, the
-    least of them. `root` is where proc/ and sys/ are."""
+    """Bytes this process may still take on `device`: on the CPU what the machine has available or its cgroups
+    (v1, v2) have left, the least of them. `root` is where proc/ and sys/ are."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return min([int(psutil.virtual_memory().available), *_cgroup_rooms(root)])
 
 
 def fitting_micro_batch(batch_size: int, fixed: float, window: float, room: float) -> int:
-    """The most windows, dividing the batch, that fit into `room` bytes when a step takes `fixed` bytes and each window `window`.
+    """The most windows, dividing the batch, that fit into `room` bytes when a step takes `fixed` bytes and
+    each window `window`.
 
     At least 1."""
-    return next((n for n in range(batch_size, 0, -1) if batch_size % n == 0 and fixed + n * window <= room), 1)
+    return next(
+        (n for n in range(batch_size, 0, -1) if batch_size % n == 0 and fixed + n * window <= room), 1
+    )
 
 
 def choose_micro_batch(
     network: nn.Module, batch: Batch, coming: float, sharers: int = 1, losses: Losses = next_token_losses
 ) -> tuple[int, str | None]:
-    """Windows of `batch` to take at once, and a sentence when not all of them; `coming` bytes are still to be taken beside the step,
-    and `sharers` processes on this machine do the same."""
+    """Windows of `batch` to take at once, and a sentence when not all of them; `coming` bytes are still to be
+    taken beside the step, and `sharers` processes on this machine do the same."""
     fixed, window = measured_step(network, batch, losses)
     fixed += int(coming)
     device, wanted = next(network.parameters()).device, batch.rows
@@ -52,12 +56,17 @@ def choose_micro_batch(
     needed = fixed + chosen * window
     told = f"{byte_size(needed)}; {byte_size(free)} are free"
     if needed > USABLE * free:
-        return chosen, f"Warning: memory is short even for {chosen} window at once ({told}); make the model or the context smaller."
+        return (
+            chosen,
+            f"Warning: memory is short even for {chosen} window at once ({told}); make the model or the "
+            f"context smaller.",
+        )
     return chosen, None if chosen == wanted else f"Memory: {chosen} of {wanted} windows at once ({told})."
 
 
 def measured_step(network: nn.Module, batch: Batch, losses: Losses = next_token_losses) -> tuple[int, int]:
-    """Bytes that any step takes, and bytes that each window adds: forward and backward of one window and of two, counted exactly."""
+    """Bytes that any step takes, and bytes that each window adds: forward and backward of one window and of
+    two, counted exactly."""
     one, two = _peak(network, batch, 1, losses), _peak(network, batch, 2, losses)
     return max(0, 2 * one - two), max(1, two - one)
 
@@ -74,7 +83,8 @@ def _peak(network: nn.Module, batch: Batch, rows: int, losses: Losses) -> int:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the tensors made inside it that are still alive, and the most there were at once; `known` tensors do not count."""
+    """Bytes of the tensors made inside it that are still alive, and the most there were at once; `known`
+    tensors do not count."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -83,7 +93,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled in here, so PyTorch need not import its compiler to say so, which takes a second and a half."""
+        """Nothing is compiled in here, so PyTorch need not import its compiler to say so, which takes a
+        second and a half."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -107,7 +118,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _cgroup_rooms(root: Path) -> Iterator[int]:
-    """What each cgroup this process is in, and each above it, has left. Cached file pages count as free: the system gives them up."""
+    """What each cgroup this process is in, and each above it, has left. Cached file pages count as free: the
+    system gives them up."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -117,7 +129,10 @@ def _cgroup_rooms(root: Path) -> Iterator[int]:
         if controllers == "":
             mount, files = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            mount, files = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            mount, files = (
+                root / "sys/fs/cgroup/memory",
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            )
         else:
             continue
         place = mount / path.lstrip("/")
@@ -129,7 +144,11 @@ def _cgroup_rooms(root: Path) -> Iterator[int]:
 def _room(folder: Path, limit: str, usage: str, reclaimable: str) -> Iterator[int]:
     try:
         most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
-        given_up = int(dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get(reclaimable, 0))
+        given_up = int(
+            dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get(
+                reclaimable, 0
+            )
+        )
     except (OSError, ValueError):
         return  # this one sets no limit, as the root of a hierarchy does not
     if most != "max":

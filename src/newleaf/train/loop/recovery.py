@@ -1,4 +1,5 @@
-"""What a session does about steps that could not be taken: skip them, go back to a checkpoint at a lower rate, give up with advice."""
+"""What a session does about steps that could not be taken: skip them, go back to a checkpoint at a lower
+rate, give up with advice."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ def skipped_step(session: Session, step: Step) -> None:
         advice = f"try --train.precision fp32, or {advice}"
     if session.health.restored:
         raise DivergedError(
-            f"{row} steps in a row up to {step.number} were skipped ({why_skipped(step)}), and a lower rate did not help: "
-            f"begin again with lower rates (optimizer.learning_rate is {peak.learning_rate:g}, matrix_learning_rate "
+            f"{row} steps in a row up to {step.number} were skipped ({why_skipped(step)}), and a lower rate "
+            f"did not help: "
+            f"begin again with lower rates (optimizer.learning_rate is {peak.learning_rate:g}, "
+            f"matrix_learning_rate "
             f"{peak.matrix_learning_rate:g}), {advice}"
         )
     _go_back(session, step.number)
@@ -37,7 +40,11 @@ def _go_back(session: Session, step: int) -> None:
     found = session.checkpoints.newest(session.monitor.say, lambda values: values["health"]["in_a_row"] == 0)
     if found is not None:
         session.optimizer.load_state(session.checkpoints.tensors(found.step))
-        session.loop.step, session.loop.tokens, session.last_progress = found.step, found.values["tokens"], found.values["progress"]
+        session.loop.step, session.loop.tokens, session.last_progress = (
+            found.step,
+            found.values["tokens"],
+            found.values["progress"],
+        )
         session.rewind_metrics(found)
     else:
         torch.manual_seed(session.objective.train.seed)
@@ -52,7 +59,10 @@ def _go_back(session: Session, step: int) -> None:
     session.folder.record(step=session.loop.step, restored_from=step, rate_scale=session.health.rate_scale)
     where = f"the checkpoint of step {session.loop.step}" if session.loop.step else "the beginning"
     row = session.objective.train.max_skipped
-    session.monitor.say(f"Warning: {row} steps in a row were skipped; back to {where}, with rates times {session.health.rate_scale:g}.")
+    session.monitor.say(
+        f"Warning: {row} steps in a row were skipped; back to {where}, with rates times "
+        f"{session.health.rate_scale:g}."
+    )
 
 
 def why_skipped(step: Step) -> str:

@@ -1,4 +1,5 @@
-"""What the network writes at each validation: for a small share of a timed run, and either enough to read or nothing, with a word."""
+"""What the network writes at each validation: for a small share of a timed run, and either enough to read or
+nothing, with a word."""
 
 from __future__ import annotations
 
@@ -22,9 +23,12 @@ Sample = tuple[str, str]  # a prompt and what came of it
 
 
 class Samples:
-    """Asks the evaluator for texts, as long as the clock's run may take for them; without a clock, as long as they take."""
+    """Asks the evaluator for texts, as long as the clock's run may take for them; without a clock, as long as
+    they take."""
 
-    def __init__(self, evaluator: Evaluator, ranks: Ranks, clock: ClockSchedule | None, monitor: Monitor) -> None:
+    def __init__(
+        self, evaluator: Evaluator, ranks: Ranks, clock: ClockSchedule | None, monitor: Monitor
+    ) -> None:
         self.evaluator, self.ranks, self.clock, self.monitor = evaluator, ranks, clock, monitor
         self.taken = 0  # times that there were samples
         self.seconds = 0.0  # of all so far
@@ -44,8 +48,8 @@ class Samples:
         return max(LAST * SHARE * self.clock.length, min(wanted, MOST_LAST * self.clock.length))
 
     def take(self, step: int) -> list[Sample]:
-        """What the network makes of each prompt now. In a timed run there are fewer times, and texts that end early; none that nobody
-        could read."""
+        """What the network makes of each prompt now. In a timed run there are fewer times, and texts that end
+        early; none that nobody could read."""
         prompts = self.evaluator.prompts_at(self.taken) if self.evaluator.prompts else ()
         done = self.clock.progress(step) if self.clock is not None and step else 0.0
         if not prompts or (step and done < 1 and self._left(done) < WORTHWHILE * self.first):
@@ -68,7 +72,9 @@ class Samples:
     def _measure(self, written: Written, seconds: float) -> None:
         """What a readable text takes, where enough came of this one to tell."""
         if self.clock is not None and written.writes:
-            self.readable_seconds = seconds * max(1.0, READABLE / max(1, len(written.text))) if written.cut else 0.0
+            self.readable_seconds = (
+                seconds * max(1.0, READABLE / max(1, len(written.text))) if written.cut else 0.0
+            )
 
     def _left(self, done: float) -> float:
         """Seconds that samples may take now."""
@@ -82,7 +88,8 @@ class Samples:
         """None this time. Said where there were none before, once, and at the end."""
         if done >= 1 or not (self.told or self.taken):
             self.monitor.say(
-                f"Step {step}: no sample is shown, since a readable one takes about {self.readable_seconds:.1f} s here, "
+                f"Step {step}: no sample is shown, since a readable one takes about "
+                f"{self.readable_seconds:.1f} s here, "
                 "more than this run's time leaves for it."
             )
             self.told = True

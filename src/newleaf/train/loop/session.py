@@ -1,4 +1,5 @@
-"""One run under way: the loop's watcher, its checks and checkpoints, what it does when something goes wrong, how it ends."""
+"""One run under way: the loop's watcher, its checks and checkpoints, what it does when something goes wrong,
+how it ends."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class StopRequestedError(Exception):
 class Session:
     """Watches the loop of one objective. `restore` first, to go on from a checkpoint.
 
-    Of several processes each has one, and all do the same: what they measure is the first one's, and only its `folder` writes.
+    Of several processes each has one, and all do the same: what they measure is the first one's, and only its
+    `folder` writes.
     """
 
     def __init__(
@@ -53,7 +55,13 @@ class Session:
     ) -> None:  # fmt: skip
         """`matrix_speed` is the machine's, FLOP/s, by which the first step of a timed run is foretold."""
         self.matrix_speed = matrix_speed
-        self.objective, self.folder, self.monitor, self.started, self.ranks = objective, folder, monitor, started, ranks or Ranks()
+        self.objective, self.folder, self.monitor, self.started, self.ranks = (
+            objective,
+            folder,
+            monitor,
+            started,
+            ranks or Ranks(),
+        )
         self.ranks.stopping = lambda: interrupt.requested
         train = objective.train
         torch.manual_seed(train.seed)
@@ -69,12 +77,18 @@ class Session:
         schedule = build_schedule(train, size, self._clock)
         self.extension = train.extended[-1] if train.extended else None
         if isinstance(schedule, ReplaySchedule):
-            self.replayed_validations, replayed_rows, replayed_closing = schedule.checks, schedule.windows, schedule.closing
+            self.replayed_validations, replayed_rows, replayed_closing = (
+                schedule.checks,
+                schedule.windows,
+                schedule.closing,
+            )
         self.loop = Loop(
             network, self.optimizer, schedule, batches.batch, micro_batch_size, train.seed, self,
             ranks=self.ranks, losses=objective.losses, terms=objective.terms,
         )  # fmt: skip
-        self.validation = Validation(objective, network, self._check_stop, self.ranks, self.clock, folder, monitor)
+        self.validation = Validation(
+            objective, network, self._check_stop, self.ranks, self.clock, folder, monitor
+        )
         self.validation.take_up(replayed_rows, replayed_closing)
         self.checkpoints = Checkpoints(folder.state, train.keep_checkpoints, self.optimizer.layout)
         self.health = LossHealth()
@@ -90,17 +104,29 @@ class Session:
         """Lays a new network out over the processes, and takes its weights."""
         train = self.objective.train
         dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-        layout = Sharded(self.ranks) if train.parallel == "fsdp" and self.ranks.size > 1 else Replicated(self.ranks)
+        layout = (
+            Sharded(self.ranks)
+            if train.parallel == "fsdp" and self.ranks.size > 1
+            else Replicated(self.ranks)
+        )
         layout.spread(network, torch.device(train.device or "cpu"), dtype)
         return Optimizer(network, self.objective.optimizer, dtype, layout)
 
     def _measured_micro_batch(self, network: nn.Module, batches: Batches) -> int:
-        """The rows in memory at once, where the recipe leaves them open: as many as fit, by a step that is measured."""
+        """The rows in memory at once, where the recipe leaves them open: as many as fit, by a step that is
+        measured."""
         if self.optimizer.layout.in_step:
-            raise InputError("train.micro_batch_size: not measured with train.parallel fsdp; say how many windows a process takes at once")
+            raise InputError(
+                "train.micro_batch_size: not measured with train.parallel fsdp; say how many windows a "
+                "process takes at once"
+            )
         # The moments that AdamW adds in its first step, and fp32 copies of the gradients while it takes one.
-        coming = 2 * self.optimizer.full_bytes() - sum(tensor.nbytes for tensor in self.optimizer.state().values())
-        chosen, sentence = choose_micro_batch(network, batches.widest(), coming, self.ranks.local_size, self.objective.losses)
+        coming = 2 * self.optimizer.full_bytes() - sum(
+            tensor.nbytes for tensor in self.optimizer.state().values()
+        )
+        chosen, sentence = choose_micro_batch(
+            network, batches.widest(), coming, self.ranks.local_size, self.objective.losses
+        )
         if sentence is not None:
             self.monitor.say(sentence)
         return int(self.ranks.from_rank_zero(chosen))
@@ -110,7 +136,9 @@ class Session:
         already = self.ranks.from_rank_zero(self.ranks.clock() - self.started)
         self.clock = ClockSchedule(length, shape, already, self.ranks.now)
         flops = self.objective.flops_per_token * self.objective.train.batch_size * self.objective.row_tokens
-        self.clock.step_seconds = self.ranks.from_rank_zero(flops / (USEFUL_SHARE * self.matrix_speed) if self.matrix_speed else 0.0)
+        self.clock.step_seconds = self.ranks.from_rank_zero(
+            flops / (USEFUL_SHARE * self.matrix_speed) if self.matrix_speed else 0.0
+        )
         return self.clock
 
     def announce_disk(self) -> None:
@@ -121,15 +149,25 @@ class Session:
         state = self.optimizer.full_bytes()
         if self.optimizer.layout.in_step:
             state = int(self.ranks.sum(state)[0])
-        self.monitor.say(self.ranks.on_rank_zero(lambda: announce(self.folder.path, state, model, keep, already)))
+        self.monitor.say(
+            self.ranks.on_rank_zero(lambda: announce(self.folder.path, state, model, keep, already))
+        )
 
     def restore(self, found: Checkpoint) -> None:
-        """Take up a checkpoint: weights, optimizer, counters, the best model, and the metrics as they were then."""
+        """Take up a checkpoint: weights, optimizer, counters, the best model, and the metrics as they were
+        then."""
         state = found.values
         if lacking := [name for name in NEEDED if name not in state]:
-            raise InputError(f"{self.folder.state}: the checkpoint of step {found.step} lacks {lacking[0]}; another version wrote it")
+            raise InputError(
+                f"{self.folder.state}: the checkpoint of step {found.step} lacks {lacking[0]}; another "
+                f"version wrote it"
+            )
         self.optimizer.load_state(self.checkpoints.tensors(found.step))
-        self.loop.step, self.loop.tokens, self.loop.seconds = state["step"], state["tokens"], state["train_seconds"]
+        self.loop.step, self.loop.tokens, self.loop.seconds = (
+            state["step"],
+            state["tokens"],
+            state["train_seconds"],
+        )
         self.loop.micro_batch_size = state["micro_batch_size"]
         self.elapsed_before, self.resumed_from = state["total_seconds"], state["step"]
         progress, self.validation_pending = state["progress"], state["check_pending"]
@@ -159,7 +197,8 @@ class Session:
         self.validation_pending = last != step
 
     def train(self) -> None:
-        """Run the loop to its end and leave the folder finished; when asked to stop, usable and ready to resume."""
+        """Run the loop to its end and leave the folder finished; when asked to stop, usable and ready to
+        resume."""
         validate = True
         try:
             self.validation.choose_rows()
@@ -186,11 +225,17 @@ class Session:
         spike = self.health.update(step.loss, step.skipped)
         peak = self.objective.optimizer
         rates = {"lr": peak.learning_rate * step.factor, "matrix_lr": peak.matrix_learning_rate * step.factor}
-        measured = {name: value for name, value in (("loss", step.loss), ("grad_norm", step.norm)) if math.isfinite(value)}
+        measured = {
+            name: value
+            for name, value in (("loss", step.loss), ("grad_norm", step.norm))
+            if math.isfinite(value)
+        }
         measured |= {name: value for name, value in step.terms.items() if math.isfinite(value)}
         marks = {"skipped": why_skipped(step)} if step.skipped else {"spike": True} if spike else {}
         took = {"tokens": step.tokens, "seconds": round(step.seconds, 3)}
-        self.folder.record(**({"step": step.number} | measured | {"factor": step.factor} | rates | took | marks))
+        self.folder.record(
+            **({"step": step.number} | measured | {"factor": step.factor} | rates | took | marks)
+        )
         left = self.clock.remaining() if self.clock else self._seconds_left(step)
         self.monitor.step(step, left)
         if step.skipped:
@@ -203,7 +248,10 @@ class Session:
 
     def reduce_micro_batch(self, windows: int) -> None:
         self.folder.record(step=self.loop.step, micro_batch_size=windows)
-        self.monitor.say(f"Out of memory: from now on {windows} windows at once, and more portions a step; the result is the same.")
+        self.monitor.say(
+            f"Out of memory: from now on {windows} windows at once, and more portions a step; the result is "
+            f"the same."
+        )
 
     def validation_due(self, step: Step) -> bool:
         if self.loop.step != step.number:
@@ -221,9 +269,11 @@ class Session:
         return self.validation_pending
 
     def check(self, step: int) -> bool:
-        """Validate and sample, keep the best weights in model/, write a checkpoint, now and then the plot; False when it is enough.
+        """Validate and sample, keep the best weights in model/, write a checkpoint, now and then the plot;
+        False when it is enough.
 
-        Whatever is asked to stop before the first line is recorded; a checkpoint knows all that was recorded before it.
+        Whatever is asked to stop before the first line is recorded; a checkpoint knows all that was recorded
+        before it.
         """
         begin = self.ranks.clock()
         found = self.validation.validate(self.validation.rows)
@@ -233,11 +283,14 @@ class Session:
         self.validation.record_samples(step, samples)
         self.validation_pending = False
         self.best.update(found)
-        if self.health.in_a_row == 0 and self.best.unsaved_step in (None, step):  # what is gone back to must be from before skipped steps
+        # what is gone back to must be from before skipped steps
+        if self.health.in_a_row == 0 and self.best.unsaved_step in (None, step):
             self.attempt("the checkpoint", self.save_checkpoint)
         self.validation.reserve(self.ranks.clock() - begin)
         # The last of all is drawn when the run is finished.
-        if self.last_plot is None or (self.last_progress < 1 and self.ranks.clock() > self.last_plot + PLOT_EVERY):
+        if self.last_plot is None or (
+            self.last_progress < 1 and self.ranks.clock() > self.last_plot + PLOT_EVERY
+        ):
             self.plot()
         return not self.out_of_patience()
 
@@ -257,12 +310,16 @@ class Session:
             raise StopRequestedError
 
     def attempt(self, what: str, write: Callable[[], object], step: int | None = None) -> bool:
-        """Write something that training can go on without, for now; whether it worked. It is of this `step`, or of the last one."""
+        """Write something that training can go on without, for now; whether it worked. It is of this `step`,
+        or of the last one."""
         try:
             write()
         except OSError as error:
             why, number = (error.strerror or str(error)).lower(), self.loop.step if step is None else step
-            self.monitor.say(f"Warning: {what} of step {number} could not be written ({why}); the one before stays as it is.")
+            self.monitor.say(
+                f"Warning: {what} of step {number} could not be written ({why}); the one before stays as it "
+                f"is."
+            )
             return False
         return True
 
@@ -297,7 +354,9 @@ class Session:
             "metrics_bytes": metrics_bytes,
             "metrics_crc32": metrics_crc32,
         }
-        self.checkpoints.save(self.loop.step, self.optimizer.state(), values, drop_old=self.health.in_a_row == 0)
+        self.checkpoints.save(
+            self.loop.step, self.optimizer.state(), values, drop_old=self.health.in_a_row == 0
+        )
 
     def rewind_metrics(self, found: Checkpoint) -> None:
         """Have metrics.jsonl as it was at a checkpoint, or what is left of it."""
@@ -314,7 +373,8 @@ class Session:
             title = f"{self.folder.path.name}: {self.loop.step:,} steps"
             try:
                 self.validation.plot_seconds = self.folder.write_plot(title, self.ranks.clock)
-            except (ImportError, MemoryError, RuntimeError, TypeError, ValueError) as error:  # Matplotlib's; no run is worth less for it
+            # Matplotlib's; no run is worth less for it
+            except (ImportError, MemoryError, RuntimeError, TypeError, ValueError) as error:
                 raise OSError(" ".join(str(error).split())[:100] or type(error).__name__) from None
 
         self.attempt("the plot", draw)

@@ -17,7 +17,8 @@ from newleaf.train.objective.objective import Figures, Objective
 from newleaf.train.objective.schedule import ClockSchedule
 from newleaf.train.runs.run_folder import RunFolder
 
-MOST_KEPT = 0.5  # of a timed run, for what comes after the last step: training has the other half, whatever a look may take
+# of a timed run, for what comes after the last step: training has the other half, whatever a look may take
+MOST_KEPT = 0.5
 RECENT_VALIDATIONS = 3  # that the pace of the last one is foretold by
 PLOTTED = 0.3  # seconds, until the first plot is measured
 EXIT_SECONDS = 0.3  # what Python takes to end after the last line, and some room
@@ -26,15 +27,22 @@ EXIT_SECONDS = 0.3  # what Python takes to end after the last line, and some roo
 class Validation:
     """Asks the objective's evaluator, and keeps the clock's reserve.
 
-    `rows` is what each of `count` validations on the way looks at. The figures that stand before and after the training are over
-    `closing_rows`, the same ones both times, and the report reads `report_rows`: all there are, unless the time allows no more.
+    `rows` is what each of `count` validations on the way looks at. The figures that stand before and after
+    the training are over `closing_rows`, the same ones both times, and the report reads `report_rows`: all
+    there are, unless the time allows no more.
     """
 
     def __init__(
         self, objective: Objective, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks, clock: ClockSchedule | None,
         folder: RunFolder, monitor: Monitor,
     ) -> None:  # fmt: skip
-        self.objective, self.ranks, self.clock, self.folder, self.monitor = objective, ranks, clock, folder, monitor
+        self.objective, self.ranks, self.clock, self.folder, self.monitor = (
+            objective,
+            ranks,
+            clock,
+            folder,
+            monitor,
+        )
         self.evaluator = objective.evaluator(network, check_stop, ranks)
         self.rows = 0  # not chosen yet
         self.count = VALIDATIONS
@@ -46,7 +54,8 @@ class Validation:
 
     @property
     def row_seconds(self) -> float:
-        """What a row takes, by the last looks; 0 before the first. Other work on the machine may have been in the way of one of them."""
+        """What a row takes, by the last looks; 0 before the first. Other work on the machine may have been in
+        the way of one of them."""
         return statistics.median(self.row_times) if self.row_times else 0.0
 
     @property
@@ -56,14 +65,17 @@ class Validation:
 
     @property
     def covers_validation_set(self) -> bool:
-        """Whether the closing figures are over the whole validation set, and the report over all of its rows."""
+        """Whether the closing figures are over the whole validation set, and the report over all of its
+        rows."""
         return self.closing_rows >= self.evaluator.all_rows and self.report_rows >= self.evaluator.reports
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
         """Validate on this many rows, or on all."""
         begin = self.ranks.clock()
         found = self.evaluator.validate(rows, to_the_end)
-        self.row_times.append(self.ranks.from_rank_zero(self.ranks.clock() - begin) / (rows or self.evaluator.all_rows))
+        self.row_times.append(
+            self.ranks.from_rank_zero(self.ranks.clock() - begin) / (rows or self.evaluator.all_rows)
+        )
         return found
 
     def final_validation(self) -> Figures:
@@ -74,17 +86,20 @@ class Validation:
         return found
 
     def take_up(self, rows: int, closing: tuple[int, int]) -> None:
-        """Look at as many rows as an earlier part of the run did, or the run that is repeated; zeros leave it open."""
+        """Look at as many rows as an earlier part of the run did, or the run that is repeated; zeros leave it
+        open."""
         self.rows = rows
         self.closing_rows, self.report_rows = closing[0] or self.closing_rows, closing[1] or self.report_rows
 
     def choose_rows(self) -> None:
-        """How many rows each look has: what the recipe says, and by the clock no more than leaves training its time; measured once."""
+        """How many rows each look has: what the recipe says, and by the clock no more than leaves training
+        its time; measured once."""
         wanted = min(self.objective.train.eval_windows, self.evaluator.all_rows)
         if self.clock is None:
             self.rows = self.rows or wanted
             return
-        self.validate(min(WARM_UP_ROWS, wanted))  # which takes longer than any other: kernels may be compiled in it
+        # which takes longer than any other: kernels may be compiled in it
+        self.validate(min(WARM_UP_ROWS, wanted))
         self.row_times.clear()
         self.validate(1)
         single = self.row_seconds
@@ -92,7 +107,8 @@ class Validation:
         for _ in range(2):
             self.row_times.clear()
             self.validate(probe)
-            if self.row_seconds <= single:  # many rows at once are slower than one alone only where they were the first
+            # many rows at once are slower than one alone only where they were the first
+            if self.row_seconds <= single:
                 break
         looks = 2 if self.objective.validates_before_training else 1
         found = plan(self.clock.length, self.row_seconds, wanted, self.closing_rows, self.report_rows, looks)
@@ -111,20 +127,31 @@ class Validation:
             return
         seen, of = self.closing_rows + self.report_rows, self.evaluator.all_rows + self.evaluator.reports
         self.monitor.say(
-            f"Validation uses {self.closing_rows:,} of {self.evaluator.all_rows:,} held-out rows, the same ones before and after training: "
+            f"Validation uses {self.closing_rows:,} of {self.evaluator.all_rows:,} held-out rows, the same "
+            f"ones before and after training: "
             f"all would take about {of * self.row_seconds:.1f} s, these {seen * self.row_seconds:.1f} s."
         )
         self.folder.record(step=0, closing_windows=self.closing_rows, report_rows=self.report_rows)
 
     def reserve(self, check_seconds: float) -> None:
-        """Keep time for the end: one check more, the closing figures where no check has them, the report and a plot."""
+        """Keep time for the end: one check more, the closing figures where no check has them, the report and
+        a plot."""
         if self.clock is None:
             return
         check_seconds = max(self.ranks.from_rank_zero(check_seconds), self.row_seconds * self.rows)
         last_look = 0.0
         if self.validates_at_end:
-            last_look = max(self.closing_seconds, self.row_seconds * self.closing_rows) + self.row_seconds * self.report_rows
-        kept = check_seconds + self.samples.reserve() + last_look + self.ranks.from_rank_zero(self.plot_seconds) + EXIT_SECONDS
+            last_look = (
+                max(self.closing_seconds, self.row_seconds * self.closing_rows)
+                + self.row_seconds * self.report_rows
+            )
+        kept = (
+            check_seconds
+            + self.samples.reserve()
+            + last_look
+            + self.ranks.from_rank_zero(self.plot_seconds)
+            + EXIT_SECONDS
+        )
         self.clock.reserve = min(kept, MOST_KEPT * self.clock.length)
 
     def record(self, step: int, found: Figures, rows: int | None = None) -> None:

@@ -1,4 +1,5 @@
-"""How many held-out rows a timed run can afford to look at, so that training has the greater part of the time."""
+"""How many held-out rows a timed run can afford to look at, so that training has the greater part of the
+time."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from dataclasses import dataclass
 
 VALIDATIONS = 10  # validations of a run whose recipe does not say
 VALIDATION_SHARE = 0.03  # of a timed run, for the validations on the way
-CLOSING_SHARE = 0.3  # of a timed run, at most, for the figures that stand before and after, with the closing report
+# of a timed run, at most, for the figures that stand before and after, with the closing report
+CLOSING_SHARE = 0.3
 PROBE_SHARE = 0.02  # of a timed run, for finding out what a row takes
 FEWEST_ROWS = 16  # of a validation on the way
 WARM_UP_ROWS = 2  # of the very first look, which takes longer than any other
@@ -14,8 +16,8 @@ WARM_UP_ROWS = 2  # of the very first look, which takes longer than any other
 
 @dataclass(frozen=True)
 class HeldOutPlan:
-    """`validations` validations of `rows` rows each, the last at the end of the training; figures over `closing_rows` rows stand before
-    and after it, and the report reads `report_rows` more."""
+    """`validations` validations of `rows` rows each, the last at the end of the training; figures over
+    `closing_rows` rows stand before and after it, and the report reads `report_rows` more."""
 
     validations: int
     rows: int
@@ -28,11 +30,14 @@ class HeldOutPlan:
         return self.closing_rows + self.report_rows
 
 
-def plan(seconds: float, row_seconds: float, wanted: int, all_rows: int, reports: int, looks: int) -> HeldOutPlan:
+def plan(
+    seconds: float, row_seconds: float, wanted: int, all_rows: int, reports: int, looks: int
+) -> HeldOutPlan:
     """The plan for a run of `seconds` in which a row takes `row_seconds`.
 
-    `wanted` rows are enough for a validation on the way, of `all_rows`; a report reads `reports` rows of its own; the closing figures are
-    asked for `looks` times. Where a few rows are too dear to be looked at ten times, there are fewer checks.
+    `wanted` rows are enough for a validation on the way, of `all_rows`; a report reads `reports` rows of its
+    own; the closing figures are asked for `looks` times. Where a few rows are too dear to be looked at ten
+    times, there are fewer checks.
     """
     row_seconds = max(row_seconds, 1e-9)
     share = min(1.0, CLOSING_SHARE * seconds / row_seconds / (looks * all_rows + reports))

@@ -1,17 +1,24 @@
-"""What a run is about: an objective tells the one loop what to train, on which batches, by which loss, and how to see that it got better.
+"""What a run is about: an objective tells the one loop what to train, on which batches, by which loss, and
+how to see that it got better.
 
-Pretraining is one objective (`train/pretraining/text_objective.py`), every task of fine-tuning another (`newleaf/tune/`). The session, the
-loop and the end of a run know only what stands here. An objective gives
+Pretraining is one objective (`train/pretraining/text_objective.py`), every task of fine-tuning another
+(`newleaf/tune/`). The session, the loop and the end of a run know only what stands here. An objective gives
 
-- `build()`: the network as it is before the first step, drawn or loaded, already with its adapters where there are any. It is asked
-  again when a run goes back to its beginning. What has `requires_grad` is trained, kept as fp32 masters and written to checkpoints;
-- `batches(share)`: a pure function from a step to a batch, so that a resumed run is the same run. With several processes `share` = (k, n)
+- `build()`: the network as it is before the first step, drawn or loaded, already with its adapters where
+  there are any. It is asked
+  again when a run goes back to its beginning. What has `requires_grad` is trained, kept as fp32 masters and
+written to checkpoints;
+- `batches(share)`: a pure function from a step to a batch, so that a resumed run is the same run. With
+  several processes `share` = (k, n)
   asks for the k-th of n equal parts of each batch;
-- `losses(network, part)`: for each of `terms` the *sum* over a part of a batch. The loop divides by the batch's `counts`, added up over
-  all parts and processes, so that portions and processes add up to the same loss, and weighs the terms. A term of weight 0 is only
-  written down;
-- `evaluator(...)`: the validation, whose figure `measure.key` chooses the best checkpoint and ends a run early; samples; a closing report;
-- `save` and `read_back`: how the trained weights are written to the run's folder `product` ("model" or "adapter") and come back.
+- `losses(network, part)`: for each of `terms` the *sum* over a part of a batch. The loop divides by the
+  batch's `counts`, added up over
+  all parts and processes, so that portions and processes add up to the same loss, and weighs the terms. A
+term of weight 0 is only written down;
+- `evaluator(...)`: the validation, whose figure `measure.key` chooses the best checkpoint and ends a run
+  early; samples; a closing report;
+- `save` and `read_back`: how the trained weights are written to the run's folder `product` ("model" or
+  "adapter") and come back.
 """
 
 from __future__ import annotations
@@ -28,7 +35,8 @@ from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
 
-Figures = dict[str, float]  # what a validation found, under the names it has in metrics.jsonl and summary.json
+# what a validation found, under the names it has in metrics.jsonl and summary.json
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,8 @@ class Measure:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of a prompt: `cut` where its time ended before the text did. `writes` is False for what takes no longer for more of it,
-    such as a label."""
+    """What came of a prompt: `cut` where its time ended before the text did. `writes` is False for what takes
+    no longer for more of it, such as a label."""
 
     text: str
     cut: bool = False
@@ -70,7 +78,8 @@ class Batch(Protocol):
 
     @property
     def counts(self) -> Sequence[float]:
-        """For each term what its sum over this batch is divided by: the targets, the examples, the weights of their classes."""
+        """For each term what its sum over this batch is divided by: the targets, the examples, the weights of
+        their classes."""
 
     @property
     def tokens(self) -> int:
@@ -109,20 +118,23 @@ class Evaluator(Protocol):
 
     @property
     def reports(self) -> int:
-        """Whether `report` wants a last look at the whole validation set: 0 or False if not, else about how many rows more it reads
-        itself, at least 1, for which a timed run keeps time."""
+        """Whether `report` wants a last look at the whole validation set: 0 or False if not, else about how
+        many rows more it reads itself, at least 1, for which a timed run keeps time."""
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
-        """Figures over this many rows, evenly spaced, or all. Several processes share the work and return the same.
+        """Figures over this many rows, evenly spaced, or all. Several processes share the work and return the
+        same.
 
-        Between batches it calls the `check_stop` it was made with, which ends the asking by raising, unless it is to go on `to_the_end`.
+        Between batches it calls the `check_stop` it was made with, which ends the asking by raising, unless
+        it is to go on `to_the_end`.
         """
 
     def sample(self, prompt: str, seconds: float) -> Written:
         """What the network makes of a prompt, or has made of it after so many seconds."""
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
-        """After the last look, at the best weights: write files of one's own into the run's folder, and return what goes to summary.json.
+        """After the last look, at the best weights: write files of one's own into the run's folder, and
+        return what goes to summary.json.
 
         Of the rows that it reads itself it takes this many, evenly spaced. Called in the first process only.
         """
@@ -175,7 +187,8 @@ class Objective(Protocol):
     def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> Evaluator: ...
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Write the folder `path`, whole or not at all; `weights` are the fp32 masters of what is trained, by the network's names."""
+        """Write the folder `path`, whole or not at all; `weights` are the fp32 masters of what is trained, by
+        the network's names."""
 
     def read_back(self, path: Path) -> Mapping[str, Tensor]:
         """The weights that `save` wrote, by the network's names."""

@@ -27,7 +27,9 @@ class OptimizerConfig:
                 raise ValueError(f"optimizer.{name}: must be above 0, not {getattr(self, name)!r}")
         for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optimizer.{name}: must be at least 0 and below 1, not {getattr(self, name)!r}")
+                raise ValueError(
+                    f"optimizer.{name}: must be at least 0 and below 1, not {getattr(self, name)!r}"
+                )
         for name in ("weight_decay", "clip"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optimizer.{name}: must be at least 0, not {getattr(self, name)!r}")

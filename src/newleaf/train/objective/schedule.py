@@ -1,4 +1,5 @@
-"""The learning rate over a run: warm up, hold, decay to zero; by steps, by the clock, or as an earlier run had it."""
+"""The learning rate over a run: warm up, hold, decay to zero; by steps, by the clock, or as an earlier run
+had it."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Shape:
-    """Warm-up / stable / decay (Hu et al. 2024): fractions of the run, linear from `start` of the peak to all of it, and from there
-    to `final` of it."""
+    """Warm-up / stable / decay (Hu et al. 2024): fractions of the run, linear from `start` of the peak to all
+    of it, and from there to `final` of it."""
 
     warmup: float = 0.02
     decay: float = 0.5
@@ -23,7 +24,9 @@ class Shape:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: must be between 0 and 1, not {getattr(self, name)!r}")
         if self.warmup + self.decay > 1:
-            raise ValueError(f"warmup: warmup {self.warmup} and decay {self.decay} together must not exceed 1")
+            raise ValueError(
+                f"warmup: warmup {self.warmup} and decay {self.decay} together must not exceed 1"
+            )
 
     def factor(self, progress: float) -> float:
         """The share of the peak rate at `progress` in [0, 1]."""
@@ -62,7 +65,8 @@ class StepSchedule:
 
 @dataclass(frozen=True)
 class Extended:
-    """The schedule `after`, from its first step on; up to there the one `before`, where it can be asked again."""
+    """The schedule `after`, from its first step on; up to there the one `before`, where it can be asked
+    again."""
 
     before: Schedule | None
     after: StepSchedule
@@ -78,12 +82,15 @@ class Extended:
 
 
 class ClockSchedule:
-    """Ends when `seconds` have passed, `already` of them before this was made; `reserve` is kept for what comes after the last step.
+    """Ends when `seconds` have passed, `already` of them before this was made; `reserve` is kept for what
+    comes after the last step.
 
     `step_seconds` is what a step takes: an estimate before the first one, then what the last one took.
     """
 
-    def __init__(self, seconds: float, shape: Shape, already: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds: float, shape: Shape, already: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.shape = shape
         self.clock = clock
         self.reserve = 0.0
@@ -108,7 +115,8 @@ class ClockSchedule:
         return self.behind + (1 - self.behind) * self._share(now - self.start)
 
     def factor(self, step: int) -> float:
-        # The middle of the step, as far as can be told, so that none is taken at a rate of zero, not even the only one of a short run.
+        # The middle of the step, as far as can be told, so that none is taken at a rate of zero, not even the
+        # only one of a short run.
         begin = self.progress(step)
         self._begun = step, self.clock()
         if begin >= 1:
@@ -126,8 +134,8 @@ class ClockSchedule:
 class ReplaySchedule:
     """Takes the very steps that an earlier run recorded, whatever the clock says.
 
-    That run validated `windows` windows after each of the steps `checks`, and `closing` gives the rows of its closing figures and of its
-    report; zeros are all there are.
+    That run validated `windows` windows after each of the steps `checks`, and `closing` gives the rows of its
+    closing figures and of its report; zeros are all there are.
     """
 
     factors: Sequence[float]
@@ -143,7 +151,10 @@ class ReplaySchedule:
         checks = [line for line in found if "val_windows" in line]
         if not factors or not checks:
             raise ValueError("holds no steps to take again")
-        closing = next(((line["closing_windows"], line["report_rows"]) for line in found if "closing_windows" in line), (0, 0))
+        closing = next(
+            ((line["closing_windows"], line["report_rows"]) for line in found if "closing_windows" in line),
+            (0, 0),
+        )
         return cls(factors, frozenset(line["step"] for line in checks), checks[-1]["val_windows"], closing)
 
     def progress(self, step: int) -> float:

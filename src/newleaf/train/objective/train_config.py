@@ -23,8 +23,9 @@ LENGTHS = ("time", "steps", "tokens", "epochs")
 
 @dataclass(frozen=True)
 class Extension:
-    """A longer length that a run was given when it was resumed: from `step` on, which it reached after `before` seconds. It warms up
-    from the share `start` of the peak rate. `steps`, `tokens` and `epochs` are those of the whole run, `time` is more time."""
+    """A longer length that a run was given when it was resumed: from `step` on, which it reached after
+    `before` seconds. It warms up from the share `start` of the peak rate. `steps`, `tokens` and `epochs` are
+    those of the whole run, `time` is more time."""
 
     step: int
     start: float = 0.0
@@ -37,7 +38,8 @@ class Extension:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and in what portions. At most one of `time`, `steps`, `tokens` and `epochs`; `time` is the whole command's wall clock.
+    """How long and in what portions. At most one of `time`, `steps`, `tokens` and `epochs`; `time` is the
+    whole command's wall clock.
 
     A zero stands for what the dial chooses.
     """
@@ -51,19 +53,24 @@ class TrainConfig:
     micro_batch_size: int = 0  # windows in memory at once; gradients of a step's portions are added up
     schedule: Shape = field(default_factory=Shape)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    max_skipped: int = 5  # steps in a row whose loss or gradient is not finite before the last checkpoint is restored
+    # steps in a row whose loss or gradient is not finite before the last checkpoint is restored
+    max_skipped: int = 5
     patience: int = 0  # validations without a better one before the run ends; 0 never ends it early
     keep_checkpoints: int = 2  # under state/, besides the best weights in model/
-    preempt_signal: str | None = "SIGUSR1"  # by which a scheduler announces that it will take the machine; SIGTERM always does
-    keep: Literal["best", "last"] = "best"  # what model/ holds at the end: the best weights by validation, or those of the last step
+    # by which a scheduler announces that it will take the machine; SIGTERM always does
+    preempt_signal: str | None = "SIGUSR1"
+    # what model/ holds at the end: the best weights by validation, or those of the last step
+    keep: Literal["best", "last"] = "best"
     eval_every: int = 0  # steps between validations; by the clock, a tenth of the run
-    eval_windows: int = 256  # windows of each validation on the way; the last one reads the whole validation text, if time allows
+    # windows of each validation on the way; the last one reads the whole validation text, if time allows
+    eval_windows: int = 256
     prompts: tuple[str, ...] = ("",)  # continued at each validation
     sample: dict[str, Any] = field(default_factory=dict)  # how: the options of `newleaf generate`
     seed: int = 1
     threads: int | None = None
     device: str | None = None
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # how torchrun's processes hold the network: whole in each, or a share in each
+    # how torchrun's processes hold the network: whole in each, or a share in each
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     checkpoint_activations: bool = False  # blocks are computed again on the way back instead of kept
     track: tuple[TrackerName, ...] = ()  # who is told beside metrics.jsonl
     replay: str | None = None  # a metrics.jsonl whose steps and rates are taken again
@@ -92,13 +99,19 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)!r}")
         if self.batch_size > LARGEST_BATCH:
-            raise ValueError(f"batch_size: {self.batch_size} windows in a step are too many; at most {LARGEST_BATCH:,} are taken")
+            raise ValueError(
+                f"batch_size: {self.batch_size} windows in a step are too many; at most {LARGEST_BATCH:,} "
+                f"are taken"
+            )
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"micro_batch_size: {self.micro_batch_size} does not divide batch_size = {self.batch_size}")
+            raise ValueError(
+                f"micro_batch_size: {self.micro_batch_size} does not divide batch_size = {self.batch_size}"
+            )
 
 
 def with_batch_size(train: TrainConfig, size: int) -> TrainConfig:
-    """The same with a batch size that was open. Raises InputError where the micro-batch does not divide it."""
+    """The same with a batch size that was open. Raises InputError where the micro-batch does not divide
+    it."""
     try:
         return replace(train, batch_size=size)
     except ValueError as error:
@@ -107,8 +120,8 @@ def with_batch_size(train: TrainConfig, size: int) -> TrainConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """A whole recipe: sources, a size for the dial to begin from (6x384 or 2m weights; None lets it choose), and the sections data,
-    tokenizer, model (fields of GPTConfig that are fixed), optimizer, train."""
+    """A whole recipe: sources, a size for the dial to begin from (6x384 or 2m weights; None lets it choose),
+    and the sections data, tokenizer, model (fields of GPTConfig that are fixed), optimizer, train."""
 
     source: tuple[str, ...] = ()
     size: str | None = None
@@ -122,4 +135,6 @@ class PretrainConfig:
         if self.size is not None:
             rung_of(self.size)
             if fixed := {"n_layer", "n_embd"} & self.model.keys():
-                raise ValueError(f"size: {self.size} chooses layers and width, and model.{min(fixed)} is given too")
+                raise ValueError(
+                    f"size: {self.size} chooses layers and width, and model.{min(fixed)} is given too"
+                )

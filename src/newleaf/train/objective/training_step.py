@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Step:
-    """One step, done: loss (nats per token, where it is of text), gradient norm before clipping, the share of the peak rate it took."""
+    """One step, done: loss (nats per token, where it is of text), gradient norm before clipping, the share of
+    the peak rate it took."""
 
     number: int  # from 1
     loss: float

@@ -37,8 +37,9 @@ from newleaf.train.sizing import Budget, DataBudget, Reason, SizeChoice, choose_
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run on text with nothing left open but how many windows fit into memory: its configuration (with sections data, optimizer and
-    train), its text as tokens, its network's shape. `length` is that of a window, 0 for the whole context."""
+    """A run on text with nothing left open but how many windows fit into memory: its configuration (with
+    sections data, optimizer and train), its text as tokens, its network's shape. `length` is that of a
+    window, 0 for the whole context."""
 
     config: Any
     network: GPTConfig
@@ -55,7 +56,8 @@ class Prepared:
 
 
 def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Prepared:
-    """Everything before the first step: machine, text, size, tokenizer, tokens. What the configuration fixes stays as it is.
+    """Everything before the first step: machine, text, size, tokenizer, tokens. What the configuration fixes
+    stays as it is.
 
     A batch size that is chosen here can be shared by so many `processes`.
     """
@@ -76,7 +78,13 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
     batch = config.train.batch_size or -(-(choice.batch_size if choice else 16) // processes) * processes
     check_size(network, processes)
     train = with_batch_size(config.train, batch)
-    config = dataclasses.replace(config, train=train, optimizer=_rates(config.optimizer, choice, model), model=network.to_dict(), size=None)
+    config = dataclasses.replace(
+        config,
+        train=train,
+        optimizer=_rates(config.optimizer, choice, model),
+        model=network.to_dict(),
+        size=None,
+    )
     _announce(config, network, choice, corpus, monitor)
     parts = zip((corpus.train, corpus.validation), config.data.most_bytes, strict=True)
     shards = [tokenize(text, tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts]
@@ -85,8 +93,11 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
 
 
 def _rates(optimizer: OptimizerConfig, choice: SizeChoice | None, model: dict[str, Any]) -> OptimizerConfig:
-    """The usual rates as the dial multiplies them; other rates stay, and those of a recipe that has a size of its own."""
-    mine, theirs = ((each.kind, each.learning_rate, each.matrix_learning_rate) for each in (optimizer, OptimizerConfig()))
+    """The usual rates as the dial multiplies them; other rates stay, and those of a recipe that has a size of
+    its own."""
+    mine, theirs = (
+        (each.kind, each.learning_rate, each.matrix_learning_rate) for each in (optimizer, OptimizerConfig())
+    )
     if choice is None or {"n_layer", "n_embd"} & model.keys() or mine != theirs:
         return optimizer
     adamw, muon = (round(times * rate, 6) for times, rate in zip(choice.rates, mine[1:], strict=True))
@@ -96,10 +107,14 @@ def _rates(optimizer: OptimizerConfig, choice: SizeChoice | None, model: dict[st
 def _with_data_budget(
     config: PretrainConfig, corpus: Corpus, budget: Budget, choice: SizeChoice | None, model: dict[str, Any]
 ) -> PretrainConfig:
-    """How much of a large text becomes tokens and is shown to the tokenizer, where the clock decides and the recipe does not. All of it is
-    a choice too, which stands in run.yaml: whoever resumes the run may find the machine slower."""
+    """How much of a large text becomes tokens and is shown to the tokenizer, where the clock decides and the
+    recipe does not. All of it is a choice too, which stands in run.yaml: whoever resumes the run may find the
+    machine slower."""
     shape = (choice.model | {"vocab_size": choice.vocab_size} if choice else {}) | model
-    found, tokenizer = data_budget(budget, shape["n_layer"], shape["n_embd"], shape["vocab_size"]), config.tokenizer
+    found, tokenizer = (
+        data_budget(budget, shape["n_layer"], shape["n_embd"], shape["vocab_size"]),
+        config.tokenizer,
+    )
     if tokenizer.train_bytes is None:
         seen = found.tokenizer if found is not None and corpus.train.n_bytes > found.tokenizer else MOST_SEEN
         tokenizer = dataclasses.replace(tokenizer, train_bytes=seen)
@@ -107,11 +122,14 @@ def _with_data_budget(
 
 
 def limited(data: DataConfig, corpus: Corpus, found: DataBudget | None) -> DataConfig:
-    """No more of a text than these portions, where the recipe leaves that open; None where no clock limits it."""
+    """No more of a text than these portions, where the recipe leaves that open; None where no clock limits
+    it."""
     if found is None:
         return data
     if data.train_bytes is None:
-        data = dataclasses.replace(data, train_bytes=found.train if corpus.train.n_bytes > found.train else "all")
+        data = dataclasses.replace(
+            data, train_bytes=found.train if corpus.train.n_bytes > found.train else "all"
+        )
     if data.validation_bytes is None:
         most = found.validation
         data = dataclasses.replace(data, validation_bytes=most if corpus.validation.n_bytes > most else "all")
@@ -122,7 +140,9 @@ def timed_budget(train: TrainConfig) -> Budget:
     """What `train.time` is worth on this machine, which is measured."""
     assert train.time is not None
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-    return Budget(seconds=seconds(train.time), matrix_speed=matmul_speed(dtype, torch.device(train.device or "cpu")))
+    return Budget(
+        seconds=seconds(train.time), matrix_speed=matmul_speed(dtype, torch.device(train.device or "cpu"))
+    )
 
 
 def settled(train: TrainConfig) -> TrainConfig:
@@ -133,12 +153,15 @@ def settled(train: TrainConfig) -> TrainConfig:
         raise InputError(f"train.{error}") from None
     keep_memory()
     threads = use_threads(train.threads)
-    precision = train.precision if train.precision != "auto" else ("bf16" if bf16_is_faster(device) else "fp32")
+    precision = (
+        train.precision if train.precision != "auto" else ("bf16" if bf16_is_faster(device) else "fp32")
+    )
     return dataclasses.replace(train, threads=threads, device=str(device), precision=precision)
 
 
 def _budget(config: PretrainConfig, corpus: Corpus) -> Budget:
-    """What the dial may spend: arithmetic where the clock is the limit, tokens where the recipe says how many."""
+    """What the dial may spend: arithmetic where the clock is the limit, tokens where the recipe says how
+    many."""
     train = config.train
     if train.time is not None:
         return timed_budget(train)
@@ -150,17 +173,22 @@ def _budget(config: PretrainConfig, corpus: Corpus) -> Budget:
 
 
 def _characters(config: PretrainConfig, corpus: Corpus) -> tuple[PretrainConfig, int]:
-    """Whether a new tokenizer begins with characters, where the recipe leaves that to the text, and how many tokens those want."""
+    """Whether a new tokenizer begins with characters, where the recipe leaves that to the text, and how many
+    tokens those want."""
     settings = config.tokenizer
     if settings.kind != "bpe" or settings.path is not None:
         return config, 0
     if settings.characters is None:
-        settings = dataclasses.replace(settings, characters=has_many_characters(corpus.train.sample(LOOKED_AT)))
+        settings = dataclasses.replace(
+            settings, characters=has_many_characters(corpus.train.sample(LOOKED_AT))
+        )
     wanted = tokens_for_characters(corpus.train.sample(LOOKED_AT)) if settings.characters else 0
     return dataclasses.replace(config, tokenizer=settings), wanted
 
 
-def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: SizeChoice | None, monitor: Monitor) -> tuple[PretrainConfig, Tokenizer]:
+def _tokenizer(
+    config: PretrainConfig, corpus: Corpus, choice: SizeChoice | None, monitor: Monitor
+) -> tuple[PretrainConfig, Tokenizer]:
     settings = config.tokenizer
     if settings.path is not None:
         return config, Tokenizer.load(local_folder(settings.path, TOKENIZER_FILES))
@@ -172,7 +200,9 @@ def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: SizeChoice | None
     place = default_cache() / "tokenizers" / key_of(corpus.train.fingerprint, plain(settings))
 
     def build_there(fresh: Path) -> dict[str, Any]:
-        interruptible(lambda: train_tokenizer(corpus.train.sample(settings.train_bytes or MOST_SEEN), settings)).save(fresh)
+        interruptible(
+            lambda: train_tokenizer(corpus.train.sample(settings.train_bytes or MOST_SEEN), settings)
+        ).save(fresh)
         return {}
 
     cached(place, build_there)
@@ -182,24 +212,32 @@ def _tokenizer(config: PretrainConfig, corpus: Corpus, choice: SizeChoice | None
 def _network(model: dict[str, Any], choice: SizeChoice | None, tokenizer: Tokenizer) -> GPTConfig:
     chosen = choice.model if choice else {}
     if "block" in model or "positions" in model or "norm" in model:
-        chosen = {name: chosen[name] for name in ("context_length", "n_layer", "n_head", "n_embd") if name in chosen}
+        chosen = {
+            name: chosen[name] for name in ("context_length", "n_layer", "n_head", "n_embd") if name in chosen
+        }
     if {"n_head", "n_embd"} & model.keys() and "head_dim" not in model:
-        chosen = {name: value for name, value in chosen.items() if name not in ("head_dim", "n_kv_head", "n_inner")}
+        chosen = {
+            name: value for name, value in chosen.items() if name not in ("head_dim", "n_kv_head", "n_inner")
+        }
     try:
         network = GPTConfig(**(chosen | {"vocab_size": tokenizer.vocab_size} | model))
     except (ConfigError, TypeError) as error:
         raise InputError(f"model.{error}") from None
     if network.vocab_size < tokenizer.vocab_size:
-        raise InputError(f"model.vocab_size: {network.vocab_size} is less than the tokenizer's {tokenizer.vocab_size}")
+        raise InputError(
+            f"model.vocab_size: {network.vocab_size} is less than the tokenizer's {tokenizer.vocab_size}"
+        )
     return network
 
 
 def check_size(network: GPTConfig, processes: int) -> None:
-    """Raises InputError for a network whose weights alone this machine could not hold, before they are made."""
+    """Raises InputError for a network whose weights alone this machine could not hold, before they are
+    made."""
     weights, memory = count_parameters(network).total, psutil.virtual_memory().total
     if 4 * weights > memory * processes:
         raise InputError(
-            f"model: a network of {weights:,} weights takes {byte_size(4 * weights)} in fp32, and this machine has {byte_size(memory)} of "
+            f"model: a network of {weights:,} weights takes {byte_size(4 * weights)} in fp32, and this "
+            f"machine has {byte_size(memory)} of "
             "memory; make model.n_embd, model.n_layer or the vocabulary smaller"
         )
 
@@ -209,16 +247,22 @@ def left_out(report: dict[str, Any]) -> list[str]:
     sentences = []
     if report["unknown_suffix"]["count"]:
         names = ", ".join(report["unknown_suffix"]["first"][:3])
-        sentences.append(f"Passed over {counted(report['unknown_suffix']['count'], 'file')} of other kinds ({names}, …).")
+        sentences.append(
+            f"Passed over {counted(report['unknown_suffix']['count'], 'file')} of other kinds ({names}, …)."
+        )
     if report["encodings"]:
         name, encoding = next(iter(report["encodings"].items()))
         more = f" and {len(report['encodings']) - 1} more files" if len(report["encodings"]) > 1 else ""
-        sentences.append(f"{name}{more}: not UTF-8, read as {encoding}, which is a guess; --data.encoding names another.")
+        sentences.append(
+            f"{name}{more}: not UTF-8, read as {encoding}, which is a guess; --data.encoding names another."
+        )
     if report["skipped"]:
         counts = ", ".join(f"{count} {reason}" for reason, count in report["skipped"].items())
         sentences.append(f"Left out: {counts}. The first: {report['first_skipped']}")
     if report["cleaning"]:
-        sentences.append("Cleaning: " + ", ".join(f"{count} {what}" for what, count in report["cleaning"].items()) + ".")
+        sentences.append(
+            "Cleaning: " + ", ".join(f"{count} {what}" for what, count in report["cleaning"].items()) + "."
+        )
     return sentences
 
 
@@ -229,7 +273,8 @@ def part_of(text: TextFile, most: Literal["all"] | int | None) -> str:
 
 
 def holds(reason: Reason, choice: SizeChoice | None, network: GPTConfig, config: PretrainConfig) -> bool:
-    """Whether what the dial says of its choice is still so, now that recipe and options have had their say."""
+    """Whether what the dial says of its choice is still so, now that recipe and options have had their
+    say."""
     if choice is None or any(getattr(network, name) != choice.model[name] for name in reason.fields):
         return False
     if reason.about == "vocabulary":
@@ -237,9 +282,15 @@ def holds(reason: Reason, choice: SizeChoice | None, network: GPTConfig, config:
     if reason.about == "rates":
         usual, optimizer = OptimizerConfig(), config.optimizer
         wanted = [
-            round(times * rate, 6) for times, rate in zip(choice.rates, (usual.learning_rate, usual.matrix_learning_rate), strict=True)
+            round(times * rate, 6)
+            for times, rate in zip(
+                choice.rates, (usual.learning_rate, usual.matrix_learning_rate), strict=True
+            )
         ]
-        return optimizer.kind == usual.kind and [optimizer.learning_rate, optimizer.matrix_learning_rate] == wanted
+        return (
+            optimizer.kind == usual.kind
+            and [optimizer.learning_rate, optimizer.matrix_learning_rate] == wanted
+        )
     return True
 
 
@@ -247,14 +298,17 @@ def _count(parameters: int) -> str:
     return f"{parameters / 1e6:.2f} M" if parameters >= 1e5 else f"{parameters:,}"
 
 
-def _announce(config: PretrainConfig, network: GPTConfig, choice: SizeChoice | None, corpus: Corpus, monitor: Monitor) -> None:
+def _announce(
+    config: PretrainConfig, network: GPTConfig, choice: SizeChoice | None, corpus: Corpus, monitor: Monitor
+) -> None:
     for reason in choice.reasons if choice else ():
         if holds(reason, choice, network, config):
             monitor.say(reason.text)
     with torch.device("meta"):
         count = GPT(network).parameter_count()
     monitor.say(
-        f"Model: {_count(count)} parameters, {counted(network.n_layer, 'layer')} × {network.n_embd}, vocabulary {network.vocab_size}, "
+        f"Model: {_count(count)} parameters, {counted(network.n_layer, 'layer')} × {network.n_embd}, "
+        f"vocabulary {network.vocab_size}, "
         f"context {network.context_length}. Text: {part_of(corpus.train, config.data.train_bytes)} to learn, "
         f"{part_of(corpus.validation, config.data.validation_bytes)} held out. "
         f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."

@@ -22,7 +22,12 @@ DEFAULT_TIME = "3m"
 
 
 def pretrain(
-    config: PretrainConfig, out: str | Path, monitor: Monitor, started: float, overwrite: bool = False, clock: run.Clock = time.monotonic
+    config: PretrainConfig,
+    out: str | Path,
+    monitor: Monitor,
+    started: float,
+    overwrite: bool = False,
+    clock: run.Clock = time.monotonic,
 ) -> RunFolder:
     """Train a new model on `config.source` into the run folder `out`; see `run.begin`."""
     return run.begin(PRETRAINING, config, out, monitor, started, overwrite, clock)
@@ -40,7 +45,8 @@ def _with_length(config: PretrainConfig, monitor: Monitor) -> PretrainConfig:
 
 
 def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) -> Prepared:
-    """What the first process prepares and chooses, in all of them; the others find text and tokens in the cache, or make them again."""
+    """What the first process prepares and chooses, in all of them; the others find text and tokens in the
+    cache, or make them again."""
     mine: list[Prepared] = []
 
     def settle() -> dict[str, Any]:
@@ -48,11 +54,19 @@ def prepared_together(config: PretrainConfig, monitor: Monitor, ranks: Ranks) ->
         return {"config": plain(mine[0].config), "fingerprints": mine[0].fingerprints}
 
     settled = ranks.on_rank_zero(settle)
-    if ranks.size > 1 and (advice := thread_advice(settled["config"]["train"]["threads"], ranks.local_size)) is not None:
+    if (
+        ranks.size > 1
+        and (advice := thread_advice(settled["config"]["train"]["threads"], ranks.local_size)) is not None
+    ):
         monitor.say(advice)
-    found = ranks.in_turn(lambda: mine[0] if mine else prepare(build(PretrainConfig, settled["config"]), monitor, ranks.size))
+    found = ranks.in_turn(
+        lambda: mine[0] if mine else prepare(build(PretrainConfig, settled["config"]), monitor, ranks.size)
+    )
     if found.fingerprints != settled["fingerprints"]:
-        raise InputError(f"process {ranks.rank} finds another text or tokenizer than the first one: they must read the same files")
+        raise InputError(
+            f"process {ranks.rank} finds another text or tokenizer than the first one: they must read the "
+            f"same files"
+        )
     return found
 
 

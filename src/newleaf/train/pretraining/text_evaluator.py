@@ -1,4 +1,5 @@
-"""What a network that trains on text is asked now and then: its loss on the validation text, and a few words for each prompt."""
+"""What a network that trains on text is asked now and then: its loss on the validation text, and a few words
+for each prompt."""
 
 from __future__ import annotations
 
@@ -26,32 +27,41 @@ EVAL_TOKENS = 8192  # in one batch of a validation
 
 
 class TextEvaluator:
-    """Asks `network`, which is left as it was. `check_stop` is called between batches and between tokens, and ends the asking by raising.
+    """Asks `network`, which is left as it was. `check_stop` is called between batches and between tokens, and
+    ends the asking by raising.
 
     Several processes share a validation, and hear the same of it; all of them write the same sample.
     """
 
     reports = False
 
-    def __init__(self, prepared: Prepared, network: GPT, check_stop: Callable[[], None], ranks: Ranks) -> None:
+    def __init__(
+        self, prepared: Prepared, network: GPT, check_stop: Callable[[], None], ranks: Ranks
+    ) -> None:
         self.prepared, self.network, self.check_stop, self.ranks = prepared, network, check_stop, ranks
         self.byte_lengths = torch.from_numpy(token_byte_lengths(prepared.tokenizer)).long()
         self.all_rows = count_windows(prepared.validation, prepared.window, prepared.config.data)
         train = prepared.config.train
         self.prompts: Sequence[str] = train.prompts
-        # Guesses follow the clock, which is another one in each process, and all must run the network together.
+        # Guesses follow the clock, which is another one in each process, and all must run the network
+        # together.
         options = {"max_tokens": 100, "seed": train.seed, "speculation": "off"} | train.sample
         self.sampling = build(SamplingConfig, options, "train.sample.")
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
-        """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the way."""
+        """The loss over this many windows, evenly spaced, or all of them. `to_the_end` heeds nothing on the
+        way."""
         length, data = self.prepared.window, self.prepared.config.data
         count = min(rows or self.all_rows, self.all_rows)
         at_once = max(1, EVAL_TOKENS // length)
         if self.ranks.size > 1:
             at_once = min(at_once, -(-count // self.ranks.size))
-        batches = self._own(validation_batches(self.prepared.validation, length, at_once, data, rows), -(-count // at_once))
-        found = text_loss(self.network, batches if to_the_end else self._checking_stop(batches), self.byte_lengths)
+        batches = self._own(
+            validation_batches(self.prepared.validation, length, at_once, data, rows), -(-count // at_once)
+        )
+        found = text_loss(
+            self.network, batches if to_the_end else self._checking_stop(batches), self.byte_lengths
+        )
         nats, tokens, size = self.ranks.sum(found.nats, found.tokens, found.bytes)
         whole = TextLoss(nats, int(tokens), int(size))
         return {"val_loss": whole.per_token, "val_bits_per_byte": whole.bits_per_byte}
@@ -67,7 +77,8 @@ class TextEvaluator:
     def sample(self, prompt: str, seconds: float) -> Written:
         """How the network goes on with a prompt; what it has after so many seconds, should it not be done."""
         begin, text = self.ranks.clock(), ""
-        slots = ModuleExecutor(self.network, 1)  # kernels that must be compiled first would take a timed run's time
+        # kernels that must be compiled first would take a timed run's time
+        slots = ModuleExecutor(self.network, 1)
         for piece in Engine(self.network, self.prepared.tokenizer, runner=slots).write(prompt, self.sampling):
             self.check_stop()
             text += piece.text
@@ -76,7 +87,8 @@ class TextEvaluator:
         return Written(text)
 
     def _own(self, batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-        """Every n-th batch; whoever has one less looks at its last once more, without targets, so that all are called as often."""
+        """Every n-th batch; whoever has one less looks at its last once more, without targets, so that all
+        are called as often."""
         rank, size = self.ranks.rank, self.ranks.size
         last: Batch | None = None
         for number, batch in enumerate(batches):

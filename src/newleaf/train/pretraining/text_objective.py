@@ -1,4 +1,5 @@
-"""Pretraining as an objective: a new network, windows of a token stream, next-token loss, bits per byte of the held-out text."""
+"""Pretraining as an objective: a new network, windows of a token stream, next-token loss, bits per byte of
+the held-out text."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from newleaf.train.pretraining.text_evaluator import TextEvaluator
 from newleaf.train.runs.run_diagnosis import unigram_bits
 from newleaf.version import VERSION
 
-COMPARED = 300_000  # tokens of the held-out text, about a megabyte, are given to xz, which takes half a second for them
+# tokens of the held-out text, about a megabyte, are given to xz, which takes half a second for them
+COMPARED = 300_000
 BITS_PER_BYTE = Measure("val_bits_per_byte", "bits per byte")
 
 
@@ -67,7 +69,9 @@ class TextObjective:
 
     def batches(self, share: tuple[int, int]) -> TrainBatches:
         prepared, train = self.prepared, self.train
-        return TrainBatches(prepared.train, prepared.window, train.batch_size, train.seed, self.config.data, share)
+        return TrainBatches(
+            prepared.train, prepared.window, train.batch_size, train.seed, self.config.data, share
+        )
 
     losses = staticmethod(next_token_losses)
 
@@ -76,8 +80,18 @@ class TextObjective:
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         peak = self.optimizer
-        made = {"kind": peak.kind, "learning_rate": peak.learning_rate, "matrix_learning_rate": peak.matrix_learning_rate}
-        save_folder(path, self.prepared.network, weights, self.prepared.tokenizer, {"version": VERSION, "pretrained": made})
+        made = {
+            "kind": peak.kind,
+            "learning_rate": peak.learning_rate,
+            "matrix_learning_rate": peak.matrix_learning_rate,
+        }
+        save_folder(
+            path,
+            self.prepared.network,
+            weights,
+            self.prepared.tokenizer,
+            {"version": VERSION, "pretrained": made},
+        )
 
     def read_back(self, path: Path) -> Mapping[str, Tensor]:
         return load_folder(path).network.state_dict()
@@ -85,7 +99,9 @@ class TextObjective:
     def recipe(self) -> dict[str, Any]:
         values: dict[str, Any] = plain(self.config)
         values["source"] = [absolute(name) for name in self.config.source]
-        values["data"]["validation"] = [absolute(name) for name in self.config.data.validation_sources or ()] or None
+        values["data"]["validation"] = [
+            absolute(name) for name in self.config.data.validation_sources or ()
+        ] or None
         if values["tokenizer"]["path"] is not None and Path(values["tokenizer"]["path"]).exists():
             values["tokenizer"]["path"] = absolute(values["tokenizer"]["path"])
         return values
@@ -95,12 +111,17 @@ class TextObjective:
 
     def facts(self, network: nn.Module) -> dict[str, Any]:
         family = family_for(self.prepared.network)
-        return {"parameters": cast(GPT, network).parameter_count(), "family": family.name if family else "newleaf"}
+        return {
+            "parameters": cast(GPT, network).parameter_count(),
+            "family": family.name if family else "newleaf",
+        }
 
 
 def text_record(prepared: Prepared) -> dict[str, Any]:
     """How much text there was, and what its held-out part is to a compressor and to plain counting."""
-    held_out = b"".join(prepared.tokenizer.bytes_of_tokens[token] for token in prepared.validation.tokens[:COMPARED].tolist())
+    held_out = b"".join(
+        prepared.tokenizer.bytes_of_tokens[token] for token in prepared.validation.tokens[:COMPARED].tolist()
+    )
     packed = lzma.compress(held_out, format=lzma.FORMAT_XZ)
     return {
         "text_bytes": prepared.train.n_bytes,

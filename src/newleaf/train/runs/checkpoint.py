@@ -1,4 +1,5 @@
-"""Checkpoints: what a resumed run needs, each in a folder of its own under state/, with checksums; the newest few are kept."""
+"""Checkpoints: what a resumed run needs, each in a folder of its own under state/, with checksums; the newest
+few are kept."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints under `folder`, named step-00000120 and so on; `keep` of them stay.
 
-    Several processes call everything together, and the first one writes; where the `layout` gives each a part of the tensors, each writes
-    its own. Any number of them reads what any number wrote.
+    Several processes call everything together, and the first one writes; where the `layout` gives each a part
+    of the tensors, each writes its own. Any number of them reads what any number wrote.
     """
 
     def __init__(self, folder: Path, keep: int = 2, layout: Replicated | None = None) -> None:
@@ -45,13 +46,24 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps there is a checkpoint of, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*") if NAME.fullmatch(path.name))
+        return sorted(
+            int(path.name.removeprefix("step-"))
+            for path in self.folder.glob("step-*")
+            if NAME.fullmatch(path.name)
+        )
 
-    def save(self, step: int, tensors: dict[str, Tensor], values: dict[str, Any], drop_old: bool = True) -> None:
-        """Write one, whole or not at all; then the oldest go. Raises OSError, with every earlier checkpoint as it was."""
+    def save(
+        self, step: int, tensors: dict[str, Tensor], values: dict[str, Any], drop_old: bool = True
+    ) -> None:
+        """Write one, whole or not at all; then the oldest go. Raises OSError, with every earlier checkpoint
+        as it was."""
         first = self.layout.ranks.on_rank_zero
         if not self.layout.in_step:
-            return first(lambda: self._write(step, values, drop_old, lambda aside: write_tensors(aside / TENSORS, tensors)))
+            return first(
+                lambda: self._write(
+                    step, values, drop_old, lambda aside: write_tensors(aside / TENSORS, tensors)
+                )
+            )
         parts = self._path(step).with_name(f".step-{step}.parts.tmp")
         try:
             write_shards(parts, tensors, self.layout)
@@ -75,10 +87,14 @@ class Checkpoints:
         for old in self.steps()[: -self.keep]:
             self._remove(old)
 
-    def newest(self, say: Callable[[str], None], good: Callable[[dict[str, Any]], bool] = lambda values: True) -> Checkpoint | None:
-        """The newest one that is whole and `good(values)`, or None when there is no checkpoint; damaged ones are named to `say`.
+    def newest(
+        self, say: Callable[[str], None], good: Callable[[dict[str, Any]], bool] = lambda values: True
+    ) -> Checkpoint | None:
+        """The newest one that is whole and `good(values)`, or None when there is no checkpoint; damaged ones
+        are named to `say`.
 
-        Those after it are removed, as the run takes their steps again. Raises InputError when all of them are damaged.
+        Those after it are removed, as the run takes their steps again. Raises InputError when all of them are
+        damaged.
         """
         found = self.layout.ranks.on_rank_zero(lambda: self._newest(say, good))
         return Checkpoint(**found) if found is not None else None
@@ -90,7 +106,9 @@ class Checkpoints:
             return read_shards(path, self.layout)
         return {name: self.layout.cut(tensor) for name, tensor in load_file(path / TENSORS).items()}
 
-    def _newest(self, say: Callable[[str], None], good: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    def _newest(
+        self, say: Callable[[str], None], good: Callable[[dict[str, Any]], bool]
+    ) -> dict[str, Any] | None:
         damage = ""
         for path in sorted(self.folder.glob("step-*")):
             if not NAME.fullmatch(path.name) or not path.is_dir():

@@ -1,4 +1,5 @@
-"""Several runs' curves in one picture: training smoothed and faint, validation strong, against steps, tokens, seconds and FLOPs."""
+"""Several runs' curves in one picture: training smoothed and faint, validation strong, against steps, tokens,
+seconds and FLOPs."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ TRANSIENT = 0.05  # of the steps at a run's beginning do not decide how high the
 
 
 def comparison_figure(curves: Sequence[Curve], x: str | None = None) -> Figure:
-    """The curves against `x` (steps, tokens, seconds or flops), or in four small panels. Raises InputError if there is nothing to draw."""
+    """The curves against `x` (steps, tokens, seconds or flops), or in four small panels. Raises InputError if
+    there is nothing to draw."""
     if x is not None and x not in AXES:
         raise InputError(f"x: {x!r} is not one of {', '.join(AXES)}")
     drawn = [curve for curve in curves if _points(curve)]
@@ -49,20 +51,30 @@ def comparison_figure(curves: Sequence[Curve], x: str | None = None) -> Figure:
         axes.set_ylabel("bits per byte", color=INK)
     keys = [Line2D([], [], color=colour, linewidth=2, marker="o", markersize=4) for colour in colours]
     figure.legend(
-        keys, [_said(curve) for curve in drawn], loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK
+        keys,
+        [_said(curve) for curve in drawn],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
     )
-    figure.suptitle("Validation (dots) and training (faint, smoothed)", fontsize=11, color=INK, x=0.01, ha="left")
+    figure.suptitle(
+        "Validation (dots) and training (faint, smoothed)", fontsize=11, color=INK, x=0.01, ha="left"
+    )
     return figure
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The mean over up to a fortieth of all values to each side; same length. At the beginning, where losses fall fast, both sides are
-    equally long; at the end, where they do not, the left one stays."""
+    """The mean over up to a fortieth of all values to each side; same length. At the beginning, where losses
+    fall fast, both sides are equally long; at the end, where they do not, the left one stays."""
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, dtype=np.float64))])
     at = np.arange(len(values))
     left = np.minimum(at, max(1, len(values) // SMOOTHED))
     right = np.minimum(left, len(values) - 1 - at)
-    mean: np.ndarray[Any, np.dtype[np.float64]] = (sums[at + right + 1] - sums[at - left]) / (left + right + 1)
+    mean: np.ndarray[Any, np.dtype[np.float64]] = (sums[at + right + 1] - sums[at - left]) / (
+        left + right + 1
+    )
     return mean
 
 
@@ -70,23 +82,47 @@ def _draw(axes: Axes, curve: Curve, axis: str, colour: str) -> None:
     train, validation = curve.train, curve.validation
     if train["loss"]:
         keep = np.unique(np.geomspace(1, len(train["loss"]), MOST_POINTS).astype(int)) - 1
-        axes.plot(np.asarray(train[axis])[keep], smoothed(train["loss"])[keep], color=colour, alpha=0.35, linewidth=1.1, zorder=2)
+        axes.plot(
+            np.asarray(train[axis])[keep],
+            smoothed(train["loss"])[keep],
+            color=colour,
+            alpha=0.35,
+            linewidth=1.1,
+            zorder=2,
+        )
     few = len(validation["loss"]) <= 40
-    axes.plot(validation[axis], validation["loss"], color=colour, linewidth=1.9, marker="o" if few else None, markersize=3.6, zorder=3)
+    axes.plot(
+        validation[axis],
+        validation["loss"],
+        color=colour,
+        linewidth=1.9,
+        marker="o" if few else None,
+        markersize=3.6,
+        zorder=3,
+    )
 
 
 def _dress(axes: Axes, curves: Sequence[Curve], axis: str) -> None:
-    places = np.array([value for curve in curves for half in (curve.train, curve.validation) for value in half[axis]])
+    places = np.array(
+        [value for curve in curves for half in (curve.train, curve.validation) for value in half[axis]]
+    )
     places = places[np.isfinite(places) & (places > 0)]
     if places.size:
-        ends = [max(value for half in (curve.train, curve.validation) for value in half[axis] or [0.0]) for curve in curves]
+        ends = [
+            max(value for half in (curve.train, curve.validation) for value in half[axis] or [0.0])
+            for curve in curves
+        ]
         first = max(places.min(), min(end for end in ends if end > 0) * 0.02)
         axes.set_xscale("log")
         axes.set_xlim(first, places.max() * 1.08)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if places.max() / first < 300 else (1.0,)))
+        axes.xaxis.set_major_locator(
+            LogLocator(subs=(1.0, 2.0, 5.0) if places.max() / first < 300 else (1.0,))
+        )
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: short(value) if axis != "flops" else f"{value:.0e}".replace("e+", "e"))
+            FuncFormatter(
+                lambda value, _: short(value) if axis != "flops" else f"{value:.0e}".replace("e+", "e")
+            )
         )
     axes.set_xlabel(AXES[axis], color=INK)
     axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
@@ -103,7 +139,11 @@ def _range(curves: Sequence[Curve]) -> tuple[float, float]:
     for curve in curves:
         for half in (curve.train, curve.validation):
             end = max([*curve.train["steps"], *curve.validation["steps"]])
-            late = smoothed(half["loss"])[np.asarray(half["steps"]) >= TRANSIENT * end] if half["loss"] else np.array([])
+            late = (
+                smoothed(half["loss"])[np.asarray(half["steps"]) >= TRANSIENT * end]
+                if half["loss"]
+                else np.array([])
+            )
             values.extend(late.tolist())
     low, high = min(values), max(values)
     room = 0.05 * (high - low or abs(high) or 1.0)

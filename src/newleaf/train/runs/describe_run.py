@@ -11,15 +11,25 @@ import yaml
 from newleaf.storage import describe
 from newleaf.train.runs.run_diagnosis import kept_words, validation_curve_of
 from newleaf.train.runs.run_folder import ADAPTER, MODEL
-from newleaf.train.runs.run_history import CONFIG, METRICS, SUMMARY, RunRecord, mapping, read_run, readable_lines
+from newleaf.train.runs.run_history import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    RunRecord,
+    mapping,
+    read_run,
+    readable_lines,
+)
 
 NAMED = 5  # sources of a run that are named one by one
 
 
 def facts(name: str | Path) -> dict[str, Any]:
-    """Facts about a run, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf info --json` prints them.
+    """Facts about a run, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf info
+    --json` prints them.
 
-    What is damaged in a run's small files is said under "damage". Raises InputError when `name` is none of these.
+    What is damaged in a run's small files is said under "damage". Raises InputError when `name` is none of
+    these.
     """
     folder = Path(name)
     if not (folder / CONFIG).is_file():
@@ -46,8 +56,15 @@ def run_facts(folder: Path) -> dict[str, Any]:
     found = {"run": str(folder), "source": ", ".join(names[:NAMED]) + more}
     found |= {"begun": record.begun}
     found |= {"task": str(tuned), "tuned_from": str(config.get("model", ""))} if tuned else {}
-    found["state"] = _state(record, summary, f"newleaf {'finetune' if tuned else 'pretrain'} --resume {folder}")
-    return found | _figures(summary) | _last(config, summary, folder) | ({"damage": "; ".join(notes)} if notes else {})
+    found["state"] = _state(
+        record, summary, f"newleaf {'finetune' if tuned else 'pretrain'} --resume {folder}"
+    )
+    return (
+        found
+        | _figures(summary)
+        | _last(config, summary, folder)
+        | ({"damage": "; ".join(notes)} if notes else {})
+    )
 
 
 def _state(record: RunRecord, summary: dict[str, Any], again: str) -> str:
@@ -61,11 +78,19 @@ def _last(config: dict[str, Any], summary: dict[str, Any], folder: Path) -> dict
     key = next((name for name in summary if name.startswith("val_")), None)
     lower = key is None or key.endswith(("loss", "bits_per_byte"))
     looks = validation_curve_of(list(readable_lines(folder / METRICS)), key, not lower) if key else None
-    if looks is None or not isinstance(summary.get("best_step"), int) or not isinstance(summary.get("steps"), int):
+    if (
+        looks is None
+        or not isinstance(summary.get("best_step"), int)
+        or not isinstance(summary.get("steps"), int)
+    ):
         return {}
     kept = kept_words(looks, summary, config) or f"of step {summary['best_step']:,}, the best and the last"
     name = str(key).removeprefix("val_")
-    return {"model_holds": kept, f"{name}_of_best_check": round(looks.best, 4), f"{name}_of_last_check": round(looks.last, 4)}
+    return {
+        "model_holds": kept,
+        f"{name}_of_best_check": round(looks.best, 4),
+        f"{name}_of_last_check": round(looks.last, 4),
+    }
 
 
 def _figures(summary: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What a run will write, beside what the disk has left: said before the first step, while there is still time to choose."""
+"""What a run will write, beside what the disk has left: said before the first step, while there is still time
+to choose."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ from newleaf.format_amounts import byte_size
 
 
 def announce(folder: Path, checkpoint: int, model: int, keep: int, already: int = 0) -> str:
-    """A sentence on what checkpoints of `checkpoint` bytes and a model of `model` bytes will take, `keep` of the former being kept.
+    """A sentence on what checkpoints of `checkpoint` bytes and a model of `model` bytes will take, `keep` of
+    the former being kept.
 
-    `already` bytes of the run's own are on the disk and will be replaced. Raises InputError when not even the first of each fits.
+    `already` bytes of the run's own are on the disk and will be replaced. Raises InputError when not even the
+    first of each fits.
     """
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free + already
@@ -26,7 +29,8 @@ def announce(folder: Path, checkpoint: int, model: int, keep: int, already: int 
     sentence = f"Disk: a checkpoint takes {byte_size(checkpoint)}, the last {keep} are kept beside the best model ({byte_size(model)})"
     if free < most:
         return (
-            f"Warning: {sentence}: up to {byte_size(most)}, and only {byte_size(free)} are free; checkpoints that do not fit are left out."
+            f"Warning: {sentence}: up to {byte_size(most)}, and only {byte_size(free)} are free; "
+            f"checkpoints that do not fit are left out."
         )
     return f"{sentence}: at most {byte_size(most)}."
 

@@ -14,7 +14,8 @@ NAME = ".lock"
 
 
 class FolderLock:
-    """`take` it before anything in the folder is written, `release` it at the end; a second taker gets an InputError that names the first.
+    """`take` it before anything in the folder is written, `release` it at the end; a second taker gets an
+    InputError that names the first.
 
     `note` is a sentence where the file system has no locks, so that the user knows to take care.
     """
@@ -30,7 +31,9 @@ class FolderLock:
             try:
                 file = (self.folder / NAME).open("a+", encoding="utf-8", errors="replace")
             except IsADirectoryError:
-                raise InputError(f"{self.folder / NAME}: is a folder, where a run has its lock; remove it") from None
+                raise InputError(
+                    f"{self.folder / NAME}: is a folder, where a run has its lock; remove it"
+                ) from None
             try:
                 lock(file)
             except OSError as error:
@@ -38,7 +41,10 @@ class FolderLock:
                     if error.errno not in BUSY:
                         self.note = f"{self.folder}: this file system has no locks ({error.strerror}), so start no second run here."
                         return
-                    raise InputError(f"{self.folder}: {_holder(file)} is training into this folder; wait, or choose another") from None
+                    raise InputError(
+                        f"{self.folder}: {_holder(file)} is training into this folder; wait, or choose "
+                        f"another"
+                    ) from None
             if _still_there(file, self.folder / NAME):
                 file.truncate(0)
                 file.write(str(os.getpid()))
@@ -51,7 +57,8 @@ class FolderLock:
         """Let go and leave no file behind."""
         if self.file is None:
             return
-        with contextlib.suppress(OSError):  # Windows removes no file that is open, and a lock file in the way does no harm
+        # Windows removes no file that is open, and a lock file in the way does no harm
+        with contextlib.suppress(OSError):
             (self.folder / NAME).unlink()
         self.file.close()
         self.file = None

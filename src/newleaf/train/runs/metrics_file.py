@@ -1,4 +1,5 @@
-"""metrics.jsonl: a line for each step, validation and sample, which survives a full disk and goes back to where a checkpoint was."""
+"""metrics.jsonl: a line for each step, validation and sample, which survives a full disk and goes back to
+where a checkpoint was."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from newleaf.storage.files import write_atomically
 
 
 class Metrics:
-    """The file at `path`. Lines that cannot be written (a full disk) wait in memory and are tried again with the next.
+    """The file at `path`. Lines that cannot be written (a full disk) wait in memory and are tried again with
+    the next.
 
     `crc32` is the checksum of what the file holds, by which a checkpoint knows it again.
     """
@@ -38,7 +40,8 @@ class Metrics:
             self._write()
 
     def flush(self) -> tuple[int, int]:
-        """Bring every line to the disk; returns the file's bytes and their checksum. Raises OSError when it cannot."""
+        """Bring every line to the disk; returns the file's bytes and their checksum. Raises OSError when it
+        cannot."""
         self._write()
         with self.path.open("rb+") as file:
             os.fsync(file.fileno())
@@ -48,10 +51,11 @@ class Metrics:
         return read_lines(self.path)
 
     def rewind(self, size: int | None, step: int, crc32: int | None = None) -> str | None:
-        """Forget what was written after the file had `size` bytes of this checksum; with None, after the lines of `step`.
+        """Forget what was written after the file had `size` bytes of this checksum; with None, after the
+        lines of `step`.
 
-        A file that does not begin with those bytes is damaged: it is kept beside, its whole lines up to `step` stay, and what to tell
-        people is returned.
+        A file that does not begin with those bytes is damaged: it is kept beside, its whole lines up to
+        `step` stay, and what to tell people is returned.
         """
         found = self.path.read_bytes() if self.path.exists() else b""
         kept, told = found[:size], None
@@ -82,7 +86,8 @@ class Metrics:
 
 
 def read_lines(metrics: Path, strict: bool = False) -> Iterator[dict[str, Any]]:
-    """The objects of a metrics.jsonl; a last line that was cut short is left out, and a file that is not there is empty.
+    """The objects of a metrics.jsonl; a last line that was cut short is left out, and a file that is not
+    there is empty.
 
     Damaged lines are passed over with a warning; with `strict` the first raises ValueError.
     """
@@ -124,7 +129,10 @@ def _steps(lines: bytes) -> int:
 
 def _keep(path: Path, content: bytes) -> Path:
     """The content under a name beside `path` that is free."""
-    names = (path.with_name(f"{path.stem}.damaged{number}{path.suffix}") for number in ("", *(f"-{n}" for n in range(2, 1000))))
+    names = (
+        path.with_name(f"{path.stem}.damaged{number}{path.suffix}")
+        for number in ("", *(f"-{n}" for n in range(2, 1000)))
+    )
     aside = next(name for name in names if not name.exists())
     aside.write_bytes(content)
     return aside

@@ -1,4 +1,5 @@
-"""What a run's figures mean: which step model/ holds, where it began to overfit, what would help, and the command to type next."""
+"""What a run's figures mean: which step model/ holds, where it began to overfit, what would help, and the
+command to type next."""
 
 from __future__ import annotations
 
@@ -16,8 +17,10 @@ from newleaf.train.sizing import LADDER
 WORSE = 0.005  # of the best figure: less than this above it is noise
 FALLING = 0.015  # of the figure: a fall by more over the last part of the run goes on
 LAST_PART = 0.3  # of the run
-WIDE_GAP = 0.15  # of the validation loss: training this far below it knows its own text better than other text
-FEW_EPOCHS, MANY_EPOCHS = 4.0, 8.0  # rereading up to four times is as good as new text (Muennighoff et al. 2023)
+# of the validation loss: training this far below it knows its own text better than other text
+WIDE_GAP = 0.15
+# rereading up to four times is as good as new text (Muennighoff et al. 2023)
+FEW_EPOCHS, MANY_EPOCHS = 4.0, 8.0
 
 MOST_UNTRAINED = 1  # steps of a timed run after which nothing was learned that a figure could show
 ENOUGH_STEPS = 100  # that such a run is advised to take
@@ -27,13 +30,16 @@ Advice = Literal["text", "longer", "larger"]
 
 @dataclass(frozen=True)
 class ValidationCurve:
-    """A run's validations on the way, all on the same rows: the best one, the last one, and how far it fell at the end."""
+    """A run's validations on the way, all on the same rows: the best one, the last one, and how far it fell
+    at the end."""
 
     best_step: int
     best: float
     last_step: int
     last: float
-    fall: float | None  # over the last part of the run, as a share of the last figure; negative where it got worse; None if unknown
+    # over the last part of the run, as a share of the last figure; negative where it got worse; None if
+    # unknown
+    fall: float | None
 
     @property
     def overfits(self) -> bool:
@@ -41,9 +47,15 @@ class ValidationCurve:
         return self.last_step > self.best_step and abs(self.last - self.best) > WORSE * abs(self.best)
 
 
-def validation_curve_of(metrics: Sequence[Mapping[str, Any]], key: str, higher_is_better: bool = False) -> ValidationCurve | None:
+def validation_curve_of(
+    metrics: Sequence[Mapping[str, Any]], key: str, higher_is_better: bool = False
+) -> ValidationCurve | None:
     """The validations in a metrics.jsonl by this figure; None where there is none after the first step."""
-    found = [(int(line["step"]), float(line[key])) for line in metrics if line["step"] > 0 and isinstance(line.get(key), int | float)]
+    found = [
+        (int(line["step"]), float(line[key]))
+        for line in metrics
+        if line["step"] > 0 and isinstance(line.get(key), int | float)
+    ]
     if not found:
         return None
     sign = -1 if higher_is_better else 1
@@ -56,7 +68,8 @@ def validation_curve_of(metrics: Sequence[Mapping[str, Any]], key: str, higher_i
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a run on text came to. `gap` is how far its training loss lies below the validation's, as a share of it."""
+    """What a run on text came to. `gap` is how far its training loss lies below the validation's, as a share
+    of it."""
 
     looks: ValidationCurve
     epochs: float
@@ -64,8 +77,11 @@ class Diagnosis:
     advice: Advice
 
 
-def diagnose(config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Diagnosis | None:
-    """By its curve, and how often it has read its text; None where the run has no validation in bits per byte."""
+def diagnose(
+    config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> Diagnosis | None:
+    """By its curve, and how often it has read its text; None where the run has no validation in bits per
+    byte."""
     looks = validation_curve_of(metrics, "val_bits_per_byte")
     if looks is None:
         return None
@@ -84,7 +100,8 @@ def _advice(looks: ValidationCurve, epochs: float, gap: float) -> Advice:
 
 
 def _training_bits(made: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> float:
-    """Bits per byte of the last twentieth of the training steps; not a number where the text's size is not known."""
+    """Bits per byte of the last twentieth of the training steps; not a number where the text's size is not
+    known."""
     losses = [float(line["loss"]) for line in metrics if "loss" in line]
     size, tokens = made.get("text_bytes"), made.get("train_tokens")
     if not losses or not size or not tokens:
@@ -94,17 +111,21 @@ def _training_bits(made: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 
 
 def unigram_bits(data: bytes) -> float:
-    """The entropy of a text's single bytes (Shannon 1948), bits per byte: what counting them alone comes to."""
+    """The entropy of a text's single bytes (Shannon 1948), bits per byte: what counting them alone comes
+    to."""
     counts, size = Counter(data), len(data)
     return sum(count / size * math.log2(size / count) for count in counts.values()) if size else 0.0
 
 
-def diagnosis_lines(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+def diagnosis_lines(
+    path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """The lines that end a run on text, with the next command as the last but one."""
     bits, found = summary["val_bits_per_byte"], diagnose(config, summary, metrics)
     ended = "" if summary.get("finished") else " (stopped early)"
     lines = [
-        f"{path}: {bits:.3f} bits per byte of held-out text (lower is better), after {counted(summary['steps'], 'step')} "
+        f"{path}: {bits:.3f} bits per byte of held-out text (lower is better), after "
+        f"{counted(summary['steps'], 'step')} "
         f"and {summary['tokens_seen']:,} tokens in {summary['total_seconds']:.0f} s{ended}"
     ]
     lines += _said("beside it", beside(config))
@@ -114,7 +135,9 @@ def diagnosis_lines(path: Path, config: Mapping[str, Any], summary: Mapping[str,
         short = out_of_time(config, summary)
         lines += _said("note", short)
         lines += _said("what helps", help_words(found) if summary.get("finished") and short is None else None)
-    return lines + [f"  {name:<15} {command}" for name, command in next_commands(path, config, summary, found)]
+    return lines + [
+        f"  {name:<15} {command}" for name, command in next_commands(path, config, summary, found)
+    ]
 
 
 def _said(name: str, words: str | None) -> list[str]:
@@ -132,21 +155,41 @@ def beside(config: Mapping[str, Any]) -> str | None:
 
 def kept_words(looks: ValidationCurve, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
     """Which step's weights model/ holds, where that is not plain."""
-    step, keep = int(summary.get("best_step", summary["steps"])), (config.get("train") or {}).get("keep", "best")
-    if not looks.overfits:
-        return f"of step {step:,}, the best; the last is {summary['steps']:,}" if step != summary["steps"] else None
-    rose = (
-        f"it began to overfit at step {looks.best_step:,}: validation rose from {looks.best:.3f} to {looks.last:.3f} at {looks.last_step:,}"
+    step, keep = (
+        int(summary.get("best_step", summary["steps"])),
+        (config.get("train") or {}).get("keep", "best"),
     )
-    which = f"of step {step:,}, the last, as --train.keep last asks" if keep == "last" else f"of step {step:,}, the best"
+    if not looks.overfits:
+        return (
+            f"of step {step:,}, the best; the last is {summary['steps']:,}"
+            if step != summary["steps"]
+            else None
+        )
+    rose = (
+        f"it began to overfit at step {looks.best_step:,}: validation rose from {looks.best:.3f} to "
+        f"{looks.last:.3f} at {looks.last_step:,}"
+    )
+    which = (
+        f"of step {step:,}, the last, as --train.keep last asks"
+        if keep == "last"
+        else f"of step {step:,}, the best"
+    )
     return f"{which}; {rose}"
 
 
-def measured_words(looks: ValidationCurve, summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str | None:
+def measured_words(
+    looks: ValidationCurve, summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> str | None:
     """Why the figure is another than the one that was shown on the way."""
     step = summary.get("best_step")
-    line = next((line for line in reversed(metrics) if line["step"] == step and "val_bits_per_byte" in line), None)
-    if line is None or not summary.get("finished") or line["val_bits_per_byte"] == summary["val_bits_per_byte"]:
+    line = next(
+        (line for line in reversed(metrics) if line["step"] == step and "val_bits_per_byte" in line), None
+    )
+    if (
+        line is None
+        or not summary.get("finished")
+        or line["val_bits_per_byte"] == summary["val_bits_per_byte"]
+    ):
         return None
     windows = f"{counted(line['val_windows'], 'window')}" if "val_windows" in line else "some windows"
     return f"on all held-out text that is used; what was shown on the way is of a sample of {windows} ({line['val_bits_per_byte']:.3f})"
@@ -154,7 +197,11 @@ def measured_words(looks: ValidationCurve, summary: Mapping[str, Any], metrics: 
 
 def help_words(found: Diagnosis) -> str:
     """Whether more text, more steps or a larger model would help most, and by what sign."""
-    read = f"it has read its text {found.epochs:.1f} times" if found.epochs >= 0.1 else "it has read a small part of its text"
+    read = (
+        f"it has read its text {found.epochs:.1f} times"
+        if found.epochs >= 0.1
+        else "it has read a small part of its text"
+    )
     if found.advice == "longer" and found.looks.fall is None:
         return f"longer: it was validated too few times to tell whether it still gets better ({read})"
     if found.advice == "longer" and found.looks.fall is not None:
@@ -164,10 +211,15 @@ def help_words(found: Diagnosis) -> str:
     return f"more text: {read}, and knows it better than other text; without more, a smaller model or --model.residual_dropout 0.2"
 
 
-def next_commands(path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], found: Diagnosis | None) -> list[tuple[str, str]]:
+def next_commands(
+    path: Path, config: Mapping[str, Any], summary: Mapping[str, Any], found: Diagnosis | None
+) -> list[tuple[str, str]]:
     """What to type next: to make it better, to write with it, to look at it."""
     where = shlex.quote(str(path))
-    write, look = ("write with it", f"newleaf generate {where} --max-tokens 200"), ("look at it", f"newleaf info {where}")
+    write, look = (
+        ("write with it", f"newleaf generate {where} --max-tokens 200"),
+        ("look at it", f"newleaf info {where}"),
+    )
     if not summary.get("finished"):
         return [("go on with it", f"newleaf pretrain --resume {where}"), write]
     if found is None:
@@ -197,19 +249,23 @@ def _twice(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 
 
 def out_of_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
-    """That a timed run took no more than one step, why that may be, and what to do; None where it took more."""
+    """That a timed run took no more than one step, why that may be, and what to do; None where it took
+    more."""
     time, steps = (config.get("train") or {}).get("time"), int(summary.get("steps", 0))
     if not time or steps > MOST_UNTRAINED or not summary.get("finished"):
         return None
     took = f", and that took {float(summary.get('train_seconds', 0)):.0f} s" if steps else ""
     return (
-        f"{time} were enough for {counted(steps, 'step')} only{took}: the time is short for this model and data, "
-        "or other programs kept the machine busy. Run it when the machine is idle, with a longer --time, or with a smaller model"
+        f"{time} were enough for {counted(steps, 'step')} only{took}: the time is short for this model and "
+        f"data, "
+        "or other programs kept the machine busy. Run it when the machine is idle, with a longer --time, or "
+        "with a smaller model"
     )
 
 
 def enough_time(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """--time for as long as the run again; where that was next to no steps, for about `ENOUGH_STEPS` by the pace it had."""
+    """--time for as long as the run again; where that was next to no steps, for about `ENOUGH_STEPS` by the
+    pace it had."""
     time = str((config.get("train") or {}).get("time"))
     if out_of_time(config, summary) is None:
         return time

@@ -1,4 +1,5 @@
-"""A run is a folder that explains itself: run.yaml, metrics.jsonl, summary.json, loss.png, model/ (or adapter/) and state/."""
+"""A run is a folder that explains itself: run.yaml, metrics.jsonl, summary.json, loss.png, model/ (or
+adapter/) and state/."""
 
 from __future__ import annotations
 
@@ -16,7 +17,14 @@ from newleaf.train.runs.folder_lock import NAME as LOCK
 from newleaf.train.runs.metrics_file import Metrics
 from newleaf.untrusted import parse_yaml, read_object, read_text
 
-CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = "run.yaml", "metrics.jsonl", "summary.json", "loss.png", "model", "state"
+CONFIG, METRICS, SUMMARY, PLOT, MODEL, STATE = (
+    "run.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "loss.png",
+    "model",
+    "state",
+)
 ADAPTER = "adapter"  # in the place of model/, where only an adapter was trained
 BEST = "best"  # in state/: the best model, while model/ holds one that a stop left
 COMING = ".run.yaml.coming"  # the configuration of a run that is taking the place of an earlier one
@@ -41,7 +49,9 @@ class RunFolder:
 
     def made(self) -> Path:
         """The folder of what the run made: model/, or adapter/ where only that was trained."""
-        return self.path / ADAPTER if not self.model.exists() and (self.path / ADAPTER).exists() else self.model
+        return (
+            self.path / ADAPTER if not self.model.exists() and (self.path / ADAPTER).exists() else self.model
+        )
 
     def check_free(self, overwrite: bool) -> None:
         """Raises InputError when the folder holds something that must not be replaced."""
@@ -49,18 +59,24 @@ class RunFolder:
             return
         if not self.path.is_dir():
             raise InputError(f"{self.path}: is a file, and a run needs a folder")
-        if all(path.name == LOCK or path.match(".*.tmp") for path in self.path.iterdir()):  # a run killed before it had begun
+        # a run killed before it had begun
+        if all(path.name == LOCK or path.match(".*.tmp") for path in self.path.iterdir()):
             return
         if not (self.path / CONFIG).exists():
-            raise InputError(f"{self.path}: exists and holds no run, so it is not touched; choose another --out")
+            raise InputError(
+                f"{self.path}: exists and holds no run, so it is not touched; choose another --out"
+            )
         if not overwrite:
-            raise InputError(f"{self.path}: holds a run; --resume {self.path} continues it, --overwrite replaces it")
+            raise InputError(
+                f"{self.path}: holds a run; --resume {self.path} continues it, --overwrite replaces it"
+            )
 
     def begin(self, config: dict[str, Any]) -> None:
         """Clear an earlier run's files and write run.yaml.
 
-        Should we be killed on the way, nothing of the earlier run is taken for the new one: what is to come is noted first, an
-        earlier summary goes before all else, and run.yaml is replaced when nothing but it is left. `coming` goes on from there.
+        Should we be killed on the way, nothing of the earlier run is taken for the new one: what is to come
+        is noted first, an earlier summary goes before all else, and run.yaml is replaced when nothing but it
+        is left. `coming` goes on from there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         if self.is_run():
@@ -75,12 +91,14 @@ class RunFolder:
         (self.path / COMING).unlink(missing_ok=True)
 
     def extend(self, config: dict[str, Any]) -> None:
-        """Begin a further part of the run. Its summary goes first, so that a kill in between leaves the run as it was, not ended."""
+        """Begin a further part of the run. Its summary goes first, so that a kill in between leaves the run
+        as it was, not ended."""
         (self.path / SUMMARY).unlink(missing_ok=True)
         self.write_config(config)
 
     def coming(self) -> dict[str, Any] | None:
-        """The configuration of a run that was killed while it took the place of an earlier one; None where there is no such run."""
+        """The configuration of a run that was killed while it took the place of an earlier one; None where
+        there is no such run."""
         return _configuration(self.path / COMING) if (self.path / COMING).exists() else None
 
     def sweep(self) -> None:

@@ -1,4 +1,5 @@
-"""Reading runs back: what a run folder says of its run, finished, stopped or under way, and its curves. Imports no PyTorch."""
+"""Reading runs back: what a run folder says of its run, finished, stopped or under way, and its curves.
+Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ QUIET = 60.0  # seconds without a new line after which a run without an end coun
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it. None stands for what the folder does not say; `notes` say what is wrong with it."""
+    """One run, as its folder tells it. None stands for what the folder does not say; `notes` say what is
+    wrong with it."""
 
     path: Path
     name: str
@@ -47,18 +49,26 @@ class RunRecord:
     mfu: float | None = None  # share of the machine's matrix speed that training reached
     bytes_per_token: float | None = None  # of the training text
     task: str = ""  # of a tuned run
-    score: tuple[str, float] | None = None  # of a tuned run, what chose its checkpoint: accuracy, rougeL, loss …
+    # of a tuned run, what chose its checkpoint: accuracy, rougeL, loss …
+    score: tuple[str, float] | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         score = dict([self.score]) if self.score is not None else None
-        return {**self.__dict__, "path": str(self.path), "sources": list(self.sources), "notes": list(self.notes), "score": score}
+        return {
+            **self.__dict__,
+            "path": str(self.path),
+            "sources": list(self.sources),
+            "notes": list(self.notes),
+            "score": score,
+        }
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's losses in bits per byte: at each step on the training batch, and at each validation. Lists of equal length in each half."""
+    """A run's losses in bits per byte: at each step on the training batch, and at each validation. Lists of
+    equal length in each half."""
 
     record: RunRecord
     train: Mapping[str, list[float]] = field(default_factory=dict)  # steps, tokens, seconds, flops, loss
@@ -66,11 +76,13 @@ class Curve:
 
 
 def find_runs(folder: str | Path, trials: bool = True) -> list[Path]:
-    """The run folders in `folder`, itself or up to four folders below, by name; without `trials`, not those of sweeps, unless `folder` is
-    one. Raises InputError when there is none."""
+    """The run folders in `folder`, itself or up to four folders below, by name; without `trials`, not those
+    of sweeps, unless `folder` is one. Raises InputError when there is none."""
     top = Path(folder)
     if not top.is_dir():
-        raise InputError(f"{top}: no such folder; newleaf pretrain book.txt --out {top}/book makes a run in it")
+        raise InputError(
+            f"{top}: no such folder; newleaf pretrain book.txt --out {top}/book makes a run in it"
+        )
     found = []
     for here, below, files in os.walk(top):
         if not trials and SWEEP in files and Path(here) != top:
@@ -82,21 +94,27 @@ def find_runs(folder: str | Path, trials: bool = True) -> list[Path]:
             below.clear()
         below[:] = [name for name in below if not name.startswith(".")]
     if not found:
-        raise InputError(f"{top}: holds no run (no {CONFIG}); newleaf pretrain book.txt --out {top}/book makes one")
+        raise InputError(
+            f"{top}: holds no run (no {CONFIG}); newleaf pretrain book.txt --out {top}/book makes one"
+        )
     return sorted(found)
 
 
 def named(paths: Iterable[Path], below: str | Path | None = None) -> dict[str, Path]:
-    """Runs by the shortest names that tell them apart: the path from `below`, or the folder's own name, or the path as it was given."""
+    """Runs by the shortest names that tell them apart: the path from `below`, or the folder's own name, or
+    the path as it was given."""
     paths = list(paths)
     if below is not None and [Path(below)] != paths:
         return {path.relative_to(below).as_posix(): path for path in paths}
     names = [path.resolve().name for path in paths]
-    return {(name if names.count(name) == 1 else str(path)): path for name, path in zip(names, paths, strict=True)}
+    return {
+        (name if names.count(name) == 1 else str(path)): path for name, path in zip(names, paths, strict=True)
+    }
 
 
 def read_run(path: str | Path, name: str | None = None) -> RunRecord:
-    """What a run folder says. Damage is noted in the record, not raised; raises InputError when there is no run at all."""
+    """What a run folder says. Damage is noted in the record, not raised; raises InputError when there is no
+    run at all."""
     folder = Path(path)
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder}: holds no run (no {CONFIG})")
@@ -127,7 +145,9 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
         path=folder,
         name=name or folder.resolve().name,
         state=state,
-        text=", ".join(Path(str(item)).name if "://" not in str(item) else str(item) for item in _sources(config)),
+        text=", ".join(
+            Path(str(item)).name if "://" not in str(item) else str(item) for item in _sources(config)
+        ),
         sources=tuple(map(str, _sources(config))),
         fingerprint=str(prints.get("text") or prints.get("data") or ""),
         begun=str(made.get("begun", "")),
@@ -147,7 +167,8 @@ def read_run(path: str | Path, name: str | None = None) -> RunRecord:
 
 
 def read_curve(path: str | Path, name: str | None = None) -> Curve:
-    """A run's losses over steps, tokens, training seconds and FLOPs. What cannot be read is left out and noted in the record."""
+    """A run's losses over steps, tokens, training seconds and FLOPs. What cannot be read is left out and
+    noted in the record."""
     record = read_run(path, name)
     per_token = record.flops / record.tokens if record.flops and record.tokens else math.nan
     train: dict[str, list[float]] = {axis: [] for axis in ("steps", "tokens", "seconds", "flops", "loss")}
@@ -157,7 +178,11 @@ def read_curve(path: str | Path, name: str | None = None) -> Curve:
     for line in readable_lines(record.path / METRICS):
         loss, bits = _number(line.get("loss")), _number(line.get("val_bits_per_byte"))
         if "loss" in line:
-            at = (_number(line.get("step")) or 0.0, _number(line.get("tokens")) or 0.0, _number(line.get("seconds")) or 0.0)
+            at = (
+                _number(line.get("step")) or 0.0,
+                _number(line.get("tokens")) or 0.0,
+                _number(line.get("seconds")) or 0.0,
+            )
             loss = loss * ratio if loss is not None else None
         for target, value in ((train, loss), (validation, bits)):
             if value is not None and math.isfinite(value):
@@ -169,14 +194,20 @@ def read_curve(path: str | Path, name: str | None = None) -> Curve:
 
 
 def _score(summary: Mapping[str, Any]) -> tuple[str, float] | None:
-    """The figure that chose a tuned run's checkpoint, which stands first; None for bits per byte, which have a field of their own."""
+    """The figure that chose a tuned run's checkpoint, which stands first; None for bits per byte, which have
+    a field of their own."""
     name = next((str(name) for name in summary if str(name).startswith("val_")), None)
     value = _number(summary.get(name)) if name is not None else None
-    return None if name is None or value is None or name == "val_bits_per_byte" else (name.removeprefix("val_"), value)
+    return (
+        None
+        if name is None or value is None or name == "val_bits_per_byte"
+        else (name.removeprefix("val_"), value)
+    )
 
 
 def _state(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any], steps: int) -> str:
-    """A run that was resumed has metrics beyond its summary; one without an end is under way while its metrics grow."""
+    """A run that was resumed has metrics beyond its summary; one without an end is under way while its
+    metrics grow."""
     if summary.get("finished") and _count(summary.get("steps")) >= steps:
         return "finished"
     metrics = folder / METRICS
@@ -202,7 +233,8 @@ def mapping(file: Path, parse: Any, notes: list[str]) -> dict[str, Any]:
 
 
 def _ends(metrics: Path, notes: list[str]) -> tuple[dict[str, Any], float | None]:
-    """The last training step's line, and the best validation. Only lines that matter are parsed, so that a long run costs little."""
+    """The last training step's line, and the best validation. Only lines that matter are parsed, so that a
+    long run costs little."""
     last: dict[str, Any] = {}
     best: float | None = None
     damaged = 0
@@ -267,7 +299,11 @@ def _sources(config: Mapping[str, Any]) -> list[Any]:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        else None
+    )
 
 
 def _count(value: Any) -> int:

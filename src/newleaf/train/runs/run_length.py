@@ -11,14 +11,22 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.recipe import build, plain, seconds
-from newleaf.train.objective.schedule import ClockSchedule, Extended, ReplaySchedule, Schedule, Shape, StepSchedule
+from newleaf.train.objective.schedule import (
+    ClockSchedule,
+    Extended,
+    ReplaySchedule,
+    Schedule,
+    Shape,
+    StepSchedule,
+)
 from newleaf.train.objective.train_config import LENGTHS, Extension, TrainConfig
 from newleaf.train.runs.metrics_file import read_lines
 
 
 @dataclass(frozen=True)
 class StepSize:
-    """What makes a number of steps of tokens and epochs: windows and tokens in a step, windows in an epoch."""
+    """What makes a number of steps of tokens and epochs: windows and tokens in a step, windows in an
+    epoch."""
 
     windows: int
     tokens: float
@@ -33,7 +41,9 @@ class StepSize:
         return max(1, round((length.epochs or 1) * self.windows_per_epoch / self.windows))
 
 
-def build_schedule(train: TrainConfig, size: StepSize, clock: Callable[[float, Shape], ClockSchedule]) -> Schedule:
+def build_schedule(
+    train: TrainConfig, size: StepSize, clock: Callable[[float, Shape], ClockSchedule]
+) -> Schedule:
     """The schedule of a run; `clock(seconds, shape)` makes one that follows the clock from now on.
 
     Raises InputError where a recorded schedule cannot be read, or an extension ends before it begins.
@@ -49,14 +59,17 @@ def build_schedule(train: TrainConfig, size: StepSize, clock: Callable[[float, S
         if steps <= extension.step:
             name = next(name for name in LENGTHS if getattr(extension, name) is not None)
             raise InputError(
-                f"{name}: {getattr(extension, name):,} makes a run of {steps:,} steps, and this one has taken {extension.step:,}; give more"
+                f"{name}: {getattr(extension, name):,} makes a run of {steps:,} steps, and this one has "
+                f"taken {extension.step:,}; give more"
             )
         found = Extended(found, StepSchedule(steps, shape, extension.step))
     assert found is not None
     return found
 
 
-def _first(train: TrainConfig, size: StepSize, clock: Callable[[float, Shape], ClockSchedule]) -> Schedule | None:
+def _first(
+    train: TrainConfig, size: StepSize, clock: Callable[[float, Shape], ClockSchedule]
+) -> Schedule | None:
     """As the run was begun; None where it followed the clock and was extended since."""
     if train.replay is not None:
         try:
@@ -71,15 +84,19 @@ def _first(train: TrainConfig, size: StepSize, clock: Callable[[float, Shape], C
 
 
 def checked_lengths(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What --resume is given of a length, in the types that a recipe has. Raises InputError for two of them, or one that is none."""
+    """What --resume is given of a length, in the types that a recipe has. Raises InputError for two of them,
+    or one that is none."""
     named = {name: value for name, value in given.items() if value is not None}
     built = build(TrainConfig, named)
     return {name: getattr(built, name) for name in named}
 
 
-def longer(values: Mapping[str, Any], lengths: Mapping[str, Any], step: int, elapsed: float, rate: float) -> dict[str, Any]:
-    """A run.yaml's content with an extension: from `step` on, which the run reached after `elapsed` seconds at a `rate` (a share of
-    the peak). A run that has no step yet gets the new length in the place of its own."""
+def longer(
+    values: Mapping[str, Any], lengths: Mapping[str, Any], step: int, elapsed: float, rate: float
+) -> dict[str, Any]:
+    """A run.yaml's content with an extension: from `step` on, which the run reached after `elapsed` seconds
+    at a `rate` (a share of the peak). A run that has no step yet gets the new length in the place of its
+    own."""
     train = dict(values["train"])
     if step == 0:
         train |= dict[str, Any].fromkeys((*LENGTHS, "replay")) | dict(lengths) | {"extended": []}
@@ -93,13 +110,17 @@ def longer(values: Mapping[str, Any], lengths: Mapping[str, Any], step: int, ela
 
 
 def follows_clock(values: Mapping[str, Any]) -> bool:
-    """Whether a run.yaml is of a run that has followed the clock; its recorded schedule is for whoever repeats it."""
+    """Whether a run.yaml is of a run that has followed the clock; its recorded schedule is for whoever
+    repeats it."""
     train = values.get("train") or {}
-    return train.get("time") is not None or any(each.get("time") for each in train.get("extended") or [] if isinstance(each, Mapping))
+    return train.get("time") is not None or any(
+        each.get("time") for each in train.get("extended") or [] if isinstance(each, Mapping)
+    )
 
 
 def last_rate(lines: Iterable[Mapping[str, Any]], step: int, scale: float) -> float:
-    """The share of the peak rate that a run had at this step, by its metrics; `scale` is what troubles have multiplied it by."""
+    """The share of the peak rate that a run had at this step, by its metrics; `scale` is what troubles have
+    multiplied it by."""
     factors = [line["factor"] for line in lines if "factor" in line and line["step"] <= step]
     return float(factors[-1]) / scale if factors and scale else 0.0
 
@@ -111,7 +132,8 @@ def extension_words(train: TrainConfig) -> str:
     value = getattr(extension, name)
     until = f"for {value} more" if name == "time" else f"to {value:,} {name} in all"
     warm = "stays at its peak" if extension.start > 0.999 else (
-        f"warms up again from {100 * extension.start:.0f} % of its peak over the first {100 * shape.warmup:.0f} % of the new part"
+        f"warms up again from {100 * extension.start:.0f} % of its peak over the first "
+        f"{100 * shape.warmup:.0f} % of the new part"
     )  # fmt: skip
     return (
         f"Goes on from step {extension.step:,} {until}. The learning rate {warm}, and decays to "

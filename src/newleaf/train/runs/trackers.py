@@ -1,4 +1,5 @@
-"""Trackers: what metrics.jsonl hears, TensorBoard, Weights & Biases and trackio hear too, on this machine only unless asked otherwise."""
+"""Trackers: what metrics.jsonl hears, TensorBoard, Weights & Biases and trackio hear too, on this machine
+only unless asked otherwise."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run's folder `tensorboard/`; `tensorboard --logdir runs` shows all runs below `runs`."""
+    """Event files in the run's folder `tensorboard/`; `tensorboard --logdir runs` shows all runs below
+    `runs`."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], step: int) -> None:
         folder = run / "tensorboard"
@@ -39,7 +41,8 @@ class TensorBoard:
             shutil.rmtree(folder, ignore_errors=True)
         from torch.utils.tensorboard import SummaryWriter
 
-        # Steps after the checkpoint that a resumed run goes on from are taken again, so what was told of them is dropped.
+        # Steps after the checkpoint that a resumed run goes on from are taken again, so what was told of them
+        # is dropped.
         self.writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         if not step:
             import yaml
@@ -52,14 +55,17 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        self.writer.add_text(f"sample/{prompt or 'no prompt'}", "    " + (prompt + text).replace("\n", "\n    "), step)
+        self.writer.add_text(
+            f"sample/{prompt or 'no prompt'}", "    " + (prompt + text).replace("\n", "\n    "), step
+        )
 
     def close(self) -> None:
         self.writer.close()
 
 
 class WeightsAndBiases:
-    """An offline run in the run's folder `wandb/`, which `wandb sync` sends when you like; WANDB_MODE=online sends at once."""
+    """An offline run in the run's folder `wandb/`, which `wandb sync` sends when you like; WANDB_MODE=online
+    sends at once."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], step: int) -> None:
         if not step:
@@ -72,10 +78,18 @@ class WeightsAndBiases:
         self.wandb: Any = wandb
         mark = run / "wandb" / "newleaf-id"
         known = mark.read_text("utf-8").strip() if mark.exists() else None
-        settings = wandb.Settings(disable_git=True, disable_code=True, x_disable_meta=True, x_disable_stats=True, console="off")
+        settings = wandb.Settings(
+            disable_git=True, disable_code=True, x_disable_meta=True, x_disable_stats=True, console="off"
+        )
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         self.run: Any = wandb.init(
-            project=project, name=run.name, id=known, resume="allow", dir=str(run), config=dict(config), settings=settings
+            project=project,
+            name=run.name,
+            id=known,
+            resume="allow",
+            dir=str(run),
+            config=dict(config),
+            settings=settings,
         )
         mark.write_text(self.run.id, "utf-8")
 
@@ -83,14 +97,17 @@ class WeightsAndBiases:
         self.run.log(dict(values), step=step)
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        self.run.log({"sample": self.wandb.Html(f"<pre>{_escaped(prompt + text)}</pre>", inject=False)}, step=step)
+        self.run.log(
+            {"sample": self.wandb.Html(f"<pre>{_escaped(prompt + text)}</pre>", inject=False)}, step=step
+        )
 
     def close(self) -> None:
         self.run.finish()
 
 
 class Trackio:
-    """A run in trackio's own store on this machine (TRACKIO_DIR), which `trackio show --project newleaf` opens."""
+    """A run in trackio's own store on this machine (TRACKIO_DIR), which `trackio show --project newleaf`
+    opens."""
 
     def __init__(self, run: Path, config: Mapping[str, Any], step: int) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -102,7 +119,13 @@ class Trackio:
         resume = "allow" if step else "never"
         with redirect_stdout(sys.stderr):  # standard output is for results
             trackio.init(
-                project, run.resolve().name, config=_flat(config), resume=resume, embed=False, auto_log_cpu=False, auto_log_gpu=False
+                project,
+                run.resolve().name,
+                config=_flat(config),
+                resume=resume,
+                embed=False,
+                auto_log_cpu=False,
+                auto_log_gpu=False,
             )
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
@@ -127,15 +150,24 @@ def check_installed(names: Iterable[str]) -> None:
     """Raises InputError, before any work, for a tracker whose package is not here."""
     for name in names:
         found = find_spec(name)
-        if found is None or found.origin is None:  # no origin: a mere folder of that name, such as the `wandb/` that wandb makes
+        # no origin: a mere folder of that name, such as the `wandb/` that wandb makes
+        if found is None or found.origin is None:
             raise InputError(f"track: {name} is not installed; pip install 'newleaf[track]' brings it")
 
 
 class Trackers:
     """The trackers of one run. One that fails is dropped with a sentence: the run goes on."""
 
-    def __init__(self, names: Iterable[str], run: Path, config: Mapping[str, Any], step: int, say: Callable[[str], None]) -> None:
-        """`step` is the one that a resumed run goes on from, 0 for a new run; `config` is what run.yaml holds."""
+    def __init__(
+        self,
+        names: Iterable[str],
+        run: Path,
+        config: Mapping[str, Any],
+        step: int,
+        say: Callable[[str], None],
+    ) -> None:
+        """`step` is the one that a resumed run goes on from, 0 for a new run; `config` is what run.yaml
+        holds."""
         self.say = say
         self.open: dict[str, Tracker] = {}
         for name in dict.fromkeys(names):

@@ -1,4 +1,5 @@
-"""A base model made ready to chat: its template, or a new one with tokens of its own, and what its folder says afterwards."""
+"""A base model made ready to chat: its template, or a new one with tokens of its own, and what its folder
+says afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from newleaf.tune.tune_config import TuneConfig
 
 @dataclass(frozen=True)
 class ChatBase:
-    """A base with a tokenizer that has a chat template. `added` are ids that the base's own tokenizer does not give."""
+    """A base with a tokenizer that has a chat template. `added` are ids that the base's own tokenizer does
+    not give."""
 
     base: Base
     tokenizer: Tokenizer
@@ -61,7 +63,8 @@ class ChatBase:
 
 
 def chat_base(base: Base, config: ChatConfig, tuning: TuneConfig, monitor: Monitor) -> ChatBase:
-    """The base with the template that the recipe names, its own, or a new one. Raises InputError when there is none to be had."""
+    """The base with the template that the recipe names, its own, or a new one. Raises InputError when there
+    is none to be had."""
     tokenizer = base.tokenizer
     if config.template is not None:
         ready = with_chat_tokens(tokenizer, _read(Path(config.template)))
@@ -70,11 +73,15 @@ def chat_base(base: Base, config: ChatConfig, tuning: TuneConfig, monitor: Monit
     elif config.new_template:
         ready = with_chat_tokens(tokenizer)
     else:
-        raise InputError(f"{base.name}: has no chat template; give one with --chat.template FILE, or let chat.new_template add one")
+        raise InputError(
+            f"{base.name}: has no chat template; give one with --chat.template FILE, or let "
+            f"chat.new_template add one"
+        )
     added = new_tokens(tokenizer, ready)
     if tuning.lora is not None and ready is not tokenizer:
         raise InputError(
-            f"lora: an adapter leaves the model's tokens and template as they are, and {base.name} would get new ones; "
+            f"lora: an adapter leaves the model's tokens and template as they are, and {base.name} would "
+            f"get new ones; "
             "begin from a chat model, or tune all weights for chat first"
         )
     if ready is not tokenizer:

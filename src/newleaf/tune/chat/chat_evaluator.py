@@ -1,4 +1,5 @@
-"""What a model that learns to chat is asked now and then: its loss on conversations it has not seen, answers, and how good they are."""
+"""What a model that learns to chat is asked now and then: its loss on conversations it has not seen, answers,
+and how good they are."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ from newleaf.tune.conversations.packing import PackedExamples
 from newleaf.tune.loss_evaluator import LossEvaluator, evaluating, evenly
 
 EVAL_TOKENS = 8192  # about, in one batch of a validation
-SHOWN = 2  # questions of the validation set that are answered at each check, where the recipe has none of its own
+# questions of the validation set that are answered at each check, where the recipe has none of its own
+SHOWN = 2
 ANSWERS = "answers.jsonl"
 
 
@@ -54,13 +56,15 @@ class Talks:
     @cached_property
     def at_once(self) -> int:
         """How many of them make a batch."""
-        places = sum(example.places for _, examples in self.talks for example in examples) / max(1, len(self.talks))
+        places = sum(example.places for _, examples in self.talks for example in examples) / max(
+            1, len(self.talks)
+        )
         return max(1, int(EVAL_TOKENS / max(1.0, places)))
 
 
 class ChatEvaluator(LossEvaluator):
-    """Figures are `val_loss` and, where `config.measure` asks for one, how good the answers are that the model writes itself (most likely
-    words, no sampling) to the last questions of conversations."""
+    """Figures are `val_loss` and, where `config.measure` asks for one, how good the answers are that the
+    model writes itself (most likely words, no sampling) to the last questions of conversations."""
 
     def __init__(
         self,
@@ -77,14 +81,19 @@ class ChatEvaluator(LossEvaluator):
         self.template, self.talks, self.config, self.sampling = template, talks, config, sampling
         self.gpt, self.tokenizer = cast(GPT, network), template.tokenizer
         self.reports = config.measure is not None
-        self.asked = {prompt: [{"role": "user", "content": prompt}] for prompt in prompts if prompt} or self._questions(SHOWN)
+        self.asked = {
+            prompt: [{"role": "user", "content": prompt}] for prompt in prompts if prompt
+        } or self._questions(SHOWN)
         if config.system is not None:
-            self.asked = {name: _with_system(messages, config.system) for name, messages in self.asked.items()}
+            self.asked = {
+                name: _with_system(messages, config.system) for name, messages in self.asked.items()
+            }
         self.prompts = tuple(self.asked)
         self.written: list[dict[str, Any]] = []  # at the last look
 
     def validate(self, rows: int | None, to_the_end: bool = False) -> Figures:
-        """The loss over this many conversations, evenly spaced, or over all, and the measure over at most `config.answers` of them."""
+        """The loss over this many conversations, evenly spaced, or over all, and the measure over at most
+        `config.answers` of them."""
         found = super().validate(rows, to_the_end)
         if self.config.measure is None:
             return found
@@ -96,7 +105,9 @@ class ChatEvaluator(LossEvaluator):
         responder = ChatResponder(self.gpt.config.context_length, self.template)
         writer = Engine(self.gpt, self.tokenizer, runner=ModuleExecutor(self.gpt, 1))
         with evaluating(self.network):
-            for piece in responder.answer(responder.prompt(self.asked[prompt], Rendering()), self.sampling, writer):
+            for piece in responder.answer(
+                responder.prompt(self.asked[prompt], Rendering()), self.sampling, writer
+            ):
                 self.check_stop()
                 text += piece.text
                 if self.ranks.from_rank_zero(self.ranks.clock() - begin > seconds):
@@ -105,12 +116,16 @@ class ChatEvaluator(LossEvaluator):
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
         """What was asked and answered at the last look, beside the references."""
-        write_text(folder / ANSWERS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.written))
+        write_text(
+            folder / ANSWERS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.written)
+        )
         return {"answers": len(self.written)}
 
     def _measured(self, numbers: Sequence[int]) -> Figures:
         assert self.config.measure is not None
-        found = [last for number in numbers if (last := _last_question(self.talks.talks[number][0])) is not None]
+        found = [
+            last for number in numbers if (last := _last_question(self.talks.talks[number][0])) is not None
+        ]
         found = [found[number] for number in evenly(len(found), self.config.answers)]
         texts = self._answers([(asked, talk.tools) for talk, asked, _ in found])
         references = [good for _, _, good in found]
@@ -118,12 +133,18 @@ class ChatEvaluator(LossEvaluator):
             {"question": _text(asked[-1]), "answer": text, "references": list(good)}
             for (_, asked, good), text in zip(found, texts, strict=True)
         ]
-        return {f"val_{name}": value for name, value in text_metric(self.config.measure, texts, references).items()}
+        return {
+            f"val_{name}": value
+            for name, value in text_metric(self.config.measure, texts, references).items()
+        }
 
     def _answers(self, asked: Sequence[tuple[list[Message], Any]]) -> list[str]:
         """The likeliest answer to each, many at once."""
         limit, turn = self.gpt.config.context_length, self.template.turn_end
-        prompts = [self.template.encode(messages, Rendering(tools=tools, add_generation_prompt=True)).ids for messages, tools in asked]
+        prompts = [
+            self.template.encode(messages, Rendering(tools=tools, add_generation_prompt=True)).ids
+            for messages, tools in asked
+        ]
         config = SamplingConfig(
             max_tokens=self.config.max_tokens,
             temperature=0,
@@ -132,10 +153,15 @@ class ChatEvaluator(LossEvaluator):
         )
         with evaluating(self.network), Engine(self.gpt, self.tokenizer) as engine:
             requests = [engine.submit(ids, config) if len(ids) < limit else None for ids in prompts]
-            return ["".join(piece.text for piece in request) if request is not None else "" for request in requests]
+            return [
+                "".join(piece.text for piece in request) if request is not None else ""
+                for request in requests
+            ]
 
     def _questions(self, count: int) -> dict[str, list[Message]]:
-        found = [last for talk, _ in self.talks.talks[: 4 * count] if (last := _last_question(talk)) is not None]
+        found = [
+            last for talk, _ in self.talks.talks[: 4 * count] if (last := _last_question(talk)) is not None
+        ]
         return {_text(asked[-1]): asked for _, asked, _ in found[:count]}
 
 
@@ -153,4 +179,8 @@ def _text(message: Message) -> str:
 
 
 def _with_system(messages: list[Message], system: str) -> list[Message]:
-    return messages if messages[0]["role"] in ("system", "developer") else [{"role": "system", "content": system}, *messages]
+    return (
+        messages
+        if messages[0]["role"] in ("system", "developer")
+        else [{"role": "system", "content": system}, *messages]
+    )

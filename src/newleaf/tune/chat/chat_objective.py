@@ -1,5 +1,5 @@
-"""What the tasks that learn from conversations have in common as objectives: the network with its template, how it is saved and
-recorded."""
+"""What the tasks that learn from conversations have in common as objectives: the network with its template,
+how it is saved and recorded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from newleaf.version import VERSION
 
 @dataclass(frozen=True)
 class Sizes:
-    """What was read: rows (windows or pairs), positions and learned tokens of the training part, rows held out."""
+    """What was read: rows (windows or pairs), positions and learned tokens of the training part, rows held
+    out."""
 
     rows: int
     positions: int
@@ -80,7 +81,14 @@ class ChatModelObjective:
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         config, ready = cast(GPT, network).config, self.ready
-        save_folder(path, config, weights, ready.tokenizer, {"version": VERSION, **notes(ready.base.origin)}, defaults=ready.defaults)
+        save_folder(
+            path,
+            config,
+            weights,
+            ready.tokenizer,
+            {"version": VERSION, **notes(ready.base.origin)},
+            defaults=ready.defaults,
+        )
 
     def read_back(self, path: Path) -> Mapping[str, Tensor]:
         return load_folder(path).network.state_dict()
@@ -94,7 +102,12 @@ class ChatModelObjective:
 
     def record(self) -> dict[str, Any]:
         sizes = self.sizes
-        return {"rows": sizes.rows, "positions": sizes.positions, "learned_tokens": sizes.learned, "held_out_rows": sizes.held_out}
+        return {
+            "rows": sizes.rows,
+            "positions": sizes.positions,
+            "learned_tokens": sizes.learned,
+            "held_out_rows": sizes.held_out,
+        }
 
     def facts(self, network: nn.Module) -> dict[str, Any]:
         gpt = cast(GPT, network)

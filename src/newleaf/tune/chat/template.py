@@ -9,7 +9,8 @@ from newleaf.text.tokenizer import Tokenizer
 
 START, END = "<|im_start|>", "<|im_end|>"
 
-# No {% generation %} markers: programs other than transformers stumble over them. Nothing earlier is rewritten, so answers can be told
+# No {% generation %} markers: programs other than transformers stumble over them. Nothing earlier is
+# rewritten, so answers can be told
 # without them. Calls and thoughts stand in the tags that Qwen and others use.
 TEMPLATE = """\
 {%- if tools %}
@@ -36,7 +37,8 @@ TEMPLATE = """\
 
 
 def with_chat_tokens(tokenizer: Tokenizer, template: str = TEMPLATE) -> Tokenizer:
-    """A tokenizer with this template that knows ChatML's tokens; the ids it gave before stay what they are."""
+    """A tokenizer with this template that knows ChatML's tokens; the ids it gave before stay what they
+    are."""
     backend = Backend.from_str(tokenizer.backend.to_str())
     missing = [token for token in (START, END) if token in template and backend.token_to_id(token) is None]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])

@@ -1,4 +1,5 @@
-"""Conversations to ids and a mask that is true exactly on what the assistant wrote, with the token that ends its turn."""
+"""Conversations to ids and a mask that is true exactly on what the assistant wrote, with the token that ends
+its turn."""
 
 from __future__ import annotations
 
@@ -22,18 +23,21 @@ class UnprovenError(InputError):
 
 @dataclass(frozen=True)
 class Answers:
-    """Finds what the assistant wrote. Where the template has `{% generation %}` blocks those are it, as in stock transformers; elsewhere an
-    answer is what rendering a conversation with it adds to rendering the conversation before it, with the beginning of an answer.
+    """Finds what the assistant wrote. Where the template has `{% generation %}` blocks those are it, as in
+    stock transformers; elsewhere an answer is what rendering a conversation with it adds to rendering the
+    conversation before it, with the beginning of an answer.
 
-    That takes that the shorter rendering is the beginning of the longer one, which is looked at for each answer, never assumed.
+    That takes that the shorter rendering is the beginning of the longer one, which is looked at for each
+    answer, never assumed.
     """
 
     template: ChatTemplate
     how: Rendering = field(default_factory=Rendering)
 
     def examples(self, conversation: Conversation) -> list[Example]:
-        """The conversation as one example; or, where the template rewrites earlier answers (leaves out old thoughts), one for each answer
-        as it stood when it was written. Raises UnprovenError, and InputError as rendering does."""
+        """The conversation as one example; or, where the template rewrites earlier answers (leaves out old
+        thoughts), one for each answer as it stood when it was written. Raises UnprovenError, and InputError
+        as rendering does."""
         marked = self.marked(conversation, conversation.messages)
         if self.template.marks_answers(conversation.tools):
             return [self._example(conversation, marked, self._generated(conversation, marked))]
@@ -45,7 +49,9 @@ class Answers:
                 raise
         found = []
         for number in answers:
-            alone = replace(conversation, messages=conversation.messages[: number + 1], learned=(*[False] * number, True))
+            alone = replace(
+                conversation, messages=conversation.messages[: number + 1], learned=(*[False] * number, True)
+            )
             marked = self.marked(alone, alone.messages)
             found.append(self._example(alone, marked, self._added(alone, marked)))
         return found
@@ -58,22 +64,28 @@ class Answers:
             raise InputError(f"{conversation.where}: {error}") from None
 
     def _rendering(self, conversation: Conversation, ask: bool = False) -> Rendering:
-        return replace(self.how, tools=conversation.tools, documents=conversation.documents, add_generation_prompt=ask)
+        return replace(
+            self.how, tools=conversation.tools, documents=conversation.documents, add_generation_prompt=ask
+        )
 
     def _generated(self, conversation: Conversation, marked: Marked) -> list[Span]:
         if all(conversation.learned):
             return marked.generated
-        said = [number for number, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+        said = [
+            number for number, message in enumerate(conversation.messages) if message["role"] == "assistant"
+        ]
         if len(said) != len(marked.generated):
             raise InputError(
-                f"{conversation.where}: weight: the chat template marks {len(marked.generated)} answers of {len(said)}, "
+                f"{conversation.where}: weight: the chat template marks {len(marked.generated)} answers of "
+                f"{len(said)}, "
                 "so single ones cannot be left out"
             )
         wanted = set(conversation.said_by_assistant())
         return [span for number, span in zip(said, marked.generated, strict=True) if number in wanted]
 
     def _added(self, conversation: Conversation, whole: Marked) -> list[Span]:
-        """Where the answers stand; one that opens the conversation is context, since no rendering is without messages."""
+        """Where the answers stand; one that opens the conversation is context, since no rendering is without
+        messages."""
         spans = []
         for number in conversation.said_by_assistant():
             if number == 0:
@@ -83,8 +95,10 @@ class Answers:
             after = whole.text if last else self._text(conversation, number + 1)
             if not (after.startswith(before) and whole.text.startswith(after)):
                 raise UnprovenError(
-                    f"{conversation.where}: messages[{number}]: a template without generation markers, and it changes what stands before "
-                    "an answer, so where the answer begins cannot be proved; put {% generation %} … {% endgeneration %} around answers"
+                    f"{conversation.where}: messages[{number}]: a template without generation markers, and "
+                    f"it changes what stands before "
+                    "an answer, so where the answer begins cannot be proved; put {% generation %} … {% "
+                    "endgeneration %} around answers"
                 )
             spans.append((len(before), self._end(after, len(before))))
         return spans
@@ -94,11 +108,13 @@ class Answers:
             return self.template.render(conversation.messages[:count], self._rendering(conversation, ask))
         except InputError as error:
             raise UnprovenError(
-                f"{conversation.where}: messages[{count - 1}]: a template without generation markers, and {error}"
+                f"{conversation.where}: messages[{count - 1}]: a template without generation markers, and "
+                f"{error}"
             ) from None
 
     def _end(self, text: str, start: int) -> int:
-        """White space that the template sets behind the token that ends a turn is nothing the model is asked to write."""
+        """White space that the template sets behind the token that ends a turn is nothing the model is asked
+        to write."""
         token = self.template.turn_end.token
         if token is None:
             return len(text)

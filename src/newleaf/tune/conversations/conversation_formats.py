@@ -1,4 +1,5 @@
-"""The shapes in which people keep conversations (OpenAI's, ShareGPT's, Alpaca's, pairs), told by their fields and brought into one."""
+"""The shapes in which people keep conversations (OpenAI's, ShareGPT's, Alpaca's, pairs), told by their fields
+and brought into one."""
 
 from __future__ import annotations
 
@@ -33,8 +34,9 @@ TEXTS = ("text", "document", "article", "dialogue")
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation with its place (file:line). `learned` says of each message whether it is to be learned, should the assistant have
-    said it; `references` are other good last answers, for measuring; `process_logits` names the row's shape."""
+    """A conversation with its place (file:line). `learned` says of each message whether it is to be learned,
+    should the assistant have said it; `references` are other good last answers, for measuring;
+    `process_logits` names the row's shape."""
 
     where: str
     messages: list[Message]
@@ -47,7 +49,11 @@ class Conversation:
     def said_by_assistant(self) -> list[int]:
         """The numbers of the assistant's messages that are to be learned."""
         wanted = self.learned or (True,) * len(self.messages)
-        return [number for number, message in enumerate(self.messages) if message["role"] == "assistant" and wanted[number]]
+        return [
+            number
+            for number, message in enumerate(self.messages)
+            if message["role"] == "assistant" and wanted[number]
+        ]
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Shape:
 
 
 def to_conversation(row: Any, where: str, system: str | None = None) -> Conversation:
-    """A row of any known shape. A `system` message is put before conversations that have none. Raises InputError with the place."""
+    """A row of any known shape. A `system` message is put before conversations that have none. Raises
+    InputError with the place."""
     try:
         return _conversation(row, where, system)
     except InputError as error:
@@ -92,13 +99,15 @@ def _shape_of(row: Any) -> Shape:
     found = next((shape for shape in SHAPES if shape.fits(row)), None)
     if found is None:
         known = "; ".join(f"{shape.name}: {', '.join(shape.fields)}" for shape in SHAPES)
-        raise InputError(f"no conversation; it has the fields {', '.join(map(str, row)) or 'none'}, and known are {known}")
+        raise InputError(
+            f"no conversation; it has the fields {', '.join(map(str, row)) or 'none'}, and known are {known}"
+        )
     return found
 
 
 def _without_tools(messages: Any) -> tuple[Any, list[Any] | None]:
-    """The messages, and the tools that one of them names: minimind's rows have them in the system message. Calls that are written as JSON
-    text are read."""
+    """The messages, and the tools that one of them names: minimind's rows have them in the system message.
+    Calls that are written as JSON text are read."""
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return messages, None
     tools: list[Any] | None = None
@@ -128,7 +137,8 @@ def checked(messages: Any) -> list[Message]:
         content = message.get("content")
         said = content if isinstance(content, str) else "".join(part["text"] for part in content or ())
         more = message.get("tool_calls") or any(message.get(name) for name in REASONING)
-        if not said.strip() and not more and message["role"] not in ("tool", "function"):  # a tool may well find nothing
+        # a tool may well find nothing
+        if not said.strip() and not more and message["role"] not in ("tool", "function"):
             raise InputError(f"messages[{number}].content: is empty")
         for call in message.get("tool_calls") or ():
             _read_arguments(call)
@@ -142,7 +152,9 @@ def _read_arguments(call: Any) -> None:
         try:
             function["arguments"] = json.loads(function["arguments"])
         except ValueError:
-            raise InputError(f"tool_calls: the arguments of {function.get('name')!r} are not valid JSON") from None
+            raise InputError(
+                f"tool_calls: the arguments of {function.get('name')!r} are not valid JSON"
+            ) from None
 
 
 def as_messages(value: Any, role: str, name: str) -> list[Any]:
@@ -197,7 +209,11 @@ def _turn(turn: Any, where: str) -> Any:
     except ValueError:
         raise InputError(f"{where}.value: a {speaker} must be valid JSON") from None
     calls = calls if isinstance(calls, list) else [calls]
-    return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": call} for call in calls],
+    }
 
 
 def _alpaca(row: Row) -> list[Any]:
@@ -207,7 +223,9 @@ def _alpaca(row: Row) -> list[Any]:
             raise InputError("history: must be a list of [question, answer] pairs")
         found += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     given = row.get("input")
-    asked = f"{row['instruction']}\n\n{given}" if isinstance(given, str) and given.strip() else row["instruction"]
+    asked = (
+        f"{row['instruction']}\n\n{given}" if isinstance(given, str) and given.strip() else row["instruction"]
+    )
     return [*found, {"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
 
 
@@ -219,7 +237,10 @@ def _pair(asked: str, answered: str) -> Callable[[Row], list[Any]]:
 
 
 def _first_reference(row: Row) -> list[Any]:
-    return [*as_messages(row["prompt"], "user", "prompt"), {"role": "assistant", "content": _references(row)[0]}]
+    return [
+        *as_messages(row["prompt"], "user", "prompt"),
+        {"role": "assistant", "content": _references(row)[0]},
+    ]
 
 
 def _references(row: Row) -> list[str]:

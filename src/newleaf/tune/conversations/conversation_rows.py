@@ -1,4 +1,5 @@
-"""Rows of conversations and pairs: JSON lines, JSON lists, tables, datasets of the Hub, and the conversations that newleaf makes itself."""
+"""Rows of conversations and pairs: JSON lines, JSON lists, tables, datasets of the Hub, and the conversations
+that newleaf makes itself."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ OWN = "newleaf:"
 
 @dataclass(frozen=True)
 class Row:
-    """A row at its place (file:line), not parsed yet: `read` raises InputError, with the place, where it is none."""
+    """A row at its place (file:line), not parsed yet: `read` raises InputError, with the place, where it is
+    none."""
 
     where: str
     read: Callable[[], Any]
@@ -48,7 +50,9 @@ def _resolved(source: str, encoding: str | None) -> Iterator[Row]:
         elif found.format in FORMATS:
             yield from _of_file(found.path, encoding)
         elif found.named:
-            raise InputError(f"{found.path}: this task reads {', '.join(FORMATS)} and hf:owner/dataset, not {found.format}")
+            raise InputError(
+                f"{found.path}: this task reads {', '.join(FORMATS)} and hf:owner/dataset, not {found.format}"
+            )
 
 
 def _of_file(path: Path, encoding: str | None) -> Iterator[Row]:

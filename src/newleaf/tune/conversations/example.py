@@ -1,4 +1,5 @@
-"""What is learned from: the tokens of a conversation, and which of them the assistant wrote; two of them as a pair."""
+"""What is learned from: the tokens of a conversation, and which of them the assistant wrote; two of them as a
+pair."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered conversation: `ids` int32 [n], and `learned` [n], true where a token is one the assistant wrote."""
+    """A rendered conversation: `ids` int32 [n], and `learned` [n], true where a token is one the assistant
+    wrote."""
 
     where: str
     ids: npt.NDArray[np.int32]
@@ -29,7 +31,8 @@ class Example:
 
 @dataclass(frozen=True)
 class ExamplePair:
-    """Two answers to the same prompt, and what a reference model gives each, the sum of log p over its tokens, where that is wanted."""
+    """Two answers to the same prompt, and what a reference model gives each, the sum of log p over its
+    tokens, where that is wanted."""
 
     chosen: Example
     rejected: Example

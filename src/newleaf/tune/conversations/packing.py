@@ -1,4 +1,5 @@
-"""Examples side by side in windows of one length, each seen by itself alone: attention and positions begin anew with every example."""
+"""Examples side by side in windows of one length, each seen by itself alone: attention and positions begin
+anew with every example."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ GRAIN = 16  # a window's length is a multiple of it, which the compiled attentio
 
 
 def pack(sizes: Sequence[int], length: int, seed: int) -> list[list[int]]:
-    """Numbers of the examples of each window. An example, in an order that `seed` names, goes where it leaves the least room (best fit).
+    """Numbers of the examples of each window. An example, in an order that `seed` names, goes where it leaves
+    the least room (best fit).
 
     Every size must be at most `length`.
     """
@@ -43,10 +45,14 @@ def pack(sizes: Sequence[int], length: int, seed: int) -> list[list[int]]:
 
 
 class PackedExamples:
-    """Examples packed into windows [T]; `rows` makes batches of them. A window of a single example needs no mask."""
+    """Examples packed into windows [T]; `rows` makes batches of them. A window of a single example needs no
+    mask."""
 
-    def __init__(self, examples: Sequence[Example], length: int, pad_id: int, seed: int, packed: bool = True) -> None:
-        """`length` positions at most; windows are no longer than the longest of them needs. Unpacked, each example has a window."""
+    def __init__(
+        self, examples: Sequence[Example], length: int, pad_id: int, seed: int, packed: bool = True
+    ) -> None:
+        """`length` positions at most; windows are no longer than the longest of them needs. Unpacked, each
+        example has a window."""
         if not examples:
             raise InputError("no conversation has an answer to learn from")
         self.examples, self.pad_id = examples, pad_id
@@ -66,10 +72,13 @@ class PackedExamples:
     @property
     def longest(self) -> int:
         """The window with the most positions."""
-        return max(range(len(self)), key=lambda number: sum(self.examples[e].places for e in self.windows[number]))
+        return max(
+            range(len(self)), key=lambda number: sum(self.examples[e].places for e in self.windows[number])
+        )
 
     def rows(self, numbers: Sequence[int]) -> Batch:
-        """These windows: ids, targets and documents [B, T]; documents None where no window has two examples."""
+        """These windows: ids, targets and documents [B, T]; documents None where no window has two
+        examples."""
         chosen = [self.windows[number] for number in numbers]
         used = max(sum(self.examples[number].places for number in window) for window in chosen)
         length = min(self.length, -(-used // GRAIN) * GRAIN)
@@ -86,7 +95,9 @@ class PackedExamples:
                 documents[row, part] = count
             documents[row, at:] = len(window)  # padding is a document of its own
         alone = all(len(window) == 1 for window in chosen)
-        return Batch(torch.from_numpy(ids), torch.from_numpy(targets), None if alone else torch.from_numpy(documents))
+        return Batch(
+            torch.from_numpy(ids), torch.from_numpy(targets), None if alone else torch.from_numpy(documents)
+        )
 
 
 B = TypeVar("B", covariant=True)
@@ -114,10 +125,13 @@ class ShuffledBatches(Generic[B]):
         part, parts = share
         if batch_size % parts:
             raise InputError(
-                f"train.batch_size: {counted(batch_size, 'row')} cannot be shared by {parts} processes equally; choose a multiple"
+                f"train.batch_size: {counted(batch_size, 'row')} cannot be shared by {parts} processes "
+                f"equally; choose a multiple"
             )
         self._rows, self._size, self._seed = rows, batch_size, seed
-        self._own = np.arange(batch_size, dtype=np.int64)[part * batch_size // parts : (part + 1) * batch_size // parts]
+        self._own = np.arange(batch_size, dtype=np.int64)[
+            part * batch_size // parts : (part + 1) * batch_size // parts
+        ]
 
     @property
     def rows_per_epoch(self) -> int:

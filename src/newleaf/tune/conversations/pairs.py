@@ -1,4 +1,5 @@
-"""Pairs of answers of which one is preferred: TRL's, OpenAI's and the implicit shape, brought into one and checked."""
+"""Pairs of answers of which one is preferred: TRL's, OpenAI's and the implicit shape, brought into one and
+checked."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def _pair(row: Any, where: str, system: str | None) -> Pair:
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
         if messages[-1]["role"] != "assistant":
-            raise InputError(f"{name}: must end with an answer of the assistant, not of {messages[-1]['role']}")
+            raise InputError(
+                f"{name}: must end with an answer of the assistant, not of {messages[-1]['role']}"
+            )
         learned = tuple(number >= len(prompt) for number in range(len(messages)))
         sides.append(Conversation(where, messages, tools, None, learned, (), shape))
     return Pair(where, sides[0], sides[1], shape)
@@ -59,10 +62,14 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, list[Message], list[Message], l
         asked = row["input"]
         if not isinstance(asked, Mapping) or not isinstance(asked.get("messages"), list):
             raise InputError("input: must be an object with messages")
-        good, bad = (as_messages(row[name], "assistant", name) for name in ("preferred_output", "non_preferred_output"))
+        good, bad = (
+            as_messages(row[name], "assistant", name) for name in ("preferred_output", "non_preferred_output")
+        )
         return "OpenAI's preferences", list(asked["messages"]), good, bad
     if not {"chosen", "rejected"} <= row.keys():
-        raise InputError(f"no pair; it has the fields {', '.join(map(str, row)) or 'none'}, and known are {KNOWN}")
+        raise InputError(
+            f"no pair; it has the fields {', '.join(map(str, row)) or 'none'}, and known are {KNOWN}"
+        )
     chosen, rejected = (as_messages(row[name], "assistant", name) for name in ("chosen", "rejected"))
     prompt = as_messages(row["prompt"], "user", "prompt") if row.get("prompt") is not None else []
     shared = 0

@@ -1,4 +1,5 @@
-"""Every conversation of a source as examples that fit: cut at a turn where they are longer, skipped where they teach nothing."""
+"""Every conversation of a source as examples that fit: cut at a turn where they are longer, skipped where
+they teach nothing."""
 
 from __future__ import annotations
 
@@ -35,13 +36,15 @@ class Findings:
     places: list[int] = field(default_factory=list)  # of each conversation, before anything is cut
 
     def too_long(self, length: int) -> str | None:
-        """How many conversations have more than `length` tokens, and how many tokens would hold nearly all; None where all fit."""
+        """How many conversations have more than `length` tokens, and how many tokens would hold nearly all;
+        None where all fit."""
         longer = sum(places > length for places in self.places)
         if not longer:
             return None
         enough = sorted(self.places)[math.ceil(HELD * len(self.places)) - 1]
         return (
-            f"{longer:,} of {len(self.places):,} conversations have more than the {length:,} tokens of an example; "
+            f"{longer:,} of {len(self.places):,} conversations have more than the {length:,} tokens of an "
+            f"example; "
             f"{max(enough, length + 1):,} would hold at least {100 * HELD:.0f} % of them."
         )
 
@@ -61,7 +64,8 @@ class Findings:
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read: the most positions of an example, a system message for conversations without one, and what a bad row means.
+    """How rows are read: the most positions of an example, a system message for conversations without one,
+    and what a bad row means.
 
     `context` is that of the model, to say how an example can have more; 0 where it is not known."""
 
@@ -103,7 +107,11 @@ class Reading:
             return None
 
     def examples(
-        self, conversations: Iterable[Conversation], answers: Answers, found: Findings, on_progress: Progress | None = None
+        self,
+        conversations: Iterable[Conversation],
+        answers: Answers,
+        found: Findings,
+        on_progress: Progress | None = None,
     ) -> Iterator[tuple[Conversation, list[Example]]]:
         """Each conversation that teaches something, with its examples."""
         for number, conversation in enumerate(conversations):
@@ -134,10 +142,13 @@ class Reading:
         for name, talk in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             made = answers.examples(talk)
             if len(made) != 1 or not made[0].has_targets:
-                raise InputError(f"{row.where}: {name}: must end with one answer that the chat template shows")
+                raise InputError(
+                    f"{row.where}: {name}: must end with one answer that the chat template shows"
+                )
             if made[0].places > self.length:
                 raise InputError(
-                    f"{row.where}: {name}: has {made[0].places:,} tokens, and an example may have {self.length:,}; "
+                    f"{row.where}: {name}: has {made[0].places:,} tokens, and an example may have "
+                    f"{self.length:,}; "
                     f"shorten it, or {self._longer}"
                 )
             sides.append(made[0])
@@ -150,25 +161,35 @@ class Reading:
         made = answers.examples(conversation)
         found.places.append(max(example.places for example in made))
         if len(made) > 1:
-            found.changed["split, an example for each answer, since the chat template rewrites earlier ones"] += 1
+            found.changed[
+                "split, an example for each answer, since the chat template rewrites earlier ones"
+            ] += 1
         fitting = [example for example in made if example.places <= self.length]
         if len(fitting) == len(made):
             return made
         fitting = fitting or self._cut(conversation, answers, made[0])
         if not fitting:
             raise InputError(
-                f"{conversation.where}: even its first answer ends beyond {self.length:,} tokens, which is what an example may have; "
+                f"{conversation.where}: even its first answer ends beyond {self.length:,} tokens, which is "
+                f"what an example may have; "
                 f"shorten it, or {self._longer}"
             )
-        found.changed[f"cut at a turn, to the {self.length:,} tokens of an example; to keep all of it, {self._longer}"] += 1
+        found.changed[
+            f"cut at a turn, to the {self.length:,} tokens of an example; to keep all of it, {self._longer}"
+        ] += 1
         return fitting
 
     def _cut(self, conversation: Conversation, answers: Answers, whole: Example) -> list[Example]:
         """The conversation up to the last answer with which it still fits."""
         ends = np.flatnonzero(whole.learned & ~np.append(whole.learned[1:], False))
-        fitting = int((ends <= self.length).sum())  # one too many where a template writes more behind an answer
+        # one too many where a template writes more behind an answer
+        fitting = int((ends <= self.length).sum())
         for last in reversed(conversation.said_by_assistant()[:fitting]):
-            shorter = replace(conversation, messages=conversation.messages[: last + 1], learned=conversation.learned[: last + 1])
+            shorter = replace(
+                conversation,
+                messages=conversation.messages[: last + 1],
+                learned=conversation.learned[: last + 1],
+            )
             made = answers.examples(shorter)
             if all(example.places <= self.length for example in made):
                 return made

@@ -1,4 +1,5 @@
-"""The conversations or pairs of a recipe, split into those to learn from and those held out, and named by a fingerprint."""
+"""The conversations or pairs of a recipe, split into those to learn from and those held out, and named by a
+fingerprint."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Talk = tuple[Conversation, list[Example]]
 
 @dataclass(frozen=True)
 class Split:
-    """Where rows come from: the sources to learn from, and those held out (None: the last rows of the former)."""
+    """Where rows come from: the sources to learn from, and those held out (None: the last rows of the
+    former)."""
 
     sources: Sequence[str]
     config: TalkDataConfig
@@ -55,7 +57,9 @@ class Split:
         return train, held_out
 
 
-def read_talks(split: Split, reading: Reading, answers: Answers, monitor: Monitor) -> tuple[list[Talk], list[Talk]]:
+def read_talks(
+    split: Split, reading: Reading, answers: Answers, monitor: Monitor
+) -> tuple[list[Talk], list[Talk]]:
     """The conversations that teach something, with their examples; what was left out is said."""
 
     def rows(sources: Iterable[str], limit: int | None) -> list[Talk]:
@@ -68,13 +72,17 @@ def read_talks(split: Split, reading: Reading, answers: Answers, monitor: Monito
             monitor.say(longer)
         if not talks and found.first is not None:
             (reason, _), *_ = found.left_out.most_common(1)
-            raise InputError(f"{found.first}: {reason}, as are all conversations here; there is nothing to learn")
+            raise InputError(
+                f"{found.first}: {reason}, as are all conversations here; there is nothing to learn"
+            )
         return talks
 
     return split.read(rows)
 
 
-def read_pairs(split: Split, reading: Reading, answers: Answers, monitor: Monitor) -> tuple[list[ExamplePair], list[ExamplePair]]:
+def read_pairs(
+    split: Split, reading: Reading, answers: Answers, monitor: Monitor
+) -> tuple[list[ExamplePair], list[ExamplePair]]:
     """The pairs; what was left out is said."""
 
     def rows(sources: Iterable[str], limit: int | None) -> list[ExamplePair]:

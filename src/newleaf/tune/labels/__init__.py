@@ -1,1 +1,2 @@
-"""Tasks that end in a label: rows, sequences with start, delimiter and extract tokens, batches, loss, report, the classifier in use."""
+"""Tasks that end in a label: rows, sequences with start, delimiter and extract tokens, batches, loss, report,
+the classifier in use."""

@@ -33,7 +33,8 @@ class TimeLimit:
 
 
 def majority(train: Ints, labels: int) -> Proposal:
-    """Gives every text the commonest label (with several labels, those that more than half of the texts have)."""
+    """Gives every text the commonest label (with several labels, those that more than half of the texts
+    have)."""
     if train.ndim == 2:
         row = (train.mean(0) > 0.5).astype(np.float64)
     else:
@@ -42,9 +43,12 @@ def majority(train: Ints, labels: int) -> Proposal:
     return lambda texts: np.broadcast_to(row, (len(texts), len(row)))
 
 
-def bag_of_words(train: Sequence[str], answers: Ints, seed: int, limit: TimeLimit | None = None) -> dict[str, Proposal]:
-    """Logistic regression on TF-IDF of words and pairs of words and, for texts that are not too many, of 2 to 5 characters; empty without
-    scikit-learn. In limited time it learns from some of the rows, drawn by chance, and its name says from how many."""
+def bag_of_words(
+    train: Sequence[str], answers: Ints, seed: int, limit: TimeLimit | None = None
+) -> dict[str, Proposal]:
+    """Logistic regression on TF-IDF of words and pairs of words and, for texts that are not too many, of 2 to
+    5 characters; empty without scikit-learn. In limited time it learns from some of the rows, drawn by
+    chance, and its name says from how many."""
     try:
         import sklearn.feature_extraction.text  # noqa: F401
     except ImportError:
@@ -63,8 +67,11 @@ def bag_of_words(train: Sequence[str], answers: Ints, seed: int, limit: TimeLimi
     return found
 
 
-def _in_time(fit: Callable[[Ints], Proposal | None], count: int, seed: int, limit: TimeLimit) -> tuple[Proposal | None, int]:
-    """What is fitted on as many of `count` rows as the time allows, and their number: a few first, then more by what these took."""
+def _in_time(
+    fit: Callable[[Ints], Proposal | None], count: int, seed: int, limit: TimeLimit
+) -> tuple[Proposal | None, int]:
+    """What is fitted on as many of `count` rows as the time allows, and their number: a few first, then more
+    by what these took."""
     order = np.random.default_rng(seed).permutation(count)
     rows, begin = count if math.isinf(limit.seconds) else min(count, FIRST_ROWS), limit.clock()
     while True:
@@ -72,7 +79,11 @@ def _in_time(fit: Callable[[Ints], Proposal | None], count: int, seed: int, limi
         guess = fit(np.sort(order[:rows]))
         now = limit.clock()
         row_seconds = DEARER * max(now - before, 1e-9) / rows
-        more = min(count, MORE_ROWS * rows, int((limit.seconds - (now - begin)) / row_seconds)) if rows < count else 0
+        more = (
+            min(count, MORE_ROWS * rows, int((limit.seconds - (now - begin)) / row_seconds))
+            if rows < count
+            else 0
+        )
         if more < min(count, 2 * rows):
             return guess, rows
         rows = more
@@ -83,7 +94,9 @@ def scores(guess: Floats, truth: Ints) -> dict[str, float]:
     return _rounded(multi_label_scores(guess, truth)) if truth.ndim == 2 else _scores(guess, truth)
 
 
-def _fitted(train: Sequence[str], answers: Ints, options: Mapping[str, Any], seed: int, some: Ints) -> Proposal | None:
+def _fitted(
+    train: Sequence[str], answers: Ints, options: Mapping[str, Any], seed: int, some: Ints
+) -> Proposal | None:
     """Fitted on `some` of the rows; None for texts without a single word, or rows that all have one label."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

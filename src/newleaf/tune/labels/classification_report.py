@@ -18,7 +18,9 @@ MOST_SHOWN = 12  # labels of a confusion table in a terminal
 REPORT, TABLE, PICTURE = "report.json", "report.txt", "confusion.png"
 
 
-def figures(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.int64], head: Head) -> dict[str, float]:
+def figures(
+    probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.int64], head: Head
+) -> dict[str, float]:
     """The scores that each validation has."""
     if head.multi_label:
         return multi_label_scores(probabilities, truth)
@@ -52,9 +54,13 @@ def write_report(
 
 
 def report_lines(values: Mapping[str, Any], own: bool = True) -> list[str]:
-    """The report as lines: the scores beside the baselines', and who was taken for whom; without the model's `own` scores if they stand
-    elsewhere."""
-    names = [name for name in ("accuracy", "macro_f1", "micro_f1", "matthews", "calibration_error") if name in values]
+    """The report as lines: the scores beside the baselines', and who was taken for whom; without the model's
+    `own` scores if they stand elsewhere."""
+    names = [
+        name
+        for name in ("accuracy", "macro_f1", "micro_f1", "matthews", "calibration_error")
+        if name in values
+    ]
     rows = [[counted(values["n"], f"{values['rows']} row"), *names]]
     for who, scores in (({"this model": values} if own else {}) | values["baselines"]).items():
         rows.append([who, *(f"{scores[name]:.4f}" if name in scores else "" for name in names)])
@@ -67,24 +73,43 @@ def confusion_lines(labels: Sequence[str], table: Sequence[Sequence[int]]) -> li
     """Who was taken for whom, a line for each label; nothing where there are too many to read."""
     if not 0 < len(labels) <= MOST_SHOWN:
         return []
-    return aligned([["is \\ taken for", *labels], *([name, *map(str, row)] for name, row in zip(labels, table, strict=True))])
+    return aligned(
+        [
+            ["is \\ taken for", *labels],
+            *([name, *map(str, row)] for name, row in zip(labels, table, strict=True)),
+        ]
+    )
 
 
 def by_label(names: Sequence[str], table: npt.NDArray[np.int64]) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 of each label, from confusion [L, L]."""
     found = {}
     for number, name in enumerate(names):
-        right, is_, given = float(table[number, number]), float(table[number].sum()), float(table[:, number].sum())
+        right, is_, given = (
+            float(table[number, number]),
+            float(table[number].sum()),
+            float(table[:, number].sum()),
+        )
         precision, recall = right / given if given else 0.0, right / is_ if is_ else 0.0
         f1 = 2 * right / (is_ + given) if is_ + given else 0.0
-        found[name] = {"precision": round(precision, 4), "recall": round(recall, 4), "f1": round(f1, 4), "n": int(is_)}
+        found[name] = {
+            "precision": round(precision, 4),
+            "recall": round(recall, 4),
+            "f1": round(f1, 4),
+            "n": int(is_),
+        }
     return found
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
-        "  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        "  ".join(
+            [
+                f"{row[0]:<{widths[0]}}",
+                *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
         for row in rows
     ]
 
@@ -99,11 +124,15 @@ def _picture(names: Sequence[str], table: npt.NDArray[np.int64]) -> Any:
     image = axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the row")
     ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=45 if len(names) > 3 else 0, ha="right" if len(names) > 3 else "center")
+    axes.set_xticks(
+        ticks, names, rotation=45 if len(names) > 3 else 0, ha="right" if len(names) > 3 else "center"
+    )
     axes.set_yticks(ticks, names)
     axes.set(xlabel="taken for", ylabel="is", title="Confusion")
     for row in ticks if len(names) <= 20 else ():
         for column in ticks:
             colour = "white" if shares[row, column] > 0.6 else "black"
-            axes.text(column, row, str(table[row, column]), ha="center", va="center", color=colour, fontsize=8)
+            axes.text(
+                column, row, str(table[row, column]), ha="center", va="center", color=colour, fontsize=8
+            )
     return figure

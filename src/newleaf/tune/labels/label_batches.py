@@ -15,12 +15,14 @@ from newleaf.errors import InputError
 from newleaf.format_amounts import counted
 from newleaf.tune.labels.label_tokens import Encoded
 
-POOL = 32  # batches whose rows are sorted by length before they are cut apart: little padding, and still much chance
+# batches whose rows are sorted by length before they are cut apart: little padding, and still much chance
+POOL = 32
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """An example to learn from: `answer` is a label's number, or [L] of 0 and 1 with several; `weight` what its loss counts."""
+    """An example to learn from: `answer` is a label's number, or [L] of 0 and 1 with several; `weight` what
+    its loss counts."""
 
     encoded: Encoded
     answer: int | npt.NDArray[np.float32]
@@ -29,7 +31,8 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelPart:
-    """B rows of S sequences: ids and next tokens [S, T], `lengths` [S], and for each sequence the row and the place in it, [S].
+    """B rows of S sequences: ids and next tokens [S, T], `lengths` [S], and for each sequence the row and the
+    place in it, [S].
 
     `answers` are int64 [B], or fp32 [B, L] with several labels a text; `weights` fp32 [B].
     """
@@ -57,7 +60,9 @@ class LabelBatch:
 
     @property
     def counts(self) -> list[float]:
-        weights = sum(row.weight * (1 if isinstance(row.answer, int) else len(row.answer)) for row in self.examples)
+        weights = sum(
+            row.weight * (1 if isinstance(row.answer, int) else len(row.answer)) for row in self.examples
+        )
         return [weights, float(self._targets)] if self.language else [weights]
 
     @property
@@ -75,7 +80,11 @@ class LabelBatch:
 
 def collate(rows: Sequence[LabelRow], pad_id: int, device: torch.device) -> LabelPart:
     """Rows as tensors as wide as the longest sequence."""
-    sequences = [(owner, place, ids) for owner, row in enumerate(rows) for place, ids in enumerate(row.encoded.sequences)]
+    sequences = [
+        (owner, place, ids)
+        for owner, row in enumerate(rows)
+        for place, ids in enumerate(row.encoded.sequences)
+    ]
     width = max(len(ids) for _, _, ids in sequences)
     ids = np.full((len(sequences), width), pad_id, dtype=np.int64)
     targets = np.full((len(sequences), width), NO_TARGET, dtype=np.int64)
@@ -98,19 +107,36 @@ def collate(rows: Sequence[LabelRow], pad_id: int, device: torch.device) -> Labe
 
 
 class LabelBatches:
-    """Shuffled rows; `batch(step)` follows from (rows, seed, step) alone. The fewer than a batch that an epoch leaves over are others each
-    time. `share` = (k, n) gives every n-th row of each batch, from the k-th."""
+    """Shuffled rows; `batch(step)` follows from (rows, seed, step) alone. The fewer than a batch that an
+    epoch leaves over are others each time. `share` = (k, n) gives every n-th row of each batch, from the
+    k-th."""
 
-    def __init__(self, rows: Sequence[LabelRow], batch_size: int, seed: int, pad_id: int, language: bool, share: tuple[int, int]) -> None:
-        self._rows, self._seed, self._pad_id, self._language, self._share = rows, seed, pad_id, language, share
+    def __init__(
+        self,
+        rows: Sequence[LabelRow],
+        batch_size: int,
+        seed: int,
+        pad_id: int,
+        language: bool,
+        share: tuple[int, int],
+    ) -> None:
+        self._rows, self._seed, self._pad_id, self._language, self._share = (
+            rows,
+            seed,
+            pad_id,
+            language,
+            share,
+        )
         if batch_size % share[1]:
             raise InputError(
-                f"train.batch_size: {counted(batch_size, 'row')} cannot be shared by {share[1]} processes equally; choose a multiple"
+                f"train.batch_size: {counted(batch_size, 'row')} cannot be shared by {share[1]} processes "
+                f"equally; choose a multiple"
             )
         self._size = batch_size
         self._per_epoch = len(rows) // batch_size
         self._lengths = np.array([row.encoded.length for row in rows])
-        self._kept: tuple[int, npt.NDArray[np.int64]] | None = None  # an epoch's order, so that it is made once
+        # an epoch's order, so that it is made once
+        self._kept: tuple[int, npt.NDArray[np.int64]] | None = None
 
     @property
     def rows_per_epoch(self) -> int:
@@ -125,7 +151,9 @@ class LabelBatches:
 
     def _of(self, numbers: npt.NDArray[np.int64]) -> LabelBatch:
         first, every = self._share
-        return LabelBatch([self._rows[int(number)] for number in numbers[first::every]], self._pad_id, self._language)
+        return LabelBatch(
+            [self._rows[int(number)] for number in numbers[first::every]], self._pad_id, self._language
+        )
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Row numbers [batches, B] of an epoch; in each batch the longest come first."""

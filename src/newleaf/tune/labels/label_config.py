@@ -16,11 +16,12 @@ MeasureName = Literal["accuracy", "macro_f1", "micro_f1", "matthews", "loss"]
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """`length` is the most tokens of a sequence, 0 for the context's own, up to 1,024; longer texts are cut at their end, or refused.
+    """`length` is the most tokens of a sequence, 0 for the context's own, up to 1,024; longer texts are cut
+    at their end, or refused.
 
-    `language_weight` is that of the language model's own loss beside the labels' (Radford et al. 2018, section 3.2: 0.5). `class_weights`
-    "balanced" weighs each label by the inverse of how often it occurs. `measure` chooses the best checkpoint; None takes accuracy, and
-    with several labels a text macro_f1.
+    `language_weight` is that of the language model's own loss beside the labels' (Radford et al. 2018,
+    section 3.2: 0.5). `class_weights` "balanced" weighs each label by the inverse of how often it occurs.
+    `measure` chooses the best checkpoint; None takes accuracy, and with several labels a text macro_f1.
     """
 
     length: int = 0
@@ -28,7 +29,8 @@ class LabelConfig:
     language_weight: float = 0.5
     class_weights: Literal["none", "balanced"] = "none"
     measure: MeasureName | None = None
-    baselines: bool = True  # measure the commonest label, and a bag of words where scikit-learn is installed, on the same rows
+    # measure the commonest label, and a bag of words where scikit-learn is installed, on the same rows
+    baselines: bool = True
 
     def __post_init__(self) -> None:
         if self.length < 0 or 0 < self.length < 4:

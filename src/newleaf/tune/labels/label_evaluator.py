@@ -1,4 +1,5 @@
-"""The validation of a classifier: its scores on rows that are held out, a few of them as samples, a report at the end."""
+"""The validation of a classifier: its scores on rows that are held out, a few of them as samples, a report at
+the end."""
 
 from __future__ import annotations
 
@@ -41,14 +42,20 @@ class Held:
 
 
 class LabelEvaluator:
-    """Scores of `network` on held-out rows. Each of several processes looks at all of them, and so finds the same."""
+    """Scores of `network` on held-out rows. Each of several processes looks at all of them, and so finds the
+    same."""
 
     def __init__(
         self, network: nn.Module, head: Head, pad_id: int, validation: Held, test: Held | None,
         baselines: Mapping[str, Proposal],
         check_stop: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.network, self.head, self.pad_id, self.check_stop = cast(Classifier, network), head, pad_id, check_stop
+        self.network, self.head, self.pad_id, self.check_stop = (
+            cast(Classifier, network),
+            head,
+            pad_id,
+            check_stop,
+        )
         self.validation, self.test, self.baselines = validation, test, baselines
         self.all_rows = len(validation.rows)
         self.reports = len(test.rows) if test is not None else 1
@@ -62,11 +69,15 @@ class LabelEvaluator:
         """`val_loss` in nats a row and the scores, over so many rows, evenly spaced, or all."""
         numbers = evenly(self.all_rows, rows)
         some = self.validation.some(numbers)
-        logits = predict(self.network, some.rows, self.head, self.pad_id, self._nothing if to_the_end else self.check_stop)
+        logits = predict(
+            self.network, some.rows, self.head, self.pad_id, self._nothing if to_the_end else self.check_stop
+        )
         found = to_probabilities(logits, self.head)
         self.last = numbers, found
         truth = some.truth()
-        return {"val_loss": _loss(found, truth)} | {f"val_{name}": value for name, value in figures(found, truth, self.head).items()}
+        return {"val_loss": _loss(found, truth)} | {
+            f"val_{name}": value for name, value in figures(found, truth, self.head).items()
+        }
 
     def prompts_at(self, check: int) -> Sequence[str]:
         """Other held-out rows at each check, until all were shown."""
@@ -81,16 +92,22 @@ class LabelEvaluator:
         (chance,) = to_probabilities(predict(self.network, [row], self.head, self.pad_id), self.head)
         example = self.validation.examples[number]
         given = named(chance, self.head, example.texts)
-        truth = example.texts[1 + int(row.answer)] if self.head.shape == "choice" and isinstance(row.answer, int) else example.answers
+        truth = (
+            example.texts[1 + int(row.answer)]
+            if self.head.shape == "choice" and isinstance(row.answer, int)
+            else example.answers
+        )
         is_ = truth if isinstance(truth, str) else ", ".join(map(str, truth)) or "none"
         return Written(f" → {given} (is {is_})", writes=False)
 
     def report(self, folder: Path, rows: int) -> dict[str, Any]:
-        """The closing report: on so many of the test rows where there are some, on the rows of the last look elsewhere; the baselines'
-        scores are on the same rows."""
+        """The closing report: on so many of the test rows where there are some, on the rows of the last look
+        elsewhere; the baselines' scores are on the same rows."""
         if self.test is not None:
             split, held, numbers = "test", self.test, evenly(len(self.test.rows), rows)
-            found = to_probabilities(predict(self.network, held.some(numbers).rows, self.head, self.pad_id), self.head)
+            found = to_probabilities(
+                predict(self.network, held.some(numbers).rows, self.head, self.pad_id), self.head
+            )
         else:
             assert self.last is not None
             split, held, (numbers, found) = "validation", self.validation, self.last

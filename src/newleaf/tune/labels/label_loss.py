@@ -1,4 +1,5 @@
-"""The loss of a classifier: the labels' cross-entropy, and the language model's own beside it (Radford et al. 2018, equation 5)."""
+"""The loss of a classifier: the labels' cross-entropy, and the language model's own beside it (Radford et al.
+2018, equation 5)."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class LabelLoss:
         return labels, linear_cross_entropy(hidden, head.weight, head.bias, part.targets, "sum")
 
     def of_logits(self, logits: Tensor, part: LabelPart) -> Tensor:
-        """Cross-entropy in nats, or with several labels a text that of each label by itself; each row times its weight."""
+        """Cross-entropy in nats, or with several labels a text that of each label by itself; each row times
+        its weight."""
         if self.head.multi_label:
             each = F.binary_cross_entropy_with_logits(logits, part.answers, reduction="none").sum(1)
         else:
@@ -47,7 +49,8 @@ class LabelLoss:
 
 
 def combined(shape: Shape, scores: Tensor, part: LabelPart) -> Tensor:
-    """Logits fp32 [B, L] of rows from those [S, L] of their sequences: the sum of both orders, or the scores of the continuations."""
+    """Logits fp32 [B, L] of rows from those [S, L] of their sequences: the sum of both orders, or the scores
+    of the continuations."""
     scores = scores.float()
     rows = len(part.answers)
     if shape == "choice":

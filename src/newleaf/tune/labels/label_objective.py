@@ -1,4 +1,5 @@
-"""The objective of the tasks that end in a label: classify, pair, similarity, choice (Radford et al. 2018, section 3.3)."""
+"""The objective of the tasks that end in a label: classify, pair, similarity, choice (Radford et al. 2018,
+section 3.3)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ from newleaf.format_amounts import counted
 from newleaf.model.classifier import Classifier
 from newleaf.model.count import count_parameters, training_flops
 from newleaf.recipe import seconds
-from newleaf.storage.classifier_folder import Head, Shape, load_classifier, save_classifier, why_not_stock_classifier
+from newleaf.storage.classifier_folder import (
+    Head,
+    Shape,
+    load_classifier,
+    save_classifier,
+    why_not_stock_classifier,
+)
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
@@ -67,9 +74,17 @@ class LabelObjective:
         self.terms = self.losses.terms
         chosen = config.label.measure or ("macro_f1" if head.multi_label else "accuracy")
         self.measure = MEASURES[chosen]
-        self.row_tokens = float(np.mean([sum(len(sequence) for sequence in row.encoded.sequences) for row in train]))
-        self.sequence_tokens = float(np.mean([len(sequence) for row in train for sequence in row.encoded.sequences]))
-        self.fingerprints = {"data": fingerprint, "tokenizer": tokenizer.fingerprint, "base": base.fingerprint}
+        self.row_tokens = float(
+            np.mean([sum(len(sequence) for sequence in row.encoded.sequences) for row in train])
+        )
+        self.sequence_tokens = float(
+            np.mean([len(sequence) for row in train for sequence in row.encoded.sequences])
+        )
+        self.fingerprints = {
+            "data": fingerprint,
+            "tokenizer": tokenizer.fingerprint,
+            "base": base.fingerprint,
+        }
 
     @property
     def train(self) -> TrainConfig:
@@ -89,7 +104,9 @@ class LabelObjective:
 
     @property
     def flops_per_token(self) -> float:
-        return training_flops(self.base.config, self.sequence_tokens, head=self.config.label.language_weight > 0)
+        return training_flops(
+            self.base.config, self.sequence_tokens, head=self.config.label.language_weight > 0
+        )
 
     @property
     def pad_id(self) -> int:
@@ -109,10 +126,14 @@ class LabelObjective:
 
     def batches(self, share: tuple[int, int]) -> LabelBatches:
         train = self.train
-        return LabelBatches(self.rows, train.batch_size, train.seed, self.pad_id, self.config.label.language_weight > 0, share)
+        return LabelBatches(
+            self.rows, train.batch_size, train.seed, self.pad_id, self.config.label.language_weight > 0, share
+        )
 
     def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> LabelEvaluator:
-        return LabelEvaluator(network, self.head, self.pad_id, self.validation, self.test, self.baselines, check_stop)
+        return LabelEvaluator(
+            network, self.head, self.pad_id, self.validation, self.test, self.baselines, check_stop
+        )
 
     def save(self, path: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         assert isinstance(network, Classifier)
@@ -121,7 +142,11 @@ class LabelObjective:
 
     def read_back(self, path: Path) -> Mapping[str, Tensor]:
         # The language model's head, where it is not the embedding, was no part of the folder.
-        return {name: weight for name, weight in load_classifier(path).network.state_dict().items() if not name.startswith("body.head.")}
+        return {
+            name: weight
+            for name, weight in load_classifier(path).network.state_dict().items()
+            if not name.startswith("body.head.")
+        }
 
     def recipe(self) -> dict[str, Any]:
         return absolute_recipe(self.config)
@@ -142,26 +167,40 @@ def open_labels(shape: Shape) -> Callable[[LabelTaskConfig, Base, Monitor, Ranks
 
     def opened(config: LabelTaskConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
         if config.train.prompts or config.train.sample:
-            raise InputError("train.prompts, train.sample: a classifier writes nothing; its samples are rows that are held out")
+            raise InputError(
+                "train.prompts, train.sample: a classifier writes nothing; its samples are rows that are "
+                "held out"
+            )
         length = check_length(config.label.length, base, "label.length")
         found = read_examples(shape, config.source, config.data, config.train.seed)
         labels = _labels(shape, found, base)
-        tokenizer, head = with_label_tokens(base.tokenizer, shape, labels, found.multi_label, length, adds=config.lora is None)
+        tokenizer, head = with_label_tokens(
+            base.tokenizer, shape, labels, found.multi_label, length, adds=config.lora is None
+        )
         _check_measure(config, head)
         encoder = Encoder(tokenizer, head, length)
         weights = _class_weights(config, found)
         rows = {
-            name: _rows(encoder, getattr(found, name), head, weights if name == "train" else {}) for name in ("train", "validation", "test")
+            name: _rows(encoder, getattr(found, name), head, weights if name == "train" else {})
+            for name in ("train", "validation", "test")
         }
         _tell(monitor, config, found, rows, labels, length)
         if (why := why_not_stock_classifier(base.config, head)) is not None:
             monitor.say(f"Note: {why}.")
         validation = Held(rows["validation"], found.validation)
         test = Held(rows["test"], found.test) if rows["test"] else None
-        baselines = _baselines(config, found, rows["train"], test or validation, head, monitor, ranks) if ranks.is_rank_zero else {}
+        baselines = (
+            _baselines(config, found, rows["train"], test or validation, head, monitor, ranks)
+            if ranks.is_rank_zero
+            else {}
+        )
         train = _fitting(config.train, len(rows["train"]), ranks.size, monitor)
-        ready = dataclasses.replace(config, label=dataclasses.replace(config.label, length=length), train=train)
-        return LabelObjective(ready, base, tokenizer, head, rows["train"], validation, test, baselines, found.fingerprint)
+        ready = dataclasses.replace(
+            config, label=dataclasses.replace(config.label, length=length), train=train
+        )
+        return LabelObjective(
+            ready, base, tokenizer, head, rows["train"], validation, test, baselines, found.fingerprint
+        )
 
     return opened
 
@@ -176,24 +215,40 @@ def _fitting(train: TrainConfig, rows: int, processes: int, monitor: Monitor) ->
     if train.batch_size <= rows:
         return train
     fits = rows // processes * processes
-    monitor.say(f"Batches: {counted(fits, 'row')} a step, as there are fewer to learn from than train.batch_size {train.batch_size}.")
+    monitor.say(
+        f"Batches: {counted(fits, 'row')} a step, as there are fewer to learn from than train.batch_size "
+        f"{train.batch_size}."
+    )
     return with_batch_size(train, fits)
 
 
 def _labels(shape: Shape, found: Examples, base: Base) -> tuple[Any, ...]:
-    """The data's labels, or those of a base that is a classifier already. Raises InputError where these do not fit."""
+    """The data's labels, or those of a base that is a classifier already. Raises InputError where these do
+    not fit."""
     if base.head is None:
         return found.labels
     if base.head.regression:
-        raise InputError(f"{base.name}: is a regression, whose answers are numbers and no labels; begin from a language model")
+        raise InputError(
+            f"{base.name}: is a regression, whose answers are numbers and no labels; begin from a language "
+            f"model"
+        )
     if base.head.shape != shape or base.head.multi_label != found.multi_label:
         kind = base.head.shape + (" with several labels" if base.head.multi_label else "")
-        raise InputError(f"{base.name}: is a classifier for {kind}; for another task begin from a language model")
-    missing = [label for label in found.labels if label not in base.head.labels or type(label) is not type(base.head.labels[0])]
+        raise InputError(
+            f"{base.name}: is a classifier for {kind}; for another task begin from a language model"
+        )
+    missing = [
+        label
+        for label in found.labels
+        if label not in base.head.labels or type(label) is not type(base.head.labels[0])
+    ]
     if missing:
         knows = ", ".join(repr(label) for label in base.head.labels[:8])
         at = next(example.where for example in found.train if missing[0] in example.answers)
-        raise InputError(f"{at}: label {missing[0]!r} is not one of {base.name}, which knows {knows}; begin from a language model")
+        raise InputError(
+            f"{at}: label {missing[0]!r} is not one of {base.name}, which knows {knows}; begin from a "
+            f"language model"
+        )
     return base.head.labels
 
 
@@ -203,7 +258,9 @@ def _check_measure(config: LabelTaskConfig, head: Head) -> None:
     if head.shape != "choice":
         has |= {"macro_f1", "micro_f1" if head.multi_label else "matthews"}
     if name is not None and name not in has:
-        raise InputError(f"label.measure: {name} is not measured here; choose one of {', '.join(sorted(has))}")
+        raise InputError(
+            f"label.measure: {name} is not measured here; choose one of {', '.join(sorted(has))}"
+        )
     if config.label.class_weights == "balanced" and (head.multi_label or head.shape == "choice"):
         raise InputError("label.class_weights: balanced weighs the rows of one label each; leave it out here")
 
@@ -216,10 +273,14 @@ def _class_weights(config: LabelTaskConfig, found: Examples) -> dict[Any, float]
     return {label: len(found.train) / (len(counts) * count) for label, count in counts.items()}
 
 
-def _rows(encoder: Encoder, examples: Sequence[Example], head: Head, weights: Mapping[Any, float]) -> list[LabelRow]:
+def _rows(
+    encoder: Encoder, examples: Sequence[Example], head: Head, weights: Mapping[Any, float]
+) -> list[LabelRow]:
     rows = []
     place = {label: number for number, label in enumerate(head.labels)}
-    for example, encoded in zip(examples, encoder.encode([example.texts for example in examples]), strict=True):
+    for example, encoded in zip(
+        examples, encoder.encode([example.texts for example in examples]), strict=True
+    ):
         if head.shape == "choice":
             rows.append(LabelRow(encoded, int(example.answers[0])))
         elif head.multi_label:
@@ -232,27 +293,46 @@ def _rows(encoder: Encoder, examples: Sequence[Example], head: Head, weights: Ma
 
 
 def _tell(
-    monitor: Monitor, config: LabelTaskConfig, found: Examples, rows: Mapping[str, Sequence[LabelRow]], labels: Any, length: int
+    monitor: Monitor,
+    config: LabelTaskConfig,
+    found: Examples,
+    rows: Mapping[str, Sequence[LabelRow]],
+    labels: Any,
+    length: int,
 ) -> None:
     """Say what was read. Raises InputError for texts that are too long where those are to be refused."""
     if found.skipped:
-        monitor.say(f"Left out: {counted(sum(found.skipped.values()), 'row')}. The first: {found.first_skipped}")
+        monitor.say(
+            f"Left out: {counted(sum(found.skipped.values()), 'row')}. The first: {found.first_skipped}"
+        )
     shown = ", ".join(repr(label) for label in labels[:8]) + (", …" if len(labels) > 8 else "")
     what = f", {counted(len(labels), 'label')} ({shown})" if labels else ""
     test = f", {len(found.test):,} to test" if found.test else ""
-    monitor.say(f"Rows: {len(found.train):,} to learn, {len(found.validation):,} held out{test}; fields {found.fields.described()}{what}.")
+    monitor.say(
+        f"Rows: {len(found.train):,} to learn, {len(found.validation):,} held out{test}; fields "
+        f"{found.fields.described()}{what}."
+    )
     cut = 0
     for name, some in rows.items():
         for example, row in zip(getattr(found, name), some, strict=True):
             if row.encoded.cut and config.label.too_long == "refuse":
-                raise InputError(f"{example.where}: does not fit {length} tokens; raise label.length, or let --label.too_long cut it")
+                raise InputError(
+                    f"{example.where}: does not fit {length} tokens; raise label.length, or let "
+                    f"--label.too_long cut it"
+                )
             cut += row.encoded.cut
     if cut:
         monitor.say(f"Cut: {counted(cut, 'row')} had more than {length} tokens.")
 
 
 def _baselines(
-    config: LabelTaskConfig, found: Examples, train: Sequence[LabelRow], held: Held, head: Head, monitor: Monitor, ranks: Ranks
+    config: LabelTaskConfig,
+    found: Examples,
+    train: Sequence[LabelRow],
+    held: Held,
+    head: Head,
+    monitor: Monitor,
+    ranks: Ranks,
 ) -> dict[str, Proposal]:
     """What each baseline gives texts; in a timed run they take a small share of it."""
     if not config.label.baselines:
@@ -268,5 +348,7 @@ def _baselines(
     if not words:
         monitor.say("Baselines: the bag of words needs scikit-learn; run: pip install 'newleaf[tune]'")
     if some := [name for name in words if " rows)" in name]:
-        monitor.say(f"Baselines: {', '.join(some)}, since they may take {100 * BASELINE_SHARE:.0f} % of the time.")
+        monitor.say(
+            f"Baselines: {', '.join(some)}, since they may take {100 * BASELINE_SHARE:.0f} % of the time."
+        )
     return simplest | words

@@ -1,4 +1,5 @@
-"""Labelled examples: rows to texts and labels in the data's own type, checked, and split into training and validation."""
+"""Labelled examples: rows to texts and labels in the data's own type, checked, and split into training and
+validation."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ from newleaf.tune.labels.table import Row, read_table
 
 @dataclass(frozen=True)
 class LabelledConfig:
-    """Rows with labels. Fields that are not named are guessed, and told. `val_fraction` of the rows, drawn by chance, are held out, unless
-    `validation` names rows of their own; `test` names rows that only the closing report reads."""
+    """Rows with labels. Fields that are not named are guessed, and told. `val_fraction` of the rows, drawn by
+    chance, are held out, unless `validation` names rows of their own; `test` names rows that only the closing
+    report reads."""
 
     text: str | None = None
     second: str | None = None  # of a pair
@@ -47,8 +49,8 @@ class LabelledConfig:
 
 @dataclass(frozen=True)
 class Example:
-    """`texts`: one, two, or a text and its continuations. `answers`: the labels that hold (several with multi-label), or the number of the
-    right continuation."""
+    """`texts`: one, two, or a text and its continuations. `answers`: the labels that hold (several with
+    multi-label), or the number of the right continuation."""
 
     where: str
     texts: tuple[str, ...]
@@ -71,8 +73,8 @@ class Examples:
 
 
 def read_examples(shape: Shape, sources: Sequence[str], config: LabelledConfig, seed: int) -> Examples:
-    """Read everything. Raises InputError, with file and line, for rows that cannot be, for a single label, and for labels that only the
-    validation has."""
+    """Read everything. Raises InputError, with file and line, for rows that cannot be, for a single label,
+    and for labels that only the validation has."""
     reader = ExampleReader(shape, config)
     train = reader.examples(sources, config.limit)
     separate = _names(config.validation)
@@ -147,7 +149,10 @@ class ExampleReader:
         if value is None or value == "":
             raise InputError(f"{row.where}: has no label (field {self.fields.label!r})")
         if isinstance(value, list) != self.multi_label:
-            raise InputError(f"{row.where}: its label is {'no' if self.multi_label else 'a'} list, unlike the first row's ({self.first})")
+            raise InputError(
+                f"{row.where}: its label is {'no' if self.multi_label else 'a'} list, unlike the first "
+                f"row's ({self.first})"
+            )
         found = value if self.multi_label else [value]
         return tuple(dict.fromkeys(self._label(each, row.where) for each in found))
 
@@ -158,7 +163,10 @@ class ExampleReader:
             raise InputError(f"{where}: a label is a text, a whole number or true or false, not {value!r}")
         self.kind = self.kind or type(value)
         if type(value) is not self.kind:
-            raise InputError(f"{where}: label {value!r} is of type {type(value).__name__}, and those before it of {self.kind.__name__}")
+            raise InputError(
+                f"{where}: label {value!r} is of type {type(value).__name__}, and those before it of "
+                f"{self.kind.__name__}"
+            )
         return value
 
     def _number(self, row: Row, choices: list[str]) -> int:
@@ -177,7 +185,10 @@ class ExampleReader:
             except (TypeError, ValueError):
                 number = -1
         if not 0 <= number < len(choices):
-            raise InputError(f"{row.where}: label {value!r} names none of the {len(choices)} continuations (they count from 0)")
+            raise InputError(
+                f"{row.where}: label {value!r} names none of the {len(choices)} continuations (they count "
+                f"from 0)"
+            )
         return number
 
     def labels(self, train: Sequence[Example]) -> tuple[Label, ...]:
@@ -196,11 +207,14 @@ class ExampleReader:
             for answer in example.answers:
                 if answer not in known:
                     shown = ", ".join(repr(label) for label in labels[:8])
-                    raise InputError(f"{example.where}: label {answer!r} is not among those to learn ({shown})")
+                    raise InputError(
+                        f"{example.where}: label {answer!r} is not among those to learn ({shown})"
+                    )
 
 
 def continuations(values: Mapping[str, Any], fields: Sequence[str], where: str) -> list[str]:
-    """The continuations of a row: in a field each, or all in one as a list (or as ARC has them). Raises InputError where they are none."""
+    """The continuations of a row: in a field each, or all in one as a list (or as ARC has them). Raises
+    InputError where they are none."""
     if len(fields) > 1:
         return [text_of(values, name, where) for name in fields]
     held = values.get(fields[0])
@@ -211,7 +225,9 @@ def continuations(values: Mapping[str, Any], fields: Sequence[str], where: str) 
     return [text_of(named, name, where) for name in named]
 
 
-def _split(found: list[Example], fraction: float, seed: int, where: str) -> tuple[list[Example], list[Example]]:
+def _split(
+    found: list[Example], fraction: float, seed: int, where: str
+) -> tuple[list[Example], list[Example]]:
     """Some rows held out, drawn by chance: files are often sorted by label."""
     if len(found) < 4:
         raise InputError(

@@ -1,4 +1,5 @@
-"""Texts to sequences of a classifier: start, delimiter and extract tokens round them (Radford et al. 2018, figure 1)."""
+"""Texts to sequences of a classifier: start, delimiter and extract tokens round them (Radford et al. 2018,
+figure 1)."""
 
 from __future__ import annotations
 
@@ -17,12 +18,19 @@ STAND_INS = ("\n", ".", " ")  # texts whose last token takes the place of one th
 
 
 def with_label_tokens(
-    tokenizer: Tokenizer, shape: Shape, labels: tuple[Label, ...], multi_label: bool, length: int, adds: bool = True
+    tokenizer: Tokenizer,
+    shape: Shape,
+    labels: tuple[Label, ...],
+    multi_label: bool,
+    length: int,
+    adds: bool = True,
 ) -> tuple[Tokenizer, Head]:
-    """A tokenizer whose post-processor puts the tokens round one text or two, and the head that knows their ids.
+    """A tokenizer whose post-processor puts the tokens round one text or two, and the head that knows their
+    ids.
 
-    The start token is the one that stood before documents in pretraining, where there is one; the ids of texts stay what they were. Unless
-    it `adds` tokens, which an adapter's base has no rows for, the others are a line's end, or what there is of the kind.
+    The start token is the one that stood before documents in pretraining, where there is one; the ids of
+    texts stay what they were. Unless it `adds` tokens, which an adapter's base has no rows for, the others
+    are a line's end, or what there is of the kind.
     """
     backend = Backend.from_str(tokenizer.backend.to_str())
     before = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
@@ -36,16 +44,27 @@ def with_label_tokens(
     backend.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {EXTRACT}",
         pair=f"{START} $A {DELIMITER} $B {EXTRACT}" if shape != "classify" else None,
-        special_tokens=[{"id": name, "ids": [number], "tokens": [str(backend.id_to_token(number))]} for name, number in names.items()],
+        special_tokens=[
+            {"id": name, "ids": [number], "tokens": [str(backend.id_to_token(number))]}
+            for name, number in names.items()
+        ],
     )
-    pad = tokenizer.pad_id if tokenizer.pad_id is not None else tokenizer.eos_id if tokenizer.eos_id is not None else start
-    made = Tokenizer(backend, tokenizer.bos_id, tokenizer.eos_id, pad, tokenizer.settings | {"model_max_length": length})
+    pad = (
+        tokenizer.pad_id
+        if tokenizer.pad_id is not None
+        else tokenizer.eos_id
+        if tokenizer.eos_id is not None
+        else start
+    )
+    made = Tokenizer(
+        backend, tokenizer.bos_id, tokenizer.eos_id, pad, tokenizer.settings | {"model_max_length": length}
+    )
     return made, Head(shape, labels, multi_label, start, ids.get(DELIMITER), ids[EXTRACT], length)
 
 
 def _id_of(token: str, tokenizer: Tokenizer, backend: Backend) -> int:
-    """A token's id, or that of one which stands for it. Stock classifiers look for the last token that is no padding: neither it nor what
-    begins or ends documents will do."""
+    """A token's id, or that of one which stands for it. Stock classifiers look for the last token that is no
+    padding: neither it nor what begins or ends documents will do."""
     known = backend.token_to_id(token)
     if known is not None:
         return int(known)
@@ -78,11 +97,14 @@ class Encoder:
 
     def encode(self, examples: Sequence[Sequence[str]]) -> list[Encoded]:
         """One text, two, or a text and its continuations for each example."""
-        if self.head.extract is None:  # a stock classifier's folder: one text, and whatever its tokenizer adds
+        # a stock classifier's folder: one text, and whatever its tokenizer adds
+        if self.head.extract is None:
             made = [self.tokenizer.encode(texts[0]) for texts in examples]
             for number, found in enumerate(made, 1):
                 if not found:
-                    raise InputError(f"text {number} is empty and its tokenizer adds nothing, so there is nothing to label")
+                    raise InputError(
+                        f"text {number} is empty and its tokenizer adds nothing, so there is nothing to label"
+                    )
             return [Encoded((ids[: self.length],), len(ids) > self.length) for ids in made]
         flat = [text for texts in examples for text in texts]
         ids = iter(self.tokenizer.encode_batch(flat))

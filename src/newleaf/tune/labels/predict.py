@@ -1,4 +1,5 @@
-"""What a classifier makes of texts: sequences of about the same length together, probabilities in the order they were asked for."""
+"""What a classifier makes of texts: sequences of about the same length together, probabilities in the order
+they were asked for."""
 
 from __future__ import annotations
 
@@ -19,9 +20,14 @@ TOKENS = 8192  # padding included, in one batch
 
 
 def predict(
-    network: Classifier, rows: Sequence[LabelRow], head: Head, pad_id: int, check_stop: Callable[[], None] = lambda: None
+    network: Classifier,
+    rows: Sequence[LabelRow],
+    head: Head,
+    pad_id: int,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> npt.NDArray[np.float32]:
-    """Logits fp32 [N, L] of rows; where rows have fewer continuations than others, those that are not there are −∞."""
+    """Logits fp32 [N, L] of rows; where rows have fewer continuations than others, those that are not there
+    are −∞."""
     order = sorted(range(len(rows)), key=lambda number: -rows[number].encoded.length)
     found: list[npt.NDArray[np.float32]] = []
     device = next(network.parameters()).device

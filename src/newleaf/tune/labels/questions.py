@@ -1,4 +1,5 @@
-"""Files of texts to be labelled: what a classifier is asked of each line or row, in order, and where nothing stands to be judged."""
+"""Files of texts to be labelled: what a classifier is asked of each line or row, in order, and where nothing
+stands to be judged."""
 
 from __future__ import annotations
 
@@ -18,18 +19,25 @@ from newleaf.tune.labels.text_classifier import Question
 TEXTS = "texts"  # a field of a row that holds all texts of one question
 
 
-def read_questions(path: Path, shape: Shape, wanted: Wanted, encoding: str | None = None) -> list[Question | None]:
-    """One entry for each line of a text file or of JSON lines, and for each row of other files; None for one that is blank.
+def read_questions(
+    path: Path, shape: Shape, wanted: Wanted, encoding: str | None = None
+) -> list[Question | None]:
+    """One entry for each line of a text file or of JSON lines, and for each row of other files; None for one
+    that is blank.
 
-    Rows are read by the fields that tuning finds, labels left aside, or that `wanted` names; a field `texts` with a list holds a
-    whole question. Raises InputError, with the line, for a row that is none.
+    Rows are read by the fields that tuning finds, labels left aside, or that `wanted` names; a field `texts`
+    with a list holds a whole question. Raises InputError, with the line, for a row that is none.
     """
     if format_of(path) in FORMATS:
         reader = _Rows(shape, wanted)
-        rows = _of_lines(path, encoding) if format_of(path) == ".jsonl" else file_rows(path, encoding=encoding)
+        rows = (
+            _of_lines(path, encoding) if format_of(path) == ".jsonl" else file_rows(path, encoding=encoding)
+        )
         return [None if row is None else reader.question(row) for row in rows]
     if shape != "classify":
-        raise InputError(f"{path}: this model takes several texts at once; give rows that name them ({', '.join(FORMATS)})")
+        raise InputError(
+            f"{path}: this model takes several texts at once; give rows that name them ({', '.join(FORMATS)})"
+        )
     if any((wanted.text, wanted.second, wanted.choices)):
         raise InputError(f"data.text: {path} has no fields; each line is a text")
     return [line if line.strip() else None for _, line in file_lines(path, encoding=encoding)]
@@ -64,7 +72,11 @@ class _Rows:
             self.fields = find_texts(self.shape, list(values), self.wanted, row.where)
         first, *others = self.fields
         if self.shape == "choice":
-            return None if _blank(values, first) else [text_of(values, first, row.where), *continuations(values, others, row.where)]
+            return (
+                None
+                if _blank(values, first)
+                else [text_of(values, first, row.where), *continuations(values, others, row.where)]
+            )
         if any(_blank(values, name) for name in self.fields):
             return None
         texts = [text_of(values, name, row.where) for name in self.fields]

@@ -1,4 +1,5 @@
-"""Files of labelled rows: JSON lines, JSON lists, CSV, TSV, Parquet and datasets of the Hub, each row with the place it stands at."""
+"""Files of labelled rows: JSON lines, JSON lists, CSV, TSV, Parquet and datasets of the Hub, each row with
+the place it stands at."""
 
 from __future__ import annotations
 
@@ -14,11 +15,15 @@ Row = SourceRow
 
 
 def read_table(sources: Sequence[str], bad: Bad = stop_at, encoding: str | None = None) -> Iterator[Row]:
-    """Every row of the sources, in order; `bad` hears of each that is none. Raises InputError for a file that cannot be read."""
+    """Every row of the sources, in order; `bad` hears of each that is none. Raises InputError for a file that
+    cannot be read."""
     for found in resolve(sources).sources if sources else ():
         if isinstance(found, HubSource):
             yield from (Row(f"{found}: row {number}", row) for number, row in enumerate(hub_rows(found), 1))
         elif found.format in FORMATS:
             yield from file_rows(found.path, bad, encoding)
         elif found.named:
-            raise InputError(f"{found.path}: rows with labels come as {', '.join(FORMATS)} or hf:owner/dataset, not {found.format}")
+            raise InputError(
+                f"{found.path}: rows with labels come as {', '.join(FORMATS)} or hf:owner/dataset, not "
+                f"{found.format}"
+            )

@@ -20,14 +20,20 @@ from newleaf.tune.labels.predict import predict, to_probabilities
 
 Question = str | Sequence[str]  # a text; two for pair and similarity; a text and its continuations for choice
 Answer = Label | list[Label] | float | list[float]
-WANTS = {"classify": "one text", "pair": "two texts", "similarity": "two texts", "choice": "a text and at least two continuations"}
+WANTS = {
+    "classify": "one text",
+    "pair": "two texts",
+    "similarity": "two texts",
+    "choice": "a text and at least two continuations",
+}
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a classifier says of one question: the answer, in the data's type (the number of a continuation; a list with several labels),
-    and the probability of each label or continuation. Of a regression the answer is its number, or a list of them, and there are no
-    probabilities. `cut` says that the texts were longer than it reads."""
+    """What a classifier says of one question: the answer, in the data's type (the number of a continuation; a
+    list with several labels), and the probability of each label or continuation. Of a regression the answer
+    is its number, or a list of them, and there are no probabilities. `cut` says that the texts were longer
+    than it reads."""
 
     answer: Answer
     probabilities: dict[Any, float]
@@ -46,7 +52,9 @@ class LabelModel:
         rows = self.network.body.config.vocab_size
         for token in (self.head.start, self.head.delimiter, self.head.extract):
             if token is not None and token >= rows:
-                raise InputError(f"the classifier puts the token {token:,} round texts, and the network has only {rows:,}")
+                raise InputError(
+                    f"the classifier puts the token {token:,} round texts, and the network has only {rows:,}"
+                )
 
     def judge(self, questions: Sequence[Question]) -> list[Judged]:
         """Each question judged. Raises InputError for one that has not as many texts as the task wants."""
@@ -58,17 +66,25 @@ class LabelModel:
             answers = [row[0] if len(row) == 1 else row for row in values]
             return [Judged(answer, {}, row.encoded.cut) for answer, row in zip(answers, rows, strict=True)]
         chances = to_probabilities(logits, self.head)
-        return [self._judged(chance, row, some) for chance, row, some in zip(chances, rows, texts, strict=True)]
+        return [
+            self._judged(chance, row, some) for chance, row, some in zip(chances, rows, texts, strict=True)
+        ]
 
     def outputs(self, questions: Sequence[Question]) -> list[list[float]]:
-        """The probability of each label or continuation for each question; of a regression its number. Raises InputError as `diagnose`."""
+        """The probability of each label or continuation for each question; of a regression its number. Raises
+        InputError as `diagnose`."""
         texts, _, logits = self._logits(questions)
         if self.head.regression:
             return [[float(value) for value in row] for row in logits]
         counts = [len(some) - 1 if self.head.shape == "choice" else len(self.head.labels) for some in texts]
-        return [chance[:count].tolist() for chance, count in zip(to_probabilities(logits, self.head), counts, strict=True)]
+        return [
+            chance[:count].tolist()
+            for chance, count in zip(to_probabilities(logits, self.head), counts, strict=True)
+        ]
 
-    def _logits(self, questions: Sequence[Question]) -> tuple[list[list[str]], list[LabelRow], npt.NDArray[np.float32]]:
+    def _logits(
+        self, questions: Sequence[Question]
+    ) -> tuple[list[list[str]], list[LabelRow], npt.NDArray[np.float32]]:
         texts = [self._texts(question, number) for number, question in enumerate(questions)]
         length = self.head.length or self.network.config.context_length
         rows = [LabelRow(encoded, 0) for encoded in Encoder(self.tokenizer, self.head, length).encode(texts)]
@@ -81,7 +97,8 @@ class LabelModel:
         right = {"classify": len(texts) == 1, "choice": len(texts) >= 3}.get(shape, len(texts) == 2)
         if not right or not all(isinstance(text, str) for text in texts):
             raise InputError(
-                f"question {number + 1}: this model was tuned for {shape} and takes {WANTS[shape]}, not {counted(len(texts), 'text')}"
+                f"question {number + 1}: this model was tuned for {shape} and takes {WANTS[shape]}, not "
+                f"{counted(len(texts), 'text')}"
             )
         return texts
 

@@ -1,4 +1,5 @@
-"""Learning from a teacher's distribution: asked at each step, or of its likeliest tokens, worked out once and kept on disk."""
+"""Learning from a teacher's distribution: asked at each step, or of its likeliest tokens, worked out once and
+kept on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ IDS, LOG_PROBS = "ids.npy", "log_probs.npy"
 
 @dataclass(frozen=True)
 class Told:
-    """A part of a batch with what the teacher says of its N targets, in their order: ids and log-probabilities [N, k]."""
+    """A part of a batch with what the teacher says of its N targets, in their order: ids and
+    log-probabilities [N, k]."""
 
     batch: Batch
     tokens: Tensor
@@ -38,8 +40,9 @@ class Told:
 class DistilLoss:
     """Sums over the targets of a part: KL(teacher ‖ student) at the temperature, and the next-token loss.
 
-    The KL's weight is share · temperature², which keeps its gradients' size (Hinton et al. 2015, https://arxiv.org/abs/1503.02531,
-    section 2). Only the tokens that the tokenizer has are compared: `vocabulary`; matrices may be padded.
+    The KL's weight is share · temperature², which keeps its gradients' size (Hinton et al. 2015,
+    https://arxiv.org/abs/1503.02531, section 2). Only the tokens that the tokenizer has are compared:
+    `vocabulary`; matrices may be padded.
     """
 
     config: DistilConfig
@@ -84,7 +87,8 @@ class DistilLoss:
 
 
 class Store:
-    """What a teacher says of the learned tokens of examples: the likeliest k and their log-probabilities, on disk."""
+    """What a teacher says of the learned tokens of examples: the likeliest k and their log-probabilities, on
+    disk."""
 
     def __init__(self, folder: Path, examples: Sequence[Example]) -> None:
         self.tokens = np.load(folder / IDS, mmap_mode="r")
@@ -104,9 +108,15 @@ def starts_of(examples: Sequence[Example]) -> Ints:
 
 
 def stored(
-    examples: Sequence[Example], name: str, teacher: GPT, vocabulary: int, config: DistilConfig, on_progress: Callable[[int, int], None]
+    examples: Sequence[Example],
+    name: str,
+    teacher: GPT,
+    vocabulary: int,
+    config: DistilConfig,
+    on_progress: Callable[[int, int], None],
 ) -> Store:
-    """The store of these examples, asked for once and then found in the cache. `name` is the fingerprint of examples and teacher."""
+    """The store of these examples, asked for once and then found in the cache. `name` is the fingerprint of
+    examples and teacher."""
     key = key_of(name, vocabulary, config.temperature, config.top_k, str(teacher.dtype))
     folder = default_cache() / "teachers" / key
 
@@ -120,7 +130,10 @@ def stored(
                 on_progress(number, total)
                 ids = torch.from_numpy(example.ids[:-1].astype(np.int64)).to(teacher.device)
                 learned = torch.from_numpy(example.learned[1:]).to(teacher.device)
-                logits = teacher.head(teacher.hidden(ids[None])[0][learned])[:, :vocabulary].float() / config.temperature
+                logits = (
+                    teacher.head(teacher.hidden(ids[None])[0][learned])[:, :vocabulary].float()
+                    / config.temperature
+                )
                 top = logits.log_softmax(-1).topk(config.top_k)
                 part = slice(starts[number], starts[number + 1])
                 tokens[part], log_probs[part] = top.indices.cpu().numpy(), top.values.cpu().numpy()
@@ -156,7 +169,11 @@ class ToldBatch:
         if not self.said:
             return batch
         tokens, log_probs = (np.concatenate(arrays) for arrays in zip(*self.said[start:stop], strict=True))
-        return Told(batch, torch.from_numpy(tokens.astype(np.int64)).to(device), torch.from_numpy(log_probs).to(device))
+        return Told(
+            batch,
+            torch.from_numpy(tokens.astype(np.int64)).to(device),
+            torch.from_numpy(log_probs).to(device),
+        )
 
 
 class ToldRows:

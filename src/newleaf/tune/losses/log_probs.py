@@ -1,4 +1,5 @@
-"""Log-probabilities of given tokens, and distances between distributions, without ever holding the logits of all positions."""
+"""Log-probabilities of given tokens, and distances between distributions, without ever holding the logits of
+all positions."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Head = Callable[[Tensor], Tensor]  # hidden [N, C] → logits [N, V]
 
 
 def by_rows(work: Callable[..., Tensor], vocabulary: int, *rows: Tensor) -> Tensor:
-    """`work` on the same rows of several tensors [N, …] → [N], a part at a time; parts are computed again on the way back."""
+    """`work` on the same rows of several tensors [N, …] → [N], a part at a time; parts are computed again on
+    the way back."""
     size = max(FEWEST_ROWS, ELEMENTS // vocabulary)
     parts = list(zip(*(torch.split(tensor, size) for tensor in rows), strict=True))
     if torch.is_grad_enabled():
@@ -25,7 +27,8 @@ def by_rows(work: Callable[..., Tensor], vocabulary: int, *rows: Tensor) -> Tens
 
 
 def target_log_probs(head: Head, vocabulary: int, hidden: Tensor, targets: Tensor) -> Tensor:
-    """log p of `targets` [N] after `hidden` [N, C], fp32 [N], with gradients for hidden and the head's weights."""
+    """log p of `targets` [N] after `hidden` [N, C], fp32 [N], with gradients for hidden and the head's
+    weights."""
 
     def of_part(h: Tensor, t: Tensor) -> Tensor:
         return -F.cross_entropy(head(h).float(), t, reduction="none")
@@ -39,17 +42,19 @@ def sums_by_owner(values: Tensor, owners: Tensor, count: int) -> Tensor:
 
 
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) in nats, fp32 [N], of the distributions softmax(logits / temperature), from logits [N, V]."""
+    """KL(teacher ‖ student) in nats, fp32 [N], of the distributions softmax(logits / temperature), from
+    logits [N, V]."""
     wanted = (teacher.float() / temperature).log_softmax(-1)
     found = (student.float() / temperature).log_softmax(-1)
     return (wanted.exp() * (wanted - found)).sum(-1)
 
 
 def divergence_of_likeliest(log_probs: Tensor, tokens: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL as `divergence`, from the teacher's likeliest k alone: their log-probabilities [N, k] at this temperature and their ids [N, k].
+    """KL as `divergence`, from the teacher's likeliest k alone: their log-probabilities [N, k] at this
+    temperature and their ids [N, k].
 
-    What all other tokens have together counts as one outcome, so that it is a lower bound of the whole KL, and 0 only where the student
-    gives each of the k what the teacher does.
+    What all other tokens have together counts as one outcome, so that it is a lower bound of the whole KL,
+    and 0 only where the student gives each of the k what the teacher does.
     """
     found = (student.float() / temperature).log_softmax(-1).gather(-1, tokens)
     known = (log_probs.exp() * (log_probs - found)).sum(-1)

@@ -19,22 +19,30 @@ class PreferenceConfig:
         if not self.beta > 0:
             raise ValueError(f"beta: must be above 0, not {self.beta!r}")
         if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing: must be at least 0 and below 0.5, not {self.label_smoothing!r}")
+            raise ValueError(
+                f"label_smoothing: must be at least 0 and below 0.5, not {self.label_smoothing!r}"
+            )
         if self.label_smoothing and self.method != "dpo":
             raise ValueError(f"label_smoothing: is DPO's, and the method is {self.method}")
         if self.nll_weight < 0 or (self.nll_weight and self.method == "orpo"):
-            raise ValueError("nll_weight: must be at least 0, and ORPO has the chosen answers' loss in any case")
+            raise ValueError(
+                "nll_weight: must be at least 0, and ORPO has the chosen answers' loss in any case"
+            )
 
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """A teacher's distribution. The loss is share · temperature² · KL(teacher ‖ student) + (1 − share) · next-token loss."""
+    """A teacher's distribution. The loss is share · temperature² · KL(teacher ‖ student) + (1 − share) ·
+    next-token loss."""
 
-    on: Literal["chat", "text"] = "chat"  # what the data is: conversations, of which answers are learned, or documents
+    # what the data is: conversations, of which answers are learned, or documents
+    on: Literal["chat", "text"] = "chat"
     teacher: str | None = None  # a folder, run, GGUF file or Hub name with the same tokenizer
     temperature: float = 1.0
     share: float = 1.0
-    top_k: int = 0  # the teacher's likeliest tokens of each position, worked out once and kept on disk; 0 asks it at each step for all
+    # the teacher's likeliest tokens of each position, worked out once and kept on disk; 0 asks it at each
+    # step for all
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -1,4 +1,5 @@
-"""Learning from pairs: batches of chosen and rejected answers, their log-probabilities, and the losses of them."""
+"""Learning from pairs: batches of chosen and rejected answers, their log-probabilities, and the losses of
+them."""
 
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ from newleaf.tune.losses.loss_config import PreferenceConfig
 
 @dataclass(frozen=True)
 class PairPart:
-    """n pairs as 2n sequences packed into windows: ids and targets [W, T], `documents` [W, T] of each window, and `owners` [W, T]: whose
-    token each target is, the n chosen ones before the n rejected ones. `lengths` and `reference` [2n] are of the sequences."""
+    """n pairs as 2n sequences packed into windows: ids and targets [W, T], `documents` [W, T] of each window,
+    and `owners` [W, T]: whose token each target is, the n chosen ones before the n rejected ones. `lengths`
+    and `reference` [2n] are of the sequences."""
 
     ids: Tensor
     targets: Tensor
@@ -57,7 +59,9 @@ class PairBatch:
     @property
     def tokens(self) -> int:
         """Tokens that are judged."""
-        return int(sum(side.learned[1:].sum() for pair in self.pairs for side in (pair.chosen, pair.rejected)))
+        return int(
+            sum(side.learned[1:].sum() for pair in self.pairs for side in (pair.chosen, pair.rejected))
+        )
 
     def part(self, start: int, stop: int, device: torch.device) -> PairPart:
         some = self.pairs[start:stop]
@@ -66,7 +70,9 @@ class PairBatch:
         return packed_part(sequences, references, self.pad_id, device)
 
 
-def packed_part(sequences: Sequence[Example], references: Sequence[float], pad_id: int, device: torch.device) -> PairPart:
+def packed_part(
+    sequences: Sequence[Example], references: Sequence[float], pad_id: int, device: torch.device
+) -> PairPart:
     """Sequences packed into windows as long as the longest of them."""
     sizes = [example.places for example in sequences]
     length = -(-max(sizes) // GRAIN) * GRAIN
@@ -86,7 +92,9 @@ def packed_part(sequences: Sequence[Example], references: Sequence[float], pad_i
         documents[row, at:] = len(window)
     lengths = torch.tensor([int(example.learned[1:].sum()) for example in sequences], dtype=torch.float32)
     tensors = [torch.from_numpy(array) for array in (ids, targets, documents, owners)]
-    return PairPart(*(tensor.to(device) for tensor in (*tensors, lengths, torch.tensor(references, dtype=torch.float32))))
+    return PairPart(
+        *(tensor.to(device) for tensor in (*tensors, lengths, torch.tensor(references, dtype=torch.float32)))
+    )
 
 
 class Pairs:
@@ -104,15 +112,18 @@ class Pairs:
         return max(range(len(self.pairs)), key=lambda number: self.pairs[number].places)
 
     def rows(self, numbers: Sequence[int]) -> PairBatch:
-        return PairBatch([self.pairs[number] for number in numbers], len(self.loss.terms), self.loss.by_token, self.pad_id)
+        return PairBatch(
+            [self.pairs[number] for number in numbers], len(self.loss.terms), self.loss.by_token, self.pad_id
+        )
 
 
 @dataclass(frozen=True)
 class PreferenceLoss:
     """The loss as an objective gives it: sums over the pairs of a part.
 
-    Beside the loss itself, `accuracy` is the share of pairs whose chosen answer the model prefers (DPO and IPO: more than its reference),
-    and `margin` by how much, in nats; `nll` is what the chosen answers cost a token.
+    Beside the loss itself, `accuracy` is the share of pairs whose chosen answer the model prefers (DPO and
+    IPO: more than its reference), and `margin` by how much, in nats; `nll` is what the chosen answers cost a
+    token.
     """
 
     config: PreferenceConfig
@@ -161,9 +172,14 @@ def sequence_log_probs(network: nn.Module, part: PairPart) -> Tensor:
 
 
 def with_reference(
-    pairs: Sequence[ExamplePair], network: nn.Module, pad_id: int, on_progress: Callable[[int, int], None], at_once: int = 8
+    pairs: Sequence[ExamplePair],
+    network: nn.Module,
+    pad_id: int,
+    on_progress: Callable[[int, int], None],
+    at_once: int = 8,
 ) -> list[ExamplePair]:
-    """The pairs with what `network` gives each answer. Done once before training, so that no second model stays in memory."""
+    """The pairs with what `network` gives each answer. Done once before training, so that no second model
+    stays in memory."""
     order = sorted(range(len(pairs)), key=lambda number: pairs[number].places)
     found: dict[int, tuple[float, float]] = {}
     device: Any = next(network.parameters()).device
@@ -172,6 +188,8 @@ def with_reference(
             on_progress(start, len(order))
             numbers = order[start : start + at_once]
             sequences = [pairs[n].chosen for n in numbers] + [pairs[n].rejected for n in numbers]
-            sums = sequence_log_probs(network, packed_part(sequences, [0.0] * len(sequences), pad_id, device)).tolist()
+            sums = sequence_log_probs(
+                network, packed_part(sequences, [0.0] * len(sequences), pad_id, device)
+            ).tolist()
             found |= {n: (sums[k], sums[k + len(numbers)]) for k, n in enumerate(numbers)}
     return [ExamplePair(pair.chosen, pair.rejected, found[number]) for number, pair in enumerate(pairs)]

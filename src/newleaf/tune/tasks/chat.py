@@ -47,13 +47,22 @@ class ChatObjective(ChatModelObjective):
     terms = NEXT_TOKEN
     config: ChatTuneConfig
 
-    def __init__(self, config: ChatTuneConfig, ready: ChatBase, train: Sequence[Talk], held_out: Sequence[Talk]) -> None:
+    def __init__(
+        self, config: ChatTuneConfig, ready: ChatBase, train: Sequence[Talk], held_out: Sequence[Talk]
+    ) -> None:
         examples = [example for _, made in train for example in made]
-        self.packed = PackedExamples(examples, config.chat.length, ready.pad_id, config.train.seed, config.chat.packed)
+        self.packed = PackedExamples(
+            examples, config.chat.length, ready.pad_id, config.train.seed, config.chat.packed
+        )
         self.talks = Talks(held_out, config.chat.length, ready.pad_id)
         positions = sum(example.places for example in examples)
         sizes = Sizes(len(self.packed), positions, self.packed.targets, len(held_out))
-        super().__init__(config, ready, sizes, fingerprint_of([*examples, *(example for _, made in held_out for example in made)]))
+        super().__init__(
+            config,
+            ready,
+            sizes,
+            fingerprint_of([*examples, *(example for _, made in held_out for example in made)]),
+        )
 
     @property
     def measure(self) -> Measure:
@@ -61,7 +70,11 @@ class ChatObjective(ChatModelObjective):
         if metric is None:
             return Measure("val_loss", "nats per token")
         name = headline(metric)
-        return Measure(f"val_{name}", {"bleu": "BLEU", "chrf": "chrF", "rougeL": "ROUGE-L"}.get(name, "% exact"), higher_is_better=True)
+        return Measure(
+            f"val_{name}",
+            {"bleu": "BLEU", "chrf": "chrF", "rougeL": "ROUGE-L"}.get(name, "% exact"),
+            higher_is_better=True,
+        )
 
     def batches(self, share: tuple[int, int]) -> ShuffledBatches[Batch]:
         return ShuffledBatches(self.packed, self.train.batch_size, self.train.seed, share)
@@ -69,8 +82,19 @@ class ChatObjective(ChatModelObjective):
     losses = staticmethod(next_token_losses)
 
     def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> ChatEvaluator:
-        sampling = build(SamplingConfig, {"max_tokens": 60, "seed": self.train.seed} | self.train.sample, "train.sample.")
-        return ChatEvaluator(network, self.ready.template, self.talks, self.config.chat, sampling, self.train.prompts, check_stop, ranks)
+        sampling = build(
+            SamplingConfig, {"max_tokens": 60, "seed": self.train.seed} | self.train.sample, "train.sample."
+        )
+        return ChatEvaluator(
+            network,
+            self.ready.template,
+            self.talks,
+            self.config.chat,
+            sampling,
+            self.train.prompts,
+            check_stop,
+            ranks,
+        )
 
 
 def open_chat(config: ChatTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
@@ -81,24 +105,39 @@ def open_chat(config: ChatTuneConfig, base: Base, monitor: Monitor, ranks: Ranks
     objective = ChatObjective(config, ready, train, held_out)
     sizes = objective.sizes
     monitor.say(
-        f"Conversations: {len(train):,} to learn from, {len(held_out):,} held out; {sizes.learned:,} of {sizes.positions:,} tokens are the "
+        f"Conversations: {len(train):,} to learn from, {len(held_out):,} held out; {sizes.learned:,} of "
+        f"{sizes.positions:,} tokens are the "
         f"assistant's, in {counted(sizes.rows, 'window')} of {objective.packed.length}. "
         f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
     return objective
 
 
-def conversations_of(config: ChatTuneConfig, base: Base, monitor: Monitor) -> tuple[ChatTuneConfig, ChatBase, list[Talk], list[Talk]]:
-    """The configuration with nothing left open, the base ready to chat, and the conversations to learn from and held out."""
+def conversations_of(
+    config: ChatTuneConfig, base: Base, monitor: Monitor
+) -> tuple[ChatTuneConfig, ChatBase, list[Talk], list[Talk]]:
+    """The configuration with nothing left open, the base ready to chat, and the conversations to learn from
+    and held out."""
     if build(SamplingConfig, config.train.sample, "train.sample.").n != 1:
         raise InputError("train.sample.n: one sample is shown for each prompt")
     length = check_length(config.chat.length, base, "chat.length")
     ready = chat_base(base, config.chat, config, monitor)
     reading = Reading(
-        length, config.chat.system, on_error=config.data.on_error, encoding=config.data.encoding, context=base.config.context_length
+        length,
+        config.chat.system,
+        on_error=config.data.on_error,
+        encoding=config.data.encoding,
+        context=base.config.context_length,
     )
     train, held_out = read_talks(Split(config.source, config.data), reading, Answers(ready.template), monitor)
-    return dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length)), ready, train, held_out
+    return (
+        dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length)),
+        ready,
+        train,
+        held_out,
+    )
 
 
-TASK = Task(ChatTuneConfig, open_chat, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048))
+TASK = Task(
+    ChatTuneConfig, open_chat, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048)
+)

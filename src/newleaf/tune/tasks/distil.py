@@ -76,11 +76,15 @@ class DistilChatObjective(ChatModelObjective):
         stage: Callable[[str, int, int | None], None],
     ) -> None:  # fmt: skip
         distil = config.distil
-        self.losses = DistilLoss(distil, None if distil.top_k else teacher.network, ready.tokenizer.vocab_size)
+        self.losses = DistilLoss(
+            distil, None if distil.top_k else teacher.network, ready.tokenizer.vocab_size
+        )
         self.terms = self.losses.terms
         sides = []
         for examples in (train, held_out):
-            packed = PackedExamples(examples, config.chat.length, ready.pad_id, config.train.seed, config.chat.packed)
+            packed = PackedExamples(
+                examples, config.chat.length, ready.pad_id, config.train.seed, config.chat.packed
+            )
             name = f"{fingerprint_of(examples)} {teacher.fingerprint}"
             ask = partial(stored, examples, name, teacher.network, ready.tokenizer.vocab_size, distil)
             store = ask(lambda done, of: stage("asking the teacher", done, of)) if distil.top_k else None
@@ -111,7 +115,10 @@ class TextRows:
 
     def rows(self, numbers: Sequence[int]) -> ToldBatch:
         ids, targets, documents = self.windows.rows(np.array(numbers, dtype=np.int64))
-        tensors = (torch.from_numpy(np.ascontiguousarray(array)) for array in (ids, targets, documents.astype(np.int32)))
+        tensors = (
+            torch.from_numpy(np.ascontiguousarray(array))
+            for array in (ids, targets, documents.astype(np.int32))
+        )
         return ToldBatch(Batch(*tensors), ())
 
 
@@ -155,26 +162,42 @@ class DistilTextObjective(TuneTextObjective):
 
 
 def open_distil(config: DistilTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
-    """Open the teacher, read and encode. Raises InputError for one with another tokenizer, and for bad rows."""
+    """Open the teacher, read and encode. Raises InputError for one with another tokenizer, and for bad
+    rows."""
     teacher = open_teacher(config, base)
     if config.distil.on == "text":
         if config.distil.top_k:
-            raise InputError("distil.top_k: is for conversations; windows of documents lie elsewhere in each epoch")
+            raise InputError(
+                "distil.top_k: is for conversations; windows of documents lie elsewhere in each epoch"
+            )
         length = check_length(config.text.length, base, "text.length")
         _check_context(teacher, length)
         objective = open_text(_as_text(config), base, monitor, ranks)
         assert isinstance(objective, TuneTextObjective)
         settled = dataclasses.replace(config, text=WindowConfig(length))
-        return DistilTextObjective(TuneTextObjective(dataclasses.replace(objective.prepared, config=settled), base), teacher)
+        return DistilTextObjective(
+            TuneTextObjective(dataclasses.replace(objective.prepared, config=settled), base), teacher
+        )
     length = check_length(config.chat.length, base, "chat.length")
     _check_context(teacher, length)
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
     ready = _chat_base(config, base, teacher, monitor)
     data = config.data
     rows = TalkDataConfig(
-        data.val_fraction, data.validation_sources or None, data.limit, data.validation_limit, data.on_error, data.encoding
+        data.val_fraction,
+        data.validation_sources or None,
+        data.limit,
+        data.validation_limit,
+        data.on_error,
+        data.encoding,
     )
-    reading = Reading(length, config.chat.system, on_error=rows.on_error, encoding=rows.encoding, context=base.config.context_length)
+    reading = Reading(
+        length,
+        config.chat.system,
+        on_error=rows.on_error,
+        encoding=rows.encoding,
+        context=base.config.context_length,
+    )
     train, held_out = read_talks(Split(config.source, rows), reading, Answers(ready.template), monitor)
     sides = [[example for _, made in talks for example in made] for talks in (train, held_out)]
     return DistilChatObjective(config, ready, sides[0], sides[1], teacher, monitor.stage)
@@ -194,7 +217,10 @@ def open_teacher(config: DistilTuneConfig, base: Base) -> Teacher:
     else:
         folder = load_folder(path, dtype)
     if folder.tokenizer.backend.get_vocab() != base.tokenizer.backend.get_vocab():
-        raise InputError(f"distil.teacher: {name} has another tokenizer than {base.name}, so their distributions cannot be compared")
+        raise InputError(
+            f"distil.teacher: {name} has another tokenizer than {base.name}, so their distributions cannot "
+            f"be compared"
+        )
     network = folder.network.to(torch.device(config.train.device or "cpu")).eval().requires_grad_(False)
     return Teacher(network, folder.tokenizer, fingerprint(network))
 
@@ -202,7 +228,10 @@ def open_teacher(config: DistilTuneConfig, base: Base) -> Teacher:
 def _check_context(teacher: Teacher, length: int) -> None:
     most = teacher.network.config.context_length
     if length > most:
-        raise InputError(f"distil.teacher: its context has {most:,} tokens, and rows have {length:,}; lower chat.length or text.length")
+        raise InputError(
+            f"distil.teacher: its context has {most:,} tokens, and rows have {length:,}; lower chat.length "
+            f"or text.length"
+        )
 
 
 def _chat_base(config: DistilTuneConfig, base: Base, teacher: Teacher, monitor: Monitor) -> ChatBase:
@@ -210,11 +239,16 @@ def _chat_base(config: DistilTuneConfig, base: Base, teacher: Teacher, monitor: 
     template = teacher.tokenizer.settings.get("chat_template")
     if config.chat.template is None and template and not base.tokenizer.settings.get("chat_template"):
         own = base.tokenizer
-        ready = Tokenizer(own.backend, own.bos_id, own.eos_id, own.pad_id, own.settings | {"chat_template": template})
+        ready = Tokenizer(
+            own.backend, own.bos_id, own.eos_id, own.pad_id, own.settings | {"chat_template": template}
+        )
         return ChatBase(base, ready, [], config.train.seed)
     found = chat_base(base, config.chat, config, monitor)
     if found.added:
-        raise InputError("distil: the template needs new tokens, which the teacher does not know; tune the student for chat first")
+        raise InputError(
+            "distil: the template needs new tokens, which the teacher does not know; tune the student for "
+            "chat first"
+        )
     return found
 
 
@@ -223,4 +257,6 @@ def _as_text(config: DistilTuneConfig) -> TextConfig:
     return TextConfig(**shared)
 
 
-TASK = Task(DistilTuneConfig, open_distil, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048))
+TASK = Task(
+    DistilTuneConfig, open_distil, merge(USUAL, {"train": {"eval_windows": 256}}), Usual(8, batch_tokens=2048)
+)

@@ -47,7 +47,13 @@ class PreferenceObjective(ChatModelObjective):
 
     measure = Measure("val_loss", "preference loss")
 
-    def __init__(self, config: PreferenceTuneConfig, ready: ChatBase, train: list[ExamplePair], held_out: list[ExamplePair]) -> None:
+    def __init__(
+        self,
+        config: PreferenceTuneConfig,
+        ready: ChatBase,
+        train: list[ExamplePair],
+        held_out: list[ExamplePair],
+    ) -> None:
         self.losses = PreferenceLoss(config.preference)
         self.terms = self.losses.terms
         self.pairs, self.held_out = (Pairs(pairs, self.losses, ready.pad_id) for pairs in (train, held_out))
@@ -64,29 +70,40 @@ class PreferenceObjective(ChatModelObjective):
 
 
 def open_preference(config: PreferenceTuneConfig, base: Base, monitor: Monitor, ranks: Ranks) -> Objective:
-    """Read and render the pairs, and ask the model as it is what it gives them. Raises InputError for bad ones, with file and line."""
+    """Read and render the pairs, and ask the model as it is what it gives them. Raises InputError for bad
+    ones, with file and line."""
     length = check_length(config.chat.length, base, "chat.length")
     config = dataclasses.replace(config, chat=dataclasses.replace(config.chat, length=length))
     ready = chat_base(base, config.chat, config, monitor)
     reading = Reading(
-        length, config.chat.system, on_error=config.data.on_error, encoding=config.data.encoding, context=base.config.context_length
+        length,
+        config.chat.system,
+        on_error=config.data.on_error,
+        encoding=config.data.encoding,
+        context=base.config.context_length,
     )
     train, held_out = read_pairs(Split(config.source, config.data), reading, Answers(ready.template), monitor)
     if config.preference.method != "orpo":
         both = _referred([*train, *held_out], config, ready, monitor)
         train, held_out = both[: len(train)], both[len(train) :]
     monitor.say(
-        f"Pairs: {len(train):,} to learn from, {len(held_out):,} held out, by {config.preference.method.upper()}. "
+        f"Pairs: {len(train):,} to learn from, {len(held_out):,} held out, by "
+        f"{config.preference.method.upper()}. "
         f"{config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
     )
     return PreferenceObjective(config, ready, train, held_out)
 
 
-def _referred(pairs: list[ExamplePair], config: PreferenceTuneConfig, ready: ChatBase, monitor: Monitor) -> list[ExamplePair]:
-    """The pairs with the log-probabilities of the model as it is, in the number format of the training; the network is let go of."""
+def _referred(
+    pairs: list[ExamplePair], config: PreferenceTuneConfig, ready: ChatBase, monitor: Monitor
+) -> list[ExamplePair]:
+    """The pairs with the log-probabilities of the model as it is, in the number format of the training; the
+    network is let go of."""
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     network = ready.network().to(device=torch.device(config.train.device or "cpu"), dtype=dtype)
-    return with_reference(pairs, network, ready.pad_id, lambda done, of: monitor.stage("asking the reference model", done, of))
+    return with_reference(
+        pairs, network, ready.pad_id, lambda done, of: monitor.stage("asking the reference model", done, of)
+    )
 
 
 # A tenth of the rates: what is learned is a difference to the model as it was, which is soon too large.

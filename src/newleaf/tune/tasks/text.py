@@ -98,25 +98,42 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
         monitor.say(sentence)
     config = _in_time(config, base, corpus, ranks)
     monitor.say(
-        f"Text: {part_of(corpus.train, config.data.train_bytes)} to learn, {part_of(corpus.validation, config.data.validation_bytes)} "
-        f"held out, in windows of {length} tokens. {config.train.precision} on {counted(config.train.threads or 0, 'thread')}."
+        f"Text: {part_of(corpus.train, config.data.train_bytes)} to learn, "
+        f"{part_of(corpus.validation, config.data.validation_bytes)} "
+        f"held out, in windows of {length} tokens. {config.train.precision} on "
+        f"{counted(config.train.threads or 0, 'thread')}."
     )
     parts = zip((corpus.train, corpus.validation), config.data.most_bytes, strict=True)
-    train, validation = (tokenize(text, base.tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts)
-    fingerprints = {"text": corpus.fingerprint, "tokenizer": base.tokenizer.fingerprint, "base": base.fingerprint}
+    train, validation = (
+        tokenize(text, base.tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts
+    )
+    fingerprints = {
+        "text": corpus.fingerprint,
+        "tokenizer": base.tokenizer.fingerprint,
+        "base": base.fingerprint,
+    }
     ready = dataclasses.replace(config, text=WindowConfig(length))
-    return TuneTextObjective(Prepared(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base)
+    return TuneTextObjective(
+        Prepared(ready, base.config, base.tokenizer, train, validation, fingerprints, length), base
+    )
 
 
 def _in_time(config: TextConfig, base: Base, corpus: Corpus, ranks: Ranks) -> TextConfig:
-    """Of a large text no more than the clock leaves time to encode and learn; all of it where there are several processes, which would
-    measure different speeds."""
+    """Of a large text no more than the clock leaves time to encode and learn; all of it where there are
+    several processes, which would measure different speeds."""
     if config.train.time is None:
         return config
     if ranks.size > 1:
         return dataclasses.replace(config, data=config.data.with_all())
-    found = data_budget(timed_budget(config.train), base.config.n_layer, base.config.n_embd, base.config.vocab_size)
+    found = data_budget(
+        timed_budget(config.train), base.config.n_layer, base.config.n_embd, base.config.vocab_size
+    )
     return dataclasses.replace(config, data=limited(config.data, corpus, found))
 
 
-TASK = Task(TextConfig, open_text, merge(USUAL, {"train": {"eval_windows": 256, "prompts": ("",)}}), Usual(4, batch_tokens=2048, share=0.4))
+TASK = Task(
+    TextConfig,
+    open_text,
+    merge(USUAL, {"train": {"eval_windows": 256, "prompts": ("",)}}),
+    Usual(4, batch_tokens=2048, share=0.4),
+)

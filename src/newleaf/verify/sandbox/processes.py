@@ -22,7 +22,9 @@ Child = subprocess.Popen[bytes]
 
 
 @contextmanager
-def two_processes(options: dict[str, Any], request: dict[str, Any], folder: Path) -> Iterator[tuple[Child, Child]]:
+def two_processes(
+    options: dict[str, Any], request: dict[str, Any], folder: Path
+) -> Iterator[tuple[Child, Child]]:
     """The judge, who gets the request, and the program, joined by two pipes; both are gone, with all that
     they started, at the end.
     """
@@ -35,8 +37,17 @@ def two_processes(options: dict[str, Any], request: dict[str, Any], folder: Path
     children: list[Child] = []
     try:
         try:
-            children.append(_start({**options, "folder": str(folder / "program")}, to_program[0], to_judge[1], folder))
-            children.append(_start({**options, "folder": str(folder / "judge"), "request": str(paper)}, to_judge[0], to_program[1], folder))
+            children.append(
+                _start({**options, "folder": str(folder / "program")}, to_program[0], to_judge[1], folder)
+            )
+            children.append(
+                _start(
+                    {**options, "folder": str(folder / "judge"), "request": str(paper)},
+                    to_judge[0],
+                    to_program[1],
+                    folder,
+                )
+            )
         finally:
             for number in (*to_program, *to_judge):
                 os.close(number)
@@ -48,12 +59,20 @@ def two_processes(options: dict[str, Any], request: dict[str, Any], folder: Path
 
 def _start(options: dict[str, Any], reading: int, writing: int, folder: Path) -> Child:
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", START.format(folder=str(Path(__file__).parent)), json.dumps(options)],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            START.format(folder=str(Path(__file__).parent)),
+            json.dumps(options),
+        ],
         stdin=reading,
         stdout=writing,
         stderr=subprocess.PIPE,
         cwd=folder,
-        env={"LC_ALL": "C.UTF-8"} | {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ},
+        env={"LC_ALL": "C.UTF-8"}
+        | {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ},
         start_new_session=True,
         close_fds=True,
     )

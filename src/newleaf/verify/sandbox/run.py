@@ -31,7 +31,12 @@ class Outcome:
 
 
 def run_tests(
-    program: str, tests: str, functions: Sequence[str], seconds: float = 3.0, memory: int = MEMORY, walls: Sequence[str] = WALLS
+    program: str,
+    tests: str,
+    functions: Sequence[str],
+    seconds: float = 3.0,
+    memory: int = MEMORY,
+    walls: Sequence[str] = WALLS,
 ) -> Outcome:
     """Whether a program, as Python source, passes tests, as Python source: they pass by running to their end.
 
@@ -49,7 +54,9 @@ def run_tests(
     return _judge(program, "program", tests, functions, seconds, memory, walls)
 
 
-def run_program(program: str, seconds: float = 3.0, memory: int = MEMORY, walls: Sequence[str] = WALLS) -> Outcome:
+def run_program(
+    program: str, seconds: float = 3.0, memory: int = MEMORY, walls: Sequence[str] = WALLS
+) -> Outcome:
     """Run a program in the same two processes, without tests: `passed` says that it ran to its end.
 
     A program can say that of itself without having done so: a program that brings its own tests proves
@@ -58,7 +65,15 @@ def run_program(program: str, seconds: float = 3.0, memory: int = MEMORY, walls:
     return _judge(program, "__main__", "", (), seconds, memory, walls)
 
 
-def _judge(program: str, name: str, tests: str, functions: Sequence[str], seconds: float, memory: int, walls: Sequence[str]) -> Outcome:
+def _judge(
+    program: str,
+    name: str,
+    tests: str,
+    functions: Sequence[str],
+    seconds: float,
+    memory: int,
+    walls: Sequence[str],
+) -> Outcome:
     options = {"seconds": seconds, "patience": seconds + GRACE, "memory": memory, "walls": list(walls)}
     request = {"program": program, "name": name, "tests": tests, "functions": list(functions)}
     with (
@@ -68,7 +83,11 @@ def _judge(program: str, name: str, tests: str, functions: Sequence[str], second
         said = hear(judge, seconds + GRACE + 1)
     found = _outcome(said, seconds)
     signal = ended_by(other)
-    return replace(found, reason=f"{found.reason}: signal {signal}") if found.reason == ENDED and signal else found
+    return (
+        replace(found, reason=f"{found.reason}: signal {signal}")
+        if found.reason == ENDED and signal
+        else found
+    )
 
 
 def _outcome(said: bytes, seconds: float) -> Outcome:
@@ -76,6 +95,11 @@ def _outcome(said: bytes, seconds: float) -> Outcome:
         return Outcome(False, f"took longer than {seconds:g} s, or the judge ended without a verdict")
     try:
         found = json.loads(said)
-        return Outcome(bool(found["passed"]), str(found["reason"]), tuple(map(str, found["walls"])), tuple(map(str, found["missing"])))
+        return Outcome(
+            bool(found["passed"]),
+            str(found["reason"]),
+            tuple(map(str, found["walls"])),
+            tuple(map(str, found["missing"])),
+        )
     except (ValueError, KeyError, TypeError):
         return Outcome(False, "the judge gave no verdict")

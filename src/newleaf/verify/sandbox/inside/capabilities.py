@@ -9,7 +9,14 @@ import struct
 import sys
 
 from .guardian import NOBODY
-from .system import PR_CAP_AMBIENT, PR_CAPBSET_DROP, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECUREBITS, Kernel
+from .system import (
+    PR_CAP_AMBIENT,
+    PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_SECUREBITS,
+    Kernel,
+)
 
 AMBIENT_CLEAR_ALL = 4
 VERSION_3 = 0x20080522

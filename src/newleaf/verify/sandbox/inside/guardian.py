@@ -97,7 +97,11 @@ def _new_processes(kernel: Kernel) -> bool:
             return True
     user, group = os.geteuid(), os.getegid()
     kernel.call("unshare", CLONE_NEWUSER | CLONE_NEWPID)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
         with contextlib.suppress(OSError):
             write_text(f"/proc/self/{name}", text)
     return False
@@ -137,16 +141,18 @@ def _new_others(kernel: Kernel) -> None:
 def _last_users() -> None:
     """Nobody in here makes another user namespace, in which he would be root again.
 
-    The number is this namespace's own; without one it would be the machine's. Where /proc/sys is read-only, the filter
-    alone refuses.
+    The number is this namespace's own; without one it would be the machine's. Where /proc/sys is read-only,
+    the filter alone refuses.
     """
     with contextlib.suppress(OSError):
         write_text("/proc/sys/user/max_user_namespaces", "0")
 
 
 def guard(worker: int, life: int, seconds: float, namespaces: bool) -> NoReturn:
-    """Wait for the worker's end, the life line's or the clock's; kill the worker, reap it, and end as it did."""
-    for number in range(DESCRIPTORS):  # above all the pipe between judge and program, which ends with the worker
+    """Wait for the worker's end, the life line's or the clock's; kill the worker, reap it, and end as it
+    did."""
+    # above all the pipe between judge and program, which ends with the worker
+    for number in range(DESCRIPTORS):
         if number != life:
             with contextlib.suppress(OSError):
                 os.close(number)
@@ -162,7 +168,8 @@ def guard(worker: int, life: int, seconds: float, namespaces: bool) -> NoReturn:
 
 
 def _end_others() -> None:
-    """Kill what the worker started, wherever it went: its orphans become children of this process, a subreaper."""
+    """Kill what the worker started, wherever it went: its orphans become children of this process, a
+    subreaper."""
     children = f"/proc/self/task/{os.getpid()}/children"
     if not os.path.exists(children):  # a kernel without that list: the process group, this process with it
         os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -32,13 +32,17 @@ def watch(folder: str) -> None:
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if event == "open":
             path, mode, flags = arguments
-            writing = (isinstance(mode, str) and any(letter in mode for letter in "wax+")) or (isinstance(flags, int) and flags & WRITES)
+            writing = (isinstance(mode, str) and any(letter in mode for letter in "wax+")) or (
+                isinstance(flags, int) and flags & WRITES
+            )
             if writing and not inside(path):
                 raise PermissionError(f"{path}: outside the program's folder")
         elif event.startswith(PATH_EVENTS):
             if not all(inside(each) for each in arguments if isinstance(each, kinds)):
                 raise PermissionError(f"{event}: outside the program's folder")
-        elif event.startswith(NOT_FOR_PROGRAMS) or (event == "import" and arguments[0] in ("_posixsubprocess", "_ctypes")):
+        elif event.startswith(NOT_FOR_PROGRAMS) or (
+            event == "import" and arguments[0] in ("_posixsubprocess", "_ctypes")
+        ):
             raise PermissionError(f"{event}: not for programs under test")
 
     sys.addaudithook(hook)

@@ -66,7 +66,9 @@ class Verdict:
         os._exit(0)
 
 
-def run(channel: Channel, out: int, seconds: float, request: dict[str, Any], walls: list[str], missing: list[str]) -> NoReturn:
+def run(
+    channel: Channel, out: int, seconds: float, request: dict[str, Any], walls: list[str], missing: list[str]
+) -> NoReturn:
     """Send the program its source, run the tests against it, and say the verdict."""
     verdict = Verdict(out, seconds)
     ask = _asker(channel, verdict)

@@ -18,7 +18,15 @@ def set_limits(memory: int, seconds: float) -> None:
         import resource
     except ImportError:
         raise OSError("this system has no resource limits") from None
-    wanted = {"AS": memory, "CPU": int(seconds) + 1, "FSIZE": FILE_SIZE, "CORE": 0, "NOFILE": OPEN_FILES, "MEMLOCK": 0, "MSGQUEUE": 0}
+    wanted = {
+        "AS": memory,
+        "CPU": int(seconds) + 1,
+        "FSIZE": FILE_SIZE,
+        "CORE": 0,
+        "NOFILE": OPEN_FILES,
+        "MEMLOCK": 0,
+        "MSGQUEUE": 0,
+    }
     for name, value in wanted.items():
         _lower(resource, f"RLIMIT_{name}", value)
 

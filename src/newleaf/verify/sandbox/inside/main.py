@@ -36,7 +36,12 @@ def main() -> None:
     os.environ.clear()
     try:
         walls, missing = raise_walls(
-            options["walls"], options["folder"], life, int(options["memory"]), float(options["seconds"]), float(options["patience"])
+            options["walls"],
+            options["folder"],
+            life,
+            int(options["memory"]),
+            float(options["seconds"]),
+            float(options["patience"]),
         )
         sys.argv[:] = ["program"]
         if request is not None:
@@ -46,7 +51,10 @@ def main() -> None:
     except BaseException as error:
         if request is not None:  # nobody else is listened to
             reason = f"the sandbox did not start: {type(error).__name__}: {error}"
-            os.write(out, json.dumps({"passed": False, "reason": reason, "walls": [], "missing": []}).encode() + b"\n")
+            os.write(
+                out,
+                json.dumps({"passed": False, "reason": reason, "walls": [], "missing": []}).encode() + b"\n",
+            )
         os._exit(1)
     os._exit(0)
 

@@ -14,7 +14,8 @@ ALLOW, REFUSE, NOT_THERE = 0x7FFF0000, 0x00050000 | 1, 0x00050000 | 38  # EPERM,
 LOAD, EQUAL, GIVE = 0x20, 0x15, 0x06
 NUMBER, MACHINE, ARGUMENTS = 0, 4, 16  # offsets into struct seccomp_data; arguments are eight bytes each
 
-# A thread as glibc makes it and as musl does: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
+# A thread as glibc makes it and as musl does: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID,
+# CHILD_CLEARTID
 THREADS = (0x3D0F00, 0x7D0F00)
 NAMES_OF_THREADS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
@@ -36,7 +37,12 @@ def filter_rules(machine: str, process: int) -> list[Rule]:
         "tgkill": (0, (process,)),
         "prlimit64": (0, (0,)),
     }
-    rules: list[Rule] = [(LOAD, 0, 0, MACHINE), (EQUAL, 1, 0, AUDIT[machine]), (GIVE, 0, 0, REFUSE), (LOAD, 0, 0, NUMBER)]
+    rules: list[Rule] = [
+        (LOAD, 0, 0, MACHINE),
+        (EQUAL, 1, 0, AUDIT[machine]),
+        (GIVE, 0, 0, REFUSE),
+        (LOAD, 0, 0, NUMBER),
+    ]
     for number in numbers(machine, ALLOWED).values():
         rules += [(EQUAL, 0, 1, number), (GIVE, 0, 0, ALLOW)]
     for number in numbers(machine, {**MISSING}).values():

@@ -12,7 +12,8 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 
 
 class Kernel:
-    """The C library's door to the kernel. Every call raises OSError with its name when the kernel refuses it."""
+    """The C library's door to the kernel. Every call raises OSError with its name when the kernel refuses
+    it."""
 
     def __init__(self) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)

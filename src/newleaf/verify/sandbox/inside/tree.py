@@ -50,7 +50,9 @@ def enter_tree(kernel: Kernel, folder: str) -> None:
     seal(kernel, folder)
     for name in DEVICES:
         kernel.call("mount", f"/dev/{name}".encode(), f"{folder}/dev/{name}".encode(), None, MS_BIND, None)
-    _memory(kernel, folder + WORK, f"size={WORK_SIZE},nr_inodes={WORK_FILES},mode=777", NOSUID | NODEV | NOEXEC)
+    _memory(
+        kernel, folder + WORK, f"size={WORK_SIZE},nr_inodes={WORK_FILES},mode=777", NOSUID | NODEV | NOEXEC
+    )
     os.chdir(folder)
     kernel.number("pivot_root", {"x86_64": 155, "aarch64": 41}[os.uname().machine], b".", b".")
     try:
@@ -61,10 +63,13 @@ def enter_tree(kernel: Kernel, folder: str) -> None:
 
 
 def needed_paths() -> list[str]:
-    """Python's standard library and the shared libraries that it loads or may load, outermost folders first."""
+    """Python's standard library and the shared libraries that it loads or may load, outermost folders
+    first."""
     wanted = {path for path in (*sys.path, *SHARED) if path.startswith("/") and os.path.exists(path)}
     maps = [line.split(maxsplit=5) for line in read_text("/proc/self/maps").splitlines() if ".so" in line]
-    for folder in {os.path.dirname(fields[5]) for fields in maps if len(fields) == 6 and fields[5].startswith("/")}:
+    for folder in {
+        os.path.dirname(fields[5]) for fields in maps if len(fields) == 6 and fields[5].startswith("/")
+    }:
         if folder.startswith(tuple(f"{place}/" for place in SYSTEM_LIBRARIES)) or folder in SYSTEM_LIBRARIES:
             wanted.add(folder)
         elif folder not in wanted:  # such as an environment's own lib, which holds its packages too
@@ -87,7 +92,14 @@ def seal(kernel: Kernel, folder: str) -> None:
             if where == folder or where.startswith(f"{folder}/"):
                 flags = os.statvfs(where).f_flag
                 flags = flags & KEPT | (MS_RELATIME if flags & 4096 else 0)
-                kernel.call("mount", None, where.encode(), None, MS_REMOUNT | MS_BIND | READ_ONLY | NOSUID | NODEV | flags, None)
+                kernel.call(
+                    "mount",
+                    None,
+                    where.encode(),
+                    None,
+                    MS_REMOUNT | MS_BIND | READ_ONLY | NOSUID | NODEV | flags,
+                    None,
+                )
 
 
 def _bind(kernel: Kernel, source: str, target: str) -> None:

@@ -14,7 +14,9 @@ from .system import PR_SET_PDEATHSIG, Kernel, write_text
 LINUX_ONLY = ("namespaces", "tree", "capabilities", "landlock", "filter")
 
 
-def raise_walls(asked: list[str], folder: str, life: int, memory: int, seconds: float, patience: float) -> tuple[list[str], list[str]]:
+def raise_walls(
+    asked: list[str], folder: str, life: int, memory: int, seconds: float, patience: float
+) -> tuple[list[str], list[str]]:
     """From here on only the worker goes on, within the walls asked for: (those that stand, a sentence for
     each that does not).
 
@@ -40,7 +42,12 @@ def raise_walls(asked: list[str], folder: str, life: int, memory: int, seconds: 
         os.close(life)
         with contextlib.suppress(OSError):  # where memory runs out, this process goes first
             write_text("/proc/self/oom_score_adj", "1000")
-        put_up("tree", lambda: tree.enter_tree(kernel, folder) if "namespaces" in standing else _agree("it needs namespaces"))
+        put_up(
+            "tree",
+            lambda: (
+                tree.enter_tree(kernel, folder) if "namespaces" in standing else _agree("it needs namespaces")
+            ),
+        )
         put_up("capabilities", lambda: capabilities.drop_capabilities(kernel))
         kernel.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which would clear it
         put_up("landlock", lambda: landlock.restrict(kernel, "."))
