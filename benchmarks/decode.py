@@ -31,6 +31,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import add_json_option, row, write_json
 from benchmarks.vocabulary import tokenizer_of
 from newleaf.api import Model, load
 from newleaf.families import size
@@ -180,9 +181,10 @@ def write_gguf(config: GPTConfig, kind: str, folder: Path) -> Path:
 def engines_for(model: str, kinds: list[str], folder: Path, transformers: bool) -> dict[str, Any]:
     threads = torch.get_num_threads()
     if model.endswith(".gguf"):
-        return {f"newleaf {kind}": Newleaf(load(model, kind).network) for kind in kinds} | {
-            "llama.cpp, the file": LlamaCpp(Path(model), threads)
-        }
+        return {
+            f"newleaf {kind}": Newleaf(load(model, None if kind == "stored" else kind).network)
+            for kind in kinds
+        } | {"llama.cpp, the file": LlamaCpp(Path(model), threads)}
     config = size(model)
     engines: dict[str, Any] = {"transformers bf16": Transformers(config)} if transformers else {}
     for kind in kinds:
@@ -212,6 +214,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="bf16,int8,int4")
     parser.add_argument("--skip-transformers", action="store_true")
     parser.add_argument("--beside", type=int, default=0, help="other programs that compute meanwhile")
+    add_json_option(parser)
     args = parser.parse_args()
     import llama_cpp
     import numba
@@ -248,7 +251,20 @@ def main() -> None:
         )
     console = Console(width=140)
     console.print(table)
-    console.print(llama_cpp.llama_print_system_info().decode())
+    system = llama_cpp.llama_print_system_info().decode()
+    console.print(system)
+    settings = {"model": args.model, "other_programs": args.beside, "llama_cpp_system": system.strip()}
+    write_json(args.json, "decode", settings, json_rows(rates))
+
+
+def json_rows(rates: dict[str, tuple[list[float], list[float]]]) -> list[dict[str, Any]]:
+    """`newleaf int4` is newleaf in int4; llama.cpp's precision is its file's."""
+    rows = []
+    for name, both in rates.items():
+        contender, _, precision = name.replace(", the file", " the file's own").partition(" ")
+        for measured, values in zip((f"{NEW} new tokens", f"prompt of {LONG}"), both, strict=True):
+            rows.append(row(contender, precision, measured, "tokens/s", values))
+    return rows
 
 
 if __name__ == "__main__":

@@ -25,12 +25,14 @@ import os
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import add_json_option, row, write_json
 from benchmarks.serving_peers import (
     CLIENTS,
     NEW,
@@ -64,6 +66,32 @@ def compare(args: argparse.Namespace) -> None:
             for worker in (*engines.values(), clients):
                 worker.end()
     print_table(args, peers, without)
+    rows = [each for peer in peers for each in json_rows(peer.name, peer.rounds)]
+    rows += [
+        each for kind, rounds in without.items() for each in json_rows(f"newleaf {kind}", rounds, "engine")
+    ]
+    settings = {"model": Path(args.model).name, "clients": CLIENTS, "tokens": args.tokens}
+    write_json(args.json, "serving", settings, rows)
+
+
+def json_rows(name: str, rounds: list[Round], through: str = "HTTP") -> list[dict[str, Any]]:
+    contender, _, precision = name.partition(" ")
+    return [
+        row(
+            contender,
+            precision,
+            f"{CLIENTS} texts, {through}",
+            "tokens/s",
+            [each.written / each.seconds for each in rounds],
+        ),
+        row(
+            contender,
+            precision,
+            f"first token, {through}",
+            "s",
+            [first for each in rounds for first in each.firsts],
+        ),
+    ]
 
 
 def take_turns(
@@ -133,6 +161,7 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=500)
     parser.add_argument("--requests", type=int)
     parser.add_argument("--health", action="store_true")
+    add_json_option(parser)
     args = parser.parse_args()
     args.threads = torch.get_num_threads()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

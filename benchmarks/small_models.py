@@ -27,6 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results import add_json_option, row, write_json
 from benchmarks.serving_peers import Peer, alone, free_port, letters_tokenizer
 from benchmarks.serving_workers import Worker
 from newleaf.api import Model, load
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=100)
     parser.add_argument("--other", metavar="PYTHON", help="of an environment with another newleaf")
+    add_json_option(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         torch.manual_seed(0)
@@ -140,6 +142,8 @@ def main() -> None:
     for way, values in rates.items():
         table.add_row(way, f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})")
     Console(width=140).print(table)
+    rows = [row("newleaf", "fp32", way, "tokens/s", values) for way, values in rates.items()]
+    write_json(args.json, "small_models", {"weights": network.parameter_count(), "tokens": args.tokens}, rows)
     if args.other:
         before, after = statistics.median(rates["other, HTTP, 16"]), statistics.median(rates["HTTP, 64"])
         print(f"64 clients here write {after / before:.1f} × what 16 clients of the other do")

@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.results import add_json_option, row, write_json
+
 if TYPE_CHECKING:
     from newleaf.model import GPTConfig
     from newleaf.train.objective.optimizer_config import OptimizerConfig
@@ -51,6 +53,7 @@ def main() -> None:
         "--seconds", type=float, default=6.0, help="of each contender's turn, after warming up"
     )
     parser.add_argument("--contender", help=argparse.SUPPRESS)
+    add_json_option(parser)
     args = parser.parse_args()
     shape = SHAPES["large" if args.large else "small"]
     if args.contender:
@@ -75,9 +78,11 @@ def main() -> None:
                 args.only = [other for other in args.only if other != name]
                 continue
             speeds[name].append(json.loads(done.stdout.splitlines()[-1]))
-    print_table(
-        shape, {name: statistics.median(found) for name, found in speeds.items() if found}, args.rounds
-    )
+    speeds = {name: found for name, found in speeds.items() if found}
+    print_table(shape, {name: statistics.median(found) for name, found in speeds.items()}, args.rounds)
+    measured = "{layers} × {width}".format(**shape)
+    rows = [row(*name.split(" ", 1), measured, "tokens/s", found) for name, found in speeds.items()]
+    write_json(args.json, "train_speed", shape, rows)
 
 
 def print_table(shape: dict[str, int], speeds: dict[str, float], rounds: int) -> None:
