@@ -253,7 +253,11 @@ def main() -> None:
     console.print(table)
     system = llama_cpp.llama_print_system_info().decode()
     console.print(system)
-    settings = {"model": args.model, "other_programs": args.beside, "llama_cpp_system": system.strip()}
+    settings = {
+        "model": Path(args.model).name,
+        "other_programs": args.beside,
+        "llama_cpp_system": system.strip(),
+    }
     write_json(args.json, "decode", settings, json_rows(rates))
 
 

@@ -31,11 +31,16 @@ def row(contender: str, precision: str, measured: str, unit: str, values: Iterab
         "precision": precision,
         "measured": measured,
         "unit": unit,
-        "median": statistics.median(found),
-        "min": min(found),
-        "max": max(found),
+        "median": rounded(statistics.median(found)),
+        "min": rounded(min(found)),
+        "max": rounded(max(found)),
         "rounds": len(found),
     }
+
+
+def rounded(value: float) -> float:
+    """Four significant digits: more than any of these measurements has."""
+    return float(f"{value:.4g}")
 
 
 def write_json(

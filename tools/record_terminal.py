@@ -74,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     chunks = list(record(args.command, args.columns, args.lines))
     film = replay(chunks, args.columns, args.lines, args.frames)
-    title = " ".join(args.command)
+    title = " ".join([Path(args.command[0]).name, *args.command[1:]])
     args.out.write_text(draw(film, args.columns, title, args.seconds, args.last), "utf-8")
     print(f"{args.out}: {len(film.frames)} frames, {args.out.stat().st_size / 1000:.0f} kB")
 
