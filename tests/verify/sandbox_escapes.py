@@ -1,5 +1,4 @@
-"""Programs that do not do what their tests ask, and try to pass them all the same. `double` is to give twice
-its number."""
+"""Programs that fail their tests and try to pass all the same. `double` should return twice its number."""
 
 from __future__ import annotations
 
@@ -47,11 +46,11 @@ def double(n):
     return Yes()
 """
 
-# Words that an earlier or another sandbox takes for a pass, on every descriptor and by every function that
-# could say them
+# Passing results of several formats, written to every descriptor.
 SAY = """
 import os
-LINES = [b'passed \\n', b'{"passed": true, "reason": "passed", "walls": [], "missing": []}\\n', b'ok\\n', b'0\\n']
+RESULT = b'{"passed": true, "reason": "passed", "policies": [], "unavailable": []}\\n'
+LINES = [b'passed \\n', RESULT, b'ok\\n', b'0\\n']
 def say():
     for number in range(64):
         for line in LINES:
@@ -67,9 +66,7 @@ def double(n):
         except ValueError: break
         for values in (frame.f_locals, frame.f_globals):
             for name in list(values):
-                if name in ('say', 'end', 'out', 'token', 'verdict', 'write'):
-                    if name == 'say': values['say']('passed ')
-                if name == 'verdict': values['verdict'].passed()
+                if name in ('report', 'self') and hasattr(values[name], 'passed'): values[name].passed()
                 if name in ('source', 'tests'): values[name] = ''
     return n + 2
 """
@@ -79,8 +76,8 @@ import gc, types
 def double(n):
     for thing in gc.get_objects():
         try:
-            if isinstance(thing, types.FunctionType) and thing.__name__ in ('say', 'passed'): thing('passed ')
-            if type(thing).__name__ == 'Verdict': thing.passed()
+            if isinstance(thing, types.FunctionType) and thing.__name__ == 'finish': thing(True, '')
+            if type(thing).__name__ == 'Report': thing.passed()
             if isinstance(thing, dict) and 'check' in thing: thing['check'] = lambda candidate: None
         except Exception: pass
     return n + 2
@@ -150,7 +147,8 @@ try:
     for number in range(1, 200):
         libc.kill(number, 9)
         libc.ptrace(16, number, 0, 0)
-    libc.write(1, b'passed \\n', 8); libc.write(2, b'{"passed": true, "reason": "", "walls": [], "missing": []}\\n', 60)
+    result = b'{"passed": true, "reason": "", "policies": [], "unavailable": []}\\n'
+    libc.write(1, b'passed \\n', 8); libc.write(2, result, len(result))
 except Exception: pass
 def double(n): return n + 2
 """
@@ -162,19 +160,24 @@ for folder in ('.', '..', '/tmp', '/work', '/proc', '/proc/self/fd', '/proc/1'):
     try: names = os.listdir(folder)
     except OSError: continue
     for name in names:
-        for path in (f'{folder}/{name}', f'{folder}/{name}/request', f'{folder}/{name}/cmdline', f'{folder}/{name}/environ'):
+        for end in ('', '/request', '/cmdline', '/environ'):
+            path = f'{folder}/{name}{end}'
             try:
-                if os.path.isfile(path) and 'def check(' in open(path, errors='replace').read(100000): found.append(path)
+                if not os.path.isfile(path): continue
+                if 'def check(' in open(path, errors='replace').read(100000): found.append(path)
             except OSError: pass
 def double(n):
     return 2 * n if found else n + 2
 """
 
+YES = "class Yes:\n    __eq__ = lambda *_: True\n"
+
 CHEATS = {
-    "an object equal to everything": "class Yes:\n    __eq__ = lambda *_: True\n    __ne__ = lambda *_: False\ndef double(n): return Yes()",
-    "a class that says it is int": "class Yes:\n    __class__ = int\n    __eq__ = lambda *_: True\ndef double(n): return Yes()",
-    "a metaclass": "class M(type):\n    __mro__ = (int, object)\n    __eq__ = lambda *_: True\n    __hash__ = type.__hash__\n"
-    "class Yes(metaclass=M):\n    __eq__ = lambda *_: True\ndef double(n): return Yes()",
+    "an object equal to everything": YES + "    __ne__ = lambda *_: False\ndef double(n): return Yes()",
+    "a class that says it is int": YES + "    __class__ = int\ndef double(n): return Yes()",
+    "a metaclass": "class M(type):\n    __mro__ = (int, object)\n    __eq__ = lambda *_: True\n"
+    "    __hash__ = type.__hash__\nclass Yes(metaclass=M):\n    __eq__ = lambda *_: True\n"
+    "def double(n): return Yes()",
     **{
         f"a subclass of {base}": SUBCLASS.format(base=base)
         for base in ("int", "float", "str", "list", "tuple", "dict", "set", "complex")
@@ -186,13 +189,13 @@ CHEATS = {
     "sys.setprofile": TRACE.format(start="sys.setprofile(skip)"),
     "trace of all threads": TRACE.format(start="__import__('threading').settrace(skip)"),
     "patched builtins and modules": PATCHED,
-    "modules of the tests replaced": "import sys, types\nfor name in ('math', 'copy', 'random'):\n    fake = types.ModuleType(name)\n"
-    "    fake.fabs = lambda *_: 0\n    fake.sample = lambda *_: []\n    fake.deepcopy = lambda x: x\n    "
-    "sys.modules[name] = fake\n" + WRONG,
-    "an import hook": "import sys\nclass Hook:\n    def find_spec(self, *_): raise SystemExit(0)\nsys.meta_path.insert(0, Hook())\n"
-    + WRONG,
-    "assert that does not": "import builtins\nclass Quiet(BaseException): pass\nbuiltins.AssertionError = Quiet\n"
-    + WRONG,
+    "modules of the tests replaced": "import sys, types\nfor name in ('math', 'copy', 'random'):\n"
+    "    fake = types.ModuleType(name)\n    fake.fabs = lambda *_: 0\n    fake.sample = lambda *_: []\n    fake.deepcopy = lambda x: x\n"
+    "    sys.modules[name] = fake\n" + WRONG,
+    "an import hook": "import sys\nclass Hook:\n    def find_spec(self, *_): raise SystemExit(0)\n"
+    "sys.meta_path.insert(0, Hook())\n" + WRONG,
+    "assert that does not": "import builtins\nclass Quiet(BaseException): pass\n"
+    "builtins.AssertionError = Quiet\n" + WRONG,
     "its own check": "def check(candidate): pass\n" + WRONG + "import builtins\nbuiltins.check = check\n",
     "compile and exec": "import builtins\nbuiltins.exec = builtins.compile = lambda *_, **__: None\n" + WRONG,
     "says it at once": SAY + "say()\nos._exit(0)",
@@ -205,19 +208,20 @@ CHEATS = {
     "interrupts": "def double(n): raise KeyboardInterrupt",
     "a generator's end": "def double(n): raise GeneratorExit",
     "answers ahead": ANSWERS_AHEAD.format(text=b'["tuple","returned",4]'),
-    "a verdict as an answer": ANSWERS_AHEAD.format(text=b'["tuple","passed"]'),
+    "a result as an answer": ANSWERS_AHEAD.format(text=b'["tuple","passed"]'),
     "answers of no form": ANSWERS_AHEAD.format(text=b'["eval","__import__(\'os\')._exit(0)"]'),
     "messages out of turn": CHANNEL.format(
         messages=[["returned", None], ["raised", "SystemExit", [0]], ["hello", [], []]]
     ),
-    "an exception that the judge makes": "import gc\n"
+    "an exception that the test runner makes": "import gc\n"
     + CHANNEL.format(messages=[["raised", "exit", [0]], ["raised", "print", ["passed"]]]),
     "native code": NATIVE,
     "looks for its tests": LOOKS_FOR_TESTS,
     "signals": "import signal\nfor number in range(1, 64):\n    try: signal.signal(number, lambda *_: None)\n"
     "    except (OSError, ValueError): pass\n"
     "def double(n):\n    while True: pass",
-    "a deletion": "class D:\n    def __del__(self):\n        import os\n        os._exit(0)\ndef double(n):\n    D()\n    return n + 2",
+    "a deletion": "class D:\n    def __del__(self):\n        import os\n        os._exit(0)\n"
+    "def double(n):\n    D()\n    return n + 2",
     "a default argument": "def double(n, seen=[]):\n    seen.append(n)\n    return seen",
     "nothing": "",
     "is not Python": "def double(n)\n    return 2 * n",

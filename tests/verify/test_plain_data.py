@@ -1,4 +1,4 @@
-"""Plain data crosses between judge and program unchanged, and nothing else does."""
+"""Plain data is serialized and decoded unchanged, and every other type is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.verify.sandbox.inside.plain import BYTES, DEPTH, VALUES, NotPlainError, decode, encode
+from newleaf.verify.sandbox.child.plain_data import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_VALUES,
+    UnsupportedValueError,
+    decode,
+    encode,
+)
 
 KEYS = (
     st.none()
@@ -43,16 +50,16 @@ VALUES_OF_ANY_KIND = st.recursive(
 )
 
 
-def same(one: Any, other: Any) -> bool:
+def identical(one: Any, other: Any) -> bool:
     """Equal, of equal types all the way down, with each bit of a float."""
     if type(one) is not type(other):
         return False
     if isinstance(one, float):
         return struct.pack("d", one) == struct.pack("d", other) or (math.isnan(one) and math.isnan(other))
     if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(identical, one, other))
     if isinstance(one, dict):
-        return same(list(one.items()), list(other.items()))
+        return identical(list(one.items()), list(other.items()))
     if isinstance(one, (set, frozenset)):
         return one == other and {(type(each), each) for each in one} == {(type(each), each) for each in other}
     return bool(one == other)
@@ -61,10 +68,10 @@ def same(one: Any, other: Any) -> bool:
 @settings(max_examples=200, deadline=None)
 @given(VALUES_OF_ANY_KIND)
 def test_plain_data_comes_back_the_same(value: object) -> None:
-    assert same(decode(encode(value)), value)
+    assert identical(decode(encode(value)), value)
 
 
-REST = [
+OTHER_VALUES = [
     bytearray(b"ab"),
     range(3, 10, 2),
     range(1 << 70),
@@ -77,9 +84,9 @@ REST = [
 ]
 
 
-@pytest.mark.parametrize("value", REST)
-def test_so_does_the_rest_of_it(value: object) -> None:
-    assert same(decode(encode(value)), value)
+@pytest.mark.parametrize("value", OTHER_VALUES)
+def test_other_plain_values_come_back_the_same(value: object) -> None:
+    assert identical(decode(encode(value)), value)
 
 
 def test_iterators_are_read_and_views_stay_views() -> None:
@@ -94,7 +101,7 @@ def test_iterators_are_read_and_views_stay_views() -> None:
     assert list(decode(encode(whole.values()))) == ["a", "b"]
 
 
-class Sly(int):
+class Overriding(int):
     def __eq__(self, other: object) -> bool:
         return True
 
@@ -107,14 +114,14 @@ class Sly(int):
     __int__ = __index__ = lambda self: 99  # type: ignore[assignment]
 
 
-class SlyText(str):
+class OverridingText(str):
     def __str__(self) -> str:
         return "other"
 
     __repr__ = encode = __str__  # type: ignore[assignment]
 
 
-class SlyList(list):  # type: ignore[type-arg]
+class OverridingList(list):  # type: ignore[type-arg]
     def __iter__(self) -> Any:
         return iter(["other"])
 
@@ -126,33 +133,38 @@ class Colour(enum.IntEnum):
 def test_a_subclass_arrives_as_its_base_with_the_bases_own_value() -> None:
     point = collections.namedtuple("point", "x y")
     pairs = [
-        (Sly(5), 5), (SlyText("text"), "text"), (SlyList([1, 2]), [1, 2]), (Colour.RED, 3), (point(1, 2), (1, 2)),
+        (Overriding(5), 5), (OverridingText("text"), "text"), (OverridingList([1, 2]), [1, 2]),
+        (Colour.RED, 3),
+        (point(1, 2), (1, 2)),
         (collections.Counter("aab"), {"a": 2, "b": 1}), (collections.OrderedDict(a=1), {"a": 1}),
         (collections.defaultdict(list, a=[1]), {"a": [1]}),
     ]  # fmt: skip
     for value, base in pairs:
-        assert same(decode(encode(value)), base)
+        assert identical(decode(encode(value)), base)
 
 
 @pytest.mark.parametrize(
-    "value", [object(), len, Sly, lambda: 0, ..., NotImplemented, collections, memoryview(b""), slice(1)]
+    "value",
+    [object(), len, Overriding, lambda: 0, ..., NotImplemented, collections, memoryview(b""), slice(1)],
 )
 def test_anything_else_is_refused_by_its_types_name(value: object) -> None:
-    with pytest.raises(NotPlainError, match=f"of type {type(value).__name__}, which is not plain data"):
+    with pytest.raises(
+        UnsupportedValueError, match=f"of type {type(value).__name__}, which is not plain data"
+    ):
         encode([value])
 
 
 def test_size_number_and_depth_are_bounded_both_ways() -> None:
     deep: list[Any] = []
-    for _ in range(DEPTH + 2):
+    for _ in range(MAX_DEPTH + 2):
         deep = [deep]
     circle: list[Any] = []
     circle.append(circle)
-    for value in (deep, circle, "x" * BYTES, [0] * (VALUES + 1), iter(int, 1)):
-        with pytest.raises(NotPlainError):
+    for value in (deep, circle, "x" * MAX_BYTES, [0] * (MAX_VALUES + 1), iter(int, 1)):
+        with pytest.raises(UnsupportedValueError):
             encode(value)
     for text in (b'["list",' * 200 + b"1" + b"]" * 200, b"[" * 100_000, b'["list"' + b',["list"' * 5000):
-        with pytest.raises(NotPlainError):
+        with pytest.raises(UnsupportedValueError):
             decode(text)
 
 
@@ -164,6 +176,6 @@ def test_size_number_and_depth_are_bounded_both_ways() -> None:
 def test_any_bytes_are_plain_data_or_refused(text: bytes) -> None:
     try:
         found = decode(text)
-    except NotPlainError:
+    except UnsupportedValueError:
         return
     assert encode(found) is not None

@@ -1,5 +1,4 @@
-"""What a model's program can and cannot do: forks, endless loops, much memory, files elsewhere, sockets, the
-environment."""
+"""What a sandboxed program cannot do: fork, loop forever, use much memory, files elsewhere, sockets."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ import pytest
 from fake_clocks import HANGS
 
 from newleaf.verify.sandbox import run_program, run_tests
-from newleaf.verify.sandbox.run import WALLS
+from newleaf.verify.sandbox.run import POLICIES
 
 
 def test_a_program_that_runs_to_its_end_passes_and_one_that_does_not_fails() -> None:
@@ -29,14 +28,14 @@ def test_leaving_before_the_tests_is_no_pass(ending: str) -> None:
     assert not run_program(f"{ending}\nassert False").passed
 
 
-def test_writing_the_word_that_means_a_pass_does_not_make_one() -> None:
+def test_writing_a_passing_result_is_no_pass() -> None:
     assert not run_program(
         "import os\nfor n in range(64):\n    try: os.write(n, b'passed \\n')\n    except OSError: "
         "pass\nos._exit(0)"
     ).passed
 
 
-def test_an_endless_loop_is_ended_by_the_clock() -> None:
+def test_an_endless_loop_is_ended_by_the_timeout() -> None:
     for source in (
         "while True: pass",
         "import time; time.sleep(600)",
@@ -47,10 +46,10 @@ def test_an_endless_loop_is_ended_by_the_clock() -> None:
         assert time.monotonic() - begun < HANGS
 
 
-def test_a_pass_after_the_time_is_none() -> None:
+def test_a_pass_after_the_timeout_is_none() -> None:
     source = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(1.0)"
     assert "longer" in run_program(source, seconds=0.5).reason
-    # tests that put their own clock away
+    # Tests that switch their own timer off.
     slow = "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(1.0)"
     assert "longer" in run_tests("f = len", slow, ["f"], seconds=0.5).reason
 
@@ -90,9 +89,9 @@ def test_the_folder_is_empty_and_goes_with_the_program(
     source = (
         "import os\nassert os.listdir('.') == []\nopen('x', 'w').write('x')\nassert os.listdir('.') == ['x']"
     )
-    for walls in (WALLS, tuple(wall for wall in WALLS if wall != "tree")):
+    for policies in (POLICIES, tuple(policy for policy in POLICIES if policy != "rootfs")):
         for _ in range(2):
-            found = run_program(source, walls=walls)
+            found = run_program(source, policies=policies)
             assert found.passed, found.reason
         assert list(tmp_path.iterdir()) == []
 
@@ -115,7 +114,7 @@ def test_no_network_no_processes_no_native_code() -> None:
         assert not run_program(source, seconds=5).passed, source
 
 
-def test_a_program_has_no_descriptors_but_the_nulls_and_its_pipe_to_the_judge() -> None:
+def test_a_program_has_no_descriptors_but_the_null_device_and_its_pipe_to_the_tests() -> None:
     source = (
         "import os, stat\nkinds = []\nfor number in range(256):\n"
         "    try: kinds.append(stat.S_IFMT(os.fstat(number).st_mode))\n    except OSError: pass\n"
@@ -139,7 +138,8 @@ def test_threads_are_allowed() -> None:
 
 ESCAPE = """
 import gc, sys
-sys.modules['__main__'].isinstance = lambda *_: False  # the hook looks its helpers up where the program can change them
+# The audit hook looks its helpers up where the program can change them.
+sys.modules['__main__'].isinstance = lambda *_: False
 libc = next(each for each in gc.get_objects() if type(each).__name__ == 'CDLL')
 writable = (0).to_bytes(8, 'little') + (1).to_bytes(8, 'little') + bytes(16)
 libc.syscall(442, -100, b'/', 0, writable, 32)
@@ -147,7 +147,7 @@ open({place!r}, 'w').write('x')
 """
 
 
-def test_a_file_system_sealed_by_a_mount_is_not_opened_by_another_mount_call(tmp_path: Path) -> None:
+def test_a_read_only_root_cannot_be_remounted_writable(tmp_path: Path) -> None:
     place = tmp_path / "escaped"
     assert not run_program(ESCAPE.format(place=str(place))).passed
     assert not place.exists()
@@ -173,3 +173,13 @@ def children() -> list[int]:
     import psutil
 
     return [child.pid for child in psutil.Process().children(recursive=True)]
+
+
+def test_the_old_names_of_policies_work_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="walls is called policies now"):
+        found = run_program("pass", walls=("limits", "hook"))
+    assert found.policies == ("rlimits", "audit_hook")
+    with pytest.warns(DeprecationWarning, match=r"Outcome\.walls is called Outcome\.policies now"):
+        assert found.walls == found.policies
+    with pytest.warns(DeprecationWarning, match=r"Outcome\.missing is called Outcome\.unavailable now"):
+        assert found.missing == found.unavailable

@@ -1,4 +1,4 @@
-"""A program passes only by what its functions answer."""
+"""A program passes only by what its functions return."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_what_a_program_does_to_its_arguments_is_not_seen_by_the_tests() -> None
     assert run_tests("def ordered(x):\n    x.sort()\n    return x", tests, ["ordered"]).passed
 
 
-def test_a_result_that_does_not_cross_is_no_exception_that_tests_could_expect() -> None:
+def test_an_unsupported_result_is_no_exception_that_tests_could_expect() -> None:
     tests = "try:\n    f()\nexcept BaseException:\n    pass\nelse:\n    raise ValueError('no error')"
     assert run_tests("def f(): raise TypeError", tests, ["f"]).passed
     for source in (
@@ -49,7 +49,7 @@ def test_a_result_that_does_not_cross_is_no_exception_that_tests_could_expect() 
     assert "ended before" in run_tests("import os\nf = lambda: os._exit(0)", tests, ["f"]).reason
 
 
-def test_a_program_that_forges_its_messages_answers_nothing_but_plain_data() -> None:
+def test_forged_messages_are_refused_unless_they_are_plain_data() -> None:
     program = (
         "import os, struct, gc\n"
         "def f():\n"
@@ -58,8 +58,8 @@ def test_a_program_that_forges_its_messages_answers_nothing_but_plain_data() -> 
         "    while True: pass\n"
     )
     tests = "try:\n    f()\nexcept BaseException:\n    pass"
-    forms = [b"{}", b"[]", b'["tuple"]', b"[[[[", b'["tuple",1]', b'["tuple","x"]', b"\xff\xfe"]
-    for text in [*forms, b'["tuple","returned",["set",["list"]]]']:
+    malformed = [b"{}", b"[]", b'["tuple"]', b"[[[[", b'["tuple",1]', b'["tuple","x"]', b"\xff\xfe"]
+    for text in [*malformed, b'["tuple","returned",["set",["list"]]]']:
         found = run_tests(program.format(size=len(text), text=text), tests, ["f"], seconds=2)
         assert not found.passed
         assert "of the form agreed on" in found.reason, (text, found.reason)

@@ -1,5 +1,4 @@
-"""The filter of system calls, run here as the kernel runs it, for both machines, with the kernel headers' own
-numbers."""
+"""The seccomp filter, interpreted as the kernel does, for both machines, with the kernel headers' numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from newleaf.verify.sandbox.inside.seccomp import filter_rules
-from newleaf.verify.sandbox.inside.system_calls import ALLOWED, AUDIT, CHECKED, MISSING, numbers
+from newleaf.verify.sandbox.child.seccomp import filter_rules
+from newleaf.verify.sandbox.child.system_calls import ALLOWED, AUDIT, CHECKED, MISSING, numbers
 
 ALLOW, EPERM, ENOSYS = 0x7FFF0000, 0x00050001, 0x00050026
 HEADERS = {
@@ -62,7 +61,7 @@ def test_the_numbers_are_the_kernels(machine: str) -> None:
 
 
 @MACHINES
-def test_all_numbers_but_those_listed_are_refused(machine: str) -> None:
+def test_all_numbers_that_are_not_listed_are_refused(machine: str) -> None:
     allowed, missing, checked = (
         numbers(machine, ALLOWED),
         numbers(machine, {**MISSING}),
@@ -106,7 +105,7 @@ def test_checked_calls_are_allowed_with_the_values_listed_and_no_other(machine: 
         assert [answer(machine, number[name], *each) for each in values] == [EPERM] * len(values), name
 
 
-def test_what_makes_processes_mounts_rights_or_sockets_is_on_no_list() -> None:
+def test_calls_that_create_processes_mounts_privileges_or_sockets_are_not_allowed() -> None:
     processes = {
         "fork",
         "vfork",

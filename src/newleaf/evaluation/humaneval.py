@@ -71,7 +71,7 @@ def _questions(setting: Setting, path: Path | None) -> Questions:
         return Item(row.where, row.text("prompt"), None, about)
 
     items, bad = make_each(limited(rows, setting), item)
-    sandbox = {"sandbox": list(tried.walls), "sandbox_lacks": list(tried.missing)}
+    sandbox = {"sandbox": list(tried.policies), "sandbox_lacks": list(tried.unavailable)}
     return Questions(
         items, problems + bad, {"shots": 0, "samples": setting.samples, "seconds_each": SECONDS} | sandbox
     )

@@ -1,1 +1,1 @@
-"""Is this answer right? Checks of answers, and the sandbox that runs strangers' programs."""
+"""Verification of generated answers; the sandbox runs generated programs against tests."""

@@ -1,4 +1,4 @@
-"""Running strangers' programs, and judging them by tests that they cannot reach."""
+"""A sandbox for untrusted Python programs, and for the tests that they are run against."""
 
 from newleaf.verify.sandbox.run import Outcome, run_program, run_tests
 

@@ -1,4 +1,4 @@
-"""Starts the sandbox's two processes, hears the judge, and ends both for certain."""
+"""Starts the sandbox's two child processes, reads the result, and terminates both."""
 
 from __future__ import annotations
 
@@ -14,99 +14,88 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-START = "import sys; sys.path.insert(0, {folder!r}); from inside import main; del sys.path[0]; main.main()"
-HEARD = 1 << 16  # bytes that are read of what a judge says
-END_SECONDS = 10.0  # for a guardian to end its worker
+START = "import sys; sys.path.insert(0, {folder!r}); from child import main; del sys.path[0]; main.main()"
+MAX_RESULT_BYTES = 1 << 16  # that are read of what the test runner writes
+TERMINATE_SECONDS = 10.0  # for a supervisor to kill its worker
 
 Child = subprocess.Popen[bytes]
 
 
 @contextmanager
-def two_processes(
+def start_processes(
     options: dict[str, Any], request: dict[str, Any], folder: Path
 ) -> Iterator[tuple[Child, Child]]:
-    """The judge, who gets the request, and the program, joined by two pipes; both are gone, with all that
-    they started, at the end.
+    """The test runner, which gets the request, and the program runner, joined by two pipes.
+
+    At the end both are gone, with every process that they started.
     """
-    for role in ("judge", "program"):
+    for role in ("tests", "program"):
         (folder / role).mkdir(mode=0o700)
-    paper = folder / "request"
-    paper.touch(mode=0o600)
-    paper.write_text(json.dumps(request), encoding="ascii")
-    to_program, to_judge = os.pipe(), os.pipe()
+    request_file = folder / "request"
+    request_file.touch(mode=0o600)
+    request_file.write_text(json.dumps(request), encoding="ascii")
+    program_options = {**options, "folder": str(folder / "program")}
+    tests_options = {**options, "folder": str(folder / "tests"), "request": str(request_file)}
+    to_program, to_tests = os.pipe(), os.pipe()
     children: list[Child] = []
     try:
         try:
-            children.append(
-                _start({**options, "folder": str(folder / "program")}, to_program[0], to_judge[1], folder)
-            )
-            children.append(
-                _start(
-                    {**options, "folder": str(folder / "judge"), "request": str(paper)},
-                    to_judge[0],
-                    to_program[1],
-                    folder,
-                )
-            )
+            children.append(_start(program_options, to_program[0], to_tests[1], folder))
+            children.append(_start(tests_options, to_tests[0], to_program[1], folder))
         finally:
-            for number in (*to_program, *to_judge):
+            for number in (*to_program, *to_tests):
                 os.close(number)
         yield children[1], children[0]
     finally:
         for child in children:
-            end(child)
+            terminate(child)
 
 
 def _start(options: dict[str, Any], reading: int, writing: int, folder: Path) -> Child:
+    code = START.format(folder=str(Path(__file__).parent))
+    inherited = {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            START.format(folder=str(Path(__file__).parent)),
-            json.dumps(options),
-        ],
+        [sys.executable, "-I", "-S", "-c", code, json.dumps(options)],
         stdin=reading,
         stdout=writing,
         stderr=subprocess.PIPE,
         cwd=folder,
-        env={"LC_ALL": "C.UTF-8"}
-        | {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ},
+        env={"LC_ALL": "C.UTF-8", **inherited},
         start_new_session=True,
         close_fds=True,
     )
 
 
-def hear(child: Child, seconds: float) -> bytes:
-    """The first line that a judge says, or what there is of it when the time or the bytes are used up."""
-    said = bytearray()
+def read_result(child: Child, seconds: float) -> bytes:
+    """The first line that a test runner writes, or what there is of it when time or bytes run out."""
+    result = bytearray()
 
     def read() -> None:
         assert child.stderr is not None
         with contextlib.suppress(OSError, ValueError):
-            while len(said) < HEARD and b"\n" not in said and (part := os.read(child.stderr.fileno(), HEARD)):
-                said.extend(part)
+            while len(result) < MAX_RESULT_BYTES and b"\n" not in result:
+                chunk = os.read(child.stderr.fileno(), MAX_RESULT_BYTES)
+                if not chunk:
+                    return
+                result.extend(chunk)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     reader.join(seconds)
-    return bytes(said)
+    return bytes(result)
 
 
-def end(child: Child) -> None:
-    """Close the life line, on which the guardian kills and reaps; where there is none, or it does not answer,
-    kill.
-    """
-    if sys.platform != "linux":
+def terminate(child: Child) -> None:
+    """Close the parent pipe, on which the supervisor kills its worker. A supervisor that hangs is killed."""
+    if sys.platform != "linux":  # there is no supervisor
         _kill(child)
     if child.stderr is not None:
         child.stderr.close()
     try:
-        child.wait(END_SECONDS)
+        child.wait(TERMINATE_SECONDS)
     except subprocess.TimeoutExpired:
         _kill(child)
-        child.wait(END_SECONDS)
+        child.wait(TERMINATE_SECONDS)
 
 
 def _kill(child: Child) -> None:
@@ -117,7 +106,7 @@ def _kill(child: Child) -> None:
             child.kill()
 
 
-def ended_by(child: Child) -> int:
-    """The signal that ended a worker, 0 for none; guardians tell it as shells do."""
+def terminating_signal(child: Child) -> int:
+    """The signal that ended a worker, 0 for none. Supervisors report it as shells do, as 128 + signal."""
     code = child.returncode or 0
     return -code if code < 0 else max(code - 128, 0)

@@ -1,6 +1,6 @@
-"""Which system calls a program may make, with their numbers on each machine.
+"""The allow list of the seccomp filter: system calls and their numbers on each machine.
 
-It is a list of what is allowed: what is not here is refused, whatever it may be called in kernels to come.
+What is not listed is refused, also the system calls of future kernels.
 Numbers are those of Linux's asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64).
 """
 
@@ -139,7 +139,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "getrandom": (318, 278),
 }
 
-# Allowed with some values of one argument, see seccomp.py
+# Allowed with certain values of one argument, see seccomp.py
 CHECKED: dict[str, tuple[int, int]] = {
     "clone": (56, 220),
     "prctl": (157, 167),
@@ -149,7 +149,7 @@ CHECKED: dict[str, tuple[int, int]] = {
     "prlimit64": (302, 261),
 }
 
-# Answered with "no such call", after which the C library does with an older one
+# Refused with ENOSYS, on which the C library falls back to an older call
 MISSING: dict[str, tuple[int, int]] = {"clone3": (435, 435), "openat2": (437, 437), "fchmodat2": (452, 452)}
 
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -157,6 +157,6 @@ MACHINES = ("x86_64", "aarch64")
 
 
 def numbers(machine: str, names: dict[str, tuple[int | None, int | None]]) -> dict[str, int]:
-    """The numbers that a machine has."""
+    """The numbers of those calls that a machine has."""
     found = {name: both[MACHINES.index(machine)] for name, both in names.items()}
     return {name: number for name, number in found.items() if number is not None}

@@ -1,4 +1,4 @@
-"""Giving up every right of the superuser, for good."""
+"""Drops all Linux capabilities for good."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import struct
 import sys
 
-from .guardian import NOBODY
+from .supervisor import NOBODY
 from .system import (
     PR_CAP_AMBIENT,
     PR_CAPBSET_DROP,
@@ -20,25 +20,25 @@ from .system import (
 
 AMBIENT_CLEAR_ALL = 4
 VERSION_3 = 0x20080522
-CAPABILITIES = 64  # those that a kernel does not know are refused
-# No rights by being root, none kept over a change of user, none raised by a program; each with its lock.
+MAX_CAPABILITIES = 64  # a kernel refuses numbers that it does not know
+# NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock.
 SECURE_BITS = 0b11101111
 
 
 def drop_capabilities(kernel: Kernel) -> None:
-    """Empty all sets of capabilities; root becomes nobody where Python's files stay readable.
+    """Empty all capability sets. Root becomes nobody where Python's files stay readable.
 
-    Raises OSError where a right is left.
+    Raises OSError where a capability is left.
     """
-    for number in range(CAPABILITIES):
+    for number in range(MAX_CAPABILITIES):
         with contextlib.suppress(OSError):
             kernel.prctl(PR_CAPBSET_DROP, number)
     with contextlib.suppress(OSError):
         kernel.prctl(PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL)
-    with contextlib.suppress(OSError):  # no right to do so: then there is none to lose
+    with contextlib.suppress(OSError):  # no CAP_SETPCAP: then there is none to lose
         kernel.prctl(PR_SET_SECUREBITS, SECURE_BITS)
     if os.geteuid() == 0:
-        with contextlib.suppress(OSError):  # folders that it cannot look into, or no such user here
+        with contextlib.suppress(OSError):  # folders that nobody cannot read, or no such user
             _become_nobody()
     header = ctypes.create_string_buffer(struct.pack("Ii", VERSION_3, 0))
     kernel.call("capset", header, ctypes.create_string_buffer(bytes(24)))
@@ -51,7 +51,7 @@ def drop_capabilities(kernel: Kernel) -> None:
 
 
 def _become_nobody() -> None:
-    if not all(map(_others_may_read, (os.__file__, *filter(os.path.isdir, sys.path)))):
+    if not all(map(_is_world_readable, (os.__file__, *filter(os.path.isdir, sys.path)))):
         return
     with contextlib.suppress(OSError):
         os.chown(".", NOBODY, NOBODY)
@@ -60,7 +60,7 @@ def _become_nobody() -> None:
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
-def _others_may_read(path: str) -> bool:
+def _is_world_readable(path: str) -> bool:
     if not os.stat(path).st_mode & 0o004:
         return False
     while path != "/":

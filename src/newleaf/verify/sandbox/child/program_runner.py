@@ -1,6 +1,6 @@
 """The program's process: runs the program's source, then answers calls of its functions.
 
-It holds no test and no verdict.
+It holds neither the tests nor the result.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import types
 from collections.abc import Callable
 
 from .channel import Channel, ClosedError
-from .plain import NotPlainError
+from .plain_data import UnsupportedValueError
 
 TYPE_CHECKING = False  # typing takes longer to import than all of this; checkers know the name
 if TYPE_CHECKING:
     from typing import Any
 
-MESSAGE = 1000  # characters of an error's text
+MAX_ERROR_CHARACTERS = 1000
 
 
-class Nothing(io.StringIO):
-    """Swallows what is printed, and has nothing to read."""
+class NullStream(io.StringIO):
+    """Discards what is printed, and has nothing to read."""
 
     def write(self, text: str) -> int:
         return len(text)
 
 
-def run(channel: Channel, walls: list[str], missing: list[str]) -> None:
-    """Say which walls stand, get the program, run it, and answer calls until the judge has no more."""
-    channel.send("hello", walls, missing)
+def run(channel: Channel, policies: list[str], unavailable: list[str]) -> None:
+    """Report the policies, receive the program, run it, and answer calls until the channel is closed."""
+    channel.send("hello", policies, unavailable)
     with contextlib.suppress(ClosedError):
         _, source, name = channel.receive()
         module = types.ModuleType(name)
         sys.modules[name] = module  # where dataclasses and others look for the module of a class
-        sys.stdout, sys.stderr, sys.stdin = Nothing(), Nothing(), Nothing()
+        sys.stdout, sys.stderr, sys.stdin = NullStream(), NullStream(), NullStream()
         _answer(channel, _load, source, module)
         while True:
             _, function, arguments, named = channel.receive()
@@ -60,18 +60,17 @@ def _answer(channel: Channel, act: Callable[..., Any], *arguments: Any) -> None:
     try:
         try:
             channel.send("returned", act(*arguments))
-        except NotPlainError as error:
+        except UnsupportedValueError as error:
             channel.send("refused", f"returned {error}")
     except ClosedError:
         raise
     except BaseException as error:
-        channel.send("raised", *_told(error))
+        channel.send("raised", *_serialize_error(error))
 
 
-def _told(error: BaseException) -> tuple[str, list[object]]:
-    """An error by its nearest built-in type and its arguments as text: errors of the program's own are of no
-    type the judge knows.
-    """
+def _serialize_error(error: BaseException) -> tuple[str, list[object]]:
+    """An error's nearest built-in type and its arguments: the test runner has no types of the program."""
     kind = next(base for base in type(error).__mro__ if base.__module__ == "builtins")
     plain = [each if type(each) in (str, int, float, bool, type(None)) else str(each) for each in error.args]
-    return kind.__name__, [each[:MESSAGE] if isinstance(each, str) else each for each in plain[:5]]
+    cut = [each[:MAX_ERROR_CHARACTERS] if isinstance(each, str) else each for each in plain[:5]]
+    return kind.__name__, cut

@@ -1,5 +1,4 @@
-"""Each wall of the sandbox by itself, the others and the hook left out: programs that know C find it
-standing."""
+"""Each policy of the sandbox alone, against programs that use ctypes."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from newleaf.verify.sandbox import run_program
-from newleaf.verify.sandbox.run import WALLS
+from newleaf.verify.sandbox.run import POLICIES
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these walls are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these policies are Linux's")
 
-# What a program starts with: system calls by number, and what an act is answered with
+# Helpers for programs: system calls by number, and the errno of an operation.
 PRELUDE = """
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -37,23 +36,22 @@ NATIVE_MACHINE = pytest.mark.skipif(
 
 
 @functools.cache
-def lacking(walls: tuple[str, ...]) -> tuple[str, ...]:
-    """Why some of these walls do not stand here, asked with a program that does nothing."""
-    return run_program("pass", walls=walls).missing
+def unavailable(policies: tuple[str, ...]) -> tuple[str, ...]:
+    """Why some of these policies are unavailable here."""
+    return run_program("pass", policies=policies).unavailable
 
 
-def check(source: str, *walls: str, seconds: float = 5) -> None:
-    """Run a program that must come to its end within these walls alone."""
-    missing = lacking(walls)
-    if missing:
-        pytest.skip("; ".join(missing))
-    found = run_program(PRELUDE + source, walls=walls, seconds=seconds)
+def check(source: str, *policies: str, seconds: float = 5) -> None:
+    """Run a program that must pass under these policies alone."""
+    if reasons := unavailable(policies):
+        pytest.skip("; ".join(reasons))
+    found = run_program(PRELUDE + source, policies=policies, seconds=seconds)
     assert found.passed, found.reason
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A folder of somebody's: a file, a program, a named pipe with a reader, a folder."""
+    """A folder outside the sandbox: a file, a named pipe with a reader, a folder."""
     (tmp_path / "file").write_text("kept")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -89,20 +87,20 @@ assert not got, got
 """
 
 
-def test_landlock_alone_keeps_everything_outside_from_being_written_pipes_and_devices_included(
+def test_landlock_alone_refuses_writes_outside_pipes_and_devices_included(
     outside: Path,
 ) -> None:
     check(TOUCH.format(place=str(outside)), "landlock")
     check("try: os.execv('/bin/true', ['true'])\nexcept PermissionError: pass", "landlock")
 
 
-def test_the_tree_alone_keeps_everything_outside_out_of_sight(outside: Path) -> None:
-    check(TOUCH.format(place=str(outside)), "namespaces", "tree")
+def test_the_root_file_system_alone_hides_everything_outside(outside: Path) -> None:
+    check(TOUCH.format(place=str(outside)), "namespaces", "rootfs")
     hidden = [str(path) for path in (outside, Path.home() / ".bashrc", Path(__file__))]
     check(
         f"got = [path for path in {hidden!r} if os.path.exists(path)]\nassert not got, got",
         "namespaces",
-        "tree",
+        "rootfs",
     )
     check(
         "assert set(os.listdir('/dev')) == {'null', 'zero', 'urandom'}\n"
@@ -115,12 +113,12 @@ def test_the_tree_alone_keeps_everything_outside_out_of_sight(outside: Path) -> 
         "    if folder.count('/') > 2: folders.clear()\n"
         "open('/dev/null', 'w').write('x'); assert open('/dev/zero', 'rb').read(2) == bytes(2)",
         "namespaces",
-        "tree",
+        "rootfs",
     )
 
 
-def test_the_tree_has_no_way_back_for_a_program_that_still_has_all_rights(outside: Path) -> None:
-    """Chroot's classic escape, and taking down what is mounted: behind the bare tree there is nothing."""
+def test_the_root_file_system_cannot_be_left_with_all_capabilities(outside: Path) -> None:
+    """Chroot's classic escape, and unmounting: under the root file system there is nothing."""
     escape = (
         "os.mkdir('x')\nhome = os.open('.', os.O_RDONLY)\n{act}\nfor _ in range(20): "
         "os.chdir('..')\nrefused(lambda: os.chroot('.'))\n"
@@ -128,20 +126,20 @@ def test_the_tree_has_no_way_back_for_a_program_that_still_has_all_rights(outsid
     )
     up, down = "refused(lambda: os.chroot('x')); os.fchdir(home)", "libc.umount2(b'/', 2)"
     for act in (up, down, f"libc.umount2(b'/newleaf-work', 2); {down}"):
-        check(escape.format(act=act), "namespaces", "tree")
+        check(escape.format(act=act), "namespaces", "rootfs")
 
 
-def test_the_folder_of_a_tree_is_small() -> None:
+def test_the_folder_of_a_root_file_system_is_small() -> None:
     check(
         "assert refused(lambda: open('big', 'wb').write(bytes(20 << 20))) == errno.ENOSPC",
         "namespaces",
-        "tree",
+        "rootfs",
     )
     check(
         "def many():\n    for n in range(3000): open(f'f{n}', 'w').close()\nassert refused(many) == "
         "errno.ENOSPC",
         "namespaces",
-        "tree",
+        "rootfs",
     )
 
 
@@ -155,7 +153,7 @@ def test_no_capability_is_left(outside: Path) -> None:
     check(source, "capabilities")
     if os.geteuid() == 0:
         check(source + "assert int(held['CapBnd'], 16) == 0", "capabilities")
-    # no right comes back: by another user, by the locked bits, by a new namespace
+    # No capability comes back by another user, the locked bits or a new namespace.
     check("assert refused(lambda: os.setuid(0)) or os.getuid() == 0\n" + source, "capabilities")
     check("assert libc.prctl(28, 0, 0, 0, 0) == -1 and libc.prctl(47, 2, 21, 0, 0) == -1", "capabilities")
 
@@ -163,14 +161,19 @@ def test_no_capability_is_left(outside: Path) -> None:
 MOUNTING = """
 attributes = ctypes.create_string_buffer((0).to_bytes(8, 'little') + (1).to_bytes(8, 'little') + bytes(16))
 acts = {
-    'mount_setattr': call(442, -100, b'/', 0, attributes, 32), 'all mounts': call(442, -100, b'/', 0x8000, attributes, 32),
-    'remount': call(165, None, b'/', None, 32 | 4096, None), 'mount': call(165, b'tmpfs', b'.', b'tmpfs', 0, None),
-    'mount proc': call(165, b'proc', b'.', b'proc', 0, None), 'bind': call(165, b'/', b'.', None, 4096, None),
-    'umount2': call(166, b'/', 2), 'umount2 of the folder': call(166, b'.', 2), 'pivot_root': call(155, b'.', b'.'),
-    'chroot': call(161, b'.'), 'open_tree': call(428, -100, b'/', 1), 'fsopen': call(430, b'tmpfs', 0), 'fspick': call(433, -100, b'/', 0),
-    'unshare mounts': call(272, 0x20000), 'unshare users': call(272, 0x10000000), 'setns': call(308, 0, 0),
-    'mknod': refused(lambda: os.mknod('d', 0o20666, os.makedev(1, 1))), 'sethostname': call(170, b'x', 1),
-    'swapon': call(167, b'.', 0), 'handle': call(304, -1, None, 0), 'reboot': call(169, 0, 0, 0, None), 'kexec': call(246, 0, 0, None, 0),
+    'mount_setattr': call(442, -100, b'/', 0, attributes, 32),
+    'all mounts': call(442, -100, b'/', 0x8000, attributes, 32),
+    'remount': call(165, None, b'/', None, 32 | 4096, None),
+    'mount': call(165, b'tmpfs', b'.', b'tmpfs', 0, None),
+    'mount proc': call(165, b'proc', b'.', b'proc', 0, None),
+    'bind': call(165, b'/', b'.', None, 4096, None), 'umount2': call(166, b'/', 2),
+    'umount2 of the folder': call(166, b'.', 2), 'pivot_root': call(155, b'.', b'.'),
+    'chroot': call(161, b'.'), 'open_tree': call(428, -100, b'/', 1), 'fsopen': call(430, b'tmpfs', 0),
+    'fspick': call(433, -100, b'/', 0), 'unshare mounts': call(272, 0x20000),
+    'unshare users': call(272, 0x10000000), 'setns': call(308, 0, 0),
+    'mknod': refused(lambda: os.mknod('d', 0o20666, os.makedev(1, 1))),
+    'sethostname': call(170, b'x', 1), 'swapon': call(167, b'.', 0), 'handle': call(304, -1, None, 0),
+    'reboot': call(169, 0, 0, 0, None), 'kexec': call(246, 0, 0, None, 0),
 }
 got = [name for name, error in acts.items() if not error]
 assert not got, got
@@ -179,8 +182,8 @@ assert refused(lambda: os.open(os.__file__, WRITE)) and refused(lambda: os.open(
 
 
 @NATIVE_MACHINE
-def test_without_capabilities_nothing_is_mounted_remounted_or_left() -> None:
-    check(MOUNTING, "namespaces", "tree", "capabilities")
+def test_without_capabilities_nothing_is_mounted_or_remounted() -> None:
+    check(MOUNTING, "namespaces", "rootfs", "capabilities")
 
 
 NUMBERS_REFUSED = {
@@ -208,19 +211,19 @@ NUMBERS_REFUSED = {
 
 
 @NATIVE_MACHINE
-def test_the_filter_alone_refuses_every_call_that_is_not_on_its_list() -> None:
+def test_the_seccomp_filter_alone_refuses_every_call_that_is_not_on_its_allow_list() -> None:
     check(
         f"numbers = {NUMBERS_REFUSED!r}\n"
         "got = [name for name, number in numbers.items() if call(number, *[-1] * 6) != errno.EPERM]\nassert "
         "not got, got\n"
         "assert [call(number, 0, 0) for number in (435, 437)] == [errno.ENOSYS] * 2\n"
         "assert call(0x40000000 + 39) == errno.EPERM",  # x32's getpid
-        "filter",
+        "seccomp",
     )
 
 
 @NATIVE_MACHINE
-def test_the_filter_alone_looks_at_arguments() -> None:
+def test_the_seccomp_filter_alone_checks_arguments() -> None:
     check(
         "acts = {\n"
         "    'die with nobody': call(157, 1, 0), 'dumpable': call(157, 4, 1), 'ptracer': call(157, "
@@ -236,7 +239,7 @@ def test_the_filter_alone_looks_at_arguments() -> None:
         "}\n"
         "got = [name for name, error in acts.items() if error != errno.EPERM]\nassert not got, got\n"
         "assert call(157, 15, b'name') == 0 and call(302, 0, 7, None, None) == 0 and call(72, 0, 1) == 0",
-        "filter",
+        "seccomp",
     )
 
 
@@ -255,9 +258,8 @@ def test_the_namespaces_alone_hide_other_processes_and_the_network() -> None:
     )
 
 
-def test_without_a_tree_the_memory_of_other_processes_is_closed() -> None:
-    """Where namespaces are not to be had: newleaf's own, by Landlock; the judge's, which has the same user,
-    as it is not dumpable."""
+def test_without_a_root_file_system_the_memory_of_other_processes_is_closed() -> None:
+    """Without namespaces: newleaf's by Landlock, the test runner's since it is not dumpable."""
     check(
         f"assert refused(lambda: open('/proc/{os.getpid()}/mem', 'r+b'))\n"
         f"assert refused(lambda: open('/proc/{os.getpid()}/environ'))\n"
@@ -266,20 +268,22 @@ def test_without_a_tree_the_memory_of_other_processes_is_closed() -> None:
         "not got, got",
         "capabilities",
         "landlock",
-        "filter",
+        "seccomp",
     )
 
 
-def test_what_this_system_gives_is_told_and_what_it_does_not_give_has_a_sentence() -> None:
+def test_the_outcome_names_policies_in_force_and_why_others_are_unavailable() -> None:
     found = run_program("pass")
-    assert set(found.walls) | {text.split(":")[0].removeprefix("no ") for text in found.missing} == set(WALLS)
-    found = run_program("pass", walls=("tree", "hook"))
-    assert found.walls == ("hook",)
-    assert found.missing == ("no tree: it needs namespaces",)
+    assert set(found.policies) | {
+        text.split(":")[0].removeprefix("no ") for text in found.unavailable
+    } == set(POLICIES)
+    found = run_program("pass", policies=("rootfs", "audit_hook"))
+    assert found.policies == ("audit_hook",)
+    assert found.unavailable == ("no rootfs: it needs namespaces",)
 
 
-def test_python_works_within_all_walls() -> None:
-    """The standard library's own native modules load, and threads, files and time work."""
+def test_python_works_under_all_policies() -> None:
+    """The standard library's native modules load, and threads, files and time work."""
     found = run_program(
         "import bisect, bz2, collections, datetime, decimal, fractions, hashlib, heapq, itertools, json, "
         "lzma, math\n"
@@ -297,39 +301,42 @@ def test_python_works_within_all_walls() -> None:
     assert found.passed, found.reason
 
 
-def test_older_kernels_get_the_same_walls_or_a_sentence(
+def test_older_kernels_get_the_same_policies_or_a_reason(
     monkeypatch: pytest.MonkeyPatch, outside: Path
 ) -> None:
-    """Without mount_setattr the tree is sealed mount by mount; without descriptors of processes the guardian
-    looks by the clock."""
+    """Without mount_setattr each mount is made read-only; without pidfd the supervisor polls."""
     start = (
-        "import os, sys; sys.path.insert(0, {{folder!r}}); from inside import main, tree, seccomp; del "
-        "sys.path[0]; {without}; main.main()"
+        "import os, sys; sys.path.insert(0, {{folder!r}}); from child import main, root_filesystem, seccomp; "
+        "del sys.path[0]; {without}; main.main()"
     )
     before = "newleaf.verify.sandbox.processes.START"
-    monkeypatch.setattr(before, start.format(without="tree.MOUNT_SETATTR = 600; del os.pidfd_open"))
-    lacking.cache_clear()
-    check(TOUCH.format(place=str(outside)), "namespaces", "tree")
-    check("assert refused(lambda: os.open(os.__file__, WRITE)) == errno.EROFS", "namespaces", "tree")
+    monkeypatch.setattr(
+        before, start.format(without="root_filesystem.MOUNT_SETATTR = 600; del os.pidfd_open")
+    )
+    unavailable.cache_clear()
+    check(TOUCH.format(place=str(outside)), "namespaces", "rootfs")
+    check("assert refused(lambda: os.open(os.__file__, WRITE)) == errno.EROFS", "namespaces", "rootfs")
     monkeypatch.setattr(before, start.format(without="seccomp.AUDIT = {{}}"))
     found = run_program("pass")
-    assert "filter" not in found.walls
-    assert f"no filter: no list of system calls for {os.uname().machine}" in found.missing
-    lacking.cache_clear()
+    assert "seccomp" not in found.policies
+    assert f"no seccomp: no list of system calls for {os.uname().machine}" in found.unavailable
+    unavailable.cache_clear()
 
 
 @pytest.mark.skipif(
-    sys.platform == "linux" and os.geteuid() != 0, reason="only root has namespaces without one of users"
+    sys.platform == "linux" and os.geteuid() != 0, reason="only root has namespaces without a user namespace"
 )
-def test_where_root_gets_no_user_namespace_the_machines_settings_stay(
+def test_without_a_user_namespace_the_machines_settings_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     setting = Path("/proc/sys/user/max_user_namespaces")
     before = setting.read_text()
-    start = "import sys; sys.path.insert(0, {folder!r}); from inside import main, guardian; del sys.path[0]; "
+    start = (
+        "import sys; sys.path.insert(0, {folder!r}); from child import main, supervisor; del sys.path[0]; "
+    )
     monkeypatch.setattr(
-        "newleaf.verify.sandbox.processes.START", start + "guardian.CLONE_NEWUSER = 1; main.main()"
+        "newleaf.verify.sandbox.processes.START", start + "supervisor.CLONE_NEWUSER = 1; main.main()"
     )
     found = run_program("assert not __import__('os').path.exists('/proc')")
     assert setting.read_text() == before
-    assert found.passed or "tree" not in found.walls, found.reason
+    assert found.passed or "rootfs" not in found.policies, found.reason

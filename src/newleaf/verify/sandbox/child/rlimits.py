@@ -1,16 +1,16 @@
-"""The operating system's limits on memory, processor time, files and processes of one process."""
+"""Resource limits (setrlimit) on memory, processor time, files and processes of one process."""
 
 from __future__ import annotations
 
 import contextlib
 
-FILE_SIZE = 1 << 20  # bytes that a file may have
-OPEN_FILES = 64
-PROCESSES = 16  # threads count as processes
+MAX_FILE_BYTES = 1 << 20
+MAX_OPEN_FILES = 64
+MAX_PROCESSES = 16  # threads count as processes
 
 
-def set_limits(memory: int, seconds: float) -> None:
-    """Memory in bytes of address space, seconds of processor time.
+def set_rlimits(memory: int, seconds: float) -> None:
+    """Limit address space to `memory` bytes, and processor time to `seconds`.
 
     Raises OSError where the system has no such limits (Windows).
     """
@@ -18,27 +18,29 @@ def set_limits(memory: int, seconds: float) -> None:
         import resource
     except ImportError:
         raise OSError("this system has no resource limits") from None
-    wanted = {
+    limits = {
         "AS": memory,
         "CPU": int(seconds) + 1,
-        "FSIZE": FILE_SIZE,
+        "FSIZE": MAX_FILE_BYTES,
         "CORE": 0,
-        "NOFILE": OPEN_FILES,
+        "NOFILE": MAX_OPEN_FILES,
         "MEMLOCK": 0,
         "MSGQUEUE": 0,
     }
-    for name, value in wanted.items():
+    for name, value in limits.items():
         _lower(resource, f"RLIMIT_{name}", value)
 
 
 def limit_processes() -> None:
-    """Sensible only where nobody else is counted (a user namespace of its own), or where no filter refuses
-    processes: it counts all of the user's.
+    """Limit the number of processes.
+
+    The kernel counts all processes of the user. So this makes sense only in a user namespace of its own, or
+    where no seccomp filter refuses processes.
     """
     with contextlib.suppress(ImportError):
         import resource
 
-        _lower(resource, "RLIMIT_NPROC", PROCESSES)
+        _lower(resource, "RLIMIT_NPROC", MAX_PROCESSES)
 
 
 def _lower(resource: object, name: str, value: int) -> None:

@@ -12,8 +12,7 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
 
 
 class Kernel:
-    """The C library's door to the kernel. Every call raises OSError with its name when the kernel refuses
-    it."""
+    """System calls through the C library. Each raises OSError with its name when the kernel refuses it."""
 
     def __init__(self) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)
@@ -22,7 +21,7 @@ class Kernel:
         """A function of the C library."""
         return self._checked(name, getattr(self.libc, name)(*map(_word, arguments)))
 
-    def number(self, name: str, number: int, *arguments: object) -> int:
+    def syscall(self, name: str, number: int, *arguments: object) -> int:
         """A system call by its number, where the C library has no function for it."""
         return self._checked(name, self.libc.syscall(ctypes.c_long(number), *map(_word, arguments)))
 
@@ -37,17 +36,17 @@ class Kernel:
 
 
 def read_text(path: str) -> str:
-    """What a file of the system says. Raises OSError."""
+    """The text of a file in /proc or /sys. Raises OSError."""
     with open(path) as file:
         return file.read()
 
 
 def write_text(path: str, text: str) -> None:
-    """Tell a file of the system. Raises OSError."""
+    """Write to a file in /proc or /sys. Raises OSError."""
     with open(path, "w") as file:
         file.write(text)
 
 
 def _word(value: object) -> object:
-    """Numbers as whole machine words: variadic functions read them so."""
+    """Integers as machine words, as variadic C functions read them."""
     return ctypes.c_long(value) if isinstance(value, int) else value

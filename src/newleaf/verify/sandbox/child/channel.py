@@ -1,11 +1,11 @@
-"""Messages between the judge and the program: a length of four bytes, then plain data."""
+"""Messages between the test runner and the program: a length of four bytes, then plain data."""
 
 from __future__ import annotations
 
 import os
 import struct
 
-from .plain import BYTES, NotPlainError, decode, encode
+from .plain_data import MAX_BYTES, UnsupportedValueError, decode, encode
 
 TYPE_CHECKING = False  # typing takes longer to import than all of this; checkers know the name
 if TYPE_CHECKING:
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class ClosedError(Exception):
-    """The other side is gone."""
+    """The other process has closed its end."""
 
 
 class Channel:
-    """One side's end: two descriptors."""
+    """One end: a file descriptor to read from and one to write to."""
 
     def __init__(self, reading: int, writing: int) -> None:
         self.reading, self.writing = reading, writing
 
     def send(self, *message: object) -> None:
-        """Raises NotPlainError, with nothing sent, for what does not cross; ClosedError."""
+        """Raises ClosedError, and UnsupportedValueError, with nothing sent, for unsupported types."""
         text = encode(message)
         left = memoryview(struct.pack("!I", len(text)) + text)
         try:
@@ -33,24 +33,24 @@ class Channel:
             raise ClosedError from None
 
     def receive(self) -> tuple[Any, ...]:
-        """The next message. Raises NotPlainError for what is none, ClosedError."""
+        """The next message. Raises ClosedError, and UnsupportedValueError for malformed ones."""
         (size,) = struct.unpack("!I", self._read(4))
-        if size > BYTES:
-            raise NotPlainError(f"a message of more than {BYTES:,} bytes")
+        if size > MAX_BYTES:
+            raise UnsupportedValueError(f"a message of more than {MAX_BYTES:,} bytes")
         message = decode(self._read(size))
         if not isinstance(message, tuple) or not message or not isinstance(message[0], str):
-            raise NotPlainError("not a message of the form agreed on")
+            raise UnsupportedValueError("not a message of the form agreed on")
         return message
 
     def _read(self, size: int) -> bytes:
-        parts = []
+        chunks = []
         while size:
             try:
-                part = os.read(self.reading, min(size, 1 << 20))
+                chunk = os.read(self.reading, min(size, 1 << 20))
             except OSError:
-                part = b""
-            if not part:
+                chunk = b""
+            if not chunk:
                 raise ClosedError
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            chunks.append(chunk)
+            size -= len(chunk)
+        return b"".join(chunks)

@@ -1,5 +1,4 @@
-"""Nothing of a program outlives its judging, and nothing it does costs the caller more than a bounded
-amount."""
+"""No process of a program outlives its run, and the caller's memory stays bounded."""
 
 from __future__ import annotations
 
@@ -9,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from newleaf.verify.sandbox import run_program, run_tests
-from newleaf.verify.sandbox.run import WALLS
+from newleaf.verify.sandbox.run import POLICIES
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="these programs fork")
 
@@ -56,23 +56,31 @@ def alive(mark: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "walls", [WALLS, ("namespaces",), ("namespaces", "tree"), ("filter",), ("limits", "hook"), ("limits",)]
+    "policies",
+    [
+        POLICIES,
+        ("namespaces",),
+        ("namespaces", "rootfs"),
+        ("seccomp",),
+        ("rlimits", "audit_hook"),
+        ("rlimits",),
+    ],
 )
 @pytest.mark.parametrize(
     "source", [OUTLIVE, "import time; time.sleep(600)", "while True: pass", "import os; os.abort()"]
 )
-def test_no_process_is_left_when_the_outcome_is_told(source: str, walls: tuple[str, ...], mark: str) -> None:
-    found = run_program(source, seconds=0.5, walls=walls)
+def test_no_process_is_left_after_a_run(source: str, policies: tuple[str, ...], mark: str) -> None:
+    found = run_program(source, seconds=0.5, policies=policies)
     assert not found.passed
     assert alive(mark) == []
 
 
 def test_no_process_is_left_of_a_hostile_test_file(mark: str) -> None:
-    assert not run_tests("f = len", OUTLIVE, ["f"], seconds=0.5, walls=("namespaces",)).passed
+    assert not run_tests("f = len", OUTLIVE, ["f"], seconds=0.5, policies=("namespaces",)).passed
     assert alive(mark) == []
 
 
-def test_all_processes_end_with_newleaf_however_it_ends(tmp_path: Path) -> None:
+def test_all_processes_end_when_newleaf_is_killed(tmp_path: Path) -> None:
     code = (
         f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\nfrom newleaf.verify.sandbox import "
         f"run_program\n"
@@ -95,21 +103,21 @@ def test_workers_end_with_their_guardians(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as newleaf:
         try:
             wait(lambda: len(alive(mark)) >= 4)
-            time.sleep(0.5)  # for the workers to have their walls
-            for guardian in psutil.Process(newleaf.pid).children():
-                guardian.kill()
+            time.sleep(0.5)  # for the policies to be applied
+            for supervisor in psutil.Process(newleaf.pid).children():
+                supervisor.kill()
             wait(lambda: not alive(mark))
             assert newleaf.communicate(timeout=30)[0] == b"False\n"
         finally:
             newleaf.kill()
 
 
-def wait(what: object, turns: int = 600) -> None:
-    for _ in range(turns):
-        if what():  # type: ignore[operator]
+def wait(condition: Callable[[], object], polls: int = 600) -> None:
+    for _ in range(polls):
+        if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("it did not come to that")
+    raise AssertionError("the condition did not become true")
 
 
 FLOOD = """
@@ -124,10 +132,10 @@ while True: pass
 
 
 @pytest.mark.parametrize("flooder", ["program", "tests"])
-def test_a_flood_on_every_descriptor_is_not_collected(flooder: str) -> None:
+def test_output_on_every_descriptor_is_not_buffered(flooder: str) -> None:
     """600 MB once raised the caller to 2.4 GB."""
     what = "run_program(" if flooder == "program" else "run_tests('f = len', functions=['f'], tests="
-    act = f"{what}{FLOOD!r}, seconds=2, walls=())"
+    act = f"{what}{FLOOD!r}, seconds=2, policies=())"
     code = (
         "import resource\nfrom newleaf.verify.sandbox import run_program, run_tests\nrun_program('pass')\n"
         f"before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nassert not {act}.passed\n"
@@ -146,11 +154,11 @@ def test_processes_and_threads_are_few_even_without_the_filter() -> None:
         "os._exit(0)\n        count += 1\n"
         "except OSError:\n    pass\nassert 0 < count < 100, count"
     )
-    walls = ("limits", "namespaces", "tree", "capabilities")
-    found = run_program("pass", walls=walls)
-    if found.walls != walls:
-        pytest.skip("; ".join(found.missing))
-    found = run_program(bomb, seconds=10, walls=walls)
+    policies = ("rlimits", "namespaces", "rootfs", "capabilities")
+    found = run_program("pass", policies=policies)
+    if found.policies != policies:
+        pytest.skip("; ".join(found.unavailable))
+    found = run_program(bomb, seconds=10, policies=policies)
     assert found.passed, found.reason
     threads = (
         "import threading, time\nthreading.stack_size(32768)\ncount = 0\n"
@@ -162,15 +170,15 @@ def test_processes_and_threads_are_few_even_without_the_filter() -> None:
     assert found.passed, found.reason
 
 
-def test_programs_are_judged_side_by_side_from_several_threads() -> None:
+def test_programs_run_concurrently_from_several_threads() -> None:
     results: list[bool] = []
 
-    def judge(number: int) -> None:
+    def run(number: int) -> None:
         results.append(
             run_tests(f"def f(): return {number}", f"assert f() == {number}", ["f"], seconds=10).passed
         )
 
-    threads = [threading.Thread(target=judge, args=(number,)) for number in range(6)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -182,7 +190,7 @@ def test_an_interrupt_leaves_no_process(mark: str, monkeypatch: pytest.MonkeyPat
     def interrupted(*_: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("newleaf.verify.sandbox.run.hear", interrupted)
+    monkeypatch.setattr("newleaf.verify.sandbox.run.read_result", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_program("while True: pass", seconds=60)
     assert alive(mark) == []

@@ -1,9 +1,8 @@
-"""Plain data between two processes: values of Python's own types, as JSON with a tag where JSON has no such
-type.
+"""Serialization of plain data between two processes: JSON, with tags for types that JSON does not have.
 
-A value of a subclass crosses as its base type, by the base's own methods; anything else is refused by its
-type's name. What comes out is made of exact built-in types, so nothing that the other side has defined can
-act on this one. Size and depth are bounded both ways.
+A value of a subclass is serialized as its base type, by the base's own methods. Any other type is refused by
+name. Decoding gives exact built-in types, so that no class of the other process acts on this one. Size and
+depth are bounded both ways.
 """
 
 from __future__ import annotations
@@ -15,45 +14,45 @@ TYPE_CHECKING = False  # typing takes longer to import than all of this; checker
 if TYPE_CHECKING:
     from typing import Any
 
-BYTES = 4 << 20  # of a message
-DEPTH = 100
-VALUES = 1_000_000  # in a message
-JSON_INTEGER = 1 << 62  # integers up to here cross as JSON's, larger ones in hexadecimal
-NAMES = 100  # characters of a type's name in a message
+MAX_BYTES = 4 << 20  # of a message
+MAX_DEPTH = 100
+MAX_VALUES = 1_000_000  # in a message
+MAX_JSON_INTEGER = 1 << 62  # larger integers are written in hexadecimal
+MAX_NAME_CHARACTERS = 100  # of a type's name in an error
 
 
-class NotPlainError(Exception):
-    """This value does not cross, or what came is not of this form."""
+class UnsupportedValueError(Exception):
+    """A value that cannot be serialized, or bytes that cannot be decoded."""
 
 
 def encode(value: object) -> bytes:
-    """A value as bytes. Raises NotPlainError for what is not plain data, too large or too deep."""
-    text = json.dumps(_Packer().pack(value, 0), separators=(",", ":")).encode("ascii")
-    if len(text) > BYTES:
-        raise NotPlainError(f"more than {BYTES:,} bytes of data")
+    """A value as bytes. Raises UnsupportedValueError for other types, too large or too deep."""
+    text = json.dumps(_Encoder().encode(value, 0), separators=(",", ":")).encode("ascii")
+    if len(text) > MAX_BYTES:
+        raise UnsupportedValueError(f"more than {MAX_BYTES:,} bytes of data")
     return text
 
 
 def decode(text: bytes) -> Any:
-    """The value of these bytes. Raises NotPlainError for bytes that `encode` does not make."""
+    """The value of these bytes. Raises UnsupportedValueError for other bytes."""
     try:
-        return _unpack(json.loads(text), 0)
-    except NotPlainError:
+        return _decode(json.loads(text), 0)
+    except UnsupportedValueError:
         raise
     except Exception:  # JSON's errors, lists of another length, what cannot be a key, names of no type
-        raise NotPlainError("not data of the form agreed on") from None
+        raise UnsupportedValueError("not data of the form agreed on") from None
 
 
-class _Packer:
+class _Encoder:
     def __init__(self) -> None:
-        self.left = VALUES
+        self.left = MAX_VALUES
 
-    def pack(self, value: Any, depth: int) -> object:
+    def encode(self, value: Any, depth: int) -> object:
         self.left -= 1
         if self.left < 0:
-            raise NotPlainError(f"more than {VALUES:,} values")
-        if depth > DEPTH:
-            raise NotPlainError(f"data nested more than {DEPTH} deep")
+            raise UnsupportedValueError(f"more than {MAX_VALUES:,} values")
+        if depth > MAX_DEPTH:
+            raise UnsupportedValueError(f"data nested more than {MAX_DEPTH} deep")
         if value is None or value is True or value is False:
             return value
         kind = next((base for base in type(value).__mro__ if base in SCALARS or base in CONTAINERS), None)
@@ -61,15 +60,17 @@ class _Packer:
             return SCALARS[kind](value)
         if kind is not None:
             tag, items = CONTAINERS[kind]
-            return [tag, *(self.pack(item, depth + 1) for item in items(value))]
-        if isinstance(value, Iterator):  # a generator, a map, a zip: what it gives, once
-            return ["iterator", *(self.pack(item, depth + 1) for item in value)]
-        raise NotPlainError(f"a value of type {type(value).__name__[:NAMES]}, which is not plain data")
+            return [tag, *(self.encode(item, depth + 1) for item in items(value))]
+        if isinstance(value, Iterator):  # a generator, a map, a zip: its items
+            return ["iterator", *(self.encode(item, depth + 1) for item in value)]
+        raise UnsupportedValueError(
+            f"a value of type {type(value).__name__[:MAX_NAME_CHARACTERS]}, which is not plain data"
+        )
 
 
 def _integer(value: int) -> object:
     exact = int.__add__(value, 0)
-    return exact if -JSON_INTEGER < exact < JSON_INTEGER else ["int", hex(exact)]
+    return exact if -MAX_JSON_INTEGER < exact < MAX_JSON_INTEGER else ["int", hex(exact)]
 
 
 SCALARS: dict[Any, Callable[[Any], object]] = {
@@ -98,7 +99,7 @@ CONTAINERS: dict[Any, tuple[str, Callable[[Any], Iterator[Any]]]] = {
     type({}.items()): ("items", iter),
 }
 
-MADE: dict[str, Callable[[list[Any]], Any]] = {
+CONSTRUCTORS: dict[str, Callable[[list[Any]], Any]] = {
     "list": list,
     "tuple": tuple,
     "set": set,
@@ -112,13 +113,13 @@ MADE: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def _unpack(found: Any, depth: int) -> Any:
+def _decode(found: Any, depth: int) -> Any:
     if not isinstance(found, list):
         if isinstance(found, dict):
-            raise NotPlainError("not data of the form agreed on")
+            raise UnsupportedValueError("not data of the form agreed on")
         return found
-    if depth > DEPTH + 1:
-        raise NotPlainError(f"data nested more than {DEPTH} deep")
+    if depth > MAX_DEPTH + 1:
+        raise UnsupportedValueError(f"data nested more than {MAX_DEPTH} deep")
     tag, *items = found
     match tag:
         case "int":
@@ -129,4 +130,4 @@ def _unpack(found: Any, depth: int) -> Any:
             return bytearray.fromhex(items[0])
         case "complex":
             return complex(*items)
-    return MADE[tag]([_unpack(item, depth + 1) for item in items])
+    return CONSTRUCTORS[tag]([_decode(item, depth + 1) for item in items])
