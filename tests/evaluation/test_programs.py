@@ -94,7 +94,8 @@ def test_a_system_on_which_no_program_runs_is_told_and_not_scored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_rows(tmp_path / "humaneval.jsonl", [PROBLEM])
-    start = "import sys; sys.path.insert(0, {folder!r}); from inside import main, program; program.run = 0; main.main()"
+    start = "import sys; sys.path.insert(0, {folder!r}); from child import main, program_runner; "
+    start += "program_runner.run = 0; main.main()"
     monkeypatch.setattr("newleaf.verify.sandbox.processes.START", start)
     with pytest.raises(
         InputError,
@@ -120,7 +121,7 @@ def test_what_the_model_writes_is_run_only_when_it_is_allowed_and_ends_where_the
     assert found.left_out == [
         f"{tmp_path / 'humaneval.jsonl'}:2: has no field 'test'; it has task_id, prompt, entry_point, test"
     ]
-    assert "hook" in found.setting["sandbox"]
+    assert "audit_hook" in found.setting["sandbox"]
     row = json.loads((tmp_path / "out/answers/humaneval.jsonl").read_text("utf-8").splitlines()[0])
     assert not any(stop in row["answer"][0] for stop in ("\nclass", "\ndef", "\n#", "\nif", "\nprint"))
     three = evaluation(

@@ -190,7 +190,8 @@ CHEATS = {
     "trace of all threads": TRACE.format(start="__import__('threading').settrace(skip)"),
     "patched builtins and modules": PATCHED,
     "modules of the tests replaced": "import sys, types\nfor name in ('math', 'copy', 'random'):\n"
-    "    fake = types.ModuleType(name)\n    fake.fabs = lambda *_: 0\n    fake.sample = lambda *_: []\n    fake.deepcopy = lambda x: x\n"
+    "    fake = types.ModuleType(name)\n    fake.fabs = lambda *_: 0\n"
+    "    fake.sample = lambda *_: []\n    fake.deepcopy = lambda x: x\n"
     "    sys.modules[name] = fake\n" + WRONG,
     "an import hook": "import sys\nclass Hook:\n    def find_spec(self, *_): raise SystemExit(0)\n"
     "sys.meta_path.insert(0, Hook())\n" + WRONG,
