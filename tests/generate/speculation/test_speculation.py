@@ -3,6 +3,7 @@ pay."""
 
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -214,8 +215,9 @@ def test_what_the_draft_has_read_is_the_text_whatever_was_wrong_before(model: Mo
         row = 0
         for part in parts:
             text = next(each for each in engine.scheduler.running if each.slot == part.slot)
-            drafted = [*text.ahead[:-1], *part.ids] if text.ahead else []
-            ids = text.sample.row.ids[text.draft_base :]
+            state = engine.speculator.states.of(text)
+            drafted = [*state.draft_tokens[:-1], *part.ids] if state.draft_tokens else []
+            ids = text.sample.row.ids[state.draft_base :]
             whole = [*ids, *drafted] if drafted else ids[: part.start + len(part.ids)]
             assert len(whole) == part.start + len(part.ids)
             if part.wanted:
@@ -271,6 +273,17 @@ def test_a_draft_that_does_not_pay_is_left_alone(model: Model) -> None:
     costly.speculator.step_cost = FixedStepCost(1.0, 0.3)
     texts(costly, config)
     assert costly.speculator.acceptance_counts["draft"].proposed == 0
+
+
+def test_what_speculation_knows_of_a_text_goes_with_the_text(model: Model, sister: Model) -> None:
+    engine = engine_of(model, sister)
+    drive = engine.write(PROMPTS, SamplingConfig(max_tokens=40, min_tokens=40, temperature=0))
+    next(drive)
+    assert len(engine.speculator.states) == len(PROMPTS)
+    for _ in drive:
+        pass
+    gc.collect()
+    assert len(engine.speculator.states) == 0
 
 
 def test_what_texts_begin_with_is_read_once_by_the_draft_too(model: Model, sister: Model) -> None:

@@ -23,6 +23,7 @@ from newleaf.generate.kv.layer_groups import head_bytes
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.sampler import SamplerRow, sample_with_probabilities
 from newleaf.generate.speculation.acceptance import AcceptanceRates
+from newleaf.generate.speculation.speculation_state import SpeculationStates
 from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.generate.text.sequence import Sequence
 from newleaf.generate.text.text_state import one_thread
@@ -106,6 +107,7 @@ class DraftModel:
 
     def __init__(self, executor: Executor, vocab_size: int, share: float) -> None:
         self.executor, self.vocab_size, self.share = executor, vocab_size, share
+        self.states = SpeculationStates()
         self.step_cost, self.acceptance = StepCost(), AcceptanceRates(PRIOR)
         self.any = AcceptanceRates((0.7,))  # of any token that follows right ones
 
@@ -130,55 +132,55 @@ class DraftModel:
 
     def follow(self, sequence: Sequence) -> None:
         """Note what of its own proposals became text, and begin again where the text has left its context."""
-        ids = sequence.sample.row.ids
-        if (
-            sequence.draft_base < sequence.base
-            or len(ids) - sequence.draft_base + MOST > self.executor.max_length
-        ):
+        ids, state = sequence.sample.row.ids, self.states.of(sequence)
+        if state.draft_base < sequence.base or len(ids) - state.draft_base + MOST > self.executor.max_length:
             self.forget(sequence)
-            sequence.draft_base = max(sequence.base, len(ids) - (self.executor.max_length + 1) // 2)
-        at = sequence.draft_base + sequence.drafted
+            state.draft_base = max(sequence.base, len(ids) - (self.executor.max_length + 1) // 2)
+        at = state.draft_base + state.draft_read
         accepted = 0
         while (
-            accepted < len(sequence.ahead)
+            accepted < len(state.draft_tokens)
             and at + accepted < len(ids) - 1
-            and ids[at + accepted] == sequence.ahead[accepted]
+            and ids[at + accepted] == state.draft_tokens[accepted]
         ):
             accepted += 1
-        sequence.drafted += accepted
-        sequence.ahead = []
+        state.draft_read += accepted
+        state.draft_tokens = []
 
     def behind(self, sequence: Sequence) -> int:
         """Tokens of the text that it has not read."""
-        return len(sequence.sample.row.ids) - sequence.draft_base - sequence.drafted
+        state = self.states.of(sequence)
+        return len(sequence.sample.row.ids) - state.draft_base - state.draft_read
 
     def read(self, sequence: Sequence, most: int) -> int:
         """Read on in a text, at most so many tokens and never the last, whose logits are wanted when
         drafting; returns how many."""
         assert sequence.slot is not None
-        text = sequence.sample.row.ids[sequence.draft_base :]
-        if sequence.drafted == 0:
-            sequence.drafted = self.executor.borrow(sequence.slot, text[:-1])
-        ids = text[sequence.drafted : min(sequence.drafted + most, len(text) - 1)]
+        state = self.states.of(sequence)
+        text = sequence.sample.row.ids[state.draft_base :]
+        if state.draft_read == 0:
+            state.draft_read = self.executor.borrow(sequence.slot, text[:-1])
+        ids = text[state.draft_read : min(state.draft_read + most, len(text) - 1)]
         if ids:
             begin = time.perf_counter()
-            self.executor.run([Part(sequence.slot, sequence.drafted, ids)])
+            self.executor.run([Part(sequence.slot, state.draft_read, ids)])
             self.step_cost.note(0, len(ids), time.perf_counter() - begin)
-            sequence.drafted += len(ids)
+            state.draft_read += len(ids)
             self.publish(sequence)
         return len(ids)
 
     def publish(self, sequence: Sequence) -> None:
         """Let other texts borrow what it has read of this one."""
-        if sequence.slot is not None and sequence.drafted:
-            self.executor.publish(
-                sequence.slot, sequence.sample.row.ids[sequence.draft_base :][: sequence.drafted]
-            )
+        state = self.states.of(sequence)
+        if sequence.slot is not None and state.draft_read:
+            text = sequence.sample.row.ids[state.draft_base :]
+            self.executor.publish(sequence.slot, text[: state.draft_read])
 
     def forget(self, sequence: Sequence) -> None:
         if sequence.slot is not None:
             self.executor.release(sequence.slot)
-        sequence.drafted, sequence.ahead = 0, []
+        state = self.states.of(sequence)
+        state.draft_read, state.draft_tokens = 0, []
 
     def step(self, several: Several[DraftedTokens]) -> list[DraftedTokens]:
         """One more token for each of these texts: the one that the chooser takes by the draft's logits and
@@ -208,12 +210,13 @@ class DraftModel:
         """What it has not read of a text, or the token that it wrote last; noted as read."""
         sequence, slot = ahead.sequence, ahead.sequence.slot
         assert slot is not None
-        start = sequence.drafted + len(sequence.ahead)
+        state = self.states.of(sequence)
+        start = state.draft_read + len(state.draft_tokens)
         if ahead.tokens:
-            sequence.ahead.append(ahead.tokens[-1])
+            state.draft_tokens.append(ahead.tokens[-1])
             return Part(slot, start, ahead.tokens[-1:], 1)
-        ids = sequence.sample.row.ids[sequence.draft_base + sequence.drafted :]
-        sequence.drafted += len(ids)
+        ids = sequence.sample.row.ids[state.draft_base + state.draft_read :]
+        state.draft_read += len(ids)
         return Part(slot, start, ids, 1)
 
     def record_accepted(self, kinds: Several[int], accepted: int) -> None:

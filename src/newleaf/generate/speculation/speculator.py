@@ -16,6 +16,7 @@ from newleaf.generate.backend.executor import Executor
 from newleaf.generate.speculation import prompt_lookup
 from newleaf.generate.speculation.acceptance import AcceptanceRates
 from newleaf.generate.speculation.draft_model import MOST, NEAR, DraftedTokens, DraftModel, rest
+from newleaf.generate.speculation.speculation_state import SpeculationStates
 from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.generate.text.sequence import Sequence
 
@@ -68,6 +69,7 @@ class Speculator:
 
     def __init__(self, executor: Executor, draft: DraftModel | None = None) -> None:
         self.executor, self.draft = executor, draft
+        self.states = draft.states if draft is not None else SpeculationStates()
         self.step_cost = StepCost()
         self.acceptance_counts = {"look-up": AcceptanceCount(), "draft": AcceptanceCount()}
         self._acceptance = AcceptanceRates(prompt_lookup.PRIOR)
@@ -119,8 +121,8 @@ class Speculator:
         )
         if found.drafted and self.draft is not None:
             self.draft.record_accepted(found.kinds, accepted)
-        elif sequence.acceptance is not None:
-            sequence.acceptance.note(found.kinds, accepted)
+        elif (acceptance := self.states.of(sequence).acceptance) is not None:
+            acceptance.note(found.kinds, accepted)
 
     def forget(self, sequence: Sequence) -> None:
         """The text leaves its slot."""
@@ -142,21 +144,21 @@ class Speculator:
 
     def _look_up(self, sequence: Sequence, most: int, texts: int, rows: int) -> Proposal | None:
         """What the text itself says; None where it says nothing that is worth its rows."""
-        row = sequence.sample.row
-        tokens, length = sequence.lookup.find(row.ids, most)
+        row, state = sequence.sample.row, self.states.of(sequence)
+        tokens, length = state.lookup.find(row.ids, most)
         if row.constraint is not None and tokens:
             tokens = tokens[: row.constraint.fitting(tokens)]
         if not tokens:
             return None
-        sequence.acceptance = sequence.acceptance or self._acceptance.below()
+        state.acceptance = state.acceptance or self._acceptance.below()
         kinds = [prompt_lookup.kind_of(length + place) for place in range(len(tokens))]
         probabilities, reach = [], 1.0
         for kind in kinds:
-            reach *= sequence.acceptance.probability(kind)
+            reach *= state.acceptance.probability(kind)
             probabilities.append(reach)
         count, rate = self.step_cost.best(texts, rows, probabilities)
         if not count:
-            sequence.acceptance.fade(kinds[0])
+            state.acceptance.fade(kinds[0])
         drafting = (
             self._ready(sequence) and self._expected(self.draft, most, texts, rows, 1)[1] > rate
             if self.draft is not None
@@ -166,10 +168,11 @@ class Speculator:
 
     def _ready(self, sequence: Sequence) -> bool:
         """Whether the draft could go on with the text at once."""
+        state = self.states.of(sequence)
         return (
             self.draft is not None
-            and not sequence.pause
-            and bool(sequence.drafted)
+            and not state.paused_steps
+            and bool(state.draft_read)
             and self.draft.behind(sequence) <= NEAR
         )
 
@@ -192,12 +195,13 @@ class Speculator:
         """Proposals by the draft for those texts where they pay, all of them side by side."""
         able: list[DraftedTokens] = []
         for sequence, most in wanting:
-            if sequence.pause:
-                sequence.pause -= 1
+            state = self.states.of(sequence)
+            if state.paused_steps:
+                state.paused_steps -= 1
                 continue
             draft.follow(sequence)
             most = min(
-                most, MOST, draft.executor.max_length - len(sequence.sample.row.ids) + sequence.draft_base
+                most, MOST, draft.executor.max_length - len(sequence.sample.row.ids) + state.draft_base
             )
             if most > 0 and self._pays(draft, sequence, most, texts, rows, len(wanting)):
                 able.append(DraftedTokens(sequence, sequence.sample.row.fork(), most))
@@ -240,7 +244,8 @@ class Speculator:
             saved = (self.step_cost.seconds(texts, rows) + self.step_cost.choosing * texts) / texts - 1 / rate
             count *= saved * (row.config.max_tokens - row.written) > reading
         if not count:
-            sequence.patience = min(2 * sequence.patience or PATIENCE, MOST_PATIENCE)
-            sequence.pause = sequence.patience
+            state = self.states.of(sequence)
+            state.last_pause = min(2 * state.last_pause or PATIENCE, MOST_PATIENCE)
+            state.paused_steps = state.last_pause
             draft.any.fade(0, 0.5)
         return bool(count)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from newleaf.generate.speculation.acceptance import AcceptanceRates
-from newleaf.generate.speculation.prompt_lookup import PromptLookup
 from newleaf.generate.text.text_state import TextState
 
 if TYPE_CHECKING:
@@ -44,13 +42,6 @@ class Sequence:
     base: int = 0
     group: Grouped | None = None  # of texts that are written as one
     adapter: int = 0  # which of the engine's it is written with; 0 is none
-    lookup: PromptLookup = field(default_factory=PromptLookup)
-    acceptance: AcceptanceRates | None = None  # of what look-up finds in this text
-    drafted: int = 0  # tokens that the draft's cache holds, from `draft_base` in the text on
-    draft_base: int = 0
-    ahead: list[int] = field(default_factory=list)  # what it holds after those: its own guesses
-    pause: int = 0  # rounds without the draft
-    patience: int = 0  # how long the next pause is
 
     @property
     def text(self) -> list[int]:
