@@ -136,7 +136,7 @@ def test_a_draft_changes_no_text_and_a_wrong_one_is_refused_in_a_line(
         (["--draft", tmp_path / "nothing"], "nothing"),
         (["--draft-weights", "int4"], "--draft-weights: goes with --draft MODEL"),
         (["--draft", run, "--beams", "2"], "draft: cannot be combined with beams"),
-        (["--draft", run, "--speculation", "off"], "draft: speculation=off takes no guesses"),
+        (["--draft", run, "--speculation", "off"], "draft: speculation=off takes no proposals"),
     ):
         code, _, errors = in_process(capsys, *words, *more)
         assert (code, errors.count("\n")) == (2, 1)

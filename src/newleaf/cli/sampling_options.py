@@ -77,7 +77,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, leave_out: Collection[
     parser.add_argument(
         "--speculation",
         choices=["auto", "off"],
-        help="guess tokens where a text repeats itself (default: auto); changes no text",
+        help="propose tokens where a text repeats itself (default: auto); changes no text",
     )
 
 

@@ -99,7 +99,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="bytes for all models' weights, such as 8G; models are opened and put away as they are asked for",
+        help="bytes for all models' weights, such as 8G; models are opened and evicted as they are asked for",
     )
     parser.add_argument(
         "--cache",
@@ -116,7 +116,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--draft",
         action="append",
         metavar="[NAME=]MODEL",
-        help="a small model with the same tokenizer, which guesses tokens for the first model, or the one named; changes no text; may be "
+        help="a small model with the same tokenizer, which proposes tokens for the first model, or the one named; changes no text; may be "
         "given several times",
     )
     parser.add_argument(

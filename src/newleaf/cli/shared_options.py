@@ -36,7 +36,7 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draft",
         metavar="MODEL",
-        help="a small model with the same tokenizer, which guesses tokens; changes no text",
+        help="a small model with the same tokenizer, which proposes tokens; changes no text",
     )
     kinds = ["fp32", "bf16", "int8", "int4"]
     parser.add_argument(

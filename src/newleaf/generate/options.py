@@ -59,7 +59,7 @@ class SamplingConfig:
     echo: bool = False  # the text begins with the prompt
     # which tokens are chosen anew where they would make text that is not UTF-8
     valid_utf8: ValidUtf8 = "sampled"
-    speculation: Literal["auto", "off"] = "auto"  # guess tokens where a text repeats itself; changes no text
+    speculation: Literal["auto", "off"] = "auto"  # propose where a text repeats itself; changes no text
     truncate: Literal["left"] | None = None  # a prompt too long for the context loses its beginning
     seed: int | None = None
 

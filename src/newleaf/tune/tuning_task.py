@@ -51,5 +51,5 @@ def task_named(name: str) -> Task:
         )
     found = getattr(import_module(f"newleaf.tune.tasks.{name}"), "TASK", None)
     if not isinstance(found, Task):
-        raise InputError(f"task: {name} has no course")
+        raise InputError(f"task: {name} has no objective")
     return found

@@ -396,7 +396,7 @@ def test_what_does_not_fit_is_refused_or_said(
         ),
         (sister, {"beams": 2}, "draft: cannot be combined with beams"),
         (sister, {"guidance_scale": 2.0}, "draft: cannot be combined with guidance_scale"),
-        (sister, {"speculation": "off"}, "draft: speculation=off takes no guesses"),
+        (sister, {"speculation": "off"}, "draft: speculation=off takes no proposals"),
         ("small", {}, "draft: must be a model, as newleaf.load opens one, not 'small'"),
     ):
         with pytest.raises(InputError, match=said):

@@ -85,8 +85,8 @@ class Engine:
         )
         if draft is not None and deterministic and not self.executor.batch_invariant:
             say_once(
-                "deterministic: a network without a program takes no guesses, which could tip ties, so the "
-                "draft is left alone"
+                "deterministic: a network without a program takes no proposals, which could tip ties, so "
+                "the draft is not used"
             )
         self.speculator = Speculator(self.executor, written)
         self.scheduler = Scheduler(

@@ -79,10 +79,10 @@ def check_drafting(drafted: bool, config: SamplingConfig) -> None:
     for name, off in (("beams", 1), ("guidance_scale", 1)):
         if drafted and getattr(config, name) != off:
             raise InputError(
-                f"draft: cannot be combined with {name}, which takes no guesses; leave one of the two out"
+                f"draft: cannot be combined with {name}, which takes no proposals; leave one of the two out"
             )
     if drafted and config.speculation == "off":
-        raise InputError("draft: speculation=off takes no guesses; leave one of the two out")
+        raise InputError("draft: speculation=off takes no proposals; leave one of the two out")
 
 
 @dataclass

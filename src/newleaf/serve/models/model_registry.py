@@ -188,7 +188,7 @@ class Registry:
                 )
             self._hosted.pop(idle).close()
             gc.collect()
-            self.logs.write("put away", model=idle)
+            self.logs.write("evicted", model=idle)
 
     def close(self) -> None:
         for loaded_model in self._hosted.values():

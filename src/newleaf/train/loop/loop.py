@@ -128,9 +128,9 @@ class Loop:
             try:
                 return self._micro_batches(batch, counts)
             except torch.OutOfMemoryError:
-                if self.optimizer.layout.in_step:  # the others would wait for this one's next portion
+                if self.optimizer.layout.in_step:  # the others would wait for this one's next micro-batch
                     raise InputError(
-                        "the device's memory does not hold a portion; give a smaller train.micro_batch_size"
+                        "the device's memory does not hold a micro-batch; give a smaller train.micro_batch_size"
                     ) from None
                 if self.micro_batch_size == 1:
                     raise InputError(

@@ -249,8 +249,8 @@ class Session:
     def reduce_micro_batch(self, windows: int) -> None:
         self.folder.record(step=self.loop.step, micro_batch_size=windows)
         self.monitor.say(
-            f"Out of memory: from now on {windows} windows at once, and more portions a step; the result is "
-            f"the same."
+            f"Out of memory: from now on {windows} windows at once, and more micro-batches a step; "
+            "the result is the same."
         )
 
     def validation_due(self, step: Step) -> bool:
