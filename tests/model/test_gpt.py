@@ -268,9 +268,9 @@ def test_attention_sinks_and_experts_are_those_of_the_formulas() -> None:
     with torch.no_grad():
         block.attention.sinks.fill_(0.7)
         q, k, v = torch.randn(3, 1, 1, 6, 4).unbind()
-        from newleaf.model.attention import _attend_with_sinks
+        from newleaf.model.cpu.matmul_attention import sink_attention
 
-        got = _attend_with_sinks(q, k, v, None, 0.0, 0.5, block.attention.sinks)[0, 0]
+        got = sink_attention(q, k, v, None, block.attention.sinks, 0.5, 0.0)[0, 0]
         for t in range(6):
             scores = [0.5 * float(q[0, 0, t] @ k[0, 0, s]) for s in range(t + 1)]
             total = sum(math.exp(score) for score in scores) + math.exp(0.7)

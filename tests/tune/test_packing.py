@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newleaf.model import GPT, GPTConfig
-from newleaf.model.cpu.block_diagonal_attention import PackedDocuments
+from newleaf.model.packed_documents import PackedDocuments
 from newleaf.tune.conversations.example import Example
 from newleaf.tune.conversations.packing import PackedExamples, ShuffledBatches, pack
 
@@ -62,7 +62,7 @@ def test_logits_of_a_packed_conversation_are_those_it_has_alone(name: str, sizes
     batch = packed.rows(range(len(packed)))
     apart = PackedDocuments.of(batch.documents)
     assert apart is not None
-    assert (apart.runs(0) is None) == (sizes[0] == 20)
+    assert (apart.spans(0) is None) == (sizes[0] == 20)
     together = network(batch.ids, documents=batch.documents)
     for row, window in enumerate(packed.windows):
         at = 0

@@ -1,12 +1,13 @@
-"""One layer: attention and feed-forward added to the residual stream, with norms before (GPT-2), after
-(GPT-1), or side by side (GPT-J)."""
+"""One layer: attention and feed-forward, each normalised and added to the residual stream."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from newleaf.model.attention import Attention, Context
+from newleaf.model.attention import Attention
+from newleaf.model.context import Context
 from newleaf.model.feedforward import FeedForward
 from newleaf.model.gpt_config import GPTConfig
 from newleaf.model.mixture import Mixture
@@ -39,16 +40,18 @@ class Block(nn.Module):
         self.feedforward = Mixture(config) if config.n_expert else FeedForward(config)
         self.dropout = config.residual_dropout
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T C"], context: Context) -> Float[Tensor, "B T C"]:
         if self.kind == "parallel":
-            read = self.attention_norm(x)
-            also = read if self.feedforward_norm is None else self.feedforward_norm(x)
-            return x + self._drop(self.attention(read, context)) + self._drop(self.feedforward(also))
-        assert self.feedforward_norm is not None
+            normed = self.attention_norm(x)
+            also_normed = normed if self.feedforward_norm is None else self.feedforward_norm(x)
+            return x + self._drop(self.attention(normed, context)) + self._drop(self.feedforward(also_normed))
+
+        assert self.feedforward_norm is not None  # only parallel blocks share a norm
         if self.kind == "post_norm":
             x = self.attention_norm(x + self._drop(self.attention(x, context)))
-            out: Tensor = self.feedforward_norm(x + self._drop(self.feedforward(x)))
-            return out
+            y: Tensor = self.feedforward_norm(x + self._drop(self.feedforward(x)))
+            return y
+
         x = x + self._drop(self.attention(self.attention_norm(x), context))
         return x + self._drop(self.feedforward(self.feedforward_norm(x)))
 

@@ -1,25 +1,24 @@
-"""The whole network: ids in, logits out."""
+"""The complete network: token ids in, logits of the next token out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from newleaf.model.attention import Context
 from newleaf.model.block import Block
+from newleaf.model.context import build_context
 from newleaf.model.count import count_parameters
-from newleaf.model.cpu.block_diagonal_attention import PackedDocuments
 from newleaf.model.embedding import Embedding
 from newleaf.model.gpt_config import GPTConfig
 from newleaf.model.initialize import initialize
 from newleaf.model.kv_cache import Cache
 from newleaf.model.loss import linear_cross_entropy
-from newleaf.model.masks import Masks, Placement, attention_mask, token_positions
+from newleaf.model.masks import Placement
 from newleaf.model.norm import build_norm
-from newleaf.model.rotary import rotary_table
 
 
 class GPT(nn.Module):
@@ -31,7 +30,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        # in training, keep each block's input only and compute the rest again on the way back
+        # Gradient checkpointing: keep each block's input only, and recompute the rest in the backward pass.
         self.recompute = False
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -43,87 +42,57 @@ class GPT(nn.Module):
 
     def forward(
         self,
-        ids: Tensor,
+        ids: Int[Tensor, "B T"],
         *,
-        real: Tensor | None = None,
-        documents: Tensor | None = None,
+        real: Bool[Tensor, "B T"] | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
         cache: Cache | None = None,
         placement: Placement | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        """Logits [B, T, V] for ids [B, T], or [N, V] of the tokens `wanted` alone, numbers [N] in the
-        flattened batch.
+        logits_to_keep: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "B T V"] | Float[Tensor, "N V"]:
+        """Logits [B, T, V]; or [N, V] of `logits_to_keep`, indices into the B·T tokens of the batch.
 
-        `real` [B, T] is false at padding, which no token sees. `documents` [B, T] numbers the document of
-        each token, and tokens see only their own. `cache` holds earlier tokens and takes these in. Raises
-        ValueError when the tokens do not fit the context.
+        `real` is false at padding, which no token sees. `documents` numbers the document of each token, and
+        tokens see only their own. `cache` holds earlier tokens, and these are appended to it. `placement`
+        says where tokens stand in rows that are not one text each; `real` and `documents` are then ignored.
+        Raises ValueError when the tokens do not fit the context.
         """
-        hidden = self.hidden(ids, real=real, documents=documents, cache=cache, placement=placement)
-        logits: Tensor = self.head(hidden if wanted is None else hidden.flatten(0, 1)[wanted])
+        x = self.hidden(ids, real=real, documents=documents, cache=cache, placement=placement)
+        logits: Tensor = self.head(x if logits_to_keep is None else x.flatten(0, 1)[logits_to_keep])
         return logits
 
     def loss(
-        self, ids: Tensor, targets: Tensor, *, documents: Tensor | None = None, reduction: str = "mean"
-    ) -> Tensor:
-        """Cross-entropy in nats of targets [B, T] given ids [B, T]; targets of -100 do not count.
-        `reduction`: mean, sum or none [B, T]."""
-        return linear_cross_entropy(
-            self.hidden(ids, documents=documents), self.head.weight, self.head.bias, targets, reduction
-        )
+        self,
+        ids: Int[Tensor, "B T"],
+        targets: Int[Tensor, "B T"],
+        *,
+        documents: Int[Tensor, "B T"] | None = None,
+        reduction: str = "mean",
+    ) -> Float[Tensor, ""] | Float[Tensor, "B T"]:
+        """Cross-entropy in nats; targets of -100 do not count. `reduction`: mean, sum or none ([B, T])."""
+        x = self.hidden(ids, documents=documents)
+        return linear_cross_entropy(x, self.head.weight, self.head.bias, targets, reduction)
 
     def hidden(
         self,
-        ids: Tensor,
+        ids: Int[Tensor, "B T"],
         *,
-        real: Tensor | None = None,
-        documents: Tensor | None = None,
+        real: Bool[Tensor, "B T"] | None = None,
+        documents: Int[Tensor, "B T"] | None = None,
         cache: Cache | None = None,
         placement: Placement | None = None,
-    ) -> Tensor:
-        """What the head reads: [B, T, C], after the final norm. Arguments as in `forward`, and `placement`
-        where rows are not just one text each; then neither `real` nor `documents` is looked at, and the cache
-        holds no padding."""
-        count = ids.shape[1]
-        past = cache.length if cache is not None else 0
-        longest = past + count if placement is None else placement.longest(past)
-        if longest > self.config.context_length:
-            raise ValueError(f"{longest} tokens do not fit the context of {self.config.context_length}")
-        # A cache that has seen padding keeps the record, so that later tokens go on ignoring it.
-        seen = cache.note(real, count) if cache is not None else real
-        positions = (
-            placement.positions(past)
-            if placement is not None
-            else token_positions(seen, documents, past, count, ids.device)
-        )
-        x = self.embedding(ids, positions)
-        packed_documents = (
-            PackedDocuments.of(documents)
-            if documents is not None and seen is None and cache is None and placement is None
-            else None
-        )
-        rotary = angles = None
-        if self.config.positions == "rotary":
-            cos, sin = rotary_table(
-                positions if packed_documents is None else torch.arange(count), self.config
-            )
-            angles = (cos, sin) if cos.ndim == 2 and past == 0 else None
-            if packed_documents is not None:
-                cos, sin = cos[positions], sin[positions]
-            rotary = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
-
-        def mask(window: int) -> Tensor | None:
-            if placement is not None:
-                return placement.mask(past, window)
-            return attention_mask(seen, documents, past, count, window, ids.device)
-
-        context = Context(Masks(mask), rotary, cache, packed_documents, angles)
-        again = self.recompute and self.training and torch.is_grad_enabled()
+    ) -> Float[Tensor, "B T C"]:
+        """What the head reads, after the final norm. Arguments as in `forward`."""
+        context = build_context(self.config, ids, real, documents, cache, placement)
+        x = self.embedding(ids, context.positions)
+        context = context.to(x.dtype)
+        recompute = self.recompute and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = checkpoint(block, x, context, use_reentrant=False) if again else block(x, context)
+            x = checkpoint(block, x, context, use_reentrant=False) if recompute else block(x, context)
         if cache is not None:
-            cache.advance(count)
-        out: Tensor = self.final_norm(x)
-        return out
+            cache.advance(ids.shape[1])
+        normed: Tensor = self.final_norm(x)
+        return normed
 
     @property
     def device(self) -> torch.device:
@@ -132,7 +101,7 @@ class GPT(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What it computes in: the type of its norms; packed matrices are unpacked to it."""
+        """The type of the norms, in which activations are computed; packed matrices are unpacked to it."""
         return next(self.blocks.parameters()).dtype
 
     @property
@@ -141,12 +110,10 @@ class GPT(nn.Module):
         return (block for block in self.blocks if isinstance(block, Block))
 
     def parameter_count(self) -> int:
-        """Number of weights, each counted once however often it is used."""
+        """Number of weights; a tied head counts once."""
         return count_parameters(self.config).total
 
     def weight_bytes(self) -> int:
-        """Memory of the weights and tables as they are kept, in bytes, each counted once."""
-        tensors = [*self.parameters(), *self.buffers()]
-        return sum(
-            {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values()
-        )
+        """Memory of weights and tables in bytes, each storage counted once."""
+        storages = [tensor.untyped_storage() for tensor in (*self.parameters(), *self.buffers())]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

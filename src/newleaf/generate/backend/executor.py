@@ -199,7 +199,7 @@ class ModuleExecutor:
         ]
         wanted = torch.tensor(places, dtype=torch.long, device=network.device)
         with torch.no_grad(), evaluating(network):
-            logits = network(ids, cache=batch, placement=batch, wanted=wanted).float().cpu()
+            logits = network(ids, cache=batch, placement=batch, logits_to_keep=wanted).float().cpu()
         return dict(zip(numbers, logits.split([part.wanted for part in own]), strict=True))
 
     def need(self, length: int) -> int:
