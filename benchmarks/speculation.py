@@ -95,9 +95,9 @@ class Newleaf:
             seed=1,
             speculation=speculation,
         )
-        request = self.engine._hand_in(prompt.ids, config, 0)
+        request = self.engine._enqueue(prompt.ids, config, 0)
         row, begin, first = request.samples[0].row, 0.0, 0
-        for _ in self.engine._drive([request]):
+        for _ in self.engine._run_until_done([request]):
             begin, first = begin or self.clock(), first or row.written
         return (row.written - first) / (self.clock() - begin), row.ids[row.prompt :]
 

@@ -52,11 +52,11 @@ def test_texts_are_the_same_whenever_the_kernels_come(model: Model, rounds: int)
     """Contexts that fill up and slots that are used again included."""
     config = SamplingConfig(max_tokens=120, min_tokens=120, temperature=0, speculation="off")
     slots = switching(model, LOADING / rounds)
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         requests = [engine.submit(text, config) for text in TEXTS]
         found = ["".join(piece.text for piece in request) for request in requests]
     assert isinstance(slots.slots, LoweredExecutor)
-    with Engine(model.network, model.tokenizer, runner=ModuleExecutor(model.network, 1)) as engine:
+    with Engine(model.network, model.tokenizer, executor=ModuleExecutor(model.network, 1)) as engine:
         assert found == ["".join(piece.text for piece in engine.submit(text, config)) for text in TEXTS]
 
 
@@ -64,7 +64,7 @@ def test_searches_go_on_where_the_kernels_come(model: Model) -> None:
     wanted = model.complete("a bird", beams=5, n=5, max_tokens=30, temperature=0)
     slots = switching(model, LOADING / 5)
     pieces = list(
-        Engine(model.network, model.tokenizer, runner=slots).write(
+        Engine(model.network, model.tokenizer, executor=slots).write(
             "a bird", SamplingConfig(beams=5, n=5, max_tokens=30, temperature=0)
         )
     )

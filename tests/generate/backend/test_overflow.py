@@ -82,7 +82,7 @@ def test_a_text_that_overflows_ends_alone(folder: Path) -> None:
         )
 
     bad = -1
-    with Engine(model.network, model.tokenizer, runner=ModuleExecutor(model.network, 2)) as engine:
+    with Engine(model.network, model.tokenizer, executor=ModuleExecutor(model.network, 2)) as engine:
         handle = head.register_forward_hook(spoil)
         good = engine.submit("The capital", SamplingConfig(max_tokens=4, temperature=0))
         assert len(list(good)) > 0

@@ -57,7 +57,7 @@ def test_requests_together_are_written_as_each_is_alone(model: Model, slots: Exe
     time."""
     options = {"max_tokens": 60, "min_tokens": 50, "temperature": 0.7}
     wanted = [model.generate(prompt, seed=number, **options) for number, prompt in enumerate(PROMPTS)]
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         requests = [
             engine.submit(prompt, SamplingConfig(seed=number, **options))
             for number, prompt in enumerate(PROMPTS)
@@ -67,7 +67,7 @@ def test_requests_together_are_written_as_each_is_alone(model: Model, slots: Exe
 
 def test_a_request_knows_how_much_of_its_prompt_was_read_and_how_much_was_there(model: Model) -> None:
     slots = kernel_slots(model, 4, deterministic=False)
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         first, second = "abc" * 25, "abc" * 25 + "xyz"
         for prompt, there in ((first, False), (second, True)):
             request = engine.submit(prompt, SamplingConfig(max_tokens=2, min_tokens=2))
@@ -86,9 +86,9 @@ def test_deterministic_logits_are_the_same_bit_for_bit_alone_and_in_company(mode
         lambda: kernel_slots(model, 4),
         lambda: ModuleExecutor(model.network, 4, deterministic=True),
     ):
-        with Engine(model.network, model.tokenizer, deterministic=True, runner=make()) as engine:
+        with Engine(model.network, model.tokenizer, deterministic=True, executor=make()) as engine:
             alone = [[piece.scores for piece in engine.submit(prompt, options)] for prompt in PROMPTS]
-        with Engine(model.network, model.tokenizer, deterministic=True, runner=make()) as engine:
+        with Engine(model.network, model.tokenizer, deterministic=True, executor=make()) as engine:
             requests = [engine.submit(prompt, options) for prompt in PROMPTS]
             assert [[piece.scores for piece in request] for request in requests] == alone
 
@@ -106,7 +106,7 @@ def test_what_texts_begin_with_is_read_once(model: Model) -> None:
 
     slots.run = counting  # type: ignore[method-assign, assignment]
     beginning = "0123456789" * 10
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         first = text(engine, beginning, max_tokens=1, temperature=0)
         assert sum(read) == 100
         second = text(engine, beginning[:96] + "abcd", max_tokens=1, temperature=0)
@@ -145,7 +145,7 @@ def test_memory_bounds_how_many_texts_are_written_at_once(model: Model) -> None:
 
     slots.run = watching  # type: ignore[method-assign, assignment]
     options = {"max_tokens": 60, "min_tokens": 60, "temperature": 0}
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         requests = [engine.submit(letter * 20, SamplingConfig(**options)) for letter in "abcde"]  # type: ignore[arg-type]
         found = ["".join(piece.text for piece in request) for request in requests]
         assert found == [model.generate(letter * 20, **options) for letter in "abcde"]
@@ -153,7 +153,7 @@ def test_memory_bounds_how_many_texts_are_written_at_once(model: Model) -> None:
         assert slots.runner.pages.nbytes <= 6 * page
     small = kernel_slots(model, 4, limit=2 * page)
     with (
-        Engine(model.network, model.tokenizer, runner=small) as engine,
+        Engine(model.network, model.tokenizer, executor=small) as engine,
         pytest.raises(InputError, match="more memory for keys and values"),
     ):
         engine.submit("a" * 20, SamplingConfig(max_tokens=60))
@@ -162,7 +162,7 @@ def test_memory_bounds_how_many_texts_are_written_at_once(model: Model) -> None:
 def test_requests_are_begun_in_the_order_they_came_and_a_long_prompt_holds_nobody_up(model: Model) -> None:
     slots = kernel_slots(model, 4)
     order: list[int] = []
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         requests = [
             engine.submit(prompt, SamplingConfig(max_tokens=2, temperature=0))
             for prompt in ("a" * 120, "b" * 8, "c" * 8)
@@ -175,7 +175,7 @@ def test_requests_are_begun_in_the_order_they_came_and_a_long_prompt_holds_nobod
 
 def test_a_cancelled_request_ends_and_leaves_its_slot_to_others(model: Model, slots: Executor) -> None:
     long = SamplingConfig(max_tokens=10_000, min_tokens=10_000, temperature=1.0, seed=1)
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         requests = [engine.submit("abc", long) for _ in range(6)]  # two of them wait
         for request in requests:
             request.cancel()
@@ -192,7 +192,7 @@ def test_a_cancelled_request_ends_and_leaves_its_slot_to_others(model: Model, sl
 def test_stop_strings_and_several_texts_come_as_from_the_plain_writer(model: Model, slots: Executor) -> None:
     options = {"max_tokens": 50, "min_tokens": 50, "temperature": 1.0, "seed": 3}
     whole = model.generate("a", **options)
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         assert text(engine, "a", stop=(whole[7:9],), **options) == whole[: whole.index(whole[7:9])]
         pieces = list(engine.submit("a", SamplingConfig(n=3, **options)))  # type: ignore[arg-type]
         assert ["".join(p.text for p in pieces if p.sample == n) for n in range(3)] == model.generate(
@@ -211,7 +211,7 @@ def test_an_event_loop_gets_the_same_pieces(model: Model, slots: Executor) -> No
 
         return await asyncio.gather(one("a"), one("über"))
 
-    with Engine(model.network, model.tokenizer, runner=slots) as engine:
+    with Engine(model.network, model.tokenizer, executor=slots) as engine:
         assert asyncio.run(both(engine)) == [
             text(engine, prompt, max_tokens=40, min_tokens=40, seed=4, temperature=1.0)
             for prompt in ("a", "über")
@@ -236,7 +236,7 @@ def test_guesses_change_no_text_whatever_the_temperature(model: Model) -> None:
                 return run(parts)  # type: ignore[operator, no-any-return]
 
             slots.run = counting  # type: ignore[method-assign, assignment]
-            with Engine(model.network, model.tokenizer, runner=slots) as engine:
+            with Engine(model.network, model.tokenizer, executor=slots) as engine:
                 engine.speculator.step_cost = FixedStepCost(1.0, 0.1)
                 texts[speculation] = text(
                     engine, "abcabcabc", max_tokens=100, min_tokens=100, speculation=speculation, **options
@@ -265,7 +265,7 @@ def test_writing_in_the_callers_thread_gives_the_same_and_two_may_take_turns(
     model: Model, slots: Executor
 ) -> None:
     config = SamplingConfig(max_tokens=40, min_tokens=40, temperature=1.0, seed=4)
-    engine = Engine(model.network, model.tokenizer, runner=slots)
+    engine = Engine(model.network, model.tokenizer, executor=slots)
     wanted = [
         model.generate(prompt, max_tokens=40, min_tokens=40, temperature=1.0, seed=4)
         for prompt in ("a", "über")
@@ -310,9 +310,15 @@ def test_a_guide_that_is_longer_than_the_prompt_is_counted_before_anything_is_re
     engine = Engine(
         model.network,
         model.tokenizer,
-        runner=ModuleExecutor(
+        executor=ModuleExecutor(
             model.network, 2, limit=3 * executor.pages.page_bytes * len(executor.pages.layer_groups)
         ),
     )
     with pytest.raises(InputError, match="need more memory for keys and values than there is"):
         list(engine.write("What", options))
+
+
+def test_an_executor_is_taken_by_its_old_name_for_this_release(model: Model) -> None:
+    executor = ModuleExecutor(model.network, 1)
+    with pytest.warns(DeprecationWarning, match="runner is called executor now"):
+        assert Engine(model.network, model.tokenizer, runner=executor).executor is executor

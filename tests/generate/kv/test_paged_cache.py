@@ -231,9 +231,9 @@ def test_texts_in_8_bits_are_the_same_alone_together_lent_and_guessed(kind: str,
             texts[piece.prompt] += piece.text
         return texts
 
-    with Engine(model.network, model.tokenizer, deterministic=True, runner=slots(1)) as alone:
+    with Engine(model.network, model.tokenizer, deterministic=True, executor=slots(1)) as alone:
         wanted = [write(alone, [prompt], "off")[0] for prompt in prompts]
-    with Engine(model.network, model.tokenizer, deterministic=True, runner=slots(4)) as together:
+    with Engine(model.network, model.tokenizer, deterministic=True, executor=slots(4)) as together:
         assert write(together, prompts, "auto") == wanted
         assert write(together, prompts, "off") == wanted  # from what is known by now
 

@@ -71,7 +71,7 @@ def engine_of(
     engine = Engine(
         model.network,
         model.tokenizer,
-        runner=slots,
+        executor=slots,
         draft=draft.network if draft is not None else None,
         limit=limit,
     )
@@ -175,8 +175,8 @@ def test_sampled_tokens_have_the_models_distribution(model: Model, sister: Model
         config = SamplingConfig(
             max_tokens=3, min_tokens=3, temperature=1.0, top_k=4, seed=seed, valid_utf8="off"
         )
-        request = engine._hand_in(ids, config, 0)
-        list(engine._drive([request]))
+        request = engine._enqueue(ids, config, 0)
+        list(engine._run_until_done([request]))
         token = request.samples[0].row.ids[len(ids) + 1]
         seen[token] = seen.get(token, 0) + 1
     assert engine.speculator.acceptance_counts["draft"].accepted > count / 3
@@ -371,7 +371,7 @@ def test_deterministic_engines_give_the_same_bits_with_a_draft(model: Model, sis
         found = []
         for draft in (None, sister.network):
             engine = Engine(
-                model.network, model.tokenizer, deterministic=True, runner=make_slots(), draft=draft
+                model.network, model.tokenizer, deterministic=True, executor=make_slots(), draft=draft
             )
             if engine.speculator.draft is not None:
                 engine.speculator.step_cost, engine.speculator.draft.step_cost = (

@@ -79,7 +79,9 @@ class TextEvaluator:
         begin, text = self.ranks.clock(), ""
         # kernels that must be compiled first would take a timed run's time
         slots = ModuleExecutor(self.network, 1)
-        for piece in Engine(self.network, self.prepared.tokenizer, runner=slots).write(prompt, self.sampling):
+        for piece in Engine(self.network, self.prepared.tokenizer, executor=slots).write(
+            prompt, self.sampling
+        ):
             self.check_stop()
             text += piece.text
             if self.ranks.from_rank_zero(self.ranks.clock() - begin > seconds):

@@ -103,7 +103,7 @@ class ChatEvaluator(LossEvaluator):
         """The answer to a question, or what there is of it after so many seconds."""
         begin, text = self.ranks.clock(), ""
         responder = ChatResponder(self.gpt.config.context_length, self.template)
-        writer = Engine(self.gpt, self.tokenizer, runner=ModuleExecutor(self.gpt, 1))
+        writer = Engine(self.gpt, self.tokenizer, executor=ModuleExecutor(self.gpt, 1))
         with evaluating(self.network):
             for piece in responder.answer(
                 responder.prompt(self.asked[prompt], Rendering()), self.sampling, writer
