@@ -1,14 +1,13 @@
-"""How fast one text is written, and a prompt read: newleaf beside transformers and llama.cpp, at equal
-widths, in one process, interleaved.
+"""Decoding and prefill speed of one text: newleaf, transformers and llama.cpp at equal precision.
 
     python -m benchmarks.decode [gpt2-124m|gpt2-1.5b] [--repeats 5] [--kinds bf16,int8,int4]
-[--skip-transformers] [--beside 2]
+        [--skip-transformers] [--beside 2] [--json FILE]
 
-Random weights of the size's shape; a prompt of 32 tokens, then 128 greedy ones, each the argmax of whole
-logits; then a prompt of 512 read at once. GGUF files are written by newleaf; `pure` has the embedding and
-head in 4 bits too, as newleaf's int4 has. A model file may stand in the size's place (a .gguf): then
-llama.cpp opens the file itself, and newleaf opens it at each width. `--beside` has so many other programs
-compute all the while.
+Weights are random, of the size's shape. Each engine reads a prompt of 32 tokens and generates 128 greedy
+ones, each the argmax of all logits; then it reads a prompt of 512 at once. All engines are in one process and
+take turns. GGUF files are written by newleaf; `pure` has the embedding and head in 4 bits too, as newleaf's
+int4 has. A .gguf file may take the place of the size: llama.cpp opens it as it is, newleaf in each precision.
+`--beside` starts this many other programs that compute meanwhile.
 """
 
 from __future__ import annotations

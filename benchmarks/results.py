@@ -20,7 +20,7 @@ INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE as JSON too")
 
 
 def row(contender: str, precision: str, measured: str, unit: str, values: Iterable[float]) -> dict[str, Any]:

@@ -1,21 +1,19 @@
-"""Sixteen clients at once over HTTP: newleaf's server beside its engine alone, llama.cpp's servers and
-`transformers serve`.
+"""Sixteen clients over HTTP: newleaf's server, its engine alone, llama.cpp's servers, `transformers serve`.
 
-    python -m benchmarks.serving MODEL [--repeats 3] [--weights int8] [--llama-server PATH] [--skip
-transformers,llama-cpp-python]
-    python -m benchmarks.serving MODEL --flood           # 2,000 connections at once, beside 500 streams that
-nobody reads
-    python -m benchmarks.serving tiny --requests 10000   # the server's memory on the way
-    python -m benchmarks.serving tiny --health           # how soon /health answers under each heavy request
+    python -m benchmarks.serving MODEL [--repeats 3] [--weights int8] [--llama-server PATH]
+        [--skip transformers,llama-cpp-python] [--json FILE]
+    python -m benchmarks.serving MODEL --flood           # 2,000 connections beside 500 unread streams
+    python -m benchmarks.serving tiny --requests 10000   # the server's memory over many requests
+    python -m benchmarks.serving tiny --health           # latency of /health during each heavy request
 
 MODEL is a .gguf of a chat model, or a size (gpt2-124m) for random weights of that shape, which all servers
-get as one Q8_0 file. Each client sends a conversation of about 100 tokens, the first 64 of them the same for
-all, new in every round, and streams 128 greedy tokens (servers that cannot be told to go on after the end of
-a turn may write fewer; tokens are counted by each server's own usage, or by its events where it tells none).
-Clients are one process that keeps what comes and looks into it afterwards; the engine without HTTP is
-another, which is given the same conversations as ids. All take turns in every round, in alternating order,
-and whoever has no turn is stopped. "HTTP costs" is what the server takes longer than the engine, the median
-of the rounds; "clients" and "event loop" are processor's seconds for a second of the round.
+get as one Q8_0 file. Each client sends a conversation of about 100 tokens, new in every round; the first 64
+tokens are the same for all. It streams 128 greedy tokens. A server that has no option to go on after the end
+of a turn may generate fewer. Tokens are counted by each server's own usage, or by its events if it has none.
+All clients are one process, which parses the answers after the round. The engine without HTTP is another
+process, which gets the same conversations as token ids. All take turns in every round, in alternating order;
+those that have no turn are suspended. "HTTP costs" is how much longer the server takes than the engine, the
+median of the rounds; "clients" and "event loop" are CPU seconds per second of the round.
 """
 
 from __future__ import annotations
@@ -97,8 +95,10 @@ def json_rows(name: str, rounds: list[Round], through: str = "HTTP") -> list[dic
 def take_turns(
     args: argparse.Namespace, peers: list[Peer], engines: dict[str, Worker], clients: Worker
 ) -> dict[str, list[Round]]:
-    """The rounds of the engines; those of the servers are noted in them. The first, with fewer clients, loads
-    models and compiles."""
+    """Run the rounds; return the engines' (a server's go to `Peer.rounds`).
+
+    The first round, with fewer clients, loads models and compiles kernels; it is not counted.
+    """
     rng, without = np.random.default_rng(0), {kind: list[Round]() for kind in engines}
     for repeat in range(-1, args.repeats):
         asked = conversations(rng, CLIENTS if repeat >= 0 else 2, is_shape(args.model))
@@ -122,7 +122,10 @@ def print_table(args: argparse.Namespace, peers: list[Peer], without: dict[str, 
     table = Table(
         "server", "tokens/s", "first token, median", "95th percentile", "clients", "event loop", "HTTP costs"
     )
-    table.title = f"{Path(args.model).name}: {CLIENTS} clients, {args.tokens} tokens each, {args.repeats} rounds, {args.threads} threads"
+    table.title = (
+        f"{Path(args.model).name}: {CLIENTS} clients, {args.tokens} tokens each, {args.repeats} rounds, "
+        f"{args.threads} threads"
+    )
     for peer in peers:
         own, kind = peer.name.startswith("newleaf "), peer.name.removeprefix("newleaf ")
         share = statistics.median(each.busy / each.seconds for each in peer.rounds)
@@ -169,7 +172,7 @@ def main() -> None:
         compare(args)
         return
     with tempfile.TemporaryDirectory() as name:
-        # which is soon full of what earlier texts began with, and grows no more
+        # A small prefix cache is soon full, so that what grows afterwards is a leak.
         words = ["--cache", "4M"] if args.requests else []
         peer = newleaf_server(model_file(args.model, Path(name)), args.weights.split(",")[0], *words)
         peer.start(Path(name) / "log")

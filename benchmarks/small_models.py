@@ -1,13 +1,13 @@
-"""A small model at work: 1, 16 and 64 texts at once, through the engine and over HTTP (table 6).
+"""Throughput of a small model: 1, 16 and 64 texts at once, in the engine and over HTTP (table 6).
 
-    python -m benchmarks.small_models [--repeats 5] [--tokens 100] [--other PYTHON]
+    python -m benchmarks.small_models [--repeats 5] [--tokens 100] [--other PYTHON] [--json FILE]
 
 The model has the shape of the one that `newleaf demo` trains, 1.4 M weights (4 layers × 128, 4,096 tokens,
 context 128), with random weights in fp32. Every text has a prompt of 20 random tokens, new in each round, and
-writes greedy tokens to the end of the context's room. Before the clock starts, texts of each way are compared
-with a plain loop over the whole network. `--other` is the Python of an environment with another newleaf,
-whose server takes its turns in the same rounds. Server and clients are processes of their own; whoever has no
-turn is stopped.
+generates greedy tokens until the context is full. Before the clock starts, the texts of engine and server are
+compared with a loop that runs the network over the full text for each token. `--other` is the Python of an
+environment with another newleaf, whose server takes turns in the same rounds. Server and clients are
+processes of their own; those that have no turn are suspended.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
 
 SHAPE = GPTConfig(
-    vocab_size=4096, context_length=128, n_layer=4, n_head=2, n_embd=128, n_kv_head=2, n_inner=384, norm="rms_norm", norm_eps=1e-6,
-    qk_norm=True, positions="rotary", activation="silu", gated=True, attention_bias=False, attention_out_bias=False, feedforward_bias=False,
+    vocab_size=4096, context_length=128, n_layer=4, n_head=2, n_embd=128, n_kv_head=2, n_inner=384,
+    norm="rms_norm", norm_eps=1e-6, qk_norm=True, positions="rotary", activation="silu", gated=True,
+    attention_bias=False, attention_out_bias=False, feedforward_bias=False,
 )  # fmt: skip
 PROMPT, AT_ONCE = 20, (1, 16, 64)
 
@@ -51,7 +52,7 @@ def servers(folder: Path, other: str | None) -> Iterator[Peer]:
 
 
 def check(model: Model, engine: Engine, peer: Peer, tokens: int) -> None:
-    """Greedy text of the engine and of the server is what the whole network says, token by token."""
+    """Assert that greedy text of the engine and of the server is that of the network, token by token."""
     prompt = np.random.default_rng(1).integers(300, 4000, PROMPT).tolist()
     ids = list(prompt)
     with torch.no_grad():

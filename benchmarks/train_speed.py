@@ -1,9 +1,9 @@
-"""Training speed (table 1): `python -m benchmarks.train_speed [--large]`.
+"""Training speed (table 1): `python -m benchmarks.train_speed [--large] [--json FILE]`.
 
 One network, GPT-2's layout of 6 layers × 384, vocabulary 4,096, context 256, 32 windows a step, no dropout,
 AdamW with gradients clipped to 1.0, random tokens. Every contender takes the same steps in a process of its
-own, and the contenders take turns, so that all see the same moods of the machine. `--large` is GPT-2's own
-shape, 12 × 768 with 50,304 tokens and 4 windows. The plain loop is nanoGPT's way of training: fp32 weights,
+own, and the contenders take turns, so that all see the machine in the same state. `--large` is GPT-2's own
+shape, 12 × 768 with 50,304 tokens and 4 windows. The plain loop trains as nanoGPT does: fp32 weights,
 autocast, `scaled_dot_product_attention`, one fused AdamW. litgpt has no learned positions, so its network has
 rotary ones.
 """
@@ -37,8 +37,8 @@ SHAPES = {
     "large": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50_304, "context": 256, "batch": 4},
 }
 CONTENDERS = (
-    "transformers fp32", "transformers bf16", "litgpt fp32", "litgpt bf16-true", "plain fp32", "plain bf16", "plain bf16 compiled",
-    "newleaf fp32", "newleaf bf16",
+    "transformers fp32", "transformers bf16", "litgpt fp32", "litgpt bf16-true", "plain fp32", "plain bf16",
+    "plain bf16 compiled", "newleaf fp32", "newleaf bf16",
 )  # fmt: skip
 
 
@@ -152,8 +152,8 @@ def _transformers(kind: str, shape: dict[str, int]) -> Stepper:
     import transformers
 
     config = transformers.GPT2Config(
-        vocab_size=shape["vocabulary"], n_positions=shape["context"], n_embd=shape["width"], n_layer=shape["layers"],
-        n_head=shape["heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        vocab_size=shape["vocabulary"], n_positions=shape["context"], n_embd=shape["width"],
+        n_layer=shape["layers"], n_head=shape["heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     network = transformers.GPT2LMHeadModel(config).train()
 
@@ -167,8 +167,9 @@ def _litgpt(kind: str, shape: dict[str, int]) -> Stepper:
     import litgpt
 
     config = litgpt.Config(
-        block_size=shape["context"], vocab_size=shape["vocabulary"], padded_vocab_size=shape["vocabulary"], n_layer=shape["layers"],
-        n_head=shape["heads"], n_embd=shape["width"], rotary_percentage=1.0, parallel_residual=False, bias=True,
+        block_size=shape["context"], vocab_size=shape["vocabulary"], padded_vocab_size=shape["vocabulary"],
+        n_layer=shape["layers"], n_head=shape["heads"], n_embd=shape["width"], rotary_percentage=1.0,
+        parallel_residual=False, bias=True,
     )  # fmt: skip
     network = litgpt.GPT(config).train()
     if kind == "bf16-true":
