@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba.core import types
-
-from newleaf.kernels.instruction_set import Machine
-from newleaf.kernels.llvm_vectors import I32, I64, at, instruction, invoke
+from newleaf.kernels.llvm_vectors import I32, I64, at, invoke
+from newleaf.kernels.numba_internals import Machine, instruction, ir, types
 
 
 @instruction(types.int64, types.int64, types.int64)

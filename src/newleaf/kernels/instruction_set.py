@@ -16,7 +16,6 @@ import importlib.util
 import os
 import platform
 import sys
-from typing import Any
 
 from newleaf.errors import InputError
 
@@ -30,18 +29,6 @@ TIERS: dict[str, tuple[str, set[str]]] = {
     "avx-vnni": ("x86-64-v3", {"avxvnni"}),
     "avx2": ("x86-64-v3", set()),
 }
-
-
-class Machine:
-    """Which instructions the machine being compiled for has."""
-
-    def __init__(self, context: Any) -> None:
-        triple, self.name, features = context.codegen().magic_tuple()
-        self.features = {name[1:] for name in features.split(",") if name.startswith("+")}
-        self.x86, self.arm = triple.startswith("x86_64"), triple.startswith(("aarch64", "arm64"))
-
-    def has(self, *features: str) -> bool:
-        return self.features.issuperset(features)
 
 
 def setting() -> str:
@@ -86,7 +73,9 @@ def limit_numba() -> None:
             ",".join([*kept, *(f"-{each}" for each in sorted(newer))]),
         )
         if "numba" in sys.modules:
-            sys.modules["numba"].core.config.reload_config()
+            from newleaf.kernels.numba_internals import reload_environment
+
+            reload_environment()
 
 
 def _features() -> set[str]:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba.core import types
-
-from newleaf.kernels.instruction_set import Machine
 from newleaf.kernels.llvm_vectors import (
     BFLOATS,
     BYTES16,
@@ -24,9 +20,9 @@ from newleaf.kernels.llvm_vectors import (
     I,
     at,
     constant,
-    instruction,
     invoke,
 )
+from newleaf.kernels.numba_internals import Machine, instruction, ir, types
 
 
 @instruction(F, types.int64)

@@ -6,10 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba.core import types
-
-from newleaf.kernels.instruction_set import Machine
 from newleaf.kernels.llvm_vectors import (
     BYTES,
     F32,
@@ -24,10 +20,10 @@ from newleaf.kernels.llvm_vectors import (
     I,
     at,
     constant,
-    instruction,
     invoke,
     spread_value,
 )
+from newleaf.kernels.numba_internals import Machine, instruction, ir, types
 
 
 @instruction(F, types.float32)

@@ -14,7 +14,7 @@ from newleaf.errors import InputError
 from newleaf.kernels import instruction_set
 
 pytest.importorskip("numba")
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def run(program: str, **environment: str) -> str:
@@ -32,16 +32,18 @@ def run(program: str, **environment: str) -> str:
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="AVX2 is x86's")
-def test_with_avx2_alone_kernels_are_as_right_as_with_all_instructions() -> None:
+def test_kernels_limited_to_avx2_pass_the_same_tests() -> None:
     """Generation's and training's own tests, a few of them, in a process that may use nothing newer."""
     program = """
 import sys, pytest
-chosen = "packed_network_differs and gpt2 or bf16_weights and gptj or slopes_of_the_plain_modules and 96 and qwen3"
+generating = "packed_network_differs and gpt2 or bf16_weights and gptj"
+training = "slopes_of_the_plain_modules and 96 and qwen3"
 tests = ["tests/generate/backend/test_lowering.py", "tests/model/cpu/test_fused_layers.py"]
-failed = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen, *tests])
+failed = pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", f"{generating} or {training}", *tests])
 from numba.core.registry import cpu_target
 triple, name, features = cpu_target.target_context.codegen().magic_tuple()
-assert name == "x86-64-v3" and "+avx2" in features and "+avx512" not in features and "+avxvnni" not in features, (name, features)
+assert name == "x86-64-v3" and "+avx2" in features, (name, features)
+assert "+avx512" not in features and "+avxvnni" not in features, features
 from newleaf.generate.kernels.interpreter import run
 from newleaf.model.cpu import fused_layers as fused
 assert run.signatures and fused.available()
@@ -50,7 +52,7 @@ sys.exit(failed)
     assert "failed" not in run(program, NEWLEAF_CPU="avx2")
 
 
-def test_without_kernels_networks_train_and_write_all_the_same() -> None:
+def test_without_kernels_networks_train_and_are_not_lowered() -> None:
     program = """
 import sys, torch
 from newleaf.generate.backend.thread_pool import CannotLower
@@ -68,7 +70,7 @@ except CannotLower as reason:
     assert run(program, NEWLEAF_CPU="none") == "NEWLEAF_CPU is none False\n"
 
 
-def test_a_processor_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(instruction_set.SETTING, "avx3")
     with pytest.raises(
         InputError, match="NEWLEAF_CPU: there is no 'avx3'; it is one of avx512, avx-vnni, avx2 and none"
@@ -76,13 +78,13 @@ def test_a_processor_that_is_not_known_is_refused(monkeypatch: pytest.MonkeyPatc
         instruction_set.setting()
 
 
-def test_generation_compiles_for_arm_without_any_instruction_of_x86() -> None:
+def test_the_lowered_program_compiles_for_arm_without_x86_instructions() -> None:
     """Compiled, not run: LLVM makes NEON code of the whole program, with dot products, and asks for no
     function but the C library's."""
     program = """
 import re
 import llvmlite.binding as llvm
-from newleaf.kernels.instruction_set import Machine
+from newleaf.kernels.numba_internals import Machine
 
 def arm(self, context):
     self.name, self.features, self.x86, self.arm = "apple-m1", {"neon", "dotprod"}, False, True
@@ -100,7 +102,8 @@ code = compiled.library.get_llvm_str()
 assert "llvm.x86" not in code
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
-target = llvm.Target.from_triple("aarch64-apple-darwin").create_target_machine(cpu="apple-m1", features="+neon,+dotprod", opt=2)
+triple = llvm.Target.from_triple("aarch64-apple-darwin")
+target = triple.create_target_machine(cpu="apple-m1", features="+neon,+dotprod", opt=2)
 code = re.sub(r'(?m)^target (triple|datalayout) = .*$', "", code)
 module = llvm.parse_assembly('target triple = "aarch64-apple-darwin"\\n' + code)
 module.data_layout = str(target.target_data)
