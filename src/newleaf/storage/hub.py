@@ -27,11 +27,6 @@ OLD_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>(?!.*\.\.)[\w][\w./-]*))?")
 
 
-def is_hub_name(name: str | Path) -> bool:
-    """Whether this can be `owner/name` or `owner/name@revision`."""
-    return NAME.fullmatch(str(name)) is not None
-
-
 def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
     """`name` itself when it is on this disk; else, for `owner/name` or `owner/name@revision`, the folder to
     which `files` were fetched.
