@@ -1,4 +1,5 @@
-"""README.md and README.zh-CN.md say the same, and their chart and ratios are what the benchmarks' JSON says."""
+"""README.md and README.zh-CN.md say the same, and their chart and ratios are what the benchmarks' JSON
+says."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf import api
-from newleaf.data.corpus_cache import cached, default_cache, key_of
+from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
 from newleaf.data.stdlib import standard_library_files
 from newleaf.errors import Stopped
 from newleaf.recipe import merge, seconds
@@ -93,7 +93,7 @@ def xz_bits_per_byte(train_files: Iterable[Path], held_out: Iterable[Path]) -> t
     """What `xz -9e` needs for the held-out files: alone, and after having seen the training files; bits per
     byte."""
     train, test = (b"".join(path.read_bytes() for path in files) for files in (train_files, held_out))
-    key = key_of("xz", len(train), hashlib.blake2b(train + test, digest_size=16).hexdigest())
+    key = cache_key("xz", len(train), hashlib.blake2b(train + test, digest_size=16).hexdigest())
 
     def measure(fresh: Path) -> dict[str, Any]:
         alone = _xz(test)
@@ -103,7 +103,7 @@ def xz_bits_per_byte(train_files: Iterable[Path], held_out: Iterable[Path]) -> t
             "after": 8 * (len(both) - _size_of_prefix(both, len(train))) / len(test),
         }
 
-    found, _ = cached(default_cache() / "xz" / key, measure)
+    found, _ = cached_directory(default_cache_directory() / "xz" / key, measure)
     return found["alone"], found["after"]
 
 

@@ -150,8 +150,8 @@ def test_chunks_never_cut_a_word_in_two(style: str, text: str) -> None:
 
     split = word_ends({"qwen2": WORDS, "gpt2": None, "o200k": O200K}[style]).pre_tokenizer.pre_tokenize_str
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunking, "CHUNK", 6)
-        patch.setattr(chunking, "TAIL", 3)
+        patch.setattr(chunking, "CHUNK_CHARS", 6)
+        patch.setattr(chunking, "SEARCH_STEP", 3)
         parts = list(chunking.chunks([text[:7], text[7:30], text[30:]]))
     assert "".join(parts) == text
     assert [word for part in parts for word, _ in split(part)] == [word for word, _ in split(text)]
@@ -160,7 +160,7 @@ def test_chunks_never_cut_a_word_in_two(style: str, text: str) -> None:
 def test_a_large_document_has_the_tokens_of_the_whole_text_and_is_cut_often(tmp_path: Path) -> None:
     text = "".join(f"Sentence {n}, and 第{n}句。\n" for n in range(20_000))
     pieces = [text[start : start + 100_000] for start in range(0, len(text), 100_000)]
-    assert max(map(len, chunking.chunks(pieces))) < 2 * chunking.CHUNK
+    assert max(map(len, chunking.chunks(pieces))) < 2 * chunking.CHUNK_CHARS
     train, _, _ = prepared_shard(tmp_path, text, val_fraction=0.01)
     assert train.tokens[1:].tolist() == tokenizer().encode(text[: int(0.99 * len(text))])
     endless = "-" * 2_500_000

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newleaf.data.data_config import DataConfig
-from newleaf.data.encodings import guess
+from newleaf.data.encodings import detect_encoding
 from newleaf.data.prepare import prepare_text
 from newleaf.errors import InputError
 from newleaf.train.pretraining.prepare_pretraining import left_out
@@ -95,20 +95,22 @@ def test_what_cannot_be_read_is_refused_with_the_option(
 @given(text=st.text(min_size=1, max_size=200))
 def test_utf8_is_never_taken_for_anything_else(text: str) -> None:
     if "\x00" not in text and not text.encode().startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        assert guess(text.encode()) == "utf-8"
+        assert detect_encoding(text.encode()) == "utf-8"
 
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.binary(max_size=300))
 def test_any_bytes_give_an_encoding_or_none(data: bytes) -> None:
-    found = guess(data)
+    found = detect_encoding(data)
     assert found is None or codecs.lookup(found)
 
 
 def test_shared_poems_are_recognised_wherever_a_piece_of_them_begins(shared: Path) -> None:
     text = (shared / "text" / "songci_zh.txt").read_text("utf-8")
     for start in range(0, 400_000, 4_001):
-        assert guess(text[start : start + 60].encode("gb18030")) == "gb18030", text[start : start + 60]
+        assert detect_encoding(text[start : start + 60].encode("gb18030")) == "gb18030", text[
+            start : start + 60
+        ]
 
 
 @pytest.mark.parametrize("document", ["file", "line", "blank-line"])

@@ -15,7 +15,7 @@ from newleaf.data import prepare
 from newleaf.data.cleaning import Cleaner
 from newleaf.data.data_config import DataConfig
 from newleaf.data.prepare import Corpus, prepare_text
-from newleaf.data.text_store import TextFile, TextStoreWriter
+from newleaf.data.text_store import TextRange, TextStoreWriter
 from newleaf.errors import InputError
 from newleaf.storage.files import replace_directory, write_atomically
 
@@ -29,7 +29,7 @@ def prepared(tmp_path: Path, text: str, name: str = "a.txt", **options) -> Corpu
     return prepare_text(write(tmp_path / name, text), DataConfig(**options), tmp_path / "cache")
 
 
-def whole(text: TextFile) -> list[str]:
+def whole(text: TextRange) -> list[str]:
     return list(text.documents())
 
 

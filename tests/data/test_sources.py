@@ -17,14 +17,14 @@ import zstandard
 from newleaf.data.data_config import DataConfig
 from newleaf.data.documents import documents
 from newleaf.data.problems import Problems
-from newleaf.data.sources import parse_hub, resolve
+from newleaf.data.sources import parse_hub_name, resolve_sources
 from newleaf.errors import InputError
 
 
 def read(*sources: Path | str, problems: Problems | None = None, **options) -> list[str]:
     config = DataConfig(**options)
     problems = problems or Problems(config.on_error)
-    return ["".join(document.pieces) for document in documents(resolve(sources), config, problems)]
+    return ["".join(document.pieces) for document in documents(resolve_sources(sources), config, problems)]
 
 
 def jsonl(*texts: str) -> str:
@@ -78,9 +78,9 @@ def test_a_txt_file_is_one_document_or_its_lines_or_its_paragraphs(tmp_path: Pat
 def test_folders_and_globs_are_read_in_order_and_say_what_they_pass_over(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.md", "a/y.txt", "c.bin", ".hidden/x.txt"):
         write(tmp_path / name, name)
-    found = resolve([tmp_path])
+    found = resolve_sources([tmp_path])
     assert [source.path.name for source in found.sources] == ["y.txt", "z.md", "b.txt"]
-    assert [Path(name).name for name in found.passed_over] == ["c.bin"]
+    assert [Path(name).name for name in found.skipped_files] == ["c.bin"]
     assert read(f"{tmp_path}/**/*.txt") == ["a/y.txt", "b.txt"]
 
 
@@ -186,9 +186,9 @@ def test_parquet_without_the_column_or_with_empty_cells_is_named(tmp_path: Path)
 @pytest.mark.parametrize("source", ["missing.txt", "missing/*.txt"])
 def test_a_source_that_names_nothing_is_an_error(tmp_path: Path, source: str) -> None:
     with pytest.raises(InputError, match="missing"):
-        resolve([tmp_path / source])
+        resolve_sources([tmp_path / source])
     with pytest.raises(InputError, match="no text was named"):
-        resolve([])
+        resolve_sources([])
 
 
 def test_skipping_counts_by_reason_and_goes_on(tmp_path: Path) -> None:
@@ -203,13 +203,13 @@ def test_skipping_counts_by_reason_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_hub_names_are_taken_apart() -> None:
-    found = parse_hub("hf:Salesforce/wikitext:wikitext-103-raw-v1")
+    found = parse_hub_name("hf:Salesforce/wikitext:wikitext-103-raw-v1")
     assert (found.name, found.config, found.split) == ("Salesforce/wikitext", "wikitext-103-raw-v1", "train")
-    found = parse_hub("hf:squad::validation")
+    found = parse_hub_name("hf:squad::validation")
     assert (found.name, found.config, found.split) == ("squad", None, "validation")
     for bad in ("hf:", "hf:a/b/c", "hf:a:b:c:d"):
         with pytest.raises(InputError, match="hf:owner/dataset"):
-            parse_hub(bad)
+            parse_hub_name(bad)
 
 
 def test_hub_datasets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 from newleaf.data.data_config import DataConfig
 from newleaf.data.documents import documents
 from newleaf.data.problems import Problems
-from newleaf.data.sources import resolve
+from newleaf.data.sources import resolve_sources
 from newleaf.errors import InputError
 from newleaf.evaluation.perplexity import read_documents
 from newleaf.evaluation.task_rows import read_rows
@@ -26,7 +26,7 @@ from newleaf.tune.labels.table import read_table
 
 
 def texts_to_learn(path: Path) -> list[str]:
-    found = documents(resolve([path]), DataConfig("prompt"), Problems())
+    found = documents(resolve_sources([path]), DataConfig("prompt"), Problems())
     return ["".join(each.pieces) for each in found]
 
 
@@ -147,4 +147,6 @@ def test_a_list_that_pythons_json_refuses_is_refused(text: str, tmp_path: Path) 
 def test_folders_give_no_configurations_to_learn(tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text('{"name": "x"}')
     (tmp_path / "a.txt").write_text("text")
-    assert [str(source) for source in resolve([tmp_path]).passed_over] == [str(tmp_path / "package.json")]
+    assert [str(source) for source in resolve_sources([tmp_path]).skipped_files] == [
+        str(tmp_path / "package.json")
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from newleaf.data.stdlib_chat import documented, stdlib_chat
+from newleaf.data.stdlib_chat import documented_objects, stdlib_chat
 from newleaf.errors import InputError
 from newleaf.tune.conversations.conversation_formats import to_conversation
 from newleaf.tune.conversations.conversation_rows import read_rows
@@ -209,7 +209,7 @@ def test_a_bad_pair_is_refused_with_its_place(row: Any, said: str) -> None:
 
 def test_the_standard_library_makes_conversations_that_are_the_same_each_time() -> None:
     source = '"""About numbers and so on."""\ndef add(a, /, b: int = 1, *c) -> int:\n    """Add two numbers, and more."""\n    return a + b\n'
-    module, add = documented(source, "numbers")
+    module, add = documented_objects(source, "numbers")
     assert (module.name, module.doc, module.call) == ("numbers", "About numbers and so on.", "")
     assert add.call == "numbers.add(a, /, b: int=1, *c) -> int"
     assert add.code == source.partition("\n")[2].rstrip()

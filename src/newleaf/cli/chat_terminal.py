@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from newleaf.cli.answer_speed import Timed
 from newleaf.cli.line_input import read_message, remembered_lines
-from newleaf.data.corpus_cache import default_cache
+from newleaf.data.corpus_cache import default_cache_directory
 from newleaf.errors import InputError
 from newleaf.storage.files import write_json
 from newleaf.text.printable import printable
@@ -77,7 +77,7 @@ class Terminal:
     def run(self) -> None:
         """Until Ctrl-D or /exit."""
         self._note(f"{self.name}: type a message, or /help. Ctrl-D leaves.")
-        with remembered_lines(default_cache() / "chat_history") as editing:
+        with remembered_lines(default_cache_directory() / "chat_history") as editing:
             prompt, more = self._prompts(editing is not None)
             while True:
                 try:

@@ -121,13 +121,13 @@ def _batches(model: Model, args: argparse.Namespace) -> Iterator[list[Question |
 
 
 def _of_file(model: Model, args: argparse.Namespace) -> list[Question | None]:
-    from newleaf.data.encodings import known_encoding
+    from newleaf.data.encodings import canonical_encoding
     from newleaf.tune.labels.fields import Wanted
     from newleaf.tune.labels.questions import read_questions
 
     given = {name: getattr(args, f"data.{name}") for name, _, _ in DATA}
     choices = tuple(given["choices"].split(",")) if given["choices"] else ()
-    encoding = known_encoding(given["encoding"]) if given["encoding"] else None
+    encoding = canonical_encoding(given["encoding"]) if given["encoding"] else None
     if model.labels is None:
         model.judge(["?"])  # says that this is no classifier
     assert model.labels is not None

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 # after it, and a
 # line end between two characters that are not spaces ends one too; spaces further along do not change what
 # comes before.
-SAFE = re.compile(r"(?<=[^\W_])(?=[ \t\r\n])|(?<=\S\n)(?=[^\W_])")
-CHUNK = 16 * 2**10
-TAIL = 2**10
-LONGEST = 2**20
+SAFE_BOUNDARY = re.compile(r"(?<=[^\W_])(?=[ \t\r\n])|(?<=\S\n)(?=[^\W_])")
+CHUNK_CHARS = 16 * 2**10
+SEARCH_STEP = 2**10
+MAX_CHUNK = 2**20
 
 
 def chunks(pieces: Iterable[str]) -> Iterator[str]:
@@ -19,34 +19,34 @@ def chunks(pieces: Iterable[str]) -> Iterator[str]:
     Where a million characters offer no such place, the text is cut where it stands: it still decodes back
     exactly, only the tokens at the cut may be others than the whole text's.
     """
-    waiting = ""
+    buffer = ""
     for piece in pieces:
-        waiting += piece
+        buffer += piece
         start = 0
-        while len(waiting) - start > CHUNK:
-            cut = _last_safe(waiting, start, min(start + LONGEST, len(waiting)))
+        while len(buffer) - start > CHUNK_CHARS:
+            cut = _find_safe_boundary(buffer, start, min(start + MAX_CHUNK, len(buffer)))
             if cut is None:
-                if len(waiting) - start < LONGEST:
+                if len(buffer) - start < MAX_CHUNK:
                     break
-                cut = start + LONGEST
-            yield waiting[start:cut]
+                cut = start + MAX_CHUNK
+            yield buffer[start:cut]
             start = cut
-        waiting = waiting[start:]
-    if waiting:
-        yield waiting
+        buffer = buffer[start:]
+    if buffer:
+        yield buffer
 
 
-def _last_safe(text: str, start: int, stop: int) -> int | None:
+def _find_safe_boundary(text: str, start: int, stop: int) -> int | None:
     """A safe place to cut: the last one before start + CHUNK, or else the first one after it."""
-    begin = start + CHUNK
+    begin = start + CHUNK_CHARS
     while begin > start:
-        begin, end = max(start, begin - TAIL), begin
+        begin, end = max(start, begin - SEARCH_STEP), begin
         places = [
             match.start()
-            for match in SAFE.finditer(text, begin, min(end + 1, stop))
+            for match in SAFE_BOUNDARY.finditer(text, begin, min(end + 1, stop))
             if start < match.start() < stop
         ]
         if places:
             return places[-1]
-    match = SAFE.search(text, start + CHUNK, stop)
+    match = SAFE_BOUNDARY.search(text, start + CHUNK_CHARS, stop)
     return match.start() if match and match.start() < stop else None

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from newleaf.data.problems import BadDocumentError
-from newleaf.data.zstd_frames import cut_off
+from newleaf.data.zstd_frames import is_truncated
 from newleaf.errors import InputError
 
-BLOCK = 4 * 2**20
-PACKED = (".gz", ".zst")
-Read = Callable[[int], None]
+BLOCK_BYTES = 4 * 2**20
+COMPRESSED_SUFFIXES = (".gz", ".zst")
+OnRead = Callable[[int], None]
 
 
-def blocks(path: Path, on_read: Read) -> Iterator[bytes]:
+def decompressed_blocks(path: Path, on_read: OnRead) -> Iterator[bytes]:
     """The file's bytes, unpacked, a block at a time; `on_read` hears how far into the stored file the reading
     is."""
     try:
-        with path.open("rb") as raw, _unpacked(path, raw) as stream:
-            while block := stream.read(BLOCK):
+        with path.open("rb") as raw, _decompressed(path, raw) as stream:
+            while block := stream.read(BLOCK_BYTES):
                 on_read(raw.tell())
                 yield block
     except FileNotFoundError as error:
@@ -40,29 +40,29 @@ def blocks(path: Path, on_read: Read) -> Iterator[bytes]:
 
 
 @contextmanager
-def seekable(path: Path, on_read: Read) -> Iterator[IO[bytes]]:
+def open_seekable(path: Path, on_read: OnRead) -> Iterator[IO[bytes]]:
     """The file unpacked for random access; a packed one goes through a temporary file on disk, not through
     memory."""
-    if path.suffix not in PACKED:
+    if path.suffix not in COMPRESSED_SUFFIXES:
         with path.open("rb") as file:
             yield file
         return
     with tempfile.TemporaryFile() as file:
-        for block in blocks(path, on_read):
+        for block in decompressed_blocks(path, on_read):
             file.write(block)
         file.seek(0)
         yield file
 
 
 @contextmanager
-def _unpacked(path: Path, raw: IO[bytes]) -> Iterator[Any]:
+def _decompressed(path: Path, raw: IO[bytes]) -> Iterator[Any]:
     if path.suffix == ".gz":
         with gzip.GzipFile(fileobj=raw) as stream:
             yield stream
     elif path.suffix == ".zst":
         with _zstd(raw) as stream:
             yield stream
-        if cut_off(raw):  # told once all of it was asked for
+        if is_truncated(raw):  # told once all of it was asked for
             raise EOFError("it ends before its last frame does")
     else:
         yield raw

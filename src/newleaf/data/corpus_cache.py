@@ -17,67 +17,67 @@ from newleaf.errors import InputError
 from newleaf.storage.checksums import file_crc32
 from newleaf.storage.files import replace_directory
 
-SEAL = "meta.json"
-ABANDONED_SECONDS = 2 * 24 * 3600
-NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+MANIFEST = "meta.json"
+LEFTOVER_MAX_AGE_SECONDS = 2 * 24 * 3600
+NO_SPACE_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def default_cache() -> Path:
+def default_cache_directory() -> Path:
     """NEWLEAF_CACHE, or the system's place for caches."""
     named = os.environ.get("NEWLEAF_CACHE")
     return Path(named) if named else Path(platformdirs.user_cache_dir("newleaf", appauthor=False))
 
 
-def key_of(*parts: Any) -> str:
+def cache_key(*parts: Any) -> str:
     """A name for these JSON values."""
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def cached(folder: Path, build: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
+def cached_directory(folder: Path, build: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], bool]:
     """What was sealed in `folder`, and whether it was there; if not, `build` fills a folder aside and says
     what to seal with it.
 
     Each file's checksum is compared on opening, which reads it once; a warning names one that was damaged.
     Raises InputError when the disk is full or does not let us write.
     """
-    found = _open_sealed(folder)
+    found = _read_manifest(folder)
     if found is not None:
         return found, True
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder.parent)
+        _remove_leftovers(folder.parent)
         with replace_directory(
-            folder, unless=lambda other: _open_sealed(other, warn=False) is not None
-        ) as fresh:
-            meta = build(fresh)
-            (fresh / SEAL).write_text(_seal(fresh, meta), encoding="utf-8")
+            folder, unless=lambda other: _read_manifest(other, warn=False) is not None
+        ) as building:
+            meta = build(building)
+            (building / MANIFEST).write_text(_manifest(building, meta), encoding="utf-8")
     except OSError as error:
-        raise _explained(error, folder.parent) from error
+        raise _as_input_error(error, folder.parent) from error
     return meta, False
 
 
-def _seal(fresh: Path, meta: dict[str, Any]) -> str:
+def _manifest(building: Path, meta: dict[str, Any]) -> str:
     """The seal of a folder that is filled: its files' sizes and checksums, `meta`, and a checksum of
     these."""
     content = {
-        "files": {path.name: [path.stat().st_size, file_crc32(path)] for path in sorted(fresh.iterdir())},
+        "files": {path.name: [path.stat().st_size, file_crc32(path)] for path in sorted(building.iterdir())},
         "meta": meta,
     }
     content = json.loads(json.dumps(content))  # as it will be read, names that were numbers included
-    return json.dumps(content | {"checksum": key_of(content)}, ensure_ascii=False)
+    return json.dumps(content | {"checksum": cache_key(content)}, ensure_ascii=False)
 
 
-def _open_sealed(folder: Path, warn: bool = True) -> dict[str, Any] | None:
+def _read_manifest(folder: Path, warn: bool = True) -> dict[str, Any] | None:
     """The seal's `meta`; None when there is none, or, with a warning, when a file is not what it was when it
     was sealed."""
-    damaged = folder / SEAL
+    damaged = folder / MANIFEST
     try:
         if not damaged.exists():
             return None
         found = json.loads(damaged.read_text(encoding="utf-8"))
         if "sizes" in found:  # by an earlier version, without checksums
             return None
-        if found.pop("checksum") != key_of(found):
+        if found.pop("checksum") != cache_key(found):
             raise ValueError
         for name, (size, checksum) in found["files"].items():
             damaged = folder / name
@@ -91,18 +91,18 @@ def _open_sealed(folder: Path, warn: bool = True) -> dict[str, Any] | None:
         return None
 
 
-def _sweep(parent: Path) -> None:
+def _remove_leftovers(parent: Path) -> None:
     """Removes what killed runs left behind, once it is old enough to be nobody's."""
     for leftover in parent.glob(".*.tmp"):
         try:
-            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_MAX_AGE_SECONDS:
                 shutil.rmtree(leftover, ignore_errors=True)
         except OSError:
             continue  # another process was faster
 
 
-def _explained(error: OSError, folder: Path) -> InputError:
-    if error.errno in NO_SPACE or getattr(error, "winerror", None) == 112:
+def _as_input_error(error: OSError, folder: Path) -> InputError:
+    if error.errno in NO_SPACE_ERRNOS or getattr(error, "winerror", None) == 112:
         return InputError(
             f"{folder}: the disk is full; free some space, or set NEWLEAF_CACHE to a folder on another disk"
         )

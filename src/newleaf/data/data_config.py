@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from newleaf.data.encodings import known_encoding
+from newleaf.data.encodings import canonical_encoding
 from newleaf.errors import InputError
 
 DocumentUnit = Literal["file", "line", "blank-line"]
@@ -11,7 +11,7 @@ OnError = Literal["stop", "skip"]
 Normalize = Literal["nfc", "nfkc"]
 Dedup = Literal["exact", "near"]
 Layout = Literal["packed", "document"]
-TAKEN = ("train_bytes", "validation_bytes")  # how much of a text becomes tokens
+BYTE_LIMIT_FIELDS = ("train_bytes", "validation_bytes")  # how much of a text becomes tokens
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,18 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name, choices in (("document", DocumentUnit), ("on_error", OnError), ("layout", Layout)):
-            _one_of(name, getattr(self, name), get_args(choices))
+            _check_choice(name, getattr(self, name), get_args(choices))
         for name, choices in (("normalize", Normalize), ("dedup", Dedup)):
-            _one_of(name, getattr(self, name), (None, *get_args(choices)))
+            _check_choice(name, getattr(self, name), (None, *get_args(choices)))
         for name in ("whitespace", "document_mask"):
-            _one_of(name, getattr(self, name), (True, False))
+            _check_choice(name, getattr(self, name), (True, False))
         for name in ("limit", "validation_limit", "train_bytes", "validation_bytes", "stride"):
-            if getattr(self, name) not in (None, "all" if name in TAKEN else None):
-                _at_least(name, getattr(self, name), 1)
-        _at_least("min_length", self.min_length, 0)
+            if getattr(self, name) not in (None, "all" if name in BYTE_LIMIT_FIELDS else None):
+                _check_min(name, getattr(self, name), 1)
+        _check_min("min_length", self.min_length, 0)
         if self.encoding is not None:
             try:
-                object.__setattr__(self, "encoding", known_encoding(self.encoding))
+                object.__setattr__(self, "encoding", canonical_encoding(self.encoding))
             except InputError as error:
                 raise InputError(f"data.{error}") from None
         if not isinstance(self.field, str) or not self.field:
@@ -99,31 +99,31 @@ class DataConfig:
         return (self.validation,) if isinstance(self.validation, str) else self.validation
 
     @property
-    def most_bytes(self) -> tuple[int | None, int | None]:
+    def max_bytes(self) -> tuple[int | None, int | None]:
         """Of the text to learn and of the held-out text; None for all."""
         train, validation = (
             None if most == "all" else most for most in (self.train_bytes, self.validation_bytes)
         )
         return train, validation
 
-    def with_all(self) -> "DataConfig":
+    def without_byte_limits(self) -> "DataConfig":
         """These choices, with all of a text that nobody has limited."""
         return replace(
             self, train_bytes=self.train_bytes or "all", validation_bytes=self.validation_bytes or "all"
         )
 
     @property
-    def cleans(self) -> bool:
+    def has_cleaning(self) -> bool:
         """Whether documents change or drop out, for which each has to be held whole."""
         return bool(self.normalize or self.whitespace or self.dedup or self.min_length)
 
 
-def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
         shown = ", ".join("none" if choice is None else str(choice).lower() for choice in choices)
         raise InputError(f"data.{name}: {value!r} is none of {shown}")
 
 
-def _at_least(name: str, value: Any, least: int) -> None:
+def _check_min(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"data.{name}: {value!r} is not a whole number of at least {least}")

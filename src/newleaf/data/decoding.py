@@ -18,19 +18,19 @@ class Line:
     data: bytes
 
 
-def text_pieces(blocks: Iterable[bytes], name: str) -> Iterator[str]:
+def decode_text(blocks: Iterable[bytes], name: str) -> Iterator[str]:
     """The text of a file piece by piece, without a byte order mark at its start and with "\\n" for "\\r\\n";
     raises BadDocumentError at the first fault."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    at, started, held = 0, False, ""
+    at, started, carriage_return = 0, False, ""
     for block in blocks:
         waiting = len(decoder.getstate()[0])
-        _refuse_nul(block, at, name)
+        _check_no_nul(block, at, name)
         try:
             text = decoder.decode(block)
         except UnicodeDecodeError as error:
             raise _not_utf8(name, at - waiting + error.start) from error
-        text, held = _one_line_end(held + text)
+        text, carriage_return = _normalize_newlines(carriage_return + text)
         if text:
             yield text if started else text.removeprefix("\ufeff")
             started = True
@@ -38,11 +38,11 @@ def text_pieces(blocks: Iterable[bytes], name: str) -> Iterator[str]:
     rest = decoder.getstate()[0]
     if rest:
         raise _not_utf8(name, at - len(rest))
-    if held:
-        yield held
+    if carriage_return:
+        yield carriage_return
 
 
-def lines(blocks: Iterable[bytes]) -> Iterator[Line]:
+def split_lines(blocks: Iterable[bytes]) -> Iterator[Line]:
     """The lines of a file, cut after each newline; the last one may lack it. A byte order mark at the start
     is dropped."""
     kept: list[bytes] = []
@@ -63,22 +63,22 @@ def lines(blocks: Iterable[bytes]) -> Iterator[Line]:
         yield Line(number, offset, b"".join(kept))
 
 
-def line_text(line: Line, name: str) -> str:
+def decode_line(line: Line, name: str) -> str:
     """A line as text; raises BadDocumentError for NUL bytes and for bytes that are not UTF-8."""
-    _refuse_nul(line.data, line.offset, name)
+    _check_no_nul(line.data, line.offset, name)
     try:
         return line.data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _not_utf8(name, line.offset + error.start) from error
 
 
-def _one_line_end(text: str) -> tuple[str, str]:
+def _normalize_newlines(text: str) -> tuple[str, str]:
     """The text with "\\n" for "\\r\\n", and a carriage return at its end, whose newline may follow."""
-    held = "\r" if text.endswith("\r") else ""
-    return text.removesuffix("\r").replace("\r\n", "\n"), held
+    carriage_return = "\r" if text.endswith("\r") else ""
+    return text.removesuffix("\r").replace("\r\n", "\n"), carriage_return
 
 
-def _refuse_nul(data: bytes, offset: int, name: str) -> None:
+def _check_no_nul(data: bytes, offset: int, name: str) -> None:
     found = data.find(0)
     if found >= 0:
         if offset == 0 and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from newleaf.data.compression import blocks, seekable
+from newleaf.data.compression import decompressed_blocks, open_seekable
 from newleaf.data.data_config import DataConfig
-from newleaf.data.decoding import Line, line_text, lines, text_pieces
+from newleaf.data.decoding import Line, decode_line, decode_text, split_lines
 from newleaf.data.encodings import utf8_blocks
 from newleaf.data.hub_datasets import hub_rows
 from newleaf.data.problems import BadDocumentError, Problems
 from newleaf.data.rows import file_rows, parse_row
-from newleaf.data.sources import FileSource, HubSource, Resolved
+from newleaf.data.sources import FileSource, HubSource, ResolvedSources
 from newleaf.data.tables import DELIMITERS, SourceRow, read_table
 from newleaf.errors import InputError
 
@@ -27,7 +27,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadContext:
     """What every reader needs: the choices, where problems go, and whom to tell how many bytes of the file
     are read."""
 
@@ -37,12 +37,15 @@ class Reading:
 
     def blocks(self, source: FileSource) -> Iterator[bytes]:
         return utf8_blocks(
-            blocks(source.path, self.on_read), str(source.path), self.config.encoding, self.problems.guessed
+            decompressed_blocks(source.path, self.on_read),
+            str(source.path),
+            self.config.encoding,
+            self.problems.encoding_detected,
         )
 
 
 def documents(
-    found: Resolved, config: DataConfig, problems: Problems, on_progress: Progress | None = None
+    found: ResolvedSources, config: DataConfig, problems: Problems, on_progress: Progress | None = None
 ) -> Iterator[Document]:
     """Every document of the sources, in order. The pieces of one are to be used up before the next is asked
     for.
@@ -57,10 +60,10 @@ def documents(
             if on_progress is not None:
                 on_progress("reading", before + at, found.total_bytes)
 
-        reading = Reading(config, problems, on_read)
+        reading = ReadContext(config, problems, on_read)
         try:
             if isinstance(source, HubSource):
-                yield from _rows(hub_rows(source), str(source), reading)
+                yield from _numbered_row_documents(hub_rows(source), str(source), reading)
             else:
                 yield from _file_documents(source, reading)
                 done += source.size
@@ -68,7 +71,7 @@ def documents(
             problems.bad(problem)
 
 
-def _file_documents(source: FileSource, reading: Reading) -> Iterator[Document]:
+def _file_documents(source: FileSource, reading: ReadContext) -> Iterator[Document]:
     if source.size == 0:
         if source.named:
             raise BadDocumentError("empty", f"{source.path}: the file is empty; give one that holds text")
@@ -76,44 +79,46 @@ def _file_documents(source: FileSource, reading: Reading) -> Iterator[Document]:
         return
     name = str(source.path)
     if source.format == ".jsonl":
-        yield from _jsonl(source, reading)
+        yield from _jsonl_documents(source, reading)
     elif source.format == ".json":
-        yield from _of_rows(file_rows(source.path, reading.problems.bad, reading.config.encoding), reading)
+        yield from _row_documents(
+            file_rows(source.path, reading.problems.bad, reading.config.encoding), reading
+        )
     elif source.format in DELIMITERS:
-        yield from _table(source, reading)
+        yield from _table_documents(source, reading)
     elif source.format == ".parquet":
-        yield from _rows(_parquet_values(source, reading), name, reading)
+        yield from _numbered_row_documents(_parquet_text_column(source, reading), name, reading)
     elif source.format == ".txt" and reading.config.document == "line":
         yield from _line_documents(source, reading)
     elif source.format == ".txt" and reading.config.document == "blank-line":
-        yield from _paragraphs(source, reading)
+        yield from _paragraph_documents(source, reading)
     else:
-        yield Document(name, text_pieces(reading.blocks(source), name))
+        yield Document(name, decode_text(reading.blocks(source), name))
 
 
-def _good_lines(source: FileSource, reading: Reading) -> Iterator[tuple[Line, str]]:
+def _decoded_lines(source: FileSource, reading: ReadContext) -> Iterator[tuple[Line, str]]:
     """The lines that are text; the others go to the problems one by one."""
-    for line in lines(reading.blocks(source)):
+    for line in split_lines(reading.blocks(source)):
         try:
-            text = line_text(line, str(source.path))
+            text = decode_line(line, str(source.path))
         except BadDocumentError as problem:
             reading.problems.bad(problem)
         else:
             yield line, text
 
 
-def _line_documents(source: FileSource, reading: Reading) -> Iterator[Document]:
+def _line_documents(source: FileSource, reading: ReadContext) -> Iterator[Document]:
     """Each line that is not blank, without its line end."""
-    for line, text in _good_lines(source, reading):
+    for line, text in _decoded_lines(source, reading):
         if text.strip():
             yield Document(f"{source.path}:{line.number}", [text.removesuffix("\n").removesuffix("\r")])
 
 
-def _paragraphs(source: FileSource, reading: Reading) -> Iterator[Document]:
+def _paragraph_documents(source: FileSource, reading: ReadContext) -> Iterator[Document]:
     """Runs of lines that are not blank; the last line end of each belongs to the gap."""
     kept: list[str] = []
     first = 1
-    for line, text in _good_lines(source, reading):
+    for line, text in _decoded_lines(source, reading):
         if text.strip():
             first = first if kept else line.number
             kept.append(text.removesuffix("\n").removesuffix("\r") + "\n")
@@ -124,18 +129,18 @@ def _paragraphs(source: FileSource, reading: Reading) -> Iterator[Document]:
         yield Document(f"{source.path}:{first}", ["".join(kept).removesuffix("\n")])
 
 
-def _jsonl(source: FileSource, reading: Reading) -> Iterator[Document]:
-    for line, text in _good_lines(source, reading):
+def _jsonl_documents(source: FileSource, reading: ReadContext) -> Iterator[Document]:
+    for line, text in _decoded_lines(source, reading):
         if not text.strip():
             continue
         name = f"{source.path}:{line.number}"
         try:
-            yield Document(name, [_text_of(parse_row(text, name), name, reading.config.field)])
+            yield Document(name, [_text_field(parse_row(text, name), name, reading.config.field)])
         except BadDocumentError as problem:
             reading.problems.bad(problem)
 
 
-def _text_of(row: dict[str, Any], name: str, field: str) -> str:
+def _text_field(row: dict[str, Any], name: str, field: str) -> str:
     """The row's text; escapes such as \\ud800 make strings that are no Unicode text."""
     if field not in row:
         has = ", ".join(list(row)[:8])
@@ -158,32 +163,34 @@ def _text_of(row: dict[str, Any], name: str, field: str) -> str:
     return value
 
 
-def _table(source: FileSource, reading: Reading) -> Iterator[Document]:
-    numbered = ((line.number, text) for line, text in _good_lines(source, reading))
+def _table_documents(source: FileSource, reading: ReadContext) -> Iterator[Document]:
+    numbered = ((line.number, text) for line, text in _decoded_lines(source, reading))
     table = read_table(numbered, str(source.path), source.format, reading.problems.bad)
     if reading.config.field not in table.columns:
         has = ", ".join(table.columns[:8])
         message = f"{source.path}: has no column {reading.config.field!r} (it has: {has}); name the text column with --data.field"
         raise BadDocumentError("no text field", message)
-    yield from _of_rows(table.rows, reading)
+    yield from _row_documents(table.rows, reading)
 
 
-def _of_rows(rows: Iterable[SourceRow], reading: Reading) -> Iterator[Document]:
+def _row_documents(rows: Iterable[SourceRow], reading: ReadContext) -> Iterator[Document]:
     for row in rows:
         try:
-            yield Document(row.where, [_text_of(row.values, row.where, reading.config.field)])
+            yield Document(row.where, [_text_field(row.values, row.where, reading.config.field)])
         except BadDocumentError as problem:
             reading.problems.bad(problem)
 
 
-def _rows(rows: Iterable[dict[str, Any]], name: str, reading: Reading) -> Iterator[Document]:
+def _numbered_row_documents(
+    rows: Iterable[dict[str, Any]], name: str, reading: ReadContext
+) -> Iterator[Document]:
     """Documents of rows that are numbered from 1."""
-    yield from _of_rows(
+    yield from _row_documents(
         (SourceRow(f"{name}: row {number}", row) for number, row in enumerate(rows, 1)), reading
     )
 
 
-def _parquet_values(source: FileSource, reading: Reading) -> Iterator[dict[str, Any]]:
+def _parquet_text_column(source: FileSource, reading: ReadContext) -> Iterator[dict[str, Any]]:
     """Rows with the text column alone; the others are never read."""
     try:
         import pyarrow
@@ -195,7 +202,7 @@ def _parquet_values(source: FileSource, reading: Reading) -> Iterator[dict[str, 
     field = reading.config.field
     try:
         with (
-            seekable(source.path, reading.on_read) as file,
+            open_seekable(source.path, reading.on_read) as file,
             parquet.ParquetFile(file, pre_buffer=False) as table,
         ):
             columns = table.schema_arrow.names

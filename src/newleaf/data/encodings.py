@@ -11,8 +11,8 @@ from newleaf.data.problems import BadDocumentError
 from newleaf.errors import InputError
 
 UTF8 = "utf-8"
-SAMPLE = 64 * 2**10  # bytes from the first that is not ASCII on, by which an encoding is guessed
-MARKS = (
+SAMPLE_BYTES = 64 * 2**10  # bytes from the first that is not ASCII on, by which an encoding is guessed
+BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, UTF8), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
@@ -28,14 +28,14 @@ CANDIDATES = (
     "cp1252",
     "latin_1",
 )
-WESTERN = ("cp1252", "latin_1")
-ALIKE = 0.05  # charset-normalizer's measure of mess: two that are no further apart are equally good
-SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+WESTERN_ENCODINGS = ("cp1252", "latin_1")
+CHAOS_TOLERANCE = 0.05  # charset-normalizer's measure of mess: two that are no further apart are equally good
+UTF8_SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 # What Latin-1 text has beyond ASCII: letters, and the marks of Western languages.
 LATIN1 = frozenset([*range(0xC0, 0xFF), *b"\xa0\xa1\xa3\xa7\xa9\xab\xae\xb0\xb2\xb3\xb4\xb5\xb7\xba\xbb\xbf"])
 
 
-def known_encoding(name: str) -> str:
+def canonical_encoding(name: str) -> str:
     """Python's own name of a text encoding. Raises InputError for what is none."""
     try:
         found = codecs.lookup(name)
@@ -48,48 +48,48 @@ def known_encoding(name: str) -> str:
     return found.name
 
 
-def guess(head: bytes) -> str | None:
+def detect_encoding(head: bytes) -> str | None:
     """The encoding of a file that begins with these bytes, by Python's name; None where nothing explains
     them, or they are no text."""
-    for mark, name in MARKS:
+    for mark, name in BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return name
-    if b"\x00" in head[:SAMPLE]:
-        return _sixteen_bits(head[: SAMPLE // 2 * 2])
+    if b"\x00" in head[:SAMPLE_BYTES]:
+        return _detect_utf16(head[: SAMPLE_BYTES // 2 * 2])
     first = next((match.start() for match in re.finditer(rb"[\x80-\xff]", head)), None)
     if first is None:
         return UTF8
-    sample = head[head.rfind(b"\n", 0, first) + 1 :][:SAMPLE]
-    if _begins_utf8(sample):
+    sample = head[head.rfind(b"\n", 0, first) + 1 :][:SAMPLE_BYTES]
+    if _is_utf8_prefix(sample):
         return UTF8
-    whole = SEQUENCE.findall(sample)
-    rest = sum(byte >= 0x80 for byte in SEQUENCE.sub(b"", sample))
-    if len(whole) > 4 * rest:  # UTF-8 that is damaged somewhere
+    valid_sequences = UTF8_SEQUENCE.findall(sample)
+    rest = sum(byte >= 0x80 for byte in UTF8_SEQUENCE.sub(b"", sample))
+    if len(valid_sequences) > 4 * rest:  # UTF-8 that is damaged somewhere
         return UTF8
-    return _best(sample)
+    return _detect_legacy_encoding(sample)
 
 
 def utf8_blocks(
-    blocks: Iterator[bytes], name: str, encoding: str | None, told: Callable[[str, str], None]
+    blocks: Iterator[bytes], name: str, encoding: str | None, on_detected: Callable[[str, str], None]
 ) -> Iterator[bytes]:
-    """The blocks of a file as UTF-8. Without an `encoding` the first block decides; `told(name, encoding)`
-    hears of a guess.
+    """The blocks of a file as UTF-8. Without an `encoding` the first block decides; `on_detected(name,
+    encoding)` hears of a guess.
 
     Raises BadDocumentError at the first byte that the encoding does not have. UTF-8 itself goes through as it
     is.
     """
     head = next(blocks, b"")
-    chosen = encoding or guess(head)
+    chosen = encoding or detect_encoding(head)
     if chosen is None or codecs.lookup(chosen).name in (UTF8, "utf-8-sig"):
         yield head
         yield from blocks
         return
     if encoding is None:
-        told(name, chosen)
+        on_detected(name, chosen)
     decoder = codecs.getincrementaldecoder(chosen)("strict")
     at = 0
-    for block in _and_end(head, blocks):
-        waiting = _pending(decoder)
+    for block in _with_end_marker(head, blocks):
+        waiting = _pending_bytes(decoder)
         try:
             text = decoder.decode(block or b"", final=block is None)
         except UnicodeDecodeError as error:
@@ -103,18 +103,18 @@ def utf8_blocks(
             yield text.encode(UTF8, "surrogatepass")
 
 
-def _and_end(head: bytes, blocks: Iterator[bytes]) -> Iterator[bytes | None]:
+def _with_end_marker(head: bytes, blocks: Iterator[bytes]) -> Iterator[bytes | None]:
     yield head
     yield from blocks
     yield None
 
 
-def _pending(decoder: codecs.IncrementalDecoder) -> int:
+def _pending_bytes(decoder: codecs.IncrementalDecoder) -> int:
     state = decoder.getstate()[0]
     return len(state) if isinstance(state, bytes) else 0
 
 
-def _begins_utf8(sample: bytes) -> bool:
+def _is_utf8_prefix(sample: bytes) -> bool:
     """Whether this is UTF-8 that may be cut within its last character."""
     try:
         codecs.getincrementaldecoder(UTF8)("strict").decode(sample)
@@ -123,7 +123,7 @@ def _begins_utf8(sample: bytes) -> bool:
     return True
 
 
-def _sixteen_bits(sample: bytes) -> str | None:
+def _detect_utf16(sample: bytes) -> str | None:
     """UTF-16 without a mark, told by where its NUL bytes are."""
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     name = "utf-16-le" if odd > 4 * even else "utf-16-be" if even > 4 * odd else None
@@ -142,7 +142,7 @@ def _sixteen_bits(sample: bytes) -> str | None:
     )
 
 
-def _best(sample: bytes) -> str | None:
+def _detect_legacy_encoding(sample: bytes) -> str | None:
     from charset_normalizer import from_bytes
 
     # A sample ends anywhere: whole lines, where there are several.
@@ -151,8 +151,10 @@ def _best(sample: bytes) -> str | None:
     if not found:
         return None
     least = min(chaos for _, chaos in found)
-    name = min((encoding for encoding, chaos in found if chaos <= least + ALIKE), key=CANDIDATES.index)
-    if name not in WESTERN:
+    name = min(
+        (encoding for encoding, chaos in found if chaos <= least + CHAOS_TOLERANCE), key=CANDIDATES.index
+    )
+    if name not in WESTERN_ENCODINGS:
         return name
     # Where there are bytes 0x80 to 0x9F, as many encodings of one byte explain them as there are.
     return "latin-1" if all(byte < 0x80 or byte in LATIN1 for byte in sample) else None

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 ROUNDS = 8
-LEAST_BITS = 6  # a smaller domain leaves the rounds too few values to mix
+MIN_BITS = 6  # a smaller domain leaves the rounds too few values to mix
 
 
 def permutation_index(positions: npt.ArrayLike, n: int, seed: int) -> npt.NDArray[np.int64]:
@@ -16,15 +16,15 @@ def permutation_index(positions: npt.ArrayLike, n: int, seed: int) -> npt.NDArra
     A Feistel network over the next power of two (Luby and Rackoff 1988), walked until it falls below n (Black
     and Rogaway 2002): a bijection for every n and seed, in the memory of `positions`.
     """
-    wanted = np.asarray(positions, dtype=np.int64)
-    if n < 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= n)):
+    positions_in_range = np.asarray(positions, dtype=np.int64)
+    if n < 1 or (positions_in_range.size and (positions_in_range.min() < 0 or positions_in_range.max() >= n)):
         raise ValueError(f"positions must lie in 0..{n - 1}")
-    bits = max(LEAST_BITS, (n - 1).bit_length())
+    bits = max(MIN_BITS, (n - 1).bit_length())
     keys = _round_keys(seed)
-    values = _feistel(wanted.ravel().astype(np.uint64), bits, keys)
+    values = _feistel(positions_in_range.ravel().astype(np.uint64), bits, keys)
     while (outside := np.flatnonzero(values >= n)).size:
         values[outside] = _feistel(values[outside], bits, keys)
-    return values.astype(np.int64).reshape(wanted.shape)
+    return values.astype(np.int64).reshape(positions_in_range.shape)
 
 
 def _feistel(

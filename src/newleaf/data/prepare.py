@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.data.cleaning import Cleaner
-from newleaf.data.corpus_cache import cached, default_cache, key_of
-from newleaf.data.data_config import TAKEN, DataConfig
+from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
+from newleaf.data.data_config import BYTE_LIMIT_FIELDS, DataConfig
 from newleaf.data.documents import Progress, documents
 from newleaf.data.problems import BadDocumentError, Problems
-from newleaf.data.sources import Resolved, resolve
+from newleaf.data.sources import ResolvedSources, resolve_sources
 from newleaf.data.text_store import (
-    TextFile,
+    TextRange,
     TextStoreWriter,
     split_characters,
     split_documents,
@@ -24,11 +24,11 @@ from newleaf.data.text_store import (
 from newleaf.errors import InputError
 
 VERSION = 4  # of the cache's layout and of what reading means: raise it when either changes
-NOT_ABOUT_TEXT = (*TAKEN, "layout", "stride", "document_mask")
-LONG = 10_000  # bytes of a document whose end is a text of its own
-FEW = 100  # documents of which the last need not be like the others
+OPTIONS_OUTSIDE_CACHE_KEY = (*BYTE_LIMIT_FIELDS, "layout", "stride", "document_mask")
+LONG_DOCUMENT_BYTES = 10_000  # bytes of a document whose end is a text of its own
+FEW_DOCUMENTS = 100  # documents of which the last need not be like the others
 NAMES_SHOWN = 20
-TOLD_EVERY = 1000
+PROGRESS_EVERY_DOCUMENTS = 1000
 
 SourceNames = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -38,8 +38,8 @@ class Corpus:
     """Text ready for a tokenizer. `report` says what was read, changed and left out; `from_cache` whether an
     earlier run read it."""
 
-    train: TextFile
-    validation: TextFile
+    train: TextRange
+    validation: TextRange
     report: dict[str, Any]
     fingerprint: str
     from_cache: bool = False
@@ -56,42 +56,54 @@ def prepare_text(
     it is not known. Raises InputError.
     """
     names = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    found = resolve(names)
-    separate = resolve(config.validation_sources) if config.validation_sources else None
-    options = {name: value for name, value in asdict(config).items() if name not in NOT_ABOUT_TEXT}
-    key = key_of(VERSION, found.identity(), separate.identity() if separate else None, options)
-    folder = (cache or default_cache()) / "text" / key
+    found = resolve_sources(names)
+    validation_sources = resolve_sources(config.validation_sources) if config.validation_sources else None
+    options = {name: value for name, value in asdict(config).items() if name not in OPTIONS_OUTSIDE_CACHE_KEY}
+    key = cache_key(
+        VERSION,
+        found.cache_identity(),
+        validation_sources.cache_identity() if validation_sources else None,
+        options,
+    )
+    folder = (cache or default_cache_directory()) / "text" / key
 
-    def build(fresh: Path) -> dict[str, Any]:
-        return _build(fresh, found, separate, config, on_progress)
+    def build(building: Path) -> dict[str, Any]:
+        return _build_corpus(building, found, validation_sources, config, on_progress)
 
-    meta, from_cache = cached(folder, build)
-    train, validation = TextFile.opened(folder, meta["train"]), TextFile.opened(folder, meta["validation"])
+    meta, from_cache = cached_directory(folder, build)
+    train, validation = (
+        TextRange.from_json(folder, meta["train"]),
+        TextRange.from_json(folder, meta["validation"]),
+    )
     return Corpus(
-        train, validation, meta["report"], key_of(train.fingerprint, validation.fingerprint), from_cache
+        train, validation, meta["report"], cache_key(train.fingerprint, validation.fingerprint), from_cache
     )
 
 
-def _build(
-    folder: Path, found: Resolved, separate: Resolved | None, config: DataConfig, on_progress: Progress | None
+def _build_corpus(
+    folder: Path,
+    found: ResolvedSources,
+    validation_sources: ResolvedSources | None,
+    config: DataConfig,
+    on_progress: Progress | None,
 ) -> dict[str, Any]:
-    text, report = _text_store(folder / "text.bin", found, config, config.limit, on_progress)
-    if separate is None:
+    text, report = _write_text_store(folder / "text.bin", found, config, config.limit, on_progress)
+    if validation_sources is None:
         train, validation = _split(text, config.val_fraction, folder)
     else:
         train = text
-        validation, report["validation"] = _text_store(
-            folder / "validation.bin", separate, config, config.validation_limit, on_progress
+        validation, report["validation"] = _write_text_store(
+            folder / "validation.bin", validation_sources, config, config.validation_limit, on_progress
         )
     train, validation = with_fingerprint(train), with_fingerprint(validation)
     for name, part in (("train", train), ("held_out", validation)):
         report[name] = {"documents": part.n_documents, "characters": part.n_chars, "bytes": part.n_bytes}
-    return {"train": train.described(), "validation": validation.described(), "report": report}
+    return {"train": train.to_json(), "validation": validation.to_json(), "report": report}
 
 
-def _text_store(
-    path: Path, found: Resolved, config: DataConfig, limit: int | None, on_progress: Progress | None
-) -> tuple[TextFile, dict[str, Any]]:
+def _write_text_store(
+    path: Path, found: ResolvedSources, config: DataConfig, limit: int | None, on_progress: Progress | None
+) -> tuple[TextRange, dict[str, Any]]:
     problems, cleaner = Problems(config.on_error), Cleaner(config)
     with TextStoreWriter(path) as text_store:
         for document in documents(found, config, problems, on_progress):
@@ -104,17 +116,20 @@ def _text_store(
             if (
                 on_progress is not None
                 and found.total_bytes is None
-                and text_store.n_documents % TOLD_EVERY == 0
+                and text_store.n_documents % PROGRESS_EVERY_DOCUMENTS == 0
             ):
                 on_progress("reading", text_store.n_bytes, None)
             if text_store.n_documents == limit:
                 break
     if text_store.n_documents == 0:
-        raise InputError(f"{_shown(found)}: holds no text{_why(problems, cleaner)}; give files that do")
+        raise InputError(
+            f"{_first_source_name(found)}: holds no text{_skip_reasons(problems, cleaner)}; give files that "
+            f"do"
+        )
     return text_store.text(), _report(found, problems, cleaner)
 
 
-def _split(text: TextFile, val_fraction: float, folder: Path) -> tuple[TextFile, TextFile]:
+def _split(text: TextRange, val_fraction: float, folder: Path) -> tuple[TextRange, TextRange]:
     """One document: its end, to the character, so that the first int((1 - f) n) characters train. Several:
     the last ones, whole; but the end of each where that would hold back a far larger or smaller share, as
     with two books."""
@@ -130,7 +145,7 @@ def _split(text: TextFile, val_fraction: float, folder: Path) -> tuple[TextFile,
         text, min(max(1, round(val_fraction * text.n_documents)), text.n_documents - 1)
     )
     share = validation.n_bytes / text.n_bytes
-    books = text.n_documents < FEW and text.n_bytes > LONG * text.n_documents
+    books = text.n_documents < FEW_DOCUMENTS and text.n_bytes > LONG_DOCUMENT_BYTES * text.n_documents
     if books and not val_fraction / 2 <= share <= 2 * val_fraction:
         return split_each(text, val_fraction, folder / "train.bin", folder / "validation.bin") or (
             train,
@@ -139,10 +154,10 @@ def _split(text: TextFile, val_fraction: float, folder: Path) -> tuple[TextFile,
     return train, validation
 
 
-def _report(found: Resolved, problems: Problems, cleaner: Cleaner) -> dict[str, Any]:
+def _report(found: ResolvedSources, problems: Problems, cleaner: Cleaner) -> dict[str, Any]:
     return {
         "sources": len(found.sources),
-        "unknown_suffix": {"count": len(found.passed_over), "first": found.passed_over[:NAMES_SHOWN]},
+        "unknown_suffix": {"count": len(found.skipped_files), "first": found.skipped_files[:NAMES_SHOWN]},
         "skipped": dict(problems.skipped),
         "first_skipped": problems.first,
         "encodings": problems.encodings,
@@ -150,12 +165,12 @@ def _report(found: Resolved, problems: Problems, cleaner: Cleaner) -> dict[str, 
     }
 
 
-def _shown(found: Resolved) -> str:
+def _first_source_name(found: ResolvedSources) -> str:
     first = found.sources[0]
     name = str(getattr(first, "path", first))
     return name if len(found.sources) == 1 else f"{name} and {len(found.sources) - 1} more"
 
 
-def _why(problems: Problems, cleaner: Cleaner) -> str:
+def _skip_reasons(problems: Problems, cleaner: Cleaner) -> str:
     reasons = [f"{count} {reason}" for reason, count in (problems.skipped + cleaner.counts).items()]
     return f" ({', '.join(reasons)})" if reasons else ""

@@ -9,11 +9,11 @@ from newleaf.errors import InputError
 
 class BadDocumentError(InputError):
     """A file or row that cannot be read; `reason` is a short name to count it under, `hint` an option of
-    training that may help, and `plain` the message without it."""
+    training that may help, and `message_without_hint` the message without it."""
 
     def __init__(self, reason: str, message: str, hint: str = "") -> None:
         super().__init__(f"{message}; {hint}" if hint else message)
-        self.reason, self.plain = reason, message
+        self.reason, self.message_without_hint = reason, message
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Problems:
     first: str | None = None
     encodings: dict[str, str] = field(default_factory=dict)  # of files whose encoding was guessed
 
-    def guessed(self, name: str, encoding: str) -> None:
+    def encoding_detected(self, name: str, encoding: str) -> None:
         """A file is not UTF-8, and seems to be in this encoding."""
         self.encodings[name] = encoding
 

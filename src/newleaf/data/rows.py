@@ -13,38 +13,38 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from newleaf.data.compression import PACKED, blocks, seekable
-from newleaf.data.decoding import line_text, lines
+from newleaf.data.compression import COMPRESSED_SUFFIXES, decompressed_blocks, open_seekable
+from newleaf.data.decoding import decode_line, split_lines
 from newleaf.data.encodings import utf8_blocks
 from newleaf.data.problems import BadDocumentError
-from newleaf.data.tables import DELIMITERS, Bad, SourceRow, read_table
+from newleaf.data.tables import DELIMITERS, OnBadRow, SourceRow, read_table
 from newleaf.errors import InputError
 from newleaf.untrusted import json_fault
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-DEEPEST = 100  # levels of JSON
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-SPACE = re.compile(r"[ \t\r\n]*")  # of JSON
+MAX_JSON_DEPTH = 100  # levels of JSON
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+JSON_WHITESPACE = re.compile(r"[ \t\r\n]*")  # of JSON
 
 
 def format_of(path: Path) -> str:
     """The suffix, without that of a packed file."""
-    return (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path).suffix.lower()
 
 
-def stop_at(problem: BadDocumentError) -> None:
+def raise_input_error(problem: BadDocumentError) -> None:
     """For readers that a bad row ends: raises it, without advice about options that they do not have."""
-    raise InputError(problem.plain) from problem
+    raise InputError(problem.message_without_hint) from problem
 
 
 def file_rows(
     path: Path,
-    bad: Bad = stop_at,
+    on_bad_row: OnBadRow = raise_input_error,
     encoding: str | None = None,
     parse: Callable[[str, str], Any] | None = None,
 ) -> Iterator[SourceRow]:
-    """The rows of a file in one of FORMATS. `bad` hears of each row that is none; `parse` makes a row of a
-    line of JSON and where it stands (parse_row by default). Raises InputError for a file that cannot be
+    """The rows of a file in one of FORMATS. `on_bad_row` hears of each row that is none; `parse` makes a row
+    of a line of JSON and where it stands (parse_row by default). Raises InputError for a file that cannot be
     read."""
     parse = parse or parse_row
     kind = format_of(path)
@@ -54,22 +54,26 @@ def file_rows(
         )
     try:
         if kind == ".jsonl":
-            yield from _json_lines(path, bad, encoding, parse)
+            yield from _jsonl_rows(path, on_bad_row, encoding, parse)
         elif kind == ".json":
-            yield from _json_list(path, bad, encoding, parse)
+            yield from _json_list_rows(path, on_bad_row, encoding, parse)
         elif kind == ".parquet":
-            yield from _parquet(path)
+            yield from _parquet_rows(path)
         else:
             assert kind in DELIMITERS
-            yield from read_table(_whole_lines(path, bad, encoding), str(path), kind, bad).rows
+            yield from read_table(
+                _numbered_lines(path, on_bad_row, encoding), str(path), kind, on_bad_row
+            ).rows
     except BadDocumentError as problem:  # of the whole file
-        raise InputError(problem.plain) from problem
+        raise InputError(problem.message_without_hint) from problem
 
 
-def file_lines(path: Path, bad: Bad = stop_at, encoding: str | None = None) -> Iterator[tuple[int, str]]:
+def file_lines(
+    path: Path, on_bad_row: OnBadRow = raise_input_error, encoding: str | None = None
+) -> Iterator[tuple[int, str]]:
     """The lines of a text file with their numbers, without line ends. Only "\\n" and "\\r\\n" end one: texts
     may hold other separators."""
-    for number, text in _whole_lines(path, bad, encoding):
+    for number, text in _numbered_lines(path, on_bad_row, encoding):
         yield number, text.removesuffix("\n").removesuffix("\r")
 
 
@@ -98,97 +102,102 @@ def parse_json(text: str, where: str) -> Any:
         ) from error
     except ValueError as error:
         raise BadDocumentError("broken line", f"{where}: {json_fault(error)}") from error
-    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+    if text.count("[") + text.count("{") > MAX_JSON_DEPTH and _depth(value) > MAX_JSON_DEPTH:
         raise _too_deep(where)
-    if SURROGATE.search(text) and (place := _half_surrogate(value)) is not None:
+    if SURROGATE_ESCAPE.search(text) and (place := _find_lone_surrogate(value)) is not None:
         raise BadDocumentError(
             "not UTF-8", f"{where}: {place} holds half of a surrogate pair, which is no text"
         )
     return value
 
 
-def _whole_lines(path: Path, bad: Bad, encoding: str | None) -> Iterator[tuple[int, str]]:
+def _numbered_lines(path: Path, on_bad_row: OnBadRow, encoding: str | None) -> Iterator[tuple[int, str]]:
     """Lines with their ends, which belong to a table's field where quotes stand around them."""
     try:
-        for line in lines(utf8_blocks(blocks(path, _nobody), str(path), encoding, _tell_proposal)):
+        for line in split_lines(
+            utf8_blocks(
+                decompressed_blocks(path, _ignore_progress), str(path), encoding, _warn_encoding_detected
+            )
+        ):
             try:
-                text = line_text(line, str(path))
+                text = decode_line(line, str(path))
             except BadDocumentError as problem:
-                bad(problem)
+                on_bad_row(problem)
             else:
                 yield line.number, text
     except BadDocumentError as problem:
-        raise InputError(problem.plain) from problem
+        raise InputError(problem.message_without_hint) from problem
 
 
-def _json_lines(
-    path: Path, bad: Bad, encoding: str | None, parse: Callable[[str, str], Any]
+def _jsonl_rows(
+    path: Path, on_bad_row: OnBadRow, encoding: str | None, parse: Callable[[str, str], Any]
 ) -> Iterator[SourceRow]:
-    for number, text in file_lines(path, bad, encoding):
+    for number, text in file_lines(path, on_bad_row, encoding):
         where = f"{path}:{number}"
         if not text.strip():
             continue
         try:
             row = SourceRow(where, parse(text, where))
         except BadDocumentError as problem:
-            bad(problem)
+            on_bad_row(problem)
         else:
             yield row
 
 
-def _json_list(
-    path: Path, bad: Bad, encoding: str | None, parse: Callable[[str, str], Any]
+def _json_list_rows(
+    path: Path, on_bad_row: OnBadRow, encoding: str | None, parse: Callable[[str, str], Any]
 ) -> Iterator[SourceRow]:
     """The rows of one list. Where each ends is found first, so that what is wrong with it is named by its
     number."""
     text = "\n".join(line for _, line in file_lines(path, encoding=encoding))
-    begin, number = _past_space(text, 0), 0
+    begin, number = _skip_whitespace(text, 0), 0
     if not text.startswith("[", begin):
         raise InputError(f"{path}: must be a list of rows; a file with one row a line is named .jsonl")
     try:
-        for number, start, end in _items(text, begin):
+        for number, start, end in _list_item_spans(text, begin):
             where = f"{path} row {number}"
             try:
                 row = SourceRow(where, parse(text[start:end], where))
             except BadDocumentError as problem:
-                bad(problem)
+                on_bad_row(problem)
             else:
                 yield row
     except RecursionError:
-        raise InputError(f"{path} row {number + 1}: nests more than {DEEPEST} levels deep") from None
+        raise InputError(f"{path} row {number + 1}: nests more than {MAX_JSON_DEPTH} levels deep") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise InputError(f"{path} row {number + 1}: not valid JSON ({error.msg}: {place})") from None
 
 
-def _items(text: str, begin: int) -> Iterator[tuple[int, int, int]]:
+def _list_item_spans(text: str, begin: int) -> Iterator[tuple[int, int, int]]:
     """Number, start and end of each value of the JSON list that begins there. Raises the decoder's errors."""
-    decoder = json.JSONDecoder(parse_int=_nothing, parse_float=_nothing)  # only the extent counts here
-    at, number = _past_space(text, begin + 1), 0
+    # only the extent counts here
+    decoder = json.JSONDecoder(parse_int=_discard_number, parse_float=_discard_number)
+    at, number = _skip_whitespace(text, begin + 1), 0
     more = not text.startswith("]", at)
     while more:
         number += 1
         _, end = decoder.raw_decode(text, at)
         yield number, at, end
-        at = _past_space(text, end)
+        at = _skip_whitespace(text, end)
         more = text.startswith(",", at)
-        at = _past_space(text, at + 1) if more else at
+        at = _skip_whitespace(text, at + 1) if more else at
     if not text.startswith("]", at):
         raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-    if (after := _past_space(text, at + 1)) < len(text):
+    if (after := _skip_whitespace(text, at + 1)) < len(text):
         raise json.JSONDecodeError("Extra data", text, after)
 
 
-def _past_space(text: str, at: int) -> int:
-    found = SPACE.match(text, at)
+def _skip_whitespace(text: str, at: int) -> int:
+    found = JSON_WHITESPACE.match(text, at)
     return found.end() if found is not None else at
 
 
-def _nothing(digits: str) -> int:
+def _discard_number(digits: str) -> int:
     return 0
 
 
-def _parquet(path: Path) -> Iterator[SourceRow]:
+def _parquet_rows(path: Path) -> Iterator[SourceRow]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -197,7 +206,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
             ".parquet files need the package pyarrow; run: pip install 'newleaf[data]'"
         ) from error
     try:
-        with seekable(path, _nobody) as file, parquet.ParquetFile(file) as table:
+        with open_seekable(path, _ignore_progress) as file, parquet.ParquetFile(file) as table:
             number = 0
             for batch in table.iter_batches(batch_size=1024):
                 for values in batch.to_pylist():
@@ -211,40 +220,42 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
         ) from None
 
 
-def _tell_proposal(name: str, encoding: str) -> None:
+def _warn_encoding_detected(name: str, encoding: str) -> None:
     logging.getLogger("newleaf").warning(
         f"{name}: not UTF-8, read as {encoding}, which is a guess; if it is wrong, convert the file to UTF-8"
     )
 
 
-def _nobody(at: int) -> None:
+def _ignore_progress(at: int) -> None:
     """Nobody asks how far the reading is."""
 
 
 def _too_deep(where: str) -> BadDocumentError:
-    return BadDocumentError("broken line", f"{where}: nests more than {DEEPEST} levels deep")
+    return BadDocumentError("broken line", f"{where}: nests more than {MAX_JSON_DEPTH} levels deep")
 
 
 def _depth(value: Any) -> int:
     level, depth = [value], 0
     while level := [each for each in level if isinstance(each, dict | list)]:
         depth += 1
-        if depth > DEEPEST:
+        if depth > MAX_JSON_DEPTH:
             return depth
         level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
     return depth
 
 
-def _half_surrogate(value: Any, place: str = "the row") -> str | None:
+def _find_lone_surrogate(value: Any, place: str = "the row") -> str | None:
     """The field in which a string is that no encoding has."""
     if isinstance(value, str):
         return place if any("\ud800" <= character <= "\udfff" for character in value) else None
     if isinstance(value, dict):
         pairs = [(f"field {name!r}" if place == "the row" else place, inner) for name, inner in value.items()]
-        if (found := next((name for name in value if _half_surrogate(name) is not None), None)) is not None:
+        if (
+            found := next((name for name in value if _find_lone_surrogate(name) is not None), None)
+        ) is not None:
             return f"the name of a field, {found!r},"
     else:
         pairs = [(place, inner) for inner in value] if isinstance(value, list) else []
     return next(
-        (found for where, inner in pairs if (found := _half_surrogate(inner, where)) is not None), None
+        (found for where, inner in pairs if (found := _find_lone_surrogate(inner, where)) is not None), None
     )

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from newleaf.data.chunks import chunks
-from newleaf.data.corpus_cache import cached, default_cache, key_of
+from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
 from newleaf.data.documents import Progress
-from newleaf.data.text_store import TextFile
+from newleaf.data.text_store import TextRange
 from newleaf.text.tokenizer import Tokenizer
 
 VERSION = 1  # of the files and of where chunks are cut
@@ -46,7 +46,7 @@ class Shard:
 
 
 def tokenize(
-    text: TextFile,
+    text: TextRange,
     tokenizer: Tokenizer,
     cache: Path | None = None,
     on_progress: Progress | None = None,
@@ -61,18 +61,18 @@ def tokenize(
     bos = tokenizer.separator_id
     width = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
     part = [max_bytes] if max_bytes is not None and max_bytes < text.n_bytes else []
-    fingerprint = key_of(VERSION, text.fingerprint, tokenizer.fingerprint, tokenizer.separator_id, *part)
-    folder = (cache or default_cache()) / "tokens" / fingerprint
+    fingerprint = cache_key(VERSION, text.fingerprint, tokenizer.fingerprint, tokenizer.separator_id, *part)
+    folder = (cache or default_cache_directory()) / "tokens" / fingerprint
 
-    def build(fresh: Path) -> dict[str, Any]:
+    def build(building: Path) -> dict[str, Any]:
         pieces = ((piece, True) for piece in text.sample(part[0])) if part else text.pieces()
-        starts, n_bytes = _write(
-            fresh / "tokens.bin", pieces, min([text.n_bytes, *part]), tokenizer, width, on_progress
+        starts, n_bytes = _write_tokens(
+            building / "tokens.bin", pieces, min([text.n_bytes, *part]), tokenizer, width, on_progress
         )
-        np.asarray(starts, dtype="<i8").tofile(fresh / "starts.bin")
+        np.asarray(starts, dtype="<i8").tofile(building / "starts.bin")
         return {"n_bytes": n_bytes, "n_documents": len(starts)}
 
-    meta, _ = cached(folder, build)
+    meta, _ = cached_directory(folder, build)
     eos = tokenizer.eos_id if tokenizer.eos_id is not None else bos
     return Shard(
         tokens=np.asarray(np.memmap(folder / "tokens.bin", dtype=width, mode="r")),
@@ -92,7 +92,7 @@ def token_byte_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     return np.array([len(data) for data in tokenizer.bytes_of_tokens], dtype=np.int64)
 
 
-def _write(
+def _write_tokens(
     path: Path,
     pieces: Iterator[tuple[str, bool]],
     total: int,

@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from newleaf.data.compression import PACKED
+from newleaf.data.compression import COMPRESSED_SUFFIXES
 from newleaf.errors import InputError
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
-NAMED = (".json",)  # read where it is named: in folders, such files are configurations and not lists of rows
-HUB = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:]*))?(?::(?P<split>[^:]*))?")
+# read where it is named: in folders, such files are configurations and not lists of rows
+ONLY_WHEN_NAMED = (".json",)
+HUB_NAME = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[^:]*))?(?::(?P<split>[^:]*))?")
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ Source = FileSource | HubSource
 
 
 @dataclass
-class Resolved:
+class ResolvedSources:
     """The sources in order, and the files that were left aside for their suffix."""
 
     sources: list[Source] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    skipped_files: list[str] = field(default_factory=list)
 
     @property
     def total_bytes(self) -> int | None:
@@ -55,17 +56,17 @@ class Resolved:
         sizes = [source.size for source in self.sources if isinstance(source, FileSource)]
         return sum(sizes) if len(sizes) == len(self.sources) else None
 
-    def identity(self) -> list[object]:
+    def cache_identity(self) -> list[object]:
         """What tells one state of the sources from another without reading them."""
         return [
             [str(s.path), s.size, s.mtime_ns] if isinstance(s, FileSource) else str(s) for s in self.sources
         ]
 
 
-def resolve(sources: Iterable[str | os.PathLike[str]]) -> Resolved:
+def resolve_sources(sources: Iterable[str | os.PathLike[str]]) -> ResolvedSources:
     """Finds what each SOURCE names, in the order given, folders and globs sorted; raises InputError when one
     names nothing."""
-    found = Resolved()
+    found = ResolvedSources()
     for source in sources:
         text = os.fspath(source)
         if not text.strip():
@@ -73,9 +74,9 @@ def resolve(sources: Iterable[str | os.PathLike[str]]) -> Resolved:
                 "the name of a source is empty; give a file, a folder, a glob or hf:owner/dataset"
             )
         if text.startswith("hf:"):
-            found.sources.append(parse_hub(text))
+            found.sources.append(parse_hub_name(text))
         elif Path(text).is_dir():
-            _add_many(found, text, _walk(Path(text)), NAMED)
+            _add_many(found, text, _walk(Path(text)), ONLY_WHEN_NAMED)
         elif Path(text).exists():
             _add_named(found, Path(text))
         elif glob.has_magic(text):
@@ -88,9 +89,9 @@ def resolve(sources: Iterable[str | os.PathLike[str]]) -> Resolved:
     return found
 
 
-def parse_hub(text: str) -> HubSource:
+def parse_hub_name(text: str) -> HubSource:
     """hf:owner/dataset[:config[:split]]; the split is train when left out."""
-    match = HUB.fullmatch(text)
+    match = HUB_NAME.fullmatch(text)
     if match is None:
         raise InputError(
             f"{text}: not a dataset's name; write hf:owner/dataset, hf:owner/dataset:config or "
@@ -102,12 +103,12 @@ def parse_hub(text: str) -> HubSource:
 def format_of(path: Path) -> str | None:
     """The suffix that says how to read a file, without .gz or .zst; None when it is none of the known
     ones."""
-    inner = path.with_suffix("") if path.suffix.lower() in PACKED else path
+    inner = path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path
     suffix = inner.suffix.lower()
     return suffix if suffix in SUFFIXES else None
 
 
-def _add_named(found: Resolved, path: Path) -> None:
+def _add_named(found: ResolvedSources, path: Path) -> None:
     if format_of(path) is None:
         raise InputError(
             f"{path}: unknown kind of file; known are {' '.join(SUFFIXES)}, each also with .gz or .zst"
@@ -115,11 +116,13 @@ def _add_named(found: Resolved, path: Path) -> None:
     _add(found, path, named=True)
 
 
-def _add_many(found: Resolved, text: str, paths: Iterable[Path], without: Collection[str] = ()) -> None:
+def _add_many(
+    found: ResolvedSources, text: str, paths: Iterable[Path], without: Collection[str] = ()
+) -> None:
     before = len(found.sources)
     for path in paths:
         if format_of(path) is None or format_of(path) in without:
-            found.passed_over.append(str(path))
+            found.skipped_files.append(str(path))
         else:
             _add(found, path, named=False)
     if len(found.sources) == before:
@@ -129,7 +132,7 @@ def _add_many(found: Resolved, text: str, paths: Iterable[Path], without: Collec
         )
 
 
-def _add(found: Resolved, path: Path, named: bool) -> None:
+def _add(found: ResolvedSources, path: Path, named: bool) -> None:
     kind = format_of(path)
     assert kind is not None
     status = path.stat()

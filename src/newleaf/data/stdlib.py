@@ -7,7 +7,7 @@ from pathlib import Path
 from newleaf.errors import InputError
 
 # Tests; code that is tables or prose more than code; packages that come and go between Python versions.
-LEFT_OUT = {
+EXCLUDED_NAMES = {
     "test",
     "tests",
     "idle_test",
@@ -18,8 +18,8 @@ LEFT_OUT = {
     "lib2to3",
     "distutils",
 }
-LEFT_OUT |= {"site-packages", "dist-packages", "__pycache__", "__phello__"}
-HELD_OUT_OF = 12  # one file in twelve is held out
+EXCLUDED_NAMES |= {"site-packages", "dist-packages", "__pycache__", "__phello__"}
+HELD_OUT_ONE_IN = 12  # one file in twelve is held out
 
 
 def standard_library_files() -> tuple[list[Path], list[Path]]:
@@ -31,9 +31,13 @@ def standard_library_files() -> tuple[list[Path], list[Path]]:
     held_out: list[Path] = []
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
-        if not LEFT_OUT.intersection(name.parts) and not name.name.startswith("test_") and _is_text(path):
+        if (
+            not EXCLUDED_NAMES.intersection(name.parts)
+            and not name.name.startswith("test_")
+            and _is_text(path)
+        ):
             digest = hashlib.blake2b(name.as_posix().encode(), digest_size=8).digest()
-            (held_out if int.from_bytes(digest, "little") % HELD_OUT_OF == 0 else train).append(path)
+            (held_out if int.from_bytes(digest, "little") % HELD_OUT_ONE_IN == 0 else train).append(path)
     if not train or not held_out:
         raise InputError(
             f"{root}: holds no source of Python's standard library; give a text of your own to newleaf "

@@ -14,9 +14,9 @@ from newleaf.data.problems import BadDocumentError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 CSV_FIELD_LIMIT = 2**31 - 1  # the largest that a C long holds on every system
-SHOWN = 40  # characters of a field in a message
+MAX_CHARS_SHOWN = 40  # characters of a field in a message
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z")
-Bad = Callable[[BadDocumentError], None]
+OnBadRow = Callable[[BadDocumentError], None]
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,31 @@ class Table:
     rows: Iterator[SourceRow]
 
 
-def read_table(lines: Iterable[tuple[int, str]], name: str, kind: str, bad: Bad) -> Table:
-    """A table from numbered lines that still have their ends; `kind` is .csv or .tsv, and `bad` hears of each
-    row that is none.
+def read_table(lines: Iterable[tuple[int, str]], name: str, kind: str, on_bad_row: OnBadRow) -> Table:
+    """A table from numbered lines that still have their ends; `kind` is .csv or .tsv, and `on_bad_row` hears
+    of each row that is none.
 
     CSV is read as Python's csv and pandas read it: quotes may hold delimiters and line ends, and outside of
     them "\\n", "\\r\\n" and a bare "\\r" end a row. In TSV a quote is a character like any other (IANA,
     text/tab-separated-values). Empty lines are no rows, and of several columns without a name none is a
     field. Raises BadDocumentError for a first line that does not name the columns.
     """
-    feed = _Feed(lines)
+    feed = _NumberedLines(lines)
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if kind == ".csv" else csv.QUOTE_NONE
-    with _long_fields():
+    with _raised_csv_field_limit():
         reader = csv.reader(feed, delimiter=DELIMITERS[kind], strict=True, quoting=quoting)
         try:
             header = next((row for row in reader if row), [])
         except csv.Error as error:
-            raise _broken(f"{name}:{feed.begin or 1}", kind, error) from None
+            raise _invalid_row(f"{name}:{feed.begin or 1}", kind, error) from None
     columns = _columns(header, f"{name}:{feed.begin or 1}")
     return Table(
-        tuple(each for each in columns if each is not None), _rows(reader, feed, columns, name, kind, bad)
+        tuple(each for each in columns if each is not None),
+        _rows(reader, feed, columns, name, kind, on_bad_row),
     )
 
 
-class _Feed:
+class _NumberedLines:
     """Lines as csv asks for them. `begin` is the number of the first one since it was set to None: where a
     row begins."""
 
@@ -85,15 +86,20 @@ class _Feed:
 
 
 def _rows(
-    reader: Any, feed: _Feed, columns: Sequence[str | None], name: str, kind: str, bad: Bad
+    reader: Any,
+    feed: _NumberedLines,
+    columns: Sequence[str | None],
+    name: str,
+    kind: str,
+    on_bad_row: OnBadRow,
 ) -> Iterator[SourceRow]:
     while True:
         feed.begin = None
         try:
-            with _long_fields():
+            with _raised_csv_field_limit():
                 values = next(reader, None)
         except csv.Error as error:
-            bad(_broken(f"{name}:{feed.begin}", kind, error))
+            on_bad_row(_invalid_row(f"{name}:{feed.begin}", kind, error))
             continue
         if values is None:
             return
@@ -101,7 +107,9 @@ def _rows(
             continue
         where = f"{name}:{feed.begin}"
         if len(values) != len(columns):
-            bad(BadDocumentError("broken line", f"{where}: {_miscounted(values, columns, kind)}"))
+            on_bad_row(
+                BadDocumentError("broken line", f"{where}: {_wrong_field_count(values, columns, kind)}")
+            )
         else:
             yield SourceRow(
                 where,
@@ -116,7 +124,7 @@ def _columns(header: Sequence[str], where: str) -> list[str | None]:
         if field and field in seen:
             raise BadDocumentError(
                 "broken file",
-                f"{where}: columns {seen[field]} and {place} have the same name, {_short(field)}",
+                f"{where}: columns {seen[field]} and {place} have the same name, {_truncated(field)}",
             )
         seen[field] = place
     nameless = header.count("")
@@ -125,26 +133,28 @@ def _columns(header: Sequence[str], where: str) -> list[str | None]:
     return [None if not field and nameless > 1 else field for field in header]
 
 
-def _miscounted(values: Sequence[str], columns: Sequence[str | None], kind: str) -> str:
-    said = f"has {len(values)} field{'' if len(values) == 1 else 's'}, and the first line names {len(columns)} columns"
+def _wrong_field_count(values: Sequence[str], columns: Sequence[str | None], kind: str) -> str:
+    message = f"has {len(values)} field{'' if len(values) == 1 else 's'}, and the first line names {len(columns)} columns"
     if len(values) < len(columns):
         missing = columns[len(values)]
-        return f"{said}: there is none for {_short(missing) if missing else f'column {len(values) + 1}'}"
+        return (
+            f"{message}: there is none for {_truncated(missing) if missing else f'column {len(values) + 1}'}"
+        )
     advice = "; a text with commas stands in quotes" if kind == ".csv" else ""
-    return f"{said}: field {len(columns) + 1}, {_short(values[len(columns)])}, is of no column{advice}"
+    return f"{message}: field {len(columns) + 1}, {_truncated(values[len(columns)])}, is of no column{advice}"
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
+def _truncated(text: str) -> str:
+    return repr(text if len(text) <= MAX_CHARS_SHOWN else text[: MAX_CHARS_SHOWN - 1] + "…")
 
 
-def _broken(where: str, kind: str, error: csv.Error) -> BadDocumentError:
+def _invalid_row(where: str, kind: str, error: csv.Error) -> BadDocumentError:
     what = "a quote is opened and never closed" if "unexpected end of data" in str(error) else str(error)
     return BadDocumentError("broken line", f"{where}: not valid {kind[1:].upper()} ({what})")
 
 
 @contextmanager
-def _long_fields() -> Iterator[None]:
+def _raised_csv_field_limit() -> Iterator[None]:
     """csv's limit of 128 KB a field is global to Python: raised while reading, put back after."""
     limit = csv.field_size_limit(CSV_FIELD_LIMIT)
     try:

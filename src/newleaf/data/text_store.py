@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from newleaf.data.problems import BadDocumentError
 
-BLOCK = 4 * 2**20
-SAMPLE_PIECE = 64 * 2**10
+BLOCK_BYTES = 4 * 2**20
+SAMPLE_PIECE_BYTES = 64 * 2**10
 
 
 @dataclass(frozen=True)
-class TextFile:
+class TextRange:
     """A run of documents in a text store: bytes `start` to `stop` of `path`.
 
     It is read in blocks and not memory-mapped: mapped pages count as the process's memory, and a corpus may
@@ -42,7 +42,7 @@ class TextFile:
     def ends(self) -> npt.NDArray[np.int64]:
         """Where each document ends, in bytes of the file."""
         ends = np.fromfile(
-            ends_path(self.path), dtype="<i8", count=self.n_documents, offset=self.first_document * 8
+            document_ends_path(self.path), dtype="<i8", count=self.n_documents, offset=self.first_document * 8
         )
         clipped: npt.NDArray[np.int64] = np.minimum(ends, self.stop)
         return clipped
@@ -58,9 +58,9 @@ class TextFile:
         if parts:
             yield "".join(parts)
 
-    def pieces(self, size: int = BLOCK) -> Iterator[tuple[str, bool]]:
+    def pieces(self, size: int = BLOCK_BYTES) -> Iterator[tuple[str, bool]]:
         """Text of at most `size` bytes at a time, never across documents, and whether it starts one."""
-        with self.path.open("rb", buffering=BLOCK) as file:
+        with self.path.open("rb", buffering=BLOCK_BYTES) as file:
             start = file.seek(self.start)
             for end in self.ends.tolist():
                 decoder = codecs.getincrementaldecoder("utf-8")()
@@ -73,7 +73,7 @@ class TextFile:
         if self.n_bytes <= max_bytes:
             yield from (piece for piece, _ in self.pieces())
             return
-        n = max(1, max_bytes // SAMPLE_PIECE)
+        n = max(1, max_bytes // SAMPLE_PIECE_BYTES)
         size = max_bytes // n
         with self.path.open("rb") as file:
             for k in range(n):
@@ -90,20 +90,20 @@ class TextFile:
             if right > left:
                 yield data[left:right].decode("utf-8", errors="ignore")
 
-    def described(self) -> dict[str, Any]:
-        """What `opened` needs, as JSON values."""
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` needs, as JSON values."""
         names = ("start", "stop", "first_document", "n_documents", "n_chars", "fingerprint")
         return {"file": self.path.name} | {name: getattr(self, name) for name in names}
 
     @classmethod
-    def opened(cls, folder: Path, description: dict[str, Any]) -> "TextFile":
+    def from_json(cls, folder: Path, description: dict[str, Any]) -> "TextRange":
         return cls(
             folder / description["file"],
             **{name: value for name, value in description.items() if name != "file"},
         )
 
 
-def ends_path(path: Path) -> Path:
+def document_ends_path(path: Path) -> Path:
     return path.with_suffix(".ends")
 
 
@@ -112,8 +112,8 @@ class TextStoreWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("wb", buffering=BLOCK)
-        self._ends = ends_path(path).open("wb")
+        self._file = path.open("wb", buffering=BLOCK_BYTES)
+        self._ends = document_ends_path(path).open("wb")
         self.n_bytes = 0
         self.n_chars = 0
         self.n_documents = 0
@@ -144,12 +144,12 @@ class TextStoreWriter:
         self._ends.write(self.n_bytes.to_bytes(8, "little"))
         return True
 
-    def text(self) -> TextFile:
+    def text(self) -> TextRange:
         """All that was written, after the files are closed."""
-        return TextFile(self._path, 0, self.n_bytes, 0, self.n_documents, self.n_chars)
+        return TextRange(self._path, 0, self.n_bytes, 0, self.n_documents, self.n_chars)
 
 
-def split_documents(text: TextFile, n_last: int) -> tuple[TextFile, TextFile]:
+def split_documents(text: TextRange, n_last: int) -> tuple[TextRange, TextRange]:
     """The text without its last `n_last` documents, and those."""
     n_first = text.n_documents - n_last
     cut = int(text.ends[n_first - 1])
@@ -160,15 +160,15 @@ def split_documents(text: TextFile, n_last: int) -> tuple[TextFile, TextFile]:
     )
 
 
-def split_characters(text: TextFile, n_first: int) -> tuple[TextFile, TextFile]:
+def split_characters(text: TextRange, n_first: int) -> tuple[TextRange, TextRange]:
     """One document in two: its first `n_first` characters, and the rest."""
     cut = _offset_of_char(text, n_first)
     return replace(text, stop=cut, n_chars=n_first), replace(text, start=cut, n_chars=text.n_chars - n_first)
 
 
 def split_each(
-    text: TextFile, last_share: float, first: Path, last: Path
-) -> tuple[TextFile, TextFile] | None:
+    text: TextRange, last_share: float, first: Path, last: Path
+) -> tuple[TextRange, TextRange] | None:
     """Every document in two, at a character: all without their ends, written to `first`, and the ends, about
     `last_share` of each, to `last`. None where one of the two is empty."""
     with TextStoreWriter(first) as heads, TextStoreWriter(last) as tails:
@@ -188,11 +188,11 @@ def _next_char(path: Path, at: int, end: int) -> int:
     """The first place from `at` on where a character starts, or `end`."""
     with path.open("rb") as file:
         file.seek(at)
-        starts = np.flatnonzero(_starts(file.read(min(4, end - at))))
+        starts = np.flatnonzero(_is_character_start(file.read(min(4, end - at))))
     return at + int(starts[0]) if len(starts) else end
 
 
-def with_fingerprint(text: TextFile) -> TextFile:
+def with_fingerprint(text: TextRange) -> TextRange:
     """The text with a hash of its bytes and its documents' ends."""
     digest = hashlib.blake2b(digest_size=16)
     for block in _blocks(text.path, text.start, text.stop):
@@ -203,20 +203,20 @@ def with_fingerprint(text: TextFile) -> TextFile:
 
 def count_chars(path: Path, start: int, stop: int) -> int:
     """Characters in a range of UTF-8 bytes: every byte that does not continue one starts one."""
-    return sum(int(np.count_nonzero(_starts(block))) for block in _blocks(path, start, stop))
+    return sum(int(np.count_nonzero(_is_character_start(block))) for block in _blocks(path, start, stop))
 
 
-def _offset_of_char(text: TextFile, n: int) -> int:
+def _offset_of_char(text: TextRange, n: int) -> int:
     at, seen = text.start, 0
     for block in _blocks(text.path, text.start, text.stop):
-        starts = np.flatnonzero(_starts(block))
+        starts = np.flatnonzero(_is_character_start(block))
         if seen + len(starts) > n:
             return at + int(starts[n - seen])
         at, seen = at + len(block), seen + len(starts)
     return text.stop
 
 
-def _starts(block: bytes) -> npt.NDArray[np.bool_]:
+def _is_character_start(block: bytes) -> npt.NDArray[np.bool_]:
     starts: npt.NDArray[np.bool_] = (np.frombuffer(block, dtype=np.uint8) & 0xC0) != 0x80
     return starts
 
@@ -224,5 +224,5 @@ def _starts(block: bytes) -> npt.NDArray[np.bool_]:
 def _blocks(path: Path, start: int, stop: int) -> Iterator[bytes]:
     with path.open("rb") as file:
         file.seek(start)
-        for at in range(start, stop, BLOCK):
-            yield file.read(min(BLOCK, stop - at))
+        for at in range(start, stop, BLOCK_BYTES):
+            yield file.read(min(BLOCK_BYTES, stop - at))

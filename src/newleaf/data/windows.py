@@ -41,7 +41,7 @@ class PackedWindows:
     shard: Shard
     length: int
     every_byte: bool = False
-    numbered: bool = False
+    with_document_numbers: bool = False
 
     def __post_init__(self) -> None:
         if not self.every_byte and self.shard.n_tokens <= self.length:
@@ -79,7 +79,7 @@ class PackedWindows:
         return taken[:, :-1], targets, self._documents(places[:, :-1])
 
     def _documents(self, places: Ints) -> Ints:
-        if not self.numbered:
+        if not self.with_document_numbers:
             return np.zeros_like(places)
         numbers = np.searchsorted(self.shard.document_starts, places, side="right")
         return (numbers - numbers[:, :1]).astype(np.int64)

@@ -7,10 +7,10 @@ import os
 from typing import IO
 
 MAGIC, SKIPPABLE = 0xFD2FB528, 0x184D2A50  # skippable frames have any last four bits
-RUN = 1  # the type of a block that is one byte, repeated
+RLE_BLOCK = 1  # the type of a block that is one byte, repeated
 
 
-def cut_off(file: IO[bytes]) -> bool:
+def is_truncated(file: IO[bytes]) -> bool:
     """Whether a file ends within a frame. Only headers are read, so it takes a blink for any size.
 
     A file whose frames are wrong in another way is not told here: its reader names that.
@@ -23,7 +23,7 @@ def cut_off(file: IO[bytes]) -> bool:
         if len(start) == 4 and magic & ~0xF == SKIPPABLE:
             file.seek(int.from_bytes(file.read(4), "little"), os.SEEK_CUR)
         elif len(start) == 4 and magic == MAGIC:
-            _pass_frame(file)
+            _skip_frame(file)
         else:
             return len(start) < 4
         if file.tell() > size or file.tell() == place:
@@ -31,9 +31,9 @@ def cut_off(file: IO[bytes]) -> bool:
     return False
 
 
-def _pass_frame(file: IO[bytes]) -> None:
+def _skip_frame(file: IO[bytes]) -> None:
     """Go behind a frame, or behind the file's end where the frame is not whole."""
-    descriptor = _number(file, 1)
+    descriptor = _read_integer(file, 1)
     single, has_sum = descriptor >> 5 & 1, descriptor >> 2 & 1
     window = 1 - single
     dictionary = (0, 1, 2, 4)[descriptor & 3]
@@ -47,9 +47,9 @@ def _pass_frame(file: IO[bytes]) -> None:
             return
         number = int.from_bytes(header, "little")
         last = bool(number & 1)
-        file.seek(1 if number >> 1 & 3 == RUN else number >> 3, os.SEEK_CUR)
+        file.seek(1 if number >> 1 & 3 == RLE_BLOCK else number >> 3, os.SEEK_CUR)
     file.seek(4 * has_sum, os.SEEK_CUR)
 
 
-def _number(file: IO[bytes], length: int) -> int:
+def _read_integer(file: IO[bytes], length: int) -> int:
     return int.from_bytes(file.read(length), "little")

@@ -43,7 +43,9 @@ def read_labelled(path: Path, head: Head, setting: Setting) -> tuple[list[Labell
     reader = ExampleReader(head.shape, config)
     known = labels_by_name(head)
     rows: list[LabelledRow] = []
-    for row in read_table([str(path)], lambda problem: problems.append(problem.plain), data.encoding):
+    for row in read_table(
+        [str(path)], lambda problem: problems.append(problem.message_without_hint), data.encoding
+    ):
         if reader.fields is None:  # not a matter of one row
             wanted = Wanted(data.text, data.second, data.choices, data.label)
             reader.fields = find_fields(head.shape, list(row.values), wanted, row.where)

@@ -18,7 +18,7 @@ from newleaf.data.data_config import DataConfig
 from newleaf.data.documents import documents
 from newleaf.data.problems import BadDocumentError, Problems
 from newleaf.data.shards import token_byte_lengths
-from newleaf.data.sources import resolve
+from newleaf.data.sources import resolve_sources
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import Subject
 from newleaf.evaluation.journal import Answered, Journal
@@ -78,7 +78,7 @@ def read_documents(
     found: list[tuple[str, str]] = []
     fields = fields or RowFields()
     config = DataConfig(fields.field or "text", fields.encoding, fields.document or "file")
-    for document in documents(resolve([source]), config, problems):
+    for document in documents(resolve_sources([source]), config, problems):
         try:
             text = "".join(document.pieces)
         except BadDocumentError as problem:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from newleaf.data.compression import PACKED
+from newleaf.data.compression import COMPRESSED_SUFFIXES
 from newleaf.data.rows import FORMATS, format_of
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import Subject
@@ -139,7 +139,7 @@ def _file_job(path: Path, encoding: str | None) -> Job:
     from newleaf.evaluation.reference_texts import generation_task, is_generation_file
 
     if is_rows(path):
-        stem = (path.with_suffix("") if path.suffix.lower() in PACKED else path).stem
+        stem = (path.with_suffix("") if path.suffix.lower() in COMPRESSED_SUFFIXES else path).stem
         job = _built_in(FILES.get(stem, stem), path) if stem not in WITHOUT_ROWS else None
         if job is not None:
             return job

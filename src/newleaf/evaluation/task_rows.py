@@ -87,7 +87,7 @@ def read_rows(path: Path, encoding: str | None = None) -> tuple[list[Row], list[
     problems: list[str] = []
     rows = [
         Row(row.where, row.values)
-        for row in file_rows(path, lambda problem: problems.append(problem.plain), encoding)
+        for row in file_rows(path, lambda problem: problems.append(problem.message_without_hint), encoding)
     ]
     if not rows:
         raise InputError(problems[0] if problems else f"{path}: is empty; one JSON object a line is expected")

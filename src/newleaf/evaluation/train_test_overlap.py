@@ -13,7 +13,7 @@ from typing import Any
 
 from newleaf.data.data_config import DataConfig
 from newleaf.data.prepare import prepare_text
-from newleaf.data.sources import FileSource, resolve
+from newleaf.data.sources import FileSource, resolve_sources
 from newleaf.errors import InputError
 from newleaf.storage.resolve_model import RUN_FILE
 from newleaf.untrusted import parse_yaml, read_text
@@ -94,7 +94,7 @@ def _learned_from(run: _Run, file: Path) -> bool:
     gone = False
     for source in run.source:
         try:
-            found = resolve([source]).sources
+            found = resolve_sources([source]).sources
         except InputError:
             gone = True
             continue

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import psutil
 import torch
 
-from newleaf.data.data_config import TAKEN
+from newleaf.data.data_config import BYTE_LIMIT_FIELDS
 from newleaf.errors import InputError
 from newleaf.kernels.matmul_speed import matmul_speed
 from newleaf.recipe import recipe_of
@@ -196,7 +196,10 @@ def _same_text(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         return {}
     return {
-        "data": {name: "all" if name in TAKEN and value is None else value for name, value in data.items()}
+        "data": {
+            name: "all" if name in BYTE_LIMIT_FIELDS and value is None else value
+            for name, value in data.items()
+        }
     }
 
 

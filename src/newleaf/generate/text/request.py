@@ -14,8 +14,8 @@ from newleaf.generate.text.text_state import Piece, TextState
 
 @dataclass(frozen=True)
 class Reading:
-    """How far a prompt has been read: `processed` of `total` tokens, the first `cached` of which the cache
-    had already."""
+    """How far a prompt has been read: `processed` of `total` tokens, the first `cached_directory` of which
+    the cache had already."""
 
     total: int
     cached: int

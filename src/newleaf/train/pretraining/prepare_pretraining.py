@@ -10,11 +10,11 @@ from typing import Any, Literal
 import psutil
 import torch
 
-from newleaf.data.corpus_cache import cached, default_cache, key_of
+from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
 from newleaf.data.data_config import DataConfig
 from newleaf.data.prepare import Corpus, prepare_text
 from newleaf.data.shards import Shard, tokenize
-from newleaf.data.text_store import TextFile
+from newleaf.data.text_store import TextRange
 from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size, counted
 from newleaf.generate.options import SamplingConfig
@@ -86,7 +86,7 @@ def prepare(config: PretrainConfig, monitor: Monitor, processes: int = 1) -> Pre
         size=None,
     )
     _announce(config, network, choice, corpus, monitor)
-    parts = zip((corpus.train, corpus.validation), config.data.most_bytes, strict=True)
+    parts = zip((corpus.train, corpus.validation), config.data.max_bytes, strict=True)
     shards = [tokenize(text, tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts]
     fingerprints = {"text": corpus.fingerprint, "tokenizer": tokenizer.fingerprint}
     return Prepared(config, network, tokenizer, shards[0], shards[1], fingerprints)
@@ -197,7 +197,7 @@ def _tokenizer(
             raise InputError("tokenizer.vocab_size: missing, and the model section leaves nothing to choose")
         settings = dataclasses.replace(settings, vocab_size=choice.vocab_size)
     monitor.stage("learning the tokenizer", 0, None)
-    place = default_cache() / "tokenizers" / key_of(corpus.train.fingerprint, plain(settings))
+    place = default_cache_directory() / "tokenizers" / cache_key(corpus.train.fingerprint, plain(settings))
 
     def build_there(fresh: Path) -> dict[str, Any]:
         interruptible(
@@ -205,7 +205,7 @@ def _tokenizer(
         ).save(fresh)
         return {}
 
-    cached(place, build_there)
+    cached_directory(place, build_there)
     return dataclasses.replace(config, tokenizer=settings), Tokenizer.load(place)
 
 
@@ -266,7 +266,7 @@ def left_out(report: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def part_of(text: TextFile, most: Literal["all"] | int | None) -> str:
+def part_of(text: TextRange, most: Literal["all"] | int | None) -> str:
     """How much of a text is used, for people."""
     whole = byte_size(text.n_bytes)
     return whole if most is None or most == "all" or most >= text.n_bytes else f"{byte_size(most)} of {whole}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from newleaf.data.encodings import known_encoding
+from newleaf.data.encodings import canonical_encoding
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TalkDataConfig:
 
     def __post_init__(self) -> None:
         if self.encoding is not None:
-            object.__setattr__(self, "encoding", known_encoding(self.encoding))
+            object.__setattr__(self, "encoding", canonical_encoding(self.encoding))
         if not 0 < self.val_fraction < 1:
             raise ValueError(
                 f"val_fraction: {self.val_fraction!r} is not between 0 and 1; 0.05 takes the last twentieth"

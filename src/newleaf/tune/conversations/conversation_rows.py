@@ -13,7 +13,7 @@ from typing import Any
 from newleaf.data.hub_datasets import hub_rows
 from newleaf.data.problems import BadDocumentError
 from newleaf.data.rows import FORMATS, file_rows, parse_json
-from newleaf.data.sources import HubSource, resolve
+from newleaf.data.sources import HubSource, resolve_sources
 from newleaf.data.stdlib_chat import HELD_OUT, NAME, stdlib_chat
 from newleaf.errors import InputError
 
@@ -43,7 +43,7 @@ def _own(source: str) -> Iterator[Row]:
 
 
 def _resolved(source: str, encoding: str | None) -> Iterator[Row]:
-    for found in resolve([source]).sources:
+    for found in resolve_sources([source]).sources:
         if isinstance(found, HubSource):
             for number, row in enumerate(hub_rows(found)):
                 yield Row(f"{found} row {number + 1}", partial(_same, row))

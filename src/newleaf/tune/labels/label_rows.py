@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from newleaf.data.encodings import known_encoding
+from newleaf.data.encodings import canonical_encoding
 from newleaf.data.problems import BadDocumentError
 from newleaf.errors import InputError
 from newleaf.format_amounts import counted
@@ -40,7 +40,7 @@ class LabelledConfig:
 
     def __post_init__(self) -> None:
         if self.encoding is not None:
-            object.__setattr__(self, "encoding", known_encoding(self.encoding))
+            object.__setattr__(self, "encoding", canonical_encoding(self.encoding))
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction: must be between 0 and 1, not {self.val_fraction!r}")
         if self.limit is not None and self.limit < 2:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.data.problems import BadDocumentError
-from newleaf.data.rows import FORMATS, file_lines, file_rows, format_of, parse_row, stop_at
+from newleaf.data.rows import FORMATS, file_lines, file_rows, format_of, parse_row, raise_input_error
 from newleaf.data.tables import SourceRow
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Shape
@@ -50,7 +50,7 @@ def _of_lines(path: Path, encoding: str | None) -> Iterator[SourceRow | None]:
         try:
             yield SourceRow(where, parse_row(line, where)) if line.strip() else None
         except BadDocumentError as problem:
-            stop_at(problem)
+            raise_input_error(problem)
 
 
 class _Rows:

@@ -6,18 +6,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from newleaf.data.hub_datasets import hub_rows
-from newleaf.data.rows import FORMATS, file_rows, stop_at
-from newleaf.data.sources import HubSource, resolve
-from newleaf.data.tables import Bad, SourceRow
+from newleaf.data.rows import FORMATS, file_rows, raise_input_error
+from newleaf.data.sources import HubSource, resolve_sources
+from newleaf.data.tables import OnBadRow, SourceRow
 from newleaf.errors import InputError
 
 Row = SourceRow
 
 
-def read_table(sources: Sequence[str], bad: Bad = stop_at, encoding: str | None = None) -> Iterator[Row]:
+def read_table(
+    sources: Sequence[str], bad: OnBadRow = raise_input_error, encoding: str | None = None
+) -> Iterator[Row]:
     """Every row of the sources, in order; `bad` hears of each that is none. Raises InputError for a file that
     cannot be read."""
-    for found in resolve(sources).sources if sources else ():
+    for found in resolve_sources(sources).sources if sources else ():
         if isinstance(found, HubSource):
             yield from (Row(f"{found}: row {number}", row) for number, row in enumerate(hub_rows(found), 1))
         elif found.format in FORMATS:

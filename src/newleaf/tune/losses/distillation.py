@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from newleaf.data.batches import Batch
-from newleaf.data.corpus_cache import cached, default_cache, key_of
+from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
 from newleaf.model import GPT
 from newleaf.train.objective.objective import Term
 from newleaf.tune.conversations.example import Example
@@ -117,8 +117,8 @@ def stored(
 ) -> Store:
     """The store of these examples, asked for once and then found in the cache. `name` is the fingerprint of
     examples and teacher."""
-    key = key_of(name, vocabulary, config.temperature, config.top_k, str(teacher.dtype))
-    folder = default_cache() / "teachers" / key
+    key = cache_key(name, vocabulary, config.temperature, config.top_k, str(teacher.dtype))
+    folder = default_cache_directory() / "teachers" / key
 
     def ask(fresh: Path) -> dict[str, Any]:
         starts = starts_of(examples)
@@ -141,7 +141,7 @@ def stored(
         log_probs.flush()
         return {}
 
-    cached(folder, ask)
+    cached_directory(folder, ask)
     return Store(folder, examples)
 
 

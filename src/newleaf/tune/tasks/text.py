@@ -103,7 +103,7 @@ def open_text(config: TextConfig, base: Base, monitor: Monitor, ranks: Ranks) ->
         f"held out, in windows of {length} tokens. {config.train.precision} on "
         f"{counted(config.train.threads or 0, 'thread')}."
     )
-    parts = zip((corpus.train, corpus.validation), config.data.most_bytes, strict=True)
+    parts = zip((corpus.train, corpus.validation), config.data.max_bytes, strict=True)
     train, validation = (
         tokenize(text, base.tokenizer, on_progress=monitor.stage, max_bytes=most) for text, most in parts
     )
@@ -124,7 +124,7 @@ def _in_time(config: TextConfig, base: Base, corpus: Corpus, ranks: Ranks) -> Te
     if config.train.time is None:
         return config
     if ranks.size > 1:
-        return dataclasses.replace(config, data=config.data.with_all())
+        return dataclasses.replace(config, data=config.data.without_byte_limits())
     found = data_budget(
         timed_budget(config.train), base.config.n_layer, base.config.n_embd, base.config.vocab_size
     )
