@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 import newleaf
-from newleaf.data.shards import token_byte_lengths
+from newleaf.data.token_shards import token_byte_lengths
 from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.model import GPT

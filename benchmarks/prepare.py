@@ -40,9 +40,9 @@ def child(source: str, cache: str) -> None:
     """The work to measure, in a process of its own; prints the seconds of each stage."""
     import torch  # noqa: F401 (a real run has it in memory)
 
+    from newleaf.data.corpus import prepare_text
     from newleaf.data.data_config import DataConfig
-    from newleaf.data.prepare import prepare_text
-    from newleaf.data.shards import tokenize
+    from newleaf.data.token_shards import tokenize
     from newleaf.text.train_tokenizer import MOST_SEEN, TokenizerConfig, train_tokenizer
 
     def show(stage: str, done: int, total: int | None) -> None:

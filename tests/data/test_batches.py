@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from newleaf.data import chunks as chunking
+from newleaf.data import text_chunks
 from newleaf.data.batches import TrainBatches, validation_batches
+from newleaf.data.corpus import prepare_text
 from newleaf.data.data_config import DataConfig
-from newleaf.data.order import permutation_index
-from newleaf.data.prepare import prepare_text
-from newleaf.data.shards import Shard, token_byte_lengths, tokenize
+from newleaf.data.permutation import permutation_index
 from newleaf.data.stdlib import standard_library_files
+from newleaf.data.token_shards import Shard, token_byte_lengths, tokenize
 from newleaf.errors import InputError
 from newleaf.text.tokenizer import Tokenizer as NewleafTokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -150,9 +150,9 @@ def test_chunks_never_cut_a_word_in_two(style: str, text: str) -> None:
 
     split = word_ends({"qwen2": WORDS, "gpt2": None, "o200k": O200K}[style]).pre_tokenizer.pre_tokenize_str
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunking, "CHUNK_CHARS", 6)
-        patch.setattr(chunking, "SEARCH_STEP", 3)
-        parts = list(chunking.chunks([text[:7], text[7:30], text[30:]]))
+        patch.setattr(text_chunks, "CHUNK_CHARS", 6)
+        patch.setattr(text_chunks, "SEARCH_STEP", 3)
+        parts = list(text_chunks.chunks([text[:7], text[7:30], text[30:]]))
     assert "".join(parts) == text
     assert [word for part in parts for word, _ in split(part)] == [word for word, _ in split(text)]
 
@@ -160,11 +160,11 @@ def test_chunks_never_cut_a_word_in_two(style: str, text: str) -> None:
 def test_a_large_document_has_the_tokens_of_the_whole_text_and_is_cut_often(tmp_path: Path) -> None:
     text = "".join(f"Sentence {n}, and 第{n}句。\n" for n in range(20_000))
     pieces = [text[start : start + 100_000] for start in range(0, len(text), 100_000)]
-    assert max(map(len, chunking.chunks(pieces))) < 2 * chunking.CHUNK_CHARS
+    assert max(map(len, text_chunks.chunks(pieces))) < 2 * text_chunks.CHUNK_CHARS
     train, _, _ = prepared_shard(tmp_path, text, val_fraction=0.01)
     assert train.tokens[1:].tolist() == tokenizer().encode(text[: int(0.99 * len(text))])
     endless = "-" * 2_500_000
-    assert [len(chunk) for chunk in chunking.chunks([endless])] == [2**20, 2**20, 2_500_000 - 2**21]
+    assert [len(chunk) for chunk in text_chunks.chunks([endless])] == [2**20, 2**20, 2_500_000 - 2**21]
 
 
 # --- order

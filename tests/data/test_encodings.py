@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from newleaf.data.corpus import prepare_text
 from newleaf.data.data_config import DataConfig
 from newleaf.data.encodings import detect_encoding
-from newleaf.data.prepare import prepare_text
 from newleaf.errors import InputError
 from newleaf.train.pretraining.prepare_pretraining import left_out
 

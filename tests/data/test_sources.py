@@ -14,9 +14,9 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from newleaf.data.bad_documents import Problems
 from newleaf.data.data_config import DataConfig
 from newleaf.data.documents import documents
-from newleaf.data.problems import Problems
 from newleaf.data.sources import parse_hub_name, resolve_sources
 from newleaf.errors import InputError
 

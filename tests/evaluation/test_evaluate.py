@@ -268,9 +268,9 @@ def test_contamination_is_found_in_texts_and_in_token_shards(
     assert about["items"] >= len(long)
     assert "1 of" in found["notes"][0]
 
+    from newleaf.data.corpus import prepare_text
     from newleaf.data.data_config import DataConfig
-    from newleaf.data.prepare import prepare_text
-    from newleaf.data.shards import tokenize
+    from newleaf.data.token_shards import tokenize
 
     corpus = prepare_text([tmp_path / "train.txt"], DataConfig(), tmp_path / "cache")
     tokenize(corpus.train, model.tokenizer, tmp_path / "cache")

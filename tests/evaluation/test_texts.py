@@ -104,9 +104,9 @@ def test_bits_per_byte_is_the_examiners_of_training(tiny_tokenizer: Any, tmp_pat
     import numpy as np
 
     from newleaf.data.batches import validation_batches
+    from newleaf.data.corpus import prepare_text
     from newleaf.data.data_config import DataConfig
-    from newleaf.data.prepare import prepare_text
-    from newleaf.data.shards import token_byte_lengths, tokenize
+    from newleaf.data.token_shards import token_byte_lengths, tokenize
     from newleaf.measure.bits_per_byte import text_loss
 
     (tmp_path / "a.txt").write_text("The quick brown fox. " * 80, "utf-8")

@@ -145,7 +145,7 @@ def test_a_signal_while_text_is_prepared_ends_it_at_once_with_code_0_and_leaves_
 LAUNCHER = """
 import sys
 from pathlib import Path
-import newleaf.data.prepare, newleaf.train.pretraining.prepare_pretraining
+import newleaf.data.corpus, newleaf.train.pretraining.prepare_pretraining
 begun, stage = Path(sys.argv[1]), sys.argv[2]
 def telling(real):
     def told(*args, **kwargs):
@@ -153,7 +153,7 @@ def telling(real):
         return real(*args, **kwargs)
     return told
 if stage == "reading":
-    newleaf.data.prepare._text_store = telling(newleaf.data.prepare._text_store)
+    newleaf.data.corpus._text_store = telling(newleaf.data.corpus._text_store)
 else:
     newleaf.train.pretraining.prepare_pretraining.train_tokenizer = telling(newleaf.train.pretraining.prepare_pretraining.train_tokenizer)
 from newleaf.cli.main import main

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from newleaf.data.data_config import DataConfig
-from newleaf.data.order import permutation_index
-from newleaf.data.shards import Shard
+from newleaf.data.permutation import permutation_index
+from newleaf.data.token_shards import Shard
 from newleaf.data.windows import NO_TARGET, Ints, windows
 from newleaf.errors import InputError
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from newleaf.data.problems import BadDocumentError
+from newleaf.data.bad_documents import BadDocumentError
 from newleaf.data.zstd_frames import is_truncated
 from newleaf.errors import InputError
 

@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from newleaf.data.bad_documents import BadDocumentError, Problems
 from newleaf.data.compression import decompressed_blocks, open_seekable
+from newleaf.data.csv_tables import DELIMITERS, SourceRow, read_table
 from newleaf.data.data_config import DataConfig
-from newleaf.data.decoding import Line, decode_line, decode_text, split_lines
 from newleaf.data.encodings import utf8_blocks
 from newleaf.data.hub_datasets import hub_rows
-from newleaf.data.problems import BadDocumentError, Problems
-from newleaf.data.rows import file_rows, parse_row
+from newleaf.data.row_files import file_rows, parse_row
 from newleaf.data.sources import FileSource, HubSource, ResolvedSources
-from newleaf.data.tables import DELIMITERS, SourceRow, read_table
+from newleaf.data.text_decoding import Line, decode_line, decode_text, split_lines
 from newleaf.errors import InputError
 
 Progress = Callable[[str, int, int | None], None]

@@ -7,7 +7,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterator
 
-from newleaf.data.problems import BadDocumentError
+from newleaf.data.bad_documents import BadDocumentError
 from newleaf.errors import InputError
 
 UTF8 = "utf-8"

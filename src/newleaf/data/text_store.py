@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from newleaf.data.problems import BadDocumentError
+from newleaf.data.bad_documents import BadDocumentError
 
 BLOCK_BYTES = 4 * 2**20
 SAMPLE_PIECE_BYTES = 64 * 2**10

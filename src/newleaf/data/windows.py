@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from newleaf.data.data_config import DataConfig
-from newleaf.data.shards import Shard
+from newleaf.data.token_shards import Shard
 from newleaf.errors import InputError
 
 Ints = npt.NDArray[np.int64]

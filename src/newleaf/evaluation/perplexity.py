@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from newleaf.data.bad_documents import BadDocumentError, Problems
 from newleaf.data.data_config import DataConfig
 from newleaf.data.documents import documents
-from newleaf.data.problems import BadDocumentError, Problems
-from newleaf.data.shards import token_byte_lengths
 from newleaf.data.sources import resolve_sources
+from newleaf.data.token_shards import token_byte_lengths
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import Subject
 from newleaf.evaluation.journal import Answered, Journal

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from newleaf.data.compression import COMPRESSED_SUFFIXES
-from newleaf.data.rows import FORMATS, format_of
+from newleaf.data.row_files import FORMATS, format_of
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import Subject
 from newleaf.evaluation.gsm8k import gsm8k

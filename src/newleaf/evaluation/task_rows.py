@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from newleaf.data.rows import file_rows
+from newleaf.data.row_files import file_rows
 from newleaf.errors import InputError
 
 Made = TypeVar("Made")

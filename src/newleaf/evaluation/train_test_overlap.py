@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from newleaf.data.corpus import prepare_text
 from newleaf.data.data_config import DataConfig
-from newleaf.data.prepare import prepare_text
 from newleaf.data.sources import FileSource, resolve_sources
 from newleaf.errors import InputError
 from newleaf.storage.resolve_model import RUN_FILE

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from newleaf.data.rows import format_of
+from newleaf.data.row_files import format_of
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Shape
 from newleaf.tune.conversations.conversation_formats import SHAPES

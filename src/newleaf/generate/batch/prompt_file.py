@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from newleaf.data.rows import FORMATS, file_lines, file_rows, format_of
-from newleaf.data.tables import SourceRow
+from newleaf.data.csv_tables import SourceRow
+from newleaf.data.row_files import FORMATS, file_lines, file_rows, format_of
 from newleaf.errors import InputError
 from newleaf.generate.text.completion import Completion
 

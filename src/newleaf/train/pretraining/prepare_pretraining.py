@@ -10,11 +10,11 @@ from typing import Any, Literal
 import psutil
 import torch
 
+from newleaf.data.corpus import Corpus, prepare_text
 from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
 from newleaf.data.data_config import DataConfig
-from newleaf.data.prepare import Corpus, prepare_text
-from newleaf.data.shards import Shard, tokenize
 from newleaf.data.text_store import TextRange
+from newleaf.data.token_shards import Shard, tokenize
 from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size, counted
 from newleaf.generate.options import SamplingConfig

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from newleaf.data.batches import Batch, count_windows, validation_batches
-from newleaf.data.shards import token_byte_lengths
+from newleaf.data.token_shards import token_byte_lengths
 from newleaf.data.windows import NO_TARGET
 from newleaf.generate.backend.executor import ModuleExecutor
 from newleaf.generate.engine.engine import Engine

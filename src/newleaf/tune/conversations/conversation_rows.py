@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from newleaf.data.bad_documents import BadDocumentError
 from newleaf.data.hub_datasets import hub_rows
-from newleaf.data.problems import BadDocumentError
-from newleaf.data.rows import FORMATS, file_rows, parse_json
+from newleaf.data.row_files import FORMATS, file_rows, parse_json
 from newleaf.data.sources import HubSource, resolve_sources
 from newleaf.data.stdlib_chat import HELD_OUT, NAME, stdlib_chat
 from newleaf.errors import InputError

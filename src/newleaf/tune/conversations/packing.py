@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from newleaf.data.batches import Batch
-from newleaf.data.order import permutation_index
+from newleaf.data.permutation import permutation_index
 from newleaf.data.windows import NO_TARGET
 from newleaf.errors import InputError
 from newleaf.format_amounts import counted

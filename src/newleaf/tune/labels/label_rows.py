@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from newleaf.data.bad_documents import BadDocumentError
 from newleaf.data.encodings import canonical_encoding
-from newleaf.data.problems import BadDocumentError
 from newleaf.errors import InputError
 from newleaf.format_amounts import counted
 from newleaf.storage.classifier_folder import Label, Shape

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from newleaf.data.problems import BadDocumentError
-from newleaf.data.rows import FORMATS, file_lines, file_rows, format_of, parse_row, raise_input_error
-from newleaf.data.tables import SourceRow
+from newleaf.data.bad_documents import BadDocumentError
+from newleaf.data.csv_tables import SourceRow
+from newleaf.data.row_files import FORMATS, file_lines, file_rows, format_of, parse_row, raise_input_error
 from newleaf.errors import InputError
 from newleaf.storage.classifier_folder import Shape
 from newleaf.tune.labels.fields import Wanted, find_texts, text_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from newleaf.data.csv_tables import OnBadRow, SourceRow
 from newleaf.data.hub_datasets import hub_rows
-from newleaf.data.rows import FORMATS, file_rows, raise_input_error
+from newleaf.data.row_files import FORMATS, file_rows, raise_input_error
 from newleaf.data.sources import HubSource, resolve_sources
-from newleaf.data.tables import OnBadRow, SourceRow
 from newleaf.errors import InputError
 
 Row = SourceRow

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from newleaf.data.corpus import Corpus, prepare_text
 from newleaf.data.data_config import DataConfig
-from newleaf.data.prepare import Corpus, prepare_text
-from newleaf.data.shards import tokenize
+from newleaf.data.token_shards import tokenize
 from newleaf.format_amounts import counted
 from newleaf.recipe import merge
 from newleaf.storage.folder import save_folder

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from newleaf.data.problems import BadDocumentError
+from newleaf.data.bad_documents import BadDocumentError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 CSV_FIELD_LIMIT = 2**31 - 1  # the largest that a C long holds on every system

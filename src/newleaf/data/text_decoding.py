@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from newleaf.data.problems import BadDocumentError
+from newleaf.data.bad_documents import BadDocumentError
 
 BOM = codecs.BOM_UTF8
 

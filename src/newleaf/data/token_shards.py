@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from newleaf.data.chunks import chunks
 from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
 from newleaf.data.documents import Progress
+from newleaf.data.text_chunks import chunks
 from newleaf.data.text_store import TextRange
 from newleaf.text.tokenizer import Tokenizer
 

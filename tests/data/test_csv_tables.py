@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from newleaf.data.bad_documents import Problems
 from newleaf.data.data_config import DataConfig
 from newleaf.data.documents import documents
-from newleaf.data.problems import Problems
 from newleaf.data.sources import resolve_sources
 from newleaf.errors import InputError
 from newleaf.evaluation.perplexity import read_documents
@@ -123,7 +123,7 @@ def test_every_door_names_the_same_fault_with_its_line(door: str, kind: str, tmp
     ],
 )
 def test_a_list_has_the_rows_that_pythons_json_finds(text: str, tmp_path: Path) -> None:
-    from newleaf.data.rows import file_rows
+    from newleaf.data.row_files import file_rows
 
     path = tmp_path / "rows.json"
     path.write_text(text, newline="")
@@ -134,7 +134,7 @@ def test_a_list_has_the_rows_that_pythons_json_finds(text: str, tmp_path: Path) 
     "text", ['[{"a": 1},]', '[{"a": 1} {"a": 2}]', '[{"a": 1}', '[{"a": 1}] x', "[", '[{"a": }]']
 )
 def test_a_list_that_pythons_json_refuses_is_refused(text: str, tmp_path: Path) -> None:
-    from newleaf.data.rows import file_rows
+    from newleaf.data.row_files import file_rows
 
     path = tmp_path / "rows.json"
     path.write_text(text)

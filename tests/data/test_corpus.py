@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.data import prepare
+from newleaf.data import corpus as corpus_module
 from newleaf.data.cleaning import Cleaner
+from newleaf.data.corpus import Corpus, prepare_text
 from newleaf.data.data_config import DataConfig
-from newleaf.data.prepare import Corpus, prepare_text
 from newleaf.data.text_store import TextRange, TextStoreWriter
 from newleaf.errors import InputError
 from newleaf.storage.files import replace_directory, write_atomically
@@ -70,7 +70,7 @@ def test_a_validation_text_of_its_own_takes_nothing_from_the_training_text(tmp_p
 
 def test_a_second_run_does_not_read_the_source_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepared(tmp_path, "some text\n" * 50)
-    monkeypatch.setattr(prepare, "documents", None)  # reading would fail
+    monkeypatch.setattr(corpus_module, "documents", None)  # reading would fail
     second = prepare_text(tmp_path / "a.txt", DataConfig(layout="document"), tmp_path / "cache")
     assert (first.from_cache, second.from_cache) == (False, True)
     assert second.fingerprint == first.fingerprint

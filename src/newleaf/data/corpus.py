@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from newleaf.data.bad_documents import BadDocumentError, Problems
 from newleaf.data.cleaning import Cleaner
 from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
 from newleaf.data.data_config import BYTE_LIMIT_FIELDS, DataConfig
 from newleaf.data.documents import Progress, documents
-from newleaf.data.problems import BadDocumentError, Problems
 from newleaf.data.sources import ResolvedSources, resolve_sources
 from newleaf.data.text_store import (
     TextRange,

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from newleaf.data.bad_documents import BadDocumentError
 from newleaf.data.compression import COMPRESSED_SUFFIXES, decompressed_blocks, open_seekable
-from newleaf.data.decoding import decode_line, split_lines
+from newleaf.data.csv_tables import DELIMITERS, OnBadRow, SourceRow, read_table
 from newleaf.data.encodings import utf8_blocks
-from newleaf.data.problems import BadDocumentError
-from newleaf.data.tables import DELIMITERS, OnBadRow, SourceRow, read_table
+from newleaf.data.text_decoding import decode_line, split_lines
 from newleaf.errors import InputError
 from newleaf.untrusted import json_fault
 

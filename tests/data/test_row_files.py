@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.data.problems import BadDocumentError
-from newleaf.data.rows import file_rows
+from newleaf.data.bad_documents import BadDocumentError
+from newleaf.data.row_files import file_rows
 from newleaf.errors import InputError
 from newleaf.evaluation.task_rows import read_rows
 from newleaf.generate.batch.prompt_file import read_prompts
