@@ -5,18 +5,13 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from newleaf.data.data_config import DataConfig
-from newleaf.errors import InputError
+from newleaf.data.dedup import near_duplicate_filter
 
 TRAILING_WHITESPACE = re.compile(r"[ \t]+(?=\r?\n|\Z)")
 BLANK_LINE_RUN = re.compile(r"(\r?\n){4,}")  # the end of a line and three blank ones
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
-SHINGLE_WORDS = 5
-MIN_JACCARD = 0.8
-N_HASHES = 128
 
 
 class Cleaner:
@@ -70,38 +65,3 @@ class Cleaner:
             return True
         self._exact.add(digest)
         return False
-
-
-def near_duplicate_filter() -> Callable[[str], bool]:
-    """MinHash with locality-sensitive hashing (Broder 1997) over runs of five words, alike from an estimated
-    Jaccard index of 0.8 up, as in Lee et al. 2021, "Deduplicating Training Data Makes Language Models
-    Better". Of each group the first stays."""
-    try:
-        from datasketch import MinHash, MinHashLSH
-    except ImportError as error:
-        raise InputError(
-            "data.dedup: near needs the package datasketch; run: pip install 'newleaf[data]'"
-        ) from error
-    index = MinHashLSH(threshold=MIN_JACCARD, num_perm=N_HASHES)
-    kept: list[Any] = []
-
-    def is_near_duplicate(text: str) -> bool:
-        signature = MinHash(num_perm=N_HASHES)
-        signature.update_batch(_shingles(text))
-        if any(signature.jaccard(kept[n]) >= MIN_JACCARD for n in index.query(signature)):
-            return True
-        index.insert(len(kept), signature)
-        kept.append(signature)
-        return False
-
-    return is_near_duplicate
-
-
-def _shingles(text: str) -> list[bytes]:
-    """Runs of five words; a Chinese, Japanese or Korean character is a word."""
-    words = WORD.findall(text.lower())
-    runs = {
-        " ".join(words[start : start + SHINGLE_WORDS])
-        for start in range(max(1, len(words) - SHINGLE_WORDS + 1))
-    }
-    return [run.encode() for run in sorted(runs)]

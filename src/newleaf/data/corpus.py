@@ -13,20 +13,12 @@ from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache
 from newleaf.data.data_config import BYTE_LIMIT_FIELDS, DataConfig
 from newleaf.data.documents import Progress, documents
 from newleaf.data.sources import ResolvedSources, resolve_sources
-from newleaf.data.text_store import (
-    TextRange,
-    TextStoreWriter,
-    split_characters,
-    split_documents,
-    split_each,
-    with_fingerprint,
-)
+from newleaf.data.text_store import TextRange, TextStoreWriter, with_fingerprint
+from newleaf.data.validation_split import split_validation
 from newleaf.errors import InputError
 
 VERSION = 4  # of the cache's layout and of what reading means: raise it when either changes
 OPTIONS_OUTSIDE_CACHE_KEY = (*BYTE_LIMIT_FIELDS, "layout", "stride", "document_mask")
-LONG_DOCUMENT_BYTES = 10_000  # bytes of a document whose end is a text of its own
-FEW_DOCUMENTS = 100  # documents of which the last need not be like the others
 NAMES_SHOWN = 20
 PROGRESS_EVERY_DOCUMENTS = 1000
 
@@ -89,7 +81,7 @@ def _build_corpus(
 ) -> dict[str, Any]:
     text, report = _write_text_store(folder / "text.bin", found, config, config.limit, on_progress)
     if validation_sources is None:
-        train, validation = _split(text, config.val_fraction, folder)
+        train, validation = split_validation(text, config.val_fraction, folder)
     else:
         train = text
         validation, report["validation"] = _write_text_store(
@@ -127,31 +119,6 @@ def _write_text_store(
             f"do"
         )
     return text_store.text(), _report(found, problems, cleaner)
-
-
-def _split(text: TextRange, val_fraction: float, folder: Path) -> tuple[TextRange, TextRange]:
-    """One document: its end, to the character, so that the first int((1 - f) n) characters train. Several:
-    the last ones, whole; but the end of each where that would hold back a far larger or smaller share, as
-    with two books."""
-    if text.n_documents == 1:
-        n_first = int((1 - val_fraction) * text.n_chars)
-        if n_first == 0:
-            raise InputError(
-                f"the text has {text.n_chars} character(s), too few to hold some back for validation; give "
-                f"a longer text"
-            )
-        return split_characters(text, n_first)
-    train, validation = split_documents(
-        text, min(max(1, round(val_fraction * text.n_documents)), text.n_documents - 1)
-    )
-    share = validation.n_bytes / text.n_bytes
-    books = text.n_documents < FEW_DOCUMENTS and text.n_bytes > LONG_DOCUMENT_BYTES * text.n_documents
-    if books and not val_fraction / 2 <= share <= 2 * val_fraction:
-        return split_each(text, val_fraction, folder / "train.bin", folder / "validation.bin") or (
-            train,
-            validation,
-        )
-    return train, validation
 
 
 def _report(found: ResolvedSources, problems: Problems, cleaner: Cleaner) -> dict[str, Any]:

@@ -149,42 +149,7 @@ class TextStoreWriter:
         return TextRange(self._path, 0, self.n_bytes, 0, self.n_documents, self.n_chars)
 
 
-def split_documents(text: TextRange, n_last: int) -> tuple[TextRange, TextRange]:
-    """The text without its last `n_last` documents, and those."""
-    n_first = text.n_documents - n_last
-    cut = int(text.ends[n_first - 1])
-    n_chars = count_chars(text.path, text.start, cut)
-    first = replace(text, stop=cut, n_documents=n_first, n_chars=n_chars)
-    return first, replace(
-        text, start=cut, first_document=n_first, n_documents=n_last, n_chars=text.n_chars - n_chars
-    )
-
-
-def split_characters(text: TextRange, n_first: int) -> tuple[TextRange, TextRange]:
-    """One document in two: its first `n_first` characters, and the rest."""
-    cut = _offset_of_char(text, n_first)
-    return replace(text, stop=cut, n_chars=n_first), replace(text, start=cut, n_chars=text.n_chars - n_first)
-
-
-def split_each(
-    text: TextRange, last_share: float, first: Path, last: Path
-) -> tuple[TextRange, TextRange] | None:
-    """Every document in two, at a character: all without their ends, written to `first`, and the ends, about
-    `last_share` of each, to `last`. None where one of the two is empty."""
-    with TextStoreWriter(first) as heads, TextStoreWriter(last) as tails:
-        start = text.start
-        for number, end in enumerate(text.ends.tolist()):
-            whole = replace(
-                text, start=start, stop=end, first_document=text.first_document + number, n_documents=1
-            )
-            cut = _next_char(text.path, start + int((1 - last_share) * (end - start)), end)
-            heads.add(piece for piece, _ in replace(whole, stop=cut).pieces())
-            tails.add(piece for piece, _ in replace(whole, start=cut).pieces())
-            start = end
-    return (heads.text(), tails.text()) if heads.n_bytes and tails.n_bytes else None
-
-
-def _next_char(path: Path, at: int, end: int) -> int:
+def next_character(path: Path, at: int, end: int) -> int:
     """The first place from `at` on where a character starts, or `end`."""
     with path.open("rb") as file:
         file.seek(at)
@@ -206,7 +171,7 @@ def count_chars(path: Path, start: int, stop: int) -> int:
     return sum(int(np.count_nonzero(_is_character_start(block))) for block in _blocks(path, start, stop))
 
 
-def _offset_of_char(text: TextRange, n: int) -> int:
+def character_offset(text: TextRange, n: int) -> int:
     at, seen = text.start, 0
     for block in _blocks(text.path, text.start, text.stop):
         starts = np.flatnonzero(_is_character_start(block))
