@@ -14,7 +14,7 @@ import torch
 import newleaf
 from newleaf.generate.backend.executor import Part
 from newleaf.generate.backend.lazy_lowering import open_executor
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
 from newleaf.generate.text.text_state import one_thread
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--weights")
     args = parser.parse_args()
     model = newleaf.load(args.model, weights=args.weights)
-    tokenizer, grammars = model.tokenizer, Grammars(model.tokenizer)
+    tokenizer, grammars = model.tokenizer, GrammarCompiler(model.tokenizer)
     prompt = tokenizer.encode("Answer with a JSON object that describes a person: ")
     ends = frozenset({tokenizer.eos_id} - {None})
     slots, steps, lines = open_executor(model.network, 1, None, lower_at_once=True), [], []

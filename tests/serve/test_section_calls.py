@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.generate.constraints.constraint import Constraint, Grammars
+from newleaf.generate.constraints.constraint import Constraint
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.json_schema import prepare
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer
@@ -95,7 +96,7 @@ def test_required_calls_are_written_so(form: Form) -> None:
         {"name": "stop", "parameters": prepare({"type": "object", "properties": {}})},
     ]
     grammar = answer_grammar("none", [calls_answer(form, functions, True, lambda mark: None, "none")])
-    grammars = Grammars(tokenizer)
+    grammars = GrammarCompiler(tokenizer)
     for text, fits in (
         (WRITTEN[form] % '{"far": true}', True),
         (WRITTEN[form] % "{}", False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.engine.engine import Engine
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ class Engines:
         self.network, self.tokenizer, self.cache = network, tokenizer, cache
         self._kept: dict[GPT | None, tuple[Weights, Engine]] = {}
 
-    def get(self, draft: GPT | None, grammars: Grammars) -> Engine:
+    def get(self, draft: GPT | None, grammars: GrammarCompiler) -> Engine:
         """The one with this draft, as long as no weight has changed."""
         networks = [each for each in (self.network, draft) if each is not None]
         weights = tuple(
@@ -33,5 +33,5 @@ class Engines:
             kept = self._kept[draft] = weights, self._open(draft, grammars)
         return kept[1]
 
-    def _open(self, draft: GPT | None, grammars: Grammars) -> Engine:
+    def _open(self, draft: GPT | None, grammars: GrammarCompiler) -> Engine:
         return Engine(self.network, self.tokenizer, grammars=grammars, draft=draft, cache=self.cache)

@@ -24,7 +24,7 @@ from newleaf.generate.chat.answering import (
     told_full,
 )
 from newleaf.generate.chat.conversation import Conversation
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig, check_stops
 from newleaf.generate.speculation.draft_model import check_draft, check_drafting
@@ -293,8 +293,8 @@ class Model:
         return build(SamplingConfig, likeliest | dict(options))
 
     @cached_property
-    def _grammars(self) -> Grammars:
-        return Grammars(self.tokenizer)
+    def _grammars(self) -> GrammarCompiler:
+        return GrammarCompiler(self.tokenizer)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:

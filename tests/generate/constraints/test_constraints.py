@@ -16,7 +16,7 @@ from fake_clocks import HANGS
 
 from newleaf.api import Model, load
 from newleaf.errors import InputError
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.sampler import SamplerRow, process_logits, sample_tokens
 from newleaf.model import GPT, GPTConfig
@@ -183,7 +183,7 @@ def test_a_tokenizer_that_puts_a_space_before_texts_can_be_constrained(tmp_path:
 
 def test_a_greedy_choice_is_the_likeliest_of_all_that_fit_whether_or_not_all_were_found(model: Model) -> None:
     config = SamplingConfig(regex=r"([a-z]+ ?){80}", temperature=0, max_tokens=60)
-    row = SamplerRow(config, [1], 1, seed=1, constraint=Grammars(model.tokenizer).compile(config))
+    row = SamplerRow(config, [1], 1, seed=1, constraint=GrammarCompiler(model.tokenizer).compile(config))
     generator, fitted = torch.Generator().manual_seed(5), 0
     for _ in range(30):
         logits = torch.randn(1, model.tokenizer.vocab_size, generator=generator)

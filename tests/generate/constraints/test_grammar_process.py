@@ -1,4 +1,4 @@
-"""Grammars of strangers run in processes of their own: what ends one of those is an error of one text."""
+"""GrammarCompiler of strangers run in processes of their own: what ends one of those is an error of one text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from newleaf.errors import InputError
-from newleaf.generate.constraints import constraint as constraints
-from newleaf.generate.constraints import grammar_host
-from newleaf.generate.constraints.constraint import Constraint, Grammars
+from newleaf.generate.constraints import grammar_compiler, grammar_host
+from newleaf.generate.constraints.constraint import Constraint
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.grammar_host import LostError
 from newleaf.generate.constraints.schema_limits import DEPTH
 from newleaf.generate.options import SamplingConfig
@@ -31,8 +31,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def grammars(tokenizer: Tokenizer) -> Grammars:
-    return Grammars(tokenizer)
+def grammars(tokenizer: Tokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer)
 
 
 def nested(opening: str, closing: str, times: int, inner: str = "") -> str:
@@ -79,7 +79,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_grammar_that_would_end_the_process_is_an_error_that_names_the_option(
-    grammars: Grammars, options: dict[str, Any]
+    grammars: GrammarCompiler, options: dict[str, Any]
 ) -> None:
     constraint, refused = compiled(grammars, **options)
     if constraint is not None:  # deep, but within limits: it works to its end
@@ -93,7 +93,7 @@ def test_a_grammar_that_would_end_the_process_is_an_error_that_names_the_option(
 
 
 @pytest.mark.parametrize("depth", [200, 5000])
-def test_deep_json_is_refused_before_any_work(grammars: Grammars, depth: int) -> None:
+def test_deep_json_is_refused_before_any_work(grammars: GrammarCompiler, depth: int) -> None:
     value: Any = {}
     for _ in range(depth):
         value = {"items": value}
@@ -102,7 +102,7 @@ def test_deep_json_is_refused_before_any_work(grammars: Grammars, depth: int) ->
             grammars.compile(SamplingConfig(json_schema=schema))
 
 
-def test_values_that_are_not_json_are_refused(grammars: Grammars) -> None:
+def test_values_that_are_not_json_are_refused(grammars: GrammarCompiler) -> None:
     ring: dict[str, Any] = {}
     ring["items"] = ring
     for schema in (
@@ -118,7 +118,7 @@ def test_values_that_are_not_json_are_refused(grammars: Grammars) -> None:
 
 
 def test_a_process_that_ends_stops_its_own_texts_alone(tokenizer: Tokenizer) -> None:
-    grammars = Grammars(tokenizer)
+    grammars = GrammarCompiler(tokenizer)
     dying, living = (grammars.compile(SamplingConfig(regex=regex)) for regex in ("[ab]{9}", "[cd]{9}"))
     assert dying is not None
     assert living is not None
@@ -139,7 +139,7 @@ def test_a_process_that_ends_stops_its_own_texts_alone(tokenizer: Tokenizer) -> 
 def test_a_process_that_takes_too_long_is_ended(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grammars = Grammars(tokenizer)
+    grammars = GrammarCompiler(tokenizer)
     assert grammars.compile(SamplingConfig(regex="yes")) is not None
     process = grammars._host.open()
     os.kill(process.number, signal.SIGSTOP)
@@ -153,8 +153,8 @@ def test_a_process_that_takes_too_long_is_ended(
 def test_more_grammars_than_are_kept_go_on_where_they_were(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constraints, "KEPT", 2)
-    grammars = Grammars(tokenizer)
+    monkeypatch.setattr(grammar_compiler, "MAX_PROCESSES", 2)
+    grammars = GrammarCompiler(tokenizer)
     found = [grammars.compile(SamplingConfig(regex=f"{letter}[0-9]{letter}")) for letter in "vwxyz"]
     texts = [""] * len(found)
     for _ in range(3):
@@ -168,7 +168,7 @@ def test_more_grammars_than_are_kept_go_on_where_they_were(
 
 
 def test_where_nothing_can_fork_each_grammar_has_a_process_too(tokenizer: Tokenizer) -> None:
-    grammars = Grammars(tokenizer)
+    grammars = GrammarCompiler(tokenizer)
     grammars._host._forks = False
     for regex, text in (("yes", "yes"), ("no", "no")):
         constraint = grammars.compile(SamplingConfig(regex=regex))
@@ -176,7 +176,7 @@ def test_where_nothing_can_fork_each_grammar_has_a_process_too(tokenizer: Tokeni
         assert write(tokenizer, constraint) == text
 
 
-def test_a_grammar_is_compiled_once_for_all_who_use_it(grammars: Grammars) -> None:
+def test_a_grammar_is_compiled_once_for_all_who_use_it(grammars: GrammarCompiler) -> None:
     config = SamplingConfig(json_schema={"type": "object", "properties": {"once": {"type": "boolean"}}})
     (first, _), (second, _) = (
         grammars.process(constraints._request("json_schema", config)) for _ in range(2)
@@ -238,7 +238,7 @@ SCHEMAS = st.recursive(st.dictionaries(WORDS, VALUES, max_size=3), within, max_l
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(schema=SCHEMAS)
-def test_any_schema_is_used_or_refused_in_one_line(grammars: Grammars, schema: dict[str, Any]) -> None:
+def test_any_schema_is_used_or_refused_in_one_line(grammars: GrammarCompiler, schema: dict[str, Any]) -> None:
     constraint, refused = compiled(grammars, json_schema=schema)
     if constraint is None:
         assert refused.startswith("json_schema")
@@ -249,7 +249,7 @@ def test_any_schema_is_used_or_refused_in_one_line(grammars: Grammars, schema: d
         json.loads(text)
 
 
-def compiled(grammars: Grammars, **options: Any) -> tuple[Constraint | None, str]:
+def compiled(grammars: GrammarCompiler, **options: Any) -> tuple[Constraint | None, str]:
     """The constraint, or why there is none."""
     try:
         return grammars.compile(SamplingConfig(**options)), ""

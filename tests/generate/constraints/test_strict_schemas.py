@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from newleaf.errors import InputError
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.integer_range import integer_range
 from newleaf.generate.constraints.json_schema import prepare
 from newleaf.generate.constraints.schema_limits import parse_schema
@@ -208,12 +208,12 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def grammars(tokenizer: Tokenizer) -> Grammars:
-    return Grammars(tokenizer)
+def grammars(tokenizer: Tokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer)
 
 
 @pytest.mark.parametrize("schema", KEPT, ids=lambda schema: json.dumps(schema)[:50])
-def test_random_texts_fit_their_schema(grammars: Grammars, schema: dict[str, Any]) -> None:
+def test_random_texts_fit_their_schema(grammars: GrammarCompiler, schema: dict[str, Any]) -> None:
     validator, whole = jsonschema.Draft202012Validator(schema), 0
     for seed in range(12):
         written = walk(grammars, schema, seed)
@@ -225,7 +225,7 @@ def test_random_texts_fit_their_schema(grammars: Grammars, schema: dict[str, Any
 
 @pytest.mark.parametrize(("schema", "said"), REFUSED, ids=lambda value: json.dumps(value)[:50])
 def test_what_cannot_be_kept_is_refused_by_keyword_and_place_or_dropped(
-    grammars: Grammars, schema: dict[str, Any], said: str
+    grammars: GrammarCompiler, schema: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InputError, match=f"^json_schema, at {said}"):
         grammars.compile(SamplingConfig(json_schema=schema))
@@ -234,13 +234,15 @@ def test_what_cannot_be_kept_is_refused_by_keyword_and_place_or_dropped(
 
 
 @pytest.mark.parametrize(("schema", "texts"), TAKEN, ids=lambda value: json.dumps(value)[:50])
-def test_what_fits_may_be_written(grammars: Grammars, schema: dict[str, Any], texts: list[str]) -> None:
+def test_what_fits_may_be_written(
+    grammars: GrammarCompiler, schema: dict[str, Any], texts: list[str]
+) -> None:
     for each in texts:
         jsonschema.Draft202012Validator(schema).validate(json.loads(each))
         assert fits(grammars, schema, each), each
 
 
-def test_objects_that_list_their_names_have_no_others_unless_they_say_so(grammars: Grammars) -> None:
+def test_objects_that_list_their_names_have_no_others_unless_they_say_so(grammars: GrammarCompiler) -> None:
     for schema, more in (
         (TWO, False),
         ({**TWO, "additionalProperties": True}, True),
@@ -251,7 +253,7 @@ def test_objects_that_list_their_names_have_no_others_unless_they_say_so(grammar
         assert not fits(grammars, schema, '{"x": 1, "\\u0078": "y"}'), "the same name in another spelling"
 
 
-def test_control_characters_of_constants_are_kept_or_refused(grammars: Grammars) -> None:
+def test_control_characters_of_constants_are_kept_or_refused(grammars: GrammarCompiler) -> None:
     constant = {"const": "a\x01\n"}
     assert json.loads(walk(grammars, constant, 0) or "") == "a\x01\n"
     schema = {"anyOf": [constant, {**TWO, "additionalProperties": True}]}
@@ -269,7 +271,7 @@ def test_bounds_are_not_widened_by_doubles() -> None:
     }
 
 
-def test_numbers_behind_a_long_way_are_refused_by_place_and_circles_end(grammars: Grammars) -> None:
+def test_numbers_behind_a_long_way_are_refused_by_place_and_circles_end(grammars: GrammarCompiler) -> None:
     ways = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(3000)}
     schema = {"$ref": "#/$defs/d0", "$defs": {**ways, "d3000": {"const": 2**60 + 1}}}
     with pytest.raises(InputError, match=r"^json_schema, at #/\$defs/d3000/const: 1,152,921,504,606,846,977"):
@@ -288,7 +290,7 @@ def test_a_number_that_python_does_not_read_is_named() -> None:
         parse_schema({"const": 10**5000})
 
 
-def test_a_check_finds_what_a_loosened_schema_lets_through(grammars: Grammars) -> None:
+def test_a_check_finds_what_a_loosened_schema_lets_through(grammars: GrammarCompiler) -> None:
     schema = {"type": "array", "uniqueItems": True}
     assert grammars.check(schema, [1, 2]) == []
     (found,) = grammars.check(schema, [1, 1]) or []
@@ -297,7 +299,7 @@ def test_a_check_finds_what_a_loosened_schema_lets_through(grammars: Grammars) -
 
 
 @pytest.mark.parametrize("keyword", ["not", "contains", "$ref"])
-def test_a_check_fetches_nothing_from_the_network(grammars: Grammars, keyword: str) -> None:
+def test_a_check_fetches_nothing_from_the_network(grammars: GrammarCompiler, keyword: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         elsewhere = f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"
@@ -307,7 +309,7 @@ def test_a_check_fetches_nothing_from_the_network(grammars: Grammars, keyword: s
             server.accept()
 
 
-def test_a_check_knows_the_specifications_own_schemas(grammars: Grammars) -> None:
+def test_a_check_knows_the_specifications_own_schemas(grammars: GrammarCompiler) -> None:
     schema = {"$ref": "https://json-schema.org/draft/2020-12/schema"}
     assert grammars.check(schema, {"type": "integer"}) == []
     assert grammars.check(schema, {"type": "circle"})
@@ -319,7 +321,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def walk(grammars: Grammars, schema: dict[str, Any], seed: int, most: int = 300) -> str | None:
+def walk(grammars: GrammarCompiler, schema: dict[str, Any], seed: int, most: int = 300) -> str | None:
     """A random text of what the schema allows; None when it does not end soon. What ends values, and escapes,
     are likelier."""
     constraint, random_, tokenizer = (
@@ -343,7 +345,7 @@ def walk(grammars: Grammars, schema: dict[str, Any], seed: int, most: int = 300)
     return found.decode() if len(found) < most else None
 
 
-def fits(grammars: Grammars, schema: dict[str, Any], written: str) -> bool:
+def fits(grammars: GrammarCompiler, schema: dict[str, Any], written: str) -> bool:
     constraint, tokenizer = grammars.compile(SamplingConfig(json_schema=schema)), grammars.tokenizer
     assert constraint is not None
     ids = tokenizer.encode(written)

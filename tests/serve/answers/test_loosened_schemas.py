@@ -13,7 +13,7 @@ import pytest
 from chat_folders import make_chat_model
 from server_process import Running, until
 
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.json_schema import prepare
 from newleaf.serve.answers.answer_schema import AnswerSchema
 from newleaf.serve.models.loaded_model import Turns
@@ -172,7 +172,7 @@ def test_a_name_that_stands_twice_is_told_also_where_the_schema_is_strict(loosen
     watched = shape.watched(prepare(schema))
     assert watched is not None
     (found,) = watched.unmet(
-        Grammars(train_tokenizer(["a"], TokenizerConfig(kind="byte"), None)),
+        GrammarCompiler(train_tokenizer(["a"], TokenizerConfig(kind="byte"), None)),
         '{"a": 1, "c": {"x": 1}, "\\u0061": 2}',
     )
     assert found == "response_format/json_schema/schema: an object has the name 'a' twice"

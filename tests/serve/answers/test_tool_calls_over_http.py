@@ -13,7 +13,8 @@ import pytest
 from chat_folders import make_chat_model
 from server_process import Running
 
-from newleaf.generate.constraints.constraint import Constraint, Grammars
+from newleaf.generate.constraints.constraint import Constraint
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.json_schema import prepare
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer, text_answer
@@ -217,7 +218,7 @@ def test_text_or_calls_after_text_are_what_our_own_form_allows() -> None:
     calls = calls_answer("own", [function], True, lambda mark: None, "text")
     grammar = answer_grammar("none", [calls, text_answer()])
     call = '<tool_call>\n{"name": "go", "arguments": {"far": true}}\n</tool_call>'
-    grammars = Grammars(tokenizer)
+    grammars = GrammarCompiler(tokenizer)
 
     def fits(text: str) -> bool:
         constraint = grammars.compile(SamplingConfig(grammar=grammar))

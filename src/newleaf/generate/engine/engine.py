@@ -18,7 +18,7 @@ from newleaf.errors import InputError
 from newleaf.generate.backend.executor import Executor
 from newleaf.generate.backend.lazy_lowering import open_executor
 from newleaf.generate.backend.runner import say_once
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.engine.engine_tasks import EngineTask, EngineTasks, Steps
 from newleaf.generate.engine.request_intake import RequestIntake
 from newleaf.generate.engine.scheduler import Scheduler
@@ -61,7 +61,7 @@ class Engine:
         slots: int = SLOTS,
         limit: int | None = None,
         deterministic: bool = False,
-        grammars: Grammars | None = None,
+        grammars: GrammarCompiler | None = None,
         executor: Executor | None = None,
         adapters: Mapping[str, GPT] | None = None,
         draft: GPT | None = None,
@@ -80,7 +80,7 @@ class Engine:
             )
             executor = executor or runner
         limit = int(psutil.virtual_memory().available * CACHE_SHARE) if limit is None else limit
-        self.tokenizer, self.grammars = tokenizer, grammars or Grammars(tokenizer)
+        self.tokenizer, self.grammars = tokenizer, grammars or GrammarCompiler(tokenizer)
         self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
         own, for_draft = (limit, 0) if draft is None else shares(limit, network, draft, cache)
         networks = tuple((adapters or {}).values())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from collections.abc import Sequence as Several
 
 from newleaf.errors import InputError
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.decoding.sequence_group import sequences_of
 from newleaf.generate.engine.scheduler import Scheduler
 from newleaf.generate.options import SamplingConfig
@@ -22,7 +22,7 @@ class RequestIntake:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        grammars: Grammars,
+        grammars: GrammarCompiler,
         scheduler: Scheduler,
         adapters: Mapping[str, int],
     ) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from newleaf.errors import InputError, NotFiniteError
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore, score
 from newleaf.generate.sampling.sampler import NO_TOKEN_ALLOWED, OVERFLOW, SamplerRow
@@ -116,7 +116,7 @@ def start(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     config: SamplingConfig,
-    grammars: Grammars,
+    grammars: GrammarCompiler,
     count: int,
     first: int = 0,
     ends: Collection[int] = (),

@@ -1,4 +1,4 @@
-"""Grammars for whole answers: thoughts where a model has them, and then JSON, calls of tools, or free
+"""GrammarCompiler for whole answers: thoughts where a model has them, and then JSON, calls of tools, or free
 text."""
 
 from __future__ import annotations

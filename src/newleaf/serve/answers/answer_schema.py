@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.json_schema import Prepared, prepare
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.serve.api_errors import ApiError
@@ -30,7 +30,7 @@ class AnswerSchema:
     place: str
     strict: bool = False
 
-    def ready(self, grammars: Grammars | None) -> Prepared:
+    def ready(self, grammars: GrammarCompiler | None) -> Prepared:
         """The schema for a grammar. With `grammars` it is compiled by itself, so that what fails is found
         and, unless this is strict, dropped; without, it may still fail.
 
@@ -54,7 +54,7 @@ class AnswerSchema:
         for nothing."""
         return self if prepared.loosened or bare else replace(self, schema=True) if prepared.open else None
 
-    def unmet(self, grammars: Grammars, text: str) -> list[str]:
+    def unmet(self, grammars: GrammarCompiler, text: str) -> list[str]:
         """Where JSON does not fit the schema as it was given, or has a name twice. Raises UncheckedError
         where that cannot be said."""
         twice: list[str] = []

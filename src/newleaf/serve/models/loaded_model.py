@@ -14,7 +14,7 @@ from typing import TypeVar
 from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.generate.chat.answering import ChatResponder
-from newleaf.generate.constraints.constraint import Grammars
+from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.engine.engine_tasks import EngineTask, Steps
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.text.request import Request
@@ -68,7 +68,7 @@ class LoadedModel:
         return ChatResponder(self.context, self.template or self.model.chat_template, self.model.end_ids)
 
     @property
-    def grammars(self) -> Grammars:
+    def grammars(self) -> GrammarCompiler:
         """What compiles constraints for this model's tokenizer."""
         return self.holder.engine.grammars
 
