@@ -17,7 +17,8 @@ from newleaf.generate.constraints import grammar_compiler, grammar_host
 from newleaf.generate.constraints.constraint import Constraint
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.grammar_host import LostError
-from newleaf.generate.constraints.schema_limits import DEPTH
+from newleaf.generate.constraints.grammar_source import grammar_source
+from newleaf.generate.constraints.schema_limits import MAX_DEPTH
 from newleaf.generate.options import SamplingConfig
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -98,7 +99,7 @@ def test_deep_json_is_refused_before_any_work(grammars: GrammarCompiler, depth: 
     for _ in range(depth):
         value = {"items": value}
     for schema in (value, nested('{"items":', "}", depth, "{}")):
-        with pytest.raises(InputError, match=f"^json_schema: nested more than {DEPTH} deep$"):
+        with pytest.raises(InputError, match=f"^json_schema: nested more than {MAX_DEPTH} deep$"):
             grammars.compile(SamplingConfig(json_schema=schema))
 
 
@@ -124,9 +125,9 @@ def test_a_process_that_ends_stops_its_own_texts_alone(tokenizer: Tokenizer) -> 
     assert living is not None
     for each, letter in ((dying, "a"), (living, "c")):
         each.take(tokenizer.encode(letter)[0])
-    place = dying._place
-    assert place is not None
-    os.kill(place.process.number, signal.SIGKILL)
+    matcher = dying._matcher
+    assert matcher is not None
+    os.kill(matcher.process.number, signal.SIGKILL)
     assert not dying.allowed(tokenizer.vocab_size).any()
     assert not dying.complete
     assert "grammar library" in dying.problem
@@ -178,9 +179,7 @@ def test_where_nothing_can_fork_each_grammar_has_a_process_too(tokenizer: Tokeni
 
 def test_a_grammar_is_compiled_once_for_all_who_use_it(grammars: GrammarCompiler) -> None:
     config = SamplingConfig(json_schema={"type": "object", "properties": {"once": {"type": "boolean"}}})
-    (first, _), (second, _) = (
-        grammars.process(constraints._request("json_schema", config)) for _ in range(2)
-    )
+    (first, _), (second, _) = (grammars.process(grammar_source("json_schema", config)) for _ in range(2))
     assert first is second
 
 

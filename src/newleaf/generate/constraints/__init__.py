@@ -1,2 +1,1 @@
-"""Constrained decoding: JSON Schemas, regular expressions and grammars as masks of tokens, made by llguidance
-in its own processes."""
+"""Constrained decoding: JSON Schemas, regular expressions and grammars as token masks, by llguidance."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from newleaf.generate.constraints.grammar_errors import LOST, first_line
+from newleaf.generate.constraints.grammar_errors import PROCESS_ENDED, first_line
 from newleaf.generate.constraints.grammar_host import GrammarProcess, LostError
 from newleaf.generate.constraints.grammar_process import ERROR, STOPPED
 
@@ -24,13 +24,12 @@ class Constraint:
     def __init__(self, grammar: Grammar, stopped: bool, tokens: Sequence[int] = ()) -> None:
         self._grammar, self._tokens = grammar, list(tokens)
         self._matcher: Matcher | None = None
-        self.complete = stopped  # whether the text fits, and nothing but its end may follow
-        self.problem = ""  # what went wrong on the way, in one line
+        self.complete = stopped  # whether the text is valid, and only its end may follow
+        self.problem = ""  # the error, in one line; no token may follow then
 
     def allowed(self, size: int) -> Tensor:
-        """Which ids may follow: bool [size]. None may where llguidance's limits were reached, or its process
-        ended."""
-        flags = np.zeros(size, dtype=np.bool_)  # by NumPy: PyTorch would wake its threads for this
+        """Which ids may follow: bool [size]. None may after an error, which `problem` describes."""
+        flags = np.zeros(size, dtype=np.bool_)  # NumPy, since PyTorch would wake its threads for this
         mask = self._ask(lambda matcher: matcher.process.mask(matcher.number), b"\0")[1:]
         if mask:
             found = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[:size]
@@ -38,7 +37,7 @@ class Constraint:
         return torch.from_numpy(flags)
 
     def take(self, token: int) -> None:
-        """A token was written."""
+        """Append a token."""
         state = self._ask(lambda matcher: matcher.process.take(matcher.number, [token]), bytes([ERROR]))
         self._tokens.append(token)
         self.complete = state[0] & (STOPPED | ERROR) == STOPPED
@@ -46,11 +45,11 @@ class Constraint:
             self.problem = self.problem or first_line(state[1:].decode("utf-8", "replace"))
 
     def fitting(self, tokens: Sequence[int]) -> int:
-        """How many of these tokens, the first ones, may follow one after the other."""
+        """How many of these tokens may follow, counted from the first."""
         return self._ask(lambda matcher: matcher.process.fitting(matcher.number, tokens), 0)
 
     def fork(self) -> Constraint:
-        """The same place, for a text that goes on by itself."""
+        """The same state, for a text that continues on its own."""
         other = Constraint(self._grammar, self.complete, self._tokens)
         other.problem = self.problem
         if self._matcher is not None and not self._matcher.process.lost:
@@ -61,7 +60,7 @@ class Constraint:
         return other
 
     def _ask(self, question: Callable[[Matcher], Answer], otherwise: Answer) -> Answer:
-        """An answer of the grammar's process; `otherwise` when it ends on the question."""
+        """The answer of the grammar's process; `otherwise` when the process fails."""
         while not self.problem:
             try:
                 if self._matcher is None or self._matcher.process.lost:
@@ -69,7 +68,7 @@ class Constraint:
                 return question(self._matcher)
             except LostError:
                 if self._matcher is None or not self._matcher.process.retired:
-                    self.problem = LOST
+                    self.problem = PROCESS_ENDED
         return otherwise
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from newleaf.errors import InputError
 from newleaf.generate.constraints.constraint import Constraint, Grammar
 from newleaf.generate.constraints.grammar_errors import (
-    NOTHING,
-    TOO_MUCH,
+    NO_TEXT_FITS,
+    TOO_LARGE,
     first_line,
     grammar_error,
     regex_error,
@@ -22,8 +22,9 @@ from newleaf.generate.constraints.grammar_errors import (
 from newleaf.generate.constraints.grammar_host import COMPILE_SECONDS, GrammarHost, GrammarProcess, LostError
 from newleaf.generate.constraints.grammar_source import GrammarSource, grammar_source, schema_source
 from newleaf.generate.constraints.grammar_vocabulary import TokenBytes
-from newleaf.generate.constraints.json_schema import Prepared, prepare, without
-from newleaf.generate.constraints.schema_error import DROPPED, locate_error
+from newleaf.generate.constraints.json_schema import prepare
+from newleaf.generate.constraints.prepared_schema import Prepared, without
+from newleaf.generate.constraints.schema_error import DROPPABLE, locate_error
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.generate.options import SamplingConfig
 from newleaf.text.tokenizer import Tokenizer
@@ -34,20 +35,18 @@ MAX_PROCESSES = 32  # grammars whose processes live at once
 
 
 class GrammarCompiler:
-    """Makes constraints for one tokenizer; setting it up takes about a second for fifty thousand tokens,
-    once."""
+    """Compiles grammars for one tokenizer. Its first call takes about a second for 50,000 tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._lock = threading.Lock()
         self._live: OrderedDict[GrammarSource, tuple[GrammarProcess, dict[str, Any]]] = OrderedDict()
-        self._known: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+        self._reports: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
 
     def compile(self, config: SamplingConfig) -> Constraint | None:
-        """The constraint that the options ask for, at its beginning; None when they ask for none.
+        """The constraint of these options, before the first token; None where they have none.
 
-        Raises InputError, naming option and place, for what is not valid, not known to llguidance, or beyond
-        limits.
+        Raises InputError with option and place for what is invalid, not supported, or beyond limits.
         """
         if not config.constraints:
             return None
@@ -56,17 +55,19 @@ class GrammarCompiler:
         try:
             _, report = self.process(source)
         except LostError:
-            raise InputError(f"{name}: {TOO_MUCH}") from None
+            raise InputError(f"{name}: {TOO_LARGE}") from None
         if report["error"]:
-            raise InputError(self._complaint(name, config, report["error"]))
+            raise InputError(self._error_message(name, config, report["error"]))
         if report["empty"]:
-            what = report["empty"] if isinstance(report["empty"], str) else NOTHING
+            what = report["empty"] if isinstance(report["empty"], str) else NO_TEXT_FITS
             raise InputError(f"{name}: {first_line(what)}")
         return Constraint(Grammar(lambda: self.process(source)[0]), report["stopped"])
 
     def process(self, source: GrammarSource) -> tuple[GrammarProcess | None, dict[str, Any]]:
-        """The process that has compiled a grammar, and what it said of it; None for one that cannot be used.
-        Raises LostError."""
+        """The process that has compiled a grammar, and its report; no process where the grammar has an error.
+
+        Raises LostError.
+        """
         with self._lock:
             found = self._live.get(source)
             if found is not None and not found[0].lost:
@@ -93,33 +94,34 @@ class GrammarCompiler:
         return GrammarHost(encoder.description, encoder)
 
     def prepare(self, schema: Any, loosen: bool = False) -> Prepared:
-        """A schema that compiles: the given one, or where it cannot be kept and that is to `loosen` it,
-        without these keywords.
+        """A schema that compiles; `loosen` drops keywords that cannot be kept.
 
         Raises InputError with keyword and JSON pointer.
         """
         prepared = prepare(parse_schema(schema), loosen)
         end = time.monotonic() + COMPILE_SECONDS
         while time.monotonic() < end:
-            report = self._try(schema_source(prepared))
+            report = self._report(schema_source(prepared))
             if report is None:
-                raise InputError(f"json_schema: {TOO_MUCH}")
+                raise InputError(f"json_schema: {TOO_LARGE}")
             if not report["error"]:
                 if report["empty"]:
-                    raise InputError(f"json_schema: {NOTHING}")
+                    raise InputError(f"json_schema: {NO_TEXT_FITS}")
                 return prepared
-            place, keyword, error = locate_error(prepared.schema, report["error"], self._try)
-            if not loosen or keyword not in DROPPED:
+            place, keyword, error = locate_error(prepared.schema, report["error"], self._report)
+            if not loosen or keyword not in DROPPABLE:
                 raise InputError(
                     f"json_schema, at {'/'.join(place)}{f'/{keyword}' if keyword else ''}: "
                     f"{regex_error(error)}"
                 )
             prepared = without(prepared, place[1:], keyword)
-        raise InputError(f"json_schema: {TOO_MUCH}")
+        raise InputError(f"json_schema: {TOO_LARGE}")
 
     def check(self, schema: Any, value: Any) -> list[str] | None:
-        """Where a value does not fit a schema, by the jsonschema package: at most ten lines. None where that
-        cannot be said, for instance in CHECK_SECONDS."""
+        """Validation errors of a value, by the jsonschema package: at most ten lines.
+
+        None where it cannot tell, for instance within CHECK_SECONDS.
+        """
         process = self._host.open()
         try:
             return process.check(schema, value)
@@ -128,8 +130,8 @@ class GrammarCompiler:
         finally:
             process.close()
 
-    def _complaint(self, name: str, config: SamplingConfig, error: str) -> str:
-        """One line from llguidance's message: the option, the place, what is wrong."""
+    def _error_message(self, name: str, config: SamplingConfig, error: str) -> str:
+        """One line from llguidance's message: option, place, error."""
         if name == "grammar":
             return grammar_error(error)
         if name == "json_schema":
@@ -139,11 +141,11 @@ class GrammarCompiler:
                 return str(found)
         return f"{name}{', ' if name == 'regex' else ': '}{regex_error(error)}"
 
-    def _try(self, source: GrammarSource) -> dict[str, Any] | None:
-        """What a process says of a grammar that is not kept; None when it ends on it."""
+    def _report(self, source: GrammarSource) -> dict[str, Any] | None:
+        """The report on a grammar whose process is not kept; None where the process ended on it."""
         key = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).digest()
         with self._lock:
-            if (found := self._known.get(key)) is not None:
+            if (found := self._reports.get(key)) is not None:
                 return found
             if source in self._live:
                 return self._live[source][1]
@@ -155,7 +157,7 @@ class GrammarCompiler:
         finally:
             process.close()
         with self._lock:
-            self._known[key] = report
-            if len(self._known) > MAX_REPORTS:
-                self._known.popitem(last=False)
+            self._reports[key] = report
+            if len(self._reports) > MAX_REPORTS:
+                self._reports.popitem(last=False)
         return report

@@ -1,4 +1,4 @@
-"""What llguidance says of a grammar, as one line for people."""
+"""Errors of llguidance about a grammar, as one line for people."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import re
 
 from newleaf.generate.constraints.grammar_host import COMPILE_SECONDS
 
-TOO_MUCH = (
+TOO_LARGE = (
     f"the grammar library ended on it, or was not done after {COMPILE_SECONDS:g} seconds; make it smaller"
 )
-NOTHING = "no text fits it"
-LOST = "the grammar library stopped working on it"
+NO_TEXT_FITS = "no text fits it"
+PROCESS_ENDED = "the grammar library stopped working on it"
 
 
 def regex_error(error: str) -> str:
-    """A regular expression's error with its position, which llguidance draws with a caret under the
-    expression."""
+    """The error of a regular expression, with the position that llguidance marks by a caret."""
     drawn = re.search(r"regex parse error:\n {4}(.*)\n( *)\^+", error)
     reason = re.search(r"^error: (.*)$", error, re.MULTILINE)
     if drawn and reason:
@@ -31,11 +30,13 @@ def grammar_error(error: str) -> str:
 
 
 def first_line(error: str) -> str:
-    """What llguidance says, in a line for people."""
+    """The first line of an error of llguidance, in plain words."""
     line = error.strip().split("\n", 1)[0]
     if "NoExtensionBias" in line or "Regex is empty" in line or line == 'Unimplemented keys: ["not"]':
-        return NOTHING  # what is left of `not` is {"not": {}}
+        return NO_TEXT_FITS  # {"not": {}} remains where `not` was resolved
     before, unsatisfiable, why = line.partition("Unsatisfiable schema: ")
     return (
-        f"{NOTHING}: {why}" if unsatisfiable and before in ("", "failed to compile JSON schema: ") else line
+        f"{NO_TEXT_FITS}: {why}"
+        if unsatisfiable and before in ("", "failed to compile JSON schema: ")
+        else line
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from newleaf.errors import InputError
-from newleaf.generate.constraints.json_schema import Prepared, prepare
+from newleaf.generate.constraints.json_schema import prepare
+from newleaf.generate.constraints.prepared_schema import Prepared
 from newleaf.generate.constraints.schema_limits import check_length, parse_schema
 from newleaf.generate.options import SamplingConfig
 
@@ -39,10 +40,10 @@ def grammar_source(name: str, config: SamplingConfig) -> GrammarSource:
 
 
 def schema_source(prepared: Prepared) -> GrammarSource:
-    """The source of a schema: Lark rules where numbers have to be spelled out."""
+    """The source of a schema: Lark rules where llguidance would round its numbers."""
     return (
         GrammarSource("lark", prepared.rules("start"))
-        if prepared.written
+        if prepared.uses_lark
         else GrammarSource("json_schema", prepared.text())
     )
 

@@ -1,46 +1,48 @@
-"""A regular expression of the integers between two bounds, of any size, as JSON writes them."""
+"""A regular expression for the integers between two bounds, as JSON writes them."""
 
 from __future__ import annotations
 
-DIGITS = 100  # of a bound: the expression grows with them
-LARGEST = 10**DIGITS - 1
+MAX_DIGITS = 100  # of a bound: the expression grows with them
+MAX_BOUND = 10**MAX_DIGITS - 1
 
 
-def integer_range(least: int | None, most: int | None) -> str | None:
-    """An expression of `least` to `most`, both included; None stands for no bound, and is given back where
-    there is no such integer. Bounds of more than `DIGITS` digits are narrowed to these."""
-    least = max(least, -LARGEST) if least is not None else None
-    most = min(most, LARGEST) if most is not None else None
-    if max(least or 0, -(most or 0)) > LARGEST:
+def integer_range(low: int | None, high: int | None) -> str | None:
+    """An expression for `low` to `high`, inclusive; None is no bound, and is returned for an empty range.
+
+    Bounds of more than `MAX_DIGITS` digits are narrowed to that size.
+    """
+    low = max(low, -MAX_BOUND) if low is not None else None
+    high = min(high, MAX_BOUND) if high is not None else None
+    if max(low or 0, -(high or 0)) > MAX_BOUND:
         return None
     parts = []
-    if least is None or least < 0:
-        nearest = 1 if most is None or most >= 0 else -most
-        found = _natural(nearest, -least if least is not None else None)
+    if low is None or low < 0:
+        nearest = 1 if high is None or high >= 0 else -high
+        found = _natural(nearest, -low if low is not None else None)
         parts += [f"-({found})"] if found is not None else []
-    if most is None or most >= 0:
-        found = _natural(max(least or 0, 0), most)
+    if high is None or high >= 0:
+        found = _natural(max(low or 0, 0), high)
         parts += [found] if found is not None else []
     return "|".join(parts) or None
 
 
-def _natural(least: int, most: int | None) -> str | None:
-    """Of natural numbers."""
-    if most is not None and least > most:
+def _natural(low: int, high: int | None) -> str | None:
+    """An expression for natural numbers."""
+    if high is not None and low > high:
         return None
-    low, high = str(least), str(most) if most is not None else None
-    if high is not None and len(low) == len(high):
-        return _same_length(low, high)
-    parts = [_same_length(low, "9" * len(low))]
-    if high is None:
-        return f"{parts[0]}|[1-9][0-9]{{{len(low)},}}"
-    if len(high) - len(low) > 1:
-        parts.append(f"[1-9][0-9]{{{len(low)},{len(high) - 2}}}")
-    return "|".join([*parts, _same_length("1" + "0" * (len(high) - 1), high)])
+    first, last = str(low), str(high) if high is not None else None
+    if last is not None and len(first) == len(last):
+        return _same_length(first, last)
+    parts = [_same_length(first, "9" * len(first))]
+    if last is None:
+        return f"{parts[0]}|[1-9][0-9]{{{len(first)},}}"
+    if len(last) - len(first) > 1:
+        parts.append(f"[1-9][0-9]{{{len(first)},{len(last) - 2}}}")
+    return "|".join([*parts, _same_length("1" + "0" * (len(last) - 1), last)])
 
 
 def _same_length(low: str, high: str) -> str:
-    """Of numbers with as many digits as both bounds."""
+    """An expression for numbers with as many digits as both bounds."""
     if low == high:
         return low
     if low[0] == high[0]:

@@ -1,4 +1,4 @@
-"""Locates the subschema, and its keyword, for which llguidance refuses a JSON Schema."""
+"""Finds the subschema and the keyword for which llguidance refuses a JSON Schema."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from newleaf.generate.constraints.grammar_errors import TOO_MUCH
+from newleaf.generate.constraints.grammar_errors import TOO_LARGE
 from newleaf.generate.constraints.grammar_host import COMPILE_SECONDS
 from newleaf.generate.constraints.grammar_source import GrammarSource, schema_source
-from newleaf.generate.constraints.json_schema import Prepared
+from newleaf.generate.constraints.prepared_schema import Prepared
 
 Compile = Callable[[GrammarSource], dict[str, Any] | None]  # the report; None where the process ended on it
 
 MAX_SUBSCHEMAS = 200  # that are compiled to find the one that is wrong
 # Keywords that llguidance keeps in some schemas and not in others.
-DROPPED = ("pattern", "oneOf", "patternProperties", "minProperties", "maxProperties", "multipleOf", "allOf")
+DROPPABLE = ("pattern", "oneOf", "patternProperties", "minProperties", "maxProperties", "multipleOf", "allOf")
 
 
 def locate_error(schema: Any, error: str, compile: Compile) -> tuple[list[str], str | None, str]:
-    """The deepest subschema that is wrong by itself, as steps of a JSON pointer; which of its keywords
-    is, and why."""
+    """The deepest subschema that fails by itself (steps of a JSON pointer), its keyword, and the error."""
     place, left, found, end = ["#"], MAX_SUBSCHEMAS, True, time.monotonic() + COMPILE_SECONDS
     shared = {
         key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema
@@ -32,9 +31,9 @@ def locate_error(schema: Any, error: str, compile: Compile) -> tuple[list[str], 
             if (wrong := _error(child, shared, compile)) is not None:
                 place, schema, error, found = [*place, *steps], child, wrong, True
                 break
-    # A schema without its type takes values of other types, so that says least about what is wrong.
+    # `type` comes last: without it a schema takes other values, so its removal proves little.
     words = (
-        sorted(schema, key=lambda word: (word not in DROPPED, word == "type"))
+        sorted(schema, key=lambda word: (word not in DROPPABLE, word == "type"))
         if isinstance(schema, dict)
         else []
     )
@@ -50,13 +49,13 @@ def locate_error(schema: Any, error: str, compile: Compile) -> tuple[list[str], 
 
 
 def _error(schema: Any, shared: dict[str, Any], compile: Compile) -> str | None:
-    """What is wrong with a subschema by itself."""
+    """The error of a subschema by itself."""
     report = compile(schema_source(Prepared(shared | schema if isinstance(schema, dict) else schema)))
-    return TOO_MUCH if report is None else report["error"] or None
+    return TOO_LARGE if report is None else report["error"] or None
 
 
 def _children(schema: Any) -> list[tuple[list[str], Any]]:
-    """Subschemas with their pointers' next steps."""
+    """Subschemas, each with the next steps of its JSON pointer."""
     if not isinstance(schema, dict):
         return []
     named = [

@@ -1,5 +1,4 @@
-"""Numbers of a JSON Schema: which of them llguidance keeps, since it reads doubles, and bounds that it keeps
-within the given ones."""
+"""Numbers of a JSON Schema: which ones llguidance keeps as doubles, and bounds rounded inwards."""
 
 from __future__ import annotations
 
@@ -8,8 +7,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-MOST = 2**63 - 1024  # the largest bound of integers: a double below 2⁶³
+MAX_BOUND = 2**63 - 1024  # the largest bound of integers: a double below 2⁶³
 BOUNDS = (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1))
+NUMBER_KEYWORDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 
 
@@ -18,14 +18,14 @@ def is_number(value: Any) -> bool:
 
 
 def is_integer(schema: dict[str, Any]) -> bool:
-    """Whether of numbers the schema takes integers alone."""
+    """Whether the only numbers that the schema allows are integers."""
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind]
     return "integer" in kinds and "number" not in kinds
 
 
-def plain_bounds(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with the bounds of today's draft, those of integers included in the range."""
+def normalized_bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with bounds as in the current draft; those of integers are inclusive."""
     found, integer = dict(schema), is_integer(schema)
     for name in COUNTS:
         if isinstance(found.get(name), float) and found[name].is_integer():
@@ -46,7 +46,7 @@ def plain_bounds(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def inward_bounds(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with bounds that are doubles, within the given ones."""
+    """The schema with bounds that are doubles, rounded inwards."""
     found, integer = dict(schema), is_integer(schema)
     for *names, sign in BOUNDS:
         for each in names:
@@ -56,20 +56,35 @@ def inward_bounds(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def has_exact_bounds(schema: dict[str, Any]) -> bool:
-    """Whether llguidance keeps the bounds as they are."""
+    """Whether llguidance keeps all bounds exactly."""
     moved, bounds = (
         inward_bounds(schema),
         [each for *names, _ in BOUNDS for each in names if is_number(schema.get(each))],
     )
-    return all(moved[each] == schema[each] and abs(schema[each]) <= MOST for each in bounds)
+    return all(moved[each] == schema[each] and abs(schema[each]) <= MAX_BOUND for each in bounds)
+
+
+def decimal_bounds(schema: dict[str, Any]) -> dict[str, Any] | None:
+    """Numbers within the bounds and ±2⁵³; None where there are none."""
+    found = {name: value for name, value in inward_bounds(schema).items() if name in NUMBER_KEYWORDS}
+    for names, sign in ((("minimum", "exclusiveMinimum"), 1), (("maximum", "exclusiveMaximum"), -1)):
+        given = [found[name] * sign for name in names if is_number(found.get(name))]
+        if max(given, default=-math.inf) < -(2**53):
+            found = {name: value for name, value in found.items() if name not in names} | {
+                names[0]: -sign * 2**53
+            }
+        elif max(given, default=-math.inf) >= 2**53:
+            return None
+    low = max(found.get("minimum", -math.inf), found.get("exclusiveMinimum", -math.inf))
+    high = min(found.get("maximum", math.inf), found.get("exclusiveMaximum", math.inf))
+    return {"type": "number", **found} if low < high else None
 
 
 def _inward(bound: int | float, sign: int, integer: bool) -> int | float:
-    """The nearest double that is at least (`sign` 1) or at most (−1) this bound; of integers, an integer
-    between ±MOST."""
+    """The nearest double at least (`sign` 1) or at most (−1) this bound; an integer's within ±MAX_BOUND."""
     if integer:
         bound = math.ceil(bound) if sign > 0 else math.floor(bound)
-        bound = max(bound, -MOST) if sign > 0 else min(bound, MOST)
+        bound = max(bound, -MAX_BOUND) if sign > 0 else min(bound, MAX_BOUND)
     if isinstance(bound, float):
         return bound
     try:
@@ -82,18 +97,21 @@ def _inward(bound: int | float, sign: int, integer: bool) -> int | float:
 
 
 def exact(value: Any) -> bool:
-    """Whether llguidance writes this value of JSON as what it is. It reads numbers as doubles, which is exact
-    for 2⁵³ times a power of ten that is a double, and writes whole ones of 63 bits in full."""
+    """Whether llguidance keeps a JSON value exactly.
+
+    It reads numbers as doubles. These are exact up to 2⁵³ times a power of ten that is itself a double.
+    Integers of 63 bits are written in full.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return True
     if isinstance(value, int):
-        return abs(value) <= MOST and int(float(value)) == value
+        return abs(value) <= MAX_BOUND and int(float(value)) == value
     _, digits, power = Decimal(repr(value)).normalize().as_tuple()
     return int("".join(map(str, digits))) <= 2**53 and isinstance(power, int) and abs(power) <= 22
 
 
-def within(value: Any) -> list[Any]:
-    """The value and all values in it."""
+def nested_values(value: Any) -> list[Any]:
+    """The value and all values nested in it."""
     found, waiting = [], [value]
     while waiting:
         item = waiting.pop()
@@ -103,13 +121,13 @@ def within(value: Any) -> list[Any]:
 
 
 def constants(schema: dict[str, Any]) -> list[Any]:
-    """The values that a schema lists, of `const` or `enum`."""
+    """The values of `const` and `enum`."""
     listed = schema["enum"] if isinstance(schema.get("enum"), list) else []
     return [*([schema["const"]] if "const" in schema else []), *listed]
 
 
-def takes(schema: dict[str, Any], value: Any) -> bool:
-    """Whether a constant is of the schema's types and, if it is a number, within its bounds."""
+def allows(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a constant has one of the schema's types and, if it is a number, keeps its bounds."""
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind]
     if kind is not None and not any(_is_of(value, each) for each in kinds):

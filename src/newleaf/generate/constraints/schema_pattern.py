@@ -1,8 +1,7 @@
-"""Expressions of JSON Schema as llguidance gets them right.
+"""Regular expressions of JSON Schema, rewritten around an error of llguidance.
 
-A class that holds all control characters but not the quotation mark or the backslash is written with those
-two all the same (llguidance 1.9). So NUL is taken out of every class that may be one: what is written then
-still matches.
+For a character class with all control characters, llguidance 1.9 also generates the quotation mark and the
+backslash. So NUL is removed from every such class; the text still matches the original expression.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _NOTHING = r"[^\x00-\x{10FFFF}]"
 
 
 def without_nul(pattern: str) -> str:
-    """The expression, with NUL left out of its classes."""
+    """The expression without NUL in its classes."""
     if "[^" not in pattern and not _NUL.search(pattern):
         return pattern
     found, at = [], 0
@@ -34,11 +33,11 @@ def without_nul(pattern: str) -> str:
 
 
 def _class_end(pattern: str, at: int) -> int:
-    """Where the class ends whose bracket stands before `at`."""
+    """The index after the class whose bracket is before `at`."""
     if pattern.startswith("^", at):
         at += 1
     if pattern.startswith("]", at):
-        at += 1  # a bracket at the beginning is one of its characters
+        at += 1  # the first bracket is a character of the class
     while match := _CLASS_END.search(pattern, at):
         at = match.end()
         if match[0] == "]":

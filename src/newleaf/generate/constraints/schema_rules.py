@@ -1,198 +1,195 @@
-"""A JSON Schema as rules of a Lark grammar, down to numbers that llguidance's own reader of schemas would
-round to doubles.
+"""A JSON Schema as rules of a Lark grammar, where llguidance would round its numbers to doubles.
 
-Only the way to such numbers is written out: objects, arrays, unions and references. All else is left to that
-reader (`%json`).
+Only the path to such numbers becomes rules: objects, arrays, unions and references. All other subschemas stay
+with llguidance's own reader (`%json`).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from newleaf.generate.constraints.integer_range import integer_range
-from newleaf.generate.constraints.schema_limits import CHARACTERS, DEPTH
+from newleaf.generate.constraints.lark_rules import LarkRules, json_text, other_names, quote
+from newleaf.generate.constraints.schema_limits import MAX_DEPTH, MAX_LENGTH
 from newleaf.generate.constraints.schema_numbers import (
+    NUMBER_KEYWORDS,
+    allows,
+    decimal_bounds,
     exact,
     has_exact_bounds,
-    inward_bounds,
     is_number,
-    takes,
-    within,
+    nested_values,
 )
-from newleaf.generate.constraints.subschemas import children, disjoint, needing, references, rounds
+from newleaf.generate.constraints.subschemas import (
+    children,
+    disjoint,
+    is_rounded,
+    needs_rules,
+    resolve,
+    with_definitions,
+)
 
 KINDS = ("null", "boolean", "number", "string", "array", "object")
-SILENT = {
+ANNOTATIONS = {
     "title",
     "description",
     "default",
     "examples",
-    "$defs",
-    "definitions",
-    "$comment",
+    "example",
     "deprecated",
     "readOnly",
     "writeOnly",
 }
-SILENT |= {"x-guidance", "$schema", "$id", "example"}
-OF_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-OF_ARRAYS = {"items", "prefixItems", "minItems", "maxItems"}
-OF_OBJECTS = {"properties", "required", "additionalProperties", "minProperties"}
-OTHERS = {
-    "pattern",
-    "minLength",
-    "maxLength",
-    "format",
-    "additionalItems",
-    "patternProperties",
-    "maxProperties",
-}
+ANNOTATIONS |= {"$comment", "$defs", "definitions", "x-guidance", "$schema", "$id"}
+ARRAY_KEYWORDS = {"items", "prefixItems", "minItems", "maxItems"}
+OBJECT_KEYWORDS = {"properties", "required", "additionalProperties", "minProperties"}
+OTHER_KEYWORDS = {"pattern", "minLength", "maxLength", "format", "additionalItems"}
+OTHER_KEYWORDS |= {"patternProperties", "maxProperties"}
 BRANCHES = ("anyOf", "oneOf")
-CHARACTER = r'[^"\\\x00-\x1F\x7F]|\\["\\bfnrt]'  # of other names: each has one spelling
 
 
-class NotWrittenError(Exception):
-    """The keyword at this place cannot be written out."""
-
-    def __init__(self, place: str) -> None:
-        super().__init__(place)
-        self.place = place
+class NoRuleError(Exception):
+    """The keyword at this JSON pointer has no Lark rule."""
 
 
 class Rules:
-    """Writes the rules of one schema; their names begin with `name`. `options` are llguidance's, of each part
-    that is left to it."""
+    """Makes the rules of one schema, under names that begin with `name`; `options` go to llguidance."""
 
     def __init__(self, root: dict[str, Any], name: str, options: dict[str, Any]) -> None:
-        self._root, self._name, self._options = root, name, options
-        self._rules: list[str] = []
+        self._root, self._options = root, options
+        self._lark = LarkRules(name, options)
         self._referred: dict[str, str] = {}  # a reference → its rule
-        self._known: dict[str, str] = {}  # a rule's text → its name
-        self._needing = needing(root, self._target)
-        self._depth = self._length = 0
-        self._count = 0
-        self._space = f"{name}_space?"
-        self._comma = f'{self._space} "," {self._space}'
-        self._colon = f'{self._space} ":" {self._space}'
+        self._needing = needs_rules(root, lambda reference: resolve(root, reference))
+        self._depth = 0
 
     def text(self) -> str:
-        """All rules; the first one, `name`, is of the whole value. Raises NotWrittenError."""
-        whole = self._value(self._root, "#")
-        space = f"{self._space[:-1]}: /{self._options['whitespace_pattern']}/"
-        return "\n".join([f"{self._name}: {whole}", *self._rules, space])
+        """All rules; the first one, `name`, matches the complete value. Raises NoRuleError."""
+        return self._lark.text(self._value(self._root, "#"))
 
-    # ---- what is written out
+    # ---- subschemas
 
     def _needs(self, schema: Any) -> bool:
-        """Whether numbers have to be written out in it, or in what it refers to."""
+        """Whether the schema, or one that it refers to, has numbers that need rules."""
         if not isinstance(schema, dict):
             return False
         return (
             id(schema) in self._needing
-            or rounds(schema)
+            or is_rounded(schema)
             or any(id(child) in self._needing for _, child in children(schema))
         )
 
     def _value(self, schema: Any, place: str) -> str:
-        """An expression of the values that fit. Raises NotWrittenError, as the others do."""
+        """An expression that matches the valid values. Raises NoRuleError, as the others do."""
         if not self._needs(schema):
-            return self._left(schema, place)
+            return self._delegate(schema, place)
         self._depth += 1
-        if self._depth > DEPTH or self._length > CHARACTERS:
-            raise NotWrittenError(place)
+        if self._depth > MAX_DEPTH or self._lark.length > MAX_LENGTH:
+            raise NoRuleError(place)
         found = self._written(schema, place)
         self._depth -= 1
         return found
 
     def _written(self, schema: Any, place: str) -> str:
-        said = set(schema) - SILENT
+        said = set(schema) - ANNOTATIONS
         if "$ref" in said:
-            self._alone("$ref", said, place)
+            self._refuse_others("$ref", said, place)
             return self._reference(schema["$ref"], place)
         for word in BRANCHES:
             if word in said:
-                self._alone(word, said, place)
+                self._refuse_others(word, said, place)
                 if word == "oneOf" and not disjoint(schema[word]):
-                    raise NotWrittenError(f"{place}/{word}")
+                    raise NoRuleError(f"{place}/{word}")
                 branches = enumerate(schema[word])
-                return self._union(
+                return self._lark.union(
                     self._value(branch, f"{place}/{word}/{number}") for number, branch in branches
                 )
         if "allOf" in said:
-            self._alone("allOf", said, place)
+            self._refuse_others("allOf", said, place)
             if len(schema["allOf"]) != 1:
-                raise NotWrittenError(f"{place}/allOf")
+                raise NoRuleError(f"{place}/allOf")
             return self._value(schema["allOf"][0], f"{place}/allOf/0")
         for word in ("const", "enum"):
             if word in said:
                 return self._constants(schema, word, place)
         return self._by_type(schema, said, place)
 
-    def _alone(self, word: str, said: set[str], place: str) -> None:
+    def _refuse_others(self, word: str, said: set[str], place: str) -> None:
         if said - {word}:
-            raise NotWrittenError(f"{place}/{word}")
+            raise NoRuleError(f"{place}/{word}")
 
     def _reference(self, reference: Any, place: str) -> str:
         if reference not in self._referred:
-            self._referred[reference] = self._new()
-            expression = self._value(self._target(reference), str(reference))
-            self._rules.append(f"{self._referred[reference]}: {expression}")
+            self._referred[reference] = self._lark.new_name()
+            expression = self._value(resolve(self._root, reference), str(reference))
+            self._lark.define(self._referred[reference], expression)
         return self._referred[reference]
 
     def _constants(self, schema: dict[str, Any], word: str, place: str) -> str:
-        beside = set(schema) - SILENT - {word, "type"} - OF_NUMBERS
+        beside = set(schema) - ANNOTATIONS - {word, "type"} - NUMBER_KEYWORDS
         values = [schema["const"]] if word == "const" else schema[word]
-        if beside or (any(isinstance(each, dict | list) for each in values) and set(schema) & OF_NUMBERS):
-            raise NotWrittenError(f"{place}/{word}")
-        values = [each for each in values if takes(schema, each)]
+        if beside or (
+            any(isinstance(each, dict | list) for each in values) and set(schema) & NUMBER_KEYWORDS
+        ):
+            raise NoRuleError(f"{place}/{word}")
+        values = [each for each in values if allows(schema, each)]
         if not values:
-            raise NotWrittenError(f"{place}/{word}")
-        plain = [each for each in values if all(map(exact, within(each)))]
-        ways = [self._json({"enum": plain})] if plain else []
-        return self._union([*ways, *(self._constant(each) for each in values if each not in plain)])
+            raise NoRuleError(f"{place}/{word}")
+        plain = [each for each in values if all(map(exact, nested_values(each)))]
+        alternatives = [self._lark.json({"enum": plain})] if plain else []
+        return self._lark.union(
+            [*alternatives, *(self._constant(each) for each in values if each not in plain)]
+        )
 
     def _constant(self, value: Any) -> str:
-        """A value with numbers that are written as Python does. There is one way to write each."""
+        """A value with its numbers as Python writes them: each has one spelling."""
         if isinstance(value, dict):
             pairs = [
-                f"{_text(_json_text(name))} {self._colon} {self._constant(each)}"
+                f"{quote(json_text(name))} {self._lark.colon} {self._constant(each)}"
                 for name, each in value.items()
             ]
-            return self._group("{", f" {self._comma} ".join(pairs), "}")
+            return self._lark.group("{", f" {self._lark.comma} ".join(pairs), "}")
         if isinstance(value, list | tuple):
-            return self._group("[", f" {self._comma} ".join(map(self._constant, value)), "]")
-        return _text(_json_text(value))
+            return self._lark.group("[", f" {self._lark.comma} ".join(map(self._constant, value)), "]")
+        return quote(json_text(value))
 
     def _by_type(self, schema: dict[str, Any], said: set[str], place: str) -> str:
-        """One alternative for each type of values."""
-        unknown = said - {"type"} - OF_NUMBERS - OF_ARRAYS - OF_OBJECTS - OTHERS
+        """One alternative for each type."""
+        unknown = said - {"type"} - NUMBER_KEYWORDS - ARRAY_KEYWORDS - OBJECT_KEYWORDS - OTHER_KEYWORDS
         if unknown:
-            raise NotWrittenError(f"{place}/{min(unknown)}")
+            raise NoRuleError(f"{place}/{min(unknown)}")
         kind = schema.get("type", list(KINDS))
         kinds = kind if isinstance(kind, list) else [kind]
-        ways: dict[str, Callable[[dict[str, Any], str], str]] = {"array": self._array, "object": self._object}
+        alternatives: dict[str, Callable[[dict[str, Any], str], str]] = {
+            "array": self._array,
+            "object": self._object,
+        }
         written = {"number", "integer"} & set(kinds) if not has_exact_bounds(schema) else set()
-        written |= {name for name in ways if name in kinds and self._needs_of(schema, name)}
+        written |= {name for name in alternatives if name in kinds and self._needs_of(schema, name)}
         found = [
-            ways.get(each, self._number)({**schema, "type": each}, place) for each in kinds if each in written
+            alternatives.get(each, self._number)({**schema, "type": each}, place)
+            for each in kinds
+            if each in written
         ]
         if left := [each for each in kinds if each not in written]:
-            found.append(self._left({**schema, "type": left}, place))
-        return self._union(found)
+            found.append(self._delegate({**schema, "type": left}, place))
+        return self._lark.union(found)
 
     def _needs_of(self, schema: dict[str, Any], kind: str) -> bool:
-        words = OF_ARRAYS | {"additionalItems"} if kind == "array" else OF_OBJECTS | {"patternProperties"}
+        words = (
+            ARRAY_KEYWORDS | {"additionalItems"}
+            if kind == "array"
+            else OBJECT_KEYWORDS | {"patternProperties"}
+        )
         return any(self._needs(child) for (word, *_), child in children(schema) if word in words)
 
     # ---- kinds of values
 
     def _number(self, schema: dict[str, Any], place: str) -> str:
-        """Integers in full, and other numbers up to 2⁵³: beyond, readers make integers of them."""
+        """Integers in full, and other numbers up to 2⁵³: beyond, JSON readers make integers of them."""
         if "multipleOf" in schema:
-            raise NotWrittenError(f"{place}/multipleOf")
+            raise NoRuleError(f"{place}/multipleOf")
         lows = [
             math.ceil(schema[name]) for name in ("minimum", "exclusiveMinimum") if is_number(schema.get(name))
         ]
@@ -204,18 +201,18 @@ class Rules:
         low, high = max(lows, default=None), min(highs, default=None)
         low = low + 1 if low is not None and low == schema.get("exclusiveMinimum") else low
         high = high - 1 if high is not None and high == schema.get("exclusiveMaximum") else high
-        ways = []
+        alternatives = []
         if (expression := integer_range(low, high)) is not None:
-            ways.append(self._rule(f"/{expression}/", terminal=True))
-        if schema["type"] == "number" and (inner := _decimals(schema)) is not None:
-            ways.append(self._json(inner))
-        if not ways:
-            raise NotWrittenError(place)
-        return self._union(ways)
+            alternatives.append(self._lark.rule(f"/{expression}/", terminal=True))
+        if schema["type"] == "number" and (inner := decimal_bounds(schema)) is not None:
+            alternatives.append(self._lark.json(inner))
+        if not alternatives:
+            raise NoRuleError(place)
+        return self._lark.union(alternatives)
 
     def _array(self, schema: dict[str, Any], place: str) -> str:
         if "additionalItems" in schema or isinstance(schema.get("items"), list):
-            raise NotWrittenError(f"{place}/items")
+            raise NoRuleError(f"{place}/items")
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         first = [
             self._value(each, f"{place}/prefixItems/{n}")
@@ -233,146 +230,67 @@ class Rules:
             begun = 0 if first else 1
             low = max(least - (len(first) or 1), 0)
             high = "" if most is None else str(most - len(first) - begun)
-            rest = f"({self._comma} {item}){{{low},{high}}}"
+            rest = f"({self._lark.comma} {item}){{{low},{high}}}"
         elif least > len(first) + (item is not None):
-            raise NotWrittenError(f"{place}/minItems")
+            raise NoRuleError(f"{place}/minItems")
         for number in range(len(first) - 1, 0, -1):
-            part = f"{self._comma} {first[number]} {rest}"
-            rest = self._rule(part if number < least else f"({part})?")
+            part = f"{self._lark.comma} {first[number]} {rest}"
+            rest = self._lark.rule(part if number < least else f"({part})?")
         head = first[0] if first else item
         if head is None:
-            return self._group("[", "", "]")
-        return self._group("[", f"{head} {rest}" if least > 0 else f"({head} {rest})?", "]")
+            return self._lark.group("[", "", "]")
+        return self._lark.group("[", f"{head} {rest}" if least > 0 else f"({head} {rest})?", "]")
 
     def _object(self, schema: dict[str, Any], place: str) -> str:
         if schema.get("patternProperties") or "maxProperties" in schema:
-            raise NotWrittenError(
+            raise NoRuleError(
                 f"{place}/{'patternProperties' if schema.get('patternProperties') else 'maxProperties'}"
             )
         properties, required = schema.get("properties", {}), schema.get("required", [])
         more = schema.get("additionalProperties", True)
         if schema.get("minProperties", 0) > max(len(required), 0):
-            raise NotWrittenError(f"{place}/minProperties")
+            raise NoRuleError(f"{place}/minProperties")
         items: list[tuple[str, bool]] = []
         for name in [*properties, *(name for name in required if name not in properties)]:
             child = properties.get(name, more)
             if child is False and name in required:
-                raise NotWrittenError(f"{place}/properties")
+                raise NoRuleError(f"{place}/properties")
             if child is not False:
                 where = (
                     f"{place}/properties/{name}" if name in properties else f"{place}/additionalProperties"
                 )
                 value = self._value(child, where)
                 items.append(
-                    (self._rule(f"{_text(_json_text(name))} {self._colon} {value}"), name in required)
+                    (
+                        self._lark.rule(f"{quote(json_text(name))} {self._lark.colon} {value}"),
+                        name in required,
+                    )
                 )
         if more is not False:
-            other = self._rule(_other_names([*properties, *required]), terminal=True)
-            item = self._rule(f"{other} {self._colon} {self._value(more, f'{place}/additionalProperties')}")
-            items.append((f"{item} ({self._comma} {item})*", False))
-        return self._group("{", self._pairs(items), "}")
+            other = self._lark.rule(other_names([*properties, *required]), terminal=True)
+            item = self._lark.rule(
+                f"{other} {self._lark.colon} {self._value(more, f'{place}/additionalProperties')}"
+            )
+            items.append((f"{item} ({self._lark.comma} {item})*", False))
+        return self._lark.group("{", self._pairs(items), "}")
 
     def _pairs(self, items: Sequence[tuple[str, bool]]) -> str:
-        """Pairs in their order, those that are not required may be absent. Rules grow with their number, not
-        with its square."""
+        """Pairs in order; those not required may be absent. The rules grow linearly with the pairs."""
         after = alone = ""  # what follows a pair, with its comma; the rest where no pair has stood yet
         for pair, required in reversed(items):
             begun = f"{pair} {after}"
-            alone = self._rule(begun if required else f"{begun} | {alone}" if alone else f"({begun})?")
-            after = self._rule(
-                f"{self._comma} {pair} {after}" if required else f"({self._comma} {pair})? {after}"
+            alone = self._lark.rule(begun if required else f"{begun} | {alone}" if alone else f"({begun})?")
+            after = self._lark.rule(
+                f"{self._lark.comma} {pair} {after}" if required else f"({self._lark.comma} {pair})? {after}"
             )
         return alone
 
-    # ---- rules
-
-    def _left(self, schema: Any, place: str) -> str:
-        """A part that llguidance reads itself, with what it refers to."""
+    def _delegate(self, schema: Any, place: str) -> str:
+        """A subschema for llguidance's own reader, with the definitions that it refers to."""
         if not isinstance(schema, dict):
-            return self._json({} if schema else {"not": {}})
-        shared: dict[str, Any] = {}
-        waiting = references(schema)
-        while waiting:
-            reference = waiting.pop()
-            head, word, *steps = reference.split("/")
-            if head != "#" or word not in ("$defs", "definitions") or not steps:
-                raise NotWrittenError(f"{place}/$ref")
-            name = steps[0].replace("~1", "/").replace("~0", "~")
-            if name not in shared.setdefault(word, {}):
-                shared[word][name] = self._root.get(word, {}).get(name, {})
-                waiting += references(shared[word][name])
-        return self._json(
-            {
-                **{name: each for name, each in schema.items() if name not in ("$defs", "definitions")},
-                **shared,
-            }
-        )
-
-    def _target(self, reference: str) -> Any:
-        found: Any = self._root
-        head, *steps = reference.split("/")
+            return self._lark.json({} if schema else {"not": {}})
         try:
-            for step in steps:
-                name = step.replace("~1", "/").replace("~0", "~")
-                found = found[int(name)] if isinstance(found, list) else found[name]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return None
-        return found if head == "#" else None
-
-    def _json(self, schema: dict[str, Any]) -> str:
-        return self._rule(f"%json {json.dumps({**schema, 'x-guidance': self._options})}")
-
-    def _union(self, ways: Any) -> str:
-        found = list(ways)
-        return found[0] if len(found) == 1 else self._rule(" | ".join(found))
-
-    def _group(self, begin: str, inner: str, end: str) -> str:
-        return self._rule(f"{_text(begin)} {self._space} {inner} {self._space if inner else ''} {_text(end)}")
-
-    def _rule(self, expression: str, terminal: bool = False) -> str:
-        """The name of a rule that says this."""
-        if expression not in self._known:
-            name = self._new()
-            self._known[expression] = name.upper() if terminal else name
-            self._rules.append(f"{self._known[expression]}: {expression}")
-            self._length += len(expression)
-        return self._known[expression]
-
-    def _new(self) -> str:
-        self._count += 1
-        return f"{self._name}_{self._count}"
-
-
-def _decimals(schema: dict[str, Any]) -> dict[str, Any] | None:
-    """Numbers within the bounds and ±2⁵³; None where there are none."""
-    found = {name: value for name, value in inward_bounds(schema).items() if name in OF_NUMBERS}
-    for names, sign in ((("minimum", "exclusiveMinimum"), 1), (("maximum", "exclusiveMaximum"), -1)):
-        given = [found[name] * sign for name in names if is_number(found.get(name))]
-        if max(given, default=-math.inf) < -(2**53):
-            found = {name: value for name, value in found.items() if name not in names} | {
-                names[0]: -sign * 2**53
-            }
-        elif max(given, default=-math.inf) >= 2**53:
-            return None
-    low = max(found.get("minimum", -math.inf), found.get("exclusiveMinimum", -math.inf))
-    high = min(found.get("maximum", math.inf), found.get("exclusiveMaximum", math.inf))
-    return {"type": "number", **found} if low < high else None
-
-
-def _text(written: str) -> str:
-    """A text as Lark quotes it."""
-    return json.dumps(written)
-
-
-def _json_text(value: Any) -> str:
-    """JSON as llguidance writes it: characters stand for themselves where they can."""
-    written = json.dumps(value, ensure_ascii=False)
-    return json.dumps(value) if any("\ud800" <= character <= "\udfff" for character in written) else written
-
-
-def _other_names(names: Sequence[str]) -> str:
-    """A terminal for names of an object that are none of these."""
-    taken = "|".join(
-        "".join(c if c.isalnum() else f"\\x{{{ord(c):X}}}" for c in _json_text(name)[1:-1]) for name in names
-    )
-    return f'/"({CHARACTER})*"/' + (f' & ~/"({taken})"/' if names else "")
+            complete = with_definitions(schema, self._root)
+        except LookupError:
+            raise NoRuleError(f"{place}/$ref") from None
+        return self._lark.json(complete)

@@ -1,5 +1,4 @@
-"""The subschemas of a JSON Schema: which there are, what they refer to, and in which of them numbers cannot
-be left to llguidance."""
+"""The subschemas of a JSON Schema: a list, their references, and those whose numbers llguidance rounds."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from newleaf.generate.constraints.schema_numbers import constants, exact, has_exact_bounds, within
+from newleaf.generate.constraints.schema_numbers import constants, exact, has_exact_bounds, nested_values
 
 
 def children(schema: dict[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
@@ -28,22 +27,22 @@ def children(schema: dict[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
     return found
 
 
-def rounds(schema: Any) -> bool:
-    """Whether llguidance would round a number of this schema itself, not of those within it."""
+def is_rounded(schema: Any) -> bool:
+    """Whether llguidance would round a number of this schema, its subschemas aside."""
     if not isinstance(schema, dict):
         return False
     return not has_exact_bounds(schema) or any(
-        not exact(each) for value in constants(schema) for each in within(value)
+        not exact(each) for value in constants(schema) for each in nested_values(value)
     )
 
 
-def needing(root: Any, target: Callable[[str], Any]) -> set[int]:
-    """The subschemas, by their ids, in which or in whose references numbers have to be written out."""
-    above: dict[int, list[int]] = {}  # a subschema → those that hold it or refer to it
+def needs_rules(root: Any, target: Callable[[str], Any]) -> set[int]:
+    """The ids of subschemas that have such a number, or contain or refer to a schema that does."""
+    above: dict[int, list[int]] = {}  # a subschema → those that contain it or refer to it
     found, waiting, seen = [], [root], {id(root)}
     while waiting:
         each = waiting.pop()
-        found += [id(each)] if rounds(each) else []
+        found += [id(each)] if is_rounded(each) else []
         inner = [child for _, child in children(each)]
         inner += [target(each["$ref"])] if isinstance(each.get("$ref"), str) else []
         for child in inner:
@@ -51,12 +50,12 @@ def needing(root: Any, target: Callable[[str], Any]) -> set[int]:
                 above.setdefault(id(child), []).append(id(each))
                 waiting += [child] if id(child) not in seen else []
                 seen.add(id(child))
-    needing: set[int] = set()
+    needs_rules: set[int] = set()
     while found:
-        if (one := found.pop()) not in needing:
-            needing.add(one)
+        if (one := found.pop()) not in needs_rules:
+            needs_rules.add(one)
             found += above.get(one, [])
-    return needing
+    return needs_rules
 
 
 def references(schema: Any) -> list[str]:
@@ -70,8 +69,45 @@ def references(schema: Any) -> list[str]:
     return found
 
 
+def resolve(root: Any, reference: str) -> Any:
+    """The schema that a reference within `root` names; None where there is none."""
+    found: Any = root
+    head, *steps = reference.split("/")
+    try:
+        for step in steps:
+            name = unescape(step)
+            found = found[int(name)] if isinstance(found, list) else found[name]
+    except (KeyError, IndexError, ValueError, TypeError):
+        return None
+    return found if head == "#" else None
+
+
+def with_definitions(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """The schema with those definitions of `root` that it refers to.
+
+    Raises LookupError for other references.
+    """
+    shared: dict[str, Any] = {}
+    waiting = references(schema)
+    while waiting:
+        head, word, *steps = waiting.pop().split("/")
+        if head != "#" or word not in ("$defs", "definitions") or not steps:
+            raise LookupError
+        name = unescape(steps[0])
+        if name not in shared.setdefault(word, {}):
+            shared[word][name] = root.get(word, {}).get(name, {})
+            waiting += references(shared[word][name])
+    own = {name: each for name, each in schema.items() if name not in ("$defs", "definitions")}
+    return {**own, **shared}
+
+
+def unescape(step: str) -> str:
+    """The name that a step of a JSON pointer stands for."""
+    return step.replace("~1", "/").replace("~0", "~")
+
+
 def disjoint(branches: Sequence[Any]) -> bool:
-    """Whether no value fits two branches: they list values, all different, or have different types."""
+    """Whether no value fits two branches: they have different types, or list different values."""
     if all(isinstance(each, dict) and constants(each) for each in branches):
         listed = [{json.dumps(value, sort_keys=True) for value in constants(each)} for each in branches]
         return sum(map(len, listed)) == len(set().union(*listed))

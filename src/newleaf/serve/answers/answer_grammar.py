@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from newleaf.generate.constraints.json_schema import Prepared
+from newleaf.generate.constraints.prepared_schema import Prepared
 from newleaf.serve.answers.markup_calls import MARKUPS, Markup
 from newleaf.serve.answers.markup_grammar import markup_calls
 from newleaf.serve.answers.section_calls import SECTIONS, Section

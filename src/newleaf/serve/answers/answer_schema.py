@@ -9,7 +9,8 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import Prepared, prepare
+from newleaf.generate.constraints.json_schema import prepare
+from newleaf.generate.constraints.prepared_schema import Prepared
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.serve.api_errors import ApiError
 

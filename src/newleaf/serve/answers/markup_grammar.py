@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from newleaf.generate.constraints.json_schema import Prepared
+from newleaf.generate.constraints.prepared_schema import Prepared
 from newleaf.serve.answers.markup_calls import Markup
 from newleaf.serve.answers.parameter_types import kinds_of, referred
 
@@ -84,7 +84,7 @@ def _value(markup: Markup, name: str, child: Any, root: dict[str, Any], prepared
     if kinds and "string" not in kinds:
         shared = {word: root[word] for word in SHARED if word in root}
         inner = (
-            Prepared({**child, **shared}, (), prepared.written)
+            Prepared({**child, **shared}, (), prepared.uses_lark)
             if isinstance(child, dict)
             else Prepared(child)
         )

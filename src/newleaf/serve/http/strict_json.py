@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.concurrency import run_in_threadpool
 
-from newleaf.generate.constraints.schema_limits import DIGITS
+from newleaf.generate.constraints.schema_limits import MAX_DIGITS
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.protocol.body_reader import BodyReader
 from newleaf.serve.protocol.field_types import is_model, shown
@@ -34,7 +34,7 @@ class StrictRequest(Request):
                 self._json = from_json(body, allow_inf_nan=False)
             except ValueError as error:
                 long = "number out of range" in str(error)
-                what = f"the body has a number of more than {DIGITS:,} digits"
+                what = f"the body has a number of more than {MAX_DIGITS:,} digits"
                 raise ApiError(
                     400, what if long else f"the body is not valid JSON: {error}", None, "invalid_json"
                 ) from None
