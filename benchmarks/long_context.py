@@ -34,7 +34,7 @@ from newleaf.api import load
 from newleaf.families import size
 from newleaf.families.gpt_oss import gpt_oss
 from newleaf.generate.backend.runner import LoweredRunner
-from newleaf.generate.kernels.page_copy import put
+from newleaf.generate.kernels.page_copy import write_pages
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.rope_scaling import with_context
 
@@ -162,7 +162,7 @@ def fill(runner: LoweredRunner, start: int, end: int) -> None:
         count = min(PART, end - first)
         runner.pages.reserve(0, first, first + count)
         for layer in range(config.n_layer):
-            put(runner.thread_pool.state, layer, 0, first, count, x.data_ptr(), x.data_ptr())
+            write_pages(runner.thread_pool.state, layer, 0, first, count, x.data_ptr(), x.data_ptr())
 
 
 @torch.inference_mode()

@@ -71,11 +71,11 @@ except CannotLower as reason:
 
 
 def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(instruction_set.SETTING, "avx3")
+    monkeypatch.setenv(instruction_set.CPU_VARIABLE, "avx3")
     with pytest.raises(
         InputError, match="NEWLEAF_CPU: there is no 'avx3'; it is one of avx512, avx-vnni, avx2 and none"
     ):
-        instruction_set.setting()
+        instruction_set.cpu_setting()
 
 
 def test_the_lowered_program_compiles_for_arm_without_x86_instructions() -> None:
@@ -92,10 +92,10 @@ def arm(self, context):
 Machine.__init__ = arm
 from numba import int64, void
 from numba.core.compiler_lock import global_compiler_lock
-from newleaf.generate.kernels.interpreter import program
+from newleaf.generate.kernels.interpreter import run_program
 table, state = int64[:, ::1], int64[::1]
-program.compile(void(table, table, table, state, int64))
-(compiled,) = program.overloads.values()
+run_program.compile(void(table, table, table, state, int64))
+(compiled,) = run_program.overloads.values()
 with global_compiler_lock:
     compiled.library.finalize()  # all functions that it calls, in one module
 code = compiled.library.get_llvm_str()

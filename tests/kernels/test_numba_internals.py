@@ -171,9 +171,9 @@ def test_a_linked_function_is_llvm_code_and_no_machine_code() -> None:
 def use_vectors(a: Any, b: Any, out: Any) -> None:
     x, y = load_store.load(a), load_store.load(b)
     load_store.store(out, (x + y) * (x - y) / y)
-    n = simd.spread_int(6)
-    bits = ((n + n) - simd.spread_int(1)) & (n | simd.spread_int(9))
-    load_store.store(out + 64, simd.to_floats((bits << simd.spread_int(2)) >> simd.spread_int(1)))
+    n = simd.broadcast_int(6)
+    bits = ((n + n) - simd.broadcast_int(1)) & (n | simd.broadcast_int(9))
+    load_store.store(out + 64, simd.to_floats((bits << simd.broadcast_int(2)) >> simd.broadcast_int(1)))
 
 
 def test_vectors_have_operators_and_live_in_registers() -> None:
@@ -193,7 +193,7 @@ def test_vector_types_are_equal_by_name_as_cached_signatures_need() -> None:
 
 def use_atomics(address: Any) -> Any:
     before = atomics.atomic_add(address, 5)
-    atomics.pause()
+    atomics.spin_pause()
     atomics.atomic_store(address + 8, before)
     return atomics.atomic_load(address)
 
@@ -256,7 +256,7 @@ from newleaf.kernels.compile_cache import cached_kernel
 def wait_for_both(address):
     atomics.atomic_add(address, 1)
     while atomics.atomic_load(address) < 2:
-        atomics.pause()
+        atomics.spin_pause()
 
 shared = np.array([1])
 wait_for_both(shared.ctypes.data)  # compiles it

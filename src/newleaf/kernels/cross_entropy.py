@@ -14,10 +14,10 @@ from numpy import log as np_log
 
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.llvm_vectors import LANES
-from newleaf.kernels.load_store import given, load_long, store_float
+from newleaf.kernels.load_store import int_argument, load_long, store_float
 from newleaf.kernels.openmp import parallel
-from newleaf.kernels.row_access import get, get_one, put, put_one
-from newleaf.kernels.simd import larger, largest, spread, total
+from newleaf.kernels.row_access import load_at, load_one_at, store_at, store_one_at
+from newleaf.kernels.simd import broadcast, maximum, reduce_max, reduce_sum
 
 
 @parallel
@@ -27,36 +27,43 @@ def cross_entropy(table: Any, first: Any, last: Any) -> None:
     logits [rows, width], targets int64 [rows], losses fp32 [rows], width, wide. A target below 0 does not
     count: loss and gradient are zero.
     """
-    logits, targets, losses = given(table, 0), given(table, 1), given(table, 2)
-    width, wide = given(table, 3), given(table, 4)
+    logits, targets, losses = int_argument(table, 0), int_argument(table, 1), int_argument(table, 2)
+    width, is_fp32 = int_argument(table, 3), int_argument(table, 4)
     whole = width // LANES * LANES
     for row in range(first, last):
         at, target = row * width, load_long(targets + 8 * row)
         if target < 0:
             store_float(losses + 4 * row, nb.float32(0.0))
             for k in range(0, whole, LANES):
-                put(logits, at + k, wide, spread(0.0))
+                store_at(logits, at + k, is_fp32, broadcast(0.0))
             for k in range(whole, width):
-                put_one(logits, at + k, wide, nb.float32(0.0))
+                store_one_at(logits, at + k, is_fp32, nb.float32(0.0))
             continue
-        tops = spread(-3.0e38)
+        tops = broadcast(-3.0e38)
         for k in range(0, whole, LANES):
-            tops = larger(tops, get(logits, at + k, wide))
-        top = largest(tops)
+            tops = maximum(tops, load_at(logits, at + k, is_fp32))
+        top = reduce_max(tops)
         for k in range(whole, width):
-            top = max(top, get_one(logits, at + k, wide))
-        sums, off = spread(0.0), spread(top)
+            top = max(top, load_one_at(logits, at + k, is_fp32))
+        sums, off = broadcast(0.0), broadcast(top)
         for k in range(0, whole, LANES):
-            sums = sums + exp(get(logits, at + k, wide) - off)
-        sum_ = total(sums)
+            sums = sums + exp(load_at(logits, at + k, is_fp32) - off)
+        sum_ = reduce_sum(sums)
         for k in range(whole, width):
-            sum_ += nb.float32(np_exp(get_one(logits, at + k, wide) - top))
-        store_float(losses + 4 * row, nb.float32(np_log(sum_)) + top - get_one(logits, at + target, wide))
+            sum_ += nb.float32(np_exp(load_one_at(logits, at + k, is_fp32) - top))
+        store_float(
+            losses + 4 * row, nb.float32(np_log(sum_)) + top - load_one_at(logits, at + target, is_fp32)
+        )
         share = nb.float32(1.0) / sum_
-        shares = spread(share)
-        hit = nb.float32(np_exp(get_one(logits, at + target, wide) - top)) * share - nb.float32(1.0)
+        shares = broadcast(share)
+        hit = nb.float32(np_exp(load_one_at(logits, at + target, is_fp32) - top)) * share - nb.float32(1.0)
         for k in range(0, whole, LANES):
-            put(logits, at + k, wide, exp(get(logits, at + k, wide) - off) * shares)
+            store_at(logits, at + k, is_fp32, exp(load_at(logits, at + k, is_fp32) - off) * shares)
         for k in range(whole, width):
-            put_one(logits, at + k, wide, nb.float32(np_exp(get_one(logits, at + k, wide) - top)) * share)
-        put_one(logits, at + target, wide, hit)
+            store_one_at(
+                logits,
+                at + k,
+                is_fp32,
+                nb.float32(np_exp(load_one_at(logits, at + k, is_fp32) - top)) * share,
+            )
+        store_one_at(logits, at + target, is_fp32, hit)

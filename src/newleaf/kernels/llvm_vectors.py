@@ -54,13 +54,13 @@ define_operator(operator.lshift, I, lambda builder, a, b: builder.shl(a, b))
 define_operator(operator.rshift, I, lambda builder, a, b: builder.lshr(a, b))
 
 
-def invoke(builder: Any, name: str, result: Any, *values: Any) -> Any:
+def call_intrinsic(builder: Any, name: str, result: Any, *values: Any) -> Any:
     """Call an LLVM intrinsic by its name."""
     kind = ir.FunctionType(result, [value.type for value in values])
     return builder.call(builder.module.declare_intrinsic(name, fnty=kind), values)
 
 
-def spread_value(builder: Any, value: Any, kind: Any) -> Any:
+def broadcast_value(builder: Any, value: Any, kind: Any) -> Any:
     """Broadcast one value to every lane."""
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
     return builder.shuffle_vector(
@@ -72,5 +72,5 @@ def constant(kind: Any, value: int) -> Any:
     return ir.Constant(kind, [value] * kind.count)
 
 
-def at(builder: Any, address: Any, kind: Any) -> Any:
+def pointer_to(builder: Any, address: Any, kind: Any) -> Any:
     return builder.inttoptr(address, kind.as_pointer())

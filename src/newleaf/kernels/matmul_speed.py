@@ -8,9 +8,9 @@ from functools import cache
 
 import torch
 
-BLINK = 0.05  # seconds that a comparison takes; longer only where one product does
+MAX_SECONDS = 0.05  # seconds that a comparison takes; longer only where one product does
 TRIALS = 12
-CLEARLY = 1.2  # times as fast as in fp32: what products in bf16 must be for it to be worth its rounding
+MIN_SPEEDUP = 1.2  # times as fast as in fp32: what products in bf16 must be for it to be worth its rounding
 
 
 def matmul_speed(dtype: torch.dtype, device: torch.device, seconds: float = 0.25) -> float:
@@ -32,11 +32,11 @@ def bf16_is_faster(device: torch.device) -> bool:
     now."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and _measured(torch.get_num_threads())
+    return device.type == "cpu" and _bf16_beats_fp32(torch.get_num_threads())
 
 
 @cache
-def _measured(threads: int) -> bool:
+def _bf16_beats_fp32(threads: int) -> bool:
     """Products of both kinds in turns, so that whatever else runs disturbs both; the best of each counts.
     Where bf16 is emulated, one product of this size takes a tenth of a second."""
     rows, width, inner = 256, 256, 768
@@ -45,13 +45,13 @@ def _measured(threads: int) -> bool:
         for dtype in (torch.float32, torch.bfloat16)
     }
     best = dict.fromkeys(pairs, float("inf"))
-    end = time.perf_counter() + BLINK
+    end = time.perf_counter() + MAX_SECONDS
     for trial in range(TRIALS):
         for dtype, pair in pairs.items():
             best[dtype] = min(best[dtype], _seconds(*pair))
         if trial and time.perf_counter() > end:  # the first trial of each may have set things up
             break
-    return best[torch.float32] > CLEARLY * best[torch.bfloat16]
+    return best[torch.float32] > MIN_SPEEDUP * best[torch.bfloat16]
 
 
 def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numba import types
 
-from newleaf.kernels.atomics import atomic_add, call_loop
+from newleaf.kernels.atomics import atomic_add, call_loop_body
 from newleaf.kernels.compile_cache import cached_callback
 from newleaf.kernels.load_store import load_long
 
@@ -28,19 +28,19 @@ BODY = types.void(types.int64, types.int64, types.int64)
 Loop = Callable[..., None]
 
 
-def _take_chunks(table: Any) -> None:
+def _process_chunks(table: Any) -> None:
     """What each thread does."""
     rows, chunk, body = load_long(table + 8), load_long(table + 16), load_long(table + 24)
     while True:
         first = atomic_add(table, chunk)
         if first >= rows:
             return
-        call_loop(body, table + 8 * HEAD, first, min(first + chunk, rows))
+        call_loop_body(body, table + 8 * HEAD, first, min(first + chunk, rows))
 
 
 @functools.cache
-def _chunks() -> Any:
-    return cached_callback(types.void(types.int64), _take_chunks)
+def _thread_body() -> Any:
+    return cached_callback(types.void(types.int64), _process_chunks)
 
 
 def parallel(body: Callable[[int, int, int], None]) -> Loop:
@@ -61,9 +61,9 @@ def parallel(body: Callable[[int, int, int], None]) -> Loop:
         threads = min(torch.get_num_threads(), -(-rows // chunk))
         enter = _parallel_region() if threads > 1 else None
         if enter is None:
-            _chunks().ctypes(table.ctypes.data)
+            _thread_body().ctypes(table.ctypes.data)
         else:
-            enter(_chunks().address, table.ctypes.data, threads, 0)
+            enter(_thread_body().address, table.ctypes.data, threads, 0)
 
     return call
 

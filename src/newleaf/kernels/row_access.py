@@ -1,5 +1,5 @@
 """What the loops of a training step share: the values they were called with, and rows of bf16 or fp32
-(`wide`) numbers."""
+(`is_fp32`) numbers."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from newleaf.kernels.compiler import kernel
 from newleaf.kernels.llvm_vectors import LANES
 from newleaf.kernels.load_store import (
     load,
-    load_bfloat,
+    load_bf16,
     load_float,
-    load_one_bfloat,
+    load_one_bf16,
     store,
-    store_bfloat,
+    store_bf16,
     store_float,
-    store_one_bfloat,
+    store_one_bf16,
 )
-from newleaf.kernels.simd import fma, spread, total
+from newleaf.kernels.simd import broadcast, fma, reduce_sum
 
 
 @kernel
-def get(base: Any, k: Any, wide: Any) -> Any:
+def load_at(base: Any, k: Any, is_fp32: Any) -> Any:
     """16 numbers from the k-th on."""
-    return load(base + 4 * k) if wide else load_bfloat(base + 2 * k)
+    return load(base + 4 * k) if is_fp32 else load_bf16(base + 2 * k)
 
 
 @kernel
-def put(base: Any, k: Any, wide: Any, value: Any) -> None:
-    if wide:
+def store_at(base: Any, k: Any, is_fp32: Any, value: Any) -> None:
+    if is_fp32:
         store(base + 4 * k, value)
     else:
-        store_bfloat(base + 2 * k, value)
+        store_bf16(base + 2 * k, value)
 
 
 @kernel
-def get_one(base: Any, k: Any, wide: Any) -> Any:
-    return load_float(base + 4 * k) if wide else load_one_bfloat(base + 2 * k)
+def load_one_at(base: Any, k: Any, is_fp32: Any) -> Any:
+    return load_float(base + 4 * k) if is_fp32 else load_one_bf16(base + 2 * k)
 
 
 @kernel
-def put_one(base: Any, k: Any, wide: Any, value: Any) -> None:
-    if wide:
+def store_one_at(base: Any, k: Any, is_fp32: Any, value: Any) -> None:
+    if is_fp32:
         store_float(base + 4 * k, value)
     else:
-        store_one_bfloat(base + 2 * k, value)
+        store_one_bf16(base + 2 * k, value)
 
 
 @kernel
-def inverse_root(x: Any, at: Any, width: Any, wide: Any, epsilon: Any) -> Any:
+def inverse_rms(x: Any, at: Any, width: Any, is_fp32: Any, epsilon: Any) -> Any:
     """1 / sqrt(mean(x²) + eps) of one vector."""
-    squares = spread(0.0)
+    squares = broadcast(0.0)
     for k in range(0, width, LANES):
-        value = get(x, at + k, wide)
+        value = load_at(x, at + k, is_fp32)
         squares = fma(value, value, squares)
-    return nb.float32(1.0) / nb.float32(np_sqrt(total(squares) / nb.float32(width) + epsilon))
+    return nb.float32(1.0) / nb.float32(np_sqrt(reduce_sum(squares) / nb.float32(width) + epsilon))

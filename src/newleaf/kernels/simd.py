@@ -18,24 +18,24 @@ from newleaf.kernels.llvm_vectors import (
     LANES,
     F,
     I,
-    at,
+    broadcast_value,
+    call_intrinsic,
     constant,
-    invoke,
-    spread_value,
+    pointer_to,
 )
 from newleaf.kernels.numba_internals import Machine, instruction, ir, types
 
 
 @instruction(F, types.float32)
-def spread(b: Any, machine: Machine, value: Any) -> Any:
+def broadcast(b: Any, machine: Machine, value: Any) -> Any:
     """One float in every lane: vbroadcastss."""
-    return spread_value(b, value, FLOATS)
+    return broadcast_value(b, value, FLOATS)
 
 
 @instruction(I, types.int32)
-def spread_int(b: Any, machine: Machine, value: Any) -> Any:
+def broadcast_int(b: Any, machine: Machine, value: Any) -> Any:
     """One integer, or four bytes, in every lane: vpbroadcastd."""
-    return spread_value(b, value, INTS)
+    return broadcast_value(b, value, INTS)
 
 
 @instruction(F, I)
@@ -45,19 +45,19 @@ def as_floats(b: Any, machine: Machine, bits: Any) -> Any:
 
 
 @instruction(types.int64, types.float32)
-def nearest(b: Any, machine: Machine, value: Any) -> Any:
+def round_to_int(b: Any, machine: Machine, value: Any) -> Any:
     """The nearest integer, ties to even."""
-    return b.fptosi(invoke(b, "llvm.rint.f32", F32, value), I64)
+    return b.fptosi(call_intrinsic(b, "llvm.rint.f32", F32, value), I64)
 
 
 @instruction(types.float32, types.int64)
-def float_of(b: Any, machine: Machine, bits: Any) -> Any:
+def float_from_bits(b: Any, machine: Machine, bits: Any) -> Any:
     """A float from the bits that a table holds."""
     return b.bitcast(b.trunc(bits, I32), F32)
 
 
 @instruction(types.int64, types.float32)
-def bits_of(b: Any, machine: Machine, value: Any) -> Any:
+def bits_from_float(b: Any, machine: Machine, value: Any) -> Any:
     return b.zext(b.bitcast(value, I32), I64)
 
 
@@ -73,21 +73,21 @@ def to_floats(b: Any, machine: Machine, value: Any) -> Any:
 
 
 @instruction(I, F)
-def to_nearest(b: Any, machine: Machine, value: Any) -> Any:
+def round_to_ints(b: Any, machine: Machine, value: Any) -> Any:
     """The nearest integers, ties to even."""
-    return b.fptosi(invoke(b, "llvm.rint.v16f32", FLOATS, value), INTS)
+    return b.fptosi(call_intrinsic(b, "llvm.rint.v16f32", FLOATS, value), INTS)
 
 
 @instruction(F, F, F, F)
 def fma(b: Any, machine: Machine, x: Any, y: Any, z: Any) -> Any:
     """x · y + z, rounded once."""
-    return invoke(b, "llvm.fma.v16f32", FLOATS, x, y, z)
+    return call_intrinsic(b, "llvm.fma.v16f32", FLOATS, x, y, z)
 
 
 @instruction(F, F, types.int32, F)
-def first_lanes(b: Any, machine: Machine, value: Any, count: Any, other: Any) -> Any:
+def select_first_lanes(b: Any, machine: Machine, value: Any, count: Any, other: Any) -> Any:
     """The first `count` lanes of one vector, the rest of another."""
-    inside = b.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), spread_value(b, count, INTS))
+    inside = b.icmp_signed("<", ir.Constant(INTS, list(range(LANES))), broadcast_value(b, count, INTS))
     return b.select(inside, value, other)
 
 
@@ -98,29 +98,29 @@ def reciprocal(b: Any, machine: Machine, value: Any) -> Any:
     one = ir.Constant(FLOATS, [1.0] * LANES)
     if not machine.has("avx512f"):
         return b.fdiv(one, value)
-    rough = invoke(
+    rough = call_intrinsic(
         b, "llvm.x86.avx512.rcp14.ps.512", FLOATS, value, ir.Constant(FLOATS, [0.0] * LANES), I16(-1)
     )
-    error = invoke(b, "llvm.fma.v16f32", FLOATS, b.fneg(value), rough, one)
-    return invoke(b, "llvm.fma.v16f32", FLOATS, rough, error, rough)
+    error = call_intrinsic(b, "llvm.fma.v16f32", FLOATS, b.fneg(value), rough, one)
+    return call_intrinsic(b, "llvm.fma.v16f32", FLOATS, rough, error, rough)
 
 
 @instruction(F, F)
 def absolute(b: Any, machine: Machine, value: Any) -> Any:
-    return invoke(b, "llvm.fabs.v16f32", FLOATS, value)
+    return call_intrinsic(b, "llvm.fabs.v16f32", FLOATS, value)
 
 
 @instruction(F, F, F)
-def larger(b: Any, machine: Machine, x: Any, y: Any) -> Any:
+def maximum(b: Any, machine: Machine, x: Any, y: Any) -> Any:
     return b.select(b.fcmp_ordered(">", x, y), x, y)
 
 
 @instruction(F, F, F)
-def smaller(b: Any, machine: Machine, x: Any, y: Any) -> Any:
+def minimum(b: Any, machine: Machine, x: Any, y: Any) -> Any:
     return b.select(b.fcmp_ordered("<", x, y), x, y)
 
 
-def _fold(b: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
+def _reduce(b: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
     """All lanes in one: halves on halves, always in the same order."""
     for width in (8, 4, 2, 1):
         order = ir.Constant(INTS, [(lane + width) % LANES for lane in range(LANES)])
@@ -129,15 +129,15 @@ def _fold(b: Any, value: Any, join: Callable[[Any, Any], Any]) -> Any:
 
 
 @instruction(types.float32, F)
-def total(b: Any, machine: Machine, value: Any) -> Any:
+def reduce_sum(b: Any, machine: Machine, value: Any) -> Any:
     """The sum of the lanes."""
-    return _fold(b, value, b.fadd)
+    return _reduce(b, value, b.fadd)
 
 
 @instruction(types.void, types.int64, F, F, F, F)
-def store_totals(b: Any, machine: Machine, address: Any, *vectors: Any) -> Any:
-    """The sums of four vectors' lanes, each added up as `total` does, 16 bytes: halves stand side by side
-    while they are added."""
+def store_reduced_sums(b: Any, machine: Machine, address: Any, *vectors: Any) -> Any:
+    """The sums of four vectors' lanes, each added up as `reduce_sum` does, 16 bytes: halves stand side by
+    side while they are added."""
 
     def halved(left: Any, right: Any, width: int) -> Any:
         """Where `width` lanes of each sum are left, half as many, those of `right` behind those of `left`."""
@@ -151,27 +151,29 @@ def store_totals(b: Any, machine: Machine, address: Any, *vectors: Any) -> Any:
     two = halved(four, four, 4)  # x x y y z z w w and again
     one = halved(two, two, 2)
     sums = b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, 4), [0, 1, 2, 3]))
-    b.store(sums, at(b, address, sums.type), align=4)
+    b.store(sums, pointer_to(b, address, sums.type), align=4)
 
 
 @instruction(types.float32, F)
-def largest(b: Any, machine: Machine, value: Any) -> Any:
-    return _fold(b, value, lambda x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+def reduce_max(b: Any, machine: Machine, value: Any) -> Any:
+    return _reduce(b, value, lambda x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
 
 
 @instruction(types.int32, I)
-def total_int(b: Any, machine: Machine, value: Any) -> Any:
-    return _fold(b, value, b.add)
+def reduce_sum_int(b: Any, machine: Machine, value: Any) -> Any:
+    return _reduce(b, value, b.add)
 
 
 @instruction(I, I, I)
-def look_up(b: Any, machine: Machine, table: Any, codes: Any) -> Any:
+def table_lookup(b: Any, machine: Machine, table: Any, codes: Any) -> Any:
     """Bytes of `table`, 16 of them four times over, at the numbers 0 … 15 in the bytes of `codes`: vpshufb,
     tbl."""
     wide = ir.VectorType(I8, BYTES)
     if machine.has("avx512bw"):
         return b.bitcast(
-            invoke(b, "llvm.x86.avx512.pshuf.b.512", wide, b.bitcast(table, wide), b.bitcast(codes, wide)),
+            call_intrinsic(
+                b, "llvm.x86.avx512.pshuf.b.512", wide, b.bitcast(table, wide), b.bitcast(codes, wide)
+            ),
             INTS,
         )
     count, name = (
@@ -181,20 +183,20 @@ def look_up(b: Any, machine: Machine, table: Any, codes: Any) -> Any:
     )
     if count == 2 or machine.arm:
         kind = ir.VectorType(I8, BYTES // count)
-        pairs = zip(_parts(b, table, kind, count), _parts(b, codes, kind, count), strict=True)
+        pairs = zip(_split_vector(b, table, kind, count), _split_vector(b, codes, kind, count), strict=True)
         words = ir.VectorType(I32, LANES // count)
-        return _joined(
-            b, [b.bitcast(invoke(b, name, kind, values, numbers), words) for values, numbers in pairs]
+        return _concatenated(
+            b, [b.bitcast(call_intrinsic(b, name, kind, values, numbers), words) for values, numbers in pairs]
         )
     values, numbers, found = b.bitcast(table, wide), b.bitcast(codes, wide), constant(wide, 0)
     for code in range(16):
-        value = spread_value(b, b.extract_element(values, I32(code)), wide)
+        value = broadcast_value(b, b.extract_element(values, I32(code)), wide)
         found = b.select(b.icmp_unsigned("==", numbers, constant(wide, code)), value, found)
     return b.bitcast(found, INTS)
 
 
 @instruction(I, I, I, I)
-def dot4(b: Any, machine: Machine, acc: Any, codes: Any, x: Any) -> Any:
+def dot_int8(b: Any, machine: Machine, acc: Any, codes: Any, x: Any) -> Any:
     """acc + Σ of four unsigned bytes times four signed ones, in each lane; exact on every machine.
 
     codes   | u u u u | u u u u | …   16 lanes of four columns of one row
@@ -202,19 +204,23 @@ def dot4(b: Any, machine: Machine, acc: Any, codes: Any, x: Any) -> Any:
     """
     if machine.has("avx512vnni", "avx512f"):  # vpdpbusd on 64 bytes
         wide = ir.VectorType(I8, BYTES)
-        return invoke(
+        return call_intrinsic(
             b, "llvm.x86.avx512.vpdpbusd.512", INTS, acc, b.bitcast(codes, wide), b.bitcast(x, wide)
         )
     if machine.x86 and machine.has("avxvnni"):  # the same on 32 bytes
-        parts = zip(*(_parts(b, value, ir.VectorType(I32, 8), 2) for value in (acc, codes, x)), strict=True)
+        parts = zip(
+            *(_split_vector(b, value, ir.VectorType(I32, 8), 2) for value in (acc, codes, x)), strict=True
+        )
         half = ir.VectorType(I8, 32)
         name = "llvm.x86.avx512.vpdpbusd.256"
-        sums = [invoke(b, name, a.type, a, b.bitcast(u, half), b.bitcast(s, half)) for a, u, s in parts]
-        return _joined(b, sums)
+        sums = [
+            call_intrinsic(b, name, a.type, a, b.bitcast(u, half), b.bitcast(s, half)) for a, u, s in parts
+        ]
+        return _concatenated(b, sums)
     if machine.x86 and machine.has("avx2"):
-        return b.add(acc, _dot4_by_words(b, codes, x))
+        return b.add(acc, _dot_int8_avx2(b, codes, x))
     if machine.arm and machine.has("dotprod"):
-        return _dot4_arm(b, acc, codes, x)
+        return _dot_int8_arm(b, acc, codes, x)
     for byte in range(4):
         left = b.and_(b.lshr(codes, constant(INTS, 8 * byte)), constant(INTS, 255))
         right = b.ashr(b.shl(x, constant(INTS, 24 - 8 * byte)), constant(INTS, 24))
@@ -222,7 +228,7 @@ def dot4(b: Any, machine: Machine, acc: Any, codes: Any, x: Any) -> Any:
     return acc
 
 
-def _parts(b: Any, value: Any, kind: Any, count: int) -> list[Any]:
+def _split_vector(b: Any, value: Any, kind: Any, count: int) -> list[Any]:
     """A vector cut into `count` vectors of LLVM type `kind`."""
     each = LANES // count
     undefined = ir.Constant(INTS, ir.Undefined)
@@ -232,7 +238,7 @@ def _parts(b: Any, value: Any, kind: Any, count: int) -> list[Any]:
     return [b.bitcast(b.shuffle_vector(value, undefined, cut), kind) for cut in cuts]
 
 
-def _joined(b: Any, parts: list[Any]) -> Any:
+def _concatenated(b: Any, parts: list[Any]) -> Any:
     """The parts as one vector again."""
     while len(parts) > 1:
         width = 2 * parts[0].type.count
@@ -243,29 +249,33 @@ def _joined(b: Any, parts: list[Any]) -> Any:
     return parts[0]
 
 
-def _dot4_by_words(b: Any, codes: Any, x: Any) -> Any:
+def _dot_int8_avx2(b: Any, codes: Any, x: Any) -> Any:
     """Even and odd bytes widened to 16 bits, then vpmaddwd twice: unlike vpmaddubsw it never saturates."""
     words = ir.VectorType(I16, LANES)
     eight, low = constant(words, 8), constant(words, 255)
     sums = []
-    for u, s in zip(_parts(b, codes, words, 2), _parts(b, x, words, 2), strict=True):
+    for u, s in zip(_split_vector(b, codes, words, 2), _split_vector(b, x, words, 2), strict=True):
         pairs = ((b.and_(u, low), b.ashr(b.shl(s, eight), eight)), (b.lshr(u, eight), b.ashr(s, eight)))
         even, odd = (
-            invoke(b, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), left, right) for left, right in pairs
+            call_intrinsic(b, "llvm.x86.avx2.pmadd.wd", ir.VectorType(I32, 8), left, right)
+            for left, right in pairs
         )
         sums.append(b.add(even, odd))
-    return _joined(b, sums)
+    return _concatenated(b, sums)
 
 
-def _dot4_arm(b: Any, acc: Any, codes: Any, x: Any) -> Any:
+def _dot_int8_arm(b: Any, acc: Any, codes: Any, x: Any) -> Any:
     """sdot takes signed bytes only: codes less 128 are, and 128 · Σ x, by sdot too, puts it right."""
     quad, four = ir.VectorType(I8, 16), ir.VectorType(I32, 4)
     out = []
     for a, u, s in zip(
-        _parts(b, acc, four, 4), _parts(b, codes, quad, 4), _parts(b, x, quad, 4), strict=True
+        _split_vector(b, acc, four, 4),
+        _split_vector(b, codes, quad, 4),
+        _split_vector(b, x, quad, 4),
+        strict=True,
     ):
         signed = b.xor(u, constant(quad, 0x80))
         name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-        offset = invoke(b, name, four, constant(four, 0), constant(quad, 1), s)
-        out.append(b.add(invoke(b, name, four, a, signed, s), b.shl(offset, constant(four, 7))))
-    return _joined(b, out)
+        offset = call_intrinsic(b, name, four, constant(four, 0), constant(quad, 1), s)
+        out.append(b.add(call_intrinsic(b, name, four, a, signed, s), b.shl(offset, constant(four, 7))))
+    return _concatenated(b, out)

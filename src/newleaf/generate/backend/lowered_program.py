@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from newleaf.generate.kernels.layout import COLUMNS, LANES, Barrier, Format, Matrix, Op, Quantize, Step
+from newleaf.generate.kernels.layout import LANES, STEP_COLUMNS, Barrier, Format, Matrix, Op, Quantize, Step
 from newleaf.quant.packed import Packed
 
 ALIGN = 64  # bytes: a register and a cache line
@@ -72,8 +72,8 @@ class ProgramWriter:
     fresh: set[tuple[int, int]] = field(default_factory=set)  # those that hold what the buffer holds now
 
     def step(self, op: Op, barrier: Barrier, columns: Mapping[Any, int]) -> None:
-        row = [0] * COLUMNS
-        row[Step.OP], row[Step.BARRIER], row[Step.WANTED] = op, barrier, int(self.wanted)
+        row = [0] * STEP_COLUMNS
+        row[Step.OP], row[Step.BARRIER], row[Step.LOGIT_ROWS_ONLY] = op, barrier, int(self.wanted)
         for column, value in columns.items():
             row[column] = value
         self.steps.append(row)
@@ -158,7 +158,7 @@ class ProgramWriter:
         if bias is not None:
             row[Matrix.BIAS], row[Matrix.BIAS_STRIDE] = self.vector(bias), 4 * up(n_rows, LANES)
         if gain is not None:
-            row[Matrix.GAIN], row[Matrix.GAIN_STRIDE] = self.vector(gain), 4 * up(n_rows, LANES)
+            row[Matrix.DORA_SCALE], row[Matrix.DORA_SCALE_STRIDE] = self.vector(gain), 4 * up(n_rows, LANES)
         self.matrices.append(row)
         return len(self.matrices) - 1
 

@@ -14,13 +14,13 @@ from newleaf.generate.backend.lowered_program import CannotLower, Program, Progr
 from newleaf.generate.kernels.layout import (
     LANES,
     Activation,
-    Attend,
+    Attention,
     Barrier,
     Embed,
     Linear,
     Norm,
     Op,
-    Rotate,
+    Rope,
     Route,
 )
 from newleaf.model import GPT
@@ -152,7 +152,7 @@ class _Lowering:
         columns = {
             Norm.INPUT: source, Norm.OUT: out, Norm.WEIGHT: self.to.vector(module.weight),
             Norm.BIAS: self.to.vector(getattr(module, "bias", None)), Norm.WIDTH: config.n_embd,
-            Norm.EPSILON: bits(config.norm_eps), Norm.CENTRED: int(config.norm == "layer_norm"),
+            Norm.EPSILON: bits(config.norm_eps), Norm.SUBTRACT_MEAN: int(config.norm == "layer_norm"),
         }  # fmt: skip
         self.to.step(Op.NORM, Barrier.IF_SHARED, columns)
         self.to.changed(out)
@@ -162,7 +162,7 @@ class _Lowering:
         is the second's gate."""
         updates = [self.updates.get(module) for module, _ in layers]
         if any(updates):
-            columns |= {"added": self.update(layers, updates, source), "routes": self.adapters}
+            columns |= {"adapter_update": self.update(layers, updates, source), "routes": self.adapters}
         gains = [update.gain if update else None for update in updates]
         numbers = [
             self.to.matrix(weight_of(module), bias, gain)
@@ -215,7 +215,7 @@ class _Lowering:
             raise CannotLower("matrices that read the same input are quantised in different groups")
         count = 1 if columns.get("gated") else len(numbers)
         values = {Linear.MATRIX: numbers[0], Linear.COUNT: count, Linear.INPUT: inputs.pop(), Linear.OUT: out}
-        values |= {Linear.RESIDUAL: -1, Linear.ADDED: -1}
+        values |= {Linear.RESIDUAL: -1, Linear.ADAPTER_UPDATE: -1}
         values |= {Linear[name.upper()]: value for name, value in columns.items()}
         self.to.step(Op.LINEAR, barrier, values)
         self.to.changed(out)
@@ -224,18 +224,18 @@ class _Lowering:
         config, attention, to = self.config, block.attention, self.to
         self.linear([(part, part.bias) for part in (attention.q, attention.k, attention.v)], source, self.qkv)
         rotate = {
-            Rotate.LAYER: layer, Rotate.QUERIES: self.qkv, Rotate.KEYS: self.kv_start, Rotate.VALUES: self.kv_start + self.kv_bytes,
-            Rotate.OUT: self.queries, Rotate.EPSILON: bits(config.norm_eps), Rotate.COSINES: self.cosines, Rotate.SINES: self.sines,
-            Rotate.DIMS: config.rotary_dim, Rotate.INTERLEAVED: int(config.rotary_interleaved), Rotate.SCALE: bits(config.scale_of(layer)),
-            Rotate.QUERY_NORM: to.vector(getattr(attention.q_norm, "weight", None)),
-            Rotate.KEY_NORM: to.vector(getattr(attention.k_norm, "weight", None)),
+            Rope.LAYER: layer, Rope.QUERIES: self.qkv, Rope.KEYS: self.kv_start, Rope.VALUES: self.kv_start + self.kv_bytes,
+            Rope.OUT: self.queries, Rope.EPSILON: bits(config.norm_eps), Rope.COSINES: self.cosines, Rope.SINES: self.sines,
+            Rope.DIMS: config.rotary_dim, Rope.INTERLEAVED: int(config.rotary_interleaved), Rope.SCALE: bits(config.scale_of(layer)),
+            Rope.QUERY_NORM: to.vector(getattr(attention.q_norm, "weight", None)),
+            Rope.KEY_NORM: to.vector(getattr(attention.k_norm, "weight", None)),
         }  # fmt: skip
-        to.step(Op.ROTATE, Barrier.ALWAYS, rotate)
+        to.step(Op.ROPE, Barrier.ALWAYS, rotate)
         look = {
-            Attend.LAYER: layer, Attend.QUERIES: self.queries, Attend.OUT: self.mixed, Attend.WINDOW: attention.window,
-            Attend.SINKS: to.vector(attention.sinks),
+            Attention.LAYER: layer, Attention.QUERIES: self.queries, Attention.OUT: self.mixed, Attention.WINDOW: attention.window,
+            Attention.SINKS: to.vector(attention.sinks),
         }  # fmt: skip
-        to.step(Op.ATTEND, Barrier.ALWAYS, look)
+        to.step(Op.ATTENTION, Barrier.ALWAYS, look)
         to.changed(self.mixed)
         self.linear([(attention.out, attention.out.bias)], self.mixed, self.stream, residual=residual)
 
@@ -285,7 +285,7 @@ class _Lowering:
                 self.stream,
                 barrier,
                 residual=residual,
-                weighed=1,
+                weigh_by_router=1,
                 expert=1 + each,
                 routes=self.routes,
             )

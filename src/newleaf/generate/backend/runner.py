@@ -70,10 +70,10 @@ class LoweredRunner:
         self._products = torch.zeros(threads, max(2 * 64 * MAX_ROWS, 4 * width) + 64, dtype=torch.uint8)
         values = {
             State.HEADS: config.n_head, State.KV_HEADS: config.n_kv_head, State.HEAD_DIM: config.head_dim, State.HEAD_WIDTH: width,
-            State.NUMBER_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.memory.head_bytes,
+            State.ELEMENT_BYTES: self.pages.dtype.itemsize, State.HEAD_BYTES: self.memory.head_bytes,
             State.KEY_BYTES: self.memory.key_bytes,
             State.SCORES: self._scores.data_ptr(), State.SCORES_STRIDE: self._scores.shape[1],
-            State.TILE: self._products.data_ptr(), State.TILE_STRIDE: self._products.shape[1],
+            State.SCRATCH: self._products.data_ptr(), State.SCRATCH_STRIDE: self._products.shape[1],
         }  # fmt: skip
         for column, value in values.items():
             self.thread_pool.state[column] = value
@@ -122,7 +122,7 @@ class LoweredRunner:
             )
         wanted = rows if wanted is None else wanted
         self._place_pages()
-        state[State.ROWS], state[State.WANTED] = rows, wanted
+        state[State.ROWS], state[State.LOGIT_ROWS] = rows, wanted
         self.thread_pool.run()
         return self.program.logits[:wanted]
 

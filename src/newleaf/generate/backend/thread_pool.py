@@ -14,8 +14,8 @@ import numpy as np
 
 from newleaf.generate.backend.lowered_program import Array, CannotLower, Program
 from newleaf.generate.backend.thread_count import ThreadCount
-from newleaf.generate.kernels.layout import MOST_THREADS, State
-from newleaf.kernels.instruction_set import obstacle
+from newleaf.generate.kernels.layout import MAX_THREADS, State
+from newleaf.kernels.instruction_set import why_unsupported
 
 PATIENCE = 30_000  # looks for a next token before falling asleep: about a millisecond
 
@@ -31,7 +31,7 @@ class ThreadPool:
         self.state[State.THREADS], self.state[State.MAX_ROWS] = program.threads, program.max_rows
         self.state[State.YIELD] = _yield_address()
         self._run = interpreter.run
-        self.thread_count = ThreadCount(min(program.threads, MOST_THREADS - 1))
+        self.thread_count = ThreadCount(min(program.threads, MAX_THREADS - 1))
         self._asleep = threading.Condition()
         self._tables = program.steps, program.matrices, program.buffers, self.state
         threads = [
@@ -49,26 +49,26 @@ class ThreadPool:
 
     def run(self) -> None:
         """The program once, for the rows that stand in the state, by as many threads as are fastest."""
-        work = int(self.state[State.ROWS]), int(self.state[State.WANTED])
+        work = int(self.state[State.ROWS]), int(self.state[State.LOGIT_ROWS])
         size = self.thread_count.choose(work)
         with self._asleep:
-            self.state[State.REST], self.state[State.THREADS] = 0, size
-            self.state[State.CALLED] += 1
+            self.state[State.SLEEP], self.state[State.THREADS] = 0, size
+            self.state[State.RUNS] += 1
             if size > 1:
                 self._asleep.notify_all()
         begin = time.perf_counter()
-        self._run(*self._tables, 0, self.state[State.CALLED] - 1, PATIENCE)
+        self._run(*self._tables, 0, self.state[State.RUNS] - 1, PATIENCE)
         self.thread_count.note(size, work, time.perf_counter() - begin)
 
     def rest(self) -> None:
         """Let the threads sleep until the next run, in place of waiting for it awake: another program needs
         the cores."""
-        self.state[State.REST] = 1
+        self.state[State.SLEEP] = 1
 
 
 def _kernels() -> Any:
     """The compiled code. Raises CannotLower where it cannot be."""
-    reason = obstacle()
+    reason = why_unsupported()
     if reason is not None:
         raise CannotLower(reason)
     from newleaf.generate.kernels import interpreter
@@ -79,7 +79,7 @@ def _kernels() -> Any:
 def _follow(
     tables: tuple[Array, Array, Array, Array], program: Program, number: int, asleep: threading.Condition
 ) -> None:
-    """A thread's life. `program` keeps the memory alive that the tables point to."""
+    """A thread's life. `run_program` keeps the memory alive that the tables point to."""
     from newleaf.generate.kernels.interpreter import run
 
     state, seen = tables[-1], 0
@@ -88,7 +88,7 @@ def _follow(
         if seen < 0:
             return
         with asleep:
-            while not ((state[State.CALLED] > seen and number < state[State.THREADS]) or state[State.STOP]):
+            while not ((state[State.RUNS] > seen and number < state[State.THREADS]) or state[State.STOP]):
                 asleep.wait()
         if state[State.STOP]:
             return

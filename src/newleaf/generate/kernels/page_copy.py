@@ -6,42 +6,44 @@ from typing import Any
 
 import numba as nb
 
-from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
-from newleaf.generate.kernels.paged_attention import page_of, remember
+from newleaf.generate.kernels.layout import KEY_GROUP, LANES, PAGE, State
+from newleaf.generate.kernels.paged_attention import key_address, store_key_value
 from newleaf.kernels.compile_cache import cached_kernel
 from newleaf.kernels.compiler import kernel
 from newleaf.kernels.load_store import (
-    load_bfloat,
+    load_bf16,
     load_byte,
     load_float,
     load_int,
-    load_one_bfloat,
+    load_one_bf16,
     load_signed_bytes,
-    store_bfloat,
+    store_bf16,
     store_float,
     store_int,
-    store_one_bfloat,
+    store_one_bf16,
 )
-from newleaf.kernels.simd import spread
+from newleaf.kernels.simd import broadcast
 
 
 @cached_kernel
-def put(state: Any, layer: Any, slot: Any, start: Any, count: Any, keys: Any, values: Any) -> None:
+def write_pages(state: Any, layer: Any, slot: Any, start: Any, count: Any, keys: Any, values: Any) -> None:
     """Store keys and values, fp32 [K, count, D], at positions from `start` on."""
     dim = state[State.HEAD_DIM]
     for head in range(state[State.KV_HEADS]):
         for token in range(count):
             at = 4 * dim * (head * count + token)
-            remember(state, layer, slot, head, start + token, keys + at, values + at)
+            store_key_value(state, layer, slot, head, start + token, keys + at, values + at)
 
 
 @cached_kernel
-def take(state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, values: Any, bf16: Any) -> None:
+def read_pages(
+    state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, values: Any, bf16: Any
+) -> None:
     """Keys and values [K, end − first, D] of positions `first` … `end` − 1, in bf16 or fp32."""
-    dim, width, size = state[State.HEAD_DIM], state[State.HEAD_WIDTH], state[State.NUMBER_BYTES]
+    dim, width, size = state[State.HEAD_DIM], state[State.HEAD_WIDTH], state[State.ELEMENT_BYTES]
     for head in range(state[State.KV_HEADS]):
         for position in range(first, end):
-            key = page_of(state, slot, position, layer, head)
+            key = key_address(state, slot, position, layer, head)
             value = key + state[State.KEY_BYTES]
             place = position % PAGE
             tile, lane = key + size * (place // LANES * LANES * width), position % LANES
@@ -51,35 +53,37 @@ def take(state: Any, layer: Any, slot: Any, first: Any, end: Any, keys: Any, val
                 scales, other = key + PAGE * width + 4 * place, load_float(value + PAGE * width + 4 * place)
                 for d in range(dim):
                     code = load_byte(tile + (d // 4 * LANES + lane) * 4 + d % 4)
-                    give(
+                    store_element(
                         keys,
                         at + d,
-                        nb.float32(code - 128) * load_float(scales + 4 * PAGE * (d // GROUP)),
+                        nb.float32(code - 128) * load_float(scales + 4 * PAGE * (d // KEY_GROUP)),
                         bf16,
                     )
                 for d in range(0, whole, LANES):
-                    store_bfloat(values + 2 * (at + d), load_signed_bytes(row + d) * spread(other))
+                    store_bf16(values + 2 * (at + d), load_signed_bytes(row + d) * broadcast(other))
                 for d in range(whole, dim):
-                    give(values, at + d, nb.float32(((load_byte(row + d) + 128) & 255) - 128) * other, bf16)
+                    store_element(
+                        values, at + d, nb.float32(((load_byte(row + d) + 128) & 255) - 128) * other, bf16
+                    )
             elif size == 2:
                 for d in range(0, whole, 2):
                     store_int(keys + 2 * (at + d), load_int(tile + 4 * (d // 2 * LANES + lane)))
                 for d in range(0, whole, LANES):
-                    store_bfloat(values + 2 * (at + d), load_bfloat(row + 2 * d))
+                    store_bf16(values + 2 * (at + d), load_bf16(row + 2 * d))
                 for d in range(whole, dim):
-                    give(
-                        keys, at + d, load_one_bfloat(tile + 2 * ((d // 2 * LANES + lane) * 2 + d % 2)), bf16
+                    store_element(
+                        keys, at + d, load_one_bf16(tile + 2 * ((d // 2 * LANES + lane) * 2 + d % 2)), bf16
                     )
-                    give(values, at + d, load_one_bfloat(row + 2 * d), bf16)
+                    store_element(values, at + d, load_one_bf16(row + 2 * d), bf16)
             else:
                 for d in range(dim):
-                    give(keys, at + d, load_float(tile + 4 * (d * LANES + lane)), bf16)
-                    give(values, at + d, load_float(row + 4 * d), bf16)
+                    store_element(keys, at + d, load_float(tile + 4 * (d * LANES + lane)), bf16)
+                    store_element(values, at + d, load_float(row + 4 * d), bf16)
 
 
 @kernel
-def give(out: Any, number: Any, value: Any, bf16: Any) -> None:
+def store_element(out: Any, number: Any, value: Any, bf16: Any) -> None:
     if bf16:
-        store_one_bfloat(out + 2 * number, value)
+        store_one_bf16(out + 2 * number, value)
     else:
         store_float(out + 4 * number, value)

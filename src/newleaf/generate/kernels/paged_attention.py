@@ -19,12 +19,12 @@ from typing import Any
 
 import numba as nb
 
-from newleaf.generate.kernels.layout import GROUP, LANES, PAGE, State
+from newleaf.generate.kernels.layout import KEY_GROUP, LANES, PAGE, State
 from newleaf.kernels.compiler import kernel
 from newleaf.kernels.exponential import exp
 from newleaf.kernels.load_store import (
     load,
-    load_bfloat,
+    load_bf16,
     load_bits,
     load_float,
     load_int,
@@ -35,27 +35,27 @@ from newleaf.kernels.load_store import (
     store_float,
     store_int,
     store_low_bytes,
-    store_one_bfloat,
+    store_one_bf16,
 )
 from newleaf.kernels.simd import (
     absolute,
     as_floats,
-    dot4,
+    broadcast,
+    broadcast_int,
+    dot_int8,
     fma,
-    larger,
-    largest,
-    nearest,
-    spread,
-    spread_int,
+    maximum,
+    reduce_max,
+    reduce_sum,
+    reduce_sum_int,
+    round_to_int,
+    round_to_ints,
     to_floats,
-    to_nearest,
-    total,
-    total_int,
 )
 
 
 @kernel
-def turn(
+def norm_and_rope(
     x: Any,
     out: Any,
     dim: Any,
@@ -89,7 +89,7 @@ def turn(
 
 
 @kernel
-def page_of(state: Any, slot: Any, position: Any, layer: Any, head: Any) -> Any:
+def key_address(state: Any, slot: Any, position: Any, layer: Any, head: Any) -> Any:
     """Where a head's keys begin in the page that holds a position; its values stand KEY_BYTES behind."""
     row = state[State.LAYERS] + 16 * layer
     page = load_long(load_long(row) + 8 * (slot * state[State.PAGE_COUNT] + position // PAGE))
@@ -97,30 +97,34 @@ def page_of(state: Any, slot: Any, position: Any, layer: Any, head: Any) -> Any:
 
 
 @kernel
-def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: Any, value: Any) -> None:
+def store_key_value(
+    state: Any, layer: Any, slot: Any, head: Any, position: Any, key: Any, value: Any
+) -> None:
     """Store one head's key and value, fp32 [D], at a position."""
-    width, dim, size = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.NUMBER_BYTES]
-    keys = page_of(state, slot, position, layer, head)
+    width, dim, size = state[State.HEAD_WIDTH], state[State.HEAD_DIM], state[State.ELEMENT_BYTES]
+    keys = key_address(state, slot, position, layer, head)
     values = keys + state[State.KEY_BYTES]
     tile = position % PAGE // LANES * LANES * width
     lane, row = position % LANES, position % PAGE * width
     if size == 1:
         scales = PAGE * width + 4 * (position % PAGE)
-        for first in range(0, dim, GROUP):
-            end = min(dim, first + GROUP)
-            inverse = note_scale(key + 4 * first, end - first, keys + scales + 4 * PAGE * (first // GROUP))
+        for first in range(0, dim, KEY_GROUP):
+            end = min(dim, first + KEY_GROUP)
+            inverse = store_scale(
+                key + 4 * first, end - first, keys + scales + 4 * PAGE * (first // KEY_GROUP)
+            )
             for d in range(first, end):
                 store_byte(
                     keys + tile + (d // 4 * LANES + lane) * 4 + d % 4,
-                    nearest(load_float(key + 4 * d) * inverse) + 128,
+                    round_to_int(load_float(key + 4 * d) * inverse) + 128,
                 )
-        inverse = note_scale(value, dim, values + scales)
+        inverse = store_scale(value, dim, values + scales)
         for d in range(dim):
-            store_byte(values + row + d, nearest(load_float(value + 4 * d) * inverse))
+            store_byte(values + row + d, round_to_int(load_float(value + 4 * d) * inverse))
     elif size == 2:
         for d in range(dim):
-            store_one_bfloat(keys + 2 * (tile + (d // 2 * LANES + lane) * 2 + d % 2), load_float(key + 4 * d))
-            store_one_bfloat(values + 2 * (row + d), load_float(value + 4 * d))
+            store_one_bf16(keys + 2 * (tile + (d // 2 * LANES + lane) * 2 + d % 2), load_float(key + 4 * d))
+            store_one_bf16(values + 2 * (row + d), load_float(value + 4 * d))
     else:
         for d in range(dim):
             store_float(keys + 4 * (tile + d * LANES + lane), load_float(key + 4 * d))
@@ -128,7 +132,7 @@ def remember(state: Any, layer: Any, slot: Any, head: Any, position: Any, key: A
 
 
 @kernel
-def note_scale(x: Any, dim: Any, scale: Any) -> Any:
+def store_scale(x: Any, dim: Any, scale: Any) -> Any:
     """Store what a code of 1 stands for in x, fp32 [dim]; returns what numbers are multiplied by to become
     codes."""
     top = nb.float32(0.0)
@@ -139,75 +143,75 @@ def note_scale(x: Any, dim: Any, scale: Any) -> Any:
 
 
 @kernel
-def score_tile(keys: Any, size: Any, query: Any, width: Any) -> Any:
+def score_tile_float(keys: Any, size: Any, query: Any, width: Any) -> Any:
     """Scores of sixteen tokens, fp32 or bf16; four sums run side by side."""
-    a, b, c, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+    a, b, c, e = broadcast(0.0), broadcast(0.0), broadcast(0.0), broadcast(0.0)
     if size == 2:
-        high, sixteen = spread_int(-0x10000), spread_int(16)
+        high, sixteen = broadcast_int(-0x10000), broadcast_int(16)
         for d in range(0, width, 4):
             pair, next_pair = load_bits(keys + 32 * d), load_bits(keys + 32 * d + 64)
-            a = fma(as_floats(pair << sixteen), spread(load_float(query + 4 * d)), a)
-            b = fma(as_floats(pair & high), spread(load_float(query + 4 * d + 4)), b)
-            c = fma(as_floats(next_pair << sixteen), spread(load_float(query + 4 * d + 8)), c)
-            e = fma(as_floats(next_pair & high), spread(load_float(query + 4 * d + 12)), e)
+            a = fma(as_floats(pair << sixteen), broadcast(load_float(query + 4 * d)), a)
+            b = fma(as_floats(pair & high), broadcast(load_float(query + 4 * d + 4)), b)
+            c = fma(as_floats(next_pair << sixteen), broadcast(load_float(query + 4 * d + 8)), c)
+            e = fma(as_floats(next_pair & high), broadcast(load_float(query + 4 * d + 12)), e)
     else:
         for d in range(0, width, 4):
-            a = fma(load(keys + 64 * d), spread(load_float(query + 4 * d)), a)
-            b = fma(load(keys + 64 * d + 64), spread(load_float(query + 4 * d + 4)), b)
-            c = fma(load(keys + 64 * d + 128), spread(load_float(query + 4 * d + 8)), c)
-            e = fma(load(keys + 64 * d + 192), spread(load_float(query + 4 * d + 12)), e)
+            a = fma(load(keys + 64 * d), broadcast(load_float(query + 4 * d)), a)
+            b = fma(load(keys + 64 * d + 64), broadcast(load_float(query + 4 * d + 4)), b)
+            c = fma(load(keys + 64 * d + 128), broadcast(load_float(query + 4 * d + 8)), c)
+            e = fma(load(keys + 64 * d + 192), broadcast(load_float(query + 4 * d + 12)), e)
     return (a + b) + (c + e)
 
 
 @kernel
-def split(query: Any, width: Any, out: Any) -> None:
+def quantize_query(query: Any, width: Any, out: Any) -> None:
     """A query as two bytes for each number, so that its rounding is lost in that of the keys: `width` bytes,
     then as many for what these leave over, in 254ths; then for each group both sums, which times 128 are what
     the keys' 128 add, and what a 1 stands for."""
     about = out + 2 * width
-    for first in range(0, width, GROUP):
-        end = min(width, first + GROUP)
-        top = spread(0.0)
+    for first in range(0, width, KEY_GROUP):
+        end = min(width, first + KEY_GROUP)
+        top = broadcast(0.0)
         for d in range(first, end, LANES):
-            top = larger(top, absolute(load(query + 4 * d)))
-        most = largest(top)
-        inverse = spread(nb.float32(127.0) / most if most > 1e-30 else nb.float32(0.0))
-        sums, rests = spread_int(0), spread_int(0)
+            top = maximum(top, absolute(load(query + 4 * d)))
+        most = reduce_max(top)
+        inverse = broadcast(nb.float32(127.0) / most if most > 1e-30 else nb.float32(0.0))
+        sums, rests = broadcast_int(0), broadcast_int(0)
         for d in range(first, end, LANES):
             x = load(query + 4 * d) * inverse
-            code = to_nearest(x)
-            rest = to_nearest((x - to_floats(code)) * spread(254.0))
+            code = round_to_ints(x)
+            rest = round_to_ints((x - to_floats(code)) * broadcast(254.0))
             store_low_bytes(out + d, code)
             store_low_bytes(out + width + d, rest)
             sums, rests = sums + code, rests + rest
-        store_int(about, total_int(sums))
-        store_int(about + 4, total_int(rests))
+        store_int(about, reduce_sum_int(sums))
+        store_int(about + 4, reduce_sum_int(rests))
         store_float(about + 8, most / nb.float32(127.0))
         about += 12
 
 
 @kernel
-def score_codes(keys: Any, codes: Any, width: Any, scales: Any) -> Any:
+def score_tile_int8(keys: Any, codes: Any, width: Any, scales: Any) -> Any:
     """Scores of sixteen tokens in 8 bits, by a query that was split."""
-    about, seven, found = codes + 2 * width, spread_int(7), spread(0.0)
-    for first in range(0, width, GROUP):
-        a = spread_int(0) - (spread_int(load_int(about)) << seven)
-        b = spread_int(0) - (spread_int(load_int(about + 4)) << seven)
-        c, e = spread_int(0), spread_int(0)
-        for d in range(first, min(width, first + GROUP), 8):
+    about, seven, found = codes + 2 * width, broadcast_int(7), broadcast(0.0)
+    for first in range(0, width, KEY_GROUP):
+        a = broadcast_int(0) - (broadcast_int(load_int(about)) << seven)
+        b = broadcast_int(0) - (broadcast_int(load_int(about + 4)) << seven)
+        c, e = broadcast_int(0), broadcast_int(0)
+        for d in range(first, min(width, first + KEY_GROUP), 8):
             four, next_four = load_bits(keys + 16 * d), load_bits(keys + 16 * d + 64)
-            a = dot4(a, four, spread_int(load_int(codes + d)))
-            b = dot4(b, four, spread_int(load_int(codes + width + d)))
-            c = dot4(c, next_four, spread_int(load_int(codes + d + 4)))
-            e = dot4(e, next_four, spread_int(load_int(codes + width + d + 4)))
-        sums = fma(to_floats(b + e), spread(nb.float32(1.0 / 254.0)), to_floats(a + c))
-        found = fma(sums * spread(load_float(about + 8)), load(scales), found)
+            a = dot_int8(a, four, broadcast_int(load_int(codes + d)))
+            b = dot_int8(b, four, broadcast_int(load_int(codes + width + d)))
+            c = dot_int8(c, next_four, broadcast_int(load_int(codes + d + 4)))
+            e = dot_int8(e, next_four, broadcast_int(load_int(codes + width + d + 4)))
+        sums = fma(to_floats(b + e), broadcast(nb.float32(1.0 / 254.0)), to_floats(a + c))
+        found = fma(sums * broadcast(load_float(about + 8)), load(scales), found)
         about, scales = about + 12, scales + 4 * PAGE
     return found
 
 
 @kernel
-def look_back(
+def attend_head(
     state: Any,
     layer: Any,
     slot: Any,
@@ -226,68 +230,68 @@ def look_back(
     `sink` is the address of the head's sink, or 0. `scores` has room for a float for each token of the cache,
     and a vector more; `scratch` for three bytes for each of the head's numbers.
     """
-    width, size = state[State.HEAD_WIDTH], state[State.NUMBER_BYTES]
+    width, size = state[State.HEAD_WIDTH], state[State.ELEMENT_BYTES]
     kv_head = head // (state[State.HEADS] // state[State.KV_HEADS])
     first = max(0, position + 1 - window) if window else 0
     start, end = first // LANES * LANES, position // LANES * LANES + LANES
     if size == 1:
-        split(query, width, scratch)
+        quantize_query(query, width, scratch)
     for token in range(start, end, LANES):
-        page = page_of(state, slot, token, layer, kv_head)
+        page = key_address(state, slot, token, layer, kv_head)
         keys = page + size * (token % PAGE) * width
         if size == 1:
             store(
                 scores + 4 * token,
-                score_codes(keys, scratch, width, page + PAGE * width + 4 * (token % PAGE)),
+                score_tile_int8(keys, scratch, width, page + PAGE * width + 4 * (token % PAGE)),
             )
         else:
-            store(scores + 4 * token, score_tile(keys, size, query, width))
+            store(scores + 4 * token, score_tile_float(keys, size, query, width))
     # Tokens of the first and the last tile that are not to be seen.
     for token in range(start, first):
         store_float(scores + 4 * token, -1e30)
     for token in range(position + 1, end):
         store_float(scores + 4 * token, -1e30)
-    top = spread(load_float(sink) if sink != 0 else nb.float32(-1e30))
+    top = broadcast(load_float(sink) if sink != 0 else nb.float32(-1e30))
     for token in range(start, end, LANES):
-        top = larger(top, load(scores + 4 * token))
-    most = largest(top)
-    top, sums = spread(most), spread(0.0)
+        top = maximum(top, load(scores + 4 * token))
+    most = reduce_max(top)
+    top, sums = broadcast(most), broadcast(0.0)
     for token in range(start, end, LANES):
         share = exp(load(scores + 4 * token) - top)
         sums = sums + share
         if size == 1:
-            values = page_of(state, slot, token, layer, kv_head) + state[State.KEY_BYTES]
+            values = key_address(state, slot, token, layer, kv_head) + state[State.KEY_BYTES]
             share = share * load(values + PAGE * width + 4 * (token % PAGE))
         store(scores + 4 * token, share)
     for token in range(start, first):
         store_float(scores + 4 * token, 0.0)
-    all_ = total(sums)
+    all_ = reduce_sum(sums)
     if sink != 0:
-        all_ += exp_of_one(load_float(sink) - most)
-    mix(state, layer, slot, kv_head, scores, first, position + 1, nb.float32(1.0) / all_, out)
+        all_ += exp_scalar(load_float(sink) - most)
+    weighted_values(state, layer, slot, kv_head, scores, first, position + 1, nb.float32(1.0) / all_, out)
 
 
 @kernel
-def exp_of_one(x: Any) -> Any:
-    return total(exp(spread(x))) / nb.float32(LANES)
+def exp_scalar(x: Any) -> Any:
+    return reduce_sum(exp(broadcast(x))) / nb.float32(LANES)
 
 
 @kernel
-def mix(
+def weighted_values(
     state: Any, layer: Any, slot: Any, head: Any, shares: Any, first: Any, end: Any, scale: Any, out: Any
 ) -> None:
     """The values of tokens `first` … `end` − 1, each times its share."""
-    size = state[State.NUMBER_BYTES]
+    size = state[State.ELEMENT_BYTES]
     if size == 1:
-        mix_numbers(load_signed_bytes, 1, state, layer, slot, head, shares, first, end, scale, out)
+        weighted_values_of(load_signed_bytes, 1, state, layer, slot, head, shares, first, end, scale, out)
     elif size == 2:
-        mix_numbers(load_bfloat, 2, state, layer, slot, head, shares, first, end, scale, out)
+        weighted_values_of(load_bf16, 2, state, layer, slot, head, shares, first, end, scale, out)
     else:
-        mix_numbers(load, 4, state, layer, slot, head, shares, first, end, scale, out)
+        weighted_values_of(load, 4, state, layer, slot, head, shares, first, end, scale, out)
 
 
 @kernel
-def mix_numbers(
+def weighted_values_of(
     read: Any,
     size: Any,
     state: Any,
@@ -304,22 +308,22 @@ def mix_numbers(
     width, dim = state[State.HEAD_WIDTH], state[State.HEAD_DIM]
     row = width * size
     for d in range(0, width, LANES):
-        a, b, c, e = spread(0.0), spread(0.0), spread(0.0), spread(0.0)
+        a, b, c, e = broadcast(0.0), broadcast(0.0), broadcast(0.0), broadcast(0.0)
         start = first
         while start < end:
             last = min(end, start // PAGE * PAGE + PAGE)
-            page = page_of(state, slot, start, layer, head) + state[State.KEY_BYTES]
+            page = key_address(state, slot, start, layer, head) + state[State.KEY_BYTES]
             base = page + size * d - start // PAGE * PAGE * row  # so that a token's number finds its row
             four = start + (last - start) // 4 * 4
             for token in range(start, four, 4):
-                a = fma(read(base + token * row), spread(load_float(shares + 4 * token)), a)
-                b = fma(read(base + (token + 1) * row), spread(load_float(shares + 4 * token + 4)), b)
-                c = fma(read(base + (token + 2) * row), spread(load_float(shares + 4 * token + 8)), c)
-                e = fma(read(base + (token + 3) * row), spread(load_float(shares + 4 * token + 12)), e)
+                a = fma(read(base + token * row), broadcast(load_float(shares + 4 * token)), a)
+                b = fma(read(base + (token + 1) * row), broadcast(load_float(shares + 4 * token + 4)), b)
+                c = fma(read(base + (token + 2) * row), broadcast(load_float(shares + 4 * token + 8)), c)
+                e = fma(read(base + (token + 3) * row), broadcast(load_float(shares + 4 * token + 12)), e)
             for token in range(four, last):
-                a = fma(read(base + token * row), spread(load_float(shares + 4 * token)), a)
+                a = fma(read(base + token * row), broadcast(load_float(shares + 4 * token)), a)
             start = last
-        result = ((a + b) + (c + e)) * spread(scale)
+        result = ((a + b) + (c + e)) * broadcast(scale)
         if d + LANES <= dim:
             store(out + 4 * d, result)
         else:

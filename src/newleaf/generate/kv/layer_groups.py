@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from newleaf.generate.kernels.layout import GROUP, LANES, PAGE
+from newleaf.generate.kernels.layout import KEY_GROUP, LANES, PAGE
 from newleaf.model import GPTConfig
 
 SCALE = 4  # bytes
@@ -56,7 +56,7 @@ def head_bytes(config: GPTConfig, dtype: torch.dtype) -> tuple[int, int]:
     width = width_of(config)
     plain = PAGE * width * dtype.itemsize
     return (
-        (plain + PAGE * SCALE * -(-width // GROUP), plain + PAGE * SCALE)
+        (plain + PAGE * SCALE * -(-width // KEY_GROUP), plain + PAGE * SCALE)
         if dtype == torch.int8
         else (plain, plain)
     )

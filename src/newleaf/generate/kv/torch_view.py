@@ -22,13 +22,15 @@ class TorchCacheView:
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values [1, K, T, D]; all of them come back as they are kept, from the first page
         that a window sees."""
-        from newleaf.generate.kernels.page_copy import put, take
+        from newleaf.generate.kernels.page_copy import read_pages, write_pages
 
         window = self.config.windows[layer] if self.config.windows else 0
         end, dtype = self.length + keys.shape[2], keys.dtype
         first = max(0, self.length + 1 - window) // PAGE * PAGE if window else 0
         new = [x.float().contiguous() for x in (keys, values)]
-        put(self.state, layer, self.slot, self.length, keys.shape[2], new[0].data_ptr(), new[1].data_ptr())
+        write_pages(
+            self.state, layer, self.slot, self.length, keys.shape[2], new[0].data_ptr(), new[1].data_ptr()
+        )
         old = torch.empty(
             2,
             1,
@@ -37,7 +39,7 @@ class TorchCacheView:
             keys.shape[3],
             dtype=dtype if dtype == torch.bfloat16 else torch.float32,
         )
-        take(
+        read_pages(
             self.state,
             layer,
             self.slot,

@@ -21,9 +21,9 @@ QUERIES = 128  # taken together against the keys they may see
 
 def available() -> bool:
     """Whether the loops can be compiled here, and may be."""
-    from newleaf.kernels.instruction_set import obstacle
+    from newleaf.kernels.instruction_set import why_unsupported
 
-    return obstacle() is None
+    return why_unsupported() is None
 
 
 def fits(x: Tensor) -> bool:
@@ -187,7 +187,7 @@ class _Attention(torch.autograd.Function):
         k, v = torch.empty(2, batch * kv_heads, length, dim, dtype=qkv.dtype).unbind()
         tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
         about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads, _address(begins))
-        fused_attention.heads_forward(
+        fused_attention.split_heads_forward(
             batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about
         )
         mixed, shares, keys = torch.empty_like(q), [], []
@@ -247,7 +247,7 @@ class _Attention(torch.autograd.Function):
         back = torch.empty_like(qkv)
         sums = torch.zeros(_chunks(batch * length), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
-        fused_attention.heads_backward(
+        fused_attention.split_heads_backward(
             batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION
         )
         q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
