@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_key(args: argparse.Namespace) -> int:
-    from newleaf.serve.http.keys import add_key
+    from newleaf.serve.http.api_keys import add_key
 
     if args.keys is None:
         raise InputError("--add-key: needs --keys FILE")
@@ -221,7 +221,7 @@ def _add_key(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace, port: int) -> Settings:
     import platformdirs
 
-    from newleaf.serve.http.keys import read_keys
+    from newleaf.serve.http.api_keys import read_keys
     from newleaf.serve.http.server_settings import Limits, Settings
 
     given = {

@@ -20,11 +20,11 @@ from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.openai.chat_completions import chat_router
 from newleaf.serve.openai.completions import completions_router
 from newleaf.serve.openai.embeddings import embeddings_router
-from newleaf.serve.openai.models_route import health_router
+from newleaf.serve.openai.model_routes import health_router
 from newleaf.serve.openai.responses import responses_router
-from newleaf.serve.openai.tokenize import tokens_router
+from newleaf.serve.openai.tokenize_routes import tokens_router
 from newleaf.serve.web.page_files import page_router
-from newleaf.serve.web.runs_routes import runs_router
+from newleaf.serve.web.run_routes import runs_router
 from newleaf.version import VERSION
 
 PAGE = Path(__file__).with_name("web") / "page"

@@ -24,7 +24,7 @@ from newleaf.serve.batches.batch_output import Output
 from newleaf.serve.batches.batch_worker import AT_ONCE, BatchWorker
 from newleaf.serve.batches.in_flight import InFlightLines
 from newleaf.serve.batches.record_store import RecordStore
-from newleaf.serve.http.keys import Key
+from newleaf.serve.http.api_keys import Key
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.middleware import RequestMiddleware
 from newleaf.serve.http.rate_limit import KeyRates

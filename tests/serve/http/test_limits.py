@@ -18,7 +18,7 @@ from server_process import Running, Start, until
 
 from newleaf.cli.main import main
 from newleaf.errors import InputError
-from newleaf.serve.http import keys
+from newleaf.serve.http import api_keys as keys
 
 LONG: Any = {"model": "endless", "prompt": "a", "max_tokens": 4000, "temperature": 1, "seed": 1}
 

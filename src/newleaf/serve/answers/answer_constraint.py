@@ -19,12 +19,12 @@ from newleaf.serve.answers.answer_grammar import (
     text_answer,
 )
 from newleaf.serve.answers.answer_schema import AnswerSchema
-from newleaf.serve.answers.markup_calls import MARKUPS
-from newleaf.serve.answers.question import Question
-from newleaf.serve.answers.section_calls import SECTIONS
-from newleaf.serve.answers.tool_calls import Form
+from newleaf.serve.answers.chat_params import Question
 from newleaf.serve.api_errors import ApiError, refused
 from newleaf.serve.models.loaded_model import LoadedModel
+from newleaf.serve.tool_calls.parameter_tags import MARKUPS
+from newleaf.serve.tool_calls.sections import SECTIONS
+from newleaf.serve.tool_calls.tool_call import Form
 from newleaf.text.chat_template import Prompt
 from newleaf.text.reasoning import CHANNEL, OPEN, marks_in
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from newleaf.generate.constraints.prepared_schema import Prepared
-from newleaf.serve.answers.markup_calls import MARKUPS, Markup
-from newleaf.serve.answers.markup_grammar import markup_calls
-from newleaf.serve.answers.section_calls import SECTIONS, Section
-from newleaf.serve.answers.tool_calls import ARGUMENTS, CLOSE, CONSTRAIN, LIST, OPEN, Form
+from newleaf.serve.tool_calls.parameter_tag_grammar import markup_calls
+from newleaf.serve.tool_calls.parameter_tags import MARKUPS, Markup
+from newleaf.serve.tool_calls.sections import SECTIONS, Section
+from newleaf.serve.tool_calls.tool_call import ARGUMENTS, CLOSE, CONSTRAIN, LIST, OPEN, Form
 from newleaf.text.reasoning import CHANNEL, END, MESSAGE, START, THOUGHTS
 from newleaf.text.reasoning import CLOSE as THOUGHT_ENDS
 from newleaf.text.reasoning import OPEN as THOUGHT_BEGINS

@@ -15,10 +15,13 @@ from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.generate.text.request import Request
 from newleaf.serve.answers.answer_constraint import ConstrainedPrompt, constrained
 from newleaf.serve.answers.answer_schema import UncheckedError
-from newleaf.serve.answers.question import Question
-from newleaf.serve.answers.request_options import check_prompt, check_texts, longest
-from newleaf.serve.answers.tool_call_parsers import reader
-from newleaf.serve.answers.tool_calls import (
+from newleaf.serve.answers.chat_params import Question
+from newleaf.serve.answers.sampling_params import check_prompt, check_texts, longest
+from newleaf.serve.api_errors import ApiError, refused
+from newleaf.serve.http.server_settings import Limits
+from newleaf.serve.models.loaded_model import LoadedModel
+from newleaf.serve.tool_calls.parsers import reader
+from newleaf.serve.tool_calls.tool_call import (
     Call,
     CallEnd,
     CallPart,
@@ -29,10 +32,7 @@ from newleaf.serve.answers.tool_calls import (
     form_of,
     marks_of,
 )
-from newleaf.serve.answers.tool_prompt import as_text, with_parsed_arguments, with_tools
-from newleaf.serve.api_errors import ApiError, refused
-from newleaf.serve.http.server_settings import Limits
-from newleaf.serve.models.loaded_model import LoadedModel
+from newleaf.serve.tool_calls.tool_prompt import as_text, with_parsed_arguments, with_tools
 from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages, contents
 from newleaf.text.reasoning import Part, marks_in

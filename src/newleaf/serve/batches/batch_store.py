@@ -18,7 +18,7 @@ from newleaf.serve.batches.file_routes import Files
 from newleaf.serve.batches.in_flight import CRASHES, InFlightLines
 from newleaf.serve.batches.internal_request import Answer
 from newleaf.serve.batches.record_store import Fields, Object, RecordStore
-from newleaf.serve.http.full_disk import disk_is_full
+from newleaf.serve.http.disk_full import disk_is_full
 from newleaf.serve.http.logs import Logs
 from newleaf.storage.files import make_private
 from newleaf.storage.locks import open_lock, try_lock

@@ -15,7 +15,7 @@ from newleaf.serve.batches.batch_store import CRASHED, TWICE, Job, Store
 from newleaf.serve.batches.in_flight import CRASHES
 from newleaf.serve.batches.internal_request import Answer, request_inside
 from newleaf.serve.batches.record_store import Object
-from newleaf.serve.http.full_disk import disk_is_full
+from newleaf.serve.http.disk_full import disk_is_full
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.rate_limit import KeyRates
 from newleaf.serve.http.request_record import RequestRecord

@@ -16,9 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from newleaf.serve.api_errors import ApiError, overloaded, respond, shape
-from newleaf.serve.http.full_disk import disk_is_full, full_disk
+from newleaf.serve.http.api_keys import find
+from newleaf.serve.http.disk_full import disk_is_full, full_disk
 from newleaf.serve.http.host_check import check_host
-from newleaf.serve.http.keys import find
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.rate_limit import KeyRates
 from newleaf.serve.http.request_metrics import Metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from newleaf.serve.http.keys import Key
+from newleaf.serve.http.api_keys import Key
 from newleaf.serve.http.server_settings import Limits
 
 ROUNDING = 1e-9  # of a bucket: no wait brings what a sum has lost by rounding

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from newleaf.errors import InputError
-from newleaf.serve.http.keys import Key
+from newleaf.serve.http.api_keys import Key
 
 
 @dataclass(frozen=True)

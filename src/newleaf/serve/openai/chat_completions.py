@@ -15,18 +15,18 @@ from fastapi.responses import JSONResponse
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.serve.answers.chat_answers import Answers, Delta, ask
-from newleaf.serve.answers.question import Question
-from newleaf.serve.answers.request_options import most_tokens, sampling
-from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart
-from newleaf.serve.answers.tool_choice import choose_tools, tool_json
+from newleaf.serve.answers.chat_params import Question
+from newleaf.serve.answers.sampling_params import most_tokens, sampling
 from newleaf.serve.answers.usage import chat_usage
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.http.sse import DONE, EventStream, cancel_on_disconnect, event
+from newleaf.serve.http.event_stream import DONE, EventStream, cancel_on_disconnect, event
 from newleaf.serve.http.strict_json import router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.protocol.schemas import AllowedChoice, ChatRequest, NamedTool
 from newleaf.serve.protocol.schemas import Message as ChatMessage
+from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart
+from newleaf.serve.tool_calls.tool_choice import choose_tools, tool_json
 from newleaf.text.reasoning import Part
 from newleaf.text.tokenizer import Tokenizer
 

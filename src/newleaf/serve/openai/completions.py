@@ -20,7 +20,7 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.generate.text.request import Request as Writing
 from newleaf.generate.text.text_state import Piece
-from newleaf.serve.answers.request_options import (
+from newleaf.serve.answers.sampling_params import (
     check_prompt,
     check_texts,
     check_together,
@@ -29,7 +29,7 @@ from newleaf.serve.answers.request_options import (
 )
 from newleaf.serve.answers.usage import cached, text_usage
 from newleaf.serve.api_errors import ApiError, refused
-from newleaf.serve.http.sse import DONE, EventStream, answer_to, cancel_on_disconnect, event
+from newleaf.serve.http.event_stream import DONE, EventStream, answer_to, cancel_on_disconnect, event
 from newleaf.serve.http.strict_json import router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext

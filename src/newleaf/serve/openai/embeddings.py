@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request, Response
 from newleaf.errors import NotFiniteError
 from newleaf.generate.backend.chunked_prefill import hidden_state_chunks
 from newleaf.model import GPT
-from newleaf.serve.answers.request_options import check_texts, check_together
+from newleaf.serve.answers.sampling_params import check_texts, check_together
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.http.chunked_json import answer, json_bytes
-from newleaf.serve.http.sse import result_of
+from newleaf.serve.http.event_stream import result_of
 from newleaf.serve.http.strict_json import router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from newleaf.serve.answers.chat_answers import Answers
 from newleaf.serve.answers.usage import response_usage
+from newleaf.serve.http.event_stream import event
 from newleaf.serve.http.request_record import RequestRecord
-from newleaf.serve.http.sse import event
 from newleaf.serve.openai.response_items import Items
 from newleaf.serve.protocol.response_schemas import ResponseRequest
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.serve.answers.chat_answers import Delta
-from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart
 from newleaf.serve.openai.chat_completions import scores_json
 from newleaf.serve.openai.response_input import packed
+from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart
 from newleaf.text.tokenizer import Tokenizer
 
 Event = dict[str, Any]

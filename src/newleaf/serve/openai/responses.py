@@ -11,12 +11,11 @@ from fastapi.responses import JSONResponse
 
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.chat_answers import ask
-from newleaf.serve.answers.question import Question
-from newleaf.serve.answers.request_options import most_tokens, sampling
-from newleaf.serve.answers.tool_choice import choose_tools, tool_json
+from newleaf.serve.answers.chat_params import Question
+from newleaf.serve.answers.sampling_params import most_tokens, sampling
 from newleaf.serve.api_errors import ApiError
+from newleaf.serve.http.event_stream import EventStream, cancel_on_disconnect
 from newleaf.serve.http.request_record import RequestRecord
-from newleaf.serve.http.sse import EventStream, cancel_on_disconnect
 from newleaf.serve.http.strict_json import router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
@@ -25,6 +24,7 @@ from newleaf.serve.openai.response_input import conversation, said
 from newleaf.serve.openai.response_store import ResponseStore, Stored, size_of
 from newleaf.serve.protocol.response_schemas import AllowedFunctions, NamedFunction, ResponseRequest
 from newleaf.serve.protocol.schemas import Function
+from newleaf.serve.tool_calls.tool_choice import choose_tools, tool_json
 from newleaf.text.messages import Message
 
 

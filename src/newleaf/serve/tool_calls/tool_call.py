@@ -42,9 +42,9 @@ KIMI = (
     "<|tool_call_end|>",
     "<|tool_calls_section_end|>",
 )
-# Control tokens of forms with tags for each parameter (serve/answers/markup_calls.py), and of those with
+# Control tokens of forms with tags for each parameter (serve/tool_calls/parameter_tags.py), and of those with
 # sections
-# (serve/answers/section_calls.py).
+# (serve/tool_calls/sections.py).
 MARKS: dict[str, tuple[str, ...]] = {
     "qwen": (OPEN, CLOSE),
     "seed": ("<seed:tool_call>", "</seed:tool_call>"),

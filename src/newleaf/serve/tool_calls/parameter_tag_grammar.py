@@ -1,4 +1,4 @@
-"""The grammar of calls whose parameters stand between tags of their own (serve/answers/markup_calls.py)."""
+"""The grammar of calls whose parameters stand between tags of their own (serve/tool_calls/parameter_tags.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from newleaf.generate.constraints.prepared_schema import Prepared
-from newleaf.serve.answers.markup_calls import Markup
-from newleaf.serve.answers.parameter_types import kinds_of, referred
+from newleaf.serve.tool_calls.parameter_tags import Markup
+from newleaf.serve.tool_calls.parameter_types import kinds_of, referred
 
 SHARED = ("$defs", "definitions")
 DEPTH = 5  # of alternatives within one another

@@ -16,8 +16,8 @@ from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.json_schema import prepare
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer
-from newleaf.serve.answers.tool_call_parsers import reader
-from newleaf.serve.answers.tool_calls import Call, CallPart, CallStart, Form, Piece, form_of
+from newleaf.serve.tool_calls.parsers import reader
+from newleaf.serve.tool_calls.tool_call import Call, CallPart, CallStart, Form, Piece, form_of
 from newleaf.text.reasoning import Part
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 

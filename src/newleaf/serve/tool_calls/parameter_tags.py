@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from newleaf.serve.answers.parameter_types import value_json
-from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart, Piece, read_calls
+from newleaf.serve.tool_calls.parameter_types import value_json
+from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart, Piece, read_calls
 from newleaf.text.reasoning import Part, held_start
 
 LONGEST = 300  # characters of a name

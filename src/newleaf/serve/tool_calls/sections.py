@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from newleaf.serve.answers.live_calls import Strings
-from newleaf.serve.answers.tool_calls import (
+from newleaf.serve.tool_calls.streaming_parser import Strings
+from newleaf.serve.tool_calls.tool_call import (
     DEEPSEEK,
     KIMI,
     Call,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from newleaf.serve.answers.tool_calls import (
+from newleaf.serve.tool_calls.tool_call import (
     ARGUMENTS,
     CALL_ID,
     LIST,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.serve.answers.tool_call_parsers import reader
-from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart, Form, Piece, form_of
+from newleaf.serve.tool_calls.parsers import reader
+from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart, Form, Piece, form_of
 from newleaf.text.reasoning import Part
 
 TEMPLATES = Path(__file__).parents[1] / "text" / "templates"

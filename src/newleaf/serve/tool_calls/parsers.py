@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from newleaf.serve.answers.live_calls import LiveReader
-from newleaf.serve.answers.markup_calls import MARKUPS, MarkupReader
-from newleaf.serve.answers.section_calls import SECTIONS, SectionReader
-from newleaf.serve.answers.tool_calls import (
+from newleaf.serve.tool_calls.parameter_tags import MARKUPS, MarkupReader
+from newleaf.serve.tool_calls.sections import SECTIONS, SectionReader
+from newleaf.serve.tool_calls.streaming_parser import LiveReader
+from newleaf.serve.tool_calls.tool_call import (
     ARGUMENTS,
     CALL_ID,
     CLOSE,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from newleaf.serve.answers.tool_calls import parsed
+from newleaf.serve.tool_calls.tool_call import parsed
 
 KINDS: dict[str, type | tuple[type, ...]] = {
     "null": type(None),

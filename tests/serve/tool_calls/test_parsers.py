@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.serve.answers.tool_call_parsers import reader
-from newleaf.serve.answers.tool_calls import Call, CallEnd, CallPart, CallStart, Form, form_of
 from newleaf.serve.http.rate_limit import Bucket, Rates
+from newleaf.serve.tool_calls.parsers import reader
+from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart, Form, form_of
 from newleaf.text.reasoning import ChannelSplitter, Part
 
 NAMES = ("go", "stop")

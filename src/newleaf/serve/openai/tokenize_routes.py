@@ -11,8 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from newleaf.errors import InputError
 from newleaf.serve.answers.chat_answers import conversation_prompt
-from newleaf.serve.answers.request_options import check_texts
-from newleaf.serve.answers.tool_calls import form_of
+from newleaf.serve.answers.sampling_params import check_texts
 from newleaf.serve.api_errors import ApiError, refused
 from newleaf.serve.http.chunked_json import answer, json_bytes
 from newleaf.serve.http.strict_json import router
@@ -20,6 +19,7 @@ from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.openai.chat_completions import message_of, token_text
 from newleaf.serve.protocol.schemas import DetokenizeRequest, TokenizeRequest
+from newleaf.serve.tool_calls.tool_call import form_of
 from newleaf.text.chat_template import Rendering
 from newleaf.text.messages import contents
 from newleaf.text.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from newleaf.serve.answers.tool_calls import CLOSE, OPEN, whole
+from newleaf.serve.tool_calls.tool_call import CLOSE, OPEN, whole
 from newleaf.text.messages import Message
 
 ABOUT = f"""You can call functions. To call one, write nothing but its name and arguments as JSON, between these tags:

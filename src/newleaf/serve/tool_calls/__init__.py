@@ -1,0 +1,1 @@
+"""Tool calls: their formats, the parsers of streamed text, grammars, prompts and tool choice."""
