@@ -13,10 +13,10 @@ from tokenizers import Regex, models, pre_tokenizers
 
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
-from newleaf.panics import without_messages
+from newleaf.panics import filter_panic_messages
 from newleaf.storage.folder import save_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
-from newleaf.untrusted import guarded
+from newleaf.untrusted import native_errors_as_input_errors
 
 
 def searching_without_end() -> tokenizers.Tokenizer:
@@ -45,9 +45,9 @@ def test_a_command_whose_tokenizer_panics_says_one_line(backtrace: str | None, t
 
 def test_what_others_write_meanwhile_is_passed_on_in_order(capfd: pytest.CaptureFixture[str]) -> None:
     def panic() -> None:
-        with guarded("it panics"):
+        with native_errors_as_input_errors("it panics"):
             os.write(2, b"before\n")
-            with guarded("inside"):
+            with native_errors_as_input_errors("inside"):
                 os.write(2, b"inside\n")
             searching_without_end().encode("a" * 40 + "b")
 
@@ -60,13 +60,13 @@ def test_what_others_write_meanwhile_is_passed_on_in_order(capfd: pytest.Capture
 def test_standard_error_is_the_same_file_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
     before = os.fstat(2)
     for _ in range(3):
-        with pytest.raises(KeyboardInterrupt), without_messages():
+        with pytest.raises(KeyboardInterrupt), filter_panic_messages():
             raise KeyboardInterrupt
     assert os.path.samestat(os.fstat(2), before)
 
 
 def test_without_standard_error_nothing_is_taken_aside() -> None:
-    code = "import os; os.close(2)\nfrom newleaf.panics import without_messages\nwith without_messages(): print('done')"
+    code = "import os; os.close(2)\nfrom newleaf.panics import filter_panic_messages\nwith filter_panic_messages(): print('done')"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )

@@ -24,7 +24,7 @@ _inside = False
 
 
 @contextmanager
-def without_messages() -> Iterator[None]:
+def filter_panic_messages() -> Iterator[None]:
     """Around calls of a native library: whatever else comes to standard error meanwhile, from any thread, is
     passed on when they return.
 

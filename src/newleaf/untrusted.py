@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from newleaf.errors import InputError
-from newleaf.panics import without_messages
+from newleaf.panics import filter_panic_messages
 
-MOST_BYTES = 64 * 2**20  # of a configuration; published ones have thousands
-MOST_TOKENIZER_BYTES = 512 * 2**20  # the largest published tokenizer.json has 35 MB
-MOST_YAML_BYTES = 2 * 2**20  # of YAML, which is read a hundred times more slowly
-DEEPEST = 100  # levels of JSON or YAML
-LONGEST_NUMBER = 4096  # bits of a whole number
-KINDS = {
+MAX_BYTES = 64 * 2**20  # of a configuration; published ones have thousands
+MAX_TOKENIZER_BYTES = 512 * 2**20  # the largest published tokenizer.json has 35 MB
+MAX_YAML_BYTES = 2 * 2**20  # of YAML, which is read a hundred times more slowly
+MAX_DEPTH = 100  # levels of JSON or YAML
+MAX_INTEGER_BITS = 4096  # bits of a whole number
+FILE_TYPES = {
     stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder",
 }  # fmt: skip
 
@@ -30,10 +30,11 @@ def check_regular(path: Path, most: int | None = None) -> None:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {reason(error)}") from None
+        raise InputError(f"{path}: {error_reason(error)}") from None
     if not stat.S_ISREG(found.st_mode):
         raise InputError(
-            f"{path}: is {KINDS.get(stat.S_IFMT(found.st_mode), 'no regular file')} and not a regular file"
+            f"{path}: is {FILE_TYPES.get(stat.S_IFMT(found.st_mode), 'no regular file')} and not a regular "
+            f"file"
         )
     if most is not None and found.st_size > most:
         raise InputError(
@@ -49,14 +50,14 @@ def open_regular(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
         # Not to wait for a writer, should the path have become a pipe since.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        raise InputError(f"{path}: {reason(error)}") from None
+        raise InputError(f"{path}: {error_reason(error)}") from None
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{path}: is no regular file")
         yield file
 
 
-def read_text(path: Path, most: int = MOST_BYTES) -> str:
+def read_text(path: Path, most: int = MAX_BYTES) -> str:
     """The UTF-8 text of a regular file. Raises InputError, naming it, when it cannot be read or is something
     else."""
     try:
@@ -66,22 +67,22 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
-        raise InputError(f"{path}: {reason(error)}") from None
+        raise InputError(f"{path}: {error_reason(error)}") from None
 
 
-def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+def read_json(path: Path, most: int = MAX_BYTES) -> Any:
     """The JSON value in a regular file. Raises InputError, naming it, for what is not JSON, too large or too
     deep."""
     try:
         value = json.loads(read_text(path, most))
     except RecursionError:
-        raise InputError(f"{path}: nests more than {DEEPEST} levels deep") from None
+        raise InputError(f"{path}: nests more than {MAX_DEPTH} levels deep") from None
     except ValueError as error:
-        raise InputError(f"{path}: {json_fault(error)}") from None
+        raise InputError(f"{path}: {json_error_text(error)}") from None
     return _bounded(path, value)
 
 
-def json_fault(error: ValueError) -> str:
+def json_error_text(error: ValueError) -> str:
     """What is wrong with a text of JSON. Of a number with very many digits Python gives advice that is for
     programmers."""
     if isinstance(error, json.JSONDecodeError) or not str(error).startswith("Exceeds the limit"):
@@ -89,7 +90,7 @@ def json_fault(error: ValueError) -> str:
     return f"holds a whole number of more than {sys.get_int_max_str_digits():,} digits"
 
 
-def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
     """The JSON object in a regular file. Raises InputError as `read_json` does, and when it holds anything
     else."""
     value = read_json(path, most)
@@ -103,14 +104,14 @@ def parse_yaml(path: Path, text: str) -> Any:
     for what is not YAML, too large or too deep."""
     import yaml
 
-    if len(text) > MOST_YAML_BYTES:
+    if len(text) > MAX_YAML_BYTES:
         raise InputError(
-            f"{path}: has {len(text):,} characters, and newleaf reads at most {MOST_YAML_BYTES:,} of YAML"
+            f"{path}: has {len(text):,} characters, and newleaf reads at most {MAX_YAML_BYTES:,} of YAML"
         )
     try:
         value = yaml.safe_load(text)
     except RecursionError:
-        raise InputError(f"{path}: nests more than {DEEPEST} levels deep") from None
+        raise InputError(f"{path}: nests more than {MAX_DEPTH} levels deep") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -122,18 +123,18 @@ def parse_yaml(path: Path, text: str) -> Any:
     return _bounded(path, value)
 
 
-def reason(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """What the system says of a file, as a sentence goes on."""
     said = getattr(error, "strerror", None) or str(error)
     return str(said)[:1].lower() + str(said)[1:]
 
 
 @contextmanager
-def guarded(what: str) -> Iterator[None]:
+def native_errors_as_input_errors(what: str) -> Iterator[None]:
     """Around calls of a native library on strangers' data: its errors, panics of its Rust code too, become
     one InputError that begins with `what`, and nothing more."""
     try:
-        with without_messages():
+        with filter_panic_messages():
             yield
     except InputError:
         raise
@@ -151,10 +152,10 @@ def _bounded(path: Path, value: Any) -> Any:
     level, depth = {id(value): value}, 0
     while level:
         depth += 1
-        if depth > DEEPEST:
-            raise InputError(f"{path}: nests more than {DEEPEST} levels deep")
+        if depth > MAX_DEPTH:
+            raise InputError(f"{path}: nests more than {MAX_DEPTH} levels deep")
         if any(_is_endless(inner) for outer in level.values() for inner in _leaves(outer)):
-            raise InputError(f"{path}: holds a whole number of more than {LONGEST_NUMBER:,} bits")
+            raise InputError(f"{path}: holds a whole number of more than {MAX_INTEGER_BITS:,} bits")
         # Each object once a level: YAML's aliases can name one from a million places.
         level = {id(inner): inner for outer in level.values() for inner in _inside(outer)}
     return value
@@ -178,7 +179,7 @@ def _leaves(value: Any) -> list[Any]:
 
 def _is_endless(value: Any) -> bool:
     """Whether this is a number that Python would not even write out."""
-    return type(value) is int and value.bit_length() > LONGEST_NUMBER
+    return type(value) is int and value.bit_length() > MAX_INTEGER_BITS
 
 
 def _first_line(error: BaseException) -> str:

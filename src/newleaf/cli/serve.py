@@ -18,7 +18,7 @@ from newleaf.errors import InputError
 
 if TYPE_CHECKING:
     from newleaf.serve.http.server_settings import Settings
-    from newleaf.serve.models.model_registry import Source
+    from newleaf.serve.models.model_registry import ModelSource
 
 # Option → type, what it is called in Limits, and help.
 LIMITS: dict[str, tuple[type, str, str]] = {
@@ -175,8 +175,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"serve needs {error.name}: pip install 'newleaf[serve]'") from None
     from newleaf.serve.http.logs import Logs
     from newleaf.serve.http.request_metrics import Metrics
-    from newleaf.serve.models.loaded_model import Threads
-    from newleaf.serve.models.model_registry import MemoryLimits, Registry
+    from newleaf.serve.models.loaded_model import WorkerThreads
+    from newleaf.serve.models.model_registry import ModelLimits, ModelRegistry
     from newleaf.serve.models.server_context import ServerContext
     from newleaf.serve.server import bind, serve
 
@@ -185,11 +185,13 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, port)
     sources = _with_adapters([_source(text, args) for text in args.models], args.adapter or [])
     sources = _with_drafts(sources, args.draft or [], args.draft_weights)
-    room = MemoryLimits(
+    room = ModelLimits(
         _size(args.memory, "--memory"), _cache(args.cache)[1], args.slots, settings.limits.queue
     )
-    logs, threads = Logs(sys.stderr if args.log == "json" else None), Threads()
-    server_context = ServerContext(settings, Registry(sources, room, threads, logs), threads, Metrics(), logs)
+    logs, threads = Logs(sys.stderr if args.log == "json" else None), WorkerThreads()
+    server_context = ServerContext(
+        settings, ModelRegistry(sources, room, threads, logs), threads, Metrics(), logs
+    )
     _warn(args.host, settings)
 
     def ready() -> None:
@@ -239,18 +241,18 @@ def _settings(args: argparse.Namespace, port: int) -> Settings:
 def _hosts(host: str, given: str | None) -> frozenset[str] | None:
     """The names under which the server may be asked. One that others reach cannot know its names, unless they
     are given."""
-    from newleaf.serve.http.host_check import LOCAL, name_of
+    from newleaf.serve.http.host_check import LOOPBACK_NAMES, host_name
 
     names = [each.strip() for each in (given or "").split(",") if each.strip()]
     if "*" in names or (not names and not _is_local(host)):
         return None
     found = {
-        each: name_of(f"[{each}]" if each.count(":") > 1 and "[" not in each else each)
+        each: host_name(f"[{each}]" if each.count(":") > 1 and "[" not in each else each)
         for each in [host, *names]
     }
     if wrong := [each for each, name in found.items() if name is None]:
         raise InputError(f"--allowed-hosts: {wrong[0]!r} is not a host's name")
-    return frozenset([*LOCAL, *(name for name in found.values() if name is not None)])
+    return frozenset([*LOOPBACK_NAMES, *(name for name in found.values() if name is not None)])
 
 
 def _proxies(given: str | None) -> tuple[str, ...]:
@@ -298,9 +300,9 @@ def _runs(folder: Path | None) -> Path | None:
     return folder
 
 
-def _source(text: str, args: argparse.Namespace) -> Source:
+def _source(text: str, args: argparse.Namespace) -> ModelSource:
     """NAME=MODEL; without a name, the last part of the path."""
-    from newleaf.serve.models.model_registry import Source
+    from newleaf.serve.models.model_registry import ModelSource
 
     template = None
     if args.template is not None:
@@ -312,7 +314,7 @@ def _source(text: str, args: argparse.Namespace) -> Source:
         path = text
         name = text if not Path(text).exists() else Path(text).resolve().name.removesuffix(".gguf")
     kind, _ = _cache(args.cache)
-    return Source(
+    return ModelSource(
         name,
         path,
         args.weights,
@@ -325,7 +327,7 @@ def _source(text: str, args: argparse.Namespace) -> Source:
     )
 
 
-def _with_adapters(sources: list[Source], given: list[str]) -> list[Source]:
+def _with_adapters(sources: list[ModelSource], given: list[str]) -> list[ModelSource]:
     """[BASE:]NAME=DIR, each over its base."""
     found: dict[str, dict[str, str]] = {source.name: {} for source in sources}
     for text in given:
@@ -342,7 +344,7 @@ def _with_adapters(sources: list[Source], given: list[str]) -> list[Source]:
     return [replace(source, adapters=found[source.name]) for source in sources]
 
 
-def _with_drafts(sources: list[Source], given: list[str], weights: str | None) -> list[Source]:
+def _with_drafts(sources: list[ModelSource], given: list[str], weights: str | None) -> list[ModelSource]:
     """[NAME=]MODEL, each for the model of this name."""
     if weights is not None and not given:
         raise InputError("--draft-weights: goes with --draft MODEL")

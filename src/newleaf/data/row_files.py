@@ -19,7 +19,7 @@ from newleaf.data.csv_tables import DELIMITERS, OnBadRow, SourceRow, read_table
 from newleaf.data.encodings import utf8_blocks
 from newleaf.data.text_decoding import decode_line, split_lines
 from newleaf.errors import InputError
-from newleaf.untrusted import json_fault
+from newleaf.untrusted import json_error_text
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 MAX_JSON_DEPTH = 100  # levels of JSON
@@ -101,7 +101,7 @@ def parse_json(text: str, where: str) -> Any:
             "broken line", f"{where}: not valid JSON ({what}); each line is one JSON object"
         ) from error
     except ValueError as error:
-        raise BadDocumentError("broken line", f"{where}: {json_fault(error)}") from error
+        raise BadDocumentError("broken line", f"{where}: {json_error_text(error)}") from error
     if text.count("[") + text.count("{") > MAX_JSON_DEPTH and _depth(value) > MAX_JSON_DEPTH:
         raise _too_deep(where)
     if SURROGATE_ESCAPE.search(text) and (place := _find_lone_surrogate(value)) is not None:

@@ -16,17 +16,17 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from newleaf.errors import InputError, NotFiniteError
 from newleaf.generate.options import SamplingConfig
 
-TYPES = {
+ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
 }
-CODES = {404: "not_found", 405: "method_not_allowed"}
+DEFAULT_CODES = {404: "not_found", 405: "method_not_allowed"}
 # Where an option of ours has another name in OpenAI's requests.
-PARAMS = {"stop_ids": "stop_token_ids"}
+REQUEST_NAMES = {"stop_ids": "stop_token_ids"}
 OPTIONS = tuple(SamplingConfig.__dataclass_fields__)
-ABOUT = (
+REQUEST_FIELDS = (
     "messages",
     "prompt",
     "response_format",
@@ -34,9 +34,9 @@ ABOUT = (
     "continue_final_message",
     "chat_template_kwargs",
 )  # what an error may be about in any request for text
-BRIEF = reprlib.Repr()
-BRIEF.maxlevel, BRIEF.maxstring, BRIEF.maxlong, BRIEF.maxother = 3, 100, 100, 100
-LONGEST = 1000  # characters of a message: what was sent comes back in it only in part
+SHORT_REPR = reprlib.Repr()
+SHORT_REPR.maxlevel, SHORT_REPR.maxstring, SHORT_REPR.maxlong, SHORT_REPR.maxother = 3, 100, 100, 100
+MAX_MESSAGE_CHARACTERS = 1000  # characters of a message: what was sent comes back in it only in part
 
 
 class ApiError(HTTPException):
@@ -55,37 +55,41 @@ class ApiError(HTTPException):
 
     @property
     def body(self) -> dict[str, Any]:
-        return shape(self.status_code, str(self.detail), self.param, self.code)
+        return error_body(self.status_code, str(self.detail), self.param, self.code)
 
 
-def shape(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+def error_body(
+    status: int, message: str, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     """The body of an error's response."""
-    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    param = param[:LONGEST] if param is not None else None
-    message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    param = param[:MAX_MESSAGE_CHARACTERS] if param is not None else None
+    message = message if len(message) <= MAX_MESSAGE_CHARACTERS else f"{message[:MAX_MESSAGE_CHARACTERS]}…"
     return {
         "error": {
-            "message": printable(message),
+            "message": encodable(message),
             "type": kind,
             "param": param,
-            "code": code or CODES.get(status),
+            "code": code or DEFAULT_CODES.get(status),
         }
     }
 
 
-def printable(text: str) -> str:
+def encodable(text: str) -> str:
     """Half a surrogate pair, which what was refused may hold, has no UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
 
-def refused(error: InputError, fields: Collection[str] | None = None, default: str | None = None) -> ApiError:
+def input_error(
+    error: InputError, fields: Collection[str] | None = None, default: str | None = None
+) -> ApiError:
     """An error of the floors below as one of the client's, with the parameter it is about where its text
     begins with one of the request's `fields`; `default` is what an error is about that names none."""
     text = " ".join(str(error).split()).replace("template variables", "chat_template_kwargs")
     named = re.match(r"([a-z_]+)((?:\[\d+\]|\.[a-z_]+)*)(?=[:,.\[])", text)
-    known = {*(OPTIONS if fields is None else fields), *ABOUT}
+    known = {*(OPTIONS if fields is None else fields), *REQUEST_FIELDS}
     name = (
-        PARAMS.get(named[1], named[1])
+        REQUEST_NAMES.get(named[1], named[1])
         if named and (fields is None or named[1] not in fields)
         else named[1]
         if named
@@ -100,45 +104,45 @@ def refused(error: InputError, fields: Collection[str] | None = None, default: s
     return ApiError(400, text, param, code)
 
 
-def overloaded(message: str, seconds: float = 1.0, code: str = "rate_limit_exceeded") -> ApiError:
+def too_many_requests(message: str, seconds: float = 1.0, code: str = "rate_limit_exceeded") -> ApiError:
     """429, with the seconds after which another try makes sense."""
     return ApiError(429, message, None, code, {"Retry-After": str(max(1, round(seconds)))})
 
 
-def respond(error: ApiError) -> JSONResponse:
+def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, error.status_code, headers=error.headers)
 
 
-def add_handlers(app: FastAPI) -> None:
+def add_exception_handlers(app: FastAPI) -> None:
     """Give every error of this application OpenAI's shape."""
 
     @app.exception_handler(StarletteHTTPException)
     async def of_http(request: Request, error: StarletteHTTPException) -> JSONResponse:
         if isinstance(error, ApiError):
-            return respond(error)
+            return error_response(error)
         if str(error.detail) == "Invalid multipart data.":
             what = "this form cannot be read: it is damaged, or the filename is too long"
-            return respond(ApiError(400, f"file: {what}", "file", "invalid_value"))
+            return error_response(ApiError(400, f"file: {what}", "file", "invalid_value"))
         return JSONResponse(
-            shape(error.status_code, f"{error.detail}: {request.method} {request.url.path}"),
+            error_body(error.status_code, f"{error.detail}: {request.method} {request.url.path}"),
             error.status_code,
             error.headers,
         )
 
     @app.exception_handler(NotFiniteError)
     async def of_overflow(request: Request, error: NotFiniteError) -> JSONResponse:
-        return respond(ApiError(500, str(error), code="model_overflow"))
+        return error_response(ApiError(500, str(error), code="model_overflow"))
 
     @app.exception_handler(InputError)
     async def of_input(request: Request, error: InputError) -> JSONResponse:
-        return respond(refused(error))
+        return error_response(input_error(error))
 
     @app.exception_handler(RequestValidationError)
     async def of_validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        return respond(invalid(error.errors()))
+        return error_response(validation_error(error.errors()))
 
 
-def invalid(problems: Any) -> ApiError:
+def validation_error(problems: Any) -> ApiError:
     """The first of pydantic's complaints, as a sentence that names the parameter."""
     problem = problems[0]
     place = [step for step in problem["loc"] if step not in ("body", "query", "path")]
@@ -175,10 +179,10 @@ def _path(place: list[Any]) -> str:
             text += f".{step}" if text else step
         elif not text:
             text = step[:100]
-    return printable(text)
+    return encodable(text)
 
 
 def _short(value: Any) -> str:
     """Its beginning, without writing out all of it."""
-    text = BRIEF.repr(value)
+    text = SHORT_REPR.repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

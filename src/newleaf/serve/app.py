@@ -9,12 +9,12 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 
-from newleaf.serve.api_errors import add_handlers
+from newleaf.serve.api_errors import add_exception_handlers
 from newleaf.serve.batches.batch_routes import batches_router
 from newleaf.serve.batches.batch_worker import BatchWorker
 from newleaf.serve.batches.file_routes import files_router
 from newleaf.serve.http.middleware import RequestMiddleware
-from newleaf.serve.http.rate_limit import KeyRates
+from newleaf.serve.http.rate_limit import RateLimiters
 from newleaf.serve.http.request_metrics import metrics_router
 from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.openai.chat_completions import chat_router
@@ -55,7 +55,7 @@ def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) ->
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    rates = KeyRates(server_context.limits, server_context.settings.keys)
+    rates = RateLimiters(server_context.limits, server_context.settings.keys)
     work = None
     if server_context.settings.state is not None:
         work = BatchWorker(
@@ -66,7 +66,7 @@ def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) ->
             most_bytes=server_context.limits.body,
         )
     app.state.strict = server_context.settings.strict
-    add_handlers(app)
+    add_exception_handlers(app)
     server_context.metrics.watch(server_context.registry.loads)
     rooms = (
         chat_router,

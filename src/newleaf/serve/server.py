@@ -17,12 +17,12 @@ from fastapi import APIRouter
 from newleaf.errors import InputError
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.app import create_app
-from newleaf.serve.http.connection import limited
+from newleaf.serve.http.connection import connection_class
 from newleaf.serve.models.server_context import ServerContext
 
-KEEP_ALIVE = 75  # seconds that a connection may be idle between requests
+KEEP_ALIVE_SECONDS = 75  # seconds that a connection may be idle between requests
 # seconds after which a thread has to hand over the interpreter: the engine's waits for it after each round
-SWITCH = 0.0005
+SWITCH_SECONDS = 0.0005
 
 
 class Server(uvicorn.Server):
@@ -68,12 +68,12 @@ def serve(
 ) -> None:
     """Open the first model and answer until a signal asks to end. Raises InputError when the model cannot be
     opened."""
-    allow_many_connections(server_context.limits.connections)
-    sys.setswitchinterval(SWITCH)
+    raise_open_file_limit(server_context.limits.connections)
+    sys.setswitchinterval(SWITCH_SECONDS)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     config = uvicorn.Config(
         create_app(server_context, more),
-        http=limited(server_context.limits),
+        http=connection_class(server_context.limits),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -82,12 +82,12 @@ def serve(
         proxy_headers=bool(server_context.settings.proxies),
         forwarded_allow_ips=list(server_context.settings.proxies),
         backlog=2048,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(server_context.limits.drain_seconds) or 1,
     )
 
     async def run() -> None:
-        await open_first(server_context)
+        await load_first_model(server_context)
         server = Server(config)
         watching = asyncio.create_task(_when_started(server, on_ready))
         try:
@@ -99,7 +99,7 @@ def serve(
         runner.run(run())
 
 
-async def open_first(server_context: ServerContext) -> None:
+async def load_first_model(server_context: ServerContext) -> None:
     """So that what is wrong with a model is said at the start, and the first answer comes soon."""
     try:
         server_context.registry.release(await server_context.registry.acquire(None))
@@ -113,7 +113,7 @@ async def _when_started(server: uvicorn.Server, on_ready: Callable[[], None]) ->
     on_ready()
 
 
-def allow_many_connections(count: int) -> None:
+def raise_open_file_limit(count: int) -> None:
     """Each connection is an open file, of which many systems allow 1,024 unless asked."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows; not where it is forbidden
         import resource

@@ -28,7 +28,7 @@ from newleaf.storage.number_range import check_finite
 from newleaf.storage.resolve_model import RUN_FILE, RUN_MODEL
 from newleaf.storage.weight_files import WHOLE, index_name
 from newleaf.text.tokenizer import Tokenizer
-from newleaf.untrusted import check_regular, guarded, read_object
+from newleaf.untrusted import check_regular, native_errors_as_input_errors, read_object
 
 # peft warns of fields that it does not know, so what newleaf notes stands in a file beside its own.
 CONFIG, WEIGHTS, OWN = "adapter_config.json", "adapter_model.safetensors", "newleaf.json"
@@ -205,7 +205,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     if not file.exists():
         raise InputError(f"{file.name} is missing")
     check_regular(file)
-    with guarded(f"{file.name} is damaged or not safetensors"):
+    with native_errors_as_input_errors(f"{file.name} is damaged or not safetensors"):
         with safe_open(file, framework="pt") as opened:
             found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
             checksums = Checksums(opened.metadata())

@@ -14,7 +14,7 @@ from newleaf.errors import InputError
 from newleaf.storage.adapter_folder import OWN, WEIGHTS, adapter_folder, base_of, read_about, read_notes
 from newleaf.storage.classifier_adapter import NOTE
 from newleaf.storage.classifier_folder import head_from
-from newleaf.untrusted import check_regular, guarded
+from newleaf.untrusted import check_regular, native_errors_as_input_errors
 
 
 def adapter_facts(name: str | Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _count(folder: Path) -> int:
         raise InputError(f"{folder}: {WEIGHTS} is missing")
     check_regular(folder / WEIGHTS)
     with (
-        guarded(f"{folder}: {WEIGHTS} is damaged or not safetensors"),
+        native_errors_as_input_errors(f"{folder}: {WEIGHTS} is damaged or not safetensors"),
         safe_open(folder / WEIGHTS, framework="pt") as file,
     ):
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dictionary)

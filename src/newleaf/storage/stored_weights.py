@@ -18,7 +18,7 @@ from newleaf.errors import InputError
 from newleaf.quant.mxfp4 import dequantize
 from newleaf.storage.checksums import Checksums
 from newleaf.storage.weight_files import weight_files
-from newleaf.untrusted import check_regular, guarded
+from newleaf.untrusted import check_regular, native_errors_as_input_errors
 
 BLOCKS, SCALES = "_blocks", "_scales"
 COMPUTED = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
@@ -70,8 +70,8 @@ class StoredWeights(Mapping[str, Tensor]):
         return found
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor that is not in `packed`, from its file's head. Raises KeyError for one that is not
-        there."""
+        """Of a tensor that is not in `packed`, from its file's head. Raises KeyError for one that
+        is not there."""
         holder = self.places[name]
         return tuple(
             holder[name].shape
@@ -87,7 +87,7 @@ class StoredWeights(Mapping[str, Tensor]):
         holder = self.places[name]
         if isinstance(holder, dict):
             return holder[name]
-        with guarded(f"{holder}: {name} cannot be read"):
+        with native_errors_as_input_errors(f"{holder}: {name} cannot be read"):
             found: Tensor = self._opened(holder).get_tensor(name)
         try:
             self.checksums[holder].check(name, found)
@@ -147,14 +147,14 @@ class StoredWeights(Mapping[str, Tensor]):
 
 def _open_safetensors(file: Path) -> Any:
     check_regular(file)
-    with guarded(f"{file}: damaged or not safetensors"):
+    with native_errors_as_input_errors(f"{file}: damaged or not safetensors"):
         return safe_open(file, framework="pt")
 
 
 def _open_bin(file: Path) -> dict[str, Tensor]:
     """A .bin file's tensors. Nothing in it runs: anything but plain tensors and containers is refused."""
     check_regular(file)
-    with guarded(f"{file}: damaged or not a file of PyTorch weights"):
+    with native_errors_as_input_errors(f"{file}: damaged or not a file of PyTorch weights"):
         try:
             # What torch wrote before 2020 is no zip file, and cannot be mapped.
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))

@@ -21,7 +21,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from newleaf.text.plain_vocabulary import reachable, without
-from newleaf.untrusted import guarded
+from newleaf.untrusted import native_errors_as_input_errors
 
 PRIVATE = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
 ANY_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd]")
@@ -117,7 +117,7 @@ class ControlTokens:
             theirs.append(theirs[-1] + len(pieces[-2]) + len(pieces[-1]))
             ours.append(at := match.end())
         # A batch of one: `encode` alone would hold Python's lock for as long as it takes.
-        with guarded("the tokenizer cannot encode this conversation"):
+        with native_errors_as_input_errors("the tokenizer cannot encode this conversation"):
             found = backend.encode_batch(
                 [mask.restore("".join([*pieces, text[at:]]))], add_special_tokens=False
             )[0]

@@ -10,7 +10,7 @@ import tokenizers
 
 from newleaf.errors import InputError
 from newleaf.text.components import parts_of
-from newleaf.untrusted import guarded
+from newleaf.untrusted import native_errors_as_input_errors
 
 MOST_GROWTH = 256  # times as long, in characters; published tokenizers stay below 16
 MOST_STEPS = 1000
@@ -39,7 +39,7 @@ def _steps(backend: tokenizers.Tokenizer, name: str, path: Path) -> list[dict[st
     part = getattr(backend, name)
     if part is None:
         return []
-    with guarded(f"{path}: its {name} cannot be read"):
+    with native_errors_as_input_errors(f"{path}: its {name} cannot be read"):
         return parts_of(json.loads(part.__getstate__()))
 
 

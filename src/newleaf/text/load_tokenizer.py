@@ -11,7 +11,13 @@ from newleaf.errors import InputError
 from newleaf.text.expansion_limit import check_growth
 from newleaf.text.o200k import ENDS, read_o200k
 from newleaf.text.special_tokens import END_OF_TEXT, add_special_tokens, read_named_tokens
-from newleaf.untrusted import MOST_TOKENIZER_BYTES, check_regular, guarded, read_object, read_text
+from newleaf.untrusted import (
+    MAX_TOKENIZER_BYTES,
+    check_regular,
+    native_errors_as_input_errors,
+    read_object,
+    read_text,
+)
 
 OTHER_NAMES = ("unk_token", "sep_token", "cls_token", "mask_token")  # which chat templates may read
 # A vocabulary and its merges: Hugging Face's names, those of GPT-2's release, and of GPT-1's.
@@ -72,7 +78,7 @@ def check_bytes(path: Path, folder: Path) -> None:
     said = read_object(about).get(CHECKSUM) if about.exists() else None
     if not isinstance(said, str):
         return
-    check_regular(path, MOST_TOKENIZER_BYTES)
+    check_regular(path, MAX_TOKENIZER_BYTES)
     found = checksum(path.read_bytes())
     if found != said and found.partition(":")[0] == said.partition(":")[0]:
         raise InputError(
@@ -118,9 +124,9 @@ def _read_folder(folder: Path) -> tokenizers.Tokenizer:
             f"{folder}: has no tokenizer.json and not both of vocab.json and merges.txt; name the folder "
             f"that holds them"
         )
-    names = read_object(vocab, MOST_TOKENIZER_BYTES)
-    check_regular(merges, MOST_TOKENIZER_BYTES)
-    with guarded(f"{folder}: {vocab.name} and {merges.name} do not fit together"):
+    names = read_object(vocab, MAX_TOKENIZER_BYTES)
+    check_regular(merges, MAX_TOKENIZER_BYTES)
+    with native_errors_as_input_errors(f"{folder}: {vocab.name} and {merges.name} do not fit together"):
         return (
             _gpt1(vocab, merges)
             if any(name.endswith("</w>") for name in names)
@@ -151,8 +157,8 @@ def _gpt1(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
 
 
 def _read_json_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    check_regular(path, MOST_TOKENIZER_BYTES)
-    with guarded(f"{path}: not a tokenizer.json"):
+    check_regular(path, MAX_TOKENIZER_BYTES)
+    with native_errors_as_input_errors(f"{path}: not a tokenizer.json"):
         backend = tokenizers.Tokenizer.from_file(str(path))
     check_growth(backend, path)
     return backend

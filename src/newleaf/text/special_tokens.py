@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from newleaf.errors import InputError
-from newleaf.untrusted import guarded, read_object
+from newleaf.untrusted import native_errors_as_input_errors, read_object
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token")
@@ -98,7 +98,7 @@ def add_special_tokens(backend: tokenizers.Tokenizer, named: NamedTokens, folder
         raise InputError(
             f"{folder}: its files add {len(wanted):,} tokens, and newleaf reads at most {MOST_ADDED:,}"
         )
-    with guarded(f"{folder}: its added tokens are not those of a tokenizer"):
+    with native_errors_as_input_errors(f"{folder}: its added tokens are not those of a tokenizer"):
         backend.add_tokens([token for token in wanted if token.content])
 
 

@@ -22,7 +22,7 @@ from newleaf.text.stream_decoder import (
 )
 from newleaf.text.token_byte_limit import shrinking
 from newleaf.text.utf8 import Utf8
-from newleaf.untrusted import guarded
+from newleaf.untrusted import native_errors_as_input_errors
 
 LONG = 10_000  # characters or ids: what takes milliseconds
 KEPT_SETTINGS = ("chat_template", "model_max_length", *OTHER_NAMES)
@@ -116,7 +116,7 @@ class Tokenizer:
     def encode(self, text: str, special_tokens: bool = True) -> list[int]:
         """Ids of a text; with `special_tokens`, what the tokenizer's own post-processor adds (nothing for new
         tokenizers)."""
-        with guarded("the tokenizer cannot encode this text"):
+        with native_errors_as_input_errors("the tokenizer cannot encode this text"):
             ids = list(self._encoding(text, special_tokens).ids)
         self.check_ids(ids)
         return ids
@@ -124,7 +124,7 @@ class Tokenizer:
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """`encode`, and the characters [start, end) of the text that each id stands for; (0, 0) for special
         tokens."""
-        with guarded("the tokenizer cannot encode this text"):
+        with native_errors_as_input_errors("the tokenizer cannot encode this text"):
             found = self._encoding(text, True)
         self.check_ids(found.ids)
         return list(found.ids), list(found.offsets)
@@ -140,7 +140,7 @@ class Tokenizer:
         """Ids of each text in parallel, without special tokens."""
         if self.rows is not None or any(self._encoder(text) is not self._plain_backend for text in texts):
             return [self.encode(text, special_tokens=False) for text in texts]
-        with guarded("the tokenizer cannot encode these texts"):
+        with native_errors_as_input_errors("the tokenizer cannot encode these texts"):
             return [
                 encoding.ids
                 for encoding in self._plain_backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -169,7 +169,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
-        with guarded("the tokenizer cannot decode these ids"):
+        with native_errors_as_input_errors("the tokenizer cannot decode these ids"):
             if len(ids) < LONG:
                 return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
             # as `_encoding`
@@ -186,8 +186,8 @@ class Tokenizer:
         self, shown: Mapping[int, str] | None = None, after: Sequence[int] = (), inside: bool = False
     ) -> StreamDecoder:
         """Decodes id by id: the pieces put together are what the ids add to the text of the ids `after`, with
-        the text of `shown` where those special tokens stand. `inside` says that a text stands before them,
-        whatever it is."""
+        the text of `shown` where those special tokens stand. `inside` says that a text stands before
+        them, whatever it is."""
         after = [*self._some_token, *after] if inside else after
         plain: StreamDecoder
         if self._byte_level:
@@ -233,7 +233,7 @@ class Tokenizer:
     @cached_property
     def bytes_of_tokens(self) -> list[bytes]:
         """The bytes of every id, by id."""
-        with guarded("the tokenizer's parts do not fit together"):
+        with native_errors_as_input_errors("the tokenizer's parts do not fit together"):
             return byte_table(self.backend, self._description, self._all_ids)
 
     @cached_property

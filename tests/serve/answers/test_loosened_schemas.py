@@ -16,7 +16,7 @@ from server_process import Running, until
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.json_schema import prepare
 from newleaf.serve.answers.answer_schema import AnswerSchema
-from newleaf.serve.models.loaded_model import Turns
+from newleaf.serve.models.loaded_model import ConcurrencyLimit
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 # as a set of Python is described
@@ -186,7 +186,7 @@ def test_a_name_that_stands_twice_is_told_also_where_the_schema_is_strict(loosen
 
 def test_checks_that_take_too_long_are_given_up_and_no_more_are_begun() -> None:
     async def many() -> list[str]:
-        turns, told = Turns(2, 0.01), []
+        turns, told = ConcurrencyLimit(2, 0.01), []
 
         async def one() -> None:
             try:

@@ -19,15 +19,15 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from newleaf.errors import InputError
-from newleaf.serve.api_errors import add_handlers, overloaded, respond
-from newleaf.serve.batches.batch_output import Output
-from newleaf.serve.batches.batch_worker import AT_ONCE, BatchWorker
+from newleaf.serve.api_errors import add_exception_handlers, error_response, too_many_requests
+from newleaf.serve.batches.batch_output import BatchOutput
+from newleaf.serve.batches.batch_worker import CONCURRENT_LINES, BatchWorker
 from newleaf.serve.batches.in_flight import InFlightLines
 from newleaf.serve.batches.record_store import RecordStore
-from newleaf.serve.http.api_keys import Key
+from newleaf.serve.http.api_keys import ApiKey
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.middleware import RequestMiddleware
-from newleaf.serve.http.rate_limit import KeyRates
+from newleaf.serve.http.rate_limit import RateLimiters
 from newleaf.serve.http.request_metrics import Metrics
 from newleaf.serve.http.server_settings import Limits, Settings
 
@@ -79,7 +79,7 @@ class Server:
         self, folder: Path, asked: list[str], *, limits: Limits | None = None, keys: Any = None
     ) -> None:
         self.time, self.asked, self.log = 0.0, asked, io.StringIO()
-        self.rates = KeyRates(limits or Limits(), keys, lambda: self.time)
+        self.rates = RateLimiters(limits or Limits(), keys, lambda: self.time)
         self.work = BatchWorker(folder, self._app, self.rates, Logs(self.log), sleep=self._sleep)  # type: ignore[arg-type]
         self.answer: Callable[[str], Any] = lambda prompt: None
         self.at_once = self.most = self.made = 0
@@ -212,7 +212,7 @@ def test_lines_in_flight_at_a_crash_are_tried_again_one_at_a_time(tmp_path: Path
     asyncio.run(server.until_over(id_))
     assert server.asked[:3] == ["r2", "r3", "r4"]
     assert most[:3] == [1, 1, 1]
-    assert 1 < server.most <= AT_ONCE
+    assert 1 < server.most <= CONCURRENT_LINES
     assert len(server.rows(id_)) == 30
 
 
@@ -309,7 +309,7 @@ def test_what_goes_wrong_with_one_line_is_that_lines_error(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("limits", [Limits(requests_per_minute=30), Limits(tokens_per_minute=3000)])
 def test_lines_wait_for_the_rates_of_their_key(tmp_path: Path, limits: Limits) -> None:
-    key = Key("alice", "0" * 64)
+    key = ApiKey("alice", "0" * 64)
     server = Server(tmp_path, [], limits=limits, keys=[key])
     times: list[float] = []
     server.answer = lambda prompt: times.append(server.time)
@@ -318,9 +318,9 @@ def test_lines_wait_for_the_rates_of_their_key(tmp_path: Path, limits: Limits) -
     assert server.status(id_, "alice") == "completed"
     assert len(server.rows(id_, owner="alice")) == 100
     # Each line uses a request and 100 tokens, thirty a minute; half of the first minute's were there at once.
-    assert times[-1] - times[0] >= (100 - 15 - AT_ONCE) * 2
+    assert times[-1] - times[0] >= (100 - 15 - CONCURRENT_LINES) * 2
     for start in times:
-        assert sum(start <= each < start + 60 for each in times) <= 45 + AT_ONCE
+        assert sum(start <= each < start + 60 for each in times) <= 45 + CONCURRENT_LINES
 
 
 def test_lines_leave_half_of_the_rates_to_requests_that_somebody_waits_for(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_lines_leave_half_of_the_rates_to_requests_that_somebody_waits_for(tmp_p
 
 def test_a_full_queue_is_waited_for_as_long_as_it_says(tmp_path: Path) -> None:
     server = Server(tmp_path, [])
-    server.answer = lambda prompt: respond(overloaded("full", 30)) if server.time < 60 else None
+    server.answer = lambda prompt: error_response(too_many_requests("full", 30)) if server.time < 60 else None
     id_ = server.make(lines(1))
     asyncio.run(server.until_over(id_))
     assert server.time == 60
@@ -342,7 +342,7 @@ def test_a_full_queue_is_waited_for_as_long_as_it_says(tmp_path: Path) -> None:
 
 
 def test_batches_of_a_key_that_is_no_longer_let_in_are_not_answered(tmp_path: Path) -> None:
-    server = Server(tmp_path, [], keys=[Key("bob", "0" * 64)])
+    server = Server(tmp_path, [], keys=[ApiKey("bob", "0" * 64)])
     id_ = server.make(lines(3), "alice")
     asyncio.run(server.until_over(id_))
     assert server.asked == []
@@ -469,7 +469,7 @@ class Full:
         for owner, name in (
             (InFlightLines, "_write"),
             (InFlightLines, "end"),
-            (Output, "_add"),
+            (BatchOutput, "_add"),
             (RecordStore, "put"),
         ):
             monkeypatch.setattr(owner, name, self._limited(getattr(owner, name)))
@@ -514,7 +514,7 @@ def test_a_full_disk_is_waited_for_and_blames_no_line(
 
 def test_a_request_that_a_full_disk_cannot_keep_is_told_so(tmp_path: Path) -> None:
     app, log = FastAPI(), io.StringIO()
-    add_handlers(app)
+    add_exception_handlers(app)
 
     @app.post("/keep")
     def keep() -> None:
@@ -523,7 +523,7 @@ def test_a_request_that_a_full_disk_cannot_keep_is_told_so(tmp_path: Path) -> No
     app.add_middleware(
         RequestMiddleware,
         settings=Settings(),
-        rates=KeyRates(Limits(), None),
+        rates=RateLimiters(Limits(), None),
         metrics=Metrics(),
         logs=Logs(log),
     )

@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 from server_process import Running, Start, until
 
-from newleaf.serve.api_errors import ApiError, invalid, shape
+from newleaf.serve.api_errors import ApiError, error_body, validation_error
 from newleaf.serve.http.server_settings import Limits
 from newleaf.serve.openai.completions import begin
 from newleaf.serve.protocol.body_reader import BodyReader
@@ -56,7 +56,7 @@ def test_checking_a_body_stops_at_the_first_thing_that_is_wrong(name: str) -> No
     except ValidationError as error:
         problems = error.errors()
         assert len(problems) < 100
-        assert len(json.dumps(invalid(problems).body)) < 1000
+        assert len(json.dumps(validation_error(problems).body)) < 1000
     reader = BodyReader(kind)
     with contextlib.suppress(ApiError):
         reader.read(body)
@@ -70,7 +70,7 @@ def test_a_million_ids_are_checked_as_they_are() -> None:
 
 
 def test_messages_of_errors_hold_only_the_beginning_of_what_was_sent() -> None:
-    assert len(shape(400, "x" * 1_000_000)["error"]["message"]) < 2000
+    assert len(error_body(400, "x" * 1_000_000)["error"]["message"]) < 2000
     values: list[Any] = ["a" * 10**6, list(range(10**6)), {"a" * 10**6: "b" * 10**6}, 10**4000]
     for value in values:
         problem = {
@@ -79,7 +79,7 @@ def test_messages_of_errors_hold_only_the_beginning_of_what_was_sent() -> None:
             "msg": "Input should be a valid string",
             "input": value,
         }
-        assert len(json.dumps(invalid([problem]).body)) < 2000
+        assert len(json.dumps(validation_error([problem]).body)) < 2000
 
 
 class Untouched:

@@ -71,7 +71,7 @@ def test_keys_that_are_made_at_once_are_all_kept_in_a_private_file(
 ) -> None:
     path, read = tmp_path / "keys.jsonl", keys.read_keys
 
-    def slowly(path: Path) -> list[keys.Key]:
+    def slowly(path: Path) -> list[keys.ApiKey]:
         found = read(path)
         time.sleep(0.05)  # in which another would read the same file
         return found

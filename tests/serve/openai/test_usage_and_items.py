@@ -14,7 +14,7 @@ from server_process import Running, Start
 
 import newleaf
 from newleaf.serve.answers.chat_answers import Delta
-from newleaf.serve.openai.response_items import Items
+from newleaf.serve.openai.response_items import ResponseItems
 from newleaf.text.reasoning import Part
 
 HELLO: Any = [{"role": "user", "content": "What is the capital?"}]
@@ -164,7 +164,7 @@ def test_what_is_not_in_the_background_cannot_be_cancelled(client: openai.OpenAI
 def test_thoughts_come_back_from_clients_that_keep_them_packed(server: Running, models: Any) -> None:
     """A conversation that its client keeps: it drops the text of thoughts and sends their packed form, as
     Codex does."""
-    items = Items(newleaf.load(models / "qwen3").tokenizer, packed=True)
+    items = ResponseItems(newleaf.load(models / "qwen3").tokenizer, packed=True)
     items.push(Delta(0, Part("reasoning", "Far or near? 新叶")))
     items.push(Delta(0, end="stop"))
     (thought,) = items.output

@@ -16,7 +16,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessage
 from server_process import Running, Start
 
-from newleaf.serve.http.middleware import MOST_LISTED, listed
+from newleaf.serve.http.middleware import MAX_HEADER_CHARACTERS, header_list
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 HELLO: Any = [{"role": "user", "content": "What is the capital?"}]
@@ -547,15 +547,15 @@ def test_the_log_names_what_was_ignored(server: Running) -> None:
 
 def test_the_header_is_short_and_safe() -> None:
     assert (
-        listed(["a.b[0]", "x\r\nset-cookie: y", "新叶, z"])
+        header_list(["a.b[0]", "x\r\nset-cookie: y", "新叶, z"])
         == "a.b[0], x%0D%0Aset-cookie%3A%20y, %E6%96%B0%E5%8F%B6%2C%20z"
     )
-    many = listed([f"field_{number}" for number in range(5000)])
-    assert len(many) < MOST_LISTED + 20
+    many = header_list([f"field_{number}" for number in range(5000)])
+    assert len(many) < MAX_HEADER_CHARACTERS + 20
     assert many.endswith(" more")
 
 
 def test_a_flood_of_unknown_names_is_no_trouble(server: Running) -> None:
     got = server.post(CHAT, **SHORT[CHAT], **{f"name \u00e9 {number}": number for number in range(20_000)})
     assert got.status_code == 200
-    assert len(got.headers["x-newleaf-ignored"]) < MOST_LISTED + 20
+    assert len(got.headers["x-newleaf-ignored"]) < MAX_HEADER_CHARACTERS + 20

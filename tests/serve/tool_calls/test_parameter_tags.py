@@ -11,12 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.serve.tool_calls.parsers import reader
-from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart, Form, Piece, form_of
+from newleaf.serve.tool_calls.parsers import tool_call_parser
+from newleaf.serve.tool_calls.tool_call import (
+    AnswerPart,
+    CallFormat,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+    detect_format,
+)
 from newleaf.text.reasoning import Part
 
-TEMPLATES = Path(__file__).parents[1] / "text" / "templates"
-KINDS: dict[Form, str] = {"qwen": "qwen3-coder.jinja", "glm": "glm.jinja"}
+TEMPLATES = Path(__file__).parents[2] / "text" / "templates"
+KINDS: dict[CallFormat, str] = {"qwen": "qwen3-coder.jinja", "glm": "glm.jinja"}
 PROPERTIES = {
     "text": {"type": "string"},
     "count": {"type": "integer"},
@@ -51,7 +59,7 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-def rendered(form: Form, calls: list[tuple[str, dict[str, Any]]], said: str = "") -> str:
+def rendered(form: CallFormat, calls: list[tuple[str, dict[str, Any]]], said: str = "") -> str:
     """What the template writes of an answer with these calls."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
@@ -67,21 +75,21 @@ def rendered(form: Form, calls: list[tuple[str, dict[str, Any]]], said: str = ""
 
 
 def read(
-    form: Form, pieces: list[str], cut: bool = False, live: bool = False, must: bool = False
+    form: CallFormat, pieces: list[str], cut: bool = False, live: bool = False, must: bool = False
 ) -> tuple[str, list[tuple[str, Any]]]:
     """Text, and calls with their arguments parsed."""
-    one = reader(form, FUNCTIONS, must, live)
-    found: list[Piece] = [each for piece in pieces for each in one.push(Part("content", piece))] + one.finish(
-        cut
-    )
+    one = tool_call_parser(form, FUNCTIONS, must, live)
+    found: list[AnswerPart] = [
+        each for piece in pieces for each in one.push(Part("content", piece))
+    ] + one.finish(cut)
     calls: list[list[str]] = []
     for each in found:
-        if isinstance(each, Call | CallStart):
-            calls.append([each.name, each.arguments if isinstance(each, Call) else ""])
-        elif isinstance(each, CallPart):
+        if isinstance(each, ToolCall | ToolCallStart):
+            calls.append([each.name, each.arguments if isinstance(each, ToolCall) else ""])
+        elif isinstance(each, ToolCallDelta):
             calls[-1][1] += each.arguments
-    assert sum(isinstance(each, CallStart) for each in found) >= sum(
-        isinstance(each, CallEnd) for each in found
+    assert sum(isinstance(each, ToolCallStart) for each in found) >= sum(
+        isinstance(each, ToolCallEnd) for each in found
     )
     return "".join(each.text for each in found if isinstance(each, Part)), [
         (name, json.loads(text)) for name, text in calls
@@ -93,7 +101,7 @@ def read(
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(VALUES, min_size=1, max_size=2), cuts=st.lists(st.integers(0, 400), max_size=8))
 def test_what_a_template_writes_of_calls_is_read_as_these_calls(
-    form: Form, live: bool, values: list[dict[str, Any]], cuts: list[int]
+    form: CallFormat, live: bool, values: list[dict[str, Any]], cuts: list[int]
 ) -> None:
     calls = [("go", each) for each in values]
     text = rendered(form, calls)
@@ -109,7 +117,7 @@ MANY = "\n<function=go>\n<parameter=count>\nmany\n</parameter>\n</function>\n"
 FAR = "go\n<arg_key>far</arg_key>\n<arg_value>false</arg_value>\n"
 TEXT = "\n<function=go>\n<parameter=text>a\nb</parameter>\n</function>\n"
 INVOKED = '\n<invoke name="go">\n<parameter name="count">3</parameter>\n</invoke>\n<invoke name="stop">\n</invoke>\n'
-CASES: list[tuple[Form, str, str, list[tuple[str, Any]]]] = [
+CASES: list[tuple[CallFormat, str, str, list[tuple[str, Any]]]] = [
     ("qwen", "Well.\n<tool_call>\n<function=stop>\n</function>\n</tool_call>", "Well.", [("stop", {})]),
     ("qwen", "<function=stop>\n</function>\n</tool_call>", "", [("stop", {})]),  # models forget the first tag
     (
@@ -174,7 +182,7 @@ CASES: list[tuple[Form, str, str, list[tuple[str, Any]]]] = [
 
 @pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
 def test_calls_are_found_by_their_tags(
-    form: Form, text: str, said: str, calls: list[tuple[str, Any]]
+    form: CallFormat, text: str, said: str, calls: list[tuple[str, Any]]
 ) -> None:
     for pieces in ([text], list(text)):
         assert read(form, pieces) == (said, calls)
@@ -182,7 +190,7 @@ def test_calls_are_found_by_their_tags(
 
 
 @pytest.mark.parametrize("form", KINDS)
-def test_of_calls_that_are_cut_the_whole_ones_stay(form: Form) -> None:
+def test_of_calls_that_are_cut_the_whole_ones_stay(form: CallFormat) -> None:
     text = rendered(form, [("stop", {}), ("go", {"text": "abc"})])
     for size in range(text.index("abc"), text.index("abc") + 3):
         assert read(form, [text[:size]], cut=True) == ("", [("stop", {})])
@@ -190,6 +198,6 @@ def test_of_calls_that_are_cut_the_whole_ones_stay(form: Form) -> None:
 
 def test_templates_tell_their_form() -> None:
     for form, name in KINDS.items():
-        assert form_of((TEMPLATES / name).read_text("utf-8")) == form
-    assert form_of("{{ tools }}<seed:tool_call><function=a><parameter=b>") == "seed"
-    assert form_of("{{ tools }}<minimax:tool_call><invoke name=><parameter name=>") == "minimax"
+        assert detect_format((TEMPLATES / name).read_text("utf-8")) == form
+    assert detect_format("{{ tools }}<seed:tool_call><function=a><parameter=b>") == "seed"
+    assert detect_format("{{ tools }}<minimax:tool_call><invoke name=><parameter name=>") == "minimax"

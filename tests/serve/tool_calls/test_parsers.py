@@ -8,21 +8,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from newleaf.serve.http.rate_limit import Bucket, Rates
-from newleaf.serve.tool_calls.parsers import reader
-from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart, Form, form_of
+from newleaf.serve.http.rate_limit import RateLimiter, TokenBucket
+from newleaf.serve.tool_calls.parsers import tool_call_parser
+from newleaf.serve.tool_calls.tool_call import (
+    CallFormat,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+    detect_format,
+)
 from newleaf.text.reasoning import ChannelSplitter, Part
 
 NAMES = ("go", "stop")
-GO = Call("go", '{"far": true}')
-CASES: list[tuple[Form, str, str, list[Call]]] = [
+GO = ToolCall("go", '{"far": true}')
+CASES: list[tuple[CallFormat, str, str, list[ToolCall]]] = [
     ("tags", '<tool_call>\n{"name": "go", "arguments": {"far": true}}\n</tool_call>', "", [GO]),
     ("tags", 'Well. <tool_call>{"name": "go", "arguments": {"far": true}}</tool_call>\n', "Well.", [GO]),
     (
         "own",
         '<tool_call>{"name": "stop"}</tool_call>\n<tool_call>{"name": "go", "arguments": "{\\"far\\": true}"}</tool_call>',
         "",
-        [Call("stop", "{}"), GO],
+        [ToolCall("stop", "{}"), GO],
     ),
     ("tags", '<tool_call>{"name": "go", "arguments": {"far": true}}', "", [GO]),
     (
@@ -35,7 +42,12 @@ CASES: list[tuple[Form, str, str, list[Call]]] = [
     ("tags", "a < b, <tool", "a < b, <tool", []),
     ("bare", '{"name": "go", "parameters": {"far": true}}', "", [GO]),
     ("bare", '<|python_tag|>{"name": "go", "parameters": {"far": true}}', "", [GO]),
-    ("bare", '[{"name": "go", "arguments": {"far": true}}, {"name": "stop"}]', "", [GO, Call("stop", "{}")]),
+    (
+        "bare",
+        '[{"name": "go", "arguments": {"far": true}}, {"name": "stop"}]',
+        "",
+        [GO, ToolCall("stop", "{}")],
+    ),
     ("bare", '{"answer": 42}', '{"answer": 42}', []),
     ("bare", "Hello {", "Hello {", []),
     ("list", '[TOOL_CALLS] [{"name": "go", "arguments": {"far": true}}]', "", [GO]),
@@ -47,42 +59,42 @@ CASES: list[tuple[Form, str, str, list[Call]]] = [
         "tags",
         '<tool_call>{"name": "go", "arguments": {"a": "</tool_call>"}}</tool_call>',
         "",
-        [Call("go", '{"a": "</tool_call>"}')],
+        [ToolCall("go", '{"a": "</tool_call>"}')],
     ),
     (
         "own",
         '<tool_call>{"name": "go", "arguments": {"a": "\\"}<tool_call>"}}\n</tool_call>\n<tool_call>{"name": "stop"}</tool_call>',
         "",
-        [Call("go", '{"a": "\\"}<tool_call>"}'), Call("stop", "{}")],
+        [ToolCall("go", '{"a": "\\"}<tool_call>"}'), ToolCall("stop", "{}")],
     ),
     (
         "named",
         '[TOOL_CALLS]go[ARGS]{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}',
         "",
-        [Call("go", '{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}')],
+        [ToolCall("go", '{"a": "[ARGS][TOOL_CALLS]stop[ARGS]{}"}')],
     ),
     (
         "list",
         '[TOOL_CALLS] [{"name": "go", "arguments": {"a": "[ARGS]"}}]',
         "",
-        [Call("go", '{"a": "[ARGS]"}')],
+        [ToolCall("go", '{"a": "[ARGS]"}')],
     ),
     (
         "named",
         '[TOOL_CALLS]go[ARGS]{"far": true}[TOOL_CALLS]stop[CALL_ID]abc[ARGS]{}',
         "",
-        [GO, Call("stop", "{}")],
+        [GO, ToolCall("stop", "{}")],
     ),
     ("list", 'Sure. [TOOL_CALLS][{"name": "go", "arguments": {"far": true}}]', "Sure.", [GO]),
     (
         "bare",
         '{"name": "go", "parameters": {"far": true}}; {"name": "stop", "parameters": {}}',
         "",
-        [GO, Call("stop", "{}")],
+        [GO, ToolCall("stop", "{}")],
     ),
     # What a function without parameters, or with nullable ones, is given.
-    ("tags", '<tool_call>{"name": "stop", "arguments": null}</tool_call>', "", [Call("stop", "{}")]),
-    ("bare", '{"name": "stop", "parameters": null}', "", [Call("stop", "{}")]),
+    ("tags", '<tool_call>{"name": "stop", "arguments": null}</tool_call>', "", [ToolCall("stop", "{}")]),
+    ("bare", '{"name": "stop", "parameters": null}', "", [ToolCall("stop", "{}")]),
     (
         "tags",
         '<tool_call>{"name": "go", "arguments": [1]}</tool_call>',
@@ -94,25 +106,25 @@ CASES: list[tuple[Form, str, str, list[Call]]] = [
         "tags",
         '<tool_call>{"name": "stop"}\n<tool_call>{"name": "stop"}</tool_call>',
         "",
-        [Call("stop", "{}")] * 2,
+        [ToolCall("stop", "{}")] * 2,
     ),
     (
         "tags",
         '<tool_call>{"name": "go", "arguments": {"a": "b\nc"}}</tool_call>',
         "",
-        [Call("go", '{"a": "b\\nc"}')],
+        [ToolCall("go", '{"a": "b\\nc"}')],
     ),
     (
         "tags",
         '<tool_call>go</tool_call> <tool_call>{"name": "stop"}</tool_call>',
         "<tool_call>go</tool_call>",
-        [Call("stop", "{}")],
+        [ToolCall("stop", "{}")],
     ),
     (
         "tags",
         '<tool_call>{"a</tool_call>\n<tool_call>{"name": "stop"}</tool_call>',
         '<tool_call>{"a</tool_call>',
-        [Call("stop", "{}")],
+        [ToolCall("stop", "{}")],
     ),
     (
         "tags",
@@ -124,10 +136,10 @@ CASES: list[tuple[Form, str, str, list[Call]]] = [
         "tags",
         '<tool_call>{"name": "go", "arguments": {"a": "\\ud800"}}',
         "",
-        [Call("go", '{"a": "\\ud800"}')],
+        [ToolCall("go", '{"a": "\\ud800"}')],
     ),
 ]
-CUT: list[tuple[Form, bool, str, str, list[Call]]] = [
+CUT: list[tuple[CallFormat, bool, str, str, list[ToolCall]]] = [
     ("tags", False, 'Well. <tool_call>{"name": "go", "argu', "Well.", []),
     (
         "tags",
@@ -153,14 +165,14 @@ CUT: list[tuple[Form, bool, str, str, list[Call]]] = [
 
 @pytest.mark.parametrize(("form", "must", "text", "said", "calls"), CUT)
 def test_a_call_that_is_cut_is_dropped(
-    form: Form, must: bool, text: str, said: str, calls: list[Call]
+    form: CallFormat, must: bool, text: str, said: str, calls: list[ToolCall]
 ) -> None:
     for pieces in ([text], list(text)):
-        read = reader(form, NAMES, must)
+        read = tool_call_parser(form, NAMES, must)
         found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish(
             cut=True
         )
-        assert [each for each in found if isinstance(each, Call)] == calls
+        assert [each for each in found if isinstance(each, ToolCall)] == calls
         assert "".join(each.text for each in found if isinstance(each, Part)) == said
 
 
@@ -168,8 +180,8 @@ def test_a_call_that_is_cut_is_dropped(
     ("form", "text"),
     [("list", '[{"name": "go", "arguments": {"far": true}}]'), ("named", 'go[ARGS]{"far": true}')],
 )
-def test_a_mark_that_stands_in_the_prompt_need_not_be_written(form: Form, text: str) -> None:
-    read = reader(form, NAMES, must=True)
+def test_a_mark_that_stands_in_the_prompt_need_not_be_written(form: CallFormat, text: str) -> None:
+    read = tool_call_parser(form, NAMES, must=True)
     assert read.push(Part("content", text)) + read.finish() == [GO]
 
 
@@ -177,28 +189,30 @@ def test_a_mark_that_stands_in_the_prompt_need_not_be_written(form: Form, text: 
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_calls_are_found_however_the_text_is_cut(
-    form: Form, text: str, said: str, calls: list[Call], data: st.DataObject
+    form: CallFormat, text: str, said: str, calls: list[ToolCall], data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    read = reader(form, NAMES)
+    read = tool_call_parser(form, NAMES)
     found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish()
-    assert [each for each in found if isinstance(each, Call)] == calls
+    assert [each for each in found if isinstance(each, ToolCall)] == calls
     assert "".join(each.text for each in found if isinstance(each, Part)) == said
 
 
 @pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
-def test_calls_told_while_they_come_are_the_same(form: Form, text: str, said: str, calls: list[Call]) -> None:
+def test_calls_told_while_they_come_are_the_same(
+    form: CallFormat, text: str, said: str, calls: list[ToolCall]
+) -> None:
     if "1e999" in text:  # once told, it cannot become text
         return
     for pieces in ([text], list(text)):
-        read = reader(form, NAMES, live=True)
+        read = tool_call_parser(form, NAMES, live=True)
         found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish()
         told: list[list[str]] = []
         for each in found:
-            if isinstance(each, Call | CallStart):
-                told.append([each.name, each.arguments if isinstance(each, Call) else ""])
-            elif isinstance(each, CallPart):
+            if isinstance(each, ToolCall | ToolCallStart):
+                told.append([each.name, each.arguments if isinstance(each, ToolCall) else ""])
+            elif isinstance(each, ToolCallDelta):
                 told[-1][1] += each.arguments
         assert [(name, json.loads(arguments)) for name, arguments in told] == [
             (call.name, json.loads(call.arguments)) for call in calls
@@ -211,14 +225,14 @@ def test_the_end_of_a_call_is_told_where_it_is_whole() -> None:
         ('<tool_call>{"name": "go", "arguments": {"far": tr', 0),
         ('<tool_call>{"name": "go", "arguments": {}', 1),
     ):
-        read = reader("tags", NAMES, live=True)
+        read = tool_call_parser("tags", NAMES, live=True)
         found = read.push(Part("content", text)) + read.finish(cut=True)
-        assert found[0] == CallStart("go")
-        assert found.count(CallEnd()) == ends
+        assert found[0] == ToolCallStart("go")
+        assert found.count(ToolCallEnd()) == ends
 
 
 def test_thoughts_are_not_searched_for_calls() -> None:
-    read = reader("tags", NAMES)
+    read = tool_call_parser("tags", NAMES)
     thought = Part("reasoning", '<tool_call>{"name": "go"}</tool_call>')
     assert read.push(thought) + read.finish() == [thought]
 
@@ -226,25 +240,25 @@ def test_thoughts_are_not_searched_for_calls() -> None:
 def test_gpt_oss_calls_functions_in_a_channel_of_their_own() -> None:
     text = "<|channel|>analysis<|message|>Far.<|end|><|start|>assistant<|channel|>commentary to=functions.go <|constrain|>json<|message|>"
     text += json.dumps({"far": True})
-    split, read = ChannelSplitter(), reader("harmony", NAMES)
+    split, read = ChannelSplitter(), tool_call_parser("harmony", NAMES)
     parts = [part for piece in (text[:70], text[70:]) for part in split.push(piece)] + split.finish()
     found = [each for part in parts for each in read.push(part)] + read.finish()
     assert "".join(each.text for each in found if isinstance(each, Part)) == "Far."
-    assert [each for each in found if isinstance(each, Call)] == [GO]
+    assert [each for each in found if isinstance(each, ToolCall)] == [GO]
 
 
 def test_templates_tell_how_their_models_call() -> None:
-    assert form_of("{{ messages }}") == "own"
-    assert form_of("{% if tools %}<tool_call>{% endif %}") == "tags"
-    assert form_of("{% if tools %}[TOOL_CALLS]{% endif %}") == "list"
-    assert form_of("{% if tools %}[TOOL_CALLS]{{ name }}[ARGS]{% endif %}") == "named"
-    assert form_of("{% if tools %}{{ tools }}{% endif %}") == "bare"
-    assert form_of("{% if tools %}<|channel|><|message|>{% endif %}") == "harmony"
+    assert detect_format("{{ messages }}") == "own"
+    assert detect_format("{% if tools %}<tool_call>{% endif %}") == "tags"
+    assert detect_format("{% if tools %}[TOOL_CALLS]{% endif %}") == "list"
+    assert detect_format("{% if tools %}[TOOL_CALLS]{{ name }}[ARGS]{% endif %}") == "named"
+    assert detect_format("{% if tools %}{{ tools }}{% endif %}") == "bare"
+    assert detect_format("{% if tools %}<|channel|><|message|>{% endif %}") == "harmony"
 
 
 def test_a_bucket_gives_a_minutes_worth_and_fills_steadily() -> None:
     now = 0.0
-    bucket = Bucket(60, lambda: now)
+    bucket = TokenBucket(60, lambda: now)
     assert bucket.wait(60) == 0
     bucket.take(60)
     assert bucket.wait(1) == pytest.approx(1)
@@ -255,5 +269,5 @@ def test_a_bucket_gives_a_minutes_worth_and_fills_steadily() -> None:
     bucket.wait(0)
     bucket.take(90)  # tokens are known when they have been used
     assert bucket.wait(1) == pytest.approx(31)
-    rates = Rates(2, None, lambda: now)
+    rates = RateLimiter(2, None, lambda: now)
     assert [rates.admit() for _ in range(3)] == [0, 0, pytest.approx(30)]

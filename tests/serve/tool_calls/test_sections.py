@@ -16,8 +16,15 @@ from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.json_schema import prepare
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer
-from newleaf.serve.tool_calls.parsers import reader
-from newleaf.serve.tool_calls.tool_call import Call, CallPart, CallStart, Form, Piece, form_of
+from newleaf.serve.tool_calls.parsers import tool_call_parser
+from newleaf.serve.tool_calls.tool_call import (
+    AnswerPart,
+    CallFormat,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallStart,
+    detect_format,
+)
 from newleaf.text.reasoning import Part
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
@@ -34,22 +41,22 @@ KIMI = (
     "<|tool_calls_section_begin|><|tool_call_begin|>functions.go:0<|tool_call_argument_begin|>%s<|tool_call_end|>"
     "<|tool_call_begin|>functions.stop:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>"
 )
-WRITTEN: dict[Form, str] = {"deepseek-v3": V3, "deepseek-v3.1": V31, "kimi": KIMI}
+WRITTEN: dict[CallFormat, str] = {"deepseek-v3": V3, "deepseek-v3.1": V31, "kimi": KIMI}
 ARGUMENTS = ({"far": True}, {"a": "<｜tool▁calls▁end｜>```<|tool_call_end|>"}, {})
 
 
 def read(
-    form: Form, pieces: list[str], cut: bool = False, live: bool = False
+    form: CallFormat, pieces: list[str], cut: bool = False, live: bool = False
 ) -> tuple[str, list[tuple[str, str]]]:
-    one = reader(form, NAMES, live=live)
-    found: list[Piece] = [each for piece in pieces for each in one.push(Part("content", piece))] + one.finish(
-        cut
-    )
+    one = tool_call_parser(form, NAMES, live=live)
+    found: list[AnswerPart] = [
+        each for piece in pieces for each in one.push(Part("content", piece))
+    ] + one.finish(cut)
     calls: list[list[str]] = []
     for each in found:
-        if isinstance(each, Call | CallStart):
-            calls.append([each.name, each.arguments if isinstance(each, Call) else ""])
-        elif isinstance(each, CallPart):
+        if isinstance(each, ToolCall | ToolCallStart):
+            calls.append([each.name, each.arguments if isinstance(each, ToolCall) else ""])
+        elif isinstance(each, ToolCallDelta):
             calls[-1][1] += each.arguments
     return "".join(each.text for each in found if isinstance(each, Part)), [
         (name, text) for name, text in calls
@@ -65,7 +72,7 @@ def read(
     cuts=st.lists(st.integers(0, 300), max_size=8),
 )
 def test_calls_of_a_section_are_read(
-    form: Form, live: bool, arguments: Any, said: str, cuts: list[int]
+    form: CallFormat, live: bool, arguments: Any, said: str, cuts: list[int]
 ) -> None:
     text = said + WRITTEN[form] % json.dumps(arguments, ensure_ascii=False)
     places = sorted(min(place, len(text)) for place in cuts)
@@ -78,7 +85,7 @@ def test_calls_of_a_section_are_read(
 
 
 @pytest.mark.parametrize("form", WRITTEN)
-def test_what_is_no_call_comes_as_text_and_what_is_cut_is_dropped(form: Form) -> None:
+def test_what_is_no_call_comes_as_text_and_what_is_cut_is_dropped(form: CallFormat) -> None:
     other = WRITTEN[form].replace("go", "fly").replace("stop", "fly") % "{}"
     assert read(form, list(other)) == (other, [])
     text = WRITTEN[form] % '{"far": true}'
@@ -88,7 +95,7 @@ def test_what_is_no_call_comes_as_text_and_what_is_cut_is_dropped(form: Form) ->
 
 
 @pytest.mark.parametrize("form", WRITTEN)
-def test_required_calls_are_written_so(form: Form) -> None:
+def test_required_calls_are_written_so(form: CallFormat) -> None:
     tokenizer = train_tokenizer([string.printable + WRITTEN[form]], TokenizerConfig(kind="byte"), None)
     schema = {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"]}
     functions = [
@@ -109,6 +116,6 @@ def test_required_calls_are_written_so(form: Form) -> None:
 
 
 def test_templates_tell_their_form() -> None:
-    assert form_of("{{ tools }}" + V3) == "deepseek-v3"
-    assert form_of("{{ tools }}" + V31) == "deepseek-v3.1"
-    assert form_of("{{ tools }}" + KIMI) == "kimi"
+    assert detect_format("{{ tools }}" + V3) == "deepseek-v3"
+    assert detect_format("{{ tools }}" + V31) == "deepseek-v3.1"
+    assert detect_format("{{ tools }}" + KIMI) == "kimi"

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from handmade_runs import append, write_run
 
-from newleaf.serve.api_errors import add_handlers
+from newleaf.serve.api_errors import add_exception_handlers
 from newleaf.serve.http.server_settings import Settings
 from newleaf.serve.web import run_routes
 from newleaf.serve.web.run_routes import runs_router
@@ -26,7 +26,7 @@ from newleaf.train.runs.run_history import read_curve
 
 def client(folder: Path | None) -> TestClient:
     app = FastAPI()
-    add_handlers(app)
+    add_exception_handlers(app)
     app.include_router(runs_router(SimpleNamespace(settings=Settings(runs=folder))))  # type: ignore[arg-type]
     return TestClient(app)
 
@@ -109,7 +109,7 @@ def test_an_id_that_is_not_in_the_list_is_refused_whatever_path_it_spells(run: s
 def test_a_long_run_comes_in_groups_whose_means_are_the_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_routes, "MOST_POINTS", 10)
+    monkeypatch.setattr(run_routes, "MAX_POINTS", 10)
     write_run(tmp_path / "long", steps=40, bits=1.0)
     found = history(client(tmp_path), "long")["train"]
     losses = [1.0 + 3 * math.exp(-step / 10) for step in range(1, 41)]

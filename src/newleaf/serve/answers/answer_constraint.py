@@ -10,21 +10,21 @@ from typing import Any
 from newleaf.errors import InputError
 from newleaf.serve.answers.answer_grammar import (
     Lead,
-    Thoughts,
+    ReasoningState,
     answer_grammar,
+    call_prefix_token,
     calls_answer,
     channel_grammar,
     json_answer,
-    opening,
     text_answer,
 )
 from newleaf.serve.answers.answer_schema import AnswerSchema
-from newleaf.serve.answers.chat_params import Question
-from newleaf.serve.api_errors import ApiError, refused
+from newleaf.serve.answers.chat_params import ChatParams
+from newleaf.serve.api_errors import ApiError, input_error
 from newleaf.serve.models.loaded_model import LoadedModel
-from newleaf.serve.tool_calls.parameter_tags import MARKUPS
-from newleaf.serve.tool_calls.sections import SECTIONS
-from newleaf.serve.tool_calls.tool_call import Form
+from newleaf.serve.tool_calls.parameter_tags import PARAMETER_TAG_FORMATS
+from newleaf.serve.tool_calls.sections import SECTION_FORMATS
+from newleaf.serve.tool_calls.tool_call import CallFormat
 from newleaf.text.chat_template import Prompt
 from newleaf.text.reasoning import CHANNEL, OPEN, marks_in
 
@@ -51,16 +51,16 @@ class ConstrainedPrompt:
         """An error of the floors below. A grammar of ours is told by the parameter it was made of."""
         text = str(error)
         if self.param is None or not text.startswith("grammar"):
-            return refused(error)
+            return input_error(error)
         return ApiError(400, f"{self.param}: {text.partition(': ')[2]}", self.param, "invalid_value")
 
 
-def constrained(
+def constrain_answer(
     loaded_model: LoadedModel,
-    question: Question,
+    question: ChatParams,
     prompt: Prompt,
     source: str,
-    form: Form | None,
+    form: CallFormat | None,
     careful: bool,
 ) -> ConstrainedPrompt:
     """What holds the answer. `careful`: compile each schema by itself, so that the error, or what is
@@ -93,7 +93,7 @@ def constrained(
         answers.append(json_answer(schema))
     elif answers and not must:
         answers.append(text_answer(form or "own"))
-    if must and form is not None and (mark := opening(form)) is not None:
+    if must and form is not None and (mark := call_prefix_token(form)) is not None:
         prompt, grammar = _go_on(loaded_model, prompt, mark), answer_grammar("none", answers)
     elif CHANNEL in marks_in(source) and not question.go_on:
         grammar = channel_grammar(control, answers, held if form == "harmony" else ())
@@ -108,20 +108,22 @@ def constrained(
         {
             name: found
             for name, each in functions.items()
-            if (found := shapes[name].watched(each, form in MARKUPS)) is not None
+            if (found := shapes[name].watched(each, form in PARAMETER_TAG_FORMATS)) is not None
         },
         shape.watched(schema) if shape is not None and schema is not None else None,
         "tools" if held else question.schema_param,
     )
 
 
-def _by_itself(form: Form, question: Question) -> bool:
+def _by_itself(form: CallFormat, question: ChatParams) -> bool:
     """Whether free answers are held to the functions' schemas once they call: always in our own form; in
     others for strict functions, where a mark says that a call begins."""
-    return form == "own" or (form in ("tags", "list", "named", *MARKUPS, *SECTIONS) and bool(question.strict))
+    return form == "own" or (
+        form in ("tags", "list", "named", *PARAMETER_TAG_FORMATS, *SECTION_FORMATS) and bool(question.strict)
+    )
 
 
-def _thoughts(prompt: Prompt, source: str) -> Thoughts:
+def _thoughts(prompt: Prompt, source: str) -> ReasoningState:
     if OPEN not in marks_in(source):
         return "none"
     return "inside" if prompt.text.rstrip().endswith(OPEN) else "may"

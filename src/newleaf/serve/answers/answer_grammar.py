@@ -8,20 +8,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from newleaf.generate.constraints.prepared_schema import Prepared
-from newleaf.serve.tool_calls.parameter_tag_grammar import markup_calls
-from newleaf.serve.tool_calls.parameter_tags import MARKUPS, Markup
-from newleaf.serve.tool_calls.sections import SECTIONS, Section
-from newleaf.serve.tool_calls.tool_call import ARGUMENTS, CLOSE, CONSTRAIN, LIST, OPEN, Form
+from newleaf.serve.tool_calls.parameter_tag_grammar import parameter_tag_rules
+from newleaf.serve.tool_calls.parameter_tags import PARAMETER_TAG_FORMATS, ParameterTagFormat
+from newleaf.serve.tool_calls.sections import SECTION_FORMATS, SectionFormat
+from newleaf.serve.tool_calls.tool_call import (
+    ARGS_TOKEN,
+    CLOSE_TAG,
+    CONSTRAIN_TOKEN,
+    OPEN_TAG,
+    TOOL_CALLS_TOKEN,
+    CallFormat,
+)
 from newleaf.text.reasoning import CHANNEL, END, MESSAGE, START, THOUGHTS
 from newleaf.text.reasoning import CLOSE as THOUGHT_ENDS
 from newleaf.text.reasoning import OPEN as THOUGHT_BEGINS
 
-Thoughts = Literal["none", "may", "inside"]
+ReasoningState = Literal["none", "may", "inside"]
 Lead = Literal["none", "mark", "text"]
-MANY = 16  # calls of one answer
+MAX_CALLS = 16  # calls of one answer
 
 
-def answer_grammar(thoughts: Thoughts, answers: Sequence[str]) -> str:
+def answer_grammar(thoughts: ReasoningState, answers: Sequence[str]) -> str:
     """A Lark grammar, as llguidance reads it, of one of these `answers`, which the functions below make."""
     rules = [rule for answer in answers for rule in answer.splitlines()]
     names = " | ".join(answer.partition(":")[0] for answer in answers)
@@ -53,7 +60,9 @@ def channel_grammar(
     rules += [rule for answer in answers for rule in answer.splitlines()]
     for number, each in enumerate(functions):
         head = json.dumps(f"commentary to=functions.{each['name']} ")
-        rules.append(f'call_{number}: {channel} {head} {mark(CONSTRAIN)} "json" {message} arguments_{number}')
+        rules.append(
+            f'call_{number}: {channel} {head} {mark(CONSTRAIN_TOKEN)} "json" {message} arguments_{number}'
+        )
         rules.append(each["parameters"].rules(f"arguments_{number}"))
     ways = " | ".join(
         [*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))]
@@ -67,14 +76,20 @@ def json_answer(schema: Prepared) -> str:
     return schema.rules("json")
 
 
-def text_answer(form: Form = "own") -> str:
+def text_answer(form: CallFormat = "own") -> str:
     """Any text without a call's tag."""
-    mark = MARKUPS[form].open if form in MARKUPS else SECTIONS[form].begin if form in SECTIONS else OPEN
+    mark = (
+        PARAMETER_TAG_FORMATS[form].open
+        if form in PARAMETER_TAG_FORMATS
+        else SECTION_FORMATS[form].begin
+        if form in SECTION_FORMATS
+        else OPEN_TAG
+    )
     return f"text: TEXT?\nTEXT: /(?s:.+)/ & ~/(?s:.*){_escaped(mark)}(?s:.*)/"
 
 
 def calls_answer(
-    form: Form,
+    form: CallFormat,
     functions: Sequence[dict[str, Any]],
     parallel: bool,
     control: Callable[[str], int | None],
@@ -85,48 +100,57 @@ def calls_answer(
     Before them stands what `lead` says: nothing that the prompt can have, the form's mark, or text up to its
     mark. `control` gives the ids of control tokens.
     """
-    if form in MARKUPS:
-        return _markup_answer(MARKUPS[form], functions, parallel, lead)
-    if form in SECTIONS:
-        return _section_answer(SECTIONS[form], functions, parallel, control, lead)
+    if form in PARAMETER_TAG_FORMATS:
+        return _markup_answer(PARAMETER_TAG_FORMATS[form], functions, parallel, lead)
+    if form in SECTION_FORMATS:
+        return _section_answer(SECTION_FORMATS[form], functions, parallel, control, lead)
     if form == "list":
         before, key, after, between = '{"name": ', "arguments", "}", '", "'
     elif form == "named":
-        before, key, after, between = "", "", "", _mark(control, LIST)
+        before, key, after, between = "", "", "", _mark(control, TOOL_CALLS_TOKEN)
     elif form == "bare":
         before, key, after, between = '{"name": ', "parameters", "}", ""
     else:
-        before, key, after, between = '\n{"name": ', "arguments", f"}}\n{CLOSE}", json.dumps(f"\n{OPEN}")
+        before, key, after, between = (
+            '\n{"name": ',
+            "arguments",
+            f"}}\n{CLOSE_TAG}",
+            json.dumps(f"\n{OPEN_TAG}"),
+        )
     rules = []
     for number, each in enumerate(functions):
         head = f"{before}{json.dumps(each['name'])}, {json.dumps(key)}: "
         begin = (
-            f"{json.dumps(each['name'])} {_mark(control, ARGUMENTS)}" if form == "named" else json.dumps(head)
+            f"{json.dumps(each['name'])} {_mark(control, ARGS_TOKEN)}"
+            if form == "named"
+            else json.dumps(head)
         )
         rules.append(f"call_{number}: {begin} arguments_{number} {json.dumps(after) if after else ''}")
         rules.append(each["parameters"].rules(f"arguments_{number}"))
     one = " | ".join(f"call_{number}" for number in range(len(functions)))
-    more = f" ({between} call){{0,{MANY - 1}}}" if parallel and form != "bare" else ""
+    more = f" ({between} call){{0,{MAX_CALLS - 1}}}" if parallel and form != "bare" else ""
     start, end = ('"["', '"]"') if form == "list" else ("", "")
     if form not in ("list", "named", "bare"):
-        start = "before" if lead == "text" else json.dumps(OPEN)
-        rules += [f"before[suffix={json.dumps(OPEN)}]: /(?s:.*)/"] if lead == "text" else []
+        start = "before" if lead == "text" else json.dumps(OPEN_TAG)
+        rules += [f"before[suffix={json.dumps(OPEN_TAG)}]: /(?s:.*)/"] if lead == "text" else []
     elif form != "bare" and lead != "none":
-        said = "SAID? " if lead == "text" and control(LIST) is not None else ""
-        start = f"{said}{_mark(control, LIST)} {start}"
+        said = "SAID? " if lead == "text" and control(TOOL_CALLS_TOKEN) is not None else ""
+        start = f"{said}{_mark(control, TOOL_CALLS_TOKEN)} {start}"
         rules += ["SAID: /(?s:.+)/"] if said else []
     return "\n".join([f"calls: {start} call{more} {end}", f"call: {one}", *rules])
 
 
-def _markup_answer(markup: Markup, functions: Sequence[dict[str, Any]], parallel: bool, lead: Lead) -> str:
-    more = f" ({json.dumps(chr(10) + markup.open)} call){{0,{MANY - 1}}}" if parallel else ""
+def _markup_answer(
+    markup: ParameterTagFormat, functions: Sequence[dict[str, Any]], parallel: bool, lead: Lead
+) -> str:
+    more = f" ({json.dumps(chr(10) + markup.open)} call){{0,{MAX_CALLS - 1}}}" if parallel else ""
     start = "before" if lead == "text" else json.dumps(markup.open)
     before = [f"before[suffix={json.dumps(markup.open)}]: /(?s:.*)/"] if lead == "text" else []
-    return "\n".join([*markup_calls(markup, functions, more, start), *before])
+    return "\n".join([*parameter_tag_rules(markup, functions, more, start), *before])
 
 
 def _section_answer(
-    section: Section,
+    section: SectionFormat,
     functions: Sequence[dict[str, Any]],
     parallel: bool,
     control: Callable[[str], int | None],
@@ -143,7 +167,7 @@ def _section_answer(
         rules.append(each["parameters"].rules(f"arguments_{number}"))
     one = " | ".join(f"call_{number}" for number in range(len(functions)))
     between = '"\\n"? ' if section.tail.startswith("\n") else ""
-    more = f" ({between}call){{0,{MANY - 1}}}" if parallel else ""
+    more = f" ({between}call){{0,{MAX_CALLS - 1}}}" if parallel else ""
     said = "before " if lead == "text" else ""
     rules += (
         ["before: BEFORE?", f"BEFORE: /(?s:.+)/ & ~/(?s:.*){_escaped(section.begin)}(?s:.*)/"] if said else []
@@ -153,10 +177,10 @@ def _section_answer(
     )
 
 
-def opening(form: Form) -> str | None:
+def call_prefix_token(form: CallFormat) -> str | None:
     """A control token that is written before calls, and that belongs to the prompt where calls are
     required."""
-    return LIST if form in ("list", "named") else None
+    return TOOL_CALLS_TOKEN if form in ("list", "named") else None
 
 
 def _mark(control: Callable[[str], int | None], text: str) -> str:

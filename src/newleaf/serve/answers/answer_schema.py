@@ -14,10 +14,10 @@ from newleaf.generate.constraints.prepared_schema import Prepared
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.serve.api_errors import ApiError
 
-MOST_TWICE = 10  # names that are named
+MAX_DUPLICATES = 10  # names that are named
 
 
-class UncheckedError(Exception):
+class SchemaCheckError(Exception):
     """A check could not be made, or took too long."""
 
 
@@ -51,8 +51,8 @@ class AnswerSchema:
 
     def watched(self, prepared: Prepared, bare: bool = False) -> AnswerSchema | None:
         """What of this schema is to be looked at when a value is whole: all where the grammar's was loosened
-        or values are `bare` text, only names that stand there twice where others than those listed may; None
-        for nothing."""
+        or values are `bare` text, only names that stand there twice where others than those
+        listed may; None for nothing."""
         return self if prepared.loosened or bare else replace(self, schema=True) if prepared.open else None
 
     def unmet(self, grammars: GrammarCompiler, text: str) -> list[str]:
@@ -62,7 +62,7 @@ class AnswerSchema:
 
         def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
             value = dict(found)
-            if len(value) < len(found) and len(twice) < MOST_TWICE:
+            if len(value) < len(found) and len(twice) < MAX_DUPLICATES:
                 names = [name for name, _ in found]
                 twice.append(
                     f"{self.place}: an object has the name {max(names, key=names.count)[:80]!r} twice"
@@ -75,7 +75,7 @@ class AnswerSchema:
             return [self.place]
         wrong = grammars.check(self.schema, value) if self.schema is not True else []
         if wrong is None:
-            raise UncheckedError
+            raise SchemaCheckError
         return twice + [f"{self.place}: {each}" for each in wrong]
 
 

@@ -13,38 +13,38 @@ from newleaf.generate.chat.answering import AnswerPlan, ChatResponder
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.generate.text.request import Request
-from newleaf.serve.answers.answer_constraint import ConstrainedPrompt, constrained
-from newleaf.serve.answers.answer_schema import UncheckedError
-from newleaf.serve.answers.chat_params import Question
-from newleaf.serve.answers.sampling_params import check_prompt, check_texts, longest
-from newleaf.serve.api_errors import ApiError, refused
+from newleaf.serve.answers.answer_constraint import ConstrainedPrompt, constrain_answer
+from newleaf.serve.answers.answer_schema import SchemaCheckError
+from newleaf.serve.answers.chat_params import ChatParams
+from newleaf.serve.answers.sampling_params import check_prompt_length, check_text_bytes, max_prompt_tokens
+from newleaf.serve.api_errors import ApiError, input_error
 from newleaf.serve.http.server_settings import Limits
 from newleaf.serve.models.loaded_model import LoadedModel
-from newleaf.serve.tool_calls.parsers import reader
+from newleaf.serve.tool_calls.parsers import tool_call_parser
 from newleaf.serve.tool_calls.tool_call import (
-    Call,
-    CallEnd,
-    CallPart,
-    CallStart,
-    Form,
-    Piece,
-    Reader,
-    form_of,
-    marks_of,
+    AnswerPart,
+    CallFormat,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallParser,
+    ToolCallStart,
+    control_tokens,
+    detect_format,
 )
-from newleaf.serve.tool_calls.tool_prompt import as_text, with_parsed_arguments, with_tools
+from newleaf.serve.tool_calls.tool_prompt import add_tools, calls_as_text, parse_arguments
 from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages, contents
 from newleaf.text.reasoning import Part, marks_in
 
-CALL_ENDS = "<|call|>"
+CALL_END_TOKEN = "<|call|>"
 
 
 @dataclass
-class Told:
+class AnswerState:
     """What one answer has given so far. `keeps` its text, for a check at its end."""
 
-    reader: Reader
+    reader: ToolCallParser
     parallel: bool
     keeps: bool
     calls: int = 0
@@ -52,24 +52,24 @@ class Told:
     name: str = ""  # of the call that is being told
     arguments: str = ""
 
-    def takes(self, piece: Piece) -> bool:
+    def takes(self, piece: AnswerPart) -> bool:
         """Whether a piece belongs to what was asked for; calls after the first may not."""
-        self.calls += isinstance(piece, Call | CallStart)
+        self.calls += isinstance(piece, ToolCall | ToolCallStart)
         if self.keeps and isinstance(piece, Part) and piece.kind == "content":
             self.said += piece.text
         return isinstance(piece, Part) or self.parallel or self.calls == 1
 
-    def whole(self, piece: Piece) -> Call | None:
+    def whole(self, piece: AnswerPart) -> ToolCall | None:
         """The call that this piece ends."""
-        if isinstance(piece, CallStart):
+        if isinstance(piece, ToolCallStart):
             self.name, self.arguments = piece.name, ""
-        elif isinstance(piece, CallPart) and self.keeps:
+        elif isinstance(piece, ToolCallDelta) and self.keeps:
             self.arguments += piece.arguments
         return (
             piece
-            if isinstance(piece, Call)
-            else Call(self.name, self.arguments)
-            if isinstance(piece, CallEnd)
+            if isinstance(piece, ToolCall)
+            else ToolCall(self.name, self.arguments)
+            if isinstance(piece, ToolCallEnd)
             else None
         )
 
@@ -80,21 +80,21 @@ class Delta:
     or its end."""
 
     index: int
-    part: Piece | None = None
+    part: AnswerPart | None = None
     end: str | None = None
     scores: tuple[TokenScore, ...] = ()
 
 
-class Answers:
+class ChatAnswers:
     """The answers to one question, being written."""
 
     def __init__(
         self,
         plan: AnswerPlan,
         request: Request,
-        form: Form | None,
+        form: CallFormat | None,
         functions: Mapping[str, Any],
-        question: Question,
+        question: ChatParams,
         held: ConstrainedPrompt,
         loaded_model: LoadedModel,
     ) -> None:
@@ -139,8 +139,8 @@ class Answers:
         count = self.request.config.n
         splits = [self.plan.splitter() for _ in range(count)]
         told = [
-            Told(
-                reader(self._form, self._functions, self._must, live),
+            AnswerState(
+                tool_call_parser(self._form, self._functions, self._must, live),
                 self._parallel,
                 bool(self._held.watched),
             )
@@ -150,7 +150,7 @@ class Answers:
             found: list[Delta] = []
             for piece in pieces:
                 number, one = piece.sample, told[piece.sample]
-                parts: list[Piece] = []
+                parts: list[AnswerPart] = []
                 for part in [
                     *splits[number].push(piece.text),
                     *(splits[number].finish() if piece.end else []),
@@ -174,12 +174,12 @@ class Answers:
             if found or not pieces:
                 yield found
 
-    async def _check(self, value: Call | str | None) -> None:
+    async def _check(self, value: ToolCall | str | None) -> None:
         """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar holds
         not all of it."""
         shape = (
             self._held.functions.get(value.name)
-            if isinstance(value, Call)
+            if isinstance(value, ToolCall)
             else self._held.schema
             if isinstance(value, str)
             else None
@@ -188,11 +188,11 @@ class Answers:
             return
         if shape.place in self._unchecked:  # once is enough: such checks are slow
             return
-        text = value.arguments if isinstance(value, Call) else str(value)
+        text = value.arguments if isinstance(value, ToolCall) else str(value)
         try:
             async with self._checks.turn():
                 self.unmet += await asyncio.to_thread(shape.unmet, self._grammars, text)
-        except (UncheckedError, TimeoutError):
+        except (SchemaCheckError, TimeoutError):
             self._unchecked.add(shape.place)
             self.unmet.append(f"{shape.place}: was not checked, since that cannot be done or took too long")
 
@@ -202,12 +202,12 @@ class Answers:
         return "length" if end in ("length", "stuck") else "stop"
 
 
-def ask(
+def start_chat(
     loaded_model: LoadedModel,
-    question: Question,
+    question: ChatParams,
     limits: Limits,
     options: Callable[[int, Mapping[str, Any]], SamplingConfig],
-) -> Answers:
+) -> ChatAnswers:
     """Render the question and hand it to the engine; not for the event loop's thread. `options` makes the
     engine's options of the room that the prompt leaves and of the constraint.
 
@@ -223,14 +223,14 @@ def ask(
             "no_chat_template",
         ) from None
     tools = question.tools if question.choice != "none" else ()
-    check_texts(contents(question.messages), loaded_model, limits, "messages")
+    check_text_bytes(contents(question.messages), loaded_model, limits, "messages")
     source = responder.template.source(list(tools) or None)
-    form = form_of(source) if tools else None
+    form = detect_format(source) if tools else None
     effort = _effort(question.effort, source)
     given = list(tools) if form not in (None, "own") else None
 
     def rendered(messages: Sequence[Message]) -> Prompt:
-        return conversation_prompt(responder, messages, tools, form_of(source), how)
+        return render_prompt(responder, messages, tools, detect_format(source), how)
 
     try:
         how = Rendering(
@@ -239,17 +239,17 @@ def ask(
             variables={**(question.variables or {}), **(effort or {})},
         )
         prompt = (
-            shortened(question.messages, rendered, longest(loaded_model, limits))
+            truncate_conversation(question.messages, rendered, max_prompt_tokens(loaded_model, limits))
             if question.cut
             else rendered(question.messages)
         )
     except InputError as error:
-        raise refused(error, default="messages") from None
+        raise input_error(error, default="messages") from None
     functions = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
     # schemas are compiled one by one only where that of the whole answer failed
     for careful in (False, True):
-        held = constrained(loaded_model, question, prompt, source, form, careful)
-        check_prompt(len(held.prompt.ids), loaded_model, limits, "messages")
+        held = constrain_answer(loaded_model, question, prompt, source, form, careful)
+        check_prompt_length(len(held.prompt.ids), loaded_model, limits, "messages")
         config = options(loaded_model.context - len(held.prompt.ids), held.constraint)
         try:
             plan = _seeing_calls(
@@ -262,29 +262,33 @@ def ask(
                 raise held.refused(error) from None
         else:
             break
-    answers = Answers(plan, request, form, functions, question, held, loaded_model)
+    answers = ChatAnswers(plan, request, form, functions, question, held, loaded_model)
     answers.ignored += [question.effort_param] if effort is None else []
     return answers
 
 
-def conversation_prompt(
-    responder: ChatResponder, messages: Sequence[Message], tools: Sequence[Any], form: Form, how: Rendering
+def render_prompt(
+    responder: ChatResponder,
+    messages: Sequence[Message],
+    tools: Sequence[Any],
+    form: CallFormat,
+    how: Rendering,
 ) -> Prompt:
     """The conversation as the model reads it. Templates without a place for tools get them in the system
     message, and those without a system message in the first of the user's."""
     messages = check_messages(messages)
     if form != "own":
-        return responder.prompt(with_parsed_arguments(messages), how)
-    told = as_text(messages)
+        return responder.prompt(parse_arguments(messages), how)
+    told = calls_as_text(messages)
     if not tools:
         return responder.prompt(told, how)
     try:
-        return responder.prompt(with_tools(told, tools), how)
+        return responder.prompt(add_tools(told, tools), how)
     except InputError:
-        return responder.prompt(with_tools(told, tools, "user"), how)
+        return responder.prompt(add_tools(told, tools, "user"), how)
 
 
-def shortened(
+def truncate_conversation(
     messages: Sequence[Message], rendered: Callable[[Sequence[Message]], Prompt], most: int
 ) -> Prompt:
     """The conversation as the model reads it, without the oldest turns where it has more than `most` tokens.
@@ -320,12 +324,15 @@ def _effort(effort: str | None, source: str) -> dict[str, Any] | None:
     return {"reasoning_effort": effort} if "reasoning_effort" in source else None
 
 
-def _seeing_calls(plan: AnswerPlan, loaded_model: LoadedModel, form: Form | None) -> AnswerPlan:
+def _seeing_calls(plan: AnswerPlan, loaded_model: LoadedModel, form: CallFormat | None) -> AnswerPlan:
     """The plan with the control tokens of calls shown as text."""
     if form is None:
         return plan
     control = loaded_model.responder.template.control_id
-    ids = {control(mark): mark for mark in marks_of(form)}
-    ends = {*plan.ends, *([token] if form == "harmony" and (token := control(CALL_ENDS)) is not None else [])}
+    ids = {control(mark): mark for mark in control_tokens(form)}
+    ends = {
+        *plan.ends,
+        *([token] if form == "harmony" and (token := control(CALL_END_TOKEN)) is not None else []),
+    }
     shown = {token: mark for token, mark in ids.items() if token is not None and token not in ends}
     return replace(plan, shown={**plan.shown, **shown}, ends=ends)

@@ -11,7 +11,7 @@ from newleaf.text.messages import Message
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatParams:
     """`tools` are {"type": "function", "function": {…}}; `choice`
     is "auto", "none", "required" or a function's name; `schema` is JSON that the answer fits (None: text)."""
 

@@ -8,12 +8,12 @@ from typing import Any
 from newleaf.errors import InputError
 from newleaf.generate.chat.sampling_defaults import named_sampling
 from newleaf.generate.options import SamplingConfig
-from newleaf.serve.api_errors import ApiError, refused
+from newleaf.serve.api_errors import ApiError, input_error
 from newleaf.serve.http.server_settings import Limits
 from newleaf.serve.models.loaded_model import LoadedModel
-from newleaf.serve.protocol.schemas import Sampled
+from newleaf.serve.protocol.schemas import SamplingFields
 
-SAME = (
+SHARED_OPTIONS = (
     "top_p",
     "top_k",
     "min_p",
@@ -32,15 +32,15 @@ SAME = (
 )
 
 
-def sampling(
-    body: Sampled, loaded_model: LoadedModel, limits: Limits, most: int, extra: dict[str, Any]
+def sampling_config(
+    body: SamplingFields, loaded_model: LoadedModel, limits: Limits, most: int, extra: dict[str, Any]
 ) -> SamplingConfig:
     """The options of a request that writes at most `most` tokens. Raises ApiError naming what cannot be."""
     # Where the request does not say, generation_config.json does, and otherwise OpenAI.
     options: dict[str, Any] = {"temperature": 1.0, "max_tokens": most} | named_sampling(
         loaded_model.model.defaults
     )
-    for name in ("temperature", *SAME):
+    for name in ("temperature", *SHARED_OPTIONS):
         value = getattr(body, name, None)
         if value is not None:
             options[name] = value
@@ -64,7 +64,7 @@ def sampling(
     try:
         return SamplingConfig(**options | extra)
     except InputError as error:
-        raise refused(error, type(body).model_fields) from None
+        raise input_error(error, type(body).model_fields) from None
 
 
 def as_lark(grammar: str) -> str:
@@ -85,18 +85,18 @@ def as_lark(grammar: str) -> str:
         ) from None
 
 
-def most_tokens(asked: int | None, room: int, limits: Limits) -> int:
+def limit_max_tokens(asked: int | None, room: int, limits: Limits) -> int:
     """How many tokens a text may have: what was asked for, as far as the server writes so many and there is
     room for them. A text that ends for this says "length"."""
     return max(1, min(asked if asked is not None else limits.output, limits.output, room))
 
 
-def longest(loaded_model: LoadedModel, limits: Limits) -> int:
+def max_prompt_tokens(loaded_model: LoadedModel, limits: Limits) -> int:
     """How many tokens a prompt may have."""
     return min(loaded_model.context - 1, limits.prompt or loaded_model.context)
 
 
-def check_texts(texts: Iterable[str], loaded_model: LoadedModel, limits: Limits, name: str) -> None:
+def check_text_bytes(texts: Iterable[str], loaded_model: LoadedModel, limits: Limits, name: str) -> None:
     """Raises ApiError for texts that together have more bytes than the tokens of a whole context could stand
     for, so that they are not rendered and encoded first. Not where the tokenizer has no such bound."""
     each = loaded_model.model.tokenizer.most_bytes
@@ -109,7 +109,7 @@ def check_texts(texts: Iterable[str], loaded_model: LoadedModel, limits: Limits,
         raise ApiError(400, f"{text} bytes", name, "context_length_exceeded")
 
 
-def check_together(tokens: int, limits: Limits, name: str) -> None:
+def check_total_tokens(tokens: int, limits: Limits, name: str) -> None:
     """Raises ApiError for texts that are together more than is read for one request of embeddings or prompt
     scores."""
     if tokens > limits.reading:
@@ -117,9 +117,9 @@ def check_together(tokens: int, limits: Limits, name: str) -> None:
         raise ApiError(400, text, name, "invalid_value")
 
 
-def check_prompt(length: int, loaded_model: LoadedModel, limits: Limits, name: str) -> None:
+def check_prompt_length(length: int, loaded_model: LoadedModel, limits: Limits, name: str) -> None:
     """Raises ApiError for a prompt that is too long."""
-    most = longest(loaded_model, limits)
+    most = max_prompt_tokens(loaded_model, limits)
     if length > most:
         text = f"{name}: {length:,} tokens are too many; this model takes at most {most:,} here"
         raise ApiError(400, text, name, "context_length_exceeded")

@@ -6,19 +6,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from newleaf.generate.text.request import Request
-from newleaf.serve.answers.chat_answers import Answers
+from newleaf.serve.answers.chat_answers import ChatAnswers
 
 
-def chat_usage(answers: Answers) -> dict[str, Any]:
+def chat_usage(answers: ChatAnswers) -> dict[str, Any]:
     """Usage of a chat completion. `cached_tokens` of the prompt were in the cache and not read again;
     `reasoning_tokens` were thoughts."""
     details = {"reasoning_tokens": answers.reasoning_tokens}
-    return text_usage(answers.prompt_tokens, answers.completion_tokens, cached([answers.request])) | {
-        "completion_tokens_details": details
-    }
+    return completion_usage(
+        answers.prompt_tokens, answers.completion_tokens, cached_tokens([answers.request])
+    ) | {"completion_tokens_details": details}
 
 
-def text_usage(read: int, written: int, cached_tokens: int) -> dict[str, Any]:
+def completion_usage(read: int, written: int, cached_tokens: int) -> dict[str, Any]:
     """Usage of a completion."""
     return {
         "prompt_tokens": read,
@@ -28,19 +28,19 @@ def text_usage(read: int, written: int, cached_tokens: int) -> dict[str, Any]:
     }
 
 
-def response_usage(answers: Answers) -> dict[str, Any]:
+def response_usage(answers: ChatAnswers) -> dict[str, Any]:
     """Usage of a response."""
     read, written = answers.prompt_tokens, answers.completion_tokens
     return {
         "input_tokens": read,
-        "input_tokens_details": {"cached_tokens": cached([answers.request]), "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": cached_tokens([answers.request]), "cache_write_tokens": 0},
         "output_tokens": written,
         "output_tokens_details": {"reasoning_tokens": answers.reasoning_tokens},
         "total_tokens": read + written,
     }
 
 
-def cached(requests: Iterable[Request]) -> int:
+def cached_tokens(requests: Iterable[Request]) -> int:
     """Tokens of the prompts that were in the cache; of several texts to one prompt, the one that was read
     first says."""
     return sum(min(sample.cached for sample in request.samples) for request in requests)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from newleaf.serve.api_errors import printable
+from newleaf.serve.api_errors import encodable
 from newleaf.serve.batches.record_store import Object
 
-MOST = 50_000  # requests of a batch, as OpenAI has it
-PROBLEMS = 20  # that are told of
-LONGEST_ID = 512  # characters
-UNWRITABLE = "invalid_custom_id"  # the code of a line whose custom_id no file in UTF-8 can hold
+MAX_REQUESTS = 50_000  # requests of a batch, as OpenAI has it
+MAX_PROBLEMS = 20  # that are told of
+MAX_ID_CHARACTERS = 512  # characters
+INVALID_CUSTOM_ID = "invalid_custom_id"  # the code of a line whose custom_id no file in UTF-8 can hold
 
 
 @dataclass(frozen=True)
-class Line:
+class BatchLine:
     """A request of a batch: the file's line (from 1), and where it lies. `problem` is why it cannot be
     answered."""
 
@@ -30,15 +30,15 @@ class Line:
     @property
     def key(self) -> str:
         """What tells that it is answered: its custom_id, or its number where that cannot be written."""
-        return self.custom_id if self.problem is None else unwritable(self.number)
+        return self.custom_id if self.problem is None else line_key(self.number)
 
 
-def unwritable(number: int) -> str:
+def line_key(number: int) -> str:
     """The key of a line whose custom_id cannot be written; no custom_id that can be is like it."""
     return f"\udfff{number}"
 
 
-class BadBatch(Exception):  # noqa: N818 - it becomes a batch's state, not an error of the program
+class InvalidBatch(Exception):  # noqa: N818 - it becomes a batch's state, not an error of the program
     """What is wrong with a batch's file: {"code", "line", "message"} each."""
 
     def __init__(self, problems: list[Object]) -> None:
@@ -46,10 +46,10 @@ class BadBatch(Exception):  # noqa: N818 - it becomes a batch's state, not an er
         self.problems = problems
 
 
-def read_lines(file: BinaryIO, endpoint: str, most_bytes: int) -> list[Line]:
+def read_lines(file: BinaryIO, endpoint: str, most_bytes: int) -> list[BatchLine]:
     """The requests of a file, none larger than `most_bytes`. Raises BadBatch with what is wrong in which
     lines."""
-    lines: list[Line] = []
+    lines: list[BatchLine] = []
     seen: set[str] = set()
     problems: list[Object] = []
     count = start = 0
@@ -58,30 +58,30 @@ def read_lines(file: BinaryIO, endpoint: str, most_bytes: int) -> list[Line]:
         if not raw.strip():
             continue
         count += 1
-        found = _line(raw, endpoint, most_bytes) if count <= MOST else None
+        found = _line(raw, endpoint, most_bytes) if count <= MAX_REQUESTS else None
         if isinstance(found, dict) and found["custom_id"] in seen:
             found = "custom_id: must be text that no other line of the file has"
         if isinstance(found, dict):
             lines.append(_checked(number, found["custom_id"], begin, len(raw)))
             seen.add(found["custom_id"])
-        elif found is not None and len(problems) < PROBLEMS:
+        elif found is not None and len(problems) < MAX_PROBLEMS:
             problems.append({"code": "invalid_request", "line": number, "message": found})
     if not count:
         problems.append({"code": "empty_file", "line": None, "message": "the file holds no requests"})
-    if count > MOST:
+    if count > MAX_REQUESTS:
         problems.append(
             {
                 "code": "too_many_requests",
                 "line": None,
-                "message": f"{count:,} requests are more than {MOST:,}",
+                "message": f"{count:,} requests are more than {MAX_REQUESTS:,}",
             }
         )
     if problems:
-        raise BadBatch(problems)
+        raise InvalidBatch(problems)
     return lines
 
 
-def body_of(file: BinaryIO, line: Line) -> dict[str, Any]:
+def body_of(file: BinaryIO, line: BatchLine) -> dict[str, Any]:
     """The body of a request that was checked before."""
     file.seek(line.start)
     body: dict[str, Any] = json.loads(file.read(line.size))["body"]
@@ -93,14 +93,14 @@ def open_lines(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _checked(number: int, custom_id: str, start: int, size: int) -> Line:
+def _checked(number: int, custom_id: str, start: int, size: int) -> BatchLine:
     """The line, with what is wrong with an id that no file in UTF-8 can hold: it could not be told which
     request the answer is for."""
-    written = printable(custom_id)
+    written = encodable(custom_id)
     if written == custom_id:
-        return Line(number, custom_id, start, size)
+        return BatchLine(number, custom_id, start, size)
     problem = f"line {number}: custom_id {custom_id!r} holds half a surrogate pair, which is no character; the request was not answered"
-    return Line(number, written, start, size, problem)
+    return BatchLine(number, written, start, size, problem)
 
 
 def _line(raw: bytes, endpoint: str, most_bytes: int) -> dict[str, Any] | str:
@@ -114,8 +114,8 @@ def _line(raw: bytes, endpoint: str, most_bytes: int) -> dict[str, Any] | str:
     if not isinstance(value, dict) or not isinstance(value.get("body"), dict):
         return "a line must be an object with custom_id, method, url and body"
     custom_id = value.get("custom_id")
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= LONGEST_ID:
-        return f"custom_id: must be text of 1 to {LONGEST_ID} characters"
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID_CHARACTERS:
+        return f"custom_id: must be text of 1 to {MAX_ID_CHARACTERS} characters"
     if value.get("method") != "POST" or value.get("url") != endpoint:
         return f"method and url: must be POST and {endpoint}, as the batch says"
     return {"custom_id": custom_id}

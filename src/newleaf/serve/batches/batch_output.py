@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from newleaf.serve.api_errors import printable
-from newleaf.serve.batches.batch_input import UNWRITABLE, Line, unwritable
-from newleaf.serve.batches.internal_request import Answer
+from newleaf.serve.api_errors import encodable
+from newleaf.serve.batches.batch_input import INVALID_CUSTOM_ID, BatchLine, line_key
+from newleaf.serve.batches.internal_request import InternalResponse
 from newleaf.storage.files import make_private, open_private, write_atomically
 
-EVERY = 1.0  # seconds: how often the disk is made to hold what is answered
+FLUSH_SECONDS = 1.0  # seconds: how often the disk is made to hold what is answered
 KINDS = ("output", "error")
 # Ends of lines to Unicode, and so to Python's splitlines, which clients cut the file with; to JSON they are
 # text.
-SEPARATORS = {ord(letter): f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"}
+LINE_SEPARATORS = {ord(letter): f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"}
 
 
 def path_of(folder: Path, id_: str, kind: str) -> Path:
@@ -28,7 +28,7 @@ def path_of(folder: Path, id_: str, kind: str) -> Path:
     return folder / f"{id_}.{'answers' if kind == 'output' else 'errors'}"
 
 
-class Output:
+class BatchOutput:
     """`done` are the keys of the lines that have their row. A row that is cut off or damaged is taken
     back."""
 
@@ -39,23 +39,23 @@ class Output:
         self.done = found["output"] | found["error"]
         self.good, self.bad = len(found["output"]), len(found["error"])
         self._files: dict[str, BinaryIO] = {kind: open_private(path) for kind, path in self._paths.items()}
-        self._clock, self._flushed = clock, -EVERY
+        self._clock, self._flushed = clock, -FLUSH_SECONDS
 
-    def answer(self, line: Line, answer: Answer, request_id: str) -> None:
+    def answer(self, line: BatchLine, answer: InternalResponse, request_id: str) -> None:
         """A request was answered, be it with an error."""
         response = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
         self._add("output" if answer.status == 200 else "error", line, {"response": response, "error": None})
 
-    def refuse(self, line: Line, code: str, message: str) -> None:
+    def refuse(self, line: BatchLine, code: str, message: str) -> None:
         """A request that got no answer."""
-        error = {"code": code, "message": printable(message), "line": line.number}
+        error = {"code": code, "message": encodable(message), "line": line.number}
         self._add("error", line, {"response": None, "error": error})
 
-    def _add(self, kind: str, line: Line, what: dict[str, Any]) -> None:
+    def _add(self, kind: str, line: BatchLine, what: dict[str, Any]) -> None:
         row = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": line.custom_id, **what}
         file = self._files[kind]
         file.write(
-            json.dumps(row, ensure_ascii=False).translate(SEPARATORS).encode("utf-8", "replace") + b"\n"
+            json.dumps(row, ensure_ascii=False).translate(LINE_SEPARATORS).encode("utf-8", "replace") + b"\n"
         )
         file.flush()  # a process that is killed loses nothing
         self.done.add(line.key)
@@ -64,7 +64,7 @@ class Output:
     @property
     def due(self) -> bool:
         """Whether it is time to `flush`."""
-        return self._clock() - self._flushed >= EVERY
+        return self._clock() - self._flushed >= FLUSH_SECONDS
 
     def flush(self) -> None:
         """Have the disk hold it all."""
@@ -116,6 +116,10 @@ def _key(raw: bytes) -> str | None:
     if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
         return None
     error = row.get("error")
-    if isinstance(error, dict) and error.get("code") == UNWRITABLE and isinstance(error.get("line"), int):
-        return unwritable(error["line"])
+    if (
+        isinstance(error, dict)
+        and error.get("code") == INVALID_CUSTOM_ID
+        and isinstance(error.get("line"), int)
+    ):
+        return line_key(error["line"])
     return str(row["custom_id"])

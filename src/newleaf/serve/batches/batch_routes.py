@@ -13,12 +13,12 @@ from newleaf.serve.api_errors import ApiError
 from newleaf.serve.batches.batch_store import ENDPOINTS
 from newleaf.serve.batches.batch_worker import BatchWorker
 from newleaf.serve.batches.record_store import Object, public
-from newleaf.serve.http.strict_json import router
-from newleaf.serve.models.loaded_model import Threads
-from newleaf.serve.protocol.schemas import Strict
+from newleaf.serve.http.strict_json import strict_router
+from newleaf.serve.models.loaded_model import WorkerThreads
+from newleaf.serve.protocol.schemas import StrictModel
 
 
-class BatchRequest(Strict):
+class BatchRequest(StrictModel):
     """POST /v1/batches."""
 
     input_file_id: str
@@ -27,8 +27,8 @@ class BatchRequest(Strict):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
 
-def batches_router(work: BatchWorker, threads: Threads) -> APIRouter:
-    routes = router()
+def batches_router(work: BatchWorker, threads: WorkerThreads) -> APIRouter:
+    routes = strict_router()
 
     @routes.post("/v1/batches")
     async def create(body: BatchRequest, request: Request) -> Object:

@@ -12,20 +12,21 @@ from typing import IO, Any, BinaryIO
 
 from newleaf.errors import InputError
 from newleaf.serve.batches import batch_output, in_flight
-from newleaf.serve.batches.batch_input import BadBatch, Line, body_of, open_lines, read_lines
-from newleaf.serve.batches.batch_output import Output
-from newleaf.serve.batches.file_routes import Files
-from newleaf.serve.batches.in_flight import CRASHES, InFlightLines
-from newleaf.serve.batches.internal_request import Answer
+from newleaf.serve.batches.batch_input import BatchLine, InvalidBatch, body_of, open_lines, read_lines
+from newleaf.serve.batches.batch_output import BatchOutput
+from newleaf.serve.batches.file_routes import FileStore
+from newleaf.serve.batches.in_flight import MAX_CRASHES, InFlightLines
+from newleaf.serve.batches.internal_request import InternalResponse
 from newleaf.serve.batches.record_store import Fields, Object, RecordStore
-from newleaf.serve.http.disk_full import disk_is_full
+from newleaf.serve.http.disk_full import is_disk_full
 from newleaf.serve.http.logs import Logs
 from newleaf.storage.files import make_private
 from newleaf.storage.locks import open_lock, try_lock
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
-LEFT = ("validating", "in_progress", "finalizing", "cancelling")  # the states of batches that are not over
-READING = 0  # the number under which reading the file itself is noted
+# the states of batches that are not over
+UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
+FILE_LINE = 0  # the number under which reading the file itself is noted
 FIELDS: Fields = {
     "endpoint": str,
     "input_file_id": str,
@@ -36,21 +37,21 @@ FIELDS: Fields = {
     "error_file_id": (str, type(None)),
 }
 CRASHED = "server_crashed"
-TWICE = "the server ended twice while it worked on this {what}, so it is not tried again"
+CRASHED_TWICE = "the server ended twice while it worked on this {what}, so it is not tried again"
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """A batch that is being answered: its record, its file and lines, what is answered, and what is being
     worked on."""
 
     batch: Object
     file: BinaryIO
-    lines: list[Line]
-    output: Output
+    lines: list[BatchLine]
+    output: BatchOutput
     in_flight_lines: InFlightLines
 
-    def begin(self, line: Line) -> dict[str, Any]:
+    def begin(self, line: BatchLine) -> dict[str, Any]:
         """The line's body, once the disk holds that it is being worked on."""
         self.in_flight_lines.begin(line.number)
         return body_of(self.file, line)
@@ -63,12 +64,12 @@ class Job:
         self.file.close()
 
 
-class Store:
+class BatchStore:
     """What a server keeps of batches in a folder of its own. What changes them is called by one thread."""
 
     def __init__(self, folder: Path, logs: Logs, most_bytes: int) -> None:
         self._lock = _alone(folder)
-        self.files = Files(folder / "files", logs)
+        self.files = FileStore(folder / "files", logs)
         self.record_store = RecordStore(folder / "batches", "batch_", "batch", FIELDS, logs)
         self._logs, self._most_bytes = logs, most_bytes
         self._opened: set[str] = set()  # by this server, so that what their notes leave open is no crash
@@ -85,7 +86,7 @@ class Store:
             {id_ for batch in records if "ending" in batch for id_ in batch["ending"]["files"].values()}
         )
         for batch in records:
-            if batch["status"] not in LEFT and "ending" not in batch:
+            if batch["status"] not in UNFINISHED and "ending" not in batch:
                 self._remove_notes(batch["id"])
 
     def next(self, but: Collection[str]) -> Object | None:
@@ -93,14 +94,14 @@ class Store:
         left = [
             each
             for each in self.record_store.everything()
-            if each["status"] in LEFT and each["id"] not in but
+            if each["status"] in UNFINISHED and each["id"] not in but
         ]
         return left[-1] if left else None
 
     def cancel(self, id_: str, owner: str | None) -> Object | None:
         """The batch, marked to be ended; None where it is over. Raises ApiError where there is none."""
         batch = self.record_store.get(id_, owner)
-        if batch["status"] not in LEFT or "ending" in batch:
+        if batch["status"] not in UNFINISHED or "ending" in batch:
             return None
         if batch["status"] != "cancelling":
             batch |= {"status": "cancelling", "cancelling_at": int(time.time())}
@@ -108,44 +109,44 @@ class Store:
         self._cancelled.add(id_)
         return batch
 
-    def open(self, batch: Object) -> Job:
+    def open(self, batch: Object) -> BatchJob:
         """Begin to answer a batch, or go on with it. Raises BadBatch for what cannot be answered."""
         in_flight_lines = InFlightLines(self.record_store.folder, batch["id"], batch["id"] in self._opened)
         self._opened.add(batch["id"])
         try:
-            if in_flight_lines.crashes[READING] >= CRASHES:
-                raise BadBatch([_problem(CRASHED, TWICE.format(what="file"))])
+            if in_flight_lines.crashes[FILE_LINE] >= MAX_CRASHES:
+                raise InvalidBatch([_problem(CRASHED, CRASHED_TWICE.format(what="file"))])
             if batch["endpoint"] not in ENDPOINTS or not self.files.names(batch["input_file_id"]):
-                raise BadBatch([_problem("missing_file", "the batch's record names no input file")])
-            in_flight_lines.begin(READING)
+                raise InvalidBatch([_problem("missing_file", "the batch's record names no input file")])
+            in_flight_lines.begin(FILE_LINE)
             file = open_lines(self.files.content(batch["input_file_id"]))
             lines = read_lines(file, batch["endpoint"], self._most_bytes)
-            output = Output(self.record_store.folder, batch["id"])
-            in_flight_lines.end(READING)
+            output = BatchOutput(self.record_store.folder, batch["id"])
+            in_flight_lines.end(FILE_LINE)
         except OSError as error:
             with contextlib.suppress(OSError):  # the disk may still be full
                 in_flight_lines.close()
-            if disk_is_full(error):
+            if is_disk_full(error):
                 raise
             gone = isinstance(error, FileNotFoundError)
             message = (
                 "the input file is gone" if gone else f"the input file cannot be read ({error.strerror})"
             )
-            raise BadBatch([_problem("missing_file", message)]) from None
+            raise InvalidBatch([_problem("missing_file", message)]) from None
         except BaseException:
             in_flight_lines.close()
             raise
         batch |= {"status": "in_progress", "in_progress_at": batch["in_progress_at"] or int(time.time())}
-        return Job(batch, file, lines, output, in_flight_lines)
+        return BatchJob(batch, file, lines, output, in_flight_lines)
 
-    def keep(self, job: Job, line: Line, answer: Answer, request_id: str) -> None:
+    def keep(self, job: BatchJob, line: BatchLine, answer: InternalResponse, request_id: str) -> None:
         """A line is answered."""
         job.output.answer(line, answer, request_id)
         job.in_flight_lines.end(line.number)
         if job.output.due:
             self.count(job)
 
-    def count(self, job: Job) -> None:
+    def count(self, job: BatchJob) -> None:
         """Have the disk hold what is answered, and the record say how much that is."""
         job.output.flush()
         job.batch["request_counts"] = {
@@ -159,7 +160,7 @@ class Store:
     def end(self, batch: Object, status: str, problems: list[Object] | None = None) -> None:
         """The batch is over. Which files it becomes is on the disk before they are made, so that a server
         that is killed on the way goes on from there and answers nothing twice."""
-        output = Output(self.record_store.folder, batch["id"])
+        output = BatchOutput(self.record_store.folder, batch["id"])
         output.flush()
         output.close()
         count = {"output": output.good, "error": output.bad}

@@ -9,20 +9,20 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
-from newleaf.serve.api_errors import shape
-from newleaf.serve.batches.batch_input import UNWRITABLE, BadBatch, Line
-from newleaf.serve.batches.batch_store import CRASHED, TWICE, Job, Store
-from newleaf.serve.batches.in_flight import CRASHES
-from newleaf.serve.batches.internal_request import Answer, request_inside
+from newleaf.serve.api_errors import error_body
+from newleaf.serve.batches.batch_input import INVALID_CUSTOM_ID, BatchLine, InvalidBatch
+from newleaf.serve.batches.batch_store import CRASHED, CRASHED_TWICE, BatchJob, BatchStore
+from newleaf.serve.batches.in_flight import MAX_CRASHES
+from newleaf.serve.batches.internal_request import InternalResponse, internal_request
 from newleaf.serve.batches.record_store import Object
-from newleaf.serve.http.disk_full import disk_is_full
+from newleaf.serve.http.disk_full import is_disk_full
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.http.rate_limit import KeyRates
+from newleaf.serve.http.rate_limit import RateLimiters
 from newleaf.serve.http.request_record import RequestRecord
-from newleaf.serve.models.loaded_model import Threads
+from newleaf.serve.models.loaded_model import WorkerThreads
 
-FULL_SECONDS = 30.0  # between tries where the disk is full
-AT_ONCE = 8  # half of an engine's slots, so that others are answered meanwhile
+DISK_FULL_RETRY_SECONDS = 30.0  # between tries where the disk is full
+CONCURRENT_LINES = 8  # half of an engine's slots, so that others are answered meanwhile
 
 
 class BatchWorker:
@@ -33,14 +33,14 @@ class BatchWorker:
         self,
         folder: Path,
         app: ASGIApp,
-        rates: KeyRates,
+        rates: RateLimiters,
         logs: Logs,
         most_bytes: int = 4 << 20,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.store = Store(folder, logs, most_bytes)
+        self.store = BatchStore(folder, logs, most_bytes)
         self._app, self._rates, self._logs, self._sleep = app, rates, logs, sleep
-        self._disk = Threads(1)
+        self._disk = WorkerThreads(1)
         self._news = asyncio.Event()
         self._now: tuple[str, asyncio.Task[None]] | None = None
 
@@ -79,8 +79,8 @@ class BatchWorker:
                 await self._work_on(batch)
             except Exception as error:
                 self._logs.write("error", batch=batch["id"], problem=repr(error))
-                if disk_is_full(error):  # for every batch
-                    await self._sleep(FULL_SECONDS)
+                if is_disk_full(error):  # for every batch
+                    await self._sleep(DISK_FULL_RETRY_SECONDS)
                 else:
                     stuck.add(batch["id"])
 
@@ -96,7 +96,7 @@ class BatchWorker:
                 task.cancel()
                 await asyncio.wait([task])
             if not task.cancelled() and (error := task.exception()) is not None:
-                if disk_is_full(error):
+                if is_disk_full(error):
                     raise error
                 self._logs.write("error", batch=batch["id"], problem=repr(error))
                 problem = {
@@ -115,9 +115,9 @@ class BatchWorker:
         try:
             if not self._rates.knows(batch["owner"]):
                 text = "the key that made this batch is no longer let in"
-                raise BadBatch([{"code": "invalid_api_key", "line": None, "message": text}])
+                raise InvalidBatch([{"code": "invalid_api_key", "line": None, "message": text}])
             job = await self._disk.run(lambda: self.store.open(batch))
-        except BadBatch as bad:
+        except InvalidBatch as bad:
             problems = bad.problems
             await self._disk.run(lambda: self.store.end(batch, "failed", problems))
             return
@@ -129,7 +129,7 @@ class BatchWorker:
             for line in suspects:  # alone, so that no other is taken for what ends the server
                 await self._answer_line(job, line)
             async with asyncio.TaskGroup() as group:
-                for _ in range(AT_ONCE):
+                for _ in range(CONCURRENT_LINES):
                     group.create_task(self._answer_some(job, others))
             # whose task was ended from within
             for line in [line for line in left if line.key not in job.output.done]:
@@ -138,28 +138,28 @@ class BatchWorker:
             await self._disk.run(job.close)
         await self._disk.run(lambda: self.store.end(batch, "completed"))
 
-    async def _answer_some(self, job: Job, left: Iterator[Line]) -> None:
+    async def _answer_some(self, job: BatchJob, left: Iterator[BatchLine]) -> None:
         for line in left:
             await self._answer_line(job, line)
 
-    async def _answer_line(self, job: Job, line: Line) -> None:
+    async def _answer_line(self, job: BatchJob, line: BatchLine) -> None:
         """One line to its row in the output."""
         problem = (
-            UNWRITABLE
+            INVALID_CUSTOM_ID
             if line.problem
             else CRASHED
-            if job.in_flight_lines.crashes[line.number] >= CRASHES
+            if job.in_flight_lines.crashes[line.number] >= MAX_CRASHES
             else None
         )
         if problem is not None:
-            message = line.problem or TWICE.format(what="request")
+            message = line.problem or CRASHED_TWICE.format(what="request")
             await self._disk.run(lambda: job.output.refuse(line, problem, message))
             return
         record = RequestRecord(f"{job.batch['id']}-{secrets.token_hex(6)}", key=job.batch["owner"])
         answer = await self._patiently(job, line, record)
         await self._disk.run(lambda: self.store.keep(job, line, answer, record.id))
 
-    async def _patiently(self, job: Job, line: Line, record: RequestRecord) -> Answer:
+    async def _patiently(self, job: BatchJob, line: BatchLine, record: RequestRecord) -> InternalResponse:
         """The key's rates are kept by waiting; and others' requests may fill the queue for a while."""
         rates = self._rates.of(job.batch["owner"])
         while late := rates.admit(patient=True):
@@ -167,16 +167,18 @@ class BatchWorker:
         while True:
             body = await self._disk.run(lambda: job.begin(line))
             if body.get("stream"):
-                return Answer(
-                    400, shape(400, "stream: a batch's answers are whole", "stream", "invalid_value")
+                return InternalResponse(
+                    400, error_body(400, "stream: a batch's answers are whole", "stream", "invalid_value")
                 )
             try:
-                answer = await request_inside(self._app, job.batch["endpoint"], body, record)
+                answer = await internal_request(self._app, job.batch["endpoint"], body, record)
             except Exception as error:
                 self._logs.write("error", id=record.id, problem=repr(error))
-                return Answer(
+                return InternalResponse(
                     500,
-                    shape(500, f"the server failed; its log has more under the request's id, {record.id}"),
+                    error_body(
+                        500, f"the server failed; its log has more under the request's id, {record.id}"
+                    ),
                 )
             if answer.status != 429:
                 return answer

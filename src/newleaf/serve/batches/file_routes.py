@@ -14,15 +14,15 @@ from fastapi.responses import FileResponse
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.batches.record_store import Fields, Object, RecordStore, public
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.http.strict_json import router
-from newleaf.serve.models.loaded_model import Threads
+from newleaf.serve.http.strict_json import strict_router
+from newleaf.serve.models.loaded_model import WorkerThreads
 from newleaf.storage.files import make_private, sweep, write_atomically
 
-PIECE = 1 << 20
+CHUNK_BYTES = 1 << 20
 FIELDS: Fields = {"object": str, "bytes": int, "filename": str, "purpose": str, "status": str}
 
 
-class Files(RecordStore):
+class FileStore(RecordStore):
     """Files and their contents. A content is there before its record, so what has a record is whole."""
 
     def __init__(self, folder: Path, logs: Logs) -> None:
@@ -69,8 +69,8 @@ class Files(RecordStore):
                 path.unlink(missing_ok=True)
 
 
-def files_router(files: Files, threads: Threads) -> APIRouter:
-    routes = router()
+def files_router(files: FileStore, threads: WorkerThreads) -> APIRouter:
+    routes = strict_router()
 
     @routes.post("/v1/files")
     async def upload(
@@ -84,7 +84,7 @@ def files_router(files: Files, threads: Threads) -> APIRouter:
             make_private(files.folder)
             id_ = files.new_id()
             with write_atomically(files.content(id_), private=True) as temporary, temporary.open("wb") as out:
-                while piece := file.file.read(PIECE):
+                while piece := file.file.read(CHUNK_BYTES):
                     out.write(piece)
             name = re.sub(r"[^\w.-]", "_", Path(file.filename or "").name)[:128] or "batch.jsonl"
             return files.note(id_, name, purpose, request.state.record.key)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from newleaf.storage.files import make_private, open_private
 
-CRASHES = 2  # after which a line is given up
+MAX_CRASHES = 2  # after which a line is given up
 
 
 class InFlightLines:

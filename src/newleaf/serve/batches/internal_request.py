@@ -15,7 +15,7 @@ from newleaf.serve.http.request_record import RequestRecord
 
 
 @dataclass(frozen=True)
-class Answer:
+class InternalResponse:
     """Status and body of a response; where it is to be asked again, the seconds after which."""
 
     status: int
@@ -23,7 +23,7 @@ class Answer:
     retry_after: float | None = None
 
 
-async def request_inside(app: ASGIApp, path: str, body: Any, record: RequestRecord) -> Answer:
+async def internal_request(app: ASGIApp, path: str, body: Any, record: RequestRecord) -> InternalResponse:
     """POST a JSON body. When this is cancelled, what is being written for it is too."""
     sent, gone = False, asyncio.Event()
     status, parts, retry = 500, bytearray(), None
@@ -61,6 +61,6 @@ async def request_inside(app: ASGIApp, path: str, body: Any, record: RequestReco
         await app(scope, receive, send)
     finally:
         gone.set()
-    return Answer(
+    return InternalResponse(
         status, json.loads(bytes(parts)), float(retry) if retry is not None and retry.isdecimal() else None
     )

@@ -17,7 +17,7 @@ from newleaf.storage.locks import locked
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """A line of the file. `hash` is the key's SHA-256: keys have 256 random bits, so nothing slower is
     needed."""
 
@@ -39,7 +39,7 @@ class Key:
                 raise InputError(f"{name}: must be a whole number from 1")
 
 
-def read_keys(path: Path) -> list[Key]:
+def read_keys(path: Path) -> list[ApiKey]:
     """The keys of a file of JSON lines. Raises InputError naming the line that is wrong."""
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -50,7 +50,7 @@ def read_keys(path: Path) -> list[Key]:
         if not line.strip():
             continue
         try:
-            keys.append(Key(**json.loads(line)))
+            keys.append(ApiKey(**json.loads(line)))
         except (ValueError, TypeError, RecursionError, InputError) as error:
             raise InputError(f"{path}, line {number}: {error}") from None
     if len({key.name for key in keys}) < len(keys):
@@ -67,7 +67,7 @@ def add_key(path: Path, name: str) -> str:
             keys = read_keys(path) if path.exists() else []
             if any(key.name == name for key in keys):
                 raise InputError(f"{path}: there is a key named {name} already")
-            keys.append(Key(name, digest(made)))
+            keys.append(ApiKey(name, hash_key(made)))
             rows = [
                 {field: value for field, value in asdict(key).items() if value is not None} for key in keys
             ]
@@ -77,13 +77,13 @@ def add_key(path: Path, name: str) -> str:
     return made
 
 
-def digest(key: str) -> str:
+def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def find(keys: Sequence[Key], given: str) -> Key | None:
+def find_key(keys: Sequence[ApiKey], given: str) -> ApiKey | None:
     """The key that this is. Every hash is compared, each in constant time."""
-    sought, found = digest(given), None
+    sought, found = hash_key(given), None
     for key in keys:
         if hmac.compare_digest(key.hash, sought):
             found = key

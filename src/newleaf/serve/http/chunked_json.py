@@ -10,10 +10,12 @@ from typing import Any
 
 from fastapi import Response
 
-PART = 2048  # items of a list that are written at once
+CHUNK_ITEMS = 2048  # items of a list that are written at once
 
 
-def json_bytes(value: Mapping[str, Any], lists: Mapping[str, Iterable[Any]], part: int = PART) -> bytes:
+def json_bytes(
+    value: Mapping[str, Any], lists: Mapping[str, Iterable[Any]], part: int = CHUNK_ITEMS
+) -> bytes:
     """The object `value`, which has a field, with `lists` behind its others, `part` items of each at a
     time."""
     head = json.dumps(value, ensure_ascii=False, separators=(",", ":"))[:-1]
@@ -21,7 +23,7 @@ def json_bytes(value: Mapping[str, Any], lists: Mapping[str, Iterable[Any]], par
     return "".join([head, *fields, "}"]).encode("utf-8", "replace")
 
 
-def answer(content: bytes) -> Response:
+def json_response(content: bytes) -> Response:
     return Response(content, media_type="application/json")
 
 

@@ -9,14 +9,14 @@ import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from newleaf.serve.api_errors import shape
+from newleaf.serve.api_errors import error_body
 from newleaf.serve.http.server_settings import Limits
 
 # A request to speak another protocol. Servers may ignore it (RFC 9110, 7.8); the parser would take what
 # follows, a body as well, for the
 # other protocol. Java's HTTP client asks for HTTP/2 in this way with each first request.
-UPGRADE = re.compile(rb"(?i)(?<=\n)upgrade(?=:)")
-PASSED_OVER = b"x-asked"  # of the same length
+UPGRADE_NAME = re.compile(rb"(?i)(?<=\n)upgrade(?=:)")
+IGNORED_NAME = b"x-asked"  # of the same length
 REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -26,7 +26,7 @@ REASONS = {
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. `limits` is set by `limited`."""
+    """One connection. `limits` is set by `connection_class`."""
 
     limits: Limits
     _waiting: asyncio.TimerHandle | None = None  # ends the connection while a request's head is not whole
@@ -65,12 +65,12 @@ class Connection(HttpToolsProtocol):
         data = self._before + self._held + data
         end = data.find(b"\r\n\r\n")
         head, rest = (data, b"") if end < 0 else (data[:end], data[end:])
-        start = head.rfind(b"\n", -len(PASSED_OVER) - 1) + 1
+        start = head.rfind(b"\n", -len(IGNORED_NAME) - 1) + 1
         name = head[start:] if start and end < 0 else b""
         self._held = name if b"upgrade".startswith(name.lower()) else b""
         head = head[: len(head) - len(self._held)]
         self._before = b"\n" if head.endswith(b"\n") and end < 0 else b""
-        return UPGRADE.sub(PASSED_OVER, head)[known:] + rest
+        return UPGRADE_NAME.sub(IGNORED_NAME, head)[known:] + rest
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -128,13 +128,13 @@ class Connection(HttpToolsProtocol):
             self._refuse(408, f"no request came in {self.limits.header_seconds:g} seconds", "request_timeout")
 
     def _refuse(self, status: int, message: str, code: str) -> None:
-        body = json.dumps(shape(status, message, None, code)).encode()
+        body = json.dumps(error_body(status, message, None, code)).encode()
         head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\n"
         head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
         self.transport.close()
 
 
-def limited(limits: Limits) -> type[Connection]:
+def connection_class(limits: Limits) -> type[Connection]:
     """The class of connections with these limits; uvicorn makes one of each connection."""
     return type("LimitedConnection", (Connection,), {"limits": limits})

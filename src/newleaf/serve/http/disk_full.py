@@ -11,16 +11,16 @@ NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 WINDOWS_NO_SPACE = 112
 
 
-def disk_is_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> bool:
     """Whether this is why something went wrong, be it one of several things."""
     if isinstance(error, BaseExceptionGroup):
-        return any(disk_is_full(each) for each in error.exceptions)
+        return any(is_disk_full(each) for each in error.exceptions)
     if not isinstance(error, OSError):
         return False
     return error.errno in NO_SPACE or getattr(error, "winerror", None) == WINDOWS_NO_SPACE
 
 
-def full_disk() -> ApiError:
+def disk_full_error() -> ApiError:
     """507, Insufficient Storage (RFC 4918)."""
     return ApiError(
         507, "the server's disk is full; nothing of this request was kept", None, "insufficient_storage"

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from newleaf.errors import NotFiniteError
 from newleaf.generate.engine.engine_tasks import EngineTask, TaskCancelledError
-from newleaf.serve.api_errors import ApiError, shape
+from newleaf.serve.api_errors import ApiError, error_body
 from newleaf.serve.http.request_record import RequestRecord
 
 Result = TypeVar("Result")
@@ -77,10 +77,10 @@ class EventStream(Response):
         except ApiError as error:
             yield self._failed(error.body)
         except NotFiniteError as error:
-            yield self._failed(shape(500, str(error), code="model_overflow"))
+            yield self._failed(error_body(500, str(error), code="model_overflow"))
         except Exception:
             yield self._failed(
-                shape(
+                error_body(
                     500,
                     f"the server failed while it wrote; its log has more under the request's id, "
                     f"{self._record.id}",
@@ -115,16 +115,16 @@ async def cancel_on_disconnect(
             await watching
 
 
-async def result_of(request: Request, engine_task: EngineTask[Result]) -> Result:
+async def await_engine_task(request: Request, engine_task: EngineTask[Result]) -> Result:
     """The result of work with the network, which stops when the client goes away; then raises ApiError (499),
     which nobody reads."""
     try:
-        return await cancel_on_disconnect(request, answer_to(engine_task), engine_task.cancel)
+        return await cancel_on_disconnect(request, engine_task_result(engine_task), engine_task.cancel)
     finally:
         engine_task.cancel()  # also where it is we who are cancelled
 
 
-async def answer_to(engine_task: EngineTask[Result]) -> Result:
+async def engine_task_result(engine_task: EngineTask[Result]) -> Result:
     """The result. Raises ApiError (499), which nobody reads, where the work was cancelled."""
     try:
         return await asyncio.shield(asyncio.wrap_future(engine_task.future))

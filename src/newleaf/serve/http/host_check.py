@@ -15,25 +15,25 @@ from starlette.datastructures import Headers
 
 from newleaf.serve.api_errors import ApiError
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
-READING = ("GET", "HEAD", "OPTIONS")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def check_host(method: str, headers: Headers, hosts: Collection[str] | None) -> None:
     """Raises ApiError (403) unless the request names one of these `hosts` (None: any), whatever the port, and
     no other site sent it."""
     given = headers.getlist("host")
-    if hosts is not None and (len(given) != 1 or name_of(given[0]) not in hosts):
+    if hosts is not None and (len(given) != 1 or host_name(given[0]) not in hosts):
         text = (
             f"Host: this server is {', '.join(sorted(hosts))}, and not "
             f"{', '.join(given)[:100] or 'nameless'}; --allowed-hosts names others"
         )
         raise ApiError(403, text, None, "host_not_allowed")
-    if method not in READING and _from_elsewhere(headers):
+    if method not in SAFE_METHODS and _from_elsewhere(headers):
         raise ApiError(403, "pages of other sites may not use this server", None, "cross_origin")
 
 
-def name_of(host: str) -> str | None:
+def host_name(host: str) -> str | None:
     """The name in a Host header or of a netloc, without its port and an IPv6 address's brackets; None where
     there is none."""
     try:

@@ -15,30 +15,30 @@ from urllib.parse import quote
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from newleaf.serve.api_errors import ApiError, overloaded, respond, shape
-from newleaf.serve.http.api_keys import find
-from newleaf.serve.http.disk_full import disk_is_full, full_disk
+from newleaf.serve.api_errors import ApiError, error_body, error_response, too_many_requests
+from newleaf.serve.http.api_keys import find_key
+from newleaf.serve.http.disk_full import disk_full_error, is_disk_full
 from newleaf.serve.http.host_check import check_host
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.http.rate_limit import KeyRates
+from newleaf.serve.http.rate_limit import RateLimiters
 from newleaf.serve.http.request_metrics import Metrics
 from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.http.server_settings import Settings
 
-OPEN = ("/health", "/ready")  # for whoever watches the server
-GUARDED = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json", "/runs")
-UPLOAD = "/v1/files"
-LONGEST_COUNT = 18  # digits of a length
-MOST_LISTED = 1000  # characters of the header that names what was ignored
-MOST_LOGGED = 32  # names of it in the log
-TRACE = 6  # calls that led to an error, the last ones
+UNAUTHENTICATED = ("/health", "/ready")  # for whoever watches the server
+AUTHENTICATED = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json", "/runs")
+UPLOAD_PATH = "/v1/files"
+MAX_LENGTH_DIGITS = 18  # digits of a length
+MAX_HEADER_CHARACTERS = 1000  # characters of the header that names what was ignored
+MAX_LOGGED_FIELDS = 32  # names of it in the log
+TRACEBACK_LINES = 6  # calls that led to an error, the last ones
 
 
 class RequestMiddleware:
     """ASGI middleware. `scope["state"]["record"]` is the request's `RequestRecord`."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, rates: KeyRates, metrics: Metrics, logs: Logs
+        self, app: ASGIApp, settings: Settings, rates: RateLimiters, metrics: Metrics, logs: Logs
     ) -> None:
         self.app, self.limits, self.rates, self.metrics, self.logs = (
             app,
@@ -69,7 +69,7 @@ class RequestMiddleware:
                 added["x-request-id"] = record.id
                 for name in ("ignored", "loosened", "unmet"):
                     if lines := getattr(record, name):
-                        added[f"x-newleaf-{name}"] = listed(lines)
+                        added[f"x-newleaf-{name}"] = header_list(lines)
                 if status in (408, 413):
                     added["connection"] = "close"  # the rest of the body is not wanted
             await send(message)
@@ -79,14 +79,16 @@ class RequestMiddleware:
                 self._admit(scope, headers, record)
             await self.app(scope, self._bounded(scope, headers, receive), answer)
         except ApiError as error:
-            await respond(error)(scope, receive, answer)
+            await error_response(error)(scope, receive, answer)
         except Exception as error:
-            trace = "".join(traceback.format_exception(error)[-TRACE:])
+            trace = "".join(traceback.format_exception(error)[-TRACEBACK_LINES:])
             self.logs.write("error", id=record.id, problem=repr(error), trace=trace)
-            if status == 0 and disk_is_full(error):
-                await respond(full_disk())(scope, receive, answer)
+            if status == 0 and is_disk_full(error):
+                await error_response(disk_full_error())(scope, receive, answer)
             elif status == 0:
-                body = shape(500, f"the server failed; its log has more under the request's id, {record.id}")
+                body = error_body(
+                    500, f"the server failed; its log has more under the request's id, {record.id}"
+                )
                 await _json(500, body, answer, scope, receive)
         finally:
             self._finish(scope, record, status)
@@ -94,9 +96,9 @@ class RequestMiddleware:
     def _admit(self, scope: Scope, headers: Headers, record: RequestRecord) -> None:
         check_host(scope["method"], headers, self.hosts)
         path = scope["path"]
-        if self.keys is not None and path.startswith(GUARDED):
+        if self.keys is not None and path.startswith(AUTHENTICATED):
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            key = find(self.keys, given.strip()) if scheme.lower() == "bearer" and given else None
+            key = find_key(self.keys, given.strip()) if scheme.lower() == "bearer" and given else None
             if key is None:
                 what = (
                     "this API key is not known"
@@ -107,20 +109,22 @@ class RequestMiddleware:
             record.key = key.name
         if (
             scope["method"] == "POST"
-            and path.startswith(GUARDED)
+            and path.startswith(AUTHENTICATED)
             and (late := self.rates.of(record.key).admit())
         ):
-            raise overloaded(f"too many requests or tokens in a minute; try again in {late:.0f} s", late)
+            raise too_many_requests(
+                f"too many requests or tokens in a minute; try again in {late:.0f} s", late
+            )
 
     def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """`receive` that minds the body's size and time."""
-        most = self.limits.upload if scope["path"] == UPLOAD else self.limits.body
+        most = self.limits.upload if scope["path"] == UPLOAD_PATH else self.limits.body
         if (packed := headers.get("content-encoding", "identity").lower()) != "identity":
             text = f"Content-Encoding: {packed[:40]} is not taken; send the body as it is"
             raise ApiError(415, text, None, "unsupported_content_encoding", {"Accept-Encoding": "identity"})
         given = headers.get("content-length", "0").lstrip("0") or "0"
-        if given.isdecimal() and (len(given) > LONGEST_COUNT or int(given) > most):
-            given = given[:LONGEST_COUNT]
+        if given.isdecimal() and (len(given) > MAX_LENGTH_DIGITS or int(given) > most):
+            given = given[:MAX_LENGTH_DIGITS]
             raise ApiError(
                 413,
                 f"the body has {int(given):,} bytes, and at most {most:,} are taken",
@@ -155,14 +159,14 @@ class RequestMiddleware:
             self.rates.of(record.key).used(tokens)
         route = getattr(scope.get("route"), "path", "other")
         self.metrics.request(route, status, seconds, record)
-        if route in OPEN or route == "/metrics":
+        if route in UNAUTHENTICATED or route == "/metrics":
             return
         fields: dict[str, Any] = {
             name: getattr(record, name) for name in ("id", "key", "model", "user", "gone")
         }
         fields |= {"prompt_tokens": record.prompt_tokens, "completion_tokens": record.completion_tokens}
         for name in ("ignored", "loosened", "unmet"):
-            fields |= {name: lines[:MOST_LOGGED]} if (lines := getattr(record, name)) else {}
+            fields |= {name: lines[:MAX_LOGGED_FIELDS]} if (lines := getattr(record, name)) else {}
         first = round(record.first_token, 4) if record.first_token is not None else None
         client = scope["client"][0] if scope.get("client") else None
         self.logs.write(
@@ -177,13 +181,13 @@ class RequestMiddleware:
         )
 
 
-def listed(places: Sequence[str]) -> str:
+def header_list(places: Sequence[str]) -> str:
     """Places in a body for a header: names of strangers are escaped as in addresses, and a long list is cut
     and counted."""
     text = ""
     for number, place in enumerate(places):
         more = (", " if text else "") + quote(place, safe="[]._-/$")
-        if len(text) + len(more) > MOST_LISTED:
+        if len(text) + len(more) > MAX_HEADER_CHARACTERS:
             return f"{text}{', ' if text else ''}and {len(places) - number} more"
         text += more
     return text

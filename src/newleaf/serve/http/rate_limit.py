@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from newleaf.serve.http.api_keys import Key
+from newleaf.serve.http.api_keys import ApiKey
 from newleaf.serve.http.server_settings import Limits
 
 ROUNDING = 1e-9  # of a bucket: no wait brings what a sum has lost by rounding
-RESERVE = 0.5  # of a bucket: what requests that can wait leave to those that somebody waits for
+RESERVED_SHARE = 0.5  # of a bucket: what requests that can wait leave to those that somebody waits for
 
 
-class Bucket:
+class TokenBucket:
     """`per_minute` of something, all at once or bit by bit."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,14 +32,14 @@ class Bucket:
         self._left -= amount
 
 
-class Rates:
+class RateLimiter:
     """The buckets of one key."""
 
     def __init__(
         self, requests: int | None, tokens: int | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._requests = Bucket(requests, clock) if requests is not None else None
-        self._tokens = Bucket(tokens, clock) if tokens is not None else None
+        self._requests = TokenBucket(requests, clock) if requests is not None else None
+        self._tokens = TokenBucket(tokens, clock) if tokens is not None else None
 
     def admit(self, patient: bool = False) -> float:
         """0 when a request may come now, which is then counted; otherwise the seconds to wait. One that is
@@ -47,7 +47,7 @@ class Rates:
         late = 0.0
         for bucket in (self._requests, self._tokens):
             if bucket is not None:
-                late = max(late, bucket.wait(1 + (RESERVE * bucket.per_minute if patient else 0)))
+                late = max(late, bucket.wait(1 + (RESERVED_SHARE * bucket.per_minute if patient else 0)))
         if not late and self._requests:
             self._requests.take(1)
         return late
@@ -59,22 +59,24 @@ class Rates:
             self._tokens.take(tokens)
 
 
-class KeyRates:
+class RateLimiters:
     """The rates of each key, and those of everybody together where there are no keys."""
 
     def __init__(
-        self, limits: Limits, keys: Sequence[Key] | None, clock: Callable[[], float] = time.monotonic
+        self, limits: Limits, keys: Sequence[ApiKey] | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._everybody = Rates(limits.requests_per_minute, limits.tokens_per_minute, clock)
+        self._everybody = RateLimiter(limits.requests_per_minute, limits.tokens_per_minute, clock)
         self._keys = None if keys is None else {key.name for key in keys}
-        self._rates: dict[str | None, Rates] = {}
+        self._rates: dict[str | None, RateLimiter] = {}
         for key in keys or ():
             requests = key.requests_per_minute or limits.requests_per_minute
-            self._rates[key.name] = Rates(requests, key.tokens_per_minute or limits.tokens_per_minute, clock)
+            self._rates[key.name] = RateLimiter(
+                requests, key.tokens_per_minute or limits.tokens_per_minute, clock
+            )
 
     def knows(self, key: str | None) -> bool:
         """Whether this key is still let in. What was begun when there were no keys belongs to nobody."""
         return key is None or self._keys is None or key in self._keys
 
-    def of(self, key: str | None) -> Rates:
+    def of(self, key: str | None) -> RateLimiter:
         return self._rates.get(key, self._everybody)

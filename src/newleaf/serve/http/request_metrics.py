@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from newleaf.serve.http.request_record import RequestRecord
 
-TIMES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 # model, loaded, bytes, texts written, texts waiting
-Loads = Callable[[], Iterator[tuple[str, bool, int, int, int]]]
+EngineLoads = Callable[[], Iterator[tuple[str, bool, int, int, int]]]
 
 
 class Metrics:
@@ -30,14 +30,14 @@ class Metrics:
             "newleaf_request_seconds",
             "From a request to its end",
             ["route"],
-            buckets=TIMES,
+            buckets=BUCKETS,
             registry=self.registry,
         )
         self._first = Histogram(
             "newleaf_first_token_seconds",
             "From a request to its first text",
             ["model"],
-            buckets=TIMES,
+            buckets=BUCKETS,
             registry=self.registry,
         )
         self._read = Counter("newleaf_prompt_tokens", "Tokens read", ["model"], registry=self.registry)
@@ -55,13 +55,13 @@ class Metrics:
             if record.first_token is not None:
                 self._first.labels(record.model).observe(record.first_token)
 
-    def watch(self, loads: Loads) -> None:
+    def watch(self, loads: EngineLoads) -> None:
         """Ask this for the state of the engines whenever somebody asks us."""
         self.registry.register(_Engines(loads))
 
 
 class _Engines(Collector):
-    def __init__(self, loads: Loads) -> None:
+    def __init__(self, loads: EngineLoads) -> None:
         self._loads = loads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-MOST_USER = 256  # characters of a user's name in the log
+MAX_USER_CHARACTERS = 256  # characters of a user's name in the log
 
 
 @dataclass
@@ -27,7 +27,7 @@ class RequestRecord:
 
     def of(self, model: str, user: str | None = None) -> None:
         """Who is asked, and for whom."""
-        self.model, self.user = model, user[:MOST_USER] if user is not None else None
+        self.model, self.user = model, user[:MAX_USER_CHARACTERS] if user is not None else None
 
     def wrote(self) -> None:
         """The first piece of text is there."""

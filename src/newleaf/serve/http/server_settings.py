@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from newleaf.errors import InputError
-from newleaf.serve.http.api_keys import Key
+from newleaf.serve.http.api_keys import ApiKey
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Settings:
     under which the server may be asked (None: any), `state` is the folder of files and batches."""
 
     limits: Limits = Limits()
-    keys: Sequence[Key] | None = None
+    keys: Sequence[ApiKey] | None = None
     hosts: Collection[str] | None = None
     proxies: Sequence[str] = ()  # addresses and networks whose X-Forwarded-For and -Proto are believed
     state: Path | None = None

@@ -15,10 +15,10 @@ from starlette.concurrency import run_in_threadpool
 from newleaf.generate.constraints.schema_limits import MAX_DIGITS
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.protocol.body_reader import BodyReader
-from newleaf.serve.protocol.field_types import is_model, shown
+from newleaf.serve.protocol.field_types import is_model, value_text
 
 Result = TypeVar("Result")
-SMALL = 32 << 10  # bytes of a body that is read at once
+INLINE_BYTES = 32 << 10  # bytes of a body that is read at once
 
 
 class StrictRequest(Request):
@@ -40,7 +40,10 @@ class StrictRequest(Request):
                 ) from None
             if self.reader is not None and not isinstance(self._json, dict):
                 raise ApiError(
-                    400, f"the body must be a JSON object, not {shown(self._json)}", None, "invalid_value"
+                    400,
+                    f"the body must be a JSON object, not {value_text(self._json)}",
+                    None,
+                    "invalid_value",
                 )
             if self.reader is not None:
                 self._json = await run_off_loop(self.reader.read, self._json, size=len(body))
@@ -86,8 +89,8 @@ class StrictRoute(APIRoute):
 
 async def run_off_loop(work: Callable[..., Result], *values: Any, size: int) -> Result:
     """Work over a body: here where that is small, and in a thread where it would hold up the event loop."""
-    return work(*values) if size < SMALL else await run_in_threadpool(work, *values)
+    return work(*values) if size < INLINE_BYTES else await run_in_threadpool(work, *values)
 
 
-def router() -> APIRouter:
+def strict_router() -> APIRouter:
     return APIRouter(route_class=StrictRoute)

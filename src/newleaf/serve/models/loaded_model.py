@@ -18,15 +18,15 @@ from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.engine.engine_tasks import EngineTask, Steps
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.text.request import Request
-from newleaf.serve.api_errors import overloaded
+from newleaf.serve.api_errors import too_many_requests
 from newleaf.text.chat_template import ChatTemplate
 from newleaf.version import VERSION
 
 Result = TypeVar("Result")
 # values that are compared with their schemas at once; each takes milliseconds, or is given up after
 # CHECK_SECONDS
-CHECKS = 4
-CHECK_WAIT = 1.0  # seconds that one waits for its turn
+MAX_SCHEMA_CHECKS = 4
+CHECK_WAIT_SECONDS = 1.0  # seconds that one waits for its turn
 
 
 class LoadedModel:
@@ -48,7 +48,7 @@ class LoadedModel:
         self.name, self.model, self.queue = name, model, queue
         self.slots, self.cache, self.draft = slots, cache, draft
         self.users = 0
-        self.turns = Turns(CHECKS, CHECK_WAIT)
+        self.turns = ConcurrencyLimit(MAX_SCHEMA_CHECKS, CHECK_WAIT_SECONDS)
         self.adapters = dict(adapters or {})
         self.engine = model.engine(slots, cache, adapters=self.adapters, draft=draft)
         self.template = _template(model)
@@ -73,7 +73,7 @@ class LoadedModel:
         return self.holder.engine.grammars
 
     @property
-    def checks(self) -> Turns:
+    def checks(self) -> ConcurrencyLimit:
         """Who may compare finished values with their schemas."""
         return self.holder.turns
 
@@ -101,7 +101,7 @@ class LoadedModel:
         running, waiting = self.engine.load
         if running + waiting + texts > self.queue:
             seconds = 1 + waiting / max(1, self.slots)
-            raise overloaded(
+            raise too_many_requests(
                 f"{self.name}: {waiting} texts are waiting already; try again in {seconds:.0f} s",
                 seconds,
                 "queue_full",
@@ -176,7 +176,7 @@ class LoadedAdapter(LoadedModel):
             self.template.sandbox.close()
 
 
-class Turns:
+class ConcurrencyLimit:
     """Lets `count` do something at once. Others wait for so many `seconds`, then get TimeoutError."""
 
     def __init__(self, count: int, seconds: float) -> None:
@@ -191,7 +191,7 @@ class Turns:
             self._places.release()
 
 
-class Threads:
+class WorkerThreads:
     """For work of milliseconds to seconds that is no coroutine's: rendering, encoding, compiling grammars,
     opening models."""
 

@@ -16,15 +16,15 @@ from newleaf.api import Model, load
 from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size
 from newleaf.generate.engine.engine import SLOTS
-from newleaf.serve.api_errors import ApiError, overloaded
+from newleaf.serve.api_errors import ApiError, too_many_requests
 from newleaf.serve.http.logs import Logs
-from newleaf.serve.models.loaded_model import LoadedModel, Threads
+from newleaf.serve.models.loaded_model import LoadedModel, WorkerThreads
 
-Open = Callable[["Source"], Model]
+OpenModel = Callable[["ModelSource"], Model]
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A model by the name it is asked for. `path` is all that `newleaf.load` takes."""
 
     name: str
@@ -44,7 +44,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class MemoryLimits:
+class ModelLimits:
     """How much of the machine the models may take. `memory` bytes of weights (None: no limit), `cache` bytes
     of keys and values each."""
 
@@ -54,17 +54,17 @@ class MemoryLimits:
     queue: int = 1024
 
 
-class Registry:
+class ModelRegistry:
     """Models by name, of which as many are in memory as `room` allows; the one unused for longest goes
     first."""
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        room: MemoryLimits,
-        threads: Threads,
+        sources: Sequence[ModelSource],
+        room: ModelLimits,
+        threads: WorkerThreads,
         logs: Logs,
-        open_model: Open | None = None,
+        open_model: OpenModel | None = None,
     ) -> None:
         names = [name for source in sources for name in (source.name, *source.adapters)]
         if not names:
@@ -74,7 +74,7 @@ class Registry:
                 f"two models have the name {max(names, key=names.count)}; give one another, as in "
                 f"NAME={sources[0].path}"
             )
-        self.sources: Mapping[str, Source] = {source.name: source for source in sources}
+        self.sources: Mapping[str, ModelSource] = {source.name: source for source in sources}
         self.names = {name: source for source in sources for name in (source.name, *source.adapters)}
         self.room, self.threads, self.logs = room, threads, logs
         self.created = int(time.time())
@@ -140,7 +140,7 @@ class Registry:
     def release(self, loaded_model: LoadedModel) -> None:
         loaded_model.holder.users -= 1
 
-    async def _load(self, source: Source) -> LoadedModel:
+    async def _load(self, source: ModelSource) -> LoadedModel:
         known = self._sizes.get(source.name)
         size = known if known is not None else await self.threads.run(lambda: size_on_disk(source))
         self._make_room(source.name, size)
@@ -159,7 +159,7 @@ class Registry:
         )
         return loaded_model
 
-    def _host(self, source: Source) -> LoadedModel:
+    def _host(self, source: ModelSource) -> LoadedModel:
         room = self.room
         adapters, template, draft = source.adapters, source.template, open_draft(source)
         return LoadedModel(
@@ -181,7 +181,7 @@ class Registry:
         while sum(self._sizes[each] for each in self._hosted) + size > limit:
             idle = next((each for each, loaded_model in self._hosted.items() if not loaded_model.users), None)
             if idle is None:
-                raise overloaded(
+                raise too_many_requests(
                     f"{name} is not in memory, and the models that are there are being used",
                     5,
                     "model_not_loaded",
@@ -196,7 +196,7 @@ class Registry:
         self._hosted.clear()
 
 
-def open_source(source: Source) -> Model:
+def open_source(source: ModelSource) -> Model:
     """Raises InputError as `newleaf.load` does."""
     model = load(
         source.path,
@@ -212,14 +212,14 @@ def open_source(source: Source) -> Model:
     return model
 
 
-def open_draft(source: Source) -> Model | None:
+def open_draft(source: ModelSource) -> Model | None:
     """Raises InputError as `newleaf.load` does."""
     if source.draft is None:
         return None
     return load(source.draft, source.draft_weights or source.weights, source.device, source.threads)
 
 
-def size_on_disk(source: Source) -> int:
+def size_on_disk(source: ModelSource) -> int:
     """Bytes of the weights of the model and its draft, near enough to decide what has to be evicted for
     them."""
     return sum(_size_on_disk(Path(path)) for path in (source.path, source.draft) if path is not None)

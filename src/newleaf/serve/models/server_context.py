@@ -10,13 +10,13 @@ from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.request_metrics import Metrics
 from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.http.server_settings import Limits, Settings
-from newleaf.serve.models.loaded_model import LoadedModel, Threads
-from newleaf.serve.models.model_registry import Registry
+from newleaf.serve.models.loaded_model import LoadedModel, WorkerThreads
+from newleaf.serve.models.model_registry import ModelRegistry
 
 Result = TypeVar("Result")
 
 
-class Counted(Protocol):
+class TokenCounts(Protocol):
     """Something that was read and written."""
 
     @property
@@ -31,8 +31,8 @@ class ServerContext:
     """One server."""
 
     settings: Settings
-    registry: Registry
-    threads: Threads
+    registry: ModelRegistry
+    threads: WorkerThreads
     metrics: Metrics
     logs: Logs
 
@@ -40,13 +40,13 @@ class ServerContext:
     def limits(self) -> Limits:
         return self.settings.limits
 
-    def done(self, loaded_model: LoadedModel, counted: Counted, record: RequestRecord) -> None:
+    def done(self, loaded_model: LoadedModel, counted: TokenCounts, record: RequestRecord) -> None:
         """A request is over, however it ended: note what it took, and let the model go."""
         record.prompt_tokens, record.completion_tokens = counted.prompt_tokens, counted.completion_tokens
         self.registry.release(loaded_model)
 
     async def until_done(
-        self, loaded_model: LoadedModel, counted: Counted, record: RequestRecord, work: Awaitable[Result]
+        self, loaded_model: LoadedModel, counted: TokenCounts, record: RequestRecord, work: Awaitable[Result]
     ) -> Result:
         """The result of `work`, after which the request is over."""
         try:

@@ -14,25 +14,25 @@ from fastapi.responses import JSONResponse
 
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.sampling.logprobs import TokenScore
-from newleaf.serve.answers.chat_answers import Answers, Delta, ask
-from newleaf.serve.answers.chat_params import Question
-from newleaf.serve.answers.sampling_params import most_tokens, sampling
+from newleaf.serve.answers.chat_answers import ChatAnswers, Delta, start_chat
+from newleaf.serve.answers.chat_params import ChatParams
+from newleaf.serve.answers.sampling_params import limit_max_tokens, sampling_config
 from newleaf.serve.answers.usage import chat_usage
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.http.event_stream import DONE, EventStream, cancel_on_disconnect, event
-from newleaf.serve.http.strict_json import router
+from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.protocol.schemas import AllowedChoice, ChatRequest, NamedTool
 from newleaf.serve.protocol.schemas import Message as ChatMessage
-from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart
-from newleaf.serve.tool_calls.tool_choice import choose_tools, tool_json
+from newleaf.serve.tool_calls.tool_call import ToolCall, ToolCallDelta, ToolCallEnd, ToolCallStart
+from newleaf.serve.tool_calls.tool_choice import resolve_tool_choice, template_tool
 from newleaf.text.reasoning import Part
 from newleaf.text.tokenizer import Tokenizer
 
 
 def chat_router(server_context: ServerContext) -> APIRouter:
-    routes = router()
+    routes = strict_router()
 
     @routes.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
@@ -57,16 +57,16 @@ def chat_router(server_context: ServerContext) -> APIRouter:
 
 async def begin(
     server_context: ServerContext, body: ChatRequest, request: Request
-) -> tuple[Answers, LoadedModel]:
+) -> tuple[ChatAnswers, LoadedModel]:
     """Hand the conversation to the engine. The caller has to release the model afterwards."""
-    question = question_of(body)
+    question = chat_params(body)
     record = request.state.record
     loaded_model = await server_context.registry.acquire(body.model)
     record.of(loaded_model.name, body.user)
     try:
         options = functools.partial(_options, body, loaded_model, server_context)
         answers = await server_context.threads.run(
-            lambda: ask(loaded_model, question, server_context.limits, options)
+            lambda: start_chat(loaded_model, question, server_context.limits, options)
         )
         record.ignored += answers.ignored
         record.loosened, record.unmet = answers.loosened, answers.unmet
@@ -76,23 +76,23 @@ async def begin(
         raise
 
 
-def question_of(body: ChatRequest) -> Question:
+def chat_params(body: ChatRequest) -> ChatParams:
     """Raises ApiError for parameters that do not go together."""
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs", "invalid_value")
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options: is for when stream is true", "stream_options", "invalid_value")
-    tools, choice = [tool_json(tool.function) for tool in body.tools or ()], body.tool_choice
+    tools, choice = [template_tool(tool.function) for tool in body.tools or ()], body.tool_choice
     if isinstance(choice, AllowedChoice):
-        chosen = choose_tools(
+        chosen = resolve_tool_choice(
             tools, choice.allowed_tools.mode, [each.function.name for each in choice.allowed_tools.tools]
         )
     elif isinstance(choice, NamedTool):
-        chosen = choose_tools(tools, None, [choice.function.name])
+        chosen = resolve_tool_choice(tools, None, [choice.function.name])
     else:
-        chosen = choose_tools(tools, choice)
-    return Question(
-        messages=[message_of(message) for message in body.messages],
+        chosen = resolve_tool_choice(tools, choice)
+    return ChatParams(
+        messages=[template_message(message) for message in body.messages],
         tools=chosen.tools,
         choice=chosen.choice,
         named=chosen.named,
@@ -114,7 +114,7 @@ def question_of(body: ChatRequest) -> Question:
     )
 
 
-def message_of(message: ChatMessage) -> dict[str, Any]:
+def template_message(message: ChatMessage) -> dict[str, Any]:
     """A message as templates expect it: calls in today's form with their arguments as JSON, parts of text as
     "text", no empty lists."""
     found = message.model_dump(exclude_none=True)
@@ -158,11 +158,11 @@ def _options(
     constraint: Mapping[str, Any],
 ) -> SamplingConfig:
     asked = [each for each in (body.max_tokens, body.max_completion_tokens) if each is not None]
-    most = most_tokens(min(asked, default=None), room, server_context.limits)
+    most = limit_max_tokens(min(asked, default=None), room, server_context.limits)
     extra = dict(constraint)
     if body.logprobs:
         extra["logprobs"] = body.top_logprobs or 0
-    return sampling(body, loaded_model, server_context.limits, most, extra)
+    return sampling_config(body, loaded_model, server_context.limits, most, extra)
 
 
 def _head(loaded_model: LoadedModel) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _head(loaded_model: LoadedModel) -> dict[str, Any]:
 
 
 async def _events(
-    answers: Answers, loaded_model: LoadedModel, head: dict[str, Any], usage: bool, record: Any
+    answers: ChatAnswers, loaded_model: LoadedModel, head: dict[str, Any], usage: bool, record: Any
 ) -> AsyncIterator[bytes]:
     """The chunks, several in one piece where they come at once."""
     head = {"id": head["id"], "object": "chat.completion.chunk", **head}
@@ -190,25 +190,25 @@ async def _events(
         return event({**head, "choices": [choice], **more})
 
     def told(delta: Delta, calls: list[int]) -> bytes:
-        if isinstance(delta.part, Call):
+        if isinstance(delta.part, ToolCall):
             calls[delta.index] += 1
             return chunk(
-                delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **call_json(delta.part)}]}
+                delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **tool_call_json(delta.part)}]}
             )
-        if isinstance(delta.part, CallStart):
+        if isinstance(delta.part, ToolCallStart):
             calls[delta.index] += 1
-            begun = call_json(Call(delta.part.name, ""))
+            begun = tool_call_json(ToolCall(delta.part.name, ""))
             return chunk(delta.index, {"tool_calls": [{"index": calls[delta.index] - 1, **begun}]})
-        if isinstance(delta.part, CallPart):
+        if isinstance(delta.part, ToolCallDelta):
             part = {"index": calls[delta.index] - 1, "function": {"arguments": delta.part.arguments}}
             return chunk(delta.index, {"tool_calls": [part]})
-        if isinstance(delta.part, CallEnd):
+        if isinstance(delta.part, ToolCallEnd):
             return b""
         if delta.part is None:
             return chunk(delta.index, {}, delta.end)
         text, scores = delta.part.text, None
         if delta.scores:
-            scores = {"content": scores_json(delta.scores, loaded_model.model.tokenizer), "refusal": None}
+            scores = {"content": logprobs_json(delta.scores, loaded_model.model.tokenizer), "refusal": None}
         elif delta.part.kind == "content":
             return f'data: {before}{delta.index},"delta":{{"content":{json.dumps(text)}}}{after}'.encode()
         names = ("content",) if delta.part.kind == "content" else ("reasoning", "reasoning_content")
@@ -227,7 +227,7 @@ async def _events(
     yield last + DONE
 
 
-def progress_json(answers: Answers, began: float) -> dict[str, int]:
+def progress_json(answers: ChatAnswers, began: float) -> dict[str, int]:
     """How much of the prompt has been read, as llama.cpp's `return_progress` has it."""
     reading = answers.request.reading
     assert reading is not None
@@ -236,17 +236,17 @@ def progress_json(answers: Answers, began: float) -> dict[str, int]:
 
 
 async def _whole(
-    answers: Answers, loaded_model: LoadedModel, head: dict[str, Any], record: Any
+    answers: ChatAnswers, loaded_model: LoadedModel, head: dict[str, Any], record: Any
 ) -> dict[str, Any]:
     count = answers.request.config.n
     texts: list[dict[str, str]] = [{"content": "", "reasoning": ""} for _ in range(count)]
-    calls: list[list[Call]] = [[] for _ in range(count)]
+    calls: list[list[ToolCall]] = [[] for _ in range(count)]
     scores: list[list[TokenScore]] = [[] for _ in range(count)]
     ends: list[str] = ["stop"] * count
     async for deltas in answers.deltas():
         record.wrote()
         for delta in deltas:
-            if isinstance(delta.part, Call):
+            if isinstance(delta.part, ToolCall):
                 calls[delta.index].append(delta.part)
             elif isinstance(delta.part, Part):
                 texts[delta.index][delta.part.kind] += delta.part.text
@@ -258,7 +258,7 @@ async def _whole(
             "index": number,
             "message": message_json(texts[number], calls[number]),
             "logprobs": {
-                "content": scores_json(scores[number], loaded_model.model.tokenizer),
+                "content": logprobs_json(scores[number], loaded_model.model.tokenizer),
                 "refusal": None,
             }
             if asked
@@ -270,20 +270,20 @@ async def _whole(
     return {**head, "object": "chat.completion", "choices": choices, "usage": chat_usage(answers)}
 
 
-def message_json(texts: Mapping[str, str], calls: list[Call]) -> dict[str, Any]:
+def message_json(texts: Mapping[str, str], calls: list[ToolCall]) -> dict[str, Any]:
     content = texts["content"] if texts["content"] or not calls else None
     found: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if texts["reasoning"]:
         found |= {"reasoning": texts["reasoning"], "reasoning_content": texts["reasoning"]}
-    return found | ({"tool_calls": [call_json(call) for call in calls]} if calls else {})
+    return found | ({"tool_calls": [tool_call_json(call) for call in calls]} if calls else {})
 
 
-def call_json(call: Call) -> dict[str, Any]:
+def tool_call_json(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
-def scores_json(scores: Any, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def logprobs_json(scores: Any, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Tokens with their log-probabilities and, as text may hold half a character, with their bytes."""
 
     def named(token: int, value: float | None) -> dict[str, Any]:

@@ -21,27 +21,27 @@ from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.generate.text.request import Request as Writing
 from newleaf.generate.text.text_state import Piece
 from newleaf.serve.answers.sampling_params import (
-    check_prompt,
-    check_texts,
-    check_together,
-    most_tokens,
-    sampling,
+    check_prompt_length,
+    check_text_bytes,
+    check_total_tokens,
+    limit_max_tokens,
+    sampling_config,
 )
-from newleaf.serve.answers.usage import cached, text_usage
-from newleaf.serve.api_errors import ApiError, refused
-from newleaf.serve.http.event_stream import DONE, EventStream, answer_to, cancel_on_disconnect, event
-from newleaf.serve.http.strict_json import router
+from newleaf.serve.answers.usage import cached_tokens, completion_usage
+from newleaf.serve.api_errors import ApiError, input_error
+from newleaf.serve.http.event_stream import DONE, EventStream, cancel_on_disconnect, engine_task_result, event
+from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.protocol.schemas import CompletionRequest
 from newleaf.text.offsets import TextOffsets, prompt_offsets
 from newleaf.text.tokenizer import Tokenizer
 
-LENGTH = 16  # tokens that are written where nobody says how many, as OpenAI has it
+DEFAULT_MAX_TOKENS = 16  # tokens that are written where nobody says how many, as OpenAI has it
 
 
 @dataclass(frozen=True)
-class Continuations:
+class CompletionGeneration:
     """The texts of one request: of each prompt (text, ids) what is being written for it."""
 
     prompts: Sequence[tuple[str, list[int]]]
@@ -69,7 +69,7 @@ class Continuations:
             loaded_model.run_in_engine(score_steps(model.network, ids, model.tokenizer.vocab_size, top))
         )
         try:
-            return await answer_to(self.engine_tasks[-1])
+            return await engine_task_result(self.engine_tasks[-1])
         finally:
             self.engine_tasks[-1].cancel()  # also where it is we who are cancelled
 
@@ -106,7 +106,7 @@ class Continuations:
 
 
 def completions_router(server_context: ServerContext) -> APIRouter:
-    routes = router()
+    routes = strict_router()
 
     @routes.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
@@ -123,7 +123,7 @@ def completions_router(server_context: ServerContext) -> APIRouter:
         except BaseException:
             server_context.registry.release(loaded_model)
             raise
-        maker = Choices(body, loaded_model, texts)
+        maker = ChoiceBuilder(body, loaded_model, texts)
         if body.stream:
             events = _events(maker, body, record)
             end = functools.partial(server_context.done, loaded_model, texts, record)
@@ -134,32 +134,36 @@ def completions_router(server_context: ServerContext) -> APIRouter:
     return routes
 
 
-def begin(server_context: ServerContext, loaded_model: LoadedModel, body: CompletionRequest) -> Continuations:
+def begin(
+    server_context: ServerContext, loaded_model: LoadedModel, body: CompletionRequest
+) -> CompletionGeneration:
     """Hand the prompts to the engine; not for the event loop's thread. Raises ApiError."""
-    limits, given = server_context.limits, prompts_of(body.prompt)
+    limits, given = server_context.limits, prompt_list(body.prompt)
     for prompt in given:  # what is too long to read is told by its length, before anything is made of it
         if isinstance(prompt, str):
-            check_texts([prompt], loaded_model, limits, "prompt")
+            check_text_bytes([prompt], loaded_model, limits, "prompt")
         else:
-            check_prompt(len(prompt), loaded_model, limits, "prompt")
-    prompts = [encoded(loaded_model.model.tokenizer, prompt) for prompt in given]
+            check_prompt_length(len(prompt), loaded_model, limits, "prompt")
+    prompts = [encode_prompt(loaded_model.model.tokenizer, prompt) for prompt in given]
     for _, ids in prompts:
-        check_prompt(len(ids), loaded_model, limits, "prompt")
+        check_prompt_length(len(ids), loaded_model, limits, "prompt")
     if body.echo and body.logprobs is not None:
-        check_together(sum(len(ids) for _, ids in prompts), limits, "prompt")
+        check_total_tokens(sum(len(ids) for _, ids in prompts), limits, "prompt")
     if body.negative_prompt is not None:
-        check_texts([body.negative_prompt], loaded_model, limits, "negative_prompt")
-        check_prompt(
+        check_text_bytes([body.negative_prompt], loaded_model, limits, "negative_prompt")
+        check_prompt_length(
             len(loaded_model.model.tokenizer.encode(body.negative_prompt)),
             loaded_model,
             limits,
             "negative_prompt",
         )
-    extra = options_of(body, loaded_model)
+    extra = completion_options(body, loaded_model)
     configs: list[SamplingConfig] = []
     for _, ids in prompts:
-        most = most_tokens(body.max_tokens or LENGTH, loaded_model.context - len(ids), limits)
-        configs.append(sampling(body, loaded_model, limits, most, extra))
+        most = limit_max_tokens(
+            body.max_tokens or DEFAULT_MAX_TOKENS, loaded_model.context - len(ids), limits
+        )
+        configs.append(sampling_config(body, loaded_model, limits, most, extra))
     each = configs[0].sequences
     if each * len(prompts) > limits.queue:
         raise ApiError(
@@ -170,7 +174,7 @@ def begin(server_context: ServerContext, loaded_model: LoadedModel, body: Comple
         )
     writings: list[Writing] = []
     if body.max_tokens == 0:  # the prompts are echoed and scored, and not gone on with
-        return Continuations(prompts, writings)
+        return CompletionGeneration(prompts, writings)
     loaded_model.make_room(each * len(prompts))
     try:
         for number, ((_, ids), config) in enumerate(zip(prompts, configs, strict=True)):
@@ -178,11 +182,11 @@ def begin(server_context: ServerContext, loaded_model: LoadedModel, body: Comple
     except InputError as error:
         for writing in writings:
             writing.cancel()
-        raise refused(error, CompletionRequest.model_fields) from None
-    return Continuations(prompts, writings)
+        raise input_error(error, CompletionRequest.model_fields) from None
+    return CompletionGeneration(prompts, writings)
 
 
-def options_of(body: CompletionRequest, loaded_model: LoadedModel) -> dict[str, Any]:
+def completion_options(body: CompletionRequest, loaded_model: LoadedModel) -> dict[str, Any]:
     """Options that only completions have. Beams draw nothing: what generation_config.json says of drawing is
     left out."""
     names = ("best_of", "json_schema", "logprobs", "length_penalty", "guidance_scale", "negative_prompt")
@@ -215,14 +219,14 @@ def options_of(body: CompletionRequest, loaded_model: LoadedModel) -> dict[str, 
     return found
 
 
-def prompts_of(given: Any) -> list[Any]:
+def prompt_list(given: Any) -> list[Any]:
     """A text, several, ids, or several lists of them, as a list of prompts."""
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [given]
     return list(given)
 
 
-def encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[int]]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[int]]:
     """The prompt as text and ids. An empty one starts where texts start."""
     if isinstance(prompt, str):
         ids = tokenizer.encode(prompt)
@@ -245,10 +249,12 @@ def encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[in
     return text, ids
 
 
-class Choices:
+class ChoiceBuilder:
     """OpenAI's choices of pieces: numbers, log-probabilities with offsets, and the echo of the prompt."""
 
-    def __init__(self, body: CompletionRequest, loaded_model: LoadedModel, texts: Continuations) -> None:
+    def __init__(
+        self, body: CompletionRequest, loaded_model: LoadedModel, texts: CompletionGeneration
+    ) -> None:
         self.body, self.loaded_model, self.texts = body, loaded_model, texts
         self.count = body.n or 1
         self.head = {
@@ -262,7 +268,9 @@ class Choices:
 
     @property
     def usage(self) -> dict[str, Any]:
-        return text_usage(self.texts.prompt_tokens, self.texts.completion_tokens, cached(self.texts.writings))
+        return completion_usage(
+            self.texts.prompt_tokens, self.texts.completion_tokens, cached_tokens(self.texts.writings)
+        )
 
     async def echoes(self) -> list[dict[str, Any]]:
         """The prompts, where they are asked for, with their tokens' log-probabilities."""
@@ -289,7 +297,7 @@ class Choices:
 
     def _echoed(self, text: str, ids: Sequence[int], number: int) -> list[int]:
         """Where the tokens of a prompt begin in its echo."""
-        if isinstance(prompts_of(self.body.prompt)[number], str):
+        if isinstance(prompt_list(self.body.prompt)[number], str):
             return prompt_offsets(self.loaded_model.model.tokenizer, text, ids)
         return list(map(TextOffsets(self.loaded_model.model.tokenizer), ids))
 
@@ -338,7 +346,7 @@ class Choices:
         ]
 
 
-async def _events(maker: Choices, body: CompletionRequest, record: Any) -> AsyncIterator[bytes]:
+async def _events(maker: ChoiceBuilder, body: CompletionRequest, record: Any) -> AsyncIterator[bytes]:
     usage = body.stream_options is not None and body.stream_options.include_usage
     more = {"usage": None} if usage else {}
     for choice in await maker.echoes():
@@ -350,7 +358,7 @@ async def _events(maker: Choices, body: CompletionRequest, record: Any) -> Async
     yield last + DONE
 
 
-async def _whole(maker: Choices, record: Any) -> dict[str, Any]:
+async def _whole(maker: ChoiceBuilder, record: Any) -> dict[str, Any]:
     choices = [maker.choice(index, "", (), None) for index in range(maker.count * len(maker.texts.prompts))]
 
     def add(part: dict[str, Any]) -> None:

@@ -12,19 +12,19 @@ from fastapi import APIRouter, Request, Response
 from newleaf.errors import NotFiniteError
 from newleaf.generate.backend.chunked_prefill import hidden_state_chunks
 from newleaf.model import GPT
-from newleaf.serve.answers.sampling_params import check_texts, check_together
+from newleaf.serve.answers.sampling_params import check_text_bytes, check_total_tokens
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.http.chunked_json import answer, json_bytes
-from newleaf.serve.http.event_stream import result_of
-from newleaf.serve.http.strict_json import router
+from newleaf.serve.http.chunked_json import json_bytes, json_response
+from newleaf.serve.http.event_stream import await_engine_task
+from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
-from newleaf.serve.openai.completions import encoded, prompts_of
+from newleaf.serve.openai.completions import encode_prompt, prompt_list
 from newleaf.serve.protocol.schemas import EmbeddingRequest
 
 
 def embeddings_router(server_context: ServerContext) -> APIRouter:
-    routes = router()
+    routes = strict_router()
 
     @routes.post("/v1/embeddings", response_model=None)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
@@ -41,12 +41,12 @@ def embeddings_router(server_context: ServerContext) -> APIRouter:
             texts = await server_context.threads.run(lambda: _encoded(server_context, loaded_model, body))
             loaded_model.make_room(1)
             record.prompt_tokens = sum(len(ids) for ids in texts)
-            rows = await result_of(
+            rows = await await_engine_task(
                 request, loaded_model.run_in_engine(_pooled(loaded_model.model.network, texts))
             )
         usage = {"prompt_tokens": record.prompt_tokens, "total_tokens": record.prompt_tokens}
         head = {"object": "list", "model": loaded_model.name, "usage": usage}
-        return answer(
+        return json_response(
             await server_context.threads.run(lambda: json_bytes(head, {"data": _data(rows, body)}, part=8))
         )
 
@@ -57,25 +57,25 @@ def _encoded(
     server_context: ServerContext, loaded_model: LoadedModel, body: EmbeddingRequest
 ) -> list[list[int]]:
     """The ids of each text. What is too long to read is told by its length, before anything is made of it."""
-    texts, given = [], prompts_of(body.input)
-    check_together(
+    texts, given = [], prompt_list(body.input)
+    check_total_tokens(
         sum(len(text) for text in given if not isinstance(text, str)), server_context.limits, "input"
     )
     for prompt in given:
         if isinstance(prompt, str):
-            check_texts([prompt], loaded_model, server_context.limits, "input")
+            check_text_bytes([prompt], loaded_model, server_context.limits, "input")
         else:
             _check_length(len(prompt), loaded_model)
     for prompt in given:
         try:
-            _, ids = encoded(loaded_model.model.tokenizer, prompt)
+            _, ids = encode_prompt(loaded_model.model.tokenizer, prompt)
         except ApiError as error:
             raise ApiError(
                 400, str(error.detail).replace("prompt", "input", 1), "input", error.code
             ) from None
         _check_length(len(ids), loaded_model)
         texts.append(ids)
-    check_together(sum(map(len, texts)), server_context.limits, "input")
+    check_total_tokens(sum(map(len, texts)), server_context.limits, "input")
     return texts
 
 

@@ -9,29 +9,33 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from newleaf.serve.answers.chat_answers import Answers
+from newleaf.serve.answers.chat_answers import ChatAnswers
 from newleaf.serve.answers.usage import response_usage
 from newleaf.serve.http.event_stream import event
 from newleaf.serve.http.request_record import RequestRecord
-from newleaf.serve.openai.response_items import Items
+from newleaf.serve.openai.response_items import ResponseItems
 from newleaf.serve.protocol.response_schemas import ResponseRequest
 
 # What may be included beside the answer.
-LOGPROBS, THOUGHTS = "message.output_text.logprobs", "reasoning.encrypted_content"
+LOGPROBS, ENCRYPTED_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 
 
-def asked_for(body: ResponseRequest) -> set[str]:
+def included(body: ResponseRequest) -> set[str]:
     """What the request wants included, of what there is."""
-    found = {each for each in body.include or () if each in (LOGPROBS, THOUGHTS)}
+    found = {each for each in body.include or () if each in (LOGPROBS, ENCRYPTED_REASONING)}
     return found | ({LOGPROBS} if body.top_logprobs else set())
 
 
-class Maker:
+class ResponseBuilder:
     """A response while it is being written."""
 
-    def __init__(self, body: ResponseRequest, model: str, answers: Answers, record: RequestRecord) -> None:
+    def __init__(
+        self, body: ResponseRequest, model: str, answers: ChatAnswers, record: RequestRecord
+    ) -> None:
         self.body, self.model, self.answers, self.record = body, model, answers, record
-        self.items = Items(answers.tokenizer, LOGPROBS in asked_for(body), THOUGHTS in asked_for(body))
+        self.items = ResponseItems(
+            answers.tokenizer, LOGPROBS in included(body), ENCRYPTED_REASONING in included(body)
+        )
         self.number = 0  # of the next event
         self.error: dict[str, Any] | None = None
         self.id, self.created = f"resp_{secrets.token_hex(24)}", int(time.time())
@@ -91,7 +95,7 @@ class Maker:
         return "incomplete" if self.items.end == "length" else "completed"
 
 
-async def whole(maker: Maker) -> dict[str, Any]:
+async def full_response(maker: ResponseBuilder) -> dict[str, Any]:
     async for deltas in maker.answers.deltas():
         maker.record.wrote()
         for delta in deltas:
@@ -100,7 +104,9 @@ async def whole(maker: Maker) -> dict[str, Any]:
     return maker.response(maker.status)
 
 
-async def events(maker: Maker, keep: Callable[[dict[str, Any]], Awaitable[None]]) -> AsyncIterator[bytes]:
+async def response_events(
+    maker: ResponseBuilder, keep: Callable[[dict[str, Any]], Awaitable[None]]
+) -> AsyncIterator[bytes]:
     begin = (
         {"type": f"response.{what}", "response": maker.response("in_progress")}
         for what in ("created", "in_progress")

@@ -13,20 +13,20 @@ from pydantic import TypeAdapter
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.openai.response_store import ResponseStore
 from newleaf.serve.protocol.response_schemas import (
-    CallItem,
-    CustomCallItem,
+    CustomToolCallItem,
+    FunctionCallItem,
     InputText,
     Item,
     MessageItem,
-    OutputItem,
     ReasoningItem,
     ReferenceItem,
     ResponseRequest,
+    ToolOutputItem,
 )
 from newleaf.text.messages import Message
 
-STORED: TypeAdapter[Item] = TypeAdapter(Item)
-OURS = "newleaf:"  # how the thoughts begin that this server has packed
+ITEM_ADAPTER: TypeAdapter[Item] = TypeAdapter(Item)
+REASONING_PREFIX = "newleaf:"  # how the thoughts begin that this server has packed
 
 
 def conversation(
@@ -53,7 +53,7 @@ def conversation(
     return messages, listed
 
 
-def said(output: list[dict[str, Any]]) -> list[Message]:
+def assistant_messages(output: list[dict[str, Any]]) -> list[Message]:
     """What a response gave, as a message of the conversation."""
     message: Message = {"role": "assistant", "content": ""}
     for item in output:
@@ -68,18 +68,18 @@ def said(output: list[dict[str, Any]]) -> list[Message]:
     return [message]
 
 
-def packed(thoughts: str) -> str:
+def encode_reasoning(thoughts: str) -> str:
     """Thoughts for clients that keep conversations themselves and send back `encrypted_content`. Nothing is
     hidden: `content` has them."""
-    return OURS + base64.urlsafe_b64encode(thoughts.encode("utf-8", "replace")).decode()
+    return REASONING_PREFIX + base64.urlsafe_b64encode(thoughts.encode("utf-8", "replace")).decode()
 
 
 def _unpacked(content: str | None) -> str:
-    """What `packed` packed; nothing for what another service encrypted."""
-    if content is None or not content.startswith(OURS):
+    """What `encode_reasoning` packed; nothing for what another service encrypted."""
+    if content is None or not content.startswith(REASONING_PREFIX):
         return ""
     try:
-        return base64.urlsafe_b64decode(content.removeprefix(OURS)).decode()
+        return base64.urlsafe_b64decode(content.removeprefix(REASONING_PREFIX)).decode()
     except (binascii.Error, ValueError):
         return ""
 
@@ -91,7 +91,7 @@ def _referred(id_: str, number: int, store: ResponseStore, owner: str | None) ->
         raise ApiError(
             400, f"{name}: there is no item {id_[:80]!r} in a stored response", name, "invalid_value"
         )
-    return STORED.validate_python(found)
+    return ITEM_ADAPTER.validate_python(found)
 
 
 def _add(messages: list[Message], item: Item) -> None:
@@ -108,10 +108,10 @@ def _add(messages: list[Message], item: Item) -> None:
                 messages[-1] = {**messages[-1], "content": content}
             else:
                 messages.append({"role": item.role, "content": content})
-        case CallItem() | CustomCallItem():
+        case FunctionCallItem() | CustomToolCallItem():
             written = (
                 item.arguments
-                if isinstance(item, CallItem)
+                if isinstance(item, FunctionCallItem)
                 else json.dumps({"input": item.input}, ensure_ascii=False)
             )
             call = _call(item.call_id, item.name, written)
@@ -119,7 +119,7 @@ def _add(messages: list[Message], item: Item) -> None:
                 messages[-1] = {**messages[-1], "tool_calls": [*messages[-1].get("tool_calls", ()), call]}
             else:
                 messages.append({"role": "assistant", "tool_calls": [call]})
-        case OutputItem():
+        case ToolOutputItem():
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
         case ReasoningItem():
             if (

@@ -7,18 +7,18 @@ from typing import Any
 
 from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.serve.answers.chat_answers import Delta
-from newleaf.serve.openai.chat_completions import scores_json
-from newleaf.serve.openai.response_input import packed
-from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart
+from newleaf.serve.openai.chat_completions import logprobs_json
+from newleaf.serve.openai.response_input import encode_reasoning
+from newleaf.serve.tool_calls.tool_call import ToolCall, ToolCallDelta, ToolCallEnd, ToolCallStart
 from newleaf.text.tokenizer import Tokenizer
 
 Event = dict[str, Any]
 
 
-class Items:
+class ResponseItems:
     """What has come so far (`output`); each call returns events, which still lack their numbers. Text has its
-    tokens' log-probabilities where they are wanted (`scored`), and thoughts themselves once more, `packed`,
-    for clients that keep them."""
+    tokens' log-probabilities where they are wanted (`scored`), and thoughts themselves once more,
+    `packed`, for clients that keep them."""
 
     def __init__(self, tokenizer: Tokenizer, scored: bool = False, packed: bool = False) -> None:
         self._tokenizer, self._scored, self._packed = tokenizer, scored, packed
@@ -32,13 +32,13 @@ class Items:
         if delta.part is None:
             return self.close() if delta.end else []
         match delta.part:
-            case Call(name, arguments):
+            case ToolCall(name, arguments):
                 return [*self.close(), *self._call(name), *self._arguments(arguments), *self._whole_call()]
-            case CallStart(name):
+            case ToolCallStart(name):
                 return [*self.close(), *self._call(name)]
-            case CallPart(arguments):
+            case ToolCallDelta(arguments):
                 return self._arguments(arguments)
-            case CallEnd():
+            case ToolCallEnd():
                 return self._whole_call()
         if self._scored and delta.part.kind == "content":
             self._scores += delta.scores
@@ -49,7 +49,7 @@ class Items:
         part["text"] += delta.part.text
         if delta.part.kind == "reasoning":
             return [*events, self._of_text("delta", delta=delta.part.text)]
-        scores, self._scores = scores_json(self._scores, self._tokenizer), []
+        scores, self._scores = logprobs_json(self._scores, self._tokenizer), []
         part["logprobs"] += scores
         return [*events, self._of_text("delta", delta=delta.part.text, logprobs=scores)]
 
@@ -63,11 +63,11 @@ class Items:
         item["status"] = "completed"
         part = item["content"][0]
         if self._open == "content":
-            part["logprobs"] += scores_json(self._scores, self._tokenizer)
+            part["logprobs"] += logprobs_json(self._scores, self._tokenizer)
             self._scores = []
         more = {"logprobs": part["logprobs"]} if self._open == "content" else {}
         if self._packed and self._open == "reasoning":
-            item["encrypted_content"] = packed(part["text"])
+            item["encrypted_content"] = encode_reasoning(part["text"])
         events = [
             self._of_text("done", text=part["text"], **more),
             self._event("response.content_part.done", item_id=item["id"], content_index=0, part=part),

@@ -9,12 +9,12 @@ from typing import Any
 
 from newleaf.text.messages import Message
 
-MOST = 1000
-MOST_BYTES = 64 << 20
+MAX_RESPONSES = 1000
+MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredResponse:
     """A response as it was given, with the conversation up to and with its answer, without instructions, and
     the items of its request."""
 
@@ -37,21 +37,21 @@ def size_of(response: dict[str, Any], messages: list[Message], given: list[dict[
 
 
 class ResponseStore:
-    """At most `MOST` responses of `MOST_BYTES` together."""
+    """At most `MAX_RESPONSES` responses of `MAX_BYTES` together."""
 
     def __init__(self) -> None:
-        self._stored: dict[str, Stored] = {}
+        self._stored: dict[str, StoredResponse] = {}
         self._items: dict[str, str] = {}  # an item's id → the last response that has it
         self._size = 0
 
-    def put(self, found: Stored) -> None:
+    def put(self, found: StoredResponse) -> None:
         self._stored[found.response["id"]] = found
         self._items |= {item["id"]: found.response["id"] for item in found.items}
         self._size += found.size
-        while len(self._stored) > MOST or self._size > MOST_BYTES:
+        while len(self._stored) > MAX_RESPONSES or self._size > MAX_BYTES:
             self._drop(next(iter(self._stored)))
 
-    def get(self, id_: str, owner: str | None) -> Stored | None:
+    def get(self, id_: str, owner: str | None) -> StoredResponse | None:
         """None for what is not there, or another's."""
         found = self._stored.get(id_)
         return found if found is not None and found.owner == owner else None

@@ -10,26 +10,33 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from newleaf.generate.options import SamplingConfig
-from newleaf.serve.answers.chat_answers import ask
-from newleaf.serve.answers.chat_params import Question
-from newleaf.serve.answers.sampling_params import most_tokens, sampling
+from newleaf.serve.answers.chat_answers import start_chat
+from newleaf.serve.answers.chat_params import ChatParams
+from newleaf.serve.answers.sampling_params import limit_max_tokens, sampling_config
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.http.event_stream import EventStream, cancel_on_disconnect
 from newleaf.serve.http.request_record import RequestRecord
-from newleaf.serve.http.strict_json import router
+from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
-from newleaf.serve.openai.response_builder import LOGPROBS, THOUGHTS, Maker, asked_for, events, whole
-from newleaf.serve.openai.response_input import conversation, said
-from newleaf.serve.openai.response_store import ResponseStore, Stored, size_of
+from newleaf.serve.openai.response_builder import (
+    ENCRYPTED_REASONING,
+    LOGPROBS,
+    ResponseBuilder,
+    full_response,
+    included,
+    response_events,
+)
+from newleaf.serve.openai.response_input import assistant_messages, conversation
+from newleaf.serve.openai.response_store import ResponseStore, StoredResponse, size_of
 from newleaf.serve.protocol.response_schemas import AllowedFunctions, NamedFunction, ResponseRequest
 from newleaf.serve.protocol.schemas import Function
-from newleaf.serve.tool_calls.tool_choice import choose_tools, tool_json
+from newleaf.serve.tool_calls.tool_choice import resolve_tool_choice, template_tool
 from newleaf.text.messages import Message
 
 
 def responses_router(server_context: ServerContext) -> APIRouter:
-    routes, store = router(), ResponseStore()
+    routes, store = strict_router(), ResponseStore()
 
     @routes.post("/v1/responses", response_model=None)
     async def responses(body: ResponseRequest, request: Request) -> Response:
@@ -44,25 +51,25 @@ def responses_router(server_context: ServerContext) -> APIRouter:
         try:
             options = functools.partial(_options, body, loaded_model, server_context)
             answers = await server_context.threads.run(
-                lambda: ask(loaded_model, question, server_context.limits, options)
+                lambda: start_chat(loaded_model, question, server_context.limits, options)
             )
             record.loosened, record.unmet = answers.loosened, answers.unmet
         except BaseException:
             server_context.registry.release(loaded_model)
             raise
         record.ignored += answers.ignored
-        maker = Maker(body, loaded_model.name, answers, record)
+        maker = ResponseBuilder(body, loaded_model.name, answers, record)
 
         async def keep(response: dict[str, Any]) -> None:
             if body.store is not False:
-                talk = [*messages, *said(maker.items.output)]
+                talk = [*messages, *assistant_messages(maker.items.output)]
                 size = await server_context.threads.run(lambda: size_of(response, talk, given))
-                store.put(Stored(response, talk, given, record.key, size))
+                store.put(StoredResponse(response, talk, given, record.key, size))
 
         if body.stream:
             end = functools.partial(server_context.done, loaded_model, answers, record)
             return EventStream(
-                events(maker, keep),
+                response_events(maker, keep),
                 answers.cancel,
                 end,
                 record,
@@ -70,12 +77,14 @@ def responses_router(server_context: ServerContext) -> APIRouter:
                 maker.failed,
             )
         response = await cancel_on_disconnect(
-            request, server_context.until_done(loaded_model, answers, record, whole(maker)), answers.cancel
+            request,
+            server_context.until_done(loaded_model, answers, record, full_response(maker)),
+            answers.cancel,
         )
         await keep(response)
         return JSONResponse(response)
 
-    def found(id_: str, request: Request) -> Stored:
+    def found(id_: str, request: Request) -> StoredResponse:
         stored = store.get(id_, request.state.record.key)
         if stored is None:
             raise ApiError(404, f"there is no response {id_[:80]!r}", "id", "not_found")
@@ -112,12 +121,12 @@ def responses_router(server_context: ServerContext) -> APIRouter:
     ) -> dict[str, Any]:
         """The items of the request that a response answers, the last one first."""
         items = found(id, request).input[:: 1 if order == "asc" else -1]
-        return listed(items, limit, after)
+        return list_page(items, limit, after)
 
     return routes
 
 
-def listed(items: list[dict[str, Any]], limit: int, after: str | None) -> dict[str, Any]:
+def list_page(items: list[dict[str, Any]], limit: int, after: str | None) -> dict[str, Any]:
     """A part of a list as the API gives it. Raises ApiError when it should begin after an item that is not
     there."""
     ids = [item["id"] for item in items]
@@ -139,21 +148,21 @@ def _ignored(body: ResponseRequest) -> list[str]:
     return [
         f"include[{number}]"
         for number, each in enumerate(body.include or ())
-        if each not in (LOGPROBS, THOUGHTS)
+        if each not in (LOGPROBS, ENCRYPTED_REASONING)
     ]
 
 
-def _question(body: ResponseRequest, messages: list[Message]) -> Question:
-    tools = [tool_json(Function(**tool.model_dump(exclude={"type"}))) for tool in body.tools or ()]
+def _question(body: ResponseRequest, messages: list[Message]) -> ChatParams:
+    tools = [template_tool(Function(**tool.model_dump(exclude={"type"}))) for tool in body.tools or ()]
     choice = body.tool_choice
     if isinstance(choice, AllowedFunctions):
-        chosen = choose_tools(tools, choice.mode, [each.name for each in choice.tools])
+        chosen = resolve_tool_choice(tools, choice.mode, [each.name for each in choice.tools])
     elif isinstance(choice, NamedFunction):
-        chosen = choose_tools(tools, None, [choice.name])
+        chosen = resolve_tool_choice(tools, None, [choice.name])
     else:
-        chosen = choose_tools(tools, choice)
+        chosen = resolve_tool_choice(tools, choice)
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    return Question(
+    return ChatParams(
         messages=[*instructions, *messages],
         tools=chosen.tools,
         choice=chosen.choice,
@@ -193,12 +202,12 @@ def _options(
     constraint: Mapping[str, Any],
 ) -> SamplingConfig:
     extra = dict(constraint)
-    if LOGPROBS in asked_for(body):
+    if LOGPROBS in included(body):
         extra["logprobs"] = body.top_logprobs or 0
-    return sampling(
+    return sampling_config(
         body,
         loaded_model,
         server_context.limits,
-        most_tokens(body.max_output_tokens, room, server_context.limits),
+        limit_max_tokens(body.max_output_tokens, room, server_context.limits),
         extra,
     )

@@ -10,23 +10,23 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from newleaf.errors import InputError
-from newleaf.serve.answers.chat_answers import conversation_prompt
-from newleaf.serve.answers.sampling_params import check_texts
-from newleaf.serve.api_errors import ApiError, refused
-from newleaf.serve.http.chunked_json import answer, json_bytes
-from newleaf.serve.http.strict_json import router
+from newleaf.serve.answers.chat_answers import render_prompt
+from newleaf.serve.answers.sampling_params import check_text_bytes
+from newleaf.serve.api_errors import ApiError, input_error
+from newleaf.serve.http.chunked_json import json_bytes, json_response
+from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
-from newleaf.serve.openai.chat_completions import message_of, token_text
+from newleaf.serve.openai.chat_completions import template_message, token_text
 from newleaf.serve.protocol.schemas import DetokenizeRequest, TokenizeRequest
-from newleaf.serve.tool_calls.tool_call import form_of
+from newleaf.serve.tool_calls.tool_call import detect_format
 from newleaf.text.chat_template import Rendering
 from newleaf.text.messages import contents
 from newleaf.text.tokenizer import Tokenizer
 
 
 def tokens_router(server_context: ServerContext) -> APIRouter:
-    routes = router()
+    routes = strict_router()
 
     @routes.post("/tokenize", response_model=None)
     async def tokenize(body: TokenizeRequest, request: Request) -> Response:
@@ -35,7 +35,7 @@ def tokens_router(server_context: ServerContext) -> APIRouter:
             raise ApiError(400, "prompt: give this or messages", "prompt", "invalid_value")
         async with server_context.registry.use(body.model) as loaded_model:
             request.state.record.model = loaded_model.name
-            return answer(
+            return json_response(
                 await server_context.threads.run(lambda: _tokens(server_context, loaded_model, body))
             )
 
@@ -61,12 +61,12 @@ def tokens_router(server_context: ServerContext) -> APIRouter:
         tokenizer_config.json."""
         async with server_context.registry.use(model) as loaded_model:
             request.state.record.model = loaded_model.name
-            return info(loaded_model)
+            return tokenizer_info_json(loaded_model)
 
     return routes
 
 
-def info(loaded_model: LoadedModel) -> dict[str, Any]:
+def tokenizer_info_json(loaded_model: LoadedModel) -> dict[str, Any]:
     """As vLLM gives it, so that programs which bring no tokenizer of their own can render and count."""
     tokenizer = loaded_model.model.tokenizer
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
@@ -86,7 +86,7 @@ def info(loaded_model: LoadedModel) -> dict[str, Any]:
     }
 
 
-def with_special_tokens(tokenizer: Tokenizer, text: str, add: bool) -> list[int]:
+def encode_with_special_tokens(tokenizer: Tokenizer, text: str, add: bool) -> list[int]:
     """Ids of a text in which the names of special tokens are these tokens, as stock tokenizers read it;
     `add`: with what the tokenizer puts around a text."""
     special = {
@@ -124,14 +124,14 @@ def _ids(server_context: ServerContext, loaded_model: LoadedModel, body: Tokeniz
     if body.prompt is not None:
         tokenizer = loaded_model.model.tokenizer
         if body.parse_special:
-            return with_special_tokens(tokenizer, body.prompt, body.add_special_tokens)
+            return encode_with_special_tokens(tokenizer, body.prompt, body.add_special_tokens)
         return tokenizer.encode(body.prompt, body.add_special_tokens)
-    messages = [message_of(message) for message in body.messages or ()]
-    check_texts(contents(messages), loaded_model, server_context.limits, "messages")
+    messages = [template_message(message) for message in body.messages or ()]
+    check_text_bytes(contents(messages), loaded_model, server_context.limits, "messages")
     try:
         responder = loaded_model.responder
-        return conversation_prompt(
-            responder, messages, (), form_of(responder.template.source()), Rendering()
+        return render_prompt(
+            responder, messages, (), detect_format(responder.template.source()), Rendering()
         ).ids
     except InputError as error:
-        raise refused(error, default="messages") from None
+        raise input_error(error, default="messages") from None

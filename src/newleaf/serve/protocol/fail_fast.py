@@ -32,7 +32,7 @@ class FailFast(BaseModel):
         return schema
 
 
-class Fast:
+class FailFastType:
     """The same for a type that is no model: `Annotated[kind, Fast()]`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -41,7 +41,7 @@ class Fast:
         return schema
 
 
-def at_most(count: int, low: float, high: float) -> Any:
+def bounded_mapping(count: int, low: float, high: float) -> Any:
     """Checks a mapping of numbers before pydantic does, which would list everything that is wrong with it."""
 
     def check(value: Any) -> Any:

@@ -16,12 +16,12 @@ from pydantic import BaseModel
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.protocol.field_types import fields_of
 
-Note = Callable[..., None]
+NoteIgnored = Callable[..., None]
 Body = dict[str, Any]
 
-MOST = 2**31 - 1  # tokens: more than any context holds
-LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-RENAMED: Mapping[str, str] = {
+MAX_TOKENS = 2**31 - 1  # tokens: more than any context holds
+MAX_TOKENS_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+ALIASES: Mapping[str, str] = {
     "repeat_penalty": "repetition_penalty",
     "n_predict": "max_tokens",
     "num_predict": "max_tokens",
@@ -44,13 +44,13 @@ CONSTRAINTS: Mapping[str, str] = {
 }
 
 
-def translated(body: Body, model: type[BaseModel], note: Note) -> Body:
+def translate_aliases(body: Body, model: type[BaseModel], note: NoteIgnored) -> Body:
     """The body with other servers' names as ours. `note` is told the place of what is ignored. Raises
     ApiError."""
     body, fields = dict(body), fields_of(model)
     if isinstance(options := body.get(OPTIONS), Mapping) and OPTIONS not in fields:
         _take_options(body, options, fields, note)
-    for name, ours in RENAMED.items():
+    for name, ours in ALIASES.items():
         if name in body and name not in fields:
             _rename(body, name, _own(ours, fields), fields, note)
     if isinstance(found := body.get("structured_outputs"), Mapping) and "regex" in fields:
@@ -58,7 +58,9 @@ def translated(body: Body, model: type[BaseModel], note: Note) -> Body:
     _take_formats(body, fields)
     _take_thinking(body, fields)
     if body.pop("ignore_eos", None) and "min_tokens" in fields:
-        body["min_tokens"] = next((body[name] for name in LIMITS if body.get(name)), None) or MOST
+        body["min_tokens"] = (
+            next((body[name] for name in MAX_TOKENS_FIELDS if body.get(name)), None) or MAX_TOKENS
+        )
     if body.get("store") is True and "messages" in fields:
         note("store")
         del body["store"]
@@ -76,7 +78,7 @@ def _own(name: str, fields: Mapping[str, Any]) -> str:
     return "response_format" if name == "json_schema" and name not in fields else name
 
 
-def _rename(body: Body, name: str, ours: str, fields: Mapping[str, Any], note: Note) -> None:
+def _rename(body: Body, name: str, ours: str, fields: Mapping[str, Any], note: NoteIgnored) -> None:
     if ours not in fields:
         return  # to be ignored, by the name it came with
     value = body.pop(name)
@@ -88,17 +90,21 @@ def _rename(body: Body, name: str, ours: str, fields: Mapping[str, Any], note: N
         body[ours] = _parsed(value) if ours == "json_schema" else value
 
 
-def _take_options(body: Body, options: Mapping[str, Any], fields: Mapping[str, Any], note: Note) -> None:
+def _take_options(
+    body: Body, options: Mapping[str, Any], fields: Mapping[str, Any], note: NoteIgnored
+) -> None:
     del body[OPTIONS]
     for name, value in options.items():
-        ours = _own(RENAMED.get(name, name), fields)
+        ours = _own(ALIASES.get(name, name), fields)
         if ours in fields and ours not in ("model", "messages", "prompt", "input") and body.get(ours) is None:
             body[ours] = value
         elif value is not None:
             note(OPTIONS, str(name))
 
 
-def _take_constraints(body: Body, found: Mapping[str, Any], fields: Mapping[str, Any], note: Note) -> None:
+def _take_constraints(
+    body: Body, found: Mapping[str, Any], fields: Mapping[str, Any], note: NoteIgnored
+) -> None:
     """vLLM's `structured_outputs`."""
     del body["structured_outputs"]
     for name, value in found.items():
@@ -155,9 +161,9 @@ def _take_thinking(body: Body, fields: Mapping[str, Any]) -> None:
 
 
 def _take_neutral_values(body: Body, fields: Mapping[str, Any]) -> None:
-    for name in LIMITS:
+    for name in MAX_TOKENS_FIELDS:
         if name in fields and _is_number(body.get(name), -1, -2):  # as much as there is room for
-            body[name] = MOST
+            body[name] = MAX_TOKENS
     if _is_number(body.get("top_k"), -1):
         body["top_k"] = 0
     if body.get("logprobs") is False:

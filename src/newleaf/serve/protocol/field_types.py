@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 Result = TypeVar("Result")
-Place = tuple[str | int, ...]
-NAMES: Mapping[Any, str] = {
+FieldPath = tuple[str | int, ...]
+TYPE_NAMES: Mapping[Any, str] = {
     str: "text",
     bool: "true or false",
     int: "a whole number",
@@ -25,7 +25,7 @@ NAMES: Mapping[Any, str] = {
 
 
 @dataclass(frozen=True)
-class LeaveOut:
+class IgnoreItems:
     """Stands in the annotation of a list: items whose `type` is one of `kinds` are left out and named. With
     `others`, items of every type but those of the list's own models are."""
 
@@ -39,7 +39,7 @@ class LeaveOut:
         return kind in known or not (self.others or kind in self.kinds)
 
 
-def once(reading: Callable[[Any], Result]) -> Callable[[Any], Result]:
+def cached_by_id(reading: Callable[[Any], Result]) -> Callable[[Any], Result]:
     """Reads each annotation once. They are kept by identity, since not all of them have a hash."""
     known: dict[int, tuple[Any, Result]] = {}
 
@@ -51,17 +51,17 @@ def once(reading: Callable[[Any], Result]) -> Callable[[Any], Result]:
     return read
 
 
-@once
-def bare(annotation: Any) -> Any:
+@cached_by_id
+def without_constraints(annotation: Any) -> Any:
     """The annotation without its constraints."""
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-@once
+@cached_by_id
 def alternatives(annotation: Any) -> list[Any]:
     """The types of a union, each with its own constraints, without None; of anything else, itself."""
-    if get_origin(bare(annotation)) in (Union, types.UnionType):
-        return [each for part in get_args(bare(annotation)) for each in alternatives(part)]
+    if get_origin(without_constraints(annotation)) in (Union, types.UnionType):
+        return [each for part in get_args(without_constraints(annotation)) for each in alternatives(part)]
     return [] if annotation is type(None) else [annotation]
 
 
@@ -88,50 +88,53 @@ def _annotation(field: FieldInfo) -> Any:
 
 
 @lru_cache
-def kinds_of(model: type[BaseModel]) -> tuple[Any, ...]:
+def type_values(model: type[BaseModel]) -> tuple[Any, ...]:
     """What may stand in the model's `type`; nothing for a model that has none."""
     field = model.model_fields.get("type")
     return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
 
 
-@once
+@cached_by_id
 def is_model(annotation: Any) -> bool:
-    return isinstance(kind := bare(annotation), type) and issubclass(kind, BaseModel)
+    return isinstance(kind := without_constraints(annotation), type) and issubclass(kind, BaseModel)
 
 
-@once
-def item_of(annotation: Any) -> Any:
+@cached_by_id
+def item_type(annotation: Any) -> Any:
     """The type of a list's items; None for what is no list."""
-    kind = bare(annotation)
+    kind = without_constraints(annotation)
     return get_args(kind)[0] if get_origin(kind) is list else None
 
 
-@once
-def rule_of(annotation: Any) -> LeaveOut | None:
+@cached_by_id
+def ignore_rule(annotation: Any) -> IgnoreItems | None:
     """Which items of this list are left out, where some are."""
     return next(
-        (each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, LeaveOut)), None
+        (each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, IgnoreItems)), None
     )
 
 
-@once
+@cached_by_id
 def holds_models(annotation: Any) -> bool:
     """Whether a value of this type may have objects with named fields in it."""
     return any(
-        is_model(each) or ((item := item_of(each)) is not None and holds_models(item))
+        is_model(each) or ((item := item_type(each)) is not None and holds_models(item))
         for each in alternatives(annotation)
     )
 
 
-@once
-def known_kinds(annotation: Any) -> frozenset[Any]:
+@cached_by_id
+def all_type_values(annotation: Any) -> frozenset[Any]:
     """Every `type` that objects of this annotation may have."""
     return frozenset(
-        kind for each in alternatives(annotation) if is_model(each) for kind in kinds_of(bare(each))
+        kind
+        for each in alternatives(annotation)
+        if is_model(each)
+        for kind in type_values(without_constraints(each))
     )
 
 
-def meant(value: Any, annotation: Any) -> Any:
+def intended_type(value: Any, annotation: Any) -> Any:
     """The alternative of `annotation` that the value is meant as, so that its faults can be told; None where
     none is like it."""
     options = alternatives(annotation)
@@ -140,26 +143,33 @@ def meant(value: Any, annotation: Any) -> Any:
     if isinstance(value, Mapping):
         return _meant_object(value, options)
     if isinstance(value, list):
-        return _meant_list(value, [each for each in options if get_origin(bare(each)) is list])
+        return _meant_list(value, [each for each in options if get_origin(without_constraints(each)) is list])
     if isinstance(value, str):
-        literals = [each for each in options if get_origin(bare(each)) is Literal]
-        found = [each for each in literals if value in get_args(bare(each))] or [
-            each for each in options if bare(each) is str
+        literals = [each for each in options if get_origin(without_constraints(each)) is Literal]
+        found = [each for each in literals if value in get_args(without_constraints(each))] or [
+            each for each in options if without_constraints(each) is str
         ]
         return next(iter(found or literals), None)
     kinds = (bool,) if isinstance(value, bool) else (int, float) if isinstance(value, int) else (type(value),)
-    return next((each for each in options if bare(each) in kinds), None)
+    return next((each for each in options if without_constraints(each) in kinds), None)
 
 
 def _meant_object(value: Mapping[str, Any], options: Sequence[Any]) -> Any:
     models = [each for each in options if is_model(each)]
-    plain = next((each for each in options if get_origin(bare(each)) is dict or bare(each) is dict), None)
+    plain = next(
+        (
+            each
+            for each in options
+            if get_origin(without_constraints(each)) is dict or without_constraints(each) is dict
+        ),
+        None,
+    )
     if isinstance(kind := value.get("type"), str):
-        typed = [each for each in models if kind in kinds_of(bare(each))]
-        models = typed or [each for each in models if not kinds_of(bare(each))]
+        typed = [each for each in models if kind in type_values(without_constraints(each))]
+        models = typed or [each for each in models if not type_values(without_constraints(each))]
     elif models:
         # Without a type, the one that has a default for it, or the names most like those given.
-        models = sorted(models, key=lambda each: _likeness(value, bare(each)))[-1:]
+        models = sorted(models, key=lambda each: _likeness(value, without_constraints(each)))[-1:]
     return next(iter(models), plain)
 
 
@@ -172,9 +182,9 @@ def _likeness(value: Mapping[str, Any], model: type[BaseModel]) -> tuple[int, in
 def _meant_list(value: list[Any], options: Sequence[Any]) -> Any:
     """By the first item: in a list of another kind, a later one would be wrong anyway."""
     for each in options if value else ():
-        item = item_of(each)
+        item = item_type(each)
         first = value[0]
-        if any(_is_like(first, bare(kind)) for kind in alternatives(item)):
+        if any(_is_like(first, without_constraints(kind)) for kind in alternatives(item)):
             return each
     return next(iter(options), None)
 
@@ -191,32 +201,32 @@ def _is_like(value: Any, kind: Any) -> bool:
     )
 
 
-def wanted(annotation: Any) -> str:
+def expected_text(annotation: Any) -> str:
     """What a value must be, in words."""
     words: list[str] = []
     for each in alternatives(annotation):
-        kind = bare(each)
+        kind = without_constraints(each)
         if get_origin(kind) is Literal:
             word = "one of " + ", ".join(map(str, get_args(kind)))
         else:
-            word = NAMES.get(get_origin(kind) or kind, "an object")
+            word = TYPE_NAMES.get(get_origin(kind) or kind, "an object")
         words += [word] if word not in words else []
     return " or ".join(words)
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value in an error's message: short ones themselves, others by their kind."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict | list):
-        return NAMES[type(value)]
+        return TYPE_NAMES[type(value)]
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def said(problem: Mapping[str, Any]) -> str:
+def error_text(problem: Mapping[str, Any]) -> str:
     """pydantic's complaint in plain words, with what was given."""
     limits = problem.get("ctx") or {}
     if problem["type"] in ("too_short", "too_long"):
@@ -224,10 +234,10 @@ def said(problem: Mapping[str, Any]) -> str:
         least = "at least" if problem["type"] == "too_short" else "at most"
         return f"must have {least} {bound:,} item{'s' if bound != 1 else ''}, not {limits.get('actual_length', 'fewer')}"
     text = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{text[:1].lower()}{text[1:]}, not {shown(problem['input'])}"
+    return f"{text[:1].lower()}{text[1:]}, not {value_text(problem['input'])}"
 
 
-def path_of(place: Place) -> str:
+def path_text(place: FieldPath) -> str:
     """messages[0].content"""
     text = ""
     for step in place:

@@ -6,11 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from newleaf.serve.protocol.field_types import LeaveOut
-from newleaf.serve.protocol.schemas import Effort, Sampled, Seed, Stop, StreamOptions, Strict
+from newleaf.serve.protocol.field_types import IgnoreItems
+from newleaf.serve.protocol.schemas import (
+    ReasoningEffort,
+    SamplingFields,
+    Seed,
+    Stop,
+    StreamOptions,
+    StrictModel,
+)
 
 # Items of tools that only OpenAI's own service has, in conversations that began there.
-OTHERS_ITEMS = frozenset(
+HOSTED_TOOL_ITEMS = frozenset(
     {
         "additional_tools",
         "apply_patch_call",
@@ -41,7 +48,7 @@ OTHERS_ITEMS = frozenset(
 )
 
 
-class InputText(Strict):
+class InputText(StrictModel):
     type: Literal["input_text", "output_text", "reasoning_text", "summary_text", "refusal", "text"]
     text: str | None = None
     refusal: str | None = None
@@ -49,7 +56,7 @@ class InputText(Strict):
     logprobs: list[Any] | None = None
 
 
-class MessageItem(Strict):
+class MessageItem(StrictModel):
     type: Literal["message"] = "message"
     id: str | None = None
     status: str | None = None
@@ -57,7 +64,7 @@ class MessageItem(Strict):
     content: str | list[InputText]
 
 
-class CallItem(Strict):
+class FunctionCallItem(StrictModel):
     type: Literal["function_call"]
     id: str | None = None
     status: str | None = None
@@ -66,7 +73,7 @@ class CallItem(Strict):
     arguments: str
 
 
-class CustomCallItem(Strict):
+class CustomToolCallItem(StrictModel):
     """A call of a tool that takes text, which is kept as a call of a function with one parameter, `input`."""
 
     type: Literal["custom_tool_call"]
@@ -77,7 +84,7 @@ class CustomCallItem(Strict):
     input: str
 
 
-class OutputItem(Strict):
+class ToolOutputItem(StrictModel):
     type: Literal["function_call_output", "custom_tool_call_output"]
     id: str | None = None
     status: str | None = None
@@ -85,7 +92,7 @@ class OutputItem(Strict):
     output: str | list[InputText]
 
 
-class ReasoningItem(Strict):
+class ReasoningItem(StrictModel):
     type: Literal["reasoning"]
     id: str | None = None
     status: str | None = None
@@ -94,14 +101,14 @@ class ReasoningItem(Strict):
     encrypted_content: str | None = None
 
 
-class ReferenceItem(Strict):
+class ReferenceItem(StrictModel):
     """An item of a stored response, by its id."""
 
     type: Literal["item_reference"] = "item_reference"
     id: str
 
 
-class ResponseTool(Strict):
+class ResponseTool(StrictModel):
     type: Literal["function"]
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     description: str | None = None
@@ -109,18 +116,18 @@ class ResponseTool(Strict):
     strict: bool | None = None
 
 
-class NamedFunction(Strict):
+class NamedFunction(StrictModel):
     type: Literal["function"]
     name: str
 
 
-class AllowedFunctions(Strict):
+class AllowedFunctions(StrictModel):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: list[NamedFunction]
 
 
-class TextFormat(Strict):
+class TextFormat(StrictModel):
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
     description: str | None = None
@@ -128,26 +135,26 @@ class TextFormat(Strict):
     strict: bool | None = None
 
 
-class TextOptions(Strict):
+class TextOptions(StrictModel):
     format: TextFormat | None = None
 
 
-class Reasoning(Strict):
-    effort: Effort | None = None
+class Reasoning(StrictModel):
+    effort: ReasoningEffort | None = None
 
 
-Item = MessageItem | CallItem | CustomCallItem | OutputItem | ReasoningItem | ReferenceItem
+Item = MessageItem | FunctionCallItem | CustomToolCallItem | ToolOutputItem | ReasoningItem | ReferenceItem
 
 
-class ResponseRequest(Sampled):
+class ResponseRequest(SamplingFields):
     """POST /v1/responses."""
 
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000), LeaveOut(OTHERS_ITEMS)]
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=10_000), IgnoreItems(HOSTED_TOOL_ITEMS)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: Annotated[list[ResponseTool], Field(max_length=128), LeaveOut(others=True)] | None = None
+    tools: Annotated[list[ResponseTool], Field(max_length=128), IgnoreItems(others=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None

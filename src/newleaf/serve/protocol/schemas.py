@@ -8,30 +8,30 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from newleaf.generate.options import ValidUtf8
-from newleaf.serve.protocol.fail_fast import FailFast, at_most
-from newleaf.serve.protocol.field_types import LeaveOut
+from newleaf.serve.protocol.fail_fast import FailFast, bounded_mapping
+from newleaf.serve.protocol.field_types import IgnoreItems
 
 Stop = str | Annotated[list[str], Field(max_length=64)] | None
-BIASES = 100_000  # entries of logit_bias
+MAX_LOGIT_BIASES = 100_000  # entries of logit_bias
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
-Id = Annotated[int, Field(ge=0, lt=2**31)]
-Ids = Annotated[list[Id], Field(min_length=1, max_length=1 << 20)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=1 << 20)]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class Strict(FailFast):
+class StrictModel(FailFast):
     """What is not known is refused by name. Before it comes here, `serve/protocol/body_reader.py` has taken
     out what may be ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
-class StreamOptions(Strict):
+class StreamOptions(StrictModel):
     include_usage: bool = False
 
 
-class Sampled(Strict):
+class SamplingFields(StrictModel):
     """What chat, completions and responses have in common."""
 
     model: str | None = None
@@ -48,7 +48,7 @@ class Sampled(Strict):
     valid_utf8: ValidUtf8 | None = None
 
 
-class Written(Sampled):
+class GenerationFields(SamplingFields):
     """What chat and completions have in common."""
 
     n: Annotated[int, Field(ge=1)] | None = None
@@ -56,10 +56,12 @@ class Written(Sampled):
     stop: Stop = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logit_bias: Annotated[dict[str, Number] | None, BeforeValidator(at_most(BIASES, -100, 100))] = None
+    logit_bias: Annotated[
+        dict[str, Number] | None, BeforeValidator(bounded_mapping(MAX_LOGIT_BIASES, -100, 100))
+    ] = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    stop_token_ids: Annotated[list[Id], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
     regex: Annotated[str, Field(max_length=10_000)] | None = None
     grammar: Annotated[str, Field(max_length=100_000)] | None = None  # Lark, or llama.cpp's GBNF
     choice: (
@@ -70,70 +72,70 @@ class Written(Sampled):
     ) = None
 
 
-class JsonSchema(Strict):
+class JsonSchema(StrictModel):
     name: str = "answer"
     description: str | None = None
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
     strict: bool | None = None
 
 
-class ResponseFormat(Strict):
+class ResponseFormat(StrictModel):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class Function(Strict):
+class Function(StrictModel):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
-class Tool(Strict):
+class Tool(StrictModel):
     type: Literal["function"]
     function: Function
 
 
-class FunctionName(Strict):
+class FunctionName(StrictModel):
     name: str
 
 
-class NamedTool(Strict):
+class NamedTool(StrictModel):
     type: Literal["function"]
     function: FunctionName
 
 
-class AllowedTools(Strict):
+class AllowedTools(StrictModel):
     mode: Literal["auto", "required"]
     tools: list[NamedTool]
 
 
-class AllowedChoice(Strict):
+class AllowedChoice(StrictModel):
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
 
 
-class ToolCallFunction(Strict):
+class ToolCallFunction(StrictModel):
     name: str
     arguments: str | dict[str, Any]  # JSON, or, in the manner of Ollama, its value
 
 
-class ToolCall(Strict):
+class ToolCall(StrictModel):
     id: str = ""
     type: Literal["function"] = "function"
     function: ToolCallFunction
 
 
-class TextPart(Strict):
+class TextPart(StrictModel):
     type: Literal["text", "refusal", "input_text", "output_text"]
     text: str | None = None
     refusal: str | None = None
 
 
-Parts = Annotated[list[TextPart], LeaveOut(frozenset({"thinking", "redacted_thinking", "reasoning"}))]
+Parts = Annotated[list[TextPart], IgnoreItems(frozenset({"thinking", "redacted_thinking", "reasoning"}))]
 
 
-class Message(Strict):
+class Message(StrictModel):
     """One message. What belongs to which role is checked when the conversation is rendered."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -147,7 +149,7 @@ class Message(Strict):
     reasoning_content: str | None = None
 
 
-class ChatRequest(Written):
+class ChatRequest(GenerationFields):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
@@ -156,24 +158,24 @@ class ChatRequest(Written):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=128), LeaveOut(others=True)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128), IgnoreItems(others=True)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Effort | None = None
+    reasoning_effort: ReasoningEffort | None = None
     store: Literal[False] | None = None  # nothing is kept
     return_progress: bool | None = None  # llama.cpp's: a stream says how much of the prompt has been read
     continue_final_message: bool | None = None  # ours: go on with the last message
     chat_template_kwargs: dict[str, Any] | None = None  # what else the template reads
 
 
-class CompletionRequest(Written):
+class CompletionRequest(GenerationFields):
     """POST /v1/completions."""
 
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=1024)]
-        | Ids
-        | Annotated[list[Ids], Field(min_length=1, max_length=1024)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=1024)]
     )
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None  # 0: nothing but the prompt, for its echo
     best_of: Annotated[int, Field(ge=1)] | None = None
@@ -186,15 +188,15 @@ class CompletionRequest(Written):
     negative_prompt: str | None = None
 
 
-class EmbeddingRequest(Strict):
+class EmbeddingRequest(StrictModel):
     """POST /v1/embeddings."""
 
     model: str | None = None
     input: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=2048)]
-        | Ids
-        | Annotated[list[Ids], Field(min_length=1, max_length=2048)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
@@ -202,7 +204,7 @@ class EmbeddingRequest(Strict):
     user: str | None = None
 
 
-class TokenizeRequest(Strict):
+class TokenizeRequest(StrictModel):
     """POST /tokenize: a text, or messages as the model's chat template puts them."""
 
     model: str | None = None
@@ -213,8 +215,8 @@ class TokenizeRequest(Strict):
     return_token_strs: bool = False
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(StrictModel):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: Annotated[list[Id], Field(max_length=1 << 20)]
+    tokens: Annotated[list[TokenId], Field(max_length=1 << 20)]

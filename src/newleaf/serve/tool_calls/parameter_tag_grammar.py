@@ -1,4 +1,5 @@
-"""The grammar of calls whose parameters stand between tags of their own (serve/tool_calls/parameter_tags.py)."""
+"""The grammar of calls whose parameters stand between tags of their own
+(serve/tool_calls/parameter_tags.py)."""
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from newleaf.generate.constraints.prepared_schema import Prepared
-from newleaf.serve.tool_calls.parameter_tags import Markup
-from newleaf.serve.tool_calls.parameter_types import kinds_of, referred
+from newleaf.serve.tool_calls.parameter_tags import ParameterTagFormat
+from newleaf.serve.tool_calls.parameter_types import resolve_reference, schema_types
 
-SHARED = ("$defs", "definitions")
-DEPTH = 5  # of alternatives within one another
+DEFINITIONS = ("$defs", "definitions")
+MAX_DEPTH = 5  # of alternatives within one another
 NAME = '/[^<>"\\s]{1,64}/'
 
 
-def markup_calls(markup: Markup, functions: Sequence[dict[str, Any]], more: str, start: str) -> list[str]:
+def parameter_tag_rules(
+    markup: ParameterTagFormat, functions: Sequence[dict[str, Any]], more: str, start: str
+) -> list[str]:
     """Rules of one call of these functions, whose parameters are `Prepared`, or several; `start` and `more`
     are what stands before the first call and before each other."""
     rules = []
@@ -28,7 +31,7 @@ def markup_calls(markup: Markup, functions: Sequence[dict[str, Any]], more: str,
     return [f"calls: {start} call{more}", f"call: {one}", *rules]
 
 
-def _parameters(markup: Markup, name: str, prepared: Prepared) -> list[str]:
+def _parameters(markup: ParameterTagFormat, name: str, prepared: Prepared) -> list[str]:
     """Parameters in the schema's order. Where it lists none, any may stand there; what was written is checked
     afterwards."""
     root = prepared.schema if isinstance(prepared.schema, dict) else {}
@@ -43,9 +46,9 @@ def _parameters(markup: Markup, name: str, prepared: Prepared) -> list[str]:
 
 def _ways(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> list[dict[str, Any]]:
     """Schemas of objects, one of which the parameters fit."""
-    if "properties" in schema or depth > DEPTH:
+    if "properties" in schema or depth > MAX_DEPTH:
         return [schema]
-    inner = [referred(root, schema["$ref"])] if isinstance(schema.get("$ref"), str) else []
+    inner = [resolve_reference(root, schema["$ref"])] if isinstance(schema.get("$ref"), str) else []
     inner += next((schema[word] for word in ("anyOf", "oneOf") if isinstance(schema.get(word), list)), [])
     inner += schema["allOf"] if isinstance(schema.get("allOf"), list) and len(schema["allOf"]) == 1 else []
     objects = [each for each in inner if isinstance(each, dict) and each.get("type", "object") == "object"]
@@ -53,7 +56,7 @@ def _ways(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> list[
 
 
 def _way(
-    markup: Markup, name: str, schema: dict[str, Any], root: dict[str, Any], prepared: Prepared
+    markup: ParameterTagFormat, name: str, schema: dict[str, Any], root: dict[str, Any], prepared: Prepared
 ) -> list[str]:
     properties, required = schema.get("properties"), schema.get("required") or []
     if not isinstance(properties, dict) and schema.get("additionalProperties") is not False and not required:
@@ -77,12 +80,14 @@ def _way(
     return [f"{name}: {' '.join(parts)}", *rules]
 
 
-def _value(markup: Markup, name: str, child: Any, root: dict[str, Any], prepared: Prepared) -> list[str]:
+def _value(
+    markup: ParameterTagFormat, name: str, child: Any, root: dict[str, Any], prepared: Prepared
+) -> list[str]:
     """A value and the tag that ends it: bare text where it may be a string, and else JSON."""
-    kinds = kinds_of(child, root)
+    kinds = schema_types(child, root)
     end = json.dumps(markup.value[1] + markup.end)
     if kinds and "string" not in kinds:
-        shared = {word: root[word] for word in SHARED if word in root}
+        shared = {word: root[word] for word in DEFINITIONS if word in root}
         inner = (
             Prepared({**child, **shared}, (), prepared.uses_lark)
             if isinstance(child, dict)
@@ -108,6 +113,6 @@ def _expression(child: dict[str, Any]) -> str:
     return f"(?s:.{{{least},{most}}})" if least or most != "" else "(?s:.*)"
 
 
-def _text(markup: Markup, name: str, expression: str) -> str:
+def _text(markup: ParameterTagFormat, name: str, expression: str) -> str:
     """Text up to the first tag that ends a value."""
     return f"{name}[suffix={json.dumps(markup.value[1] + markup.end)}]: /{expression}/"

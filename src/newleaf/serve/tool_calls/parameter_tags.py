@@ -10,14 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from newleaf.serve.tool_calls.parameter_types import value_json
-from newleaf.serve.tool_calls.tool_call import Call, CallEnd, CallPart, CallStart, Piece, read_calls
+from newleaf.serve.tool_calls.tool_call import (
+    AnswerPart,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+    parse_calls,
+)
 from newleaf.text.reasoning import Part, held_start
 
-LONGEST = 300  # characters of a name
+MAX_NAME_CHARACTERS = 300  # characters of a name
 
 
 @dataclass(frozen=True)
-class Markup:
+class ParameterTagFormat:
     """How such a call is written. `head` and `key` are what stands before and after a function's and a
     parameter's name; `tail` ends a function."""
 
@@ -37,10 +44,10 @@ class Markup:
 
 FUNCTION, PARAMETER = ("\n<function=", ">\n"), ("<parameter=", ">")
 ENDS = ("</parameter>\n", "</function>\n")
-MARKUPS = {
-    "qwen": Markup("<tool_call>", "</tool_call>", FUNCTION, PARAMETER, ("\n", "\n"), *ENDS),
-    "seed": Markup("<seed:tool_call>", "</seed:tool_call>", FUNCTION, PARAMETER, ("", ""), *ENDS),
-    "glm": Markup(
+PARAMETER_TAG_FORMATS = {
+    "qwen": ParameterTagFormat("<tool_call>", "</tool_call>", FUNCTION, PARAMETER, ("\n", "\n"), *ENDS),
+    "seed": ParameterTagFormat("<seed:tool_call>", "</seed:tool_call>", FUNCTION, PARAMETER, ("", ""), *ENDS),
+    "glm": ParameterTagFormat(
         "<tool_call>",
         "</tool_call>",
         ("", "\n"),
@@ -49,7 +56,7 @@ MARKUPS = {
         "</arg_value>\n",
         "",
     ),
-    "minimax": Markup(
+    "minimax": ParameterTagFormat(
         "<minimax:tool_call>",
         "</minimax:tool_call>",
         ('\n<invoke name="', '">\n'),
@@ -61,12 +68,12 @@ MARKUPS = {
 }
 
 
-class MarkupReader:
+class ParameterTagParser:
     """Reads such calls. `functions` are the parameters' schemas by the functions' names. `live` tells of
     calls while they come, a parameter at a time."""
 
     def __init__(
-        self, markup: Markup, functions: Mapping[str, Any], must: bool = False, live: bool = False
+        self, markup: ParameterTagFormat, functions: Mapping[str, Any], must: bool = False, live: bool = False
     ) -> None:
         self._markup, self._functions, self._must, self._live = markup, functions, must, live
         self._held, self._inside, self._called = "", False, False
@@ -78,13 +85,13 @@ class MarkupReader:
     def begun(self) -> tuple[str | None, str]:
         return None, ""
 
-    def push(self, part: Part) -> list[Piece]:
+    def push(self, part: Part) -> list[AnswerPart]:
         if part.kind != "content":
             return [part]
         self._held += part.text
         return self._read(done=False)
 
-    def finish(self, cut: bool = False) -> list[Piece]:
+    def finish(self, cut: bool = False) -> list[AnswerPart]:
         found = self._read(done=True)
         held, self._held = self._held, ""
         if not self._inside:
@@ -101,19 +108,19 @@ class MarkupReader:
     def _ends(self, rest: str) -> bool:
         return "".join((self._markup.tail + self._markup.close).split()).startswith("".join(rest.split()))
 
-    def _read(self, done: bool) -> list[Piece]:
-        found: list[Piece] = []
+    def _read(self, done: bool) -> list[AnswerPart]:
+        found: list[AnswerPart] = []
         while (more := self._step(found, done)) is not None:
             found += more
         return found
 
-    def _step(self, found: list[Piece], done: bool) -> list[Piece] | None:
+    def _step(self, found: list[AnswerPart], done: bool) -> list[AnswerPart] | None:
         """What is certain next; None when more has to come."""
         if not self._inside:
             return self._outside(found, done)
         return self._named() if self._name is None else self._inner(done)
 
-    def _outside(self, found: list[Piece], done: bool) -> list[Piece] | None:
+    def _outside(self, found: list[AnswerPart], done: bool) -> list[AnswerPart] | None:
         marks = tuple(mark for mark in (self._markup.open, self._markup.first) if mark)
         places = [(place, mark) for mark in marks if (place := self._held.find(mark)) >= 0]
         if places:
@@ -135,7 +142,7 @@ class MarkupReader:
         self._raw += self._held[: len(self._held) - len(rest)]
         self._held = rest
 
-    def _named(self) -> list[Piece] | None:
+    def _named(self) -> list[AnswerPart] | None:
         """The function's name, or the end of the calls."""
         markup, text = self._markup, self._held.lstrip()
         if text.startswith(markup.close):
@@ -145,26 +152,26 @@ class MarkupReader:
         if not text or (begin.startswith(text) and text != begin):
             return None
         stop = re.compile(re.escape(end) if end else r"\n|(?=<)").search(text, len(begin))
-        if stop is None and len(text) < LONGEST and text.startswith(begin):
+        if stop is None and len(text) < MAX_NAME_CHARACTERS and text.startswith(begin):
             return None
         name = text[len(begin) : stop.start()].strip() if stop is not None and text.startswith(begin) else ""
         if stop is None or name not in self._functions:
             return self._other()
         self._use(text[stop.end() :])
         self._name, self._found, self._called = name, {}, True
-        return [CallStart(name), CallPart("{")] if self._live else []
+        return [ToolCallStart(name), ToolCallDelta("{")] if self._live else []
 
-    def _other(self) -> list[Piece] | None:
+    def _other(self) -> list[AnswerPart] | None:
         """The tag is around something else: calls as JSON, or text."""
         body, closed, rest = self._held.partition(self._markup.close)
         if not closed:
             return None
-        calls, raw = read_calls(body, self._functions), self._raw
+        calls, raw = parse_calls(body, self._functions), self._raw
         self._held, self._inside, self._raw = rest, False, ""
         self._called = self._called or bool(calls)
         return list(calls) if calls else [Part("content", raw + body + closed)]
 
-    def _inner(self, done: bool) -> list[Piece] | None:
+    def _inner(self, done: bool) -> list[AnswerPart] | None:
         """A parameter, or the end of the function."""
         markup, text = self._markup, self._held.lstrip()
         key, tail = markup.key[0], markup.tail.strip() or markup.close
@@ -182,7 +189,7 @@ class MarkupReader:
         self._use(text[skipped.start() :])
         return []
 
-    def _parameter(self, text: str, done: bool) -> list[Piece] | None:
+    def _parameter(self, text: str, done: bool) -> list[AnswerPart] | None:
         markup = self._markup
         middle = re.compile(r"\s*".join(map(re.escape, markup.key[1].split("\n")))).search(
             text, len(markup.key[0])
@@ -203,7 +210,9 @@ class MarkupReader:
             return []
         self._found[key] = written
         comma = ", " if len(self._found) > 1 else ""
-        return [CallPart(f"{comma}{json.dumps(key, ensure_ascii=False)}: {written}")] if self._live else []
+        return (
+            [ToolCallDelta(f"{comma}{json.dumps(key, ensure_ascii=False)}: {written}")] if self._live else []
+        )
 
     def _end_of_value(self, text: str, start: int, done: bool) -> int | None:
         """Where the value ends: at an end tag behind which the call goes on as calls do."""
@@ -219,15 +228,15 @@ class MarkupReader:
             place = text.find(tag, place + 1)
         return None
 
-    def _whole(self) -> list[Piece]:
+    def _whole(self) -> list[AnswerPart]:
         name, self._name, self._raw = str(self._name), None, ""
         if self._live:
-            return [CallPart("}"), CallEnd()]
+            return [ToolCallDelta("}"), ToolCallEnd()]
         pairs = ", ".join(
             f"{json.dumps(key, ensure_ascii=False)}: {value}" for key, value in self._found.items()
         )
-        return [Call(name, f"{{{pairs}}}")]
+        return [ToolCall(name, f"{{{pairs}}}")]
 
-    def _text(self, text: str) -> list[Piece]:
+    def _text(self, text: str) -> list[AnswerPart]:
         text = text.lstrip() if self._called else text
         return [Part("content", text)] if text else []

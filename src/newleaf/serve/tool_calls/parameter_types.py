@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from newleaf.serve.tool_calls.tool_call import parsed
+from newleaf.serve.tool_calls.tool_call import parse_json
 
-KINDS: dict[str, type | tuple[type, ...]] = {
+JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "null": type(None),
     "boolean": bool,
     "integer": int,
@@ -17,27 +17,27 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "array": list,
     "object": dict,
 }
-WORDS = {"True": True, "False": False, "None": None}  # as models that write Python have them
-MOST = 50  # references and alternatives that are followed
+PYTHON_LITERALS = {"True": True, "False": False, "None": None}  # as models that write Python have them
+MAX_REFERENCES = 50  # references and alternatives that are followed
 
 
 def value_json(schema: Any, root: Any, text: str) -> str:
     """JSON of a value that was written as this text, for a parameter with this schema; `root` holds what it
     refers to."""
-    kinds = kinds_of(schema, root)
-    value = WORDS[text.strip()] if text.strip() in WORDS else parsed(text)
+    kinds = schema_types(schema, root)
+    value = PYTHON_LITERALS[text.strip()] if text.strip() in PYTHON_LITERALS else parse_json(text)
     given = value is not None or text.strip() in ("null", "None")
-    if given and not isinstance(value, str) and any(_is(value, kind) for kind in kinds or KINDS):
+    if given and not isinstance(value, str) and any(_is(value, kind) for kind in kinds or JSON_TYPES):
         return json.dumps(value, ensure_ascii=False)
     if given and isinstance(value, str) and kinds and "string" not in kinds:
         return json.dumps(value, ensure_ascii=False)
     return json.dumps(text, ensure_ascii=False)
 
 
-def kinds_of(schema: Any, root: Any) -> set[str]:
+def schema_types(schema: Any, root: Any) -> set[str]:
     """The types of values that a schema allows, as far as it says; none where it says nothing."""
     found: set[str] = set()
-    waiting, left = [schema], MOST
+    waiting, left = [schema], MAX_REFERENCES
     while waiting and left:
         one, left = waiting.pop(), left - 1
         if not isinstance(one, Mapping):
@@ -49,16 +49,16 @@ def kinds_of(schema: Any, root: Any) -> set[str]:
         listed = one["enum"] if isinstance(one.get("enum"), list) else []
         for value in [*([one["const"]] if "const" in one else []), *listed]:
             found.add(
-                "string" if isinstance(value, str) else next(name for name in KINDS if _is(value, name))
+                "string" if isinstance(value, str) else next(name for name in JSON_TYPES if _is(value, name))
             )
         for word in ("anyOf", "oneOf", "allOf"):
             waiting += one[word] if isinstance(one.get(word), list) else []
         if isinstance(reference := one.get("$ref"), str):
-            waiting.append(referred(root, reference))
+            waiting.append(resolve_reference(root, reference))
     return found
 
 
-def referred(root: Any, reference: str) -> Any:
+def resolve_reference(root: Any, reference: str) -> Any:
     """What a reference within a schema names; None for nothing."""
     head, *steps = reference.split("/")
     found = root if head == "#" else None
@@ -72,4 +72,4 @@ def _is(value: Any, kind: str) -> bool:
         return kind == "boolean"
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
-    return kind in KINDS and isinstance(value, KINDS[kind])
+    return kind in JSON_TYPES and isinstance(value, JSON_TYPES[kind])

@@ -7,27 +7,27 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from newleaf.serve.tool_calls.streaming_parser import Strings
+from newleaf.serve.tool_calls.streaming_parser import JsonStringEscaper
 from newleaf.serve.tool_calls.tool_call import (
-    DEEPSEEK,
-    KIMI,
-    Call,
-    CallEnd,
-    CallPart,
-    CallStart,
-    Piece,
+    DEEPSEEK_TOKENS,
+    KIMI_TOKENS,
+    AnswerPart,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
     arguments_json,
-    parsed,
+    parse_json,
 )
 from newleaf.text.json_end import JsonEnd
 from newleaf.text.reasoning import Part, held_start
 
-LONGEST = 300  # characters of what stands before a call's JSON
-MARK = re.compile(r"<[|｜][^<>]*[|｜]>")
+MAX_HEAD_CHARACTERS = 300  # characters of what stands before a call's JSON
+CONTROL_TOKEN = re.compile(r"<[|｜][^<>]*[|｜]>")
 
 
 @dataclass(frozen=True)
-class Section:
+class SectionFormat:
     """How such a call is written: `begin` and `end` stand around all, `call` before each, `head` between that
     and its name, `middle` before its JSON, `tail` behind."""
 
@@ -53,26 +53,32 @@ class Section:
         marks = {
             mark
             for each in (self.begin, self.call, self.head, self.middle, self.tail, self.end)
-            for mark in MARK.findall(each)
+            for mark in CONTROL_TOKEN.findall(each)
         }
         pattern = "|".join(map(re.escape, sorted(marks, key=len, reverse=True)))
         return [part for part in re.split(f"({pattern})", text) if part]
 
 
-SECTIONS = {
-    "deepseek-v3": Section(
-        *DEEPSEEK[:2], f"function{DEEPSEEK[2]}", "\n```json\n", f"\n```{DEEPSEEK[3]}", DEEPSEEK[4]
+SECTION_FORMATS = {
+    "deepseek-v3": SectionFormat(
+        *DEEPSEEK_TOKENS[:2],
+        f"function{DEEPSEEK_TOKENS[2]}",
+        "\n```json\n",
+        f"\n```{DEEPSEEK_TOKENS[3]}",
+        DEEPSEEK_TOKENS[4],
     ),
-    "deepseek-v3.1": Section(*DEEPSEEK[:2], "", DEEPSEEK[2], DEEPSEEK[3], DEEPSEEK[4]),
-    "kimi": Section(*KIMI[:2], "functions.", *KIMI[2:], numbered=True),
+    "deepseek-v3.1": SectionFormat(
+        *DEEPSEEK_TOKENS[:2], "", DEEPSEEK_TOKENS[2], DEEPSEEK_TOKENS[3], DEEPSEEK_TOKENS[4]
+    ),
+    "kimi": SectionFormat(*KIMI_TOKENS[:2], "functions.", *KIMI_TOKENS[2:], numbered=True),
 }
 
 
-class SectionReader:
+class SectionParser:
     """Reads such calls; `live` tells of them while they come."""
 
     def __init__(
-        self, section: Section, names: Collection[str], must: bool = False, live: bool = False
+        self, section: SectionFormat, names: Collection[str], must: bool = False, live: bool = False
     ) -> None:
         self._section, self._names, self._must, self._live = section, names, must, live
         self._opening = section.opening
@@ -80,22 +86,22 @@ class SectionReader:
         self._held, self._raw = "", ""
         self._inside = self._called = False
         self._name: str | None = None  # of the call whose JSON comes
-        self._json, self._strings, self._end = "", Strings(), JsonEnd()
+        self._json, self._strings, self._end = "", JsonStringEscaper(), JsonEnd()
 
     @property
     def begun(self) -> tuple[str | None, str]:
         return None, ""
 
-    def push(self, part: Part) -> list[Piece]:
+    def push(self, part: Part) -> list[AnswerPart]:
         if part.kind != "content":
             return [part]
         self._held += part.text
-        found: list[Piece] = []
+        found: list[AnswerPart] = []
         while (more := self._step(found)) is not None:
             found += more
         return found
 
-    def finish(self, cut: bool = False) -> list[Piece]:
+    def finish(self, cut: bool = False) -> list[AnswerPart]:
         held, self._held = self._raw + self._json + self._held, ""
         if (self._inside and (cut or (self._called and not self._raw))) or (self._must and cut):
             return []
@@ -104,13 +110,13 @@ class SectionReader:
         held = held.rstrip() if self._called else held
         return [Part("content", held)] if held.strip() or not self._called else []
 
-    def _step(self, found: list[Piece]) -> list[Piece] | None:
+    def _step(self, found: list[AnswerPart]) -> list[AnswerPart] | None:
         """What is certain next; None when more has to come."""
         if not self._inside:
             return self._outside(found)
         return self._between() if self._name is None else self._arguments()
 
-    def _outside(self, found: list[Piece]) -> list[Piece] | None:
+    def _outside(self, found: list[AnswerPart]) -> list[AnswerPart] | None:
         marks = (self._section.begin, self._section.call)
         places = [place for mark in marks if (place := self._held.find(mark)) >= 0]
         if not places:
@@ -124,7 +130,7 @@ class SectionReader:
         self._raw, self._held = text[len(text.rstrip()) :] + begin, self._held.removeprefix(begin)
         return self._text(text.rstrip())
 
-    def _between(self) -> list[Piece] | None:
+    def _between(self) -> list[AnswerPart] | None:
         """Up to the JSON of the next call, or the end of the section."""
         call, end = self._held.find(self._section.call), self._held.find(self._section.end)
         if end >= 0 and (call < 0 or end < call):
@@ -134,30 +140,32 @@ class SectionReader:
         if call < 0:
             return None
         opening = self._opening.match(self._held, call)
-        if opening is None and len(self._held) - call < LONGEST and end < 0:
+        if opening is None and len(self._held) - call < MAX_HEAD_CHARACTERS and end < 0:
             return None
         if opening is None or opening[1] not in self._names:
             raw, self._raw, self._inside = self._raw + self._held[: call + len(self._section.call)], "", False
             self._held = self._held[call + len(self._section.call) :]
             return [Part("content", raw)]
         self._raw, self._held = self._raw + self._held[: opening.end()], self._held[opening.end() :]
-        self._name, self._json, self._strings, self._end = opening[1], "", Strings(), JsonEnd()
-        return [CallStart(opening[1])] if self._live else []
+        self._name, self._json, self._strings, self._end = opening[1], "", JsonStringEscaper(), JsonEnd()
+        return [ToolCallStart(opening[1])] if self._live else []
 
-    def _arguments(self) -> list[Piece] | None:
+    def _arguments(self) -> list[AnswerPart] | None:
         size = self._end.push(self._held)
         text, self._held = (self._held, "") if size is None else (self._held[:size], self._held[size:])
         self._json += text
-        told: list[Piece] = [CallPart(more)] if self._live and (more := self._strings.push(text)) else []
+        told: list[AnswerPart] = (
+            [ToolCallDelta(more)] if self._live and (more := self._strings.push(text)) else []
+        )
         if size is None:
             return told or None
         name, written, self._name = str(self._name), self._json, None
-        arguments = arguments_json(parsed(written))
+        arguments = arguments_json(parse_json(written))
         raw, self._raw, self._json, self._called = self._raw, "", "", True
         if self._live:
-            return [*told, CallEnd()]
-        return [Call(name, arguments)] if arguments is not None else [Part("content", raw + written)]
+            return [*told, ToolCallEnd()]
+        return [ToolCall(name, arguments)] if arguments is not None else [Part("content", raw + written)]
 
-    def _text(self, text: str) -> list[Piece]:
+    def _text(self, text: str) -> list[AnswerPart]:
         text = text.lstrip() if self._called else text
         return [Part("content", text)] if text else []

@@ -7,32 +7,32 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from newleaf.serve.tool_calls.tool_call import (
-    ARGUMENTS,
-    CALL_ID,
-    LIST,
-    PYTHON,
-    Call,
-    CallEnd,
-    CallPart,
-    CallStart,
-    Piece,
-    Reader,
+    ARGS_TOKEN,
+    CALL_ID_TOKEN,
+    PYTHON_TOKEN,
+    TOOL_CALLS_TOKEN,
+    AnswerPart,
+    ToolCall,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallParser,
+    ToolCallStart,
 )
 from newleaf.text.json_end import JsonEnd
 from newleaf.text.reasoning import Part
 
-LONGEST = 1000  # characters of what stands before a call's arguments
-BETWEEN = re.compile(rf"(?:[\s,;\[\]}}]|{re.escape(LIST)}|{re.escape(PYTHON)})*")
-HEAD = re.compile(
+MAX_HEAD_CHARACTERS = 1000  # characters of what stands before a call's arguments
+SEPARATOR = re.compile(rf"(?:[\s,;\[\]}}]|{re.escape(TOOL_CALLS_TOKEN)}|{re.escape(PYTHON_TOKEN)})*")
+CALL_HEAD = re.compile(
     r'\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?(?:"id"\s*:\s*"[^"\\]*"\s*,\s*)?'
     r'"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
-    rf"|(?P<named>[\w.-]+)\s*(?:{re.escape(CALL_ID)}\w*\s*)?{re.escape(ARGUMENTS)}\s*(?=\{{)"
+    rf"|(?P<named>[\w.-]+)\s*(?:{re.escape(CALL_ID_TOKEN)}\w*\s*)?{re.escape(ARGS_TOKEN)}\s*(?=\{{)"
 )
 _IN_TEXT = re.compile(r'["\\\x00-\x1f]')
 
 
 @dataclass
-class Strings:
+class JsonStringEscaper:
     """JSON as it comes, with line ends and the like within strings escaped, which models forget."""
 
     inside: bool = False
@@ -55,14 +55,14 @@ class Strings:
         return found
 
 
-class LiveReader:
+class StreamingParser:
     """Reads by another reader, and looks at the calls that this one still holds back. A call that does not
     begin as most do comes whole.
 
     What was told cannot be taken back: of a call that is cut, or turns out not to be one, what came stays.
     """
 
-    def __init__(self, inner: Reader, names: Collection[str]) -> None:
+    def __init__(self, inner: ToolCallParser, names: Collection[str]) -> None:
         self._inner, self._names = inner, names
         self._told = 0  # calls that were told to their end, and that the inner reader is still to give
         self._begin()
@@ -71,28 +71,28 @@ class LiveReader:
         # what may be calls; how much of it was read; whether they come whole
         self._held, self._at, self._whole = "", 0, False
         self._end: JsonEnd | None = None  # while arguments come
-        self._strings = Strings()
+        self._strings = JsonStringEscaper()
 
     @property
     def begun(self) -> tuple[str | None, str]:
         return self._inner.begun
 
-    def push(self, part: Part) -> list[Piece]:
+    def push(self, part: Part) -> list[AnswerPart]:
         found = self._given(self._inner.push(part))
         name, held = self._inner.begun
         if held and not self._whole:
             found += self._look(name, held)
         return found
 
-    def finish(self, cut: bool = False) -> list[Piece]:
+    def finish(self, cut: bool = False) -> list[AnswerPart]:
         return self._given(self._inner.finish(cut))
 
-    def _given(self, pieces: Sequence[Piece]) -> list[Piece]:
+    def _given(self, pieces: Sequence[AnswerPart]) -> list[AnswerPart]:
         """What the inner reader gives, without what was told."""
-        found: list[Piece] = []
+        found: list[AnswerPart] = []
         for piece in pieces:
             told = self._told > 0 or self._end is not None
-            if isinstance(piece, Call):
+            if isinstance(piece, ToolCall):
                 if self._told:
                     self._told -= 1
                 elif self._end is not None:
@@ -105,31 +105,35 @@ class LiveReader:
                 found.append(piece)
         return found
 
-    def _look(self, name: str | None, held: str) -> list[Piece]:
+    def _look(self, name: str | None, held: str) -> list[AnswerPart]:
         """What is new in the text of a call, or of several."""
-        found: list[Piece] = []
+        found: list[AnswerPart] = []
         while self._at < len(held):
             if self._end is None:
-                between = BETWEEN.match(held, self._at)
+                between = SEPARATOR.match(held, self._at)
                 begin = between.end() if between else self._at
-                head = HEAD.match(held, begin, begin + LONGEST) if name is None else None
+                head = CALL_HEAD.match(held, begin, begin + MAX_HEAD_CHARACTERS) if name is None else None
                 called = name or (head["name"] or head["named"] if head else None)
                 if called is None or (name is not None and held[begin : begin + 1] != "{"):
-                    self._whole = len(held) - begin > LONGEST
+                    self._whole = len(held) - begin > MAX_HEAD_CHARACTERS
                     break
                 if called not in self._names:
                     self._whole = True
                     break
-                found.append(CallStart(called))
-                self._end, self._strings, self._at = JsonEnd(), Strings(), head.end() if head else begin
+                found.append(ToolCallStart(called))
+                self._end, self._strings, self._at = (
+                    JsonEnd(),
+                    JsonStringEscaper(),
+                    head.end() if head else begin,
+                )
             text = held[self._at :]
             size = self._end.push(text)
             if more := self._strings.push(text if size is None else text[:size]):
-                found.append(CallPart(more))
+                found.append(ToolCallDelta(more))
             self._at = len(held) if size is None else self._at + size
             if size is None:
                 break
-            found.append(CallEnd())
+            found.append(ToolCallEnd())
             self._end, self._told = None, self._told + 1
             self._whole = name is not None
         return found

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from newleaf.text.reasoning import CHANNEL, MESSAGE, Part
 
-Form = Literal[
+CallFormat = Literal[
     "tags",
     "list",
     "named",
@@ -25,17 +25,17 @@ Form = Literal[
     "deepseek-v3.1",
     "kimi",
 ]
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
-LIST, ARGUMENTS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
-PYTHON, CONSTRAIN = "<|python_tag|>", "<|constrain|>"
-DEEPSEEK = (
+OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"
+TOOL_CALLS_TOKEN, ARGS_TOKEN, CALL_ID_TOKEN = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+PYTHON_TOKEN, CONSTRAIN_TOKEN = "<|python_tag|>", "<|constrain|>"
+DEEPSEEK_TOKENS = (
     "<｜tool▁calls▁begin｜>",
     "<｜tool▁call▁begin｜>",
     "<｜tool▁sep｜>",
     "<｜tool▁call▁end｜>",
     "<｜tool▁calls▁end｜>",
 )
-KIMI = (
+KIMI_TOKENS = (
     "<|tool_calls_section_begin|>",
     "<|tool_call_begin|>",
     "<|tool_call_argument_begin|>",
@@ -45,19 +45,19 @@ KIMI = (
 # Control tokens of forms with tags for each parameter (serve/tool_calls/parameter_tags.py), and of those with
 # sections
 # (serve/tool_calls/sections.py).
-MARKS: dict[str, tuple[str, ...]] = {
-    "qwen": (OPEN, CLOSE),
+FORMAT_TOKENS: dict[str, tuple[str, ...]] = {
+    "qwen": (OPEN_TAG, CLOSE_TAG),
     "seed": ("<seed:tool_call>", "</seed:tool_call>"),
-    "glm": (OPEN, CLOSE, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
+    "glm": (OPEN_TAG, CLOSE_TAG, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
     "minimax": ("<minimax:tool_call>", "</minimax:tool_call>"),
-    "deepseek-v3": DEEPSEEK,
-    "deepseek-v3.1": DEEPSEEK,
-    "kimi": KIMI,
+    "deepseek-v3": DEEPSEEK_TOKENS,
+    "deepseek-v3.1": DEEPSEEK_TOKENS,
+    "kimi": KIMI_TOKENS,
 }
 
 
 @dataclass(frozen=True)
-class Call:
+class ToolCall:
     """A function's name and its arguments as JSON; `written` is the text that was read."""
 
     name: str
@@ -66,34 +66,34 @@ class Call:
 
 
 @dataclass(frozen=True)
-class CallStart:
+class ToolCallStart:
     """A call that begins: its arguments follow, in pieces."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class CallPart:
+class ToolCallDelta:
     """A piece of a call's arguments."""
 
     arguments: str
 
 
 @dataclass(frozen=True)
-class CallEnd:
+class ToolCallEnd:
     """The arguments are whole."""
 
 
-Piece = Part | Call | CallStart | CallPart | CallEnd
+AnswerPart = Part | ToolCall | ToolCallStart | ToolCallDelta | ToolCallEnd
 
 
-class Reader(Protocol):
+class ToolCallParser(Protocol):
     """Takes an answer's text in parts and gives back text and calls, as soon as each is certain."""
 
-    def push(self, part: Part) -> list[Piece]:
+    def push(self, part: Part) -> list[AnswerPart]:
         """What this part makes certain."""
 
-    def finish(self, cut: bool = False) -> list[Piece]:
+    def finish(self, cut: bool = False) -> list[AnswerPart]:
         """What was held back. Of an answer that was `cut`, by its limit of tokens, a call that is not whole
         is dropped."""
 
@@ -103,7 +103,7 @@ class Reader(Protocol):
         is known, its name, and the text is that of its arguments."""
 
 
-def form_of(source: str) -> Form:
+def detect_format(source: str) -> CallFormat:
     """How a model with this chat template calls tools; "own" for a template that has none, which is told of
     our form."""
     if CHANNEL in source and MESSAGE in source and re.search(r"\btools\b", source):
@@ -112,18 +112,18 @@ def form_of(source: str) -> Form:
         return "own"
     if (markup := _markup_of(source)) is not None:
         return markup
-    if OPEN in source:
+    if OPEN_TAG in source:
         return "tags"
-    if LIST not in source:
+    if TOOL_CALLS_TOKEN not in source:
         return "bare"
-    return "named" if ARGUMENTS in source else "list"
+    return "named" if ARGS_TOKEN in source else "list"
 
 
-def _markup_of(source: str) -> Form | None:
+def _markup_of(source: str) -> CallFormat | None:
     """Which of these a chat template teaches."""
-    if DEEPSEEK[1] in source:
+    if DEEPSEEK_TOKENS[1] in source:
         return "deepseek-v3" if "```json" in source else "deepseek-v3.1"
-    if KIMI[1] in source and KIMI[2] in source:
+    if KIMI_TOKENS[1] in source and KIMI_TOKENS[2] in source:
         return "kimi"
     if "<minimax:tool_call>" in source:
         return "minimax"
@@ -134,51 +134,51 @@ def _markup_of(source: str) -> Form | None:
     return None
 
 
-def marks_of(form: Form) -> tuple[str, ...]:
+def control_tokens(form: CallFormat) -> tuple[str, ...]:
     """Control tokens that have to be seen in the text for calls to be found in it."""
-    listed = (LIST, ARGUMENTS, CALL_ID)
-    if form in MARKS:
-        return MARKS[form]
+    listed = (TOOL_CALLS_TOKEN, ARGS_TOKEN, CALL_ID_TOKEN)
+    if form in FORMAT_TOKENS:
+        return FORMAT_TOKENS[form]
     return {
-        "tags": (OPEN, CLOSE),
+        "tags": (OPEN_TAG, CLOSE_TAG),
         "own": (),
         "list": listed,
         "named": listed,
-        "bare": (PYTHON,),
-        "harmony": (CONSTRAIN,),
+        "bare": (PYTHON_TOKEN,),
+        "harmony": (CONSTRAIN_TOKEN,),
     }[form]
 
 
-def read_calls(text: str, names: Collection[str]) -> list[Call]:
+def parse_calls(text: str, names: Collection[str]) -> list[ToolCall]:
     """The calls that a JSON text holds, an object or a list of them; none where something about it is not a
     call of these functions."""
-    value = parsed(text)
+    value = parse_json(text)
     found = [_call(item, names) for item in (value if isinstance(value, list) else [value])]
     return [call for call in found if call is not None] if all(call is not None for call in found) else []
 
 
-def _call(value: Any, names: Collection[str]) -> Call | None:
+def _call(value: Any, names: Collection[str]) -> ToolCall | None:
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
     if not isinstance(value, Mapping) or value.get("name") not in names:
         return None
     arguments = arguments_json(value.get("arguments", value.get("parameters", {})))
-    return Call(value["name"], arguments) if arguments is not None else None
+    return ToolCall(value["name"], arguments) if arguments is not None else None
 
 
 def arguments_json(value: Any) -> str | None:
     """Arguments as JSON text: an object, or one in a text. A function without any may be given null."""
-    value = parsed(value) if isinstance(value, str) else {} if value is None else value
+    value = parse_json(value) if isinstance(value, str) else {} if value is None else value
     if not isinstance(value, dict):
         return None
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:  # 1e999 is no number
         return None
-    return text if text.isascii() or whole(text) else json.dumps(value)
+    return text if text.isascii() or has_utf8(text) else json.dumps(value)
 
 
-def parsed(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """A JSON text's value; None for what is none. Line ends within strings, which models write, are taken."""
     try:
         return json.loads(text, strict=False)
@@ -186,6 +186,6 @@ def parsed(text: str) -> Any:
         return None
 
 
-def whole(text: str) -> bool:
+def has_utf8(text: str) -> bool:
     """Whether it has UTF-8: half a surrogate pair has none."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

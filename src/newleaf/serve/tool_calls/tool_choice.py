@@ -11,7 +11,7 @@ from newleaf.serve.protocol.schemas import Function
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ToolChoice:
     """The tools that the model is told of, and "auto", "none", "required" or, where it is `named`, the name
     of the one to call."""
 
@@ -20,7 +20,7 @@ class Chosen:
     named: bool = False
 
 
-def tool_json(function: Function) -> dict[str, Any]:
+def template_tool(function: Function) -> dict[str, Any]:
     """A tool as templates expect it, with nothing missing."""
     nothing = {"description": "", "parameters": {"type": "object", "properties": {}}}
     return {
@@ -29,9 +29,9 @@ def tool_json(function: Function) -> dict[str, Any]:
     }
 
 
-def choose_tools(
+def resolve_tool_choice(
     tools: Sequence[dict[str, Any]], mode: str | None, names: Collection[str] | None = None
-) -> Chosen:
+) -> ToolChoice:
     """`mode` is OpenAI's word for all tools, or with `names` for these only; names without a mode are one
     function that must be called.
 
@@ -47,10 +47,10 @@ def choose_tools(
                 "invalid_value",
             )
     if names is not None and mode is None:
-        return Chosen(tools, next(iter(names)), named=True)
+        return ToolChoice(tools, next(iter(names)), named=True)
     left = [known[name] for name in dict.fromkeys(names)] if names is not None else tools
     if mode == "required" and not left:
         raise ApiError(
             400, "tool_choice: there are no tools of type function to call", "tool_choice", "invalid_value"
         )
-    return Chosen(left, mode or "auto")
+    return ToolChoice(left, mode or "auto")

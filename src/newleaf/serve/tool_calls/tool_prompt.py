@@ -7,21 +7,21 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from newleaf.serve.tool_calls.tool_call import CLOSE, OPEN, whole
+from newleaf.serve.tool_calls.tool_call import CLOSE_TAG, OPEN_TAG, has_utf8
 from newleaf.text.messages import Message
 
-ABOUT = f"""You can call functions. To call one, write nothing but its name and arguments as JSON, between these tags:
-{OPEN}
+INSTRUCTIONS = f"""You can call functions. To call one, write nothing but its name and arguments as JSON, between these tags:
+{OPEN_TAG}
 {{"name": "function_name", "arguments": {{"parameter": "value"}}}}
-{CLOSE}
+{CLOSE_TAG}
 To call several, write one such block after another. What they return is given to you afterwards. The functions are:
 """
 
 
-def with_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "system") -> list[Message]:
+def add_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "system") -> list[Message]:
     """The conversation with the tools in its first message, which is the system's or, for templates that have
     none, the user's."""
-    about = ABOUT + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    about = INSTRUCTIONS + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     first, *rest = messages
     if first["role"] in ("system", "developer"):
         return [{**first, "content": f"{text_of(first)}\n\n{about}"}, *rest]
@@ -30,7 +30,7 @@ def with_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "s
     return [{"role": "system", "content": about}, *messages]
 
 
-def as_text(messages: Sequence[Message]) -> list[Message]:
+def calls_as_text(messages: Sequence[Message]) -> list[Message]:
     """Calls and results as text of the assistant and the user, results that follow each other in one
     message."""
     found: list[Message] = []
@@ -51,7 +51,7 @@ def as_text(messages: Sequence[Message]) -> list[Message]:
     return [{name: value for name, value in message.items() if name != "results"} for message in found]
 
 
-def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
+def parse_arguments(messages: Sequence[Message]) -> list[Message]:
     """Arguments of past calls as values, which is what templates expect; OpenAI's messages have them as JSON
     text."""
 
@@ -59,7 +59,7 @@ def with_parsed_arguments(messages: Sequence[Message]) -> list[Message]:
         try:
             arguments = json.loads(call["function"]["arguments"])
             # half a surrogate pair is no text, and "\\ud800" is
-            if not whole(json.dumps(arguments, ensure_ascii=False)):
+            if not has_utf8(json.dumps(arguments, ensure_ascii=False)):
                 return call
         except (ValueError, RecursionError):
             return call
@@ -85,4 +85,4 @@ def _call(function: Any) -> str:
         arguments = function["arguments"]
     value = {"name": function["name"], "arguments": arguments}
     text = json.dumps(value, ensure_ascii=False)
-    return f"{OPEN}\n{text if whole(text) else json.dumps(value)}\n{CLOSE}"
+    return f"{OPEN_TAG}\n{text if has_utf8(text) else json.dumps(value)}\n{CLOSE_TAG}"

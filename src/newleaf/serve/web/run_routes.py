@@ -17,10 +17,10 @@ from newleaf.serve.models.server_context import ServerContext
 from newleaf.train.runs.run_history import METRICS, RunRecord, find_runs, named, read_run
 
 AXES = ("steps", "tokens", "seconds", "loss")
-MOST_POINTS = 1200  # of a curve in one answer: more than a screen has columns
-MOST_SAMPLES = 200
-LARGEST = 1e30  # a measured number; sums of them stay finite
-MOST_BYTES = 32 << 20  # of metrics.jsonl read for one answer; the rest comes with the next
+MAX_POINTS = 1200  # of a curve in one answer: more than a screen has columns
+MAX_SAMPLES = 200
+MAX_NUMBER = 1e30  # a measured number; sums of them stay finite
+MAX_BYTES = 32 << 20  # of metrics.jsonl read for one answer; the rest comes with the next
 
 
 def runs_router(server_context: ServerContext) -> APIRouter:
@@ -74,7 +74,7 @@ def read_history(path: Path, name: str, after: str = "") -> dict[str, Any]:
         "whole": whole,
         "train": _thinned(train),
         "validation": _columns(validation),
-        "samples": samples[-MOST_SAMPLES:],
+        "samples": samples[-MAX_SAMPLES:],
     }
 
 
@@ -118,7 +118,7 @@ def _read_since(metrics: Path, after: str) -> tuple[list[dict[str, Any]], str, b
             if place and (file.seek(0, 2) < place or not _ends_line(file, place)):
                 place = 0
             file.seek(place)
-            raw = file.read(MOST_BYTES)
+            raw = file.read(MAX_BYTES)
     except OSError:
         return [], "", True
     raw = raw[: raw.rfind(b"\n") + 1]  # the last line may be being written
@@ -176,7 +176,7 @@ def _sorted_out(
 
 def _thinned(points: list[list[float]]) -> dict[str, list[float]]:
     """At most MOST_POINTS: each the last place of a group and the group's mean loss."""
-    size = -(-len(points) // MOST_POINTS) or 1
+    size = -(-len(points) // MAX_POINTS) or 1
     return _columns(
         [
             [*group[-1][:3], math.fsum(point[3] for point in group) / len(group)]
@@ -198,4 +198,4 @@ def _number(value: Any) -> float | None:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
         return None
-    return number if abs(number) < LARGEST else None  # nor infinite, nor NaN
+    return number if abs(number) < MAX_NUMBER else None  # nor infinite, nor NaN

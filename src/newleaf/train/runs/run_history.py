@@ -18,7 +18,7 @@ from newleaf.errors import InputError
 from newleaf.format_amounts import counted
 from newleaf.model.count import count_parameters, training_flops
 from newleaf.model.gpt_config import GPTConfig
-from newleaf.untrusted import MOST_YAML_BYTES, read_text
+from newleaf.untrusted import MAX_YAML_BYTES, read_text
 
 CONFIG, METRICS, SUMMARY = "run.yaml", "metrics.jsonl", "summary.json"
 COMING = ".run.yaml.coming"  # as in train/runs/run_folder.py, which imports more than is wanted here
@@ -221,7 +221,7 @@ def _state(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any], 
 def mapping(file: Path, parse: Any, notes: list[str]) -> dict[str, Any]:
     """What a file of YAML or JSON says under names; {} and a note where it is damaged."""
     try:
-        values = parse(read_text(file, MOST_YAML_BYTES))
+        values = parse(read_text(file, MAX_YAML_BYTES))
     except (InputError, OSError, ValueError, OverflowError, yaml.YAMLError, RecursionError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         notes.append(f"{file.name} cannot be read ({reason})")
