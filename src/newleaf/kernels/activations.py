@@ -1,11 +1,12 @@
-"""SwiGLU and GELU, forwards and backwards, in one pass over memory each.
+"""SwiGLU and GELU, forward and backward, each in one pass over memory.
 
-Every loop is a function call(rows, chunk, *values); its docstring names the values. Addresses are of
-contiguous memory.
+The arguments of a loop are the columns of the class named like it. Tensors are passed as addresses of
+contiguous memory, of bf16 or fp32 numbers.
 """
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 from newleaf.kernels.exponential import exp
@@ -15,98 +16,97 @@ from newleaf.kernels.openmp import parallel
 from newleaf.kernels.row_access import load_at, store_at
 from newleaf.kernels.simd import broadcast, fma, reciprocal
 
-GELU_SLOPE, GELU_CUBIC = 2 * 0.7978845608028654, 0.044715  # of GELU by tanh
+# GELU by tanh is x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³): 2u = GELU_X · x + GELU_X3 · x³.
+GELU_X = 2 * 0.7978845608028654
+GELU_X3 = GELU_X * 0.044715
+GELU_X3_SLOPE = 3 * GELU_X * 0.044715
 
 
-@parallel
+class SwiGLUForward(IntEnum):
+    GATE_UP = 0  # [rows, 2 · width]
+    OUT = 1  # [rows, width]
+    WIDTH = 2
+    IS_FP32 = 3
+
+
+@parallel(SwiGLUForward)
 def swiglu_forward(table: Any, first: Any, last: Any) -> None:
-    """out = silu(gate) · up over rows of `width`. gate_up [rows, 2·width], out [rows, width], width, wide."""
-    both, out, width, is_fp32 = (
-        int_argument(table, 0),
-        int_argument(table, 1),
-        int_argument(table, 2),
-        int_argument(table, 3),
-    )
+    """out = silu(gate) · up."""
+    gate_up, out = int_argument(table, SwiGLUForward.GATE_UP), int_argument(table, SwiGLUForward.OUT)
+    width, is_fp32 = int_argument(table, SwiGLUForward.WIDTH), int_argument(table, SwiGLUForward.IS_FP32)
     one = broadcast(1.0)
     for row in range(first, last):
         gates, ups, outs = 2 * row * width, (2 * row + 1) * width, row * width
         for k in range(0, width, LANES):
-            gate = load_at(both, gates + k, is_fp32)
-            store_at(
-                out,
-                outs + k,
-                is_fp32,
-                gate * reciprocal(one + exp(broadcast(0.0) - gate)) * load_at(both, ups + k, is_fp32),
-            )
+            gate = load_at(gate_up, gates + k, is_fp32)
+            silu = gate * reciprocal(one + exp(broadcast(0.0) - gate))
+            store_at(out, outs + k, is_fp32, silu * load_at(gate_up, ups + k, is_fp32))
 
 
-@parallel
+class SwiGLUBackward(IntEnum):
+    GATE_UP = 0  # [rows, 2 · width]
+    GRAD = 1  # [rows, width]
+    OUT = 2  # the gradients of gate and up [rows, 2 · width]
+    WIDTH = 3
+    IS_FP32 = 4
+
+
+@parallel(SwiGLUBackward)
 def swiglu_backward(table: Any, first: Any, last: Any) -> None:
-    """The gradients of gate and up. gate_up [rows, 2·width], grad [rows, width], out [rows, 2·width], width,
-    wide."""
-    both, grad, out, width, is_fp32 = (
-        int_argument(table, 0),
-        int_argument(table, 1),
-        int_argument(table, 2),
-        int_argument(table, 3),
-        int_argument(table, 4),
-    )
+    """The gradients of gate and up."""
+    gate_up, grad = int_argument(table, SwiGLUBackward.GATE_UP), int_argument(table, SwiGLUBackward.GRAD)
+    out, width = int_argument(table, SwiGLUBackward.OUT), int_argument(table, SwiGLUBackward.WIDTH)
+    is_fp32 = int_argument(table, SwiGLUBackward.IS_FP32)
     one = broadcast(1.0)
     for row in range(first, last):
         gates, ups, grads = 2 * row * width, (2 * row + 1) * width, row * width
         for k in range(0, width, LANES):
-            gate, up, g = (
-                load_at(both, gates + k, is_fp32),
-                load_at(both, ups + k, is_fp32),
-                load_at(grad, grads + k, is_fp32),
-            )
+            gate, up = load_at(gate_up, gates + k, is_fp32), load_at(gate_up, ups + k, is_fp32)
+            g = load_at(grad, grads + k, is_fp32)
             sigmoid = reciprocal(one + exp(broadcast(0.0) - gate))
             silu = gate * sigmoid
             store_at(out, gates + k, is_fp32, g * up * sigmoid * (one + gate - silu))
             store_at(out, ups + k, is_fp32, g * silu)
 
 
-@parallel
+class GELUForward(IntEnum):
+    X = 0  # [rows, width]
+    OUT = 1  # [rows, width]
+    WIDTH = 2
+    IS_FP32 = 3
+
+
+@parallel(GELUForward)
 def gelu_forward(table: Any, first: Any, last: Any) -> None:
-    """GELU by tanh, x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³). x, out [rows, width], width,
-    wide."""
-    x, out, width, is_fp32 = (
-        int_argument(table, 0),
-        int_argument(table, 1),
-        int_argument(table, 2),
-        int_argument(table, 3),
-    )
+    """out = GELU(x), by tanh."""
+    x, out = int_argument(table, GELUForward.X), int_argument(table, GELUForward.OUT)
+    width, is_fp32 = int_argument(table, GELUForward.WIDTH), int_argument(table, GELUForward.IS_FP32)
     one = broadcast(1.0)
     for k in range(first * width, last * width, LANES):
         value = load_at(x, k, is_fp32)
-        inner = value * fma(value * value, broadcast(GELU_SLOPE * GELU_CUBIC), broadcast(GELU_SLOPE))
+        inner = value * fma(value * value, broadcast(GELU_X3), broadcast(GELU_X))
         store_at(out, k, is_fp32, value * reciprocal(one + exp(broadcast(0.0) - inner)))
 
 
-@parallel
+class GELUBackward(IntEnum):
+    X = 0  # [rows, width]
+    GRAD = 1  # [rows, width]
+    OUT = 2  # [rows, width]
+    WIDTH = 3
+    IS_FP32 = 4
+
+
+@parallel(GELUBackward)
 def gelu_backward(table: Any, first: Any, last: Any) -> None:
-    """out = grad · GELU'(x). x, grad, out [rows, width], width, wide."""
-    x, grad, out, width, is_fp32 = (
-        int_argument(table, 0),
-        int_argument(table, 1),
-        int_argument(table, 2),
-        int_argument(table, 3),
-        int_argument(table, 4),
-    )
+    """out = grad · GELU'(x), by tanh."""
+    x, grad = int_argument(table, GELUBackward.X), int_argument(table, GELUBackward.GRAD)
+    out, width = int_argument(table, GELUBackward.OUT), int_argument(table, GELUBackward.WIDTH)
+    is_fp32 = int_argument(table, GELUBackward.IS_FP32)
     one = broadcast(1.0)
     for k in range(first * width, last * width, LANES):
         value = load_at(x, k, is_fp32)
         square = value * value
-        sigmoid = reciprocal(
-            one
-            + exp(
-                broadcast(0.0)
-                - value * fma(square, broadcast(GELU_SLOPE * GELU_CUBIC), broadcast(GELU_SLOPE))
-            )
-        )
-        gradient = (
-            value
-            * fma(square, broadcast(3 * GELU_SLOPE * GELU_CUBIC), broadcast(GELU_SLOPE))
-            * (one - sigmoid)
-        )
-        store_at(out, k, is_fp32, load_at(grad, k, is_fp32) * sigmoid * (one + gradient))
+        inner = value * fma(square, broadcast(GELU_X3), broadcast(GELU_X))
+        sigmoid = reciprocal(one + exp(broadcast(0.0) - inner))
+        slope = value * fma(square, broadcast(GELU_X3_SLOPE), broadcast(GELU_X)) * (one - sigmoid)
+        store_at(out, k, is_fp32, load_at(grad, k, is_fp32) * sigmoid * (one + slope))

@@ -1,4 +1,4 @@
-"""Reading and writing memory in kernels: addresses are plain integers, alignment is that of one number."""
+"""Loads and stores of kernels: addresses are integers, and the alignment is that of one number."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load_fp16(b: Any, machine: Machine, address: Any) -> Any:
 
 @instruction(F, types.int64)
 def load_bf16(b: Any, machine: Machine, address: Any) -> Any:
-    """16 bf16 numbers as floats, whose upper halves they are: vpmovzxwd, vpslld."""
+    """16 bf16 numbers as fp32: vpmovzxwd, vpslld."""
     wide = b.zext(b.load(pointer_to(b, address, SHORTS), align=2), INTS)
     return b.bitcast(b.shl(wide, constant(INTS, 16)), FLOATS)
 
@@ -69,7 +69,7 @@ def store_low_bytes(b: Any, machine: Machine, address: Any, value: Any) -> Any:
 
 @instruction(types.void, types.int64, F)
 def store_bf16(b: Any, machine: Machine, address: Any, value: Any) -> Any:
-    """16 floats rounded to bf16, to the even neighbour: 32 bytes; vcvtneps2bf16 where there is one."""
+    """16 floats rounded to bf16, ties to even: vcvtneps2bf16 where the machine has it."""
     if machine.has("avx512bf16", "avx512f"):
         rounded = b.bitcast(call_intrinsic(b, "llvm.x86.avx512bf16.cvtneps2bf16.512", BFLOATS, value), SHORTS)
         b.store(rounded, pointer_to(b, address, SHORTS), align=2)
@@ -96,13 +96,13 @@ def _argument_address(b: Any, table: Any, number: Any) -> Any:
 
 @instruction(types.int64, types.int64, types.int64)
 def int_argument(b: Any, machine: Machine, table: Any, number: Any) -> Any:
-    """One of the values that a loop was called with: see `pool`."""
+    """An argument of a loop (see openmp.py), by its column."""
     return b.load(pointer_to(b, _argument_address(b, table, number), I64), align=8)
 
 
 @instruction(types.float32, types.int64, types.int64)
 def float_argument(b: Any, machine: Machine, table: Any, number: Any) -> Any:
-    """One that stands there as an fp32's bits."""
+    """An argument that was passed as the bits of an fp32 number."""
     return b.load(pointer_to(b, _argument_address(b, table, number), F32), align=4)
 
 
@@ -158,7 +158,7 @@ def store_long(b: Any, machine: Machine, address: Any, value: Any) -> Any:
 
 @instruction(types.void, types.int64)
 def prefetch(b: Any, machine: Machine, address: Any) -> Any:
-    """Ask for a cache line that will be read once."""
+    """Prefetch a cache line that will be read once."""
     pointer = pointer_to(b, address, I8)
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
     b.call(

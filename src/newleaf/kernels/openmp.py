@@ -1,9 +1,9 @@
-"""Compiled loops on PyTorch's own threads: a second pool beside them would fight with threads that spin while
-they wait.
+"""Compiled loops on the threads of PyTorch's own OpenMP pool.
 
-PyTorch's Linux wheels carry GNU's OpenMP, whose way into a parallel region is a C function (`GOMP_parallel`).
-Loops are compiled as C functions too, so the threads that multiply matrices run them. Where there is no such
-library a loop runs on the calling thread.
+A second pool would compete with PyTorch's threads, which spin while they wait. PyTorch's Linux wheels carry
+GNU's OpenMP, whose entry to a parallel region is a C function (`GOMP_parallel`). Loops are compiled as C
+functions too, so the threads that multiply matrices run them. Without that library a loop runs on the calling
+thread.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,32 @@ from numba import types
 
 from newleaf.kernels.atomics import atomic_add, call_loop_body
 from newleaf.kernels.compile_cache import cached_callback
-from newleaf.kernels.load_store import load_long
+from newleaf.kernels.load_store import int_argument
 
-HEAD = 4  # places of a call's table before the loop's own: the next row, rows, rows in a chunk, the loop
 BODY = types.void(types.int64, types.int64, types.int64)
 
 Loop = Callable[..., None]
 
 
+class Call(IntEnum):
+    """The table of a call: what threads divide the rows by, then the loop's own arguments."""
+
+    NEXT_ROW = 0  # the first row that no thread has taken
+    ROWS = 1
+    CHUNK = 2
+    BODY = 3  # address of the compiled loop
+    ARGUMENTS = 4
+
+
 def _process_chunks(table: Any) -> None:
-    """What each thread does."""
-    rows, chunk, body = load_long(table + 8), load_long(table + 16), load_long(table + 24)
+    """What each thread runs: it takes chunks until none is left."""
+    rows, chunk = int_argument(table, Call.ROWS), int_argument(table, Call.CHUNK)
+    body = int_argument(table, Call.BODY)
     while True:
-        first = atomic_add(table, chunk)
+        first = atomic_add(table + 8 * Call.NEXT_ROW, chunk)
         if first >= rows:
             return
-        call_loop_body(body, table + 8 * HEAD, first, min(first + chunk, rows))
+        call_loop_body(body, table + 8 * Call.ARGUMENTS, first, min(first + chunk, rows))
 
 
 @functools.cache
@@ -43,34 +54,39 @@ def _thread_body() -> Any:
     return cached_callback(types.void(types.int64), _process_chunks)
 
 
-def parallel(body: Callable[[int, int, int], None]) -> Loop:
-    """A function of a loop `body(table, first, last)`: call(rows, chunk, *values) runs it on all rows, a
-    chunk at a time.
+def parallel(arguments: type[IntEnum]) -> Callable[[Callable[[int, int, int], None]], Loop]:
+    """Make call(rows, chunk, *values) of a loop `body(table, first, last)`: it runs on all rows, by chunks.
 
-    `table` is the address of `values`, integers that are mostly addresses. Threads take chunks as they come,
-    so a result must not depend on who took which; what is summed over rows is kept per chunk and summed
-    afterwards. It is compiled when first called.
+    `values` are integers, mostly addresses, in the order of `arguments`; the body reads them from `table` by
+    these names. Threads take chunks as they come, so a result must not depend on which thread took which.
+    What is summed over rows is kept per chunk and summed afterwards. The body is compiled at the first call.
     """
-    compiled: list[Any] = []
 
-    @functools.wraps(body)
-    def call(rows: int, chunk: int, *values: int) -> None:
-        if not compiled:
-            compiled.append(cached_callback(BODY, body))
-        table = np.array((0, rows, chunk, compiled[0].address, *values), dtype=np.int64)
-        threads = min(torch.get_num_threads(), -(-rows // chunk))
-        enter = _parallel_region() if threads > 1 else None
-        if enter is None:
-            _thread_body().ctypes(table.ctypes.data)
-        else:
-            enter(_thread_body().address, table.ctypes.data, threads, 0)
+    def make(body: Callable[[int, int, int], None]) -> Loop:
+        compiled: list[Any] = []
 
-    return call
+        @functools.wraps(body)
+        def call(rows: int, chunk: int, *values: int) -> None:
+            if len(values) != len(arguments):
+                raise TypeError(f"{body.__name__} takes {len(arguments)} arguments, not {len(values)}")
+            if not compiled:
+                compiled.append(cached_callback(BODY, body))
+            table = np.array((0, rows, chunk, compiled[0].address, *values), dtype=np.int64)
+            threads = min(torch.get_num_threads(), -(-rows // chunk))
+            enter = _parallel_region() if threads > 1 else None
+            if enter is None:
+                _thread_body().ctypes(table.ctypes.data)
+            else:
+                enter(_thread_body().address, table.ctypes.data, threads, 0)
+
+        return call
+
+    return make
 
 
 @functools.cache
 def _parallel_region() -> Any:
-    """GNU OpenMP's entry in the library that PyTorch itself has loaded, or None."""
+    """`GOMP_parallel` of the library that PyTorch has loaded, or None."""
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None

@@ -1,5 +1,4 @@
-"""What the loops of a training step share: the values they were called with, and rows of bf16 or fp32
-(`is_fp32`) numbers."""
+"""Loading and storing bf16 or fp32 numbers by their index, for the loops of training."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ from newleaf.kernels.simd import broadcast, fma, reduce_sum
 
 @kernel
 def load_at(base: Any, k: Any, is_fp32: Any) -> Any:
-    """16 numbers from the k-th on."""
+    """16 numbers from index k on, as fp32."""
     return load(base + 4 * k) if is_fp32 else load_bf16(base + 2 * k)
 
 
@@ -51,10 +50,10 @@ def store_one_at(base: Any, k: Any, is_fp32: Any, value: Any) -> None:
 
 
 @kernel
-def inverse_rms(x: Any, at: Any, width: Any, is_fp32: Any, epsilon: Any) -> Any:
-    """1 / sqrt(mean(x²) + eps) of one vector."""
+def inverse_rms(x: Any, start: Any, width: Any, is_fp32: Any, epsilon: Any) -> Any:
+    """1 / sqrt(mean(x²) + eps) of the `width` numbers from index `start` on."""
     squares = broadcast(0.0)
     for k in range(0, width, LANES):
-        value = load_at(x, at + k, is_fp32)
+        value = load_at(x, start + k, is_fp32)
         squares = fma(value, value, squares)
     return nb.float32(1.0) / nb.float32(np_sqrt(reduce_sum(squares) / nb.float32(width) + epsilon))

@@ -176,7 +176,7 @@ class _Attention(torch.autograd.Function):
         ctx: Any, qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: int,
         kv_heads: int, eps: float, scale: float, begins: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        from newleaf.kernels import fused_attention
+        from newleaf.kernels import causal_softmax, split_heads
         from newleaf.kernels.llvm_vectors import LANES
 
         qkv = qkv.contiguous()
@@ -187,7 +187,7 @@ class _Attention(torch.autograd.Function):
         k, v = torch.empty(2, batch * kv_heads, length, dim, dtype=qkv.dtype).unbind()
         tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
         about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads, _address(begins))
-        fused_attention.split_heads_forward(
+        split_heads.split_heads_forward(
             batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about
         )
         mixed, shares, keys = torch.empty_like(q), [], []
@@ -202,7 +202,7 @@ class _Attention(torch.autograd.Function):
                 if begins is None
                 else (begins[:, start:].data_ptr(), length, low, heads * (end - start))
             )
-            fused_attention.causal_softmax_forward(
+            causal_softmax.causal_softmax_forward(
                 rows, PORTION, scores.data_ptr(), end - start, end - low, start - low, _wide(qkv), *places
             )
             mixed[:, :, start:end] = torch.bmm(scores, v[:, low:end]).view(-1, group, end - start, dim)
@@ -216,7 +216,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from newleaf.kernels import fused_attention
+        from newleaf.kernels import causal_softmax, split_heads
 
         qkv, q, k, v, *shares = ctx.saved_tensors
         length, heads, dim, wide, *_ = ctx.about
@@ -234,7 +234,7 @@ class _Attention(torch.autograd.Function):
             gradient = torch.bmm(some, v[:, low:end].mT)
             rows = batch * heads * (end - start)
             about = (end - start, end - low, start - low, wide)
-            fused_attention.causal_softmax_backward(
+            causal_softmax.causal_softmax_backward(
                 rows, PORTION, share.data_ptr(), gradient.data_ptr(), *about
             )
             dq[:, :, start:end] = torch.bmm(gradient, k[:, low:end]).view(-1, group, end - start, dim)
@@ -247,7 +247,7 @@ class _Attention(torch.autograd.Function):
         back = torch.empty_like(qkv)
         sums = torch.zeros(_chunks(batch * length), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
-        fused_attention.split_heads_backward(
+        split_heads.split_heads_backward(
             batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION
         )
         q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
