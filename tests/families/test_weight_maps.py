@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from newleaf.families import FAMILIES
-from newleaf.families.family import Fields
+from newleaf.families.config_fields import Fields
 from newleaf.families.weights import from_hugging_face, to_hugging_face
 from newleaf.model import GPT, GPTConfig
 

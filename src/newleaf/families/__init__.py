@@ -1,5 +1,4 @@
-"""The GPT line, one file a family. The registry finds a family by what a config.json says, or by what a
-network needs."""
+"""The GPT line, one file a family; found by a config.json, by a network, or by a published size."""
 
 from __future__ import annotations
 
@@ -12,7 +11,8 @@ from newleaf.families.family import Family
 from newleaf.model import GPTConfig
 
 FAMILIES: tuple[Family, ...] = (
-    qwen3.FAMILY, gpt2.FAMILY, gpt1.FAMILY, llama.FAMILY, gpt_neo.FAMILY, gpt3.FAMILY, gptj.FAMILY, gpt_neox.FAMILY, gpt_oss.FAMILY,
+    qwen3.FAMILY, gpt2.FAMILY, gpt1.FAMILY, llama.FAMILY, gpt_neo.FAMILY, gpt3.FAMILY, gptj.FAMILY,
+    gpt_neox.FAMILY, gpt_oss.FAMILY,
 )  # fmt: skip
 
 
@@ -42,8 +42,10 @@ def family_for(config: GPTConfig) -> Family | None:
 
 
 def nearest_family(config: GPTConfig) -> tuple[Family, dict[str, Any]]:
-    """The family that comes closest to this network, and the fields to change: where the norms stand weighs
-    most, then their number."""
+    """The family that comes closest to this network, and the fields to change.
+
+    Where the norms stand counts first, then the kind of norm, then the number of fields.
+    """
     pairs = [(family, family.cannot_hold(config)) for family in FAMILIES]
     return min(pairs, key=lambda pair: ("block" in pair[1], "norm" in pair[1], len(pair[1])))
 
@@ -51,8 +53,7 @@ def nearest_family(config: GPTConfig) -> tuple[Family, dict[str, Any]]:
 def size(name: str) -> GPTConfig:
     """The network of a published size, such as gpt2-124m.
 
-    Raises InputError, offering the nearest name, when there is none, or when the size is one of which no
-    network can be built.
+    Raises InputError where there is none, offering the nearest, and for a size that exists on paper only.
     """
     key = size_name(name)
     for family in FAMILIES:
@@ -66,8 +67,7 @@ def size(name: str) -> GPTConfig:
 
 
 def size_name(name: str) -> str:
-    """The published size that `name` means, however it is capitalised. Raises InputError, offering the
-    nearest, when there is none."""
+    """The published size of this name, in any case. Raises InputError for another, offering the nearest."""
     known = [key for family in FAMILIES for key in (*family.sizes, *family.on_paper)]
     key = name.strip().lower().replace("_", "-")
     if key in known:

@@ -1,11 +1,10 @@
-"""GPT-3's layout: GPT-2 with every other layer banded (Brown et al. 2020, https://arxiv.org/abs/2005.14165),
-written as GPT-Neo.
+"""GPT-3's layout: GPT-2 with every other layer banded, saved as GPT-Neo (Brown et al. 2020).
 
-The paper alternates "dense and locally banded sparse" layers and does not publish the band; here it is
-GPT-Neo's, 256 tokens. No stock class divides scores by √D and has these layers, so the weights go out as
-`GPTNeoForCausalLM`, which does not divide, with 1/√D folded into the queries. That costs nothing where 1/√D
-is a power of two (D = 64: 1/8); for other D it rounds, so such a folder is always fp32, whatever the weights
-were. `newleaf: {family: gpt3}` in config.json tells the two apart on the way back.
+https://arxiv.org/abs/2005.14165 alternates "dense and locally banded sparse" layers and does not publish the
+band; here it is GPT-Neo's, 256 tokens. No stock class has these layers and divides scores by √D. So weights
+are saved as `GPTNeoForCausalLM`, which does not divide, with 1/√D folded into the queries. That is exact
+where 1/√D is a power of two (D = 64: 1/8). For other D it rounds, so such a folder is always fp32, whatever
+the weights were. `newleaf: {family: gpt3}` in config.json tells the two families apart on the way back.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from newleaf.families import gpt_neo
-from newleaf.families.family import Family, Fields, OnPaper
+from newleaf.families.config_map import ConfigMap, Fixed
+from newleaf.families.family import Family, OnPaper
 from newleaf.families.weights import Rule
 from newleaf.model import GPTConfig
 
@@ -43,8 +43,7 @@ TABLE = {
 
 
 def gpt3(n_layer: int, n_embd: int, n_head: int, **other: Any) -> GPTConfig:
-    """A network of this layout: vocabulary 50,257 and context 2,048 unless `other` says otherwise, the first
-    layer dense."""
+    """A network of this layout, the first layer dense; `other` replaces vocabulary, context and the rest."""
     fixed: dict[str, Any] = {
         "vocab_size": 50_257, "context_length": 2048, "attention_bias": False, "fp32_scores": True,
         "windows": tuple(WINDOW * (layer % 2) for layer in range(n_layer)),
@@ -53,8 +52,7 @@ def gpt3(n_layer: int, n_embd: int, n_head: int, **other: Any) -> GPTConfig:
 
 
 def _on_paper(row: Row) -> OnPaper:
-    """The table's row as one wide head, which has as many weights as any number of heads that together are as
-    wide as the network."""
+    """The row as a network of one wide head: heads of the same total width have as many weights."""
     return OnPaper(
         counts_as=gpt3(row.n_layer, row.n_embd, 1),
         n_head=row.n_head,
@@ -70,9 +68,8 @@ SIZES = {
 ON_PAPER = {name: _on_paper(row) for name, row in TABLE.items() if name not in SIZES}
 
 
-def from_hf(fields: Fields) -> GPTConfig:
-    """GPT-Neo's fields, with scores divided by √D."""
-    return gpt_neo.from_hf(fields).replace(attention_scale=0.0, init="normal_residual_scaled")
+# GPT-Neo's fields, with scores divided by √D.
+CONFIG_MAP: ConfigMap = (*gpt_neo.CONFIG_MAP, Fixed(attention_scale=0.0, init="normal_residual_scaled"))
 
 
 def rules(config: GPTConfig) -> list[Rule]:
@@ -84,6 +81,6 @@ def rules(config: GPTConfig) -> list[Rule]:
 
 
 FAMILY = Family(
-    "gpt3", "gpt_neo", "GPTNeoForCausalLM", from_hf, gpt_neo.to_hf, rules, SIZES, shares_class=True, on_paper=ON_PAPER,
+    "gpt3", "gpt_neo", "GPTNeoForCausalLM", CONFIG_MAP, rules, SIZES, shares_class=True, on_paper=ON_PAPER,
     aliases=gpt_neo.ALIASES,
 )  # fmt: skip

@@ -1,14 +1,15 @@
-"""GPT-Neo: GPT-2's wiring, every other layer local, scores in fp32 and not divided by √D (Black et al.
-2021)."""
+"""GPT-Neo: GPT-2's wiring, every other layer local, fp32 scores not divided by √D (Black et al. 2021)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.families.family import Family, Fields, name_of
+from newleaf.families.config_fields import Fields
+from newleaf.families.config_map import Choice, ConfigMap, Custom, Field, Fixed, LayerCount
+from newleaf.families.family import Family
 from newleaf.families.gpt2 import ACTIVATIONS
-from newleaf.families.weights import Rule, per_layer, same
+from newleaf.families.weights import Rule, module, per_layer, same
 from newleaf.model import GPTConfig
 
 ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
@@ -17,8 +18,9 @@ ALIASES = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"
 def gpt_neo(n_layer: int, n_head: int, n_embd: int) -> GPTConfig:
     """One of the published sizes: vocabulary 50,257, context 2,048, a window of 256 in every second layer."""
     return GPTConfig(
-        vocab_size=50_257, context_length=2048, n_layer=n_layer, n_head=n_head, n_embd=n_embd, attention_bias=False,
-        attention_scale=1.0, fp32_scores=True, windows=(0, 256) * (n_layer // 2), init="normal",
+        vocab_size=50_257, context_length=2048, n_layer=n_layer, n_head=n_head, n_embd=n_embd,
+        attention_bias=False, attention_scale=1.0, fp32_scores=True, windows=(0, 256) * (n_layer // 2),
+        init="normal",
     )  # fmt: skip
 
 
@@ -29,96 +31,68 @@ SIZES = {
 }
 
 
-def from_hf(fields: Fields) -> GPTConfig:
-    n_layer, window = fields.layers("num_layers"), fields.take("window_size", 256)
-    windows = tuple(window if kind == "local" else 0 for kind in _kinds(fields, n_layer))
-    return GPTConfig(
-        vocab_size=fields.need("vocab_size"),
-        context_length=fields.need("max_position_embeddings"),
-        n_layer=n_layer,
-        n_head=fields.need("num_heads"),
-        n_embd=fields.need("hidden_size"),
-        n_inner=fields.take("intermediate_size", 0),
-        norm_eps=fields.take("layer_norm_epsilon", 1e-5),
-        activation=fields.choose("activation_function", ACTIVATIONS, "gelu_new"),
-        attention_bias=False,
-        attention_scale=1.0,
-        fp32_scores=True,
-        windows=windows if any(windows) else (),
-        tie_embeddings=fields.take("tie_word_embeddings", True),
-        embedding_dropout=fields.take("embed_dropout", 0.0),
-        attention_dropout=fields.take("attention_dropout", 0.0),
-        residual_dropout=fields.take("resid_dropout", 0.0),
-        init="normal",
-        init_std=fields.take("initializer_range", 0.02),
-    )
-
-
-def _kinds(fields: Fields, n_layer: int) -> list[Any]:
-    """What each layer sees, "global" or "local": as attention_layers spells it out, or as attention_types
-    repeats it."""
-    types, layers = (
-        fields.take("attention_types", [[["global", "local"], n_layer // 2]]),
-        fields.take("attention_layers"),
-    )
-    if layers is None:
-        if any(
-            type(times) is not int or not 0 <= times <= n_layer or len(kinds) > n_layer
-            for kinds, times in types
-        ):
-            raise InputError(f"config.json's attention_types are not patterns for {n_layer} layers")
-        layers = [kind for kinds, times in types for kind in kinds * times]
-    if not isinstance(layers, list) or any(kind not in ("global", "local") for kind in layers):
+def _read_windows(fields: Fields) -> dict[str, Any]:
+    """A window in each local layer, from the list attention_layers or the patterns of attention_types."""
+    n_layer, window = fields.require_layers("num_layers"), fields.get("window_size", 256)
+    types = fields.get("attention_types", [[["global", "local"], n_layer // 2]])
+    kinds = fields.get("attention_layers")
+    if kinds is None:
+        for pattern, times in types:
+            if type(times) is not int or not 0 <= times <= n_layer or len(pattern) > n_layer:
+                raise InputError(f"config.json's attention_types are not patterns for {n_layer} layers")
+        kinds = [kind for pattern, times in types for kind in pattern * times]
+    if not isinstance(kinds, list) or any(kind not in ("global", "local") for kind in kinds):
         raise InputError("config.json has an attention layer that is neither global nor local")
-    return layers
+    windows = tuple(window if kind == "local" else 0 for kind in kinds)
+    return {"windows": windows if any(windows) else ()}
 
 
-def to_hf(config: GPTConfig) -> dict[str, Any]:
+def _write_windows(config: GPTConfig) -> dict[str, Any]:
     windows = config.windows or (0,) * config.n_layer
-    return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "num_layers": config.n_layer,
-        "num_heads": config.n_head,
-        "hidden_size": config.n_embd,
-        "intermediate_size": config.n_inner,
-        "layer_norm_epsilon": config.norm_eps,
-        "activation_function": name_of(config.activation, ACTIVATIONS),
-        "window_size": max(windows) or 256,
-        "attention_types": [[["local" if window else "global"], 1] for window in windows],
-        "tie_word_embeddings": config.tie_embeddings,
-        "embed_dropout": config.embedding_dropout,
-        "attention_dropout": config.attention_dropout,
-        "resid_dropout": config.residual_dropout,
-        "initializer_range": config.init_std,
-    }
+    types = [[["local" if window else "global"], 1] for window in windows]
+    return {"window_size": max(windows) or 256, "attention_types": types}
+
+
+CONFIG_MAP: ConfigMap = (
+    Fixed(attention_bias=False, attention_scale=1.0, fp32_scores=True, init="normal"),
+    Field("vocab_size", "vocab_size"),
+    Field("max_position_embeddings", "context_length"),
+    LayerCount("num_layers"),
+    Field("num_heads", "n_head"),
+    Field("hidden_size", "n_embd"),
+    Field("intermediate_size", "n_inner", 0),
+    Field("layer_norm_epsilon", "norm_eps", 1e-5),
+    Choice("activation_function", "activation", ACTIVATIONS, "gelu_new"),
+    Custom(_read_windows, _write_windows),
+    Field("tie_word_embeddings", "tie_embeddings", True),
+    Field("embed_dropout", "embedding_dropout", 0.0),
+    Field("attention_dropout", "attention_dropout", 0.0),
+    Field("resid_dropout", "residual_dropout", 0.0),
+    Field("initializer_range", "init_std", 0.02),
+)
 
 
 def rules(config: GPTConfig) -> list[Rule]:
-    layer = "transformer.h.{i}."
+    layer, ours = "transformer.h.{i}.", "blocks.{i}."
     layers = [
-        same(f"{layer}attn.attention.{part}_proj.weight", f"blocks.{{i}}.attention.{part}.weight")
-        for part in "qkv"
+        same(f"{layer}attn.attention.{part}_proj.weight", f"{ours}attention.{part}.weight") for part in "qkv"
     ]
-    for theirs, ours in (
+    for theirs, name in (
         ("attn.attention.out_proj", "attention.out"),
         ("mlp.c_fc", "feedforward.up"),
         ("mlp.c_proj", "feedforward.down"),
         ("ln_1", "attention_norm"),
         ("ln_2", "feedforward_norm"),
     ):
-        layers += [
-            same(f"{layer}{theirs}.{part}", f"blocks.{{i}}.{ours}.{part}") for part in ("weight", "bias")
-        ]
+        layers += module(f"{layer}{theirs}", f"{ours}{name}")
     outer = [
         same("transformer.wte.weight", "embedding.token.weight"),
         same("transformer.wpe.weight", "embedding.position.weight"),
-        same("transformer.ln_f.weight", "final_norm.weight"),
-        same("transformer.ln_f.bias", "final_norm.bias"),
+        *module("transformer.ln_f", "final_norm"),
     ]
     if not config.tie_embeddings:
         outer.append(same("lm_head.weight", "head.weight"))
     return outer + per_layer(config, layers)
 
 
-FAMILY = Family("gpt_neo", "gpt_neo", "GPTNeoForCausalLM", from_hf, to_hf, rules, SIZES, aliases=ALIASES)
+FAMILY = Family("gpt_neo", "gpt_neo", "GPTNeoForCausalLM", CONFIG_MAP, rules, SIZES, aliases=ALIASES)

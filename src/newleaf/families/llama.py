@@ -1,21 +1,27 @@
-"""Llama's layout: RMS norm, rotary positions, SwiGLU, grouped queries (https://arxiv.org/abs/2307.09288);
-SmolLM2 and TinyLlama have it."""
+"""Llama's layout, also SmolLM2's and TinyLlama's: RMS norm, rotary positions, SwiGLU, grouped queries.
+
+Touvron et al. 2023, https://arxiv.org/abs/2307.09288.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from newleaf.families.family import Family, Fields
-from newleaf.families.rope import rope_parameters
+from newleaf.families.config_fields import Fields
+from newleaf.families.config_map import ConfigMap, Custom, Field, Fixed, LayerCount, Only
+from newleaf.families.family import Family
+from newleaf.families.rope import Rope
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
+LAYOUT: dict[str, Any] = {
+    "norm": "rms_norm", "positions": "rotary", "activation": "silu", "gated": True, "attention_bias": False,
+    "attention_out_bias": False, "feedforward_bias": False, "init": "normal",
+}  # fmt: skip
+
 
 def llama(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, n_inner: int, **other: Any) -> GPTConfig:
-    fixed: dict[str, Any] = {
-        "norm": "rms_norm", "positions": "rotary", "activation": "silu", "gated": True, "attention_bias": False,
-        "attention_out_bias": False, "feedforward_bias": False, "init": "normal",
-    }  # fmt: skip
+    """A network of this layout; `other` replaces any field."""
     shape = {
         "n_layer": n_layer,
         "n_head": n_head,
@@ -23,7 +29,7 @@ def llama(n_layer: int, n_head: int, n_kv_head: int, n_embd: int, n_inner: int, 
         "n_embd": n_embd,
         "n_inner": n_inner,
     }
-    return GPTConfig(**(fixed | shape | other))
+    return GPTConfig(**(LAYOUT | shape | other))
 
 
 SMOL = {"vocab_size": 49_152, "context_length": 8192, "rotary_base": 100_000.0}
@@ -39,81 +45,62 @@ SIZES = {
 }
 
 
-def from_hf(fields: Fields) -> GPTConfig:
-    fields.only("hidden_act", "silu")
-    fields.only("rope_interleaved", False)
-    fields.only("pretraining_tp", 1)
-    n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
-    bias, rope = fields.take("attention_bias", False), fields.rope()
-    return llama(
-        fields.layers("num_hidden_layers"),
-        n_head,
-        fields.take("num_key_value_heads", n_head),
-        n_embd,
-        fields.need("intermediate_size"),
-        vocab_size=fields.need("vocab_size"),
-        context_length=fields.need("max_position_embeddings"),
-        head_dim=fields.take("head_dim", n_embd // n_head),
-        norm_eps=fields.take("rms_norm_eps", 1e-6),
-        rotary_base=rope["base"],
-        **rope["yarn"],
-        attention_bias=bias,
-        attention_out_bias=bias,
-        feedforward_bias=fields.take("mlp_bias", False),
-        tie_embeddings=fields.take("tie_word_embeddings", False),
-        attention_dropout=fields.take("attention_dropout", 0.0),
-        init_std=fields.take("initializer_range", 0.02),
-    )
+def _read_head_dim(fields: Fields) -> dict[str, Any]:
+    """Without the field, the quotient is rounded down, as in stock transformers."""
+    default = fields.require("hidden_size") // fields.require("num_attention_heads")
+    return {"head_dim": fields.get("head_dim", default)}
 
 
-def to_hf(config: GPTConfig) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head,
-        "hidden_size": config.n_embd,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.n_inner,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rotary_base,
-        "rope_parameters": rope_parameters(config),
-        "hidden_act": "silu",
-        "attention_bias": config.attention_bias,
-        "mlp_bias": config.feedforward_bias,
-        "attention_dropout": config.attention_dropout,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.init_std,
-    }
+CONFIG_MAP: ConfigMap = (
+    Fixed(**LAYOUT),
+    Only("rope_interleaved", False),
+    Only("pretraining_tp", 1),
+    Field("vocab_size", "vocab_size"),
+    Field("max_position_embeddings", "context_length"),
+    LayerCount("num_hidden_layers"),
+    Field("num_attention_heads", "n_head"),
+    Field("num_key_value_heads", "n_kv_head", 0),
+    Field("hidden_size", "n_embd"),
+    Custom(_read_head_dim, lambda config: {"head_dim": config.head_dim}),
+    Field("intermediate_size", "n_inner"),
+    Field("rms_norm_eps", "norm_eps", 1e-6),
+    Rope(),
+    Only("hidden_act", "silu", written=True),
+    Field("attention_bias", "attention_bias", False, also="attention_out_bias"),
+    Field("mlp_bias", "feedforward_bias", False),
+    Field("attention_dropout", "attention_dropout", 0.0),
+    Field("tie_word_embeddings", "tie_embeddings", False),
+    Field("initializer_range", "init_std", 0.02),
+)
 
 
 def rules(config: GPTConfig) -> list[Rule]:
-    layer = "model.layers.{i}."
+    layer, ours = "model.layers.{i}.", "blocks.{i}."
     projections = [("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("o_proj", "out")]
     layers = [
-        same(f"{layer}self_attn.{theirs}.weight", f"blocks.{{i}}.attention.{ours}.weight")
-        for theirs, ours in projections
+        same(f"{layer}self_attn.{theirs}.{part}", f"{ours}attention.{name}.{part}")
+        for part in (("weight", "bias") if config.attention_bias else ("weight",))
+        for theirs, name in projections
     ]
-    if config.attention_bias:
-        layers += [
-            same(f"{layer}self_attn.{theirs}.bias", f"blocks.{{i}}.attention.{ours}.bias")
-            for theirs, ours in projections
-        ]
-    for part in ("weight", "bias") if config.feedforward_bias else ("weight",):
-        layers += [
-            same(f"{layer}mlp.{name}_proj.{part}", f"blocks.{{i}}.feedforward.{name}.{part}")
-            for name in ("gate", "up", "down")
-        ]
-    layers.append(same(f"{layer}input_layernorm.weight", "blocks.{i}.attention_norm.weight"))
-    layers.append(same(f"{layer}post_attention_layernorm.weight", "blocks.{i}.feedforward_norm.weight"))
-    outer = [
+    layers += [
+        same(f"{layer}mlp.{name}_proj.{part}", f"{ours}feedforward.{name}.{part}")
+        for part in (("weight", "bias") if config.feedforward_bias else ("weight",))
+        for name in ("gate", "up", "down")
+    ]
+    layers.append(same(f"{layer}input_layernorm.weight", f"{ours}attention_norm.weight"))
+    layers.append(same(f"{layer}post_attention_layernorm.weight", f"{ours}feedforward_norm.weight"))
+    return outer_rules(config) + per_layer(config, layers)
+
+
+def outer_rules(config: GPTConfig) -> list[Rule]:
+    """The weights outside the layers, which Qwen3 and gpt-oss name alike."""
+    rules = [
         same("model.embed_tokens.weight", "embedding.token.weight"),
         same("model.norm.weight", "final_norm.weight"),
     ]
     if not config.tie_embeddings:
-        outer.append(same("lm_head.weight", "head.weight"))
-    return outer + per_layer(config, layers)
+        rules.append(same("lm_head.weight", "head.weight"))
+    return rules
 
 
-FAMILY = Family("llama", "llama", "LlamaForCausalLM", from_hf, to_hf, rules, SIZES)
+FAMILY = Family("llama", "llama", "LlamaForCausalLM", CONFIG_MAP, rules, SIZES)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from newleaf.families.family import Family, Fields
-from newleaf.families.rope import rope_parameters
+from newleaf.families.config_fields import Fields
+from newleaf.families.config_map import ConfigMap, Custom, Field, Fixed, LayerCount, Only
+from newleaf.families.family import Family
+from newleaf.families.llama import outer_rules
+from newleaf.families.rope import Rope
 from newleaf.families.weights import Rule, per_layer, same
 from newleaf.model import GPTConfig
 
-WINDOWED, WHOLE = "sliding_attention", "full_attention"
+WINDOWED, FULL = "sliding_attention", "full_attention"  # layer_types
+
+LAYOUT: dict[str, Any] = {
+    "norm": "rms_norm", "qk_norm": True, "positions": "rotary", "activation": "silu", "gated": True,
+    "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False, "init": "normal",
+}  # fmt: skip
 
 
 def qwen3(n_layer: int, n_head: int, n_embd: int, n_inner: int, **other: Any) -> GPTConfig:
-    """One of the published dense sizes: vocabulary 151,936, context 40,960, 8 key/value heads, heads of
-    128."""
-    fixed: dict[str, Any] = {
-        "vocab_size": 151_936, "context_length": 40_960, "n_kv_head": 8, "head_dim": 128, "norm": "rms_norm", "norm_eps": 1e-6,
-        "qk_norm": True, "positions": "rotary", "rotary_base": 1_000_000.0, "activation": "silu", "gated": True, "attention_bias": False,
-        "attention_out_bias": False, "feedforward_bias": False, "init": "normal",
+    """One of the published dense sizes: vocabulary 151,936, context 40,960; `other` replaces any field."""
+    published = {
+        "vocab_size": 151_936, "context_length": 40_960, "n_kv_head": 8, "head_dim": 128, "norm_eps": 1e-6,
+        "rotary_base": 1_000_000.0,
     }  # fmt: skip
-    return GPTConfig(
-        **(fixed | {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "n_inner": n_inner} | other)
-    )
+    shape = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "n_inner": n_inner}
+    return GPTConfig(**(LAYOUT | published | shape | other))
 
 
 SIZES = {
@@ -33,98 +38,60 @@ SIZES = {
 }
 
 
-def from_hf(fields: Fields) -> GPTConfig:
-    fields.only("hidden_act", "silu")
-    n_embd, n_head = fields.need("hidden_size"), fields.need("num_attention_heads")
-    bias, rope = fields.take("attention_bias", False), fields.rope()
-    return GPTConfig(
-        vocab_size=fields.need("vocab_size"),
-        context_length=fields.need("max_position_embeddings"),
-        n_layer=fields.layers("num_hidden_layers"),
-        windows=_windows(fields),
-        n_head=n_head,
-        n_kv_head=fields.given("num_key_value_heads", 32) or n_head,
-        n_embd=n_embd,
-        head_dim=fields.take("head_dim", 128),
-        n_inner=fields.need("intermediate_size"),
-        norm="rms_norm",
-        norm_eps=fields.take("rms_norm_eps", 1e-6),
-        qk_norm=True,
-        positions="rotary",
-        rotary_base=rope["base"],
-        **rope["yarn"],
-        activation="silu",
-        gated=True,
-        attention_bias=bias,
-        attention_out_bias=bias,
-        feedforward_bias=False,
-        tie_embeddings=fields.take("tie_word_embeddings", False),
-        attention_dropout=fields.take("attention_dropout", 0.0),
-        init="normal",
-        init_std=fields.take("initializer_range", 0.02),
-    )
-
-
-def _windows(fields: Fields) -> tuple[int, ...]:
-    """Windows where use_sliding_window asks for them: in the layers of that type, or from max_window_layers
-    on."""
-    n_layer, window = fields.layers("num_hidden_layers"), fields.given("sliding_window", 4096)
-    first = fields.take("max_window_layers", 28)
-    kinds = fields.take("layer_types", [WINDOWED if layer >= first else WHOLE for layer in range(n_layer)])
+def _read_windows(fields: Fields) -> dict[str, Any]:
+    """With use_sliding_window, windows in the layers of that type, or from max_window_layers on."""
+    n_layer, window = fields.require_layers("num_hidden_layers"), fields.get_or_null("sliding_window", 4096)
+    first = fields.get("max_window_layers", 28)
+    default = [WINDOWED if layer >= first else FULL for layer in range(n_layer)]
+    kinds = fields.get("layer_types", default)
     windows = tuple(window if kind == WINDOWED and window is not None else 0 for kind in kinds)
-    return windows if fields.take("use_sliding_window", False) and any(windows) else ()
+    is_used = fields.get("use_sliding_window", False) and any(windows)
+    return {"windows": windows if is_used else ()}
 
 
-def to_hf(config: GPTConfig) -> dict[str, Any]:
-    windows: dict[str, Any] = {"use_sliding_window": bool(config.windows)}
-    if config.windows:
-        windows["sliding_window"] = max(config.windows)
-        windows["layer_types"] = [WINDOWED if window else WHOLE for window in config.windows]
-    return {
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head,
-        "hidden_size": config.n_embd,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.n_inner,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rotary_base,
-        "rope_parameters": rope_parameters(config),
-        "hidden_act": "silu",
-        "attention_bias": config.attention_bias,
-        "attention_dropout": config.attention_dropout,
-        "tie_word_embeddings": config.tie_embeddings,
-        "initializer_range": config.init_std,
-    } | windows
+def _write_windows(config: GPTConfig) -> dict[str, Any]:
+    if not config.windows:
+        return {"use_sliding_window": False}
+    kinds = [WINDOWED if window else FULL for window in config.windows]
+    return {"use_sliding_window": True, "sliding_window": max(config.windows), "layer_types": kinds}
+
+
+CONFIG_MAP: ConfigMap = (
+    Fixed(**LAYOUT),
+    Field("vocab_size", "vocab_size"),
+    Field("max_position_embeddings", "context_length"),
+    LayerCount("num_hidden_layers"),
+    Field("num_attention_heads", "n_head"),
+    Field("num_key_value_heads", "n_kv_head", 32, empty=0),
+    Field("hidden_size", "n_embd"),
+    Field("head_dim", "head_dim", 128),
+    Field("intermediate_size", "n_inner"),
+    Field("rms_norm_eps", "norm_eps", 1e-6),
+    Rope(),
+    Only("hidden_act", "silu", written=True),
+    Field("attention_bias", "attention_bias", False, also="attention_out_bias"),
+    Field("attention_dropout", "attention_dropout", 0.0),
+    Field("tie_word_embeddings", "tie_embeddings", False),
+    Field("initializer_range", "init_std", 0.02),
+    Custom(_read_windows, _write_windows),
+)
 
 
 def rules(config: GPTConfig) -> list[Rule]:
-    layer = "model.layers.{i}."
-    pairs = [
-        ("input_layernorm", "attention_norm"),
-        ("self_attn.q_proj", "attention.q"),
-        ("self_attn.k_proj", "attention.k"),
-        ("self_attn.v_proj", "attention.v"),
-        ("self_attn.o_proj", "attention.out"),
-        ("self_attn.q_norm", "attention.q_norm"),
-        ("self_attn.k_norm", "attention.k_norm"),
-        ("post_attention_layernorm", "feedforward_norm"),
-        ("mlp.gate_proj", "feedforward.gate"),
-        ("mlp.up_proj", "feedforward.up"),
-        ("mlp.down_proj", "feedforward.down"),
-    ]
-    layers = [same(f"{layer}{theirs}.weight", f"blocks.{{i}}.{ours}.weight") for theirs, ours in pairs]
+    layer, ours = "model.layers.{i}.", "blocks.{i}."
+    projections = [("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("o_proj", "out")]
+    modules = [("input_layernorm", "attention_norm")]
+    modules += [(f"self_attn.{theirs}", f"attention.{name}") for theirs, name in projections]
+    modules += [(f"self_attn.{name}", f"attention.{name}") for name in ("q_norm", "k_norm")]
+    modules += [("post_attention_layernorm", "feedforward_norm")]
+    modules += [(f"mlp.{name}_proj", f"feedforward.{name}") for name in ("gate", "up", "down")]
+    layers = [same(f"{layer}{theirs}.weight", f"{ours}{name}.weight") for theirs, name in modules]
     if config.attention_bias:
-        layers += [same(f"{layer}{theirs}.bias", f"blocks.{{i}}.{ours}.bias") for theirs, ours in pairs[1:5]]
-    outer = [
-        same("model.embed_tokens.weight", "embedding.token.weight"),
-        same("model.norm.weight", "final_norm.weight"),
-    ]
-    if not config.tie_embeddings:
-        outer.append(same("lm_head.weight", "head.weight"))
-    return outer + per_layer(config, layers)
+        layers += [
+            same(f"{layer}self_attn.{theirs}.bias", f"{ours}attention.{name}.bias")
+            for theirs, name in projections
+        ]
+    return outer_rules(config) + per_layer(config, layers)
 
 
-FAMILY = Family("qwen3", "qwen3", "Qwen3ForCausalLM", from_hf, to_hf, rules, SIZES)
+FAMILY = Family("qwen3", "qwen3", "Qwen3ForCausalLM", CONFIG_MAP, rules, SIZES)

@@ -47,6 +47,11 @@ def same(theirs: str, ours: str) -> Rule:
     return Rule(theirs, (ours,))
 
 
+def module(theirs: str, ours: str) -> list[Rule]:
+    """A module's weight and bias."""
+    return [same(f"{theirs}.{part}", f"{ours}.{part}") for part in ("weight", "bias")]
+
+
 def conv1d(theirs: str, *ours: str) -> Rule:
     """A weight stored [in, out], and fused when there are several."""
     return Rule(theirs, ours, transpose=True)
