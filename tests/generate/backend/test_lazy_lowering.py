@@ -3,12 +3,21 @@ texts stay what they are."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from newleaf.api import Model
 from newleaf.generate.backend.executor import LoweredExecutor, ModuleExecutor, Part
-from newleaf.generate.backend.lazy_lowering import COMPILING, LOADING, LazyLoweringExecutor, open_executor
+from newleaf.generate.backend.lazy_lowering import (
+    COMPILING,
+    KERNELS,
+    LOADING,
+    LazyLoweringExecutor,
+    kernels_kept,
+    open_executor,
+)
 from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.engine.engine import Engine
@@ -81,6 +90,14 @@ def test_kernels_come_once_writing_has_taken_as_long_as_they_take(model: Model) 
         wanted = model.network(torch.tensor([[1] * 11]))[0, -1]
         assert torch.allclose(slots.run([Part(0, 10, [1], 1)])[0], wanted, atol=1e-4)
         assert isinstance(slots.slots, LoweredExecutor)
+
+
+def test_cached_kernels_are_found_where_numba_keeps_them(model: Model) -> None:
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        pytest.skip("the cache is elsewhere")
+    LoweredRunner(model.network, 1, threads=1).step((1,), (0,), (0,), 1)
+    assert (KERNELS / "interpreter.py").exists()
+    assert kernels_kept()
 
 
 def test_a_network_without_a_program_goes_on_as_it_is(model: Model) -> None:

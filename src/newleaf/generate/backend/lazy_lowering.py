@@ -16,6 +16,7 @@ from newleaf.model import GPT
 
 # seconds that the kernels take, about: once they are kept on the disk, and before
 LOADING, COMPILING = 0.6, 30.0
+KERNELS = Path(__file__).parents[1] / "kernels"
 USUAL = 100  # tokens of a text
 READ_SPEED = 20e9  # bytes of weights a second, about what a laptop's memory gives
 
@@ -124,9 +125,8 @@ class LazyLoweringExecutor:
 
 
 def kernels_kept() -> bool:
-    """Whether compiled kernels lie beside their source, where Numba keeps them unless it may not write
-    there."""
-    return any((Path(__file__).parent / "kernels" / "__pycache__").glob("interpreter.*.nbi"))
+    """Whether compiled kernels are cached beside their source, Numba's place where it may write there."""
+    return any((KERNELS / "__pycache__").glob("interpreter.*.nbi"))
 
 
 def open_executor(
