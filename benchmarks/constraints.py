@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import newleaf
-from newleaf.generate.backend.executor import Part
+from newleaf.generate.backend.executor import TokenChunk
 from newleaf.generate.backend.lazy_lowering import open_executor
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.options import SamplingConfig
@@ -62,7 +62,7 @@ def main() -> None:
         config = SamplingConfig(max_tokens=TOKENS, **options)
         set_up, constraint = micros(lambda config=config: grammars.compile(config))
         row = SamplerRow(config, list(prompt), len(prompt), 1, 0, ends, constraint)
-        times, logits = [], slots.run([Part(0, 0, row.ids, 1)])
+        times, logits = [], slots.run([TokenChunk(0, 0, row.ids, 1)])
         for _ in range(TOKENS):
             with one_thread():
                 spent, (token,) = micros(
@@ -73,7 +73,7 @@ def main() -> None:
             if token in ends or (row.constraint is not None and row.constraint.complete):
                 break
             step, logits = micros(
-                lambda token=token, row=row: slots.run([Part(0, len(row.ids) - 1, [token], 1)])
+                lambda token=token, row=row: slots.run([TokenChunk(0, len(row.ids) - 1, [token], 1)])
             )
             steps.append(step)
         slots.release(0)

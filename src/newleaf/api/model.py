@@ -26,9 +26,9 @@ from newleaf.generate.chat.answering import (
 from newleaf.generate.chat.conversation import Conversation
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.engine.engine import Engine
-from newleaf.generate.options import SamplingConfig, check_stops
+from newleaf.generate.options import SamplingConfig, check_stop_strings
 from newleaf.generate.speculation.draft_model import check_draft, check_drafting
-from newleaf.generate.text.completion import Completion, collect, tell_past, told_past
+from newleaf.generate.text.completion import Completion, collect, log_past_context, warn_past_context
 from newleaf.generate.text.text_state import Piece, prompt_ids
 from newleaf.model import GPT
 from newleaf.model.kv_cache import CACHES
@@ -158,7 +158,7 @@ class Model:
             texts = collect(self._pieces([row.text for row in some], config, draft, first), len(some))
             add_lines(out, some, texts)
             past += sum(text.past_context for each in texts for text in each)
-        tell_past(past, self.network.config.context_length)
+        log_past_context(past, self.network.config.context_length)
         return len(rows) - done
 
     def engine(
@@ -255,7 +255,9 @@ class Model:
     def _write(
         self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None = None, first: int = 0
     ) -> Iterator[Piece]:
-        return told_past(self._pieces(prompts, config, draft, first), self.network.config.context_length)
+        return warn_past_context(
+            self._pieces(prompts, config, draft, first), self.network.config.context_length
+        )
 
     def _pieces(
         self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None, first: int
@@ -287,7 +289,7 @@ class Model:
 
     @staticmethod
     def _config(options: Mapping[str, Any]) -> SamplingConfig:
-        check_stops(options.get("stop", ()))
+        check_stop_strings(options.get("stop", ()))
         # Beam search draws nothing; a temperature that is given all the same is refused.
         likeliest = {"temperature": 0} if options.get("beams", 1) != 1 else {}
         return build(SamplingConfig, likeliest | dict(options))

@@ -16,7 +16,7 @@ from newleaf.evaluation.local_model import LocalSubject
 from newleaf.evaluation.result import Progress, TaskResult
 from newleaf.evaluation.statistics import Estimate
 from newleaf.evaluation.task import Setting
-from newleaf.generate.backend.executor import Executor, Part
+from newleaf.generate.backend.executor import Executor, TokenChunk
 from newleaf.generate.backend.lazy_lowering import open_executor
 
 PROMPT, NEW, LONG = 32, 128, 512
@@ -45,7 +45,7 @@ def run_speed(subject: Subject, setting: Setting, journal: Path | None, progress
         logits = read(slots, ids[0][:prompt])
         start = time.perf_counter()
         for place in range(prompt, prompt + new):
-            logits = slots.run([Part(0, place, [int(logits[0].argmax())], 1)])
+            logits = slots.run([TokenChunk(0, place, [int(logits[0].argmax())], 1)])
         writing.append(new / (time.perf_counter() - start))
         slots.release(0)
         start = time.perf_counter()
@@ -62,7 +62,7 @@ def read(slots: Executor, ids: list[int]) -> Tensor:
     last."""
     for first in range(0, len(ids), slots.rows):
         part = ids[first : first + slots.rows]
-        logits = slots.run([Part(0, first, part, int(first + len(part) == len(ids)))])
+        logits = slots.run([TokenChunk(0, first, part, int(first + len(part) == len(ids)))])
     return logits
 
 

@@ -111,7 +111,7 @@ class SamplingConfig:
         return texts * (2 if self.guidance_scale != 1 else 1)
 
     def _normalize(self) -> None:
-        check_stops(self.stop)
+        check_stop_strings(self.stop)
         set_ = object.__setattr__  # how a frozen dataclass fills in its own fields
         set_(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         if any(not text for text in self.stop):
@@ -191,7 +191,7 @@ class SamplingConfig:
         }
 
 
-def check_stops(stop: Any) -> None:
+def check_stop_strings(stop: Any) -> None:
     """Raises InputError unless `stop` is a text or a list of texts."""
     texts = [stop] if isinstance(stop, str) else stop
     if not isinstance(texts, list | tuple) or any(not isinstance(text, str) for text in texts):

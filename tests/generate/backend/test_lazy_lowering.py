@@ -10,13 +10,13 @@ import torch
 
 from newleaf.api import Model
 from newleaf.generate.backend import lazy_lowering
-from newleaf.generate.backend.executor import LoweredExecutor, ModuleExecutor, Part
+from newleaf.generate.backend.executor import LoweredExecutor, ModuleExecutor, TokenChunk
 from newleaf.generate.backend.lazy_lowering import (
-    COMPILING,
+    COMPILE_SECONDS,
     KERNELS,
-    LOADING,
+    LOAD_SECONDS,
     LazyLoweringExecutor,
-    kernels_kept,
+    kernels_cached,
     open_executor,
 )
 from newleaf.generate.backend.lowered_program import CannotLower
@@ -61,7 +61,7 @@ def switching(model: Model, tick: float, kept: bool = True) -> LazyLoweringExecu
 def test_texts_are_the_same_whenever_the_kernels_come(model: Model, rounds: int) -> None:
     """Contexts that fill up and slots that are used again included."""
     config = SamplingConfig(max_tokens=120, min_tokens=120, temperature=0, speculation="off")
-    slots = switching(model, LOADING / rounds)
+    slots = switching(model, LOAD_SECONDS / rounds)
     with Engine(model.network, model.tokenizer, executor=slots) as engine:
         requests = [engine.submit(text, config) for text in TEXTS]
         found = ["".join(piece.text for piece in request) for request in requests]
@@ -72,7 +72,7 @@ def test_texts_are_the_same_whenever_the_kernels_come(model: Model, rounds: int)
 
 def test_searches_go_on_where_the_kernels_come(model: Model) -> None:
     wanted = model.complete("a bird", beams=5, n=5, max_tokens=30, temperature=0)
-    slots = switching(model, LOADING / 5)
+    slots = switching(model, LOAD_SECONDS / 5)
     pieces = list(
         Engine(model.network, model.tokenizer, executor=slots).write(
             "a bird", SamplingConfig(beams=5, n=5, max_tokens=30, temperature=0)
@@ -83,13 +83,13 @@ def test_searches_go_on_where_the_kernels_come(model: Model) -> None:
 
 
 def test_kernels_come_once_writing_has_taken_as_long_as_they_take(model: Model) -> None:
-    for kept, seconds in ((True, LOADING), (False, COMPILING)):
+    for kept, seconds in ((True, LOAD_SECONDS), (False, COMPILE_SECONDS)):
         slots = switching(model, seconds / 10, kept)
         for place in range(10):
             assert isinstance(slots.slots, ModuleExecutor)
-            slots.run([Part(0, place, [1], 1)])
+            slots.run([TokenChunk(0, place, [1], 1)])
         wanted = model.network(torch.tensor([[1] * 11]))[0, -1]
-        assert torch.allclose(slots.run([Part(0, 10, [1], 1)])[0], wanted, atol=1e-4)
+        assert torch.allclose(slots.run([TokenChunk(0, 10, [1], 1)])[0], wanted, atol=1e-4)
         assert isinstance(slots.slots, LoweredExecutor)
 
 
@@ -98,21 +98,24 @@ def test_cached_kernels_are_found_where_numba_keeps_them(model: Model) -> None:
         pytest.skip("the cache is elsewhere")
     LoweredRunner(model.network, 1, threads=1).step((1,), (0,), (0,), 1)
     assert (KERNELS / "interpreter.py").exists()
-    assert kernels_kept()
+    assert kernels_cached()
 
 
 def test_a_network_without_a_program_goes_on_as_it_is(model: Model) -> None:
     def cannot() -> LoweredExecutor:
         raise CannotLower("it is to be tried")
 
-    slots = LazyLoweringExecutor(ModuleExecutor(model.network, 1), cannot, lambda: True, Ticking(LOADING))
+    slots = LazyLoweringExecutor(
+        ModuleExecutor(model.network, 1), cannot, lambda: True, Ticking(LOAD_SECONDS)
+    )
     for place in range(5):
-        slots.run([Part(0, place, [1], 1)])
+        slots.run([TokenChunk(0, place, [1], 1)])
     assert isinstance(slots.slots, ModuleExecutor)
 
 
 def test_what_is_to_write_much_has_its_kernels_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lazy_lowering, "repays_at_once", lambda executor: False)  # whatever else runs here
+    # whatever else runs here
+    monkeypatch.setattr(lazy_lowering, "lowering_pays_at_once", lambda executor: False)
     assert isinstance(open_executor(model.network, 1, None), LazyLoweringExecutor)
     assert isinstance(open_executor(model.network, 1, None, lower_at_once=True), LoweredExecutor)
     assert isinstance(open_executor(model.network, 1, None, deterministic=True), LoweredExecutor)

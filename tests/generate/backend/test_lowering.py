@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, TokenChunk
 from newleaf.generate.backend.runner import COMPILING, LoweredRunner
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant import mxfp4
@@ -274,15 +274,19 @@ def test_texts_of_unlike_lengths_are_written_side_by_side_and_forked(case: str, 
             logits = made(torch.tensor([ids]))[0, -1]
             assert (row - logits).square().mean().sqrt() < near * logits.std()
 
-    check(slots.run([Part(slot, 0, text, 1) for slot, text in enumerate(texts)]), *texts)
+    check(slots.run([TokenChunk(slot, 0, text, 1) for slot, text in enumerate(texts)]), *texts)
     slots.fork(0, 3, 35)
     slots.fork(2, 4, 40)
     slots.release(1)
     check(
-        slots.run([Part(0, 35, [8], 1), Part(3, 35, [9], 1), Part(2, 40, [7, 6], 2), Part(4, 40, [5], 1)]),
+        slots.run([TokenChunk(0, 35, [8], 1), TokenChunk(3, 35, [9], 1), TokenChunk(2, 40, [7, 6], 2), TokenChunk(4, 40, [5], 1)]),
         [*texts[0], 8], [*texts[0], 9], [*texts[2], 7], [*texts[2], 7, 6], [*texts[2], 5],
     )  # fmt: skip
-    check(slots.run([Part(3, 36, [2], 1), Part(0, 36, [1], 1)]), [*texts[0], 9, 2], [*texts[0], 8, 1])
+    check(
+        slots.run([TokenChunk(3, 36, [2], 1), TokenChunk(0, 36, [1], 1)]),
+        [*texts[0], 9, 2],
+        [*texts[0], 8, 1],
+    )
 
 
 def test_kept_kernels_are_compiled_anew_when_a_source_that_they_use_changes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from newleaf.generate.backend.runner import LoweredRunner
-from newleaf.generate.backend.thread_count import LONGEST_REST, ThreadCount
+from newleaf.generate.backend.thread_count import MAX_RETRY_RUNS, ThreadCount
 from newleaf.model import GPT, GPTConfig
 
 ONE_ROW = 1, 1
@@ -63,7 +63,7 @@ def test_on_a_busy_machine_fewer_work_and_larger_teams_are_tried_ever_more_rarel
     spent(thread_count, before, quiet)
     spent(thread_count, 60, busy)
     assert thread_count.size == 1
-    total, sizes = spent(thread_count, 20 * LONGEST_REST, busy)
+    total, sizes = spent(thread_count, 20 * MAX_RETRY_RUNS, busy)
     assert sizes.count(1) / len(sizes) > 0.998
     assert total < 1.1 * len(sizes) * busy(1)
 
@@ -71,7 +71,7 @@ def test_on_a_busy_machine_fewer_work_and_larger_teams_are_tried_ever_more_rarel
 def test_all_come_back_when_the_machine_is_quiet_again() -> None:
     thread_count = ThreadCount(4)
     spent(thread_count, 20_000, busy)
-    _, sizes = spent(thread_count, 4 * LONGEST_REST, quiet)
+    _, sizes = spent(thread_count, 4 * MAX_RETRY_RUNS, quiet)
     assert sizes[-1000:] == [4] * 1000
 
 
@@ -84,7 +84,7 @@ def test_a_larger_team_may_take_long_to_wake_up() -> None:
         sizes.append(size)
         return 3.0 if size > sizes[-2] else quiet(size)
 
-    spent(thread_count, 2 * LONGEST_REST, slow_to_wake)
+    spent(thread_count, 2 * MAX_RETRY_RUNS, slow_to_wake)
     assert thread_count.size == 2
 
 

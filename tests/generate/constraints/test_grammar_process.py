@@ -1,4 +1,5 @@
-"""GrammarCompiler of strangers run in processes of their own: what ends one of those is an error of one text."""
+"""GrammarCompiler of strangers run in processes of their own: what ends one of those is an error of one
+text."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from newleaf.errors import InputError
 from newleaf.generate.constraints import grammar_compiler, grammar_host
 from newleaf.generate.constraints.constraint import Constraint
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.grammar_host import LostError
+from newleaf.generate.constraints.grammar_host import ProcessLostError
 from newleaf.generate.constraints.grammar_source import grammar_source
 from newleaf.generate.constraints.schema_limits import MAX_DEPTH
 from newleaf.generate.options import SamplingConfig
@@ -145,9 +146,9 @@ def test_a_process_that_takes_too_long_is_ended(
     process = grammars._host.open()
     os.kill(process.number, signal.SIGSTOP)
     monkeypatch.setattr(grammar_host, "STEP_SECONDS", 0.05)
-    with pytest.raises(LostError):
+    with pytest.raises(ProcessLostError):
         process.mask(0)
-    with pytest.raises(LostError):
+    with pytest.raises(ProcessLostError):
         process.mask(0)
 
 

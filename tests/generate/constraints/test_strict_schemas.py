@@ -16,7 +16,7 @@ import pytest
 from newleaf.errors import InputError
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.constraints.integer_range import integer_range
-from newleaf.generate.constraints.json_schema import prepare
+from newleaf.generate.constraints.json_schema import prepare_schema
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.generate.options import SamplingConfig
 from newleaf.text.tokenizer import Tokenizer
@@ -263,9 +263,11 @@ def test_control_characters_of_constants_are_kept_or_refused(grammars: GrammarCo
 
 def test_bounds_are_not_widened_by_doubles() -> None:
     step = {"multipleOf": 2}  # which no rule writes out
-    bounds = prepare({"type": "integer", "minimum": 2**53 + 1, "exclusiveMaximum": 2**62 + 1, **step}).schema
+    bounds = prepare_schema(
+        {"type": "integer", "minimum": 2**53 + 1, "exclusiveMaximum": 2**62 + 1, **step}
+    ).schema
     assert (bounds["minimum"], bounds["maximum"]) == (2**53 + 2, 2**62)
-    assert prepare({"type": "integer", "exclusiveMinimum": True, "minimum": 3}).schema == {
+    assert prepare_schema({"type": "integer", "exclusiveMinimum": True, "minimum": 3}).schema == {
         "type": "integer",
         "minimum": 4,
     }

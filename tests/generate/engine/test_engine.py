@@ -11,7 +11,7 @@ from fixed_step_cost import FixedStepCost
 
 from newleaf.api import Model
 from newleaf.errors import InputError
-from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, TokenChunk
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
@@ -100,7 +100,7 @@ def test_what_texts_begin_with_is_read_once(model: Model) -> None:
     read: list[int] = []
     run = slots.run
 
-    def counting(parts: list[Part]) -> torch.Tensor:
+    def counting(parts: list[TokenChunk]) -> torch.Tensor:
         read.append(sum(len(part.ids) for part in parts))
         return run(parts)
 
@@ -138,7 +138,7 @@ def test_memory_bounds_how_many_texts_are_written_at_once(model: Model) -> None:
     most = 0
     run = slots.run
 
-    def watching(parts: list[Part]) -> torch.Tensor:
+    def watching(parts: list[TokenChunk]) -> torch.Tensor:
         nonlocal most
         most = max(most, len(parts))
         return run(parts)
@@ -231,7 +231,9 @@ def test_guesses_change_no_text_whatever_the_temperature(model: Model) -> None:
             slots = kernel_slots(model, 4)
             run, count = slots.run, [0]
 
-            def counting(parts: list[Part], run: object = run, count: list[int] = count) -> torch.Tensor:
+            def counting(
+                parts: list[TokenChunk], run: object = run, count: list[int] = count
+            ) -> torch.Tensor:
                 count[0] += 1
                 return run(parts)  # type: ignore[operator, no-any-return]
 

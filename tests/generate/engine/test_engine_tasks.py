@@ -7,12 +7,12 @@ from collections.abc import Generator
 import pytest
 import torch
 
-from newleaf.generate.backend.chunked_prefill import PIECE, hidden_state_chunks
+from newleaf.generate.backend.chunked_prefill import CHUNK_TOKENS, hidden_state_chunks
 from newleaf.generate.backend.prompt_logprobs import score_prompt
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.engine.engine_tasks import (
-    AT_ONCE,
-    PATIENCE,
+    GENERATION_TIME_FACTOR,
+    MAX_ACTIVE_TASKS,
     EngineTask,
     EngineTasks,
     TaskCancelledError,
@@ -49,7 +49,7 @@ def test_errands_take_turns_and_each_has_its_result() -> None:
         assert engine_tasks.due(writing=False)
         engine_tasks.advance()
     assert [each.future.result() for each in all_] == [f"{name} is over" for name in "abcdef"]
-    assert done[: 2 * AT_ONCE] == [*"abcd", *"abcd"]
+    assert done[: 2 * MAX_ACTIVE_TASKS] == [*"abcd", *"abcd"]
 
 
 def test_while_texts_are_written_a_piece_comes_after_they_had_several_times_as_long() -> None:
@@ -67,9 +67,9 @@ def test_while_texts_are_written_a_piece_comes_after_they_had_several_times_as_l
     while len(done) < 3:
         if engine_tasks.due(writing=True):
             engine_tasks.advance()
-        engine_tasks.wrote(0.5)
+        engine_tasks.record_generation(0.5)
         rounds += 1
-    assert rounds >= 2 * PATIENCE * 2 / 0.5
+    assert rounds >= 2 * GENERATION_TIME_FACTOR * 2 / 0.5
     engine_tasks.advance()
     assert not engine_tasks.due(writing=True)
     assert engine_tasks.due(writing=False)
@@ -123,7 +123,7 @@ def test_a_text_that_is_asked_for_during_an_errand_is_written_before_its_end(eng
     assert engine.load == (0, 0)
 
 
-@pytest.mark.parametrize("count", [1, PIECE, PIECE + 1, 900])
+@pytest.mark.parametrize("count", [1, CHUNK_TOKENS, CHUNK_TOKENS + 1, 900])
 def test_a_text_that_is_read_in_pieces_gives_the_numbers_of_one_pass(engine: Engine, count: int) -> None:
     torch.manual_seed(2)
     network = GPT(GPTConfig(300, 1024, 2, 4, 64, n_kv_head=2, init_std=0.3)).eval()
@@ -132,7 +132,7 @@ def test_a_text_that_is_read_in_pieces_gives_the_numbers_of_one_pass(engine: Eng
         whole = network.hidden(ids[None])[0]
         logprobs = network(ids[None])[0].log_softmax(-1)
     pieces = list(hidden_state_chunks(network, ids.tolist()))
-    assert max(map(len, pieces)) <= PIECE
+    assert max(map(len, pieces)) <= CHUNK_TOKENS
     torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-4, rtol=1e-4)
     scores = score_prompt(network, ids.tolist(), 300, 2)
     expected = logprobs[:-1].gather(1, ids[1:, None]).squeeze(1).tolist()

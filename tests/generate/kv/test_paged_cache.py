@@ -10,12 +10,12 @@ import torch
 
 from newleaf.api import Model, load
 from newleaf.errors import InputError
-from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, TokenChunk
 from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.kv.layer_groups import layer_groups_of
-from newleaf.generate.kv.paged_cache import PASSED, OutOfPagesError, PagedCache
+from newleaf.generate.kv.paged_cache import MAX_PASSED_PAGES, OutOfPagesError, PagedCache
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -98,7 +98,7 @@ def test_8_bits_move_logits_by_a_little(shape: str) -> None:
     lowered = LoweredExecutor(LoweredRunner(made, threads=2, cache=torch.int8))
     for slots in (lowered, ModuleExecutor(made, 1, cache=torch.int8)):
         for first in range(0, len(ids), 30):
-            found = slots.run([Part(0, first, ids[first : first + 30], 1)])[-1]
+            found = slots.run([TokenChunk(0, first, ids[first : first + 30], 1)])[-1]
         assert 0 < float((found - wanted).square().mean().sqrt() / wanted.std()) < 0.03
 
 
@@ -152,7 +152,9 @@ def test_windows_bound_memory_and_long_texts_stay_right() -> None:
     runner.read(0, ids[:2040])
     for position in range(2040, 2080):
         found = runner.step([ids[position]], [position], [0])[0]
-    assert torch.allclose(found, made(torch.tensor([ids[:2080]]), wanted=torch.tensor([2079]))[0], atol=1e-3)
+    assert torch.allclose(
+        found, made(torch.tensor([ids[:2080]]), logits_to_keep=torch.tensor([2079]))[0], atol=1e-3
+    )
     whole, window = -(-2080 // PAGE), -(-(40 + 256 + 32) // PAGE) + 1
     used = runner.pages.used // runner.pages.page_bytes
     assert whole < used <= whole + window
@@ -168,7 +170,9 @@ def test_guesses_that_were_run_one_by_one_are_taken_back_although_windows_have_m
         runner.step([7], [position], [0])
     for position in range(100, 104):
         found = runner.step([ids[position]], [position], [0])[0]
-    assert torch.allclose(found, made(torch.tensor([ids[:104]]), wanted=torch.tensor([103]))[0], atol=1e-3)
+    assert torch.allclose(
+        found, made(torch.tensor([ids[:104]]), logits_to_keep=torch.tensor([103]))[0], atol=1e-3
+    )
 
 
 @torch.no_grad()
@@ -185,7 +189,7 @@ def test_pages_that_windows_passed_are_lent_while_there_are_few_of_them() -> Non
     assert owned[1].passed == (11_000 // PAGE * PAGE + 1 - 40) // PAGE
     pages.release(1)
     assert pages.borrow(1, ids[:100]) == 0  # what windows have passed long ago is forgotten
-    assert len(pages._passed) == PASSED - 2  # those that were lent are like any others now
+    assert len(pages._passed) == MAX_PASSED_PAGES - 2  # those that were lent are like any others now
     assert pages.borrow(1, [*ids[:11_000], 3]) > 0
 
 

@@ -15,12 +15,12 @@ from fixed_step_cost import FixedStepCost
 
 from newleaf.api import Model
 from newleaf.errors import InputError
-from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, TokenChunk
 from newleaf.generate.backend.runner import LoweredRunner, say_once
 from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.speculation.acceptance import AcceptanceRates
-from newleaf.generate.speculation.draft_model import NEAR
+from newleaf.generate.speculation.draft_model import MAX_LAG
 from newleaf.generate.speculation.prompt_lookup import PromptLookup
 from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.model import GPT, GPTConfig
@@ -209,7 +209,7 @@ def test_what_the_draft_has_read_is_the_text_whatever_was_wrong_before(model: Mo
     assert found is not None
     run = found.executor.run
 
-    def checking(parts: list[Part]) -> torch.Tensor:
+    def checking(parts: list[TokenChunk]) -> torch.Tensor:
         nonlocal checked
         logits = run(parts)
         row = 0
@@ -244,7 +244,7 @@ def test_a_draft_saves_rounds_and_one_that_is_the_model_itself_is_always_right(
         engine = engine_of(model, draft)
         run, count = engine.executor.run, [0]
 
-        def counting(parts: list[Part], run: Any = run, count: list[int] = count) -> torch.Tensor:
+        def counting(parts: list[TokenChunk], run: Any = run, count: list[int] = count) -> torch.Tensor:
             count[0] += 1
             return run(parts)  # type: ignore[no-any-return]
 
@@ -292,14 +292,14 @@ def test_what_texts_begin_with_is_read_once_by_the_draft_too(model: Model, siste
     slots, read = engine.speculator.draft.executor, [0]
     run = slots.run
 
-    def counting(parts: list[Part]) -> torch.Tensor:
+    def counting(parts: list[TokenChunk]) -> torch.Tensor:
         read[0] += sum(len(part.ids) for part in parts if not part.wanted)
         return run(parts)
 
     slots.run = counting  # type: ignore[method-assign]
     config = SamplingConfig(max_tokens=5, min_tokens=5, temperature=0)
     texts(engine, config, ["0123456789" * 8])
-    assert 80 - NEAR <= read[0] <= 80
+    assert 80 - MAX_LAG <= read[0] <= 80
     read[0] = 0
     texts(engine, config, ["0123456789" * 8 + "abcdefghijklmnopqrstuv"])
     assert read[0] <= 102 - 64
@@ -330,7 +330,7 @@ def test_the_drafts_cache_counts_when_texts_are_let_in(model: Model, sister: Mod
         engine.executor.runner.pages.most = pages // 2  # type: ignore[attr-defined]
         most, run = 0, engine.executor.run
 
-        def watching(parts: list[Part], run: Any = run) -> torch.Tensor:
+        def watching(parts: list[TokenChunk], run: Any = run) -> torch.Tensor:
             nonlocal most
             most = max(most, len(parts))
             return run(parts)  # type: ignore[no-any-return]

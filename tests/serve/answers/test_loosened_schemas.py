@@ -14,7 +14,7 @@ from chat_folders import make_chat_model
 from server_process import Running, until
 
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import prepare
+from newleaf.generate.constraints.json_schema import prepare_schema
 from newleaf.serve.answers.answer_schema import AnswerSchema
 from newleaf.serve.models.loaded_model import ConcurrencyLimit
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -169,7 +169,7 @@ def test_a_name_that_stands_twice_is_told_also_where_the_schema_is_strict(loosen
     schema = {"type": "object", "properties": {"b": {"const": 1}}, "additionalProperties": True}
     wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
     shape = AnswerSchema(schema, "response_format", "response_format/json_schema/schema", True)
-    watched = shape.watched(prepare(schema))
+    watched = shape.watched(prepare_schema(schema))
     assert watched is not None
     (found,) = watched.unmet(
         GrammarCompiler(train_tokenizer(["a"], TokenizerConfig(kind="byte"), None)),
@@ -177,7 +177,7 @@ def test_a_name_that_stands_twice_is_told_also_where_the_schema_is_strict(loosen
     )
     assert found == "response_format/json_schema/schema: an object has the name 'a' twice"
     closed = {**schema, "additionalProperties": False}
-    assert shape.watched(prepare(closed)) is None
+    assert shape.watched(prepare_schema(closed)) is None
     got = loosening.post(
         "/v1/chat/completions", messages=HELLO, max_tokens=400, seed=1, response_format=wanted
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from newleaf.generate.constraints.constraint import Constraint
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import prepare
+from newleaf.generate.constraints.json_schema import prepare_schema
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer
 from newleaf.serve.tool_calls.parsers import tool_call_parser
@@ -99,8 +99,8 @@ def test_required_calls_are_written_so(form: CallFormat) -> None:
     tokenizer = train_tokenizer([string.printable + WRITTEN[form]], TokenizerConfig(kind="byte"), None)
     schema = {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"]}
     functions = [
-        {"name": "go", "parameters": prepare(schema)},
-        {"name": "stop", "parameters": prepare({"type": "object", "properties": {}})},
+        {"name": "go", "parameters": prepare_schema(schema)},
+        {"name": "stop", "parameters": prepare_schema({"type": "object", "properties": {}})},
     ]
     grammar = answer_grammar("none", [calls_answer(form, functions, True, lambda mark: None, "none")])
     grammars = GrammarCompiler(tokenizer)

@@ -15,7 +15,7 @@ from server_process import Running
 
 from newleaf.generate.constraints.constraint import Constraint
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import prepare
+from newleaf.generate.constraints.json_schema import prepare_schema
 from newleaf.generate.options import SamplingConfig
 from newleaf.serve.answers.answer_grammar import answer_grammar, calls_answer, text_answer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -213,7 +213,7 @@ def test_text_or_calls_after_text_are_what_our_own_form_allows() -> None:
     tokenizer = train_tokenizer([string.printable], TokenizerConfig(kind="byte"), None)
     function = {
         "name": "go",
-        "parameters": prepare({"type": "object", "properties": {"far": {"type": "boolean"}}}),
+        "parameters": prepare_schema({"type": "object", "properties": {"far": {"type": "boolean"}}}),
     }
     calls = calls_answer("own", [function], True, lambda mark: None, "text")
     grammar = answer_grammar("none", [calls, text_answer()])

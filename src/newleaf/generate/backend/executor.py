@@ -21,14 +21,14 @@ from newleaf.generate.kv.tensor_pages import RaggedBatch, Span, TensorPageStorag
 from newleaf.model import GPT
 
 BatchRow = tuple[int, int, int]  # token, position, slot
-FEW = 8  # tokens of a prompt that are not worth PyTorch's matrix products
-AT_ONCE = 4096  # tokens, with what fills rows up, that go through the network together
+MIN_PREFILL_TOKENS = 8  # tokens of a prompt that are not worth PyTorch's matrix products
+MAX_BATCH_TOKENS = 4096  # tokens, with what fills rows up, that go through the network together
 
 
 @dataclass(frozen=True)
-class Part:
-    """The next tokens of one text: they come after the `start` that the slot holds. Logits are wanted after
-    the last `wanted` of them."""
+class TokenChunk:
+    """The next tokens of one text: they come after the `start` that the slot holds. Logits are wanted
+    after the last `wanted` of them."""
 
     slot: int
     start: int
@@ -56,7 +56,7 @@ class Executor(Protocol):
         """Whether logits are the same, bit for bit, however texts are cut into parts and whatever else is in
         the round."""
 
-    def run(self, parts: Sequence[Part]) -> Tensor:
+    def run(self, parts: Sequence[TokenChunk]) -> Tensor:
         """Logits fp32 [sum of wanted, V], in the order of the parts; the next call may overwrite them."""
 
     def need(self, length: int) -> int:
@@ -97,13 +97,13 @@ class LoweredExecutor:
         self.batch_invariant = not self.by_products
         self.rows = 4 * MAX_ROWS if self.by_products else MAX_ROWS
 
-    def run(self, parts: Sequence[Part]) -> Tensor:
+    def run(self, parts: Sequence[TokenChunk]) -> Tensor:
         """The wanted rows come first, so that the head runs for those alone."""
         wanted: list[BatchRow] = []
         others: list[BatchRow] = []
         for part in parts:
             ids, start, read = list(part.ids), part.start, len(part.ids) - part.wanted
-            if self.by_products and read > FEW:
+            if self.by_products and read > MIN_PREFILL_TOKENS:
                 self.runner.read_by_products(part.slot, ids[:read], start)
                 ids, start, read = ids[read:], start + read, 0
             rows = [(token, start + at, part.slot) for at, token in enumerate(ids)]
@@ -168,21 +168,23 @@ class ModuleExecutor:
         config = network.config
         self.network, self.count, self.max_length = network, count, config.context_length
         self.networks, self.adapter_of_slot = (network, *adapted), dict[int, int]()
-        self.dtype, self.at_once = cache or network.dtype, 1 if deterministic else AT_ONCE
+        self.dtype, self.at_once = cache or network.dtype, 1 if deterministic else MAX_BATCH_TOKENS
         self.store = TensorPageStorage(config, self.dtype, network.device)
         self.pages = PagedCache(config, self.dtype, count, self.max_length, limit, self.store)
 
-    def run(self, parts: Sequence[Part]) -> Tensor:
+    def run(self, parts: Sequence[TokenChunk]) -> Tensor:
         """Texts of about the same number of new tokens go through the network together."""
         found: dict[int, Tensor] = {}
         for part in parts:
             self.pages.reserve(part.slot, part.start, part.start + len(part.ids))
-        for batch in batched(parts, [self.adapter_of_slot.get(part.slot, 0) for part in parts], self.at_once):
+        for batch in group_into_batches(
+            parts, [self.adapter_of_slot.get(part.slot, 0) for part in parts], self.at_once
+        ):
             found |= self._run(parts, batch)
         rows = [found[number] for number, part in enumerate(parts) if part.wanted]
         return torch.cat(rows) if rows else torch.zeros(0, self.network.config.vocab_size)
 
-    def _run(self, parts: Sequence[Part], numbers: Sequence[int]) -> dict[int, Tensor]:
+    def _run(self, parts: Sequence[TokenChunk], numbers: Sequence[int]) -> dict[int, Tensor]:
         """Logits of those of the parts with these numbers, by number."""
         own = [parts[number] for number in numbers]
         network = self.networks[self.adapter_of_slot.get(own[0].slot, 0)]
@@ -230,7 +232,7 @@ class ModuleExecutor:
         self.pages.add_slots(count)
 
 
-def batched(parts: Sequence[Part], kinds: Sequence[int], at_once: int) -> list[list[int]]:
+def group_into_batches(parts: Sequence[TokenChunk], kinds: Sequence[int], at_once: int) -> list[list[int]]:
     """Numbers of the parts that go through the network together: of one kind, with tokens in at least half of
     a batch's places, of which there are no more than `at_once`, or one part's."""
     batches: list[list[int]] = []

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, TokenChunk
 from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner, is_packed, say_once
 from newleaf.model import GPT
 
 # seconds that the kernels take, about: once they are kept on the disk, and before
-LOADING, COMPILING = 0.6, 30.0
+LOAD_SECONDS, COMPILE_SECONDS = 0.6, 30.0
 KERNELS = Path(__file__).parents[1] / "kernels"
-USUAL = 100  # tokens of a text
+TYPICAL_TOKENS = 100  # tokens of a text
 READ_SPEED = 20e9  # bytes of weights a second, about what a laptop's memory gives
 
 
@@ -40,7 +40,7 @@ class LazyLoweringExecutor:
         self.slots: ModuleExecutor | LoweredExecutor = plain
         self._lower, self._clock = lower, clock
         # seconds of writing before the switch
-        self._left = LOADING if (kept or kernels_kept)() else COMPILING
+        self._left = LOAD_SECONDS if (kept or kernels_cached)() else COMPILE_SECONDS
         self._tokens: dict[int, list[int]] = {}  # what each slot holds
 
     @property
@@ -63,7 +63,7 @@ class LazyLoweringExecutor:
     def memory(self) -> float:
         return self.slots.memory
 
-    def run(self, parts: Sequence[Part]) -> Tensor:
+    def run(self, parts: Sequence[TokenChunk]) -> Tensor:
         if isinstance(self.slots, LoweredExecutor):
             return self.slots.run(parts)
         if self._left <= 0:
@@ -85,7 +85,7 @@ class LazyLoweringExecutor:
         try:
             lowered = self._lower()
         except CannotLower as error:
-            say_not_lowered(error)
+            warn_not_lowered(error)
             return
         if plain.count > lowered.count:
             lowered.add(plain.count - lowered.count)
@@ -93,7 +93,7 @@ class LazyLoweringExecutor:
             lowered.set_adapter(slot, plain.adapter_of_slot.get(slot, 0))
             start = lowered.borrow(slot, ids)
             if start < len(ids):
-                lowered.run([Part(slot, start, ids[start:])])
+                lowered.run([TokenChunk(slot, start, ids[start:])])
             lowered.publish(slot, ids)
         self.slots = lowered
         self._tokens.clear()
@@ -124,7 +124,7 @@ class LazyLoweringExecutor:
         self.slots.add(count)
 
 
-def kernels_kept() -> bool:
+def kernels_cached() -> bool:
     """Whether compiled kernels are cached beside their source, Numba's place where it may write there."""
     return any((KERNELS / "__pycache__").glob("interpreter.*.nbi"))
 
@@ -157,26 +157,26 @@ def open_executor(
             LoweredRunner(network, count, limit=limit, adapted=adapted, cache=cache), deterministic
         )
 
-    if not (lower_at_once or deterministic or is_packed(network) or repays_at_once(plain)):
+    if not (lower_at_once or deterministic or is_packed(network) or lowering_pays_at_once(plain)):
         return LazyLoweringExecutor(plain, lower)
     try:
         return lower()
     except CannotLower as error:
-        say_not_lowered(error)
+        warn_not_lowered(error)
         return plain
 
 
-def say_not_lowered(error: CannotLower) -> None:
+def warn_not_lowered(error: CannotLower) -> None:
     say_once(f"writing with PyTorch, which takes several times as long: {error}")
 
 
-def repays_at_once(slots: ModuleExecutor) -> bool:
+def lowering_pays_at_once(slots: ModuleExecutor) -> bool:
     """Whether a text of usual length takes the network itself longer than the kernels take to load, as the
     time for reading the weights so often says, or a pass over one token."""
-    if USUAL * slots.network.weight_bytes() / READ_SPEED > LOADING:
+    if TYPICAL_TOKENS * slots.network.weight_bytes() / READ_SPEED > LOAD_SECONDS:
         return True
     began = time.perf_counter()
-    slots.run([Part(0, 0, [0], 1)])
+    slots.run([TokenChunk(0, 0, [0], 1)])
     seconds = time.perf_counter() - began
     slots.release(0)
-    return USUAL * seconds > LOADING
+    return TYPICAL_TOKENS * seconds > LOAD_SECONDS

@@ -131,7 +131,8 @@ class LoweredRunner:
         self.adapter_of_slot[slot] = number
 
     def read(self, slot: int, ids: Sequence[int], start: int = 0) -> Tensor:
-        """Read a text whose first `start` tokens the slot holds already; logits [V] after its last token.
+        """Read a text whose first `start` tokens the slot holds already; logits [V] after its last
+        token.
 
         Packed weights are read through the kernels, many tokens a step. For plain ones PyTorch's matrix
         products are faster, for all but the last token, unless they are of bf16 and this machine is slow at

@@ -8,13 +8,13 @@ they are faster; what is computed does not depend on how many.
 from __future__ import annotations
 
 SMOOTHING = 4  # a new figure weighs 1/4
-WARM = 3  # runs before a time is compared
-LOSS = 6.0  # runs of the smaller team that the larger one may have lost before the smaller one is tried
+WARMUP_RUNS = 3  # runs before a time is compared
+MAX_LOSS = 6.0  # runs of the smaller team that the larger one may have lost before the smaller one is tried
 # runs until a larger team is tried again; twice as many after each time in vain
-FIRST_REST, LONGEST_REST = 32, 1024
-HOPELESS = 4.0  # times the smaller team's time: a trial is over at once
+MIN_RETRY_RUNS, MAX_RETRY_RUNS = 32, 1024
+ABORT_FACTOR = 4.0  # times the smaller team's time: a trial is over at once
 
-Work = tuple[int, int]  # rows of a run, and for how many of them logits are wanted
+Workload = tuple[int, int]  # rows of a run, and for how many of them logits are wanted
 
 
 class ThreadCount:
@@ -24,15 +24,15 @@ class ThreadCount:
         self.most = self.size = threads
         self.trial = 0  # the size that is being tried; 0 is none
         # smoothed, and how often it was measured
-        self._seconds: dict[tuple[int, Work], tuple[float, int]] = {}
+        self._seconds: dict[tuple[int, Workload], tuple[float, int]] = {}
         self._lost, self._tried = 0.0, 0
-        self._rest = self._left = FIRST_REST
+        self._rest = self._left = MIN_RETRY_RUNS
 
-    def choose(self, work: Work) -> int:
+    def choose(self, work: Workload) -> int:
         """How many take part in the next run."""
         return self.trial if self.trial and (self.size, work) in self._seconds else self.size
 
-    def note(self, size: int, work: Work, seconds: float) -> None:
+    def note(self, size: int, work: Workload, seconds: float) -> None:
         """A run of so many threads took so long."""
         if size != self.size:
             self._judge(size, work, seconds)
@@ -45,38 +45,38 @@ class ThreadCount:
             if self._left <= 0:
                 self._try(min(self.most, 2 * size))
 
-    def _compare(self, work: Work, seconds: float) -> None:
+    def _compare(self, work: Workload, seconds: float) -> None:
         """Try fewer where they have not been measured, or would have been faster for some time."""
         smaller = self.size // 2
         if (smaller, work) not in self._seconds:
-            if self._seconds[self.size, work][1] >= WARM:
+            if self._seconds[self.size, work][1] >= WARMUP_RUNS:
                 self._try(smaller)
             return
         other = self._seconds[smaller, work][0]
         self._lost = max(0.0, self._lost + seconds / other - 1)
-        if self._lost > LOSS:
+        if self._lost > MAX_LOSS:
             self._try(smaller)
 
-    def _judge(self, size: int, work: Work, seconds: float) -> None:
+    def _judge(self, size: int, work: Workload, seconds: float) -> None:
         """What a trial came to. A larger team's first run is not counted: its threads have to wake up."""
         mine = self._seconds[self.size, work][0]
         self._tried += 1
-        if size > self.size and self._tried == 1 and seconds < HOPELESS * mine:
+        if size > self.size and self._tried == 1 and seconds < ABORT_FACTOR * mine:
             return
         self._seconds[size, work] = seconds, 1
         if seconds < mine:
             if size > self.size:
-                self._rest = FIRST_REST
+                self._rest = MIN_RETRY_RUNS
             self.size = size
         elif size > self.size:
-            self._rest = min(2 * self._rest, LONGEST_REST)
+            self._rest = min(2 * self._rest, MAX_RETRY_RUNS)
         self.trial, self._left = 0, self._rest
 
     def _try(self, size: int) -> None:
         self.trial, self._tried, self._lost = size, 0, 0.0
 
-    def _keep(self, size: int, work: Work, seconds: float) -> None:
+    def _keep(self, size: int, work: Workload, seconds: float) -> None:
         before, count = self._seconds.get((size, work), (seconds, 0))
         # The first of all reads weights into memory, and may wait for the compiler.
-        now = min(before, seconds) if count < WARM else before + (seconds - before) / SMOOTHING
+        now = min(before, seconds) if count < WARMUP_RUNS else before + (seconds - before) / SMOOTHING
         self._seconds[size, work] = now, count + 1

@@ -17,7 +17,7 @@ from newleaf.generate.backend.thread_count import ThreadCount
 from newleaf.generate.kernels.layout import MAX_THREADS, State
 from newleaf.kernels.instruction_set import why_unsupported
 
-PATIENCE = 30_000  # looks for a next token before falling asleep: about a millisecond
+SPIN_LIMIT = 30_000  # looks for a next token before falling asleep: about a millisecond
 
 
 class ThreadPool:
@@ -57,7 +57,7 @@ class ThreadPool:
             if size > 1:
                 self._asleep.notify_all()
         begin = time.perf_counter()
-        self._run(*self._tables, 0, self.state[State.RUNS] - 1, PATIENCE)
+        self._run(*self._tables, 0, self.state[State.RUNS] - 1, SPIN_LIMIT)
         self.thread_count.note(size, work, time.perf_counter() - begin)
 
     def rest(self) -> None:
@@ -84,7 +84,7 @@ def _follow(
 
     state, seen = tables[-1], 0
     while True:
-        seen = run(*tables, number, seen, PATIENCE)
+        seen = run(*tables, number, seen, SPIN_LIMIT)
         if seen < 0:
             return
         with asleep:

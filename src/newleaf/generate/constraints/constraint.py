@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.constraints.grammar_errors import PROCESS_ENDED, first_line
-from newleaf.generate.constraints.grammar_host import GrammarProcess, LostError
+from newleaf.generate.constraints.grammar_host import GrammarProcess, ProcessLostError
 from newleaf.generate.constraints.grammar_process import ERROR, STOPPED
 
 Answer = TypeVar("Answer")
@@ -53,7 +53,7 @@ class Constraint:
         other = Constraint(self._grammar, self.complete, self._tokens)
         other.problem = self.problem
         if self._matcher is not None and not self._matcher.process.lost:
-            with contextlib.suppress(LostError):
+            with contextlib.suppress(ProcessLostError):
                 other._matcher = Matcher(
                     self._matcher.process, self._matcher.process.fork(self._matcher.number)
                 )
@@ -66,7 +66,7 @@ class Constraint:
                 if self._matcher is None or self._matcher.process.lost:
                     self._matcher = self._grammar.matcher(self._tokens)
                 return question(self._matcher)
-            except LostError:
+            except ProcessLostError:
                 if self._matcher is None or not self._matcher.process.retired:
                     self.problem = PROCESS_ENDED
         return otherwise
@@ -90,5 +90,5 @@ class Grammar:
         """The state of a text that has these tokens. Raises LostError."""
         process = self._process()
         if process is None:
-            raise LostError
+            raise ProcessLostError
         return Matcher(process, process.fork(0, tokens))

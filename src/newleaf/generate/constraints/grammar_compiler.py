@@ -19,11 +19,16 @@ from newleaf.generate.constraints.grammar_errors import (
     grammar_error,
     regex_error,
 )
-from newleaf.generate.constraints.grammar_host import COMPILE_SECONDS, GrammarHost, GrammarProcess, LostError
+from newleaf.generate.constraints.grammar_host import (
+    COMPILE_SECONDS,
+    GrammarHost,
+    GrammarProcess,
+    ProcessLostError,
+)
 from newleaf.generate.constraints.grammar_source import GrammarSource, grammar_source, schema_source
-from newleaf.generate.constraints.grammar_vocabulary import TokenBytes
-from newleaf.generate.constraints.json_schema import prepare
-from newleaf.generate.constraints.prepared_schema import Prepared, without
+from newleaf.generate.constraints.grammar_vocabulary import LlguidanceTokenizer
+from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepared_schema import PreparedSchema, without_keyword
 from newleaf.generate.constraints.schema_error import DROPPABLE, locate_error
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.generate.options import SamplingConfig
@@ -54,7 +59,7 @@ class GrammarCompiler:
         source = grammar_source(name, config)
         try:
             _, report = self.process(source)
-        except LostError:
+        except ProcessLostError:
             raise InputError(f"{name}: {TOO_LARGE}") from None
         if report["error"]:
             raise InputError(self._error_message(name, config, report["error"]))
@@ -90,15 +95,15 @@ class GrammarCompiler:
             raise InputError("constraints need llguidance: pip install 'newleaf[constraints]'")
         if self.tokenizer.eos_id is None:
             raise InputError("constraints need an end-of-text token, which this tokenizer does not have")
-        encoder = TokenBytes(self.tokenizer)
+        encoder = LlguidanceTokenizer(self.tokenizer)
         return GrammarHost(encoder.description, encoder)
 
-    def prepare(self, schema: Any, loosen: bool = False) -> Prepared:
+    def prepare(self, schema: Any, loosen: bool = False) -> PreparedSchema:
         """A schema that compiles; `loosen` drops keywords that cannot be kept.
 
         Raises InputError with keyword and JSON pointer.
         """
-        prepared = prepare(parse_schema(schema), loosen)
+        prepared = prepare_schema(parse_schema(schema), loosen)
         end = time.monotonic() + COMPILE_SECONDS
         while time.monotonic() < end:
             report = self._report(schema_source(prepared))
@@ -114,7 +119,7 @@ class GrammarCompiler:
                     f"json_schema, at {'/'.join(place)}{f'/{keyword}' if keyword else ''}: "
                     f"{regex_error(error)}"
                 )
-            prepared = without(prepared, place[1:], keyword)
+            prepared = without_keyword(prepared, place[1:], keyword)
         raise InputError(f"json_schema: {TOO_LARGE}")
 
     def check(self, schema: Any, value: Any) -> list[str] | None:
@@ -125,7 +130,7 @@ class GrammarCompiler:
         process = self._host.open()
         try:
             return process.check(schema, value)
-        except LostError:
+        except ProcessLostError:
             return None
         finally:
             process.close()
@@ -152,7 +157,7 @@ class GrammarCompiler:
         process = self._host.open()
         try:
             report = process.compile({"kind": source.kind, "text": source.text, "states": MAX_LEXER_STATES})
-        except LostError:
+        except ProcessLostError:
             return None
         finally:
             process.close()

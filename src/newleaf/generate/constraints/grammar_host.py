@@ -30,7 +30,7 @@ CHECK_SECONDS = 3.0
 STEP_SECONDS = 10.0  # for a mask; llguidance's own limits end one after some tens of milliseconds
 
 
-class LostError(Exception):
+class ProcessLostError(Exception):
     """The process ended, or did not answer in time."""
 
 
@@ -182,12 +182,12 @@ class GrammarProcess:
                 self._kill()
                 self.close()
                 if isinstance(error, TimeoutError):
-                    raise LostError from None
+                    raise ProcessLostError from None
                 raise
 
     def _send(self, kind: bytes, data: bytes, seconds: float | None = None) -> None:
         if self.lost:
-            raise LostError
+            raise ProcessLostError
         try:
             if seconds is not None:
                 self._channel.connection.settimeout(seconds)
@@ -199,7 +199,7 @@ class GrammarProcess:
 
     def _fail(self) -> NoReturn:
         self.close()
-        raise LostError from None
+        raise ProcessLostError from None
 
 
 def _packed(matcher: int, tokens: Sequence[int]) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from newleaf.errors import InputError
-from newleaf.generate.constraints.json_schema import prepare
-from newleaf.generate.constraints.prepared_schema import Prepared
+from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepared_schema import PreparedSchema
 from newleaf.generate.constraints.schema_limits import check_length, parse_schema
 from newleaf.generate.options import SamplingConfig
 
@@ -35,11 +35,11 @@ def grammar_source(name: str, config: SamplingConfig) -> GrammarSource:
         check_length("".join(config.choice), name)
         return GrammarSource("regex", "|".join(_literal(text) for text in config.choice))
     return schema_source(
-        prepare({"type": "object"} if name == "json_object" else parse_schema(config.json_schema))
+        prepare_schema({"type": "object"} if name == "json_object" else parse_schema(config.json_schema))
     )
 
 
-def schema_source(prepared: Prepared) -> GrammarSource:
+def schema_source(prepared: PreparedSchema) -> GrammarSource:
     """The source of a schema: Lark rules where llguidance would round its numbers."""
     return (
         GrammarSource("lark", prepared.rules("start"))

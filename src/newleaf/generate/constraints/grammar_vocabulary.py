@@ -8,7 +8,7 @@ from typing import Any
 from newleaf.text.tokenizer import Tokenizer
 
 
-class TokenBytes:
+class LlguidanceTokenizer:
     """The bytes of each id, and ids for text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:

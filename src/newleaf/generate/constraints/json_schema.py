@@ -12,7 +12,7 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.generate.constraints.prepared_schema import (
-    Prepared,
+    PreparedSchema,
     any_subschema,
     has_control_characters,
     has_other_names,
@@ -39,14 +39,14 @@ OBJECT_KEYWORDS = (
 PASSES = 10  # to find schemas that others extend; beyond, no object is closed
 
 
-def prepare(schema: Any, loosen: bool = False) -> Prepared:
+def prepare_schema(schema: Any, loosen: bool = False) -> PreparedSchema:
     """A schema that llguidance reads correctly; `schema` keeps the limits of schema_limits.py.
 
     Raises InputError with keyword and JSON pointer for what cannot be kept; `loosen` drops it instead.
     """
     for bounds, constants in ((True, True), (False, True), (False, False)):
         found, work = _prepared(schema, loosen, bounds, constants)
-        prepared = Prepared(
+        prepared = PreparedSchema(
             found, tuple(work.dropped), (bounds or constants) and any_subschema(found, is_rounded)
         )
         with contextlib.suppress(NoRuleError):

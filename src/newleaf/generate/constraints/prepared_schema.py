@@ -20,7 +20,7 @@ ESCAPES = '"\\bfnrt'
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSchema:
     """A schema for llguidance. `loosened` has JSON pointers of the keywords that were dropped.
 
     `uses_lark` says that it becomes rules of a Lark grammar, since llguidance would round its numbers.
@@ -64,7 +64,7 @@ class Prepared:
         return {"whitespace_pattern": SPACE, **escapes}
 
 
-def without(prepared: Prepared, place: list[str], keyword: str) -> Prepared:
+def without_keyword(prepared: PreparedSchema, place: list[str], keyword: str) -> PreparedSchema:
     """The schema without a keyword of the subschema at these steps of a JSON pointer; oneOf becomes anyOf."""
     schema = copy.deepcopy(prepared.schema)
     found: Any = schema
@@ -74,7 +74,7 @@ def without(prepared: Prepared, place: list[str], keyword: str) -> Prepared:
     value = found.pop(keyword)
     if keyword == "oneOf" and "anyOf" not in found:
         found["anyOf"] = value
-    return Prepared(schema, (*prepared.loosened, "/".join(["#", *place, keyword])), prepared.uses_lark)
+    return PreparedSchema(schema, (*prepared.loosened, "/".join(["#", *place, keyword])), prepared.uses_lark)
 
 
 def has_other_names(schema: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from newleaf.generate.constraints.grammar_errors import TOO_LARGE
 from newleaf.generate.constraints.grammar_host import COMPILE_SECONDS
 from newleaf.generate.constraints.grammar_source import GrammarSource, schema_source
-from newleaf.generate.constraints.prepared_schema import Prepared
+from newleaf.generate.constraints.prepared_schema import PreparedSchema
 
 Compile = Callable[[GrammarSource], dict[str, Any] | None]  # the report; None where the process ended on it
 
@@ -50,7 +50,7 @@ def locate_error(schema: Any, error: str, compile: Compile) -> tuple[list[str], 
 
 def _error(schema: Any, shared: dict[str, Any], compile: Compile) -> str | None:
     """The error of a subschema by itself."""
-    report = compile(schema_source(Prepared(shared | schema if isinstance(schema, dict) else schema)))
+    report = compile(schema_source(PreparedSchema(shared | schema if isinstance(schema, dict) else schema)))
     return TOO_LARGE if report is None else report["error"] or None
 
 

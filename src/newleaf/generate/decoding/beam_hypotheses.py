@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from newleaf.generate.sampling.penalties import NEVER
+from newleaf.generate.sampling.penalties import FORBIDDEN
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedBeam:
     """A whole text, without the token that ended it where that one is not text; `score` is divided by length
     ** length_penalty."""
 
@@ -30,7 +30,7 @@ class Finished:
 
 
 @dataclass
-class BeamSearch:
+class BeamHypotheses:
     """What one search keeps: `scores` of the open beams, and the best finished texts, at most `beams` of
     them.
 
@@ -42,7 +42,7 @@ class BeamSearch:
     beams: int
     length_penalty: float
     scores: list[float] = field(default_factory=lambda: [0.0])
-    finished: list[Finished] = field(default_factory=list)
+    finished: list[FinishedBeam] = field(default_factory=list)
 
     def candidates(self, logprobs: Tensor, ends: int) -> list[Candidate]:
         """The likeliest continuations, likeliest first: processed log-probabilities [open beams, V]; `ends`
@@ -51,11 +51,13 @@ class BeamSearch:
         best = total.flatten().topk(min(max(2, 1 + ends) * self.beams, total.numel()))
         width = logprobs.shape[1]
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [Candidate(place // width, place % width, score) for place, score in pairs if score > NEVER]
+        return [
+            Candidate(place // width, place % width, score) for place, score in pairs if score > FORBIDDEN
+        ]
 
     def finish(self, ids: tuple[int, ...], score: float, length: int, end: str) -> None:
         """A text of `length` tokens, its last one included, is whole."""
-        self.finished.append(Finished(ids, score / length**self.length_penalty, end))
+        self.finished.append(FinishedBeam(ids, score / length**self.length_penalty, end))
         self.finished.sort(key=lambda text: -text.score)
         del self.finished[self.beams :]
 

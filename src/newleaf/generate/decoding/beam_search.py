@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from newleaf.errors import NotFiniteError
-from newleaf.generate.decoding.beam_hypotheses import BeamSearch, Candidate, Finished
+from newleaf.generate.decoding.beam_hypotheses import BeamHypotheses, Candidate, FinishedBeam
 from newleaf.generate.sampling.sampler import SamplerRow, keep_valid, process_logits
 from newleaf.text.tokenizer import Tokenizer
 
@@ -17,8 +17,8 @@ class Search:
     was found, best first, at the end."""
 
     def __init__(self, row: SamplerRow, tokenizer: Tokenizer) -> None:
-        self.rows, self.texts = [row], list[Finished]()
-        self._found = BeamSearch(row.config.beams, row.config.length_penalty)
+        self.rows, self.texts = [row], list[FinishedBeam]()
+        self._found = BeamHypotheses(row.config.beams, row.config.length_penalty)
         self._tokenizer = tokenizer
 
     def step(self, logits: Tensor) -> list[tuple[int, SamplerRow]] | None:
@@ -35,7 +35,7 @@ class Search:
         going = self._sort_out(found.candidates(logprobs, len(first.end_ids)))
         if not going and not found.finished:
             rank = before / max(first.written, 1) ** first.config.length_penalty
-            self.texts = [Finished(tuple(first.ids[first.prompt :]), rank, "stuck")]
+            self.texts = [FinishedBeam(tuple(first.ids[first.prompt :]), rank, "stuck")]
             return None
         self.rows = [row for _, row in going]
         if not self.rows or found.hopeless(self.rows[0].written):

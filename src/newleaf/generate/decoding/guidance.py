@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def guide(logits: Tensor, negative: Tensor, scale: float) -> Tensor:
+def apply_guidance(logits: Tensor, negative: Tensor, scale: float) -> Tensor:
     """log p⁻ + scale · (log p − log p⁻) for logits [R, V] after the prompts and after the negative ones."""
     wanted, unwanted = logits.log_softmax(-1), negative.log_softmax(-1)
     return unwanted + scale * (wanted - unwanted)

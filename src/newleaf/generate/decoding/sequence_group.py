@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.decoding.beam_search import Search
-from newleaf.generate.decoding.guidance import guide
+from newleaf.generate.decoding.guidance import apply_guidance
 from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
 from newleaf.generate.text.request import Request
 from newleaf.generate.text.sequence import Sequence
@@ -53,10 +53,14 @@ class SequenceGroup:
             torch.stack([found[member[place]] for member in self.members])
             for place in range(len(self.members[0]))
         ]
-        return own[0] if len(own) == 1 else guide(own[0], own[1], self.samples[0].row.config.guidance_scale)
+        return (
+            own[0]
+            if len(own) == 1
+            else apply_guidance(own[0], own[1], self.samples[0].row.config.guidance_scale)
+        )
 
 
-def sequences_of(request: Request, ids: Several[int], tokenizer: Tokenizer, limit: int) -> list[Sequence]:
+def make_sequences(request: Request, ids: Several[int], tokenizer: Tokenizer, limit: int) -> list[Sequence]:
     """What the scheduler is given for a request: a text for each sample; with beams a search for all of them
     together."""
     config, samples = request.config, request.samples
@@ -70,11 +74,11 @@ def sequences_of(request: Request, ids: Several[int], tokenizer: Tokenizer, limi
     ]
     if config.beams > 1 or negative is not None:
         for text in texts:
-            group_of(text, samples if config.beams > 1 else [text.sample], tokenizer, negative)
+            make_group(text, samples if config.beams > 1 else [text.sample], tokenizer, negative)
     return texts
 
 
-def group_of(
+def make_group(
     sequence: Sequence, samples: list[TextState], tokenizer: Tokenizer, negative: Several[int] | None
 ) -> SequenceGroup:
     """The group that begins with this text; `negative` is what its guide begins with in the place of the
@@ -98,7 +102,9 @@ def group_of(
     return group
 
 
-def advance(group: SequenceGroup, tokenizer: Tokenizer) -> tuple[list[Piece], list[tuple[int, SamplerRow]]]:
+def advance_group(
+    group: SequenceGroup, tokenizer: Tokenizer
+) -> tuple[list[Piece], list[tuple[int, SamplerRow]]]:
     """The next token of each text, once all logits have come: pieces that are certain now, and how the group
     goes on: the number of a member, and the text that it becomes. Nothing goes on where all texts have ended.
     Raises NotFiniteError.

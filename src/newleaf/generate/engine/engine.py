@@ -24,7 +24,7 @@ from newleaf.generate.engine.request_intake import RequestIntake
 from newleaf.generate.engine.scheduler import Scheduler
 from newleaf.generate.engine.step_loop import StepLoop
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.speculation.draft_model import DraftModel, open_draft, shares
+from newleaf.generate.speculation.draft_model import DraftModel, open_draft, split_cache_limit
 from newleaf.generate.speculation.speculator import Speculator, warn_renamed
 from newleaf.generate.text.request import Request
 from newleaf.generate.text.sequence import Sequence
@@ -82,7 +82,7 @@ class Engine:
         limit = int(psutil.virtual_memory().available * CACHE_SHARE) if limit is None else limit
         self.tokenizer, self.grammars = tokenizer, grammars or GrammarCompiler(tokenizer)
         self.adapters = {name: number for number, name in enumerate(adapters or {}, start=1)}
-        own, for_draft = (limit, 0) if draft is None else shares(limit, network, draft, cache)
+        own, for_draft = (limit, 0) if draft is None else split_cache_limit(limit, network, draft, cache)
         networks = tuple((adapters or {}).values())
         self.executor = executor or open_executor(
             network, slots, own, deterministic, networks, cache, lower_at_once or draft is not None
@@ -118,7 +118,7 @@ class Engine:
     ) -> Request:
         """Hand in a prompt, text or ids; any thread may. Its pieces come from iterating over the request,
         whoever else is served meanwhile. `first` is its number among prompts that share a seed; `ends` and
-        `shown` are as for `start` in generate/text/text_state.py; `adapter` names one of the engine's.
+        `shown` are as for `start_texts` in generate/text/text_state.py; `adapter` names one of the engine's.
 
         Raises InputError for a prompt or options that cannot be.
         """
@@ -191,7 +191,7 @@ class Engine:
         self, prompt: Several[int], config: SamplingConfig, ends: Collection[int], shown: Mapping[int, str]
     ) -> Iterator[tuple[Piece, int]]:
         """Pieces of what follows these ids, each with how many tokens are written; `ends` and `shown` as for
-        `start` in generate/text/text_state.py."""
+        `start_texts` in generate/text/text_state.py."""
         request = self._enqueue(prompt, config, 0, ends, shown)
         return ((piece, request.samples[0].row.written) for piece in self._run_until_done([request]))
 
@@ -267,7 +267,7 @@ class Engine:
                 if self._submitted or requests:
                     began = time.perf_counter()
                     self._step()
-                    self._engine_tasks.wrote(time.perf_counter() - began)
+                    self._engine_tasks.record_generation(time.perf_counter() - began)
         except BaseException as error:  # whoever waits for a text must get it
             problem, self._closed = error, True
         for request in [*requests, *(request for request, _ in self._submitted)]:

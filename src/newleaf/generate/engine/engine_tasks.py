@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 Result = TypeVar("Result")
 Steps = Generator[None, None, Result]  # pauses after each piece of work; returns the result
 
-PATIENCE = 3.0  # how much longer than a piece texts are written before the next piece
-AT_ONCE = 4  # engine tasks that take turns; each may hold keys and values of a text
+GENERATION_TIME_FACTOR = 3.0  # how much longer than a piece texts are written before the next piece
+MAX_ACTIVE_TASKS = 4  # engine tasks that take turns; each may hold keys and values of a text
 
 
 class TaskCancelledError(Exception):
@@ -53,8 +53,8 @@ class EngineTask(Generic[Result]):
 
 class EngineTasks:
     """The engine tasks of an engine, of which a few take turns. While texts are written, a piece of work
-    comes only after they had `PATIENCE` times as long: writing goes first, and engine tasks come to their end
-    all the same."""
+    comes only after they had `MIN_PAUSE` times as long: writing goes first, and engine tasks come to their
+    end all the same."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._waiting: deque[EngineTask[Any]] = deque()
@@ -76,12 +76,12 @@ class EngineTasks:
         if engine_task.advance():
             if len(self._waiting) > 1:  # behind the others that take turns; the rest waits
                 self._waiting.popleft()
-                self._waiting.insert(min(AT_ONCE - 1, len(self._waiting)), engine_task)
+                self._waiting.insert(min(MAX_ACTIVE_TASKS - 1, len(self._waiting)), engine_task)
         else:
             self._waiting.popleft()
-        self._owed = PATIENCE * (self._clock() - began)
+        self._owed = GENERATION_TIME_FACTOR * (self._clock() - began)
 
-    def wrote(self, seconds: float) -> None:
+    def record_generation(self, seconds: float) -> None:
         """Texts were written for so long."""
         self._owed -= seconds
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence as Several
 
 from newleaf.errors import InputError
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.decoding.sequence_group import sequences_of
+from newleaf.generate.decoding.sequence_group import make_sequences
 from newleaf.generate.engine.scheduler import Scheduler
 from newleaf.generate.options import SamplingConfig
 from newleaf.generate.text.request import Request
 from newleaf.generate.text.sequence import Sequence
-from newleaf.generate.text.text_state import Piece, prompt_ids, start
+from newleaf.generate.text.text_state import Piece, prompt_ids, start_texts
 from newleaf.text.tokenizer import Tokenizer
 
 
@@ -50,11 +50,11 @@ class RequestIntake:
             raise InputError(f"adapter: {adapter!r} is not open here; this engine has {known}")
         ids = self._prompt_ids(prompt, config)
         count = config.best_of or config.n
-        samples = start(
+        samples = start_texts(
             self.tokenizer, [ids], config, self.grammars, count, first, ends, shown, self.max_length
         )
         request = Request(config, samples, wake, self.adapters[adapter] if adapter is not None else 0)
-        sequences = sequences_of(request, ids, self.tokenizer, self.max_length)
+        sequences = make_sequences(request, ids, self.tokenizer, self.max_length)
         if not self.scheduler.fits(sequences[0]):
             raise InputError(
                 f"the prompt and max_tokens={config.max_tokens} need more memory for keys and values than "

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
 
-from newleaf.generate.backend.executor import Executor, Part
+from newleaf.generate.backend.executor import Executor, TokenChunk
 from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.sampling.sampler import SamplerRow
 from newleaf.generate.speculation.speculator import Speculator
 from newleaf.generate.text.sequence import Grouped, Sequence
 
-CHUNK = 64  # tokens of a prompt in a round where rounds must always be the same
-LEAST = 8  # rows of a round that prompts have, however many texts are being written
+PREFILL_CHUNK = 64  # tokens of a prompt in a round where rounds must always be the same
+MIN_PREFILL_ROWS = 8  # rows of a round that prompts have, however many texts are being written
 
 
 class Scheduler:
@@ -123,7 +123,9 @@ class Scheduler:
         )
 
     def _need(self, sequence: Sequence, pool: Executor) -> int:
-        return slots_of(sequence) * pool.need(min(sequence.most(self.executor.max_length), pool.max_length))
+        return slots_needed(sequence) * pool.need(
+            min(sequence.most(self.executor.max_length), pool.max_length)
+        )
 
     def _promise(self, sequence: Sequence, sign: int = 1) -> None:
         self._promised = [
@@ -136,7 +138,7 @@ class Scheduler:
         little."""
         while (
             self.waiting
-            and len(self._free) >= slots_of(self.waiting[0])
+            and len(self._free) >= slots_needed(self.waiting[0])
             and self._room_for(self.waiting[0], self._promised)
         ):
             sequence = self.waiting.popleft()
@@ -150,7 +152,7 @@ class Scheduler:
                 left = group.size - len(group.sequences)
                 group.spare, self._free = self._free[:left], self._free[left:]
 
-    def plan(self) -> list[tuple[Sequence, Part, int]]:
+    def plan(self) -> list[tuple[Sequence, TokenChunk, int]]:
         """The next round: for each text that takes part what it reads, and how many of those tokens are
         proposals."""
         self._admit()
@@ -165,11 +167,13 @@ class Scheduler:
         # Where rounds must always be the same, a proposal could tip a tie.
         proposals = {} if self.fixed else self.speculator.propose(writing)
         plan = [self._write(sequence, proposals) for sequence in writing]
-        left = max(LEAST, self.executor.rows - sum(len(part.ids) for _, part, _ in plan))
+        left = max(MIN_PREFILL_ROWS, self.executor.rows - sum(len(part.ids) for _, part, _ in plan))
         for number, sequence in enumerate(reading):
             size = min(
                 sequence.unread,
-                CHUNK - sequence.read % CHUNK if self.fixed else max(1, left // (len(reading) - number)),
+                PREFILL_CHUNK - sequence.read % PREFILL_CHUNK
+                if self.fixed
+                else max(1, left // (len(reading) - number)),
             )
             plan.append(self._read(sequence, size))
             left -= size
@@ -190,7 +194,7 @@ class Scheduler:
             assert sequence.slot is not None
             if sequence.read == 0 and not self.fixed:
                 if any(
-                    other.adapter == sequence.adapter and other.read < common(sequence, other)
+                    other.adapter == sequence.adapter and other.read < shared_prefix_length(sequence, other)
                     for other in found
                 ):
                     continue
@@ -200,24 +204,26 @@ class Scheduler:
             found.append(sequence)
         return found
 
-    def _write(self, sequence: Sequence, proposals: Mapping[int, list[int]]) -> tuple[Sequence, Part, int]:
+    def _write(
+        self, sequence: Sequence, proposals: Mapping[int, list[int]]
+    ) -> tuple[Sequence, TokenChunk, int]:
         assert sequence.slot is not None
         proposal = proposals.get(sequence.slot, [])
         ids = [sequence.sample.row.ids[-1], *proposal]
-        return sequence, Part(sequence.slot, sequence.read, ids, len(ids)), len(proposal)
+        return sequence, TokenChunk(sequence.slot, sequence.read, ids, len(ids)), len(proposal)
 
-    def _read(self, sequence: Sequence, size: int) -> tuple[Sequence, Part, int]:
+    def _read(self, sequence: Sequence, size: int) -> tuple[Sequence, TokenChunk, int]:
         assert sequence.slot is not None
         ids = sequence.text[sequence.read : sequence.read + size]
-        return sequence, Part(sequence.slot, sequence.read, ids, int(size == sequence.unread)), 0
+        return sequence, TokenChunk(sequence.slot, sequence.read, ids, int(size == sequence.unread)), 0
 
 
-def slots_of(sequence: Sequence) -> int:
+def slots_needed(sequence: Sequence) -> int:
     """How many slots a text needs, with its group."""
     return sequence.group.size if sequence.group is not None else 1
 
 
-def common(one: Sequence, other: Sequence) -> int:
+def shared_prefix_length(one: Sequence, other: Sequence) -> int:
     """Tokens of whole pages with which both texts begin, and which the first could borrow."""
     mine, theirs = one.text, other.text
     length, most = 0, min(len(mine) - 1, len(theirs))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from newleaf.errors import NotFiniteError
 from newleaf.generate.backend.executor import Executor
-from newleaf.generate.decoding.sequence_group import SequenceGroup, advance
-from newleaf.generate.engine.scheduler import Scheduler, slots_of
+from newleaf.generate.decoding.sequence_group import SequenceGroup, advance_group
+from newleaf.generate.engine.scheduler import Scheduler, slots_needed
 from newleaf.generate.sampling.sampler import sample_tokens
 from newleaf.generate.speculation.speculator import Speculator
 from newleaf.generate.text.request import Request
@@ -39,7 +39,7 @@ class StepLoop:
 
     def add(self, request: Request, sequences: list[Sequence]) -> None:
         """The scheduler gets the sequences of a request, and more slots where its group needs them."""
-        if (missing := slots_of(sequences[0]) - self.executor.count) > 0:
+        if (missing := slots_needed(sequences[0]) - self.executor.count) > 0:
             self.scheduler.add_slots(missing)
         self.requests[request] = sequences
         for sequence in sequences:
@@ -142,7 +142,7 @@ class StepLoop:
         if request.cancelled:
             return
         try:
-            pieces, going = advance(group, self.tokenizer)
+            pieces, going = advance_group(group, self.tokenizer)
         except NotFiniteError as error:
             pieces, going = [], []
             request.finish(error)

@@ -12,8 +12,9 @@ from newleaf.generate.kernels.layout import KEY_GROUP, LANES, PAGE
 from newleaf.model import GPTConfig
 
 SCALE = 4  # bytes
-AT_ONCE = 256  # tokens that a round reads of one text at most, beside what its windows see
-BACK = 32  # tokens that may be taken back, since they were guesses, after windows have moved on over them
+MAX_STEP_TOKENS = 256  # tokens that a round reads of one text at most, beside what its windows see
+# tokens that may be taken back, since they were guesses, after windows have moved on over them
+MAX_ROLLBACK = 32
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,11 @@ class LayerGroup:
     def most(self, length: int) -> int:
         """Pages that a text of so many tokens needs at once."""
         pages = -(-length // PAGE)
-        return min(pages, -(-(self.window + AT_ONCE + BACK) // PAGE) + 1) if self.window else pages
+        return (
+            min(pages, -(-(self.window + MAX_STEP_TOKENS + MAX_ROLLBACK) // PAGE) + 1)
+            if self.window
+            else pages
+        )
 
 
 def layer_groups_of(config: GPTConfig) -> tuple[LayerGroup, ...]:

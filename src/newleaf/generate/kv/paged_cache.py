@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from newleaf.generate.kernels.layout import PAGE
-from newleaf.generate.kv.layer_groups import BACK, head_bytes, layer_groups_of, width_of
+from newleaf.generate.kv.layer_groups import MAX_ROLLBACK, head_bytes, layer_groups_of, width_of
 from newleaf.model import GPTConfig
 
 # pages of each layer group with windows that these have passed and that are kept all the same, while no
 # memory is lacking
-PASSED = 256
+MAX_PASSED_PAGES = 256
 
 
 class OutOfPagesError(Exception):
@@ -171,7 +171,7 @@ class PagedCache:
         """Pages for tokens at positions `start` … `end` − 1; those that no window sees from BACK tokens
         before on are let go. Raises OutOfPagesError where the limit leaves none."""
         for layer_group, owned in zip(self.layer_groups, self._owned[slot], strict=True):
-            passed = max(owned.passed, layer_group.first(max(0, start - BACK)))
+            passed = max(owned.passed, layer_group.first(max(0, start - MAX_ROLLBACK)))
             for page in owned.pages[: passed - owned.passed]:
                 self._drop(page, passed=True)
             del owned.pages[: passed - owned.passed]
@@ -269,7 +269,9 @@ class PagedCache:
         self._idle[page] = None
         if passed:
             self._passed[page] = None
-            if len(self._passed) > PASSED * sum(layer_group.window > 0 for layer_group in self.layer_groups):
+            if len(self._passed) > MAX_PASSED_PAGES * sum(
+                layer_group.window > 0 for layer_group in self.layer_groups
+            ):
                 self._forget(next(iter(self._passed)))
 
     def _forget(self, page: int) -> None:

@@ -13,8 +13,8 @@ from newleaf.model import GPTConfig
 
 
 class TorchCacheView:
-    """The pages of one slot, which must be reserved, after `start` tokens. `state` is the table that the
-    kernels find pages by."""
+    """The pages of one slot, which must be reserved, after `start` tokens. `state` is the table that
+    the kernels find pages by."""
 
     def __init__(self, config: GPTConfig, state: Any, slot: int, start: int) -> None:
         self.config, self.state, self.slot, self.length = config, state, slot, start

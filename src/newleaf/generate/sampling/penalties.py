@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-NEVER = float("-inf")
+FORBIDDEN = float("-inf")
 
 
 def add_bias(logits: Tensor, biases: Sequence[Mapping[int, float]]) -> Tensor:
@@ -62,7 +62,7 @@ def forbid_repeated_ngrams(
             ids = torch.tensor(history, dtype=torch.long)
             grams = ids.unfold(0, size, 1)
             repeats = (grams[:, :-1] == ids[len(ids) - size + 1 :]).all(1)
-            row[grams[repeats, -1]] = NEVER
+            row[grams[repeats, -1]] = FORBIDDEN
     return logits
 
 
@@ -71,7 +71,7 @@ def forbid(logits: Tensor, banned: Sequence[Collection[int]]) -> Tensor:
     logits = logits.clone()
     for row, ids in zip(logits, banned, strict=True):
         if ids:
-            row[torch.tensor(sorted(ids), dtype=torch.long)] = NEVER
+            row[torch.tensor(sorted(ids), dtype=torch.long)] = FORBIDDEN
     return logits
 
 
@@ -80,6 +80,6 @@ def force(logits: Tensor, ids: Sequence[int | None]) -> Tensor:
     logits = logits.clone()
     for row, token in zip(logits, ids, strict=True):
         if token is not None:
-            row.fill_(NEVER)
+            row.fill_(FORBIDDEN)
             row[token] = 0.0
     return logits

@@ -124,8 +124,10 @@ def keep_valid(logits: Tensor, rows: Sequence[SamplerRow]) -> Tensor:
 def _valid(logits: Tensor, row: SamplerRow) -> Tensor:
     """Logits [V] with the tokens at −inf that would make the row's text invalid, unless that were all."""
     assert row.utf8 is not None
-    left = logits.masked_fill(~torch.from_numpy(row.utf8.fitting(row.begun, len(logits))), penalties.NEVER)
-    return logits if bool((left == penalties.NEVER).all()) else left
+    left = logits.masked_fill(
+        ~torch.from_numpy(row.utf8.fitting(row.begun, len(logits))), penalties.FORBIDDEN
+    )
+    return logits if bool((left == penalties.FORBIDDEN).all()) else left
 
 
 def _pick(logits: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
@@ -167,7 +169,7 @@ def _likeliest(logits: npt.NDArray[np.float32]) -> int:
     value = logits[token]
     if np.isfinite(value):
         return token
-    return NO_TOKEN_ALLOWED if value == penalties.NEVER else OVERFLOW
+    return NO_TOKEN_ALLOWED if value == penalties.FORBIDDEN else OVERFLOW
 
 
 def _banned(row: SamplerRow) -> frozenset[int] | set[int]:
@@ -183,7 +185,7 @@ def _fits(logits: Tensor, row: SamplerRow) -> bool:
         return False
     token = int(logits.numpy().argmax())
     return (
-        bool(logits[token] != penalties.NEVER)
+        bool(logits[token] != penalties.FORBIDDEN)
         and token not in row.end_ids
         and row.constraint.fitting([token]) == 1
     )
@@ -200,7 +202,7 @@ def _constrain(logits: Tensor, free: Tensor, rows: Sequence[SamplerRow], chosen_
             if logits is given:
                 logits = logits.clone()
             refused = ~row.constraint.allowed(logits.shape[1])
-            logits[number].masked_fill_(refused, penalties.NEVER)
-            if free is not given and bool((logits[number] == penalties.NEVER).all()):
-                logits[number] = free[number].masked_fill(refused, penalties.NEVER)
+            logits[number].masked_fill_(refused, penalties.FORBIDDEN)
+            if free is not given and bool((logits[number] == penalties.FORBIDDEN).all()):
+                logits[number] = free[number].masked_fill(refused, penalties.FORBIDDEN)
     return logits

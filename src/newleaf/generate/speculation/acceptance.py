@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-WEIGHT = 4.0  # tokens that what was believed before counts for
-MEMORY = 64.0  # tokens after which what was seen counts for little
-FADING = 0.99  # of what was seen remains each time that it kept us from guessing: so we try again one day
+PRIOR_WEIGHT = 4.0  # tokens that what was believed before counts for
+WINDOW = 64.0  # tokens after which what was seen counts for little
+DECAY = 0.99  # of what was seen remains each time that it kept us from guessing: so we try again one day
 
 
 class AcceptanceRates:
@@ -23,19 +23,19 @@ class AcceptanceRates:
 
     def probability(self, kind: int) -> float:
         before = self._prior[kind] if self._above is None else self._above.probability(kind)
-        return (self._accepted[kind] + WEIGHT * before) / (self._seen[kind] + WEIGHT)
+        return (self._accepted[kind] + PRIOR_WEIGHT * before) / (self._seen[kind] + PRIOR_WEIGHT)
 
     def note(self, kinds: Sequence[int], accepted: int) -> None:
         """Of proposals that followed each other the first `accepted` were right, and the next was wrong,
         where there is one."""
         for place, kind in enumerate(kinds[: accepted + 1]):
-            keep = 1 - 1 / MEMORY
+            keep = 1 - 1 / WINDOW
             self._accepted[kind] = keep * self._accepted[kind] + (place < accepted)
             self._seen[kind] = keep * self._seen[kind] + 1
         if self._above is not None:
             self._above.note(kinds, accepted)
 
-    def fade(self, kind: int, keep: float = FADING) -> None:
+    def fade(self, kind: int, keep: float = DECAY) -> None:
         """A proposal of this kind was not worth it: believe what was seen a little less, or by how much is to
         be kept of it."""
         self._accepted[kind] *= keep

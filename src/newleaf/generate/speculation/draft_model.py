@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from newleaf.errors import InputError
-from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, Part
+from newleaf.generate.backend.executor import Executor, LoweredExecutor, ModuleExecutor, TokenChunk
 from newleaf.generate.backend.lowered_program import CannotLower
 from newleaf.generate.backend.runner import LoweredRunner, cache_dtype, say_once
 from newleaf.generate.kv.layer_groups import head_bytes
@@ -30,11 +30,11 @@ from newleaf.generate.text.text_state import one_thread
 from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
 
-MOST = 11  # tokens that are drafted at once
-LEAST_CONTEXT = 64  # of a draft: what is shorter would begin anew all the time
-NEAR = 16  # tokens that it may be behind and still draft at once; it reads more in rounds of its own
+MAX_DRAFTED = 11  # tokens that are drafted at once
+MIN_CONTEXT = 64  # of a draft: what is shorter would begin anew all the time
+MAX_LAG = 16  # tokens that it may be behind and still draft at once; it reads more in rounds of its own
 # how likely the draft holds its token: chances of these and more are alike
-SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
+CONFIDENCE_LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
 PRIOR = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.97)  # that the large network chooses the same
 
 
@@ -57,7 +57,7 @@ def check_draft(network: GPT, tokenizer: Tokenizer, draft: GPT, draft_tokenizer:
             f"draft: its tokenizer is another one (token {first} is {other}, and {ours} in the model); take "
             f"a draft with the model's"
         )
-    context, needed = draft.config.context_length, min(LEAST_CONTEXT, network.config.context_length)
+    context, needed = draft.config.context_length, min(MIN_CONTEXT, network.config.context_length)
     if context < needed:
         raise InputError(
             f"draft: its context of {context} tokens is too short to write ahead in; {needed} are the least"
@@ -121,7 +121,7 @@ class DraftModel:
 
     def reading_seconds(self, tokens: int, large: StepCost) -> float:
         """What reading so many tokens takes."""
-        if tokens <= NEAR:
+        if tokens <= MAX_LAG:
             return 0.0
         rows = self.executor.rows
         return (
@@ -133,7 +133,10 @@ class DraftModel:
     def follow(self, sequence: Sequence) -> None:
         """Note what of its own proposals became text, and begin again where the text has left its context."""
         ids, state = sequence.sample.row.ids, self.states.of(sequence)
-        if state.draft_base < sequence.base or len(ids) - state.draft_base + MOST > self.executor.max_length:
+        if (
+            state.draft_base < sequence.base
+            or len(ids) - state.draft_base + MAX_DRAFTED > self.executor.max_length
+        ):
             self.forget(sequence)
             state.draft_base = max(sequence.base, len(ids) - (self.executor.max_length + 1) // 2)
         at = state.draft_base + state.draft_read
@@ -163,7 +166,7 @@ class DraftModel:
         ids = text[state.draft_read : min(state.draft_read + most, len(text) - 1)]
         if ids:
             begin = time.perf_counter()
-            self.executor.run([Part(sequence.slot, state.draft_read, ids)])
+            self.executor.run([TokenChunk(sequence.slot, state.draft_read, ids)])
             self.step_cost.note(0, len(ids), time.perf_counter() - begin)
             state.draft_read += len(ids)
             self.publish(sequence)
@@ -199,14 +202,14 @@ class DraftModel:
             if token >= 0
         ]
         for each, token, probability in able:
-            kind = sum(probability >= least for least in SURE)
+            kind = sum(probability >= least for least in CONFIDENCE_LEVELS)
             each.kinds.append(kind)
             each.tokens.append(token)
             each.reach.append((each.reach[-1] if each.reach else 1.0) * self.acceptance.probability(kind))
             each.row.take(token)
         return [each for each, *_ in able]
 
-    def _part(self, ahead: DraftedTokens) -> Part:
+    def _part(self, ahead: DraftedTokens) -> TokenChunk:
         """What it has not read of a text, or the token that it wrote last; noted as read."""
         sequence, slot = ahead.sequence, ahead.sequence.slot
         assert slot is not None
@@ -214,17 +217,17 @@ class DraftModel:
         start = state.draft_read + len(state.draft_tokens)
         if ahead.tokens:
             state.draft_tokens.append(ahead.tokens[-1])
-            return Part(slot, start, ahead.tokens[-1:], 1)
+            return TokenChunk(slot, start, ahead.tokens[-1:], 1)
         ids = sequence.sample.row.ids[state.draft_base + state.draft_read :]
         state.draft_read += len(ids)
-        return Part(slot, start, ids, 1)
+        return TokenChunk(slot, start, ids, 1)
 
     def record_accepted(self, kinds: Several[int], accepted: int) -> None:
         self.acceptance.note(kinds, accepted)
         self.any.note([0] * len(kinds), accepted)
 
 
-def rest(executor: Executor) -> None:
+def sleep_threads(executor: Executor) -> None:
     """Let the threads of a program sleep, so that they leave the cores to another's."""
     if isinstance(executor, LoweredExecutor):
         executor.runner.thread_pool.rest()
@@ -251,7 +254,9 @@ def open_draft(
     return DraftModel(own, vocab_size, draft.weight_bytes() / network.weight_bytes())
 
 
-def shares(limit: int, network: GPT, draft: GPT, cache: torch.dtype | None = None) -> tuple[int, int]:
+def split_cache_limit(
+    limit: int, network: GPT, draft: GPT, cache: torch.dtype | None = None
+) -> tuple[int, int]:
     """Bytes of a limit for keys and values of the network, and for the draft's: as one token of each
     takes."""
     mine, its = (_token_bytes(each, cache) for each in (network, draft))

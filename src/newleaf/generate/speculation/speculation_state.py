@@ -1,4 +1,5 @@
-"""What speculation knows of each sequence: its prompt-lookup index, acceptance rates, the draft's progress."""
+"""What speculation knows of each sequence: its prompt-lookup index, acceptance rates, the draft's
+progress."""
 
 from __future__ import annotations
 

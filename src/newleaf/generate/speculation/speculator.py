@@ -15,14 +15,21 @@ from dataclasses import dataclass, field
 from newleaf.generate.backend.executor import Executor
 from newleaf.generate.speculation import prompt_lookup
 from newleaf.generate.speculation.acceptance import AcceptanceRates
-from newleaf.generate.speculation.draft_model import MOST, NEAR, DraftedTokens, DraftModel, rest
+from newleaf.generate.speculation.draft_model import (
+    MAX_DRAFTED,
+    MAX_LAG,
+    DraftedTokens,
+    DraftModel,
+    sleep_threads,
+)
 from newleaf.generate.speculation.speculation_state import SpeculationStates
 from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.generate.text.sequence import Sequence
 
-CHECK = 64  # each so many rounds with proposals, one without, so that what they are compared with stays true
+# each so many rounds with proposals, one without, so that what they are compared with stays true
+BASELINE_INTERVAL = 64
 # rounds without the draft after it did not pay; twice as many each time that follows
-PATIENCE, MOST_PATIENCE = 32, 2048
+MIN_PAUSE, MAX_PAUSE = 32, 2048
 
 
 @dataclass
@@ -92,7 +99,7 @@ class Speculator:
             for each in writing
             if each.sample.row.config.speculation == "auto" and (most := self._most(each)) > 0
         ]
-        if self._since >= CHECK:
+        if self._since >= BASELINE_INTERVAL:
             self._since = 0
             return {}
         rows = len(writing)
@@ -173,7 +180,7 @@ class Speculator:
             self.draft is not None
             and not state.paused_steps
             and bool(state.draft_read)
-            and self.draft.behind(sequence) <= NEAR
+            and self.draft.behind(sequence) <= MAX_LAG
         )
 
     def _expected(
@@ -185,7 +192,7 @@ class Speculator:
         return self.step_cost.best(
             texts,
             rows,
-            [likely**count for count in range(1, min(most, MOST) + 1)],
+            [likely**count for count in range(1, min(most, MAX_DRAFTED) + 1)],
             lambda steps: steps * step,
         )
 
@@ -201,19 +208,19 @@ class Speculator:
                 continue
             draft.follow(sequence)
             most = min(
-                most, MOST, draft.executor.max_length - len(sequence.sample.row.ids) + state.draft_base
+                most, MAX_DRAFTED, draft.executor.max_length - len(sequence.sample.row.ids) + state.draft_base
             )
             if most > 0 and self._pays(draft, sequence, most, texts, rows, len(wanting)):
                 able.append(DraftedTokens(sequence, sequence.sample.row.fork(), most))
         if able:
-            rest(self.executor)  # its threads leave the cores to the draft's
+            sleep_threads(self.executor)  # its threads leave the cores to the draft's
             for ahead in able:
-                if draft.behind(ahead.sequence) > NEAR:
+                if draft.behind(ahead.sequence) > MAX_LAG:
                     draft.read(ahead.sequence, draft.executor.rows)
             self._draft_tokens(
-                draft, [each for each in able if draft.behind(each.sequence) <= NEAR], texts, rows
+                draft, [each for each in able if draft.behind(each.sequence) <= MAX_LAG], texts, rows
             )
-            rest(draft.executor)
+            sleep_threads(draft.executor)
 
     def _draft_tokens(self, draft: DraftModel, near: Several[DraftedTokens], texts: int, rows: int) -> None:
         """Go on for each text while what comes next is likely enough to be right."""
@@ -245,7 +252,7 @@ class Speculator:
             count *= saved * (row.config.max_tokens - row.written) > reading
         if not count:
             state = self.states.of(sequence)
-            state.last_pause = min(2 * state.last_pause or PATIENCE, MOST_PATIENCE)
+            state.last_pause = min(2 * state.last_pause or MIN_PAUSE, MAX_PAUSE)
             state.paused_steps = state.last_pause
             draft.any.fade(0, 0.5)
         return bool(count)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-SLOPE = 0.3  # of a one-row step: what a row more costs, as long as nothing has been measured
+ROW_COST = 0.3  # of a one-row step: what a row more costs, as long as nothing has been measured
 SMOOTHING = 8  # a new figure weighs 1/8
-WILDEST = 2.0  # times what is expected: more is taken for the machine being busy with something else
+OUTLIER_FACTOR = 2.0  # times what is expected: more is taken for the machine being busy with something else
 MARGIN = 1.02  # proposals must promise so much, since the figures are not exact
 
 
@@ -29,12 +29,12 @@ class StepCost:
         table = self._tables.setdefault(texts, {})
         before, count = table.get(rows, (seconds, 0))
         count = min(count + 1, SMOOTHING)
-        table[rows] = before + (min(seconds, WILDEST * before) - before) / count, count
+        table[rows] = before + (min(seconds, OUTLIER_FACTOR * before) - before) / count, count
 
     def note_choice(self, tokens: int, seconds: float) -> None:
         each = seconds / tokens
         before = self.choosing or each
-        self.choosing = before + (min(each, WILDEST * before) - before) / SMOOTHING
+        self.choosing = before + (min(each, OUTLIER_FACTOR * before) - before) / SMOOTHING
 
     def seconds(self, texts: int, rows: int) -> float:
         """What a step of so many rows takes; between and beyond measured ones along a line. In no unit while
@@ -49,7 +49,11 @@ class StepCost:
         if less and more:
             return table[less][0] + (table[more][0] - table[less][0]) * (rows - less) / (more - less)
         known = less or more
-        return table[known][0] * shape(rows) / shape(known) if known else shape(rows)
+        return (
+            table[known][0] * unmeasured_cost(rows) / unmeasured_cost(known)
+            if known
+            else unmeasured_cost(rows)
+        )
 
     def row(self, texts: int, rows: int) -> float:
         """What one row more takes, on average over the next four: rows are cheapest by fours."""
@@ -78,5 +82,5 @@ class StepCost:
         return best, most
 
 
-def shape(rows: int) -> float:
-    return 1 + SLOPE * (rows - 1)
+def unmeasured_cost(rows: int) -> float:
+    return 1 + ROW_COST * (rows - 1)

@@ -43,16 +43,16 @@ def collect(pieces: Iterable[Piece], prompts: int) -> list[list[Completion]]:
     return [[texts[number] for number in sorted(texts)] for texts in found]
 
 
-def told_past(pieces: Iterable[Piece], context: int) -> Iterator[Piece]:
+def warn_past_context(pieces: Iterable[Piece], context: int) -> Iterator[Piece]:
     """The pieces; then a warning where a text outgrew the context, which cannot be seen in the text."""
     past = 0
     for piece in pieces:
         past += piece.past_context
         yield piece
-    tell_past(past, context)
+    log_past_context(past, context)
 
 
-def tell_past(texts: int, context: int) -> None:
+def log_past_context(texts: int, context: int) -> None:
     """Say that so many texts outgrew the context."""
     if texts:
         subject = "the text is" if texts == 1 else f"{texts:,} texts are"

@@ -13,7 +13,7 @@ from newleaf.generate.text.text_state import Piece, TextState
 
 
 @dataclass(frozen=True)
-class Reading:
+class PrefillProgress:
     """How far a prompt has been read: `processed` of `total` tokens, the first `cached_directory` of which
     the cache had already."""
 
@@ -34,7 +34,7 @@ class Request:
     ) -> None:
         self.config, self.samples, self.adapter = config, samples, adapter
         self.cancelled = False
-        self.reading: Reading | None = None
+        self.reading: PrefillProgress | None = None
         self._watched = self._read_on = False
         self._wake = wake
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -107,7 +107,7 @@ class Request:
 
     def note_reading(self, total: int, cached: int, processed: int) -> None:
         """A round has read more of the prompt."""
-        self.reading = Reading(total, cached, processed)
+        self.reading = PrefillProgress(total, cached, processed)
         if self._watched:
             self._read_on = True
             self._tell()

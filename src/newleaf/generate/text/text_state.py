@@ -112,7 +112,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, config: SamplingConfig, limit:
     return ids
 
 
-def start(
+def start_texts(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     config: SamplingConfig,

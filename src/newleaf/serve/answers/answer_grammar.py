@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from newleaf.generate.constraints.prepared_schema import Prepared
+from newleaf.generate.constraints.prepared_schema import PreparedSchema
 from newleaf.serve.tool_calls.parameter_tag_grammar import parameter_tag_rules
 from newleaf.serve.tool_calls.parameter_tags import PARAMETER_TAG_FORMATS, ParameterTagFormat
 from newleaf.serve.tool_calls.sections import SECTION_FORMATS, SectionFormat
@@ -49,7 +49,7 @@ def channel_grammar(
 ) -> str:
     """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any,
     and then one of `answers` in the final one, or a call of one of these functions, whose parameters are
-    `Prepared`. `control` gives the ids of control tokens."""
+    `PreparedSchema`. `control` gives the ids of control tokens."""
 
     def mark(text: str) -> str:
         return _mark(control, text)
@@ -71,7 +71,7 @@ def channel_grammar(
     return "\n".join([f"start: thoughts? ({ways})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules])
 
 
-def json_answer(schema: Prepared) -> str:
+def json_answer(schema: PreparedSchema) -> str:
     """JSON that fits this schema."""
     return schema.rules("json")
 
@@ -95,7 +95,7 @@ def calls_answer(
     control: Callable[[str], int | None],
     lead: Lead,
 ) -> str:
-    """One call of these functions, whose parameters are `Prepared`, or more where they may be `parallel`.
+    """One call of these functions, whose parameters are `PreparedSchema`, or more where they may be `parallel`.
 
     Before them stands what `lead` says: nothing that the prompt can have, the form's mark, or text up to its
     mark. `control` gives the ids of control tokens.

@@ -9,8 +9,8 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
-from newleaf.generate.constraints.json_schema import prepare
-from newleaf.generate.constraints.prepared_schema import Prepared
+from newleaf.generate.constraints.json_schema import prepare_schema
+from newleaf.generate.constraints.prepared_schema import PreparedSchema
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.serve.api_errors import ApiError
 
@@ -31,7 +31,7 @@ class AnswerSchema:
     place: str
     strict: bool = False
 
-    def ready(self, grammars: GrammarCompiler | None) -> Prepared:
+    def ready(self, grammars: GrammarCompiler | None) -> PreparedSchema:
         """The schema for a grammar. With `grammars` it is compiled by itself, so that what fails is found
         and, unless this is strict, dropped; without, it may still fail.
 
@@ -39,17 +39,17 @@ class AnswerSchema:
         """
         try:
             if grammars is None:
-                return prepare(parse_schema(self.schema), not self.strict)
+                return prepare_schema(parse_schema(self.schema), not self.strict)
             return grammars.prepare(self.schema, not self.strict)
         except InputError as error:
             text = str(error).removeprefix("json_schema")
             raise ApiError(400, f"{self.param}{text}", self.param, "invalid_value") from None
 
-    def loosened(self, prepared: Prepared) -> tuple[str, ...]:
+    def loosened(self, prepared: PreparedSchema) -> tuple[str, ...]:
         """Paths in the body of the keywords that were dropped."""
         return tuple(self.place + pointer.removeprefix("#") for pointer in prepared.loosened)
 
-    def watched(self, prepared: Prepared, bare: bool = False) -> AnswerSchema | None:
+    def watched(self, prepared: PreparedSchema, bare: bool = False) -> AnswerSchema | None:
         """What of this schema is to be looked at when a value is whole: all where the grammar's was loosened
         or values are `bare` text, only names that stand there twice where others than those
         listed may; None for nothing."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from newleaf.generate.constraints.prepared_schema import Prepared
+from newleaf.generate.constraints.prepared_schema import PreparedSchema
 from newleaf.serve.tool_calls.parameter_tags import ParameterTagFormat
 from newleaf.serve.tool_calls.parameter_types import resolve_reference, schema_types
 
@@ -20,7 +20,7 @@ NAME = '/[^<>"\\s]{1,64}/'
 def parameter_tag_rules(
     markup: ParameterTagFormat, functions: Sequence[dict[str, Any]], more: str, start: str
 ) -> list[str]:
-    """Rules of one call of these functions, whose parameters are `Prepared`, or several; `start` and `more`
+    """Rules of one call of these functions, whose parameters are `PreparedSchema`, or several; `start` and `more`
     are what stands before the first call and before each other."""
     rules = []
     for number, each in enumerate(functions):
@@ -31,7 +31,7 @@ def parameter_tag_rules(
     return [f"calls: {start} call{more}", f"call: {one}", *rules]
 
 
-def _parameters(markup: ParameterTagFormat, name: str, prepared: Prepared) -> list[str]:
+def _parameters(markup: ParameterTagFormat, name: str, prepared: PreparedSchema) -> list[str]:
     """Parameters in the schema's order. Where it lists none, any may stand there; what was written is checked
     afterwards."""
     root = prepared.schema if isinstance(prepared.schema, dict) else {}
@@ -56,7 +56,11 @@ def _ways(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> list[
 
 
 def _way(
-    markup: ParameterTagFormat, name: str, schema: dict[str, Any], root: dict[str, Any], prepared: Prepared
+    markup: ParameterTagFormat,
+    name: str,
+    schema: dict[str, Any],
+    root: dict[str, Any],
+    prepared: PreparedSchema,
 ) -> list[str]:
     properties, required = schema.get("properties"), schema.get("required") or []
     if not isinstance(properties, dict) and schema.get("additionalProperties") is not False and not required:
@@ -81,7 +85,7 @@ def _way(
 
 
 def _value(
-    markup: ParameterTagFormat, name: str, child: Any, root: dict[str, Any], prepared: Prepared
+    markup: ParameterTagFormat, name: str, child: Any, root: dict[str, Any], prepared: PreparedSchema
 ) -> list[str]:
     """A value and the tag that ends it: bare text where it may be a string, and else JSON."""
     kinds = schema_types(child, root)
@@ -89,9 +93,9 @@ def _value(
     if kinds and "string" not in kinds:
         shared = {word: root[word] for word in DEFINITIONS if word in root}
         inner = (
-            Prepared({**child, **shared}, (), prepared.uses_lark)
+            PreparedSchema({**child, **shared}, (), prepared.uses_lark)
             if isinstance(child, dict)
-            else Prepared(child)
+            else PreparedSchema(child)
         )
         return [f"{name}: {name}_json {end}", *inner.rules(f"{name}_json").splitlines()]
     child = child if isinstance(child, dict) else {}
