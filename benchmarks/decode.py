@@ -169,11 +169,11 @@ def random_network(config: GPTConfig, kind: str) -> GPT:
 def write_gguf(config: GPTConfig, kind: str, folder: Path) -> Path:
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300)
     path = folder / f"{kind}.gguf"
-    finer = dict(gguf_write.KEPT_FINER)
+    finer = dict(gguf_write.HIGHER_PRECISION)
     if kind.endswith("pure"):
-        gguf_write.KEPT_FINER.clear()
+        gguf_write.HIGHER_PRECISION.clear()
     Model(random_network(config, "fp32"), tokenizer, "gpt2").save(path, kind.split()[0])
-    gguf_write.KEPT_FINER.update(finer)
+    gguf_write.HIGHER_PRECISION.update(finer)
     return path
 
 

@@ -28,7 +28,7 @@ from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import FORMATS, LANES, Packed
 from newleaf.quant.packed_layers import PackedEmbedding, PackedWeight, packable
-from newleaf.storage.build_network import assemble, blank
+from newleaf.storage.build_network import empty_network, load_weights
 
 SIZES = ["gpt-neo-2.7b", "gptj-6b", "gpt-neox-20b"]
 PROMPT = 32
@@ -44,14 +44,14 @@ def random_packed(shape: torch.Size) -> Packed:
 
 
 def random_network(config: GPTConfig) -> GPT:
-    network = blank(config)
+    network = empty_network(config)
     packs = packable(network)
 
     def weights():  # type: ignore[no-untyped-def]
         for name, weight in network.state_dict().items():
             yield name, random_packed(weight.shape) if name in packs else torch.randn(weight.shape) * 0.02
 
-    return assemble(network, weights(), None)
+    return load_weights(network, weights(), None)
 
 
 def read_each_token(network: GPT) -> list[Tensor]:
@@ -129,7 +129,7 @@ def main() -> None:
         each = sum(tensor.nbytes for tensor in tensors)
         speed = reading_speed(tensors)
         own = float(np.median(newleaf_speed(network, args.tokens, args.rounds + 1)))
-        parameters = sum(weight.numel() for weight in blank(config).parameters())
+        parameters = sum(weight.numel() for weight in empty_network(config).parameters())
         del network, tensors
         gc.collect()
         peer = "–"

@@ -35,8 +35,8 @@ from tokenizers.models import WordLevel
 
 from newleaf.families import family_for, size
 from newleaf.families.weights import to_hugging_face
-from newleaf.storage.build_network import blank
-from newleaf.storage.describe import facts
+from newleaf.storage.build_network import empty_network
+from newleaf.storage.describe import model_info
 
 SHARD = 2_000_000_000  # bytes
 Contender = tuple[str, str]  # a program, and how it opens the model
@@ -55,7 +55,9 @@ def write_folder(folder: Path, name: str) -> int:
     with torch.device("meta"):
         shapes = {
             key: tensor.shape
-            for key, tensor in to_hugging_face(family.rules(config), blank(config).state_dict()).items()
+            for key, tensor in to_hugging_face(
+                family.rules(config), empty_network(config).state_dict()
+            ).items()
         }
     folder.mkdir(parents=True, exist_ok=True)
     values = family.write_config(config) | {"dtype": "bfloat16"}
@@ -144,7 +146,7 @@ def main() -> None:
             file.stat().st_size for file in (model.glob("*.safetensors") if model.is_dir() else [model])
         )
         reading, found = measure(model, contenders(model, args.weights), args.repeats, args.tokens)
-        said = facts(model)
+        said = model_info(model)
     title = f"{model.name}: {total / 1e9:.2f} GB, read in {reading:.2f} s; medians of {args.repeats}; torch {torch.__version__}"
     memory = "before, MB", "to open, MB", f"to write {args.tokens} tokens, MB", "info says, MB"
     table = Table(

@@ -189,9 +189,9 @@ def _subject(size: str | Path | GPTConfig) -> Subject:
     if isinstance(size, GPTConfig):
         return Subject("a configuration", "", size, size.n_head)
     if "/" in str(size) or Path(size).suffix == ".gguf" or Path(size).is_dir():
-        from newleaf.storage.describe import network_named
+        from newleaf.storage.describe import read_network_config
 
-        family, config = network_named(size)
+        family, config = read_network_config(size)
         return Subject(str(size), family, config, config.n_head)
     try:
         name = size_name(str(size))

@@ -23,7 +23,7 @@ from newleaf.generate.backend.runner import LoweredRunner
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT, GPTConfig
 from newleaf.storage.adapter_folder import rules_of, save_adapter
-from newleaf.storage.build_network import PRECISIONS, assemble, blank
+from newleaf.storage.build_network import PRECISIONS, empty_network, load_weights
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 PROSE = Path(__file__).read_text("utf-8")
@@ -47,7 +47,7 @@ def base(family: str, weights: str | None = None) -> GPT:
     for weight in network.parameters():
         weight.data += 0.1 * torch.randn_like(weight)
     return (
-        assemble(blank(network.config), network.state_dict().items(), PRECISIONS[weights])
+        load_weights(empty_network(network.config), network.state_dict().items(), PRECISIONS[weights])
         if weights
         else network
     )

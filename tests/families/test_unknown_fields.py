@@ -16,7 +16,7 @@ import transformers
 import newleaf
 from newleaf.cli.main import main
 from newleaf.storage.convert_model import convert
-from newleaf.storage.describe import facts
+from newleaf.storage.describe import model_info
 
 FOREIGN = {
     "unsloth_version": "2025.1",
@@ -55,11 +55,11 @@ def test_an_unknown_field_is_named_once_on_opening_and_changes_nothing(
 def test_info_names_them_and_a_copy_has_them_no_more(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert facts(folder)["ignored_fields"] == list(FOREIGN)
+    assert model_info(folder)["ignored_fields"] == list(FOREIGN)
     assert main(["info", str(folder)]) == 0
     assert "unsloth_version, auto_map" in capsys.readouterr().out
     convert(folder, tmp_path / "copy")
-    assert "ignored_fields" not in facts(tmp_path / "copy")
+    assert "ignored_fields" not in model_info(tmp_path / "copy")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_stock_transformers_writes_has_no_field_that_is_unknown(
     case: str, make: Callable[[str, Path], Any], tmp_path: Path
 ) -> None:
     _, path = make(case, tmp_path / "m")
-    assert "ignored_fields" not in facts(path)
+    assert "ignored_fields" not in model_info(path)
 
 
 def test_every_field_of_a_stock_configuration_is_read_or_known_to_say_nothing(cases: dict[str, Any]) -> None:

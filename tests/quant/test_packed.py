@@ -17,7 +17,7 @@ from newleaf.model import GPT, GPTConfig, KVCache
 from newleaf.quant.packed import FORMATS, Format, Packed, pack_codes, pack_scales
 from newleaf.quant.packed_layers import PackedLinear, PlainWeights
 from newleaf.quant.quantize import quantize
-from newleaf.storage.build_network import assemble, blank
+from newleaf.storage.build_network import empty_network, load_weights
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 KINDS = sorted(FORMATS)
@@ -114,7 +114,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_a_packed_network_computes_what_its_unpacked_weights_say(name: str, kind: str) -> None:
     network = _network(**NETWORKS[name])
-    packed = assemble(blank(network.config), network.state_dict().items(), FORMATS[kind])
+    packed = load_weights(empty_network(network.config), network.state_dict().items(), FORMATS[kind])
     weights = PlainWeights(packed)
     assert set(weights) == set(network.state_dict())
     plain = GPT(network.config).eval()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import newleaf
 from newleaf.cli.main import main
-from newleaf.storage.files import write_tensors
+from newleaf.storage.files import write_safetensors
 from newleaf.text.tokenizer import Tokenizer
 
 
@@ -71,7 +71,7 @@ def test_each_tensor_has_the_crc32_of_its_bytes_in_the_file(model: Path) -> None
 def test_the_same_tensors_make_the_same_bytes(tmp_path: Path) -> None:
     """safetensors itself writes metadata in an order that changes from file to file."""
     for number in range(20):
-        write_tensors(tmp_path / str(number), {"b": torch.arange(6).float(), "a": torch.ones(2, 3)})
+        write_safetensors(tmp_path / str(number), {"b": torch.arange(6).float(), "a": torch.ones(2, 3)})
     assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
     assert torch.equal(load_file(tmp_path / "0")["b"], torch.arange(6).float())
 

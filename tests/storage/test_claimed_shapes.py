@@ -12,7 +12,7 @@ import transformers
 
 import newleaf
 from newleaf.plan import plan
-from newleaf.storage.describe import facts
+from newleaf.storage.describe import model_info
 from newleaf.storage.stored_weights import StoredWeights
 
 KINDS: list[Any] = [
@@ -53,7 +53,7 @@ def claim(folder: Path, **fields: Any) -> None:
 
 
 def test_a_folder_that_is_what_it_says_has_no_damage(folder: Path) -> None:
-    assert "damage" not in facts(folder)
+    assert "damage" not in model_info(folder)
     assert plan(str(folder))
 
 
@@ -72,7 +72,7 @@ def test_shapes_that_the_weights_do_not_have_are_named(
     import re
 
     claim(folder, **claimed)
-    assert re.search(said, facts(folder)["damage"])
+    assert re.search(said, model_info(folder)["damage"])
     with pytest.raises(newleaf.InputError, match=said) as error:
         plan(str(folder))
     assert str(error.value).startswith(str(folder))
@@ -82,5 +82,5 @@ def test_a_classifier_and_a_bare_network_fit(tmp_path: Path) -> None:
     model = transformers.GPT2ForSequenceClassification(KINDS[0])
     model.save_pretrained(tmp_path / "judge")
     model.transformer.save_pretrained(tmp_path / "bare")
-    assert "damage" not in facts(tmp_path / "judge")
-    assert "damage" not in facts(tmp_path / "bare")
+    assert "damage" not in model_info(tmp_path / "judge")
+    assert "damage" not in model_info(tmp_path / "bare")

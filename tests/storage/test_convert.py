@@ -21,7 +21,7 @@ from newleaf.model import GPT, GPTConfig
 from newleaf.storage import write_weights
 from newleaf.storage.convert_model import convert, open_source
 from newleaf.storage.folder import save_folder
-from newleaf.storage.write_weights import Export
+from newleaf.storage.write_weights import StateDictExport
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 IDS = torch.arange(30)[None]
@@ -125,16 +125,16 @@ def test_sinusoids_stay_sinusoids(tmp_path: Path) -> None:
 
 def test_no_more_than_a_shard_is_held(stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit, made, peak = 100_000, [], []
-    make = Export.make
+    make = StateDictExport.make
 
-    def watched(self: Export, rule: write_weights.Rule) -> torch.Tensor:
+    def watched(self: StateDictExport, rule: write_weights.Rule) -> torch.Tensor:
         tensor = make(self, rule)
         made.append((weakref.ref(tensor), tensor.nbytes))
         peak.append(sum(size for ref, size in made if ref() is not None))
         return tensor
 
-    monkeypatch.setattr(write_weights, "LARGEST_SHARD", limit)
-    monkeypatch.setattr(Export, "make", watched)
+    monkeypatch.setattr(write_weights, "MAX_SHARD_SIZE", limit)
+    monkeypatch.setattr(StateDictExport, "make", watched)
     convert(stock, tmp_path / "m")
     assert len(list((tmp_path / "m").glob("model-*.safetensors"))) > 4
     assert max(peak) <= limit

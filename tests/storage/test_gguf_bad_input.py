@@ -22,7 +22,7 @@ from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage.describe import facts
+from newleaf.storage.describe import model_info
 from newleaf.storage.gguf_file import open_gguf
 from newleaf.storage.gguf_read import load_gguf
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -86,7 +86,7 @@ def refused(path: Path) -> str:
     assert len(line) < 400
     assert path.name in line
     with suppress(InputError):  # what only the tensors show, `newleaf info` does not look at
-        facts(path)
+        model_info(path)
     return line
 
 

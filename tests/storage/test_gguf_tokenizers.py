@@ -19,7 +19,7 @@ import newleaf
 from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage.gguf_byte_level import STEPS
+from newleaf.storage.gguf_byte_level import PRE_TOKENIZERS
 from newleaf.storage.gguf_tokenizer import write_tokenizer
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -154,7 +154,7 @@ def test_words_looked_up_whole_go_where_merges_lead_to_the_same_tokens(
         written(lost, tmp_path / "y.gguf")
 
 
-@pytest.mark.parametrize("name", [name for names in STEPS for name in names])
+@pytest.mark.parametrize("name", [name for names in PRE_TOKENIZERS for name in names])
 def test_llama_cpp_knows_every_name_for_cutting_text_that_newleaf_reads(
     name: str, tmp_path: Path, vocabulary_of: Callable[[Path], Any]
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage.describe import facts
+from newleaf.storage.describe import model_info
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 OPEN = """
@@ -59,7 +59,7 @@ def test_what_info_says_is_what_the_system_counts(name: str, weights: str, model
     """Within 15 %."""
     command = [sys.executable, "-c", OPEN, str(models / name), weights]
     found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=300).stdout.split()
-    said = facts(models / name)
+    said = model_info(models / name)
     assert said["memory_to_open"][weights] == pytest.approx(int(found[0]), rel=0.15)
     assert said["memory_of_first_request"][weights] == pytest.approx(int(found[1]), rel=0.15)
 
@@ -68,7 +68,7 @@ def test_larger_networks_take_more_and_only_those_with_kernels_count_them(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("folder", "model.gguf"):
-        said = facts(models / name)
+        said = model_info(models / name)
         opened, asked = said["memory_to_open"], said["memory_of_first_request"]
         assert list(opened) == list(asked) == ["stored", "fp32", "bf16", "int8", "int4"]
         assert opened["fp32"] > opened["bf16"]

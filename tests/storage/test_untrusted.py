@@ -22,7 +22,7 @@ from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.machine import use_threads
 from newleaf.storage.convert_model import convert
-from newleaf.storage.describe import facts
+from newleaf.storage.describe import model_info
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.untrusted import parse_yaml, read_json
@@ -106,7 +106,7 @@ def test_devices_and_pipes_as_adapters_ggufs_and_runs(folder: Path, tmp_path: Pa
         one_line(lambda adapter=adapter: newleaf.load(folder, adapter=adapter), "adapter")
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run" / "run.yaml")
-    one_line(lambda: facts(tmp_path / "run"), "run")
+    one_line(lambda: model_info(tmp_path / "run"), "run")
 
 
 @pytest.mark.parametrize("layers", [2_147_483_648, 10**30, 20_000])
@@ -120,7 +120,7 @@ def test_layers_without_end_are_one_line_at_once(case: str, layers: int, tmp_pat
     (tmp_path / "config.json").write_text(
         json.dumps(values | {name: layers, "layer_types": None, "attention_layers": None})
     )
-    one_line(lambda: facts(tmp_path), name)
+    one_line(lambda: model_info(tmp_path), name)
     assert main(["plan", str(tmp_path)]) == 2
     assert main(["info", str(tmp_path)]) == 2
     for types in ([[["local"], 2**40]], [[["local"] * 5, 24]], [[3]], 5):
@@ -128,7 +128,7 @@ def test_layers_without_end_are_one_line_at_once(case: str, layers: int, tmp_pat
             (tmp_path / "config.json").write_text(
                 json.dumps(values | {"attention_types": types, "attention_layers": None})
             )
-            one_line(lambda: facts(tmp_path))
+            one_line(lambda: model_info(tmp_path))
 
 
 def test_a_network_of_our_own_type_is_bounded_too(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_network_of_our_own_type_is_bounded_too(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "newleaf", "newleaf": {"config": config}})
     )
-    one_line(lambda: facts(tmp_path), "n_layer")
+    one_line(lambda: model_info(tmp_path), "n_layer")
 
 
 def json_tokenizer(**parts: Any) -> dict[str, Any]:
@@ -269,7 +269,10 @@ def test_a_gguf_of_widths_without_end_is_one_line(width: int, folder: Path, tmp_
             at = good.find(struct.pack(f"<{code}", old))
             while 0 <= at < 40_000:
                 (tmp_path / "x.gguf").write_bytes(good[:at] + wide + good[at + len(wide) :])
-                for read in (lambda: newleaf.load(tmp_path / "x.gguf"), lambda: facts(tmp_path / "x.gguf")):
+                for read in (
+                    lambda: newleaf.load(tmp_path / "x.gguf"),
+                    lambda: model_info(tmp_path / "x.gguf"),
+                ):
                     try:
                         read()
                     except InputError as error:

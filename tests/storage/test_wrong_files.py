@@ -21,7 +21,7 @@ from mutations import DEEP, wrong_bytes, wrong_json
 
 import newleaf
 from newleaf.storage.convert_model import convert
-from newleaf.storage.describe import facts, network_named
+from newleaf.storage.describe import model_info, read_network_config
 from newleaf.text.chat_template import ChatTemplate
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -185,7 +185,9 @@ def test_small_files_of_a_folder(
         else '{"eos_token_id": [1, 2], "temperature": 0.5}'
     )
     exchange(folder / name, data.draw(wrong_json(good)))
-    one_line_or_a_result(lambda: opened(folder), lambda: facts(folder), lambda: network_named(folder))
+    one_line_or_a_result(
+        lambda: opened(folder), lambda: model_info(folder), lambda: read_network_config(folder)
+    )
     restore(folder / name, models / model / name)
 
 
@@ -200,7 +202,7 @@ def restore(file: Path, good: Path) -> None:
 def test_bytes_that_are_no_json_or_too_deep(name: str, number: int, models: Path, tmp_path: Path) -> None:
     folder = copy(models, "llama", tmp_path)
     exchange(folder / name, DEEP[number])
-    one_line_or_a_result(lambda: opened(folder), lambda: facts(folder))
+    one_line_or_a_result(lambda: opened(folder), lambda: model_info(folder))
 
 
 @EXAMPLES
@@ -249,7 +251,7 @@ def test_the_files_beside_a_tokenizer_json(data: st.DataObject, models: Path, tm
 def test_an_index_of_shards(data: st.DataObject, models: Path, tmp_path: Path) -> None:
     folder, name = copy(models, "shards", tmp_path), "model.safetensors.index.json"
     exchange(folder / name, data.draw(wrong_json((models / "shards" / name).read_text())))
-    one_line_or_a_result(lambda: opened(folder), lambda: facts(folder))
+    one_line_or_a_result(lambda: opened(folder), lambda: model_info(folder))
 
 
 @EXAMPLES
@@ -266,7 +268,7 @@ def test_the_head_of_safetensors(data: st.DataObject, models: Path, tmp_path: Pa
     exchange(folder / "model.safetensors", wrong)
     one_line_or_a_result(
         lambda: opened(folder),
-        lambda: facts(folder),
+        lambda: model_info(folder),
         lambda: convert(folder, tmp_path / "out", overwrite=True),
     )
 
@@ -278,7 +280,7 @@ def test_the_bytes_of_a_bin(data: st.DataObject, models: Path, tmp_path: Path) -
     (folder / "model.safetensors").unlink(missing_ok=True)
     good = (models / "pytorch_model.bin").read_bytes()
     exchange(folder / "pytorch_model.bin", data.draw(wrong_bytes(good, len(good))))
-    one_line_or_a_result(lambda: opened(folder), lambda: facts(folder))
+    one_line_or_a_result(lambda: opened(folder), lambda: model_info(folder))
 
 
 @EXAMPLES
@@ -286,7 +288,7 @@ def test_the_bytes_of_a_bin(data: st.DataObject, models: Path, tmp_path: Path) -
 def test_the_head_of_a_gguf(data: st.DataObject, models: Path, tmp_path: Path) -> None:
     good = (models / "good.gguf").read_bytes()
     exchange(tmp_path / "x.gguf", data.draw(wrong_bytes(good, len(good) // 2)))
-    one_line_or_a_result(lambda: opened(tmp_path / "x.gguf"), lambda: facts(tmp_path / "x.gguf"))
+    one_line_or_a_result(lambda: opened(tmp_path / "x.gguf"), lambda: model_info(tmp_path / "x.gguf"))
 
 
 @EXAMPLES
@@ -307,7 +309,8 @@ def test_an_adapter(data: st.DataObject, models: Path, tmp_path: Path) -> None:
         )
     base = newleaf.load(models / "llama")
     one_line_or_a_result(
-        lambda: base.with_adapter(folder).generate("some", max_tokens=2, temperature=0), lambda: facts(folder)
+        lambda: base.with_adapter(folder).generate("some", max_tokens=2, temperature=0),
+        lambda: model_info(folder),
     )
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         restore(folder / name, models / "adapter" / name)
@@ -342,7 +345,7 @@ def test_what_newleaf_notes_beside_an_adapter(data: st.DataObject, models: Path,
     noted = {"base": {"id": "0a", "packed": False, "samples": [0.5, 0.25]}, "classifier": labels}
     exchange(folder / "newleaf.json", data.draw(wrong_json(json.dumps(noted))))
     base = newleaf.load(models / "llama")
-    one_line_or_a_result(lambda: base.with_adapter(folder), lambda: facts(folder))
+    one_line_or_a_result(lambda: base.with_adapter(folder), lambda: model_info(folder))
 
 
 @EXAMPLES
@@ -361,4 +364,4 @@ def test_what_newleaf_notes_of_a_classifier(data: st.DataObject, models: Path, t
     values = json.loads((models / "labels" / "config.json").read_text())
     wrong = json.loads(data.draw(wrong_json(json.dumps({"classifier": labels, "version": "1"}))))
     exchange(folder / "config.json", json.dumps(values | {"newleaf": wrong}).encode())
-    one_line_or_a_result(lambda: opened(folder), lambda: facts(folder))
+    one_line_or_a_result(lambda: opened(folder), lambda: model_info(folder))

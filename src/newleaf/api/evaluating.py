@@ -21,10 +21,10 @@ from newleaf.evaluation.run_evaluation import evaluate as run_evaluation
 from newleaf.evaluation.run_evaluation import find_jobs
 from newleaf.evaluation.task import Setting
 from newleaf.evaluation.train_test_overlap import own_text_notes
-from newleaf.storage.adapter_folder import stands_for_adapter
+from newleaf.storage.adapter_folder import means_adapter
 from newleaf.storage.folder import is_classifier, read_config
 from newleaf.storage.hub import MODEL_FILES
-from newleaf.storage.resolve_model import is_gguf, locate
+from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
 
 AnyModel = Model | str | Path
@@ -116,7 +116,7 @@ def _peeked(model: AnyModel, opening: dict[str, Any]) -> tuple[str, AnyModel]:
     """Its name, and what it is; an adapter opened, since only then it is known what it makes."""
     if isinstance(model, Model):
         return repr(model), model
-    return str(model), load(model, **opening) if not is_address(str(model)) and stands_for_adapter(
+    return str(model), load(model, **opening) if not is_address(str(model)) and means_adapter(
         model
     ) else model
 
@@ -128,7 +128,7 @@ def _gives_labels(model: AnyModel) -> bool:
         return model.labels is not None
     if is_address(str(model)) or is_gguf(model):
         return False
-    return is_classifier(read_config(locate(model, MODEL_FILES)))
+    return is_classifier(read_config(resolve_model(model, MODEL_FILES)))
 
 
 def _subject(name: str, model: AnyModel, setting: Setting, opening: dict[str, Any]) -> Subject:

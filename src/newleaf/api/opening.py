@@ -12,7 +12,7 @@ from newleaf.machine import pick_device, use_threads
 from newleaf.model import GPT, ConfigError
 from newleaf.model.kv_cache import CACHES
 from newleaf.model.rope_scaling import with_context
-from newleaf.storage.adapter_folder import ADAPTER_FILES, base_of, stands_for_adapter
+from newleaf.storage.adapter_folder import ADAPTER_FILES, base_of, means_adapter
 from newleaf.storage.build_network import PRECISIONS
 from newleaf.storage.classifier_folder import load_classifier
 from newleaf.storage.folder import is_classifier, load_folder, read_config
@@ -47,7 +47,7 @@ def load(
     """
     is_gguf = Path(path).suffix == ".gguf"
     folder = Path(path) if is_gguf else local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES, *ADAPTER_FILES))
-    if adapter is None and stands_for_adapter(folder):
+    if adapter is None and means_adapter(folder):
         return load(base_of(folder), weights, device, threads, folder, context, context_method, cache)
     if (folder / CONFIG).exists() and (folder / MODEL).exists():
         folder = folder / MODEL

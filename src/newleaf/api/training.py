@@ -67,7 +67,7 @@ def finetune(
 ) -> Run:
     """Tune a model on data. `task` is one of text, classify, pair, similarity, choice, …; options are the
     recipe's sections and short names as for `pretrain`; `config` is a recipe they are laid over. With
-    `sweep`, short runs find the learning rate first.
+    `remove_leftovers`, short runs find the learning rate first.
 
     Returns the finished run. Raises InputError for bad input, before anything is written.
     """

@@ -20,19 +20,19 @@ from newleaf.families import FAMILIES, family_for
 from newleaf.families.weights import Rule, same
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import Packed
-from newleaf.storage.build_network import blank
+from newleaf.storage.build_network import empty_network
 from newleaf.storage.checksums import Checksums
-from newleaf.storage.files import replace_directory, write_json, write_tensors
+from newleaf.storage.files import replace_directory, write_json, write_safetensors
 from newleaf.storage.hub import local_folder
 from newleaf.storage.number_range import check_finite
 from newleaf.storage.resolve_model import RUN_FILE, RUN_MODEL
-from newleaf.storage.weight_files import WHOLE, index_name
+from newleaf.storage.weight_files import WEIGHT_FILES, index_name
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import check_regular, native_errors_as_input_errors, read_object
 
 # peft warns of fields that it does not know, so what newleaf notes stands in a file beside its own.
-CONFIG, WEIGHTS, OWN = "adapter_config.json", "adapter_model.safetensors", "newleaf.json"
-ADAPTER_FILES = (CONFIG, WEIGHTS, OWN)
+CONFIG, WEIGHTS, NEWLEAF_FILE = "adapter_config.json", "adapter_model.safetensors", "newleaf.json"
+ADAPTER_FILES = (CONFIG, WEIGHTS, NEWLEAF_FILE)
 RUN_ADAPTER = "adapter"
 
 
@@ -41,14 +41,14 @@ def is_adapter(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file()
 
 
-def stands_for_adapter(path: str | Path) -> bool:
+def means_adapter(path: str | Path) -> bool:
     """Whether who opens this means an adapter over its base: a folder with no weights of its own, or a run
     whose model is one."""
     folder = Path(path)
     if (folder / RUN_FILE).exists():
         return not (folder / RUN_MODEL).exists() and is_adapter(folder / RUN_ADAPTER)
     return is_adapter(folder) and not any(
-        (folder / name).exists() for whole in WHOLE for name in (whole, index_name(whole))
+        (folder / name).exists() for whole in WEIGHT_FILES for name in (whole, index_name(whole))
     )
 
 
@@ -58,7 +58,7 @@ def rules_of(config: GPTConfig, family: str | None = None) -> list[Rule]:
     found = next((each for each in FAMILIES if each.name == family), None) or family_for(config)
     if found is not None:
         return found.rules(config)
-    return [same(name, name) for name in blank(config).state_dict()]
+    return [same(name, name) for name in empty_network(config).state_dict()]
 
 
 def adapter_rules(config: GPTConfig, family: str | None = None) -> list[Rule]:
@@ -87,10 +87,10 @@ def save_adapter(
         check_finite(name, tensor)
     with replace_directory(path) as aside:
         write_json(aside / CONFIG, about)
-        write_tensors(aside / WEIGHTS, tensors)
+        write_safetensors(aside / WEIGHTS, tensors)
         own = dict(notes or {}) | ({"base": adapter.base} if adapter.base is not None else {})
         if own:
-            write_json(aside / OWN, own)
+            write_json(aside / NEWLEAF_FILE, own)
         if tokenizer is not None:
             tokenizer.save(aside)
 
@@ -119,7 +119,7 @@ def read_adapter(
 
 def read_notes(folder: Path) -> dict[str, Any]:
     """What newleaf notes beside peft's files; empty where peft wrote the adapter."""
-    return read_object(folder / OWN) if (folder / OWN).exists() else {}
+    return read_object(folder / NEWLEAF_FILE) if (folder / NEWLEAF_FILE).exists() else {}
 
 
 def read_unchecked(folder: Path, config: GPTConfig, family: str | None = None) -> Adapter:
@@ -127,7 +127,10 @@ def read_unchecked(folder: Path, config: GPTConfig, family: str | None = None) -
     `read_adapter` does."""
     try:
         return read_peft(
-            read_about(folder), _tensors(folder / WEIGHTS), adapter_rules(config, family), shapes_of(config)
+            read_adapter_config(folder),
+            _tensors(folder / WEIGHTS),
+            adapter_rules(config, family),
+            shapes_of(config),
         )
     except InputError as error:
         raise error if str(error).startswith(str(folder)) else InputError(f"{folder}: {error}") from None
@@ -148,7 +151,7 @@ def check_base(folder: Path, base: Mapping[str, Any], own: dict[str, Any]) -> No
     try:
         fits = same_base(dict(base), own)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise InputError(f"{folder / OWN}: has no fingerprint of a base") from None
+        raise InputError(f"{folder / NEWLEAF_FILE}: has no fingerprint of a base") from None
     if not fits:
         raise InputError(
             f"{folder}: was trained on another base, of fingerprint {str(base.get('id'))[:60]}, and this "
@@ -171,7 +174,7 @@ def adapter_folder(path: str | Path) -> Path:
 def base_of(path: str | Path) -> str:
     """Where the adapter's base is, as its configuration says. Raises InputError when it does not say."""
     folder = adapter_folder(path)
-    name = read_about(folder).get("base_model_name_or_path")
+    name = read_adapter_config(folder).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise InputError(
             f"{folder}: {CONFIG} does not say which base it is for; give the base, and this as its adapter"
@@ -188,7 +191,7 @@ def adapter_tokenizer(folder: Path, config: GPTConfig) -> Tokenizer | None:
     return Tokenizer.load(folder).fitted(config.vocab_size, folder)
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_adapter_config(folder: Path) -> dict[str, Any]:
     about = read_object(folder / CONFIG)
     try:
         check_about(about)
@@ -198,7 +201,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def shapes_of(config: GPTConfig) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
+    return {name: tensor.shape for name, tensor in empty_network(config).state_dict().items()}
 
 
 def _tensors(file: Path) -> dict[str, Tensor]:

@@ -18,13 +18,13 @@ Precision = torch.dtype | Format
 PRECISIONS: dict[str, Precision] = {"fp32": torch.float32, "bf16": torch.bfloat16, **FORMATS}
 
 
-def blank(config: GPTConfig) -> GPT:
+def empty_network(config: GPTConfig) -> GPT:
     """A network without memory behind its weights."""
     with torch.device("meta"):
         return GPT(config)
 
 
-def assemble(
+def load_weights(
     network: GPT, weights: Iterable[tuple[str, Tensor | Packed]], precision: Precision | None
 ) -> GPT:
     """Fill a blank network with its weights, in any order; a tied head may be left out.

@@ -13,11 +13,13 @@ from newleaf.errors import InputError
 from newleaf.families import Family
 from newleaf.families.weights import from_hugging_face, same
 from newleaf.model import GPTConfig
-from newleaf.storage.build_network import blank
+from newleaf.storage.build_network import empty_network
 from newleaf.storage.stored_weights import StoredWeights
 
 
-def mismatch(path: Path, config: GPTConfig, family: Family | None, classifier: bool = False) -> str | None:
+def shape_mismatch(
+    path: Path, config: GPTConfig, family: Family | None, classifier: bool = False
+) -> str | None:
     """The first tensor that is missing or has another shape than `config` says, as a sentence; None where all
     fit."""
     try:
@@ -26,13 +28,13 @@ def mismatch(path: Path, config: GPTConfig, family: Family | None, classifier: b
             return f"{path}: config.json says {config.n_layer} layers, more than the weights have tensors"
         if classifier:  # it is stored without the language model's head
             config = config.replace(tie_embeddings=True, head_bias=False)
-        shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in empty_network(config).state_dict().items()}
         rules = family.rules(config) if family is not None else [same(name, name) for name in shapes]
         heads = {"head.weight"} if config.tie_embeddings else set()
         wanted = [
             rule for rule in rules if rule.theirs not in stored.packed and not heads.intersection(rule.ours)
         ]
-        for _ in from_hugging_face(wanted, _Heads(stored), shapes):
+        for _ in from_hugging_face(wanted, _HeaderShapes(stored), shapes):
             pass
     except InputError as error:
         text = str(error)
@@ -40,7 +42,7 @@ def mismatch(path: Path, config: GPTConfig, family: Family | None, classifier: b
     return None
 
 
-class _Heads(Mapping[str, Tensor]):
+class _HeaderShapes(Mapping[str, Tensor]):
     """Tensors without memory, of the shapes that are stored."""
 
     def __init__(self, stored: StoredWeights) -> None:

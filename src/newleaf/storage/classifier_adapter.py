@@ -16,8 +16,8 @@ from newleaf.adapters.peft_format import about_labels
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.classifier import Classifier
-from newleaf.storage.adapter_folder import OWN, read_notes, save_adapter
-from newleaf.storage.classifier_folder import Head, default_labels, head_from, stock_head
+from newleaf.storage.adapter_folder import NEWLEAF_FILE, read_notes, save_adapter
+from newleaf.storage.classifier_folder import Head, default_labels, parse_head, stock_head
 from newleaf.text.tokenizer import Tokenizer
 
 NOTE = "classifier"  # in newleaf.json
@@ -42,9 +42,11 @@ def head_of(folder: Path, adapter: Adapter) -> Head:
         raise InputError(f"{folder}: is the adapter of a language model and gives no labels")
     noted: Mapping[str, Any] | None = read_notes(folder).get(NOTE)
     outputs = len(adapter.score)
-    head = stock_head(default_labels(outputs)) if noted is None else head_from(noted, folder / OWN)
+    head = stock_head(default_labels(outputs)) if noted is None else parse_head(noted, folder / NEWLEAF_FILE)
     if head.outputs != outputs:
-        raise InputError(f"{folder}: its head has {outputs} logits, and {OWN} names {head.outputs} labels")
+        raise InputError(
+            f"{folder}: its head has {outputs} logits, and {NEWLEAF_FILE} names {head.outputs} labels"
+        )
     return head
 
 

@@ -20,7 +20,7 @@ from newleaf.model.classifier import Classifier
 from newleaf.storage.build_network import Precision
 from newleaf.storage.folder import (
     Addition,
-    Folder,
+    ModelFolder,
     is_classifier,
     load_folder,
     read_config,
@@ -35,7 +35,7 @@ Label = str | int | bool
 Shape = Literal["classify", "pair", "similarity", "choice"]
 BODY, SCORE = "body.", "score.weight"
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-MOST_LABELS = 2**20
+MAX_LABELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def load_classifier(path: Path, precision: Precision | None = None) -> Classifie
         raise InputError(
             f"{path}: a language model and no classifier; newleaf finetune --task classify makes one"
         )
-    found: Folder = load_folder(path, precision)
+    found: ModelFolder = load_folder(path, precision)
     head = _head(values, path)
     score = StoredWeights(path).get(SCORE)
     if score is None or score.shape != (head.outputs, found.network.config.n_embd):
@@ -141,8 +141,8 @@ def _head(values: Mapping[str, Any], path: Path) -> Head:
     own = (values.get("newleaf") or {}).get("classifier")
     try:
         if own is not None:
-            return head_from(own, path / "config.json")
-        return stock_head(_names(values), values.get("problem_type"))
+            return parse_head(own, path / "config.json")
+        return stock_head(_label_names(values), values.get("problem_type"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path / 'config.json'}: does not say what its labels are ({error})") from None
 
@@ -164,31 +164,31 @@ def default_labels(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{number}" for number in range(count))
 
 
-def _names(values: Mapping[str, Any]) -> tuple[str, ...]:
+def _label_names(values: Mapping[str, Any]) -> tuple[str, ...]:
     """The labels of a stock config.json: id2label's, or as many as num_labels says, two unless it does."""
     named = values.get("id2label")
     if named is None:
         count = values.get("num_labels", values.get("_num_labels"))
         count = 2 if count is None else count
-        if type(count) is not int or not 1 <= count <= MOST_LABELS:
+        if type(count) is not int or not 1 <= count <= MAX_LABELS:
             raise ValueError(f"num_labels is {str(count)[:40]}")
         return default_labels(count)
     by_number = {int(number): name for number, name in named.items()}
     return tuple(str(by_number[number]) for number in range(len(by_number)))
 
 
-def head_from(noted: Mapping[str, Any], file: Path) -> Head:
+def parse_head(noted: Mapping[str, Any], file: Path) -> Head:
     """A head as `dataclasses.asdict` notes it. Raises InputError, naming the file, where it is none."""
     try:
         head = Head(**(dict(noted) | {"labels": tuple(noted["labels"])}))
-        if problem := _wrong(head):
+        if problem := _invalid_field(head):
             raise ValueError(f"{problem} is of another kind")
         return head
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{file}: does not say what its labels are ({error})") from None
 
 
-def _wrong(head: Head) -> str | None:
+def _invalid_field(head: Head) -> str | None:
     """The first field of a head that is not of its type, or None."""
     ids = (head.start, head.delimiter, head.extract)
     right = {

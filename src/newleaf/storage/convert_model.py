@@ -19,24 +19,24 @@ from newleaf.storage.adapter_folder import (
     adapter_folder,
     adapter_tokenizer,
     base_of,
+    means_adapter,
     read_adapter,
-    stands_for_adapter,
 )
 from newleaf.storage.classifier_adapter import head_of
 from newleaf.storage.classifier_folder import BODY, SCORE, Head, load_classifier, save_classifier
 from newleaf.storage.folder import (
     OWN_TYPE,
-    describe,
     is_classifier,
-    note_unknown,
+    parse_config,
     read_config,
     read_defaults,
     save_folder,
+    warn_unknown_fields,
 )
 from newleaf.storage.folder_weights import FolderWeights
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.pretrained_note import Note, note_of
-from newleaf.storage.resolve_model import is_gguf, locate
+from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.version import VERSION
 
@@ -82,10 +82,12 @@ def convert(
     """
     _check_target(Path(target), Path(source), dtype, type, overwrite)
     opened = (
-        _merged(source, adapter, DTYPES[dtype] if dtype else None) if merge or adapter else _opened(source)
+        _open_merged(source, adapter, DTYPES[dtype] if dtype else None)
+        if merge or adapter
+        else _open_unmerged(source)
     )
     if progress is not None:
-        opened = replace(opened, weights=_Watched(opened.weights, progress))
+        opened = replace(opened, weights=_ProgressWeights(opened.weights, progress))
     wanted = DTYPES[dtype] if dtype else None
     if opened.labels is not None:
         head, score = opened.labels
@@ -143,8 +145,8 @@ def open_source(path: Path) -> Source:
             (labelled.head, score),
             labelled.pretrained,
         )
-    config, family = describe(values, path)
-    note_unknown(values, family, path)
+    config, family = parse_config(values, path)
+    warn_unknown_fields(values, family, path)
     weights, tokenizer = (
         FolderWeights(path, config, family),
         Tokenizer.load(path).fitted(config.vocab_size, path),
@@ -155,22 +157,22 @@ def open_source(path: Path) -> Source:
     )
 
 
-def _opened(source: str | Path) -> Source:
-    if stands_for_adapter(source):
+def _open_unmerged(source: str | Path) -> Source:
+    if means_adapter(source):
         raise InputError(f"{source}: is an adapter; --merge writes its base with the adapter in the weights")
-    return open_source(locate(source, (*MODEL_FILES, *TOKENIZER_FILES)))
+    return open_source(resolve_model(source, (*MODEL_FILES, *TOKENIZER_FILES)))
 
 
-def _merged(source: str | Path, adapter: str | Path | None, dtype: torch.dtype | None) -> Source:
+def _open_merged(source: str | Path, adapter: str | Path | None, dtype: torch.dtype | None) -> Source:
     """A base with an adapter in its weights; its tokenizer is the adapter's where that has one."""
-    if adapter is None and Path(source).exists() and not stands_for_adapter(source):
+    if adapter is None and Path(source).exists() and not means_adapter(source):
         raise InputError(
             f"{source}: merge is for adapters, and this is none; give the adapter beside its base"
         )
     found, base = adapter_folder(source if adapter is None else adapter), source
     if adapter is None:
         base = base_of(found)
-    opened = open_source(locate(base, (*MODEL_FILES, *TOKENIZER_FILES)))
+    opened = open_source(resolve_model(base, (*MODEL_FILES, *TOKENIZER_FILES)))
     trained = read_adapter(found, opened.config, opened.family, opened.weights.__getitem__)
     if opened.labels is not None and trained.score is None:
         raise InputError(f"{found}: is the adapter of a language model, and its base here gives labels")
@@ -214,7 +216,7 @@ def _check_target(target: Path, source: Path, dtype: str | None, type: str | Non
         )
 
 
-class _Watched(Mapping[str, Tensor]):
+class _ProgressWeights(Mapping[str, Tensor]):
     """Weights that tell how many of them have been read."""
 
     def __init__(self, weights: Mapping[str, Tensor], progress: Progress) -> None:

@@ -14,33 +14,38 @@ from newleaf.format_amounts import byte_size, counted
 from newleaf.model import GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant.packed import FORMATS
-from newleaf.storage.adapter_folder import stands_for_adapter
-from newleaf.storage.claimed_shapes import mismatch
-from newleaf.storage.describe_adapter import adapter_facts
+from newleaf.storage.adapter_folder import means_adapter
+from newleaf.storage.claimed_shapes import shape_mismatch
+from newleaf.storage.describe_adapter import adapter_info
 from newleaf.storage.folder import (
     OWN_TYPE,
-    describe,
     is_classifier,
+    parse_config,
     read_config,
     unknown_fields,
     why_not_stock,
 )
-from newleaf.storage.gguf_file import StoredTensor
-from newleaf.storage.hub import CARD, TOKENIZER_FILES
-from newleaf.storage.opening_memory import OpeningMemory, StoredMatrix, of_folder, of_gguf
-from newleaf.storage.resolve_model import is_gguf, locate
+from newleaf.storage.gguf_file import TensorInfo
+from newleaf.storage.hub import MODEL_CARD, TOKENIZER_FILES
+from newleaf.storage.opening_memory import (
+    OpeningMemory,
+    StoredMatrix,
+    folder_opening_memory,
+    gguf_opening_memory,
+)
+from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.storage.stored_weights import StoredWeights
-from newleaf.storage.weight_files import WHOLE, index_name, weight_files
+from newleaf.storage.weight_files import WEIGHT_FILES, index_name, weight_files
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import open_regular, parse_yaml
 
-FP32, BF16 = 4, 2  # bytes
-SCALE = 2  # bytes of a group's scale
-CARD_BYTES = 1 << 20  # of a README that are read
+FP32_BYTES, BF16_BYTES = 4, 2  # bytes
+SCALE_BYTES = 2  # bytes of a group's scale
+MAX_CARD_BYTES = 1 << 20  # of a README that are read
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ModelFacts:
     """One model's parts, wherever they stood."""
 
     path: Path
@@ -55,36 +60,39 @@ class _Found:
     damage: str | None = None  # where the weights are not what config.json says
 
 
-def facts(name: str | Path) -> dict[str, Any]:
+def model_info(name: str | Path) -> dict[str, Any]:
     """Facts about a run's model, a model folder, an adapter, a GGUF file or a model of the Hub, as `newleaf
     info --json` prints them.
 
     Of a model of the Hub only the small files are fetched; of an adapter's base those on this disk are read.
     Raises InputError when `name` is none of these.
     """
-    if stands_for_adapter(name):
-        adapter = adapter_facts(name)
+    if means_adapter(name):
+        adapter = adapter_info(name)
         there = adapter["base"] is not None and Path(adapter["base"]).exists()
         return (
             adapter
-            | (_model_facts(adapter["base"]) if there else {})
+            | (_base_model_info(adapter["base"]) if there else {})
             | {"opens_in": "stock peft, over the base"}
         )
-    return _model_facts(name)
+    return _base_model_info(name)
 
 
-def network_named(name: str | Path) -> tuple[str, GPTConfig]:
+def read_network_config(name: str | Path) -> tuple[str, GPTConfig]:
     """The family's name and the configuration of a run, a folder, a GGUF file or a Hub name, of which only
     config.json is fetched."""
-    path = locate(name, ("config.json",))
+    path = resolve_model(name, ("config.json",))
     if is_gguf(path):
-        from newleaf.storage.gguf_read import read_head
+        from newleaf.storage.gguf_read import read_gguf_config
 
-        _, layout, config = read_head(path)
+        _, layout, config = read_gguf_config(path)
         return layout.family, config
     values = read_config(path)
-    config, family = describe(values, path)
-    if _has_weights(path) and (damage := mismatch(path, config, family, is_classifier(values))) is not None:
+    config, family = parse_config(values, path)
+    if (
+        _has_weights(path)
+        and (damage := shape_mismatch(path, config, family, is_classifier(values))) is not None
+    ):
         raise InputError(damage)
     return family.name if family else OWN_TYPE, config
 
@@ -101,19 +109,21 @@ def memory_to_run(config: GPTConfig) -> dict[str, int]:
         count_parameters(config),
         2 * config.n_layer * config.n_kv_head * config.head_dim * config.context_length,
     )
-    needed = {"fp32": FP32 * (counts.total + cache), "bf16": BF16 * (counts.total + cache)}
+    needed = {"fp32": FP32_BYTES * (counts.total + cache), "bf16": BF16_BYTES * (counts.total + cache)}
     for name, form in FORMATS.items():
-        packed = counts.packable * form.bits // 8 + counts.packable * SCALE // form.group
-        needed[name] = packed + FP32 * (counts.total - counts.packable) + BF16 * cache
+        packed = counts.packable * form.bits // 8 + counts.packable * SCALE_BYTES // form.group
+        needed[name] = packed + FP32_BYTES * (counts.total - counts.packable) + BF16_BYTES * cache
     return needed
 
 
-def _model_facts(name: str | Path) -> dict[str, Any]:
-    path = locate(name, ("config.json", *TOKENIZER_FILES, CARD))
-    return _facts_of(_gguf(path) if is_gguf(path) else _folder(path, fetched=not Path(name).exists()))
+def _base_model_info(name: str | Path) -> dict[str, Any]:
+    path = resolve_model(name, ("config.json", *TOKENIZER_FILES, MODEL_CARD))
+    return _info_fields(
+        _gguf_facts(path) if is_gguf(path) else _folder_facts(path, fetched=not Path(name).exists())
+    )
 
 
-def _facts_of(found: _Found) -> dict[str, Any]:
+def _info_fields(found: _ModelFacts) -> dict[str, Any]:
     config, counts = found.config, count_parameters(found.config)
     heads = counted(config.n_head, "head") + (
         f" ({config.n_kv_head} for keys and values)" if config.n_kv_head != config.n_head else ""
@@ -146,18 +156,21 @@ def _facts_of(found: _Found) -> dict[str, Any]:
     } | notes
 
 
-def _folder(path: Path, fetched: bool) -> _Found:
+def _folder_facts(path: Path, fetched: bool) -> _ModelFacts:
     values = read_config(path)
-    config, family = describe(values, path)
+    config, family = parse_config(values, path)
     there, opening = _has_weights(path), None
-    damage = mismatch(path, config, family, is_classifier(values)) if there else None
+    damage = shape_mismatch(path, config, family, is_classifier(values)) if there else None
     if there or not fetched:
         weights = StoredWeights(path)
-        stored, opening = weights.described, _opening(weights, config, family) if damage is None else None
+        stored, opening = (
+            weights.dtype_summary,
+            _opening_memory(weights, config, family) if damage is None else None,
+        )
     else:
         stored = f"{values.get('dtype') or values.get('torch_dtype') or 'not said'}, as config.json says; not fetched yet"
     has_tokenizer = any((path / file).exists() for file in ("tokenizer.json", "vocab.json"))
-    return _Found(
+    return _ModelFacts(
         path=path,
         family=family.name if family else OWN_TYPE,
         config=config,
@@ -173,19 +186,19 @@ def _folder(path: Path, fetched: bool) -> _Found:
 
 
 def _has_weights(path: Path) -> bool:
-    return any((path / file).exists() for whole in WHOLE for file in (whole, index_name(whole)))
+    return any((path / file).exists() for whole in WEIGHT_FILES for file in (whole, index_name(whole)))
 
 
-def _gguf(path: Path) -> _Found:
-    from newleaf.storage.gguf_file import need_gguf
-    from newleaf.storage.gguf_read import read_head
+def _gguf_facts(path: Path) -> _ModelFacts:
+    from newleaf.storage.gguf_file import import_gguf
+    from newleaf.storage.gguf_read import read_gguf_config
     from newleaf.storage.gguf_tokenizer import read_tokenizer
 
-    file, layout, config = read_head(path)
-    kinds = sorted({need_gguf().GGMLQuantizationType(stored.kind).name for stored in file.tensors.values()})
+    file, layout, config = read_gguf_config(path)
+    kinds = sorted({import_gguf().GGMLQuantizationType(stored.kind).name for stored in file.tensors.values()})
     size = sum(stored.size for stored in file.tensors.values())
     licence = file.metadata.get("general.license")
-    return _Found(
+    return _ModelFacts(
         path=path,
         family=layout.family,
         config=config,
@@ -193,28 +206,34 @@ def _gguf(path: Path) -> _Found:
         stored_as=f"GGUF, {', '.join(kinds)}, {byte_size(size)}",
         licence=licence if isinstance(licence, str) else None,
         opens_in=f"llama.cpp, as {layout.name}",
-        opening=of_gguf(
+        opening=gguf_opening_memory(
             config,
-            [_matrix(name, tensor) for name, tensor in file.tensors.items() if not _twice(name, config)],
+            [
+                _matrix(name, tensor)
+                for name, tensor in file.tensors.items()
+                if not _is_duplicated_head(name, config)
+            ],
         ),
     )
 
 
-def _twice(name: str, config: GPTConfig) -> bool:
+def _is_duplicated_head(name: str, config: GPTConfig) -> bool:
     """Whether this is the table of tokens again, as the head of a layout that has one for itself."""
     return name == "output.weight" and config.tie_embeddings
 
 
-def _matrix(name: str, tensor: StoredTensor) -> StoredMatrix:
-    from newleaf.storage.gguf_blocks import BITS
+def _matrix(name: str, tensor: TensorInfo) -> StoredMatrix:
+    from newleaf.storage.gguf_blocks import CODE_BITS
 
     packs = (
         len(tensor.shape) > 1 and name != "position_embd.weight" and not name.endswith("ffn_gate_inp.weight")
     )
-    return StoredMatrix(math.prod(tensor.shape), tensor.size, BITS.get(tensor.kind) if packs else None, packs)
+    return StoredMatrix(
+        math.prod(tensor.shape), tensor.size, CODE_BITS.get(tensor.kind) if packs else None, packs
+    )
 
 
-def _opening(stored: StoredWeights, config: GPTConfig, family: Family | None) -> OpeningMemory:
+def _opening_memory(stored: StoredWeights, config: GPTConfig, family: Family | None) -> OpeningMemory:
     """What opening a folder takes."""
     turned = {rule.theirs for rule in family.rules(config) if rule.transpose} if family is not None else set()
     types: Counter[str] = Counter()
@@ -223,19 +242,23 @@ def _opening(stored: StoredWeights, config: GPTConfig, family: Family | None) ->
         types[kind] += size
         transposed += size if name in turned else 0
     largest = max((file.stat().st_size for file in weight_files(stored.folder)), default=0)
-    compared = any(checksums.wanted for checksums in stored.checksums.values())
-    return of_folder(config, types, largest, transposed, compared)
+    compared = any(checksums.expected for checksums in stored.checksums.values())
+    return folder_opening_memory(config, types, largest, transposed, compared)
 
 
 def _licence(folder: Path, values: dict[str, Any]) -> str | None:
     """`license` of the model card's front matter, or of config.json, or the name of a licence file."""
-    card = _front_matter(folder / CARD)
-    for said in (card.get("license"), values.get("license")):
-        if isinstance(said, list):
-            said = ", ".join(each for each in said if isinstance(each, str))
-        if isinstance(said, str) and said:
+    card = _front_matter(folder / MODEL_CARD)
+    for license_field in (card.get("license"), values.get("license")):
+        if isinstance(license_field, list):
+            license_field = ", ".join(each for each in license_field if isinstance(each, str))
+        if isinstance(license_field, str) and license_field:
             named = card.get("license_name")
-            return f"{said} ({named})" if said == "other" and isinstance(named, str) else said
+            return (
+                f"{license_field} ({named})"
+                if license_field == "other" and isinstance(named, str)
+                else license_field
+            )
     return next((f"see {path.name}" for path in sorted(folder.glob("LICENSE*")) if path.is_file()), None)
 
 
@@ -244,7 +267,7 @@ def _front_matter(card: Path) -> dict[str, Any]:
     if not card.is_file():
         return {}
     with open_regular(card) as file:
-        parts = file.read(CARD_BYTES).decode("utf-8", "replace").replace("\r\n", "\n").split("---\n", 2)
+        parts = file.read(MAX_CARD_BYTES).decode("utf-8", "replace").replace("\r\n", "\n").split("---\n", 2)
     try:
         found = parse_yaml(card, parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
     except InputError:

@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from newleaf.storage.checksums import metadata_of
+from newleaf.storage.checksums import checksum_metadata
 
-ASIDE = ".old.tmp"
-PRIVATE = 0o600  # a file's mode where only its user may read it
-PRIVATE_FOLDER = 0o700
+REPLACED_SUFFIX = ".old.tmp"
+PRIVATE_FILE_MODE = 0o600  # a file's mode where only its user may read it
+PRIVATE_FOLDER_MODE = 0o700
 
 
 @contextmanager
@@ -33,10 +33,10 @@ def write_atomically(path: Path, private: bool = False) -> Iterator[Path]:
 
     A `private` file is its user's alone (mode 0600) from its first byte on.
     """
-    temporary = _sibling(path)
+    temporary = _temporary_sibling(path)
     try:
         if private:
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE_FILE_MODE))
         yield temporary
         _flush(temporary)
         temporary.replace(path)
@@ -55,7 +55,7 @@ def replace_directory(target: Path, unless: Callable[[Path], bool] | None = None
     A `target` for which `unless(target)` holds at that moment is kept and the new one dropped: another
     process was first.
     """
-    temporary = _sibling(target)
+    temporary = _temporary_sibling(target)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -80,21 +80,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def make_private(folder: Path) -> None:
+def make_private_folder(folder: Path) -> None:
     """The folder, which only its user may look into, with those above it where they are missing."""
-    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
     if os.name == "posix":  # it may have been there with another mode
         with suppress(PermissionError):  # another user's, in which our files are private all the same
-            folder.chmod(PRIVATE_FOLDER)
+            folder.chmod(PRIVATE_FOLDER_MODE)
 
 
-def open_private(path: Path) -> BinaryIO:
+def open_private_file(path: Path) -> BinaryIO:
     """A file to add bytes to, which only its user may read."""
     flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags, PRIVATE), "ab")
+    return os.fdopen(os.open(path, flags, PRIVATE_FILE_MODE), "ab")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes a safetensors file in place, with a checksum of each tensor in its metadata. What the system
     refuses is an OSError here as elsewhere, and not an error of the format's."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -102,9 +102,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     # what this user's files have; safetensors' own is one that only the owner reads
     mode = path.stat().st_mode & 0o7777
     try:
-        metadata = {"format": "pt"} | metadata_of(whole)
+        metadata = {"format": "pt"} | checksum_metadata(whole)
         save_file(whole, path, metadata=metadata)
-        _in_order(path, metadata)
+        _sort_metadata(path, metadata)
         path.chmod(mode)
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
@@ -115,7 +115,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(number, os.strerror(number), str(path)) from None
 
 
-def _in_order(path: Path, metadata: Mapping[str, str]) -> None:
+def _sort_metadata(path: Path, metadata: Mapping[str, str]) -> None:
     """The library writes metadata in an order that changes from file to file; the same tensors are to make
     the same bytes."""
     wanted, turned = (
@@ -130,7 +130,7 @@ def _in_order(path: Path, metadata: Mapping[str, str]) -> None:
             file.write(wanted)
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """A hash of the file's bytes, to find damage with: BLAKE2b of 16 bytes, about a second for a gigabyte."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -140,17 +140,17 @@ def remove_directory(path: Path) -> None:
     """Removes a directory if it is there. Its name goes first, so that a kill on the way leaves no half of
     it."""
     if path.exists():
-        gone = _sibling(path)
+        gone = _temporary_sibling(path)
         path.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Removes what a killed process left half done in `folder`, which nobody else may be writing to; a
     directory that stepped aside for one that never came takes its place again."""
     for leftover in folder.glob(".*.tmp"):
         target = leftover.with_name(leftover.name[1:].rsplit(".", 3)[0])
-        if leftover.name.endswith(ASIDE) and not target.exists():
+        if leftover.name.endswith(REPLACED_SUFFIX) and not target.exists():
             leftover.rename(target)
         elif leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -162,11 +162,11 @@ def _move_into_place(new: Path, target: Path, unless: Callable[[Path], bool] | N
     """A directory cannot be renamed over a full one. Where the system can swap two, `new` then holds the old
     one, for its maker to remove; elsewhere the old one steps aside first and comes back if the new one
     fails."""
-    old = _sibling(target, ASIDE)
+    old = _temporary_sibling(target, REPLACED_SUFFIX)
     for _ in range(3):  # two processes may do this at once: whoever loses the race looks again
         if unless is not None and unless(target):
             return
-        if target.exists() and _swap(new, target):
+        if target.exists() and _exchange_directories(new, target):
             return
         with suppress(FileNotFoundError):
             target.rename(old)
@@ -185,7 +185,7 @@ def _move_into_place(new: Path, target: Path, unless: Callable[[Path], bool] | N
     raise FileExistsError(f"{target} is being replaced by another process")
 
 
-def _swap(one: Path, other: Path) -> bool:
+def _exchange_directories(one: Path, other: Path) -> bool:
     """Swap two directories in one step, so that there is no moment without either; False where the system has
     no such call."""
     if sys.platform != "linux":
@@ -195,7 +195,7 @@ def _swap(one: Path, other: Path) -> bool:
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _sibling(path: Path, ending: str = ".tmp") -> Path:
+def _temporary_sibling(path: Path, ending: str = ".tmp") -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{ending}")
 
 

@@ -20,12 +20,12 @@ from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant import mxfp4
 from newleaf.quant.packed import Format, Packed
-from newleaf.storage.build_network import Precision, assemble, blank
+from newleaf.storage.build_network import Precision, empty_network, load_weights
 from newleaf.storage.files import replace_directory, write_json
 from newleaf.storage.pretrained_note import Note, note_of
 from newleaf.storage.stored_weights import StoredWeights
-from newleaf.storage.tied_head import as_stored
-from newleaf.storage.write_weights import Export
+from newleaf.storage.tied_head import untie_if_stored_apart
+from newleaf.storage.write_weights import StateDictExport
 from newleaf.text.printable import printable
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import read_object
@@ -33,12 +33,12 @@ from newleaf.untrusted import read_object
 # A network that no stock class holds is written under this model_type, with newleaf's own names.
 OWN_TYPE = "newleaf"
 CLASSIFIER = "ForSequenceClassification"  # how the names of stock classifiers end
-MOST_NAMED = 8  # unknown fields in a line
-MOST_WEIGHTS = 1 << 56  # beyond that PyTorch cannot count a tensor's bytes
+MAX_FIELDS_NAMED = 8  # unknown fields in a line
+MAX_PARAMETERS = 1 << 56  # beyond that PyTorch cannot count a tensor's bytes
 
 
 @dataclass(frozen=True)
-class Folder:
+class ModelFolder:
     """What a model folder holds, opened: the network, its tokenizer, its family's name, the generation
     defaults, and how it was pretrained, where that is noted."""
 
@@ -96,7 +96,7 @@ def save_folder(
     the one they have. An `addition` takes the place of the head.
     """
     family = family_for(config)
-    shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in empty_network(config).state_dict().items()}
     if family is not None:
         values, rules = family.write_config(config), family.rules(config)
     else:
@@ -105,7 +105,7 @@ def save_folder(
     if addition is not None:
         rules = _without_head(rules) + list(addition.rules)
         values, shapes = values | dict(addition.values), shapes | dict(addition.shapes)
-    export = Export(rules, weights, dtype)
+    export = StateDictExport(rules, weights, dtype)
     values["dtype"] = str(export.written_as).removeprefix("torch.")
     ends = {
         "bos_token_id": tokenizer.bos_id,
@@ -114,7 +114,7 @@ def save_folder(
     }
     generation = {name: value for name, value in ends.items() if value is not None} | dict(defaults or {})
     # two files that say the same
-    values |= {name: _within(generation.get(name), config.vocab_size) for name in ends}
+    values |= {name: _ids_in_vocabulary(generation.get(name), config.vocab_size) for name in ends}
     if notes:
         values["newleaf"] = values.get("newleaf", {}) | notes
     with replace_directory(path) as aside:
@@ -125,14 +125,14 @@ def save_folder(
     return why_not_stock(config)
 
 
-def load_folder(path: Path, precision: Precision | None = None) -> Folder:
+def load_folder(path: Path, precision: Precision | None = None) -> ModelFolder:
     """Open a model folder; weights keep their stored precision unless another is given.
 
     Raises InputError, naming the file, when something is missing, damaged or of an unknown architecture.
     """
     values = read_config(path)
-    config, family = describe(values, path)
-    note_unknown(values, family, path)
+    config, family = parse_config(values, path)
+    warn_unknown_fields(values, family, path)
     stored = StoredWeights(path)
     if config.n_layer > len(stored):
         raise InputError(
@@ -141,20 +141,20 @@ def load_folder(path: Path, precision: Precision | None = None) -> Folder:
     if is_classifier(values):  # it is stored without the language model's head
         config = config.replace(tie_embeddings=True, head_bias=False)
     else:
-        config = as_stored(config, family, stored)
-    network = blank(config)
+        config = untie_if_stored_apart(config, family, stored)
+    network = empty_network(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     weights: Iterator[tuple[str, Tensor | Packed]]
     if family is not None:
         keep = stored.packed if precision is None or isinstance(precision, Format) else set()
         rules = _without_head(family.rules(config)) if is_classifier(values) else family.rules(config)
-        weights = (pair for rule in rules for pair in _read(rule, stored, shapes, rule.theirs in keep))
+        weights = (pair for rule in rules for pair in _read_rule(rule, stored, shapes, rule.theirs in keep))
     else:
         weights = _own_weights(stored, shapes, config, path)
-    network = assemble(network, weights, precision)
+    network = load_weights(network, weights, precision)
     tokenizer = Tokenizer.load(path).fitted(config.vocab_size, path)
     name = family.name if family else OWN_TYPE
-    return Folder(network, tokenizer, name, read_defaults(path, values), note_of(values))
+    return ModelFolder(network, tokenizer, name, read_defaults(path, values), note_of(values))
 
 
 def read_defaults(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,15 +166,15 @@ def read_defaults(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown_fields(values: dict[str, Any], family: Family | None) -> list[str]:
-    """Fields of a config.json that `describe` has read, which newleaf does not know and ignores."""
+    """Fields of a config.json that `parse_config` has read, which newleaf does not know and ignores."""
     return family.unknown_fields(values) if family is not None else []
 
 
-def note_unknown(values: dict[str, Any], family: Family | None, path: Path) -> None:
+def warn_unknown_fields(values: dict[str, Any], family: Family | None, path: Path) -> None:
     """Say in one line which fields are ignored."""
     if names := unknown_fields(values, family):
-        shown = ", ".join(printable(name)[:60] for name in names[:MOST_NAMED])
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        shown = ", ".join(printable(name)[:60] for name in names[:MAX_FIELDS_NAMED])
+        more = f" and {len(names) - MAX_FIELDS_NAMED} more" if len(names) > MAX_FIELDS_NAMED else ""
         logging.getLogger("newleaf").warning(
             f"{path / 'config.json'}: ignored, since newleaf does not know them: {shown}{more}"
         )
@@ -188,13 +188,15 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_object(file)
 
 
-def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | None]:
+def parse_config(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | None]:
     """The configuration and family of a config.json; the family is None for newleaf's own type."""
     try:
         if values.get("model_type") == OWN_TYPE:
-            return _checked(GPTConfig.from_dict((values.get("newleaf") or {}).get("config") or {})), None
+            return _check_parameter_count(
+                GPTConfig.from_dict((values.get("newleaf") or {}).get("config") or {})
+            ), None
         family = family_of(values)
-        return _checked(family.read_config(values)), family
+        return _check_parameter_count(family.read_config(values)), family
     except (ConfigError, InputError) as error:
         raise InputError(f"{path / 'config.json'}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
@@ -203,12 +205,12 @@ def describe(values: dict[str, Any], path: Path) -> tuple[GPTConfig, Family | No
         ) from None
 
 
-def _read(
+def _read_rule(
     rule: Rule, stored: StoredWeights, shapes: dict[str, torch.Size], keep_packed: bool
 ) -> Iterator[tuple[str, Tensor | Packed]]:
     """The weights of one rule; MXFP4 experts stay packed where that is possible."""
     if keep_packed:
-        blocks, scales = stored.parts(rule.theirs)
+        blocks, scales = stored.blocks_and_scales(rule.theirs)
         for name, rows in rows_of(rule, shapes):
             weight = mxfp4.pack(blocks, scales, rows, tuple(shapes[name]))
             if weight is None:
@@ -223,13 +225,13 @@ def _without_head(rules: list[Rule]) -> list[Rule]:
     return [rule for rule in rules if not any(name.startswith("head.") for name in rule.ours)]
 
 
-def _checked(config: GPTConfig) -> GPTConfig:
-    if (count := count_parameters(config).total) > MOST_WEIGHTS:
+def _check_parameter_count(config: GPTConfig) -> GPTConfig:
+    if (count := count_parameters(config).total) > MAX_PARAMETERS:
         raise InputError(f"its sizes make {count:.1e} weights, more than can be")
     return config
 
 
-def _within(ids: Any, vocab_size: int) -> Any:
+def _ids_in_vocabulary(ids: Any, vocab_size: int) -> Any:
     """An id, or a list of them, as config.json may have it: stock transformers makes an embedding of it,
     which must have the row."""
     fits = all(

@@ -11,9 +11,9 @@ from newleaf.errors import InputError
 from newleaf.families import Family
 from newleaf.families.weights import from_hugging_face, same
 from newleaf.model import GPTConfig
-from newleaf.storage.build_network import blank
+from newleaf.storage.build_network import empty_network
 from newleaf.storage.stored_weights import StoredWeights
-from newleaf.storage.tied_head import as_stored
+from newleaf.storage.tied_head import untie_if_stored_apart
 
 
 class FolderWeights(Mapping[str, Tensor]):
@@ -29,8 +29,8 @@ class FolderWeights(Mapping[str, Tensor]):
             raise InputError(
                 f"{folder}: config.json says {config.n_layer} layers, more than the weights have tensors"
             )
-        self.config = config = as_stored(config, family, self.stored)
-        self.shapes = {name: tensor.shape for name, tensor in blank(config).state_dict().items()}
+        self.config = config = untie_if_stored_apart(config, family, self.stored)
+        self.shapes = {name: tensor.shape for name, tensor in empty_network(config).state_dict().items()}
         self.tied = config.tie_embeddings
         rules = family.rules(config) if family is not None else [same(name, name) for name in self.shapes]
         self.rules = {name: rule for rule in rules for name in rule.ours}

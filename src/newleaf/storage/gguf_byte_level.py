@@ -19,45 +19,47 @@ LLAMA3 = QWEN2.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
 # the one written.
 GPT2_STEPS: list[tuple[Any, ...]] = [("ByteLevel", False, True)]
 RAW_STEP = ("ByteLevel", False, False)
-STEPS: dict[tuple[str, ...], list[tuple[Any, ...]]] = {
+PRE_TOKENIZERS: dict[tuple[str, ...], list[tuple[Any, ...]]] = {
     ("qwen2", "deepseek-r1-qwen"): [("Split", QWEN2, "Isolated", False), RAW_STEP],
     ("gpt-2", "phi-2", "olmo", "mpt"): GPT2_STEPS,
     ("smollm", "starcoder", "refact", "command-r"): [("Digits", True), *GPT2_STEPS],
     ("llama-bpe", "llama3", "llama-v3"): [("Split", LLAMA3, "Isolated", False), RAW_STEP],
     ("gpt-4o", "llama4"): [("Split", O200K, "Isolated", False), RAW_STEP],
 }
-WHOLE_WORDS = "llama-bpe"  # llama.cpp takes a word that is a token as it is for these, before any merge
+IGNORES_MERGES = "llama-bpe"  # llama.cpp takes a word that is a token as it is for these, before any merge
 
 
 def read_byte_level(file: GGUFFile, vocabulary: dict[str, int]) -> tuple[tokenizers.Tokenizer, bool]:
     """The tokenizer of this vocabulary and of the file's merges, and whether llama.cpp sets bos before texts
     unless told otherwise."""
     pre = file.metadata.get("tokenizer.ggml.pre")
-    names = next((names for names in STEPS if pre in names), None)
+    names = next((names for names in PRE_TOKENIZERS if pre in names), None)
     if names is None:
-        known = ", ".join(name for names in STEPS for name in names)
+        known = ", ".join(name for names in PRE_TOKENIZERS for name in names)
         raise InputError(f"{file.path}: its pre-tokenizer is {str(pre)[:60]!r}; newleaf knows {known}")
     pairs = []
-    for merge in file.need_strings("tokenizer.ggml.merges"):
+    for merge in file.require_strings("tokenizer.ggml.merges"):
         left, _, right = merge.partition(" ")
         if not all(part in vocabulary for part in (left, right, left + right)):
             raise InputError(f"{file.path}: the merge {merge[:60]!r} is not of two tokens that make a third")
         pairs.append((left, right))
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=names[0] == WHOLE_WORDS))
-    backend.pre_tokenizer = pre_tokenizers.Sequence([_step(*step) for step in STEPS[names]])
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=names[0] == IGNORES_MERGES))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([_pre_tokenizer(*step) for step in PRE_TOKENIZERS[names]])
     backend.decoder = decoders.ByteLevel()
-    return backend, names[0] == WHOLE_WORDS
+    return backend, names[0] == IGNORES_MERGES
 
 
 def write_byte_level(description: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Metadata beside the vocabulary, and a sentence about what they cannot hold, or None. Raises InputError
     where ids would differ."""
     model = description["model"]
-    steps = [_described(part) for part in parts_of(description["pre_tokenizer"])]
-    names = next((names for names, known in STEPS.items() if steps == known), None)
+    steps = [_step_key(part) for part in parts_of(description["pre_tokenizer"])]
+    names = next((names for names, known in PRE_TOKENIZERS.items() if steps == known), None)
     merges = merges_of(model)
     whole = bool(model.get("ignore_merges"))
-    if names is None or (whole != (names[0] == WHOLE_WORDS) and not _merges_make_all(model["vocab"], merges)):
+    if names is None or (
+        whole != (names[0] == IGNORES_MERGES) and not _merges_reach_all_tokens(model["vocab"], merges)
+    ):
         raise InputError(
             "llama.cpp has no name for this tokenizer's way to cut text into words, so GGUF cannot hold it"
         )
@@ -78,14 +80,14 @@ def write_byte_level(description: dict[str, Any]) -> tuple[dict[str, Any], str |
     return values, "; ".join(notes) or None
 
 
-def _merges_make_all(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> bool:
+def _merges_reach_all_tokens(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> bool:
     """Whether merges alone lead to every token, so that it does not matter if whole words are looked up
     first."""
     by_merges = models.BPE(vocabulary, merges)
     return all(len(by_merges.tokenize(token)) == 1 for token in vocabulary)
 
 
-def _step(kind: str, *values: Any) -> pre_tokenizers.PreTokenizer:
+def _pre_tokenizer(kind: str, *values: Any) -> pre_tokenizers.PreTokenizer:
     if kind == "Split":
         return pre_tokenizers.Split(Regex(values[0]), values[1].lower())
     if kind == "Digits":
@@ -93,7 +95,7 @@ def _step(kind: str, *values: Any) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=values[0], use_regex=values[1])
 
 
-def _described(part: dict[str, Any]) -> tuple[Any, ...]:
+def _step_key(part: dict[str, Any]) -> tuple[Any, ...]:
     """A step of a tokenizer.json in the words of STEPS."""
     if part["type"] == "Split":
         return ("Split", part["pattern"].get("Regex"), part["behavior"], part["invert"])

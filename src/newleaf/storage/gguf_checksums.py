@@ -9,51 +9,54 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from newleaf.storage.checksums import KEY, table_of
+from newleaf.storage.checksums import CHECKSUMS_KEY, checksums_json
 
 # of the metadata: the head's bytes, the file's, and the head's CRC-32, in hexadecimal digits
-HEAD = "newleaf.head.crc32"
-RECORD = re.compile(r"([0-9a-f]{16}):([0-9a-f]{16}):([0-9a-f]{8})")
-UNKNOWN = "0" * 8  # a CRC-32 before it is known, and the head's own while it is computed
+HEADER_CHECKSUM_KEY = "newleaf.head.crc32"
+CHECKSUM_RECORD = re.compile(r"([0-9a-f]{16}):([0-9a-f]{16}):([0-9a-f]{8})")
+PLACEHOLDER = "0" * 8  # a CRC-32 before it is known, and the head's own while it is computed
 
 
-def to_be_filled_in(kinds: Mapping[str, str]) -> dict[str, str]:
+def placeholder_checksums(kinds: Mapping[str, str]) -> dict[str, str]:
     """Metadata of the length that it will have, for tensors by name in these number formats. GGUF has it
     before the tensors, whose checksums are known when they are written."""
     return {
-        KEY: table_of({name: f"{kind}:{UNKNOWN}" for name, kind in kinds.items()}),
-        HEAD: _record(0, 0, UNKNOWN),
+        CHECKSUMS_KEY: checksums_json({name: f"{kind}:{PLACEHOLDER}" for name, kind in kinds.items()}),
+        HEADER_CHECKSUM_KEY: _record(0, 0, PLACEHOLDER),
     }
 
 
-def fill_in(path: Path, head: int, checksums: Mapping[str, str]) -> None:
+def write_checksums(path: Path, head: int, checksums: Mapping[str, str]) -> None:
     """Write the checksums of a file that is written otherwise, whose head has so many bytes."""
     with path.open("rb+") as file:
         data = file.read(head)
         kinds = {name: value.partition(":")[0] for name, value in checksums.items()}
-        empty = to_be_filled_in(kinds)
-        record = _record(head, path.stat().st_size, UNKNOWN)
-        for before, after in ((empty[KEY], table_of(checksums)), (empty[HEAD], record)):
+        empty = placeholder_checksums(kinds)
+        record = _record(head, path.stat().st_size, PLACEHOLDER)
+        for before, after in (
+            (empty[CHECKSUMS_KEY], checksums_json(checksums)),
+            (empty[HEADER_CHECKSUM_KEY], record),
+        ):
             data = data.replace(before.encode(), after.encode(), 1)
         data = data.replace(
-            record.encode(), record[: -len(UNKNOWN)].encode() + f"{zlib.crc32(data):08x}".encode(), 1
+            record.encode(), record[: -len(PLACEHOLDER)].encode() + f"{zlib.crc32(data):08x}".encode(), 1
         )
         file.seek(0)
         file.write(data)
 
 
-def check_head(metadata: Mapping[str, Any], data: Any, head: int, size: int) -> None:
+def check_header(metadata: Mapping[str, Any], data: Any, head: int, size: int) -> None:
     """Raises ValueError where the first `head` bytes of `data` are not those that were written. A head or a
     file of another length was written by some other program, which copied what it did not know."""
-    record = metadata.get(HEAD)
-    found = RECORD.fullmatch(record) if isinstance(record, str) else None
+    record = metadata.get(HEADER_CHECKSUM_KEY)
+    found = CHECKSUM_RECORD.fullmatch(record) if isinstance(record, str) else None
     if found is None or (int(found[1], 16), int(found[2], 16)) != (head, size):
         return
     end = data.find(found[0].encode(), 0, head) + len(found[0])
-    if _crc32((data[: end - len(UNKNOWN)], UNKNOWN.encode(), data[end:head])) != found[3]:
+    if _crc32((data[: end - len(PLACEHOLDER)], PLACEHOLDER.encode(), data[end:head])) != found[3]:
         raise ValueError(
             f"its metadata do not have the checksum that was written with them; if they were edited on "
-            f"purpose, take {HEAD} out of them"
+            f"purpose, take {HEADER_CHECKSUM_KEY} out of them"
         )
 
 

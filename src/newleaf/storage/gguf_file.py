@@ -18,20 +18,20 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.storage.checksums import Checksums
-from newleaf.storage.gguf_checksums import check_head
+from newleaf.storage.gguf_checksums import check_header
 
 MAGIC, VERSIONS, ALIGNMENT = b"GGUF", (2, 3), 32
 # The format's numbers for types of values (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), as
 # struct and numpy spell them.
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9
+SCALAR_TYPES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING_TYPE, ARRAY_TYPE = 8, 9
 # A vocabulary with its merges has under a million and a half entries; a file may claim, and hold, any number.
-MOST_VALUES = 4 * 2**20
+MAX_ARRAY_VALUES = 4 * 2**20
 # Values dequantised at once: numpy's steps in between take several times their size.
-PIECE = 4 * 2**20
+DEQUANTIZED_AT_ONCE = 4 * 2**20
 
 
-class TokenKind(IntEnum):
+class TokenType(IntEnum):
     """What a token of the vocabulary is for, as the format numbers it."""
 
     NORMAL = 1
@@ -42,7 +42,7 @@ class TokenKind(IntEnum):
     BYTE = 6
 
 
-def need_gguf() -> Any:
+def import_gguf() -> Any:
     """The gguf package. Raises InputError when it is not installed."""
     try:
         import gguf
@@ -52,7 +52,7 @@ def need_gguf() -> Any:
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class TensorInfo:
     """Where a tensor lies: `process_logits` as PyTorch counts, rows first; `kind` is the format's number for
     the type of its blocks."""
 
@@ -68,16 +68,16 @@ class GGUFFile(Mapping[str, Tensor]):
 
     path: Path
     metadata: dict[str, Any]
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, TensorInfo]
     dtype: torch.dtype
     checksums: Checksums = field(default_factory=Checksums)
 
     def __getitem__(self, name: str) -> Tensor:
-        gguf = need_gguf()
-        stored, rows = self.tensors[name], self.rows(name)
+        gguf = import_gguf()
+        stored, rows = self.tensors[name], self.block_rows(name)
         kind = gguf.GGMLQuantizationType(stored.kind)
         tensor = torch.empty(stored.shape, dtype=self.dtype)
-        out, step = tensor.view(len(rows), -1), max(1, PIECE // stored.shape[-1])
+        out, step = tensor.view(len(rows), -1), max(1, DEQUANTIZED_AT_ONCE // stored.shape[-1])
         for start in range(0, len(rows), step):
             try:
                 values = gguf.quants.dequantize(np.array(rows[start : start + step]), kind)
@@ -87,13 +87,13 @@ class GGUFFile(Mapping[str, Tensor]):
             out[start : start + step] = torch.from_numpy(values)
         return tensor
 
-    def rows(self, name: str) -> np.ndarray[Any, Any]:
+    def block_rows(self, name: str) -> np.ndarray[Any, Any]:
         """The bytes of a tensor as they lie in the file, a row of blocks for each row of weights; mapped, and
         read where they have a checksum, once. Raises InputError when they have another."""
         stored = self.tensors[name]
         data = np.memmap(self.path, np.uint8, "r", stored.start, (stored.size,))
         try:
-            self.checksums.check_bytes(name, need_gguf().GGMLQuantizationType(stored.kind).name, data)
+            self.checksums.check_bytes(name, import_gguf().GGMLQuantizationType(stored.kind).name, data)
         except ValueError as error:
             raise InputError(f"{self.path}: damaged, {error}; get the file anew, or convert again") from None
         return data.reshape(math.prod(stored.shape[:-1]), -1)
@@ -107,7 +107,7 @@ class GGUFFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.tensors)
 
-    def need(self, key: str, kind: type) -> Any:
+    def require(self, key: str, kind: type) -> Any:
         """A metadata value of this type. Raises InputError where it is missing or of another."""
         value = self.metadata.get(key)
         if kind is float and type(value) is int:
@@ -117,10 +117,10 @@ class GGUFFile(Mapping[str, Tensor]):
             raise InputError(f"{self.path}: metadata {key} is {what}")
         return value
 
-    def need_strings(self, key: str) -> list[str]:
+    def require_strings(self, key: str) -> list[str]:
         """A metadata value that is a list of strings. Raises InputError where it is missing or something
         else."""
-        values: list[str] = self.need(key, list)
+        values: list[str] = self.require(key, list)
         if not all(isinstance(value, str) for value in values):
             raise InputError(f"{self.path}: metadata {key} is not a list of strings")
         return values
@@ -129,40 +129,40 @@ class GGUFFile(Mapping[str, Tensor]):
 def open_gguf(path: Path, dtype: torch.dtype = torch.float32) -> GGUFFile:
     """Read the head of a GGUF file; tensors come as `dtype`. Raises InputError, in one line, when the file is
     not what it says."""
-    gguf = need_gguf()
+    gguf = import_gguf()
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     size = path.stat().st_size
     if size < 24:
         raise InputError(f"{path}: not a GGUF file, it has only {size} bytes")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        head = _Head(data, size, path)
+        head = _HeaderReader(data, size, path)
         metadata, tensors = head.read(gguf.GGMLQuantizationType, gguf.GGML_QUANT_SIZES)
         try:
-            check_head(metadata, data, head.at, size)
+            check_header(metadata, data, head.at, size)
         except ValueError as error:
             raise InputError(f"{path}: damaged, {error}; else get the file anew, or convert again") from None
     return GGUFFile(path, metadata, tensors, dtype, Checksums(metadata))
 
 
-class _Head:
+class _HeaderReader:
     """A cursor over the file's head that never reads, counts or allocates beyond the file."""
 
     def __init__(self, data: mmap.mmap, size: int, path: Path) -> None:
         self.data, self.size, self.path = data, size, path
         self.at = 0
-        self.values_left = MOST_VALUES
+        self.values_left = MAX_ARRAY_VALUES
 
-    def read(self, kinds: Any, block_sizes: Any) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-        if self.take(4, "its first bytes") != MAGIC:
+    def read(self, kinds: Any, block_sizes: Any) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+        if self.read_bytes(4, "its first bytes") != MAGIC:
             raise InputError(f"{self.path}: not a GGUF file")
-        version = self.scalar("I")
+        version = self.read_scalar("I")
         if version not in VERSIONS:
             raise InputError(
                 f"{self.path}: GGUF version {version} is not known, only "
                 f"{' and '.join(map(str, VERSIONS))}, little-endian"
             )
-        n_tensors, n_values = self.scalar("Q"), self.scalar("Q")
+        n_tensors, n_values = self.read_scalar("Q"), self.read_scalar("Q")
         # The least a tensor and a value can take: lengths, numbers and types, with names of one letter.
         for count, least, what in ((n_tensors, 33, "tensors"), (n_values, 14, "metadata values")):
             if count * least > self.size:
@@ -171,33 +171,33 @@ class _Head:
                 )
         metadata: dict[str, Any] = {}
         for _ in range(n_values):
-            key = self.string("a metadata key")
+            key = self.read_string("a metadata key")
             if key in metadata:
                 raise InputError(f"{self.path}: metadata {key} stands twice")
-            metadata[key] = self.value(self.scalar("I"), key)
-        infos = [self.tensor_info() for _ in range(n_tensors)]
+            metadata[key] = self.read_value(self.read_scalar("I"), key)
+        infos = [self.read_tensor_info() for _ in range(n_tensors)]
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if type(alignment) is not int or alignment < 8 or alignment % 8 or alignment > 2**20:
             raise InputError(f"{self.path}: general.alignment is {alignment!r}, which is no multiple of 8")
         start = -(-self.at // alignment) * alignment
-        tensors: dict[str, StoredTensor] = {}
+        tensors: dict[str, TensorInfo] = {}
         for name, shape, kind, offset in infos:
             if name in tensors:
                 raise InputError(f"{self.path}: tensor {name} stands twice")
-            tensors[name] = self.place(name, shape, kind, start + offset, kinds, block_sizes)
+            tensors[name] = self.locate_tensor(name, shape, kind, start + offset, kinds, block_sizes)
         return metadata, tensors
 
-    def tensor_info(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self.string("a tensor's name")
-        n_dims = self.scalar("I")
+    def read_tensor_info(self) -> tuple[str, tuple[int, ...], int, int]:
+        name = self.read_string("a tensor's name")
+        n_dims = self.read_scalar("I")
         if not 1 <= n_dims <= 4:
             raise InputError(f"{self.path}: tensor {name} claims {n_dims:,} dimensions")
-        shape = tuple(self.scalar("Q") for _ in range(n_dims))[::-1]
-        return name, shape, self.scalar("I"), self.scalar("Q")
+        shape = tuple(self.read_scalar("Q") for _ in range(n_dims))[::-1]
+        return name, shape, self.read_scalar("I"), self.read_scalar("Q")
 
-    def place(
+    def locate_tensor(
         self, name: str, shape: tuple[int, ...], kind: int, start: int, kinds: Any, block_sizes: Any
-    ) -> StoredTensor:
+    ) -> TensorInfo:
         if kind not in set(kinds):
             raise InputError(
                 f"{self.path}: tensor {name} is of type {kind}, which the gguf package does not know"
@@ -213,47 +213,47 @@ class _Head:
                 f"{self.path}: tensor {name} would end at byte {start + size:,} of {self.size:,}; the file "
                 f"is truncated or its offsets lie"
             )
-        return StoredTensor(shape, kind, start, size)
+        return TensorInfo(shape, kind, start, size)
 
-    def value(self, kind: int, key: str) -> Any:
-        if kind in SCALARS:
-            return self.scalar(SCALARS[kind])
-        if kind == STRING:
-            return self.string(key)
-        if kind != ARRAY:
+    def read_value(self, kind: int, key: str) -> Any:
+        if kind in SCALAR_TYPES:
+            return self.read_scalar(SCALAR_TYPES[kind])
+        if kind == STRING_TYPE:
+            return self.read_string(key)
+        if kind != ARRAY_TYPE:
             raise InputError(
                 f"{self.path}: metadata {key} has a value of type {kind}, which GGUF does not have"
             )
-        inner, count = self.scalar("I"), self.scalar("Q")
+        inner, count = self.read_scalar("I"), self.read_scalar("Q")
         self.values_left -= count
         if self.values_left < 0:
             raise InputError(
                 f"{self.path}: metadata {key} claims {count:,} values; newleaf reads at most "
-                f"{MOST_VALUES:,} in a file"
+                f"{MAX_ARRAY_VALUES:,} in a file"
             )
-        if inner == STRING:
-            return [self.string(key) for _ in range(count)]
-        if inner not in SCALARS:
+        if inner == STRING_TYPE:
+            return [self.read_string(key) for _ in range(count)]
+        if inner not in SCALAR_TYPES:
             raise InputError(
                 f"{self.path}: metadata {key} is an array of type {inner}, which newleaf does not read"
             )
-        numbers = np.dtype(SCALARS[inner]).newbyteorder("<")
-        return np.frombuffer(self.take(count * numbers.itemsize, key), numbers).tolist()
+        numbers = np.dtype(SCALAR_TYPES[inner]).newbyteorder("<")
+        return np.frombuffer(self.read_bytes(count * numbers.itemsize, key), numbers).tolist()
 
-    def scalar(self, code: str) -> Any:
+    def read_scalar(self, code: str) -> Any:
         width = struct.calcsize("<" + code)
-        value = struct.unpack("<" + code, self.take(width, "its head"))[0]
+        value = struct.unpack("<" + code, self.read_bytes(width, "its head"))[0]
         # An fp32 such as 1e-5 is what the writer had as a decimal, not the double nearest to the fp32.
         return float(str(np.float32(value))) if code == "f" else value
 
-    def string(self, what: str) -> str:
-        length = self.scalar("Q")
+    def read_string(self, what: str) -> str:
+        length = self.read_scalar("Q")
         try:
-            return self.take(length, what).decode("utf-8")
+            return self.read_bytes(length, what).decode("utf-8")
         except UnicodeDecodeError:
             raise InputError(f"{self.path}: {what} is not UTF-8") from None
 
-    def take(self, count: int, what: str) -> bytes:
+    def read_bytes(self, count: int, what: str) -> bytes:
         if count > self.size - self.at:
             raise InputError(
                 f"{self.path}: {what} would take {count:,} bytes of {self.size - self.at:,} left; the file "

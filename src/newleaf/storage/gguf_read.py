@@ -15,16 +15,16 @@ from newleaf.families.weights import Rule, from_hugging_face, rows_of
 from newleaf.model import GPTConfig
 from newleaf.quant.packed import Format, Packed
 from newleaf.quant.packed_layers import packable
-from newleaf.storage.build_network import Precision, assemble, blank
-from newleaf.storage.folder import Folder
-from newleaf.storage.gguf_blocks import BITS, pack_blocks
+from newleaf.storage.build_network import Precision, empty_network, load_weights
+from newleaf.storage.folder import ModelFolder
+from newleaf.storage.gguf_blocks import CODE_BITS, pack_blocks
 from newleaf.storage.gguf_file import GGUFFile, open_gguf
 from newleaf.storage.gguf_layout import Layout, layout_named
 from newleaf.storage.gguf_tokenizer import read_tokenizer
 from newleaf.storage.pretrained_note import note_in_gguf
 
 
-def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
+def load_gguf(path: str | Path, precision: Precision | None = None) -> ModelFolder:
     """Open a GGUF file. Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and
     the rest becomes fp32. Where one in fewer bits is asked for, those that have no more bits already stay as
     they are.
@@ -35,21 +35,23 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
     file = open_gguf(
         Path(path), torch.float32 if isinstance(precision, Format) else precision or torch.float32
     )
-    layout, config = _config(file)
+    layout, config = _read_config(file)
     tokenizer = read_tokenizer(file)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens and the network only "
             f"{config.vocab_size:,}"
         )
-    network = blank(config)
+    network = empty_network(config)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     rules = layout.rules(config, shapes)
     _check_tensors(file, rules, shapes, config)
-    most_bits = 8 if precision is None else precision.bits if isinstance(precision, Format) else 0
+    max_bits = 8 if precision is None else precision.bits if isinstance(precision, Format) else 0
     keep = packable(network)
-    weights = (pair for rule in rules for pair in _read(file, layout, config, rule, shapes, keep, most_bits))
-    network = assemble(network, weights, precision)
+    weights = (
+        pair for rule in rules for pair in _read_rule(file, layout, config, rule, shapes, keep, max_bits)
+    )
+    network = load_weights(network, weights, precision)
     ids = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
@@ -59,42 +61,44 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> Folder:
     turn = file.metadata.get("tokenizer.ggml.eot_token_id")
     if type(turn) is int and 0 <= turn < tokenizer.vocab_size and turn != tokenizer.eos_id:
         defaults["eos_token_id"] = [defaults["eos_token_id"], turn] if "eos_token_id" in defaults else turn
-    return Folder(network, tokenizer, layout.family, defaults, note_in_gguf(file.metadata))
+    return ModelFolder(network, tokenizer, layout.family, defaults, note_in_gguf(file.metadata))
 
 
-def _read(
+def _read_rule(
     file: GGUFFile,
     layout: Layout,
     config: GPTConfig,
     rule: Rule,
     shapes: dict[str, torch.Size],
     keep: set[str],
-    most_bits: int,
+    max_bits: int,
 ) -> Iterator[tuple[str, Tensor | Packed]]:
-    """The weights of one rule; those named in `keep` stay packed where they have no more than `most_bits`
+    """The weights of one rule; those named in `keep` stay packed where they have no more than `max_bits`
     bits a code."""
     stored = file.tensors[rule.theirs]
-    if BITS.get(stored.kind, 99) <= most_bits and keep.issuperset(rule.ours):
-        data = file.rows(rule.theirs)
+    if CODE_BITS.get(stored.kind, 99) <= max_bits and keep.issuperset(rule.ours):
+        data = file.block_rows(rule.theirs)
         packed = []
         for name, numbers in rows_of(rule, shapes):
-            rows = layout.rearrange(rule.theirs, numbers.unsqueeze(-1), config, reading=True).squeeze(-1)
+            rows = layout.permute_rotary_rows(
+                rule.theirs, numbers.unsqueeze(-1), config, reading=True
+            ).squeeze(-1)
             packed.append((name, pack_blocks(data, stored.kind, rows, tuple(shapes[name]))))
         whole = [(name, weight) for name, weight in packed if weight is not None]
         if len(whole) == len(packed):
             yield from whole
             return
     for name, tensor in from_hugging_face([rule], file, shapes):
-        yield name, layout.rearrange(rule.theirs, tensor, config, reading=True)
+        yield name, layout.permute_rotary_rows(rule.theirs, tensor, config, reading=True)
 
 
-def read_head(path: str | Path) -> tuple[GGUFFile, Layout, GPTConfig]:
+def read_gguf_config(path: str | Path) -> tuple[GGUFFile, Layout, GPTConfig]:
     """A GGUF file's tensors, unread, its layout and its network. Raises InputError as `load_gguf` does."""
     file = open_gguf(Path(path))
-    return file, *_config(file)
+    return file, *_read_config(file)
 
 
-def _config(file: GGUFFile) -> tuple[Layout, GPTConfig]:
+def _read_config(file: GGUFFile) -> tuple[Layout, GPTConfig]:
     """The layout and network of the metadata, with as many layers as the file has."""
     try:
         layout = layout_named(file.metadata.get("general.architecture"))
@@ -110,7 +114,7 @@ def _config(file: GGUFFile) -> tuple[Layout, GPTConfig]:
         config = layout.read(file.metadata, file.tensors.keys(), vocab_size)
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from None
-    if layout.always_head and _same_bytes(file, "output.weight", "token_embd.weight"):
+    if layout.always_has_head and _same_bytes(file, "output.weight", "token_embd.weight"):
         # llama.cpp wants a head of its own, so a tied one is written twice
         config = config.replace(tie_embeddings=True)
     return layout, config

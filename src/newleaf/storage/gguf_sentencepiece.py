@@ -15,40 +15,41 @@ import tokenizers
 from tokenizers import decoders, models, normalizers
 
 from newleaf.errors import InputError
-from newleaf.storage.gguf_file import GGUFFile, TokenKind
+from newleaf.storage.gguf_file import GGUFFile, TokenType
 from newleaf.text.components import merges_of, parts_of
 
-SPACE = "▁"
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-LONGEST = 256  # characters of a token that are cut in two: the work grows with the square
-PIECES = [{"type": "ByteFallback"}, {"type": "Fuse"}]  # how tokens of characters and bytes are put together
+SPACE_MARK = "▁"
+BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+MAX_TOKEN_CHARS = 256  # characters of a token that are cut in two: the work grows with the square
+# how tokens of characters and bytes are put together
+BYTE_FALLBACK_DECODERS = [{"type": "ByteFallback"}, {"type": "Fuse"}]
 SCORES, PREFIX = "tokenizer.ggml.scores", "tokenizer.ggml.add_space_prefix"
 
 
 def read_sentencepiece(file: GGUFFile, vocabulary: dict[str, int], kinds: list[int]) -> tokenizers.Tokenizer:
     """The tokenizer of this vocabulary and of the file's scores. Raises InputError where it is not what
     llama.cpp's would be."""
-    scores = file.need(SCORES, list)[: len(kinds)]
+    scores = file.require(SCORES, list)[: len(kinds)]
     if len(scores) != len(kinds) or not all(
         type(score) is float and math.isfinite(score) for score in scores
     ):
         raise InputError(f"{file.path}: {SCORES} does not have a number for each of {len(kinds):,} tokens")
-    for byte in BYTES:
-        if byte not in vocabulary or kinds[vocabulary[byte]] != TokenKind.BYTE:
+    for byte in BYTE_TOKENS:
+        if byte not in vocabulary or kinds[vocabulary[byte]] != TokenType.BYTE:
             raise InputError(f"{file.path}: its SentencePiece tokenizer has no token for the byte {byte}")
-    usable = {token: n for token, n in vocabulary.items() if kinds[n] == TokenKind.NORMAL}
+    usable = {token: n for token, n in vocabulary.items() if kinds[n] == TokenType.NORMAL}
     try:
         merges = merges_by_score(usable, scores)
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from None
-    unknown = next((token for token, n in vocabulary.items() if kinds[n] == TokenKind.UNKNOWN), None)
+    unknown = next((token for token, n in vocabulary.items() if kinds[n] == TokenType.UNKNOWN), None)
     backend = tokenizers.Tokenizer(
         models.BPE(vocabulary, merges, byte_fallback=True, unk_token=unknown, fuse_unk=True)
     )
     prefix = file.metadata.get(PREFIX, True) is not False
-    marked = normalizers.Replace(" ", SPACE)
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), marked]) if prefix else marked
-    unmarked = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    marked = normalizers.Replace(" ", SPACE_MARK)
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE_MARK), marked]) if prefix else marked
+    unmarked = [decoders.Replace(SPACE_MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*unmarked, decoders.Strip(" ", 1, 0)] if prefix else unmarked)
     return backend
 
@@ -59,12 +60,12 @@ def merges_by_score(usable: dict[str, int], scores: list[float]) -> list[tuple[s
     merges: list[tuple[str, str]] = []
     last, last_score = "", math.inf
     for token in sorted(usable, key=lambda token: -scores[usable[token]]):
-        if len(token) > LONGEST:
+        if len(token) > MAX_TOKEN_CHARS:
             raise InputError(
                 f"the token {token[:60]!r} has {len(token):,} characters; newleaf reads SentencePiece's up "
-                f"to {LONGEST}"
+                f"to {MAX_TOKEN_CHARS}"
             )
-        pairs = [pair for pair in _cuts(token) if pair[0] in usable and pair[1] in usable]
+        pairs = [pair for pair in _splits(token) if pair[0] in usable and pair[1] in usable]
         if pairs and (score := scores[usable[token]]) == last_score:
             raise InputError(
                 f"the tokens {last[:60]!r} and {token[:60]!r} share the score {score:g}, so the order of "
@@ -86,14 +87,14 @@ def write_sentencepiece(
     """
     model = description["model"]
     vocabulary, prefix = model["vocab"], _has_prefix(description)
-    kinds: dict[str, int] = {byte: TokenKind.BYTE for byte in BYTES if byte in vocabulary}
+    kinds: dict[str, int] = {byte: TokenType.BYTE for byte in BYTE_TOKENS if byte in vocabulary}
     values: dict[str, Any] = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         PREFIX: prefix,
     }
     if (unknown := model.get("unk_token")) is not None:
-        kinds[unknown] = TokenKind.UNKNOWN
+        kinds[unknown] = TokenType.UNKNOWN
         values["tokenizer.ggml.unknown_token_id"] = vocabulary[unknown]
     usable = {token: n for token, n in vocabulary.items() if token not in kinds and token not in special}
     merges = [merge for merge in merges_of(model) if "".join(merge) in usable]
@@ -108,7 +109,7 @@ def write_sentencepiece(
     same = set(implied) == set(merges) and ["".join(merge) for merge in implied] == [
         "".join(merge) for merge in merges
     ]
-    if not (same and all(byte in kinds for byte in BYTES)):
+    if not (same and all(byte in kinds for byte in BYTE_TOKENS)):
         raise InputError(
             "this tokenizer's merges are not those of a SentencePiece model's scores, so GGUF cannot hold it"
         )
@@ -120,22 +121,25 @@ def with_marked_spaces(description: dict[str, Any]) -> tuple[dict[str, Any], str
     text that does not hold that sign, which the sentence says. Raises InputError where llama.cpp would give
     others for usual text too."""
     vocabulary: dict[str, int] = description["model"]["vocab"]
-    if " " not in vocabulary or SPACE in vocabulary:
-        what = "no token for a space" if " " not in vocabulary else f"a token for {SPACE}"
+    if " " not in vocabulary or SPACE_MARK in vocabulary:
+        what = "no token for a space" if " " not in vocabulary else f"a token for {SPACE_MARK}"
         raise InputError(
-            f"llama.cpp reads a space as the character {SPACE}, and this tokenizer has {what}, so GGUF "
+            f"llama.cpp reads a space as the character {SPACE_MARK}, and this tokenizer has {what}, so GGUF "
             f"cannot hold it"
         )
-    marked = {SPACE if token == " " else token: n for token, n in vocabulary.items()}
+    marked = {SPACE_MARK if token == " " else token: n for token, n in vocabulary.items()}
     changed = description | {
         "model": description["model"] | {"vocab": marked},
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK},
         "decoder": {
             "type": "Sequence",
-            "decoders": [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, *PIECES],
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE_MARK}, "content": " "},
+                *BYTE_FALLBACK_DECODERS,
+            ],
         },
     }
-    return changed, f"llama.cpp reads the character {SPACE} as a space, and this tokenizer does not"
+    return changed, f"llama.cpp reads the character {SPACE_MARK} as a space, and this tokenizer does not"
 
 
 def _has_prefix(description: dict[str, Any]) -> bool:
@@ -147,7 +151,7 @@ def _has_prefix(description: dict[str, Any]) -> bool:
     ]
     back = [part["type"] for part in parts_of(description["decoder"])]
     for prefix in (True, False):
-        marks = [("Prepend", SPACE, None)] * prefix + [("Replace", None, SPACE)]
+        marks = [("Prepend", SPACE_MARK, None)] * prefix + [("Replace", None, SPACE_MARK)]
         if (text, back) == (
             marks,
             ["Replace", "ByteFallback", "Fuse"] + ["Strip"] * prefix,
@@ -158,5 +162,5 @@ def _has_prefix(description: dict[str, Any]) -> bool:
     )
 
 
-def _cuts(token: str) -> Iterator[tuple[str, str]]:
+def _splits(token: str) -> Iterator[tuple[str, str]]:
     return ((token[:cut], token[cut:]) for cut in range(1, len(token)))

@@ -10,9 +10,9 @@ from tokenizers import AddedToken, processors
 
 from newleaf.errors import InputError
 from newleaf.storage.gguf_byte_level import read_byte_level, write_byte_level
-from newleaf.storage.gguf_file import GGUFFile, TokenKind
+from newleaf.storage.gguf_file import GGUFFile, TokenType
 from newleaf.storage.gguf_sentencepiece import (
-    PIECES,
+    BYTE_FALLBACK_DECODERS,
     read_sentencepiece,
     with_marked_spaces,
     write_sentencepiece,
@@ -21,13 +21,13 @@ from newleaf.text.components import is_byte_level, kind_of
 from newleaf.text.tokenizer import Tokenizer
 
 # Where a file of SentencePiece's does not say, llama.cpp takes these.
-USUAL_IDS = {"bos": 1, "eos": 2}
+DEFAULT_IDS = {"bos": 1, "eos": 2}
 
 
 def read_tokenizer(file: GGUFFile) -> Tokenizer:
     """The tokenizer of a GGUF's metadata, its chat template in its settings. Raises InputError for a kind
     that newleaf does not know."""
-    model = file.need("tokenizer.ggml.model", str)
+    model = file.require("tokenizer.ggml.model", str)
     if model not in ("gpt2", "llama"):
         known = "gpt2 (byte-level BPE) and llama (SentencePiece's BPE)"
         raise InputError(
@@ -38,24 +38,26 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
     if len(vocabulary) != len(tokens):
         twice = next(token for n, token in enumerate(tokens) if vocabulary[token] != n)
         raise InputError(f"{file.path}: the token {twice[:60]!r} stands twice in tokenizer.ggml.tokens")
-    usual: dict[str, int] = {}
+    default: dict[str, int] = {}
     if model == "gpt2":
         backend, starts = read_byte_level(file, vocabulary)
     else:
-        backend, starts, usual = read_sentencepiece(file, vocabulary, kinds), True, USUAL_IDS
+        backend, starts, default = read_sentencepiece(file, vocabulary, kinds), True, DEFAULT_IDS
     plain = [
         AddedToken(t, special=False, normalized=False)
         for t, kind in zip(tokens, kinds)
-        if kind == TokenKind.USER_DEFINED
+        if kind == TokenType.USER_DEFINED
     ]
-    hidden = {TokenKind.CONTROL, TokenKind.UNUSED} | ({TokenKind.UNKNOWN} if model == "llama" else set())
+    hidden = {TokenType.CONTROL, TokenType.UNUSED} | ({TokenType.UNKNOWN} if model == "llama" else set())
     special = [
         AddedToken(t, special=True, normalized=False) for t, kind in zip(tokens, kinds) if kind in hidden
     ]
     backend.add_tokens(plain)
     backend.add_special_tokens(special)
-    ids = {name: _special_id(file, name, len(tokens), usual.get(name)) for name in ("bos", "eos", "padding")}
-    _add_ends(backend, file, tokens, ids, starts)
+    ids = {
+        name: _special_id(file, name, len(tokens), default.get(name)) for name in ("bos", "eos", "padding")
+    }
+    _add_bos_eos(backend, file, tokens, ids, starts)
     template = file.metadata.get("tokenizer.chat_template")
     settings = {"chat_template": template} if isinstance(template, str) else {}
     return Tokenizer(backend, ids["bos"], ids["eos"], ids["padding"], settings)
@@ -69,7 +71,7 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
     """
     description = json.loads(tokenizer.backend.to_str())
     kind, sentence = kind_of(description), None
-    if kind == "char" and description["decoder"] == {"type": "Sequence", "decoders": PIECES}:
+    if kind == "char" and description["decoder"] == {"type": "Sequence", "decoders": BYTE_FALLBACK_DECODERS}:
         description, sentence = with_marked_spaces(description)
     model = description["model"]
     if tokenizer.vocab_size > vocab_size:
@@ -77,7 +79,7 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
             f"the tokenizer has {tokenizer.vocab_size:,} tokens and the network only {vocab_size:,}"
         )
     added = {
-        token["content"]: TokenKind.CONTROL if token["special"] else TokenKind.USER_DEFINED
+        token["content"]: TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
         for token in description["added_tokens"]
     }
     kinds: dict[str, int] = dict(added)
@@ -92,11 +94,11 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
     by_id = {n: token for token, n in model["vocab"].items()} | {
         token["id"]: token["content"] for token in description["added_tokens"]
     }
-    before, after = _ends(tokenizer)
+    before, after = _added_bos_eos(tokenizer)
     values |= {
         "tokenizer.ggml.tokens": [by_id.get(n, f"[PAD{n}]") for n in range(vocab_size)],
         "tokenizer.ggml.token_type": [
-            int(kinds.get(by_id[n], TokenKind.NORMAL) if n in by_id else TokenKind.UNUSED)
+            int(kinds.get(by_id[n], TokenType.NORMAL) if n in by_id else TokenType.UNUSED)
             for n in range(vocab_size)
         ],
         "tokenizer.ggml.add_bos_token": before,
@@ -111,20 +113,20 @@ def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, An
 
 def _vocabulary(file: GGUFFile) -> tuple[list[str], list[int]]:
     """Tokens and their kinds, without the rows of the embedding at the end that no token uses."""
-    tokens = file.need_strings("tokenizer.ggml.tokens")
-    kinds = file.metadata.get("tokenizer.ggml.token_type", [TokenKind.NORMAL] * len(tokens))
+    tokens = file.require_strings("tokenizer.ggml.tokens")
+    kinds = file.metadata.get("tokenizer.ggml.token_type", [TokenType.NORMAL] * len(tokens))
     if not isinstance(kinds, list) or len(kinds) != len(tokens):
         raise InputError(
             f"{file.path}: tokenizer.ggml.token_type does not have one kind for each of {len(tokens):,} "
             f"tokens"
         )
     used = len(tokens)
-    while used and kinds[used - 1] == TokenKind.UNUSED:
+    while used and kinds[used - 1] == TokenType.UNUSED:
         used -= 1
     return tokens[:used], kinds[:used]
 
 
-def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
+def _added_bos_eos(tokenizer: Tokenizer) -> tuple[bool, bool]:
     """Whether the tokenizer sets bos before and eos behind each text. Raises InputError when it adds anything
     else."""
     text = " "
@@ -138,17 +140,17 @@ def _ends(tokenizer: Tokenizer) -> tuple[bool, bool]:
     )
 
 
-def _special_id(file: GGUFFile, name: str, count: int, usual: int | None) -> int | None:
+def _special_id(file: GGUFFile, name: str, count: int, default: int | None) -> int | None:
     key = f"tokenizer.ggml.{name}_token_id"
     if key not in file.metadata:
-        return usual
-    found: int = file.need(key, int)
+        return default
+    found: int = file.require(key, int)
     if not 0 <= found < count:
         raise InputError(f"{file.path}: metadata {key} is {found:,}, and there are {count:,} tokens")
     return found
 
 
-def _add_ends(
+def _add_bos_eos(
     backend: tokenizers.Tokenizer,
     file: GGUFFile,
     tokens: list[str],

@@ -17,22 +17,22 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, to_hugging_face
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage.checksums import checksum_of
+from newleaf.storage.checksums import bytes_checksum
 from newleaf.storage.files import write_atomically
-from newleaf.storage.gguf_checksums import fill_in, to_be_filled_in
-from newleaf.storage.gguf_file import need_gguf
+from newleaf.storage.gguf_checksums import placeholder_checksums, write_checksums
+from newleaf.storage.gguf_file import import_gguf
 from newleaf.storage.gguf_layout import Layout, layout_for
 from newleaf.storage.gguf_tokenizer import write_tokenizer
 from newleaf.storage.number_range import check_range
 from newleaf.storage.pretrained_note import Note, gguf_fields
 
 # Number formats of the matrices, with the number llama.cpp gives to a file of each.
-TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "MXFP4": 38}
-BLOCK = 32
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "MXFP4": 38}
+BLOCK_SIZE = 32
 # below it the gguf package's exponent of a block wraps round, and the weights come back huge
-LEAST_MXFP4 = 2.0**-125
+MIN_MXFP4 = 2.0**-125
 # Embedding and head lose more by four bits than the layers do.
-KEPT_FINER = {"token_embd.weight": "Q8_0", "output.weight": "Q8_0"}
+HIGHER_PRECISION = {"token_embd.weight": "Q8_0", "output.weight": "Q8_0"}
 
 
 def save_gguf(
@@ -53,9 +53,9 @@ def save_gguf(
 
     Raises InputError for a network or a tokenizer that GGUF does not hold, before anything is written.
     """
-    gguf = need_gguf()
-    if type not in TYPES:
-        raise InputError(f"type: {type!r} is not one of {', '.join(TYPES)}")
+    gguf = import_gguf()
+    if type not in FILE_TYPES:
+        raise InputError(f"type: {type!r} is not one of {', '.join(FILE_TYPES)}")
     if type == "MXFP4" and not config.n_expert:
         raise InputError("type: MXFP4 is for experts, and this network has none; choose Q4_0")
     layout = layout_for(config)
@@ -63,16 +63,16 @@ def save_gguf(
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
     rules = layout.rules(config, shapes)
-    if layout.always_head and config.tie_embeddings:
+    if layout.always_has_head and config.tie_embeddings:
         rules.append(Rule("output.weight", ("embedding.token.weight",)))
     formats = {rule.theirs: _format(rule, shapes, config, type) for rule in rules}
     with write_atomically(Path(path)) as aside:
         writer = gguf.GGUFWriter(aside, layout.name)
         try:
             about = layout.write(config) | held | gguf_fields(pretrained or {})
-            about |= {"general.type": "model", "general.file_type": TYPES[type]}
+            about |= {"general.type": "model", "general.file_type": FILE_TYPES[type]}
             _write_metadata(
-                writer, about | to_be_filled_in({name: kind for name, (_, kind) in formats.items()})
+                writer, about | placeholder_checksums({name: kind for name, (_, kind) in formats.items()})
             )
             for name, (shape, kind) in formats.items():
                 block, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
@@ -86,8 +86,8 @@ def save_gguf(
             head, checksums = writer.fout[0].tell(), {}
             for rule in rules:
                 kind = formats[rule.theirs][1]
-                encoded = _encoded(rule, weights, layout, config, gguf.GGMLQuantizationType[kind])
-                checksums[rule.theirs] = checksum_of(kind, encoded)
+                encoded = _quantized(rule, weights, layout, config, gguf.GGMLQuantizationType[kind])
+                checksums[rule.theirs] = bytes_checksum(kind, encoded)
                 writer.write_tensor_data(encoded)
             writer.close()
         except BaseException as error:
@@ -97,7 +97,7 @@ def save_gguf(
             if isinstance(error, OSError) and error.errno is None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
             raise
-        fill_in(aside, head, checksums)
+        write_checksums(aside, head, checksums)
     return "; ".join([*_differences(config), *([sentence] if sentence else [])]) or None
 
 
@@ -130,22 +130,22 @@ def _format(
     ):
         return shape, "F32"
     if type == "Q4_0":
-        type = KEPT_FINER.get(rule.theirs, type)
+        type = HIGHER_PRECISION.get(rule.theirs, type)
     if type == "MXFP4":
-        return shape, type if rule.theirs.endswith("_exps.weight") and not shape[-1] % BLOCK else "BF16"
-    return shape, "F16" if type.startswith("Q") and shape[-1] % BLOCK else type
+        return shape, type if rule.theirs.endswith("_exps.weight") and not shape[-1] % BLOCK_SIZE else "BF16"
+    return shape, "F16" if type.startswith("Q") and shape[-1] % BLOCK_SIZE else type
 
 
-def _encoded(
+def _quantized(
     rule: Rule, weights: Mapping[str, Tensor], layout: Layout, config: GPTConfig, kind: Any
 ) -> np.ndarray[Any, Any]:
     """One tensor as the file's bytes lie."""
     tensor = to_hugging_face([rule], weights)[rule.theirs].detach().to("cpu", torch.float32)
-    values = layout.rearrange(rule.theirs, tensor, config, reading=False).contiguous().numpy()
+    values = layout.permute_rotary_rows(rule.theirs, tensor, config, reading=False).contiguous().numpy()
     check_range(f"type: {rule.theirs}", tensor, kind.name)
     if kind.name == "MXFP4":
-        values = np.where(np.abs(values) < LEAST_MXFP4, np.float32(0), values)
-    encoded: np.ndarray[Any, Any] = need_gguf().quants.quantize(values, kind)
+        values = np.where(np.abs(values) < MIN_MXFP4, np.float32(0), values)
+    encoded: np.ndarray[Any, Any] = import_gguf().quants.quantize(values, kind)
     return encoded
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.errors import InputError
-from newleaf.storage.weight_files import WHOLE, index_name, shard_names
+from newleaf.storage.weight_files import WEIGHT_FILES, index_name, shard_names
 
-MODEL_FILES = ("config.json", "generation_config.json", *WHOLE)
+MODEL_FILES = ("config.json", "generation_config.json", *WEIGHT_FILES)
 TEMPLATE_FILES = ("chat_template.jinja", "additional_chat_templates/tool_use.jinja")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,10 +21,10 @@ TOKENIZER_FILES = (
     "merges.txt",
     *TEMPLATE_FILES,
 )
-CARD = "README.md"
+MODEL_CARD = "README.md"
 # What stands in for tokenizer.json where there is none.
 OLD_TOKENIZER_FILES = ("vocab.json", "merges.txt")
-NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>(?!.*\.\.)[\w][\w./-]*))?")
+HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(?:@(?P<revision>(?!.*\.\.)[\w][\w./-]*))?")
 
 
 def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
@@ -42,10 +42,10 @@ def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
         )
     if Path(name).exists():
         return Path(name)
-    match = NAME.fullmatch(str(name))
+    match = HUB_NAME.fullmatch(str(name))
     if match is None:
         raise InputError(f"{name}: no such file or folder, and not an owner/name of the Hub")
-    weights = [file for file in WHOLE if file in files]
+    weights = [file for file in WEIGHT_FILES if file in files]
     small = {file for file in files if file not in weights} | {index_name(file) for file in weights}
     if "tokenizer.json" in files:
         small -= set(OLD_TOKENIZER_FILES)
@@ -56,19 +56,19 @@ def local_folder(name: str | Path, files: tuple[str, ...]) -> Path:
         _fetch(repository, commit, set(OLD_TOKENIZER_FILES))
     for whole in weights:
         wanted = [whole]  # before an index, as stock transformers asks
-        _fetch(repository, commit, {whole}, bars=sys.stderr.isatty())
+        _fetch(repository, commit, {whole}, show_progress=sys.stderr.isatty())
         if not (folder / whole).exists() and (index := folder / index_name(whole)).exists():
             wanted = shard_names(index)
-            _fetch(repository, commit, set(wanted), bars=sys.stderr.isatty())
+            _fetch(repository, commit, set(wanted), show_progress=sys.stderr.isatty())
         if all((folder / file).exists() for file in wanted):
             break
     return folder
 
 
-def _fetch(repository: str, revision: str | None, files: set[str], bars: bool = False) -> Path:
+def _fetch(repository: str, revision: str | None, files: set[str], show_progress: bool = False) -> Path:
     """The snapshot's folder, with those of `files` that the repository has.
 
-    huggingface_hub goes on with a file where a connection was cut, and shows `bars`.
+    huggingface_hub goes on with a file where a connection was cut, and shows `show_progress`.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -82,37 +82,39 @@ def _fetch(repository: str, revision: str | None, files: set[str], bars: bool = 
     )
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    class Bars(tqdm):
+    class ProgressBar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **(options | {"disable": not bars}))  # type: ignore[no-untyped-call]
+            super().__init__(*args, **(options | {"disable": not show_progress}))  # type: ignore[no-untyped-call]
 
     where = f"{constants.ENDPOINT}/{repository}"
     try:
         return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=sorted(files), tqdm_class=Bars)
+            snapshot_download(
+                repository, revision=revision, allow_patterns=sorted(files), tqdm_class=ProgressBar
+            )
         )
     except GatedRepoError:
-        why = f"its owner grants access on request; ask for it at {where}, then log in with hf auth login or set HF_TOKEN"
+        reason = f"its owner grants access on request; ask for it at {where}, then log in with hf auth login or set HF_TOKEN"
     except RepositoryNotFoundError:
-        why = "the Hub has no such model, or it is private; check the name, or log in with hf auth login or set HF_TOKEN"
+        reason = "the Hub has no such model, or it is private; check the name, or log in with hf auth login or set HF_TOKEN"
     except RevisionNotFoundError:
-        why = f"the Hub has the model but no revision {revision}"
+        reason = f"the Hub has the model but no revision {revision}"
     except (OfflineModeIsEnabled, LocalEntryNotFoundError):
         forbidden = constants.HF_HUB_OFFLINE
-        why = f"not on this disk, and {'--offline or HF_HUB_OFFLINE forbids' if forbidden else f'{constants.ENDPOINT} cannot be reached'}"
-        why += " to fetch it" if forbidden else "; try again, or give a local folder"
+        reason = f"not on this disk, and {'--offline or HF_HUB_OFFLINE forbids' if forbidden else f'{constants.ENDPOINT} cannot be reached'}"
+        reason += " to fetch it" if forbidden else "; try again, or give a local folder"
     except HFValidationError as error:
-        why = f"not a name the Hub can have ({str(error).splitlines()[0]})"
+        reason = f"not a name the Hub can have ({str(error).splitlines()[0]})"
     except HfHubHTTPError as error:
-        why = f"the Hub says {str(error).splitlines()[0]}"
+        reason = f"the Hub says {str(error).splitlines()[0]}"
     except Exception as error:  # the HTTP library below it has changed twice, and each has errors of its own
         if isinstance(error, OSError) and error.errno is not None:
             raise  # this machine's: a full disk, a cache that may not be written
-        why = f"the connection broke ({' '.join(str(error).split())[:200]}); run the command again, what came whole is kept"
-    raise InputError(f"{repository}: {why}{_near_here(repository)}")
+        reason = f"the connection broke ({' '.join(str(error).split())[:200]}); run the command again, what came whole is kept"
+    raise InputError(f"{repository}: {reason}{_similar_local_name(repository)}")
 
 
-def _near_here(name: str) -> str:
+def _similar_local_name(name: str) -> str:
     """`; did you mean …?` where a folder beside it on this disk has nearly this name: runs/bok for
     runs/book."""
     beside = Path(name).parent

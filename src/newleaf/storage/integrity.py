@@ -10,7 +10,7 @@ from newleaf.storage.folder import load_folder
 from newleaf.storage.stored_weights import StoredWeights
 
 
-def damage_in(folder: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """What is wrong with it, in words; None for a folder that is whole."""
     try:
         if is_adapter(folder):

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 
-FP16 = 65_504.0
+FP16_MAX = 65_504.0
 # GGUF's formats whose blocks have a scale in fp16: the largest weight of a block is so many scales.
-BLOCKS = {"Q8_0": 127, "Q4_0": 8}
+BLOCK_CODE_MAX = {"Q8_0": 127, "Q4_0": 8}
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
@@ -29,16 +29,16 @@ def check_range(name: str, tensor: Tensor, kind: str) -> None:
     if not tensor.numel():
         return
     largest = float(tensor.abs().max())
-    if kind in BLOCKS:
-        held = bool(torch.tensor(largest / BLOCKS[kind]).half().isfinite())
-        limit, advice = f"{FP16 * BLOCKS[kind]:,.0f}", "choose BF16 or F32"
+    if kind in BLOCK_CODE_MAX:
+        fits = bool(torch.tensor(largest / BLOCK_CODE_MAX[kind]).half().isfinite())
+        limit, advice = f"{FP16_MAX * BLOCK_CODE_MAX[kind]:,.0f}", "choose BF16 or F32"
     elif kind in ("fp16", "F16"):
-        held, limit, advice = bool(torch.tensor(largest).half().isfinite()), "65,504", "choose bf16 or fp32"
+        fits, limit, advice = bool(torch.tensor(largest).half().isfinite()), "65,504", "choose bf16 or fp32"
     elif kind in ("bf16", "BF16"):
-        held, limit, advice = bool(torch.tensor(largest).bfloat16().isfinite()), "3.39e38", "choose fp32"
+        fits, limit, advice = bool(torch.tensor(largest).bfloat16().isfinite()), "3.39e38", "choose fp32"
     else:
         return
-    if not held:
+    if not fits:
         raise InputError(
             f"{name} has a value of {largest:,.6g}, beyond {kind}'s range, which ends at {limit}; {advice}"
         )

@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-KEY = "pretrained"  # under `newleaf` in config.json, and before each field of it in a GGUF file's metadata
-RATES = ("learning_rate", "matrix_learning_rate")
-LONGEST = 32  # characters of an optimizer's name
+# under `newleaf` in config.json, and before each field of it in a GGUF file's metadata
+NOTE_KEY = "pretrained"
+LEARNING_RATES = ("learning_rate", "matrix_learning_rate")
+MAX_NAME_CHARS = 32  # characters of an optimizer's name
 
 # {"pretrained": {"kind": …, "learning_rate": …, "matrix_learning_rate": …}}, or nothing
 Note = dict[str, Any]
@@ -18,12 +19,12 @@ Note = dict[str, Any]
 def note_of(values: Mapping[str, Any]) -> Note:
     """Of a config.json."""
     own = values.get("newleaf")
-    return _checked(own.get(KEY)) if isinstance(own, Mapping) else {}
+    return _checked(own.get(NOTE_KEY)) if isinstance(own, Mapping) else {}
 
 
 def note_in_gguf(metadata: Mapping[str, Any]) -> Note:
     """Of a GGUF file, whose numbers have seven digits."""
-    found = {name: metadata.get(f"newleaf.{KEY}.{name}") for name in ("kind", *RATES)}
+    found = {name: metadata.get(f"newleaf.{NOTE_KEY}.{name}") for name in ("kind", *LEARNING_RATES)}
     return _checked(
         {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in found.items()}
     )
@@ -31,7 +32,7 @@ def note_in_gguf(metadata: Mapping[str, Any]) -> Note:
 
 def gguf_fields(note: Note) -> dict[str, Any]:
     """The note as metadata, which other programs pass over."""
-    return {f"newleaf.{KEY}.{name}": value for name, value in note.get(KEY, {}).items()}
+    return {f"newleaf.{NOTE_KEY}.{name}": value for name, value in note.get(NOTE_KEY, {}).items()}
 
 
 def _checked(values: object) -> Note:
@@ -39,10 +40,10 @@ def _checked(values: object) -> Note:
     if (
         not isinstance(values, Mapping)
         or not isinstance(values.get("kind"), str)
-        or len(values["kind"]) > LONGEST
+        or len(values["kind"]) > MAX_NAME_CHARS
     ):
         return {}
-    rates = {name: values.get(name) for name in RATES}
+    rates = {name: values.get(name) for name in LEARNING_RATES}
     if not all(type(rate) in (int, float) and math.isfinite(rate) for rate in rates.values()):  # type: ignore[arg-type]
         return {}
-    return {KEY: {"kind": values["kind"]} | {name: float(rate) for name, rate in rates.items()}}  # type: ignore[arg-type]
+    return {NOTE_KEY: {"kind": values["kind"]} | {name: float(rate) for name, rate in rates.items()}}  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ def is_gguf(path: str | Path) -> bool:
     return Path(path).suffix == ".gguf"
 
 
-def locate(name: str | Path, files: tuple[str, ...]) -> Path:
+def resolve_model(name: str | Path, files: tuple[str, ...]) -> Path:
     """The GGUF file, or the model folder; a run's is the one inside. Of a name of the Hub `files` are
     fetched, see `local_folder`.
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from newleaf.errors import InputError
 from newleaf.untrusted import read_object
 
-WHOLE = ("model.safetensors", "pytorch_model.bin")  # what is taken first, first
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # what is taken first, first
 
-LONGEST_NAME = 200  # what file systems hold is 255 bytes
+MAX_NAME_CHARS = 200  # what file systems hold is 255 bytes
 
 
 def index_name(whole: str) -> str:
@@ -24,12 +24,12 @@ def weight_files(folder: Path) -> list[Path]:
     Raises InputError for a file that is missing, an index that is none, or a name in it that leads out of the
     folder.
     """
-    for whole in WHOLE:
+    for whole in WEIGHT_FILES:
         if (folder / whole).exists():
             return [folder / whole]
         if (index := folder / index_name(whole)).exists():
-            return [_shard(folder, name) for name in shard_names(index)]
-    raise InputError(f"{folder}: {WHOLE[0]} is missing, and so is every other form of weights")
+            return [_existing_shard(folder, name) for name in shard_names(index)]
+    raise InputError(f"{folder}: {WEIGHT_FILES[0]} is missing, and so is every other form of weights")
 
 
 def shard_names(index: Path) -> list[str]:
@@ -45,12 +45,12 @@ def shard_names(index: Path) -> list[str]:
     return names
 
 
-def _shard(folder: Path, name: str) -> Path:
-    if len(name) > LONGEST_NAME or not (folder / name).exists():
-        raise InputError(f"{folder}: shard {_shown(name)} is missing")
+def _existing_shard(folder: Path, name: str) -> Path:
+    if len(name) > MAX_NAME_CHARS or not (folder / name).exists():
+        raise InputError(f"{folder}: shard {_quoted(name)} is missing")
     return folder / name
 
 
-def _shown(name: str) -> str:
+def _quoted(name: str) -> str:
     """A file's name in an error: as it is where it is plain."""
     return name if name.isprintable() and len(name) <= 100 else repr(name[:100])

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, to_hugging_face
-from newleaf.storage.files import write_tensors, write_text
+from newleaf.storage.files import write_safetensors, write_text
 from newleaf.storage.number_range import check_finite, check_range
-from newleaf.storage.weight_files import WHOLE, index_name
+from newleaf.storage.weight_files import WEIGHT_FILES, index_name
 
-KINDS = {torch.float16: "fp16", torch.bfloat16: "bf16"}
-LARGEST_SHARD = "5GB"
+DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+MAX_SHARD_SIZE = "5GB"
 
 
 @dataclass(frozen=True)
-class Export:
+class StateDictExport:
     """Hugging Face's tensors of a network, each made when it is written. `weights` have newleaf's names;
     `dtype` is the one they are written in, None for the one each has. A scale that rounds makes all of them
     fp32 (see `Rule`)."""
@@ -54,7 +54,7 @@ class Export:
         if self.dtype is None or not made.is_floating_point() or made.dtype == self.dtype:
             check_finite(rule.theirs, made)
             return made
-        check_range(f"dtype: {rule.theirs}", made, KINDS.get(self.dtype, ""))
+        check_range(f"dtype: {rule.theirs}", made, DTYPE_NAMES.get(self.dtype, ""))
         return made.to(self.dtype)
 
     def write(self, folder: Path, shapes: Mapping[str, torch.Size]) -> None:
@@ -68,20 +68,20 @@ class Export:
         split = split_state_dict_into_shards_factory(
             counts,
             get_storage_size=lambda count: count * width,
-            filename_pattern=WHOLE[0].replace(".", "{suffix}."),
-            max_shard_size=LARGEST_SHARD,
+            filename_pattern=WEIGHT_FILES[0].replace(".", "{suffix}."),
+            max_shard_size=MAX_SHARD_SIZE,
         )
         total = 0
         for name, keys in split.filename_to_tensors.items():
             total += self._write_shard(folder / name, [rules[key] for key in keys])
         if split.is_sharded:
             index = {"metadata": {"total_size": total}, "weight_map": split.tensor_to_filename}
-            write_text(folder / index_name(WHOLE[0]), json.dumps(index, indent=2) + "\n")
+            write_text(folder / index_name(WEIGHT_FILES[0]), json.dumps(index, indent=2) + "\n")
 
     def _write_shard(self, path: Path, rules: Sequence[Rule]) -> int:
         """Write one file and let go of it; returns the bytes of its tensors."""
         shard = {rule.theirs: self.make(rule) for rule in rules}
-        write_tensors(path, shard)
+        write_safetensors(path, shard)
         return sum(tensor.nbytes for tensor in shard.values())
 
 

@@ -19,7 +19,7 @@ from newleaf.data.data_config import BYTE_LIMIT_FIELDS
 from newleaf.errors import InputError
 from newleaf.kernels.matmul_speed import matmul_speed
 from newleaf.recipe import recipe_of
-from newleaf.storage.integrity import damage_in
+from newleaf.storage.integrity import find_damage
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks, joined, restarted
 from newleaf.train.distributed.sharding import Replicated
@@ -227,7 +227,7 @@ def is_finished(folder: RunFolder, monitor: Monitor) -> bool:
     except InputError as error:
         monitor.say(f"Warning: {error}; it is written anew.")
         return False
-    trouble = damage_in(folder.made()) if finished else None
+    trouble = find_damage(folder.made()) if finished else None
     if trouble is not None and not Checkpoints(folder.state).steps():
         raise InputError(
             f"{trouble}. There is no checkpoint to make it again from; --overwrite trains it anew"

@@ -16,12 +16,12 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed_layers import PlainWeights
-from newleaf.storage.adapter_folder import stands_for_adapter
-from newleaf.storage.build_network import PRECISIONS, Precision, assemble, blank
+from newleaf.storage.adapter_folder import means_adapter
+from newleaf.storage.build_network import PRECISIONS, Precision, empty_network, load_weights
 from newleaf.storage.classifier_folder import Head, load_classifier
-from newleaf.storage.folder import Folder, is_classifier, load_folder, read_config
+from newleaf.storage.folder import ModelFolder, is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
-from newleaf.storage.resolve_model import is_gguf, locate
+from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.tune.pretraining_record import Origin, origin_of
 from newleaf.tune.tune_config import TuneConfig
@@ -58,12 +58,12 @@ class Base:
 
 def open_base(config: TuneConfig) -> Base:
     """The model that a recipe names. Raises InputError when it cannot be opened."""
-    if stands_for_adapter(config.model):
+    if means_adapter(config.model):
         raise InputError(
             f"{config.model}: is an adapter; newleaf convert {config.model} FOLDER --merge makes a model "
             f"that can be tuned"
         )
-    path = locate(config.model, (*MODEL_FILES, *TOKENIZER_FILES))
+    path = resolve_model(config.model, (*MODEL_FILES, *TOKENIZER_FILES))
     precision = (
         PRECISIONS[config.lora.weights or config.train.precision]
         if config.lora is not None
@@ -83,7 +83,7 @@ def open_base(config: TuneConfig) -> Base:
             return network
         held = PlainWeights(network)
         packed = ((name, layer.packed) for name, layer in held.packed.items())
-        return assemble(blank(shape), [*held.plain.items(), *packed], None)
+        return load_weights(empty_network(shape), [*held.plain.items(), *packed], None)
 
     first = opened(folder.network)
     base = Base(
@@ -103,7 +103,7 @@ def open_base(config: TuneConfig) -> Base:
     return base
 
 
-def _folder(path: Path, precision: Precision) -> Folder:
+def _folder(path: Path, precision: Precision) -> ModelFolder:
     if is_gguf(path):
         from newleaf.storage.gguf_read import load_gguf
 

@@ -19,7 +19,7 @@ from newleaf.storage.adapter_folder import read_unchecked, rules_of, save_adapte
 from newleaf.storage.classifier_adapter import save_classifier_adapter
 from newleaf.storage.classifier_folder import BODY, SCORE
 from newleaf.storage.folder import read_config, save_folder
-from newleaf.storage.resolve_model import is_gguf, locate
+from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.train.objective.objective import Objective
 from newleaf.tune.base_model import Base
 from newleaf.tune.labels.label_objective import LabelObjective
@@ -61,7 +61,9 @@ class AdapterObjective:
         gpt.to(dtype)
         torch.manual_seed(self.seed)
         where = (
-            str(locate(self.base.name, ()).absolute()) if Path(self.base.name).exists() else self.base.name
+            str(resolve_model(self.base.name, ()).absolute())
+            if Path(self.base.name).exists()
+            else self.base.name
         )
         self.adapter = new_adapter(gpt, self.lora, rules_of(gpt.config, self.base.family), where)
         attach(gpt, self.adapter)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from newleaf.errors import InputError
-from newleaf.storage.pretrained_note import KEY, Note
+from newleaf.storage.pretrained_note import NOTE_KEY, Note
 from newleaf.train.runs.run_folder import RunFolder
 
 MOST_RATE = 1.0  # what is above was written by nobody who trained a model with it
@@ -40,7 +40,7 @@ class Origin:
 def origin_of(path: Path, noted: Note) -> Origin | None:
     """Of the model `path`: what its files have `noted`, or the run.yaml of the pretraining run that it lies
     in."""
-    if (found := Origin.read(noted.get(KEY))) is not None or not path.is_dir():
+    if (found := Origin.read(noted.get(NOTE_KEY))) is not None or not path.is_dir():
         return found
     run = RunFolder(path.parent)
     if run.model != path or not run.is_run():
@@ -54,4 +54,4 @@ def origin_of(path: Path, noted: Note) -> Origin | None:
 
 def notes(origin: Origin | None) -> dict[str, Any]:
     """What a model folder says of it."""
-    return {} if origin is None else {KEY: vars(origin)}
+    return {} if origin is None else {NOTE_KEY: vars(origin)}

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from newleaf.serve.api_errors import encodable
 from newleaf.serve.batches.batch_input import INVALID_CUSTOM_ID, BatchLine, line_key
 from newleaf.serve.batches.internal_request import InternalResponse
-from newleaf.storage.files import make_private, open_private, write_atomically
+from newleaf.storage.files import make_private_folder, open_private_file, write_atomically
 
 FLUSH_SECONDS = 1.0  # seconds: how often the disk is made to hold what is answered
 KINDS = ("output", "error")
@@ -33,12 +33,12 @@ class BatchOutput:
     back."""
 
     def __init__(self, folder: Path, id_: str, clock: Callable[[], float] = time.monotonic) -> None:
-        make_private(folder)
+        make_private_folder(folder)
         self._paths = {kind: path_of(folder, id_, kind) for kind in KINDS}
         found = {kind: _written(path) for kind, path in self._paths.items()}
         self.done = found["output"] | found["error"]
         self.good, self.bad = len(found["output"]), len(found["error"])
-        self._files: dict[str, BinaryIO] = {kind: open_private(path) for kind, path in self._paths.items()}
+        self._files: dict[str, BinaryIO] = {kind: open_private_file(path) for kind, path in self._paths.items()}
         self._clock, self._flushed = clock, -FLUSH_SECONDS
 
     def answer(self, line: BatchLine, answer: InternalResponse, request_id: str) -> None:

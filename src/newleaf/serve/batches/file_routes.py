@@ -16,7 +16,7 @@ from newleaf.serve.batches.record_store import Fields, Object, RecordStore, publ
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import WorkerThreads
-from newleaf.storage.files import make_private, sweep, write_atomically
+from newleaf.storage.files import make_private_folder, remove_leftovers, write_atomically
 
 CHUNK_BYTES = 1 << 20
 FIELDS: Fields = {"object": str, "bytes": int, "filename": str, "purpose": str, "status": str}
@@ -48,7 +48,7 @@ class FileStore(RecordStore):
     def take(self, id_: str, path: Path, filename: str, purpose: str, owner: str | None) -> None:
         """Make a file of `path`, which is renamed. What was half done before the server ended is done to its
         end, and nothing twice."""
-        make_private(self.folder)
+        make_private_folder(self.folder)
         if path.exists():
             path.replace(self.content(id_))
         if self.content(id_).exists() and not self._path(id_).exists():
@@ -63,7 +63,7 @@ class FileStore(RecordStore):
         files."""
         if not self.folder.is_dir():
             return
-        sweep(self.folder)
+        remove_leftovers(self.folder)
         for path in self.folder.glob("file-*.data"):
             if path.stem not in keep and not self._path(path.stem).exists():
                 path.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def files_router(files: FileStore, threads: WorkerThreads) -> APIRouter:
             raise ApiError(400, "purpose: must be batch", "purpose", "invalid_value")
 
         def keep() -> Object:
-            make_private(files.folder)
+            make_private_folder(files.folder)
             id_ = files.new_id()
             with write_atomically(files.content(id_), private=True) as temporary, temporary.open("wb") as out:
                 while piece := file.file.read(CHUNK_BYTES):

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from newleaf.storage.files import make_private, open_private
+from newleaf.storage.files import make_private_folder, open_private_file
 
 MAX_CRASHES = 2  # after which a line is given up
 
@@ -25,7 +25,7 @@ class InFlightLines:
     could not write down is no crash."""
 
     def __init__(self, folder: Path, id_: str, again: bool = False) -> None:
-        make_private(folder)
+        make_private_folder(folder)
         path = path_of(folder, id_)
         self.crashes: Counter[int] = Counter()
         self._flying: set[int] = set()
@@ -35,7 +35,7 @@ class InFlightLines:
             else:
                 self._flying.discard(number)
                 self.crashes[number] += mark == "!"
-        self._file = open_private(path)
+        self._file = open_private_file(path)
         self._write("-" if again else "!", sorted(self._flying))
         self.crashes.update(() if again else self._flying)
         self._flying.clear()

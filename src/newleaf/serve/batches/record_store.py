@@ -12,7 +12,7 @@ from typing import Any
 
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.http.logs import Logs
-from newleaf.storage.files import make_private, write_text
+from newleaf.storage.files import make_private_folder, write_text
 
 Object = dict[str, Any]
 Fields = Mapping[str, type | tuple[type, ...]]  # what a record must hold, and of which types
@@ -30,7 +30,7 @@ class RecordStore:
         return f"{self._prefix}{secrets.token_hex(16)}"
 
     def put(self, value: Object) -> None:
-        make_private(self.folder)
+        make_private_folder(self.folder)
         write_text(self._path(value["id"]), json.dumps(value, indent=2) + "\n", private=True)
 
     def get(self, id_: str, owner: str | None) -> Object:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from newleaf.errors import InputError
 from newleaf.storage.files import write_text
-from newleaf.storage.locks import locked
+from newleaf.storage.locks import file_lock
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def add_key(path: Path, name: str) -> str:
     else. Raises InputError when the name is taken, and for a file that cannot be written."""
     made = f"nl-{secrets.token_urlsafe(32)}"
     try:
-        with locked(path.with_name(f".{path.name}.lock")):
+        with file_lock(path.with_name(f".{path.name}.lock")):
             keys = read_keys(path) if path.exists() else []
             if any(key.name == name for key in keys):
                 raise InputError(f"{path}: there is a key named {name} already")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from newleaf.storage.integrity import damage_in
+from newleaf.storage.integrity import find_damage
 
 if TYPE_CHECKING:
     from newleaf.train.loop.session import Session
@@ -100,7 +100,7 @@ class BestWeights:
             )
 
     def _trouble(self) -> str | None:
-        return damage_in(self.session.folder.product)
+        return find_damage(self.session.folder.product)
 
     def _make_again(self, step: int, trouble: str) -> None:
         """From the checkpoint of the best step, while there is one; otherwise the best is what is found from

@@ -15,7 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from newleaf.errors import InputError
-from newleaf.storage.files import digest, replace_directory, sweep, write_json, write_tensors
+from newleaf.storage.files import (
+    file_digest,
+    remove_leftovers,
+    replace_directory,
+    write_json,
+    write_safetensors,
+)
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.distributed.sharded_state import read_shards, write_shards
 from newleaf.train.distributed.sharding import Replicated
@@ -61,7 +67,7 @@ class Checkpoints:
         if not self.layout.in_step:
             return first(
                 lambda: self._write(
-                    step, values, drop_old, lambda aside: write_tensors(aside / TENSORS, tensors)
+                    step, values, drop_old, lambda aside: write_safetensors(aside / TENSORS, tensors)
                 )
             )
         parts = self._path(step).with_name(f".step-{step}.parts.tmp")
@@ -75,7 +81,7 @@ class Checkpoints:
         with replace_directory(self._path(step)) as aside:
             fill(aside)
             write_json(aside / VALUES, values)
-            write_json(aside / DIGESTS, {path.name: digest(path) for path in sorted(aside.iterdir())})
+            write_json(aside / DIGESTS, {path.name: file_digest(path) for path in sorted(aside.iterdir())})
         if drop_old:
             self._trim()
 
@@ -132,7 +138,7 @@ class Checkpoints:
     def sweep(self) -> None:
         """Remove what a killed process left half written."""
         if self.folder.exists():
-            sweep(self.folder)
+            remove_leftovers(self.folder)
 
     def is_whole(self, step: int) -> bool:
         """Whether there is an undamaged checkpoint of this step."""
@@ -152,7 +158,7 @@ class Checkpoints:
         if not isinstance(digests, dict) or VALUES not in digests or len(digests) < 2:
             raise ValueError(f"{DIGESTS} is not what was written")
         for name, wanted in digests.items():
-            if Path(name).name != name or digest(path / name) != wanted:
+            if Path(name).name != name or file_digest(path / name) != wanted:
                 raise ValueError(f"{name} is not what was written")
         values = json.loads((path / VALUES).read_text("utf-8"))
         if not isinstance(values, dict):

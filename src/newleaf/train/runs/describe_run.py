@@ -33,12 +33,12 @@ def facts(name: str | Path) -> dict[str, Any]:
     """
     folder = Path(name)
     if not (folder / CONFIG).is_file():
-        return describe.facts(name)
+        return describe.model_info(name)
     found = run_facts(folder)
     made = (folder / MODEL).exists() or (folder / ADAPTER).exists()
     if not made:
         return found
-    model = describe.facts(name)
+    model = describe.model_info(name)
     damage = "; ".join(facts["damage"] for facts in (found, model) if "damage" in facts)
     return found | model | ({"damage": damage} if damage else {})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from newleaf.errors import InputError
-from newleaf.storage.locks import BUSY, lock
+from newleaf.storage.locks import BUSY_ERRNOS, lock
 
 NAME = ".lock"
 
@@ -38,7 +38,7 @@ class FolderLock:
                 lock(file)
             except OSError as error:
                 with file:
-                    if error.errno not in BUSY:
+                    if error.errno not in BUSY_ERRNOS:
                         self.note = f"{self.folder}: this file system has no locks ({error.strerror}), so start no second run here."
                         return
                     raise InputError(

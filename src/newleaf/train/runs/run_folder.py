@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from newleaf.errors import InputError
-from newleaf.storage.files import remove_directory, sweep, write_atomically, write_json, write_text
+from newleaf.storage.files import remove_directory, remove_leftovers, write_atomically, write_json, write_text
 from newleaf.train.runs.folder_lock import NAME as LOCK
 from newleaf.train.runs.metrics_file import Metrics
 from newleaf.untrusted import parse_yaml, read_object, read_text
@@ -104,7 +104,7 @@ class RunFolder:
     def sweep(self) -> None:
         """Remove what a killed process left half written; for whoever holds the folder's lock."""
         if self.path.exists():
-            sweep(self.path)
+            remove_leftovers(self.path)
 
     def set_best_aside(self) -> None:
         """Make room in model/ for weights that are no part of the run, keeping those that are."""

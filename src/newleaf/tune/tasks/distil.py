@@ -20,7 +20,7 @@ from newleaf.model import GPT
 from newleaf.recipe import merge
 from newleaf.storage.folder import load_folder
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
-from newleaf.storage.resolve_model import is_gguf, locate
+from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
@@ -208,7 +208,7 @@ def open_teacher(config: DistilTuneConfig, base: Base) -> Teacher:
     name = config.distil.teacher
     if name is None:
         raise InputError("distil.teacher: missing; name the model to learn from")
-    path = locate(name, (*MODEL_FILES, *TOKENIZER_FILES))
+    path = resolve_model(name, (*MODEL_FILES, *TOKENIZER_FILES))
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     if is_gguf(path):
         from newleaf.storage.gguf_read import load_gguf
