@@ -85,19 +85,37 @@ WRONG = {
     "a name twice": (".csv|prompt,n,prompt\na,1,b\n", r":1: columns 1 and 3 have the same name, 'prompt'"),
     "another name twice": (".csv|prompt,n,n\na,1,2\n", r":1: columns 2 and 3 have the same name, 'n'"),
     "no names": (".csv|,\na,1\n", r":1: the first line names the columns, and it is empty"),
-    "too few fields": (".csv|prompt,n\na,1\nb\n", r":3: has 1 field, and the first line names 2 columns: there is none for 'n'"),
-    "too many fields": (".csv|prompt,n\na,b,1\n", r":2: has 3 fields, and the first line names 2 columns: field 3, '1', is of no column"),
-    "too many in a row of lines": (".csv|prompt,n\n\"a\n\nb\",1,2\n", r":2: has 3 fields, .*field 3, '2', is of no column"),
+    "too few fields": (
+        ".csv|prompt,n\na,1\nb\n",
+        r":3: has 1 field, and the first line names 2 columns: there is none for 'n'",
+    ),
+    "too many fields": (
+        ".csv|prompt,n\na,b,1\n",
+        r":2: has 3 fields, and the first line names 2 columns: field 3, '1', is of no column",
+    ),
+    "too many in a row of lines": (
+        '.csv|prompt,n\n"a\n\nb",1,2\n',
+        r":2: has 3 fields, .*field 3, '2', is of no column",
+    ),
     "too few after returns": (".csv|prompt,n\ra,1\rb\r", r":3: has 1 field, "),
-    "an open quote": ('.csv|prompt,n\na,1\n"b,2\nc,3\n', r":3: not valid CSV \(a quote is opened and never closed\)"),
+    "an open quote": (
+        '.csv|prompt,n\na,1\n"b,2\nc,3\n',
+        r":3: not valid CSV \(a quote is opened and never closed\)",
+    ),
     "letters behind a quote": ('.csv|prompt,n\n"a"b,1\n', r":2: not valid CSV \("),
-    "too many tabs": (".tsv|prompt\tn\na\t1\tx\n", r":2: has 3 fields, and the first line names 2 columns: field 3, 'x', is of no column"),
+    "too many tabs": (
+        ".tsv|prompt\tn\na\t1\tx\n",
+        r":2: has 3 fields, and the first line names 2 columns: field 3, 'x', is of no column",
+    ),
     "a long number": ('.jsonl|{"prompt": "a"}\n{"prompt": "b", "n": ' + "9" * 5000 + "}\n", r":2: " + LONG),
     "a long number in a list": ('.json|[{"prompt": "a"},\n{"n": ' + "9" * 5000 + "}]", r" row 2: " + LONG),
     "a deep list": ('.json|[{"prompt": "a"}, ' + "[" * 100_000, r" row 2: nests more than 100 levels deep"),
-    "a broken list": ('.json|[{"prompt": "a"},\n {"prompt" 1}]', r" row 2: not valid JSON \(Expecting ':' delimiter: line 2 column 12\)"),
+    "a broken list": (
+        '.json|[{"prompt": "a"},\n {"prompt" 1}]',
+        r" row 2: not valid JSON \(Expecting ':' delimiter: line 2 column 12\)",
+    ),
     "no list": ('.json|{"prompt": "a"}', r": must be a list of rows"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -24,11 +24,23 @@ FRENCH = "L'été dernier, nous avons mangé des crêpes à la crème près de l
 GERMAN = "Über den Wolken müssen die Größen wohl grenzenlos sein. Straße, Äpfel, Öl.\n"
 CODE = "price = 100  # 价格：一百元\nprint('你好，世界', price)\n"
 TEXTS = [
-    (SIMPLIFIED, "gb18030"), (SIMPLIFIED, "gbk"), (CODE, "gb18030"), ("# 你好\n", "gb18030"), (TRADITIONAL, "big5"),
-    (JAPANESE, "shift_jis"), (JAPANESE, "euc_jp"), (SIMPLIFIED, "utf-16"), (FRENCH, "utf-16-le"), (CODE, "utf-16-be"),
-    (FRENCH, "utf-32"), (FRENCH, "latin-1"),
-    (GERMAN, "latin-1"), ("Un café, s'il vous plaît.\n", "latin-1"), (FRENCH, "utf-8"), (SIMPLIFIED, "utf-8-sig"),
-]  # fmt: skip
+    (SIMPLIFIED, "gb18030"),
+    (SIMPLIFIED, "gbk"),
+    (CODE, "gb18030"),
+    ("# 你好\n", "gb18030"),
+    (TRADITIONAL, "big5"),
+    (JAPANESE, "shift_jis"),
+    (JAPANESE, "euc_jp"),
+    (SIMPLIFIED, "utf-16"),
+    (FRENCH, "utf-16-le"),
+    (CODE, "utf-16-be"),
+    (FRENCH, "utf-32"),
+    (FRENCH, "latin-1"),
+    (GERMAN, "latin-1"),
+    ("Un café, s'il vous plaît.\n", "latin-1"),
+    (FRENCH, "utf-8"),
+    (SIMPLIFIED, "utf-8-sig"),
+]
 
 
 def prepared(tmp_path: Path, data: bytes, **options: Any) -> Any:

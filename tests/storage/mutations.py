@@ -13,13 +13,46 @@ for _ in range(400):
 
 # What may stand where something else is expected.
 ODD = st.one_of(
-    st.sampled_from([
-        None, True, False, 0, -1, 1, 2, 2**31, 2**31 - 1, 2**63 - 1, 2**63, 10**40, 1e308, float("inf"), float("nan"), -0.5, "",
-        "x", "\x00",
-        "\ud800", "a" * 5000, [], {}, [[]], [None], {"": None}, NESTED, {"content": 7}, ["a", 1], "<|endoftext|>", "../../etc/passwd",
-    ]),
-    st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=8), st.lists(st.integers(-3, 9), max_size=3),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            None,
+            True,
+            False,
+            0,
+            -1,
+            1,
+            2,
+            2**31,
+            2**31 - 1,
+            2**63 - 1,
+            2**63,
+            10**40,
+            1e308,
+            float("inf"),
+            float("nan"),
+            -0.5,
+            "",
+            "x",
+            "\x00",
+            "\ud800",
+            "a" * 5000,
+            [],
+            {},
+            [[]],
+            [None],
+            {"": None},
+            NESTED,
+            {"content": 7},
+            ["a", 1],
+            "<|endoftext|>",
+            "../../etc/passwd",
+        ]
+    ),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=8),
+    st.lists(st.integers(-3, 9), max_size=3),
+)
 
 
 def places(value: Any, found: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -33,9 +33,14 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stock") / "m"
     torch.manual_seed(5)
     config = transformers.LlamaConfig(
-        vocab_size=310, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
+        vocab_size=310,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=96,
         max_position_embeddings=64,
-    )  # fmt: skip
+    )
     model = transformers.LlamaForCausalLM(config).eval()
     model.generation_config.update(do_sample=True, temperature=0.6, eos_token_id=[256, 7])
     model.save_pretrained(folder)

@@ -35,16 +35,31 @@ SENTENCES = [
 ]
 SMALL: dict[str, Any] = {"vocab_size": 310, "context_length": 64, "n_layer": 2, "n_head": 4, "n_embd": 64}
 SWIGLU: dict[str, Any] = {
-    "norm": "rms_norm", "positions": "rotary", "activation": "silu", "gated": True, "feedforward_bias": False, "n_inner": 96,
+    "norm": "rms_norm",
+    "positions": "rotary",
+    "activation": "silu",
+    "gated": True,
+    "feedforward_bias": False,
+    "n_inner": 96,
     "init": "normal",
-}  # fmt: skip
+}
 NO_BIAS = {"attention_bias": False, "attention_out_bias": False}
 NEOX: dict[str, Any] = {"positions": "rotary", "rotary_dim": 4, "init": "normal"}
 YARN: dict[str, Any] = {"yarn_factor": 4.0, "yarn_context": 16, "rotary_base": 1000.0}
 GPT_OSS: dict[str, Any] = {
-    "norm": "rms_norm", "positions": "rotary", "sinks": True, "activation": "clamped_swiglu", "gated": True, "n_expert": 6,
-    "n_expert_active": 2, "n_kv_head": 2, "head_dim": 32, "n_inner": 96, "init": "normal", "tie_embeddings": False,
-}  # fmt: skip
+    "norm": "rms_norm",
+    "positions": "rotary",
+    "sinks": True,
+    "activation": "clamped_swiglu",
+    "gated": True,
+    "n_expert": 6,
+    "n_expert_active": 2,
+    "n_kv_head": 2,
+    "head_dim": 32,
+    "n_inner": 96,
+    "init": "normal",
+    "tie_embeddings": False,
+}
 CONFIGS = {
     "gpt2": GPTConfig(**SMALL),
     "gpt2-untied": GPTConfig(**SMALL, tie_embeddings=False, n_inner=160, norm_eps=1e-3),

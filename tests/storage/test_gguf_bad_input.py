@@ -33,9 +33,20 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "good.gguf"
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 270)
     config = GPTConfig(
-        vocab_size=272, context_length=16, n_layer=1, n_head=2, n_embd=32, n_inner=32, norm="rms_norm", positions="rotary",
-        activation="silu", gated=True, attention_bias=False, attention_out_bias=False, feedforward_bias=False,
-    )  # fmt: skip
+        vocab_size=272,
+        context_length=16,
+        n_layer=1,
+        n_head=2,
+        n_embd=32,
+        n_inner=32,
+        norm="rms_norm",
+        positions="rotary",
+        activation="silu",
+        gated=True,
+        attention_bias=False,
+        attention_out_bias=False,
+        feedforward_bias=False,
+    )
     Model(GPT(config), tokenizer, "llama").save(path)
     return path
 
@@ -52,9 +63,16 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = sentencepiece([Path(textwrap.__file__).read_text("utf-8")], 400)
     shape: Metadata = {"context_length": 16, "n_layer": 1, "n_head": 1, "n_embd": 32}
     config = GPTConfig(
-        vocab_size=tokenizer.vocab_size, **shape, norm="rms_norm", positions="rotary", activation="silu", gated=True,
-        attention_bias=False, attention_out_bias=False, feedforward_bias=False,
-    )  # fmt: skip
+        vocab_size=tokenizer.vocab_size,
+        **shape,
+        norm="rms_norm",
+        positions="rotary",
+        activation="silu",
+        gated=True,
+        attention_bias=False,
+        attention_out_bias=False,
+        feedforward_bias=False,
+    )
     Model(GPT(config), tokenizer, "llama").save(path)
     return path
 
@@ -65,9 +83,23 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "experts.gguf"
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 270)
     config = GPTConfig(
-        vocab_size=272, context_length=16, n_layer=2, n_head=2, n_embd=32, n_inner=32, norm="rms_norm", positions="rotary", sinks=True,
-        activation="clamped_swiglu", gated=True, n_expert=4, n_expert_active=2, windows=(8, 0), yarn_factor=2.0, tie_embeddings=False,
-    )  # fmt: skip
+        vocab_size=272,
+        context_length=16,
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        n_inner=32,
+        norm="rms_norm",
+        positions="rotary",
+        sinks=True,
+        activation="clamped_swiglu",
+        gated=True,
+        n_expert=4,
+        n_expert_active=2,
+        windows=(8, 0),
+        yarn_factor=2.0,
+        tie_embeddings=False,
+    )
     Model(GPT(config), tokenizer, "gpt_oss").save(path, type="MXFP4")
     return path
 
@@ -123,51 +155,119 @@ def test_a_head_that_lies_is_refused_in_one_line(content: bytes, said: str, tmp_
 
 
 EDITS: dict[str, tuple[Callable[[Metadata, Tensors], Any], str]] = {
-    "an unknown architecture": (lambda m, t: m.update({"general.architecture": "rwkv"}), "'rwkv'; newleaf reads qwen3, llama, gpt2"),
-    "an offset beyond the file": (lambda m, t: t["output_norm.weight"].__setitem__(2, 2**40), "output_norm.weight would end at byte 1,099"),
-    "an offset that wraps": (lambda m, t: t["output_norm.weight"].__setitem__(2, 2**64 - 32), "its offsets lie"),
-    "a shape whose product overflows": (lambda m, t: t["token_embd.weight"].__setitem__(0, [2**33, 2**33]), "token_embd.weight would end"),
+    "an unknown architecture": (
+        lambda m, t: m.update({"general.architecture": "rwkv"}),
+        "'rwkv'; newleaf reads qwen3, llama, gpt2",
+    ),
+    "an offset beyond the file": (
+        lambda m, t: t["output_norm.weight"].__setitem__(2, 2**40),
+        "output_norm.weight would end at byte 1,099",
+    ),
+    "an offset that wraps": (
+        lambda m, t: t["output_norm.weight"].__setitem__(2, 2**64 - 32),
+        "its offsets lie",
+    ),
+    "a shape whose product overflows": (
+        lambda m, t: t["token_embd.weight"].__setitem__(0, [2**33, 2**33]),
+        "token_embd.weight would end",
+    ),
     "a shape of nothing": (lambda m, t: t["token_embd.weight"].__setitem__(0, [32, 0]), "has shape (0, 32)"),
-    "too many dimensions": (lambda m, t: t["token_embd.weight"].__setitem__(0, [1] * 9), "claims 9 dimensions"),
-    "blocks that do not fill": (lambda m, t: t["output_norm.weight"].__setitem__(slice(0, 2), [[31], 8]), "blocks of 32 cannot fill"),
+    "too many dimensions": (
+        lambda m, t: t["token_embd.weight"].__setitem__(0, [1] * 9),
+        "claims 9 dimensions",
+    ),
+    "blocks that do not fill": (
+        lambda m, t: t["output_norm.weight"].__setitem__(slice(0, 2), [[31], 8]),
+        "blocks of 32 cannot fill",
+    ),
     "an unknown type": (lambda m, t: t["output_norm.weight"].__setitem__(1, 250), "is of type 250"),
-    "whole numbers for weights": (lambda m, t: t["output_norm.weight"].__setitem__(1, 24), "output_norm.weight"),
+    "whole numbers for weights": (
+        lambda m, t: t["output_norm.weight"].__setitem__(1, 24),
+        "output_norm.weight",
+    ),
     "an odd alignment": (lambda m, t: m.update({"general.alignment": 0}), "general.alignment is 0"),
     "a part of a file": (lambda m, t: m.update({"split.count": 3}), "it is one of 3 parts"),
     "a missing tensor": (lambda m, t: t.pop("blk.0.attn_k.weight"), "tensor blk.0.attn_k.weight is missing"),
     "a missing embedding": (lambda m, t: t.pop("token_embd.weight"), "tensor token_embd.weight is missing"),
-    "a tensor of another shape": (lambda m, t: t["blk.0.attn_k.weight"].__setitem__(0, [32, 16]), "and the metadata want (32, 32)"),
-    "a tensor nobody asked for": (lambda m, t: t.update({"rope_freqs.weight": [[8], 0, 0]}), "holds tensor rope_freqs.weight"),
-    "a billion layers": (lambda m, t: m.update({"llama.block_count": 10**9}), "is missing, and the metadata claim 1,000,000,000 layers"),
-    "huge widths": (lambda m, t: m.update({"llama.feed_forward_length": 2**31}), "and the metadata want (2147483648, 32)"),
-    "a missing size": (lambda m, t: m.pop("llama.embedding_length"), "metadata llama.embedding_length is missing"),
+    "a tensor of another shape": (
+        lambda m, t: t["blk.0.attn_k.weight"].__setitem__(0, [32, 16]),
+        "and the metadata want (32, 32)",
+    ),
+    "a tensor nobody asked for": (
+        lambda m, t: t.update({"rope_freqs.weight": [[8], 0, 0]}),
+        "holds tensor rope_freqs.weight",
+    ),
+    "a billion layers": (
+        lambda m, t: m.update({"llama.block_count": 10**9}),
+        "is missing, and the metadata claim 1,000,000,000 layers",
+    ),
+    "huge widths": (
+        lambda m, t: m.update({"llama.feed_forward_length": 2**31}),
+        "and the metadata want (2147483648, 32)",
+    ),
+    "a missing size": (
+        lambda m, t: m.pop("llama.embedding_length"),
+        "metadata llama.embedding_length is missing",
+    ),
     "a size in words": (lambda m, t: m.update({"llama.block_count": "one"}), "block_count is one"),
     "heads that do not divide": (lambda m, t: m.update({"llama.attention.head_count_kv": 3}), "n_kv_head"),
-    "evenly stretched rotary": (lambda m, t: m.update({"llama.rope.scaling.factor": 4.0}), "rope.scaling.type = linear with a factor of 4"),
-    "rotary stretched as it was once written": (lambda m, t: m.update({"llama.rope.scale_linear": 2.0}), "linear with a factor of 2"),
+    "evenly stretched rotary": (
+        lambda m, t: m.update({"llama.rope.scaling.factor": 4.0}),
+        "rope.scaling.type = linear with a factor of 4",
+    ),
+    "rotary stretched as it was once written": (
+        lambda m, t: m.update({"llama.rope.scale_linear": 2.0}),
+        "linear with a factor of 2",
+    ),
     "rotary stretched in another way": (
         lambda m, t: m.update({"llama.rope.scaling.type": "longrope"}),
         "metadata llama.rope.scaling.type = longrope with a factor of 1 is not honoured",
     ),
-    "a factor in words": (lambda m, t: m.update({"llama.rope.scaling.factor": "four"}), "rope.scaling.factor is four"),
-    "a factor of nothing": (lambda m, t: m.update({"llama.rope.scaling.factor": float("nan")}), "rope.scaling.factor is nan"),
+    "a factor in words": (
+        lambda m, t: m.update({"llama.rope.scaling.factor": "four"}),
+        "rope.scaling.factor is four",
+    ),
+    "a factor of nothing": (
+        lambda m, t: m.update({"llama.rope.scaling.factor": float("nan")}),
+        "rope.scaling.factor is nan",
+    ),
     "yarn that is louder": (
-        lambda m, t: m.update({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.yarn_attn_factor": 2.0}),
+        lambda m, t: m.update(
+            {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.yarn_attn_factor": 2.0}
+        ),
         "yarn_attn_factor = 2.0 is not honoured",
     ),
-    "half-turned heads": (lambda m, t: m.update({"llama.rope.dimension_count": 8}), "rope.dimension_count is 8"),
+    "half-turned heads": (
+        lambda m, t: m.update({"llama.rope.dimension_count": 8}),
+        "rope.dimension_count is 8",
+    ),
     "another kind of tokenizer": (lambda m, t: m.update({"tokenizer.ggml.model": "t5"}), "of the kind 't5'"),
     "no tokenizer": (lambda m, t: m.pop("tokenizer.ggml.model"), "tokenizer.ggml.model is missing"),
-    "an unknown way to cut text": (lambda m, t: m.update({"tokenizer.ggml.pre": "chameleon"}), "'chameleon'; newleaf knows qwen2"),
-    "an end that is no token": (lambda m, t: m.update({"tokenizer.ggml.eos_token_id": 4000}), "eos_token_id is 4,000"),
+    "an unknown way to cut text": (
+        lambda m, t: m.update({"tokenizer.ggml.pre": "chameleon"}),
+        "'chameleon'; newleaf knows qwen2",
+    ),
+    "an end that is no token": (
+        lambda m, t: m.update({"tokenizer.ggml.eos_token_id": 4000}),
+        "eos_token_id is 4,000",
+    ),
     "merges of nothing": (lambda m, t: m.update({"tokenizer.ggml.merges": ["☃ ☃"]}), "the merge '☃ ☃'"),
-    "too few kinds": (lambda m, t: m.update({"tokenizer.ggml.token_type": [1, 1]}), "one kind for each of 272 tokens"),
-    "a token that stands twice": (lambda m, t: m["tokenizer.ggml.tokens"].__setitem__(7, "!"), "'!' stands twice"),
+    "too few kinds": (
+        lambda m, t: m.update({"tokenizer.ggml.token_type": [1, 1]}),
+        "one kind for each of 272 tokens",
+    ),
+    "a token that stands twice": (
+        lambda m, t: m["tokenizer.ggml.tokens"].__setitem__(7, "!"),
+        "'!' stands twice",
+    ),
     "a tokenizer larger than the network": (
-        lambda m, t: (m["tokenizer.ggml.tokens"].extend(["a☃", "b☃", "c☃"]), m["tokenizer.ggml.token_type"].extend([1] * 3)),
+        lambda m, t: (
+            m["tokenizer.ggml.tokens"].extend(["a☃", "b☃", "c☃"]),
+            m["tokenizer.ggml.token_type"].extend([1] * 3),
+        ),
         "275 tokens and the network only 272",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", EDITS)
@@ -180,15 +280,39 @@ SCORES, TOKENS, KINDS = "tokenizer.ggml.scores", "tokenizer.ggml.tokens", "token
 PIECE_EDITS: dict[str, tuple[Callable[[Metadata, Tensors], Any], str]] = {
     "no scores": (lambda m, t: m.pop(SCORES), "tokenizer.ggml.scores is missing"),
     "too few scores": (lambda m, t: m[SCORES].pop(), "does not have a number for each of"),
-    "scores in words": (lambda m, t: m.update({SCORES: ["high"] * len(m[SCORES])}), "does not have a number for each of"),
-    "a score that is none": (lambda m, t: m[SCORES].__setitem__(300, float("nan")), "does not have a number for each of"),
-    "scores that leave the order open": (lambda m, t: m.update({SCORES: [-1000.0] * len(m[SCORES])}), "share the score -1000"),
-    "a byte without a token": (lambda m, t: m[TOKENS].__setitem__(m[TOKENS].index("<0x0A>"), "newline"), "no token for the byte <0x0A>"),
-    "a byte that is no byte": (lambda m, t: m[KINDS].__setitem__(m[TOKENS].index("<0x0A>"), 1), "no token for the byte <0x0A>"),
-    "a token without end": (lambda m, t: m[TOKENS].__setitem__(300, "long" * 500_000), "has 2,000,000 characters"),
-    "an end that is no token": (lambda m, t: m.update({"tokenizer.ggml.eos_token_id": 4000}), "eos_token_id is 4,000"),
-    "tokens for nothing": (lambda m, t: m.update({KINDS: [5] * len(m[KINDS])}), "no token for the byte <0x00>"),
-}  # fmt: skip
+    "scores in words": (
+        lambda m, t: m.update({SCORES: ["high"] * len(m[SCORES])}),
+        "does not have a number for each of",
+    ),
+    "a score that is none": (
+        lambda m, t: m[SCORES].__setitem__(300, float("nan")),
+        "does not have a number for each of",
+    ),
+    "scores that leave the order open": (
+        lambda m, t: m.update({SCORES: [-1000.0] * len(m[SCORES])}),
+        "share the score -1000",
+    ),
+    "a byte without a token": (
+        lambda m, t: m[TOKENS].__setitem__(m[TOKENS].index("<0x0A>"), "newline"),
+        "no token for the byte <0x0A>",
+    ),
+    "a byte that is no byte": (
+        lambda m, t: m[KINDS].__setitem__(m[TOKENS].index("<0x0A>"), 1),
+        "no token for the byte <0x0A>",
+    ),
+    "a token without end": (
+        lambda m, t: m[TOKENS].__setitem__(300, "long" * 500_000),
+        "has 2,000,000 characters",
+    ),
+    "an end that is no token": (
+        lambda m, t: m.update({"tokenizer.ggml.eos_token_id": 4000}),
+        "eos_token_id is 4,000",
+    ),
+    "tokens for nothing": (
+        lambda m, t: m.update({KINDS: [5] * len(m[KINDS])}),
+        "no token for the byte <0x00>",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", PIECE_EDITS)
@@ -201,16 +325,37 @@ def test_what_is_wrong_in_a_tokenizer_of_sentencepiece_is_named(
 
 EXPERT_EDITS: dict[str, tuple[Callable[[Metadata, Tensors], Any], str]] = {
     "no window": (lambda m, t: m.pop("gpt-oss.attention.sliding_window"), "attention.sliding_window is None"),
-    "a window of nothing": (lambda m, t: m.update({"gpt-oss.attention.sliding_window": 0}), "attention.sliding_window is 0"),
+    "a window of nothing": (
+        lambda m, t: m.update({"gpt-oss.attention.sliding_window": 0}),
+        "attention.sliding_window is 0",
+    ),
     "no experts": (lambda m, t: m.update({"gpt-oss.expert_count": 0}), "expert_count is 0"),
-    "a billion experts": (lambda m, t: m.update({"gpt-oss.expert_count": 10**9}), "ffn_gate_inp.weight has shape (4, 32)"),
-    "more at work than there are": (lambda m, t: m.update({"gpt-oss.expert_used_count": 5}), "n_expert_active"),
-    "a billion layers": (lambda m, t: m.update({"gpt-oss.block_count": 10**9}), "the metadata claim 1,000,000,000 layers"),
-    "experts beyond the file": (lambda m, t: t["blk.1.ffn_up_exps.weight"].__setitem__(2, 2**40), "ffn_up_exps.weight would end at byte"),
-    "blocks that do not fill": (lambda m, t: t["blk.1.ffn_up_exps.weight"].__setitem__(0, [16, 64, 4]), "blocks of 32 cannot fill"),
+    "a billion experts": (
+        lambda m, t: m.update({"gpt-oss.expert_count": 10**9}),
+        "ffn_gate_inp.weight has shape (4, 32)",
+    ),
+    "more at work than there are": (
+        lambda m, t: m.update({"gpt-oss.expert_used_count": 5}),
+        "n_expert_active",
+    ),
+    "a billion layers": (
+        lambda m, t: m.update({"gpt-oss.block_count": 10**9}),
+        "the metadata claim 1,000,000,000 layers",
+    ),
+    "experts beyond the file": (
+        lambda m, t: t["blk.1.ffn_up_exps.weight"].__setitem__(2, 2**40),
+        "ffn_up_exps.weight would end at byte",
+    ),
+    "blocks that do not fill": (
+        lambda m, t: t["blk.1.ffn_up_exps.weight"].__setitem__(0, [16, 64, 4]),
+        "blocks of 32 cannot fill",
+    ),
     "no sinks": (lambda m, t: t.pop("blk.1.attn_sinks.weight"), "tensor blk.1.attn_sinks.weight is missing"),
-    "another way to choose experts": (lambda m, t: m.update({"gpt-oss.expert_gating_func": 2}), "expert_gating_func = 2 is not honoured"),
-}  # fmt: skip
+    "another way to choose experts": (
+        lambda m, t: m.update({"gpt-oss.expert_gating_func": 2}),
+        "expert_gating_func = 2 is not honoured",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", EXPERT_EDITS)

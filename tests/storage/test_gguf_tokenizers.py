@@ -39,9 +39,19 @@ SENTENCES = [
 def written(tokenizer: Tokenizer, path: Path, spare: int = 0) -> Path:
     """A tiny network with this tokenizer, as GGUF."""
     config = GPTConfig(
-        vocab_size=tokenizer.vocab_size + spare, context_length=16, n_layer=1, n_head=1, n_embd=8, norm="rms_norm", positions="rotary",
-        activation="silu", gated=True, attention_bias=False, attention_out_bias=False, feedforward_bias=False,
-    )  # fmt: skip
+        vocab_size=tokenizer.vocab_size + spare,
+        context_length=16,
+        n_layer=1,
+        n_head=1,
+        n_embd=8,
+        norm="rms_norm",
+        positions="rotary",
+        activation="silu",
+        gated=True,
+        attention_bias=False,
+        attention_out_bias=False,
+        feedforward_bias=False,
+    )
     Model(GPT(config), tokenizer, "llama").save(path)
     return path
 

@@ -30,9 +30,15 @@ NAME = "model.layers.1.mlp.up_proj.weight"
 def folder(tmp_path: Path) -> Path:
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 270)
     config = transformers.LlamaConfig(
-        vocab_size=270, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=32,
-        bos_token_id=None, eos_token_id=269,
-    )  # fmt: skip
+        vocab_size=270,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        bos_token_id=None,
+        eos_token_id=269,
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
     tokenizer.save(tmp_path / "m")
     return tmp_path / "m"
@@ -125,9 +131,23 @@ def test_weights_too_small_for_mxfp4s_exponent_become_zero(tmp_path: Path) -> No
     from newleaf.model import GPT, GPTConfig
 
     config = GPTConfig(
-        vocab_size=272, context_length=16, n_layer=2, n_head=2, n_embd=32, n_inner=32, norm="rms_norm", positions="rotary", sinks=True,
-        activation="clamped_swiglu", gated=True, n_expert=4, n_expert_active=2, windows=(8, 0), yarn_factor=2.0, tie_embeddings=False,
-    )  # fmt: skip
+        vocab_size=272,
+        context_length=16,
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        n_inner=32,
+        norm="rms_norm",
+        positions="rotary",
+        sinks=True,
+        activation="clamped_swiglu",
+        gated=True,
+        n_expert=4,
+        n_expert_active=2,
+        windows=(8, 0),
+        yarn_factor=2.0,
+        tie_embeddings=False,
+    )
     network = GPT(config)
     with torch.no_grad():
         network.blocks[0].feedforward.up[1, 3] = 1e-40

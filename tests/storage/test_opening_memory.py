@@ -28,9 +28,20 @@ model.generate("a", max_tokens=2, temperature=0)
 print(opened, most())
 """
 SHAPE = GPTConfig(
-    vocab_size=20_000, context_length=512, n_layer=6, n_head=8, n_embd=1024, n_inner=4096, norm="rms_norm", positions="rotary",
-    activation="silu", gated=True, attention_bias=False, attention_out_bias=False, feedforward_bias=False,
-)  # fmt: skip
+    vocab_size=20_000,
+    context_length=512,
+    n_layer=6,
+    n_head=8,
+    n_embd=1024,
+    n_inner=4096,
+    norm="rms_norm",
+    positions="rotary",
+    activation="silu",
+    gated=True,
+    attention_bias=False,
+    attention_out_bias=False,
+    feedforward_bias=False,
+)
 
 
 @pytest.fixture(scope="module")

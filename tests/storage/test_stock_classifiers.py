@@ -24,9 +24,16 @@ def stock_classifier(folder: Path, **fields: Any) -> Any:
     torch.manual_seed(3)
     given = {name: value for name, value in fields.items() if value is not ...}
     config = transformers.GPT2Config(
-        vocab_size=257, n_embd=32, n_layer=2, n_head=2, n_positions=32, pad_token_id=tokenizer.pad_id, bos_token_id=None,
-        eos_token_id=tokenizer.eos_id, **given,
-    )  # fmt: skip
+        vocab_size=257,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=32,
+        pad_token_id=tokenizer.pad_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_id,
+        **given,
+    )
     model = transformers.GPT2ForSequenceClassification(config).eval()
     with torch.no_grad():
         model.score.weight.mul_(40)

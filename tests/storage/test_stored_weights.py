@@ -163,9 +163,17 @@ def test_a_gpt_oss_folder_with_mxfp4_experts_opens_packed_or_not_as_its_unpacked
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     config = transformers.GptOssConfig(
-        vocab_size=257, hidden_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
-        intermediate_size=32, num_local_experts=3, num_experts_per_tok=2, max_position_embeddings=32,
-    )  # fmt: skip
+        vocab_size=257,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        intermediate_size=32,
+        num_local_experts=3,
+        num_experts_per_tok=2,
+        max_position_embeddings=32,
+    )
     transformers.GptOssForCausalLM(config).save_pretrained(tmp_path / "m")
     train_tokenizer(["some text"], TokenizerConfig(), 257).save(tmp_path / "m")
     tensors, packed = load_file(tmp_path / "m" / "model.safetensors"), {}

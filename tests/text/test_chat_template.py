@@ -59,14 +59,35 @@ TAGGED = [*HELLO, {"role": "assistant", "content": "<think>\nEasy.\n</think>\n\n
 DOCUMENTS = [{"title": "Atlas", "text": "Paris is a town."}]
 CASES: dict[str, list[tuple[list[dict[str, Any]], dict[str, Any]]]] = {
     "chatml": [(HELLO, {}), (SYSTEM, {}), (HELLO, {"tools": TOOLS})],
-    "llama3": [(HELLO, {}), (SYSTEM, {}), (HELLO, {"tools": TOOLS}), (CALLED, {"tools": TOOLS}), (TURNS, {"documents": DOCUMENTS}),
-               (HELLO, {"date_string": "26 Jul 2024"})],
-    "qwen3": [(HELLO, {}), (SYSTEM, {}), (SYSTEM, {"tools": TOOLS}), (CALLED, {"tools": TOOLS}), (THOUGHT, {}), (TAGGED, {}),
-              ([*TAGGED, *TURNS], {}), (PARTS, {}), (HELLO, {"enable_thinking": False})],
-    "harmony": [(HELLO, {}), (SYSTEM, {}), (SYSTEM, {"tools": TOOLS}), (CALLED, {"tools": TOOLS}), (THOUGHT, {}),
-                (HELLO, {"reasoning_effort": "high"})],
+    "llama3": [
+        (HELLO, {}),
+        (SYSTEM, {}),
+        (HELLO, {"tools": TOOLS}),
+        (CALLED, {"tools": TOOLS}),
+        (TURNS, {"documents": DOCUMENTS}),
+        (HELLO, {"date_string": "26 Jul 2024"}),
+    ],
+    "qwen3": [
+        (HELLO, {}),
+        (SYSTEM, {}),
+        (SYSTEM, {"tools": TOOLS}),
+        (CALLED, {"tools": TOOLS}),
+        (THOUGHT, {}),
+        (TAGGED, {}),
+        ([*TAGGED, *TURNS], {}),
+        (PARTS, {}),
+        (HELLO, {"enable_thinking": False}),
+    ],
+    "harmony": [
+        (HELLO, {}),
+        (SYSTEM, {}),
+        (SYSTEM, {"tools": TOOLS}),
+        (CALLED, {"tools": TOOLS}),
+        (THOUGHT, {}),
+        (HELLO, {"reasoning_effort": "high"}),
+    ],
     "mistral": [(HELLO, {}), (TURNS, {}), ([*HELLO, {"role": "assistant", "content": "Paris."}], {})],
-}  # fmt: skip
+}
 FLAT = [(kind, number) for kind, cases in CASES.items() for number in range(len(cases))]
 
 

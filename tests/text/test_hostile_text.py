@@ -72,8 +72,16 @@ def test_private_characters_of_the_text_are_left_to_it() -> None:
     assert mask.restore(hidden) == text
 
 
-NAMED = {"bos_token": "<|im_end|>", "eos_token": "<|im_end|>", "messages": [], "tools": [], "add_generation_prompt": False,
-         "raise_exception": "x", "unk_token": "x", "continue_final_message": True}  # fmt: skip
+NAMED = {
+    "bos_token": "<|im_end|>",
+    "eos_token": "<|im_end|>",
+    "messages": [],
+    "tools": [],
+    "add_generation_prompt": False,
+    "raise_exception": "x",
+    "unk_token": "x",
+    "continue_final_message": True,
+}
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -90,10 +90,20 @@ def test_openais_ranks_in_a_folder_give_gpt_oss_its_ids(shared: Path, tmp_path: 
     ]
     # tiktoken_ext/openai_public.py, o200k_harmony
     special = {
-        "<|startoftext|>": 199998, "<|endoftext|>": 199999, "<|return|>": 200002, "<|constrain|>": 200003, "<|channel|>": 200005,
-        "<|start|>": 200006, "<|end|>": 200007, "<|message|>": 200008, "<|call|>": 200012, "<|endofprompt|>": 200018,
-        "<|reserved_200000|>": 200000, "<|reserved_200011|>": 200011, "<|reserved_200017|>": 200017,
-    }  # fmt: skip
+        "<|startoftext|>": 199998,
+        "<|endoftext|>": 199999,
+        "<|return|>": 200002,
+        "<|constrain|>": 200003,
+        "<|channel|>": 200005,
+        "<|start|>": 200006,
+        "<|end|>": 200007,
+        "<|message|>": 200008,
+        "<|call|>": 200012,
+        "<|endofprompt|>": 200018,
+        "<|reserved_200000|>": 200000,
+        "<|reserved_200011|>": 200011,
+        "<|reserved_200017|>": 200017,
+    }
     assert {name: tokenizer.backend.token_to_id(name) for name in special} == special
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size) == (
         199998,

@@ -49,20 +49,38 @@ def added(content: str, special: bool = True, **flags: bool) -> dict[str, Any]:
 END = added("<end>") | TYPED
 CASES = [
     {"tokenizer_config": FAST | {"eos_token": "</s>"}, "special_tokens_map": {"eos_token": "<|im_end|>"}},
-    {"tokenizer_config": FAST | {"eos_token": "</s>", "added_tokens_decoder": {}}, "special_tokens_map": {"eos_token": "<|im_end|>"}},
-    {"tokenizer_config": FAST | {"eos_token": None, "bos_token": "<s>"}, "special_tokens_map": {"bos_token": added("</s>")}},
+    {
+        "tokenizer_config": FAST | {"eos_token": "</s>", "added_tokens_decoder": {}},
+        "special_tokens_map": {"eos_token": "<|im_end|>"},
+    },
+    {
+        "tokenizer_config": FAST | {"eos_token": None, "bos_token": "<s>"},
+        "special_tokens_map": {"bos_token": added("</s>")},
+    },
     {"tokenizer_config": FAST, "special_tokens_map": {"pad_token": "<pad>", "unk_token": "<tool>"}},
     {"tokenizer_config": FAST | {"pad_token": "[PAD]", "eos_token": "</s>"}},
-    {"tokenizer_config": FAST | {"eos_token": END, "pad_token": END, "additional_special_tokens": ["<x>", "<y>"]}},
-    {"tokenizer_config": FAST | {"added_tokens_decoder": {"290": added("<new>"), "300": added("<plain>", False)}}},
+    {
+        "tokenizer_config": FAST
+        | {"eos_token": END, "pad_token": END, "additional_special_tokens": ["<x>", "<y>"]}
+    },
+    {
+        "tokenizer_config": FAST
+        | {"added_tokens_decoder": {"290": added("<new>"), "300": added("<plain>", False)}}
+    },
     {"tokenizer_config": FAST | {"eos_token": "</s>"}, "added_tokens": {"<old>": 275, "<older>": 276}},
     {"tokenizer_config": FAST | {"eos_token": "text", "bos_token": "<s>"}},  # a word of the vocabulary
-    {"tokenizer_config": FAST | {"add_bos_token": True, "add_eos_token": True, "bos_token": "<s>", "eos_token": "</s>"}},
+    {
+        "tokenizer_config": FAST
+        | {"add_bos_token": True, "add_eos_token": True, "bos_token": "<s>", "eos_token": "</s>"}
+    },
     {"tokenizer_config": {"tokenizer_class": "GPT2TokenizerFast"}},
     {"tokenizer_config": {"tokenizer_class": "GPT2Tokenizer", "eos_token": "</s>"}},
     {"tokenizer_config": {"tokenizer_class": "Qwen2TokenizerFast"}},
-    {"tokenizer_config": {"tokenizer_class": "GPT2TokenizerFast"}, "special_tokens_map": {"bos_token": "<s>", "pad_token": "<pad>"}},
-]  # fmt: skip
+    {
+        "tokenizer_config": {"tokenizer_class": "GPT2TokenizerFast"},
+        "special_tokens_map": {"bos_token": "<s>", "pad_token": "<pad>"},
+    },
+]
 
 
 @pytest.mark.parametrize("files", CASES)
@@ -98,10 +116,16 @@ TEMPLATES = [
     ({"chat_template": "old {{ messages[0].content }}"}, {}),
     ({"chat_template": "old"}, {"chat_template.jinja": "new {{ messages[0].content }}"}),
     ({"chat_template": [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]}, {}),
-    ({"chat_template": [{"name": "default", "template": "a"}]}, {"chat_template.jinja": "c\r\n{{ messages[0].content }}"}),
+    (
+        {"chat_template": [{"name": "default", "template": "a"}]},
+        {"chat_template.jinja": "c\r\n{{ messages[0].content }}"},
+    ),
     ({"chat_template": "old"}, {"chat_template.jinja": "c", "additional_chat_templates/tool_use.jinja": "d"}),
-    ({"chat_template": "old"}, {"additional_chat_templates/default.jinja": "e", "additional_chat_templates/tool_use.jinja": "d"}),
-]  # fmt: skip
+    (
+        {"chat_template": "old"},
+        {"additional_chat_templates/default.jinja": "e", "additional_chat_templates/tool_use.jinja": "d"},
+    ),
+]
 
 
 @pytest.mark.parametrize(("config", "files"), TEMPLATES)
@@ -147,9 +171,15 @@ def padded(tmp_path: Path) -> Path:
     """A Llama with a row for each token, whose tokenizer has been given <pad> since."""
     tokenizer = train_tokenizer(["some text of some words"], TokenizerConfig(), 270)
     config = transformers.LlamaConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=64, bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id,
-    )  # fmt: skip
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=64,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+    )
     torch.manual_seed(5)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
     tokenizer.save(tmp_path / "m")

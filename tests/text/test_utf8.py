@@ -14,9 +14,26 @@ from newleaf.text.utf8 import Utf8
 # completed.
 TAIL = rb"[\x80-\xbf]"
 CHARACTER = (
-    rb"[\x00-\x7f]|[\xc2-\xdf]" + TAIL + rb"|\xe0[\xa0-\xbf]" + TAIL + rb"|[\xe1-\xec\xee\xef]" + TAIL + TAIL + rb"|\xed[\x80-\x9f]" + TAIL
-    + rb"|\xf0[\x90-\xbf]" + TAIL + TAIL + rb"|[\xf1-\xf3]" + TAIL + TAIL + TAIL + rb"|\xf4[\x80-\x8f]" + TAIL + TAIL
-)  # fmt: skip
+    rb"[\x00-\x7f]|[\xc2-\xdf]"
+    + TAIL
+    + rb"|\xe0[\xa0-\xbf]"
+    + TAIL
+    + rb"|[\xe1-\xec\xee\xef]"
+    + TAIL
+    + TAIL
+    + rb"|\xed[\x80-\x9f]"
+    + TAIL
+    + rb"|\xf0[\x90-\xbf]"
+    + TAIL
+    + TAIL
+    + rb"|[\xf1-\xf3]"
+    + TAIL
+    + TAIL
+    + TAIL
+    + rb"|\xf4[\x80-\x8f]"
+    + TAIL
+    + TAIL
+)
 BEGINNING = (
     rb"[\xc2-\xdf]|\xe0[\xa0-\xbf]?|[\xe1-\xec\xee\xef]" + TAIL + rb"?|\xed[\x80-\x9f]?"
     rb"|\xf0(?:[\x90-\xbf]"

@@ -333,9 +333,17 @@ def _result(
         "versions": found.get("versions", {}),
     }
     return TaskResult(
-        name, scores, measures, groups, setting=versions, seconds=seconds, wheres=[item.where for item in items],
-        marks=[each.marks for each in answers], asked=len(items), chance={score: chance for score in scores if score in CHOSEN and chance},
-    )  # fmt: skip
+        name,
+        scores,
+        measures,
+        groups,
+        setting=versions,
+        seconds=seconds,
+        wheres=[item.where for item in items],
+        marks=[each.marks for each in answers],
+        asked=len(items),
+        chance={score: chance for score in scores if score in CHOSEN and chance},
+    )
 
 
 def _chance(found: Any, name: str) -> float:

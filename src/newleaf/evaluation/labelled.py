@@ -115,9 +115,18 @@ def run_labelled(
     result = scored(subject, name, rows, outputs)
     about = {"file": str(path), "fields": fields}
     return TaskResult(
-        name, result["scores"], result["measures"], left_out=problems, setting=about, seconds=time.monotonic() - begun,
-        wheres=[row.where for row in rows], marks=result["marks"], extra=result["extra"], asked=len(todo), chance=result["chance"],
-    )  # fmt: skip
+        name,
+        result["scores"],
+        result["measures"],
+        left_out=problems,
+        setting=about,
+        seconds=time.monotonic() - begun,
+        wheres=[row.where for row in rows],
+        marks=result["marks"],
+        extra=result["extra"],
+        asked=len(todo),
+        chance=result["chance"],
+    )
 
 
 def _labels(

@@ -149,10 +149,17 @@ def run_text(
             f"{source}: no perplexity per word, since white space does not part this text into words"
         )
     result = TaskResult(
-        name, {}, ((BITS,) if lossless else ()) + (PER_TOKEN,) + ((PER_WORD,) if worded else ()), left_out=problems,
-        setting={"file": str(source), "stride": stride, "context_length": length}, seconds=time.monotonic() - begun,
-        wheres=[text.where for text in texts], marks=marks, asked=len(todo), parts=parts,
-    )  # fmt: skip
+        name,
+        {},
+        ((BITS,) if lossless else ()) + (PER_TOKEN,) + ((PER_WORD,) if worded else ()),
+        left_out=problems,
+        setting={"file": str(source), "stride": stride, "context_length": length},
+        seconds=time.monotonic() - begun,
+        wheres=[text.where for text in texts],
+        marks=marks,
+        asked=len(todo),
+        parts=parts,
+    )
     over, block = units(marks, parts)
     scores = {
         measure.name: measure.of(over, block)

@@ -96,9 +96,19 @@ def _added_up(
         for name in {item.group for item in items}
     }
     return TaskResult(
-        task.name, scores, measures, _by_group(pairs, measures), left_out, setting, seconds, [item.where for item in items], marks,
-        asked=asked, chance=_chance(task, items, measures), group_chance=chances,
-    )  # fmt: skip
+        task.name,
+        scores,
+        measures,
+        _by_group(pairs, measures),
+        left_out,
+        setting,
+        seconds,
+        [item.where for item in items],
+        marks,
+        asked=asked,
+        chance=_chance(task, items, measures),
+        group_chance=chances,
+    )
 
 
 def _chance(task: Task, items: list[Item], measures: tuple[Measure, ...]) -> dict[str, float]:

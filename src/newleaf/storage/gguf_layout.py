@@ -18,39 +18,67 @@ from newleaf.storage import gguf_rope
 
 # GGUF's names of a layer's parts, and of what stands around the layers.
 LAYER_TENSORS = {
-    "attn_norm": "attention_norm", "attn_q": "attention.q", "attn_k": "attention.k", "attn_v": "attention.v",
-    "attn_q_norm": "attention.q_norm", "attn_k_norm": "attention.k_norm", "attn_output": "attention.out",
-    "ffn_norm": "feedforward_norm", "ffn_gate": "feedforward.gate", "ffn_up": "feedforward.up", "ffn_down": "feedforward.down",
+    "attn_norm": "attention_norm",
+    "attn_q": "attention.q",
+    "attn_k": "attention.k",
+    "attn_v": "attention.v",
+    "attn_q_norm": "attention.q_norm",
+    "attn_k_norm": "attention.k_norm",
+    "attn_output": "attention.out",
+    "ffn_norm": "feedforward_norm",
+    "ffn_gate": "feedforward.gate",
+    "ffn_up": "feedforward.up",
+    "ffn_down": "feedforward.down",
     "ffn_gate_inp": "feedforward.router",
-}  # fmt: skip
+}
 # Those that newleaf keeps without `.weight` and `.bias`: sinks, and a stack of all experts.
 UNSUFFIXED_TENSORS = {
-    "attn_sinks.weight": "attention.sinks", "ffn_gate_exps.weight": "feedforward.gate", "ffn_gate_exps.bias": "feedforward.gate_bias",
-    "ffn_up_exps.weight": "feedforward.up", "ffn_up_exps.bias": "feedforward.up_bias", "ffn_down_exps.weight": "feedforward.down",
+    "attn_sinks.weight": "attention.sinks",
+    "ffn_gate_exps.weight": "feedforward.gate",
+    "ffn_gate_exps.bias": "feedforward.gate_bias",
+    "ffn_up_exps.weight": "feedforward.up",
+    "ffn_up_exps.bias": "feedforward.up_bias",
+    "ffn_down_exps.weight": "feedforward.down",
     "ffn_down_exps.bias": "feedforward.down_bias",
-}  # fmt: skip
+}
 MODEL_TENSORS = {"token_embd": "embedding.token", "output_norm": "final_norm", "output": "head"}
 SIZE_KEYS = {
-    "context_length": "context_length", "embedding_length": "n_embd", "block_count": "n_layer", "feed_forward_length": "n_inner",
+    "context_length": "context_length",
+    "embedding_length": "n_embd",
+    "block_count": "n_layer",
+    "feed_forward_length": "n_inner",
     "attention.head_count": "n_head",
-}  # fmt: skip
+}
 LAYER_NORM = {"attention.layer_norm_epsilon": "norm_eps"}
 ROTARY = {"rope.dimension_count": "rotary_dim", "rope.freq_base": "rotary_base"}
 GROUPED_QUERIES = {
-    "attention.layer_norm_rms_epsilon": "norm_eps", "attention.head_count_kv": "n_kv_head", "attention.key_length": "head_dim",
-}  # fmt: skip
+    "attention.layer_norm_rms_epsilon": "norm_eps",
+    "attention.head_count_kv": "n_kv_head",
+    "attention.key_length": "head_dim",
+}
 EXPERTS = {
     "expert_count": "n_expert",
     "expert_used_count": "n_expert_active",
     "expert_feed_forward_length": "n_inner",
 }
 GPT_OSS = {
-    "norm": "rms_norm", "positions": "rotary", "sinks": True, "activation": "clamped_swiglu", "gated": True, "init": "normal",
-}  # fmt: skip
+    "norm": "rms_norm",
+    "positions": "rotary",
+    "sinks": True,
+    "activation": "clamped_swiglu",
+    "gated": True,
+    "init": "normal",
+}
 SWIGLU = {
-    "norm": "rms_norm", "positions": "rotary", "activation": "silu", "gated": True, "attention_bias": False, "attention_out_bias": False,
-    "feedforward_bias": False, "init": "normal",
-}  # fmt: skip
+    "norm": "rms_norm",
+    "positions": "rotary",
+    "activation": "silu",
+    "gated": True,
+    "attention_bias": False,
+    "attention_out_bias": False,
+    "feedforward_bias": False,
+    "init": "normal",
+}
 # What is left out of a file where llama.cpp has a default, and what says nothing about the network.
 OPTIONAL = {"n_kv_head", "head_dim", "rotary_dim", "rotary_base"}
 IGNORED = {"vocab_size", "attention.value_length", "tensor_data_layout", "use_parallel_residual"}

@@ -27,9 +27,17 @@ WORDS = "|".join((
 COUNT = 199_998  # ranks of o200k_base; the special tokens follow
 # Ids of the same file's o200k_harmony, as far as gpt-oss's own tokenizer.json names them.
 NAMED = {
-    "<|startoftext|>": 199_998, "<|endoftext|>": 199_999, "<|return|>": 200_002, "<|constrain|>": 200_003, "<|channel|>": 200_005,
-    "<|start|>": 200_006, "<|end|>": 200_007, "<|message|>": 200_008, "<|call|>": 200_012, "<|endofprompt|>": 200_018,
-}  # fmt: skip
+    "<|startoftext|>": 199_998,
+    "<|endoftext|>": 199_999,
+    "<|return|>": 200_002,
+    "<|constrain|>": 200_003,
+    "<|channel|>": 200_005,
+    "<|start|>": 200_006,
+    "<|end|>": 200_007,
+    "<|message|>": 200_008,
+    "<|call|>": 200_012,
+    "<|endofprompt|>": 200_018,
+}
 ENDS: dict[str, str | None] = {
     "bos_token": "<|startoftext|>",
     "eos_token": "<|return|>",
