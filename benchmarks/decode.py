@@ -40,7 +40,7 @@ from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import FORMATS
 from newleaf.quant.packed_layers import packable, put_packed
 from newleaf.quant.quantize import quantize
-from newleaf.storage import gguf_write
+from newleaf.storage import save_gguf as gguf_writer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 PROMPT, NEW, LONG = 32, 128, 512
@@ -169,11 +169,11 @@ def random_network(config: GPTConfig, kind: str) -> GPT:
 def write_gguf(config: GPTConfig, kind: str, folder: Path) -> Path:
     tokenizer = train_tokenizer([Path(textwrap.__file__).read_text("utf-8")], TokenizerConfig(), 300)
     path = folder / f"{kind}.gguf"
-    finer = dict(gguf_write.HIGHER_PRECISION)
+    finer = dict(gguf_writer.HIGHER_PRECISION)
     if kind.endswith("pure"):
-        gguf_write.HIGHER_PRECISION.clear()
+        gguf_writer.HIGHER_PRECISION.clear()
     Model(random_network(config, "fp32"), tokenizer, "gpt2").save(path, kind.split()[0])
-    gguf_write.HIGHER_PRECISION.update(finer)
+    gguf_writer.HIGHER_PRECISION.update(finer)
     return path
 
 

@@ -36,7 +36,7 @@ from tokenizers.models import WordLevel
 from newleaf.families import family_for, size
 from newleaf.families.weights import to_hugging_face
 from newleaf.storage.build_network import empty_network
-from newleaf.storage.describe import model_info
+from newleaf.storage.model_info import model_info
 
 SHARD = 2_000_000_000  # bytes
 Contender = tuple[str, str]  # a program, and how it opens the model

@@ -57,7 +57,7 @@ def prepare(program: str) -> None:
 
         import newleaf.api
         import newleaf.families
-        import newleaf.storage.folder  # noqa: F401
+        import newleaf.storage.model_folder  # noqa: F401
     else:
         import ctypes
 

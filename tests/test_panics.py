@@ -14,7 +14,7 @@ from tokenizers import Regex, models, pre_tokenizers
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.panics import filter_panic_messages
-from newleaf.storage.folder import save_folder
+from newleaf.storage.model_folder import save_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.untrusted import native_errors_as_input_errors
 

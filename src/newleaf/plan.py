@@ -189,7 +189,7 @@ def _subject(size: str | Path | GPTConfig) -> Subject:
     if isinstance(size, GPTConfig):
         return Subject("a configuration", "", size, size.n_head)
     if "/" in str(size) or Path(size).suffix == ".gguf" or Path(size).is_dir():
-        from newleaf.storage.describe import read_network_config
+        from newleaf.storage.model_info import read_network_config
 
         family, config = read_network_config(size)
         return Subject(str(size), family, config, config.n_head)
@@ -335,7 +335,7 @@ def _on_machine(
     subject: Subject, counts: Counts, known: dict[str, Figure], machine: Machine
 ) -> dict[str, Figure]:
     """On a processor newleaf keeps weights, gradients and two moments in fp32."""
-    from newleaf.storage.describe import memory_to_run
+    from newleaf.storage.model_info import memory_to_run
 
     flops = known["flops_per_token_with_attention"].value * known["tokens"].value
     state = (FP32 + FP32 + 2 * FP32) * counts.total

@@ -17,7 +17,7 @@ from newleaf.data.corpus import Corpus, prepare_text
 from newleaf.data.data_config import DataConfig
 from newleaf.data.text_store import TextRange, TextStoreWriter
 from newleaf.errors import InputError
-from newleaf.storage.files import replace_directory, write_atomically
+from newleaf.storage.atomic_write import replace_directory, write_atomically
 
 
 def write(path: Path, text: str) -> Path:

@@ -16,7 +16,7 @@ from newleaf import families
 from newleaf.families import family_for, family_of, gpt3
 from newleaf.model import GPT, GPTConfig
 from newleaf.model.count import count_parameters
-from newleaf.storage.folder import load_folder, save_folder
+from newleaf.storage.model_folder import load_folder, save_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 # Layers, width, heads and head dimension of table 2.1, and millions of parameters in table D.1, of Brown et

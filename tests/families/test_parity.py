@@ -257,7 +257,7 @@ def test_a_truncated_weights_file_is_named(make: Callable[[str, Path], Stock], t
 
 def test_a_network_no_stock_class_holds_is_saved_in_newleafs_own_form_with_advice(tmp_path: Path) -> None:
     from newleaf.model import GPT
-    from newleaf.storage.folder import load_folder, save_folder
+    from newleaf.storage.model_folder import load_folder, save_folder
     from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
     config = GPTConfig(
@@ -281,7 +281,7 @@ def test_a_network_no_stock_class_holds_is_saved_in_newleafs_own_form_with_advic
 
 def test_sinusoidal_positions_are_written_as_stock_gpt2_and_come_back_sinusoidal(tmp_path: Path) -> None:
     from newleaf.model import GPT
-    from newleaf.storage.folder import load_folder, save_folder
+    from newleaf.storage.model_folder import load_folder, save_folder
     from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
     config = GPTConfig(300, 16, 2, 2, 32, positions="sinusoidal")

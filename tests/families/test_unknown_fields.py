@@ -16,7 +16,7 @@ import transformers
 import newleaf
 from newleaf.cli.main import main
 from newleaf.storage.convert_model import convert
-from newleaf.storage.describe import model_info
+from newleaf.storage.model_info import model_info
 
 FOREIGN = {
     "unsloth_version": "2025.1",

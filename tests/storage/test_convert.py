@@ -18,10 +18,10 @@ from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.families import gpt3
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage import write_weights
+from newleaf.storage import safetensors_shards
 from newleaf.storage.convert_model import convert, open_source
-from newleaf.storage.folder import save_folder
-from newleaf.storage.write_weights import StateDictExport
+from newleaf.storage.model_folder import save_folder
+from newleaf.storage.safetensors_shards import StateDictExport
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 IDS = torch.arange(30)[None]
@@ -132,13 +132,13 @@ def test_no_more_than_a_shard_is_held(stock: Path, tmp_path: Path, monkeypatch: 
     limit, made, peak = 100_000, [], []
     make = StateDictExport.make
 
-    def watched(self: StateDictExport, rule: write_weights.Rule) -> torch.Tensor:
+    def watched(self: StateDictExport, rule: safetensors_shards.Rule) -> torch.Tensor:
         tensor = make(self, rule)
         made.append((weakref.ref(tensor), tensor.nbytes))
         peak.append(sum(size for ref, size in made if ref() is not None))
         return tensor
 
-    monkeypatch.setattr(write_weights, "MAX_SHARD_SIZE", limit)
+    monkeypatch.setattr(safetensors_shards, "MAX_SHARD_SIZE", limit)
     monkeypatch.setattr(StateDictExport, "make", watched)
     convert(stock, tmp_path / "m")
     assert len(list((tmp_path / "m").glob("model-*.safetensors"))) > 4

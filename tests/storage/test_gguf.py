@@ -22,8 +22,8 @@ from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant import mxfp4
 from newleaf.quant.packed_layers import PackedWeight, PlainWeights
-from newleaf.storage.gguf_read import load_gguf
-from newleaf.storage.gguf_write import save_gguf
+from newleaf.storage.load_gguf import load_gguf
+from newleaf.storage.save_gguf import save_gguf
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 

@@ -22,9 +22,9 @@ from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage.describe import model_info
 from newleaf.storage.gguf_file import open_gguf
-from newleaf.storage.gguf_read import load_gguf
+from newleaf.storage.load_gguf import load_gguf
+from newleaf.storage.model_info import model_info
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 

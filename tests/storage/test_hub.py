@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from newleaf.errors import InputError
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage.folder import save_folder
 from newleaf.storage.hub import local_folder
+from newleaf.storage.model_folder import save_folder
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -14,7 +14,7 @@ import torch
 from newleaf.api import Model
 from newleaf.cli.main import main
 from newleaf.model import GPT, GPTConfig
-from newleaf.storage.describe import model_info
+from newleaf.storage.model_info import model_info
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 
 OPEN = """

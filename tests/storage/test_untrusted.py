@@ -22,7 +22,7 @@ from newleaf.cli.main import main
 from newleaf.errors import InputError
 from newleaf.machine import use_threads
 from newleaf.storage.convert_model import convert
-from newleaf.storage.describe import model_info
+from newleaf.storage.model_info import model_info
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.untrusted import parse_yaml, read_json

@@ -21,7 +21,7 @@ from mutations import DEEP, wrong_bytes, wrong_json
 
 import newleaf
 from newleaf.storage.convert_model import convert
-from newleaf.storage.describe import model_info, read_network_config
+from newleaf.storage.model_info import model_info, read_network_config
 from newleaf.text.chat_template import ChatTemplate
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer

@@ -14,7 +14,7 @@ from chat_data import FAST, WORDS, base_model, talks, write_rows
 
 import newleaf
 from newleaf.errors import InputError
-from newleaf.storage.folder import load_folder
+from newleaf.storage.model_folder import load_folder
 
 transformers = pytest.importorskip("transformers")
 

@@ -59,7 +59,7 @@ def test_a_network_without_a_stock_class_says_so_and_opens_in_newleaf(
     base: Path, rows: Path, tmp_path: Path
 ) -> None:
     from newleaf.model import GPT, GPTConfig
-    from newleaf.storage.folder import save_folder
+    from newleaf.storage.model_folder import save_folder
     from newleaf.train.display.monitor import Silent
 
     words = tokenizer()

@@ -22,8 +22,8 @@ from newleaf.evaluation.run_evaluation import find_jobs
 from newleaf.evaluation.task import Setting
 from newleaf.evaluation.train_test_overlap import own_text_notes
 from newleaf.storage.adapter_folder import means_adapter
-from newleaf.storage.folder import is_classifier, read_config
 from newleaf.storage.hub import MODEL_FILES
+from newleaf.storage.model_folder import is_classifier, read_config
 from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
 

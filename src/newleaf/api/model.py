@@ -36,7 +36,7 @@ from newleaf.recipe import build
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
 from newleaf.storage.classifier_adapter import head_of, with_head
 from newleaf.storage.classifier_folder import BODY, SCORE, save_classifier
-from newleaf.storage.folder import save_folder
+from newleaf.storage.model_folder import save_folder
 from newleaf.storage.pretrained_note import Note
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.tokenizer import Tokenizer
@@ -390,7 +390,7 @@ class Model:
         if folder.suffix == ".gguf" and self.labels is not None:
             raise InputError(f"{folder}: a classifier is saved as a folder; GGUF has no layout for its head")
         if folder.suffix == ".gguf":
-            from newleaf.storage.gguf_write import save_gguf
+            from newleaf.storage.save_gguf import save_gguf
 
             if folder.is_dir():
                 raise InputError(f"{folder}: is a folder, so no GGUF file is written over it")

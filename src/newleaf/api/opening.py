@@ -15,8 +15,8 @@ from newleaf.model.rope_scaling import with_context
 from newleaf.storage.adapter_folder import ADAPTER_FILES, base_of, means_adapter
 from newleaf.storage.build_network import PRECISIONS
 from newleaf.storage.classifier_folder import load_classifier
-from newleaf.storage.folder import is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES, local_folder
+from newleaf.storage.model_folder import is_classifier, load_folder, read_config
 from newleaf.train.runs.run_folder import CONFIG, MODEL
 from newleaf.tune.labels.text_classifier import LabelModel
 
@@ -61,7 +61,7 @@ def load(
         raise InputError("context_method: says how a context is stretched; give context too")
     use_threads(threads)
     if is_gguf:
-        from newleaf.storage.gguf_read import load_gguf
+        from newleaf.storage.load_gguf import load_gguf
     elif is_classifier(read_config(folder)):
         for name, value in (("context", context), ("cache", cache)):
             if value is not None:

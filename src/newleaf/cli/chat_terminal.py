@@ -17,7 +17,7 @@ from newleaf.cli.answer_speed import Timed
 from newleaf.cli.line_input import read_message, remembered_lines
 from newleaf.data.corpus_cache import default_cache_directory
 from newleaf.errors import InputError
-from newleaf.storage.files import write_json
+from newleaf.storage.atomic_write import write_json
 from newleaf.text.printable import printable
 
 if TYPE_CHECKING:

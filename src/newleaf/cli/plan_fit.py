@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     forecasts = [law.forecast(flops, said) for flops, said in _asked(args, law)]
     if args.out:
         from newleaf.scaling_plot import law_figure
-        from newleaf.storage.files import write_atomically
+        from newleaf.storage.atomic_write import write_atomically
 
         with write_atomically(Path(args.out)) as aside:
             law_figure(law, forecasts).savefig(aside, format=Path(args.out).suffix[1:], dpi=160)

@@ -103,7 +103,7 @@ def _text(record: RunRecord) -> tuple[str, ...]:
 
 
 def _plot(paths: dict[str, Path], out: Path, x: str | None, as_json: bool) -> int:
-    from newleaf.storage.files import write_atomically
+    from newleaf.storage.atomic_write import write_atomically
     from newleaf.train.runs.compare_runs import comparison_figure
     from newleaf.train.runs.run_history import read_curve
 

@@ -14,8 +14,8 @@ from typing import Any
 import platformdirs
 
 from newleaf.errors import InputError
+from newleaf.storage.atomic_write import replace_directory
 from newleaf.storage.checksums import file_crc32
-from newleaf.storage.files import replace_directory
 
 MANIFEST = "meta.json"
 LEFTOVER_MAX_AGE_SECONDS = 2 * 24 * 3600

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from newleaf.evaluation.task import Item, Marks
-from newleaf.storage.files import write_text
+from newleaf.storage.atomic_write import write_text
 
 VERSION = 1  # of what a mark means
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from newleaf.evaluation.published import published_for
 from newleaf.evaluation.result import Evaluation, TaskResult
 from newleaf.evaluation.statistics import FEWEST, Difference, Estimate
-from newleaf.storage.files import write_atomically, write_json, write_text
+from newleaf.storage.atomic_write import write_atomically, write_json, write_text
 from newleaf.tune.labels.classification_report import confusion_lines
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from newleaf.families.weights import same
 from newleaf.model import GPTConfig
 from newleaf.model.classifier import Classifier
 from newleaf.storage.build_network import Precision
-from newleaf.storage.folder import (
+from newleaf.storage.model_folder import (
     Addition,
     ModelFolder,
     is_classifier,

@@ -24,7 +24,9 @@ from newleaf.storage.adapter_folder import (
 )
 from newleaf.storage.classifier_adapter import head_of
 from newleaf.storage.classifier_folder import BODY, SCORE, Head, load_classifier, save_classifier
-from newleaf.storage.folder import (
+from newleaf.storage.folder_weights import FolderWeights
+from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
+from newleaf.storage.model_folder import (
     OWN_TYPE,
     is_classifier,
     parse_config,
@@ -33,8 +35,6 @@ from newleaf.storage.folder import (
     save_folder,
     warn_unknown_fields,
 )
-from newleaf.storage.folder_weights import FolderWeights
-from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.pretrained_note import Note, note_of
 from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
@@ -111,7 +111,7 @@ def convert(
             dtype=wanted,
             defaults=opened.defaults,
         )
-    from newleaf.storage.gguf_write import save_gguf
+    from newleaf.storage.save_gguf import save_gguf
 
     kept = GGUF_TYPES.get(opened.weights["embedding.token.weight"].dtype, "F32")
     return save_gguf(target, opened.config, opened.weights, opened.tokenizer, type or kept, opened.pretrained)
@@ -120,7 +120,7 @@ def convert(
 def open_source(path: Path) -> Source:
     """A model folder or GGUF file, ready to be written elsewhere."""
     if is_gguf(path):
-        from newleaf.storage.gguf_read import load_gguf
+        from newleaf.storage.load_gguf import load_gguf
 
         found = load_gguf(path)
         return Source(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from newleaf.errors import InputError
 from newleaf.storage.adapter_folder import is_adapter, read_tensors
-from newleaf.storage.folder import load_folder
+from newleaf.storage.model_folder import load_folder
 from newleaf.storage.stored_weights import StoredWeights
 
 

@@ -19,8 +19,8 @@ from newleaf.quant.packed_layers import PlainWeights
 from newleaf.storage.adapter_folder import means_adapter
 from newleaf.storage.build_network import PRECISIONS, Precision, empty_network, load_weights
 from newleaf.storage.classifier_folder import Head, load_classifier
-from newleaf.storage.folder import ModelFolder, is_classifier, load_folder, read_config
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
+from newleaf.storage.model_folder import ModelFolder, is_classifier, load_folder, read_config
 from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.tune.pretraining_record import Origin, origin_of
@@ -105,7 +105,7 @@ def open_base(config: TuneConfig) -> Base:
 
 def _folder(path: Path, precision: Precision) -> ModelFolder:
     if is_gguf(path):
-        from newleaf.storage.gguf_read import load_gguf
+        from newleaf.storage.load_gguf import load_gguf
 
         return load_gguf(path, precision)
     return load_folder(path, precision)

@@ -15,7 +15,7 @@ from typing import Any
 from newleaf.errors import DivergedError, InputError, Stopped
 from newleaf.format_amounts import counted
 from newleaf.recipe import seconds
-from newleaf.storage.files import write_json
+from newleaf.storage.atomic_write import write_json
 from newleaf.train import run
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks, torchrun_size

@@ -18,7 +18,7 @@ from newleaf.quant.packed_layers import PlainWeights
 from newleaf.storage.adapter_folder import read_unchecked, rules_of, save_adapter
 from newleaf.storage.classifier_adapter import save_classifier_adapter
 from newleaf.storage.classifier_folder import BODY, SCORE
-from newleaf.storage.folder import read_config, save_folder
+from newleaf.storage.model_folder import read_config, save_folder
 from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.train.objective.objective import Objective
 from newleaf.tune.base_model import Base

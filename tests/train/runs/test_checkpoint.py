@@ -183,12 +183,12 @@ def test_after_a_full_disk_and_a_kill_the_checkpoint_before_it_resumes(
 @contextmanager
 def full_disk(monkeypatch: pytest.MonkeyPatch, during: range) -> Iterator[None]:
     """Nothing can be written below a run's folder while the loop has done these numbers of steps."""
-    from newleaf.storage import files
+    from newleaf.storage import atomic_write
     from newleaf.train.loop.session import Session
     from newleaf.train.runs.metrics_file import Metrics
 
     session: list[Session] = []
-    begin, flush, write = Session.train, files._flush, Metrics._write
+    begin, flush, write = Session.train, atomic_write._flush, Metrics._write
 
     def refuse() -> None:
         if session and session[0].loop.step in during:
@@ -200,7 +200,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, during: range) -> Iterator[None]:
 
     with monkeypatch.context() as patch:
         patch.setattr(Session, "train", train)
-        patch.setattr(files, "_flush", lambda path: (refuse(), flush(path)))
+        patch.setattr(atomic_write, "_flush", lambda path: (refuse(), flush(path)))
         patch.setattr(Metrics, "_write", lambda self: (refuse(), write(self)))
         yield
 

@@ -138,11 +138,11 @@ def test_what_was_begun_to_be_replaced_is_said_and_the_new_run_comes_of_it(
 def no_room_for(name: str, during: range) -> Iterator[None]:
     """What is written as this folder does not fit on the disk while the loop has done these numbers of
     steps."""
-    from newleaf.storage import files
+    from newleaf.storage import atomic_write
     from newleaf.train.loop.session import Session
 
     session: list[Session] = []
-    begin, flush = Session.train, files._flush
+    begin, flush = Session.train, atomic_write._flush
 
     def train(self: Session) -> None:
         session[:] = [self]
@@ -155,7 +155,7 @@ def no_room_for(name: str, during: range) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "train", train)
-        patch.setattr(files, "_flush", refuse)
+        patch.setattr(atomic_write, "_flush", refuse)
         yield
 
 

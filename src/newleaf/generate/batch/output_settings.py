@@ -16,7 +16,7 @@ from newleaf.errors import InputError
 from newleaf.generate.batch.prompt_file import Prompt, lines_done
 from newleaf.generate.options import SamplingConfig
 from newleaf.model import GPT
-from newleaf.storage.files import write_json
+from newleaf.storage.atomic_write import write_json
 
 SAMPLES = 16  # values taken of each tensor to tell one model from another
 NOT_IN_TEXT = ("speculation",)  # options that change no text

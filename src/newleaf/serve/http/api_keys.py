@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from newleaf.errors import InputError
-from newleaf.storage.files import write_text
-from newleaf.storage.locks import file_lock
+from newleaf.storage.atomic_write import write_text
+from newleaf.storage.file_lock import file_lock
 
 
 @dataclass(frozen=True)

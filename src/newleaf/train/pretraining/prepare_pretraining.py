@@ -23,8 +23,8 @@ from newleaf.machine import keep_memory, pick_device, use_threads
 from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.recipe import build, convert_fields, plain, seconds
-from newleaf.storage.folder import why_not_stock
 from newleaf.storage.hub import TOKENIZER_FILES, local_folder
+from newleaf.storage.model_folder import why_not_stock
 from newleaf.text.character_bpe import LOOKED_AT, has_many_characters, tokens_for_characters
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.text.train_tokenizer import MOST_SEEN, train_tokenizer

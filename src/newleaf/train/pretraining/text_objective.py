@@ -15,7 +15,7 @@ from newleaf.families import family_for
 from newleaf.model import GPT
 from newleaf.model.count import training_flops
 from newleaf.recipe import plain
-from newleaf.storage.folder import load_folder, save_folder
+from newleaf.storage.model_folder import load_folder, save_folder
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.loop import NEXT_TOKEN, next_token_losses
 from newleaf.train.objective.objective import Measure

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from newleaf.errors import InputError
-from newleaf.storage.files import (
+from newleaf.storage.atomic_write import (
     file_digest,
     remove_leftovers,
     replace_directory,

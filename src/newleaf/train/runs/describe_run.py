@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from newleaf.storage import describe
+from newleaf.storage.model_info import model_info
 from newleaf.train.runs.run_diagnosis import kept_words, validation_curve_of
 from newleaf.train.runs.run_folder import ADAPTER, MODEL
 from newleaf.train.runs.run_history import (
@@ -33,12 +33,12 @@ def facts(name: str | Path) -> dict[str, Any]:
     """
     folder = Path(name)
     if not (folder / CONFIG).is_file():
-        return describe.model_info(name)
+        return model_info(name)
     found = run_facts(folder)
     made = (folder / MODEL).exists() or (folder / ADAPTER).exists()
     if not made:
         return found
-    model = describe.model_info(name)
+    model = model_info(name)
     damage = "; ".join(facts["damage"] for facts in (found, model) if "damage" in facts)
     return found | model | ({"damage": damage} if damage else {})
 

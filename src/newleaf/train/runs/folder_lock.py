@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from newleaf.errors import InputError
-from newleaf.storage.locks import BUSY_ERRNOS, lock
+from newleaf.storage.file_lock import BUSY_ERRNOS, lock
 
 NAME = ".lock"
 

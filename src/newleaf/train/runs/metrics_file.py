@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from newleaf.format_amounts import counted
-from newleaf.storage.files import write_atomically
+from newleaf.storage.atomic_write import write_atomically
 
 
 class Metrics:

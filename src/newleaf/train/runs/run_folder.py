@@ -12,7 +12,13 @@ from typing import Any
 import yaml
 
 from newleaf.errors import InputError
-from newleaf.storage.files import remove_directory, remove_leftovers, write_atomically, write_json, write_text
+from newleaf.storage.atomic_write import (
+    remove_directory,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from newleaf.train.runs.folder_lock import NAME as LOCK
 from newleaf.train.runs.metrics_file import Metrics
 from newleaf.untrusted import parse_yaml, read_object, read_text

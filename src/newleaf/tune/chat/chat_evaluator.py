@@ -19,7 +19,7 @@ from newleaf.generate.engine.engine import Engine
 from newleaf.generate.options import SamplingConfig
 from newleaf.measure.corpus_scores import text_metric
 from newleaf.model import GPT
-from newleaf.storage.files import write_text
+from newleaf.storage.atomic_write import write_text
 from newleaf.text.chat_template import ChatTemplate, Rendering
 from newleaf.text.messages import Message
 from newleaf.train.distributed.process_group import Ranks

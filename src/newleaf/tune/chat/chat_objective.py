@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from newleaf.families import family_for
 from newleaf.model import GPT
 from newleaf.model.count import training_flops
-from newleaf.storage.folder import load_folder, save_folder
+from newleaf.storage.model_folder import load_folder, save_folder
 from newleaf.train.objective.optimizer_config import OptimizerConfig
 from newleaf.train.objective.train_config import TrainConfig
 from newleaf.tune.chat.chat_base_model import ChatBase

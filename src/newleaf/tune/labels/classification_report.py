@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from newleaf.format_amounts import counted
 from newleaf.measure.classification import label_scores, multi_label_scores
+from newleaf.storage.atomic_write import write_atomically, write_json, write_text
 from newleaf.storage.classifier_folder import Head
-from newleaf.storage.files import write_atomically, write_json, write_text
 
 MOST_SHOWN = 12  # labels of a confusion table in a terminal
 REPORT, TABLE, PICTURE = "report.json", "report.txt", "confusion.png"

@@ -18,8 +18,8 @@ from newleaf.data.windows import windows
 from newleaf.errors import InputError
 from newleaf.model import GPT
 from newleaf.recipe import merge
-from newleaf.storage.folder import load_folder
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
+from newleaf.storage.model_folder import load_folder
 from newleaf.storage.resolve_model import is_gguf, resolve_model
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor
@@ -211,7 +211,7 @@ def open_teacher(config: DistilTuneConfig, base: Base) -> Teacher:
     path = resolve_model(name, (*MODEL_FILES, *TOKENIZER_FILES))
     dtype = torch.bfloat16 if config.train.precision == "bf16" else torch.float32
     if is_gguf(path):
-        from newleaf.storage.gguf_read import load_gguf
+        from newleaf.storage.load_gguf import load_gguf
 
         folder = load_gguf(path, dtype)
     else:

@@ -15,7 +15,7 @@ from newleaf.data.data_config import DataConfig
 from newleaf.data.token_shards import tokenize
 from newleaf.format_amounts import counted
 from newleaf.recipe import merge
-from newleaf.storage.folder import save_folder
+from newleaf.storage.model_folder import save_folder
 from newleaf.train.display.monitor import Monitor
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.objective.objective import Objective

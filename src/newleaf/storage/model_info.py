@@ -15,9 +15,11 @@ from newleaf.model import GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant.packed import FORMATS
 from newleaf.storage.adapter_folder import means_adapter
-from newleaf.storage.claimed_shapes import shape_mismatch
-from newleaf.storage.describe_adapter import adapter_info
-from newleaf.storage.folder import (
+from newleaf.storage.adapter_info import adapter_info
+from newleaf.storage.check_shapes import shape_mismatch
+from newleaf.storage.gguf_file import TensorInfo
+from newleaf.storage.hub import MODEL_CARD, TOKENIZER_FILES
+from newleaf.storage.model_folder import (
     OWN_TYPE,
     is_classifier,
     parse_config,
@@ -25,8 +27,6 @@ from newleaf.storage.folder import (
     unknown_fields,
     why_not_stock,
 )
-from newleaf.storage.gguf_file import TensorInfo
-from newleaf.storage.hub import MODEL_CARD, TOKENIZER_FILES
 from newleaf.storage.opening_memory import (
     OpeningMemory,
     StoredMatrix,
@@ -83,7 +83,7 @@ def read_network_config(name: str | Path) -> tuple[str, GPTConfig]:
     config.json is fetched."""
     path = resolve_model(name, ("config.json",))
     if is_gguf(path):
-        from newleaf.storage.gguf_read import read_gguf_config
+        from newleaf.storage.load_gguf import read_gguf_config
 
         _, layout, config = read_gguf_config(path)
         return layout.family, config
@@ -191,8 +191,8 @@ def _has_weights(path: Path) -> bool:
 
 def _gguf_facts(path: Path) -> _ModelFacts:
     from newleaf.storage.gguf_file import import_gguf
-    from newleaf.storage.gguf_read import read_gguf_config
     from newleaf.storage.gguf_tokenizer import read_tokenizer
+    from newleaf.storage.load_gguf import read_gguf_config
 
     file, layout, config = read_gguf_config(path)
     kinds = sorted({import_gguf().GGMLQuantizationType(stored.kind).name for stored in file.tensors.values()})
@@ -223,7 +223,7 @@ def _is_duplicated_head(name: str, config: GPTConfig) -> bool:
 
 
 def _matrix(name: str, tensor: TensorInfo) -> StoredMatrix:
-    from newleaf.storage.gguf_blocks import CODE_BITS
+    from newleaf.storage.gguf_pack_blocks import CODE_BITS
 
     packs = (
         len(tensor.shape) > 1 and name != "position_embd.weight" and not name.endswith("ffn_gate_inp.weight")

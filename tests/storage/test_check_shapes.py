@@ -12,7 +12,7 @@ import transformers
 
 import newleaf
 from newleaf.plan import plan
-from newleaf.storage.describe import model_info
+from newleaf.storage.model_info import model_info
 from newleaf.storage.stored_weights import StoredWeights
 
 KINDS: list[Any] = [

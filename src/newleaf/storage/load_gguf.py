@@ -16,11 +16,11 @@ from newleaf.model import GPTConfig
 from newleaf.quant.packed import Format, Packed
 from newleaf.quant.packed_layers import packable
 from newleaf.storage.build_network import Precision, empty_network, load_weights
-from newleaf.storage.folder import ModelFolder
-from newleaf.storage.gguf_blocks import CODE_BITS, pack_blocks
 from newleaf.storage.gguf_file import GGUFFile, open_gguf
 from newleaf.storage.gguf_layout import Layout, layout_named
+from newleaf.storage.gguf_pack_blocks import CODE_BITS, pack_blocks
 from newleaf.storage.gguf_tokenizer import read_tokenizer
+from newleaf.storage.model_folder import ModelFolder
 from newleaf.storage.pretrained_note import note_in_gguf
 
 

@@ -19,8 +19,8 @@ from newleaf.model.count import count_parameters
 from newleaf.quant.packed import FORMATS
 from newleaf.quant.packed_layers import packable
 from newleaf.quant.quantize import quantize
-from newleaf.storage.describe import memory_to_run
-from newleaf.storage.folder import save_folder
+from newleaf.storage.model_folder import save_folder
+from newleaf.storage.model_info import memory_to_run
 from newleaf.text.train_tokenizer import TokenizerConfig, train_tokenizer
 from newleaf.train.runs.describe_run import facts
 

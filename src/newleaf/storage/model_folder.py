@@ -20,12 +20,12 @@ from newleaf.model import GPT, ConfigError, GPTConfig
 from newleaf.model.count import count_parameters
 from newleaf.quant import mxfp4
 from newleaf.quant.packed import Format, Packed
+from newleaf.storage.atomic_write import replace_directory, write_json
 from newleaf.storage.build_network import Precision, empty_network, load_weights
-from newleaf.storage.files import replace_directory, write_json
 from newleaf.storage.pretrained_note import Note, note_of
+from newleaf.storage.safetensors_shards import StateDictExport
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.tied_head import untie_if_stored_apart
-from newleaf.storage.write_weights import StateDictExport
 from newleaf.text.printable import printable
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import read_object

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, to_hugging_face
-from newleaf.storage.files import write_safetensors, write_text
+from newleaf.storage.atomic_write import write_safetensors, write_text
 from newleaf.storage.number_range import check_finite, check_range
 from newleaf.storage.weight_files import WEIGHT_FILES, index_name
 

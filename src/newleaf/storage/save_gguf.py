@@ -17,8 +17,8 @@ from torch import Tensor
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, to_hugging_face
 from newleaf.model import GPT, GPTConfig
+from newleaf.storage.atomic_write import write_atomically
 from newleaf.storage.checksums import bytes_checksum
-from newleaf.storage.files import write_atomically
 from newleaf.storage.gguf_checksums import placeholder_checksums, write_checksums
 from newleaf.storage.gguf_file import import_gguf
 from newleaf.storage.gguf_layout import Layout, layout_for
