@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import newleaf
 from newleaf.cli.main import main
-from newleaf.storage.atomic_write import write_safetensors
+from newleaf.storage.safetensors_file import write_safetensors
 from newleaf.text.tokenizer import Tokenizer
 
 

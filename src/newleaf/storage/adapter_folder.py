@@ -20,12 +20,13 @@ from newleaf.families import FAMILIES, family_for
 from newleaf.families.weights import Rule, same
 from newleaf.model import GPT, GPTConfig
 from newleaf.quant.packed import Packed
-from newleaf.storage.atomic_write import replace_directory, write_json, write_safetensors
+from newleaf.storage.atomic_write import replace_directory, write_json
 from newleaf.storage.build_network import empty_network
 from newleaf.storage.checksums import Checksums
 from newleaf.storage.hub import local_folder
 from newleaf.storage.number_range import check_finite
 from newleaf.storage.resolve_model import RUN_FILE, RUN_MODEL
+from newleaf.storage.safetensors_file import write_safetensors
 from newleaf.storage.weight_files import WEIGHT_FILES, index_name
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import check_regular, native_errors_as_input_errors, read_object

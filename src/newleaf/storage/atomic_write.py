@@ -2,28 +2,20 @@
 renamed."""
 
 import ctypes
-import errno
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
-from newleaf.storage.checksums import checksum_metadata
+from newleaf.storage.private_files import PRIVATE_FILE_MODE
 
 REPLACED_SUFFIX = ".old.tmp"
-PRIVATE_FILE_MODE = 0o600  # a file's mode where only its user may read it
-PRIVATE_FOLDER_MODE = 0o700
 
 
 @contextmanager
@@ -78,56 +70,6 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON as people read it: indented, Unicode as it is, one line end after it."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def make_private_folder(folder: Path) -> None:
-    """The folder, which only its user may look into, with those above it where they are missing."""
-    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER_MODE)
-    if os.name == "posix":  # it may have been there with another mode
-        with suppress(PermissionError):  # another user's, in which our files are private all the same
-            folder.chmod(PRIVATE_FOLDER_MODE)
-
-
-def open_private_file(path: Path) -> BinaryIO:
-    """A file to add bytes to, which only its user may read."""
-    flags = os.O_CREAT | os.O_APPEND | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-    return os.fdopen(os.open(path, flags, PRIVATE_FILE_MODE), "ab")
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file in place, with a checksum of each tensor in its metadata. What the system
-    refuses is an OSError here as elsewhere, and not an error of the format's."""
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    path.touch()
-    # what this user's files have; safetensors' own is one that only the owner reads
-    mode = path.stat().st_mode & 0o7777
-    try:
-        metadata = {"format": "pt"} | checksum_metadata(whole)
-        save_file(whole, path, metadata=metadata)
-        _sort_metadata(path, metadata)
-        path.chmod(mode)
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
-            raise
-        # Windows' own number for a full disk
-        number = errno.ENOSPC if found[1] == "112" and os.name == "nt" else int(found[1])
-        raise OSError(number, os.strerror(number), str(path)) from None
-
-
-def _sort_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    """The library writes metadata in an order that changes from file to file; the same tensors are to make
-    the same bytes."""
-    wanted, turned = (
-        json.dumps(dict(pairs), separators=(",", ":")).encode()
-        for pairs in (list(metadata.items()), list(metadata.items())[::-1])
-    )
-    with path.open("rb+") as file:
-        start = 8 + len(b'{"__metadata__":')  # behind the header's length
-        file.seek(start)
-        if file.read(len(turned)) == turned:
-            file.seek(start)
-            file.write(wanted)
 
 
 def file_digest(path: Path) -> str:

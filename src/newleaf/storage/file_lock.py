@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from newleaf.storage.atomic_write import PRIVATE_FILE_MODE
+from newleaf.storage.private_files import PRIVATE_FILE_MODE
 
 BUSY_ERRNOS = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 RETRY_SECONDS = 0.02  # seconds between two tries

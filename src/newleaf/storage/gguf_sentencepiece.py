@@ -15,7 +15,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers
 
 from newleaf.errors import InputError
-from newleaf.storage.gguf_file import GGUFFile, TokenType
+from newleaf.storage.gguf_file import GGUFFile
+from newleaf.storage.gguf_package import TokenType
 from newleaf.text.components import merges_of, parts_of
 
 SPACE_MARK = "▁"

@@ -10,7 +10,8 @@ from tokenizers import AddedToken, processors
 
 from newleaf.errors import InputError
 from newleaf.storage.gguf_byte_level import read_byte_level, write_byte_level
-from newleaf.storage.gguf_file import GGUFFile, TokenType
+from newleaf.storage.gguf_file import GGUFFile
+from newleaf.storage.gguf_package import TokenType
 from newleaf.storage.gguf_sentencepiece import (
     BYTE_FALLBACK_DECODERS,
     read_sentencepiece,

@@ -17,7 +17,7 @@ from newleaf.quant.packed import FORMATS
 from newleaf.storage.adapter_folder import means_adapter
 from newleaf.storage.adapter_info import adapter_info
 from newleaf.storage.check_shapes import shape_mismatch
-from newleaf.storage.gguf_file import TensorInfo
+from newleaf.storage.gguf_header import TensorInfo
 from newleaf.storage.hub import MODEL_CARD, TOKENIZER_FILES
 from newleaf.storage.model_folder import (
     OWN_TYPE,
@@ -190,7 +190,7 @@ def _has_weights(path: Path) -> bool:
 
 
 def _gguf_facts(path: Path) -> _ModelFacts:
-    from newleaf.storage.gguf_file import import_gguf
+    from newleaf.storage.gguf_package import import_gguf
     from newleaf.storage.gguf_tokenizer import read_tokenizer
     from newleaf.storage.load_gguf import read_gguf_config
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from newleaf.errors import InputError
 from newleaf.families.weights import Rule, to_hugging_face
-from newleaf.storage.atomic_write import write_safetensors, write_text
+from newleaf.storage.atomic_write import write_text
 from newleaf.storage.number_range import check_finite, check_range
+from newleaf.storage.safetensors_file import write_safetensors
 from newleaf.storage.weight_files import WEIGHT_FILES, index_name
 
 DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16"}

@@ -20,8 +20,8 @@ from newleaf.model import GPT, GPTConfig
 from newleaf.storage.atomic_write import write_atomically
 from newleaf.storage.checksums import bytes_checksum
 from newleaf.storage.gguf_checksums import placeholder_checksums, write_checksums
-from newleaf.storage.gguf_file import import_gguf
 from newleaf.storage.gguf_layout import Layout, layout_for
+from newleaf.storage.gguf_package import import_gguf
 from newleaf.storage.gguf_tokenizer import write_tokenizer
 from newleaf.storage.number_range import check_range
 from newleaf.storage.pretrained_note import Note, gguf_fields

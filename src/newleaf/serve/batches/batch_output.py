@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 from newleaf.serve.api_errors import encodable
 from newleaf.serve.batches.batch_input import INVALID_CUSTOM_ID, BatchLine, line_key
 from newleaf.serve.batches.internal_request import InternalResponse
-from newleaf.storage.atomic_write import make_private_folder, open_private_file, write_atomically
+from newleaf.storage.atomic_write import write_atomically
+from newleaf.storage.private_files import make_private_folder, open_private_file
 
 FLUSH_SECONDS = 1.0  # seconds: how often the disk is made to hold what is answered
 KINDS = ("output", "error")

@@ -20,8 +20,8 @@ from newleaf.serve.batches.internal_request import InternalResponse
 from newleaf.serve.batches.record_store import Fields, Object, RecordStore
 from newleaf.serve.http.disk_full import is_disk_full
 from newleaf.serve.http.logs import Logs
-from newleaf.storage.atomic_write import make_private_folder
 from newleaf.storage.file_lock import open_lock_file, try_lock
+from newleaf.storage.private_files import make_private_folder
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 # the states of batches that are not over

@@ -16,7 +16,8 @@ from newleaf.serve.batches.record_store import Fields, Object, RecordStore, publ
 from newleaf.serve.http.logs import Logs
 from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import WorkerThreads
-from newleaf.storage.atomic_write import make_private_folder, remove_leftovers, write_atomically
+from newleaf.storage.atomic_write import remove_leftovers, write_atomically
+from newleaf.storage.private_files import make_private_folder
 
 CHUNK_BYTES = 1 << 20
 FIELDS: Fields = {"object": str, "bytes": int, "filename": str, "purpose": str, "status": str}

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from newleaf.storage.atomic_write import make_private_folder, open_private_file
+from newleaf.storage.private_files import make_private_folder, open_private_file
 
 MAX_CRASHES = 2  # after which a line is given up
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from newleaf.serve.api_errors import ApiError
 from newleaf.serve.http.logs import Logs
-from newleaf.storage.atomic_write import make_private_folder, write_text
+from newleaf.storage.atomic_write import write_text
+from newleaf.storage.private_files import make_private_folder
 
 Object = dict[str, Any]
 Fields = Mapping[str, type | tuple[type, ...]]  # what a record must hold, and of which types

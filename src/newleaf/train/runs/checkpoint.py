@@ -15,13 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from newleaf.errors import InputError
-from newleaf.storage.atomic_write import (
-    file_digest,
-    remove_leftovers,
-    replace_directory,
-    write_json,
-    write_safetensors,
-)
+from newleaf.storage.atomic_write import file_digest, remove_leftovers, replace_directory, write_json
+from newleaf.storage.safetensors_file import write_safetensors
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.distributed.sharded_state import read_shards, write_shards
 from newleaf.train.distributed.sharding import Replicated
