@@ -39,7 +39,9 @@ class BatchOutput:
         found = {kind: _written(path) for kind, path in self._paths.items()}
         self.done = found["output"] | found["error"]
         self.good, self.bad = len(found["output"]), len(found["error"])
-        self._files: dict[str, BinaryIO] = {kind: open_private_file(path) for kind, path in self._paths.items()}
+        self._files: dict[str, BinaryIO] = {
+            kind: open_private_file(path) for kind, path in self._paths.items()
+        }
         self._clock, self._flushed = clock, -FLUSH_SECONDS
 
     def answer(self, line: BatchLine, answer: InternalResponse, request_id: str) -> None:
