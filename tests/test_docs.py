@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_the_readmes_commands_and_python_run(tmp_path: Path, book: Path) -> None
         run(["-c", re.sub(r'time="\w+"', 'time="12s"', block)], tmp_path)
 
 
-def test_the_commands_and_python_of_the_page_on_writing_run(tmp_path: Path, book: Path) -> None:
+def test_the_commands_and_python_of_the_page_on_generation_run(tmp_path: Path, book: Path) -> None:
     import torch
 
     from newleaf.api import Model
@@ -60,6 +61,20 @@ def test_the_commands_and_python_of_the_page_on_writing_run(tmp_path: Path, book
     )
     assert len(blocks) == 2
     run(["-c", "\n".join(blocks)], tmp_path)
+
+
+def test_the_commands_of_the_page_on_pretraining_run(tmp_path: Path, book: Path) -> None:
+    (tmp_path / "book.txt").write_bytes(book.read_bytes())
+    found = commands("docs/pretraining.md")
+    assert [line.split()[1] for line in found] == ["pretrain", "runs", "runs", "runs", "runs"]
+    train, *show = [re.sub(r"--time \S+", "--time 12s", line) for line in found]
+    run(["-m", *shlex.split(train)], tmp_path)
+    for name in ("runs/a", "runs/b", "experiments/a"):
+        shutil.copytree(tmp_path / "runs" / "book", tmp_path / name)
+    for line in show:
+        run(["-m", *shlex.split(line)], tmp_path)
+    assert (tmp_path / "ab.png").stat().st_size > 0
+    assert (tmp_path / "runs.png").stat().st_size > 0
 
 
 def run(words: list[str], folder: Path) -> None:
