@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,26 @@ def test_every_room_of_a_large_floor_is_in_architectures_tree() -> None:
     large = ["generate", "serve", "train", "tune"]
     rooms = [room for name in large for room in (PACKAGE / name).iterdir() if (room / "__init__.py").exists()]
     assert {f"{path.relative_to(PACKAGE).as_posix()}/" for path in [*floors, *rooms]} - listed == set()
+
+
+LAYERS = [
+    contract
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    if contract["type"] == "layers"
+]
+
+
+@pytest.mark.parametrize("contract", LAYERS, ids=lambda contract: contract["containers"][0])
+def test_architectures_tree_has_the_order_of_the_import_contracts(contract: dict[str, list[str]]) -> None:
+    folder = "/".join(contract["containers"][0].split(".")[1:]) + "/"
+    rank = {name: n for n, layer in enumerate(contract["layers"]) for name in re.findall(r"\w+", layer)}
+    entries = list(tree_entries(ARCHITECTURE.split("```")[1].strip()))
+    inside = [entry.removeprefix(folder) for entry in entries if folder == "/" or entry.startswith(folder)]
+    names = [entry.strip("/").removesuffix(".py") for entry in inside]
+    ranks = [(rank[name], name) for name in names if name in rank]
+    assert ranks == sorted(ranks, key=lambda pair: pair[0])
 
 
 @pytest.mark.parametrize("walk", ["text", "prompt", "request"])
