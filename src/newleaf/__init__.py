@@ -1,5 +1,4 @@
-"""newleaf: the whole GPT line in one place. Train your own from a text file; open, and write with, the
-others."""
+"""newleaf: train, fine-tune, generate with, serve and evaluate GPTs."""
 
 from __future__ import annotations
 
@@ -12,11 +11,14 @@ from newleaf.version import VERSION as __version__
 if TYPE_CHECKING:
     from newleaf import plan
     from newleaf.api import Model, Run, evaluate, finetune, load, pretrain, resume
+    from newleaf.generate.options import SamplingConfig, SamplingOptions
 
 __all__ = [
     "InputError",
     "Model",
     "Run",
+    "SamplingConfig",
+    "SamplingOptions",
     "__version__",
     "evaluate",
     "finetune",
@@ -29,8 +31,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """PyTorch takes a second or two to import, so it waits for the first use."""
-    if name == "plan":  # a room of its own: newleaf.plan.plan("gpt3-175b")
+    if name == "plan":  # a module: newleaf.plan.plan("gpt3-175b")
         return importlib.import_module("newleaf.plan")
+    if name in ("SamplingConfig", "SamplingOptions"):
+        return getattr(importlib.import_module("newleaf.generate.options"), name)
     if name in __all__:
         from newleaf import api
 

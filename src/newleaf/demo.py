@@ -16,11 +16,12 @@ from newleaf import api
 from newleaf.data.corpus_cache import cache_key, cached_directory, default_cache_directory
 from newleaf.data.stdlib import standard_library_files
 from newleaf.errors import Stopped
+from newleaf.generate.options import TextOptions
 from newleaf.recipe import merge, seconds
 from newleaf.train.display.monitor import Monitor
 
 HEADERS = ("def read_lines(path):\n", "def __init__(self, name, value=None):\n", "def main(args=None):\n")
-SAMPLING = {"max_tokens": 100, "temperature": 0.5, "top_p": 0.95, "stop": ["\ndef ", "\nclass "]}
+SAMPLING: TextOptions = {"max_tokens": 100, "temperature": 0.5, "top_p": 0.95, "stop": ["\ndef ", "\nclass "]}
 TRIES = 10  # completions of each header whose syntax is checked
 AFTERWARDS = 0.04  # of the time, for those completions and the table
 
@@ -62,7 +63,8 @@ def demo(time: str, out: str | Path, started: float, monitor: Monitor, **options
         raise Stopped("stopped before the first step")
     monitor.stage("writing", 0, None)
     model = run.model
-    texts = {header: model.samples(header, TRIES, seed=1, **SAMPLING) for header in HEADERS}
+    sampling: TextOptions = {**SAMPLING, "seed": 1}
+    texts = {header: model.generate(header, n=TRIES, **sampling) for header in HEADERS}
     written = [header + text for header, each in texts.items() for text in each]
     before = {line["prompt"]: line["sample"] for line in run.samples if line["step"] == 0}
     return Report(

@@ -69,7 +69,7 @@ def test_labels_have_the_probabilities_of_the_stock_pipeline(fields: dict[str, A
     wanted = stock_scores(tmp_path / "m")
     for folder in (tmp_path / "m", tmp_path / "again"):
         model = newleaf.load(folder)
-        for found, scores in zip(model.judge(TEXTS), wanted, strict=True):
+        for found, scores in zip(model.classify_with_probabilities(TEXTS), wanted, strict=True):
             assert found.probabilities == pytest.approx(scores, abs=1e-5)
             if fields.get("problem_type") == "multi_label_classification":
                 assert found.answer == [label for label in found.probabilities if scores[label] > 0.5]

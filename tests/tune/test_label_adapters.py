@@ -42,7 +42,9 @@ def stock(base: Path, adapter: Path, texts: list[str]) -> Tensor:
 
 
 def chances(model: newleaf.Model, texts: list[str]) -> Tensor:
-    return torch.tensor([list(found.probabilities.values()) for found in model.judge(texts)])
+    return torch.tensor(
+        [list(found.probabilities.values()) for found in model.classify_with_probabilities(texts)]
+    )
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama"])
@@ -99,7 +101,7 @@ def test_what_peft_wrote_gives_labels_by_the_names_that_transformers_has(tmp_pat
     model = newleaf.load(base, adapter=tmp_path / "adapter")
     with torch.no_grad():
         wanted = wrapped.eval()(torch.tensor([model.tokenizer.encode(TEXTS[0])])).logits.softmax(-1)
-    found = model.judge(TEXTS[:1])[0]
+    found = model.classify_with_probabilities(TEXTS[:1])[0]
     assert list(found.probabilities) == ["LABEL_0", "LABEL_1"]
     torch.testing.assert_close(torch.tensor([list(found.probabilities.values())]), wanted, atol=2e-6, rtol=0)
 

@@ -45,7 +45,7 @@ def test_the_stock_pipeline_gives_the_same_labels_and_probabilities(
     """Texts of several lengths in one padded batch; every family that has a class for it."""
     run = tune(make_base(tmp_path / "base", shape), rows, tmp_path / "run", steps=3)
     texts = [*GOOD, *BAD[:2], "the film was long , and the end came late . " * 2]
-    ours = run.model.judge(texts)
+    ours = run.model.classify_with_probabilities(texts)
     pipe = transformers.pipeline(
         "text-classification", model=str(run.path / "model"), top_k=None, device="cpu"
     )
@@ -177,7 +177,7 @@ def test_similarity_does_not_depend_on_the_order_and_choice_follows_it(base: Pat
     alike = tune(
         base, write_rows(tmp_path / "pairs.jsonl", pairs), tmp_path / "alike", task="similarity"
     ).model
-    forth, back = alike.judge([(GOOD[0], BAD[1]), (BAD[1], GOOD[0])])
+    forth, back = alike.classify_with_probabilities([(GOOD[0], BAD[1]), (BAD[1], GOOD[0])])
     assert forth.probabilities == pytest.approx(back.probabilities, abs=1e-6)
     assert set(forth.probabilities) == {True, False}
     asked = [
@@ -191,7 +191,7 @@ def test_similarity_does_not_depend_on_the_order_and_choice_follows_it(base: Pat
     chooser = tune(
         base, write_rows(tmp_path / "choices.jsonl", asked), tmp_path / "chooser", task="choice"
     ).model
-    one, other = chooser.judge(
+    one, other = chooser.classify_with_probabilities(
         [("we saw it :", GOOD[0], BAD[0], BAD[1]), ("we saw it :", BAD[1], GOOD[0], BAD[0])]
     )
     assert [one.probabilities[place] for place in (2, 0, 1)] == pytest.approx(
@@ -208,7 +208,7 @@ def test_labels_come_back_in_the_datas_type(labels: tuple[Any, ...], base: Path,
     assert type(found) is type(labels[0])
     if isinstance(found, list):
         assert set(found) <= {"a", "b"}
-        assert sum(model.judge(["x"])[0].probabilities.values()) != pytest.approx(1)
+        assert sum(model.classify_with_probabilities(["x"])[0].probabilities.values()) != pytest.approx(1)
     else:
         assert found in labels
 
@@ -403,7 +403,9 @@ def test_a_stock_classifiers_folder_gives_the_stock_labels(base: Path, tmp_path:
     pipe = transformers.pipeline(
         "text-classification", model=str(tmp_path / "stock"), top_k=None, device="cpu"
     )
-    for mine, stock in zip(newleaf.load(tmp_path / "stock").judge(texts), pipe(texts), strict=True):
+    for mine, stock in zip(
+        newleaf.load(tmp_path / "stock").classify_with_probabilities(texts), pipe(texts), strict=True
+    ):
         assert mine.probabilities == pytest.approx({row["label"]: row["score"] for row in stock}, abs=2e-5)
 
 

@@ -1,49 +1,49 @@
-"""A model that is open: it writes, answers, and is saved."""
+"""An open model: generate, chat, classify, save."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
-from newleaf.adapters.adapter import attach, share, whole_weights
+from newleaf.adapters.adapter import attach, share
 from newleaf.api.engines import Engines
+from newleaf.api.generate_file import generate_file
+from newleaf.api.keywords import (
+    TEMPLATE_OPTIONS,
+    ChatOptions,
+    TemplateOptions,
+    refuse_logprobs,
+    rendering,
+    warn_deprecated,
+)
+from newleaf.api.saving import save_model
 from newleaf.errors import InputError
 from newleaf.generate.backend.prompt_logprobs import score_prompt
-from newleaf.generate.batch.output_settings import begin_output, settings_of
-from newleaf.generate.batch.prompt_file import add_lines, batches, read_prompts
 from newleaf.generate.chat.answering import (
-    MAX_TOKENS,
-    Answerer,
     ChatResponder,
     Reply,
     ReplyPiece,
-    check_options,
+    answer_config,
     gather,
     told_full,
 )
 from newleaf.generate.chat.conversation import Conversation
 from newleaf.generate.constraints.grammar_compiler import GrammarCompiler
 from newleaf.generate.engine.engine import Engine
-from newleaf.generate.options import SamplingConfig, check_stop_strings
+from newleaf.generate.options import SamplingConfig, SamplingOptions, TextOptions, sampling_config
 from newleaf.generate.speculation.draft_model import check_draft, check_drafting
-from newleaf.generate.text.completion import Completion, collect, log_past_context, warn_past_context
+from newleaf.generate.text.completion import Completion, collect, warn_past_context
 from newleaf.generate.text.text_state import Piece, prompt_ids
 from newleaf.model import GPT
 from newleaf.model.kv_cache import CACHES
-from newleaf.recipe import build
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
 from newleaf.storage.classifier_adapter import head_of, with_head
-from newleaf.storage.classifier_folder import BODY, SCORE, save_classifier
-from newleaf.storage.model_folder import save_folder
 from newleaf.storage.pretrained_note import Note
-from newleaf.text.chat_template import ChatTemplate, Rendering
+from newleaf.text.chat_template import ChatTemplate
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.tune.labels.text_classifier import Answer, Judged, LabelModel, Question
-from newleaf.version import VERSION
-
-TEMPLATE_OPTIONS = ("tools", "documents", "continue_final_message", "template_variables")
 
 
 class Model:
@@ -74,52 +74,71 @@ class Model:
         self._engines = Engines(network, tokenizer, self.cache)
 
     @overload
-    def generate(self, prompt: str = "", *, n: None = None, **options: Any) -> str: ...
+    def generate(
+        self, prompt: str = "", *, n: None = None, draft: Model | None = None, **options: Unpack[TextOptions]
+    ) -> str: ...
 
     @overload
-    def generate(self, prompt: str = "", *, n: int, **options: Any) -> list[str]: ...
+    def generate(
+        self, prompt: str = "", *, n: int, draft: Model | None = None, **options: Unpack[TextOptions]
+    ) -> list[str]: ...
 
-    def generate(self, prompt: str = "", *, n: int | None = None, **options: Any) -> str | list[str]:
-        """The continuation of `prompt`, without it; with `n`, a list of n. Options are those of
-        `SamplingConfig`, and `draft`: a small model with the same tokenizer that proposes tokens, which
-        changes no text.
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        n: int | None = None,
+        draft: Model | None = None,
+        **options: Unpack[TextOptions],
+    ) -> str | list[str]:
+        """The continuation of `prompt`, without it; with `n`, a list of n, generated in one batch.
 
-        Raises InputError for an option that does not exist or cannot be.
+        Options are the fields of `SamplingConfig`. `draft` is a small model with the same tokenizer for
+        speculative decoding; it changes no text. Raises InputError for an option that does not exist or has a
+        wrong value.
         """
-        _text_alone(options, "generate")
-        texts = [found.text for found in self.complete(prompt, n=1 if n is None else n, **options)]
+        refuse_logprobs(options, "generate")
+        count = 1 if n is None else n
+        texts = [found.text for found in self.complete(prompt, n=count, draft=draft, **options)]
         return texts[0] if n is None else texts
 
-    def stream(self, prompt: str = "", **options: Any) -> Iterator[str]:
-        """The continuation piece by piece, each piece complete UTF-8. With best_of or beams all of it comes
-        at once, when it is known."""
-        _text_alone(options, "stream")
-        if options.get("n", 1) != 1:
-            raise InputError("n: stream writes one text; generate, complete and pieces write several")
-        return (piece.text for piece in self.pieces(prompt, **options))
+    def stream(
+        self, prompt: str = "", *, draft: Model | None = None, **options: Unpack[TextOptions]
+    ) -> Iterator[str]:
+        """The continuation piece by piece, each piece complete UTF-8.
 
-    def samples(self, prompt: str = "", n: int = 2, **options: Any) -> list[str]:
-        """`n` continuations, written side by side."""
+        With best_of or beams all of it comes at once, when it is known.
+        """
+        refuse_logprobs(options, "stream")
+        if options.get("n", 1) != 1:
+            raise InputError("n: stream yields one text; generate returns several")
+        return (piece.text for piece in self.pieces(prompt, draft=draft, **options))
+
+    def samples(self, prompt: str = "", n: int = 2, **options: Unpack[TextOptions]) -> list[str]:
+        """`generate(prompt, n=n)`, by its old name."""
+        warn_deprecated("samples(prompt, n)", "generate(prompt, n=n)")
         return self.generate(prompt, n=n, **options)
 
-    def complete(self, prompt: str = "", *, draft: Model | None = None, **options: Any) -> list[Completion]:
-        """The `n` continuations with how each ended and, with logprobs or prompt_logprobs, how likely each
-        token was."""
-        top = options.get("prompt_logprobs")
-        (found,) = collect(self._write(prompt, self._config(options), draft), 1)
-        if top is not None:
-            config = self._config(options)
+    def complete(
+        self, prompt: str = "", *, draft: Model | None = None, **options: Unpack[SamplingOptions]
+    ) -> list[Completion]:
+        """What `generate` returns, with details: how each text ended and, if asked for, log-probabilities."""
+        config = sampling_config(options)
+        (found,) = collect(self._write(prompt, config, draft), 1)
+        if config.prompt_logprobs is not None:
             ids = prompt_ids(self.tokenizer, prompt, config, self.network.config.context_length)
+            scores = score_prompt(self.network, ids, self.tokenizer.vocab_size, config.prompt_logprobs)
             for text in found:
-                text.prompt_tokens = score_prompt(self.network, ids, self.tokenizer.vocab_size, int(top))
+                text.prompt_tokens = scores
         return found
 
-    def pieces(self, prompt: str = "", *, draft: Model | None = None, **options: Any) -> Iterator[Piece]:
-        """What `stream` is made of: pieces that say which of the `n` texts they belong to and how it
-        ended."""
+    def pieces(
+        self, prompt: str = "", *, draft: Model | None = None, **options: Unpack[SamplingOptions]
+    ) -> Iterator[Piece]:
+        """What `stream` yields, with details: which of the `n` texts a piece is of, and how that ended."""
         if options.get("prompt_logprobs") is not None:
-            raise InputError("prompt_logprobs: pieces do not carry them; complete has them")
-        return self._write(prompt, self._config(options), draft)
+            raise InputError("prompt_logprobs: pieces have none; complete returns them")
+        return self._write(prompt, sampling_config(options), draft)
 
     def generate_file(
         self,
@@ -129,37 +148,33 @@ class Model:
         on_progress: Callable[[int, int], None] | None = None,
         draft: Model | None = None,
         overwrite: bool = False,
-        **options: Any,
+        **options: Unpack[SamplingOptions],
     ) -> int:
-        """Continue every prompt of a file (.txt: one a line; .jsonl: field `prompt`, other fields kept),
-        `batch` at a time, to JSON lines.
+        """Continue every prompt of a file, `batch` at a time, into JSON lines; returns how many now.
 
-        A second start goes on after the last complete line; `overwrite` begins again. `on_progress` hears how
-        many of all prompts are done. Returns how many were written now. Raises InputError, before anything is
-        written, for a prompt that cannot be, and for an `out` of other prompts, another model or other
-        options, which the file beside it (`out`.settings.json) names.
+        A .txt file has one prompt a line; rows of .jsonl have a field `prompt`, and keep their others. A second
+        start continues after the last complete line; `overwrite` starts again. `on_progress` is called with
+        the number of prompts done and of all. Raises InputError, before anything is written, for a prompt that
+        does not fit, and for an `out` of other prompts, another model or other options, which the file beside
+        it (`out`.settings.json) names.
         """
-        _text_alone(options, "generate_file")
-        config, rows, out = self._config(options), read_prompts(Path(prompts)), Path(out)
-        if batch < 1:
-            raise InputError(f"batch: must be at least 1, not {batch}")
-        for row in rows:
-            try:
-                prompt_ids(self.tokenizer, row.text, config, self.network.config.context_length)
-            except InputError as error:
-                raise InputError(f"{row.where}: {error}") from None
-        done, past = (
-            begin_output(out, rows, settings_of(self.network, self.tokenizer.fingerprint, config), overwrite),
-            0,
+        refuse_logprobs(options, "generate_file")
+        config = sampling_config(options)
+
+        def generate(texts: Sequence[str], first: int) -> Iterator[Piece]:
+            return self._pieces(texts, config, draft, first)
+
+        return generate_file(
+            Path(prompts),
+            Path(out),
+            config,
+            self.network,
+            self.tokenizer,
+            generate,
+            batch,
+            on_progress,
+            overwrite,
         )
-        for first, some in batches(rows, done, batch):
-            if on_progress is not None:
-                on_progress(first, len(rows))
-            texts = collect(self._pieces([row.text for row in some], config, draft, first), len(some))
-            add_lines(out, some, texts)
-            past += sum(text.past_context for each in texts for text in each)
-        log_past_context(past, self.network.config.context_length)
-        return len(rows) - done
 
     def engine(
         self,
@@ -225,22 +240,27 @@ class Model:
         return model
 
     def classify(self, texts: Question | Sequence[Question]) -> list[Answer]:
-        """A label for each text, in the type that the data had; with several labels a text, a list of them;
-        of a regression its number.
+        """The label of each text, in the data's type; lists of labels for several, numbers for a regression.
 
-        A model for pairs takes two texts in place of each, one for choice a text and its continuations, whose
-        number from 0 is the answer. Raises InputError for a model that was not tuned for labels.
+        A model for pairs takes two texts for each answer. One for choice takes a text and its continuations,
+        and answers with a continuation's number from 0. Raises InputError for a model that is no classifier.
         """
-        return [found.answer for found in self.judge([texts] if isinstance(texts, str) else texts)]
+        questions = [texts] if isinstance(texts, str) else texts
+        return [found.answer for found in self.classify_with_probabilities(questions)]
 
-    def judge(self, texts: Sequence[Question]) -> list[Judged]:
-        """`classify` with the probability of each label."""
+    def classify_with_probabilities(self, texts: Sequence[Question]) -> list[Judged]:
+        """`classify` with the probability of each label (`answer`, `probabilities`, `cut`)."""
         if self.labels is None:
             raise InputError(
-                "this is a language model and gives no labels; newleaf finetune --task classify makes one "
-                "that does"
+                "this is a language model and gives no labels; newleaf finetune --task classify trains a "
+                "classifier"
             )
         return self.labels.judge(texts)
+
+    def judge(self, texts: Sequence[Question]) -> list[Judged]:
+        """`classify_with_probabilities`, by its old name."""
+        warn_deprecated("judge", "classify_with_probabilities")
+        return self.classify_with_probabilities(texts)
 
     @property
     def takes_one_text(self) -> bool:
@@ -252,15 +272,14 @@ class Model:
         """Whether this is a regression, whose answers are numbers."""
         return self.labels is not None and self.labels.head.regression
 
-    def _write(
-        self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None = None, first: int = 0
-    ) -> Iterator[Piece]:
-        return warn_past_context(
-            self._pieces(prompts, config, draft, first), self.network.config.context_length
-        )
+    def _write(self, prompt: str, config: SamplingConfig, draft: Model | None) -> Iterator[Piece]:
+        if not isinstance(prompt, str):
+            kind = type(prompt).__name__
+            raise InputError(f"prompt: must be one text, not {kind}; generate_file continues many prompts")
+        return warn_past_context(self._pieces(prompt, config, draft), self.network.config.context_length)
 
     def _pieces(
-        self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None, first: int
+        self, prompts: str | Sequence[str], config: SamplingConfig, draft: Model | None, first: int = 0
     ) -> Iterator[Piece]:
         self._check_writes()
         check_drafting(draft is not None, config)
@@ -286,13 +305,6 @@ class Model:
             raise InputError("draft: this model gives labels and writes nothing; take a language model")
         check_draft(self.network, self.tokenizer, draft.network, draft.tokenizer)
         return draft.network
-
-    @staticmethod
-    def _config(options: Mapping[str, Any]) -> SamplingConfig:
-        check_stop_strings(options.get("stop", ()))
-        # Beam search draws nothing; a temperature that is given all the same is refused.
-        likeliest = {"temperature": 0} if options.get("beams", 1) != 1 else {}
-        return build(SamplingConfig, likeliest | dict(options))
 
     @cached_property
     def _grammars(self) -> GrammarCompiler:
@@ -323,123 +335,70 @@ class Model:
         """Talk with this Jinja template from now on (or several by name: "default", "tool_use")."""
         self.__dict__["chat_template"] = ChatTemplate(self.tokenizer, source)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
-        """The answer to a conversation: [{"role": "user", "content": "Hello"}, …] → text, without what the
-        model thought before it.
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> str:
+        """The answer to a conversation, [{"role": "user", "content": "Hello"}, …], without its reasoning.
 
-        Options are those of `SamplingConfig`, of which max_tokens is 1024 unless given; `tools` and
-        `documents` for templates that take them; `continue_final_message=True` to go on with the last
-        message; `template_variables`, such as {"enable_thinking": False}; `draft` as for `generate`. Raises
-        InputError for messages or options that are wrong, and for a model without a chat template.
+        Options are those of `generate`; max_tokens is 1024 by default. Further ones: `tools` and `documents`
+        for templates that take them; `template_variables`, such as {"enable_thinking": False};
+        `continue_final_message=True` to continue the last message; `draft` as for `generate`. Raises InputError
+        for wrong messages or options, and for a model without a chat template.
         """
         return self.reply(messages, **options).content
 
-    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[str]:
+    def chat_stream(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]
+    ) -> Iterator[str]:
         """`chat`, piece by piece."""
         for piece in self.reply_pieces(messages, **options):
             if piece.kind == "content" and piece.text:
                 yield piece.text
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Reply:
-        """`chat` with everything there is to know: content, reasoning, how it ended, and how many tokens were
-        written."""
+    def reply(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> Reply:
+        """`chat` with details: content, reasoning, how it ended, and how many tokens it has."""
         return gather(self.reply_pieces(messages, **options))
 
-    def reply_pieces(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[ReplyPiece]:
-        """What `reply` is made of: pieces that are content or reasoning."""
-        template = {name: options.pop(name) for name in TEMPLATE_OPTIONS if name in options}
-        draft = options.pop("draft", None)
-        config, how, responder = self.chat_options(options), _rendering(template), self._speaker()
+    def reply_pieces(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]
+    ) -> Iterator[ReplyPiece]:
+        """The pieces of a `reply`, of content or of reasoning, as they come."""
+        sampling: dict[str, Any] = {**options}
+        template = {name: sampling.pop(name) for name in TEMPLATE_OPTIONS if name in sampling}
+        draft: Model | None = sampling.pop("draft", None)
+        config, how, responder = answer_config(sampling), rendering(template), self._responder()
         check_drafting(draft is not None, config)
         prompt = responder.prompt(messages, how)
-        pieces = responder.answer(
-            prompt, config, self._answerer(draft), how.tools, how.continue_final_message
-        )
+        engine = self._engine(draft)
+        pieces = responder.answer(prompt, config, engine, how.tools, how.continue_final_message)
         return told_full(pieces, responder.context_length)
 
     def conversation(
-        self, system: str | None = None, *, draft: Model | None = None, **options: Any
+        self, system: str | None = None, *, draft: Model | None = None, **options: Unpack[TemplateOptions]
     ) -> Conversation:
-        """A conversation that keeps what the network has read from turn to turn. Options are the template's:
-        tools, documents, template_variables; `draft` is as for `generate`."""
-        return Conversation(self._speaker(), self._answerer(draft), system, _rendering(options))
+        """A conversation that keeps its messages and the KV cache from turn to turn: `talk.say("Hello")`.
 
-    def _speaker(self) -> ChatResponder:
+        Options are those of the chat template; `draft` is as for `generate`.
+        """
+        return Conversation(self._responder(), self._engine(draft), system, rendering(options))
+
+    def _responder(self) -> ChatResponder:
         return ChatResponder(self.network.config.context_length, self.chat_template, self.end_ids)
 
-    def _answerer(self, draft: Model | None = None) -> Answerer:
-        return self._engine(draft)
-
     def chat_options(self, options: Mapping[str, Any]) -> SamplingConfig:
-        """The `SamplingConfig` of these options, with what an answer has unless they say otherwise. Raises
-        InputError."""
-        config = self._config({"max_tokens": MAX_TOKENS} | dict(options))
-        check_options(config)
-        return config
+        """A `SamplingConfig` of an answer, for the deprecated `talk.say(text, config)`. Raises InputError."""
+        return answer_config(options)
 
     def save(self, path: str | Path, type: str | None = None) -> str | None:
-        """Write a Hugging Face model folder, or one GGUF file when the name ends in .gguf, whole or not at
-        all. An adapter is merged.
+        """Write a Hugging Face folder, or a GGUF file if the name ends in .gguf; an adapter is merged.
 
-        `type` is the number format of a GGUF's matrices: F32 (unless given), F16, BF16, Q8_0, Q4_0 or
-        (experts) MXFP4. Returns None, or a sentence when stock transformers has no class for this network, or
-        llama.cpp runs it a little differently. Raises InputError when `path` holds other things, or GGUF has
-        no layout for the network.
+        Files appear complete or not at all. `type` is the number format of a GGUF's matrices: F32 (default),
+        F16, BF16, Q8_0, Q4_0 or (experts) MXFP4. Returns None, or a sentence when stock transformers has no
+        class for this network, or llama.cpp runs it a little differently. Raises InputError when `path` holds
+        other things, or GGUF has no layout for the network.
         """
-        folder = Path(path)
-        if folder.suffix == ".gguf" and self.labels is not None:
-            raise InputError(f"{folder}: a classifier is saved as a folder; GGUF has no layout for its head")
-        if folder.suffix == ".gguf":
-            from newleaf.storage.save_gguf import save_gguf
-
-            if folder.is_dir():
-                raise InputError(f"{folder}: is a folder, so no GGUF file is written over it")
-            return save_gguf(
-                folder,
-                self.network.config,
-                whole_weights(self.network),
-                self.tokenizer,
-                type or "F32",
-                self.pretrained,
-            )
-        if type is not None:
-            raise InputError(f"type: {type} is for GGUF files, and {folder} does not end in .gguf")
-        if folder.exists() and (
-            not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").exists())
-        ):
-            raise InputError(f"{folder}: exists and is not a model folder, so it is not replaced")
-        if self.labels is not None:
-            score = {SCORE: self.labels.network.score.weight.detach()}
-            whole = {BODY + name: weight for name, weight in whole_weights(self.network).items()} | score
-            head = self.labels.head
-            return save_classifier(
-                folder, self.network.config, whole, self.tokenizer, head, VERSION, pretrained=self.pretrained
-            )
-        notes = {"version": VERSION, **self.pretrained}
-        return save_folder(
-            folder,
-            self.network.config,
-            whole_weights(self.network),
-            self.tokenizer,
-            notes,
-            defaults=self.defaults,
+        return save_model(
+            Path(path), type, self.network, self.tokenizer, self.labels, self.defaults, self.pretrained
         )
 
     def __repr__(self) -> str:
         config = self.network.config
         return f"<newleaf.Model {self.family}, {self.network.parameter_count():,} parameters, context {config.context_length}>"
-
-
-def _text_alone(options: Mapping[str, Any], name: str) -> None:
-    for option in ("logprobs", "prompt_logprobs"):
-        if options.get(option) is not None:
-            raise InputError(f"{option}: {name} gives text alone; complete has the log-probabilities")
-
-
-def _rendering(options: Mapping[str, Any]) -> Rendering:
-    given = dict(options)
-    variables = given.pop("template_variables", None) or {}
-    try:
-        return Rendering(**given, variables=variables)
-    except TypeError as error:
-        raise InputError(f"chat: {error}") from None

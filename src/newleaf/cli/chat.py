@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     apply_offline(args)
     variables = dict(_variable(text) for text in args.template_variable or [])
     from newleaf import api
+    from newleaf.generate.chat.answering import answer_config
     from newleaf.generate.chat.sampling_defaults import chat_sampling
     from newleaf.generate.speculation.draft_model import check_drafting
     from newleaf.text.load_tokenizer import read_template
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         model.use_template(template)
     options = chat_sampling(model.defaults) | given
     conversation = model.conversation(args.system, draft=draft, template_variables=variables)
-    check_drafting(draft is not None, model.chat_options(options))
+    check_drafting(draft is not None, answer_config(options))
     if in_terminal:
         from newleaf.cli.chat_terminal import Terminal
 
@@ -100,12 +101,12 @@ def run(args: argparse.Namespace) -> int:
 def _answer_lines(model: Model, conversation: Conversation, options: dict[str, Any], as_json: bool) -> None:
     from newleaf.generate.chat.answering import gather
 
-    config, context = model.chat_options(options), model.network.config.context_length
+    context = model.network.config.context_length
     for number, line in enumerate(sys.stdin, 1):
         text = line.rstrip("\r\n")
         if not text.strip():
             continue
-        pieces = Timed(conversation.say(text, config))
+        pieces = Timed(conversation.say(text, **options))
         try:
             reply = gather(pieces)
         except InputError as error:

@@ -17,6 +17,7 @@ from newleaf.cli.answer_speed import Timed
 from newleaf.cli.line_input import read_message, remembered_lines
 from newleaf.data.corpus_cache import default_cache_directory
 from newleaf.errors import InputError
+from newleaf.generate.chat.answering import answer_config
 from newleaf.storage.atomic_write import write_json
 from newleaf.text.printable import printable
 
@@ -123,7 +124,7 @@ class Terminal:
         last, thinking = None, False
         with (
             hearing_ctrl_c() as pressed,
-            contextlib.closing(self.conversation.say(text, self.model.chat_options(self.options))) as pieces,
+            contextlib.closing(self.conversation.say(text, **self.options)) as pieces,
         ):
             timed = Timed(pieces)
             try:
@@ -210,7 +211,7 @@ class Terminal:
 
     def _set(self, rest: str) -> None:
         if not rest:
-            config = self.model.chat_options(self.options)
+            config = answer_config(self.options)
             shown = {"max_tokens": config.max_tokens, "temperature": config.temperature} | self.options
             self._note(", ".join(f"{name} {value}" for name, value in shown.items()))
             return
@@ -218,7 +219,7 @@ class Terminal:
         if not value:
             raise InputError("/set NAME VALUE, such as /set temperature 0.7")
         changed = self.options | {name.replace("-", "_"): value.strip()}
-        self.model.chat_options(changed)
+        answer_config(changed)
         self.options = changed
         self._note(f"{name} {value.strip()}")
 

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     model = api.load(args.model, args.weights, args.device, args.threads)
     for questions in _batches(model, args):
-        answers = iter(model.judge([each for each in questions if each is not None]))
+        answers = iter(model.classify_with_probabilities([each for each in questions if each is not None]))
         for question in questions:
             if question is None:  # a blank line of the file: line k of the output is about its line k
                 print()
@@ -129,7 +129,7 @@ def _of_file(model: Model, args: argparse.Namespace) -> list[Question | None]:
     choices = tuple(given["choices"].split(",")) if given["choices"] else ()
     encoding = canonical_encoding(given["encoding"]) if given["encoding"] else None
     if model.labels is None:
-        model.judge(["?"])  # says that this is no classifier
+        model.classify_with_probabilities(["?"])  # says that this is no classifier
     assert model.labels is not None
     return read_questions(
         args.file, model.labels.head.shape, Wanted(given["text"], given["second"], choices), encoding

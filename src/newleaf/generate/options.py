@@ -1,44 +1,45 @@
-"""Every option of writing, with its default, checked when built."""
+"""Sampling options: their types, defaults and checks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from newleaf.errors import InputError
 
-# those drawn by chance; those of greedy texts and beams too; none
+# Which tokens are drawn again where they would make text that is not UTF-8: sampled ones; greedy ones and those
+# of beams too; none.
 ValidUtf8 = Literal["sampled", "always", "off"]
 CONSTRAINTS = ("json_schema", "json_object", "regex", "grammar", "choice")
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to write. Checked on construction (InputError naming the option); docs/generation.md explains each
-    and the order of the steps.
+    """How text is generated; checked on construction (InputError that names the option).
 
-    A temperature of 0 is greedy: the likeliest token, after bias, penalties, bans and constraint. Ids are
-    those of the model's tokenizer.
+    docs/generation.md explains each option and the order in which they apply. A temperature of 0 is greedy: the
+    likeliest token, after bias, penalties, bans and constraint. Ids are those of the model's tokenizer.
     """
 
     max_tokens: int = 100
-    min_tokens: int = 0  # neither end of text nor a stop id before this many
+    min_tokens: int = 0  # neither the end-of-text token nor a stop id before this many
     temperature: float = 0.8
     top_k: int = 0  # keep the k likeliest; 0 keeps all
-    top_p: float = 1.0  # keep the fewest tokens whose probabilities reach p (Holtzman et al. 2020)
+    top_p: float = 1.0  # keep the smallest set of tokens whose probabilities reach p (Holtzman et al. 2020)
     min_p: float = 0.0  # keep tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024)
-    # keep those whose surprise is nearest the expected, up to this probability (Meister et al. 2023)
+    # keep the tokens whose information is nearest the entropy, up to this probability (Meister et al. 2023)
     typical_p: float = 1.0
-    # divides positive logits of tokens already there, multiplies negative ones (Keskar et al. 2019)
+    # divides positive logits of tokens in prompt and text, multiplies negative ones (Keskar et al. 2019)
     repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0  # taken off for each time a token was written, as OpenAI defines it
-    presence_penalty: float = 0.0  # taken off once a token was written, as OpenAI defines it
-    no_repeat_ngram_size: int = 0  # never write an n-gram twice
+    frequency_penalty: float = 0.0  # subtracted for each time a token was generated, as OpenAI defines it
+    presence_penalty: float = 0.0  # subtracted once if a token was generated, as OpenAI defines it
+    no_repeat_ngram_size: int = 0  # generate no n-gram of this size twice
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # id → added to its logit
     banned_tokens: tuple[int, ...] = ()
-    forced_tokens: Mapping[int, int] = field(default_factory=dict)  # place in what is written, from 0 → id
+    # position in the generated text, from 0 → id
+    forced_tokens: Mapping[int, int] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     # classifier-free guidance away from `negative_prompt` (Sanchez et al. 2023); 1 is none
@@ -50,17 +51,17 @@ class SamplingConfig:
     grammar: str | None = None  # Lark, as llguidance reads it
     choice: tuple[str, ...] = ()
     n: int = 1
-    best_of: int | None = None  # write so many, keep the n with the highest mean log-probability
+    best_of: int | None = None  # generate so many, keep the n with the highest mean log-probability
     beams: int = 1  # beam search when above 1
     length_penalty: float = 1.0  # beams are ranked by log-probability / length ** length_penalty
-    # log-probabilities of what is written, with so many alternatives for each token
+    # log-probabilities of the generated tokens, with so many alternatives for each
     logprobs: int | None = None
     prompt_logprobs: int | None = None  # the same for the prompt
     echo: bool = False  # the text begins with the prompt
-    # which tokens are chosen anew where they would make text that is not UTF-8
     valid_utf8: ValidUtf8 = "sampled"
-    speculation: Literal["auto", "off"] = "auto"  # propose where a text repeats itself; changes no text
-    truncate: Literal["left"] | None = None  # a prompt too long for the context loses its beginning
+    # speculative decoding where a text repeats itself; changes no text
+    speculation: Literal["auto", "off"] = "auto"
+    truncate: Literal["left"] | None = None  # a prompt too long for the context is cut on the left
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -105,8 +106,7 @@ class SamplingConfig:
 
     @property
     def sequences(self) -> int:
-        """Texts that are written for one prompt: beams, or samples, each beside the one that it is guided
-        away from."""
+        """Sequences for one prompt: beams or samples, and with guidance as many of the negative prompt."""
         texts = self.beams if self.beams > 1 else self.best_of or self.n
         return texts * (2 if self.guidance_scale != 1 else 1)
 
@@ -189,6 +189,71 @@ class SamplingConfig:
             "forced_tokens": list(self.forced_tokens.values()),
             "stop_ids": list(self.stop_ids),
         }
+
+
+class TextOptions(TypedDict, total=False):
+    """Keywords for one text: the fields of `SamplingConfig` but `n`, with the types that it converts from."""
+
+    max_tokens: int
+    min_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    no_repeat_ngram_size: int
+    logit_bias: Mapping[int, float]
+    banned_tokens: Sequence[int]
+    forced_tokens: Mapping[int, int]
+    stop: str | Sequence[str]
+    stop_ids: Sequence[int]
+    guidance_scale: float
+    negative_prompt: str | None
+    json_schema: Any
+    json_object: bool
+    regex: str | None
+    grammar: str | None
+    choice: Sequence[str]
+    best_of: int | None
+    beams: int
+    length_penalty: float
+    logprobs: int | None
+    prompt_logprobs: int | None
+    echo: bool
+    valid_utf8: ValidUtf8
+    speculation: Literal["auto", "off"]
+    truncate: Literal["left"] | None
+    seed: int | None
+
+
+class SamplingOptions(TextOptions, total=False):
+    """All fields of `SamplingConfig` as keywords, for `Unpack[SamplingOptions]`."""
+
+    n: int
+
+
+def sampling_config(
+    options: Mapping[str, Any],
+    config: SamplingConfig | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> SamplingConfig:
+    """The `SamplingConfig` of these keywords, over `defaults`; or `config`, beside which there are none.
+
+    Raises InputError for a keyword that does not exist (with the nearest that does) or has a wrong value.
+    """
+    from newleaf.recipe import build  # commands that only list options do without
+
+    if config is not None:
+        if options:
+            raise InputError(f"{next(iter(options))}: is given beside a SamplingConfig; put it in there")
+        return config
+    check_stop_strings(options.get("stop", ()))
+    # Beam search draws nothing, so its default is greedy; another temperature is refused.
+    greedy = {"temperature": 0} if options.get("beams", 1) != 1 else {}
+    return build(SamplingConfig, {**(defaults or {}), **greedy, **options})
 
 
 def check_stop_strings(stop: Any) -> None:

@@ -16,6 +16,7 @@ from newleaf.api import Model
 from newleaf.errors import InputError
 from newleaf.generate.chat.answering import Answerer, gather
 from newleaf.generate.kernels.layout import PAGE
+from newleaf.generate.options import TextOptions
 from newleaf.generate.text.text_state import Piece
 from newleaf.model import GPT, GPTConfig
 from newleaf.text.chat_template import Rendering
@@ -120,15 +121,14 @@ def test_thoughts_come_apart_from_the_answer(tmp_path: Path) -> None:
 def test_a_conversation_reads_only_what_is_new(tmp_path: Path) -> None:
     model = scripted(tmp_path, "chatml", lambda t: ids_of(t, "Paris", ".", "<|im_end|>"))
     talk, network, template = model.conversation(), model.network, model.chat_template
-    config = model.chat_options({"speculation": "off"})
-    gather(talk.say("What is the capital of France?", config))
+    gather(talk.say("What is the capital of France?", speculation="off"))
     first = network.read
     before = [
         *template.encode(talk.messages[:1], Rendering(add_generation_prompt=True)).ids,
         *network.script[:-1],
     ]
     assert first == len(before)
-    assert "".join(piece.text for piece in talk.say("And of Italy?", config)) == "Paris."
+    assert "".join(piece.text for piece in talk.say("And of Italy?", speculation="off")) == "Paris."
     prompt = template.encode(talk.messages[:3], Rendering(add_generation_prompt=True)).ids
     assert prompt[: len(before)] == before
     assert len(before) >= PAGE  # whole pages are shared
@@ -137,16 +137,16 @@ def test_a_conversation_reads_only_what_is_new(tmp_path: Path) -> None:
 
 def test_an_answer_from_memory_is_that_of_a_fresh_reading(model: Model) -> None:
     """Also after turns were taken back, broken off and rewritten."""
-    config = model.chat_options({"max_tokens": 12, "temperature": 0})
+    options: TextOptions = {"max_tokens": 12, "temperature": 0}
     talk = model.conversation("Be brief.")
     for text in ("One", "Two"):
-        gather(talk.say(text, config))
+        gather(talk.say(text, **options))
     talk.undo()
-    broken = talk.say("Another second", config)
+    broken = talk.say("Another second", **options)
     next(broken)
     broken.close()
     talk.set_system("Be long.")
-    found = gather(talk.say("Third", config))
+    found = gather(talk.say("Third", **options))
     assert found == model.reply(talk.messages[:-1], max_tokens=12, temperature=0)
 
 
@@ -162,13 +162,12 @@ class Overheard:
 
 
 def test_the_system_message_stays_when_old_turns_go(model: Model) -> None:
-    talk, config = (
-        model.conversation("Be brief."),
-        model.chat_options({"max_tokens": 10, "min_tokens": 10, "seed": 1}),
-    )
+    talk = model.conversation("Be brief.")
     talk.writer = writer = Overheard(talk.writer)
     for number in range(12):
-        gather(talk.say(f"Message number {number} of many, which is long.", config))
+        gather(
+            talk.say(f"Message number {number} of many, which is long.", max_tokens=10, min_tokens=10, seed=1)
+        )
     assert 0 < talk.forgotten < 22
     assert len(talk.messages) == 25
     shown = model.tokenizer.decode(writer.prompt, skip_special=False)

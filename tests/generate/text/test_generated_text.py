@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(model: Model
 
 
 def test_several_samples_differ_and_the_first_is_the_single_one(model: Model) -> None:
-    texts = model.samples("a", 3, max_tokens=30, min_tokens=30, temperature=1.0, seed=1)
+    texts = model.generate("a", n=3, max_tokens=30, min_tokens=30, temperature=1.0, seed=1)
     assert len(set(texts)) == 3
     assert texts[0] == model.generate("a", max_tokens=30, min_tokens=30, temperature=1.0, seed=1)
 

@@ -136,7 +136,7 @@ def test_guidance_goes_on_when_the_context_is_full(model: Model) -> None:
         ({"logit_bias": {"999999": 1}}, "logit_bias: there is no token 999999"),
         ({"beams": 2, "temperature": 0.5}, "temperature: cannot be combined with beams"),
         ({"truncate": "right"}, "truncate: 'right' is not one of left"),
-        ({"logprobs": 2}, "logprobs: generate gives text alone"),
+        ({"logprobs": 2}, "logprobs: generate returns text only"),
     ],
 )
 def test_wrong_options_are_refused_by_name(model: Model, options: dict[str, Any], said: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from newleaf.errors import InputError
-from newleaf.generate.options import SamplingConfig
+from newleaf.generate.options import SamplingConfig, sampling_config
 from newleaf.generate.text.text_state import Piece
 from newleaf.text.chat_template import ChatTemplate, Prompt, Rendering
 from newleaf.text.messages import Message
@@ -38,6 +38,13 @@ class Answerer(Protocol):
     ) -> Iterator[tuple[Piece, int]]:
         """Pieces of what follows these ids, each with how many tokens have been written. `ends` are tokens
         that end it, beside the tokenizer's own; `shown` are special tokens to be written out, and as what."""
+
+
+def answer_config(options: Mapping[str, Any]) -> SamplingConfig:
+    """The `SamplingConfig` of these options, with `max_tokens` of an answer by default. Raises InputError."""
+    config = sampling_config(options, defaults={"max_tokens": MAX_TOKENS})
+    check_options(config)
+    return config
 
 
 def check_options(config: SamplingConfig) -> None:

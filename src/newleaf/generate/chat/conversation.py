@@ -3,12 +3,14 @@ them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator
 from dataclasses import replace
+from typing import Unpack
 
 from newleaf.errors import InputError
-from newleaf.generate.chat.answering import Answerer, ChatResponder, ReplyPiece, gather
-from newleaf.generate.options import SamplingConfig
+from newleaf.generate.chat.answering import Answerer, ChatResponder, ReplyPiece, answer_config, gather
+from newleaf.generate.options import SamplingConfig, SamplingOptions, sampling_config
 from newleaf.text.chat_template import Prompt, Rendering
 from newleaf.text.messages import Message, check_messages
 
@@ -71,12 +73,28 @@ class Conversation:
         self.forgotten = min(self.forgotten, len(self._parted()[1]))
         return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
-    def say(self, text: str, config: SamplingConfig) -> Generator[ReplyPiece]:
-        """Add a message of the user and write the answer. When it is broken off, what came of it stays; if
-        nothing came, the message goes.
+    def say(
+        self, text: str, config: SamplingConfig | None = None, **options: Unpack[SamplingOptions]
+    ) -> Generator[ReplyPiece]:
+        """Add a message of the user and generate the answer, piece by piece.
 
-        Raises InputError, with the message taken back, when even the message alone does not fit the context.
+        Options are those of `Model.chat`, such as `temperature=0.7`. When the answer is interrupted, what was
+        generated stays; if there is nothing, the message goes. `config` is deprecated: pass its fields as
+        keywords.
+
+        Raises InputError for wrong options, and while iterating, with the message taken back, when the message
+        alone does not fit the context.
         """
+        if config is None:
+            return self._answer(text, answer_config(options))
+        warnings.warn(
+            "say(text, config) is deprecated; use say(text, temperature=0.7, max_tokens=200)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self._answer(text, sampling_config(options, config))
+
+    def _answer(self, text: str, config: SamplingConfig) -> Generator[ReplyPiece]:
         self.messages.append({"role": "user", "content": text})
         try:
             prompt = self._fitting(config)

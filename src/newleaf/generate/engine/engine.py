@@ -9,7 +9,7 @@ import warnings
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import psutil
 import torch
@@ -23,7 +23,7 @@ from newleaf.generate.engine.engine_tasks import EngineTask, EngineTasks, Steps
 from newleaf.generate.engine.request_intake import RequestIntake
 from newleaf.generate.engine.scheduler import Scheduler
 from newleaf.generate.engine.step_loop import StepLoop
-from newleaf.generate.options import SamplingConfig
+from newleaf.generate.options import SamplingConfig, SamplingOptions, sampling_config
 from newleaf.generate.speculation.draft_model import DraftModel, open_draft, split_cache_limit
 from newleaf.generate.speculation.speculator import Speculator, warn_renamed
 from newleaf.generate.text.request import Request
@@ -110,18 +110,22 @@ class Engine:
     def submit(
         self,
         prompt: str | Several[int],
-        config: SamplingConfig,
+        config: SamplingConfig | None = None,
         first: int = 0,
         ends: Collection[int] = (),
         shown: Mapping[int, str] | None = None,
         adapter: str | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Request:
-        """Hand in a prompt, text or ids; any thread may. Its pieces come from iterating over the request,
-        whoever else is served meanwhile. `first` is its number among prompts that share a seed; `ends` and
-        `shown` are as for `start_texts` in generate/text/text_state.py; `adapter` names one of the engine's.
+        """Queue a prompt, text or ids, from any thread; iterate over the request for its pieces.
+
+        Options are the fields of `SamplingConfig`, or one `config`. `first` is the prompt's number among those
+        that share a seed; `ends` and `shown` are as for `start_texts` in generate/text/text_state.py; `adapter`
+        names one of the engine's.
 
         Raises InputError for a prompt or options that cannot be.
         """
+        config = sampling_config(options, config)
         needed = config.beams * (2 if config.guidance_scale != 1 else 1)
         if needed > self.executor.count:
             name = "beams" if config.beams > 1 else "guidance_scale"
@@ -170,16 +174,18 @@ class Engine:
     def write(
         self,
         prompts: str | Several[str] | Several[Several[int]],
-        config: SamplingConfig,
+        config: SamplingConfig | None = None,
         first: int = 0,
         ends: Collection[int] = (),
         adapter: str | None = None,
+        **options: Unpack[SamplingOptions],
     ) -> Iterator[Piece]:
-        """Pieces of one prompt, or of several (texts or ids) that are written together, as they come; the
-        engine works while somebody iterates. `ends` are tokens that end a text, beside the tokenizer's own.
+        """Pieces of one prompt, or of several (texts or ids) in one batch, as they come.
 
-        Raises InputError as `submit` does.
+        The engine works while somebody iterates. Options are those of `submit`; `ends` are tokens that end a
+        text, beside the tokenizer's own. Raises InputError as `submit` does.
         """
+        config = sampling_config(options, config)
         several: list[str | Several[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
         requests = [
             self._enqueue(prompt, config, first + number, ends, adapter=adapter)
@@ -227,9 +233,14 @@ class Engine:
             self._changed.notify_all()
         return request
 
-    async def stream(self, prompt: str | Several[int], config: SamplingConfig) -> AsyncIterator[Piece]:
-        """Pieces of one prompt for an event loop."""
-        async for piece in self.submit(prompt, config):
+    async def stream(
+        self,
+        prompt: str | Several[int],
+        config: SamplingConfig | None = None,
+        **options: Unpack[SamplingOptions],
+    ) -> AsyncIterator[Piece]:
+        """Pieces of one prompt for an event loop; options as for `submit`."""
+        async for piece in self.submit(prompt, config, **options):
             yield piece
 
     def close(self) -> None:
