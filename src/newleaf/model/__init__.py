@@ -1,4 +1,4 @@
-"""The network: one GPT, built from one frozen configuration. Pure PyTorch; imports nothing of newleaf."""
+"""The network: a GPT built from one frozen configuration, in PyTorch and loops compiled for CPUs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ __all__ = ["GPT", "ConfigError", "GPTConfig", "KVCache"]
 
 
 def __getattr__(name: str) -> Any:
-    """A plan needs configurations only, and PyTorch takes seconds to import: it waits for the first
-    network."""
+    """GPT and KVCache when first used: configurations alone, as a plan needs, do not wait for PyTorch."""
     if name == "GPT":
         from newleaf.model.gpt import GPT
 

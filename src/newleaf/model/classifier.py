@@ -1,11 +1,11 @@
-"""A GPT with a linear head on its last token: labels in place of the next token (Radford et al. 2018, section
-3.2)."""
+"""A GPT with a linear head on its last token: labels in place of the next token (Radford et al. 2018)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from newleaf.model.block import Block
@@ -16,10 +16,9 @@ HEAD_STD = 0.02
 
 
 class Classifier(nn.Module):
-    """`body` reads ids [S, T], padded on the right; `score`, without a bias, makes L logits of what comes of
-    each sequence's last token.
+    """`body` reads ids, padded on the right; `score`, without a bias, makes L logits of each last token.
 
-    Since attention looks to the left only, no token sees the padding behind it.
+    Since attention is causal, no token sees the padding after it. Section 3.2 of Radford et al. 2018.
     """
 
     def __init__(self, body: GPT, labels: int) -> None:
@@ -28,15 +27,15 @@ class Classifier(nn.Module):
         self.score = nn.Linear(body.config.n_embd, labels, bias=False, device=body.device)
         nn.init.normal_(self.score.weight, std=HEAD_STD)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Logits [S, L] of sequences ids [S, T] with so many real tokens each, [S]."""
+    def forward(self, ids: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
+        """Logits of sequences with `lengths` real tokens each."""
         return self.logits(self.body.hidden(ids), lengths)
 
-    def logits(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """Logits [S, L] from what the body made, [S, T, C]."""
+    def logits(self, hidden: Float[Tensor, "B T C"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B L"]:
+        """Logits from the body's hidden states."""
         last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
-        found: Tensor = self.score(last)
-        return found
+        logits: Tensor = self.score(last)
+        return logits
 
     @property
     def config(self) -> GPTConfig:

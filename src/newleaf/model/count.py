@@ -1,4 +1,4 @@
-"""How many weights a configuration has, in closed form: no tensor is made, so that a plan needs no memory."""
+"""The weights and FLOPs of a configuration in closed form: no tensor is made, so a plan needs no memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ class Counts:
     """Numbers of weights. A tied head counts once, with the embedding."""
 
     total: int
-    # those a token is multiplied by: no table it is only looked up in, no expert it is not sent to
-    active: int
+    active: int  # multiplied by each token: no table that is only looked up, no expert that is not chosen
     embedding: int  # tables of tokens and positions, and an untied head
     block: int  # one layer, stored
-    # those in matrices, which 8 and 4 bits pack: all but norms, biases, learned positions, routers and sinks
-    packable: int
+    packable: int  # in matrices, which 8 and 4 bits pack; not norms, biases, positions, routers and sinks
 
 
 def count_parameters(config: GPTConfig) -> Counts:
@@ -45,11 +43,10 @@ def count_parameters(config: GPTConfig) -> Counts:
 
 
 def attention_flops(config: GPTConfig, length: float | None = None) -> float:
-    """Training FLOPs of one token's attention scores and sums: 12·H·D for each key, in every layer (Chowdhery
-    et al. 2022, appendix B). `length` is that of a text, in tokens; the context unless given.
+    """Training FLOPs of one token's attention scores and sums: 12·H·D for each key, in every layer.
 
-    As there (https://arxiv.org/abs/2204.02311), the causal half is not subtracted. A layer with a window has
-    that many keys.
+    `length` is the text's, in tokens; the context unless given. A layer with a window has that many keys. The
+    causal half is not subtracted (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B).
     """
     length = length or config.context_length
     keys = sum(min(window or length, length) for window in config.windows or (0,) * config.n_layer)
@@ -57,8 +54,10 @@ def attention_flops(config: GPTConfig, length: float | None = None) -> float:
 
 
 def training_flops(config: GPTConfig, length: float | None = None, head: bool = True) -> float:
-    """FLOPs of training on one token of a text of `length` tokens (the context unless given): 6 for each
-    active weight (Kaplan et al. 2020), and attention's. Without its `head`, a network makes no logits."""
+    """Training FLOPs of one token: 6 for each active weight (Kaplan et al. 2020), and attention's.
+
+    `length` is the text's, in tokens; the context unless given. Without `head`, no logits are computed.
+    """
     unused = 0 if head else config.vocab_size * config.n_embd
     return 6 * (count_parameters(config).active - unused) + attention_flops(config, length)
 
@@ -76,7 +75,7 @@ def _attention(config: GPTConfig) -> int:
 
 
 def _matrices(config: GPTConfig) -> int:
-    """The weights of a layer that stand in matrices, a router's apart."""
+    """The weights in a layer's matrices, without a router's."""
     queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
     return config.n_embd * (
         2 * (queries + keys) + (3 if config.gated else 2) * config.n_inner * max(1, config.n_expert)
@@ -84,8 +83,7 @@ def _matrices(config: GPTConfig) -> int:
 
 
 def _feedforward(config: GPTConfig) -> tuple[int, int]:
-    """A layer's feed-forward weights: those stored, and those one token passes through; a mixture of experts
-    has fewer of these."""
+    """A layer's feed-forward weights: those stored, and those that one token is multiplied by."""
     inner, width = config.n_inner, config.n_embd
     matrices = 3 if config.gated else 2
     one = matrices * inner * width + (inner * (matrices - 1) + width) * config.feedforward_bias

@@ -6,14 +6,14 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from newleaf.model.gpt_config import GPTConfig
 
 
-def sinusoidal_table(length: int, width: int) -> Tensor:
-    """Sines in the even columns and cosines in the odd ones, fp32 [length, width] (Vaswani et al. 2017,
-    section 3.5)."""
+def sinusoidal_table(length: int, width: int) -> Float[Tensor, "T C"]:
+    """Sines in the even columns and cosines in the odd ones, in fp32 (Vaswani et al. 2017, section 3.5)."""
     position = torch.arange(length, dtype=torch.float32).unsqueeze(1)
     rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width))
     table = torch.empty(length, width)
@@ -23,13 +23,12 @@ def sinusoidal_table(length: int, width: int) -> Tensor:
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """An embedding that nobody has drawn yet: nn.Embedding's own drawing takes seconds of imports on torch's
-    meta device."""
+    """An uninitialized embedding: nn.Embedding's own drawing imports for seconds on torch's meta device."""
     return nn.Embedding(rows, width, _weight=torch.empty(rows, width))
 
 
 class Embedding(nn.Module):
-    """ids [B, T] and positions [T] or [B, T] → [B, T, C]."""
+    """The sum of each token's vector and its position's, unless positions are rotary."""
 
     position: nn.Embedding | None
     sinusoids: Tensor | None
@@ -47,12 +46,11 @@ class Embedding(nn.Module):
         self.fill_sinusoids()
 
     def fill_sinusoids(self) -> None:
-        """Compute the fixed table; to be called again on a network that was built without memory (torch's
-        meta device)."""
+        """Compute the fixed table; call it again on a network that was built on torch's meta device."""
         if self.kind == "sinusoidal":
             self.sinusoids = sinusoidal_table(*self.shape)
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "*batch T"]) -> Float[Tensor, "B T C"]:
         x: Tensor = self.token(ids)
         if self.position is not None:
             x = x + self.position(positions)

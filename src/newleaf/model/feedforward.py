@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from newleaf.model.cpu import fused_layers
@@ -20,9 +21,10 @@ ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
 }
 
 
-def gate_with(config: GPTConfig, gate: Tensor, up: Tensor) -> Tensor:
-    """activation(gate) * up; gpt-oss's form clamps both and adds one to up
-    (https://arxiv.org/abs/2508.10925)."""
+def gated_activation(
+    config: GPTConfig, gate: Float[Tensor, "*batch F"], up: Float[Tensor, "*batch F"]
+) -> Float[Tensor, "*batch F"]:
+    """activation(gate) · up; gpt-oss's form clamps both and adds one to up (arXiv:2508.10925)."""
     if config.activation == "clamped_swiglu":
         gate, up = gate.clamp(max=config.swiglu_limit), up.clamp(-config.swiglu_limit, config.swiglu_limit)
         return gate * torch.sigmoid(config.swiglu_alpha * gate) * (up + 1)
@@ -30,35 +32,32 @@ def gate_with(config: GPTConfig, gate: Tensor, up: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """x [B, T, C] → [B, T, C] through F hidden units; with `gated`, down(activation(gate x) * up x) (Shazeer
-    2020)."""
+    """down(activation(up x)); gated, down(activation(gate x) · up x) (Shazeer 2020)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.gate = (
-            nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias) if config.gated else None
-        )
-        self.up = nn.Linear(config.n_embd, config.n_inner, bias=config.feedforward_bias)
-        self.down = nn.Linear(config.n_inner, config.n_embd, bias=config.feedforward_bias)
+        width, inner, bias = config.n_embd, config.n_inner, config.feedforward_bias
+        self.gate = nn.Linear(width, inner, bias=bias) if config.gated else None
+        self.up = nn.Linear(width, inner, bias=bias)
+        self.down = nn.Linear(inner, width, bias=bias)
         self.config = config
 
-    def forward(self, x: Tensor) -> Tensor:
-        if fused_layers.fits(x) and self._is_plain():
-            hidden = (
-                fused_layers.swiglu(fused_projection(x, (self.gate, self.up)))
-                if self.gate is not None
-                else fused_layers.gelu_tanh(self.up(x))
-            )
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        if fused_layers.fits(x) and self._can_fuse():
+            if self.gate is not None:
+                hidden = fused_layers.swiglu(fused_projection(x, (self.gate, self.up)))
+            else:
+                hidden = fused_layers.gelu_tanh(self.up(x))
         elif self.gate is not None:
-            hidden = gate_with(self.config, self.gate(x), self.up(x))
+            hidden = gated_activation(self.config, self.gate(x), self.up(x))
         else:
             hidden = ACTIVATIONS[self.config.activation](self.up(x))
-        out: Tensor = self.down(hidden)
-        return out
+        y: Tensor = self.down(hidden)
+        return y
 
-    def _is_plain(self) -> bool:
-        """Whether this is one of the two forms that `fused` does in one step."""
-        activation, whole = self.config.activation, self.config.n_inner % 16 == 0
+    def _can_fuse(self) -> bool:
+        """Whether the activation is one that `fused_layers` has, over full vector registers."""
+        activation, fits_registers = self.config.activation, self.config.n_inner % 16 == 0
         if self.gate is not None:
-            return activation == "silu" and whole and joinable(self.gate, self.up)
-        return activation == "gelu_tanh" and whole
+            return activation == "silu" and fits_registers and joinable(self.gate, self.up)
+        return activation == "gelu_tanh" and fits_registers

@@ -1,5 +1,4 @@
-"""Every choice that tells one GPT from another, as fields that are checked when the configuration is
-built."""
+"""The configuration of a GPT: every choice in which GPTs differ, checked when it is built."""
 
 from __future__ import annotations
 
@@ -14,23 +13,22 @@ PositionKind = Literal["learned", "sinusoidal", "rotary"]
 ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu", "clamped_swiglu"]
 InitKind = Literal["normal", "normal_residual_scaled", "fan_in"]
 
-
 REQUIRED = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
-MOST_LAYERS = 10_000  # the deepest network published has 1,000; lists of modules and rules are made of them
+MOST_LAYERS = 10_000  # the deepest published network has 1,000; lists of this length are made
 POSITIVE = ("norm_eps", "rotary_base", "init_std")
 
 
 class ConfigError(ValueError):
-    """A field of the configuration cannot be; the text begins with the field's name."""
+    """A field has an impossible value; the message starts with the field's name."""
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT. Frozen; raises `ConfigError` naming the field when a combination is impossible.
+    """The shape of a GPT. Raises `ConfigError` naming the field when a combination is impossible.
 
-    Letters as everywhere in newleaf: C = `n_embd`, H = `n_head`, K = `n_kv_head`, D = `head_dim`, F =
-    `n_inner`, V = `vocab_size`. A zero in `n_kv_head`, `head_dim`, `n_inner`, `rotary_dim` or
-    `attention_scale` stands for the usual value and is replaced by it on construction.
+    Letters as everywhere in newleaf: V = `vocab_size`, C = `n_embd`, H = `n_head`, K = `n_kv_head`,
+    D = `head_dim`, F = `n_inner`. A zero in `n_kv_head`, `head_dim`, `n_inner`, `rotary_dim` or
+    `attention_scale` stands for the usual value, given beside it, and is replaced by that.
     """
 
     vocab_size: int
@@ -51,31 +49,26 @@ class GPTConfig:
 
     positions: PositionKind = "learned"
     rotary_base: float = 10_000.0
-    rotary_dim: int = 0  # the first of a head's dimensions that turn; all of them
-    rotary_interleaved: bool = False  # pairs are neighbours (GPT-J) and not halves
-    # how much longer the context is than the one trained on (Peng et al. 2023); 0 is plain rotary
-    yarn_factor: float = 0.0
-    yarn_context: int = 4096  # the one trained on
+    rotary_dim: int = 0  # how many of a head's first dimensions turn: head_dim
+    rotary_interleaved: bool = False  # pairs are neighbours (GPT-J) and not i and i + rotary_dim / 2
+    yarn_factor: float = 0.0  # context length / the trained one (Peng et al. 2023); 0 is without YaRN
+    yarn_context: int = 4096  # the trained context length
     yarn_beta_fast: float = 32.0
     yarn_beta_slow: float = 1.0
     yarn_truncate: bool = True  # round the range of dimensions that is interpolated
 
-    attention_scale: float = 0.0  # of the scores; 1 / sqrt(head_dim)
-    # scores of the first layer are divided by 1, of the second by 2, … (Mistral's GPT-2s)
-    scale_by_depth: bool = False
+    attention_scale: float = 0.0  # of the scores: 1 / sqrt(head_dim)
+    scale_by_depth: bool = False  # scores of layer i, from 0, are divided by i + 1 (Mistral's GPT-2s)
     fp32_scores: bool = False  # scores and softmax in fp32 whatever the weights are (GPT-Neo, GPT-J)
-    # a learned score for each head that takes part in the softmax and is then dropped (gpt-oss)
-    sinks: bool = False
-    # for each layer, how many tokens back a query sees, itself included; 0 sees all
-    windows: tuple[int, ...] = ()
+    sinks: bool = False  # attention sinks: a learned score for each head in its softmax (gpt-oss)
+    windows: tuple[int, ...] = ()  # for each layer, how many tokens a query sees, itself included; 0: all
 
     activation: ActivationKind = "gelu_tanh"
-    gated: bool = False  # activation(gate) * up, as in SwiGLU
+    gated: bool = False  # activation(gate) · up, as in SwiGLU
     swiglu_alpha: float = 1.702  # of clamped_swiglu
     swiglu_limit: float = 7.0
-    # feed-forward layers of which a router picks some for each token; 0 has one and no router
-    n_expert: int = 0
-    n_expert_active: int = 4
+    n_expert: int = 0  # of a mixture of experts; 0 is one feed-forward layer without a router
+    n_expert_active: int = 4  # for each token
 
     attention_bias: bool = True  # on the query, key and value projections
     attention_out_bias: bool = True
@@ -87,11 +80,7 @@ class GPTConfig:
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
 
-    # How weights start: `normal` is N(0, init_std) everywhere (GPT-1), `normal_residual_scaled` divides the
-    # projections that write to
-    # the residual stream by sqrt(2 · n_layer) (GPT-2), `fan_in` is N(0, 1/fan_in) with those projections at
-    # zero (newleaf's own).
-    init: InitKind = "normal_residual_scaled"
+    init: InitKind = "normal_residual_scaled"  # as model/initialize.py says
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
@@ -143,7 +132,7 @@ class GPTConfig:
             object.__setattr__(self, name, value)
 
     def _check_types(self) -> None:
-        """Each field by itself: its type, and the range that its kind of number has."""
+        """Check each field by itself: its type, and its range."""
         if isinstance(self.windows, list | tuple):
             object.__setattr__(self, "windows", tuple(self.windows))
         for name, hint in get_type_hints(type(self)).items():
@@ -170,7 +159,7 @@ class GPTConfig:
                 raise ConfigError(f"{name}: must be whole numbers of at least 0, not {_shown(value)}")
 
     def scale_of(self, layer: int) -> float:
-        """What the attention scores of this layer, counted from 0, are multiplied by."""
+        """The factor of the attention scores in this layer, counted from 0."""
         return self.attention_scale / (layer + 1) if self.scale_by_depth else self.attention_scale
 
     def replace(self, **changes: Any) -> GPTConfig:
@@ -182,8 +171,7 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
-        """The configuration that `to_dict` wrote. Raises `ConfigError` for a field that does not exist,
-        offering the nearest."""
+        """The way back from `to_dict`. Raises `ConfigError` for an unknown field, offering the nearest."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in known:
@@ -207,8 +195,8 @@ def _as_float(name: str, value: int) -> float:
 
 
 def _shown(value: object) -> str:
-    """A value as it stands in an error, cut."""
+    """A value as it stands in an error message, cut."""
     try:
         return repr(value)[:80]
-    except ValueError:  # Python does not print whole numbers of more than 4,300 digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"

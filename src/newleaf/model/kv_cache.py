@@ -1,4 +1,4 @@
-"""Keys and values of the tokens read so far, so that each new token is computed once."""
+"""The KV cache: keys and values of earlier tokens, so that each token is computed once."""
 
 from __future__ import annotations
 
@@ -6,53 +6,55 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
 from newleaf.model.gpt_config import GPTConfig
 
-# number formats that a person may ask for, and their types
-CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}
+CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # number formats by the option's value
+KEY_GROUP = 32  # numbers of an 8-bit key that share a scale; a value has one scale
 
 
 class Cache(Protocol):
-    """What the network needs of one."""
+    """What the network needs of a KV cache."""
 
     length: int
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [B, K, T, D] of one layer; all of its [B, K, length + T, D], or the last
-        of them that queries see."""
+    def append(
+        self, layer: int, keys: Float[Tensor, "B K T D"], values: Float[Tensor, "B K T D"]
+    ) -> tuple[Float[Tensor, "B K S D"], Float[Tensor, "B K S D"]]:
+        """Store new keys and values of a layer; return all of its, or the last of them that queries see."""
 
-    def note(self, real: Tensor | None, count: int) -> Tensor | None:
-        """Record which of `count` new tokens are real ([B, count], None for all); the whole record [B, length
-        + count], or None where there is no padding."""
+    def note(self, real: Bool[Tensor, "B T"] | None, count: int) -> Bool[Tensor, "B past+T"] | None:
+        """Record which new tokens are real (None: all); return the full record, None without padding."""
 
     def advance(self, count: int) -> None:
         """The new tokens are in every layer."""
 
 
-KEY_GROUP = 32  # numbers of a key that share a scale; a value has one
-
-
-def to_codes(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """Numbers [..., D] as signed bytes, with a scale fp32 [..., D/group] for each group, a 127th of its
-    largest."""
+def to_codes(
+    x: Float[Tensor, "*batch D"], group: int
+) -> tuple[Int8[Tensor, "*batch D"], Float[Tensor, "*batch D/group"]]:
+    """Numbers as signed bytes with an fp32 scale for each group: a 127th of its largest."""
     groups = F.pad(x.float(), (0, -x.shape[-1] % group)).reshape(*x.shape[:-1], -1, group)
     top = groups.abs().amax(-1, keepdim=True)
     codes = (groups * (127.0 / top).where(top > 1e-30, 0.0)).round().to(torch.int8)
     return codes.flatten(-2)[..., : x.shape[-1]], top.squeeze(-1) / 127.0
 
 
-def from_codes(codes: Tensor, scales: Tensor, group: int, dtype: torch.dtype) -> Tensor:
+def from_codes(
+    codes: Int8[Tensor, "*batch D"], scales: Float[Tensor, "*batch D/group"], group: int, dtype: torch.dtype
+) -> Float[Tensor, "*batch D"]:
+    """The numbers that `to_codes` rounded."""
     return (codes * scales.repeat_interleave(group, dim=-1)[..., : codes.shape[-1]]).to(dtype)
 
 
 class KVCache:
-    """Room for `max_length` tokens of `batch_size` sequences: per layer two tensors [B, K, max_length, D].
+    """Memory for `max_length` tokens of `batch_size` sequences: per layer two tensors [B, K, max_length, D].
 
-    `GPT.forward(ids, cache=cache)` appends; the results equal those of one pass over all tokens. `length`
-    counts what is held. With torch.int8 a number is kept as a byte, with a scale for each head's value and
-    for every 32 numbers of its key: rounded once, when it is stored.
+    `GPT.forward(ids, cache=cache)` appends; the results equal those of one pass over all tokens. `length` is
+    the number of tokens held. With torch.int8 a number is stored in a byte, with a scale for each head's
+    value and for every 32 numbers of its key: rounded once, when it is stored.
     """
 
     def __init__(
@@ -77,29 +79,25 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values, with their scales."""
-        return sum(part.nbytes for part in (self.keys, self.values, self.key_scales, self.value_scales))
+        tensors = (self.keys, self.values, self.key_scales, self.value_scales)
+        return sum(tensor.nbytes for tensor in tensors)
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [B, K, T, D] of one layer and return all of its [B, K, length + T, D].
-        `advance` moves on."""
-        end, dtype = self.length + keys.shape[2], keys.dtype
-        new = slice(self.length, end)
+    def append(
+        self, layer: int, keys: Float[Tensor, "B K T D"], values: Float[Tensor, "B K T D"]
+    ) -> tuple[Float[Tensor, "B K S D"], Float[Tensor, "B K S D"]]:
+        """Store new keys and values of a layer and return all of its, S = length + T; `advance` moves on."""
+        end, dtype, width = self.length + keys.shape[2], keys.dtype, keys.shape[-1]
+        new, held = _tokens(layer, self.length, end), _tokens(layer, 0, end)
         if self.keys.dtype != torch.int8:
-            self.keys[layer, :, :, new], self.values[layer, :, :, new] = keys, values
-            return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-        width = keys.shape[-1]
-        self.keys[layer, :, :, new], self.key_scales[layer, :, :, new] = to_codes(keys, KEY_GROUP)
-        self.values[layer, :, :, new], self.value_scales[layer, :, :, new] = to_codes(values, width)
-        all_keys = from_codes(
-            self.keys[layer, :, :, :end], self.key_scales[layer, :, :, :end], KEY_GROUP, dtype
-        )
-        return all_keys, from_codes(
-            self.values[layer, :, :, :end], self.value_scales[layer, :, :, :end], width, dtype
-        )
+            self.keys[new], self.values[new] = keys, values
+            return self.keys[held], self.values[held]
+        self.keys[new], self.key_scales[new] = to_codes(keys, KEY_GROUP)
+        self.values[new], self.value_scales[new] = to_codes(values, width)
+        all_keys = from_codes(self.keys[held], self.key_scales[held], KEY_GROUP, dtype)
+        return all_keys, from_codes(self.values[held], self.value_scales[held], width, dtype)
 
-    def note(self, real: Tensor | None, count: int) -> Tensor:
-        """Record which of `count` new tokens are real ([B, count], None for all); returns the whole record
-        [B, length + count].
+    def note(self, real: Bool[Tensor, "B T"] | None, count: int) -> Bool[Tensor, "B past+T"]:
+        """Record which of `count` new tokens are real (None: all); return the full record.
 
         Raises ValueError when they do not fit.
         """
@@ -112,15 +110,7 @@ class KVCache:
     def advance(self, count: int) -> None:
         self.length += count
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch, in this order."""
-        for name in ("keys", "values", "key_scales", "value_scales"):
-            setattr(self, name, getattr(self, name)[:, rows])
-        self.real = self.real[rows]
 
-    def take(self, other: KVCache, length: int) -> None:
-        """Hold the first `length` tokens of a smaller cache."""
-        for name in ("keys", "values", "key_scales", "value_scales"):
-            getattr(self, name)[:, :, :, :length] = getattr(other, name)[:, :, :, :length]
-        self.real[:, :length] = other.real[:, :length]
-        self.length = length
+def _tokens(layer: int, start: int, end: int) -> tuple[int, slice, slice, slice]:
+    """The index of some tokens of a layer in [L, B, K, T, D]."""
+    return layer, slice(None), slice(None), slice(start, end)

@@ -1,5 +1,4 @@
-"""Next-token cross-entropy from hidden states, a few rows at a time, so that [B·T, V] in fp32 never
-exists."""
+"""Next-token cross-entropy from hidden states, in chunks of rows: logits [B·T, V] never exist in fp32."""
 
 from __future__ import annotations
 
@@ -7,44 +6,49 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from newleaf.model.cpu import fused_layers
 
 IGNORED = -100
 CHUNK_ELEMENTS = 1 << 20  # logits held at once: about what stays in cache
-FUSED = 4  # times as many where one loop does it all: then fewer sums of weight gradients count for more
-CHUNK_ROWS = 256  # but no fewer rows than this, or the matrix products starve
+FUSED_CHUNKS = 4  # times as many in the fused loss, where the fewer sums of weight gradients save more
+MIN_CHUNK_ROWS = 256  # with fewer, the matrix products are slow
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, reduction: str = "mean"
-) -> Tensor:
-    """Cross-entropy in nats of `targets` [...] under softmax(hidden weightᵀ + bias); hidden [..., C], weight
-    [V, C].
+    hidden: Float[Tensor, "*batch C"],
+    weight: Float[Tensor, "V C"],
+    bias: Float[Tensor, " V"] | None,
+    targets: Int[Tensor, "*batch"],
+    reduction: str = "mean",
+) -> Float[Tensor, ""] | Float[Tensor, "*batch"]:
+    """Cross-entropy in nats of `targets` under softmax(hidden weightᵀ + bias).
 
     Targets of -100 do not count. `reduction`: "mean" over those that count, "sum", or "none" (the shape of
     targets; no gradient).
     """
-    flat, wanted = hidden.flatten(0, -2), targets.flatten()
+    flat, flat_targets = hidden.flatten(0, -2), targets.flatten()
     if reduction == "none":
         with torch.no_grad():
-            rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
+            rows = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // weight.shape[0])
+            chunks = zip(torch.split(flat, rows), torch.split(flat_targets, rows), strict=True)
             losses = [
-                F.cross_entropy(F.linear(h, weight, bias).float(), t, reduction="none")
-                for h, t in zip(torch.split(flat, rows), torch.split(wanted, rows), strict=True)
+                F.cross_entropy(F.linear(h, weight, bias).float(), t, reduction="none") for h, t in chunks
             ]
         return torch.cat(losses).view(targets.shape)
-    total: Tensor = _LinearCrossEntropy.apply(flat, weight, bias, wanted, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
-    return total / (wanted != IGNORED).sum().clamp(min=1) if reduction == "mean" else total
+    total: Tensor = _LinearCrossEntropy.apply(flat, weight, bias, flat_targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return total / (flat_targets != IGNORED).sum().clamp(min=1) if reduction == "mean" else total
 
 
-def _softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses fp32 [N] and their gradients softmax − one-hot [N, V] in the logits' type; both zero where a
-    target does not count."""
+def _softmax_gradients(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N V"]]:
+    """Losses, and their gradients softmax − one-hot in the logits' type; zero for ignored targets."""
     gradient = logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
     counted, safe = targets != IGNORED, targets.clamp(min=0).unsqueeze(1)
-    # log p of the target by way of the likeliest token, whose probability cannot underflow.
+    # log p of the target from that of the likeliest token, whose probability cannot underflow.
     log_top = gradient.amax(1, keepdim=True).log_()
     losses = logits.amax(1, keepdim=True).float() - logits.gather(1, safe).float() - log_top
     gradient.scatter_add_(1, safe, torch.full_like(log_top, -1))
@@ -54,36 +58,24 @@ def _softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum of the losses. Gradients are made on the way forward, while a chunk's probabilities are still at
-    hand."""
+    """Sum of the losses. Gradients are computed in the forward pass, where a chunk's probabilities are."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_gradients: bool
     ) -> Tensor:
-        rows = max(
-            CHUNK_ROWS, (FUSED if fused_layers.fits(hidden) else 1) * CHUNK_ELEMENTS // weight.shape[0]
-        )
+        is_fused = fused_layers.fits(hidden)
+        rows = max(MIN_CHUNK_ROWS, (FUSED_CHUNKS if is_fused else 1) * CHUNK_ELEMENTS // weight.shape[0])
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         needed = with_gradients and any(ctx.needs_input_grad[:3])
         hidden_grad = torch.empty_like(hidden) if needed else None
-        trained = needed and ctx.needs_input_grad[1]
-        weight_grad = (
-            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if trained else None
-        )
-        bias_grad = (
-            torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
-            if needed and bias is not None
-            else None
-        )
+        weight_grad = _fp32_zeros(weight) if needed and ctx.needs_input_grad[1] else None
+        bias_grad = _fp32_zeros(bias) if needed and bias is not None else None
+        softmax_gradients = fused_layers.softmax_gradients if is_fused else _softmax_gradients
         for start in range(0, hidden.shape[0], rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
             logits = F.linear(h, weight, bias)
-            losses, gradient = (
-                fused_layers.softmax_gradients(logits, t)
-                if fused_layers.fits(hidden)
-                else _softmax_gradients(logits, t)
-            )
+            losses, gradient = softmax_gradients(logits, t)
             total += losses.sum()
             if hidden_grad is None:
                 continue
@@ -103,3 +95,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             (g * grad).to(ctx.dtype) if g is not None else None for g in ctx.saved_tensors
         )
         return hidden_grad, weight_grad, bias_grad, None, None
+
+
+def _fp32_zeros(like: Tensor) -> Tensor:
+    return torch.zeros(like.shape, dtype=torch.float32, device=like.device)

@@ -1,8 +1,7 @@
-"""Parts of a layer as one step each, forwards and backwards, for training on a CPU: fewer passes over memory,
-larger matrix products.
+"""Compiled layers for training on a CPU, forward and backward: fewer passes over memory, larger products.
 
-Each computes what the plain modules beside it compute; where one does not apply (see `fits`), the modules
-themselves run.
+Each computes what the module that calls it computes; where one does not apply (`fits`), the module does it
+with PyTorch's operators.
 """
 
 from __future__ import annotations
@@ -11,24 +10,24 @@ import struct
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-FEWEST_TOKENS = 512  # of a forward pass; below, starting Numba and the loops costs more than they save
+FEWEST_TOKENS = 512  # of a forward pass; with fewer, starting Numba and the loops costs more than they save
 PORTION = 32  # rows that a thread takes at once
-QUERIES = 128  # taken together against the keys they may see
+QUERIES = 128  # multiplied at once by the keys that they may see
 
 
 def available() -> bool:
-    """Whether the loops can be compiled here, and may be."""
+    """Whether the loops can be compiled on this machine."""
     from newleaf.kernels.instruction_set import why_unsupported
 
     return why_unsupported() is None
 
 
 def fits(x: Tensor) -> bool:
-    """Whether these activations [B, T, C] are for the compiled loops: on a CPU, many, in bf16 or fp32, and in
-    whole registers."""
+    """Whether the compiled loops take activations [B, T, C]: on a CPU, many, bf16 or fp32, C % 16 = 0."""
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.bfloat16, torch.float32)
@@ -39,6 +38,7 @@ def fits(x: Tensor) -> bool:
 
 
 def _wide(x: Tensor) -> int:
+    """Whether numbers have four bytes and not two."""
     return int(x.dtype == torch.float32)
 
 
@@ -80,14 +80,20 @@ class _RMSNorm(torch.autograd.Function):
         return out, sums.sum(0).to(weight.dtype), None
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(
+    x: Float[Tensor, "*batch C"], weight: Float[Tensor, " C"], eps: float
+) -> Float[Tensor, "*batch C"]:
     """RMS norm over C."""
     return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def softmax_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses fp32 [N] and their gradients softmax − one-hot, which take the place of the logits [N, V]; zero
-    where a target is below 0."""
+def softmax_gradients(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, "N V"]]:
+    """Losses in fp32, and their gradients softmax − one-hot, which overwrite the logits.
+
+    Both are zero where a target is below 0.
+    """
     from newleaf.kernels import cross_entropy
 
     rows, width = logits.shape
@@ -131,8 +137,8 @@ class _SwiGLU(torch.autograd.Function):
         return gradients
 
 
-def swiglu(both: Tensor) -> Tensor:
-    """silu(gate) · up of both, one after the other [..., 2 F] → [..., F]."""
+def swiglu(both: Float[Tensor, "*batch 2*F"]) -> Float[Tensor, "*batch F"]:
+    """silu(gate) · up, of gate and up concatenated."""
     return _SwiGLU.apply(both)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -160,7 +166,7 @@ class _GELU(torch.autograd.Function):
         return out
 
 
-def gelu_tanh(x: Tensor) -> Tensor:
+def gelu_tanh(x: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
     """GELU by tanh."""
     return _GELU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -168,13 +174,13 @@ def gelu_tanh(x: Tensor) -> Tensor:
 class _Attention(torch.autograd.Function):
     """Everything between the projections before attention and the one after it.
 
-    q k v ─► QK norm, rotary, heads apart ─► scores ─► causal softmax ─► · v ─► heads together
+    q k v ─► QK norm, rotary, heads split ─► scores ─► causal softmax ─► · v ─► heads concatenated
     """
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None, sin: Tensor | None, heads: int,
-        kv_heads: int, eps: float, scale: float, begins: Tensor | None,
+        ctx: Any, qkv: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, cos: Tensor | None,
+        sin: Tensor | None, heads: int, kv_heads: int, eps: float, scale: float, starts: Tensor | None,
     ) -> Tensor:  # fmt: skip
         from newleaf.kernels import causal_softmax, split_heads
         from newleaf.kernels.llvm_vectors import LANES
@@ -182,25 +188,25 @@ class _Attention(torch.autograd.Function):
         qkv = qkv.contiguous()
         batch, length, width = qkv.shape
         dim, group = width // (heads + 2 * kv_heads), heads // kv_heads
-        # queries that share their keys stand together
+        # Queries that share a key head are adjacent.
         q = torch.empty(batch * kv_heads, group, length, dim, dtype=qkv.dtype)
         k, v = torch.empty(2, batch * kv_heads, length, dim, dtype=qkv.dtype).unbind()
         tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
-        about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads, _address(begins))
+        about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads, _address(starts))
         split_heads.split_heads_forward(
             batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about
         )
         mixed, shares, keys = torch.empty_like(q), [], []
         for start in range(0, length, QUERIES):
             end = min(start + QUERIES, length)
-            # nobody here sees a key before
-            low = 0 if begins is None else int(begins[:, start].min()) // LANES * LANES
-            scores = torch.bmm(_some(q, start, end), k[:, low:end].mT)
+            # None of these queries sees a key before `low`.
+            low = 0 if starts is None else int(starts[:, start].min()) // LANES * LANES
+            scores = torch.bmm(_flat_queries(q, start, end), k[:, low:end].mT)
             rows = batch * heads * (end - start)
             places = (
                 (0, 0, 0, 1)
-                if begins is None
-                else (begins[:, start:].data_ptr(), length, low, heads * (end - start))
+                if starts is None
+                else (starts[:, start:].data_ptr(), length, low, heads * (end - start))
             )
             causal_softmax.causal_softmax_forward(
                 rows, PORTION, scores.data_ptr(), end - start, end - low, start - low, _wide(qkv), *places
@@ -209,8 +215,8 @@ class _Attention(torch.autograd.Function):
             shares.append(scores)
             keys.append((low, end))
         ctx.save_for_backward(qkv, q, k, v, *shares)
-        # whose addresses the loops are given
-        ctx.tables, ctx.about, ctx.keys, ctx.begins = tables, about, keys, begins
+        # The loops have the addresses of tables and starts, which must live as long.
+        ctx.tables, ctx.about, ctx.keys, ctx.starts = tables, about, keys, starts
         return mixed.view(batch, heads, length, dim).transpose(1, 2).flatten(2)
 
     @staticmethod
@@ -223,14 +229,14 @@ class _Attention(torch.autograd.Function):
         batch, group = len(qkv), q.shape[1]
         grad = grads[0].view(batch, length, heads, dim).transpose(1, 2).reshape(q.shape)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        # The last queries may see all keys: they come first, and the others add to what they leave.
+        # The last queries may see all keys: their gradients are written first, and the others are added.
         if ctx.keys[-1] != (0, length):
             dk.zero_()
             dv.zero_()
         for share, start, (low, end) in zip(
             reversed(shares), reversed(range(0, length, QUERIES)), reversed(ctx.keys), strict=True
         ):
-            some = _some(grad, start, end)
+            some = _flat_queries(grad, start, end)
             gradient = torch.bmm(some, v[:, low:end].mT)
             rows = batch * heads * (end - start)
             about = (end - start, end - low, start - low, wide)
@@ -240,10 +246,10 @@ class _Attention(torch.autograd.Function):
             dq[:, :, start:end] = torch.bmm(gradient, k[:, low:end]).view(-1, group, end - start, dim)
             if (low, end) == (0, length):
                 torch.bmm(share.mT, some, out=dv)
-                torch.bmm(gradient.mT, _some(q, start, end), out=dk)
+                torch.bmm(gradient.mT, _flat_queries(q, start, end), out=dk)
             else:
                 dv[:, low:end] += torch.bmm(share.mT, some)
-                dk[:, low:end] += torch.bmm(gradient.mT, _some(q, start, end))
+                dk[:, low:end] += torch.bmm(gradient.mT, _flat_queries(q, start, end))
         back = torch.empty_like(qkv)
         sums = torch.zeros(_chunks(batch * length), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
@@ -254,8 +260,8 @@ class _Attention(torch.autograd.Function):
         return back, q_sum, k_sum, None, None, None, None, None, None, None
 
 
-def _some(heads: Tensor, start: int, end: int) -> Tensor:
-    """Positions from `start` to `end` of [N, G, T, D] → [N, G · positions, D]."""
+def _flat_queries(heads: Tensor, start: int, end: int) -> Tensor:
+    """Positions from `start` to `end` of [N, G, T, D], as [N, G · positions, D]."""
     return heads[:, :, start:end].flatten(1, 2)
 
 
@@ -264,15 +270,20 @@ def _address(tensor: Tensor | None) -> int:
 
 
 def causal_attention(
-    qkv: Tensor, norms: tuple[Tensor, Tensor] | None, eps: float, rotary: tuple[Tensor, Tensor] | None, heads: int, kv_heads: int,
-    scale: float, begins: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """Plain causal attention of queries, keys and values [B, T, (H + 2 K) · D] → [B, T, H · D], before the
-    output projection.
+    qkv: Float[Tensor, "B T (H+2K)*D"],
+    norms: tuple[Float[Tensor, " D"], Float[Tensor, " D"]] | None,
+    eps: float,
+    rotary: tuple[Float[Tensor, "T D"], Float[Tensor, "T D"]] | None,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    starts: Int[Tensor, "B T"] | None = None,
+) -> Float[Tensor, "B T H*D"]:
+    """Causal attention of concatenated queries, keys and values, before the output projection.
 
-    `norms` are QK norm's weights [D]; `rotary` fp32 tables [T, D] of halves. A query sees nothing before its
-    place in `begins` int32 [B, T], where that is given.
+    `norms` are the weights of QK norm; `rotary` fp32 tables of cosines and sines. Where `starts` (int32) is
+    given, a query sees nothing before that position.
     """
     q_norm, k_norm = norms or (None, None)
     cos, sin = rotary or (None, None)
-    return _Attention.apply(qkv, q_norm, k_norm, cos, sin, heads, kv_heads, eps, scale, begins)  # type: ignore[no-any-return, no-untyped-call]
+    return _Attention.apply(qkv, q_norm, k_norm, cos, sin, heads, kv_heads, eps, scale, starts)  # type: ignore[no-any-return, no-untyped-call]

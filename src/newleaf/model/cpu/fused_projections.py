@@ -1,4 +1,4 @@
-"""Layers that read the same vectors, as one matrix product, whatever has taken the place of a plain one."""
+"""Several linear layers of the same input as one matrix product, also where adapters replace some of them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class Replacement(nn.Module):
-    """A layer in a Linear's place that knows how to take its product along with those of its neighbours,
-    plain ones among them."""
+    """A layer in a Linear's place that can compute its product together with those of other layers."""
 
-    def fused_projection(self, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-        """The outputs of all `layers`, of which this is one, one after the other: x [..., C] → [..., sum of
-        rows]."""
+    def fused_projection(self, x: Float[Tensor, "*batch C"], layers: Sequence[nn.Module]) -> Tensor:
+        """The outputs of all `layers`, of which this is one, concatenated: [..., sum of rows]."""
         raise NotImplementedError
 
 
@@ -24,18 +23,17 @@ def joinable(*layers: nn.Module | None) -> bool:
     return all(type(layer) is nn.Linear or isinstance(layer, Replacement) for layer in layers)
 
 
-def fused_projection(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-    """The outputs of all layers, one after the other: x [..., C] → [..., sum of rows]."""
+def fused_projection(x: Float[Tensor, "*batch C"], layers: Sequence[nn.Module]) -> Tensor:
+    """The outputs of all layers, concatenated: [..., sum of rows]."""
     for layer in layers:
         if isinstance(layer, Replacement):
             return layer.fused_projection(x, layers)
-    return F.linear(
-        x, stacked([layer.weight for layer in layers if isinstance(layer, nn.Linear)]), stacked_bias(layers)
-    )
+    weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
+    return F.linear(x, stacked(weights), stacked_bias(layers))
 
 
 def stacked(weights: Sequence[Tensor]) -> Tensor:
-    """Matrices above each other; frozen ones that `make_contiguous` has put so are not copied."""
+    """Matrices concatenated by rows, without a copy where `make_contiguous` has laid them out so."""
     if len(weights) == 1:
         return weights[0]
     if not any(weight.requires_grad for weight in weights) and _adjacent(weights):
@@ -45,31 +43,29 @@ def stacked(weights: Sequence[Tensor]) -> Tensor:
 
 
 def stacked_bias(layers: Sequence[nn.Module]) -> Tensor | None:
-    """The biases of layers, of which all have one or none has."""
+    """The biases, concatenated; either all layers have one or none has."""
     found = [layer.bias for layer in layers if isinstance(layer.bias, Tensor)]
     return torch.cat(found) if found else None
 
 
 def make_contiguous(layers: Sequence[nn.Linear]) -> None:
-    """Move the weights of frozen layers into one piece of memory, so that their common product needs no
-    copy."""
+    """Move the weights of frozen layers into one block of memory, so that `stacked` needs no copy."""
     if _adjacent([layer.weight for layer in layers]):
         return
-    whole = torch.cat([layer.weight.detach() for layer in layers])
-    for layer, part in zip(layers, torch.split(whole, [len(layer.weight) for layer in layers]), strict=True):
+    matrix = torch.cat([layer.weight.detach() for layer in layers])
+    parts = torch.split(matrix, [len(layer.weight) for layer in layers])
+    for layer, part in zip(layers, parts, strict=True):
         layer.weight.data = part
 
 
 def _adjacent(weights: Sequence[Tensor]) -> bool:
+    """Whether the matrices lie one after the other in one storage."""
     end = weights[0].data_ptr()
     storage = weights[0].untyped_storage().data_ptr()
     for weight in weights:
-        alike = (
-            weight.dtype == weights[0].dtype
-            and weight.shape[1:] == weights[0].shape[1:]
-            and weight.is_contiguous()
-        )
-        if not alike or weight.data_ptr() != end or weight.untyped_storage().data_ptr() != storage:
+        is_like_first = weight.dtype == weights[0].dtype and weight.shape[1:] == weights[0].shape[1:]
+        is_next = weight.data_ptr() == end and weight.untyped_storage().data_ptr() == storage
+        if not (is_like_first and is_next and weight.is_contiguous()):
             return False
         end += weight.nbytes
     return True
