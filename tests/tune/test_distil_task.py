@@ -12,7 +12,7 @@ from chat_data import FAST, base_model, talks
 
 import newleaf
 from newleaf.errors import InputError
-from newleaf.tune.losses.log_probs import divergence, divergence_of_likeliest
+from newleaf.tune.losses.log_probs import kl_divergence, top_k_kl_divergence
 
 
 def distil(student: Path, source: Path, out: Path, teacher: Path, **options: Any) -> newleaf.Run:
@@ -28,9 +28,9 @@ def test_the_divergence_is_kullback_and_leiblers() -> None:
     teacher, student = torch.randn(5, 40, dtype=torch.float64), torch.randn(5, 40, dtype=torch.float64)
     p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
     wanted = torch.nn.functional.kl_div(q.log(), p, reduction="none").sum(-1)
-    torch.testing.assert_close(divergence(teacher, student, 2.0).double(), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(kl_divergence(teacher, student, 2.0).double(), wanted, rtol=1e-5, atol=1e-6)
     top = p.log().topk(8)
-    some = divergence_of_likeliest(top.values, top.indices, student, 2.0)
+    some = top_k_kl_divergence(top.values, top.indices, student, 2.0)
     together = [
         torch.cat((x.gather(-1, top.indices), 1 - x.gather(-1, top.indices).sum(-1, keepdim=True)), -1)
         for x in (p, q)
@@ -39,7 +39,7 @@ def test_the_divergence_is_kullback_and_leiblers() -> None:
         some.double(), (together[0] * (together[0] / together[1]).log()).sum(-1), rtol=1e-4, atol=1e-5
     )
     assert bool((some < wanted).all())
-    torch.testing.assert_close(divergence(teacher, teacher, 1.0), torch.zeros(5), atol=1e-6, rtol=0)
+    torch.testing.assert_close(kl_divergence(teacher, teacher, 1.0), torch.zeros(5), atol=1e-6, rtol=0)
 
 
 @pytest.fixture(scope="module")

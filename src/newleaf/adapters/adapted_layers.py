@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from newleaf.model.cpu.fused_projections import Replacement, joinable, stacked, stacked_bias
+from newleaf.model.cpu.fused_projections import LinearReplacement, are_fusable, stacked, stacked_bias
 from newleaf.quant.packed import Packed
 from newleaf.quant.packed_layers import PackedLinear
 
 Base = nn.Linear | PackedLinear
 
 
-class AdaptedLinear(Replacement):
+class AdaptedLinear(LinearReplacement):
     """x [..., C] → [..., R] through a frozen layer and its update: `a` [r, C], `b` [R, r], DoRA's `magnitude`
     [R].
 
@@ -73,7 +73,7 @@ class AdaptedLinear(Replacement):
     def fused_projection(self, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
         adapted = [layer for layer in layers if isinstance(layer, AdaptedLinear)]
         bases = [layer.base if isinstance(layer, AdaptedLinear) else layer for layer in layers]
-        assert joinable(*layers)
+        assert are_fusable(*layers)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if any(layer.training and layer.dropout for layer in adapted) or any(

@@ -37,7 +37,7 @@ from newleaf.generate.speculation.draft_model import check_draft, check_drafting
 from newleaf.generate.text.completion import Completion, collect, warn_past_context
 from newleaf.generate.text.text_state import Piece, prompt_ids
 from newleaf.model import GPT
-from newleaf.model.kv_cache import CACHES
+from newleaf.model.kv_cache import CACHE_DTYPES
 from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, load_adapter
 from newleaf.storage.classifier_adapter import head_of, with_head
 from newleaf.storage.pretrained_note import Note
@@ -68,7 +68,7 @@ class Model:
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
         # of keys and values; None for the network's own
-        self.cache = CACHES[cache] if cache is not None else None
+        self.cache = CACHE_DTYPES[cache] if cache is not None else None
         self.pretrained: Note = {}  # how it was made, where its files note that; handed on when it is saved
         self.replaced: tuple[str, ...] = ()  # weights of a base that an adapter over it brought whole
         self._engines = Engines(network, tokenizer, self.cache)

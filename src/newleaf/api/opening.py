@@ -10,7 +10,7 @@ from newleaf.api.model import Model
 from newleaf.errors import InputError
 from newleaf.machine import pick_device, use_threads
 from newleaf.model import GPT, ConfigError
-from newleaf.model.kv_cache import CACHES
+from newleaf.model.kv_cache import CACHE_DTYPES
 from newleaf.model.rope_scaling import with_context
 from newleaf.storage.adapter_folder import ADAPTER_FILES, base_of, means_adapter
 from newleaf.storage.build_network import PRECISIONS
@@ -55,8 +55,8 @@ def load(
         raise InputError(f"{path}: this run has no model yet; it stopped before its first validation")
     if weights is not None and weights not in PRECISIONS:
         raise InputError(f"weights: {weights!r} is not one of {', '.join(PRECISIONS)}")
-    if cache is not None and cache not in CACHES:
-        raise InputError(f"cache: {cache!r} is not one of {', '.join(CACHES)}")
+    if cache is not None and cache not in CACHE_DTYPES:
+        raise InputError(f"cache: {cache!r} is not one of {', '.join(CACHE_DTYPES)}")
     if context_method is not None and context is None:
         raise InputError("context_method: says how a context is stretched; give context too")
     use_threads(threads)

@@ -7,7 +7,7 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.families.bookkeeping import BOOKKEEPING, REFUSED
-from newleaf.model.gpt_config import MOST_LAYERS
+from newleaf.model.gpt_config import MAX_LAYERS
 
 
 class Fields:
@@ -43,8 +43,8 @@ class Fields:
     def require_layers(self, name: str) -> int:
         """The number of layers, checked before lists of that length are made."""
         count = self.require(name)
-        if type(count) is not int or not 1 <= count <= MOST_LAYERS:
-            limits = f"newleaf reads networks of 1 to {MOST_LAYERS:,} layers"
+        if type(count) is not int or not 1 <= count <= MAX_LAYERS:
+            limits = f"newleaf reads networks of 1 to {MAX_LAYERS:,} layers"
             raise InputError(f"config.json has {name} = {str(count)[:40]}; {limits}")
         return count
 

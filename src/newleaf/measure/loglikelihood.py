@@ -140,7 +140,7 @@ def _widened(cache: KVCache, network: GPT, rows: int, more: int) -> KVCache:
     """The same tokens in each of several rows, with room for more."""
     wide = KVCache(network.config, rows, cache.length + more, cache.keys.dtype, network.device)
     wide.keys[:, :, :, : cache.length], wide.values[:, :, :, : cache.length] = cache.keys, cache.values
-    wide.note(None, cache.length)
+    wide.mark_real(None, cache.length)
     wide.advance(cache.length)
     return wide
 

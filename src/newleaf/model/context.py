@@ -50,11 +50,11 @@ def build_context(
     Raises ValueError when the tokens do not fit the context.
     """
     count, past = ids.shape[1], cache.length if cache is not None else 0
-    needed = past + count if placement is None else placement.longest(past)
+    needed = past + count if placement is None else placement.context_needed(past)
     if needed > config.context_length:
         raise ValueError(f"{needed} tokens do not fit the context of {config.context_length}")
     # A cache that has seen padding keeps the record, so that later tokens go on ignoring it.
-    seen = cache.note(real, count) if cache is not None else real
+    seen = cache.mark_real(real, count) if cache is not None else real
     if placement is not None:
         positions = placement.positions(past)
     else:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from newleaf.model.cpu import fused_layers
-from newleaf.model.cpu.fused_projections import fused_projection, joinable
+from newleaf.model.cpu.fused_projections import are_fusable, fused_projection
 from newleaf.model.gpt_config import ActivationKind, GPTConfig
 
 ACTIVATIONS: dict[ActivationKind, Callable[[Tensor], Tensor]] = {
@@ -59,5 +59,5 @@ class FeedForward(nn.Module):
         """Whether the activation is one that `fused_layers` has, over full vector registers."""
         activation, fits_registers = self.config.activation, self.config.n_inner % 16 == 0
         if self.gate is not None:
-            return activation == "silu" and fits_registers and joinable(self.gate, self.up)
+            return activation == "silu" and fits_registers and are_fusable(self.gate, self.up)
         return activation == "gelu_tanh" and fits_registers

@@ -14,7 +14,7 @@ ActivationKind = Literal["gelu", "gelu_tanh", "relu", "silu", "clamped_swiglu"]
 InitKind = Literal["normal", "normal_residual_scaled", "fan_in"]
 
 REQUIRED = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
-MOST_LAYERS = 10_000  # the deepest published network has 1,000; lists of this length are made
+MAX_LAYERS = 10_000  # the deepest published network has 1,000; lists of this length are made
 POSITIVE = ("norm_eps", "rotary_base", "init_std")
 
 
@@ -85,8 +85,8 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         self._check_types()
-        if self.n_layer > MOST_LAYERS:
-            raise ConfigError(f"n_layer: must be at most {MOST_LAYERS:,}, not {self.n_layer}")
+        if self.n_layer > MAX_LAYERS:
+            raise ConfigError(f"n_layer: must be at most {MAX_LAYERS:,}, not {self.n_layer}")
         if self.head_dim == 0 and self.n_embd % self.n_head:
             raise ConfigError(
                 f"n_head: {self.n_head} heads do not divide n_embd = {self.n_embd}; choose a divisor, or "

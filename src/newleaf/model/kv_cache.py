@@ -11,7 +11,7 @@ from torch import Tensor
 
 from newleaf.model.gpt_config import GPTConfig
 
-CACHES = {"bf16": torch.bfloat16, "int8": torch.int8}  # number formats by the option's value
+CACHE_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}  # number formats by the option's value
 KEY_GROUP = 32  # numbers of an 8-bit key that share a scale; a value has one scale
 
 
@@ -25,14 +25,14 @@ class Cache(Protocol):
     ) -> tuple[Float[Tensor, "B K S D"], Float[Tensor, "B K S D"]]:
         """Store new keys and values of a layer; return all of its, or the last of them that queries see."""
 
-    def note(self, real: Bool[Tensor, "B T"] | None, count: int) -> Bool[Tensor, "B past+T"] | None:
+    def mark_real(self, real: Bool[Tensor, "B T"] | None, count: int) -> Bool[Tensor, "B past+T"] | None:
         """Record which new tokens are real (None: all); return the full record, None without padding."""
 
     def advance(self, count: int) -> None:
         """The new tokens are in every layer."""
 
 
-def to_codes(
+def quantize_groups(
     x: Float[Tensor, "*batch D"], group: int
 ) -> tuple[Int8[Tensor, "*batch D"], Float[Tensor, "*batch D/group"]]:
     """Numbers as signed bytes with an fp32 scale for each group: a 127th of its largest."""
@@ -42,10 +42,10 @@ def to_codes(
     return codes.flatten(-2)[..., : x.shape[-1]], top.squeeze(-1) / 127.0
 
 
-def from_codes(
+def dequantize_groups(
     codes: Int8[Tensor, "*batch D"], scales: Float[Tensor, "*batch D/group"], group: int, dtype: torch.dtype
 ) -> Float[Tensor, "*batch D"]:
-    """The numbers that `to_codes` rounded."""
+    """The numbers that `quantize_groups` rounded."""
     return (codes * scales.repeat_interleave(group, dim=-1)[..., : codes.shape[-1]]).to(dtype)
 
 
@@ -91,12 +91,12 @@ class KVCache:
         if self.keys.dtype != torch.int8:
             self.keys[new], self.values[new] = keys, values
             return self.keys[held], self.values[held]
-        self.keys[new], self.key_scales[new] = to_codes(keys, KEY_GROUP)
-        self.values[new], self.value_scales[new] = to_codes(values, width)
-        all_keys = from_codes(self.keys[held], self.key_scales[held], KEY_GROUP, dtype)
-        return all_keys, from_codes(self.values[held], self.value_scales[held], width, dtype)
+        self.keys[new], self.key_scales[new] = quantize_groups(keys, KEY_GROUP)
+        self.values[new], self.value_scales[new] = quantize_groups(values, width)
+        all_keys = dequantize_groups(self.keys[held], self.key_scales[held], KEY_GROUP, dtype)
+        return all_keys, dequantize_groups(self.values[held], self.value_scales[held], width, dtype)
 
-    def note(self, real: Bool[Tensor, "B T"] | None, count: int) -> Bool[Tensor, "B past+T"]:
+    def mark_real(self, real: Bool[Tensor, "B T"] | None, count: int) -> Bool[Tensor, "B past+T"]:
         """Record which of `count` new tokens are real (None: all); return the full record.
 
         Raises ValueError when they do not fit.

@@ -79,7 +79,7 @@ class Masks:
 class Placement(Protocol):
     """Positions and masks of a pass whose rows are not simply one text each."""
 
-    def longest(self, past: int) -> int:
+    def context_needed(self, past: int) -> int:
         """The context length that it needs."""
 
     def positions(self, past: int) -> Int[Tensor, "B T"]:
@@ -99,7 +99,7 @@ class Branches:
 
     number: Int[Tensor, "B T"]
 
-    def longest(self, past: int) -> int:
+    def context_needed(self, past: int) -> int:
         return int(self.positions(past).max()) + 1
 
     def positions(self, past: int) -> Int[Tensor, "B T"]:

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from newleaf.model.gpt_config import ConfigError, GPTConfig
 
 Method = Literal["yarn", "ntk"]
-MOST_TIMES = 64  # times the trained context; YaRN's authors went to 32
+MAX_FACTOR = 64  # times the trained context; YaRN's authors went to 32
 
 
 def with_context(config: GPTConfig, length: int, method: Method = "yarn") -> GPTConfig:
@@ -42,9 +42,9 @@ def with_context(config: GPTConfig, length: int, method: Method = "yarn") -> GPT
     if length <= trained:
         return config.replace(context_length=length)
     factor = length / trained
-    if factor > MOST_TIMES:
+    if factor > MAX_FACTOR:
         raise ConfigError(
-            f"context: {length} is more than {MOST_TIMES} times the {trained} tokens that this model was "
+            f"context: {length} is more than {MAX_FACTOR} times the {trained} tokens that this model was "
             "made for"
         )
     if method == "yarn":

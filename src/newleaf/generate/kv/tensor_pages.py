@@ -14,7 +14,7 @@ from newleaf.generate.kernels.layout import PAGE
 from newleaf.generate.kv.layer_groups import layer_groups_of
 from newleaf.generate.kv.paged_cache import PagedCache
 from newleaf.model import GPTConfig
-from newleaf.model.kv_cache import KEY_GROUP, from_codes, to_codes
+from newleaf.model.kv_cache import KEY_GROUP, dequantize_groups, quantize_groups
 
 
 class TensorPageStorage:
@@ -72,8 +72,10 @@ class TensorPageStorage:
                 values.to(self.keys.dtype),
             )
             return
-        self.keys[pages, place, offsets], self.key_scales[pages, place, offsets] = to_codes(keys, KEY_GROUP)
-        self.values[pages, place, offsets], self.value_scales[pages, place, offsets] = to_codes(
+        self.keys[pages, place, offsets], self.key_scales[pages, place, offsets] = quantize_groups(
+            keys, KEY_GROUP
+        )
+        self.values[pages, place, offsets], self.value_scales[pages, place, offsets] = quantize_groups(
             values, values.shape[-1]
         )
 
@@ -88,7 +90,7 @@ class TensorPageStorage:
             tensor[table, place].flatten(1, 2).transpose(1, 2)
             for tensor in (self.key_scales, self.value_scales)
         )
-        return from_codes(keys, key_scales, KEY_GROUP, dtype), from_codes(
+        return dequantize_groups(keys, key_scales, KEY_GROUP, dtype), dequantize_groups(
             values, value_scales, values.shape[-1], dtype
         )
 
@@ -125,7 +127,7 @@ class RaggedBatch:
 
     # ---- where tokens stand, and who sees whom (model/masks.py: Placement)
 
-    def longest(self, past: int) -> int:
+    def context_needed(self, past: int) -> int:
         return max(span.start + span.count for span in self.spans)
 
     def positions(self, past: int) -> Tensor:
@@ -156,7 +158,7 @@ class RaggedBatch:
         found = self.memory.read(table.pages, place, keys.dtype)
         return found[0][:, :, : table.seen], found[1][:, :, : table.seen]
 
-    def note(self, real: Tensor | None, count: int) -> None:
+    def mark_real(self, real: Tensor | None, count: int) -> None:
         """What fills rows up is known from the spans."""
         assert real is None
 

@@ -51,7 +51,7 @@ class TorchCacheView:
         )
         return old[0].to(dtype), old[1].to(dtype)
 
-    def note(self, real: Tensor | None, count: int) -> None:
+    def mark_real(self, real: Tensor | None, count: int) -> None:
         """There is no padding."""
         assert real is None
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from newleaf.model.context import Context
 from newleaf.model.cpu import fused_layers, matmul_attention
-from newleaf.model.cpu.fused_projections import fused_projection, joinable
+from newleaf.model.cpu.fused_projections import are_fusable, fused_projection
 from newleaf.model.gpt_config import GPTConfig
 from newleaf.model.packed_documents import Span
 
@@ -68,7 +68,7 @@ def can_fuse(layer: AttentionLayer, x: Float[Tensor, "B T C"], context: Context)
         and length % 16 == 0
         and not (layer.training and layer.dropout)
         and not layer.fp32_scores
-        and joinable(layer.q, layer.k, layer.v)
+        and are_fusable(layer.q, layer.k, layer.v)
         and fused_layers.fits(x)
     )
 

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-FEWEST_TOKENS = 512  # of a forward pass; with fewer, starting Numba and the loops costs more than they save
-PORTION = 32  # rows that a thread takes at once
-QUERIES = 128  # multiplied at once by the keys that they may see
+MIN_TOKENS = 512  # of a forward pass; with fewer, starting Numba and the loops costs more than they save
+CHUNK_ROWS = 32  # rows that a thread takes at once
+CHUNK_QUERIES = 128  # multiplied at once by the keys that they may see
 
 
 def available() -> bool:
@@ -31,7 +31,7 @@ def fits(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype in (torch.bfloat16, torch.float32)
-        and x.numel() >= FEWEST_TOKENS * x.shape[-1]
+        and x.numel() >= MIN_TOKENS * x.shape[-1]
         and x.shape[-1] % 16 == 0
         and available()
     )
@@ -48,7 +48,7 @@ def _bits(value: float) -> int:
 
 
 def _chunks(rows: int) -> int:
-    return -(-rows // PORTION)
+    return -(-rows // CHUNK_ROWS)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -60,7 +60,7 @@ class _RMSNorm(torch.autograd.Function):
         out = torch.empty_like(x)
         rows, width = x.numel() // x.shape[-1], x.shape[-1]
         norms.rms_norm_forward(
-            rows, PORTION, x.data_ptr(), out.data_ptr(), fp32.data_ptr(), width, _wide(x), _bits(eps)
+            rows, CHUNK_ROWS, x.data_ptr(), out.data_ptr(), fp32.data_ptr(), width, _wide(x), _bits(eps)
         )
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
@@ -76,7 +76,7 @@ class _RMSNorm(torch.autograd.Function):
         rows, width = x.numel() // x.shape[-1], x.shape[-1]
         sums = torch.zeros(_chunks(rows), width)
         addresses = (t.data_ptr() for t in (x, grad, out, fp32, sums))
-        norms.rms_norm_backward(rows, PORTION, *addresses, PORTION, width, _wide(x), _bits(ctx.eps))
+        norms.rms_norm_backward(rows, CHUNK_ROWS, *addresses, CHUNK_ROWS, width, _wide(x), _bits(ctx.eps))
         return out, sums.sum(0).to(weight.dtype), None
 
 
@@ -112,7 +112,7 @@ class _SwiGLU(torch.autograd.Function):
         both, width = both.contiguous(), both.shape[-1] // 2
         out = torch.empty(*both.shape[:-1], width, dtype=both.dtype)
         activations.swiglu_forward(
-            out.numel() // width, PORTION, both.data_ptr(), out.data_ptr(), width, _wide(both)
+            out.numel() // width, CHUNK_ROWS, both.data_ptr(), out.data_ptr(), width, _wide(both)
         )
         ctx.save_for_backward(both)
         return out
@@ -127,7 +127,7 @@ class _SwiGLU(torch.autograd.Function):
         width = grad.shape[-1]
         activations.swiglu_backward(
             grad.numel() // width,
-            PORTION,
+            CHUNK_ROWS,
             both.data_ptr(),
             grad.data_ptr(),
             gradients.data_ptr(),
@@ -149,7 +149,9 @@ class _GELU(torch.autograd.Function):
 
         x = x.contiguous()
         out, width = torch.empty_like(x), x.shape[-1]
-        activations.gelu_forward(x.numel() // width, PORTION, x.data_ptr(), out.data_ptr(), width, _wide(x))
+        activations.gelu_forward(
+            x.numel() // width, CHUNK_ROWS, x.data_ptr(), out.data_ptr(), width, _wide(x)
+        )
         ctx.save_for_backward(x)
         return out
 
@@ -161,7 +163,7 @@ class _GELU(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         grad, out, width = grads[0].contiguous(), torch.empty_like(x), x.shape[-1]
         activations.gelu_backward(
-            x.numel() // width, PORTION, x.data_ptr(), grad.data_ptr(), out.data_ptr(), width, _wide(x)
+            x.numel() // width, CHUNK_ROWS, x.data_ptr(), grad.data_ptr(), out.data_ptr(), width, _wide(x)
         )
         return out
 
@@ -194,11 +196,11 @@ class _Attention(torch.autograd.Function):
         tables = [norm.float() if norm is not None else None for norm in (q_norm, k_norm)] + [cos, sin]
         about = (length, heads, dim, _wide(qkv), _bits(eps), _bits(scale), kv_heads, _address(starts))
         split_heads.split_heads_forward(
-            batch * length, PORTION, *map(_address, (qkv, q, k, v, *tables)), *about
+            batch * length, CHUNK_ROWS, *map(_address, (qkv, q, k, v, *tables)), *about
         )
         mixed, shares, keys = torch.empty_like(q), [], []
-        for start in range(0, length, QUERIES):
-            end = min(start + QUERIES, length)
+        for start in range(0, length, CHUNK_QUERIES):
+            end = min(start + CHUNK_QUERIES, length)
             # None of these queries sees a key before `low`.
             low = 0 if starts is None else int(starts[:, start].min()) // LANES * LANES
             scores = torch.bmm(_flat_queries(q, start, end), k[:, low:end].mT)
@@ -209,7 +211,7 @@ class _Attention(torch.autograd.Function):
                 else (starts[:, start:].data_ptr(), length, low, heads * (end - start))
             )
             causal_softmax.causal_softmax_forward(
-                rows, PORTION, scores.data_ptr(), end - start, end - low, start - low, _wide(qkv), *places
+                rows, CHUNK_ROWS, scores.data_ptr(), end - start, end - low, start - low, _wide(qkv), *places
             )
             mixed[:, :, start:end] = torch.bmm(scores, v[:, low:end]).view(-1, group, end - start, dim)
             shares.append(scores)
@@ -234,14 +236,14 @@ class _Attention(torch.autograd.Function):
             dk.zero_()
             dv.zero_()
         for share, start, (low, end) in zip(
-            reversed(shares), reversed(range(0, length, QUERIES)), reversed(ctx.keys), strict=True
+            reversed(shares), reversed(range(0, length, CHUNK_QUERIES)), reversed(ctx.keys), strict=True
         ):
             some = _flat_queries(grad, start, end)
             gradient = torch.bmm(some, v[:, low:end].mT)
             rows = batch * heads * (end - start)
             about = (end - start, end - low, start - low, wide)
             causal_softmax.causal_softmax_backward(
-                rows, PORTION, share.data_ptr(), gradient.data_ptr(), *about
+                rows, CHUNK_ROWS, share.data_ptr(), gradient.data_ptr(), *about
             )
             dq[:, :, start:end] = torch.bmm(gradient, k[:, low:end]).view(-1, group, end - start, dim)
             if (low, end) == (0, length):
@@ -254,7 +256,7 @@ class _Attention(torch.autograd.Function):
         sums = torch.zeros(_chunks(batch * length), 2, dim)
         addresses = map(_address, (qkv, dq, dk, dv, *ctx.tables))
         split_heads.split_heads_backward(
-            batch * length, PORTION, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), PORTION
+            batch * length, CHUNK_ROWS, *addresses, *ctx.about, back.data_ptr(), sums.data_ptr(), CHUNK_ROWS
         )
         q_sum, k_sum = sums.sum(0).to(q.dtype) if ctx.tables[0] is not None else (None, None)
         return back, q_sum, k_sum, None, None, None, None, None, None, None

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class Replacement(nn.Module):
+class LinearReplacement(nn.Module):
     """A layer in a Linear's place that can compute its product together with those of other layers."""
 
     def fused_projection(self, x: Float[Tensor, "*batch C"], layers: Sequence[nn.Module]) -> Tensor:
@@ -18,15 +18,15 @@ class Replacement(nn.Module):
         raise NotImplementedError
 
 
-def joinable(*layers: nn.Module | None) -> bool:
+def are_fusable(*layers: nn.Module | None) -> bool:
     """Whether `fused_projection` takes these layers."""
-    return all(type(layer) is nn.Linear or isinstance(layer, Replacement) for layer in layers)
+    return all(type(layer) is nn.Linear or isinstance(layer, LinearReplacement) for layer in layers)
 
 
 def fused_projection(x: Float[Tensor, "*batch C"], layers: Sequence[nn.Module]) -> Tensor:
     """The outputs of all layers, concatenated: [..., sum of rows]."""
     for layer in layers:
-        if isinstance(layer, Replacement):
+        if isinstance(layer, LinearReplacement):
             return layer.fused_projection(x, layers)
     weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
     return F.linear(x, stacked(weights), stacked_bias(layers))

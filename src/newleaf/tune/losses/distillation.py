@@ -20,14 +20,14 @@ from newleaf.train.objective.objective import Term
 from newleaf.tune.conversations.example import Example
 from newleaf.tune.conversations.packing import Ints, PackedExamples
 from newleaf.tune.loss_evaluator import evaluating
-from newleaf.tune.losses.log_probs import by_rows, divergence, divergence_of_likeliest
+from newleaf.tune.losses.log_probs import kl_divergence, map_rows, top_k_kl_divergence
 from newleaf.tune.losses.loss_config import DistilConfig
 
 IDS, LOG_PROBS = "ids.npy", "log_probs.npy"
 
 
 @dataclass(frozen=True)
-class Told:
+class TeacherPart:
     """A part of a batch with what the teacher says of its N targets, in their order: ids and
     log-probabilities [N, k]."""
 
@@ -54,8 +54,8 @@ class DistilLoss:
         config = self.config
         return Term("kl", config.share * config.temperature**2), Term("next_token", 1 - config.share)
 
-    def __call__(self, network: nn.Module, part: Batch | Told) -> list[Tensor]:
-        student, batch = cast(GPT, network), part.batch if isinstance(part, Told) else part
+    def __call__(self, network: nn.Module, part: Batch | TeacherPart) -> list[Tensor]:
+        student, batch = cast(GPT, network), part.batch if isinstance(part, TeacherPart) else part
         judged = batch.targets >= 0
         hidden = student.hidden(batch.ids, documents=batch.documents)[judged]
         targets, size, temperature = batch.targets[judged], self.vocabulary, self.config.temperature
@@ -63,13 +63,13 @@ class DistilLoss:
         def both(logits: Tensor, t: Tensor, kl: Tensor) -> Tensor:
             return torch.stack((kl, F.cross_entropy(logits.float(), t, reduction="none")), 1)
 
-        if isinstance(part, Told):
+        if isinstance(part, TeacherPart):
 
             def told(h: Tensor, t: Tensor, tokens: Tensor, log_probs: Tensor) -> Tensor:
                 logits = student.head(h)[:, :size]
-                return both(logits, t, divergence_of_likeliest(log_probs, tokens, logits, temperature))
+                return both(logits, t, top_k_kl_divergence(log_probs, tokens, logits, temperature))
 
-            found = by_rows(told, size, hidden, targets, part.tokens, part.log_probs)
+            found = map_rows(told, size, hidden, targets, part.tokens, part.log_probs)
         else:
             assert self.teacher is not None
             teacher = self.teacher
@@ -80,13 +80,13 @@ class DistilLoss:
                 logits = student.head(h)[:, :size]
                 with torch.no_grad():
                     wanted = teacher.head(th)[:, :size]
-                return both(logits, t, divergence(wanted, logits, temperature))
+                return both(logits, t, kl_divergence(wanted, logits, temperature))
 
-            found = by_rows(asked, size, hidden, targets, theirs)
+            found = map_rows(asked, size, hidden, targets, theirs)
         return list(found.sum(0))
 
 
-class Store:
+class TeacherStore:
     """What a teacher says of the learned tokens of examples: the likeliest k and their log-probabilities, on
     disk."""
 
@@ -107,14 +107,14 @@ def starts_of(examples: Sequence[Example]) -> Ints:
     return np.cumsum(counts, dtype=np.int64)
 
 
-def stored(
+def open_teacher_store(
     examples: Sequence[Example],
     name: str,
     teacher: GPT,
     vocabulary: int,
     config: DistilConfig,
     on_progress: Callable[[int, int], None],
-) -> Store:
+) -> TeacherStore:
     """The store of these examples, asked for once and then found in the cache. `name` is the fingerprint of
     examples and teacher."""
     key = cache_key(name, vocabulary, config.temperature, config.top_k, str(teacher.dtype))
@@ -142,11 +142,11 @@ def stored(
         return {}
 
     cached_directory(folder, ask)
-    return Store(folder, examples)
+    return TeacherStore(folder, examples)
 
 
 @dataclass(frozen=True)
-class ToldBatch:
+class TeacherBatch:
     """A batch of packed windows, and what the teacher says of each window's targets."""
 
     batch: Batch
@@ -164,22 +164,22 @@ class ToldBatch:
     def tokens(self) -> int:
         return self.batch.tokens
 
-    def part(self, start: int, stop: int, device: torch.device) -> Batch | Told:
+    def part(self, start: int, stop: int, device: torch.device) -> Batch | TeacherPart:
         batch = self.batch.part(start, stop, device)
         if not self.said:
             return batch
         tokens, log_probs = (np.concatenate(arrays) for arrays in zip(*self.said[start:stop], strict=True))
-        return Told(
+        return TeacherPart(
             batch,
             torch.from_numpy(tokens.astype(np.int64)).to(device),
             torch.from_numpy(log_probs).to(device),
         )
 
 
-class ToldRows:
+class TeacherRows:
     """Packed windows with what the teacher says of them, where that is stored."""
 
-    def __init__(self, packed: PackedExamples, store: Store | None) -> None:
+    def __init__(self, packed: PackedExamples, store: TeacherStore | None) -> None:
         self.packed, self.store = packed, store
 
     def __len__(self) -> int:
@@ -189,7 +189,7 @@ class ToldRows:
     def longest(self) -> int:
         return self.packed.longest
 
-    def rows(self, numbers: Sequence[int]) -> ToldBatch:
+    def rows(self, numbers: Sequence[int]) -> TeacherBatch:
         store = self.store
         said = [store.of(self.packed.windows[number]) for number in numbers] if store is not None else []
-        return ToldBatch(self.packed.rows(numbers), said)
+        return TeacherBatch(self.packed.rows(numbers), said)

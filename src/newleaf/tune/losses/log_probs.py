@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-ELEMENTS = 1 << 22  # logits held at once
-FEWEST_ROWS = 64
+MAX_LOGITS = 1 << 22  # logits held at once
+MIN_ROWS = 64
 
 Head = Callable[[Tensor], Tensor]  # hidden [N, C] → logits [N, V]
 
 
-def by_rows(work: Callable[..., Tensor], vocabulary: int, *rows: Tensor) -> Tensor:
+def map_rows(work: Callable[..., Tensor], vocabulary: int, *rows: Tensor) -> Tensor:
     """`work` on the same rows of several tensors [N, …] → [N], a part at a time; parts are computed again on
     the way back."""
-    size = max(FEWEST_ROWS, ELEMENTS // vocabulary)
+    size = max(MIN_ROWS, MAX_LOGITS // vocabulary)
     parts = list(zip(*(torch.split(tensor, size) for tensor in rows), strict=True))
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(work, *part, use_reentrant=False) for part in parts])
@@ -33,15 +33,15 @@ def target_log_probs(head: Head, vocabulary: int, hidden: Tensor, targets: Tenso
     def of_part(h: Tensor, t: Tensor) -> Tensor:
         return -F.cross_entropy(head(h).float(), t, reduction="none")
 
-    return by_rows(of_part, vocabulary, hidden, targets)
+    return map_rows(of_part, vocabulary, hidden, targets)
 
 
-def sums_by_owner(values: Tensor, owners: Tensor, count: int) -> Tensor:
+def sums_by_sequence(values: Tensor, owners: Tensor, count: int) -> Tensor:
     """Sums [count] of `values` [N] over the positions of each owner, whose numbers are `owners` [N]."""
     return values.new_zeros(count).index_add(0, owners, values)
 
 
-def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """KL(teacher ‖ student) in nats, fp32 [N], of the distributions softmax(logits / temperature), from
     logits [N, V]."""
     wanted = (teacher.float() / temperature).log_softmax(-1)
@@ -49,8 +49,8 @@ def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     return (wanted.exp() * (wanted - found)).sum(-1)
 
 
-def divergence_of_likeliest(log_probs: Tensor, tokens: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL as `divergence`, from the teacher's likeliest k alone: their log-probabilities [N, k] at this
+def top_k_kl_divergence(log_probs: Tensor, tokens: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """KL as `kl_divergence`, from the teacher's likeliest k alone: their log-probabilities [N, k] at this
     temperature and their ids [N, k].
 
     What all other tokens have together counts as one outcome, so that it is a lower bound of the whole KL,

@@ -18,7 +18,7 @@ from newleaf.tune.conversations.example import Example, ExamplePair
 from newleaf.tune.conversations.packing import GRAIN, pack
 from newleaf.tune.loss_evaluator import evaluating
 from newleaf.tune.losses import formulas
-from newleaf.tune.losses.log_probs import sums_by_owner, target_log_probs
+from newleaf.tune.losses.log_probs import sums_by_sequence, target_log_probs
 from newleaf.tune.losses.loss_config import PreferenceConfig
 
 
@@ -168,7 +168,7 @@ def sequence_log_probs(network: nn.Module, part: PairPart) -> Tensor:
     gpt = cast(GPT, network)
     hidden, judged = gpt.hidden(part.ids, documents=part.documents), part.targets >= 0
     found = target_log_probs(gpt.head, gpt.config.vocab_size, hidden[judged], part.targets[judged])
-    return sums_by_owner(found, part.owners[judged], len(part.lengths))
+    return sums_by_sequence(found, part.owners[judged], len(part.lengths))
 
 
 def with_reference(

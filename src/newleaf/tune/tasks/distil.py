@@ -37,7 +37,7 @@ from newleaf.tune.conversations.read_examples import Reading
 from newleaf.tune.conversations.split import Split, fingerprint_of, read_talks
 from newleaf.tune.hyperparameters import Usual
 from newleaf.tune.loss_evaluator import LossEvaluator
-from newleaf.tune.losses.distillation import DistilLoss, ToldBatch, ToldRows, stored
+from newleaf.tune.losses.distillation import DistilLoss, TeacherBatch, TeacherRows, open_teacher_store
 from newleaf.tune.losses.loss_config import DistilConfig
 from newleaf.tune.tasks.text import TextConfig, TuneTextObjective, WindowConfig, open_text
 from newleaf.tune.tune_config import TuneConfig
@@ -86,16 +86,18 @@ class DistilChatObjective(ChatModelObjective):
                 examples, config.chat.length, ready.pad_id, config.train.seed, config.chat.packed
             )
             name = f"{fingerprint_of(examples)} {teacher.fingerprint}"
-            ask = partial(stored, examples, name, teacher.network, ready.tokenizer.vocab_size, distil)
+            ask = partial(
+                open_teacher_store, examples, name, teacher.network, ready.tokenizer.vocab_size, distil
+            )
             store = ask(lambda done, of: stage("asking the teacher", done, of)) if distil.top_k else None
-            sides.append(ToldRows(packed, store))
+            sides.append(TeacherRows(packed, store))
         self.rows, self.held_out = sides
         positions = sum(example.places for example in train)
         sizes = Sizes(len(self.rows), positions, self.rows.packed.targets, len(self.held_out))
         super().__init__(config, ready, sizes, fingerprint_of([*train, *held_out]))
         self.fingerprints = {**self.fingerprints, "teacher": teacher.fingerprint}
 
-    def batches(self, share: tuple[int, int]) -> ShuffledBatches[ToldBatch]:
+    def batches(self, share: tuple[int, int]) -> ShuffledBatches[TeacherBatch]:
         return ShuffledBatches(self.rows, self.train.batch_size, self.train.seed, share)
 
     def evaluator(self, network: nn.Module, check_stop: Callable[[], None], ranks: Ranks) -> LossEvaluator:
@@ -113,13 +115,13 @@ class TextRows:
     def __len__(self) -> int:
         return self.windows.count
 
-    def rows(self, numbers: Sequence[int]) -> ToldBatch:
+    def rows(self, numbers: Sequence[int]) -> TeacherBatch:
         ids, targets, documents = self.windows.rows(np.array(numbers, dtype=np.int64))
         tensors = (
             torch.from_numpy(np.ascontiguousarray(array))
             for array in (ids, targets, documents.astype(np.int32))
         )
-        return ToldBatch(Batch(*tensors), ())
+        return TeacherBatch(Batch(*tensors), ())
 
 
 class TextWindows:
@@ -132,11 +134,11 @@ class TextWindows:
     def rows_per_epoch(self) -> int:
         return self._batches.rows_per_epoch
 
-    def batch(self, step: int) -> ToldBatch:
-        return ToldBatch(self._batches.batch(step), ())
+    def batch(self, step: int) -> TeacherBatch:
+        return TeacherBatch(self._batches.batch(step), ())
 
-    def widest(self) -> ToldBatch:
-        return ToldBatch(self._batches.widest(), ())
+    def widest(self) -> TeacherBatch:
+        return TeacherBatch(self._batches.widest(), ())
 
 
 class DistilTextObjective(TuneTextObjective):
