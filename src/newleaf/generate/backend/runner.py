@@ -16,7 +16,7 @@ from torch import Tensor
 from newleaf.generate.backend.lowered_program import up
 from newleaf.generate.backend.lowering import lower
 from newleaf.generate.backend.thread_pool import ThreadPool
-from newleaf.generate.kernels.layout import LANES, State
+from newleaf.generate.kernels.layout import LANES, LayerPages, State
 from newleaf.generate.kv.paged_cache import AddressedPageStorage, PagedCache
 from newleaf.generate.kv.torch_view import TorchCacheView
 from newleaf.kernels.matmul_speed import bf16_is_faster
@@ -58,7 +58,7 @@ class LoweredRunner:
         self.program = lower(network, threads or torch.get_num_threads(), MAX_ROWS, self.max_length, adapted)
         self.memory = AddressedPageStorage(config, cache or self.dtype)
         self.pages = PagedCache(config, cache or self.dtype, slots, self.max_length, limit, self.memory)
-        self._layers, self._placed = np.zeros((config.n_layer, 2), dtype=np.int64), 0
+        self._layers, self._placed = np.zeros((config.n_layer, LayerPages.SIZE), dtype=np.int64), 0
         self.thread_pool = ThreadPool(self.program)
         self._make_room()
         self._warm_up()
@@ -171,11 +171,10 @@ class LoweredRunner:
             self._placed = table.ctypes.data
             for number, layer_group in enumerate(self.pages.layer_groups):
                 for place, layer in enumerate(layer_group.layers):
-                    self._layers[layer] = table[number].ctypes.data, place * self.memory.layer_bytes
-            self.thread_pool.state[State.LAYERS], self.thread_pool.state[State.PAGE_COUNT] = (
-                self._layers.ctypes.data,
-                table.shape[2],
-            )
+                    self._layers[layer, LayerPages.PAGE_TABLE] = table[number].ctypes.data
+                    self._layers[layer, LayerPages.OFFSET] = place * self.memory.layer_bytes
+            state = self.thread_pool.state
+            state[State.LAYERS], state[State.PAGE_COUNT] = self._layers.ctypes.data, table.shape[2]
 
 
 def is_packed(network: GPT) -> bool:

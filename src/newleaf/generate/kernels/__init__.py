@@ -1,2 +1,4 @@
-"""What one token costs: vector code that Numba compiles for the machine it runs on. Imported only when a
-program is run."""
+"""What computes one step of a lowered program: kernels that Numba compiles for the machine they run on.
+
+They are imported only when a program runs.
+"""

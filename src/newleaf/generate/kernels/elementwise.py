@@ -1,4 +1,4 @@
-"""What happens between the matrices: exponentials, activations, norms, and turning floats into bytes."""
+"""What happens between the matrices: activations, norms, and quantization of inputs to int8."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ from newleaf.kernels.simd import (
     round_to_ints,
 )
 
+# GELU by tanh is x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³): 2u = GELU_X · x + GELU_X3 · x³.
+GELU_X = 2 * 0.7978845608028654
+GELU_X3 = GELU_X * 0.044715
+
 
 @kernel
 def activate(kind: Any, x: Any, alpha: Any) -> Any:
     """An activation in each lane; those that need an exponential share one.
 
-    silu is x · sigmoid(x); GELU by tanh is x · sigmoid(2u) with u = sqrt(2/π) (x + 0.044715 x³); exact GELU
-    takes the error function from Abramowitz and Stegun (1964, formula 7.1.26), good to 1.5e-7.
-    CLAMPED_SWIGLU's activation is x · sigmoid(alpha x).
+    SiLU is x · sigmoid(x), and CLAMPED_SWIGLU's activation x · sigmoid(alpha x). Exact GELU takes the error
+    function from Abramowitz and Stegun (1964, formula 7.1.26), good to 1.5e-7.
     """
     zero, one = broadcast(0.0), broadcast(1.0)
     if kind == Activation.NONE:
@@ -40,9 +43,7 @@ def activate(kind: Any, x: Any, alpha: Any) -> Any:
         return maximum(x, zero)
     inner = x
     if kind == Activation.GELU_TANH:
-        inner = x * fma(
-            x * x, broadcast(2 * 0.7978845608028654 * 0.044715), broadcast(2 * 0.7978845608028654)
-        )
+        inner = x * fma(x * x, broadcast(GELU_X3), broadcast(GELU_X))
     elif kind == Activation.CLAMPED_SWIGLU:
         inner = x * broadcast(alpha)
     elif kind == Activation.GELU:
@@ -61,26 +62,25 @@ def activate(kind: Any, x: Any, alpha: Any) -> Any:
 
 
 @kernel
-def normalize(x: Any, out: Any, weight: Any, bias: Any, width: Any, epsilon: Any, centred: Any) -> None:
-    """Layer norm or RMS norm of one vector that zeros fill up to whole registers; zeros follow the result
-    too."""
-    filled = (width + LANES - 1) // LANES * LANES
+def normalize(x: Any, out: Any, weight: Any, bias: Any, width: Any, epsilon: Any, subtract_mean: Any) -> None:
+    """Layer norm or RMS norm of one vector, which zeros pad to full registers; so they do the result."""
+    padded = (width + LANES - 1) // LANES * LANES
     mean = nb.float32(0.0)
-    if centred:
+    if subtract_mean:
         acc = broadcast(0.0)
-        for k in range(0, filled, LANES):
+        for k in range(0, padded, LANES):
             acc = acc + load(x + 4 * k)
         mean = reduce_sum(acc) / nb.float32(width)
-    centre, squares = broadcast(mean), broadcast(0.0)
-    for k in range(0, filled, LANES):
-        away = load(x + 4 * k) - centre
-        squares = fma(away, away, squares)
-    square = reduce_sum(squares) - nb.float32(filled - width) * mean * mean  # less what the filling added
+    center, squares = broadcast(mean), broadcast(0.0)
+    for k in range(0, padded, LANES):
+        delta = load(x + 4 * k) - center
+        squares = fma(delta, delta, squares)
+    square = reduce_sum(squares) - nb.float32(padded - width) * mean * mean  # less what the padding added
     scale = broadcast(
         nb.float32(1.0) / nb.float32(nb.float32(square / nb.float32(width) + epsilon) ** nb.float32(0.5))
     )
-    for k in range(0, filled, LANES):
-        value = (load(x + 4 * k) - centre) * scale * load(weight + 4 * k)
+    for k in range(0, padded, LANES):
+        value = (load(x + 4 * k) - center) * scale * load(weight + 4 * k)
         if bias != 0:
             value = value + load(bias + 4 * k)
         store(out + 4 * k, value)
@@ -88,21 +88,23 @@ def normalize(x: Any, out: Any, weight: Any, bias: Any, width: Any, epsilon: Any
 
 @kernel
 def quantize_int8(x: Any, out: Any, width: Any, group: Any) -> None:
-    """Floats as signed bytes with a scale for each group: `width` bytes, then the fp32 scales, then the sums
-    of each group's bytes."""
+    """Floats as signed bytes with a scale for each group.
+
+    `out` gets `width` bytes, then the fp32 scales, then the sum of each group's bytes.
+    """
     groups = width // group
     scales, sums = out + width, out + width + 4 * groups
     for g in range(groups):
-        most = broadcast(0.0)
+        maxima = broadcast(0.0)
         for k in range(0, group, LANES):
-            most = maximum(most, absolute(load(x + 4 * k)))
-        top = reduce_max(most)
+            maxima = maximum(maxima, absolute(load(x + 4 * k)))
+        top = reduce_max(maxima)
         inverse = broadcast(nb.float32(127.0) / top if top > 1e-30 else nb.float32(0.0))
-        total_ = broadcast_int(0)
+        total = broadcast_int(0)
         for k in range(0, group, LANES):
             code = round_to_ints(load(x + 4 * k) * inverse)
-            total_ = total_ + code
+            total = total + code
             store_low_bytes(out + k, code)
         store_float(scales + 4 * g, top / nb.float32(127.0))
-        store_int(sums + 4 * g, reduce_sum_int(total_))
+        store_int(sums + 4 * g, reduce_sum_int(total))
         x, out = x + 4 * group, out + group

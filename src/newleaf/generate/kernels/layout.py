@@ -1,7 +1,8 @@
 """The tables that a lowered program consists of, and their columns.
 
 Every table is an array of 64-bit integers, addresses included, so that one compiled function runs every
-program. A step's row begins with the columns of `Step`; the others are those of the class named like its `Op`.
+program. A step's row begins with the columns of `Step`; the others are those of the class named like its
+`Op`.
 Vectors between steps live in buffers, which are named by their row in the table of buffers.
 """
 
@@ -164,6 +165,15 @@ class ExpertChoice(IntEnum):
     NUMBER = 0
     WEIGHT = 8  # bits of an fp32 number
     SIZE = 16
+
+
+class QueryGroup(IntEnum):
+    """Bytes of what a quantized query says of one of its groups."""
+
+    CODE_SUM = 0
+    REMAINDER_SUM = 4
+    SCALE = 8
+    SIZE = 12
 
 
 class LayerPages(IntEnum):

@@ -1,4 +1,4 @@
-"""Keys and values of many tokens between pages and plain tensors, one layer of one text at a time."""
+"""Copies of keys and values between pages and tensors, one layer of one sequence at a time."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import numba as nb
 
+from newleaf.generate.kernels.kv_pages import key_address, store_key_value
 from newleaf.generate.kernels.layout import KEY_GROUP, LANES, PAGE, State
-from newleaf.generate.kernels.paged_attention import key_address, store_key_value
 from newleaf.kernels.compile_cache import cached_kernel
 from newleaf.kernels.compiler import kernel
 from newleaf.kernels.load_store import (
@@ -48,32 +48,27 @@ def read_pages(
             place = position % PAGE
             tile, lane = key + size * (place // LANES * LANES * width), position % LANES
             row, at = value + size * place * width, dim * (head * (end - first) + position - first)
-            whole = dim if bf16 and dim % LANES == 0 else 0  # numbers that go sixteen at a time
+            full = dim if bf16 and dim % LANES == 0 else 0  # numbers that are copied sixteen at a time
             if size == 1:
-                scales, other = key + PAGE * width + 4 * place, load_float(value + PAGE * width + 4 * place)
+                scales = key + PAGE * width + 4 * place
+                value_scale = load_float(value + PAGE * width + 4 * place)
                 for d in range(dim):
                     code = load_byte(tile + (d // 4 * LANES + lane) * 4 + d % 4)
-                    store_element(
-                        keys,
-                        at + d,
-                        nb.float32(code - 128) * load_float(scales + 4 * PAGE * (d // KEY_GROUP)),
-                        bf16,
-                    )
-                for d in range(0, whole, LANES):
-                    store_bf16(values + 2 * (at + d), load_signed_bytes(row + d) * broadcast(other))
-                for d in range(whole, dim):
-                    store_element(
-                        values, at + d, nb.float32(((load_byte(row + d) + 128) & 255) - 128) * other, bf16
-                    )
+                    scale = load_float(scales + 4 * PAGE * (d // KEY_GROUP))
+                    store_element(keys, at + d, nb.float32(code - 128) * scale, bf16)
+                for d in range(0, full, LANES):
+                    store_bf16(values + 2 * (at + d), load_signed_bytes(row + d) * broadcast(value_scale))
+                for d in range(full, dim):
+                    code = ((load_byte(row + d) + 128) & 255) - 128  # signed
+                    store_element(values, at + d, nb.float32(code) * value_scale, bf16)
             elif size == 2:
-                for d in range(0, whole, 2):
+                for d in range(0, full, 2):
                     store_int(keys + 2 * (at + d), load_int(tile + 4 * (d // 2 * LANES + lane)))
-                for d in range(0, whole, LANES):
+                for d in range(0, full, LANES):
                     store_bf16(values + 2 * (at + d), load_bf16(row + 2 * d))
-                for d in range(whole, dim):
-                    store_element(
-                        keys, at + d, load_one_bf16(tile + 2 * ((d // 2 * LANES + lane) * 2 + d % 2)), bf16
-                    )
+                for d in range(full, dim):
+                    number = load_one_bf16(tile + 2 * ((d // 2 * LANES + lane) * 2 + d % 2))
+                    store_element(keys, at + d, number, bf16)
                     store_element(values, at + d, load_one_bf16(row + 2 * d), bf16)
             else:
                 for d in range(dim):
@@ -82,8 +77,8 @@ def read_pages(
 
 
 @kernel
-def store_element(out: Any, number: Any, value: Any, bf16: Any) -> None:
+def store_element(out: Any, index: Any, value: Any, bf16: Any) -> None:
     if bf16:
-        store_one_bf16(out + 2 * number, value)
+        store_one_bf16(out + 2 * index, value)
     else:
-        store_float(out + 4 * number, value)
+        store_float(out + 4 * index, value)

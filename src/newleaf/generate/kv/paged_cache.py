@@ -1,7 +1,7 @@
 """Memory for keys and values, in pages of a few tokens that sequences own, share and give back.
 
 A page holds some tokens of the layers of one layer group (generate/kv/layer_groups.py), as
-generate/kernels/paged_attention.py draws it. Sequences whose texts begin alike share the pages of their
+generate/kernels/kv_pages.py draws it. Sequences whose texts begin alike share the pages of their
 beginning: a page is known by its tokens and by the text before it, stays known while nobody uses it, and is
 taken for other tokens, longest unused first, when memory runs out. Where layers have windows, a text lets go
 of the pages that its windows have passed; of those some stay known, for texts that part from it there.
