@@ -10,16 +10,16 @@ class FixedStepCost(StepCost):
 
     def __init__(self, one: float, more: float) -> None:
         super().__init__()
-        self.one, self.more, self.choosing = one, more, 0.0
+        self.one, self.more, self.sampling_seconds = one, more, 0.0
 
     @property
     def known(self) -> bool:
         return True
 
-    def note(self, texts: int, rows: int, seconds: float) -> None:
+    def record(self, texts: int, rows: int, seconds: float) -> None:
         pass
 
-    def note_choice(self, tokens: int, seconds: float) -> None:
+    def record_sampling(self, tokens: int, seconds: float) -> None:
         pass
 
     def seconds(self, texts: int, rows: int) -> float:

@@ -23,7 +23,7 @@ def spent(
     for _ in range(runs):
         size = thread_count.choose(work)
         took = seconds(size)
-        thread_count.note(size, work, took)
+        thread_count.record(size, work, took)
         total += took
         sizes.append(size)
     return total, sizes
@@ -114,4 +114,4 @@ def test_a_crew_computes_the_same_whatever_its_size_from_run_to_run() -> None:
             found = many.step([token], [position], [0])
             if turn in (0, 19):
                 assert torch.equal(found, alone.step([token], [position], [0])), (turn, position)
-        many.thread_pool.rest()
+        many.thread_pool.sleep()

@@ -72,9 +72,9 @@ def test_a_request_knows_how_much_of_its_prompt_was_read_and_how_much_was_there(
         for prompt, there in ((first, False), (second, True)):
             request = engine.submit(prompt, SamplingConfig(max_tokens=2, min_tokens=2))
             list(request)
-            assert request.reading is not None
-            assert request.reading.total == request.reading.processed == len(model.tokenizer.encode(prompt))
-            assert (request.reading.cached > 0) is there
+            assert request.prefill is not None
+            assert request.prefill.total == request.prefill.processed == len(model.tokenizer.encode(prompt))
+            assert (request.prefill.cached > 0) is there
 
 
 @torch.no_grad()
@@ -297,7 +297,7 @@ def test_what_a_guided_text_was_promised_is_given_back_whatever_its_guide_is(
             max_tokens=20, temperature=0, beams=beams, guidance_scale=2.0, negative_prompt=negative
         )
         assert list(engine.write("What", options))
-        assert engine.scheduler._promised == [0]
+        assert engine.scheduler._reserved == [0]
         assert sorted(engine.scheduler._free) == list(range(engine.executor.count))
 
 

@@ -412,26 +412,26 @@ def test_as_many_guesses_are_taken_as_make_most_tokens_a_second() -> None:
     """Against every count tried one by one."""
     step_cost = StepCost()
     for rows, seconds in ((1, 1.0), (2, 1.4), (4, 1.6), (5, 2.2), (8, 2.4), (16, 5.0)):
-        step_cost.note(1, rows, seconds)
+        step_cost.record(1, rows, seconds)
     assert step_cost.seconds(1, 6) == pytest.approx(2.2 + 0.2 / 3)
     for probability in (0.1, 0.5, 0.7, 0.9, 0.99):
         reach = [probability**count for count in range(1, 16)]
         rates = [(1 + sum(reach[:count])) / step_cost.seconds(1, 1 + count) for count in range(16)]
-        count, rate = step_cost.best(1, 1, reach)
+        count, rate = step_cost.best_count(1, 1, reach)
         assert (count, rate) == (rates.index(max(rates)), pytest.approx(max(rates))) or rates[
             0
         ] * 1.02 >= max(rates)
-    assert [step_cost.best(1, 1, [probability])[0] for probability in (0.3, 0.5)] == [0, 1]
+    assert [step_cost.best_count(1, 1, [probability])[0] for probability in (0.3, 0.5)] == [0, 1]
 
 
 def test_measured_times_follow_the_machine_and_not_its_hiccups() -> None:
     step_cost = StepCost()
     for _ in range(20):
-        step_cost.note(1, 1, 1.0)
-    step_cost.note(1, 1, 50.0)
+        step_cost.record(1, 1, 1.0)
+    step_cost.record(1, 1, 50.0)
     assert step_cost.seconds(1, 1) < 1.2
     for _ in range(40):
-        step_cost.note(1, 1, 2.0)
+        step_cost.record(1, 1, 2.0)
     assert step_cost.seconds(1, 1) == pytest.approx(2.0, rel=0.02)
 
 
@@ -445,12 +445,12 @@ def test_look_up_goes_on_with_what_repeats_and_guesses_little_where_it_is_wrong(
     # one token is another one, and then?
     assert changed.find([1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2, 3, 4, 99], 2) == ([6, 7], 0)
     acceptance = AcceptanceRates((0.5,))
-    mine = acceptance.below()
+    mine = acceptance.child()
     for _ in range(10):
-        mine.note([0, 0, 0], 0)
+        mine.record([0, 0, 0], 0)
     assert mine.probability(0) < acceptance.probability(0) < 0.2
-    assert acceptance.below().probability(0) == acceptance.probability(0)
-    mine.note([0] * 30, 30)
+    assert acceptance.child().probability(0) == acceptance.probability(0)
+    mine.record([0] * 30, 30)
     assert mine.probability(0) > 0.6
 
 

@@ -21,29 +21,29 @@ class ThreadCount:
     """The number of threads for each run of a program, from what the runs before took."""
 
     def __init__(self, threads: int) -> None:
-        self.most = self.size = threads
+        self.max_threads = self.size = threads
         self.trial = 0  # the size that is being tried; 0 is none
         # smoothed, and how often it was measured
         self._seconds: dict[tuple[int, Workload], tuple[float, int]] = {}
-        self._lost, self._tried = 0.0, 0
-        self._rest = self._left = MIN_RETRY_RUNS
+        self._loss, self._trial_runs = 0.0, 0
+        self._retry_runs = self._runs_left = MIN_RETRY_RUNS
 
     def choose(self, work: Workload) -> int:
         """How many take part in the next run."""
         return self.trial if self.trial and (self.size, work) in self._seconds else self.size
 
-    def note(self, size: int, work: Workload, seconds: float) -> None:
+    def record(self, size: int, work: Workload, seconds: float) -> None:
         """A run of so many threads took so long."""
         if size != self.size:
-            self._judge(size, work, seconds)
+            self._end_trial(size, work, seconds)
             return
-        self._keep(size, work, seconds)
+        self._measure(size, work, seconds)
         if size > 1 and not self.trial:
             self._compare(work, seconds)
-        if size < self.most and not self.trial:
-            self._left -= 1
-            if self._left <= 0:
-                self._try(min(self.most, 2 * size))
+        if size < self.max_threads and not self.trial:
+            self._runs_left -= 1
+            if self._runs_left <= 0:
+                self._try(min(self.max_threads, 2 * size))
 
     def _compare(self, work: Workload, seconds: float) -> None:
         """Try fewer where they have not been measured, or would have been faster for some time."""
@@ -53,29 +53,29 @@ class ThreadCount:
                 self._try(smaller)
             return
         other = self._seconds[smaller, work][0]
-        self._lost = max(0.0, self._lost + seconds / other - 1)
-        if self._lost > MAX_LOSS:
+        self._loss = max(0.0, self._loss + seconds / other - 1)
+        if self._loss > MAX_LOSS:
             self._try(smaller)
 
-    def _judge(self, size: int, work: Workload, seconds: float) -> None:
+    def _end_trial(self, size: int, work: Workload, seconds: float) -> None:
         """What a trial came to. A larger team's first run is not counted: its threads have to wake up."""
         mine = self._seconds[self.size, work][0]
-        self._tried += 1
-        if size > self.size and self._tried == 1 and seconds < ABORT_FACTOR * mine:
+        self._trial_runs += 1
+        if size > self.size and self._trial_runs == 1 and seconds < ABORT_FACTOR * mine:
             return
         self._seconds[size, work] = seconds, 1
         if seconds < mine:
             if size > self.size:
-                self._rest = MIN_RETRY_RUNS
+                self._retry_runs = MIN_RETRY_RUNS
             self.size = size
         elif size > self.size:
-            self._rest = min(2 * self._rest, MAX_RETRY_RUNS)
-        self.trial, self._left = 0, self._rest
+            self._retry_runs = min(2 * self._retry_runs, MAX_RETRY_RUNS)
+        self.trial, self._runs_left = 0, self._retry_runs
 
     def _try(self, size: int) -> None:
-        self.trial, self._tried, self._lost = size, 0, 0.0
+        self.trial, self._trial_runs, self._loss = size, 0, 0.0
 
-    def _keep(self, size: int, work: Workload, seconds: float) -> None:
+    def _measure(self, size: int, work: Workload, seconds: float) -> None:
         before, count = self._seconds.get((size, work), (seconds, 0))
         # The first of all reads weights into memory, and may wait for the compiler.
         now = min(before, seconds) if count < WARMUP_RUNS else before + (seconds - before) / SMOOTHING

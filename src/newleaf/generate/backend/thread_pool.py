@@ -17,7 +17,7 @@ from newleaf.generate.backend.thread_count import ThreadCount
 from newleaf.generate.kernels.layout import MAX_THREADS, State
 from newleaf.kernels.instruction_set import why_unsupported
 
-SPIN_LIMIT = 30_000  # looks for a next token before falling asleep: about a millisecond
+SPIN_LIMIT = 30_000  # looks for a next token before falling wakeup: about a millisecond
 
 
 class ThreadPool:
@@ -32,18 +32,18 @@ class ThreadPool:
         self.state[State.YIELD] = _yield_address()
         self._run = interpreter.run
         self.thread_count = ThreadCount(min(program.threads, MAX_THREADS - 1))
-        self._asleep = threading.Condition()
+        self._wakeup = threading.Condition()
         self._tables = program.steps, program.matrices, program.buffers, self.state
         threads = [
             threading.Thread(
-                target=_follow,
-                args=(self._tables, program, number, self._asleep),
+                target=_run_worker,
+                args=(self._tables, program, number, self._wakeup),
                 daemon=True,
                 name=f"newleaf-{number}",
             )
             for number in range(1, program.threads)
         ]
-        weakref.finalize(self, _stop, self.state, self._asleep, threads)
+        weakref.finalize(self, _stop, self.state, self._wakeup, threads)
         for thread in threads:
             thread.start()
 
@@ -51,16 +51,16 @@ class ThreadPool:
         """The program once, for the rows that stand in the state, by as many threads as are fastest."""
         work = int(self.state[State.ROWS]), int(self.state[State.LOGIT_ROWS])
         size = self.thread_count.choose(work)
-        with self._asleep:
+        with self._wakeup:
             self.state[State.SLEEP], self.state[State.THREADS] = 0, size
             self.state[State.RUNS] += 1
             if size > 1:
-                self._asleep.notify_all()
+                self._wakeup.notify_all()
         begin = time.perf_counter()
         self._run(*self._tables, 0, self.state[State.RUNS] - 1, SPIN_LIMIT)
-        self.thread_count.note(size, work, time.perf_counter() - begin)
+        self.thread_count.record(size, work, time.perf_counter() - begin)
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Let the threads sleep until the next run, in place of waiting for it awake: another program needs
         the cores."""
         self.state[State.SLEEP] = 1
@@ -76,8 +76,8 @@ def _kernels() -> Any:
     return interpreter
 
 
-def _follow(
-    tables: tuple[Array, Array, Array, Array], program: Program, number: int, asleep: threading.Condition
+def _run_worker(
+    tables: tuple[Array, Array, Array, Array], program: Program, number: int, wakeup: threading.Condition
 ) -> None:
     """A thread's life. `run_program` keeps the memory alive that the tables point to."""
     from newleaf.generate.kernels.interpreter import run
@@ -87,19 +87,19 @@ def _follow(
         seen = run(*tables, number, seen, SPIN_LIMIT)
         if seen < 0:
             return
-        with asleep:
+        with wakeup:
             while not ((state[State.RUNS] > seen and number < state[State.THREADS]) or state[State.STOP]):
-                asleep.wait()
+                wakeup.wait()
         if state[State.STOP]:
             return
 
 
-def _stop(state: Array, asleep: threading.Condition, threads: list[threading.Thread]) -> None:
+def _stop(state: Array, wakeup: threading.Condition, threads: list[threading.Thread]) -> None:
     """When the thread pool is forgotten, or Python ends: a thread that its end meets inside compiled code
     takes the process down."""
-    with asleep:
+    with wakeup:
         state[State.STOP] = 1
-        asleep.notify_all()
+        wakeup.notify_all()
     for thread in threads:
         if thread is not threading.current_thread():
             thread.join()

@@ -30,18 +30,18 @@ class SequenceGroup:
 
     samples: list[TextState]  # what comes of it
     members: list[tuple[Sequence, ...]]
-    size: int  # slots
-    longest: int  # tokens that any of its texts may come to have
+    slot_count: int
+    max_length: int  # tokens of its longest sequence
     search: Search | None = None
-    spare: list[int] = field(default_factory=list)
+    spare_slots: list[int] = field(default_factory=list)
     logits: dict[Sequence, Tensor] = field(default_factory=dict)
-    over: bool = False
+    finished: bool = False
 
     @property
     def sequences(self) -> list[Sequence]:
         return [sequence for member in self.members for sequence in member]
 
-    def note(self, sequence: Sequence, logits: Tensor) -> bool:
+    def add_logits(self, sequence: Sequence, logits: Tensor) -> bool:
         """Logits [V] after a text; whether those of all are there now."""
         self.logits[sequence] = logits.clone()
         return len(self.logits) == len(self.sequences)

@@ -27,7 +27,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of admission
         self._free = list(range(executor.count))
-        self._promised = [0] * len(self._pools)
+        self._reserved = [0] * len(self._pools)
 
     def __contains__(self, sequence: Sequence) -> bool:
         """Whether it waits, or it or a text of its group has a slot."""
@@ -44,27 +44,27 @@ class Scheduler:
             return
         group = sequence.group
         for each in group.sequences if group is not None else [sequence]:
-            self._free.append(self._leave(each))
+            self._free.append(self._free_slot(each))
         if group is not None:
-            self._free += group.spare
-            group.members, group.spare = [], []
-        self._promise(sequence, -1)
+            self._free += group.spare_slots
+            group.members, group.spare_slots = [], []
+        self._reserve(sequence, -1)
 
-    def _leave(self, sequence: Sequence) -> int:
+    def _free_slot(self, sequence: Sequence) -> int:
         """A text gives its slot back."""
         assert sequence.slot is not None
         self._publish(sequence)
-        self.speculator.forget(sequence)
+        self.speculator.release(sequence)
         self.executor.release(sequence.slot)
         self.running.remove(sequence)
         slot, sequence.slot = sequence.slot, None
         return slot
 
-    def go_on(self, group: Grouped, going: Several[tuple[int, SamplerRow]]) -> None:
+    def continue_group(self, group: Grouped, going: Several[tuple[int, SamplerRow]]) -> None:
         """The group's texts after their next token: each is the row, and goes on from the member with the
         number."""
         for number in set(range(len(group.members))) - {parent for parent, _ in going}:
-            group.spare += [self._leave(sequence) for sequence in group.members[number]]
+            group.spare_slots += [self._free_slot(sequence) for sequence in group.members[number]]
         members: list[tuple[Sequence, ...]] = []
         for place, (parent, _) in enumerate(going):
             again = any(parent == earlier for earlier, _ in going[:place])
@@ -82,14 +82,14 @@ class Scheduler:
     def _fork(self, sequence: Sequence, group: Grouped) -> Sequence:
         """Another text in one of the group's slots, as far as this one is."""
         assert sequence.slot is not None
-        slot = group.spare.pop()
-        self.executor.fork(sequence.slot, slot, sequence.read)
+        slot = group.spare_slots.pop()
+        self.executor.fork(sequence.slot, slot, sequence.computed)
         sample = replace(sequence.sample, row=sequence.sample.row.fork())
         other = Sequence(
             sample,
             sequence.request,
             slot,
-            sequence.read,
+            sequence.computed,
             sequence.published,
             sequence.base,
             group,
@@ -106,7 +106,7 @@ class Scheduler:
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether there is memory for it at all."""
-        return self._room_for(sequence, [0] * len(self._pools))
+        return self._has_memory_for(sequence, [0] * len(self._pools))
 
     @property
     def _pools(self) -> list[Executor]:
@@ -116,7 +116,7 @@ class Scheduler:
             *([self.speculator.draft.executor] if self.speculator.draft is not None else []),
         ]
 
-    def _room_for(self, sequence: Sequence, promised: list[int]) -> bool:
+    def _has_memory_for(self, sequence: Sequence, promised: list[int]) -> bool:
         return all(
             have + self._need(sequence, pool) <= pool.memory
             for have, pool in zip(promised, self._pools, strict=True)
@@ -124,13 +124,13 @@ class Scheduler:
 
     def _need(self, sequence: Sequence, pool: Executor) -> int:
         return slots_needed(sequence) * pool.need(
-            min(sequence.most(self.executor.max_length), pool.max_length)
+            min(sequence.max_length(self.executor.max_length), pool.max_length)
         )
 
-    def _promise(self, sequence: Sequence, sign: int = 1) -> None:
-        self._promised = [
+    def _reserve(self, sequence: Sequence, sign: int = 1) -> None:
+        self._reserved = [
             have + sign * self._need(sequence, pool)
-            for have, pool in zip(self._promised, self._pools, strict=True)
+            for have, pool in zip(self._reserved, self._pools, strict=True)
         ]
 
     def _admit(self) -> None:
@@ -139,7 +139,7 @@ class Scheduler:
         while (
             self.waiting
             and len(self._free) >= slots_needed(self.waiting[0])
-            and self._room_for(self.waiting[0], self._promised)
+            and self._has_memory_for(self.waiting[0], self._reserved)
         ):
             sequence = self.waiting.popleft()
             group = sequence.group
@@ -147,10 +147,10 @@ class Scheduler:
                 each.slot = self._free.pop(0)
                 self.executor.set_adapter(each.slot, each.adapter)
                 self.running.append(each)
-            self._promise(sequence)
+            self._reserve(sequence)
             if group is not None:
-                left = group.size - len(group.sequences)
-                group.spare, self._free = self._free[:left], self._free[left:]
+                left = group.slot_count - len(group.sequences)
+                group.spare_slots, self._free = self._free[:left], self._free[left:]
 
     def plan(self) -> list[tuple[Sequence, TokenChunk, int]]:
         """The next round: for each text that takes part what it reads, and how many of those tokens are
@@ -162,70 +162,77 @@ class Scheduler:
                 assert sequence.slot is not None
                 self.executor.release(sequence.slot)
                 sequence.shift(self.executor.max_length)
-        writing = [sequence for sequence in self.running if sequence.unread == 1 and not sequence.held]
-        reading = self._readers()
+        writing = [
+            sequence for sequence in self.running if sequence.uncomputed == 1 and not sequence.waits_for_group
+        ]
+        reading = self._prefilling()
         # Where rounds must always be the same, a proposal could tip a tie.
         proposals = {} if self.fixed else self.speculator.propose(writing)
-        plan = [self._write(sequence, proposals) for sequence in writing]
+        plan = [self._decode(sequence, proposals) for sequence in writing]
         left = max(MIN_PREFILL_ROWS, self.executor.rows - sum(len(part.ids) for _, part, _ in plan))
         for number, sequence in enumerate(reading):
             size = min(
-                sequence.unread,
-                PREFILL_CHUNK - sequence.read % PREFILL_CHUNK
+                sequence.uncomputed,
+                PREFILL_CHUNK - sequence.computed % PREFILL_CHUNK
                 if self.fixed
                 else max(1, left // (len(reading) - number)),
             )
-            plan.append(self._read(sequence, size))
+            plan.append(self._prefill(sequence, size))
             left -= size
             if left <= 0:
                 break
         return plan
 
     def _publish(self, sequence: Sequence) -> None:
-        if sequence.slot is not None and sequence.read // PAGE > sequence.published:
-            self.executor.publish(sequence.slot, sequence.text[: sequence.read])
-            sequence.published = sequence.read // PAGE
+        if sequence.slot is not None and sequence.computed // PAGE > sequence.published:
+            self.executor.publish(sequence.slot, sequence.context_ids[: sequence.computed])
+            sequence.published = sequence.computed // PAGE
 
-    def _readers(self) -> list[Sequence]:
+    def _prefilling(self) -> list[Sequence]:
         """Texts whose prompts are read now. One that begins like another that is being read waits and borrows
         its beginning."""
         found: list[Sequence] = []
-        for sequence in (each for each in self.running if each.unread > 1):
+        for sequence in (each for each in self.running if each.uncomputed > 1):
             assert sequence.slot is not None
-            if sequence.read == 0 and not self.fixed:
+            if sequence.computed == 0 and not self.fixed:
                 if any(
-                    other.adapter == sequence.adapter and other.read < shared_prefix_length(sequence, other)
+                    other.adapter == sequence.adapter
+                    and other.computed < shared_prefix_length(sequence, other)
                     for other in found
                 ):
                     continue
-                sequence.read = self.executor.borrow(sequence.slot, sequence.text[:-1])
+                sequence.computed = self.executor.borrow(sequence.slot, sequence.context_ids[:-1])
                 if not sequence.sample.row.written:
-                    sequence.sample.cached = sequence.read
+                    sequence.sample.cached = sequence.computed
             found.append(sequence)
         return found
 
-    def _write(
+    def _decode(
         self, sequence: Sequence, proposals: Mapping[int, list[int]]
     ) -> tuple[Sequence, TokenChunk, int]:
         assert sequence.slot is not None
         proposal = proposals.get(sequence.slot, [])
         ids = [sequence.sample.row.ids[-1], *proposal]
-        return sequence, TokenChunk(sequence.slot, sequence.read, ids, len(ids)), len(proposal)
+        return sequence, TokenChunk(sequence.slot, sequence.computed, ids, len(ids)), len(proposal)
 
-    def _read(self, sequence: Sequence, size: int) -> tuple[Sequence, TokenChunk, int]:
+    def _prefill(self, sequence: Sequence, size: int) -> tuple[Sequence, TokenChunk, int]:
         assert sequence.slot is not None
-        ids = sequence.text[sequence.read : sequence.read + size]
-        return sequence, TokenChunk(sequence.slot, sequence.read, ids, int(size == sequence.unread)), 0
+        ids = sequence.context_ids[sequence.computed : sequence.computed + size]
+        return (
+            sequence,
+            TokenChunk(sequence.slot, sequence.computed, ids, int(size == sequence.uncomputed)),
+            0,
+        )
 
 
 def slots_needed(sequence: Sequence) -> int:
     """How many slots a text needs, with its group."""
-    return sequence.group.size if sequence.group is not None else 1
+    return sequence.group.slot_count if sequence.group is not None else 1
 
 
 def shared_prefix_length(one: Sequence, other: Sequence) -> int:
     """Tokens of whole pages with which both texts begin, and which the first could borrow."""
-    mine, theirs = one.text, other.text
+    mine, theirs = one.context_ids, other.context_ids
     length, most = 0, min(len(mine) - 1, len(theirs))
     while length + PAGE <= most and mine[length : length + PAGE] == theirs[length : length + PAGE]:
         length += PAGE

@@ -75,13 +75,13 @@ class StepLoop:
         ready: list[SequenceGroup] = []  # groups that have the logits of all their sequences
         row = 0
         for sequence, part, proposed in plan:
-            sequence.read += len(part.ids) - proposed
+            sequence.computed += len(part.ids) - proposed
             _report_prefill(sequence)
             group = sequence.group
             if part.wanted and group is None:
                 proposals = list(part.ids[1 : 1 + proposed])
                 sampled.append(SampledSequence(sequence, row, proposals))
-            elif part.wanted and isinstance(group, SequenceGroup) and group.note(sequence, logits[row]):
+            elif part.wanted and isinstance(group, SequenceGroup) and group.add_logits(sequence, logits[row]):
                 ready.append(group)
             row += part.wanted
         with one_thread():
@@ -89,10 +89,10 @@ class StepLoop:
             for group in ready:
                 self._advance_group(group)
         if tokens:
-            self.speculator.step_cost.note_choice(tokens, time.perf_counter() - ran)
+            self.speculator.step_cost.record_sampling(tokens, time.perf_counter() - ran)
         # Only steps without prefill are comparable: each row gave logits for a sequence of its own.
         if len(plan) == len(sampled) and row == sum(len(part.ids) for _, part, _ in plan):
-            self.speculator.step_cost.note(len(plan), row, ran - began)
+            self.speculator.step_cost.record(len(plan), row, ran - began)
 
     def _sample(self, logits: Tensor, sampled: list[SampledSequence]) -> int:
         """A token for every sequence, and a further one after each accepted proposal; returns how many.
@@ -115,7 +115,7 @@ class StepLoop:
                 self._emit(each.sequence, token)
                 accepted = depth < len(each.proposals) and token == each.proposals[depth]
                 if accepted and not each.sequence.done:
-                    each.sequence.read += 1
+                    each.sequence.computed += 1
                     further.append(each)
                 elif each.proposals:
                     self.speculator.record_accepted(each.sequence, depth + int(accepted))
@@ -148,13 +148,13 @@ class StepLoop:
             request.finish(error)
         for piece in pieces:
             request.put(piece)
-        group.over = not going
+        group.finished = not going
         if going:
-            self.scheduler.go_on(group, going)
+            self.scheduler.continue_group(group, going)
 
 
 def _report_prefill(sequence: Sequence) -> None:
     """Tell the request how much of its prompt has been read."""
     sample = sequence.sample
     if not sample.row.written and sample.number == 0:
-        sequence.request.note_reading(sample.row.prompt, sample.cached, sequence.read)
+        sequence.request.report_prefill(sample.row.prompt, sample.cached, sequence.computed)

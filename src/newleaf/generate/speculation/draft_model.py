@@ -92,7 +92,7 @@ class DraftedTokens:
 
     sequence: Sequence
     row: SamplerRow
-    most: int
+    max_tokens: int
     tokens: list[int] = field(default_factory=list)
     reach: list[float] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
@@ -109,7 +109,7 @@ class DraftModel:
         self.executor, self.vocab_size, self.share = executor, vocab_size, share
         self.states = SpeculationStates()
         self.step_cost, self.acceptance = StepCost(), AcceptanceRates(PRIOR)
-        self.any = AcceptanceRates((0.7,))  # of any token that follows right ones
+        self.overall = AcceptanceRates((0.7,))  # of any token that follows right ones
 
     def step_seconds(self, texts: int, large: StepCost) -> float:
         """What a step takes for each of so many texts."""
@@ -130,14 +130,14 @@ class DraftModel:
             * tokens
         )
 
-    def follow(self, sequence: Sequence) -> None:
+    def sync(self, sequence: Sequence) -> None:
         """Note what of its own proposals became text, and begin again where the text has left its context."""
         ids, state = sequence.sample.row.ids, self.states.of(sequence)
         if (
             state.draft_base < sequence.base
             or len(ids) - state.draft_base + MAX_DRAFTED > self.executor.max_length
         ):
-            self.forget(sequence)
+            self.reset(sequence)
             state.draft_base = max(sequence.base, len(ids) - (self.executor.max_length + 1) // 2)
         at = state.draft_base + state.draft_read
         accepted = 0
@@ -150,12 +150,12 @@ class DraftModel:
         state.draft_read += accepted
         state.draft_tokens = []
 
-    def behind(self, sequence: Sequence) -> int:
+    def lag(self, sequence: Sequence) -> int:
         """Tokens of the text that it has not read."""
         state = self.states.of(sequence)
         return len(sequence.sample.row.ids) - state.draft_base - state.draft_read
 
-    def read(self, sequence: Sequence, most: int) -> int:
+    def prefill(self, sequence: Sequence, most: int) -> int:
         """Read on in a text, at most so many tokens and never the last, whose logits are wanted when
         drafting; returns how many."""
         assert sequence.slot is not None
@@ -167,7 +167,7 @@ class DraftModel:
         if ids:
             begin = time.perf_counter()
             self.executor.run([TokenChunk(sequence.slot, state.draft_read, ids)])
-            self.step_cost.note(0, len(ids), time.perf_counter() - begin)
+            self.step_cost.record(0, len(ids), time.perf_counter() - begin)
             state.draft_read += len(ids)
             self.publish(sequence)
         return len(ids)
@@ -179,7 +179,7 @@ class DraftModel:
             text = sequence.sample.row.ids[state.draft_base :]
             self.executor.publish(sequence.slot, text[: state.draft_read])
 
-    def forget(self, sequence: Sequence) -> None:
+    def reset(self, sequence: Sequence) -> None:
         if sequence.slot is not None:
             self.executor.release(sequence.slot)
         state = self.states.of(sequence)
@@ -195,7 +195,7 @@ class DraftModel:
             tokens, probabilities = sample_with_probabilities(
                 logits[:, : self.vocab_size], [each.row for each in several]
             )
-        self.step_cost.note(len(parts), sum(len(part.ids) for part in parts), time.perf_counter() - begin)
+        self.step_cost.record(len(parts), sum(len(part.ids) for part in parts), time.perf_counter() - begin)
         able = [
             (each, token, probability)
             for each, token, probability in zip(several, tokens, probabilities, strict=True)
@@ -223,14 +223,14 @@ class DraftModel:
         return TokenChunk(slot, start, ids, 1)
 
     def record_accepted(self, kinds: Several[int], accepted: int) -> None:
-        self.acceptance.note(kinds, accepted)
-        self.any.note([0] * len(kinds), accepted)
+        self.acceptance.record(kinds, accepted)
+        self.overall.record([0] * len(kinds), accepted)
 
 
 def sleep_threads(executor: Executor) -> None:
     """Let the threads of a program sleep, so that they leave the cores to another's."""
     if isinstance(executor, LoweredExecutor):
-        executor.runner.thread_pool.rest()
+        executor.runner.thread_pool.sleep()
 
 
 def open_draft(

@@ -97,7 +97,7 @@ class Speculator:
         wanting = [
             (each, most)
             for each in writing
-            if each.sample.row.config.speculation == "auto" and (most := self._most(each)) > 0
+            if each.sample.row.config.speculation == "auto" and (most := self._max_proposals(each)) > 0
         ]
         if self._since >= BASELINE_INTERVAL:
             self._since = 0
@@ -110,9 +110,9 @@ class Speculator:
                 left.append((sequence, most))
             else:
                 rows += len(found.tokens)
-                self._note(sequence, found)
+                self._add_proposal(sequence, found)
         if self.draft is not None and left:
-            self._write_ahead(self.draft, left, len(writing), rows)
+            self._draft(self.draft, left, len(writing), rows)
         self._since += bool(self._proposals)
         return {slot: found.tokens for slot, found in self._proposals.items()}
 
@@ -129,22 +129,22 @@ class Speculator:
         if found.drafted and self.draft is not None:
             self.draft.record_accepted(found.kinds, accepted)
         elif (acceptance := self.states.of(sequence).acceptance) is not None:
-            acceptance.note(found.kinds, accepted)
+            acceptance.record(found.kinds, accepted)
 
-    def forget(self, sequence: Sequence) -> None:
+    def release(self, sequence: Sequence) -> None:
         """The text leaves its slot."""
         if self.draft is not None:
             self.draft.publish(sequence)
-            self.draft.forget(sequence)
+            self.draft.reset(sequence)
 
-    def _most(self, sequence: Sequence) -> int:
+    def _max_proposals(self, sequence: Sequence) -> int:
         """How many tokens may be proposed, so that the text still has a token of its own to write."""
         row = sequence.sample.row
         if sequence.group is not None:
             return 0
         return min(self.executor.max_length - sequence.length, row.config.max_tokens - row.written - 1)
 
-    def _note(self, sequence: Sequence, found: Proposal) -> None:
+    def _add_proposal(self, sequence: Sequence, found: Proposal) -> None:
         assert sequence.slot is not None
         if found.tokens:
             self._proposals[sequence.slot] = found
@@ -157,15 +157,15 @@ class Speculator:
             tokens = tokens[: row.constraint.fitting(tokens)]
         if not tokens:
             return None
-        state.acceptance = state.acceptance or self._acceptance.below()
+        state.acceptance = state.acceptance or self._acceptance.child()
         kinds = [prompt_lookup.kind_of(length + place) for place in range(len(tokens))]
         probabilities, reach = [], 1.0
         for kind in kinds:
             reach *= state.acceptance.probability(kind)
             probabilities.append(reach)
-        count, rate = self.step_cost.best(texts, rows, probabilities)
+        count, rate = self.step_cost.best_count(texts, rows, probabilities)
         if not count:
-            state.acceptance.fade(kinds[0])
+            state.acceptance.decay(kinds[0])
         drafting = (
             self._ready(sequence) and self._expected(self.draft, most, texts, rows, 1)[1] > rate
             if self.draft is not None
@@ -180,7 +180,7 @@ class Speculator:
             self.draft is not None
             and not state.paused_steps
             and bool(state.draft_read)
-            and self.draft.behind(sequence) <= MAX_LAG
+            and self.draft.lag(sequence) <= MAX_LAG
         )
 
     def _expected(
@@ -188,15 +188,15 @@ class Speculator:
     ) -> tuple[int, float]:
         """How many tokens to draft, and the tokens a second of such rounds, by what is known before any is
         drafted."""
-        likely, step = draft.any.probability(0), draft.step_seconds(others, self.step_cost)
-        return self.step_cost.best(
+        likely, step = draft.overall.probability(0), draft.step_seconds(others, self.step_cost)
+        return self.step_cost.best_count(
             texts,
             rows,
             [likely**count for count in range(1, min(most, MAX_DRAFTED) + 1)],
             lambda steps: steps * step,
         )
 
-    def _write_ahead(
+    def _draft(
         self, draft: DraftModel, wanting: Several[tuple[Sequence, int]], texts: int, rows: int
     ) -> None:
         """Proposals by the draft for those texts where they pay, all of them side by side."""
@@ -206,7 +206,7 @@ class Speculator:
             if state.paused_steps:
                 state.paused_steps -= 1
                 continue
-            draft.follow(sequence)
+            draft.sync(sequence)
             most = min(
                 most, MAX_DRAFTED, draft.executor.max_length - len(sequence.sample.row.ids) + state.draft_base
             )
@@ -215,30 +215,30 @@ class Speculator:
         if able:
             sleep_threads(self.executor)  # its threads leave the cores to the draft's
             for ahead in able:
-                if draft.behind(ahead.sequence) > MAX_LAG:
-                    draft.read(ahead.sequence, draft.executor.rows)
+                if draft.lag(ahead.sequence) > MAX_LAG:
+                    draft.prefill(ahead.sequence, draft.executor.rows)
             self._draft_tokens(
-                draft, [each for each in able if draft.behind(each.sequence) <= MAX_LAG], texts, rows
+                draft, [each for each in able if draft.lag(each.sequence) <= MAX_LAG], texts, rows
             )
             sleep_threads(draft.executor)
 
     def _draft_tokens(self, draft: DraftModel, near: Several[DraftedTokens], texts: int, rows: int) -> None:
         """Go on for each text while what comes next is likely enough to be right."""
-        rate = texts / (self.step_cost.seconds(texts, rows) + self.step_cost.choosing * texts)
-        row, likely = self.step_cost.row(texts, rows + len(near)), draft.any.probability(0)
+        rate = texts / (self.step_cost.seconds(texts, rows) + self.step_cost.sampling_seconds * texts)
+        row, likely = self.step_cost.row_seconds(texts, rows + len(near)), draft.overall.probability(0)
         active = list(near)
         while active:
             least = rate * (row + draft.step_seconds(len(active), self.step_cost))
             going = (
                 each
                 for each in draft.step(active)
-                if len(each.tokens) < each.most and each.tokens[-1] not in each.row.end_ids
+                if len(each.tokens) < each.max_tokens and each.tokens[-1] not in each.row.end_ids
             )
             active = [each for each in going if each.reach[-1] * likely > least]
         for each in near:
-            count, _ = self.step_cost.best(texts, rows, each.reach)
+            count, _ = self.step_cost.best_count(texts, rows, each.reach)
             rows += count
-            self._note(each.sequence, Proposal(each.tokens[:count], each.kinds[:count], True))
+            self._add_proposal(each.sequence, Proposal(each.tokens[:count], each.kinds[:count], True))
 
     def _pays(
         self, draft: DraftModel, sequence: Sequence, most: int, texts: int, rows: int, others: int
@@ -246,13 +246,15 @@ class Speculator:
         """Whether drafting is worth its time by what is known, with what the draft must read first; if not,
         wait before the next try."""
         count, rate = self._expected(draft, most, texts, rows, others)
-        if reading := draft.reading_seconds(draft.behind(sequence), self.step_cost):
+        if reading := draft.reading_seconds(draft.lag(sequence), self.step_cost):
             row = sequence.sample.row
-            saved = (self.step_cost.seconds(texts, rows) + self.step_cost.choosing * texts) / texts - 1 / rate
+            saved = (
+                self.step_cost.seconds(texts, rows) + self.step_cost.sampling_seconds * texts
+            ) / texts - 1 / rate
             count *= saved * (row.config.max_tokens - row.written) > reading
         if not count:
             state = self.states.of(sequence)
             state.last_pause = min(2 * state.last_pause or MIN_PAUSE, MAX_PAUSE)
             state.paused_steps = state.last_pause
-            draft.any.fade(0, 0.5)
+            draft.overall.decay(0, 0.5)
         return bool(count)

@@ -17,24 +17,24 @@ class StepCost:
     def __init__(self) -> None:
         # texts → rows → seconds, and how often they were measured
         self._tables: dict[int, dict[int, tuple[float, int]]] = {}
-        self.choosing = 0.0  # seconds that the choice of a token takes once its logits are there
+        self.sampling_seconds = 0.0  # seconds that the choice of a token takes once its logits are there
 
     @property
     def known(self) -> bool:
         """Whether anything has been measured."""
         return bool(self._tables)
 
-    def note(self, texts: int, rows: int, seconds: float) -> None:
+    def record(self, texts: int, rows: int, seconds: float) -> None:
         """A step of so many rows, which belonged to so many texts, took so long."""
         table = self._tables.setdefault(texts, {})
         before, count = table.get(rows, (seconds, 0))
         count = min(count + 1, SMOOTHING)
         table[rows] = before + (min(seconds, OUTLIER_FACTOR * before) - before) / count, count
 
-    def note_choice(self, tokens: int, seconds: float) -> None:
+    def record_sampling(self, tokens: int, seconds: float) -> None:
         each = seconds / tokens
-        before = self.choosing or each
-        self.choosing = before + (min(each, OUTLIER_FACTOR * before) - before) / SMOOTHING
+        before = self.sampling_seconds or each
+        self.sampling_seconds = before + (min(each, OUTLIER_FACTOR * before) - before) / SMOOTHING
 
     def seconds(self, texts: int, rows: int) -> float:
         """What a step of so many rows takes; between and beyond measured ones along a line. In no unit while
@@ -55,11 +55,11 @@ class StepCost:
             else unmeasured_cost(rows)
         )
 
-    def row(self, texts: int, rows: int) -> float:
+    def row_seconds(self, texts: int, rows: int) -> float:
         """What one row more takes, on average over the next four: rows are cheapest by fours."""
         return max(0.0, self.seconds(texts, rows + 4) - self.seconds(texts, rows)) / 4
 
-    def best(
+    def best_count(
         self,
         texts: int,
         rows: int,
@@ -73,10 +73,10 @@ class StepCost:
         proposal comes true with `chances[j]` (all before it too); making k proposals takes `each(k)` seconds.
         """
         gain, best = float(texts), 0
-        most = MARGIN * gain / (self.seconds(texts, rows) + self.choosing * gain)
+        most = MARGIN * gain / (self.seconds(texts, rows) + self.sampling_seconds * gain)
         for count, probability in enumerate(probabilities, 1):
             gain += probability
-            rate = gain / (self.seconds(texts, rows + count) + self.choosing * gain + each(count))
+            rate = gain / (self.seconds(texts, rows + count) + self.sampling_seconds * gain + each(count))
             if rate > most:
                 most, best = rate, count
         return best, most

@@ -34,7 +34,7 @@ class Request:
     ) -> None:
         self.config, self.samples, self.adapter = config, samples, adapter
         self.cancelled = False
-        self.reading: PrefillProgress | None = None
+        self.prefill: PrefillProgress | None = None
         self._watched = self._read_on = False
         self._wake = wake
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -50,8 +50,8 @@ class Request:
         self.cancelled = True
         self._wake()
 
-    def watch_reading(self) -> None:
-        """Let `batches` say, by an empty batch, that more of the prompt has been read; `reading` has how
+    def watch_prefill(self) -> None:
+        """Let `batches` say, by an empty batch, that more of the prompt has been read; `prefill` has how
         much."""
         self._watched = True
 
@@ -105,9 +105,9 @@ class Request:
         """A piece that comes before all others, held back for nothing."""
         self._send(piece)
 
-    def note_reading(self, total: int, cached: int, processed: int) -> None:
+    def report_prefill(self, total: int, cached: int, processed: int) -> None:
         """A round has read more of the prompt."""
-        self.reading = PrefillProgress(total, cached, processed)
+        self.prefill = PrefillProgress(total, cached, processed)
         if self._watched:
             self._read_on = True
             self._tell()

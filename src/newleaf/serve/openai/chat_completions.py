@@ -43,7 +43,7 @@ def chat_router(server_context: ServerContext) -> APIRouter:
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             if body.return_progress:
-                answers.request.watch_reading()
+                answers.request.watch_prefill()
             events = _events(answers, loaded_model, head, usage, record)
             end = functools.partial(server_context.done, loaded_model, answers, record)
             return EventStream(events, answers.cancel, end, record, server_context.limits.stall_seconds)
@@ -229,7 +229,7 @@ async def _events(
 
 def progress_json(answers: ChatAnswers, began: float) -> dict[str, int]:
     """How much of the prompt has been read, as llama.cpp's `return_progress` has it."""
-    reading = answers.request.reading
+    reading = answers.request.prefill
     assert reading is not None
     spent = round(1000 * (time.perf_counter() - began))
     return {"total": reading.total, "cache": reading.cached, "processed": reading.processed, "time_ms": spent}
