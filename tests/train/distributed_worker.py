@@ -30,7 +30,7 @@ def take(job: dict[str, Any]) -> None:
     asked, told = Session.stop_requested, Session.step
 
     def stop_requested(self: Session) -> bool:
-        return asked(self) or self.loop.step >= job.get("stop_at", 1 << 30)
+        return asked(self) or self.state.step >= job.get("stop_at", 1 << 30)
 
     def step(self: Session, done: Step) -> None:
         told(self, done)

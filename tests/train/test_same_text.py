@@ -60,7 +60,7 @@ def stopped_and_resumed(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: speeds[0])
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 7)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 7)
         begin()
     if edit is not None:
         values = yaml.safe_load((out / "run.yaml").read_text())
@@ -68,7 +68,7 @@ def stopped_and_resumed(
         (out / "run.yaml").write_text(yaml.safe_dump(values))
     with monkeypatch.context() as patch:
         patch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: speeds[1])
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 9)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 9)
         assert newleaf.resume(out, quiet=True).summary["resumed_from_step"] == 7
 
 
@@ -118,7 +118,7 @@ def test_a_run_yaml_that_limits_nothing_is_of_a_run_that_took_all(
 def test_what_a_timed_run_takes_stands_in_run_yaml(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 1)
+    monkeypatch.setattr(Session, "stop_requested", lambda session: session.state.step >= 1)
     found = []
     for speed in (FAST, SLOW):
         monkeypatch.setattr(
@@ -132,7 +132,7 @@ def test_what_a_timed_run_takes_stands_in_run_yaml(
 
 def test_all_of_a_text_can_be_asked_for(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("newleaf.train.pretraining.prepare_pretraining.matmul_speed", lambda *_: SLOW)
-    monkeypatch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 1)
+    monkeypatch.setattr(Session, "stop_requested", lambda session: session.state.step >= 1)
     run = newleaf.pretrain(text, out=tmp_path / "run", data={"train_bytes": "all"}, **TIMED)
     assert run.config["record"]["text_bytes"] == pytest.approx(0.95 * text.stat().st_size, rel=0.01)
     with pytest.raises(newleaf.InputError, match=r"data.train_bytes: must be a whole number, not 'most'"):

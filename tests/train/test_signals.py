@@ -88,7 +88,7 @@ def test_stopping_at_a_step_that_is_better_than_the_best_does_not_change_which_i
 
     calls.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 15)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 15)
         stopped = newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **OPTIONS)
     assert stopped.summary["best_step"] == 15
     assert weights(stopped) != weights(whole)

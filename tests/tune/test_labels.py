@@ -276,7 +276,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
     options: dict[str, Any] = {"base": {"dropout": 0.1}, "train": {"precision": "bf16"}}
     whole = tune(base, rows, tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 4)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 4)
         tune(base, rows, tmp_path / "run", **options)
     run = newleaf.resume(tmp_path / "run", quiet=True)
     assert run.summary["resumed_from_step"] == 4

@@ -92,7 +92,7 @@ def begin(
             speed = _measure(objective, monitor)
             interrupt.gently(monitor.say)
             session = Session(objective, folder, monitor, interrupt, started, ranks, speed)
-            session.announce_disk()
+            session.run.announce_disk()
             record = _record(session, speed)
             ranks.on_rank_zero(lambda: _begin(folder, record, lock, monitor, overwrite))
             with _tracked(folder, record, 0, monitor):
@@ -171,7 +171,7 @@ def _resume(
                 ranks.on_rank_zero(lambda: folder.extend(values))
                 monitor.say(extension_words(config.train))
             session.restore(found)
-        with _tracked(folder, values, session.loop.step, monitor):
+        with _tracked(folder, values, session.state.step, monitor):
             session.train()
     return folder
 
@@ -301,7 +301,7 @@ def _take(lock: FolderLock, monitor: Monitor) -> None:
 
 def _record(session: Session, speed: float) -> dict[str, Any]:
     """run.yaml: a recipe that gives this run again, and under `record` what it was made with."""
-    objective, values = session.objective, session.objective.recipe()
+    objective, values = session.run.objective, session.run.objective.recipe()
     values["train"]["micro_batch_size"] = session.loop.micro_batch_size
     if objective.train.time is not None:
         values["train"]["replay"] = "metrics.jsonl"

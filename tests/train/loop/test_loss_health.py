@@ -25,8 +25,8 @@ def poison(bad: dict[int, int], what: str = "loss") -> None:
 
     def gradients(self: Loop, batch: Any) -> tuple[list[float], int]:
         loss, counted = real(self, batch)
-        if bad.get(self.step + 1, 0) > 0:
-            bad[self.step + 1] -= 1
+        if bad.get(self.state.step + 1, 0) > 0:
+            bad[self.state.step + 1] -= 1
             if what == "loss":
                 return [math.nan], counted
             self.network.head.weight.grad[0, 0] = math.inf  # type: ignore[index]
@@ -140,7 +140,9 @@ def poison_at_full_rate() -> None:
         time.sleep(0.02)
         loss, counted = real(self, batch)
         return (
-            ([math.nan], counted) if 14 <= self.step + 1 <= 18 and self.rate_scale == 1 else (loss, counted)
+            ([math.nan], counted)
+            if 14 <= self.state.step + 1 <= 18 and self.rate_scale == 1
+            else (loss, counted)
         )
 
     Loop._gradients = gradients  # type: ignore[method-assign]
@@ -174,13 +176,13 @@ def test_spikes_are_marked_in_the_metrics_and_remembered_over_a_resume(
 
     def gradients(self: Loop, batch: Any) -> tuple[list[float], int]:
         loss, counted = real(self, batch)
-        return ([loss[0] * 3] if self.step + 1 in (18, 22) else loss), counted
+        return ([loss[0] * 3] if self.state.step + 1 in (18, 22) else loss), counted
 
     from newleaf.train.loop.session import Session
 
     monkeypatch.setattr(Loop, "_gradients", gradients)
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 21)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 21)
         newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **OPTIONS)
     run = newleaf.resume(tmp_path / "run", quiet=True)
     assert [line["step"] for line in run.metrics if line.get("spike")] == [18, 22]
@@ -202,7 +204,7 @@ def test_without_a_better_validation_for_its_patience_a_run_ends_early_and_a_res
     from newleaf.train.loop.session import Session
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 14)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 14)
         newleaf.pretrain(book, out=tmp_path / "resumed", quiet=True, **recipe)
     newleaf.resume(tmp_path / "resumed", quiet=True)
     found, expected = outcome(tmp_path / "resumed"), outcome(run.path)

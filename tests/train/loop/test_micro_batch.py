@@ -94,7 +94,7 @@ def test_a_run_in_little_memory_takes_smaller_portions_records_them_and_resumes_
     with monkeypatch.context() as patch:
         patch.setattr(micro_batch, "measured_step", lambda network, batch, losses: (0, 10 * GB))
         patch.setattr(micro_batch, "free_memory", lambda device: 30 * GB)  # of which 0.7 are taken
-        patch.setattr(session.Session, "stop_requested", lambda self: self.loop.step >= 9)
+        patch.setattr(session.Session, "stop_requested", lambda self: self.state.step >= 9)
         newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(**fp32))
     assert heard.about("Memory: 2 of 4 windows at once")
     assert (
@@ -140,7 +140,7 @@ def test_running_out_of_memory_halves_the_portions_and_gives_the_same_losses_to_
         return real(self, ids, *args, **kwargs)
 
     def taking(self: Loop) -> Any:
-        step[0], portions[0] = self.step, 0
+        step[0], portions[0] = self.state.step, 0
         return take(self)
 
     monkeypatch.setattr(GPT, "loss", loss)

@@ -305,7 +305,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if Ctrl-C were pressed during this step."""
     from newleaf.train.loop.session import Session
 
-    monkeypatch.setattr(Session, "stop_requested", lambda session: session.loop.step >= step)
+    monkeypatch.setattr(Session, "stop_requested", lambda session: session.state.step >= step)
 
 
 def losses(run: newleaf.Run) -> list[float]:

@@ -191,7 +191,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, during: range) -> Iterator[None]:
     begin, flush, write = Session.train, atomic_write._flush, Metrics._write
 
     def refuse() -> None:
-        if session and session[0].loop.step in during:
+        if session and session[0].state.step in during:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def train(self: Session) -> None:
@@ -209,7 +209,7 @@ def stopped_at(step: int, book: Path, out: Path, monkeypatch: pytest.MonkeyPatch
     from newleaf.train.loop.session import Session
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= step)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= step)
         newleaf.pretrain(book, out=out, quiet=True, **OPTIONS)
     assert json.loads((out / "summary.json").read_text())["finished"] is False
     return out

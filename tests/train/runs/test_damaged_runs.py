@@ -149,7 +149,7 @@ def no_room_for(name: str, during: range) -> Iterator[None]:
         begin(self)
 
     def refuse(path: Path) -> None:
-        if session and session[0].loop.step in during and f".{name}." in str(path):
+        if session and session[0].state.step in during and f".{name}." in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flush(path)
 
@@ -243,7 +243,7 @@ def test_a_best_model_that_is_lost_while_the_run_is_stopped_gives_way_to_the_nex
 
     monkeypatch.setattr(TextEvaluator, "validate", validate)
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 18)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 18)
         newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **options(train={"keep_checkpoints": 1}))
     flip(tmp_path / "run" / "model" / "model.safetensors", 0.8)
     heard = RecordingMonitor()
@@ -265,7 +265,7 @@ def test_damaged_metrics_are_kept_aside_and_named(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 15)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 15)
         newleaf.pretrain(book, out=run, quiet=True, **OPTIONS)
     file = run / "metrics.jsonl"
     before = file.read_bytes()

@@ -86,7 +86,7 @@ def test_a_run_that_was_stopped_while_its_rate_held_stays_at_the_peak(
     from newleaf.train.loop.session import Session
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 9)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 9)
         newleaf.pretrain(book, out=tmp_path / "run", quiet=True, **OPTIONS)
     heard = RecordingMonitor()
     newleaf.resume(tmp_path / "run", steps=40, monitor=heard)
@@ -106,7 +106,7 @@ def test_an_extended_run_that_is_stopped_and_resumed_is_the_same_bit_for_bit(
     other = Path(shutil.copytree(run, tmp_path / "other"))
     newleaf.resume(run, steps=40, quiet=True)
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "stop_requested", lambda session: session.loop.step >= 31)
+        patch.setattr(Session, "stop_requested", lambda session: session.state.step >= 31)
         newleaf.resume(other, steps=40, quiet=True)
     assert read_run(other).state == "stopped"
     newleaf.resume(other, quiet=True)

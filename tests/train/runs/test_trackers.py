@@ -111,7 +111,7 @@ def test_a_resumed_run_goes_on_telling_from_its_checkpoint(
 ) -> None:
     from newleaf.train.loop.session import Session
 
-    monkeypatch.setattr(Session, "stop_requested", lambda self: self.loop.step >= 7)
+    monkeypatch.setattr(Session, "stop_requested", lambda self: self.state.step >= 7)
     train(book, tmp_path / "r", "trackio")
     monkeypatch.undo()
     monkeypatch.setattr(

@@ -1,140 +1,128 @@
-"""How a run ends: finished, with the figures of its best model; or asked to stop, with a checkpoint and
-something to use."""
+"""How a run ends: finished, with the metrics of its best model, or stopped, with a checkpoint and a model."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from newleaf.errors import DivergedError, InputError
+from newleaf.train.loop.best_weights import BestWeights
+from newleaf.train.loop.early_stopping import out_of_patience
+from newleaf.train.loop.training_run import TrainingRun
+from newleaf.train.objective.objective import Figures
 from newleaf.version import VERSION
-
-if TYPE_CHECKING:
-    from newleaf.train.loop.session import Session
-    from newleaf.train.objective.objective import Figures
 
 STOP_SECONDS = 2.0  # for a validation after someone asked to stop
 
 
-def leave(session: Session, validate: bool) -> None:
-    """Someone asked to stop: a checkpoint first; then, unless the training is over, a `validate` at the
-    network, so that there is a model/.
+def stop(run: TrainingRun, best: BestWeights, validate: bool) -> None:
+    """Leave a run that was asked to stop: a checkpoint, then, where `validate`, a model/ if there is none.
 
     What is found now is no part of the run: a resumed one forgets it, and has the best model that it would
     have had.
     """
-    if session.loop.step == 0:
-        session.monitor.say("Stopped before the first step; --resume begins it anew.")
+    if run.state.step == 0:
+        run.monitor.say("Stopped before the first step; --resume begins it anew.")
         return
-    if session.best.write_unsaved() or session.best.unsaved_step == session.loop.step:
-        session.save_checkpoint()
-    figures = session.best.kept
+    if best.save_unsaved() or best.unsaved_step == run.state.step:
+        run.save_checkpoint()
+    figures = run.state.best
     if validate:
-        figures = _provisional(session) or figures
-    session.plot()
+        figures = _save_provisional(run, best) or figures
+    run.plot()
     if figures is not None:
-        _write_summary(session, figures, finished=False)
+        _write_summary(run, figures, finished=False)
 
 
-def _provisional(session: Session) -> Figures | None:
-    """Put the present weights into model/ where they are better than the best, or the first; as quickly as
-    can be asked of a stop."""
-    validation = session.validation
+def _save_provisional(run: TrainingRun, best: BestWeights) -> Figures | None:
+    """Put the present weights into model/ where they are better than the best, or the first; quickly."""
+    validation = run.validation
     if not validation.row_seconds:
         validation.validate(1, to_the_end=True)
     affordable = max(1, int(STOP_SECONDS / max(validation.row_seconds, 1e-9)))
-    if session.best.kept is not None and affordable < validation.rows:
+    if run.state.best is not None and affordable < validation.rows:
         return None  # over fewer rows the figures could not be compared
     validation.rows = min(validation.rows, affordable)
     found = validation.validate(validation.rows, to_the_end=True)
-    validation.record(session.loop.step, found)
-    validation.tell(session.loop.step, found)
-    if session.best.unsaved_step is not None or not session.best.wanted(found, session.best.kept):
+    validation.record(run.state.step, found)
+    validation.tell(run.state.step, found)
+    if run.state.unsaved is not None or not best.replaces(found, run.state.best):
         return None
-    if session.best.kept is not None:
-        session.folder.set_best_aside()
-    if not session.attempt("the model", session.save_model):
-        session.folder.take_back_best()
+    if run.state.best is not None:
+        run.folder.set_best_aside()
+    if not run.attempt("the model", run.save_model):
+        run.folder.take_back_best()
         return None
-    return session.figures(found)
+    return run.with_step(found)
 
 
-def finish(session: Session) -> None:
-    """The figures of the weights in model/ over the whole validation set, what the objective has to report of
-    them, and summary.json.
+def finish(run: TrainingRun, best: BestWeights) -> None:
+    """Validate the weights in model/ on all held-out rows, report on them, and write summary.json.
 
     While weights that belong there could not be written, the run is not finished.
     """
-    if not session.best.write_unsaved():
-        _wait_for_room(session)
-    if session.best.kept is None:
+    if not best.save_unsaved():
+        _leave_unfinished(run, best)
+    if run.state.best is None:
         raise DivergedError(
-            f"{session.folder.path}: no validation had a finite loss, or {session.objective.product}/ could "
-            f"not be written; see "
-            f"metrics.jsonl"
+            f"{run.folder.path}: no validation had a finite loss, or {run.objective.product}/ could not be "
+            "written; see metrics.jsonl"
         )
-    figures, evaluator = dict(session.best.kept), session.validation.evaluator
-    if figures["step"] != session.loop.step:
-        session.optimizer.take_weights(session.objective.read_back(session.folder.product))
-    if session.validation.validates_at_end:
-        figures |= session.validation.final_validation()
-    rows = session.validation.report_rows
-    report = (
-        session.ranks.on_rank_zero(lambda: evaluator.report(session.folder.path, rows))
-        if evaluator.reports
-        else {}
-    )
-    session.plot()
-    session.folder.metrics.flush()
-    session.checkpoints.trim()  # a kill may have come before that
-    _write_summary(session, figures, finished=True, report=report)
+    figures, evaluator = dict(run.state.best), run.validation.evaluator
+    if figures["step"] != run.state.step:
+        run.optimizer.take_weights(run.objective.read_back(run.folder.product))
+    if run.validation.validates_at_end:
+        figures |= run.validation.final_validation()
+    rows = run.validation.report_rows
+    report = {}
+    if evaluator.reports:
+        report = run.ranks.on_rank_zero(lambda: evaluator.report(run.folder.path, rows))
+    run.plot()
+    run.folder.metrics.flush()
+    run.checkpoints.trim()  # a kill may have come before that
+    _write_summary(run, figures, finished=True, report=report)
 
 
-def _wait_for_room(session: Session) -> None:
+def _leave_unfinished(run: TrainingRun, best: BestWeights) -> None:
     """Leave the run to be resumed. Raises InputError, which says why."""
-    if session.best.kept is not None:
-        session.attempt(
-            "summary.json", lambda: _write_summary(session, dict(session.best.kept or {}), finished=False)
-        )
+    if (found := run.state.best) is not None:
+        run.attempt("summary.json", lambda: _write_summary(run, found, finished=False))
     raise InputError(
-        f"{session.folder.path}: {session.objective.product}/ of step {session.best.unsaved_step} could not "
-        f"be written, so the run is not "
-        f"finished; free some space, and --resume {session.folder.path} completes it"
+        f"{run.folder.path}: {run.objective.product}/ of step {best.unsaved_step} could not be written, so the "
+        f"run is not finished; free some space, and --resume {run.folder.path} completes it"
     )
 
 
 def _write_summary(
-    session: Session, figures: Figures, finished: bool, report: dict[str, Any] | None = None
+    run: TrainingRun, figures: Figures, finished: bool, report: dict[str, Any] | None = None
 ) -> None:
-    loop, health = session.loop, session.health
+    state, health = run.state, run.health
     found = {name: value for name, value in figures.items() if name != "step"}
-    session.folder.write_summary(
+    run.folder.write_summary(
         {
             "finished": finished,
-            **dict(sorted(found.items(), key=lambda pair: pair[0] != session.objective.measure.key)),
-            **(_measured_on(session) if finished else {}),
+            **dict(sorted(found.items(), key=lambda pair: pair[0] != run.objective.measure.key)),
+            **(_measured_on(run) if finished else {}),
             **(report or {}),
             "best_step": figures["step"],
-            "steps": loop.step,
-            "stopped_early": finished and session.out_of_patience(),
+            "steps": state.step,
+            "stopped_early": finished and out_of_patience(run),
             "skipped_steps": health.skipped,
             "loss_spikes": health.spikes,
             "restored": health.restored,
-            "tokens_seen": loop.tokens,
-            "train_seconds": round(loop.seconds, 3),
-            "total_seconds": round(session.total_seconds(), 3),
-            "tokens_per_second": round(loop.tokens / loop.seconds, 1) if loop.seconds > 0 else 0.0,
-            **session.objective.facts(loop.network),
-            "resumed_from_step": session.resumed_from,
+            "tokens_seen": state.tokens,
+            "train_seconds": round(state.seconds, 3),
+            "total_seconds": round(run.total_seconds(), 3),
+            "tokens_per_second": round(state.tokens / state.seconds, 1) if state.seconds > 0 else 0.0,
+            **run.objective.facts(run.loop.network),
+            "resumed_from_step": run.resumed_from,
             "version": VERSION,
         }
     )
 
 
-def _measured_on(session: Session) -> dict[str, Any]:
+def _measured_on(run: TrainingRun) -> dict[str, Any]:
     """How many of the held-out rows the figures are of, where the time did not allow all of them."""
-    validation = session.validation
-    return (
-        {}
-        if validation.covers_validation_set
-        else {"measured_on": {"rows": validation.closing_rows, "of": validation.evaluator.all_rows}}
-    )
+    validation = run.validation
+    if validation.covers_validation_set:
+        return {}
+    return {"measured_on": {"rows": validation.closing_rows, "of": validation.evaluator.all_rows}}

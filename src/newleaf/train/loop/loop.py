@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from newleaf.errors import InputError
 from newleaf.train.distributed.process_group import Ranks
 from newleaf.train.loop.optimizer import Optimizer
+from newleaf.train.loop.run_state import RunState
 from newleaf.train.objective.objective import Batch, Term
 from newleaf.train.objective.schedule import Schedule
 from newleaf.train.objective.training_step import Step
@@ -62,9 +63,7 @@ class Loop:
     micro_batch_size: int
     seed: int
     watcher: Watcher
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+    state: RunState = field(default_factory=RunState)
     rate_scale: float = 1.0  # of every rate that the schedule gives
     ranks: Ranks = field(default_factory=Ranks)
     losses: Callable[[nn.Module, Any], Sequence[Tensor]] = next_token_losses
@@ -76,38 +75,35 @@ class Loop:
         `watcher.stop_requested()`."""
         self.network.train()
         # a budget that is already spent buys one step
-        while self.step == 0 or self.schedule.progress(self.step) < 1:
+        while self.state.step == 0 or self.schedule.progress(self.state.step) < 1:
             if self.watcher.stop_requested():
                 self.interrupted = True
                 return
             done = self._step()
             self.watcher.step(done)
             if self.watcher.validation_due(done):
-                if not self.watcher.check(self.step):
+                if not self.watcher.check(self.state.step):
                     return
                 self.network.train()
 
     def _step(self) -> Step:
-        begin = time.perf_counter()
-        factor = self.schedule.factor(self.step) * self.rate_scale
-        means, tokens = self._gradients(self.batch(self.step))
+        begin, state = time.perf_counter(), self.state
+        factor = self.schedule.factor(state.step) * self.rate_scale
+        means, tokens = self._gradients(self.batch(state.step))
         loss = sum(term.weight * mean for term, mean in zip(self.terms, means, strict=True) if term.weight)
         if math.isfinite(loss):
             norm = self.optimizer.step(factor)
         else:
             norm = math.nan
             self.optimizer.clear()
-        self.step += 1
-        self.tokens += tokens
-        self.seconds += time.perf_counter() - begin
-        named = (
-            {term.name: mean for term, mean in zip(self.terms, means, strict=True)}
-            if len(self.terms) > 1
-            else {}
-        )
+        state.step += 1
+        state.tokens += tokens
+        state.seconds += time.perf_counter() - begin
+        named = {term.name: mean for term, mean in zip(self.terms, means, strict=True)}
         return Step(
-            self.step, loss, norm, factor, self.tokens, self.seconds, self.schedule.progress(self.step), named
-        )
+            state.step, loss, norm, factor, state.tokens, state.seconds, self.schedule.progress(state.step),
+            named if len(named) > 1 else {},
+        )  # fmt: skip
 
     def _gradients(self, batch: Batch) -> tuple[list[float], int]:
         """Leave the gradients of the loss over the batch in the network; returns the mean of each term, and
@@ -147,7 +143,7 @@ class Loop:
         """The sum of each term here; leaves the gradients of the loss, each term divided by its count, in the
         network."""
         # Dropout draws from the step's own numbers, so that a resumed run draws the same.
-        torch.manual_seed(self.seed * 1_000_003 + self.step + self.ranks.rank * 1_000_000_007)
+        torch.manual_seed(self.seed * 1_000_003 + self.state.step + self.ranks.rank * 1_000_000_007)
         device, layout = next(self.network.parameters()).device, self.optimizer.layout
         totals = [0.0] * len(self.terms)
         for start in range(0, batch.rows, self.micro_batch_size):

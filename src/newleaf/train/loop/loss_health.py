@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,10 @@ class LossHealth:
         self.recent.append(loss)
         return spike
 
-    def lower(self) -> None:
-        """A checkpoint was restored: go on at a lower rate."""
+    def lower_rate(self, losses: Iterable[float]) -> None:
+        """A checkpoint was restored, up to which these losses are recorded: go on at a lower rate."""
+        self.recent.clear()
+        self.recent.extend(losses)
         self.restored += 1
         self.in_a_row = 0
         self.rate_scale *= LOWERED
@@ -54,12 +56,12 @@ class LossHealth:
         spread = 1.4826 * statistics.median(abs(value - middle) for value in self.recent)
         return loss > middle + max(SPREADS * spread, LEAST_RISE * abs(middle))
 
-    def counters(self) -> dict[str, Any]:
-        """What a checkpoint keeps; the recent losses stand in the metrics."""
+    def state_dict(self) -> dict[str, Any]:
+        """The counters, for a checkpoint; the recent losses stand in the metrics."""
         return {name: getattr(self, name) for name in COUNTERS}
 
-    def restore(self, counters: dict[str, Any], losses: Iterable[float]) -> None:
-        """Be as a checkpoint was: its counters, and the losses recorded up to it."""
+    def load_state_dict(self, counters: Mapping[str, Any], losses: Iterable[float]) -> None:
+        """Take a checkpoint's counters, and the losses recorded up to it."""
         for name in COUNTERS:
             setattr(self, name, counters[name])
         self.recent.clear()

@@ -1,67 +1,64 @@
-"""What a session does about steps that could not be taken: skip them, go back to a checkpoint at a lower
-rate, give up with advice."""
+"""NaN losses and gradients: skip the step, after several go back to a checkpoint, at last give up."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
 from newleaf.errors import DivergedError
+from newleaf.train.loop.run_state import RunState
+from newleaf.train.loop.training_run import TrainingRun
 from newleaf.train.objective.training_step import Step
 
-if TYPE_CHECKING:
-    from newleaf.train.loop.session import Session
 
+def handle_skipped_step(run: TrainingRun, step: Step) -> None:
+    """Warn at the first of several in a row; after too many, go back to the last checkpoint, once.
 
-def skipped_step(session: Session, step: Step) -> None:
-    """Say so at the first of a row; after too many, go back to the last checkpoint at a lower rate, once."""
-    most, row = session.objective.train.max_skipped, session.health.in_a_row
-    if row == 1:
-        session.monitor.say(f"Warning: step {step.number} was skipped, its {why_skipped(step)}.")
-    if row < most:
+    Raises DivergedError when it was gone back to before.
+    """
+    in_a_row = run.health.in_a_row
+    if in_a_row == 1:
+        run.monitor.say(f"Warning: step {step.number} was skipped, its {why_skipped(step)}.")
+    if in_a_row < run.objective.train.max_skipped:
         return
-    peak, advice = session.objective.optimizer, "look at the text around there"
-    if session.objective.train.precision == "bf16":
+    if run.health.restored:
+        raise DivergedError(_advice(run, step))
+    _go_back(run, step.number)
+
+
+def _advice(run: TrainingRun, step: Step) -> str:
+    peak, advice = run.objective.optimizer, "look at the text around there"
+    if run.objective.train.precision == "bf16":
         advice = f"try --train.precision fp32, or {advice}"
-    if session.health.restored:
-        raise DivergedError(
-            f"{row} steps in a row up to {step.number} were skipped ({why_skipped(step)}), and a lower rate "
-            f"did not help: "
-            f"begin again with lower rates (optimizer.learning_rate is {peak.learning_rate:g}, "
-            f"matrix_learning_rate "
-            f"{peak.matrix_learning_rate:g}), {advice}"
-        )
-    _go_back(session, step.number)
+    return (
+        f"{run.health.in_a_row} steps in a row up to {step.number} were skipped ({why_skipped(step)}), and a "
+        f"lower rate did not help: begin again with lower rates (optimizer.learning_rate is "
+        f"{peak.learning_rate:g}, matrix_learning_rate {peak.matrix_learning_rate:g}), {advice}"
+    )
 
 
-def _go_back(session: Session, step: int) -> None:
-    found = session.checkpoints.newest(session.monitor.say, lambda values: values["health"]["in_a_row"] == 0)
+def _go_back(run: TrainingRun, step: int) -> None:
+    """Restore the newest checkpoint from before the skipped steps, or the beginning, at a lower rate."""
+    found = run.checkpoints.newest(run.monitor.say, lambda values: values["health"]["in_a_row"] == 0)
+    earlier = RunState()
     if found is not None:
-        session.optimizer.load_state(session.checkpoints.tensors(found.step))
-        session.loop.step, session.loop.tokens, session.last_progress = (
-            found.step,
-            found.values["tokens"],
-            found.values["progress"],
-        )
-        session.rewind_metrics(found)
+        earlier.load_state_dict(found.values)
+        run.optimizer.load_state(run.checkpoints.tensors(found.step))
+        run.rewind_metrics(found)
     else:
-        torch.manual_seed(session.objective.train.seed)
-        session.optimizer.load_state(session.optimizer_of(session.objective.build()).state())
-        session.loop.step, session.loop.tokens, session.last_progress = 0, 0, 0.0
-        session.folder.metrics.rewind(None, 0)
-    session.health.recent.clear()
-    session.health.recent.extend(session.losses())
-    session.validation.samples.count(session.folder.lines())
-    session.health.lower()
-    session.loop.rate_scale = session.health.rate_scale
-    session.folder.record(step=session.loop.step, restored_from=step, rate_scale=session.health.rate_scale)
-    where = f"the checkpoint of step {session.loop.step}" if session.loop.step else "the beginning"
-    row = session.objective.train.max_skipped
-    session.monitor.say(
-        f"Warning: {row} steps in a row were skipped; back to {where}, with rates times "
-        f"{session.health.rate_scale:g}."
+        torch.manual_seed(run.objective.train.seed)
+        run.optimizer.load_state(run.build_optimizer(run.objective.build()).state())
+        run.folder.metrics.rewind(None, 0)
+    run.state.rewind(earlier)
+    run.health.lower_rate(run.losses())
+    run.validation.samples.count(run.folder.lines())
+    scale = run.loop.rate_scale = run.health.rate_scale
+    run.folder.record(step=run.state.step, restored_from=step, rate_scale=scale)
+    where = f"the checkpoint of step {run.state.step}" if run.state.step else "the beginning"
+    run.monitor.say(
+        f"Warning: {run.objective.train.max_skipped} steps in a row were skipped; back to {where}, with rates "
+        f"times {scale:g}."
     )
 
 

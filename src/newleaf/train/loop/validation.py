@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -90,6 +91,14 @@ class Validation:
         open."""
         self.rows = rows
         self.closing_rows, self.report_rows = closing[0] or self.closing_rows, closing[1] or self.report_rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers of rows, for a checkpoint."""
+        return {"windows": self.rows, "closing": [self.closing_rows, self.report_rows]}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Take a checkpoint's numbers of rows; those of older releases have no "closing"."""
+        self.take_up(values["windows"], tuple(values.get("closing", (0, 0))))
 
     def choose_rows(self) -> None:
         """How many rows each look has: what the recipe says, and by the clock no more than leaves training
