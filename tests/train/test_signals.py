@@ -201,22 +201,22 @@ def test_where_a_file_system_has_no_locks_the_user_is_told(
 ) -> None:
     from newleaf.train.runs import folder_lock
 
-    def refuse(file: object) -> None:
+    def refuse(descriptor: int, blocking: bool) -> bool:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(folder_lock, "lock", refuse)
+    monkeypatch.setattr(folder_lock, "lock_descriptor", refuse)
     heard = RecordingMonitor()
     newleaf.pretrain(book, out=tmp_path / "run", monitor=heard, **options(steps=1))
     assert heard.about("this file system has no locks (Operation not supported)")
 
 
-def test_a_lock_can_be_taken_again_once_released(tmp_path: Path) -> None:
+def test_a_lock_can_be_acquired_again_once_released(tmp_path: Path) -> None:
     first, second = FolderLock(tmp_path), FolderLock(tmp_path)
-    first.take()
+    first.acquire()
     with pytest.raises(newleaf.InputError, match="another process"):
-        second.take()
+        second.acquire()
     first.release()
-    second.take()
+    second.acquire()
     second.release()
     assert list(tmp_path.iterdir()) == []
 

@@ -84,7 +84,7 @@ def begin(
             return _resume(kind, folder, monitor, started, ranks)
         with _guarded(folder, config.train, ranks) as (lock, interrupt):
             if folder.is_run():
-                lock.take()
+                lock.acquire()
             ranks.on_rank_zero(lambda: folder.check_free(overwrite))
             config = kind.check(config, monitor)
             check_installed(config.train.track)
@@ -104,7 +104,7 @@ def _begin(
     folder: RunFolder, record: dict[str, Any], lock: FolderLock, monitor: Monitor, overwrite: bool
 ) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
-    _take(lock, monitor)
+    _acquire(lock, monitor)
     folder.check_free(overwrite)  # someone may have been faster
     folder.sweep()
     folder.begin(record)
@@ -236,7 +236,7 @@ def is_finished(folder: RunFolder, monitor: Monitor) -> bool:
 
 
 def _tidy(folder: RunFolder, lock: FolderLock, monitor: Monitor, cut_short: dict[str, Any] | None) -> None:
-    _take(lock, monitor)
+    _acquire(lock, monitor)
     folder.sweep()
     if cut_short is not None:
         monitor.say(
@@ -293,8 +293,8 @@ def _guarded(folder: RunFolder, train: TrainConfig, ranks: Ranks) -> Iterator[tu
         lock.release()
 
 
-def _take(lock: FolderLock, monitor: Monitor) -> None:
-    lock.take()
+def _acquire(lock: FolderLock, monitor: Monitor) -> None:
+    lock.acquire()
     if lock.note is not None:
         monitor.say(lock.note)
 

@@ -9,7 +9,7 @@ import pytest
 from killed_runs import OPTIONS, finish, outcome
 
 import newleaf
-from newleaf.storage.files import digest
+from newleaf.storage.atomic_write import file_digest
 from newleaf.train.loop.run_state import RunState
 from newleaf.train.loop.session import Session
 
@@ -75,7 +75,7 @@ def test_a_run_resumes_bit_for_bit_from_the_checkpoint_of_an_older_release(
     }
     (checkpoint / "state.json").write_text(json.dumps(old), "utf-8")
     digests = json.loads((checkpoint / "digests.json").read_text("utf-8"))
-    digests["state.json"] = digest(checkpoint / "state.json")
+    digests["state.json"] = file_digest(checkpoint / "state.json")
     (checkpoint / "digests.json").write_text(json.dumps(digests), "utf-8")
     newleaf.resume(tmp_path / "run", quiet=True)
     assert outcome(tmp_path / "run") == outcome(tmp_path / "uninterrupted")

@@ -1,4 +1,4 @@
-"""One run, one process: a lock on the run's folder that the system lets go of when its process dies."""
+"""One run, one process: a lock on the run's folder, which the system releases when its process dies."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 from pathlib import Path
 from typing import IO
 
+from filelock import lock_descriptor
+
 from newleaf.errors import InputError
-from newleaf.storage.file_lock import BUSY_ERRNOS, lock
 
 NAME = ".lock"
 
 
 class FolderLock:
-    """`take` it before anything in the folder is written, `release` it at the end; a second taker gets an
-    InputError that names the first.
+    """`acquire` it before anything in the folder is written, `release` it at the end.
 
-    `note` is a sentence where the file system has no locks, so that the user knows to take care.
+    `note` warns the user where the file system has no locks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -25,36 +25,31 @@ class FolderLock:
         self.file: IO[str] | None = None
         self.note: str | None = None
 
-    def take(self) -> None:
-        """Raises InputError when another process holds the folder. Taking it twice is fine."""
+    def acquire(self) -> None:
+        """Raises InputError when another process holds the folder. Acquiring it twice is fine."""
         while self.file is None and self.note is None:
+            file = _open(self.folder / NAME)
             try:
-                file = (self.folder / NAME).open("a+", encoding="utf-8", errors="replace")
-            except IsADirectoryError:
-                raise InputError(
-                    f"{self.folder / NAME}: is a folder, where a run has its lock; remove it"
-                ) from None
-            try:
-                lock(file)
+                acquired = lock_descriptor(file.fileno(), blocking=False)
             except OSError as error:
+                file.close()
+                self.note = f"{self.folder}: this file system has no locks ({error.strerror}), so start no second run here."
+                return
+            if not acquired:
                 with file:
-                    if error.errno not in BUSY_ERRNOS:
-                        self.note = f"{self.folder}: this file system has no locks ({error.strerror}), so start no second run here."
-                        return
                     raise InputError(
-                        f"{self.folder}: {_holder(file)} is training into this folder; wait, or choose "
-                        f"another"
-                    ) from None
+                        f"{self.folder}: {_holder(file)} is training into this folder; wait, or choose another"
+                    )
             if _still_there(file, self.folder / NAME):
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
                 self.file = file
             else:
-                file.close()  # its last holder removed it just before we had it: there may be a new one
+                file.close()  # its last holder removed it just before: there may be a new one
 
     def release(self) -> None:
-        """Let go and leave no file behind."""
+        """Release the lock and leave no file behind."""
         if self.file is None:
             return
         # Windows removes no file that is open, and a lock file in the way does no harm
@@ -67,7 +62,14 @@ class FolderLock:
 class NoLock(FolderLock):
     """For a process whose folder another one of the same run has locked."""
 
-    def take(self) -> None: ...
+    def acquire(self) -> None: ...
+
+
+def _open(path: Path) -> IO[str]:
+    try:
+        return path.open("a+", encoding="utf-8", errors="replace")
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, where a run has its lock; remove it") from None
 
 
 def _holder(file: IO[str]) -> str:
