@@ -46,7 +46,7 @@ def test_errands_take_turns_and_each_has_its_result() -> None:
     for each in all_:
         engine_tasks.add(each)
     while len(engine_tasks):
-        assert engine_tasks.due(writing=False)
+        assert engine_tasks.due(generating=False)
         engine_tasks.advance()
     assert [each.future.result() for each in all_] == [f"{name} is over" for name in "abcdef"]
     assert done[: 2 * MAX_ACTIVE_TASKS] == [*"abcd", *"abcd"]
@@ -65,14 +65,14 @@ def test_while_texts_are_written_a_piece_comes_after_they_had_several_times_as_l
     engine_tasks.add(EngineTask(slow(), lambda: None))
     rounds = 0
     while len(done) < 3:
-        if engine_tasks.due(writing=True):
+        if engine_tasks.due(generating=True):
             engine_tasks.advance()
         engine_tasks.record_generation(0.5)
         rounds += 1
     assert rounds >= 2 * GENERATION_TIME_FACTOR * 2 / 0.5
     engine_tasks.advance()
-    assert not engine_tasks.due(writing=True)
-    assert engine_tasks.due(writing=False)
+    assert not engine_tasks.due(generating=True)
+    assert engine_tasks.due(generating=False)
 
 
 def test_a_cancelled_errand_does_no_further_piece() -> None:

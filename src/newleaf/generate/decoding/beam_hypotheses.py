@@ -1,4 +1,4 @@
-"""Beam search: the likeliest whole texts that can be found by keeping a few beginnings at a time."""
+"""Hypotheses of a beam search: scores of open beams, and the best finished texts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from newleaf.generate.sampling.penalties import FORBIDDEN
 
 @dataclass(frozen=True)
 class Candidate:
-    """A beginning continued by one token: `parent` is the number of the beam, `score` the sum of
-    log-probabilities."""
+    """A beam and one more token: `parent` is the beam's number, `score` the sum of log-probabilities."""
 
     parent: int
     token: int
@@ -21,8 +20,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FinishedBeam:
-    """A whole text, without the token that ended it where that one is not text; `score` is divided by length
-    ** length_penalty."""
+    """A finished text, without its end token; `score` is divided by length ** length_penalty."""
 
     ids: tuple[int, ...]
     score: float
@@ -31,12 +29,11 @@ class FinishedBeam:
 
 @dataclass
 class BeamHypotheses:
-    """What one search keeps: `scores` of the open beams, and the best finished texts, at most `beams` of
-    them.
+    """The scores of the open beams, and the best finished texts, at most `beams` of them.
 
     As in stock transformers (early_stopping=False): of 2 · beams continuations, those that end and are among
-    the `beams` likeliest finish, the likeliest others go on; the search ends when the likeliest open beam, at
-    its present length, could not enter the finished.
+    the `beams` likeliest finish, and the likeliest others stay open. The search ends when no open beam, at
+    its present length, could enter the finished texts.
     """
 
     beams: int
@@ -45,8 +42,10 @@ class BeamHypotheses:
     finished: list[FinishedBeam] = field(default_factory=list)
 
     def candidates(self, logprobs: Tensor, ends: int) -> list[Candidate]:
-        """The likeliest continuations, likeliest first: processed log-probabilities [open beams, V]; `ends`
-        counts the ids that end a text."""
+        """The likeliest continuations, best first, by processed log-probabilities [open beams, V].
+
+        `ends` counts the ids that end a text.
+        """
         total = logprobs + logprobs.new_tensor(self.scores)[:, None]
         best = total.flatten().topk(min(max(2, 1 + ends) * self.beams, total.numel()))
         width = logprobs.shape[1]
@@ -56,13 +55,13 @@ class BeamHypotheses:
         ]
 
     def finish(self, ids: tuple[int, ...], score: float, length: int, end: str) -> None:
-        """A text of `length` tokens, its last one included, is whole."""
+        """A beam of `length` tokens, its end included, is finished."""
         self.finished.append(FinishedBeam(ids, score / length**self.length_penalty, end))
         self.finished.sort(key=lambda text: -text.score)
         del self.finished[self.beams :]
 
-    def hopeless(self, length: int) -> bool:
-        """Whether no open beam, `length` tokens long, can enter the finished texts."""
+    def is_done(self, length: int) -> bool:
+        """Whether no open beam of `length` tokens can enter the finished texts."""
         if not self.scores:
             return True
         return (

@@ -1,4 +1,4 @@
-"""Beam search at work: the texts it keeps open, and those it found."""
+"""Beam search, a step at a time: continues the open beams and collects the finished ones."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from newleaf.generate.sampling.sampler import SamplerRow, keep_valid, process_lo
 from newleaf.text.tokenizer import Tokenizer
 
 
-class Search:
-    """A search from a text's prompt on, a step at a time. `rows` are the texts that are open; `texts` what
-    was found, best first, at the end."""
+class BeamSearch:
+    """A search from one prompt. `rows` are the open beams; `texts` the result, best first, at the end."""
 
     def __init__(self, row: SamplerRow, tokenizer: Tokenizer) -> None:
         self.rows, self.texts = [row], list[FinishedBeam]()
-        self._found = BeamHypotheses(row.config.beams, row.config.length_penalty)
+        self._hypotheses = BeamHypotheses(row.config.beams, row.config.length_penalty)
         self._tokenizer = tokenizer
 
     def step(self, logits: Tensor) -> list[tuple[int, SamplerRow]] | None:
-        """A token more, by logits [R, V] after each open text: the texts that are open now, each with the
-        number of the one that it goes on from; None at the end. Raises NotFiniteError."""
+        """One more token, by logits [R, V] of the open beams. Raises NotFiniteError.
+
+        Returns the beams that are open now, each with the number of its parent; None at the end.
+        """
         if not bool(logits.amax(-1).isfinite().all()):
             raise NotFiniteError
-        found, first = self._found, self.rows[0]
+        found, first = self._hypotheses, self.rows[0]
         # A network may have more rows than the tokenizer has tokens.
         logprobs = keep_valid(
             process_logits(logits.log_softmax(-1)[:, : self._tokenizer.vocab_size], self.rows), self.rows
         )
         before = found.scores[0]
-        going = self._sort_out(found.candidates(logprobs, len(first.end_ids)))
+        going = self._split_candidates(found.candidates(logprobs, len(first.end_ids)))
         if not going and not found.finished:
             rank = before / max(first.written, 1) ** first.config.length_penalty
             self.texts = [FinishedBeam(tuple(first.ids[first.prompt :]), rank, "stuck")]
             return None
         self.rows = [row for _, row in going]
-        if not self.rows or found.hopeless(self.rows[0].written):
+        if not self.rows or found.is_done(self.rows[0].written):
             self.texts = found.finished
             return None
         return going
 
-    def _sort_out(self, candidates: Sequence[Candidate]) -> list[tuple[int, SamplerRow]]:
-        """Those that end go to the finished; the likeliest others go on."""
-        found = self._found
+    def _split_candidates(self, candidates: Sequence[Candidate]) -> list[tuple[int, SamplerRow]]:
+        """Candidates that end become finished beams; the likeliest others stay open."""
+        found = self._hypotheses
         going: list[tuple[SamplerRow, Candidate]] = []
         for rank, candidate in enumerate(candidates):
             row = self.rows[candidate.parent].fork()
@@ -60,7 +61,7 @@ class Search:
 
 
 def _end(row: SamplerRow, tokenizer: Tokenizer) -> str | None:
-    """Why this text is whole; None if it goes on."""
+    """Why this beam is finished; None if it is not."""
     token, config = row.ids[-1], row.config
     if token in row.end_ids:
         return "end" if token == tokenizer.eos_id and token not in config.stop_ids else "stop"

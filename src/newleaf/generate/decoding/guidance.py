@@ -1,5 +1,4 @@
-"""Classifier-free guidance: away from what the network would write after another prompt (Sanchez et al.
-2023)."""
+"""Classifier-free guidance: moves logits away from those after a negative prompt (Sanchez et al. 2023)."""
 
 from __future__ import annotations
 
@@ -8,5 +7,5 @@ from torch import Tensor
 
 def apply_guidance(logits: Tensor, negative: Tensor, scale: float) -> Tensor:
     """log p⁻ + scale · (log p − log p⁻) for logits [R, V] after the prompts and after the negative ones."""
-    wanted, unwanted = logits.log_softmax(-1), negative.log_softmax(-1)
-    return unwanted + scale * (wanted - unwanted)
+    positive, unwanted = logits.log_softmax(-1), negative.log_softmax(-1)
+    return unwanted + scale * (positive - unwanted)

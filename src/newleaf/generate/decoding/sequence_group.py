@@ -1,8 +1,7 @@
-"""Texts that are written as one: the beams of a search, and a text with the one that it is guided away from.
+"""Sequences that decode together: the beams of a search, and a text with its guidance sequence.
 
-Each has a slot of its own. They take their next tokens together, once the logits of all are there; where a
-text goes on in several ways, its slot is forked. The scheduler gives a group all the slots that it may come
-to need at once.
+Each has a slot of its own. They take their next tokens together, once all have logits; where a beam continues
+in several ways, its slot is forked. The scheduler gives a group all the slots it may need at once.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from newleaf.generate.decoding.beam_search import Search
+from newleaf.generate.decoding.beam_search import BeamSearch
 from newleaf.generate.decoding.guidance import apply_guidance
 from newleaf.generate.sampling.sampler import SamplerRow, sample_tokens
 from newleaf.generate.text.request import Request
@@ -24,15 +23,17 @@ from newleaf.text.tokenizer import Tokenizer
 
 @dataclass(eq=False)
 class SequenceGroup:
-    """The texts of one search, or one text, each with its guide where there is guidance: `members` has a
-    tuple for each, the text itself first. `spare` are slots that are its own and empty, `logits` those that
-    have come of the texts whose turn it is."""
+    """The beams of one search, or one text; with guidance, each has its guidance sequence.
 
-    samples: list[TextState]  # what comes of it
+    `members` has a tuple for each, the text itself first. `spare_slots` are reserved and empty; `logits` are
+    those of this step so far.
+    """
+
+    samples: list[TextState]  # the resulting texts
     members: list[tuple[Sequence, ...]]
     slot_count: int
     max_length: int  # tokens of its longest sequence
-    search: Search | None = None
+    search: BeamSearch | None = None
     spare_slots: list[int] = field(default_factory=list)
     logits: dict[Sequence, Tensor] = field(default_factory=dict)
     finished: bool = False
@@ -42,12 +43,12 @@ class SequenceGroup:
         return [sequence for member in self.members for sequence in member]
 
     def add_logits(self, sequence: Sequence, logits: Tensor) -> bool:
-        """Logits [V] after a text; whether those of all are there now."""
+        """Add the logits [V] of a sequence; whether all have theirs now."""
         self.logits[sequence] = logits.clone()
         return len(self.logits) == len(self.sequences)
 
     def take_logits(self) -> Tensor:
-        """Logits [members, V], guided where they are to be."""
+        """Logits [members, V], with guidance applied."""
         found, self.logits = self.logits, {}
         own = [
             torch.stack([found[member[place]] for member in self.members])
@@ -61,8 +62,7 @@ class SequenceGroup:
 
 
 def make_sequences(request: Request, ids: Several[int], tokenizer: Tokenizer, limit: int) -> list[Sequence]:
-    """What the scheduler is given for a request: a text for each sample; with beams a search for all of them
-    together."""
+    """The sequences of a request: one for each sample, or one with a group for a beam search."""
     config, samples = request.config, request.samples
     negative: Several[int] | None = None
     if config.guidance_scale != 1:
@@ -81,8 +81,7 @@ def make_sequences(request: Request, ids: Several[int], tokenizer: Tokenizer, li
 def make_group(
     sequence: Sequence, samples: list[TextState], tokenizer: Tokenizer, negative: Several[int] | None
 ) -> SequenceGroup:
-    """The group that begins with this text; `negative` is what its guide begins with in the place of the
-    prompt. It is noted in both."""
+    """Make a group of this sequence; `negative` is the prompt of its guidance sequence."""
     row, config = sequence.sample.row, sequence.sample.row.config
     texts = [sequence]
     if negative is not None:
@@ -94,7 +93,7 @@ def make_group(
                 adapter=sequence.adapter,
             )
         )
-    search = Search(row, tokenizer) if config.beams > 1 else None
+    search = BeamSearch(row, tokenizer) if config.beams > 1 else None
     longest = max(len(row.ids), len(negative or ())) + config.max_tokens
     group = SequenceGroup(samples, [tuple(texts)], config.beams * len(texts), longest, search)
     for text in texts:
@@ -105,9 +104,10 @@ def make_group(
 def advance_group(
     group: SequenceGroup, tokenizer: Tokenizer
 ) -> tuple[list[Piece], list[tuple[int, SamplerRow]]]:
-    """The next token of each text, once all logits have come: pieces that are certain now, and how the group
-    goes on: the number of a member, and the text that it becomes. Nothing goes on where all texts have ended.
-    Raises NotFiniteError.
+    """The next token of each sequence, once all have logits. Raises NotFiniteError.
+
+    Returns pieces that are certain now, and the continuations: a member's number and its new row. There is
+    none where all texts have ended.
     """
     logits = group.take_logits()
     if group.search is None:
@@ -117,7 +117,7 @@ def advance_group(
         return [], going
     pieces = []
     for sample, found in zip(group.samples, group.search.texts, strict=False):
-        sample.row.constraint = None  # the search has minded it
+        sample.row.constraint = None  # the search has applied it
         text = "".join(sample.take(token) for token in found.ids)
         text += "" if sample.end else sample.finish(found.end)
         pieces.append(

@@ -119,9 +119,9 @@ class Engine:
     ) -> Request:
         """Queue a prompt, text or ids, from any thread; iterate over the request for its pieces.
 
-        Options are the fields of `SamplingConfig`, or one `config`. `first` is the prompt's number among those
-        that share a seed; `ends` and `shown` are as for `start_texts` in generate/text/text_state.py; `adapter`
-        names one of the engine's.
+        Options are the fields of `SamplingConfig`, or one `config`. `first` is the prompt's number
+        among those that share a seed. `ends` are end tokens in place of the tokenizer's own; `shown` are special tokens
+        that become text, and as what. `adapter` names one of the engine's.
 
         Raises InputError for a prompt or options that cannot be.
         """
@@ -135,8 +135,10 @@ class Engine:
         return request
 
     def run_in_engine(self, steps: Steps[Result]) -> EngineTask[Result]:
-        """Do work in the engine's thread, a step at a time between two rounds, so that it has the network to
-        itself; any thread may ask."""
+        """Run a task in the engine's thread, in slices between steps, where it has the network to itself.
+
+        Any thread may call this.
+        """
         engine_task = EngineTask(steps, self._wake)
         with self._changed:
             if self._closed:
@@ -148,7 +150,7 @@ class Engine:
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many texts are being written, and how many wait, engine tasks too."""
+        """How many sequences run, and how many wait, engine tasks included."""
         waiting = len(self.scheduler.waiting) + sum(len(texts) for _, texts in self._submitted)
         return len(self.scheduler.running), waiting + len(self._engine_tasks)
 
@@ -168,7 +170,7 @@ class Engine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run_thread, name="newleaf-engine", daemon=True)
                 self._thread.start()
-                # a thread that Python's end meets inside compiled code takes the process down
+                # A thread inside compiled code would crash the process when Python ends.
                 atexit.register(self.close)
 
     def write(
@@ -182,8 +184,7 @@ class Engine:
     ) -> Iterator[Piece]:
         """Pieces of one prompt, or of several (texts or ids) in one batch, as they come.
 
-        The engine works while somebody iterates. Options are those of `submit`; `ends` are tokens that end a
-        text, beside the tokenizer's own. Raises InputError as `submit` does.
+        The engine runs while the caller iterates. Parameters and errors are those of `submit`.
         """
         config = sampling_config(options, config)
         several: list[str | Several[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -196,8 +197,7 @@ class Engine:
     def answer(
         self, prompt: Several[int], config: SamplingConfig, ends: Collection[int], shown: Mapping[int, str]
     ) -> Iterator[tuple[Piece, int]]:
-        """Pieces of what follows these ids, each with how many tokens are written; `ends` and `shown` as for
-        `start_texts` in generate/text/text_state.py."""
+        """Pieces after these ids, each with the number of generated tokens; parameters as for `submit`."""
         request = self._enqueue(prompt, config, 0, ends, shown)
         return ((piece, request.samples[0].row.written) for piece in self._run_until_done([request]))
 
@@ -244,7 +244,7 @@ class Engine:
             yield piece
 
     def close(self) -> None:
-        """End the thread; requests that are being written end with the pieces they have."""
+        """End the thread; running requests end with the pieces they have."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -273,7 +273,7 @@ class Engine:
                     )
                     if self._closed:
                         break
-                if self._engine_tasks.due(writing=bool(self._submitted or requests)):
+                if self._engine_tasks.due(generating=bool(self._submitted or requests)):
                     self._engine_tasks.advance()
                 if self._submitted or requests:
                     began = time.perf_counter()

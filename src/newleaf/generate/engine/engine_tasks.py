@@ -1,5 +1,4 @@
-"""Work with the network beside writing: in pieces, between the engine's rounds, for as long as somebody waits
-for it."""
+"""Engine tasks: work with the network beside generation, in slices between the engine's steps."""
 
 from __future__ import annotations
 
@@ -10,31 +9,30 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
-Steps = Generator[None, None, Result]  # pauses after each piece of work; returns the result
+Steps = Generator[None, None, Result]  # yields after each slice of work; returns the result
 
-GENERATION_TIME_FACTOR = 3.0  # how much longer than a piece texts are written before the next piece
-MAX_ACTIVE_TASKS = 4  # engine tasks that take turns; each may hold keys and values of a text
+GENERATION_TIME_FACTOR = 3.0  # generation runs this many times as long as a slice before the next one
+MAX_ACTIVE_TASKS = 4  # tasks that take turns; each may hold a KV cache
 
 
 class TaskCancelledError(Exception):
-    """Nobody waits for the result any more."""
+    """The task was cancelled."""
 
 
 class EngineTask(Generic[Result]):
-    """Work that was asked for. `future` has its result, or what went wrong."""
+    """One task. `future` has its result or its error."""
 
     def __init__(self, steps: Steps[Result], wake: Callable[[], None]) -> None:
         self.future: Future[Result] = Future()
         self._steps, self._wake, self._cancelled = steps, wake, False
 
     def cancel(self) -> None:
-        """Stop before the next piece; the result is a CancelledErrandError. Any thread may call this, at any
-        time."""
+        """Stop before the next slice; the future gets a TaskCancelledError. Any thread may call this."""
         self._cancelled = True
         self._wake()
 
     def advance(self) -> bool:
-        """Do a piece of work; whether there is more."""
+        """Run a slice of work; whether there is more."""
         try:
             if self._cancelled:
                 self._steps.close()
@@ -42,7 +40,7 @@ class EngineTask(Generic[Result]):
             next(self._steps)
         except StopIteration as end:
             self.future.set_result(end.value)
-        except BaseException as error:  # it is the asker's
+        except BaseException as error:  # for whoever waits on the future
             self.future.set_exception(error)
         return not self.future.done()
 
@@ -52,9 +50,11 @@ class EngineTask(Generic[Result]):
 
 
 class EngineTasks:
-    """The engine tasks of an engine, of which a few take turns. While texts are written, a piece of work
-    comes only after they had `MIN_PAUSE` times as long: writing goes first, and engine tasks come to their
-    end all the same."""
+    """The tasks of an engine, of which a few take turns.
+
+    During generation a slice runs only after `GENERATION_TIME_FACTOR` times its duration, so generation has
+    priority and tasks still finish.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._waiting: deque[EngineTask[Any]] = deque()
@@ -66,15 +66,15 @@ class EngineTasks:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def due(self, writing: bool) -> bool:
-        """Whether it is time for a piece of work."""
-        return bool(self._waiting) and (not writing or self._owed <= 0)
+    def due(self, generating: bool) -> bool:
+        """Whether it is time for a slice of work."""
+        return bool(self._waiting) and (not generating or self._owed <= 0)
 
     def advance(self) -> None:
-        """A piece of work for the engine task whose turn it is."""
+        """Run a slice of the task whose turn it is."""
         engine_task, began = self._waiting[0], self._clock()
         if engine_task.advance():
-            if len(self._waiting) > 1:  # behind the others that take turns; the rest waits
+            if len(self._waiting) > 1:  # behind the others that take turns
                 self._waiting.popleft()
                 self._waiting.insert(min(MAX_ACTIVE_TASKS - 1, len(self._waiting)), engine_task)
         else:
@@ -82,10 +82,10 @@ class EngineTasks:
         self._owed = GENERATION_TIME_FACTOR * (self._clock() - began)
 
     def record_generation(self, seconds: float) -> None:
-        """Texts were written for so long."""
+        """Generation took so many seconds."""
         self._owed -= seconds
 
     def fail(self, problem: BaseException) -> None:
-        """No more work is done."""
+        """End all tasks with an error."""
         while self._waiting:
             self._waiting.popleft().fail(problem)

@@ -1,5 +1,7 @@
-"""Who runs next: texts wait in the order they came, take a slot when there is memory for the whole of them,
-and share each round's rows."""
+"""The scheduler: decides which sequences run in the next step, and how many tokens of each.
+
+Sequences wait in order of arrival, and get a slot when there is memory for their full length.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,15 @@ from newleaf.generate.sampling.sampler import SamplerRow
 from newleaf.generate.speculation.speculator import Speculator
 from newleaf.generate.text.sequence import Grouped, Sequence
 
-PREFILL_CHUNK = 64  # tokens of a prompt in a round where rounds must always be the same
-MIN_PREFILL_ROWS = 8  # rows of a round that prompts have, however many texts are being written
+PREFILL_CHUNK = 64  # tokens of a prompt in a step, where steps must not depend on other sequences
+MIN_PREFILL_ROWS = 8  # rows of a step for prefill, however many sequences decode
 
 
 class Scheduler:
-    """Texts that wait and texts that have a slot. `fixed` reads prompts in equal parts, so that rounding does
-    not depend on other texts."""
+    """Sequences that wait, and those that have a slot.
+
+    `fixed` reads prompts in equal chunks, so that rounding does not depend on other sequences.
+    """
 
     def __init__(self, executor: Executor, fixed: bool, speculator: Speculator) -> None:
         self.executor, self.fixed, self.speculator = executor, fixed, speculator
@@ -30,7 +34,7 @@ class Scheduler:
         self._reserved = [0] * len(self._pools)
 
     def __contains__(self, sequence: Sequence) -> bool:
-        """Whether it waits, or it or a text of its group has a slot."""
+        """Whether it waits, or it or another sequence of its group has a slot."""
         there = sequence.group.sequences if sequence.group is not None else [sequence]
         return sequence in self.waiting or any(each.slot is not None for each in there)
 
@@ -38,7 +42,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def drop(self, sequence: Sequence) -> None:
-        """The text has ended, or nobody waits for it any more; with it its group ends."""
+        """Free the slots of a sequence that ended or was cancelled, and of its group."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
             return
@@ -51,7 +55,7 @@ class Scheduler:
         self._reserve(sequence, -1)
 
     def _free_slot(self, sequence: Sequence) -> int:
-        """A text gives its slot back."""
+        """Take a sequence out of its slot; returns the slot."""
         assert sequence.slot is not None
         self._publish(sequence)
         self.speculator.release(sequence)
@@ -61,8 +65,7 @@ class Scheduler:
         return slot
 
     def continue_group(self, group: Grouped, going: Several[tuple[int, SamplerRow]]) -> None:
-        """The group's texts after their next token: each is the row, and goes on from the member with the
-        number."""
+        """The group's sequences after their next token: for each the number of its parent, and its row."""
         for number in set(range(len(group.members))) - {parent for parent, _ in going}:
             group.spare_slots += [self._free_slot(sequence) for sequence in group.members[number]]
         members: list[tuple[Sequence, ...]] = []
@@ -80,7 +83,7 @@ class Scheduler:
         group.members = members
 
     def _fork(self, sequence: Sequence, group: Grouped) -> Sequence:
-        """Another text in one of the group's slots, as far as this one is."""
+        """A copy of a sequence and of its KV cache, in one of the group's slots."""
         assert sequence.slot is not None
         slot = group.spare_slots.pop()
         self.executor.fork(sequence.slot, slot, sequence.computed)
@@ -99,18 +102,18 @@ class Scheduler:
         return other
 
     def add_slots(self, count: int) -> None:
-        """More slots, for groups that need more than there are."""
+        """Add slots, for a group that needs more than there are."""
         self._free += range(self.executor.count, self.executor.count + count)
         for pool in self._pools:
             pool.add(count)
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether there is memory for it at all."""
+        """Whether the sequence fits in memory when nothing else runs."""
         return self._has_memory_for(sequence, [0] * len(self._pools))
 
     @property
     def _pools(self) -> list[Executor]:
-        """Whose memory a text needs: the network's, and the draft's, each with a part of the limit."""
+        """The executors whose KV cache a sequence needs: the network's, and the draft's."""
         return [
             self.executor,
             *([self.speculator.draft.executor] if self.speculator.draft is not None else []),
@@ -134,8 +137,7 @@ class Scheduler:
         ]
 
     def _admit(self) -> None:
-        """Strictly in order: a text that needs much memory is not overtaken for ever by those that need
-        little."""
+        """Give slots strictly in order, so that small sequences cannot starve a large one."""
         while (
             self.waiting
             and len(self._free) >= slots_needed(self.waiting[0])
@@ -153,8 +155,7 @@ class Scheduler:
                 group.spare_slots, self._free = self._free[:left], self._free[left:]
 
     def plan(self) -> list[tuple[Sequence, TokenChunk, int]]:
-        """The next round: for each text that takes part what it reads, and how many of those tokens are
-        proposals."""
+        """The next step: for each sequence in it the tokens to run, and how many of those are proposals."""
         self._admit()
         for sequence in self.running:
             self._publish(sequence)
@@ -162,20 +163,20 @@ class Scheduler:
                 assert sequence.slot is not None
                 self.executor.release(sequence.slot)
                 sequence.shift(self.executor.max_length)
-        writing = [
+        decoding = [
             sequence for sequence in self.running if sequence.uncomputed == 1 and not sequence.waits_for_group
         ]
-        reading = self._prefilling()
-        # Where rounds must always be the same, a proposal could tip a tie.
-        proposals = {} if self.fixed else self.speculator.propose(writing)
-        plan = [self._decode(sequence, proposals) for sequence in writing]
+        prefilling = self._prefilling()
+        # Where steps must always be the same, a proposal could tip a tie.
+        proposals = {} if self.fixed else self.speculator.propose(decoding)
+        plan = [self._decode(sequence, proposals) for sequence in decoding]
         left = max(MIN_PREFILL_ROWS, self.executor.rows - sum(len(part.ids) for _, part, _ in plan))
-        for number, sequence in enumerate(reading):
+        for number, sequence in enumerate(prefilling):
             size = min(
                 sequence.uncomputed,
                 PREFILL_CHUNK - sequence.computed % PREFILL_CHUNK
                 if self.fixed
-                else max(1, left // (len(reading) - number)),
+                else max(1, left // (len(prefilling) - number)),
             )
             plan.append(self._prefill(sequence, size))
             left -= size
@@ -189,8 +190,7 @@ class Scheduler:
             sequence.published = sequence.computed // PAGE
 
     def _prefilling(self) -> list[Sequence]:
-        """Texts whose prompts are read now. One that begins like another that is being read waits and borrows
-        its beginning."""
+        """Sequences in prefill. One that shares a prefix with another waits, to reuse its pages."""
         found: list[Sequence] = []
         for sequence in (each for each in self.running if each.uncomputed > 1):
             assert sequence.slot is not None
@@ -226,12 +226,12 @@ class Scheduler:
 
 
 def slots_needed(sequence: Sequence) -> int:
-    """How many slots a text needs, with its group."""
+    """How many slots a sequence needs, with its group."""
     return sequence.group.slot_count if sequence.group is not None else 1
 
 
 def shared_prefix_length(one: Sequence, other: Sequence) -> int:
-    """Tokens of whole pages with which both texts begin, and which the first could borrow."""
+    """Tokens of full pages that both sequences begin with, and that the first could reuse."""
     mine, theirs = one.context_ids, other.context_ids
     length, most = 0, min(len(mine) - 1, len(theirs))
     while length + PAGE <= most and mine[length : length + PAGE] == theirs[length : length + PAGE]:

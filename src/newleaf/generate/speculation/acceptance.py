@@ -1,24 +1,26 @@
-"""How often proposals of each kind have been right of late."""
+"""Acceptance rates: how often recent proposals of each kind were accepted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-PRIOR_WEIGHT = 4.0  # tokens that what was believed before counts for
-WINDOW = 64.0  # tokens after which what was seen counts for little
-DECAY = 0.99  # of what was seen remains each time that it kept us from guessing: so we try again one day
+PRIOR_WEIGHT = 4.0  # tokens that the prior counts for
+WINDOW = 64.0  # tokens after which an observation counts for little
+DECAY = 0.99  # kept of the observations each time that they prevent a proposal, so that it is tried again
 
 
 class AcceptanceRates:
-    """Chances that a proposed token is right, by kind. `prior` are those before anything was seen; or
-    `parent`, what is known elsewhere, which learns with it."""
+    """Probabilities that a proposed token is accepted, by kind.
+
+    `prior` holds before any observation. A `parent` replaces it, and records the same observations.
+    """
 
     def __init__(self, prior: Sequence[float], parent: AcceptanceRates | None = None) -> None:
         self._prior, self._parent = prior, parent
         self._accepted, self._seen = [0.0] * len(prior), [0.0] * len(prior)
 
     def child(self) -> AcceptanceRates:
-        """Acceptance rates of one text, which start from these."""
+        """Acceptance rates of one sequence, which start from these."""
         return AcceptanceRates(self._prior, self)
 
     def probability(self, kind: int) -> float:
@@ -26,8 +28,7 @@ class AcceptanceRates:
         return (self._accepted[kind] + PRIOR_WEIGHT * before) / (self._seen[kind] + PRIOR_WEIGHT)
 
     def record(self, kinds: Sequence[int], accepted: int) -> None:
-        """Of proposals that followed each other the first `accepted` were right, and the next was wrong,
-        where there is one."""
+        """Of consecutive proposals the first `accepted` were accepted, and the next one, if any, rejected."""
         for place, kind in enumerate(kinds[: accepted + 1]):
             keep = 1 - 1 / WINDOW
             self._accepted[kind] = keep * self._accepted[kind] + (place < accepted)
@@ -36,8 +37,7 @@ class AcceptanceRates:
             self._parent.record(kinds, accepted)
 
     def decay(self, kind: int, keep: float = DECAY) -> None:
-        """A proposal of this kind was not worth it: believe what was seen a little less, or by how much is to
-        be kept of it."""
+        """Weaken the observations of a kind that was not proposed; `keep` is the share that remains."""
         self._accepted[kind] *= keep
         self._seen[kind] *= keep
         if self._parent is not None:

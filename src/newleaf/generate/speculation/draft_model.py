@@ -1,10 +1,10 @@
-"""A draft model: a small network that writes ahead of the large one, so that the large one need only check
-(Leviathan et al. 2023, arXiv:2211.17192; here with the request's own random numbers, so that proposals change
-no text).
+"""A draft model: a small network proposes tokens, and the large one verifies them in one pass.
 
-Its slots are numbered as the large network's. What it has read of a text may be behind the text, and what it
-wrote itself may turn out wrong: keys and values lie by position, so what was wrong is written over from where
-the text went another way.
+Leviathan et al. 2023, arXiv:2211.17192; here the draft samples with the request's own random numbers, so
+proposals change no text.
+
+Its slots are numbered as the large network's. Its KV cache may lag behind the text, and may hold rejected
+tokens: keys and values lie by position, so the tokens of the text overwrite them.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ from newleaf.model import GPT
 from newleaf.text.tokenizer import Tokenizer
 
 MAX_DRAFTED = 11  # tokens that are drafted at once
-MIN_CONTEXT = 64  # of a draft: what is shorter would begin anew all the time
-MAX_LAG = 16  # tokens that it may be behind and still draft at once; it reads more in rounds of its own
-# how likely the draft holds its token: chances of these and more are alike
+MIN_CONTEXT = 64  # of a draft: a shorter one would start over all the time
+MAX_LAG = 16  # tokens that the draft reads in its first step; more take prefill steps of their own
+# Lower bounds of the draft's own probability of its token: each is a kind of proposal.
 CONFIDENCE_LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
-PRIOR = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.97)  # that the large network chooses the same
+PRIOR = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.97)  # acceptance rate of each kind, before any is measured
 
 
 def check_draft(network: GPT, tokenizer: Tokenizer, draft: GPT, draft_tokenizer: Tokenizer) -> None:
-    """Raises InputError for a draft whose tokens are not the model's, or whose context is too short to write
-    ahead in; warns of one that cannot pay."""
+    """Raises InputError for a draft with another tokenizer or too short a context; warns of a slow one."""
     mine, its = (each.backend.get_vocab(with_added_tokens=True) for each in (tokenizer, draft_tokenizer))
     if mine != its:
         names = (
@@ -75,7 +74,7 @@ def check_draft(network: GPT, tokenizer: Tokenizer, draft: GPT, draft_tokenizer:
 
 
 def check_drafting(drafted: bool, config: SamplingConfig) -> None:
-    """Raises InputError where there is a draft and options under which nothing is proposed."""
+    """Raises InputError for a draft beside options that allow no proposals."""
     for name, off in (("beams", 1), ("guidance_scale", 1)):
         if drafted and getattr(config, name) != off:
             raise InputError(
@@ -87,8 +86,7 @@ def check_drafting(drafted: bool, config: SamplingConfig) -> None:
 
 @dataclass
 class DraftedTokens:
-    """Tokens drafted for one text, at most so many: the chance that all up to each are right, and what kind
-    of proposal each is."""
+    """Tokens drafted for one sequence. `reach` has the probabilities that all up to each are accepted."""
 
     sequence: Sequence
     row: SamplerRow
@@ -99,20 +97,19 @@ class DraftedTokens:
 
 
 class DraftModel:
-    """The draft's network in its slots, what it has read of each text, and what is known of its proposals.
+    """The draft's executor, its progress in each sequence, and its acceptance rates.
 
-    `share` is how much less it weighs than the large network: what its steps are taken to cost until they
-    have been measured.
+    `share` is its size as a share of the large network: the assumed cost of a step until one is measured.
     """
 
     def __init__(self, executor: Executor, vocab_size: int, share: float) -> None:
         self.executor, self.vocab_size, self.share = executor, vocab_size, share
         self.states = SpeculationStates()
         self.step_cost, self.acceptance = StepCost(), AcceptanceRates(PRIOR)
-        self.overall = AcceptanceRates((0.7,))  # of any token that follows right ones
+        self.overall = AcceptanceRates((0.7,))  # of any token after accepted ones
 
     def step_seconds(self, texts: int, large: StepCost) -> float:
-        """What a step takes for each of so many texts."""
+        """Seconds of a step for each of so many sequences."""
         return (
             self.step_cost.seconds(texts, texts)
             if self.step_cost.known
@@ -120,7 +117,7 @@ class DraftModel:
         ) / texts
 
     def reading_seconds(self, tokens: int, large: StepCost) -> float:
-        """What reading so many tokens takes."""
+        """Seconds of a prefill of so many tokens."""
         if tokens <= MAX_LAG:
             return 0.0
         rows = self.executor.rows
@@ -131,7 +128,7 @@ class DraftModel:
         )
 
     def sync(self, sequence: Sequence) -> None:
-        """Note what of its own proposals became text, and begin again where the text has left its context."""
+        """Keep accepted proposals in the cache; start over where the text has left the draft's context."""
         ids, state = sequence.sample.row.ids, self.states.of(sequence)
         if (
             state.draft_base < sequence.base
@@ -151,13 +148,12 @@ class DraftModel:
         state.draft_tokens = []
 
     def lag(self, sequence: Sequence) -> int:
-        """Tokens of the text that it has not read."""
+        """Tokens of the text that the draft has not read."""
         state = self.states.of(sequence)
         return len(sequence.sample.row.ids) - state.draft_base - state.draft_read
 
     def prefill(self, sequence: Sequence, most: int) -> int:
-        """Read on in a text, at most so many tokens and never the last, whose logits are wanted when
-        drafting; returns how many."""
+        """Read at most so many tokens, and not the last, whose logits drafting needs; returns how many."""
         assert sequence.slot is not None
         state = self.states.of(sequence)
         text = sequence.sample.row.ids[state.draft_base :]
@@ -173,21 +169,24 @@ class DraftModel:
         return len(ids)
 
     def publish(self, sequence: Sequence) -> None:
-        """Let other texts borrow what it has read of this one."""
+        """Let other sequences reuse the pages of this one."""
         state = self.states.of(sequence)
         if sequence.slot is not None and state.draft_read:
             text = sequence.sample.row.ids[state.draft_base :]
             self.executor.publish(sequence.slot, text[: state.draft_read])
 
     def reset(self, sequence: Sequence) -> None:
+        """Empty the draft's slot of this sequence."""
         if sequence.slot is not None:
             self.executor.release(sequence.slot)
         state = self.states.of(sequence)
         state.draft_read, state.draft_tokens = 0, []
 
     def step(self, several: Several[DraftedTokens]) -> list[DraftedTokens]:
-        """One more token for each of these texts: the one that the chooser takes by the draft's logits and
-        the text's own random number. Returns those that have one."""
+        """Draft one more token for each sequence; returns those that have one.
+
+        It is sampled from the draft's logits, with the random number of the sequence itself.
+        """
         parts = [self._part(each) for each in several]
         begin = time.perf_counter()
         logits = self.executor.run(parts)
@@ -210,7 +209,7 @@ class DraftModel:
         return [each for each, *_ in able]
 
     def _part(self, ahead: DraftedTokens) -> TokenChunk:
-        """What it has not read of a text, or the token that it wrote last; noted as read."""
+        """The unread tokens of the text, or the last drafted token; counted as read from here on."""
         sequence, slot = ahead.sequence, ahead.sequence.slot
         assert slot is not None
         state = self.states.of(sequence)
@@ -228,7 +227,7 @@ class DraftModel:
 
 
 def sleep_threads(executor: Executor) -> None:
-    """Let the threads of a program sleep, so that they leave the cores to another's."""
+    """Let the threads of a lowered program sleep, so that another program has the cores."""
     if isinstance(executor, LoweredExecutor):
         executor.runner.thread_pool.sleep()
 
@@ -241,8 +240,7 @@ def open_draft(
     vocab_size: int,
     cache: torch.dtype | None = None,
 ) -> DraftModel:
-    """A draft for what runs in these slots, in as many of its own. Where that is a program the draft is one
-    too, however small."""
+    """A draft for this executor, with as many slots; lowered where the executor is, however small."""
     own: Executor
     if isinstance(executor, LoweredExecutor):
         try:
@@ -257,8 +255,7 @@ def open_draft(
 def split_cache_limit(
     limit: int, network: GPT, draft: GPT, cache: torch.dtype | None = None
 ) -> tuple[int, int]:
-    """Bytes of a limit for keys and values of the network, and for the draft's: as one token of each
-    takes."""
+    """The limit of the KV cache split by the bytes of one token: the network's part, and the draft's."""
     mine, its = (_token_bytes(each, cache) for each in (network, draft))
     return limit * mine // (mine + its), limit * its // (mine + its)
 

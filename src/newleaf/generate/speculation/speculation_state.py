@@ -1,5 +1,4 @@
-"""What speculation knows of each sequence: its prompt-lookup index, acceptance rates, the draft's
-progress."""
+"""The state of speculation for each sequence: prompt-lookup index, acceptance rates, draft."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""What may follow in texts that are being written: found in the text itself, or drafted by a small network;
-nothing where it does not pay.
+"""Speculative decoding: proposes tokens by prompt lookup or by a draft model, where that pays.
 
-Each proposal costs a row of the next round, a drafted one a step of the draft too, and saves a token's share
-of a round if it comes true. What rows and steps cost is measured (`StepCost`), and so is how often proposals
-come true (`AcceptanceRates`); as many are taken as make most tokens a second.
+A proposal costs a row of the next step, and a drafted one also a step of the draft. An accepted one saves a
+token's share of a step. Costs (`StepCost`) and acceptance rates (`AcceptanceRates`) are measured; the number
+of proposals is the one that gives most tokens a second.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from newleaf.generate.speculation.speculation_state import SpeculationStates
 from newleaf.generate.speculation.step_cost import StepCost
 from newleaf.generate.text.sequence import Sequence
 
-# each so many rounds with proposals, one without, so that what they are compared with stays true
+# steps with proposals before one without, which keeps the comparison current
 BASELINE_INTERVAL = 64
-# rounds without the draft after it did not pay; twice as many each time that follows
+# Steps without the draft after it did not pay; the pause doubles each time.
 MIN_PAUSE, MAX_PAUSE = 32, 2048
 
 
 @dataclass
 class AcceptanceCount:
-    """Tokens proposed, and how many of them came true."""
+    """Tokens proposed, and accepted."""
 
     proposed: int = 0
     accepted: int = 0
@@ -53,8 +52,7 @@ class AcceptanceCount:
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Say once for each place that uses it that an attribute has another name now; the old one goes with the
-    next release."""
+    """Warn that an attribute has a new name; the old one goes with the next release."""
     warnings.warn(
         f"{old} is called {new} now; the old name goes with the next release",
         DeprecationWarning,
@@ -64,7 +62,7 @@ def warn_renamed(old: str, new: str) -> None:
 
 @dataclass
 class Proposal:
-    """Tokens that may follow one text; `kinds` are those of the acceptance rates of where they come from."""
+    """Tokens proposed for one sequence, with their kinds in the acceptance rates of their source."""
 
     tokens: list[int] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
@@ -72,7 +70,7 @@ class Proposal:
 
 
 class Speculator:
-    """Proposals for all texts of an engine. `acceptance_counts` counts them by where they came from."""
+    """Proposals for all sequences of an engine; `acceptance_counts` counts them by source."""
 
     def __init__(self, executor: Executor, draft: DraftModel | None = None) -> None:
         self.executor, self.draft = executor, draft
@@ -80,8 +78,8 @@ class Speculator:
         self.step_cost = StepCost()
         self.acceptance_counts = {"look-up": AcceptanceCount(), "draft": AcceptanceCount()}
         self._acceptance = AcceptanceRates(prompt_lookup.PRIOR)
-        self._proposals: dict[int, Proposal] = {}  # of this round, by slot
-        self._since = 0  # rounds with proposals since the last one without
+        self._proposals: dict[int, Proposal] = {}  # of this step, by slot
+        self._since = 0  # steps with proposals since the last one without
 
     @property
     def tally(self) -> dict[str, AcceptanceCount]:
@@ -90,11 +88,11 @@ class Speculator:
         return self.acceptance_counts
 
     def propose(self, writing: Several[Sequence]) -> dict[int, list[int]]:
-        """Tokens that may follow each of these texts, which all write in the next round, by their slots."""
+        """Proposed tokens by slot, for sequences that all decode in the next step."""
         self._proposals = {}
         if not self.step_cost.known:
             return {}
-        wanting = [
+        candidates = [
             (each, most)
             for each in writing
             if each.sample.row.config.speculation == "auto" and (most := self._max_proposals(each)) > 0
@@ -104,7 +102,7 @@ class Speculator:
             return {}
         rows = len(writing)
         left = []
-        for sequence, most in wanting:
+        for sequence, most in candidates:
             found = self._look_up(sequence, most, len(writing), rows)
             if found is None:
                 left.append((sequence, most))
@@ -117,7 +115,7 @@ class Speculator:
         return {slot: found.tokens for slot, found in self._proposals.items()}
 
     def record_accepted(self, sequence: Sequence, accepted: int) -> None:
-        """So many of the first proposals for this text came true."""
+        """The first `accepted` proposals for this sequence were accepted."""
         found = self._proposals.get(sequence.slot if sequence.slot is not None else -1)
         if found is None:
             return
@@ -132,13 +130,13 @@ class Speculator:
             acceptance.record(found.kinds, accepted)
 
     def release(self, sequence: Sequence) -> None:
-        """The text leaves its slot."""
+        """The sequence gives its slot back."""
         if self.draft is not None:
             self.draft.publish(sequence)
             self.draft.reset(sequence)
 
     def _max_proposals(self, sequence: Sequence) -> int:
-        """How many tokens may be proposed, so that the text still has a token of its own to write."""
+        """The most tokens that may be proposed: one more is always sampled."""
         row = sequence.sample.row
         if sequence.group is not None:
             return 0
@@ -150,7 +148,7 @@ class Speculator:
             self._proposals[sequence.slot] = found
 
     def _look_up(self, sequence: Sequence, most: int, texts: int, rows: int) -> Proposal | None:
-        """What the text itself says; None where it says nothing that is worth its rows."""
+        """A proposal by prompt lookup; None where there is none that pays, or the draft promises more."""
         row, state = sequence.sample.row, self.states.of(sequence)
         tokens, length = state.lookup.find(row.ids, most)
         if row.constraint is not None and tokens:
@@ -174,7 +172,7 @@ class Speculator:
         return None if drafting or not count else Proposal(tokens[:count], kinds[:count])
 
     def _ready(self, sequence: Sequence) -> bool:
-        """Whether the draft could go on with the text at once."""
+        """Whether the draft can propose now, without reading much first."""
         state = self.states.of(sequence)
         return (
             self.draft is not None
@@ -186,8 +184,7 @@ class Speculator:
     def _expected(
         self, draft: DraftModel, most: int, texts: int, rows: int, others: int
     ) -> tuple[int, float]:
-        """How many tokens to draft, and the tokens a second of such rounds, by what is known before any is
-        drafted."""
+        """The number of tokens to draft, and the expected tokens a second, before any is drafted."""
         likely, step = draft.overall.probability(0), draft.step_seconds(others, self.step_cost)
         return self.step_cost.best_count(
             texts,
@@ -197,11 +194,11 @@ class Speculator:
         )
 
     def _draft(
-        self, draft: DraftModel, wanting: Several[tuple[Sequence, int]], texts: int, rows: int
+        self, draft: DraftModel, candidates: Several[tuple[Sequence, int]], texts: int, rows: int
     ) -> None:
-        """Proposals by the draft for those texts where they pay, all of them side by side."""
+        """Proposals by the draft for those sequences where they pay, in one batch."""
         able: list[DraftedTokens] = []
-        for sequence, most in wanting:
+        for sequence, most in candidates:
             state = self.states.of(sequence)
             if state.paused_steps:
                 state.paused_steps -= 1
@@ -210,10 +207,10 @@ class Speculator:
             most = min(
                 most, MAX_DRAFTED, draft.executor.max_length - len(sequence.sample.row.ids) + state.draft_base
             )
-            if most > 0 and self._pays(draft, sequence, most, texts, rows, len(wanting)):
+            if most > 0 and self._pays(draft, sequence, most, texts, rows, len(candidates)):
                 able.append(DraftedTokens(sequence, sequence.sample.row.fork(), most))
         if able:
-            sleep_threads(self.executor)  # its threads leave the cores to the draft's
+            sleep_threads(self.executor)  # so that the draft's threads have the cores
             for ahead in able:
                 if draft.lag(ahead.sequence) > MAX_LAG:
                     draft.prefill(ahead.sequence, draft.executor.rows)
@@ -223,7 +220,7 @@ class Speculator:
             sleep_threads(draft.executor)
 
     def _draft_tokens(self, draft: DraftModel, near: Several[DraftedTokens], texts: int, rows: int) -> None:
-        """Go on for each text while what comes next is likely enough to be right."""
+        """Draft for each sequence while the next token is likely enough to be accepted."""
         rate = texts / (self.step_cost.seconds(texts, rows) + self.step_cost.sampling_seconds * texts)
         row, likely = self.step_cost.row_seconds(texts, rows + len(near)), draft.overall.probability(0)
         active = list(near)
@@ -243,8 +240,7 @@ class Speculator:
     def _pays(
         self, draft: DraftModel, sequence: Sequence, most: int, texts: int, rows: int, others: int
     ) -> bool:
-        """Whether drafting is worth its time by what is known, with what the draft must read first; if not,
-        wait before the next try."""
+        """Whether drafting is expected to pay, prefill of the draft included; if not, pause it."""
         count, rate = self._expected(draft, most, texts, rows, others)
         if reading := draft.reading_seconds(draft.lag(sequence), self.step_cost):
             row = sequence.sample.row

@@ -1,4 +1,4 @@
-"""Whole texts, put together from pieces."""
+"""Completions: finished texts, joined from pieces."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from newleaf.generate.text.text_state import Piece
 
 @dataclass
 class Completion:
-    """One text and how it came to its end.
+    """One text and why it ended.
 
     `end` is "end" (the end-of-text token, or all that a constraint allows), "stop" (a stop string or id),
-    "length" (max_tokens: a constraint may not be fulfilled yet) or "stuck" (no token may follow). `tokens`
+    "length" (max_tokens: a constraint may not be complete) or "stuck" (no token may follow). `tokens`
     and `prompt_tokens` are there when logprobs and prompt_logprobs were asked for. `rank` is what best_of
     (mean log-probability) or beam search (log-probability / length ** length_penalty) ordered the texts by.
-    `past_context` says that prompt and text are longer than the model's context: whenever it was full, the
-    model went on from its later half, and no longer saw the beginning.
+    `past_context` says that prompt and text are longer than the model's context: each time it was full, the
+    model continued from its later half, and no longer saw what came before.
     """
 
     text: str = ""
@@ -31,7 +31,7 @@ class Completion:
 
 
 def collect(pieces: Iterable[Piece], prompts: int) -> list[list[Completion]]:
-    """The texts of each of several prompts, in the order of their numbers."""
+    """The completions of each prompt, in the order of their numbers."""
     found: list[dict[int, Completion]] = [{} for _ in range(prompts)]
     for piece in pieces:
         text = found[piece.prompt].setdefault(piece.sample, Completion())
@@ -44,7 +44,7 @@ def collect(pieces: Iterable[Piece], prompts: int) -> list[list[Completion]]:
 
 
 def warn_past_context(pieces: Iterable[Piece], context: int) -> Iterator[Piece]:
-    """The pieces; then a warning where a text outgrew the context, which cannot be seen in the text."""
+    """The pieces; then a warning where texts outgrew the context."""
     past = 0
     for piece in pieces:
         past += piece.past_context
@@ -53,10 +53,10 @@ def warn_past_context(pieces: Iterable[Piece], context: int) -> Iterator[Piece]:
 
 
 def log_past_context(texts: int, context: int) -> None:
-    """Say that so many texts outgrew the context."""
+    """Warn that so many texts outgrew the context."""
     if texts:
         subject = "the text is" if texts == 1 else f"{texts:,} texts are"
         logging.getLogger("newleaf").warning(
             f"{subject} longer, prompt included, than the model's context of {context:,} tokens: "
-            "each time it was full, the model went on from its later half and no longer saw what came before"
+            "each time it was full, the model continued from its later half, without what came before"
         )

@@ -1,4 +1,4 @@
-"""A request: texts that somebody waits for, and the pieces of them that have come so far."""
+"""A request: its texts, the pieces generated so far, and its cancellation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from newleaf.generate.text.text_state import Piece, TextState
 
 @dataclass(frozen=True)
 class PrefillProgress:
-    """How far a prompt has been read: `processed` of `total` tokens, the first `cached_directory` of which
-    the cache had already."""
+    """Progress of a prompt: `processed` of `total` tokens; `cached` of them came from the prefix cache."""
 
     total: int
     cached: int
     processed: int
 
 
-Message = Piece | BaseException | None  # None: nothing more comes
+Message = Piece | BaseException | None  # None: the request has ended
 
 
 class Request:
-    """One prompt and its options in the engine. Iterate over it, with `for` or `async for`, for its pieces as
-    they come."""
+    """One prompt and its options in the engine. Iterate, with `for` or `async for`, over its pieces."""
 
     def __init__(
         self, config: SamplingConfig, samples: list[TextState], wake: Callable[[], None], adapter: int = 0
@@ -35,33 +33,33 @@ class Request:
         self.config, self.samples, self.adapter = config, samples, adapter
         self.cancelled = False
         self.prefill: PrefillProgress | None = None
-        self._watched = self._read_on = False
+        self._watches_prefill = self._advanced = False
         self._wake = wake
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._listener: Callable[[], None] | None = None
-        self._woken = False  # whether the listener was called and has not looked since
-        self._kept: list[Piece] = []  # of best_of, until all texts have ended
-        self._left = len(samples)
+        self._notified = False  # whether the listener was called and has not read since
+        self._held_pieces: list[Piece] = []  # with best_of, until all texts have ended
+        self._unfinished = len(samples)
         self._ended = False
 
     def cancel(self) -> None:
-        """Stop writing before the next token; iteration ends after the pieces that have come. Any thread may
-        call this, at any time."""
+        """Cancel: generation stops before the next token, and iteration after the pieces so far.
+
+        Any thread may call this, at any time.
+        """
         self.cancelled = True
         self._wake()
 
     def watch_prefill(self) -> None:
-        """Let `batches` say, by an empty batch, that more of the prompt has been read; `prefill` has how
-        much."""
-        self._watched = True
+        """Let `batches` yield an empty batch when the prefill has advanced; `prefill` has how far."""
+        self._watches_prefill = True
 
     def __iter__(self) -> Iterator[Piece]:
-        """Raises what went wrong in the engine, if something did. Leaving the loop early cancels the
-        request."""
+        """Raises an error of the engine. Leaving the loop early cancels the request."""
         try:
             while (message := self._messages.get()) is not None:
-                yield self._checked(message)
-            self._messages.put(None)  # for whoever iterates again
+                yield self._raise_errors(message)
+            self._messages.put(None)  # for another iteration
         finally:
             self.cancel()
 
@@ -72,18 +70,20 @@ class Request:
                 yield piece
 
     async def batches(self) -> AsyncIterator[list[Piece]]:
-        """The pieces without blocking the event loop: all that have come since the last time at once, those
-        of one text as one piece, so that a loop with many texts keeps up with the engine. Empty batches where
-        the reading of the prompt is watched."""
+        """Batches of pieces, without blocking the event loop: all since the last batch, merged by text.
+
+        Merging lets a loop with many texts keep up with the engine. Batches may be empty after
+        `watch_prefill`.
+        """
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._listener = lambda: _set(loop, news)
         try:
             while True:
                 news.clear()
-                self._woken = False  # before looking: whatever comes from now on wakes the loop again
-                over = self._ended  # before looking: what has come by then is all
-                read_on, self._read_on = self._read_on, False
-                if (pieces := merge_pieces(self.drain())) or read_on:
+                self._notified = False  # before reading: what comes later wakes the loop again
+                over = self._ended  # before reading: nothing is sent after the end
+                advanced, self._advanced = self._advanced, False
+                if (pieces := merge_pieces(self.drain())) or advanced:
                     yield pieces
                 elif over:
                     return
@@ -94,7 +94,7 @@ class Request:
             self.cancel()
 
     @staticmethod
-    def _checked(message: Piece | BaseException) -> Piece:
+    def _raise_errors(message: Piece | BaseException) -> Piece:
         if isinstance(message, BaseException):
             raise message
         return message
@@ -102,30 +102,30 @@ class Request:
     # ---- the engine's side
 
     def echo(self, piece: Piece) -> None:
-        """A piece that comes before all others, held back for nothing."""
+        """Send a piece before all others, at once."""
         self._send(piece)
 
     def report_prefill(self, total: int, cached: int, processed: int) -> None:
-        """A round has read more of the prompt."""
+        """A step has read more of the prompt."""
         self.prefill = PrefillProgress(total, cached, processed)
-        if self._watched:
-            self._read_on = True
-            self._tell()
+        if self._watches_prefill:
+            self._advanced = True
+            self._notify()
 
     def put(self, piece: Piece) -> None:
-        """A piece has been written; those of best_of are held back until the texts can be compared."""
+        """Send a piece; with best_of, hold it back until all texts can be compared."""
         if self.config.best_of is None:
             self._send(piece)
         else:
-            self._kept.append(piece)
+            self._held_pieces.append(piece)
         if piece.end is not None:
-            self._left -= 1
-            if self._left == 0:
+            self._unfinished -= 1
+            if self._unfinished == 0:
                 self._rank()
                 self._send(None)
 
     def finish(self, problem: BaseException | None = None) -> None:
-        """It was cancelled, or the engine failed."""
+        """End a request that was cancelled, or whose engine failed."""
         if not self._ended:
             if problem is not None:
                 self._send(problem)
@@ -136,13 +136,13 @@ class Request:
         return self._ended
 
     def drain(self) -> Iterator[Piece]:
-        """The pieces that have come, without waiting for more."""
+        """The pieces so far, without waiting for more."""
         while not self._messages.empty():
             message = self._messages.get()
             if message is None:
                 self._messages.put(None)
                 return
-            yield self._checked(message)
+            yield self._raise_errors(message)
 
     def _rank(self) -> None:
         ranked = (
@@ -151,7 +151,7 @@ class Request:
             else []
         )
         for number, sample in enumerate(ranked[: self.config.n]):
-            own = [piece for piece in self._kept if piece.sample == sample.number]
+            own = [piece for piece in self._held_pieces if piece.sample == sample.number]
             scores = tuple(found for piece in own for found in piece.scores)
             text, past = "".join(piece.text for piece in own), sample.past_context
             self._send(Piece(number, text, sample.end, scores, sample.prompt, sample.mean_logprob, past))
@@ -159,17 +159,17 @@ class Request:
     def _send(self, message: Message) -> None:
         self._ended |= message is None
         self._messages.put(message)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         listener = self._listener
-        if listener is not None and not self._woken:
-            self._woken = True
+        if listener is not None and not self._notified:
+            self._notified = True
             listener()
 
 
 def merge_pieces(pieces: Iterable[Piece]) -> list[Piece]:
-    """Pieces of one text after the other become one; texts stand in the order of their first pieces."""
+    """Join the pieces of each text; texts are in the order of their first pieces."""
     found: dict[tuple[int, int], Piece] = {}
     for piece in pieces:
         key = piece.prompt, piece.sample
@@ -182,5 +182,5 @@ def merge_pieces(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 def _set(loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody listens
+    with contextlib.suppress(RuntimeError):  # the loop has been closed
         loop.call_soon_threadsafe(news.set)

@@ -1,4 +1,4 @@
-"""One text on its way through the engine: what of it has been read, where, and what might follow."""
+"""A sequence: one text in the engine, its slot, and how many of its tokens are in the KV cache."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ if TYPE_CHECKING:
 
 
 class Grouped(Protocol):
-    """What a text knows of the group that it is in (generate/decoding/sequence_group.py)."""
+    """The group of a sequence, as the sequence and the scheduler see it (decoding/sequence_group.py)."""
 
-    slot_count: int  # slots
-    max_length: int  # tokens that any of its texts may come to have
+    slot_count: int
+    max_length: int  # tokens of its longest sequence
     finished: bool
-    logits: dict[Sequence, Tensor]  # of the texts whose next token waits for others
+    logits: dict[Sequence, Tensor]  # of this step so far
     members: list[tuple[Sequence, ...]]
     spare_slots: list[int]
 
     @property
     def sequences(self) -> list[Sequence]:
-        """All of its texts."""
+        """All sequences of the group."""
 
 
 @dataclass(eq=False)
 class Sequence:
-    """A text being written. `slot` is its place in the cache, None while it waits; `read` counts the tokens
-    that the cache holds."""
+    """One text being generated. `slot` is its place in the KV cache; None while it waits."""
 
     sample: TextState
     request: Request
     slot: int | None = None
     computed: int = 0  # tokens whose keys and values are in the KV cache
-    published: int = 0  # pages that others may borrow
-    # where in the text the context begins: a text that has filled it goes on from its later half
+    published: int = 0  # full pages that others may reuse
+    # index of the context's first token: a text that fills the context continues from its later half
     base: int = 0
-    group: Grouped | None = None  # of texts that are written as one
-    adapter: int = 0  # which of the engine's it is written with; 0 is none
+    group: Grouped | None = None  # of sequences that decode together
+    adapter: int = 0  # the number of its adapter; 0 is none
 
     @property
     def context_ids(self) -> list[int]:
@@ -55,7 +54,7 @@ class Sequence:
 
     @property
     def uncomputed(self) -> int:
-        """Tokens to run before the next can be chosen; 1 while writing."""
+        """Tokens to run before the next can be sampled; 1 while decoding."""
         return self.length - self.computed
 
     @property
@@ -68,15 +67,15 @@ class Sequence:
 
     @property
     def waits_for_group(self) -> bool:
-        """Whether its next token waits for others of its group."""
+        """Whether its next token waits for other sequences of its group."""
         return self.group is not None and self in self.group.logits
 
     def max_length(self, limit: int) -> int:
-        """Tokens that it may come to have, in a context of `limit`."""
+        """The most tokens it may reach, in a context of `limit`."""
         own = self.sample.row.prompt + self.sample.row.config.max_tokens
         return min(limit, self.group.max_length if self.group is not None else own)
 
     def shift(self, limit: int) -> None:
-        """Begin again with the later half of a full context."""
+        """Continue from the later half of a full context."""
         self.base, self.computed = len(self.sample.row.ids) - (limit + 1) // 2, 0
         self.published = 0

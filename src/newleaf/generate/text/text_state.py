@@ -1,5 +1,4 @@
-"""Texts being written side by side: one token of each at a time, until a stop, the end of text or the
-limit."""
+"""The state of a text being generated: tokens in, certain text out, until a stop, its end or the limit."""
 
 from __future__ import annotations
 
@@ -23,51 +22,46 @@ from newleaf.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is certain now: complete UTF-8, and no beginning of a stop string. `sample` says whose; `end`
-    is set on the last one."""
+    """Text that is certain: complete UTF-8, no prefix of a stop string. `end` is set on the last piece."""
 
-    sample: int
+    sample: int  # number of the text
     text: str
-    end: str | None = (
-        # "length", "stop" (a stop string or id), "end" (of text, or of what a constraint allows), "stuck"
-        # (nothing may follow)
-        None
-    )
-    scores: tuple[TokenScore, ...] = ()  # of the tokens since the last piece, when logprobs are asked for
-    prompt: int = 0  # which of several prompts
-    rank: float | None = None  # what best_of or beam search ordered it by, on the last piece
-    # on the last piece: prompt and text are longer than the context, so their beginning was let go
+    # "length", "stop" (stop string or id), "end" (of text or constraint) or "stuck" (no token may follow)
+    end: str | None = None
+    scores: tuple[TokenScore, ...] = ()  # of the tokens since the last piece, with logprobs
+    prompt: int = 0  # number of the prompt
+    rank: float | None = None  # on the last piece: the score by which best_of or beam search sorted
+    # on the last piece: prompt and text outgrew the context, which dropped their first tokens
     past_context: bool = False
 
 
 @dataclass
 class TextState:
-    """One text being written."""
+    """One text being generated."""
 
     row: SamplerRow
-    prompt: int  # which of several
-    number: int  # which of the prompt's texts
+    prompt: int  # number of the prompt
+    number: int  # number of the text of this prompt
     decoder: StreamDecoder
     stops: StopFinder
     end: str | None = None
     logprob: float = 0.0
-    context: int | None = None  # tokens that the network sees at once
-    cached: int = 0  # tokens of the prompt whose keys and values were there already
-    waiting: list[TokenScore] = field(default_factory=list)  # scores that no piece has carried yet
+    context: int | None = None  # the network's context length
+    cached: int = 0  # tokens of the prompt found in the prefix cache
+    waiting: list[TokenScore] = field(default_factory=list)  # scores for the next piece
 
     @property
     def mean_logprob(self) -> float:
-        """What best_of orders texts by: the mean log-probability of a token under the network itself."""
+        """The mean log-probability of a token under the network itself, by which best_of sorts."""
         return self.logprob / max(self.row.written, 1)
 
     @property
     def past_context(self) -> bool:
-        """Whether it has ended, and is longer with its prompt than the context."""
+        """Whether it has ended and, with its prompt, is longer than the context."""
         return self.end is not None and self.context is not None and len(self.row.ids) > self.context
 
     def take(self, token: int) -> str:
-        """Add a token and return the text it makes certain. Raises NotFiniteError where there is none to be
-        chosen (OVERFLOW)."""
+        """Append a token; returns the text that is certain now. Raises NotFiniteError for OVERFLOW."""
         if token == NO_TOKEN_ALLOWED:
             return self.finish("stuck")
         if token == OVERFLOW:
@@ -85,7 +79,7 @@ class TextState:
         return text
 
     def finish(self, end: str) -> str:
-        """The last text; nothing follows."""
+        """End the text; returns its last part."""
         self.end = end
         text = self.stops.finish(self.decoder.finish())
         if self.stops.found:
@@ -94,8 +88,10 @@ class TextState:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, config: SamplingConfig, limit: int) -> list[int]:
-    """A prompt's ids; an empty one is the beginning-of-text token. Raises InputError when it leaves no room
-    in a context of `limit`."""
+    """A prompt's ids; for an empty one the beginning-of-text token.
+
+    Raises InputError when it leaves no room in a context of `limit`.
+    """
     ids = tokenizer.encode(prompt) or ([tokenizer.bos_id] if tokenizer.bos_id is not None else [])
     if not ids:
         raise InputError(
@@ -123,13 +119,12 @@ def start_texts(
     shown: Mapping[int, str] | None = None,
     context: int | None = None,
 ) -> list[TextState]:
-    """The texts to write, `count` for each prompt (ids); `first` is the number of the first prompt among all,
-    `context` the network's.
+    """New texts, `count` for each prompt (ids). `first` is the number of the first prompt among all.
 
-    `ends` are tokens that end a text, without any the tokenizer's own; `shown` are special tokens to be
-    written out, and as what.
+    `ends` are the tokens that end a text, by default the tokenizer's end-of-text token. `shown` are special
+    tokens that become text. `context` is the network's context length.
 
-    Raises InputError for ids that the tokenizer does not have, and for constraints that cannot be.
+    Raises InputError for ids that the tokenizer does not have, and for invalid constraints.
     """
     for name, ids in config.ids.items():
         for token in ids:
@@ -142,8 +137,8 @@ def start_texts(
     own_end = [tokenizer.eos_id] if tokenizer.eos_id is not None else []
     all_ends = frozenset(config.stop_ids) | (frozenset(ends) or frozenset(own_end))
     constraint = grammars.compile(config)
-    wanted = config.valid_utf8 == "always" or (config.valid_utf8 == "sampled" and config.temperature > 0)
-    utf8 = tokenizer.utf8 if wanted else None
+    keeps_utf8 = config.valid_utf8 == "always" or (config.valid_utf8 == "sampled" and config.temperature > 0)
+    utf8 = tokenizer.utf8 if keeps_utf8 else None
     samples = []
     for place, prompt in enumerate(prompts):
         for number in range(count):
@@ -152,7 +147,7 @@ def start_texts(
                 config, list(prompt), len(prompt), seed, ((first + place) << 32) + number, all_ends, own, utf8
             )
             row.begun = utf8.begun(prompt) if utf8 is not None else b""
-            # What a constraint allows is written as it stands there, even where nothing comes before it.
+            # A constrained text keeps its leading space, even where nothing comes before it.
             decoder = tokenizer.stream_decoder(shown, after=prompt, inside=own is not None)
             samples.append(TextState(row, place, number, decoder, StopFinder(config.stop), context=context))
     return samples
@@ -160,8 +155,7 @@ def start_texts(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch on one thread: a row of logits is little work, and its other threads would fight with the
-    runner's for the cores."""
+    """PyTorch on one thread: sampling is little work, and more threads would compete with the executor's."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -171,7 +165,7 @@ def one_thread() -> Iterator[None]:
 
 
 def add_scores(logits: Tensor, samples: Sequence[TextState], tokens: Sequence[int], known: int) -> None:
-    """Add each token's score to its text; STUCK and OVERFLOW have none. `known` is the tokenizer's size."""
+    """Add each token's log-probability to its text; `known` is the tokenizer's size."""
     top = max(sample.row.config.logprobs or 0 for sample in samples)
     for sample, token, found in zip(
         samples, tokens, score(logits, [max(token, 0) for token in tokens], top, known), strict=True
