@@ -257,9 +257,9 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_server_takes_a_number_format_a_size_or_both() -> None:
-    from newleaf.cli.serve import _cache
+    from newleaf.cli.serve_models import parse_cache
 
-    assert [_cache(text) for text in (None, "2G", "int8", "int8,2G")] == [
+    assert [parse_cache(text) for text in (None, "2G", "int8", "int8,2G")] == [
         (None, None),
         (None, 2 * 10**9),
         ("int8", None),
@@ -267,4 +267,4 @@ def test_the_server_takes_a_number_format_a_size_or_both() -> None:
     ]
     for wrong in ("int4", "int8,lots"):
         with pytest.raises(newleaf.InputError, match="--cache"):
-            _cache(wrong)
+            parse_cache(wrong)

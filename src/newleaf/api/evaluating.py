@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from newleaf.api.model import Model
-from newleaf.api.opening import load
+from newleaf.api.opening import load_for_text
 from newleaf.errors import InputError
 from newleaf.evaluation.evaluated_model import Subject
 from newleaf.evaluation.labelled import LabelSubject
@@ -21,10 +21,12 @@ from newleaf.evaluation.run_evaluation import evaluate as run_evaluation
 from newleaf.evaluation.run_evaluation import find_jobs
 from newleaf.evaluation.task import Setting
 from newleaf.evaluation.train_test_overlap import own_text_notes
+from newleaf.recipe import check_names
 from newleaf.storage.adapter_folder import means_adapter
 from newleaf.storage.hub import MODEL_FILES
 from newleaf.storage.model_folder import is_classifier, read_config
 from newleaf.storage.resolve_model import is_gguf, resolve_model
+from newleaf.text.tokenizer import Tokenizer
 from newleaf.train.display.monitor import Monitor, Silent, pick_monitor
 
 AnyModel = Model | str | Path
@@ -39,7 +41,7 @@ def evaluate(
     `data_dir` is the folder of the tasks' files. Options are the command's: `limit`, `shots`, `out`,
     `against` (a second model), `allow_code_execution`, `samples`, `temperature`, `max_tokens`, `template`,
     `chat`, `stride`, `contamination` (training texts to look for the tasks' rows in), `seed`; `weights`,
-    `device`, `threads`, `context` and `context_method` for models that are opened here; `quiet`.
+    `device`, `threads`, `context`, `context_method` and `tokenizer` for models that are opened here; `quiet`.
 
     Raises InputError for what cannot be: a task that does not exist, a file without usable rows, an address
     that does not answer.
@@ -61,21 +63,17 @@ def evaluation(
     threads: int | None = None,
     context: int | None = None,
     context_method: Literal["yarn", "ntk"] | None = None,
+    tokenizer: str | Path | Tokenizer | None = None,
     quiet: bool = False,
     monitor: Monitor | None = None,
     **options: Any,
 ) -> Evaluation:
     """`evaluate` with everything that a report is made of."""
-    try:
-        setting = Setting(
-            Path(data_dir) if data_dir is not None else None, allow_code=allow_code_execution, **options
-        )
-    except TypeError:
-        known = [name for name in Setting.__dataclass_fields__ if name not in ("data_dir", "allow_code")]
-        strange = [name for name in options if name not in known]
-        raise InputError(
-            f"evaluate: no such option {', '.join(strange)}; there are {', '.join(known)}"
-        ) from None
+    check_names(
+        options, [name for name in Setting.__dataclass_fields__ if name not in ("data_dir", "allow_code")]
+    )
+    folder_of_data = Path(data_dir) if data_dir is not None else None
+    setting = Setting(folder_of_data, allow_code=allow_code_execution, **options)
     opening = {
         "weights": weights,
         "device": device,
@@ -83,7 +81,9 @@ def evaluation(
         "context": context,
         "context_method": context_method,
     }
-    models = [_peeked(each, opening) for each in (model, against) if each is not None]
+    # The tokenizer is that of `model`; the other model has its own.
+    openings: list[dict[str, Any]] = [opening | {"tokenizer": tokenizer}, opening]
+    models = [_peeked(each, how) for each, how in zip((model, against), openings) if each is not None]
     labels = [_gives_labels(each) for _, each in models]
     if len(set(labels)) > 1:
         raise InputError(
@@ -93,7 +93,7 @@ def evaluation(
     jobs = find_jobs(tasks, setting, labels[0])
     shown = monitor or (Silent() if quiet else pick_monitor())
     try:
-        subject, *others = [_subject(name, each, setting, opening) for name, each in models]
+        subject, *others = [_subject(*each, setting, how) for each, how in zip(models, openings)]
         other = others[0] if others else None
         folder = Path(out) if out is not None else None
         notes = [
@@ -116,7 +116,7 @@ def _peeked(model: AnyModel, opening: dict[str, Any]) -> tuple[str, AnyModel]:
     """Its name, and what it is; an adapter opened, since only then it is known what it makes."""
     if isinstance(model, Model):
         return repr(model), model
-    return str(model), load(model, **opening) if not is_address(str(model)) and means_adapter(
+    return str(model), load_for_text(model, **opening) if not is_address(str(model)) and means_adapter(
         model
     ) else model
 
@@ -133,10 +133,11 @@ def _gives_labels(model: AnyModel) -> bool:
 
 def _subject(name: str, model: AnyModel, setting: Setting, opening: dict[str, Any]) -> Subject:
     if isinstance(model, str) and is_address(model):
-        if opening["context"] is not None:
-            raise InputError("context: the model behind an address has the context that its server gave it")
+        for option in ("context", "tokenizer"):
+            if opening.get(option) is not None:
+                raise InputError(f"{option}: the model behind an address has the {option} of its server")
         return RemoteSubject(model, chat=setting.chat)
-    opened = model if isinstance(model, Model) else load(model, **opening)
+    opened = model if isinstance(model, Model) else load_for_text(model, **opening)
     if opened.labels is not None:
         return LabelSubject(opened.labels, name, opened.family)
     template = opened.chat_template if setting.chat else None

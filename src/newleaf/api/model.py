@@ -42,6 +42,7 @@ from newleaf.storage.adapter_folder import adapter_folder, adapter_tokenizer, lo
 from newleaf.storage.classifier_adapter import head_of, with_head
 from newleaf.storage.pretrained_note import Note
 from newleaf.text.chat_template import ChatTemplate
+from newleaf.text.load_tokenizer import no_tokenizer
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.tune.labels.text_classifier import Answer, Judged, LabelModel, Question
 
@@ -56,14 +57,14 @@ class Model:
     def __init__(
         self,
         network: GPT,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         family: str,
         defaults: Mapping[str, Any] | None = None,
         labels: LabelModel | None = None,
         cache: str | None = None,
     ) -> None:
         self.network = network
-        self.tokenizer = tokenizer
+        self.own_tokenizer = tokenizer  # None for a model of token ids only
         self.family = family
         self.defaults = dict(defaults or {})
         self.labels = labels  # of a classifier
@@ -71,7 +72,14 @@ class Model:
         self.cache = CACHE_DTYPES[cache] if cache is not None else None
         self.pretrained: Note = {}  # how it was made, where its files note that; handed on when it is saved
         self.replaced: tuple[str, ...] = ()  # weights of a base that an adapter over it brought whole
-        self._engines = Engines(network, tokenizer, self.cache)
+        self.path: Path | None = None  # where it was opened from
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises InputError, saying what to do, for a model that has none."""
+        if self.own_tokenizer is None:
+            raise no_tokenizer(self.path or "this model")
+        return self.own_tokenizer
 
     @overload
     def generate(
@@ -227,14 +235,14 @@ class Model:
         network = share(self.network)
         replaced = attach(network, adapter)
         network.eval()
-        tokenizer = adapter_tokenizer(folder, network.config) or self.tokenizer
+        tokenizer = adapter_tokenizer(folder, network.config) or self.own_tokenizer
         labels = (
             LabelModel(with_head(network, adapter), tokenizer, head_of(folder, adapter))
             if adapter.score is not None
             else None
         )
         model = Model(network, tokenizer, self.family, self.defaults, labels)
-        model.pretrained = self.pretrained
+        model.pretrained, model.path = self.pretrained, self.path
         model.cache = self.cache
         model.replaced = tuple(replaced)
         return model
@@ -294,6 +302,10 @@ class Model:
     def _engine(self, draft: Model | None = None) -> Engine:
         """The engine to write with, which remembers what it has read."""
         return self._engines.get(self._draft_network(draft), self._grammars)
+
+    @cached_property
+    def _engines(self) -> Engines:
+        return Engines(self.network, self.tokenizer, self.cache)
 
     def _draft_network(self, draft: Model | None) -> GPT | None:
         """Raises InputError for a draft that does not fit."""
@@ -396,7 +408,7 @@ class Model:
         other things, or GGUF has no layout for the network.
         """
         return save_model(
-            Path(path), type, self.network, self.tokenizer, self.labels, self.defaults, self.pretrained
+            Path(path), type, self.network, self.own_tokenizer, self.labels, self.defaults, self.pretrained
         )
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ def save_model(
     path: Path,
     type: str | None,
     network: GPT,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     labels: LabelModel | None,
     defaults: Mapping[str, Any],
     pretrained: Note,

@@ -67,7 +67,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     apply_offline(args)
     variables = dict(_variable(text) for text in args.template_variable or [])
-    from newleaf import api
+    from newleaf.api.opening import load_for_text
     from newleaf.generate.chat.answering import answer_config
     from newleaf.generate.chat.sampling_defaults import chat_sampling
     from newleaf.generate.speculation.draft_model import check_drafting
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if in_terminal:
         print(f"Opening {args.model} …", end="", flush=True)
     try:
-        model = api.load(args.model, **opening_options(args))
+        model = load_for_text(args.model, **opening_options(args))
         draft = open_draft(args)
     finally:
         if in_terminal:

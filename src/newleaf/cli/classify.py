@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from newleaf.cli.shared_options import add_model_options, apply_offline
+from newleaf.cli.shared_options import add_model_options, add_tokenizer_option, apply_offline
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--weights", choices=["fp32", "bf16"], help="convert the weights on opening (default: as stored)"
     )
+    add_tokenizer_option(parser)
     add_model_options(parser, weights=False)
     parser.set_defaults(run=run, name="classify")
 
@@ -65,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
     for _, flags, _ in DATA:
         if args.file is None and getattr(args, flags[0][2:]) is not None:
             raise InputError(f"{flags[0]}: goes with --file")
-    from newleaf import api
+    from newleaf.api.opening import load_for_text
 
-    model = api.load(args.model, args.weights, args.device, args.threads)
+    model = load_for_text(args.model, args.weights, args.device, args.threads, tokenizer=args.tokenizer)
     for questions in _batches(model, args):
         answers = iter(model.classify_with_probabilities([each for each in questions if each is not None]))
         for question in questions:

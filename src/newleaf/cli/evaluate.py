@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         context=args.context,
         context_method=args.context_method,
+        tokenizer=args.tokenizer,
         chat=args.chat,
         data=data,
         **given,

@@ -68,7 +68,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     apply_offline(args)
-    from newleaf import api
+    from newleaf.api.opening import load_for_text
 
     options = given_options(args)
     alone = [
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         return _write_file(args, options)
     if args.prompt == "-":
         args.prompt = sys.stdin.read()
-    model = api.load(args.model, **opening_options(args))
+    model = load_for_text(args.model, **opening_options(args))
     options["draft"] = open_draft(args)
     if args.json or "logprobs" in options or "prompt_logprobs" in options or options.get("n", 1) > 1:
         _show_all(model, args.prompt or "", options, args.json)
@@ -162,14 +162,14 @@ def _as_json(text: Completion, name: Any) -> dict[str, Any]:
 
 
 def _write_file(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    from newleaf import api
+    from newleaf.api.opening import load_for_text
     from newleaf.train.display.monitor import pick_monitor
 
     if args.prompt is not None:
         raise InputError("--prompts: takes the place of the prompt; give one of the two")
     if args.out is None:
         raise InputError("--out is missing: the .jsonl file to write")
-    model = api.load(args.model, **opening_options(args))
+    model = load_for_text(args.model, **opening_options(args))
     options["draft"] = open_draft(args)
     monitor = pick_monitor()
     try:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
-import re
 import shutil
 import sys
 import textwrap
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from newleaf.cli.serve_models import byte_count, model_sources, parse_cache
 from newleaf.cli.shared_options import add_context_options, add_model_options, apply_offline
 from newleaf.errors import InputError
 
 if TYPE_CHECKING:
     from newleaf.serve.http.server_settings import Settings
-    from newleaf.serve.models.model_registry import ModelSource
 
 # Option → type, what it is called in Limits, and help.
 LIMITS: dict[str, tuple[type, str, str]] = {
@@ -60,7 +58,6 @@ LIMITS: dict[str, tuple[type, str, str]] = {
         "seconds that a client may leave its answer unread (default: 60)",
     ),
 }
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -117,6 +114,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="append",
         metavar="[NAME=]MODEL",
         help="a small model with the same tokenizer, which proposes tokens for the first model, or the one named; changes no text; may be "
+        "given several times",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        action="append",
+        metavar="[NAME=]PATH",
+        help="a tokenizer's folder or file in place of that of the first model, or of the one named; may be "
         "given several times",
     )
     parser.add_argument(
@@ -183,10 +187,9 @@ def run(args: argparse.Namespace) -> int:
     listening = bind(args.host, args.port)
     host, port = listening.getsockname()[:2]
     settings = _settings(args, port)
-    sources = _with_adapters([_source(text, args) for text in args.models], args.adapter or [])
-    sources = _with_drafts(sources, args.draft or [], args.draft_weights)
+    sources = model_sources(args)
     room = ModelLimits(
-        _size(args.memory, "--memory"), _cache(args.cache)[1], args.slots, settings.limits.queue
+        byte_count(args.memory, "--memory"), parse_cache(args.cache)[1], args.slots, settings.limits.queue
     )
     logs, threads = Logs(sys.stderr if args.log == "json" else None), WorkerThreads()
     server_context = ServerContext(
@@ -298,89 +301,6 @@ def _runs(folder: Path | None) -> Path | None:
     if folder is not None and not folder.is_dir():
         raise InputError(f"--runs: {folder} is no folder")
     return folder
-
-
-def _source(text: str, args: argparse.Namespace) -> ModelSource:
-    """NAME=MODEL; without a name, the last part of the path."""
-    from newleaf.serve.models.model_registry import ModelSource
-
-    template = None
-    if args.template is not None:
-        from newleaf.text.load_tokenizer import read_template
-
-        template = read_template(args.template)
-    name, found, path = text.partition("=")
-    if not found or "/" in name:
-        path = text
-        name = text if not Path(text).exists() else Path(text).resolve().name.removesuffix(".gguf")
-    kind, _ = _cache(args.cache)
-    return ModelSource(
-        name,
-        path,
-        args.weights,
-        args.device,
-        args.threads,
-        template,
-        context=args.context,
-        context_method=args.context_method,
-        cache=kind,
-    )
-
-
-def _with_adapters(sources: list[ModelSource], given: list[str]) -> list[ModelSource]:
-    """[BASE:]NAME=DIR, each over its base."""
-    found: dict[str, dict[str, str]] = {source.name: {} for source in sources}
-    for text in given:
-        names, equals, path = text.partition("=")
-        base, colon, name = names.rpartition(":")
-        base = base if colon else sources[0].name
-        if not equals or not name or not path:
-            raise InputError(f"--adapter: {text!r} is not NAME=DIR or BASE:NAME=DIR")
-        if base not in found:
-            raise InputError(f"--adapter: there is no model {base!r}, but {', '.join(found)}")
-        if name in found[base]:
-            raise InputError(f"--adapter: {name!r} is given twice")
-        found[base][name] = path
-    return [replace(source, adapters=found[source.name]) for source in sources]
-
-
-def _with_drafts(sources: list[ModelSource], given: list[str], weights: str | None) -> list[ModelSource]:
-    """[NAME=]MODEL, each for the model of this name."""
-    if weights is not None and not given:
-        raise InputError("--draft-weights: goes with --draft MODEL")
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, path = text.partition("=")
-        if not equals or "/" in name:
-            name, path = sources[0].name, text
-        if not path:
-            raise InputError(f"--draft: {text!r} is not MODEL or NAME=MODEL")
-        if name not in {source.name for source in sources}:
-            raise InputError(
-                f"--draft: there is no model {name!r}, but {', '.join(source.name for source in sources)}"
-            )
-        if name in found:
-            raise InputError(f"--draft: {name!r} has two drafts; give it one")
-        found[name] = path
-    return [replace(source, draft=found.get(source.name), draft_weights=weights) for source in sources]
-
-
-def _size(text: str | None, flag: str) -> int | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?|)B?", text.strip().upper())
-    if found is None or float(found[1]) == 0:
-        raise InputError(f"{flag}: {text!r} is not a size such as 800M, 8G or 8GiB")
-    return int(float(found[1]) * UNITS[found[2]])
-
-
-def _cache(text: str | None) -> tuple[Literal["bf16", "int8"] | None, int | None]:
-    """Number format and bytes of keys and values."""
-    kinds: dict[str, Literal["bf16", "int8"]] = {"bf16": "bf16", "int8": "int8"}
-    first, _, rest = (text or "").partition(",")
-    if first in kinds:
-        return kinds[first], _size(rest or None, "--cache")
-    return None, _size(text, "--cache")
 
 
 def _is_local(host: str) -> bool:

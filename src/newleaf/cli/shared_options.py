@@ -25,10 +25,19 @@ def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> 
             metavar="PATH",
             help="an adapter over the model: its folder, a run that made one, or owner/name",
         )
+        add_tokenizer_option(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads to use (default: one for each core)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_offline(parser)
+
+
+def add_tokenizer_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="a tokenizer's folder or file, or owner/name, in place of the model's own",
+    )
 
 
 def add_draft_options(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +59,9 @@ def open_draft(args: argparse.Namespace) -> Model | None:
         if args.draft_weights is not None:
             raise InputError("--draft-weights: goes with --draft MODEL")
         return None
-    from newleaf import api
+    from newleaf.api.opening import load_for_text
 
-    return api.load(args.draft, args.draft_weights or args.weights, args.device, args.threads)
+    return load_for_text(args.draft, args.draft_weights or args.weights, args.device, args.threads)
 
 
 def add_context_options(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +91,16 @@ def opening_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `newleaf.load` takes of these."""
     return {
         name: getattr(args, name)
-        for name in ("weights", "device", "threads", "adapter", "context", "context_method", "cache")
+        for name in (
+            "weights",
+            "device",
+            "threads",
+            "adapter",
+            "context",
+            "context_method",
+            "cache",
+            "tokenizer",
+        )
     }
 
 

@@ -65,7 +65,7 @@ class ClassifierFolder:
     """A classifier's folder, opened."""
 
     network: Classifier
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None  # None where the folder has none
     family: str
     head: Head
     pretrained: Note = field(default_factory=dict)
@@ -90,7 +90,7 @@ def save_classifier(
     path: Path,
     config: GPTConfig,
     weights: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     head: Head,
     version: str,
     dtype: torch.dtype | None = None,
@@ -120,21 +120,23 @@ def save_classifier(
     return why_not_stock_classifier(config, head)
 
 
-def load_classifier(path: Path, precision: Precision | None = None) -> ClassifierFolder:
+def load_classifier(
+    path: Path, precision: Precision | None = None, tokenizer: Tokenizer | None = None
+) -> ClassifierFolder:
     """Open a classifier's folder, newleaf's or a stock one. Raises InputError when it is none, or damaged."""
     values = read_config(path)
     if not is_classifier(values):
         raise InputError(
             f"{path}: a language model and no classifier; newleaf finetune --task classify makes one"
         )
-    found: ModelFolder = load_folder(path, precision)
+    found: ModelFolder = load_folder(path, precision, tokenizer)
     head = _head(values, path)
     score = StoredWeights(path).get(SCORE)
     if score is None or score.shape != (head.outputs, found.network.config.n_embd):
         raise InputError(f"{path}: {SCORE} is missing or has another shape than config.json says")
     network = Classifier(found.network, head.outputs)
     network.score.weight = torch.nn.Parameter(score.to(found.network.dtype))
-    return ClassifierFolder(network.eval(), found.tokenizer, found.family, head, found.pretrained)
+    return ClassifierFolder(network.eval(), found.own_tokenizer, found.family, head, found.pretrained)
 
 
 def _head(values: Mapping[str, Any], path: Path) -> Head:

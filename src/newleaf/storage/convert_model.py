@@ -28,6 +28,7 @@ from newleaf.storage.folder_weights import FolderWeights
 from newleaf.storage.hub import MODEL_FILES, TOKENIZER_FILES
 from newleaf.storage.model_folder import (
     OWN_TYPE,
+    find_tokenizer,
     is_classifier,
     parse_config,
     read_config,
@@ -54,7 +55,7 @@ class Source:
     family: str
     config: GPTConfig
     weights: Mapping[str, Tensor]
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     defaults: dict[str, Any]
     labels: tuple[Head, Tensor] | None = None
     pretrained: Note = field(default_factory=dict)
@@ -127,7 +128,7 @@ def open_source(path: Path) -> Source:
             found.family,
             found.network.config,
             PlainWeights(found.network),
-            found.tokenizer,
+            found.own_tokenizer,
             found.defaults,
             None,
             found.pretrained,
@@ -147,10 +148,9 @@ def open_source(path: Path) -> Source:
         )
     config, family = parse_config(values, path)
     warn_unknown_fields(values, family, path)
-    weights, tokenizer = (
-        FolderWeights(path, config, family),
-        Tokenizer.load(path).fitted(config.vocab_size, path),
-    )
+    weights, tokenizer = FolderWeights(path, config, family), find_tokenizer(path)
+    if tokenizer is not None:
+        tokenizer = tokenizer.fitted(config.vocab_size, path)
     name = family.name if family else OWN_TYPE
     return Source(
         name, weights.config, weights, tokenizer, read_defaults(path, values), None, note_of(values)

@@ -25,9 +25,24 @@ from newleaf.text.tokenizer import Tokenizer
 DEFAULT_IDS = {"bos": 1, "eos": 2}
 
 
-def read_tokenizer(file: GGUFFile) -> Tokenizer:
-    """The tokenizer of a GGUF's metadata, its chat template in its settings. Raises InputError for a kind
-    that newleaf does not know."""
+# What llama.cpp calls the vocabulary of a file without a tokenizer.
+NO_VOCABULARY = ("none", "no_vocab")
+
+
+def has_gguf_tokenizer(file: GGUFFile) -> bool:
+    """Whether the metadata hold a tokenizer, of a known kind or not."""
+    if (kind := file.metadata.get("tokenizer.ggml.model")) is not None:
+        return kind not in NO_VOCABULARY
+    return "tokenizer.ggml.tokens" in file.metadata
+
+
+def read_tokenizer(file: GGUFFile) -> Tokenizer | None:
+    """The tokenizer of a GGUF's metadata, with its chat template in its settings; None where it has none.
+
+    Raises InputError for a kind that newleaf does not know.
+    """
+    if not has_gguf_tokenizer(file):
+        return None
     model = file.require("tokenizer.ggml.model", str)
     if model not in ("gpt2", "llama"):
         known = "gpt2 (byte-level BPE) and llama (SentencePiece's BPE)"
@@ -62,6 +77,12 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
     template = file.metadata.get("tokenizer.chat_template")
     settings = {"chat_template": template} if isinstance(template, str) else {}
     return Tokenizer(backend, ids["bos"], ids["eos"], ids["padding"], settings)
+
+
+def write_no_tokenizer(layout: str, vocab_size: int) -> tuple[dict[str, Any], str]:
+    """Metadata of a file without a tokenizer, as llama.cpp has them, and a sentence about it."""
+    values = {"tokenizer.ggml.model": NO_VOCABULARY[0], f"{layout}.vocab_size": vocab_size}
+    return values, "the file has no tokenizer, so llama.cpp reads and writes token ids only"
 
 
 def write_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, Any], str | None]:

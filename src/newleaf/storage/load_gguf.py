@@ -20,14 +20,18 @@ from newleaf.storage.gguf_file import GGUFFile, open_gguf
 from newleaf.storage.gguf_layout import Layout, layout_named
 from newleaf.storage.gguf_pack_blocks import CODE_BITS, pack_blocks
 from newleaf.storage.gguf_tokenizer import read_tokenizer
-from newleaf.storage.model_folder import ModelFolder
+from newleaf.storage.model_folder import ModelFolder, special_ids
 from newleaf.storage.pretrained_note import note_in_gguf
+from newleaf.text.tokenizer import Tokenizer
 
 
-def load_gguf(path: str | Path, precision: Precision | None = None) -> ModelFolder:
-    """Open a GGUF file. Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and
-    the rest becomes fp32. Where one in fewer bits is asked for, those that have no more bits already stay as
-    they are.
+def load_gguf(
+    path: str | Path, precision: Precision | None = None, tokenizer: Tokenizer | None = None
+) -> ModelFolder:
+    """Open a GGUF file, with `tokenizer` in place of its own.
+
+    Unless a precision is given, matrices in Q8_0, Q4_0, Q4_1 and MXFP4 stay packed, and the rest becomes fp32.
+    Where one in fewer bits is asked for, those that have no more bits already stay as they are.
 
     Raises InputError, in one line, for a file that is damaged, whose numbers lie, or that holds what newleaf
     does not know.
@@ -36,8 +40,11 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> ModelFold
         Path(path), torch.float32 if isinstance(precision, Format) else precision or torch.float32
     )
     layout, config = _read_config(file)
-    tokenizer = read_tokenizer(file)
-    if tokenizer.vocab_size > config.vocab_size:
+    if tokenizer is not None:
+        tokenizer = tokenizer.fitted(config.vocab_size, path)
+    else:
+        tokenizer = read_tokenizer(file)
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens and the network only "
             f"{config.vocab_size:,}"
@@ -52,16 +59,19 @@ def load_gguf(path: str | Path, precision: Precision | None = None) -> ModelFold
         pair for rule in rules for pair in _read_rule(file, layout, config, rule, shapes, keep, max_bits)
     )
     network = load_weights(network, weights, precision)
-    ids = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    defaults: dict[str, Any] = {name: value for name, value in ids.items() if value is not None}
+    defaults = _defaults(file, tokenizer)
+    return ModelFolder(Path(path), network, tokenizer, layout.family, defaults, note_in_gguf(file.metadata))
+
+
+def _defaults(file: GGUFFile, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """The fields of a generation_config.json: special ids, those that end a turn too."""
+    defaults: dict[str, Any] = {n: value for n, value in special_ids(tokenizer).items() if value is not None}
     turn = file.metadata.get("tokenizer.ggml.eot_token_id")
-    if type(turn) is int and 0 <= turn < tokenizer.vocab_size and turn != tokenizer.eos_id:
+    if tokenizer is None or type(turn) is not int:
+        return defaults
+    if 0 <= turn < tokenizer.vocab_size and turn != tokenizer.eos_id:
         defaults["eos_token_id"] = [defaults["eos_token_id"], turn] if "eos_token_id" in defaults else turn
-    return ModelFolder(network, tokenizer, layout.family, defaults, note_in_gguf(file.metadata))
+    return defaults
 
 
 def _read_rule(

@@ -26,6 +26,7 @@ from newleaf.storage.pretrained_note import Note, note_of
 from newleaf.storage.safetensors_shards import StateDictExport
 from newleaf.storage.stored_weights import StoredWeights
 from newleaf.storage.tied_head import untie_if_stored_apart
+from newleaf.text.load_tokenizer import has_tokenizer, no_tokenizer
 from newleaf.text.printable import printable
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.untrusted import read_object
@@ -39,14 +40,25 @@ MAX_PARAMETERS = 1 << 56  # beyond that PyTorch cannot count a tensor's bytes
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder holds, opened: the network, its tokenizer, its family's name, the generation
-    defaults, and how it was pretrained, where that is noted."""
+    """A model folder or GGUF file, opened: network, tokenizer, family's name and generation defaults.
 
+    `own_tokenizer` is None where the folder has none. `pretrained` is how it was pretrained, where that is
+    noted.
+    """
+
+    path: Path
     network: GPT
-    tokenizer: Tokenizer
+    own_tokenizer: Tokenizer | None
     family: str
     defaults: dict[str, Any]
     pretrained: Note = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises InputError where the folder has none."""
+        if self.own_tokenizer is None:
+            raise no_tokenizer(self.path)
+        return self.own_tokenizer
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ def save_folder(
     path: Path,
     config: GPTConfig,
     weights: Mapping[str, Tensor],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     notes: dict[str, Any] | None = None,
     *,
     dtype: torch.dtype | None = None,
@@ -107,11 +119,7 @@ def save_folder(
         values, shapes = values | dict(addition.values), shapes | dict(addition.shapes)
     export = StateDictExport(rules, weights, dtype)
     values["dtype"] = str(export.written_as).removeprefix("torch.")
-    ends = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
+    ends = special_ids(tokenizer)
     generation = {name: value for name, value in ends.items() if value is not None} | dict(defaults or {})
     # two files that say the same
     values |= {name: _ids_in_vocabulary(generation.get(name), config.vocab_size) for name in ends}
@@ -120,13 +128,32 @@ def save_folder(
     with replace_directory(path) as aside:
         write_json(aside / "config.json", values)
         write_json(aside / "generation_config.json", generation)
-        tokenizer.save(aside)
+        if tokenizer is not None:
+            tokenizer.save(aside)
         export.write(aside, shapes)
     return why_not_stock(config)
 
 
-def load_folder(path: Path, precision: Precision | None = None) -> ModelFolder:
-    """Open a model folder; weights keep their stored precision unless another is given.
+def special_ids(tokenizer: Tokenizer | None) -> dict[str, int | None]:
+    """A tokenizer's special ids by their names in config.json; None for each without a tokenizer."""
+    if tokenizer is None:
+        return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    return {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+
+
+def find_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer of a model folder, or None where it has none. Raises InputError for a damaged one."""
+    return Tokenizer.load(path) if has_tokenizer(path) else None
+
+
+def load_folder(
+    path: Path, precision: Precision | None = None, tokenizer: Tokenizer | None = None
+) -> ModelFolder:
+    """Open a model folder, with `tokenizer` in place of its own; weights keep their precision unless given.
 
     Raises InputError, naming the file, when something is missing, damaged or of an unknown architecture.
     """
@@ -152,9 +179,11 @@ def load_folder(path: Path, precision: Precision | None = None) -> ModelFolder:
     else:
         weights = _own_weights(stored, shapes, config, path)
     network = load_weights(network, weights, precision)
-    tokenizer = Tokenizer.load(path).fitted(config.vocab_size, path)
+    tokenizer = tokenizer or find_tokenizer(path)
+    if tokenizer is not None:
+        tokenizer = tokenizer.fitted(config.vocab_size, path)
     name = family.name if family else OWN_TYPE
-    return ModelFolder(network, tokenizer, name, read_defaults(path, values), note_of(values))
+    return ModelFolder(path, network, tokenizer, name, read_defaults(path, values), note_of(values))
 
 
 def read_defaults(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from newleaf.storage.gguf_header import TensorInfo
 from newleaf.storage.hub import MODEL_CARD, TOKENIZER_FILES
 from newleaf.storage.model_folder import (
     OWN_TYPE,
+    find_tokenizer,
     is_classifier,
     parse_config,
     read_config,
@@ -169,12 +170,11 @@ def _folder_facts(path: Path, fetched: bool) -> _ModelFacts:
         )
     else:
         stored = f"{values.get('dtype') or values.get('torch_dtype') or 'not said'}, as config.json says; not fetched yet"
-    has_tokenizer = any((path / file).exists() for file in ("tokenizer.json", "vocab.json"))
     return _ModelFacts(
         path=path,
         family=family.name if family else OWN_TYPE,
         config=config,
-        tokenizer=Tokenizer.load(path) if has_tokenizer else None,
+        tokenizer=find_tokenizer(path),
         stored_as=stored,
         licence=_licence(path, values),
         opens_in=why_not_stock(config)

@@ -22,9 +22,10 @@ from newleaf.storage.checksums import bytes_checksum
 from newleaf.storage.gguf_checksums import placeholder_checksums, write_checksums
 from newleaf.storage.gguf_layout import Layout, layout_for
 from newleaf.storage.gguf_package import import_gguf
-from newleaf.storage.gguf_tokenizer import write_tokenizer
+from newleaf.storage.gguf_tokenizer import write_no_tokenizer, write_tokenizer
 from newleaf.storage.number_range import check_range
 from newleaf.storage.pretrained_note import Note, gguf_fields
+from newleaf.text.tokenizer import Tokenizer
 
 # Number formats of the matrices, with the number llama.cpp gives to a file of each.
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2, "MXFP4": 38}
@@ -39,7 +40,7 @@ def save_gguf(
     path: str | Path,
     config: GPTConfig,
     weights: Mapping[str, Tensor],
-    tokenizer: Any,
+    tokenizer: Tokenizer | None,
     type: str = "F32",
     pretrained: Note | None = None,
 ) -> str | None:
@@ -59,7 +60,11 @@ def save_gguf(
     if type == "MXFP4" and not config.n_expert:
         raise InputError("type: MXFP4 is for experts, and this network has none; choose Q4_0")
     layout = layout_for(config)
-    held, sentence = write_tokenizer(tokenizer, config.vocab_size)
+    held, sentence = (
+        write_tokenizer(tokenizer, config.vocab_size)
+        if tokenizer is not None
+        else write_no_tokenizer(layout.name, config.vocab_size)
+    )
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in GPT(config).state_dict().items()}
     rules = layout.rules(config, shapes)

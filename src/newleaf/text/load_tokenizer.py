@@ -65,6 +65,20 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, str | No
     return backend, special, named.config | kept | _read_templates(folder)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether this folder has a file of a tokenizer, sound or not."""
+    names = ("tokenizer.json", O200K, *(name for pair in PAIRS for name in pair))
+    return any((folder / name).exists() for name in names)
+
+
+def no_tokenizer(where: object) -> InputError:
+    """What is said where a model without a tokenizer is asked for text."""
+    return InputError(
+        f"{where}: has no tokenizer, which text needs; give one with --tokenizer FOLDER (in Python "
+        f"tokenizer=…), or put its tokenizer.json into the model's folder"
+    )
+
+
 def checksum(data: bytes) -> str:
     """How many bytes these are, and their CRC-32: `4096:89abcdef`."""
     return f"{len(data)}:{zlib.crc32(data):08x}"

@@ -348,7 +348,7 @@ def test_a_draft_serves_the_same_text(start: Start, models: Path) -> None:
     ("words", "said"),
     [
         (["--draft", "nobody=x"], "--draft: there is no model 'nobody', but a, b"),
-        (["--draft", "a=x", "--draft", "y"], "--draft: 'a' has two drafts; give it one"),
+        (["--draft", "a=x", "--draft", "y"], "--draft: 'a' is given two; give it one"),
         (["--draft", "a="], "--draft: 'a=' is not MODEL or NAME=MODEL"),
         (["--draft-weights", "int4"], "--draft-weights: goes with --draft MODEL"),
     ],

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from newleaf.api import Model, load
+from newleaf.api import Model
+from newleaf.api.opening import load_for_text
 from newleaf.errors import InputError
 from newleaf.format_amounts import byte_size
 from newleaf.generate.engine.engine import SLOTS
@@ -41,6 +42,7 @@ class ModelSource:
     context: int | None = None
     context_method: Literal["yarn", "ntk"] | None = None
     cache: Literal["bf16", "int8"] | None = None
+    tokenizer: str | None = None  # in place of the model's own
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ class ModelRegistry:
 
 def open_source(source: ModelSource) -> Model:
     """Raises InputError as `newleaf.load` does."""
-    model = load(
+    model = load_for_text(
         source.path,
         source.weights,
         source.device,
@@ -206,6 +208,7 @@ def open_source(source: ModelSource) -> Model:
         context=source.context,
         context_method=source.context_method,
         cache=source.cache,
+        tokenizer=source.tokenizer,
     )
     if source.template is not None:
         model.use_template(source.template)
@@ -216,7 +219,7 @@ def open_draft(source: ModelSource) -> Model | None:
     """Raises InputError as `newleaf.load` does."""
     if source.draft is None:
         return None
-    return load(source.draft, source.draft_weights or source.weights, source.device, source.threads)
+    return load_for_text(source.draft, source.draft_weights or source.weights, source.device, source.threads)
 
 
 def size_on_disk(source: ModelSource) -> int:

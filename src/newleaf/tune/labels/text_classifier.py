@@ -13,6 +13,7 @@ from newleaf.errors import InputError
 from newleaf.format_amounts import counted
 from newleaf.model.classifier import Classifier
 from newleaf.storage.classifier_folder import Head, Label
+from newleaf.text.load_tokenizer import no_tokenizer
 from newleaf.text.tokenizer import Tokenizer
 from newleaf.tune.labels.label_batches import LabelRow
 from newleaf.tune.labels.label_tokens import Encoder
@@ -45,7 +46,7 @@ class LabelModel:
     """A classifier with its tokenizer."""
 
     network: Classifier
-    tokenizer: Tokenizer
+    own_tokenizer: Tokenizer | None
     head: Head
 
     def __post_init__(self) -> None:
@@ -55,6 +56,13 @@ class LabelModel:
                 raise InputError(
                     f"the classifier puts the token {token:,} round texts, and the network has only {rows:,}"
                 )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises InputError where there is none."""
+        if self.own_tokenizer is None:
+            raise no_tokenizer("this classifier")
+        return self.own_tokenizer
 
     def judge(self, questions: Sequence[Question]) -> list[Judged]:
         """Each question judged. Raises InputError for one that has not as many texts as the task wants."""
