@@ -1,1 +1,1 @@
-"""What is learned beside the next token: preferences, and a teacher's distribution."""
+"""Losses besides next-token prediction: preference learning, and distillation from a teacher."""

@@ -19,7 +19,7 @@ def dpo(margin: Float[Tensor, " N"], beta: float, smoothing: float = 0.0) -> Flo
 
 
 def ipo(margin: Float[Tensor, " N"], beta: float) -> Float[Tensor, " N"]:
-    """(margin − 1/(2β))²: identity preference optimization, with mean log-probabilities of an answer's tokens.
+    """(margin − 1/(2β))²: identity preference optimization, of mean log-probabilities per token.
 
     Azar et al. 2023, https://arxiv.org/abs/2310.12036, equation 17, whose τ is β. Means in place of sums are
     the authors' later advice.

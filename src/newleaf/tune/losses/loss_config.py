@@ -1,4 +1,4 @@
-"""The sections of a recipe that say how to learn from preferences and from a teacher."""
+"""The sections `preference` and `distil` of a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class PreferenceConfig:
 
     method: Literal["dpo", "ipo", "orpo"] = "dpo"
     beta: float = 0.1
-    label_smoothing: float = 0.0  # DPO: the share of pairs believed to be the wrong way round
+    label_smoothing: float = 0.0  # DPO: the share of pairs assumed to be labelled the wrong way round
     nll_weight: float = 0.0  # DPO and IPO: of the chosen answers' own loss, added to the other
 
     def __post_init__(self) -> None:
@@ -32,17 +32,13 @@ class PreferenceConfig:
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """A teacher's distribution. The loss is share · temperature² · KL(teacher ‖ student) + (1 − share) ·
-    next-token loss."""
+    """Distillation: share · temperature² · KL(teacher ‖ student) + (1 − share) · next-token loss."""
 
-    # what the data is: conversations, of which answers are learned, or documents
-    on: Literal["chat", "text"] = "chat"
+    on: Literal["chat", "text"] = "chat"  # the data: conversations, whose answers are learned, or documents
     teacher: str | None = None  # a folder, run, GGUF file or Hub name with the same tokenizer
     temperature: float = 1.0
     share: float = 1.0
-    # the teacher's likeliest tokens of each position, worked out once and kept on disk; 0 asks it at each
-    # step for all
-    top_k: int = 0
+    top_k: int = 0  # of the teacher's likeliest tokens, computed once and stored; 0 runs it at each step
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:

@@ -1,5 +1,4 @@
-"""Learning from pairs: batches of chosen and rejected answers, their log-probabilities, and the losses of
-them."""
+"""Preference learning: batches of chosen and rejected answers, their log-probabilities, and the losses."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from newleaf.data.windows import NO_TARGET
@@ -24,16 +24,18 @@ from newleaf.tune.losses.loss_config import PreferenceConfig
 
 @dataclass(frozen=True)
 class PairPart:
-    """n pairs as 2n sequences packed into windows: ids and targets [W, T], `documents` [W, T] of each window,
-    and `owners` [W, T]: whose token each target is, the n chosen ones before the n rejected ones. `lengths`
-    and `reference` [2n] are of the sequences."""
+    """n pairs as 2n sequences, the n chosen before the n rejected ones, packed into W windows.
 
-    ids: Tensor
-    targets: Tensor
-    documents: Tensor
-    owners: Tensor
-    lengths: Tensor
-    reference: Tensor
+    `sequences` is the number of the sequence whose token each target is. `lengths` counts a sequence's
+    learned tokens, and `reference` is its log-probability under the reference.
+    """
+
+    ids: Int[Tensor, "W T"]
+    targets: Int[Tensor, "W T"]
+    documents: Int[Tensor, "W T"]
+    sequences: Int[Tensor, "W T"]
+    lengths: Float[Tensor, " 2n"]
+    reference: Float[Tensor, " 2n"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PairBatch:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are judged."""
+        """Learned tokens."""
         return int(
             sum(side.learned[1:].sum() for pair in self.pairs for side in (pair.chosen, pair.rejected))
         )
@@ -119,11 +121,10 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """The loss as an objective gives it: sums over the pairs of a part.
+    """The loss as an objective gives it: sums over the pairs of a micro-batch.
 
-    Beside the loss itself, `accuracy` is the share of pairs whose chosen answer the model prefers (DPO and
-    IPO: more than its reference), and `margin` by how much, in nats; `nll` is what the chosen answers cost a
-    token.
+    Beside the loss, `accuracy` is the share of pairs whose chosen answer the model prefers (DPO and IPO: more
+    than its reference does), and `margin` by how much, in nats. `nll` is the chosen answers' next-token loss.
     """
 
     config: PreferenceConfig
@@ -135,7 +136,7 @@ class PreferenceLoss:
 
     @property
     def nll_weight(self) -> float:
-        """Of the chosen answers' own loss: 1 in ORPO, as its paper has it."""
+        """The weight of the chosen answers' next-token loss: 1 in ORPO, as in its paper."""
         return 1.0 if self.config.method == "orpo" else self.config.nll_weight
 
     @property
@@ -143,32 +144,32 @@ class PreferenceLoss:
         nll = (Term("nll", self.nll_weight),) if self.by_token else ()
         return (Term(self.config.method), Term("accuracy", 0.0), Term("margin", 0.0), *nll)
 
-    def __call__(self, network: nn.Module, part: PairPart) -> list[Tensor]:
+    def __call__(self, network: nn.Module, part: PairPart) -> list[Float[Tensor, ""]]:
         return self.of_log_probs(sequence_log_probs(network, part), part)
 
-    def of_log_probs(self, log_probs: Tensor, part: PairPart) -> list[Tensor]:
-        """The terms, from the log-probabilities [2n] of the sequences."""
+    def of_log_probs(self, log_probs: Float[Tensor, " 2n"], part: PairPart) -> list[Float[Tensor, ""]]:
+        """The terms, from the log-probabilities of the sequences."""
         config, count = self.config, len(log_probs) // 2
-        judged = log_probs / part.lengths if config.method in ("ipo", "orpo") else log_probs
+        scores = log_probs / part.lengths if config.method in ("ipo", "orpo") else log_probs
         reference = part.reference / part.lengths if config.method == "ipo" else part.reference
-        gain = judged if config.method == "orpo" else judged - reference
-        margin = gain[:count] - gain[count:]
+        rewards = scores if config.method == "orpo" else scores - reference
+        margin = rewards[:count] - rewards[count:]
         if config.method == "dpo":
             losses = formulas.dpo(margin, config.beta, config.label_smoothing)
         elif config.method == "ipo":
             losses = formulas.ipo(margin, config.beta)
         else:
-            losses = formulas.orpo(judged[:count], judged[count:], config.beta)
+            losses = formulas.orpo(scores[:count], scores[count:], config.beta)
         nll = [-log_probs[:count].sum()] if self.by_token else []
         return [losses.sum(), (margin.detach() > 0).sum().float(), margin.detach().sum(), *nll]
 
 
-def sequence_log_probs(network: nn.Module, part: PairPart) -> Tensor:
-    """Σ log p of the judged tokens of each sequence, fp32 [2n]."""
+def sequence_log_probs(network: nn.Module, part: PairPart) -> Float[Tensor, " 2n"]:
+    """Σ log p of the learned tokens of each sequence, in fp32."""
     gpt = cast(GPT, network)
-    hidden, judged = gpt.hidden(part.ids, documents=part.documents), part.targets >= 0
-    found = target_log_probs(gpt.head, gpt.config.vocab_size, hidden[judged], part.targets[judged])
-    return sums_by_sequence(found, part.owners[judged], len(part.lengths))
+    hidden, learned = gpt.hidden(part.ids, documents=part.documents), part.targets >= 0
+    log_probs = target_log_probs(gpt.head, gpt.config.vocab_size, hidden[learned], part.targets[learned])
+    return sums_by_sequence(log_probs, part.sequences[learned], len(part.lengths))
 
 
 def with_reference(
@@ -178,8 +179,7 @@ def with_reference(
     on_progress: Callable[[int, int], None],
     at_once: int = 8,
 ) -> list[ExamplePair]:
-    """The pairs with what `network` gives each answer. Done once before training, so that no second model
-    stays in memory."""
+    """The pairs with their log-probabilities under `network`, computed once before training."""
     order = sorted(range(len(pairs)), key=lambda number: pairs[number].places)
     found: dict[int, tuple[float, float]] = {}
     device: Any = next(network.parameters()).device
@@ -188,8 +188,7 @@ def with_reference(
             on_progress(start, len(order))
             numbers = order[start : start + at_once]
             sequences = [pairs[n].chosen for n in numbers] + [pairs[n].rejected for n in numbers]
-            sums = sequence_log_probs(
-                network, packed_part(sequences, [0.0] * len(sequences), pad_id, device)
-            ).tolist()
+            part = packed_part(sequences, [0.0] * len(sequences), pad_id, device)
+            sums = sequence_log_probs(network, part).tolist()
             found |= {n: (sums[k], sums[k + len(numbers)]) for k, n in enumerate(numbers)}
     return [ExamplePair(pair.chosen, pair.rejected, found[number]) for number, pair in enumerate(pairs)]
