@@ -1,5 +1,4 @@
-"""Folders whose files say two things of the same: what stock transformers takes holds. And what newleaf
-writes says one."""
+"""Folders whose files contradict each other are read as stock transformers reads them."""
 
 from __future__ import annotations
 
@@ -44,17 +43,22 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ("llama", {"rope_parameters": None, "rope_theta": 77.0, "rope_scaling": {"rope_type": "default"}}),
         ("llama", {"rope_scaling": {"rope_type": "default", "rope_theta": 99.0}, "rope_theta": 77.0}),
         ("llama", {"rope_scaling": {"type": "default"}, "rope_theta": 77.0}),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 1.0}, "rope_parameters": ..., "rope_theta": 77.0}),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 1.0}, "rope_parameters": ...,
+                   "rope_theta": 77.0}),
         ("llama", {"rope_scaling": {"rope_type": "default", "factor": 8.0, "low_freq_factor": 1.0}}),
         ("llama", {"rope_scaling": YARN}),  # beside plain rope_parameters
         ("llama", {"rope_scaling": YARN | {"type": "linear"}, "rope_theta": 300.0, "rope_parameters": ...}),
         ("llama", {"rope_scaling": YARN, "original_max_position_embeddings": 8}),
-        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 44.0}, "rope_scaling": None, "rope_theta": 55.0}),
-        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 44.0, "partial_rotary_factor": 0.5}}),
-        ("llama", {"sliding_window": 4, "use_sliding_window": True, "num_local_experts": 8, "attn_logit_softcapping": 3.0}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 44.0}, "rope_scaling": None,
+                   "rope_theta": 55.0}),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 44.0,
+                                       "partial_rotary_factor": 0.5}}),
+        ("llama", {"sliding_window": 4, "use_sliding_window": True, "num_local_experts": 8,
+                   "attn_logit_softcapping": 3.0}),
         ("qwen3", {"rope_theta": 77.0, "rope_parameters": ...}),
         ("qwen3", {"rope_theta": 77.0, "rope_parameters": {"rope_type": "default", "rope_theta": 55.0}}),
-        ("qwen3-windows", {"layer_types": ["sliding_attention", "full_attention", "full_attention"], "max_window_layers": 2}),
+        ("qwen3-windows", {"layer_types": ["sliding_attention", "full_attention", "full_attention"],
+                           "max_window_layers": 2}),
         ("qwen3-windows", {"layer_types": ..., "max_window_layers": 2}),
         ("qwen3-windows", {"layer_types": ..., "sliding_window": None}),
         ("qwen3-windows", {"layer_types": ..., "use_sliding_window": False}),
@@ -75,7 +79,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ("gpt_neo", {"attention_layers": ["local", "local", "global", "global"]}),
         ("gpt_neo", {"attention_layers": ["global"] * 4, "attention_types": [[["local"], 4]]}),
         ("gpt2", {"architectures": ["LlamaForCausalLM"]}),
-        ("llama", {"architectures": ["SomebodysLlamaForCausalLM"], "auto_map": {"AutoModelForCausalLM": "modeling_x.SomebodysLlama"}}),
+        ("llama", {"architectures": ["SomebodysLlamaForCausalLM"],
+                   "auto_map": {"AutoModelForCausalLM": "modeling_x.SomebodysLlama"}}),
         ("llama", {"architectures": ["LlamaModel"]}),
     ],
 )  # fmt: skip
@@ -89,7 +94,7 @@ def test_fields_that_disagree_make_the_network_that_stock_transformers_makes(
     same_logits(tmp_path / "again")
 
 
-def test_one_whole_file_of_weights_goes_before_the_index_of_others(make: Make, tmp_path: Path) -> None:
+def test_a_single_weights_file_goes_before_an_index_of_shards(make: Make, tmp_path: Path) -> None:
     _, folder = make("gpt2", tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")
     save_file(
@@ -119,14 +124,15 @@ ENDS = [
     ({"eos_token_id": [5, 6]}, ...),
     ({"eos_token_id": 5}, {"eos_token_id": 6}),
     ({"eos_token_id": [5, 6]}, {"eos_token_id": [7]}),
-    ({"eos_token_id": [5, 6], "temperature": 0.5, "top_k": 3, "repetition_penalty": 1.5, "max_length": 30}, ...),
+    ({"eos_token_id": [5, 6], "temperature": 0.5, "top_k": 3, "repetition_penalty": 1.5, "max_length": 30},
+     ...),
     ({"eos_token_id": 5, "temperature": 0.5}, {"top_p": 0.5, "eos_token_id": 8}),
     ({"eos_token_id": 5, "pad_token_id": 3}, {"eos_token_id": 5, "pad_token_id": 4, "bos_token_id": 2}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("config", "generation"), ENDS)
-def test_how_to_write_and_when_to_stop_are_what_stock_transformers_reads(
+def test_generation_settings_are_those_that_stock_transformers_reads(
     config: dict[str, Any], generation: Any, make: Make, tmp_path: Path
 ) -> None:
     _, folder = make("gpt2", tmp_path / "m")
@@ -157,7 +163,7 @@ def test_how_to_write_and_when_to_stop_are_what_stock_transformers_reads(
         assert again.config.eos_token_id == stock.eos_token_id
 
 
-def test_a_list_of_ends_in_config_json_alone_stops_where_stock_generate_stops(
+def test_a_list_of_eos_tokens_in_config_json_alone_stops_where_stock_generate_stops(
     make: Make, tmp_path: Path
 ) -> None:
     _, folder = make("gpt2", tmp_path / "m")

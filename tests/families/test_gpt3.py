@@ -1,5 +1,4 @@
-"""GPT-3's layout: the paper's shapes and counts, and a folder that stock GPT-Neo opens with the same
-answers."""
+"""GPT-3's layout: the paper's shapes and counts, and the logits of stock GPT-Neo."""
 
 from __future__ import annotations
 

@@ -129,13 +129,20 @@ def test_published_sizes_have_the_published_parameter_counts_and_those_of_the_st
     family: Any,
 ) -> None:
     published = {
-        "gpt1-117m": 116_534_784, "gpt2-124m": 124_439_808, "gpt2-355m": 354_823_168, "gpt2-774m": 774_030_080,
-        "gpt2-1.5b": 1_557_611_200, "distilgpt2-82m": 81_912_576, "smollm2-135m": 134_515_008, "smollm2-360m": 361_821_120,
-        "smollm2-1.7b": 1_711_376_384, "tinyllama-1.1b": 1_100_048_384, "gpt-neo-125m": 125_198_592, "gpt-neo-1.3b": 1_315_575_808,
-        "gpt-neo-2.7b": 2_651_307_520, "gptj-6b": 6_050_882_784, "gpt-neox-20b": 20_554_567_680, "pythia-14m": 14_067_712,
-        "pythia-70m": 70_426_624, "pythia-160m": 162_322_944, "pythia-410m": 405_334_016, "pythia-1b": 1_011_781_632,
-        "pythia-1.4b": 1_414_647_808, "pythia-2.8b": 2_775_208_960, "pythia-6.9b": 6_857_302_016, "pythia-12b": 11_846_072_320,
-        "qwen3-0.6b": 596_049_920, "qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096, "qwen3-8b": 8_190_735_360,
+        "gpt1-117m": 116_534_784, "gpt2-124m": 124_439_808, "gpt2-355m": 354_823_168,
+        "gpt2-774m": 774_030_080,
+        "gpt2-1.5b": 1_557_611_200, "distilgpt2-82m": 81_912_576, "smollm2-135m": 134_515_008,
+        "smollm2-360m": 361_821_120,
+        "smollm2-1.7b": 1_711_376_384, "tinyllama-1.1b": 1_100_048_384, "gpt-neo-125m": 125_198_592,
+        "gpt-neo-1.3b": 1_315_575_808,
+        "gpt-neo-2.7b": 2_651_307_520, "gptj-6b": 6_050_882_784, "gpt-neox-20b": 20_554_567_680,
+        "pythia-14m": 14_067_712,
+        "pythia-70m": 70_426_624, "pythia-160m": 162_322_944, "pythia-410m": 405_334_016,
+        "pythia-1b": 1_011_781_632,
+        "pythia-1.4b": 1_414_647_808, "pythia-2.8b": 2_775_208_960, "pythia-6.9b": 6_857_302_016,
+        "pythia-12b": 11_846_072_320,
+        "qwen3-0.6b": 596_049_920, "qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096,
+        "qwen3-8b": 8_190_735_360,
     }  # fmt: skip
     in_billions = {"gpt-oss-20b": 20.91, "gpt-oss-120b": 116.83}  # as the model card rounds them
     for name, config in family.sizes.items():
@@ -168,7 +175,7 @@ def test_published_sizes_have_the_published_parameter_counts_and_those_of_the_st
         ("gpt_neox", "rope_scaling", {"rope_type": "dynamic", "factor": 2.0}),
     ],
 )
-def test_a_field_that_is_not_honoured_is_refused_by_name(
+def test_an_unsupported_field_is_refused_by_name(
     case: str, field: str, value: Any, make: Callable[[str, Path], Stock], tmp_path: Path
 ) -> None:
     _, folder = make(case, tmp_path / "m")
@@ -202,11 +209,10 @@ def test_every_boolean_of_a_stock_configuration_is_compared_both_ways_or_refused
                     family_of(config).read_config(config)
 
 
-def test_scores_that_stock_gpt2_reckons_in_fp32_are_reckoned_so_in_bf16(
+def test_scores_that_stock_gpt2_computes_in_fp32_are_fp32_in_a_bf16_model(
     make: Callable[[str, Path], Stock], tmp_path: Path
 ) -> None:
-    """Queries of great length, whose scores bf16 cannot tell apart; stock's attention of one layer is the
-    reference."""
+    """With large queries, whose scores bf16 cannot distinguish; the reference is one stock layer."""
     reference, folder = make("gpt2-scores-by-depth", tmp_path / "m")
     theirs = reference.bfloat16().transformer.h[2].attn
     theirs.config._attn_implementation = "eager"

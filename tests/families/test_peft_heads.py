@@ -1,5 +1,4 @@
-"""Adapters on the head and the table of tokens, as peft saves them by default: with copies of the base's
-weights, or trained whole."""
+"""Adapters on head and token embedding, as peft saves them: the base's weights copied, or trained."""
 
 from __future__ import annotations
 

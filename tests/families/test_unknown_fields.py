@@ -1,5 +1,4 @@
-"""Fields of a config.json that newleaf does not know: named once and ignored, as stock transformers ignores
-them."""
+"""Unknown fields of a config.json are named once and ignored, as stock transformers ignores them."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ def test_an_unknown_field_is_named_once_on_opening_and_changes_nothing(
         torch.testing.assert_close(model.network(ids), stock(ids).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_info_names_them_and_a_copy_has_them_no_more(
+def test_info_names_unknown_fields_and_a_copy_has_none(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert model_info(folder)["ignored_fields"] == list(FOREIGN)
@@ -72,8 +71,9 @@ def test_what_stock_transformers_writes_has_no_field_that_is_unknown(
     assert "ignored_fields" not in model_info(path)
 
 
-def test_every_field_of_a_stock_configuration_is_read_or_known_to_say_nothing(cases: dict[str, Any]) -> None:
-    """Whatever stock transformers knows of a family, newleaf has an opinion of."""
+def test_every_field_of_a_stock_configuration_is_read_or_known_to_have_no_effect(
+    cases: dict[str, Any],
+) -> None:
     from newleaf.families import family_of
 
     for kind, fields in cases.values():

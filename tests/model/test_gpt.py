@@ -1,4 +1,4 @@
-"""What the network promises, whatever its configuration."""
+"""Properties of the network in every configuration."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from newleaf.model import GPT, ConfigError, GPTConfig, KVCache
+from newleaf.model.cpu.matmul_attention import sink_attention
 from newleaf.model.embedding import sinusoidal_table
 from newleaf.model.loss import linear_cross_entropy
 from newleaf.model.norm import RMSNorm
 
 NEW = {
-    "norm": "rms_norm", "qk_norm": True, "positions": "rotary", "activation": "silu", "gated": True, "attention_bias": False,
+    "norm": "rms_norm", "qk_norm": True, "positions": "rotary", "activation": "silu", "gated": True,
+    "attention_bias": False,
     "attention_out_bias": False, "feedforward_bias": False, "tie_embeddings": False,
 }  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {
@@ -56,7 +58,7 @@ def test_a_cache_gives_the_logits_of_one_uncached_pass(network: GPT) -> None:
 
 
 @torch.no_grad()
-def test_a_cache_remembers_padding(network: GPT) -> None:
+def test_a_cache_keeps_the_record_of_padding(network: GPT) -> None:
     ids = torch.randint(0, 61, (2, 12))
     real = torch.ones(2, 12, dtype=torch.bool)
     real[1, :5] = False
@@ -84,7 +86,7 @@ def test_no_token_sees_a_later_one(network: GPT) -> None:
 
 
 @torch.no_grad()
-def test_documents_in_one_window_are_read_as_if_alone(network: GPT) -> None:
+def test_documents_in_one_row_have_the_logits_that_they_have_alone(network: GPT) -> None:
     ids = torch.randint(0, 61, (1, 20))
     documents = torch.tensor([[0] * 6 + [1] * 9 + [2] * 5])
     got = network(ids, documents=documents)
@@ -109,8 +111,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_logits(network: GPT) -> Non
 
 
 def test_post_norm_layers_are_pytorchs_own_encoder_layers() -> None:
-    """The tutorials build their GPT from torch.nn.TransformerEncoder; with its weights, ours gives its
-    answers."""
+    """Tutorials build a GPT from torch.nn.TransformerEncoder; with its weights, ours gives its outputs."""
     config = GPTConfig(
         61,
         32,
@@ -259,17 +260,15 @@ def test_a_field_that_does_not_exist_is_refused_with_the_nearest() -> None:
 
 
 def test_attention_sinks_and_experts_are_those_of_the_formulas() -> None:
-    """One head's softmax with a sink, and one token's mixture, worked out by hand."""
+    """One head's softmax with a sink, and one token's mixture, computed by hand."""
     config = GPTConfig(
-        11, 8, 1, 1, 4, norm="rms_norm", positions="rotary", sinks=True, gated=True, activation="clamped_swiglu", n_expert=3,
-        n_expert_active=2, n_inner=5, swiglu_limit=0.5, init_std=1.0,
+        11, 8, 1, 1, 4, norm="rms_norm", positions="rotary", sinks=True, gated=True,
+        activation="clamped_swiglu", n_expert=3, n_expert_active=2, n_inner=5, swiglu_limit=0.5, init_std=1.0,
     )  # fmt: skip
     block = next(iter(GPT(config).layers))
     with torch.no_grad():
         block.attention.sinks.fill_(0.7)
         q, k, v = torch.randn(3, 1, 1, 6, 4).unbind()
-        from newleaf.model.cpu.matmul_attention import sink_attention
-
         got = sink_attention(q, k, v, None, block.attention.sinks, 0.5, 0.0)[0, 0]
         for t in range(6):
             scores = [0.5 * float(q[0, 0, t] @ k[0, 0, s]) for s in range(t + 1)]

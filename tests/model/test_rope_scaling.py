@@ -24,7 +24,8 @@ MADE_FOR, LONGER = 32, 80
 SHAPES: dict[str, tuple[type, dict[str, Any]]] = {
     "llama": (
         transformers.LlamaConfig,
-        {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 80},
+        {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+         "intermediate_size": 80},
     ),
     "neox": (
         transformers.GPTNeoXConfig,
@@ -33,15 +34,15 @@ SHAPES: dict[str, tuple[type, dict[str, Any]]] = {
     ),
     "qwen3": (
         transformers.Qwen3Config,
-        {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16,
+        {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1,
+         "head_dim": 16,
          "intermediate_size": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     ),
 }  # fmt: skip
 
 
 def stock(kind: str, method: str) -> Any:
-    """A stock configuration that is stretched: for yarn it says the longer context itself, for dynamic the
-    one it was made for."""
+    """A stock configuration of a longer context: yarn's has the longer one, dynamic's the trained one."""
     made, fields = SHAPES[kind]
     rope = dict(fields.get("rope_parameters", {"rope_theta": 10000.0})) | {
         "rope_type": {"yarn": "yarn", "ntk": "dynamic"}[method], "factor": LONGER / MADE_FOR,
@@ -116,11 +117,8 @@ def test_logits_of_a_text_beyond_the_context_are_stock_transformers(
 
 @pytest.mark.parametrize("method", ["yarn", "ntk"])
 @torch.no_grad()
-def test_keys_that_are_in_the_cache_stay_right_as_the_text_grows_past_the_context(
-    method: str, tmp_path: Path
-) -> None:
-    """Where dynamic NTK changes its rates with the length, keys that were turned before are those of another
-    network."""
+def test_cached_keys_stay_right_as_the_text_grows_past_the_context(method: str, tmp_path: Path) -> None:
+    """If dynamic NTK changed its rates with the length, keys rotated before would be wrong."""
     network = newleaf.load(save("llama", tmp_path), context=LONGER, context_method=method).network
     ids = torch.randint(256, (1, LONGER))
     cache, parts = KVCache(network.config, 1), []
@@ -154,7 +152,7 @@ def test_one_line_says_from_where_to_where_and_by_what(
     assert first.endswith("quality is not guaranteed")
 
 
-def test_yarn_that_is_there_is_stretched_in_proportion_and_within_it_nothing_changes() -> None:
+def test_yarn_is_stretched_further_in_proportion_and_within_its_context_nothing_changes() -> None:
     made = size("gpt-oss-20b")
     assert with_context(made, 131_072) == made
     assert with_context(made, 4096) == made.replace(context_length=4096)

@@ -1,4 +1,4 @@
-"""The compiled loops of a training step against the plain modules they stand in for."""
+"""The compiled loops of a training step against the modules that they replace."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ SMALL: dict[str, Any] = {
     "init_std": 0.1,
 }
 QWEN: dict[str, Any] = {
-    "n_inner": 192, "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary", "activation": "silu", "gated": True,
+    "n_inner": 192, "norm": "rms_norm", "norm_eps": 1e-6, "qk_norm": True, "positions": "rotary",
+    "activation": "silu", "gated": True,
     "attention_bias": False, "attention_out_bias": False, "feedforward_bias": False,
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
@@ -44,7 +45,7 @@ def network(name: str, length: int, **changes: Any) -> GPT:
     return net
 
 
-def loss_and_slopes(
+def loss_and_gradients(
     net: GPT, ids: Tensor, targets: Tensor, documents: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     net.zero_grad()
@@ -55,17 +56,17 @@ def loss_and_slopes(
     }
 
 
-def both_ways(
+def fused_and_reference(
     net: GPT, ids: Tensor, targets: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> list[tuple[Tensor, dict[str, Tensor]]]:
-    """With the loops, and with them switched off."""
-    quick = loss_and_slopes(net, ids, targets)
+    """Loss and gradients with the loops, and with them switched off."""
+    fused = loss_and_gradients(net, ids, targets)
     with monkeypatch.context() as patch:
         patch.setattr(fused_layers, "fits", lambda x: False)
-        return [quick, loss_and_slopes(net, ids, targets)]
+        return [fused, loss_and_gradients(net, ids, targets)]
 
 
-def drawn(length: int, batch: int = 6) -> tuple[Tensor, Tensor]:
+def random_batch(length: int, batch: int = 6) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     ids, targets = torch.randint(0, 515, (2, batch, length))
     targets[1, 3:9] = -100
@@ -74,7 +75,7 @@ def drawn(length: int, batch: int = 6) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("length", [96, 256, 304])
 @pytest.mark.parametrize("name", sorted(SHAPES))
-def test_a_training_step_has_the_loss_and_slopes_of_the_plain_modules(
+def test_a_training_step_has_the_loss_and_gradients_of_the_modules(
     name: str, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called = []
@@ -83,22 +84,28 @@ def test_a_training_step_has_the_loss_and_slopes_of_the_plain_modules(
         "causal_attention",
         lambda *given, call=fused_layers.causal_attention: called.append(1) or call(*given),
     )
-    (loss, gradients), (plain_loss, plain) = both_ways(network(name, length), *drawn(length), monkeypatch)
+    (loss, gradients), (reference_loss, reference) = fused_and_reference(
+        network(name, length), *random_batch(length), monkeypatch
+    )
     assert len(called) == 2  # one a layer, and none with the loops off
-    torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=1e-5)
-    assert gradients.keys() == plain.keys()
+    torch.testing.assert_close(loss, reference_loss, atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == reference.keys()
     for part, gradient in gradients.items():
         # The gradient of a key's bias is zero but for rounding: it moves all scores of a query alike.
         least = 1e-6 if part.endswith("attention.k.bias") else 1e-7
         torch.testing.assert_close(
-            gradient, plain[part], atol=least + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part
+            gradient,
+            reference[part],
+            atol=least + 2e-5 * float(reference[part].abs().max()),
+            rtol=0,
+            msg=part,
         )
 
 
 @pytest.mark.parametrize("mean", [5, 70])
 @pytest.mark.parametrize("length", [96, 304])
 @pytest.mark.parametrize("name", ["gpt2", "qwen3", "qwen3, two queries to a key"])
-def test_documents_in_a_row_have_the_loss_and_slopes_that_they_have_alone(
+def test_documents_in_a_row_have_the_loss_and_gradients_that_they_have_alone(
     name: str, length: int, mean: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called = []
@@ -107,10 +114,10 @@ def test_documents_in_a_row_have_the_loss_and_slopes_that_they_have_alone(
         "causal_attention",
         lambda *given, call=fused_layers.causal_attention: called.append(1) or call(*given),
     )
-    net, (ids, targets) = network(name, length), drawn(length)
+    net, (ids, targets) = network(name, length), random_batch(length)
     documents = (torch.rand(ids.shape) < 1 / mean).int().cumsum(1)
     documents[2] = 0  # and a row of one
-    loss, gradients = loss_and_slopes(net, ids, targets, documents)
+    loss, gradients = loss_and_gradients(net, ids, targets, documents)
     assert len(called) == 2  # one a layer
     monkeypatch.setattr(fused_layers, "fits", lambda x: False)
     net.zero_grad()
@@ -128,24 +135,28 @@ def test_documents_in_a_row_have_the_loss_and_slopes_that_they_have_alone(
         )
 
 
-def test_in_bf16_the_loops_are_no_further_from_the_truth_than_the_plain_modules(
+def test_in_bf16_the_loops_are_no_further_from_fp64_than_the_modules(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ids, targets = drawn(256)
-    _, truth = loss_and_slopes(network("qwen3", 256).double(), ids, targets)
-    (loss, gradients), (_, plain) = both_ways(network("qwen3", 256).bfloat16(), ids, targets, monkeypatch)
+    ids, targets = random_batch(256)
+    _, fp64 = loss_and_gradients(network("qwen3", 256).double(), ids, targets)
+    (loss, gradients), (_, reference) = fused_and_reference(
+        network("qwen3", 256).bfloat16(), ids, targets, monkeypatch
+    )
     true_loss = float(network("qwen3", 256).double().loss(ids, targets).detach())
     assert math.isclose(float(loss), true_loss, rel_tol=2e-3)
-    for part, true in truth.items():
-        ours, theirs = ((found[part].double() - true).norm() / true.norm() for found in (gradients, plain))
+    for part, true in fp64.items():
+        ours, theirs = (
+            (found[part].double() - true).norm() / true.norm() for found in (gradients, reference)
+        )
         assert ours < 1.25 * theirs + 1e-3, part
 
 
 @pytest.mark.parametrize("width", [16, 515, 4099])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_slopes_of_the_loss_are_those_of_stock_cross_entropy(dtype: torch.dtype, width: int) -> None:
+def test_the_gradients_of_the_loss_are_those_of_stock_cross_entropy(dtype: torch.dtype, width: int) -> None:
     torch.manual_seed(0)
-    # so large that a sum of plain exponentials would overflow
+    # so large that a direct sum of exponentials would overflow
     logits = (40 * torch.randn(70, width)).to(dtype)
     targets = torch.randint(0, width, (70,))
     targets[5] = -100
@@ -160,7 +171,7 @@ def test_the_slopes_of_the_loss_are_those_of_stock_cross_entropy(dtype: torch.dt
     )
 
 
-def test_the_same_step_gives_the_same_slopes_on_any_number_of_threads() -> None:
+def test_the_same_step_gives_the_same_gradients_on_any_number_of_threads() -> None:
     net, threads = network("qwen3", 256), torch.get_num_threads()
     x = torch.randn(8, 256, 64)
     found = []
@@ -189,21 +200,23 @@ def test_the_same_step_gives_the_same_slopes_on_any_number_of_threads() -> None:
         ({}, 250),
     ],
 )
-def test_what_the_loops_do_not_do_goes_the_plain_way(
+def test_what_the_loops_do_not_do_is_done_by_the_modules(
     changes: dict[str, Any], length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = network("qwen3", length, **changes)
-    (loss, gradients), (plain_loss, plain) = both_ways(net, *drawn(length), monkeypatch)
-    torch.testing.assert_close(loss, plain_loss, atol=1e-5, rtol=1e-5)
+    (loss, gradients), (reference_loss, reference) = fused_and_reference(
+        net, *random_batch(length), monkeypatch
+    )
+    torch.testing.assert_close(loss, reference_loss, atol=1e-5, rtol=1e-5)
     for part, gradient in gradients.items():
         torch.testing.assert_close(
-            gradient, plain[part], atol=1e-6 + 2e-5 * float(plain[part].abs().max()), rtol=0, msg=part
+            gradient, reference[part], atol=1e-6 + 2e-5 * float(reference[part].abs().max()), rtol=0, msg=part
         )
 
 
-def test_slopes_of_slopes_are_refused() -> None:
+def test_second_derivatives_are_refused() -> None:
     net = network("qwen3", 256)
-    ids, _ = drawn(256)
+    ids, _ = random_batch(256)
     x = net.embedding.token.weight[ids].detach().requires_grad_()
     (grad,) = torch.autograd.grad(net.final_norm(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
