@@ -18,7 +18,7 @@ from server_process import Running, Start, until
 
 from newleaf.serve.api_errors import ApiError, error_body, validation_error
 from newleaf.serve.http.server_settings import Limits
-from newleaf.serve.openai.completions import begin
+from newleaf.serve.openai.completion_input import begin
 from newleaf.serve.protocol.body_reader import BodyReader
 from newleaf.serve.protocol.response_schemas import ResponseRequest
 from newleaf.serve.protocol.schemas import ChatRequest, CompletionRequest, EmbeddingRequest

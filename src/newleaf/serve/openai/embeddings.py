@@ -14,12 +14,12 @@ from newleaf.generate.backend.chunked_prefill import hidden_state_chunks
 from newleaf.model import GPT
 from newleaf.serve.answers.sampling_params import check_text_bytes, check_total_tokens
 from newleaf.serve.api_errors import ApiError
+from newleaf.serve.http.cancellation import await_engine_task
 from newleaf.serve.http.chunked_json import json_bytes, json_response
-from newleaf.serve.http.event_stream import await_engine_task
 from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
-from newleaf.serve.openai.completions import encode_prompt, prompt_list
+from newleaf.serve.openai.completion_input import encode_prompt, prompt_list
 from newleaf.serve.protocol.schemas import EmbeddingRequest
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from newleaf.generate.sampling.logprobs import TokenScore
 from newleaf.serve.answers.chat_answers import Delta
-from newleaf.serve.openai.chat_completions import logprobs_json
+from newleaf.serve.openai.chat_json import logprobs_json
 from newleaf.serve.openai.response_input import encode_reasoning
 from newleaf.serve.tool_calls.tool_call import ToolCall, ToolCallDelta, ToolCallEnd, ToolCallStart
 from newleaf.text.tokenizer import Tokenizer

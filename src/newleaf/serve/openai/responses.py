@@ -10,11 +10,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from newleaf.generate.options import SamplingConfig
-from newleaf.serve.answers.chat_answers import start_chat
 from newleaf.serve.answers.chat_params import ChatParams
 from newleaf.serve.answers.sampling_params import limit_max_tokens, sampling_config
+from newleaf.serve.answers.start_chat import start_chat
 from newleaf.serve.api_errors import ApiError
-from newleaf.serve.http.event_stream import EventStream, cancel_on_disconnect
+from newleaf.serve.http.cancellation import cancel_on_disconnect
+from newleaf.serve.http.event_stream import EventStream
 from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import LoadedModel

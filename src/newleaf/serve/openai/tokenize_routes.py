@@ -10,14 +10,15 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from newleaf.errors import InputError
-from newleaf.serve.answers.chat_answers import render_prompt
 from newleaf.serve.answers.sampling_params import check_text_bytes
+from newleaf.serve.answers.start_chat import render_prompt
 from newleaf.serve.api_errors import ApiError, input_error
 from newleaf.serve.http.chunked_json import json_bytes, json_response
 from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.loaded_model import LoadedModel
 from newleaf.serve.models.server_context import ServerContext
-from newleaf.serve.openai.chat_completions import template_message, token_text
+from newleaf.serve.openai.chat_input import template_message
+from newleaf.serve.openai.chat_json import token_text
 from newleaf.serve.protocol.schemas import DetokenizeRequest, TokenizeRequest
 from newleaf.serve.tool_calls.tool_call import detect_format
 from newleaf.text.chat_template import Rendering

@@ -1,0 +1,80 @@
+"""What is being generated for the prompts of one completion request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from newleaf.generate.backend.prompt_logprobs import score_steps
+from newleaf.generate.engine.engine_tasks import EngineTask
+from newleaf.generate.sampling.logprobs import TokenScore
+from newleaf.generate.text.request import Request as Writing
+from newleaf.generate.text.text_state import Piece
+from newleaf.serve.http.cancellation import engine_task_result
+from newleaf.serve.models.loaded_model import LoadedModel
+
+
+@dataclass(frozen=True)
+class CompletionGeneration:
+    """The texts of one request: of each prompt (text, ids) what is being written for it."""
+
+    prompts: Sequence[tuple[str, list[int]]]
+    writings: Sequence[Writing]
+    engine_tasks: list[EngineTask[list[TokenScore]]] = field(default_factory=list)  # scores of prompts
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(ids) for _, ids in self.prompts)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(sample.row.written for writing in self.writings for sample in writing.samples)
+
+    def cancel(self) -> None:
+        for writing in self.writings:
+            writing.cancel()
+        for engine_task in self.engine_tasks:
+            engine_task.cancel()
+
+    async def score(self, loaded_model: LoadedModel, ids: list[int], top: int) -> list[TokenScore]:
+        """A prompt's scores, unless the client goes away."""
+        model = loaded_model.model
+        self.engine_tasks.append(
+            loaded_model.run_in_engine(score_steps(model.network, ids, model.tokenizer.vocab_size, top))
+        )
+        try:
+            return await engine_task_result(self.engine_tasks[-1])
+        finally:
+            self.engine_tasks[-1].cancel()  # also where it is we who are cancelled
+
+    async def pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
+        """What comes of all prompts, each piece with its prompt's number."""
+        if len(self.writings) == 1:
+            async for found in self.writings[0].batches():
+                if found:
+                    yield [(0, piece) for piece in found]
+            return
+        news: asyncio.Queue[tuple[int, list[Piece] | BaseException | None]] = asyncio.Queue()
+
+        async def follow(number: int, writing: Writing) -> None:
+            try:
+                async for pieces in writing.batches():
+                    news.put_nowait((number, pieces))
+                news.put_nowait((number, None))
+            except Exception as error:
+                news.put_nowait((number, error))
+
+        tasks = [asyncio.create_task(follow(*each)) for each in enumerate(self.writings)]
+        try:
+            left = len(tasks)
+            while left:
+                number, came = await news.get()
+                if isinstance(came, BaseException):
+                    raise came
+                left -= came is None
+                if came:
+                    yield [(number, piece) for piece in came]
+        finally:
+            for task in tasks:
+                task.cancel()

@@ -1,0 +1,60 @@
+"""Parser of tool calls that are the full answer, as bare JSON (Llama 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from newleaf.serve.tool_calls.tool_call import (
+    PYTHON_TOKEN,
+    AnswerPart,
+    ToolCall,
+    parse_calls,
+)
+from newleaf.text.json_end import json_end
+from newleaf.text.reasoning import Part
+
+
+class BareJsonParser:
+    """Calls that are all of the answer: JSON from its first character on, one value or several (`{…};
+    {…}`)."""
+
+    def __init__(self, names: Collection[str], must: bool = False) -> None:
+        self._names, self._must, self._held, self._text = names, must, "", False
+
+    def push(self, part: Part) -> list[AnswerPart]:
+        if part.kind != "content" or self._text:
+            return [part]
+        self._held += part.text
+        first = self._held.lstrip()
+        if first[:1] in ("", "{", "[") or PYTHON_TOKEN.startswith(first) or first.startswith(PYTHON_TOKEN):
+            return []
+        self._text, held, self._held = True, self._held, ""
+        return [Part("content", held)]
+
+    def finish(self, cut: bool = False) -> list[AnswerPart]:
+        held, self._held = self._held, ""
+        found: list[ToolCall] = []
+        rest = held.strip().removeprefix(PYTHON_TOKEN).strip()
+        begun = self._must or held.lstrip().startswith(PYTHON_TOKEN) or _begins_call(rest, self._names)
+        while (
+            rest and (end := json_end(rest)) is not None and (calls := parse_calls(rest[:end], self._names))
+        ):
+            found += calls
+            rest = rest[end:].lstrip(" ;,\n")
+        if rest and cut and (found or begun):
+            return list(found)
+        if found and not rest:
+            return list(found)
+        return [Part("content", held)] if held else []
+
+    @property
+    def begun(self) -> tuple[str | None, str]:
+        return None, self._held
+
+
+def _begins_call(text: str, names: Collection[str]) -> bool:
+    """Whether JSON that is not whole begins as a call of one of these functions does."""
+    compact = "".join(text[:300].split()).removeprefix("[").removeprefix('{"type":"function",')
+    return any(
+        compact.startswith(f'{{"name":"{name}"') or compact.startswith(f'"name":"{name}"') for name in names
+    )
