@@ -1,5 +1,7 @@
-"""What ends a command without a traceback: wrong input, whose text is a single line that says what, where and
-what to do; and a stop."""
+"""Errors that end a command with one line instead of a traceback.
+
+InputError is wrong input: its text says what is wrong, where, and what to do.
+"""
 
 
 class InputError(Exception):
@@ -10,28 +12,27 @@ class InputError(Exception):
 
 
 class NotFiniteError(InputError):
-    """A network gave infinity or no number at all, so that nothing can be chosen or scored."""
+    """The network's logits are infinite or not a number, so that no token can be sampled or scored."""
 
     def __init__(self) -> None:
         super().__init__(
             "the model's activations overflow: it gave a value that is not a number. Weights in fp16, whose "
-            "largest number is 65,504, do; "
-            'open it with --weights bf16 (weights="bf16"), which has the range of fp32. Weights in another format are damaged'
+            'largest number is 65,504, do; open it with --weights bf16 (weights="bf16"), which has the '
+            "range of fp32. Weights in another format are damaged"
         )
 
 
 class DivergedError(InputError):
-    """Training went to infinity: no step, or no validation, had a finite loss. A lower learning rate may
-    help."""
+    """Training diverged: no step, or no validation, had a finite loss. A lower learning rate may help."""
 
 
 class ToldElsewhereError(InputError):
-    """An InputError that another process of the same run has met, and tells: this one ends without a word."""
+    """An InputError that another process of the same run reports; this process exits without a message."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Someone asked the process to stop (Ctrl-C, SIGTERM, a scheduler) while there was nothing to save yet;
-    the text says so.
+    """The process was asked to stop (Ctrl-C, SIGTERM, a scheduler) before there was anything to save.
 
-    The command line prints it and exits with code 0; whoever catches KeyboardInterrupt catches it too.
+    The command line prints the text and exits with code 0. Whoever catches KeyboardInterrupt catches it
+    too.
     """

@@ -1,5 +1,4 @@
-"""What Rust's panics write to standard error by themselves is taken away, since the error that they become
-says it in one line."""
+"""Removes the messages that Rust's panics write to standard error: an InputError says it in one line."""
 
 from __future__ import annotations
 
@@ -11,25 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-# As Rust's standard library writes it: where, what, the calls on the way (where RUST_BACKTRACE is set), and
-# how to see more of them.
+# A panic as Rust's standard library prints it, with a backtrace where RUST_BACKTRACE is set.
 MESSAGE = re.compile(
     rb"\n?thread '[^\n]*' (?:\(\d+\) )?panicked at [^\n]*\n[^\n]*\n"
     rb"(?:stack backtrace:\n(?: [^\n]*\n)*)?(?:note: [^\n]*RUST_BACKTRACE[^\n]*\n)?"
 )
 
-# the file that standard error is while it is taken aside; empty before the first time
+# The file that holds standard error back, once it was needed.
 _aside: list[BinaryIO] = []
 _inside = False
 
 
 @contextmanager
 def filter_panic_messages() -> Iterator[None]:
-    """Around calls of a native library: whatever else comes to standard error meanwhile, from any thread, is
-    passed on when they return.
+    """Around calls of a native library: holds back standard error, and passes it on without panics.
 
-    Standard error is the whole process's, so this happens in the main thread alone, where commands run;
-    elsewhere the messages stay.
+    Standard error is the whole process's. So this happens in the main thread alone, where commands run; in
+    other threads the messages stay.
     """
     global _inside
     if _inside or threading.current_thread() is not threading.main_thread():
@@ -54,7 +51,7 @@ def filter_panic_messages() -> Iterator[None]:
 
 
 def _pass_on(aside: int) -> None:
-    """Write what came, without the messages, to where it should have gone."""
+    """Write what was held back, without the panics' messages, to standard error."""
     if not (size := os.lseek(aside, 0, os.SEEK_CUR)):
         return
     os.lseek(aside, 0, os.SEEK_SET)

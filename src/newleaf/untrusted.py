@@ -1,4 +1,4 @@
-"""Files that others wrote: only regular ones are opened, and JSON and YAML are bounded in size and depth."""
+"""Opens files from others: regular files only, and JSON and YAML bounded in size and depth."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ MAX_YAML_BYTES = 2 * 2**20  # of YAML, which is read a hundred times more slowly
 MAX_DEPTH = 100  # levels of JSON or YAML
 MAX_INTEGER_BITS = 4096  # bits of a whole number
 FILE_TYPES = {
-    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFDIR: "a folder",
-}  # fmt: skip
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 def check_regular(path: Path, most: int | None = None) -> None:
-    """Raises InputError, naming the path, for what is missing, larger than `most` bytes, or no regular file:
-    reading a pipe or a device may never end."""
+    """Check that a path is a regular file of at most `most` bytes.
+
+    Raises InputError, naming the path, for what is missing, too large, or not a regular file: reading a
+    pipe or a device may never end.
+    """
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
@@ -58,11 +65,10 @@ def open_regular(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
 
 
 def read_text(path: Path, most: int = MAX_BYTES) -> str:
-    """The UTF-8 text of a regular file. Raises InputError, naming it, when it cannot be read or is something
-    else."""
+    """The UTF-8 text of a regular file. Raises InputError, naming it, when it cannot be read."""
     try:
         with open_regular(path, most) as file:
-            # As much as it has, since reading reserves what is asked for.
+            # Not `most`: Python reserves as many bytes as are asked for.
             return file.read(min(most, os.fstat(file.fileno()).st_size) + 1).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text (byte {error.start})") from None
@@ -71,8 +77,7 @@ def read_text(path: Path, most: int = MAX_BYTES) -> str:
 
 
 def read_json(path: Path, most: int = MAX_BYTES) -> Any:
-    """The JSON value in a regular file. Raises InputError, naming it, for what is not JSON, too large or too
-    deep."""
+    """The JSON value in a regular file. Raises InputError, naming it, for invalid, large or deep JSON."""
     try:
         value = json.loads(read_text(path, most))
     except RecursionError:
@@ -83,16 +88,17 @@ def read_json(path: Path, most: int = MAX_BYTES) -> Any:
 
 
 def json_error_text(error: ValueError) -> str:
-    """What is wrong with a text of JSON. Of a number with very many digits Python gives advice that is for
-    programmers."""
+    """What is wrong with a JSON text.
+
+    For a number with very many digits, Python's own message is advice for programmers.
+    """
     if isinstance(error, json.JSONDecodeError) or not str(error).startswith("Exceeds the limit"):
         return f"not valid JSON ({_first_line(error)})"
     return f"holds a whole number of more than {sys.get_int_max_str_digits():,} digits"
 
 
 def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
-    """The JSON object in a regular file. Raises InputError as `read_json` does, and when it holds anything
-    else."""
+    """The JSON object in a regular file. Raises InputError as `read_json` does, and for other values."""
     value = read_json(path, most)
     if not isinstance(value, dict):
         raise InputError(f"{path}: must hold a JSON object")
@@ -100,8 +106,10 @@ def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def parse_yaml(path: Path, text: str) -> Any:
-    """The YAML value of a text that stood in `path`. Raises InputError, naming it and where known the line,
-    for what is not YAML, too large or too deep."""
+    """The YAML value of a text that was read from `path`.
+
+    Raises InputError, naming the file and if known the line, for invalid, large or deep YAML.
+    """
     import yaml
 
     if len(text) > MAX_YAML_BYTES:
@@ -124,15 +132,17 @@ def parse_yaml(path: Path, text: str) -> Any:
 
 
 def error_reason(error: Exception) -> str:
-    """What the system says of a file, as a sentence goes on."""
+    """An operating system's error, as the end of a sentence."""
     said = getattr(error, "strerror", None) or str(error)
     return str(said)[:1].lower() + str(said)[1:]
 
 
 @contextmanager
 def native_errors_as_input_errors(what: str) -> Iterator[None]:
-    """Around calls of a native library on strangers' data: its errors, panics of its Rust code too, become
-    one InputError that begins with `what`, and nothing more."""
+    """Around calls of a native library on untrusted data: raise its errors as InputError.
+
+    The error begins with `what`. Panics of Rust code are raised so too.
+    """
     try:
         with filter_panic_messages():
             yield
@@ -141,14 +151,14 @@ def native_errors_as_input_errors(what: str) -> Iterator[None]:
     except Exception as error:
         raise InputError(f"{what} ({_first_line(error)})") from error
     except BaseException as error:
-        # it derives from BaseException, so that nobody catches it by accident
+        # PyO3's panics derive from BaseException, so that nobody catches them by accident.
         if type(error).__name__ != "PanicException":
             raise
         raise InputError(f"{what} ({_first_line(error)})") from None
 
 
 def _bounded(path: Path, value: Any) -> Any:
-    """The value, unless it is nested so deep that what walks through it later would fail."""
+    """The value, unless it is nested so deep that a later walk through it would fail."""
     level, depth = {id(value): value}, 0
     while level:
         depth += 1
@@ -156,7 +166,7 @@ def _bounded(path: Path, value: Any) -> Any:
             raise InputError(f"{path}: nests more than {MAX_DEPTH} levels deep")
         if any(_is_endless(inner) for outer in level.values() for inner in _leaves(outer)):
             raise InputError(f"{path}: holds a whole number of more than {MAX_INTEGER_BITS:,} bits")
-        # Each object once a level: YAML's aliases can name one from a million places.
+        # Each object once in a level: YAML aliases can refer to one object a million times.
         level = {id(inner): inner for outer in level.values() for inner in _inside(outer)}
     return value
 
@@ -178,7 +188,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def _is_endless(value: Any) -> bool:
-    """Whether this is a number that Python would not even write out."""
+    """Whether this is an integer that Python would refuse to print."""
     return type(value) is int and value.bit_length() > MAX_INTEGER_BITS
 
 

@@ -1,1 +1,1 @@
-"""HTTP: the interface that applications know from OpenAI, over the engine that writes many texts at once."""
+"""The HTTP server: OpenAI's API and a web page over the generation engine."""

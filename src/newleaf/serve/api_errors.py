@@ -1,5 +1,4 @@
-"""What goes wrong, in the shape that OpenAI's clients read: {"error": {"message", "type", "param",
-"code"}}."""
+"""Errors in OpenAI's schema: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ ERROR_TYPES = {
     429: "rate_limit_error",
 }
 DEFAULT_CODES = {404: "not_found", 405: "method_not_allowed"}
-# Where an option of ours has another name in OpenAI's requests.
+# Options whose field in a request has another name.
 REQUEST_NAMES = {"stop_ids": "stop_token_ids"}
 OPTIONS = tuple(SamplingConfig.__dataclass_fields__)
 REQUEST_FIELDS = (
@@ -33,14 +32,14 @@ REQUEST_FIELDS = (
     "tools",
     "continue_final_message",
     "chat_template_kwargs",
-)  # what an error may be about in any request for text
+)  # fields of any request for text that an error may name
 SHORT_REPR = reprlib.Repr()
 SHORT_REPR.maxlevel, SHORT_REPR.maxstring, SHORT_REPR.maxlong, SHORT_REPR.maxother = 3, 100, 100, 100
-MAX_MESSAGE_CHARACTERS = 1000  # characters of a message: what was sent comes back in it only in part
+MAX_MESSAGE_CHARACTERS = 1000  # a message quotes only the beginning of what was sent
 
 
 class ApiError(HTTPException):
-    """Something to tell the client. `param` names the parameter that is wrong."""
+    """An error response for the client. `param` names the wrong parameter."""
 
     def __init__(
         self,
@@ -76,15 +75,18 @@ def error_body(
 
 
 def encodable(text: str) -> str:
-    """Half a surrogate pair, which what was refused may hold, has no UTF-8."""
+    """The text with unpaired surrogates replaced, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
 def input_error(
     error: InputError, fields: Collection[str] | None = None, default: str | None = None
 ) -> ApiError:
-    """An error of the floors below as one of the client's, with the parameter it is about where its text
-    begins with one of the request's `fields`; `default` is what an error is about that names none."""
+    """An InputError as a 400.
+
+    `param` is the request's field that its text begins with, one of `fields` or REQUEST_FIELDS, or
+    `default` where it names none.
+    """
     text = " ".join(str(error).split()).replace("template variables", "chat_template_kwargs")
     named = re.match(r"([a-z_]+)((?:\[\d+\]|\.[a-z_]+)*)(?=[:,.\[])", text)
     known = {*(OPTIONS if fields is None else fields), *REQUEST_FIELDS}
@@ -105,7 +107,7 @@ def input_error(
 
 
 def too_many_requests(message: str, seconds: float = 1.0, code: str = "rate_limit_exceeded") -> ApiError:
-    """429, with the seconds after which another try makes sense."""
+    """429, with the seconds after which a retry makes sense."""
     return ApiError(429, message, None, code, {"Retry-After": str(max(1, round(seconds)))})
 
 
@@ -114,10 +116,10 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 def add_exception_handlers(app: FastAPI) -> None:
-    """Give every error of this application OpenAI's shape."""
+    """Answer every error of this application in OpenAI's schema."""
 
     @app.exception_handler(StarletteHTTPException)
-    async def of_http(request: Request, error: StarletteHTTPException) -> JSONResponse:
+    async def handle_http(request: Request, error: StarletteHTTPException) -> JSONResponse:
         if isinstance(error, ApiError):
             return error_response(error)
         if str(error.detail) == "Invalid multipart data.":
@@ -130,20 +132,20 @@ def add_exception_handlers(app: FastAPI) -> None:
         )
 
     @app.exception_handler(NotFiniteError)
-    async def of_overflow(request: Request, error: NotFiniteError) -> JSONResponse:
+    async def handle_overflow(request: Request, error: NotFiniteError) -> JSONResponse:
         return error_response(ApiError(500, str(error), code="model_overflow"))
 
     @app.exception_handler(InputError)
-    async def of_input(request: Request, error: InputError) -> JSONResponse:
+    async def handle_input(request: Request, error: InputError) -> JSONResponse:
         return error_response(input_error(error))
 
     @app.exception_handler(RequestValidationError)
-    async def of_validation(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def handle_validation(request: Request, error: RequestValidationError) -> JSONResponse:
         return error_response(validation_error(error.errors()))
 
 
 def validation_error(problems: Any) -> ApiError:
-    """The first of pydantic's complaints, as a sentence that names the parameter."""
+    """The first of pydantic's errors, as a sentence that names the parameter."""
     problem = problems[0]
     place = [step for step in problem["loc"] if step not in ("body", "query", "path")]
     place = place if not _is_json_problem(problem) else []
@@ -170,7 +172,7 @@ def _is_json_problem(problem: Mapping[str, Any]) -> bool:
 
 
 def _path(place: list[Any]) -> str:
-    """messages[0].content; the names that pydantic gives the branches of a union are left out."""
+    """The path of a field, as messages[0].content, without the names of union branches."""
     text = ""
     for step in place:
         if isinstance(step, int):
@@ -183,6 +185,6 @@ def _path(place: list[Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Its beginning, without writing out all of it."""
+    """The beginning of a value's repr."""
     text = SHORT_REPR.repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

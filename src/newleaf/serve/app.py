@@ -1,4 +1,4 @@
-"""The application: every room's routes behind one edge."""
+"""The ASGI application: all routers behind the middleware."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ PAGE = Path(__file__).with_name("web") / "page"
 
 
 def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) -> FastAPI:
-    """An ASGI application of this server; `more` are further routes."""
+    """The ASGI application of a server; `more` are further routers."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        working: asyncio.Task[None] | None = None
-        if work is not None:
-            await work.prepare()
-            working = asyncio.create_task(work.run())
+        worker_task: asyncio.Task[None] | None = None
+        if worker is not None:
+            await worker.prepare()
+            worker_task = asyncio.create_task(worker.run())
         yield
-        if work is not None and working is not None:
-            working.cancel()
-            await asyncio.wait([working])
-            work.close()
+        if worker is not None and worker_task is not None:
+            worker_task.cancel()
+            await asyncio.wait([worker_task])
+            worker.close()
         server_context.registry.close()
         server_context.threads.close()
 
@@ -55,20 +55,20 @@ def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) ->
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    rates = RateLimiters(server_context.limits, server_context.settings.keys)
-    work = None
+    rate_limiters = RateLimiters(server_context.limits, server_context.settings.keys)
+    worker = None
     if server_context.settings.state is not None:
-        work = BatchWorker(
+        worker = BatchWorker(
             server_context.settings.state,
             app,
-            rates,
+            rate_limiters,
             server_context.logs,
             most_bytes=server_context.limits.body,
         )
     app.state.strict = server_context.settings.strict
     add_exception_handlers(app)
-    server_context.metrics.watch(server_context.registry.loads)
-    rooms = (
+    server_context.metrics.watch(server_context.registry.engine_loads)
+    routers = (
         chat_router,
         completions_router,
         responses_router,
@@ -77,18 +77,22 @@ def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) ->
         health_router,
         runs_router,
     )
-    for router in [*(room(server_context) for room in rooms), metrics_router(server_context.metrics), *more]:
+    for router in [
+        *(make_router(server_context) for make_router in routers),
+        metrics_router(server_context.metrics),
+        *more,
+    ]:
         app.include_router(router)
-    if work is not None:
-        app.include_router(files_router(work.store.files, server_context.threads))
-        app.include_router(batches_router(work, server_context.threads))
+    if worker is not None:
+        app.include_router(files_router(worker.store.files, server_context.threads))
+        app.include_router(batches_router(worker, server_context.threads))
     page = server_context.settings.page or PAGE
     if page.is_dir():
         app.include_router(page_router(page))
     app.add_middleware(
         RequestMiddleware,
         settings=server_context.settings,
-        rates=rates,
+        rates=rate_limiters,
         metrics=server_context.metrics,
         logs=server_context.logs,
     )

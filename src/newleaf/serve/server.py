@@ -1,4 +1,4 @@
-"""Running the application: the socket, the models that are opened first, signals, and the end."""
+"""Runs the application: the socket, the first model, signals and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from newleaf.serve.app import create_app
 from newleaf.serve.http.connection import connection_class
 from newleaf.serve.models.server_context import ServerContext
 
-KEEP_ALIVE_SECONDS = 75  # seconds that a connection may be idle between requests
-# seconds after which a thread has to hand over the interpreter: the engine's waits for it after each round
+KEEP_ALIVE_SECONDS = 75  # of an idle connection
+# The GIL's switch interval: the engine's thread waits for the GIL after each step.
 SWITCH_SECONDS = 0.0005
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends well when it is asked to: SIGTERM's default would look like a failure to
-    whoever started us."""
+    """uvicorn's server, which exits with code 0 on SIGTERM."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -39,13 +38,13 @@ class Server(uvicorn.Server):
                 signal.signal(each, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal lets what is being answered come to its end; the second does not wait for it."""
+        """The first signal starts a graceful shutdown; the second does not wait for running requests."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket to listen on; port 0 takes any that is free. Raises InputError when it cannot be had."""
+    """A socket to listen on; port 0 takes any free port. Raises InputError when it cannot be bound."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -55,7 +54,7 @@ def bind(host: str, port: int) -> socket.socket:
         found.bind(address)
     except OSError as error:
         raise InputError(
-            f"{host}:{port}: cannot be listened on ({(error.strerror or str(error)).lower()})"
+            f"{host}:{port}: cannot be bound ({(error.strerror or str(error)).lower()})"
         ) from None
     return found
 
@@ -66,8 +65,7 @@ def serve(
     on_ready: Callable[[], None],
     more: Sequence[APIRouter] = (),
 ) -> None:
-    """Open the first model and answer until a signal asks to end. Raises InputError when the model cannot be
-    opened."""
+    """Load the first model and serve until a signal. Raises InputError when the model cannot be loaded."""
     raise_open_file_limit(server_context.limits.connections)
     sys.setswitchinterval(SWITCH_SECONDS)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
@@ -100,7 +98,7 @@ def serve(
 
 
 async def load_first_model(server_context: ServerContext) -> None:
-    """So that what is wrong with a model is said at the start, and the first answer comes soon."""
+    """Load the first model at the start, so that errors show at once and the first request is fast."""
     try:
         server_context.registry.release(await server_context.registry.acquire(None))
     except ApiError as error:
@@ -114,7 +112,7 @@ async def _when_started(server: uvicorn.Server, on_ready: Callable[[], None]) ->
 
 
 def raise_open_file_limit(count: int) -> None:
-    """Each connection is an open file, of which many systems allow 1,024 unless asked."""
+    """Each connection is an open file; many systems allow 1,024 by default."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # not on Windows; not where it is forbidden
         import resource
 

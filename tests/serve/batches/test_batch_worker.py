@@ -102,7 +102,7 @@ class Server:
         if response is not None:
             await response(scope, receive, send)
             return
-        self.rates.of(scope["state"]["record"].key).used(100)
+        self.rates.for_key(scope["state"]["record"].key).used(100)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps({"text": prompt}).encode()})
 
@@ -326,7 +326,7 @@ def test_lines_wait_for_the_rates_of_their_key(tmp_path: Path, limits: Limits) -
 def test_lines_leave_half_of_the_rates_to_requests_that_somebody_waits_for(tmp_path: Path) -> None:
     server = Server(tmp_path, [], limits=Limits(requests_per_minute=30))
     left: list[float] = []
-    server.answer = lambda prompt: left.append(server.rates.of(None)._requests.wait(14))  # type: ignore[union-attr]
+    server.answer = lambda prompt: left.append(server.rates.for_key(None)._requests.wait(14))  # type: ignore[union-attr]
     id_ = server.make(lines(60))
     asyncio.run(server.until_over(id_))
     assert max(left) == 0

@@ -39,7 +39,7 @@ PROPERTIES = {
 GO = {"type": "object", "properties": PROPERTIES, "$defs": {"map": {"type": "object"}}}
 FUNCTIONS: dict[str, Any] = {"go": GO, "stop": {"type": "object", "properties": {}}, "bare": None}
 LETTERS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-# a line end at either edge is the form's own in Qwen's
+# a line end at either edge is the format's own in Qwen's
 PLAIN = st.text('ab <>/\n"{}\\é1', max_size=12).map(str.strip)
 VALUES = st.fixed_dictionaries(
     {},
@@ -59,11 +59,11 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-def rendered(form: CallFormat, calls: list[tuple[str, dict[str, Any]]], said: str = "") -> str:
+def rendered(call_format: CallFormat, calls: list[tuple[str, dict[str, Any]]], said: str = "") -> str:
     """What the template writes of an answer with these calls."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    template = environment.from_string((TEMPLATES / KINDS[form]).read_text("utf-8"))
+    template = environment.from_string((TEMPLATES / KINDS[call_format]).read_text("utf-8"))
     listed = [{"function": {"name": name, "arguments": arguments}} for name, arguments in calls]
     text = template.render(messages=[{"role": "assistant", "content": said, "tool_calls": listed}])
     return (
@@ -75,10 +75,14 @@ def rendered(form: CallFormat, calls: list[tuple[str, dict[str, Any]]], said: st
 
 
 def read(
-    form: CallFormat, pieces: list[str], cut: bool = False, live: bool = False, must: bool = False
+    call_format: CallFormat,
+    pieces: list[str],
+    cut: bool = False,
+    streaming: bool = False,
+    required: bool = False,
 ) -> tuple[str, list[tuple[str, Any]]]:
     """Text, and calls with their arguments parsed."""
-    one = tool_call_parser(form, FUNCTIONS, must, live)
+    one = tool_call_parser(call_format, FUNCTIONS, required, streaming)
     found: list[AnswerPart] = [
         each for piece in pieces for each in one.push(Part("content", piece))
     ] + one.finish(cut)
@@ -96,21 +100,21 @@ def read(
     ]
 
 
-@pytest.mark.parametrize("live", [False, True])
-@pytest.mark.parametrize("form", KINDS)
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("call_format", KINDS)
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(VALUES, min_size=1, max_size=2), cuts=st.lists(st.integers(0, 400), max_size=8))
 def test_what_a_template_writes_of_calls_is_read_as_these_calls(
-    form: CallFormat, live: bool, values: list[dict[str, Any]], cuts: list[int]
+    call_format: CallFormat, streaming: bool, values: list[dict[str, Any]], cuts: list[int]
 ) -> None:
     calls = [("go", each) for each in values]
-    text = rendered(form, calls)
+    text = rendered(call_format, calls)
     places = sorted(min(place, len(text)) for place in cuts)
     pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-    tags = {"qwen": ("</parameter>",), "glm": ("</arg_value>",)}[form]
+    tags = {"qwen": ("</parameter>",), "glm": ("</arg_value>",)}[call_format]
     if any(tag in str(each.get("text", "")) for tag in tags for each in values):
         return  # read below: such a value cannot be told in every case
-    assert read(form, pieces, live=live) == ("", calls)
+    assert read(call_format, pieces, streaming=streaming) == ("", calls)
 
 
 MANY = "\n<function=go>\n<parameter=count>\nmany\n</parameter>\n</function>\n"
@@ -180,24 +184,24 @@ CASES: list[tuple[CallFormat, str, str, list[tuple[str, Any]]]] = [
 ]
 
 
-@pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
+@pytest.mark.parametrize(("call_format", "text", "said", "calls"), CASES)
 def test_calls_are_found_by_their_tags(
-    form: CallFormat, text: str, said: str, calls: list[tuple[str, Any]]
+    call_format: CallFormat, text: str, said: str, calls: list[tuple[str, Any]]
 ) -> None:
     for pieces in ([text], list(text)):
-        assert read(form, pieces) == (said, calls)
-        assert read(form, pieces, live=True) == (said, calls)
+        assert read(call_format, pieces) == (said, calls)
+        assert read(call_format, pieces, streaming=True) == (said, calls)
 
 
-@pytest.mark.parametrize("form", KINDS)
-def test_of_calls_that_are_cut_the_whole_ones_stay(form: CallFormat) -> None:
-    text = rendered(form, [("stop", {}), ("go", {"text": "abc"})])
+@pytest.mark.parametrize("call_format", KINDS)
+def test_of_calls_that_are_cut_the_whole_ones_stay(call_format: CallFormat) -> None:
+    text = rendered(call_format, [("stop", {}), ("go", {"text": "abc"})])
     for size in range(text.index("abc"), text.index("abc") + 3):
-        assert read(form, [text[:size]], cut=True) == ("", [("stop", {})])
+        assert read(call_format, [text[:size]], cut=True) == ("", [("stop", {})])
 
 
 def test_templates_tell_their_form() -> None:
-    for form, name in KINDS.items():
-        assert detect_format((TEMPLATES / name).read_text("utf-8")) == form
+    for call_format, name in KINDS.items():
+        assert detect_format((TEMPLATES / name).read_text("utf-8")) == call_format
     assert detect_format("{{ tools }}<seed:tool_call><function=a><parameter=b>") == "seed"
     assert detect_format("{{ tools }}<minimax:tool_call><invoke name=><parameter name=>") == "minimax"

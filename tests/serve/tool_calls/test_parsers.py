@@ -163,12 +163,12 @@ CUT: list[tuple[CallFormat, bool, str, str, list[ToolCall]]] = [
 ]
 
 
-@pytest.mark.parametrize(("form", "must", "text", "said", "calls"), CUT)
+@pytest.mark.parametrize(("call_format", "must", "text", "said", "calls"), CUT)
 def test_a_call_that_is_cut_is_dropped(
-    form: CallFormat, must: bool, text: str, said: str, calls: list[ToolCall]
+    call_format: CallFormat, required: bool, text: str, said: str, calls: list[ToolCall]
 ) -> None:
     for pieces in ([text], list(text)):
-        read = tool_call_parser(form, NAMES, must)
+        read = tool_call_parser(call_format, NAMES, required)
         found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish(
             cut=True
         )
@@ -177,36 +177,36 @@ def test_a_call_that_is_cut_is_dropped(
 
 
 @pytest.mark.parametrize(
-    ("form", "text"),
+    ("call_format", "text"),
     [("list", '[{"name": "go", "arguments": {"far": true}}]'), ("named", 'go[ARGS]{"far": true}')],
 )
-def test_a_mark_that_stands_in_the_prompt_need_not_be_written(form: CallFormat, text: str) -> None:
-    read = tool_call_parser(form, NAMES, must=True)
+def test_a_mark_that_stands_in_the_prompt_need_not_be_written(call_format: CallFormat, text: str) -> None:
+    read = tool_call_parser(call_format, NAMES, must=True)
     assert read.push(Part("content", text)) + read.finish() == [GO]
 
 
-@pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
+@pytest.mark.parametrize(("call_format", "text", "said", "calls"), CASES)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_calls_are_found_however_the_text_is_cut(
-    form: CallFormat, text: str, said: str, calls: list[ToolCall], data: st.DataObject
+    call_format: CallFormat, text: str, said: str, calls: list[ToolCall], data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=12)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    read = tool_call_parser(form, NAMES)
+    read = tool_call_parser(call_format, NAMES)
     found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish()
     assert [each for each in found if isinstance(each, ToolCall)] == calls
     assert "".join(each.text for each in found if isinstance(each, Part)) == said
 
 
-@pytest.mark.parametrize(("form", "text", "said", "calls"), CASES)
+@pytest.mark.parametrize(("call_format", "text", "said", "calls"), CASES)
 def test_calls_told_while_they_come_are_the_same(
-    form: CallFormat, text: str, said: str, calls: list[ToolCall]
+    call_format: CallFormat, text: str, said: str, calls: list[ToolCall]
 ) -> None:
     if "1e999" in text:  # once told, it cannot become text
         return
     for pieces in ([text], list(text)):
-        read = tool_call_parser(form, NAMES, live=True)
+        read = tool_call_parser(call_format, NAMES, streaming=True)
         found = [each for piece in pieces for each in read.push(Part("content", piece))] + read.finish()
         told: list[list[str]] = []
         for each in found:
@@ -225,7 +225,7 @@ def test_the_end_of_a_call_is_told_where_it_is_whole() -> None:
         ('<tool_call>{"name": "go", "arguments": {"far": tr', 0),
         ('<tool_call>{"name": "go", "arguments": {}', 1),
     ):
-        read = tool_call_parser("tags", NAMES, live=True)
+        read = tool_call_parser("tags", NAMES, streaming=True)
         found = read.push(Part("content", text)) + read.finish(cut=True)
         assert found[0] == ToolCallStart("go")
         assert found.count(ToolCallEnd()) == ends

@@ -46,9 +46,9 @@ ARGUMENTS = ({"far": True}, {"a": "<｜tool▁calls▁end｜>```<|tool_call_end|
 
 
 def read(
-    form: CallFormat, pieces: list[str], cut: bool = False, live: bool = False
+    call_format: CallFormat, pieces: list[str], cut: bool = False, streaming: bool = False
 ) -> tuple[str, list[tuple[str, str]]]:
-    one = tool_call_parser(form, NAMES, live=live)
+    one = tool_call_parser(call_format, NAMES, streaming=streaming)
     found: list[AnswerPart] = [
         each for piece in pieces for each in one.push(Part("content", piece))
     ] + one.finish(cut)
@@ -63,8 +63,8 @@ def read(
     ]
 
 
-@pytest.mark.parametrize("live", [False, True])
-@pytest.mark.parametrize("form", WRITTEN)
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("call_format", WRITTEN)
 @settings(max_examples=30, deadline=None)
 @given(
     arguments=st.sampled_from(ARGUMENTS),
@@ -72,42 +72,42 @@ def read(
     cuts=st.lists(st.integers(0, 300), max_size=8),
 )
 def test_calls_of_a_section_are_read(
-    form: CallFormat, live: bool, arguments: Any, said: str, cuts: list[int]
+    call_format: CallFormat, streaming: bool, arguments: Any, said: str, cuts: list[int]
 ) -> None:
-    text = said + WRITTEN[form] % json.dumps(arguments, ensure_ascii=False)
+    text = said + WRITTEN[call_format] % json.dumps(arguments, ensure_ascii=False)
     places = sorted(min(place, len(text)) for place in cuts)
     pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-    found, calls = read(form, pieces, live=live)
+    found, calls = read(call_format, pieces, streaming=streaming)
     assert (found, [(name, json.loads(each)) for name, each in calls]) == (
         said.strip(),
         [("go", arguments), ("stop", {})],
     )
 
 
-@pytest.mark.parametrize("form", WRITTEN)
-def test_what_is_no_call_comes_as_text_and_what_is_cut_is_dropped(form: CallFormat) -> None:
-    other = WRITTEN[form].replace("go", "fly").replace("stop", "fly") % "{}"
-    assert read(form, list(other)) == (other, [])
-    text = WRITTEN[form] % '{"far": true}'
-    assert read(form, [text[: text.index("stop") + 2]], cut=True) == ("", [("go", '{"far": true}')])
-    assert read(form, [text[: text.index("true") + 2]], cut=True) == ("", [])
-    assert read(form, ["a < b, <"]) == ("a < b, <", [])
+@pytest.mark.parametrize("call_format", WRITTEN)
+def test_what_is_no_call_comes_as_text_and_what_is_cut_is_dropped(call_format: CallFormat) -> None:
+    other = WRITTEN[call_format].replace("go", "fly").replace("stop", "fly") % "{}"
+    assert read(call_format, list(other)) == (other, [])
+    text = WRITTEN[call_format] % '{"far": true}'
+    assert read(call_format, [text[: text.index("stop") + 2]], cut=True) == ("", [("go", '{"far": true}')])
+    assert read(call_format, [text[: text.index("true") + 2]], cut=True) == ("", [])
+    assert read(call_format, ["a < b, <"]) == ("a < b, <", [])
 
 
-@pytest.mark.parametrize("form", WRITTEN)
-def test_required_calls_are_written_so(form: CallFormat) -> None:
-    tokenizer = train_tokenizer([string.printable + WRITTEN[form]], TokenizerConfig(kind="byte"), None)
+@pytest.mark.parametrize("call_format", WRITTEN)
+def test_required_calls_are_written_so(call_format: CallFormat) -> None:
+    tokenizer = train_tokenizer([string.printable + WRITTEN[call_format]], TokenizerConfig(kind="byte"), None)
     schema = {"type": "object", "properties": {"far": {"type": "boolean"}}, "required": ["far"]}
     functions = [
         {"name": "go", "parameters": prepare_schema(schema)},
         {"name": "stop", "parameters": prepare_schema({"type": "object", "properties": {}})},
     ]
-    grammar = answer_grammar("none", [calls_answer(form, functions, True, lambda mark: None, "none")])
+    grammar = answer_grammar("none", [calls_answer(call_format, functions, True, lambda mark: None, "none")])
     grammars = GrammarCompiler(tokenizer)
     for text, fits in (
-        (WRITTEN[form] % '{"far": true}', True),
-        (WRITTEN[form] % "{}", False),
-        (WRITTEN[form] % '{"far": 1}', False),
+        (WRITTEN[call_format] % '{"far": true}', True),
+        (WRITTEN[call_format] % "{}", False),
+        (WRITTEN[call_format] % '{"far": 1}', False),
     ):
         constraint = grammars.compile(SamplingConfig(grammar=grammar))
         assert isinstance(constraint, Constraint)

@@ -1,4 +1,4 @@
-"""Calls of tools as clients get them: in each form of chat templates, whatever their arguments hold, whole or
+"""Calls of tools as clients get them: in each format of chat templates, whatever their arguments hold, whole or
 not at all."""
 
 from __future__ import annotations

@@ -57,10 +57,10 @@ class ConstrainedPrompt:
 
 def constrain_answer(
     loaded_model: LoadedModel,
-    question: ChatParams,
+    params: ChatParams,
     prompt: Prompt,
     source: str,
-    form: CallFormat | None,
+    call_format: CallFormat | None,
     careful: bool,
 ) -> ConstrainedPrompt:
     """What holds the answer. `careful`: compile each schema by itself, so that the error, or what is
@@ -68,14 +68,14 @@ def constrain_answer(
 
     Raises ApiError for what cannot be together, and for schemas that cannot be kept.
     """
-    must = form is not None and question.must_call
-    if must and form == "harmony" and question.go_on:
+    required = call_format is not None and params.call_required
+    if required and call_format == "harmony" and params.continue_final_message:
         what = "a message that is gone on with becomes no call in gpt-oss's chat format"
         raise ApiError(400, f"tool_choice: {what}", "tool_choice", "invalid_value")
-    shape = None if must else question.shape()
+    shape = None if required else params.answer_schema()
     shapes = (
-        question.functions()
-        if form is not None and (must or shape is not None or _by_itself(form, question))
+        params.function_schemas()
+        if call_format is not None and (required or shape is not None or _by_itself(call_format, params))
         else {}
     )
     if not shapes and shape is None:
@@ -86,17 +86,17 @@ def constrain_answer(
     held = [{"name": name, "parameters": each} for name, each in functions.items()]
     control = loaded_model.responder.template.control_id
     answers: list[str] = []
-    if held and form is not None and form != "harmony":
-        lead: Lead = "none" if must else "text" if schema is None else "mark"
-        answers.append(calls_answer(form, held, question.parallel and not question.named, control, lead))
+    if held and call_format is not None and call_format != "harmony":
+        lead: Lead = "none" if required else "text" if schema is None else "mark"
+        answers.append(calls_answer(call_format, held, params.parallel and not params.named, control, lead))
     if schema is not None:
         answers.append(json_answer(schema))
-    elif answers and not must:
-        answers.append(text_answer(form or "own"))
-    if must and form is not None and (mark := call_prefix_token(form)) is not None:
+    elif answers and not required:
+        answers.append(text_answer(call_format or "own"))
+    if required and call_format is not None and (mark := call_prefix_token(call_format)) is not None:
         prompt, grammar = _go_on(loaded_model, prompt, mark), answer_grammar("none", answers)
-    elif CHANNEL in marks_in(source) and not question.go_on:
-        grammar = channel_grammar(control, answers, held if form == "harmony" else ())
+    elif CHANNEL in marks_in(source) and not params.continue_final_message:
+        grammar = channel_grammar(control, answers, held if call_format == "harmony" else ())
     else:
         grammar = answer_grammar(_thoughts(prompt, source), answers)
     gone = {name: shapes[name].loosened(each) for name, each in functions.items()}
@@ -108,18 +108,19 @@ def constrain_answer(
         {
             name: found
             for name, each in functions.items()
-            if (found := shapes[name].watched(each, form in PARAMETER_TAG_FORMATS)) is not None
+            if (found := shapes[name].watched(each, call_format in PARAMETER_TAG_FORMATS)) is not None
         },
         shape.watched(schema) if shape is not None and schema is not None else None,
-        "tools" if held else question.schema_param,
+        "tools" if held else params.schema_param,
     )
 
 
-def _by_itself(form: CallFormat, question: ChatParams) -> bool:
-    """Whether free answers are held to the functions' schemas once they call: always in our own form; in
+def _by_itself(call_format: CallFormat, params: ChatParams) -> bool:
+    """Whether free answers are held to the functions' schemas once they call: always in our own call_format; in
     others for strict functions, where a mark says that a call begins."""
-    return form == "own" or (
-        form in ("tags", "list", "named", *PARAMETER_TAG_FORMATS, *SECTION_FORMATS) and bool(question.strict)
+    return call_format == "own" or (
+        call_format in ("tags", "list", "named", *PARAMETER_TAG_FORMATS, *SECTION_FORMATS)
+        and bool(params.strict)
     )
 
 

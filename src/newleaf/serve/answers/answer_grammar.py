@@ -76,20 +76,20 @@ def json_answer(schema: PreparedSchema) -> str:
     return schema.rules("json")
 
 
-def text_answer(form: CallFormat = "own") -> str:
+def text_answer(call_format: CallFormat = "own") -> str:
     """Any text without a call's tag."""
     mark = (
-        PARAMETER_TAG_FORMATS[form].open
-        if form in PARAMETER_TAG_FORMATS
-        else SECTION_FORMATS[form].begin
-        if form in SECTION_FORMATS
+        PARAMETER_TAG_FORMATS[call_format].open
+        if call_format in PARAMETER_TAG_FORMATS
+        else SECTION_FORMATS[call_format].begin
+        if call_format in SECTION_FORMATS
         else OPEN_TAG
     )
     return f"text: TEXT?\nTEXT: /(?s:.+)/ & ~/(?s:.*){_escaped(mark)}(?s:.*)/"
 
 
 def calls_answer(
-    form: CallFormat,
+    call_format: CallFormat,
     functions: Sequence[dict[str, Any]],
     parallel: bool,
     control: Callable[[str], int | None],
@@ -97,18 +97,18 @@ def calls_answer(
 ) -> str:
     """One call of these functions, whose parameters are `PreparedSchema`, or more where they may be `parallel`.
 
-    Before them stands what `lead` says: nothing that the prompt can have, the form's mark, or text up to its
+    Before them stands what `lead` says: nothing that the prompt can have, the call_format's mark, or text up to its
     mark. `control` gives the ids of control tokens.
     """
-    if form in PARAMETER_TAG_FORMATS:
-        return _markup_answer(PARAMETER_TAG_FORMATS[form], functions, parallel, lead)
-    if form in SECTION_FORMATS:
-        return _section_answer(SECTION_FORMATS[form], functions, parallel, control, lead)
-    if form == "list":
+    if call_format in PARAMETER_TAG_FORMATS:
+        return _markup_answer(PARAMETER_TAG_FORMATS[call_format], functions, parallel, lead)
+    if call_format in SECTION_FORMATS:
+        return _section_answer(SECTION_FORMATS[call_format], functions, parallel, control, lead)
+    if call_format == "list":
         before, key, after, between = '{"name": ', "arguments", "}", '", "'
-    elif form == "named":
+    elif call_format == "named":
         before, key, after, between = "", "", "", _mark(control, TOOL_CALLS_TOKEN)
-    elif form == "bare":
+    elif call_format == "bare":
         before, key, after, between = '{"name": ', "parameters", "}", ""
     else:
         before, key, after, between = (
@@ -122,18 +122,18 @@ def calls_answer(
         head = f"{before}{json.dumps(each['name'])}, {json.dumps(key)}: "
         begin = (
             f"{json.dumps(each['name'])} {_mark(control, ARGS_TOKEN)}"
-            if form == "named"
+            if call_format == "named"
             else json.dumps(head)
         )
         rules.append(f"call_{number}: {begin} arguments_{number} {json.dumps(after) if after else ''}")
         rules.append(each["parameters"].rules(f"arguments_{number}"))
     one = " | ".join(f"call_{number}" for number in range(len(functions)))
-    more = f" ({between} call){{0,{MAX_CALLS - 1}}}" if parallel and form != "bare" else ""
-    start, end = ('"["', '"]"') if form == "list" else ("", "")
-    if form not in ("list", "named", "bare"):
+    more = f" ({between} call){{0,{MAX_CALLS - 1}}}" if parallel and call_format != "bare" else ""
+    start, end = ('"["', '"]"') if call_format == "list" else ("", "")
+    if call_format not in ("list", "named", "bare"):
         start = "before" if lead == "text" else json.dumps(OPEN_TAG)
         rules += [f"before[suffix={json.dumps(OPEN_TAG)}]: /(?s:.*)/"] if lead == "text" else []
-    elif form != "bare" and lead != "none":
+    elif call_format != "bare" and lead != "none":
         said = "SAID? " if lead == "text" and control(TOOL_CALLS_TOKEN) is not None else ""
         start = f"{said}{_mark(control, TOOL_CALLS_TOKEN)} {start}"
         rules += ["SAID: /(?s:.+)/"] if said else []
@@ -177,10 +177,10 @@ def _section_answer(
     )
 
 
-def call_prefix_token(form: CallFormat) -> str | None:
+def call_prefix_token(call_format: CallFormat) -> str | None:
     """A control token that is written before calls, and that belongs to the prompt where calls are
     required."""
-    return TOOL_CALLS_TOKEN if form in ("list", "named") else None
+    return TOOL_CALLS_TOKEN if call_format in ("list", "named") else None
 
 
 def _mark(control: Callable[[str], int | None], text: str) -> str:

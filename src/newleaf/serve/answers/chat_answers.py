@@ -74,21 +74,21 @@ class Delta:
 
 
 class ChatAnswers:
-    """The answers to one question, being written."""
+    """The answers to one params, being written."""
 
     def __init__(
         self,
         plan: AnswerPlan,
         request: Request,
-        form: CallFormat | None,
+        call_format: CallFormat | None,
         functions: Mapping[str, Any],
-        question: ChatParams,
+        params: ChatParams,
         held: ConstrainedPrompt,
         loaded_model: LoadedModel,
     ) -> None:
         self.plan, self.request, self.tokenizer = plan, request, loaded_model.model.tokenizer
-        self._form, self._functions, self._parallel = form, functions, question.parallel
-        self._must, self._held, self._grammars = question.must_call, held, loaded_model.grammars
+        self._format, self._functions, self._parallel = call_format, functions, params.parallel
+        self._required, self._constrained, self._grammars = params.call_required, held, loaded_model.grammars
         self.ignored: list[str] = []  # parameters that had no effect
         self.loosened = held.loosened
         self._checks, self._unchecked = loaded_model.checks, set[str]()
@@ -121,16 +121,16 @@ class ChatAnswers:
     def cancel(self) -> None:
         self.request.cancel()
 
-    async def deltas(self, live: bool = False) -> AsyncIterator[list[Delta]]:
+    async def deltas(self, stream_calls: bool = False) -> AsyncIterator[list[Delta]]:
         """What comes, all that has come since the last time at once; nothing where the reading of the prompt
-        is watched and has gone on. Calls come whole or, `live`, while they are written."""
+        is watched and has gone on. Calls come whole or, with `stream_calls`, while they are written."""
         count = self.request.config.n
         splits = [self.plan.splitter() for _ in range(count)]
         told = [
             AnswerState(
-                tool_call_parser(self._form, self._functions, self._must, live),
+                tool_call_parser(self._format, self._functions, self._required, stream_calls),
                 self._parallel,
-                bool(self._held.watched),
+                bool(self._constrained.watched),
             )
             for _ in range(count)
         ]
@@ -166,9 +166,9 @@ class ChatAnswers:
         """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar holds
         not all of it."""
         shape = (
-            self._held.functions.get(value.name)
+            self._constrained.functions.get(value.name)
             if isinstance(value, ToolCall)
-            else self._held.schema
+            else self._constrained.schema
             if isinstance(value, str)
             else None
         )
@@ -178,7 +178,7 @@ class ChatAnswers:
             return
         text = value.arguments if isinstance(value, ToolCall) else str(value)
         try:
-            async with self._checks.turn():
+            async with self._checks.slot():
                 self.unmet += await asyncio.to_thread(shape.unmet, self._grammars, text)
         except (SchemaCheckError, TimeoutError):
             self._unchecked.add(shape.place)

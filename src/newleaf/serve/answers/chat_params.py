@@ -21,23 +21,23 @@ class ChatParams:
     named: bool = False  # whether `choice` is a function's name
     parallel: bool = True
     schema: Any = None
-    effort: str | None = None
-    go_on: bool = False
-    variables: Mapping[str, Any] | None = None
+    reasoning_effort: str | None = None
+    continue_final_message: bool = False
+    template_variables: Mapping[str, Any] | None = None
     schema_param: str = "response_format.json_schema.schema"
     schema_strict: bool = False
     # what a function's parameters are called in the request
     tool_params: Mapping[str, str] = field(default_factory=dict)
     effort_param: str = "reasoning_effort"
-    cut: bool = False  # whether a conversation that is too long loses its oldest turns
+    truncate: bool = False  # whether a conversation that is too long loses its oldest turns
     strict: frozenset[str] = frozenset()  # functions whose schemas hold to the letter
 
     @property
-    def must_call(self) -> bool:
+    def call_required(self) -> bool:
         """Whether the answer has to be a call."""
         return bool(self.tools) and (self.named or self.choice == "required")
 
-    def shape(self) -> AnswerSchema | None:
+    def answer_schema(self) -> AnswerSchema | None:
         """The schema of an answer in JSON."""
         if self.schema is None:
             return None
@@ -45,7 +45,7 @@ class ChatParams:
             self.schema, self.schema_param, self.schema_param.replace(".", "/"), self.schema_strict
         )
 
-    def functions(self) -> dict[str, AnswerSchema]:
+    def function_schemas(self) -> dict[str, AnswerSchema]:
         """The schemas of the functions that may be called, by name."""
         found = {}
         for tool in self.tools:

@@ -30,11 +30,11 @@ CALL_END_TOKEN = "<|call|>"
 
 def start_chat(
     loaded_model: LoadedModel,
-    question: ChatParams,
+    params: ChatParams,
     limits: Limits,
     options: Callable[[int, Mapping[str, Any]], SamplingConfig],
 ) -> ChatAnswers:
-    """Render the question and hand it to the engine; not for the event loop's thread. `options` makes the
+    """Render the params and hand it to the engine; not for the event loop's thread. `options` makes the
     engine's options of the room that the prompt leaves and of the constraint.
 
     Raises ApiError for what the model or the server cannot do.
@@ -48,12 +48,12 @@ def start_chat(
             "model",
             "no_chat_template",
         ) from None
-    tools = question.tools if question.choice != "none" else ()
-    check_text_bytes(contents(question.messages), loaded_model, limits, "messages")
+    tools = params.tools if params.choice != "none" else ()
+    check_text_bytes(contents(params.messages), loaded_model, limits, "messages")
     source = responder.template.source(list(tools) or None)
-    form = detect_format(source) if tools else None
-    effort = _effort(question.effort, source)
-    given = list(tools) if form not in (None, "own") else None
+    call_format = detect_format(source) if tools else None
+    effort = _effort(params.reasoning_effort, source)
+    given = list(tools) if call_format not in (None, "own") else None
 
     def rendered(messages: Sequence[Message]) -> Prompt:
         return render_prompt(responder, messages, tools, detect_format(source), how)
@@ -61,35 +61,37 @@ def start_chat(
     try:
         how = Rendering(
             given,
-            continue_final_message=question.go_on,
-            variables={**(question.variables or {}), **(effort or {})},
+            continue_final_message=params.continue_final_message,
+            variables={**(params.template_variables or {}), **(effort or {})},
         )
         prompt = (
-            truncate_conversation(question.messages, rendered, max_prompt_tokens(loaded_model, limits))
-            if question.cut
-            else rendered(question.messages)
+            truncate_conversation(params.messages, rendered, max_prompt_tokens(loaded_model, limits))
+            if params.truncate
+            else rendered(params.messages)
         )
     except InputError as error:
         raise input_error(error, default="messages") from None
     functions = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
     # schemas are compiled one by one only where that of the whole answer failed
     for careful in (False, True):
-        held = constrain_answer(loaded_model, question, prompt, source, form, careful)
+        held = constrain_answer(loaded_model, params, prompt, source, call_format, careful)
         check_prompt_length(len(held.prompt.ids), loaded_model, limits, "messages")
         config = options(loaded_model.context - len(held.prompt.ids), held.constraint)
         try:
             plan = _seeing_calls(
-                responder.plan(held.prompt, config, how.tools, question.go_on), loaded_model, form
+                responder.plan(held.prompt, config, how.tools, params.continue_final_message),
+                loaded_model,
+                call_format,
             )
-            loaded_model.make_room(config.n)
+            loaded_model.check_queue(config.n)
             request = loaded_model.submit(held.prompt.ids, plan.config, plan.ends, plan.shown)
         except InputError as error:
             if careful or "grammar" not in held.constraint:
                 raise held.refused(error) from None
         else:
             break
-    answers = ChatAnswers(plan, request, form, functions, question, held, loaded_model)
-    answers.ignored += [question.effort_param] if effort is None else []
+    answers = ChatAnswers(plan, request, call_format, functions, params, held, loaded_model)
+    answers.ignored += [params.effort_param] if effort is None else []
     return answers
 
 
@@ -97,13 +99,13 @@ def render_prompt(
     responder: ChatResponder,
     messages: Sequence[Message],
     tools: Sequence[Any],
-    form: CallFormat,
+    call_format: CallFormat,
     how: Rendering,
 ) -> Prompt:
     """The conversation as the model reads it. Templates without a place for tools get them in the system
     message, and those without a system message in the first of the user's."""
     messages = check_messages(messages)
-    if form != "own":
+    if call_format != "own":
         return responder.prompt(parse_arguments(messages), how)
     told = calls_as_text(messages)
     if not tools:
@@ -150,15 +152,15 @@ def _effort(effort: str | None, source: str) -> dict[str, Any] | None:
     return {"reasoning_effort": effort} if "reasoning_effort" in source else None
 
 
-def _seeing_calls(plan: AnswerPlan, loaded_model: LoadedModel, form: CallFormat | None) -> AnswerPlan:
+def _seeing_calls(plan: AnswerPlan, loaded_model: LoadedModel, call_format: CallFormat | None) -> AnswerPlan:
     """The plan with the control tokens of calls shown as text."""
-    if form is None:
+    if call_format is None:
         return plan
     control = loaded_model.responder.template.control_id
-    ids = {control(mark): mark for mark in control_tokens(form)}
+    ids = {control(mark): mark for mark in control_tokens(call_format)}
     ends = {
         *plan.ends,
-        *([token] if form == "harmony" and (token := control(CALL_END_TOKEN)) is not None else []),
+        *([token] if call_format == "harmony" and (token := control(CALL_END_TOKEN)) is not None else []),
     }
     shown = {token: mark for token, mark in ids.items() if token is not None and token not in ends}
     return replace(plan, shown={**plan.shown, **shown}, ends=ends)

@@ -113,7 +113,7 @@ class BatchWorker:
 
     async def _answer(self, batch: Object) -> None:
         try:
-            if not self._rates.knows(batch["owner"]):
+            if not self._rates.is_known(batch["owner"]):
                 text = "the key that made this batch is no longer let in"
                 raise InvalidBatch([{"code": "invalid_api_key", "line": None, "message": text}])
             job = await self._disk.run(lambda: self.store.open(batch))
@@ -161,8 +161,8 @@ class BatchWorker:
 
     async def _patiently(self, job: BatchJob, line: BatchLine, record: RequestRecord) -> InternalResponse:
         """The key's rates are kept by waiting; and others' requests may fill the queue for a while."""
-        rates = self._rates.of(job.batch["owner"])
-        while late := rates.admit(patient=True):
+        rates = self._rates.for_key(job.batch["owner"])
+        while late := rates.admit(low_priority=True):
             await self._sleep(late)
         while True:
             body = await self._disk.run(lambda: job.begin(line))

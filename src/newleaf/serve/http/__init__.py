@@ -1,2 +1,1 @@
-"""HTTP itself: connections, middleware, keys, rate limits, strict JSON, server-sent events, logs and
-metrics."""
+"""HTTP: connections, middleware, API keys, rate limits, strict JSON, event streams, logs, metrics."""

@@ -1,4 +1,4 @@
-"""API keys: made here, kept as hashes in a file, compared in constant time."""
+"""API keys: created here, stored as hashes in a file, compared in constant time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from newleaf.storage.file_lock import file_lock
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A line of the file. `hash` is the key's SHA-256: keys have 256 random bits, so nothing slower is
-    needed."""
+    """A line of the file.
+
+    `hash` is the key's SHA-256. Keys have 256 random bits, so no slower hash is needed.
+    """
 
     name: str
     hash: str
@@ -59,8 +61,11 @@ def read_keys(path: Path) -> list[ApiKey]:
 
 
 def add_key(path: Path, name: str) -> str:
-    """Make a key and note its hash in the file, one process at a time. Returns the key, which is nowhere
-    else. Raises InputError when the name is taken, and for a file that cannot be written."""
+    """Create a key and add its hash to the file, one process at a time. Returns the key.
+
+    The key itself is stored nowhere. Raises InputError when the name is taken, and for a file that cannot
+    be written.
+    """
     made = f"nl-{secrets.token_urlsafe(32)}"
     try:
         with file_lock(path.with_name(f".{path.name}.lock")):
@@ -82,7 +87,7 @@ def hash_key(key: str) -> str:
 
 
 def find_key(keys: Sequence[ApiKey], given: str) -> ApiKey | None:
-    """The key that this is. Every hash is compared, each in constant time."""
+    """The key with this text. Every hash is compared, each in constant time."""
     sought, found = hash_key(given), None
     for key in keys:
         if hmac.compare_digest(key.hash, sought):

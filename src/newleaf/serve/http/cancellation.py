@@ -1,4 +1,4 @@
-"""Cancels what is being generated or computed for a client that disconnects."""
+"""Cancels generation and other work of a client that disconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 async def cancel_on_disconnect(
     request: Request, work: Awaitable[Result], cancel: Callable[[], None]
 ) -> Result:
-    """The result of `work`; when the client goes away meanwhile, `cancel` is called."""
+    """The result of `work`; `cancel` is called when the client disconnects before."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -36,17 +36,19 @@ async def cancel_on_disconnect(
 
 
 async def await_engine_task(request: Request, engine_task: EngineTask[Result]) -> Result:
-    """The result of work with the network, which stops when the client goes away; then raises ApiError (499),
-    which nobody reads."""
+    """The result of an engine task, which is cancelled when the client disconnects.
+
+    Then raises ApiError (499), which no client receives.
+    """
     try:
         return await cancel_on_disconnect(request, engine_task_result(engine_task), engine_task.cancel)
     finally:
-        engine_task.cancel()  # also where it is we who are cancelled
+        engine_task.cancel()  # also where this coroutine is cancelled
 
 
 async def engine_task_result(engine_task: EngineTask[Result]) -> Result:
-    """The result. Raises ApiError (499), which nobody reads, where the work was cancelled."""
+    """The task's result. Raises ApiError (499), which no client receives, where it was cancelled."""
     try:
         return await asyncio.shield(asyncio.wrap_future(engine_task.future))
     except TaskCancelledError:
-        raise ApiError(499, "the client went away", None, "client_closed_request") from None
+        raise ApiError(499, "the client disconnected", None, "client_closed_request") from None

@@ -1,5 +1,7 @@
-"""Answers with long lists, written by a thread, in parts between which other threads run: the JSON library
-writes each in one go."""
+"""JSON responses with long lists, serialized in a thread, in chunks between which other threads run.
+
+The json module holds the GIL for each call.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ CHUNK_ITEMS = 2048  # items of a list that are written at once
 def json_bytes(
     value: Mapping[str, Any], lists: Mapping[str, Iterable[Any]], part: int = CHUNK_ITEMS
 ) -> bytes:
-    """The object `value`, which has a field, with `lists` behind its others, `part` items of each at a
-    time."""
+    """The object `value`, which must have a field, with `lists` as further fields.
+
+    `part` items of a list are serialized at a time.
+    """
     head = json.dumps(value, ensure_ascii=False, separators=(",", ":"))[:-1]
     fields = (f",{json.dumps(name)}:[{','.join(_parts(items, part))}]" for name, items in lists.items())
     return "".join([head, *fields, "}"]).encode("utf-8", "replace")

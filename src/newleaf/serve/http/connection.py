@@ -1,5 +1,7 @@
-"""Connections: how many there may be, how long headers may take, and how large they may be. uvicorn has no
-limits of its own here."""
+"""HTTP connections with limits on their number, and on the time and size of headers.
+
+uvicorn has no such limits.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from newleaf.serve.api_errors import error_body
 from newleaf.serve.http.server_settings import Limits
 
-# A request to speak another protocol. Servers may ignore it (RFC 9110, 7.8); the parser would take what
-# follows, a body as well, for the
-# other protocol. Java's HTTP client asks for HTTP/2 in this way with each first request.
+# A server may ignore the Upgrade header (RFC 9110, 7.8). The parser would take what follows, a body too, for
+# the other protocol. Java's HTTP client offers HTTP/2 so with each first request.
 UPGRADE_NAME = re.compile(rb"(?i)(?<=\n)upgrade(?=:)")
 IGNORED_NAME = b"x-asked"  # of the same length
 REASONS = {
@@ -29,23 +30,23 @@ class Connection(HttpToolsProtocol):
     """One connection. `limits` is set by `connection_class`."""
 
     limits: Limits
-    _waiting: asyncio.TimerHandle | None = None  # ends the connection while a request's head is not whole
+    _head_timer: asyncio.TimerHandle | None = None  # closes a connection whose head is incomplete
     _head_bytes = 0
     _in_head = True
-    _seen = 0
-    _silent = True
-    _before = b""  # the end of a line, where one has come last
-    _held = b""  # behind it, what may be the beginning of UPGRADE's name
+    _parsed_bytes = 0
+    _no_data = True
+    _last_line_end = b""  # a line end, if that is the last byte received
+    _partial_name = b""  # bytes after it that may begin the Upgrade header's name
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         if len(self.connections) > self.limits.connections:
             self._refuse(503, "too many connections", "too_many_connections")
         else:
-            self._expect_head()
+            self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -53,30 +54,30 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
-        self._silent = False
+        self._no_data = False
         super().data_received(self._without_upgrade(data) if self._in_head else data)
-        # The rest of what came with a whole head is its body; what is still a head is counted.
+        # Bytes after a complete head are its body; only those of an incomplete head are counted.
         if self._in_head and self._head_bytes > self.limits.header_bytes and not self.transport.is_closing():
             self._refuse_head()
 
     def _without_upgrade(self, data: bytes) -> bytes:
-        """Bytes that begin in a head, with the name of a header that asks for another protocol exchanged."""
-        known = len(self._before)  # of the bytes before these
-        data = self._before + self._held + data
+        """Data that begins in a head, with the name of the Upgrade header replaced."""
+        known = len(self._last_line_end)  # of the bytes before `data`
+        data = self._last_line_end + self._partial_name + data
         end = data.find(b"\r\n\r\n")
         head, rest = (data, b"") if end < 0 else (data[:end], data[end:])
         start = head.rfind(b"\n", -len(IGNORED_NAME) - 1) + 1
         name = head[start:] if start and end < 0 else b""
-        self._held = name if b"upgrade".startswith(name.lower()) else b""
-        head = head[: len(head) - len(self._held)]
-        self._before = b"\n" if head.endswith(b"\n") and end < 0 else b""
+        self._partial_name = name if b"upgrade".startswith(name.lower()) else b""
+        head = head[: len(head) - len(self._partial_name)]
+        self._last_line_end = b"\n" if head.endswith(b"\n") and end < 0 else b""
         return UPGRADE_NAME.sub(IGNORED_NAME, head)[known:] + rest
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._seen = True, 0
-        if self._waiting is None:
-            self._expect_head()
+        self._in_head, self._parsed_bytes = True, 0
+        if self._head_timer is None:
+            self._start_head_timer()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -88,7 +89,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
-        self._stop_waiting()
+        self._stop_head_timer()
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
@@ -96,8 +97,8 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
 
     def send_400_response(self, msg: str) -> None:
-        """What the parser does not take, which may be that a callback of ours stopped it."""
-        if self._seen > self.limits.header_bytes:
+        """Answer what the parser refuses, which may be since a callback here stopped it."""
+        if self._parsed_bytes > self.limits.header_bytes:
             self._refuse_head()
         else:
             self._refuse(400, "this is not an HTTP request", "invalid_request")
@@ -108,22 +109,22 @@ class Connection(HttpToolsProtocol):
         )
 
     def _count(self, size: int) -> None:
-        self._seen += size
-        if self._seen > self.limits.header_bytes:
+        self._parsed_bytes += size
+        if self._parsed_bytes > self.limits.header_bytes:
             raise ValueError("the head is too large")  # stops the parser
 
-    def _expect_head(self) -> None:
-        self._waiting = self.loop.call_later(self.limits.header_seconds, self._late)
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.header_seconds, self._head_timed_out)
 
-    def _stop_waiting(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _late(self) -> None:
-        self._waiting = None
-        if self._silent:
-            self.transport.close()  # nobody asked for anything
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
+        if self._no_data:
+            self.transport.close()  # no request was begun
         elif not self.transport.is_closing():
             self._refuse(408, f"no request came in {self.limits.header_seconds:g} seconds", "request_timeout")
 
@@ -136,5 +137,5 @@ class Connection(HttpToolsProtocol):
 
 
 def connection_class(limits: Limits) -> type[Connection]:
-    """The class of connections with these limits; uvicorn makes one of each connection."""
+    """A protocol class with these limits, of which uvicorn makes an instance for each connection."""
     return type("LimitedConnection", (Connection,), {"limits": limits})

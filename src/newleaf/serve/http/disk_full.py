@@ -1,5 +1,4 @@
-"""What is told where the server's disk is full: an error of its own, since it is neither the client's fault
-nor a fault of the program."""
+"""The error of a full disk (507): the fault of neither the client nor the program."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ WINDOWS_NO_SPACE = 112
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether this is why something went wrong, be it one of several things."""
+    """Whether this error, or one of its group, is that the disk is full."""
     if isinstance(error, BaseExceptionGroup):
         return any(is_disk_full(each) for each in error.exceptions)
     if not isinstance(error, OSError):

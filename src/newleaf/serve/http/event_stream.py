@@ -1,4 +1,4 @@
-"""Server-sent events, and clients that go away: whatever is being written for them is cancelled at once."""
+"""Server-sent events: streams of chunks, which end with [DONE], an error or the client's disconnect."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 def event(value: Any, name: str | None = None) -> bytes:
-    """One event, whose data is JSON."""
+    """One server-sent event, whose data is JSON."""
     head = f"event: {name}\n" if name is not None else ""
     return f"{head}data: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
 
 
 class EventStream(Response):
-    """Sends events as they come. `cancel` is called when the client goes away, or leaves what was sent unread
-    for `stall` seconds; `end` when it is over, in any case. `failed` makes the last events of the body of an
-    error."""
+    """A response that streams events.
+
+    `cancel` is called when the client disconnects, or does not read for `stall` seconds; `end` at the end
+    in any case. `failed` makes the last events of an error's body.
+    """
 
     media_type = "text/event-stream"
 
@@ -51,15 +53,15 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async with asyncio.timeout(None) as limit:
-                async for part in self._told():
+                async for chunk in self._with_errors():
                     limit.reschedule(loop.time() + self._stall)
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
                     limit.reschedule(None)
                     if self._record.gone:
                         break
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
-            self._record.gone = True  # and uvicorn closes a connection whose answer has no end
+            self._record.gone = True  # uvicorn closes a connection whose response has no end
         finally:
             self._cancel()
             watch.cancel()
@@ -67,11 +69,11 @@ class EventStream(Response):
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
 
-    async def _told(self) -> AsyncIterator[bytes]:
-        """The events; what goes wrong on the way is the last one."""
+    async def _with_errors(self) -> AsyncIterator[bytes]:
+        """The events; an error on the way becomes the last one."""
         try:
-            async for part in self._events:
-                yield part
+            async for chunk in self._events:
+                yield chunk
         except ApiError as error:
             yield self._failed(error.body)
         except NotFiniteError as error:
@@ -80,7 +82,7 @@ class EventStream(Response):
             yield self._failed(
                 error_body(
                     500,
-                    f"the server failed while it wrote; its log has more under the request's id, "
+                    f"the server failed during generation; its log has more under the request's id, "
                     f"{self._record.id}",
                 )
             )

@@ -1,9 +1,8 @@
-"""Where a request may come from: under a name that is this server's own, and from no page of another site.
+"""Checks the Host and Origin of a request: accepted names only, and no pages of other sites.
 
-A page that a browser shows can ask any server that the browser reaches. Its name may be made to mean
-127.0.0.1 (DNS rebinding), after which it counts as this server's own page; what gives it away is the Host
-header. And a form of another site needs no permission to send: what gives that away is Sec-Fetch-Site, which
-browsers send to secure and local addresses, or else Origin.
+A page in a browser can send requests to any server that the browser reaches. Its name may be made to
+resolve to 127.0.0.1 (DNS rebinding), so that it counts as this server's own page; the Host header shows
+that. A form of another site is sent without a preflight; Sec-Fetch-Site shows that, or else Origin.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def check_host(method: str, headers: Headers, hosts: Collection[str] | None) -> None:
-    """Raises ApiError (403) unless the request names one of these `hosts` (None: any), whatever the port, and
-    no other site sent it."""
+    """Raises ApiError (403) unless Host is one of `hosts` (None: any) and the request is same-origin."""
     given = headers.getlist("host")
     if hosts is not None and (len(given) != 1 or host_name(given[0]) not in hosts):
         text = (
@@ -29,13 +27,12 @@ def check_host(method: str, headers: Headers, hosts: Collection[str] | None) -> 
             f"{', '.join(given)[:100] or 'nameless'}; --allowed-hosts names others"
         )
         raise ApiError(403, text, None, "host_not_allowed")
-    if method not in SAFE_METHODS and _from_elsewhere(headers):
+    if method not in SAFE_METHODS and _is_cross_origin(headers):
         raise ApiError(403, "pages of other sites may not use this server", None, "cross_origin")
 
 
 def host_name(host: str) -> str | None:
-    """The name in a Host header or of a netloc, without its port and an IPv6 address's brackets; None where
-    there is none."""
+    """The name in a Host header or netloc, without port and IPv6 brackets; None where there is none."""
     try:
         found = urlsplit(f"//{host}").hostname
     except ValueError:
@@ -43,7 +40,7 @@ def host_name(host: str) -> str | None:
     return None if found is None or set(host) & set("/@?#\\") else found.removesuffix(".")
 
 
-def _from_elsewhere(headers: Headers) -> bool:
+def _is_cross_origin(headers: Headers) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site not in ("same-origin", "none")

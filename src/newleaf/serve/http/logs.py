@@ -1,4 +1,4 @@
-"""A JSON object on a line for each request, and for what happens to the server."""
+"""The log: a JSON object on a line for each request and each event of the server."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What stands around every request: id, origin, key and rate, how large and how slow it may be, its line in
-the log, a 500 at worst."""
+"""ASGI middleware: request id, host check, authentication, rate limit, body limits, log line, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from newleaf.serve.api_errors import ApiError, error_body, error_response, too_many_requests
-from newleaf.serve.http.api_keys import find_key
+from newleaf.serve.http.authentication import authenticate
 from newleaf.serve.http.disk_full import disk_full_error, is_disk_full
 from newleaf.serve.http.host_check import check_host
 from newleaf.serve.http.logs import Logs
@@ -25,13 +24,13 @@ from newleaf.serve.http.request_metrics import Metrics
 from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.http.server_settings import Settings
 
-UNAUTHENTICATED = ("/health", "/ready")  # for whoever watches the server
+UNAUTHENTICATED = ("/health", "/ready")  # for health checks
 AUTHENTICATED = ("/v1", "/tokenize", "/detokenize", "/tokenizer_info", "/metrics", "/openapi.json", "/runs")
 UPLOAD_PATH = "/v1/files"
-MAX_LENGTH_DIGITS = 18  # digits of a length
-MAX_HEADER_CHARACTERS = 1000  # characters of the header that names what was ignored
-MAX_LOGGED_FIELDS = 32  # names of it in the log
-TRACEBACK_LINES = 6  # calls that led to an error, the last ones
+MAX_LENGTH_DIGITS = 18  # of Content-Length
+MAX_HEADER_CHARACTERS = 1000  # of the header that names ignored fields
+MAX_LOGGED_FIELDS = 32  # ignored fields in a log line
+TRACEBACK_LINES = 6  # the last ones, of an error in the log
 
 
 class RequestMiddleware:
@@ -55,13 +54,13 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
-        # a request of our own, for a batch that was let in
-        inside = isinstance(state.get("record"), RequestRecord)
-        record: RequestRecord = state["record"] if inside else RequestRecord(_request_id(headers))
+        # A batch's internal request was authenticated when the batch was created.
+        internal = isinstance(state.get("record"), RequestRecord)
+        record: RequestRecord = state["record"] if internal else RequestRecord(_request_id(headers))
         state["record"] = record
         status = 0
 
-        async def answer(message: Message) -> None:
+        async def send_response(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -71,25 +70,25 @@ class RequestMiddleware:
                     if lines := getattr(record, name):
                         added[f"x-newleaf-{name}"] = header_list(lines)
                 if status in (408, 413):
-                    added["connection"] = "close"  # the rest of the body is not wanted
+                    added["connection"] = "close"  # the rest of the body is not read
             await send(message)
 
         try:
-            if not inside:
+            if not internal:
                 self._admit(scope, headers, record)
-            await self.app(scope, self._bounded(scope, headers, receive), answer)
+            await self.app(scope, self._limit_body(scope, headers, receive), send_response)
         except ApiError as error:
-            await error_response(error)(scope, receive, answer)
+            await error_response(error)(scope, receive, send_response)
         except Exception as error:
             trace = "".join(traceback.format_exception(error)[-TRACEBACK_LINES:])
             self.logs.write("error", id=record.id, problem=repr(error), trace=trace)
             if status == 0 and is_disk_full(error):
-                await error_response(disk_full_error())(scope, receive, answer)
+                await error_response(disk_full_error())(scope, receive, send_response)
             elif status == 0:
                 body = error_body(
                     500, f"the server failed; its log has more under the request's id, {record.id}"
                 )
-                await _json(500, body, answer, scope, receive)
+                await _json(500, body, send_response, scope, receive)
         finally:
             self._finish(scope, record, status)
 
@@ -97,44 +96,35 @@ class RequestMiddleware:
         check_host(scope["method"], headers, self.hosts)
         path = scope["path"]
         if self.keys is not None and path.startswith(AUTHENTICATED):
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            key = find_key(self.keys, given.strip()) if scheme.lower() == "bearer" and given else None
-            if key is None:
-                what = (
-                    "this API key is not known"
-                    if given
-                    else "an API key is needed: Authorization: Bearer KEY"
-                )
-                raise ApiError(401, what, None, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
-            record.key = key.name
+            record.key = authenticate(headers, self.keys).name
         if (
             scope["method"] == "POST"
             and path.startswith(AUTHENTICATED)
-            and (late := self.rates.of(record.key).admit())
+            and (retry_after := self.rates.for_key(record.key).admit())
         ):
             raise too_many_requests(
-                f"too many requests or tokens in a minute; try again in {late:.0f} s", late
+                f"too many requests or tokens in a minute; try again in {retry_after:.0f} s", retry_after
             )
 
-    def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        """`receive` that minds the body's size and time."""
-        most = self.limits.upload if scope["path"] == UPLOAD_PATH else self.limits.body
-        if (packed := headers.get("content-encoding", "identity").lower()) != "identity":
-            text = f"Content-Encoding: {packed[:40]} is not taken; send the body as it is"
+    def _limit_body(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+        """A `receive` that enforces the body's maximum size and time."""
+        limit = self.limits.upload if scope["path"] == UPLOAD_PATH else self.limits.body
+        if (encoding := headers.get("content-encoding", "identity").lower()) != "identity":
+            text = f"Content-Encoding: {encoding[:40]} is not taken; send the body as it is"
             raise ApiError(415, text, None, "unsupported_content_encoding", {"Accept-Encoding": "identity"})
         given = headers.get("content-length", "0").lstrip("0") or "0"
-        if given.isdecimal() and (len(given) > MAX_LENGTH_DIGITS or int(given) > most):
+        if given.isdecimal() and (len(given) > MAX_LENGTH_DIGITS or int(given) > limit):
             given = given[:MAX_LENGTH_DIGITS]
             raise ApiError(
                 413,
-                f"the body has {int(given):,} bytes, and at most {most:,} are taken",
+                f"the body has {int(given):,} bytes, and at limit {limit:,} are taken",
                 None,
                 "request_too_large",
             )
         seconds, size, over = self.limits.body_seconds, 0, False
         deadline = time.monotonic() + seconds
 
-        async def bounded() -> Message:
+        async def limited_receive() -> Message:
             nonlocal size, over
             if over:
                 return await receive()
@@ -146,17 +136,17 @@ class RequestMiddleware:
                 ) from None
             size += len(message.get("body", b""))
             over = message["type"] != "http.request" or not message.get("more_body", False)
-            if size > most:
-                raise ApiError(413, f"the body has more than {most:,} bytes", None, "request_too_large")
+            if size > limit:
+                raise ApiError(413, f"the body has more than {limit:,} bytes", None, "request_too_large")
             return message
 
-        return bounded
+        return limited_receive
 
     def _finish(self, scope: Scope, record: RequestRecord, status: int) -> None:
         seconds = time.perf_counter() - record.began
         tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
         if tokens:
-            self.rates.of(record.key).used(tokens)
+            self.rates.for_key(record.key).count_tokens(tokens)
         route = getattr(scope.get("route"), "path", "other")
         self.metrics.request(route, status, seconds, record)
         if route in UNAUTHENTICATED or route == "/metrics":
@@ -182,8 +172,7 @@ class RequestMiddleware:
 
 
 def header_list(places: Sequence[str]) -> str:
-    """Places in a body for a header: names of strangers are escaped as in addresses, and a long list is cut
-    and counted."""
+    """Fields for a header, percent-encoded; a long list is cut and counted."""
     text = ""
     for number, place in enumerate(places):
         more = (", " if text else "") + quote(place, safe="[]._-/$")

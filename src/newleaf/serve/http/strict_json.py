@@ -1,5 +1,4 @@
-"""Routes whose JSON is read strictly (by name, valid UTF-8, no deep nesting, no numbers without a value) and
-whose fields liberally."""
+"""Routes with strictly parsed JSON: by content type, valid UTF-8, no deep nesting, no NaN."""
 
 from __future__ import annotations
 
@@ -18,12 +17,11 @@ from newleaf.serve.protocol.body_reader import BodyReader
 from newleaf.serve.protocol.field_types import is_model, value_text
 
 Result = TypeVar("Result")
-INLINE_BYTES = 32 << 10  # bytes of a body that is read at once
+INLINE_BYTES = 32 << 10  # larger bodies are read in a thread
 
 
 class StrictRequest(Request):
-    """A request whose JSON is read by pydantic's parser, which knows limits that Python's does not, and made
-    into what the schemas know."""
+    """A request whose JSON body pydantic's parser reads, and BodyReader prepares for the schema."""
 
     reader: BodyReader | None = None
 
@@ -52,8 +50,10 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """Takes JSON only where a page of another site could not send it without being asked first: with its
-    content type."""
+    """A route that takes JSON only with its content type.
+
+    A page of another site cannot send that without a CORS preflight.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -88,7 +88,7 @@ class StrictRoute(APIRoute):
 
 
 async def run_off_loop(work: Callable[..., Result], *values: Any, size: int) -> Result:
-    """Work over a body: here where that is small, and in a thread where it would hold up the event loop."""
+    """Run work on a body: here if it is small, else in a thread, so that the event loop is not blocked."""
     return work(*values) if size < INLINE_BYTES else await run_in_threadpool(work, *values)
 
 

@@ -47,18 +47,18 @@ class LoadedModel:
     ) -> None:
         self.name, self.model, self.queue = name, model, queue
         self.slots, self.cache, self.draft = slots, cache, draft
-        self.users = 0
-        self.turns = ConcurrencyLimit(MAX_SCHEMA_CHECKS, CHECK_WAIT_SECONDS)
+        self.active_requests = 0
+        self.schema_checks = ConcurrencyLimit(MAX_SCHEMA_CHECKS, CHECK_WAIT_SECONDS)
         self.adapters = dict(adapters or {})
         self.engine = model.engine(slots, cache, adapters=self.adapters, draft=draft)
         self.template = _template(model)
         self.context = model.network.config.context_length
-        self.adapted = {
+        self.loaded_adapters = {
             each: LoadedAdapter(each, path, self, template) for each, path in self.adapters.items()
         }
 
     @property
-    def holder(self) -> LoadedModel:
+    def engine_owner(self) -> LoadedModel:
         """Who counts the users."""
         return self
 
@@ -70,12 +70,12 @@ class LoadedModel:
     @property
     def grammars(self) -> GrammarCompiler:
         """What compiles constraints for this model's tokenizer."""
-        return self.holder.engine.grammars
+        return self.engine_owner.engine.grammars
 
     @property
     def checks(self) -> ConcurrencyLimit:
         """Who may compare finished values with their schemas."""
-        return self.holder.turns
+        return self.engine_owner.schema_checks
 
     @property
     def nbytes(self) -> int:
@@ -96,7 +96,7 @@ class LoadedModel:
         parts = [VERSION, self.name, network.config, kinds, self.model.tokenizer.fingerprint, self.slots]
         return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:10]}"
 
-    def make_room(self, texts: int) -> None:
+    def check_queue(self, texts: int) -> None:
         """Raises ApiError when so many texts more would be too many."""
         running, waiting = self.engine.load
         if running + waiting + texts > self.queue:
@@ -117,21 +117,21 @@ class LoadedModel:
         adapter: str | None = None,
     ) -> Request:
         """Hand a text to the engine; one that has failed is replaced first."""
-        self._mend()
+        self._restart_if_closed()
         return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown, adapter)
 
     def run_in_engine(self, steps: Steps[Result]) -> EngineTask[Result]:
         """Work with the network between two rounds of the engine; one that has failed is replaced first."""
-        self._mend()
+        self._restart_if_closed()
         return self.engine.run_in_engine(steps)
 
-    def _mend(self) -> None:
+    def _restart_if_closed(self) -> None:
         if self.engine.closed:
             self.engine = self.model.engine(self.slots, self.cache, adapters=self.adapters, draft=self.draft)
 
     def close(self) -> None:
         self.engine.close()
-        for each in self.adapted.values():
+        for each in self.loaded_adapters.values():
             each.close()
         if self.template is not None:
             self.template.sandbox.close()
@@ -151,11 +151,11 @@ class LoadedAdapter(LoadedModel):
         self.context = base.context
 
     @property
-    def holder(self) -> LoadedModel:
+    def engine_owner(self) -> LoadedModel:
         return self.base
 
-    def make_room(self, texts: int) -> None:
-        self.base.make_room(texts)
+    def check_queue(self, texts: int) -> None:
+        self.base.check_queue(texts)
 
     def submit(
         self,
@@ -183,7 +183,7 @@ class ConcurrencyLimit:
         self._places, self._seconds = asyncio.Semaphore(count), seconds
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncIterator[None]:
         await asyncio.wait_for(self._places.acquire(), self._seconds)
         try:
             yield

@@ -81,7 +81,7 @@ class ModelRegistry:
         self.room, self.threads, self.logs = room, threads, logs
         self.created = int(time.time())
         self._open = open_model or open_source
-        self._hosted: dict[str, LoadedModel] = {}  # longest unused first
+        self._loaded: dict[str, LoadedModel] = {}  # longest unused first
         self._sizes: dict[str, int] = {}  # of those that have been open
         self._loading = asyncio.Lock()
 
@@ -89,16 +89,20 @@ class ModelRegistry:
     def first(self) -> str:
         return next(iter(self.sources))
 
-    def peek(self, name: str) -> LoadedModel | None:
+    def get_loaded(self, name: str) -> LoadedModel | None:
         """The model if it is in memory."""
         source = self.names[name]
-        loaded_model = self._hosted.get(source.name)
-        return loaded_model if loaded_model is None or name == source.name else loaded_model.adapted[name]
+        loaded_model = self._loaded.get(source.name)
+        return (
+            loaded_model
+            if loaded_model is None or name == source.name
+            else loaded_model.loaded_adapters[name]
+        )
 
-    def loads(self) -> Iterator[tuple[str, bool, int, int, int]]:
+    def engine_loads(self) -> Iterator[tuple[str, bool, int, int, int]]:
         """For each model: name, whether it is in memory, its bytes, texts being written and texts waiting."""
         for name in self.sources:
-            loaded_model = self._hosted.get(name)
+            loaded_model = self._loaded.get(name)
             yield (
                 (name, True, self._sizes[name], *loaded_model.engine.load)
                 if loaded_model is not None
@@ -129,30 +133,30 @@ class ModelRegistry:
                 "model_not_found",
             )
         source = self.names[name]
-        loaded_model = self._hosted.get(source.name)
+        loaded_model = self._loaded.get(source.name)
         if loaded_model is None:
             async with self._loading:
-                loaded_model = self._hosted.get(source.name) or await self._load(source)
-                loaded_model.users += 1
+                loaded_model = self._loaded.get(source.name) or await self._load(source)
+                loaded_model.active_requests += 1
         else:
-            loaded_model.users += 1
-            self._hosted[source.name] = self._hosted.pop(source.name)
-        return loaded_model if name == source.name else loaded_model.adapted[name]
+            loaded_model.active_requests += 1
+            self._loaded[source.name] = self._loaded.pop(source.name)
+        return loaded_model if name == source.name else loaded_model.loaded_adapters[name]
 
     def release(self, loaded_model: LoadedModel) -> None:
-        loaded_model.holder.users -= 1
+        loaded_model.engine_owner.active_requests -= 1
 
     async def _load(self, source: ModelSource) -> LoadedModel:
         known = self._sizes.get(source.name)
         size = known if known is not None else await self.threads.run(lambda: size_on_disk(source))
-        self._make_room(source.name, size)
+        self._evict_for(source.name, size)
         began = time.perf_counter()
         try:
-            loaded_model = await self.threads.run(lambda: self._host(source))
+            loaded_model = await self.threads.run(lambda: self._open_loaded(source))
         except InputError as error:
             raise ApiError(503, f"{source.name}: {error}", "model", "model_not_loaded") from None
         self._sizes[source.name] = loaded_model.nbytes
-        self._hosted[source.name] = loaded_model
+        self._loaded[source.name] = loaded_model
         self.logs.write(
             "loaded",
             model=source.name,
@@ -161,14 +165,14 @@ class ModelRegistry:
         )
         return loaded_model
 
-    def _host(self, source: ModelSource) -> LoadedModel:
+    def _open_loaded(self, source: ModelSource) -> LoadedModel:
         room = self.room
         adapters, template, draft = source.adapters, source.template, open_draft(source)
         return LoadedModel(
             source.name, self._open(source), room.slots, room.cache, room.queue, adapters, template, draft
         )
 
-    def _make_room(self, name: str, size: int) -> None:
+    def _evict_for(self, name: str, size: int) -> None:
         """Evict models until there is memory for this one."""
         limit = self.room.memory
         if limit is None:
@@ -180,22 +184,25 @@ class ModelRegistry:
                 "model",
                 "model_too_large",
             )
-        while sum(self._sizes[each] for each in self._hosted) + size > limit:
-            idle = next((each for each, loaded_model in self._hosted.items() if not loaded_model.users), None)
+        while sum(self._sizes[each] for each in self._loaded) + size > limit:
+            idle = next(
+                (each for each, loaded_model in self._loaded.items() if not loaded_model.active_requests),
+                None,
+            )
             if idle is None:
                 raise too_many_requests(
                     f"{name} is not in memory, and the models that are there are being used",
                     5,
                     "model_not_loaded",
                 )
-            self._hosted.pop(idle).close()
+            self._loaded.pop(idle).close()
             gc.collect()
             self.logs.write("evicted", model=idle)
 
     def close(self) -> None:
-        for loaded_model in self._hosted.values():
+        for loaded_model in self._loaded.values():
             loaded_model.close()
-        self._hosted.clear()
+        self._loaded.clear()
 
 
 def open_source(source: ModelSource) -> Model:

@@ -40,16 +40,16 @@ class ServerContext:
     def limits(self) -> Limits:
         return self.settings.limits
 
-    def done(self, loaded_model: LoadedModel, counted: TokenCounts, record: RequestRecord) -> None:
+    def finish_request(self, loaded_model: LoadedModel, counted: TokenCounts, record: RequestRecord) -> None:
         """A request is over, however it ended: note what it took, and let the model go."""
         record.prompt_tokens, record.completion_tokens = counted.prompt_tokens, counted.completion_tokens
         self.registry.release(loaded_model)
 
-    async def until_done(
+    async def finish_after(
         self, loaded_model: LoadedModel, counted: TokenCounts, record: RequestRecord, work: Awaitable[Result]
     ) -> Result:
         """The result of `work`, after which the request is over."""
         try:
             return await work
         finally:
-            self.done(loaded_model, counted, record)
+            self.finish_request(loaded_model, counted, record)

@@ -15,7 +15,7 @@ from newleaf.serve.openai.chat_json import logprobs_json, progress_json, tool_ca
 from newleaf.serve.tool_calls.tool_call import ToolCall, ToolCallDelta, ToolCallEnd, ToolCallStart
 
 
-async def _events(
+async def chat_chunks(
     answers: ChatAnswers, loaded_model: LoadedModel, head: dict[str, Any], usage: bool, record: Any
 ) -> AsyncIterator[bytes]:
     """The chunks, several in one piece where they come at once."""
@@ -30,7 +30,7 @@ async def _events(
         choice = {"index": index, "delta": delta, "logprobs": scores, "finish_reason": end}
         return event({**head, "choices": [choice], **more})
 
-    def told(delta: Delta, calls: list[int]) -> bytes:
+    def delta_chunk(delta: Delta, calls: list[int]) -> bytes:
         if isinstance(delta.part, ToolCall):
             calls[delta.index] += 1
             return chunk(
@@ -58,11 +58,11 @@ async def _events(
     calls = [0] * answers.request.config.n
     yield b"".join(chunk(number, {"role": "assistant", "content": ""}) for number in range(len(calls)))
     began = time.perf_counter()
-    async for deltas in answers.deltas(live=True):
+    async for deltas in answers.deltas(stream_calls=True):
         if not deltas:
             yield event({**head, "choices": [], **more, "prompt_progress": progress_json(answers, began)})
             continue
-        record.wrote()
-        yield b"".join(told(delta, calls) for delta in deltas)
+        record.mark_first_token()
+        yield b"".join(delta_chunk(delta, calls) for delta in deltas)
     last = event({**head, "choices": [], "usage": chat_usage(answers)}) if usage else b""
     yield last + DONE

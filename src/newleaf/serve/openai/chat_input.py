@@ -22,18 +22,18 @@ from newleaf.serve.protocol.schemas import Message as ChatMessage
 from newleaf.serve.tool_calls.tool_choice import resolve_tool_choice, template_tool
 
 
-async def begin(
+async def submit_chat(
     server_context: ServerContext, body: ChatRequest, request: Request
 ) -> tuple[ChatAnswers, LoadedModel]:
     """Hand the conversation to the engine. The caller has to release the model afterwards."""
-    question = chat_params(body)
+    params = chat_params(body)
     record = request.state.record
     loaded_model = await server_context.registry.acquire(body.model)
-    record.of(loaded_model.name, body.user)
+    record.set_model(loaded_model.name, body.user)
     try:
         options = functools.partial(_options, body, loaded_model, server_context)
         answers = await server_context.threads.run(
-            lambda: start_chat(loaded_model, question, server_context.limits, options)
+            lambda: start_chat(loaded_model, params, server_context.limits, options)
         )
         record.ignored += answers.ignored
         record.loosened, record.unmet = answers.loosened, answers.unmet
@@ -75,9 +75,9 @@ def chat_params(body: ChatRequest) -> ChatParams:
             tool.function.name: f"tools[{n}].function.parameters" for n, tool in enumerate(body.tools or ())
         },
         strict=frozenset(tool.function.name for tool in body.tools or () if tool.function.strict),
-        effort=body.reasoning_effort,
-        go_on=bool(body.continue_final_message),
-        variables=body.chat_template_kwargs,
+        reasoning_effort=body.reasoning_effort,
+        continue_final_message=bool(body.continue_final_message),
+        template_variables=body.chat_template_kwargs,
     )
 
 

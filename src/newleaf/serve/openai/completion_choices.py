@@ -37,7 +37,7 @@ class ChoiceBuilder:
     @property
     def usage(self) -> dict[str, Any]:
         return completion_usage(
-            self.texts.prompt_tokens, self.texts.completion_tokens, cached_tokens(self.texts.writings)
+            self.texts.prompt_tokens, self.texts.completion_tokens, cached_tokens(self.texts.requests)
         )
 
     async def echoes(self) -> list[dict[str, Any]]:

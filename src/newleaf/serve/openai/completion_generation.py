@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from newleaf.generate.backend.prompt_logprobs import score_steps
 from newleaf.generate.engine.engine_tasks import EngineTask
 from newleaf.generate.sampling.logprobs import TokenScore
-from newleaf.generate.text.request import Request as Writing
+from newleaf.generate.text.request import Request as GenerationRequest
 from newleaf.generate.text.text_state import Piece
 from newleaf.serve.http.cancellation import engine_task_result
 from newleaf.serve.models.loaded_model import LoadedModel
@@ -20,7 +20,7 @@ class CompletionGeneration:
     """The texts of one request: of each prompt (text, ids) what is being written for it."""
 
     prompts: Sequence[tuple[str, list[int]]]
-    writings: Sequence[Writing]
+    requests: Sequence[GenerationRequest]
     engine_tasks: list[EngineTask[list[TokenScore]]] = field(default_factory=list)  # scores of prompts
 
     @property
@@ -29,11 +29,11 @@ class CompletionGeneration:
 
     @property
     def completion_tokens(self) -> int:
-        return sum(sample.row.written for writing in self.writings for sample in writing.samples)
+        return sum(sample.row.written for request in self.requests for sample in request.samples)
 
     def cancel(self) -> None:
-        for writing in self.writings:
-            writing.cancel()
+        for request in self.requests:
+            request.cancel()
         for engine_task in self.engine_tasks:
             engine_task.cancel()
 
@@ -50,22 +50,22 @@ class CompletionGeneration:
 
     async def pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
         """What comes of all prompts, each piece with its prompt's number."""
-        if len(self.writings) == 1:
-            async for found in self.writings[0].batches():
+        if len(self.requests) == 1:
+            async for found in self.requests[0].batches():
                 if found:
                     yield [(0, piece) for piece in found]
             return
         news: asyncio.Queue[tuple[int, list[Piece] | BaseException | None]] = asyncio.Queue()
 
-        async def follow(number: int, writing: Writing) -> None:
+        async def follow(number: int, request: GenerationRequest) -> None:
             try:
-                async for pieces in writing.batches():
+                async for pieces in request.batches():
                     news.put_nowait((number, pieces))
                 news.put_nowait((number, None))
             except Exception as error:
                 news.put_nowait((number, error))
 
-        tasks = [asyncio.create_task(follow(*each)) for each in enumerate(self.writings)]
+        tasks = [asyncio.create_task(follow(*each)) for each in enumerate(self.requests)]
         try:
             left = len(tasks)
             while left:

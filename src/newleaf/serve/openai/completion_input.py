@@ -6,7 +6,7 @@ from typing import Any
 
 from newleaf.errors import InputError
 from newleaf.generate.options import SamplingConfig
-from newleaf.generate.text.request import Request as Writing
+from newleaf.generate.text.request import Request as GenerationRequest
 from newleaf.serve.answers.sampling_params import (
     check_prompt_length,
     check_text_bytes,
@@ -24,7 +24,7 @@ from newleaf.text.tokenizer import Tokenizer
 DEFAULT_MAX_TOKENS = 16  # tokens that are written where nobody says how many, as OpenAI has it
 
 
-def begin(
+def submit_completion(
     server_context: ServerContext, loaded_model: LoadedModel, body: CompletionRequest
 ) -> CompletionGeneration:
     """Hand the prompts to the engine; not for the event loop's thread. Raises ApiError."""
@@ -62,18 +62,18 @@ def begin(
             "prompt",
             "invalid_value",
         )
-    writings: list[Writing] = []
+    requests: list[GenerationRequest] = []
     if body.max_tokens == 0:  # the prompts are echoed and scored, and not gone on with
-        return CompletionGeneration(prompts, writings)
-    loaded_model.make_room(each * len(prompts))
+        return CompletionGeneration(prompts, requests)
+    loaded_model.check_queue(each * len(prompts))
     try:
         for number, ((_, ids), config) in enumerate(zip(prompts, configs, strict=True)):
-            writings.append(loaded_model.submit(ids, config, first=number))
+            requests.append(loaded_model.submit(ids, config, first=number))
     except InputError as error:
-        for writing in writings:
-            writing.cancel()
+        for request in requests:
+            request.cancel()
         raise input_error(error, CompletionRequest.model_fields) from None
-    return CompletionGeneration(prompts, writings)
+    return CompletionGeneration(prompts, requests)
 
 
 def completion_options(body: CompletionRequest, loaded_model: LoadedModel) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from newleaf.serve.http.event_stream import DONE, EventStream, event
 from newleaf.serve.http.strict_json import strict_router
 from newleaf.serve.models.server_context import ServerContext
 from newleaf.serve.openai.completion_choices import ChoiceBuilder
-from newleaf.serve.openai.completion_input import begin
+from newleaf.serve.openai.completion_input import submit_completion
 from newleaf.serve.protocol.schemas import CompletionRequest
 
 
@@ -31,37 +31,43 @@ def completions_router(server_context: ServerContext) -> APIRouter:
                 400, "stream_options: is for when stream is true", "stream_options", "invalid_value"
             )
         loaded_model = await server_context.registry.acquire(body.model)
-        record.of(loaded_model.name, body.user)
+        record.set_model(loaded_model.name, body.user)
         try:
-            texts = await server_context.threads.run(lambda: begin(server_context, loaded_model, body))
+            texts = await server_context.threads.run(
+                lambda: submit_completion(server_context, loaded_model, body)
+            )
         except BaseException:
             server_context.registry.release(loaded_model)
             raise
-        maker = ChoiceBuilder(body, loaded_model, texts)
+        builder = ChoiceBuilder(body, loaded_model, texts)
         if body.stream:
-            events = _events(maker, body, record)
-            end = functools.partial(server_context.done, loaded_model, texts, record)
+            events = _completion_chunks(builder, body, record)
+            end = functools.partial(server_context.finish_request, loaded_model, texts, record)
             return EventStream(events, texts.cancel, end, record, server_context.limits.stall_seconds)
-        whole = server_context.until_done(loaded_model, texts, record, _whole(maker, record))
-        return JSONResponse(await cancel_on_disconnect(request, whole, texts.cancel))
+        work = server_context.finish_after(loaded_model, texts, record, _completion(builder, record))
+        return JSONResponse(await cancel_on_disconnect(request, work, texts.cancel))
 
     return routes
 
 
-async def _events(maker: ChoiceBuilder, body: CompletionRequest, record: Any) -> AsyncIterator[bytes]:
+async def _completion_chunks(
+    builder: ChoiceBuilder, body: CompletionRequest, record: Any
+) -> AsyncIterator[bytes]:
     usage = body.stream_options is not None and body.stream_options.include_usage
     more = {"usage": None} if usage else {}
-    for choice in await maker.echoes():
-        yield event({**maker.head, "choices": [choice], **more})
-    async for pieces in maker.texts.pieces():
-        record.wrote()
-        yield b"".join(event({**maker.head, "choices": [maker.of(*each)], **more}) for each in pieces)
-    last = event({**maker.head, "choices": [], "usage": maker.usage}) if usage else b""
+    for choice in await builder.echoes():
+        yield event({**builder.head, "choices": [choice], **more})
+    async for pieces in builder.texts.pieces():
+        record.mark_first_token()
+        yield b"".join(event({**builder.head, "choices": [builder.of(*each)], **more}) for each in pieces)
+    last = event({**builder.head, "choices": [], "usage": builder.usage}) if usage else b""
     yield last + DONE
 
 
-async def _whole(maker: ChoiceBuilder, record: Any) -> dict[str, Any]:
-    choices = [maker.choice(index, "", (), None) for index in range(maker.count * len(maker.texts.prompts))]
+async def _completion(builder: ChoiceBuilder, record: Any) -> dict[str, Any]:
+    choices = [
+        builder.choice(index, "", (), None) for index in range(builder.count * len(builder.texts.prompts))
+    ]
 
     def add(part: dict[str, Any]) -> None:
         choice = choices[part["index"]]
@@ -71,10 +77,10 @@ async def _whole(maker: ChoiceBuilder, record: Any) -> dict[str, Any]:
             for name, values in part["logprobs"].items():
                 choice["logprobs"][name] += values
 
-    for part in await maker.echoes():
+    for part in await builder.echoes():
         add(part)
-    async for pieces in maker.texts.pieces():
-        record.wrote()
+    async for pieces in builder.texts.pieces():
+        record.mark_first_token()
         for each in pieces:
-            add(maker.of(*each))
-    return {**maker.head, "choices": choices, "usage": maker.usage}
+            add(builder.of(*each))
+    return {**builder.head, "choices": choices, "usage": builder.usage}

@@ -32,14 +32,14 @@ def embeddings_router(server_context: ServerContext) -> APIRouter:
         for embeddings."""
         record = request.state.record
         async with server_context.registry.use(body.model) as loaded_model:
-            record.of(loaded_model.name, body.user)
+            record.set_model(loaded_model.name, body.user)
             width = loaded_model.model.network.config.n_embd
             if body.dimensions is not None and body.dimensions > width:
                 raise ApiError(
                     400, f"dimensions: this model's vectors have {width:,}", "dimensions", "invalid_value"
                 )
             texts = await server_context.threads.run(lambda: _encoded(server_context, loaded_model, body))
-            loaded_model.make_room(1)
+            loaded_model.check_queue(1)
             record.prompt_tokens = sum(len(ids) for ids in texts)
             rows = await await_engine_task(
                 request, loaded_model.run_in_engine(_pooled(loaded_model.model.network, texts))

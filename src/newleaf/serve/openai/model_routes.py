@@ -19,7 +19,7 @@ def health_router(server_context: ServerContext) -> APIRouter:
     registry = server_context.registry
 
     def about(name: str) -> dict[str, Any]:
-        loaded_model = registry.peek(name)
+        loaded_model = registry.get_loaded(name)
         known: dict[str, Any] = {}
         if loaded_model is not None:
             known = {
@@ -59,7 +59,7 @@ def health_router(server_context: ServerContext) -> APIRouter:
     @routes.get("/ready")
     async def ready() -> JSONResponse:
         """Whether a model is in memory and takes requests."""
-        open_ = [name for name, loaded, *_ in registry.loads() if loaded]
+        open_ = [name for name, loaded, *_ in registry.engine_loads() if loaded]
         return JSONResponse(
             {"status": "ready" if open_ else "loading", "models": open_}, 200 if open_ else 503
         )

@@ -75,7 +75,7 @@ class ResponseBuilder:
             "metadata": body.metadata or {},
         }
 
-    def told(self, *events: dict[str, Any]) -> bytes:
+    def numbered_events(self, *events: dict[str, Any]) -> bytes:
         """Events with their numbers."""
         numbered = [{**each, "sequence_number": self.number + more} for more, each in enumerate(events)]
         self.number += len(events)
@@ -86,7 +86,7 @@ class ResponseBuilder:
         error = body["error"]
         self.error = {"code": "server_error", "message": error["message"]}
         last = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}
-        return self.told(
+        return self.numbered_events(
             last, *self.items.break_off(), {"type": "response.failed", "response": self.response("failed")}
         )
 
@@ -95,29 +95,31 @@ class ResponseBuilder:
         return "incomplete" if self.items.end == "length" else "completed"
 
 
-async def full_response(maker: ResponseBuilder) -> dict[str, Any]:
-    async for deltas in maker.answers.deltas():
-        maker.record.wrote()
+async def full_response(builder: ResponseBuilder) -> dict[str, Any]:
+    async for deltas in builder.answers.deltas():
+        builder.record.mark_first_token()
         for delta in deltas:
-            maker.items.push(delta)
-    maker.items.close()
-    return maker.response(maker.status)
+            builder.items.push(delta)
+    builder.items.close()
+    return builder.response(builder.status)
 
 
 async def response_events(
-    maker: ResponseBuilder, keep: Callable[[dict[str, Any]], Awaitable[None]]
+    builder: ResponseBuilder, keep: Callable[[dict[str, Any]], Awaitable[None]]
 ) -> AsyncIterator[bytes]:
     begin = (
-        {"type": f"response.{what}", "response": maker.response("in_progress")}
+        {"type": f"response.{what}", "response": builder.response("in_progress")}
         for what in ("created", "in_progress")
     )
-    yield maker.told(*begin)
-    async for deltas in maker.answers.deltas(live=True):
-        maker.record.wrote()
-        yield maker.told(*(each for delta in deltas for each in maker.items.push(delta)))
-    response = maker.response(maker.status)
+    yield builder.numbered_events(*begin)
+    async for deltas in builder.answers.deltas(stream_calls=True):
+        builder.record.mark_first_token()
+        yield builder.numbered_events(*(each for delta in deltas for each in builder.items.push(delta)))
+    response = builder.response(builder.status)
     await keep(response)
-    yield maker.told(*maker.items.close(), {"type": f"response.{maker.status}", "response": response})
+    yield builder.numbered_events(
+        *builder.items.close(), {"type": f"response.{builder.status}", "response": response}
+    )
 
 
 def _format_json(body: ResponseRequest) -> dict[str, Any]:

@@ -46,40 +46,40 @@ def responses_router(server_context: ServerContext) -> APIRouter:
         record: RequestRecord = request.state.record
         record.ignored += _ignored(body)
         messages, given = conversation(body, store, record.key)
-        question = _question(body, messages)
+        params = _chat_params(body, messages)
         loaded_model = await server_context.registry.acquire(body.model)
-        record.of(loaded_model.name, body.user)
+        record.set_model(loaded_model.name, body.user)
         try:
             options = functools.partial(_options, body, loaded_model, server_context)
             answers = await server_context.threads.run(
-                lambda: start_chat(loaded_model, question, server_context.limits, options)
+                lambda: start_chat(loaded_model, params, server_context.limits, options)
             )
             record.loosened, record.unmet = answers.loosened, answers.unmet
         except BaseException:
             server_context.registry.release(loaded_model)
             raise
         record.ignored += answers.ignored
-        maker = ResponseBuilder(body, loaded_model.name, answers, record)
+        builder = ResponseBuilder(body, loaded_model.name, answers, record)
 
         async def keep(response: dict[str, Any]) -> None:
             if body.store is not False:
-                talk = [*messages, *assistant_messages(maker.items.output)]
+                talk = [*messages, *assistant_messages(builder.items.output)]
                 size = await server_context.threads.run(lambda: size_of(response, talk, given))
                 store.put(StoredResponse(response, talk, given, record.key, size))
 
         if body.stream:
-            end = functools.partial(server_context.done, loaded_model, answers, record)
+            end = functools.partial(server_context.finish_request, loaded_model, answers, record)
             return EventStream(
-                response_events(maker, keep),
+                response_events(builder, keep),
                 answers.cancel,
                 end,
                 record,
                 server_context.limits.stall_seconds,
-                maker.failed,
+                builder.failed,
             )
         response = await cancel_on_disconnect(
             request,
-            server_context.until_done(loaded_model, answers, record, full_response(maker)),
+            server_context.finish_after(loaded_model, answers, record, full_response(builder)),
             answers.cancel,
         )
         await keep(response)
@@ -153,7 +153,7 @@ def _ignored(body: ResponseRequest) -> list[str]:
     ]
 
 
-def _question(body: ResponseRequest, messages: list[Message]) -> ChatParams:
+def _chat_params(body: ResponseRequest, messages: list[Message]) -> ChatParams:
     tools = [template_tool(Function(**tool.model_dump(exclude={"type"}))) for tool in body.tools or ()]
     choice = body.tool_choice
     if isinstance(choice, AllowedFunctions):
@@ -176,9 +176,9 @@ def _question(body: ResponseRequest, messages: list[Message]) -> ChatParams:
             tool.name: f"tools[{number}].parameters" for number, tool in enumerate(body.tools or ())
         },
         strict=frozenset(tool.name for tool in body.tools or () if tool.strict),
-        effort=body.reasoning.effort if body.reasoning else None,
+        reasoning_effort=body.reasoning.effort if body.reasoning else None,
         effort_param="reasoning.effort",
-        cut=body.truncation == "auto",
+        truncate=body.truncation == "auto",
     )
 
 

@@ -18,24 +18,24 @@ class BareJsonParser:
     """Calls that are all of the answer: JSON from its first character on, one value or several (`{…};
     {…}`)."""
 
-    def __init__(self, names: Collection[str], must: bool = False) -> None:
-        self._names, self._must, self._held, self._text = names, must, "", False
+    def __init__(self, names: Collection[str], required: bool = False) -> None:
+        self._names, self._required, self._buffer, self._text = names, required, "", False
 
     def push(self, part: Part) -> list[AnswerPart]:
         if part.kind != "content" or self._text:
             return [part]
-        self._held += part.text
-        first = self._held.lstrip()
+        self._buffer += part.text
+        first = self._buffer.lstrip()
         if first[:1] in ("", "{", "[") or PYTHON_TOKEN.startswith(first) or first.startswith(PYTHON_TOKEN):
             return []
-        self._text, held, self._held = True, self._held, ""
+        self._text, held, self._buffer = True, self._buffer, ""
         return [Part("content", held)]
 
     def finish(self, cut: bool = False) -> list[AnswerPart]:
-        held, self._held = self._held, ""
+        held, self._buffer = self._buffer, ""
         found: list[ToolCall] = []
         rest = held.strip().removeprefix(PYTHON_TOKEN).strip()
-        begun = self._must or held.lstrip().startswith(PYTHON_TOKEN) or _begins_call(rest, self._names)
+        begun = self._required or held.lstrip().startswith(PYTHON_TOKEN) or _begins_call(rest, self._names)
         while (
             rest and (end := json_end(rest)) is not None and (calls := parse_calls(rest[:end], self._names))
         ):
@@ -48,8 +48,8 @@ class BareJsonParser:
         return [Part("content", held)] if held else []
 
     @property
-    def begun(self) -> tuple[str | None, str]:
-        return None, self._held
+    def pending_call(self) -> tuple[str | None, str]:
+        return None, self._buffer
 
 
 def _begins_call(text: str, names: Collection[str]) -> bool:

@@ -23,31 +23,31 @@ class ListParser:
     They are the rest of the answer; `begun` says that the prompt has the mark already."""
 
     def __init__(self, names: Collection[str], begun: bool = False) -> None:
-        self._names, self._must, self._begun, self._held = names, begun, begun, ""
+        self._names, self._required, self._begun, self._buffer = names, begun, begun, ""
 
     def push(self, part: Part) -> list[AnswerPart]:
         if part.kind != "content":
             return [part]
-        self._held += part.text
+        self._buffer += part.text
         if self._begun:
             return []
-        before, found, rest = self._held.partition(TOOL_CALLS_TOKEN)
+        before, found, rest = self._buffer.partition(TOOL_CALLS_TOKEN)
         if found:
-            self._begun, self._held = True, rest
+            self._begun, self._buffer = True, rest
             return [Part("content", before.rstrip())] if before.strip() else []
-        keep = len(self._held) - held_start(self._held, (TOOL_CALLS_TOKEN,))
-        keep = len(self._held[:keep].rstrip())
-        text, self._held = self._held[:keep], self._held[keep:]
+        keep = len(self._buffer) - held_start(self._buffer, (TOOL_CALLS_TOKEN,))
+        keep = len(self._buffer[:keep].rstrip())
+        text, self._buffer = self._buffer[:keep], self._buffer[keep:]
         return [Part("content", text)] if text else []
 
     def finish(self, cut: bool = False) -> list[AnswerPart]:
-        held, self._held = self._held, ""
+        held, self._buffer = self._buffer, ""
         if not self._begun:
             return [Part("content", held)] if held else []
         calls, whole = self._calls(held)
         if whole or cut:
             return list(calls)
-        return [Part("content", held if self._must else TOOL_CALLS_TOKEN + held)]
+        return [Part("content", held if self._required else TOOL_CALLS_TOKEN + held)]
 
     def _calls(self, text: str) -> tuple[list[ToolCall], bool]:
         """The calls, and whether the text holds nothing else."""
@@ -79,5 +79,5 @@ class ListParser:
         return found
 
     @property
-    def begun(self) -> tuple[str | None, str]:
-        return None, self._held if self._begun else ""
+    def pending_call(self) -> tuple[str | None, str]:
+        return None, self._buffer if self._begun else ""

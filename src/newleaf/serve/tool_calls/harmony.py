@@ -41,5 +41,5 @@ class HarmonyParser:
         return [] if cut else [Part("content", body)]
 
     @property
-    def begun(self) -> tuple[str | None, str]:
+    def pending_call(self) -> tuple[str | None, str]:
         return (self._name, self._body) if self._name in self._names else (None, "")

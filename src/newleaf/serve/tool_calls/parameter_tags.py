@@ -69,38 +69,49 @@ PARAMETER_TAG_FORMATS = {
 
 
 class ParameterTagParser:
-    """Reads such calls. `functions` are the parameters' schemas by the functions' names. `live` tells of
+    """Reads such calls. `functions` are the parameters' schemas by the functions' names. `streaming` tells of
     calls while they come, a parameter at a time."""
 
     def __init__(
-        self, markup: ParameterTagFormat, functions: Mapping[str, Any], must: bool = False, live: bool = False
+        self,
+        markup: ParameterTagFormat,
+        functions: Mapping[str, Any],
+        required: bool = False,
+        streaming: bool = False,
     ) -> None:
-        self._markup, self._functions, self._must, self._live = markup, functions, must, live
-        self._held, self._inside, self._called = "", False, False
+        self._markup, self._functions, self._required, self._streaming = (
+            markup,
+            functions,
+            required,
+            streaming,
+        )
+        self._buffer, self._inside, self._called = "", False, False
         self._raw = ""  # the call's text so far, for what turns out to be none
         self._name: str | None = None
         self._found: dict[str, str] = {}  # its parameters, as JSON
 
     @property
-    def begun(self) -> tuple[str | None, str]:
+    def pending_call(self) -> tuple[str | None, str]:
         return None, ""
 
     def push(self, part: Part) -> list[AnswerPart]:
         if part.kind != "content":
             return [part]
-        self._held += part.text
+        self._buffer += part.text
         return self._read(done=False)
 
     def finish(self, cut: bool = False) -> list[AnswerPart]:
         found = self._read(done=True)
-        held, self._held = self._held, ""
+        held, self._buffer = self._buffer, ""
         if not self._inside:
-            found += self._text(held.rstrip() if self._called else held) if not (self._must and cut) else []
+            found += (
+                self._text(held.rstrip() if self._called else held) if not (self._required and cut) else []
+            )
         elif cut or (self._name is None and self._markup.close.startswith(held.strip()) and not self._raw):
             pass
         elif self._name is not None and self._ends(held):  # its last tags are missing
             found += self._whole()
-        elif not (self._live and self._name is not None):
+        elif not (self._streaming and self._name is not None):
             found.append(Part("content", self._raw + held))
         self._inside, self._name = False, None
         return found
@@ -122,31 +133,31 @@ class ParameterTagParser:
 
     def _outside(self, found: list[AnswerPart], done: bool) -> list[AnswerPart] | None:
         marks = tuple(mark for mark in (self._markup.open, self._markup.first) if mark)
-        places = [(place, mark) for mark in marks if (place := self._held.find(mark)) >= 0]
+        places = [(place, mark) for mark in marks if (place := self._buffer.find(mark)) >= 0]
         if places:
             place, mark = min(places)
-            before, self._held = self._held[:place], self._held[place:]
+            before, self._buffer = self._buffer[:place], self._buffer[place:]
             self._inside, self._name, self._raw = True, None, ""
             if mark == self._markup.open:
-                self._use(self._held.removeprefix(mark))
+                self._use(self._buffer.removeprefix(mark))
             return self._text(before.rstrip())
         if not done:
-            keep = len(self._held) - held_start(self._held, marks)
-            keep = len(self._held[:keep].rstrip())
-            text, self._held = self._held[:keep], self._held[keep:]
+            keep = len(self._buffer) - held_start(self._buffer, marks)
+            keep = len(self._buffer[:keep].rstrip())
+            text, self._buffer = self._buffer[:keep], self._buffer[keep:]
             found += self._text(text)
         return None
 
     def _use(self, rest: str) -> None:
         """All but the `rest` of what is held belongs to the call."""
-        self._raw += self._held[: len(self._held) - len(rest)]
-        self._held = rest
+        self._raw += self._buffer[: len(self._buffer) - len(rest)]
+        self._buffer = rest
 
     def _named(self) -> list[AnswerPart] | None:
         """The function's name, or the end of the calls."""
-        markup, text = self._markup, self._held.lstrip()
+        markup, text = self._markup, self._buffer.lstrip()
         if text.startswith(markup.close):
-            self._held, self._inside = text.removeprefix(markup.close), False
+            self._buffer, self._inside = text.removeprefix(markup.close), False
             return []
         begin, end = markup.head[0].strip(), markup.head[1].strip()
         if not text or (begin.startswith(text) and text != begin):
@@ -159,21 +170,21 @@ class ParameterTagParser:
             return self._other()
         self._use(text[stop.end() :])
         self._name, self._found, self._called = name, {}, True
-        return [ToolCallStart(name), ToolCallDelta("{")] if self._live else []
+        return [ToolCallStart(name), ToolCallDelta("{")] if self._streaming else []
 
     def _other(self) -> list[AnswerPart] | None:
         """The tag is around something else: calls as JSON, or text."""
-        body, closed, rest = self._held.partition(self._markup.close)
+        body, closed, rest = self._buffer.partition(self._markup.close)
         if not closed:
             return None
         calls, raw = parse_calls(body, self._functions), self._raw
-        self._held, self._inside, self._raw = rest, False, ""
+        self._buffer, self._inside, self._raw = rest, False, ""
         self._called = self._called or bool(calls)
         return list(calls) if calls else [Part("content", raw + body + closed)]
 
     def _inner(self, done: bool) -> list[AnswerPart] | None:
         """A parameter, or the end of the function."""
-        markup, text = self._markup, self._held.lstrip()
+        markup, text = self._markup, self._buffer.lstrip()
         key, tail = markup.key[0], markup.tail.strip() or markup.close
         if text.startswith(key):
             return self._parameter(text, done)
@@ -211,7 +222,9 @@ class ParameterTagParser:
         self._found[key] = written
         comma = ", " if len(self._found) > 1 else ""
         return (
-            [ToolCallDelta(f"{comma}{json.dumps(key, ensure_ascii=False)}: {written}")] if self._live else []
+            [ToolCallDelta(f"{comma}{json.dumps(key, ensure_ascii=False)}: {written}")]
+            if self._streaming
+            else []
         )
 
     def _end_of_value(self, text: str, start: int, done: bool) -> int | None:
@@ -230,7 +243,7 @@ class ParameterTagParser:
 
     def _whole(self) -> list[AnswerPart]:
         name, self._name, self._raw = str(self._name), None, ""
-        if self._live:
+        if self._streaming:
             return [ToolCallDelta("}"), ToolCallEnd()]
         pairs = ", ".join(
             f"{json.dumps(key, ensure_ascii=False)}: {value}" for key, value in self._found.items()

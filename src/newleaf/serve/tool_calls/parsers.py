@@ -22,35 +22,35 @@ from newleaf.text.reasoning import Part
 
 
 def tool_call_parser(
-    form: CallFormat | None,
+    call_format: CallFormat | None,
     functions: Mapping[str, Any] | Collection[str],
-    must: bool = False,
-    live: bool = False,
+    required: bool = False,
+    streaming: bool = False,
 ) -> ToolCallParser:
-    """For one answer; without a form, all is text. `functions` are parameters' schemas by the functions'
+    """For one answer; without a call_format, all is text. `functions` are parameters' schemas by the functions'
     names. `must`: a grammar makes it calls from its first character, or from a mark that stands in the
-    prompt, on. `live`: calls are told while they come."""
-    if form is None:
+    prompt, on. `streaming`: calls are told while they come."""
+    if call_format is None:
         return TextParser()
-    if form in PARAMETER_TAG_FORMATS:
+    if call_format in PARAMETER_TAG_FORMATS:
         schemas = functions if isinstance(functions, Mapping) else {name: {} for name in functions}
-        return ParameterTagParser(PARAMETER_TAG_FORMATS[form], schemas, must, live)
-    if form in SECTION_FORMATS:
-        return SectionParser(SECTION_FORMATS[form], list(functions), must, live)
-    found = _json_reader(form, list(functions), must)
-    return StreamingParser(found, list(functions)) if live else found
+        return ParameterTagParser(PARAMETER_TAG_FORMATS[call_format], schemas, required, streaming)
+    if call_format in SECTION_FORMATS:
+        return SectionParser(SECTION_FORMATS[call_format], list(functions), required, streaming)
+    found = _json_reader(call_format, list(functions), required)
+    return StreamingParser(found, list(functions)) if streaming else found
 
 
-def _json_reader(form: CallFormat, names: Collection[str], must: bool) -> ToolCallParser:
-    match form:
+def _json_reader(call_format: CallFormat, names: Collection[str], required: bool) -> ToolCallParser:
+    match call_format:
         case "tags" | "own":
-            return TagParser(names, must)
+            return TagParser(names, required)
         case "harmony":
             return HarmonyParser(names)
         case "bare":
-            return BareJsonParser(names, must)
+            return BareJsonParser(names, required)
         case _:
-            return ListParser(names, must)
+            return ListParser(names, required)
 
 
 class TextParser:
@@ -63,5 +63,5 @@ class TextParser:
         return []
 
     @property
-    def begun(self) -> tuple[str | None, str]:
+    def pending_call(self) -> tuple[str | None, str]:
         return None, ""

@@ -75,37 +75,37 @@ SECTION_FORMATS = {
 
 
 class SectionParser:
-    """Reads such calls; `live` tells of them while they come."""
+    """Reads such calls; `streaming` tells of them while they come."""
 
     def __init__(
-        self, section: SectionFormat, names: Collection[str], must: bool = False, live: bool = False
+        self, section: SectionFormat, names: Collection[str], required: bool = False, streaming: bool = False
     ) -> None:
-        self._section, self._names, self._must, self._live = section, names, must, live
+        self._section, self._names, self._required, self._streaming = section, names, required, streaming
         self._opening = section.opening
         # what is not certain; the section's text so far, for what turns out to be no call
-        self._held, self._raw = "", ""
+        self._buffer, self._raw = "", ""
         self._inside = self._called = False
         self._name: str | None = None  # of the call whose JSON comes
         self._json, self._strings, self._end = "", JsonStringEscaper(), JsonEnd()
 
     @property
-    def begun(self) -> tuple[str | None, str]:
+    def pending_call(self) -> tuple[str | None, str]:
         return None, ""
 
     def push(self, part: Part) -> list[AnswerPart]:
         if part.kind != "content":
             return [part]
-        self._held += part.text
+        self._buffer += part.text
         found: list[AnswerPart] = []
         while (more := self._step(found)) is not None:
             found += more
         return found
 
     def finish(self, cut: bool = False) -> list[AnswerPart]:
-        held, self._held = self._raw + self._json + self._held, ""
-        if (self._inside and (cut or (self._called and not self._raw))) or (self._must and cut):
+        held, self._buffer = self._raw + self._json + self._buffer, ""
+        if (self._inside and (cut or (self._called and not self._raw))) or (self._required and cut):
             return []
-        if self._live and self._name is not None:
+        if self._streaming and self._name is not None:
             return []
         held = held.rstrip() if self._called else held
         return [Part("content", held)] if held.strip() or not self._called else []
@@ -118,51 +118,57 @@ class SectionParser:
 
     def _outside(self, found: list[AnswerPart]) -> list[AnswerPart] | None:
         marks = (self._section.begin, self._section.call)
-        places = [place for mark in marks if (place := self._held.find(mark)) >= 0]
+        places = [place for mark in marks if (place := self._buffer.find(mark)) >= 0]
         if not places:
-            keep = len(self._held) - held_start(self._held, marks)
-            keep = len(self._held[:keep].rstrip())
-            text, self._held = self._held[:keep], self._held[keep:]
+            keep = len(self._buffer) - held_start(self._buffer, marks)
+            keep = len(self._buffer[:keep].rstrip())
+            text, self._buffer = self._buffer[:keep], self._buffer[keep:]
             found += self._text(text)
             return None
-        text, self._held, self._inside = self._held[: min(places)], self._held[min(places) :], True
-        begin = self._section.begin if self._held.startswith(self._section.begin) else ""
-        self._raw, self._held = text[len(text.rstrip()) :] + begin, self._held.removeprefix(begin)
+        text, self._buffer, self._inside = self._buffer[: min(places)], self._buffer[min(places) :], True
+        begin = self._section.begin if self._buffer.startswith(self._section.begin) else ""
+        self._raw, self._buffer = text[len(text.rstrip()) :] + begin, self._buffer.removeprefix(begin)
         return self._text(text.rstrip())
 
     def _between(self) -> list[AnswerPart] | None:
         """Up to the JSON of the next call, or the end of the section."""
-        call, end = self._held.find(self._section.call), self._held.find(self._section.end)
+        call, end = self._buffer.find(self._section.call), self._buffer.find(self._section.end)
         if end >= 0 and (call < 0 or end < call):
-            raw, self._raw, self._inside = self._raw + self._held[: end + len(self._section.end)], "", False
-            self._held = self._held[end + len(self._section.end) :]
+            raw, self._raw, self._inside = self._raw + self._buffer[: end + len(self._section.end)], "", False
+            self._buffer = self._buffer[end + len(self._section.end) :]
             return [] if self._called else [Part("content", raw)]
         if call < 0:
             return None
-        opening = self._opening.match(self._held, call)
-        if opening is None and len(self._held) - call < MAX_HEAD_CHARACTERS and end < 0:
+        opening = self._opening.match(self._buffer, call)
+        if opening is None and len(self._buffer) - call < MAX_HEAD_CHARACTERS and end < 0:
             return None
         if opening is None or opening[1] not in self._names:
-            raw, self._raw, self._inside = self._raw + self._held[: call + len(self._section.call)], "", False
-            self._held = self._held[call + len(self._section.call) :]
+            raw, self._raw, self._inside = (
+                self._raw + self._buffer[: call + len(self._section.call)],
+                "",
+                False,
+            )
+            self._buffer = self._buffer[call + len(self._section.call) :]
             return [Part("content", raw)]
-        self._raw, self._held = self._raw + self._held[: opening.end()], self._held[opening.end() :]
+        self._raw, self._buffer = self._raw + self._buffer[: opening.end()], self._buffer[opening.end() :]
         self._name, self._json, self._strings, self._end = opening[1], "", JsonStringEscaper(), JsonEnd()
-        return [ToolCallStart(opening[1])] if self._live else []
+        return [ToolCallStart(opening[1])] if self._streaming else []
 
     def _arguments(self) -> list[AnswerPart] | None:
-        size = self._end.push(self._held)
-        text, self._held = (self._held, "") if size is None else (self._held[:size], self._held[size:])
+        size = self._end.push(self._buffer)
+        text, self._buffer = (
+            (self._buffer, "") if size is None else (self._buffer[:size], self._buffer[size:])
+        )
         self._json += text
         told: list[AnswerPart] = (
-            [ToolCallDelta(more)] if self._live and (more := self._strings.push(text)) else []
+            [ToolCallDelta(more)] if self._streaming and (more := self._strings.push(text)) else []
         )
         if size is None:
             return told or None
         name, written, self._name = str(self._name), self._json, None
         arguments = arguments_json(parse_json(written))
         raw, self._raw, self._json, self._called = self._raw, "", "", True
-        if self._live:
+        if self._streaming:
             return [*told, ToolCallEnd()]
         return [ToolCall(name, arguments)] if arguments is not None else [Part("content", raw + written)]
 

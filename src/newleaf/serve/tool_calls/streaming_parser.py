@@ -69,17 +69,17 @@ class StreamingParser:
 
     def _begin(self) -> None:
         # what may be calls; how much of it was read; whether they come whole
-        self._held, self._at, self._whole = "", 0, False
+        self._buffer, self._at, self._whole = "", 0, False
         self._end: JsonEnd | None = None  # while arguments come
         self._strings = JsonStringEscaper()
 
     @property
-    def begun(self) -> tuple[str | None, str]:
-        return self._inner.begun
+    def pending_call(self) -> tuple[str | None, str]:
+        return self._inner.pending_call
 
     def push(self, part: Part) -> list[AnswerPart]:
         found = self._given(self._inner.push(part))
-        name, held = self._inner.begun
+        name, held = self._inner.pending_call
         if held and not self._whole:
             found += self._look(name, held)
         return found

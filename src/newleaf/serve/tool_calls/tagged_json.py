@@ -18,9 +18,9 @@ from newleaf.text.reasoning import Part, held_start
 class TagParser:
     """Calls between tags, each a JSON object. White space around them is not text."""
 
-    def __init__(self, names: Collection[str], must: bool = False) -> None:
-        self._names, self._must, self._called = names, must, False
-        self._held = ""  # text that is not certain, or what came since the tag
+    def __init__(self, names: Collection[str], required: bool = False) -> None:
+        self._names, self._required, self._called = names, required, False
+        self._buffer = ""  # text that is not certain, or what came since the tag
         self._inside = False
         self._end: JsonEnd | None = None  # while JSON within the tag goes on
         self._read = 0  # how much of `_held` it has seen
@@ -28,7 +28,7 @@ class TagParser:
     def push(self, part: Part) -> list[AnswerPart]:
         if part.kind != "content":
             return [part]
-        self._held += part.text
+        self._buffer += part.text
         found: list[AnswerPart] = []
         while (more := self._inner() if self._inside else self._outer(found)) is not None:
             found += more
@@ -37,66 +37,66 @@ class TagParser:
     def finish(self, cut: bool = False) -> list[AnswerPart]:
         found: list[AnswerPart] = []
         while self._inside:  # a tag whose JSON never ended
-            body = self._held.lstrip()
+            body = self._buffer.lstrip()
             if (end := json_end(body)) is not None and CLOSE_TAG.startswith(body[end:].strip()):
-                found += self._call(body[:end], self._held)
-                self._held, self._inside = "", False
+                found += self._call(body[:end], self._buffer)
+                self._buffer, self._inside = "", False
             elif cut:
                 return found
             else:
-                body, closed, rest = self._held.partition(CLOSE_TAG)
+                body, closed, rest = self._buffer.partition(CLOSE_TAG)
                 found.append(Part("content", OPEN_TAG + body + closed))
-                self._held, self._inside = "", False
+                self._buffer, self._inside = "", False
                 found += self.push(Part("content", rest))
-        held, self._held = self._held, ""
-        if self._must and cut and OPEN_TAG.startswith(held.strip()):
+        held, self._buffer = self._buffer, ""
+        if self._required and cut and OPEN_TAG.startswith(held.strip()):
             return found
         return found + self._text(held.rstrip() if self._called else held)
 
     def _outer(self, found: list[AnswerPart]) -> list[AnswerPart] | None:
         """Up to the next tag; None when more has to come."""
-        before, opened, rest = self._held.partition(OPEN_TAG)
+        before, opened, rest = self._buffer.partition(OPEN_TAG)
         if not opened:
-            keep = len(self._held) - held_start(self._held, (OPEN_TAG,))
-            keep = len(self._held[:keep].rstrip())
-            text, self._held = self._held[:keep], self._held[keep:]
+            keep = len(self._buffer) - held_start(self._buffer, (OPEN_TAG,))
+            keep = len(self._buffer[:keep].rstrip())
+            text, self._buffer = self._buffer[:keep], self._buffer[keep:]
             found += self._text(text)
             return None
-        self._held, self._inside, self._end = rest, True, None
+        self._buffer, self._inside, self._end = rest, True, None
         return self._text(before.rstrip())
 
     def _inner(self) -> list[AnswerPart] | None:
         """Up to the end of a call; None when more has to come."""
         if self._end is None:
-            self._read = len(self._held) - len(self._held.lstrip())
-            first = self._held[self._read : self._read + 1]
+            self._read = len(self._buffer) - len(self._buffer.lstrip())
+            first = self._buffer[self._read : self._read + 1]
             if not first:
                 return None
             if first not in "{[":
                 return self._other()
             self._end = JsonEnd()
-        size = self._end.push(self._held[self._read :])
+        size = self._end.push(self._buffer[self._read :])
         if size is None:
-            self._read = len(self._held)
+            self._read = len(self._buffer)
             return None
         end = self._read + size
-        rest = self._held[end:].lstrip()
+        rest = self._buffer[end:].lstrip()
         if CLOSE_TAG.startswith(rest) and rest != CLOSE_TAG:  # the end tag is still to come
             self._end = _Ended(end)
             self._read = 0
             return None
         after = rest.removeprefix(CLOSE_TAG)
-        raw = self._held[: len(self._held) - len(after)]
-        found = self._call(self._held[:end], raw)
-        self._held, self._inside, self._end = after, False, None
+        raw = self._buffer[: len(self._buffer) - len(after)]
+        found = self._call(self._buffer[:end], raw)
+        self._buffer, self._inside, self._end = after, False, None
         return found
 
     def _other(self) -> list[AnswerPart] | None:
         """What stands in the tag is not JSON."""
-        body, closed, rest = self._held.partition(CLOSE_TAG)
+        body, closed, rest = self._buffer.partition(CLOSE_TAG)
         if not closed:
             return None
-        self._held, self._inside = rest, False
+        self._buffer, self._inside = rest, False
         return [Part("content", OPEN_TAG + body + CLOSE_TAG)]
 
     def _text(self, text: str) -> list[AnswerPart]:
@@ -110,8 +110,8 @@ class TagParser:
         return list(calls) if calls else [Part("content", OPEN_TAG + (raw if raw is not None else body))]
 
     @property
-    def begun(self) -> tuple[str | None, str]:
-        return None, self._held if self._inside and not self._held.lstrip().startswith("[") else ""
+    def pending_call(self) -> tuple[str | None, str]:
+        return None, self._buffer if self._inside and not self._buffer.lstrip().startswith("[") else ""
 
 
 class _Ended(JsonEnd):

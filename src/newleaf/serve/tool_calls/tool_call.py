@@ -98,14 +98,14 @@ class ToolCallParser(Protocol):
         is dropped."""
 
     @property
-    def begun(self) -> tuple[str | None, str]:
+    def pending_call(self) -> tuple[str | None, str]:
         """Text that is held back because calls may stand in it, from behind the mark on; where the function
         is known, its name, and the text is that of its arguments."""
 
 
 def detect_format(source: str) -> CallFormat:
     """How a model with this chat template calls tools; "own" for a template that has none, which is told of
-    our form."""
+    our call_format."""
     if CHANNEL in source and MESSAGE in source and re.search(r"\btools\b", source):
         return "harmony"
     if not re.search(r"\btools\b", source):
@@ -134,11 +134,11 @@ def _markup_of(source: str) -> CallFormat | None:
     return None
 
 
-def control_tokens(form: CallFormat) -> tuple[str, ...]:
+def control_tokens(call_format: CallFormat) -> tuple[str, ...]:
     """Control tokens that have to be seen in the text for calls to be found in it."""
     listed = (TOOL_CALLS_TOKEN, ARGS_TOKEN, CALL_ID_TOKEN)
-    if form in FORMAT_TOKENS:
-        return FORMAT_TOKENS[form]
+    if call_format in FORMAT_TOKENS:
+        return FORMAT_TOKENS[call_format]
     return {
         "tags": (OPEN_TAG, CLOSE_TAG),
         "own": (),
@@ -146,7 +146,7 @@ def control_tokens(form: CallFormat) -> tuple[str, ...]:
         "named": listed,
         "bare": (PYTHON_TOKEN,),
         "harmony": (CONSTRAIN_TOKEN,),
-    }[form]
+    }[call_format]
 
 
 def parse_calls(text: str, names: Collection[str]) -> list[ToolCall]:

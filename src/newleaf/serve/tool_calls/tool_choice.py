@@ -1,4 +1,4 @@
-"""Which of a request's tools an answer may, must or may not call."""
+"""Which of a request's tools an answer may, required or may not call."""
 
 from __future__ import annotations
 
