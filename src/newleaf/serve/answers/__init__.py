@@ -1,1 +1,1 @@
-"""From a conversation to answers: options, grammars of tool calls and schemas, parsers, usage."""
+"""Chat answers: parameters, sampling options, constraints, streamed deltas and usage."""

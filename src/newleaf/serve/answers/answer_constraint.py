@@ -1,5 +1,4 @@
-"""What holds an answer to its schemas and calls: the grammar, and what has to stand before it in the
-prompt."""
+"""The grammar that constrains an answer to its schemas and calls, and the prompt before it."""
 
 from __future__ import annotations
 
@@ -31,24 +30,23 @@ from newleaf.text.reasoning import CHANNEL, OPEN, marks_in
 
 @dataclass(frozen=True)
 class ConstrainedPrompt:
-    """The prompt, the engine's option that constrains what follows (none: {}), and which schemas had to be
-    loosened for it."""
+    """The prompt, the constraint on its answer (none: {}), and which schemas were loosened."""
 
     prompt: Prompt
     constraint: Mapping[str, Any] = field(default_factory=dict)
     loosened: tuple[str, ...] = ()  # keywords, by their paths in the request
-    # those to be checked when they are whole, by name
+    # Schemas that finished arguments are checked against, by function.
     functions: Mapping[str, AnswerSchema] = field(default_factory=dict)
-    schema: AnswerSchema | None = None  # to be checked at the end
-    param: str | None = None  # whose grammar it is
+    schema: AnswerSchema | None = None  # that the finished answer is checked against
+    param: str | None = None  # that the grammar was made of
 
     @property
     def watched(self) -> bool:
-        """Whether anything is checked when it is whole."""
+        """Whether finished values are checked against schemas."""
         return bool(self.functions) or self.schema is not None
 
     def refused(self, error: InputError) -> ApiError:
-        """An error of the floors below. A grammar of ours is told by the parameter it was made of."""
+        """An InputError as ApiError. An error in a generated grammar names the parameter it was made of."""
         text = str(error)
         if self.param is None or not text.startswith("grammar"):
             return input_error(error)
@@ -61,63 +59,68 @@ def constrain_answer(
     prompt: Prompt,
     source: str,
     call_format: CallFormat | None,
-    careful: bool,
+    one_by_one: bool,
 ) -> ConstrainedPrompt:
-    """What holds the answer. `careful`: compile each schema by itself, so that the error, or what is
-    loosened, is that of one.
+    """The constraint on an answer.
 
-    Raises ApiError for what cannot be together, and for schemas that cannot be kept.
+    `one_by_one` compiles each schema by itself, so that errors and loosened keywords are those of one. Raises
+    ApiError for parameters that exclude each other and schemas that cannot be enforced.
     """
     required = call_format is not None and params.call_required
     if required and call_format == "harmony" and params.continue_final_message:
-        what = "a message that is gone on with becomes no call in gpt-oss's chat format"
+        what = "a message that is loosened_functions on with becomes no call in gpt-oss's chat format"
         raise ApiError(400, f"tool_choice: {what}", "tool_choice", "invalid_value")
     shape = None if required else params.answer_schema()
     shapes = (
         params.function_schemas()
-        if call_format is not None and (required or shape is not None or _by_itself(call_format, params))
+        if call_format is not None
+        and (required or shape is not None or _constrains_free_answers(call_format, params))
         else {}
     )
     if not shapes and shape is None:
         return ConstrainedPrompt(prompt)
-    grammars = loaded_model.grammars if careful else None
+    grammars = loaded_model.grammars if one_by_one else None
     functions = {name: each.ready(grammars) for name, each in shapes.items()}
     schema = shape.ready(grammars) if shape is not None else None
-    held = [{"name": name, "parameters": each} for name, each in functions.items()]
+    functions_json = [{"name": name, "parameters": each} for name, each in functions.items()]
     control = loaded_model.responder.template.control_id
     answers: list[str] = []
-    if held and call_format is not None and call_format != "harmony":
+    if functions_json and call_format is not None and call_format != "harmony":
         lead: Lead = "none" if required else "text" if schema is None else "mark"
-        answers.append(calls_answer(call_format, held, params.parallel and not params.named, control, lead))
+        answers.append(
+            calls_answer(call_format, functions_json, params.parallel and not params.named, control, lead)
+        )
     if schema is not None:
         answers.append(json_answer(schema))
     elif answers and not required:
         answers.append(text_answer(call_format or "own"))
     if required and call_format is not None and (mark := call_prefix_token(call_format)) is not None:
-        prompt, grammar = _go_on(loaded_model, prompt, mark), answer_grammar("none", answers)
+        prompt, grammar = _append_token(loaded_model, prompt, mark), answer_grammar("none", answers)
     elif CHANNEL in marks_in(source) and not params.continue_final_message:
-        grammar = channel_grammar(control, answers, held if call_format == "harmony" else ())
+        grammar = channel_grammar(control, answers, functions_json if call_format == "harmony" else ())
     else:
         grammar = answer_grammar(_thoughts(prompt, source), answers)
-    gone = {name: shapes[name].loosened(each) for name, each in functions.items()}
-    said = shape.loosened(schema) if shape is not None and schema is not None else ()
+    loosened_functions = {name: shapes[name].loosened(each) for name, each in functions.items()}
+    loosened_schema = shape.loosened(schema) if shape is not None and schema is not None else ()
     return ConstrainedPrompt(
         prompt,
         {"grammar": grammar},
-        tuple(line for lines in gone.values() for line in lines) + said,
+        tuple(line for lines in loosened_functions.values() for line in lines) + loosened_schema,
         {
             name: found
             for name, each in functions.items()
             if (found := shapes[name].watched(each, call_format in PARAMETER_TAG_FORMATS)) is not None
         },
         shape.watched(schema) if shape is not None and schema is not None else None,
-        "tools" if held else params.schema_param,
+        "tools" if functions_json else params.schema_param,
     )
 
 
-def _by_itself(call_format: CallFormat, params: ChatParams) -> bool:
-    """Whether free answers are held to the functions' schemas once they call: always in our own call_format; in
-    others for strict functions, where a mark says that a call begins."""
+def _constrains_free_answers(call_format: CallFormat, params: ChatParams) -> bool:
+    """Whether free answers are constrained once a call begins.
+
+    Always in newleaf's own format; in others for strict functions, where a token marks the call.
+    """
     return call_format == "own" or (
         call_format in ("tags", "list", "named", *PARAMETER_TAG_FORMATS, *SECTION_FORMATS)
         and bool(params.strict)
@@ -130,8 +133,8 @@ def _thoughts(prompt: Prompt, source: str) -> ReasoningState:
     return "inside" if prompt.text.rstrip().endswith(OPEN) else "may"
 
 
-def _go_on(loaded_model: LoadedModel, prompt: Prompt, mark: str) -> Prompt:
-    """The prompt with a control token behind it."""
+def _append_token(loaded_model: LoadedModel, prompt: Prompt, mark: str) -> Prompt:
+    """The prompt followed by a control token."""
     token = loaded_model.responder.template.control_id(mark)
     ids = [token] if token is not None else loaded_model.model.tokenizer.encode(mark, special_tokens=False)
     return Prompt(prompt.text + mark, [*prompt.ids, *ids])

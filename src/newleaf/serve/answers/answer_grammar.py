@@ -1,5 +1,4 @@
-"""GrammarCompiler for whole answers: thoughts where a model has them, and then JSON, calls of tools, or free
-text."""
+"""Lark grammars of answers: reasoning if a model has it, then JSON, tool calls or free text."""
 
 from __future__ import annotations
 
@@ -25,11 +24,11 @@ from newleaf.text.reasoning import OPEN as THOUGHT_BEGINS
 
 ReasoningState = Literal["none", "may", "inside"]
 Lead = Literal["none", "mark", "text"]
-MAX_CALLS = 16  # calls of one answer
+MAX_CALLS = 16  # of one answer
 
 
 def answer_grammar(thoughts: ReasoningState, answers: Sequence[str]) -> str:
-    """A Lark grammar, as llguidance reads it, of one of these `answers`, which the functions below make."""
+    """A Lark grammar for llguidance of one of these `answers`, which the functions below make."""
     rules = [rule for answer in answers for rule in answer.splitlines()]
     names = " | ".join(answer.partition(":")[0] for answer in answers)
     if thoughts == "none":
@@ -47,9 +46,11 @@ def answer_grammar(thoughts: ReasoningState, answers: Sequence[str]) -> str:
 def channel_grammar(
     control: Callable[[str], int | None], answers: Sequence[str], functions: Sequence[dict[str, Any]]
 ) -> str:
-    """A Lark grammar of a message in gpt-oss's format (harmony): thoughts in their channel if there are any,
-    and then one of `answers` in the final one, or a call of one of these functions, whose parameters are
-    `PreparedSchema`. `control` gives the ids of control tokens."""
+    """A Lark grammar of a message in gpt-oss's format (harmony).
+
+    Reasoning in its channel if there is any, then one of `answers` in the final channel, or a call of one
+    of these functions, whose parameters are `PreparedSchema`. `control` gives the ids of control tokens.
+    """
 
     def mark(text: str) -> str:
         return _mark(control, text)
@@ -64,11 +65,13 @@ def channel_grammar(
             f'call_{number}: {channel} {head} {mark(CONSTRAIN_TOKEN)} "json" {message} arguments_{number}'
         )
         rules.append(each["parameters"].rules(f"arguments_{number}"))
-    ways = " | ".join(
+    choices = " | ".join(
         [*(["final"] if answers else []), *(f"call_{number}" for number in range(len(functions)))]
     )
     thoughts = f'{channel} "{THOUGHTS}" {message} THINKING? {mark(END)} {mark(START)} "assistant"'
-    return "\n".join([f"start: thoughts? ({ways})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules])
+    return "\n".join(
+        [f"start: thoughts? ({choices})", f"thoughts: {thoughts}", "THINKING: /(?s:.+)/", *rules]
+    )
 
 
 def json_answer(schema: PreparedSchema) -> str:
@@ -77,7 +80,7 @@ def json_answer(schema: PreparedSchema) -> str:
 
 
 def text_answer(call_format: CallFormat = "own") -> str:
-    """Any text without a call's tag."""
+    """Any text without the beginning of a call."""
     mark = (
         PARAMETER_TAG_FORMATS[call_format].open
         if call_format in PARAMETER_TAG_FORMATS
@@ -95,10 +98,10 @@ def calls_answer(
     control: Callable[[str], int | None],
     lead: Lead,
 ) -> str:
-    """One call of these functions, whose parameters are `PreparedSchema`, or more where they may be `parallel`.
+    """One call of these functions, or more where `parallel`; their parameters are `PreparedSchema`.
 
-    Before them stands what `lead` says: nothing that the prompt can have, the call_format's mark, or text up to its
-    mark. `control` gives the ids of control tokens.
+    `lead` says what comes before: nothing (the prompt has it), the format's mark, or text up to it.
+    `control` gives the ids of control tokens.
     """
     if call_format in PARAMETER_TAG_FORMATS:
         return _markup_answer(PARAMETER_TAG_FORMATS[call_format], functions, parallel, lead)
@@ -178,13 +181,12 @@ def _section_answer(
 
 
 def call_prefix_token(call_format: CallFormat) -> str | None:
-    """A control token that is written before calls, and that belongs to the prompt where calls are
-    required."""
+    """A control token before calls, which belongs to the prompt where a call is required."""
     return TOOL_CALLS_TOKEN if call_format in ("list", "named") else None
 
 
 def _mark(control: Callable[[str], int | None], text: str) -> str:
-    """A control token, by its id where it has one."""
+    """A control token, by its id if it has one."""
     return f"<[{found}]>" if (found := control(text)) is not None else json.dumps(text)
 
 

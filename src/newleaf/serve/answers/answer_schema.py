@@ -1,5 +1,4 @@
-"""The schemas that parts of an answer are to fit: made ready for a grammar, and errors told by the names that
-the request has for them."""
+"""Schemas of an answer and its calls: prepared for a grammar, checked, with errors by field name."""
 
 from __future__ import annotations
 
@@ -14,17 +13,16 @@ from newleaf.generate.constraints.prepared_schema import PreparedSchema
 from newleaf.generate.constraints.schema_limits import parse_schema
 from newleaf.serve.api_errors import ApiError
 
-MAX_DUPLICATES = 10  # names that are named
+MAX_DUPLICATES = 10  # names in an error
 
 
 class SchemaCheckError(Exception):
-    """A check could not be made, or took too long."""
+    """A check against a schema failed to run, or took too long."""
 
 
 @dataclass(frozen=True)
 class AnswerSchema:
-    """A schema as the request gives it. `param` is its name in OpenAI's errors, `place` its path in the
-    body."""
+    """A schema as the request has it, with its parameter's name (`param`) and JSON path (`place`)."""
 
     schema: Any
     param: str
@@ -32,10 +30,10 @@ class AnswerSchema:
     strict: bool = False
 
     def ready(self, grammars: GrammarCompiler | None) -> PreparedSchema:
-        """The schema for a grammar. With `grammars` it is compiled by itself, so that what fails is found
-        and, unless this is strict, dropped; without, it may still fail.
+        """The schema prepared for a grammar.
 
-        Raises ApiError that names the keyword and its place.
+        With `grammars` it is compiled by itself: unsupported keywords are found and, unless this is strict,
+        dropped. Raises ApiError that names the keyword and its path.
         """
         try:
             if grammars is None:
@@ -50,21 +48,22 @@ class AnswerSchema:
         return tuple(self.place + pointer.removeprefix("#") for pointer in prepared.loosened)
 
     def watched(self, prepared: PreparedSchema, bare: bool = False) -> AnswerSchema | None:
-        """What of this schema is to be looked at when a value is whole: all where the grammar's was loosened
-        or values are `bare` text, only names that stand there twice where others than those
-        listed may; None for nothing."""
+        """The schema that finished values are checked against; None for none.
+
+        The full schema where it was loosened or values are `bare` text; only duplicate names where objects
+        are open.
+        """
         return self if prepared.loosened or bare else replace(self, schema=True) if prepared.open else None
 
     def unmet(self, grammars: GrammarCompiler, text: str) -> list[str]:
-        """Where JSON does not fit the schema as it was given, or has a name twice. Raises UncheckedError
-        where that cannot be said."""
-        twice: list[str] = []
+        """Where JSON violates the schema or has duplicate names. Raises SchemaCheckError."""
+        duplicates: list[str] = []
 
         def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
             value = dict(found)
-            if len(value) < len(found) and len(twice) < MAX_DUPLICATES:
+            if len(value) < len(found) and len(duplicates) < MAX_DUPLICATES:
                 names = [name for name, _ in found]
-                twice.append(
+                duplicates.append(
                     f"{self.place}: an object has the name {max(names, key=names.count)[:80]!r} twice"
                 )
             return value
@@ -76,12 +75,11 @@ class AnswerSchema:
         wrong = grammars.check(self.schema, value) if self.schema is not True else []
         if wrong is None:
             raise SchemaCheckError
-        return twice + [f"{self.place}: {each}" for each in wrong]
+        return duplicates + [f"{self.place}: {each}" for each in wrong]
 
 
 def as_object(schema: Any) -> Any:
-    """The schema of a call's arguments, which are an object, whatever the function's parameters say or leave
-    open."""
+    """The schema of a call's arguments, which are always an object."""
     if not isinstance(schema, dict) or schema.get("type") == "object":
         return schema or {"type": "object", "properties": {}}
     return {**schema, "type": "object"}

@@ -1,5 +1,4 @@
-"""From a conversation to answers as they come: rendered, handed to the engine, and told apart into text,
-thoughts and calls of tools."""
+"""The answers to a chat as deltas: text, reasoning, tool calls, finish reasons."""
 
 from __future__ import annotations
 
@@ -30,25 +29,25 @@ from newleaf.text.reasoning import Part, marks_in
 
 @dataclass
 class AnswerState:
-    """What one answer has given so far. `keeps` its text, for a check at its end."""
+    """What one answer has so far. `keeps` its text, for the schema check at its end."""
 
     reader: ToolCallParser
     parallel: bool
     keeps: bool
     calls: int = 0
     said: str = ""
-    name: str = ""  # of the call that is being told
+    name: str = ""  # of the call that is being states
     arguments: str = ""
 
     def takes(self, piece: AnswerPart) -> bool:
-        """Whether a piece belongs to what was asked for; calls after the first may not."""
+        """Whether a part is returned; without parallel calls, only the first call is."""
         self.calls += isinstance(piece, ToolCall | ToolCallStart)
         if self.keeps and isinstance(piece, Part) and piece.kind == "content":
             self.said += piece.text
         return isinstance(piece, Part) or self.parallel or self.calls == 1
 
     def whole(self, piece: AnswerPart) -> ToolCall | None:
-        """The call that this piece ends."""
+        """The call that this part completes."""
         if isinstance(piece, ToolCallStart):
             self.name, self.arguments = piece.name, ""
         elif isinstance(piece, ToolCallDelta) and self.keeps:
@@ -64,8 +63,7 @@ class AnswerState:
 
 @dataclass(frozen=True)
 class Delta:
-    """What has come of the answer with this number: a part of its text or thoughts, a call or a piece of one,
-    or its end."""
+    """A delta of the answer with this index: text, reasoning, (part of) a call, or the finish reason."""
 
     index: int
     part: AnswerPart | None = None
@@ -74,7 +72,7 @@ class Delta:
 
 
 class ChatAnswers:
-    """The answers to one params, being written."""
+    """The answers to one chat request, during generation."""
 
     def __init__(
         self,
@@ -89,10 +87,10 @@ class ChatAnswers:
         self.plan, self.request, self.tokenizer = plan, request, loaded_model.model.tokenizer
         self._format, self._functions, self._parallel = call_format, functions, params.parallel
         self._required, self._constrained, self._grammars = params.call_required, held, loaded_model.grammars
-        self.ignored: list[str] = []  # parameters that had no effect
+        self.ignored: list[str] = []  # ignored parameters
         self.loosened = held.loosened
         self._checks, self._unchecked = loaded_model.checks, set[str]()
-        self.unmet: list[str] = []  # where finished values do not fit loosened schemas
+        self.unmet: list[str] = []  # where finished values violate schemas
 
     @property
     def prompt_tokens(self) -> int:
@@ -104,13 +102,15 @@ class ChatAnswers:
 
     @property
     def reasoning_tokens(self) -> int:
-        """Tokens of thoughts and of the marks around them, in what has been written."""
+        """Generated tokens of reasoning and its marks."""
         if not marks_in(self.plan.source):
             return 0
-        return sum(self._thoughts(sample.row.ids[sample.row.prompt :]) for sample in self.request.samples)
+        return sum(
+            self._count_reasoning(sample.row.ids[sample.row.prompt :]) for sample in self.request.samples
+        )
 
-    def _thoughts(self, ids: Sequence[int]) -> int:
-        """A token belongs to thoughts if it begins or ends within them."""
+    def _count_reasoning(self, ids: Sequence[int]) -> int:
+        """A token counts as reasoning if it begins or ends within it."""
         decoder, split, found = self.tokenizer.stream_decoder(self.plan.shown), self.plan.splitter(), 0
         for token in ids:
             before = split.thinking
@@ -122,11 +122,13 @@ class ChatAnswers:
         self.request.cancel()
 
     async def deltas(self, stream_calls: bool = False) -> AsyncIterator[list[Delta]]:
-        """What comes, all that has come since the last time at once; nothing where the reading of the prompt
-        is watched and has gone on. Calls come whole or, with `stream_calls`, while they are written."""
+        """Deltas, all new ones at once; an empty list is progress of the prefill.
+
+        Calls are complete or, with `stream_calls`, streamed as deltas.
+        """
         count = self.request.config.n
         splits = [self.plan.splitter() for _ in range(count)]
-        told = [
+        states = [
             AnswerState(
                 tool_call_parser(self._format, self._functions, self._required, stream_calls),
                 self._parallel,
@@ -137,34 +139,38 @@ class ChatAnswers:
         async for pieces in self.request.batches():
             found: list[Delta] = []
             for piece in pieces:
-                number, one = piece.sample, told[piece.sample]
+                number, state = piece.sample, states[piece.sample]
                 parts: list[AnswerPart] = []
                 for part in [
                     *splits[number].push(piece.text),
                     *(splits[number].finish() if piece.end else []),
                 ]:
-                    parts += one.reader.push(part)
-                cut = self._reason(piece.end) == "length"
-                parts += one.reader.finish(cut) if piece.end else []
+                    parts += state.reader.push(part)
+                cut = self._finish_reason(piece.end) == "length"
+                parts += state.reader.finish(cut) if piece.end else []
                 scores = tuple(score for score in piece.scores if score.id not in self.plan.ends)
                 if scores and not (parts and isinstance(parts[0], Part)):
-                    parts.insert(0, Part("content", ""))  # scores come with text, be it none
+                    parts.insert(
+                        0, Part("content", "")
+                    )  # log-probabilities come with text, which may be empty
                 for each in parts:
-                    if one.takes(each):
-                        await self._check(one.whole(each))
+                    if state.takes(each):
+                        await self._check(state.whole(each))
                         found.append(Delta(number, each, scores=scores))
                         scores = ()
                 if piece.end:
-                    await self._check(None if one.calls or cut else one.said)
+                    await self._check(None if state.calls or cut else state.said)
                     found.append(
-                        Delta(number, end="tool_calls" if one.calls and not cut else self._reason(piece.end))
+                        Delta(
+                            number,
+                            end="tool_calls" if state.calls and not cut else self._finish_reason(piece.end),
+                        )
                     )
             if found or not pieces:
                 yield found
 
     async def _check(self, value: ToolCall | str | None) -> None:
-        """Look whether a call, or a whole answer, fits its schema as it was given, where the grammar holds
-        not all of it."""
+        """Check a finished call or answer against its schema, where the grammar does not enforce it."""
         shape = (
             self._constrained.functions.get(value.name)
             if isinstance(value, ToolCall)
@@ -174,7 +180,7 @@ class ChatAnswers:
         )
         if shape is None:
             return
-        if shape.place in self._unchecked:  # once is enough: such checks are slow
+        if shape.place in self._unchecked:  # not again: such checks are slow
             return
         text = value.arguments if isinstance(value, ToolCall) else str(value)
         try:
@@ -182,9 +188,8 @@ class ChatAnswers:
                 self.unmet += await asyncio.to_thread(shape.unmet, self._grammars, text)
         except (SchemaCheckError, TimeoutError):
             self._unchecked.add(shape.place)
-            self.unmet.append(f"{shape.place}: was not checked, since that cannot be done or took too long")
+            self.unmet.append(f"{shape.place}: was not checked: the check failed or took too long")
 
-    def _reason(self, end: str | None) -> str:
-        """OpenAI's word for an end. A text that got stuck in its constraint is cut like one that is too
-        long."""
+    def _finish_reason(self, end: str | None) -> str:
+        """OpenAI's finish reason. A text stuck in its constraint ends with "length"."""
         return "length" if end in ("length", "stuck") else "stop"

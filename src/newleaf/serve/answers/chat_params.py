@@ -1,4 +1,4 @@
-"""What a conversation asks of a model, by names that chat completions and responses share."""
+"""Parameters of a chat, which chat completions and responses share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from newleaf.text.messages import Message
 
 @dataclass(frozen=True)
 class ChatParams:
-    """`tools` are {"type": "function", "function": {…}}; `choice`
-    is "auto", "none", "required" or a function's name; `schema` is JSON that the answer fits (None: text)."""
+    """Parameters of a chat.
+
+    `tools` are {"type": "function", "function": {…}}. `choice` is "auto", "none", "required" or a
+    function's name. `schema` is the answer's JSON Schema (None: text).
+    """
 
     messages: Sequence[Message]
     tools: Sequence[dict[str, Any]] = ()
@@ -26,11 +29,11 @@ class ChatParams:
     template_variables: Mapping[str, Any] | None = None
     schema_param: str = "response_format.json_schema.schema"
     schema_strict: bool = False
-    # what a function's parameters are called in the request
+    # The path of each function's parameters in the request.
     tool_params: Mapping[str, str] = field(default_factory=dict)
     effort_param: str = "reasoning_effort"
-    truncate: bool = False  # whether a conversation that is too long loses its oldest turns
-    strict: frozenset[str] = frozenset()  # functions whose schemas hold to the letter
+    truncate: bool = False  # drop the oldest turns of a conversation that is too long
+    strict: frozenset[str] = frozenset()  # functions with strict: true
 
     @property
     def call_required(self) -> bool:
@@ -38,7 +41,7 @@ class ChatParams:
         return bool(self.tools) and (self.named or self.choice == "required")
 
     def answer_schema(self) -> AnswerSchema | None:
-        """The schema of an answer in JSON."""
+        """The schema of a JSON answer."""
         if self.schema is None:
             return None
         return AnswerSchema(

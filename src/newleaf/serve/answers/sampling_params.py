@@ -1,4 +1,4 @@
-"""From the names of OpenAI's requests to the engine's options, within the server's limits."""
+"""From a request's fields to sampling options, within the server's limits."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ SHARED_OPTIONS = (
 
 
 def sampling_config(
-    body: SamplingFields, loaded_model: LoadedModel, limits: Limits, most: int, extra: dict[str, Any]
+    body: SamplingFields, loaded_model: LoadedModel, limits: Limits, max_tokens: int, extra: dict[str, Any]
 ) -> SamplingConfig:
-    """The options of a request that writes at most `most` tokens. Raises ApiError naming what cannot be."""
+    """The sampling options of a request, with at most `max_tokens` new tokens. Raises ApiError."""
     # Where the request does not say, generation_config.json does, and otherwise OpenAI.
-    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": most} | named_sampling(
+    options: dict[str, Any] = {"temperature": 1.0, "max_tokens": max_tokens} | named_sampling(
         loaded_model.model.defaults
     )
     for name in ("temperature", *SHARED_OPTIONS):
         value = getattr(body, name, None)
         if value is not None:
             options[name] = value
-    if options.get("top_p") == 0:  # the fewest tokens that reach it are the likeliest one
+    if options.get("top_p") == 0:  # greedy
         options |= {"top_p": 1.0, "temperature": 0.0}
     if "min_tokens" in options:
-        options["min_tokens"] = min(options["min_tokens"], most)
+        options["min_tokens"] = min(options["min_tokens"], max_tokens)
     if "grammar" in options:
         options["grammar"] = as_lark(options["grammar"])
     stop = getattr(body, "stop", None)
@@ -58,9 +58,7 @@ def sampling_config(
     if (choice := getattr(body, "choice", None)) is not None:
         options["choice"] = tuple(choice)
     if max(options.get("n", 1), extra.get("best_of") or 1) > limits.choices:
-        raise ApiError(
-            400, f"n: at most {limits.choices} texts are written for one request", "n", "invalid_value"
-        )
+        raise ApiError(400, f"n: at most {limits.choices} completions for one request", "n", "invalid_value")
     try:
         return SamplingConfig(**options | extra)
     except InputError as error:
@@ -68,8 +66,7 @@ def sampling_config(
 
 
 def as_lark(grammar: str) -> str:
-    """A grammar as llguidance reads it; one in llama.cpp's notation (GBNF, `name ::= …`) is translated.
-    Raises ApiError."""
+    """A grammar for llguidance; llama.cpp's GBNF (`name ::= …`) is translated. Raises ApiError."""
     if "::=" not in grammar:
         return grammar
     from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -86,34 +83,39 @@ def as_lark(grammar: str) -> str:
 
 
 def limit_max_tokens(asked: int | None, room: int, limits: Limits) -> int:
-    """How many tokens a text may have: what was asked for, as far as the server writes so many and there is
-    room for them. A text that ends for this says "length"."""
+    """The requested number of new tokens, limited by the server and by `room` in the context.
+
+    A text that reaches it ends with "length".
+    """
     return max(1, min(asked if asked is not None else limits.output, limits.output, room))
 
 
 def max_prompt_tokens(loaded_model: LoadedModel, limits: Limits) -> int:
-    """How many tokens a prompt may have."""
+    """The maximum number of prompt tokens."""
     return min(loaded_model.context - 1, limits.prompt or loaded_model.context)
 
 
 def check_text_bytes(texts: Iterable[str], loaded_model: LoadedModel, limits: Limits, name: str) -> None:
-    """Raises ApiError for texts that together have more bytes than the tokens of a whole context could stand
-    for, so that they are not rendered and encoded first. Not where the tokenizer has no such bound."""
+    """Raises ApiError for texts with more bytes than any context of tokens can stand for.
+
+    So they are refused before they are rendered and encoded. Tokenizers without such a bound are skipped.
+    """
     each = loaded_model.model.tokenizer.most_bytes
     if each is None:
         return
     tokens = min(loaded_model.context, limits.prompt or loaded_model.context)
     size = sum(len(text) if text.isascii() else len(text.encode("utf-8", "replace")) for text in texts)
     if size > tokens * each:
-        text = f"{name}: {size:,} bytes are too many; this model takes at most {tokens:,} tokens here, which are at most {tokens * each:,}"
-        raise ApiError(400, f"{text} bytes", name, "context_length_exceeded")
+        text = f"{name}: {size:,} bytes are too many; this model takes at most {tokens:,} tokens here, "
+        text += f"which are at most {tokens * each:,} bytes"
+        raise ApiError(400, text, name, "context_length_exceeded")
 
 
 def check_total_tokens(tokens: int, limits: Limits, name: str) -> None:
-    """Raises ApiError for texts that are together more than is read for one request of embeddings or prompt
-    scores."""
+    """Raises ApiError for too many tokens in one request of embeddings or prompt scores."""
     if tokens > limits.reading:
-        text = f"{name}: {tokens:,} tokens are too many for one request; at most {limits.reading:,} are read for all of its texts together"
+        text = f"{name}: {tokens:,} tokens are too many for one request; at most {limits.reading:,} are "
+        text += "read for all of its texts together"
         raise ApiError(400, text, name, "invalid_value")
 
 

@@ -1,4 +1,4 @@
-"""Renders a conversation, constrains its answer and submits both to the engine."""
+"""Renders a conversation, constrains its answer, and submits it to the engine."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def start_chat(
     limits: Limits,
     options: Callable[[int, Mapping[str, Any]], SamplingConfig],
 ) -> ChatAnswers:
-    """Render the params and hand it to the engine; not for the event loop's thread. `options` makes the
-    engine's options of the room that the prompt leaves and of the constraint.
+    """Render the chat and submit it to the engine; not in the event loop's thread.
 
-    Raises ApiError for what the model or the server cannot do.
+    `options` makes the sampling options from the tokens left in the context and the constraint. Raises
+    ApiError.
     """
     try:
         responder = loaded_model.responder
     except InputError as error:
         raise ApiError(
             400,
-            f"{loaded_model.name}: {error}; POST /v1/completions goes on with text",
+            f"{loaded_model.name}: {error}; POST /v1/completions continues text",
             "model",
             "no_chat_template",
         ) from None
@@ -52,7 +52,7 @@ def start_chat(
     check_text_bytes(contents(params.messages), loaded_model, limits, "messages")
     source = responder.template.source(list(tools) or None)
     call_format = detect_format(source) if tools else None
-    effort = _effort(params.reasoning_effort, source)
+    effort = _effort_variables(params.reasoning_effort, source)
     given = list(tools) if call_format not in (None, "own") else None
 
     def rendered(messages: Sequence[Message]) -> Prompt:
@@ -72,25 +72,25 @@ def start_chat(
     except InputError as error:
         raise input_error(error, default="messages") from None
     functions = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
-    # schemas are compiled one by one only where that of the whole answer failed
-    for careful in (False, True):
-        held = constrain_answer(loaded_model, params, prompt, source, call_format, careful)
-        check_prompt_length(len(held.prompt.ids), loaded_model, limits, "messages")
-        config = options(loaded_model.context - len(held.prompt.ids), held.constraint)
+    # Schemas are compiled one by one only where the full grammar failed.
+    for one_by_one in (False, True):
+        constrained = constrain_answer(loaded_model, params, prompt, source, call_format, one_by_one)
+        check_prompt_length(len(constrained.prompt.ids), loaded_model, limits, "messages")
+        config = options(loaded_model.context - len(constrained.prompt.ids), constrained.constraint)
         try:
-            plan = _seeing_calls(
-                responder.plan(held.prompt, config, how.tools, params.continue_final_message),
+            plan = _show_call_tokens(
+                responder.plan(constrained.prompt, config, how.tools, params.continue_final_message),
                 loaded_model,
                 call_format,
             )
             loaded_model.check_queue(config.n)
-            request = loaded_model.submit(held.prompt.ids, plan.config, plan.ends, plan.shown)
+            request = loaded_model.submit(constrained.prompt.ids, plan.config, plan.ends, plan.shown)
         except InputError as error:
-            if careful or "grammar" not in held.constraint:
-                raise held.refused(error) from None
+            if one_by_one or "grammar" not in constrained.constraint:
+                raise constrained.refused(error) from None
         else:
             break
-    answers = ChatAnswers(plan, request, call_format, functions, params, held, loaded_model)
+    answers = ChatAnswers(plan, request, call_format, functions, params, constrained, loaded_model)
     answers.ignored += [params.effort_param] if effort is None else []
     return answers
 
@@ -102,8 +102,11 @@ def render_prompt(
     call_format: CallFormat,
     how: Rendering,
 ) -> Prompt:
-    """The conversation as the model reads it. Templates without a place for tools get them in the system
-    message, and those without a system message in the first of the user's."""
+    """The conversation as the model's prompt.
+
+    Templates without tools get them in the system message; templates without a system message, in the first
+    user message.
+    """
     messages = check_messages(messages)
     if call_format != "own":
         return responder.prompt(parse_arguments(messages), how)
@@ -117,28 +120,30 @@ def render_prompt(
 
 
 def truncate_conversation(
-    messages: Sequence[Message], rendered: Callable[[Sequence[Message]], Prompt], most: int
+    messages: Sequence[Message], rendered: Callable[[Sequence[Message]], Prompt], max_tokens: int
 ) -> Prompt:
-    """The conversation as the model reads it, without the oldest turns where it has more than `most` tokens.
-    A turn begins with a user's message; what stands before the first, and the last turn, stay."""
+    """The prompt without the oldest turns, where it has more than `max_tokens` tokens.
+
+    A turn begins with a user message. Messages before the first turn, and the last turn, stay.
+    """
     prompt = rendered(messages)
     turns = [number for number, message in enumerate(messages) if message.get("role") == "user"]
-    if len(prompt.ids) <= most or len(turns) < 2:
+    if len(prompt.ids) <= max_tokens or len(turns) < 2:
         return prompt
     first, begins = messages[: turns[0]], turns[1:]
 
     def of_turn(number: int) -> Prompt:
         return rendered([*first, *messages[begins[number] :]])
 
-    low, high = 0, len(begins) - 1  # the first turn that all of the rest may begin with
+    low, high = 0, len(begins) - 1  # binary search for the first turn that fits
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(of_turn(middle).ids) <= most else (middle + 1, high)
+        low, high = (low, middle) if len(of_turn(middle).ids) <= max_tokens else (middle + 1, high)
     return of_turn(low)
 
 
-def _effort(effort: str | None, source: str) -> dict[str, Any] | None:
-    """The template's variables for this effort; None where the template has nothing for it."""
+def _effort_variables(effort: str | None, source: str) -> dict[str, Any] | None:
+    """The template's variables for this reasoning effort; None where it has none."""
     if effort is None:
         return {}
     if effort == "none":
@@ -152,8 +157,10 @@ def _effort(effort: str | None, source: str) -> dict[str, Any] | None:
     return {"reasoning_effort": effort} if "reasoning_effort" in source else None
 
 
-def _seeing_calls(plan: AnswerPlan, loaded_model: LoadedModel, call_format: CallFormat | None) -> AnswerPlan:
-    """The plan with the control tokens of calls shown as text."""
+def _show_call_tokens(
+    plan: AnswerPlan, loaded_model: LoadedModel, call_format: CallFormat | None
+) -> AnswerPlan:
+    """The plan with the control tokens of calls decoded as text."""
     if call_format is None:
         return plan
     control = loaded_model.responder.template.control_id

@@ -1,4 +1,4 @@
-"""What was read and written for an answer, as the API's usage counts it."""
+"""Usage of a response: prompt, completion, cached and reasoning tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from newleaf.serve.answers.chat_answers import ChatAnswers
 
 
 def chat_usage(answers: ChatAnswers) -> dict[str, Any]:
-    """Usage of a chat completion. `cached_tokens` of the prompt were in the cache and not read again;
-    `reasoning_tokens` were thoughts."""
+    """Usage of a chat completion.
+
+    `cached_tokens` of the prompt came from the prefix cache; `reasoning_tokens` of the completion are
+    reasoning.
+    """
     details = {"reasoning_tokens": answers.reasoning_tokens}
     return completion_usage(
         answers.prompt_tokens, answers.completion_tokens, cached_tokens([answers.request])
@@ -41,6 +44,5 @@ def response_usage(answers: ChatAnswers) -> dict[str, Any]:
 
 
 def cached_tokens(requests: Iterable[Request]) -> int:
-    """Tokens of the prompts that were in the cache; of several texts to one prompt, the one that was read
-    first says."""
+    """Prompt tokens from the prefix cache; with several completions, those of the first prefill."""
     return sum(min(sample.cached for sample in request.samples) for request in requests)

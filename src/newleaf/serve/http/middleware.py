@@ -117,7 +117,7 @@ class RequestMiddleware:
             given = given[:MAX_LENGTH_DIGITS]
             raise ApiError(
                 413,
-                f"the body has {int(given):,} bytes, and at limit {limit:,} are taken",
+                f"the body has {int(given):,} bytes, and at most {limit:,} are taken",
                 None,
                 "request_too_large",
             )

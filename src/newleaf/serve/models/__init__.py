@@ -1,1 +1,1 @@
-"""The models that a server has: the registry, loaded models, and what every route shares."""
+"""Models of a server: the registry, loaded models, and the context that all routes share."""

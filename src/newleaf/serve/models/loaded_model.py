@@ -1,5 +1,4 @@
-"""One open model behind the server: its engine, its chat template, and threads for what would hold up the
-event loop."""
+"""A loaded model of the server: its engine, chat template and adapters, and the worker threads."""
 
 from __future__ import annotations
 
@@ -23,16 +22,17 @@ from newleaf.text.chat_template import ChatTemplate
 from newleaf.version import VERSION
 
 Result = TypeVar("Result")
-# values that are compared with their schemas at once; each takes milliseconds, or is given up after
-# CHECK_SECONDS
+# Concurrent checks against JSON Schemas; each takes milliseconds, or ends after CHECK_SECONDS.
 MAX_SCHEMA_CHECKS = 4
-CHECK_WAIT_SECONDS = 1.0  # seconds that one waits for its turn
+CHECK_WAIT_SECONDS = 1.0  # for a slot
 
 
 class LoadedModel:
-    """A model that is in memory, with the `adapters` over it by their names, which have its `template` where
-    one is given in place of the models' own, and a `draft` that proposes tokens. `users` counts the requests
-    that hold it there."""
+    """A model in memory with its engine, `adapters` by name and a `draft` model.
+
+    `template` replaces the chat templates of adapters. `active_requests` counts the requests that keep the
+    model loaded.
+    """
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LoadedModel:
 
     @property
     def engine_owner(self) -> LoadedModel:
-        """Who counts the users."""
+        """The model that owns the engine and counts requests: itself, or an adapter's base."""
         return self
 
     @property
@@ -69,25 +69,24 @@ class LoadedModel:
 
     @property
     def grammars(self) -> GrammarCompiler:
-        """What compiles constraints for this model's tokenizer."""
+        """Compiles constraints for this model's tokenizer."""
         return self.engine_owner.engine.grammars
 
     @property
     def checks(self) -> ConcurrencyLimit:
-        """Who may compare finished values with their schemas."""
+        """The limit of concurrent checks against JSON Schemas."""
         return self.engine_owner.schema_checks
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the weights take, the draft's too."""
+        """Bytes of the weights, the draft's included."""
         return self.model.network.weight_bytes() + (
             self.draft.network.weight_bytes() if self.draft is not None else 0
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names what answers depend on beside the request: this version, the network and its number formats,
-        the tokenizer."""
+        """What completions depend on beside the request: version, network, number formats, tokenizer."""
         network = self.model.network
         kinds = sorted(
             {str(each.dtype) for each in network.parameters()}
@@ -97,12 +96,12 @@ class LoadedModel:
         return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:10]}"
 
     def check_queue(self, texts: int) -> None:
-        """Raises ApiError when so many texts more would be too many."""
+        """Raises ApiError (429) when so many more sequences would exceed the queue."""
         running, waiting = self.engine.load
         if running + waiting + texts > self.queue:
             seconds = 1 + waiting / max(1, self.slots)
             raise too_many_requests(
-                f"{self.name}: {waiting} texts are waiting already; try again in {seconds:.0f} s",
+                f"{self.name}: {waiting} requests are waiting; try again in {seconds:.0f} s",
                 seconds,
                 "queue_full",
             )
@@ -116,12 +115,12 @@ class LoadedModel:
         first: int = 0,
         adapter: str | None = None,
     ) -> Request:
-        """Hand a text to the engine; one that has failed is replaced first."""
+        """Submit a prompt to the engine; a closed engine is replaced first."""
         self._restart_if_closed()
         return self.engine.submit(prompt, config, first, {*ends, *self.model.end_ids}, shown, adapter)
 
     def run_in_engine(self, steps: Steps[Result]) -> EngineTask[Result]:
-        """Work with the network between two rounds of the engine; one that has failed is replaced first."""
+        """Run a task between two steps of the engine; a closed engine is replaced first."""
         self._restart_if_closed()
         return self.engine.run_in_engine(steps)
 
@@ -138,16 +137,15 @@ class LoadedModel:
 
 
 class LoadedAdapter(LoadedModel):
-    """A model with an adapter: the engine is its base's, in which texts of all adapters are written
-    together."""
+    """A model with an adapter. It shares its base's engine, which batches all adapters."""
 
     def __init__(self, name: str, path: str, base: LoadedModel, template: str | None) -> None:
         self.name, self.model, self.base, self.slots = name, base.model.with_adapter(path), base, base.slots
         if template is not None:
             self.model.use_template(template)
-        # a tokenizer of its own, which may have a template
-        brings = self.model.tokenizer is not base.model.tokenizer
-        self.template = (_template(self.model) if brings else None) or base.template
+        # An adapter's own tokenizer may have a chat template.
+        own_tokenizer = self.model.tokenizer is not base.model.tokenizer
+        self.template = (_template(self.model) if own_tokenizer else None) or base.template
         self.context = base.context
 
     @property
@@ -177,7 +175,7 @@ class LoadedAdapter(LoadedModel):
 
 
 class ConcurrencyLimit:
-    """Lets `count` do something at once. Others wait for so many `seconds`, then get TimeoutError."""
+    """Lets `count` run at once. Others wait for `seconds`, then get TimeoutError."""
 
     def __init__(self, count: int, seconds: float) -> None:
         self._places, self._seconds = asyncio.Semaphore(count), seconds
@@ -192,8 +190,7 @@ class ConcurrencyLimit:
 
 
 class WorkerThreads:
-    """For work of milliseconds to seconds that is no coroutine's: rendering, encoding, compiling grammars,
-    opening models."""
+    """A thread pool for rendering, encoding, compiling grammars and loading models."""
 
     def __init__(self, count: int = 8) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="newleaf-serve")

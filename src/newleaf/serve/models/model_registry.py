@@ -1,5 +1,4 @@
-"""The models that a server knows by name: opened when somebody asks for them, evicted when memory is needed
-for others."""
+"""The model registry: loads models by name on first use, and evicts the least recently used."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ OpenModel = Callable[["ModelSource"], Model]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model by the name it is asked for. `path` is all that `newleaf.load` takes."""
+    """Where a named model comes from. `path` is anything that `newleaf.load` takes."""
 
     name: str
     path: str
@@ -34,11 +33,10 @@ class ModelSource:
     device: str | None = None
     threads: int | None = None
     template: str | None = None  # a Jinja chat template in place of the model's own
-    # over this model: the name of each, and its folder
-    adapters: Mapping[str, str] = field(default_factory=dict)
-    draft: str | None = None  # a small model that proposes tokens
+    adapters: Mapping[str, str] = field(default_factory=dict)  # name → folder
+    draft: str | None = None  # a draft model for speculative decoding
     draft_weights: str | None = None
-    # and how it is stretched, and what keys and values are kept in, as `newleaf.load` takes them
+    # RoPE scaling and the KV cache's type, as `newleaf.load` takes them.
     context: int | None = None
     context_method: Literal["yarn", "ntk"] | None = None
     cache: Literal["bf16", "int8"] | None = None
@@ -47,8 +45,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """How much of the machine the models may take. `memory` bytes of weights (None: no limit), `cache` bytes
-    of keys and values each."""
+    """Limits of memory and concurrency: bytes of all weights (None: no limit), and of each KV cache."""
 
     memory: int | None = None
     cache: int | None = None
@@ -57,8 +54,7 @@ class ModelLimits:
 
 
 class ModelRegistry:
-    """Models by name, of which as many are in memory as `room` allows; the one unused for longest goes
-    first."""
+    """Models by name, of which those that fit `room.memory` are loaded; eviction is LRU."""
 
     def __init__(
         self,
@@ -81,8 +77,8 @@ class ModelRegistry:
         self.room, self.threads, self.logs = room, threads, logs
         self.created = int(time.time())
         self._open = open_model or open_source
-        self._loaded: dict[str, LoadedModel] = {}  # longest unused first
-        self._sizes: dict[str, int] = {}  # of those that have been open
+        self._loaded: dict[str, LoadedModel] = {}  # least recently used first
+        self._sizes: dict[str, int] = {}  # of models that have been loaded
         self._loading = asyncio.Lock()
 
     @property
@@ -90,7 +86,7 @@ class ModelRegistry:
         return next(iter(self.sources))
 
     def get_loaded(self, name: str) -> LoadedModel | None:
-        """The model if it is in memory."""
+        """The model if it is loaded."""
         source = self.names[name]
         loaded_model = self._loaded.get(source.name)
         return (
@@ -100,7 +96,7 @@ class ModelRegistry:
         )
 
     def engine_loads(self) -> Iterator[tuple[str, bool, int, int, int]]:
-        """For each model: name, whether it is in memory, its bytes, texts being written and texts waiting."""
+        """Of each model: name, whether it is loaded, bytes, sequences running and waiting."""
         for name in self.sources:
             loaded_model = self._loaded.get(name)
             yield (
@@ -111,9 +107,9 @@ class ModelRegistry:
 
     @asynccontextmanager
     async def use(self, name: str | None) -> AsyncIterator[LoadedModel]:
-        """The model of this name (None: the first), opened if it is not, and kept while the block runs.
+        """The model of this name (None: the first), loaded if needed, and kept while the block runs.
 
-        Raises ApiError when there is none, when it cannot be opened, or when models in use leave no memory
+        Raises ApiError when there is none, when it cannot be loaded, or when models in use leave no memory
         for it.
         """
         loaded_model = await self.acquire(name)
@@ -123,7 +119,7 @@ class ModelRegistry:
             self.release(loaded_model)
 
     async def acquire(self, name: str | None) -> LoadedModel:
-        """As `use`, for those who call `release` themselves."""
+        """As `use`, for callers that call `release` themselves."""
         name = self.first if name is None else name
         if name not in self.names:
             raise ApiError(
@@ -191,7 +187,7 @@ class ModelRegistry:
             )
             if idle is None:
                 raise too_many_requests(
-                    f"{name} is not in memory, and the models that are there are being used",
+                    f"{name} is not in memory, and the loaded models are in use",
                     5,
                     "model_not_loaded",
                 )
@@ -230,8 +226,7 @@ def open_draft(source: ModelSource) -> Model | None:
 
 
 def size_on_disk(source: ModelSource) -> int:
-    """Bytes of the weights of the model and its draft, near enough to decide what has to be evicted for
-    them."""
+    """Bytes of the weights of the model and its draft, approximately."""
     return sum(_size_on_disk(Path(path)) for path in (source.path, source.draft) if path is not None)
 
 

@@ -1,4 +1,4 @@
-"""What every route shares: settings, models, threads, logs and metrics, and the end of a request."""
+"""What all routes share: settings, models, threads, logs, metrics, and the end of a request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class TokenCounts(Protocol):
-    """Something that was read and written."""
+    """Token counts of a request."""
 
     @property
     def prompt_tokens(self) -> int: ...
@@ -41,14 +41,14 @@ class ServerContext:
         return self.settings.limits
 
     def finish_request(self, loaded_model: LoadedModel, counted: TokenCounts, record: RequestRecord) -> None:
-        """A request is over, however it ended: note what it took, and let the model go."""
+        """Record a request's token counts and release its model, however the request ended."""
         record.prompt_tokens, record.completion_tokens = counted.prompt_tokens, counted.completion_tokens
         self.registry.release(loaded_model)
 
     async def finish_after(
         self, loaded_model: LoadedModel, counted: TokenCounts, record: RequestRecord, work: Awaitable[Result]
     ) -> Result:
-        """The result of `work`, after which the request is over."""
+        """The result of `work`, after which the request is finished."""
         try:
             return await work
         finally:

@@ -1,1 +1,1 @@
-"""The routes of OpenAI's API."""
+"""Routes of OpenAI's API."""

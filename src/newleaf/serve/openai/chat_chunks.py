@@ -18,11 +18,10 @@ from newleaf.serve.tool_calls.tool_call import ToolCall, ToolCallDelta, ToolCall
 async def chat_chunks(
     answers: ChatAnswers, loaded_model: LoadedModel, head: dict[str, Any], usage: bool, record: Any
 ) -> AsyncIterator[bytes]:
-    """The chunks, several in one piece where they come at once."""
+    """The chunks; those that come at once are sent together."""
     head = {"id": head["id"], "object": "chat.completion.chunk", **head}
     more = {"usage": None} if usage else {}
-    # Most chunks are a few characters of text: they are put together without walking through the whole of
-    # them.
+    # Most chunks are a few characters of text: a template is faster than serializing each.
     before = json.dumps(head, separators=(",", ":"))[:-1] + ',"choices":[{"index":'
     after = ',"logprobs":null,"finish_reason":null}]' + (',"usage":null' if usage else "") + "}\n\n"
 

@@ -31,7 +31,7 @@ def chat_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        """Answers a conversation, work or as events while it is written."""
+        """Answers a conversation, as one response or as a stream of chunks."""
         record = request.state.record
         answers, loaded_model = await submit_chat(server_context, body, request)
         head = _head(loaded_model)

@@ -25,7 +25,7 @@ from newleaf.serve.tool_calls.tool_choice import resolve_tool_choice, template_t
 async def submit_chat(
     server_context: ServerContext, body: ChatRequest, request: Request
 ) -> tuple[ChatAnswers, LoadedModel]:
-    """Hand the conversation to the engine. The caller has to release the model afterwards."""
+    """Submit the conversation to the engine. The caller has to release the model."""
     params = chat_params(body)
     record = request.state.record
     loaded_model = await server_context.registry.acquire(body.model)
@@ -44,7 +44,7 @@ async def submit_chat(
 
 
 def chat_params(body: ChatRequest) -> ChatParams:
-    """Raises ApiError for parameters that do not go together."""
+    """Parameters of a chat request. Raises ApiError for those that exclude each other."""
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs to be true", "top_logprobs", "invalid_value")
     if body.stream_options is not None and not body.stream:
@@ -82,8 +82,11 @@ def chat_params(body: ChatRequest) -> ChatParams:
 
 
 def template_message(message: ChatMessage) -> dict[str, Any]:
-    """A message as templates expect it: calls in today's form with their arguments as JSON, parts of text as
-    "text", no empty lists."""
+    """A message as chat templates expect it.
+
+    Calls are in today's form with arguments as JSON, content parts have the type "text", and there are no
+    empty lists.
+    """
     found = message.model_dump(exclude_none=True)
     if (old := found.pop("function_call", None)) is not None and "tool_calls" not in found:
         found["tool_calls"] = [{"id": "", "type": "function", "function": old}]

@@ -13,7 +13,7 @@ from newleaf.text.tokenizer import Tokenizer
 
 
 def progress_json(answers: ChatAnswers, began: float) -> dict[str, int]:
-    """How much of the prompt has been read, as llama.cpp's `return_progress` has it."""
+    """The progress of prefill, as llama.cpp's `return_progress` has it."""
     reading = answers.request.reading
     assert reading is not None
     spent = round(1000 * (time.perf_counter() - began))
@@ -34,7 +34,7 @@ def tool_call_json(call: ToolCall) -> dict[str, Any]:
 
 
 def logprobs_json(scores: Any, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Tokens with their log-probabilities and, as text may hold half a character, with their bytes."""
+    """Tokens with log-probabilities and bytes, since a token may be part of a character."""
 
     def named(token: int, value: float | None) -> dict[str, Any]:
         text = token_text(tokenizer, token)
@@ -52,6 +52,6 @@ def logprobs_json(scores: Any, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """The token's characters; a special token's name."""
+    """The token's text; a special token's name."""
     found = tokenizer.token_bytes(token)
     return found.decode("utf-8", "replace") if found else str(tokenizer.backend.id_to_token(token) or "")

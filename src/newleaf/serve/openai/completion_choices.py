@@ -18,7 +18,7 @@ from newleaf.text.offsets import TextOffsets, prompt_offsets
 
 
 class ChoiceBuilder:
-    """OpenAI's choices of pieces: numbers, log-probabilities with offsets, and the echo of the prompt."""
+    """Builds OpenAI's choices: indices, log-probabilities with offsets, and the echo of the prompt."""
 
     def __init__(
         self, body: CompletionRequest, loaded_model: LoadedModel, texts: CompletionGeneration
@@ -41,7 +41,7 @@ class ChoiceBuilder:
         )
 
     async def echoes(self) -> list[dict[str, Any]]:
-        """The prompts, where they are asked for, with their tokens' log-probabilities."""
+        """The prompts with their log-probabilities, where they are requested."""
         end = "length" if self.body.max_tokens == 0 else None
         if not self.body.echo:
             return (
@@ -64,7 +64,7 @@ class ChoiceBuilder:
         return found
 
     def _echoed(self, text: str, ids: Sequence[int], number: int) -> list[int]:
-        """Where the tokens of a prompt begin in its echo."""
+        """Text offsets of a prompt's tokens in its echo."""
         if isinstance(prompt_list(self.body.prompt)[number], str):
             return prompt_offsets(self.loaded_model.model.tokenizer, text, ids)
         return list(map(TextOffsets(self.loaded_model.model.tokenizer), ids))
@@ -80,8 +80,7 @@ class ChoiceBuilder:
         end: str | None,
         offsets: Sequence[int] | None = None,
     ) -> dict[str, Any]:
-        """`offsets` are the tokens' places, where they are known; those that are written follow the ones
-        before."""
+        """A choice; `offsets` are its tokens' text offsets, by default those that follow earlier ones."""
         reason = None if end is None else "length" if end in ("length", "stuck") else "stop"
         logprobs = self._logprobs(index, scores, offsets) if self.body.logprobs is not None else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
@@ -108,7 +107,7 @@ class ChoiceBuilder:
         }
 
     def _named(self, pairs: Sequence[tuple[int, float]]) -> list[tuple[str, float]]:
-        """Alternatives by their text, the likeliest of those that look alike."""
+        """Top alternatives by their text, the likeliest last, so that it wins where texts are equal."""
         return [
             (self.loaded_model.model.tokenizer.token_name(token), value) for token, value in reversed(pairs)
         ]

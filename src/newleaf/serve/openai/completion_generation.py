@@ -17,7 +17,7 @@ from newleaf.serve.models.loaded_model import LoadedModel
 
 @dataclass(frozen=True)
 class CompletionGeneration:
-    """The texts of one request: of each prompt (text, ids) what is being written for it."""
+    """The engine requests of one completion request, with its prompts (text, ids)."""
 
     prompts: Sequence[tuple[str, list[int]]]
     requests: Sequence[GenerationRequest]
@@ -38,7 +38,7 @@ class CompletionGeneration:
             engine_task.cancel()
 
     async def score(self, loaded_model: LoadedModel, ids: list[int], top: int) -> list[TokenScore]:
-        """A prompt's scores, unless the client goes away."""
+        """A prompt's log-probabilities; cancelled with the request."""
         model = loaded_model.model
         self.engine_tasks.append(
             loaded_model.run_in_engine(score_steps(model.network, ids, model.tokenizer.vocab_size, top))
@@ -49,7 +49,7 @@ class CompletionGeneration:
             self.engine_tasks[-1].cancel()  # also where it is we who are cancelled
 
     async def pieces(self) -> AsyncIterator[list[tuple[int, Piece]]]:
-        """What comes of all prompts, each piece with its prompt's number."""
+        """New text of all prompts, each piece with its prompt's index."""
         if len(self.requests) == 1:
             async for found in self.requests[0].batches():
                 if found:

@@ -21,15 +21,15 @@ from newleaf.serve.openai.completion_generation import CompletionGeneration
 from newleaf.serve.protocol.schemas import CompletionRequest
 from newleaf.text.tokenizer import Tokenizer
 
-DEFAULT_MAX_TOKENS = 16  # tokens that are written where nobody says how many, as OpenAI has it
+DEFAULT_MAX_TOKENS = 16  # as OpenAI has it
 
 
 def submit_completion(
     server_context: ServerContext, loaded_model: LoadedModel, body: CompletionRequest
 ) -> CompletionGeneration:
-    """Hand the prompts to the engine; not for the event loop's thread. Raises ApiError."""
+    """Submit the prompts to the engine; not in the event loop's thread. Raises ApiError."""
     limits, given = server_context.limits, prompt_list(body.prompt)
-    for prompt in given:  # what is too long to read is told by its length, before anything is made of it
+    for prompt in given:  # prompts that are too long are refused before they are encoded
         if isinstance(prompt, str):
             check_text_bytes([prompt], loaded_model, limits, "prompt")
         else:
@@ -58,12 +58,12 @@ def submit_completion(
     if each * len(prompts) > limits.queue:
         raise ApiError(
             400,
-            f"prompt: {each * len(prompts):,} texts are more than a request may ask for",
+            f"prompt: {each * len(prompts):,} completions are more than a request may have",
             "prompt",
             "invalid_value",
         )
     requests: list[GenerationRequest] = []
-    if body.max_tokens == 0:  # the prompts are echoed and scored, and not gone on with
+    if body.max_tokens == 0:  # the prompts are only echoed and scored
         return CompletionGeneration(prompts, requests)
     loaded_model.check_queue(each * len(prompts))
     try:
@@ -77,8 +77,10 @@ def submit_completion(
 
 
 def completion_options(body: CompletionRequest, loaded_model: LoadedModel) -> dict[str, Any]:
-    """Options that only completions have. Beams draw nothing: what generation_config.json says of drawing is
-    left out."""
+    """Options that only completions have.
+
+    Beam search does not sample, so generation_config.json's sampling options are left out.
+    """
     names = ("best_of", "json_schema", "logprobs", "length_penalty", "guidance_scale", "negative_prompt")
     found = {name: value for name in names if (value := getattr(body, name)) is not None}
     texts = 2 if found.get("guidance_scale", 1) != 1 else 1
@@ -87,12 +89,12 @@ def completion_options(body: CompletionRequest, loaded_model: LoadedModel) -> di
         if body.temperature:
             raise ApiError(
                 400,
-                "temperature: beams draw nothing; leave it out, or give 0",
+                "temperature: beam search does not sample; leave it out, or give 0",
                 "temperature",
                 "invalid_value",
             )
         found |= {"beams": beams, "temperature": 0}
-        if beams == 1:  # the likeliest text, however its score is divided
+        if beams == 1:  # then the length penalty changes nothing
             found.pop("length_penalty", None)
         for name, off in (("top_p", 1), ("top_k", 0), ("min_p", 0), ("typical_p", 1)):
             if getattr(body, name) is None:
@@ -102,7 +104,7 @@ def completion_options(body: CompletionRequest, loaded_model: LoadedModel) -> di
         what, name = ("beams", "n") if body.use_beam_search else ("guidance", "guidance_scale")
         raise ApiError(
             400,
-            f"{name}: {what} of {texts} texts; this server writes {loaded_model.slots} at once",
+            f"{name}: {what} of {texts} sequences; this server generates {loaded_model.slots} at once",
             name,
             "invalid_value",
         )
@@ -110,14 +112,14 @@ def completion_options(body: CompletionRequest, loaded_model: LoadedModel) -> di
 
 
 def prompt_list(given: Any) -> list[Any]:
-    """A text, several, ids, or several lists of them, as a list of prompts."""
+    """A text, several, token ids, or several lists of them, as a list of prompts."""
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [given]
     return list(given)
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, list[int]]:
-    """The prompt as text and ids. An empty one starts where texts start."""
+    """The prompt as text and ids. An empty one is the BOS token."""
     if isinstance(prompt, str):
         ids = tokenizer.encode(prompt)
         if not ids and tokenizer.bos_id is not None:
@@ -132,7 +134,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[str, l
     if not ids:
         raise ApiError(
             400,
-            "prompt: is empty, and this tokenizer has no token that a text could start from",
+            "prompt: is empty, and this tokenizer has no BOS token",
             "prompt",
             "invalid_value",
         )

@@ -1,4 +1,4 @@
-"""POST /v1/completions: text that goes on, from one prompt or several, with how likely each token was."""
+"""POST /v1/completions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def completions_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        """Goes on with text. `echo` with `logprobs` scores the prompt."""
+        """Continues one prompt or several. `echo` with `logprobs` scores the prompt."""
         record = request.state.record
         if body.stream_options is not None and not body.stream:
             raise ApiError(

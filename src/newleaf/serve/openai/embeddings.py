@@ -1,5 +1,4 @@
-"""POST /v1/embeddings: the mean of a text's last hidden states, as the network has them before its head,
-scaled to length 1."""
+"""POST /v1/embeddings: the mean of a text's last hidden states, normalized to length 1."""
 
 from __future__ import annotations
 
@@ -28,8 +27,10 @@ def embeddings_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/embeddings", response_model=None)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
-        """A vector for each text. Language models are not trained for this: expect less of it than of a model
-        for embeddings."""
+        """A vector for each text.
+
+        Language models are not trained for this; a model for embeddings gives better ones.
+        """
         record = request.state.record
         async with server_context.registry.use(body.model) as loaded_model:
             record.set_model(loaded_model.name, body.user)
@@ -56,7 +57,7 @@ def embeddings_router(server_context: ServerContext) -> APIRouter:
 def _encoded(
     server_context: ServerContext, loaded_model: LoadedModel, body: EmbeddingRequest
 ) -> list[list[int]]:
-    """The ids of each text. What is too long to read is told by its length, before anything is made of it."""
+    """The token ids of each text. Texts that are too long are refused before they are encoded."""
     texts, given = [], prompt_list(body.input)
     check_total_tokens(
         sum(len(text) for text in given if not isinstance(text, str)), server_context.limits, "input"
@@ -86,8 +87,7 @@ def _check_length(length: int, loaded_model: LoadedModel) -> None:
 
 
 def _pooled(network: GPT, texts: Sequence[Sequence[int]]) -> Generator[None, None, list[torch.Tensor]]:
-    """The mean of each text's hidden states, a piece of one text at a time. Raises NotFiniteError where the
-    network overflows."""
+    """The mean of each text's hidden states, a chunk at a time. Raises NotFiniteError."""
     rows = []
     for ids in texts:
         total = torch.zeros(network.config.n_embd)
@@ -110,7 +110,7 @@ def _data(rows: Sequence[torch.Tensor], body: EmbeddingRequest) -> Generator[obj
 
 
 def _scaled(row: torch.Tensor, body: EmbeddingRequest) -> torch.Tensor:
-    """The first `dimensions` of a vector, scaled to length 1 unless the request says not to."""
+    """The first `dimensions` of a vector, normalized unless the request has normalize: false."""
     row = row[: body.dimensions]
     return row if body.normalize is False else torch.nn.functional.normalize(row, dim=0)
 

@@ -1,5 +1,4 @@
-"""GET /v1/models, /health and /ready: which models there are, and whether the server lives and takes
-requests."""
+"""GET /v1/models, /health and /ready."""
 
 from __future__ import annotations
 
@@ -40,9 +39,11 @@ def health_router(server_context: ServerContext) -> APIRouter:
 
     @routes.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """All models. Of those that are loaded: `context_length`, the most tokens of one text, whether there
-        is a chat template (`chat`), and how the page and `newleaf chat` sample where nobody says
-        (`chat_sampling`)."""
+        """All models.
+
+        Loaded ones have `context_length`, `max_output_tokens`, `chat` (whether there is a chat template)
+        and `chat_sampling` (the page's default sampling).
+        """
         return {"object": "list", "data": [about(name) for name in registry.names]}
 
     @routes.get("/v1/models/{model:path}")
@@ -53,12 +54,12 @@ def health_router(server_context: ServerContext) -> APIRouter:
 
     @routes.get("/health")
     async def health() -> dict[str, Any]:
-        """That the server lives."""
+        """Whether the server is running."""
         return {"status": "ok", "version": VERSION}
 
     @routes.get("/ready")
     async def ready() -> JSONResponse:
-        """Whether a model is in memory and takes requests."""
+        """Whether a model is loaded and takes requests."""
         open_ = [name for name, loaded, *_ in registry.engine_loads() if loaded]
         return JSONResponse(
             {"status": "ready" if open_ else "loading", "models": open_}, 200 if open_ else 503

@@ -1,4 +1,4 @@
-"""A response while it is being written: the object itself, whole or in the events that tell of it."""
+"""Builds a response and the events of its stream."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.openai.response_items import ResponseItems
 from newleaf.serve.protocol.response_schemas import ResponseRequest
 
-# What may be included beside the answer.
+# Supported values of `include`.
 LOGPROBS, ENCRYPTED_REASONING = "message.output_text.logprobs", "reasoning.encrypted_content"
 
 
 def included(body: ResponseRequest) -> set[str]:
-    """What the request wants included, of what there is."""
+    """What the request wants included, of what is supported."""
     found = {each for each in body.include or () if each in (LOGPROBS, ENCRYPTED_REASONING)}
     return found | ({LOGPROBS} if body.top_logprobs else set())
 
 
 class ResponseBuilder:
-    """A response while it is being written."""
+    """Builds one response."""
 
     def __init__(
         self, body: ResponseRequest, model: str, answers: ChatAnswers, record: RequestRecord
@@ -76,13 +76,13 @@ class ResponseBuilder:
         }
 
     def numbered_events(self, *events: dict[str, Any]) -> bytes:
-        """Events with their numbers."""
+        """Events with their sequence numbers."""
         numbered = [{**each, "sequence_number": self.number + more} for more, each in enumerate(events)]
         self.number += len(events)
         return b"".join(event(each, each["type"]) for each in numbered)
 
     def failed(self, body: dict[str, Any]) -> bytes:
-        """The last events of a response that an error ended, as OpenAI's reference has them."""
+        """The last events of a response that failed, as in OpenAI's reference."""
         error = body["error"]
         self.error = {"code": "server_error", "message": error["message"]}
         last = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}

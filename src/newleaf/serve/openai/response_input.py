@@ -1,4 +1,4 @@
-"""The conversation that a response answers: the items of its request and of stored responses, as messages."""
+"""The input of a response as messages: its items and those of stored responses."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from newleaf.serve.protocol.response_schemas import (
 from newleaf.text.messages import Message
 
 ITEM_ADAPTER: TypeAdapter[Item] = TypeAdapter(Item)
-REASONING_PREFIX = "newleaf:"  # how the thoughts begin that this server has packed
+REASONING_PREFIX = "newleaf:"  # of reasoning that this server encoded
 
 
 def conversation(
     body: ResponseRequest, store: ResponseStore, owner: str | None
 ) -> tuple[list[Message], list[dict[str, Any]]]:
-    """The messages that are to be answered, and the items of this request as they are listed afterwards.
+    """The messages to answer, and the request's items as they are listed afterwards.
 
-    Raises ApiError when it should go on from a response, or refers to an item, that is not there.
+    Raises ApiError for a previous response or an item that is not stored.
     """
     messages: list[Message] = []
     if body.previous_response_id is not None:
@@ -54,7 +54,7 @@ def conversation(
 
 
 def assistant_messages(output: list[dict[str, Any]]) -> list[Message]:
-    """What a response gave, as a message of the conversation."""
+    """The output of a response as messages."""
     message: Message = {"role": "assistant", "content": ""}
     for item in output:
         if item["type"] == "message":
@@ -69,13 +69,15 @@ def assistant_messages(output: list[dict[str, Any]]) -> list[Message]:
 
 
 def encode_reasoning(thoughts: str) -> str:
-    """Thoughts for clients that keep conversations themselves and send back `encrypted_content`. Nothing is
-    hidden: `content` has them."""
+    """Reasoning for clients that send back `encrypted_content`.
+
+    It is encoded, not encrypted: `content` has it too.
+    """
     return REASONING_PREFIX + base64.urlsafe_b64encode(thoughts.encode("utf-8", "replace")).decode()
 
 
-def _unpacked(content: str | None) -> str:
-    """What `encode_reasoning` packed; nothing for what another service encrypted."""
+def _decode_reasoning(content: str | None) -> str:
+    """What `encode_reasoning` encoded; empty for other services' content."""
     if content is None or not content.startswith(REASONING_PREFIX):
         return ""
     try:
@@ -95,7 +97,7 @@ def _referred(id_: str, number: int, store: ResponseStore, owner: str | None) ->
 
 
 def _add(messages: list[Message], item: Item) -> None:
-    """Items as messages: thoughts and calls belong to one message of the assistant."""
+    """Append an item: reasoning and calls belong to one assistant message."""
     match item:
         case MessageItem():
             content = _text(item.content)
@@ -124,7 +126,7 @@ def _add(messages: list[Message], item: Item) -> None:
         case ReasoningItem():
             if (
                 thoughts := _text(item.content or [])
-                or _unpacked(item.encrypted_content)
+                or _decode_reasoning(item.encrypted_content)
                 or _text(item.summary)
             ):
                 messages.append({"role": "assistant", "reasoning_content": thoughts})
@@ -141,8 +143,7 @@ def _text(content: str | list[InputText]) -> str:
 
 
 def _listed(item: Item) -> dict[str, Any]:
-    """An item of the input as GET …/input_items shows it: with an id, a status, and text as a list of
-    parts."""
+    """An input item as GET …/input_items returns it: with an id, a status, and text as a list of parts."""
     found = item.model_dump(exclude_none=True)
     if isinstance(item, MessageItem) and isinstance(item.content, str):
         kind = "output_text" if item.role == "assistant" else "input_text"

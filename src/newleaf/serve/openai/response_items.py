@@ -1,4 +1,4 @@
-"""The items of a response, thoughts, text and calls, and the events that tell of them while they come."""
+"""The output items of a response (reasoning, text, calls), and the events of their deltas."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Event = dict[str, Any]
 
 
 class ResponseItems:
-    """What has come so far (`output`); each call returns events, which still lack their numbers. Text has its
-    tokens' log-probabilities where they are wanted (`scored`), and thoughts themselves once more,
-    `packed`, for clients that keep them."""
+    """The output so far. Methods return events, without sequence numbers.
+
+    `scored` adds tokens' log-probabilities to text, `packed` adds `encrypted_content` to reasoning.
+    """
 
     def __init__(self, tokenizer: Tokenizer, scored: bool = False, packed: bool = False) -> None:
         self._tokenizer, self._scored, self._packed = tokenizer, scored, packed
@@ -54,7 +55,7 @@ class ResponseItems:
         return [*events, self._of_text("delta", delta=delta.part.text, logprobs=scores)]
 
     def close(self) -> list[Event]:
-        """The last item is whole."""
+        """Complete the last item."""
         if self._open is None:
             return []
         if self._open == "call":  # it was cut
@@ -77,7 +78,7 @@ class ResponseItems:
         return events
 
     def break_off(self) -> list[Event]:
-        """The last item stays as it is."""
+        """End the last item as incomplete."""
         if self._open is None:
             return []
         self.output[-1]["status"], self._open = "incomplete", None

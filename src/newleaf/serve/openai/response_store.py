@@ -1,5 +1,4 @@
-"""Responses that were stored, in memory, so that another can go on from them. The oldest are forgotten first,
-all when the server ends."""
+"""Stored responses, in memory, for previous_response_id. The oldest are evicted first."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """A response as it was given, with the conversation up to and with its answer, without instructions, and
-    the items of its request."""
+    """A response with its conversation (without instructions) and the items of its request."""
 
     response: dict[str, Any]
     messages: list[Message]
@@ -26,13 +24,12 @@ class StoredResponse:
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """What others may refer to by its id."""
+        """Items that other requests may reference by id."""
         return [*self.input, *self.response["output"]]
 
 
 def size_of(response: dict[str, Any], messages: list[Message], given: list[dict[str, Any]]) -> int:
-    """Characters of JSON, which stand for the memory that a stored response takes; of megabytes, so not for
-    the event loop."""
+    """Approximate bytes of a stored response, by its JSON. Not for the event loop: it may be megabytes."""
     return len(json.dumps([response, messages, given]))
 
 
@@ -52,12 +49,12 @@ class ResponseStore:
             self._drop(next(iter(self._stored)))
 
     def get(self, id_: str, owner: str | None) -> StoredResponse | None:
-        """None for what is not there, or another's."""
+        """None for a response that is not stored, or belongs to another key."""
         found = self._stored.get(id_)
         return found if found is not None and found.owner == owner else None
 
     def item(self, id_: str, owner: str | None) -> dict[str, Any] | None:
-        """An item of a stored response or of its request; None for what is not there, or another's."""
+        """An item of a stored response or its request; None if it is not stored or another key's."""
         found = self.get(self._items.get(id_, ""), owner)
         return next((item for item in found.items if item["id"] == id_), None) if found is not None else None
 

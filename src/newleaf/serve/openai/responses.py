@@ -1,4 +1,4 @@
-"""/v1/responses: OpenAI's newer interface, of text and tools, whole or as events."""
+"""POST /v1/responses, and GET and DELETE of stored responses."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ def responses_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/responses", response_model=None)
     async def responses(body: ResponseRequest, request: Request) -> Response:
-        """Answers a conversation. Stored responses, as all are unless store is false, are kept in memory for
-        others to go on from."""
+        """Answers a conversation.
+
+        Responses are stored in memory for previous_response_id unless store is false.
+        """
         record: RequestRecord = request.state.record
         record.ignored += _ignored(body)
         messages, given = conversation(body, store, record.key)
@@ -63,9 +65,9 @@ def responses_router(server_context: ServerContext) -> APIRouter:
 
         async def keep(response: dict[str, Any]) -> None:
             if body.store is not False:
-                talk = [*messages, *assistant_messages(builder.items.output)]
-                size = await server_context.threads.run(lambda: size_of(response, talk, given))
-                store.put(StoredResponse(response, talk, given, record.key, size))
+                messages_after = [*messages, *assistant_messages(builder.items.output)]
+                size = await server_context.threads.run(lambda: size_of(response, messages_after, given))
+                store.put(StoredResponse(response, messages_after, given, record.key, size))
 
         if body.stream:
             end = functools.partial(server_context.finish_request, loaded_model, answers, record)
@@ -102,8 +104,10 @@ def responses_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/v1/responses/{id}/cancel")
     async def cancel(request: Request, id: str) -> dict[str, Any]:
-        """Only what is written in the background can be cancelled, says OpenAI's reference, and nothing is
-        here: a client that leaves ends its response."""
+        """Refused: OpenAI cancels only background responses, which this server does not have.
+
+        A client that disconnects cancels its response.
+        """
         found(id, request)
         raise ApiError(
             400,
@@ -128,8 +132,7 @@ def responses_router(server_context: ServerContext) -> APIRouter:
 
 
 def list_page(items: list[dict[str, Any]], limit: int, after: str | None) -> dict[str, Any]:
-    """A part of a list as the API gives it. Raises ApiError when it should begin after an item that is not
-    there."""
+    """A page of a list as the API has it. Raises ApiError when `after` is not in the list."""
     ids = [item["id"] for item in items]
     if after is not None and after not in ids:
         raise ApiError(400, f"after: there is no item {after[:80]!r}", "after", "invalid_value")

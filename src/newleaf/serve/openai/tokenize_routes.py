@@ -1,5 +1,4 @@
-"""POST /tokenize and /detokenize, GET /tokenizer_info: what a model's tokenizer and chat template are and
-make of text."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def tokens_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/tokenize", response_model=None)
     async def tokenize(body: TokenizeRequest, request: Request) -> Response:
-        """Ids of a text, or of a conversation in the model's chat template."""
+        """Token ids of a text, or of a conversation in the model's chat template."""
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "prompt: give this or messages", "prompt", "invalid_value")
         async with server_context.registry.use(body.model) as loaded_model:
@@ -42,7 +41,7 @@ def tokens_router(server_context: ServerContext) -> APIRouter:
 
     @routes.post("/detokenize")
     async def detokenize(body: DetokenizeRequest, request: Request) -> dict[str, str]:
-        """The text of ids."""
+        """The text of token ids."""
         async with server_context.registry.use(body.model) as loaded_model:
             request.state.record.model = loaded_model.name
             tokenizer = loaded_model.model.tokenizer
@@ -58,8 +57,7 @@ def tokens_router(server_context: ServerContext) -> APIRouter:
 
     @routes.get("/tokenizer_info")
     async def tokenizer_info(request: Request, model: str | None = None) -> dict[str, Any]:
-        """The tokenizer's special tokens and chat template, by the names they have in
-        tokenizer_config.json."""
+        """Special tokens and chat template, by their names in tokenizer_config.json."""
         async with server_context.registry.use(model) as loaded_model:
             request.state.record.model = loaded_model.name
             return tokenizer_info_json(loaded_model)
@@ -68,7 +66,7 @@ def tokens_router(server_context: ServerContext) -> APIRouter:
 
 
 def tokenizer_info_json(loaded_model: LoadedModel) -> dict[str, Any]:
-    """As vLLM gives it, so that programs which bring no tokenizer of their own can render and count."""
+    """As vLLM returns it, for programs that render and count tokens themselves."""
     tokenizer = loaded_model.model.tokenizer
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     added = tokenizer.backend.get_added_tokens_decoder()
@@ -88,8 +86,10 @@ def tokenizer_info_json(loaded_model: LoadedModel) -> dict[str, Any]:
 
 
 def encode_with_special_tokens(tokenizer: Tokenizer, text: str, add: bool) -> list[int]:
-    """Ids of a text in which the names of special tokens are these tokens, as stock tokenizers read it;
-    `add`: with what the tokenizer puts around a text."""
+    """Token ids of a text in which names of special tokens are these tokens, as in transformers.
+
+    `add`: with the tokenizer's post-processor.
+    """
     special = {
         token.content: number
         for number, token in tokenizer.backend.get_added_tokens_decoder().items()
@@ -113,7 +113,7 @@ def encode_with_special_tokens(tokenizer: Tokenizer, text: str, add: bool) -> li
 
 
 def _tokens(server_context: ServerContext, loaded_model: LoadedModel, body: TokenizeRequest) -> bytes:
-    """The answer, written by the thread that made it."""
+    """The response, serialized in the worker thread."""
     ids = _ids(server_context, loaded_model, body)
     lists: dict[str, Iterable[Any]] = {"tokens": ids}
     if body.return_token_strs:

@@ -1,1 +1,1 @@
-"""What requests hold: pydantic schemas, and bodies as clients send them."""
+"""Request bodies: pydantic schemas, and how bodies are read before they are validated."""

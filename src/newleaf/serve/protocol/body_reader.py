@@ -1,10 +1,9 @@
-"""Bodies as clients send them, made into what the schemas know: null is absent, and unknown fields are left
-out and named.
+"""Prepares request bodies for the schemas: null is absent, unknown fields are removed and named.
 
-Clients send back what they were given, with fields that were null, and send what other servers or later
-models understand. What only advises is ignored by name; what would change the answer
-(`serve/protocol/unsupported_fields.py`) is refused by name; other servers' names for what this one has
-(`serve/protocol/field_aliases.py`) are taken as ours.
+Clients send back what they received, null fields included, and fields of other servers or later models.
+Advisory fields are ignored by name. Fields that would change the answer
+(`serve/protocol/unsupported_fields.py`) are refused by name. Other servers' names
+(`serve/protocol/field_aliases.py`) are translated.
 """
 
 from __future__ import annotations
@@ -40,8 +39,10 @@ MAX_IGNORED = 100  # of what was ignored in one request
 
 @dataclass
 class BodyReader:
-    """Reads one body of a `model`. `strict` takes only what the schemas know; `ignored` holds the places of
-    what was left out."""
+    """Reads one body of a `model`.
+
+    `strict` refuses unknown fields. `ignored` has the paths of what was removed.
+    """
 
     model: type[BaseModel]
     strict: bool = False
@@ -49,21 +50,19 @@ class BodyReader:
     body: Any = None
 
     def read(self, body: Any) -> Any:
-        """What pydantic is to check. Raises ApiError for what cannot be honoured and would change the
-        answer."""
+        """The body for pydantic to validate. Raises ApiError for fields that cannot be ignored."""
         if not isinstance(body, dict):
             return body
         self.body = body if self.strict else translate_aliases(body, self.model, self.note)
         return self._tidy(self.body, self.model, ())
 
     def note(self, *place: str | int) -> None:
-        """Something at this place is ignored."""
+        """Note that the field at this path is ignored."""
         if len(self.ignored) < MAX_IGNORED:
             self.ignored.append(encodable(path_text(place)))
 
     def problem(self) -> ApiError | None:
-        """What is wrong with the body that was read, told of the alternatives that its values are meant as;
-        None where nothing is found."""
+        """What is wrong with the body, by the types its values are meant as; None for nothing."""
         return self._problem(self.body, self.model, ()) if isinstance(self.body, dict) else None
 
     # ---- what stays
@@ -174,13 +173,13 @@ def _no_alternative(value: Any, annotation: Any, place: FieldPath) -> ApiError:
 
 
 def _plain_list(annotation: Any) -> Any:
-    """A list with its own constraints and items of any kind."""
+    """A list type with its own constraints and items of any type."""
     metadata = getattr(annotation, "__metadata__", ())
     return Annotated[list[Any], *metadata] if metadata else list[Any]
 
 
 def _complaint(value: Any, annotation: Any, place: FieldPath) -> ApiError | None:
-    """pydantic's complaint about a value in which there are no objects of ours."""
+    """Pydantic's error for a value without objects that have a schema."""
     try:
         TypeAdapter(Annotated[annotation, FailFastType()], config={"strict": True}).validate_python(value)
     except ValidationError as error:

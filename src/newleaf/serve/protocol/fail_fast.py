@@ -1,5 +1,4 @@
-"""Checks of requests that stop at the first thing wrong: one answer names one, and a list of a million has a
-million."""
+"""Validation that stops at the first error: a response names one, and a list may have a million."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ def _mark(schema: Any) -> None:
 
 
 class FailFast(BaseModel):
-    """A model whose lists are read up to the first item that is wrong, in every branch of every union."""
+    """A model whose lists are validated up to the first wrong item, in every branch of a union."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -33,7 +32,7 @@ class FailFast(BaseModel):
 
 
 class FailFastType:
-    """The same for a type that is no model: `Annotated[kind, Fast()]`."""
+    """The same for a type that is not a model: `Annotated[kind, FailFastType()]`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
@@ -42,7 +41,7 @@ class FailFastType:
 
 
 def bounded_mapping(count: int, low: float, high: float) -> Any:
-    """Checks a mapping of numbers before pydantic does, which would list everything that is wrong with it."""
+    """Validates a mapping of numbers before pydantic, which would list each wrong entry."""
 
     def check(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,8 +1,7 @@
-"""What other servers call the things that this one has too: Ollama, llama.cpp, vLLM and older names of
-OpenAI, as today's ours.
+"""Translates field names of Ollama, llama.cpp, vLLM and older OpenAI versions.
 
-A name is taken only where the request does not have ours as well. Values that these servers' clients send for
-"nothing" become nothing.
+A name is translated only where the request does not have newleaf's own. Values that these servers' clients
+send for "nothing" are removed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from newleaf.serve.protocol.field_types import fields_of
 NoteIgnored = Callable[..., None]
 Body = dict[str, Any]
 
-MAX_TOKENS = 2**31 - 1  # tokens: more than any context holds
+MAX_TOKENS = 2**31 - 1  # more than any context length
 MAX_TOKENS_FIELDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 ALIASES: Mapping[str, str] = {
     "repeat_penalty": "repetition_penalty",
@@ -35,7 +34,7 @@ ALIASES: Mapping[str, str] = {
     "format": "response_format",
     "content": "prompt",
 }
-OPTIONS = "options"  # where Ollama's clients put what is about sampling
+OPTIONS = "options"  # Ollama's sampling options
 CONSTRAINTS: Mapping[str, str] = {
     "json": "json_schema",
     "regex": "regex",
@@ -45,8 +44,10 @@ CONSTRAINTS: Mapping[str, str] = {
 
 
 def translate_aliases(body: Body, model: type[BaseModel], note: NoteIgnored) -> Body:
-    """The body with other servers' names as ours. `note` is told the place of what is ignored. Raises
-    ApiError."""
+    """The body with other servers' names translated. `note` gets the path of each ignored field.
+
+    Raises ApiError.
+    """
     body, fields = dict(body), fields_of(model)
     if isinstance(options := body.get(OPTIONS), Mapping) and OPTIONS not in fields:
         _take_options(body, options, fields, note)
@@ -72,7 +73,7 @@ def translate_aliases(body: Body, model: type[BaseModel], note: NoteIgnored) -> 
 
 
 def _own(name: str, fields: Mapping[str, Any]) -> str:
-    """The name for it in these requests."""
+    """The name of this field in these requests."""
     if name == "max_tokens" and name not in fields:
         return "max_output_tokens"
     return "response_format" if name == "json_schema" and name not in fields else name
@@ -80,7 +81,7 @@ def _own(name: str, fields: Mapping[str, Any]) -> str:
 
 def _rename(body: Body, name: str, ours: str, fields: Mapping[str, Any], note: NoteIgnored) -> None:
     if ours not in fields:
-        return  # to be ignored, by the name it came with
+        return  # ignored later, by its own name
     value = body.pop(name)
     if ours == "response_format":
         value = _schema_format(value) if name != "format" else _ollama_format(value)
@@ -125,8 +126,7 @@ def _take_constraints(
 
 
 def _take_formats(body: Body, fields: Mapping[str, Any]) -> None:
-    """Formats as llama.cpp's clients give them, with the schema beside the type; and formats in completions,
-    as vLLM takes them."""
+    """llama.cpp's formats, with the schema beside the type, and vLLM's response_format in completions."""
     form = body.get("response_format")
     if not isinstance(form, Mapping) or form.get("type") not in ("json_object", "json_schema", "text"):
         return
@@ -162,7 +162,7 @@ def _take_thinking(body: Body, fields: Mapping[str, Any]) -> None:
 
 def _take_neutral_values(body: Body, fields: Mapping[str, Any]) -> None:
     for name in MAX_TOKENS_FIELDS:
-        if name in fields and _is_number(body.get(name), -1, -2):  # as much as there is room for
+        if name in fields and _is_number(body.get(name), -1, -2):  # no limit
             body[name] = MAX_TOKENS
     if _is_number(body.get("top_k"), -1):
         body["top_k"] = 0
@@ -184,7 +184,7 @@ def _schema_format(schema: Any) -> Body:
 
 
 def _ollama_format(value: Any) -> Any:
-    """ "json", a schema, or a format as OpenAI has it."""
+    """Ollama's format: "json", a schema, or a format as OpenAI has it."""
     if value in ("", None):
         return None
     if value == "json":
@@ -194,7 +194,7 @@ def _ollama_format(value: Any) -> Any:
 
 
 def _parsed(value: Any) -> Any:
-    """A schema, which may come as JSON text."""
+    """A schema, which may be a string of JSON."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

@@ -1,5 +1,4 @@
-"""The types that a request's fields may have: which of several a value is meant as, and how to name them to a
-person."""
+"""Types of request fields: which alternative a value is meant as, and texts for error messages."""
 
 from __future__ import annotations
 
@@ -26,8 +25,10 @@ TYPE_NAMES: Mapping[Any, str] = {
 
 @dataclass(frozen=True)
 class IgnoreItems:
-    """Stands in the annotation of a list: items whose `type` is one of `kinds` are left out and named. With
-    `others`, items of every type but those of the list's own models are."""
+    """Annotates a list: items whose `type` is one of `kinds` are removed and named.
+
+    With `others`, items of every type but those of the list's own models are.
+    """
 
     kinds: frozenset[str] = frozenset()
     others: bool = False
@@ -40,7 +41,7 @@ class IgnoreItems:
 
 
 def cached_by_id(reading: Callable[[Any], Result]) -> Callable[[Any], Result]:
-    """Reads each annotation once. They are kept by identity, since not all of them have a hash."""
+    """Caches a function of annotations by identity, since some annotations are not hashable."""
     known: dict[int, tuple[Any, Result]] = {}
 
     def read(annotation: Any) -> Result:
@@ -59,7 +60,7 @@ def without_constraints(annotation: Any) -> Any:
 
 @cached_by_id
 def alternatives(annotation: Any) -> list[Any]:
-    """The types of a union, each with its own constraints, without None; of anything else, itself."""
+    """The types of a union, with their constraints and without None; of any other type, itself."""
     if get_origin(without_constraints(annotation)) in (Union, types.UnionType):
         return [each for part in get_args(without_constraints(annotation)) for each in alternatives(part)]
     return [] if annotation is type(None) else [annotation]
@@ -67,7 +68,7 @@ def alternatives(annotation: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Field:
-    """A field's type with its constraints, and whether it must be there."""
+    """A field's type with its constraints, and whether it is required."""
 
     annotation: Any
     required: bool
@@ -75,7 +76,7 @@ class Field:
 
 @lru_cache
 def fields_of(model: type[BaseModel]) -> Mapping[str, Field]:
-    """The fields by the names they have in JSON."""
+    """A model's fields by their names in JSON."""
     return {
         field.alias or name: Field(_annotation(field), field.is_required())
         for name, field in model.model_fields.items()
@@ -89,7 +90,7 @@ def _annotation(field: FieldInfo) -> Any:
 
 @lru_cache
 def type_values(model: type[BaseModel]) -> tuple[Any, ...]:
-    """What may stand in the model's `type`; nothing for a model that has none."""
+    """The values of the model's `type` field; empty for a model without one."""
     field = model.model_fields.get("type")
     return get_args(field.annotation) if field is not None and get_origin(field.annotation) is Literal else ()
 
@@ -101,14 +102,14 @@ def is_model(annotation: Any) -> bool:
 
 @cached_by_id
 def item_type(annotation: Any) -> Any:
-    """The type of a list's items; None for what is no list."""
+    """The type of a list's items; None for other types."""
     kind = without_constraints(annotation)
     return get_args(kind)[0] if get_origin(kind) is list else None
 
 
 @cached_by_id
 def ignore_rule(annotation: Any) -> IgnoreItems | None:
-    """Which items of this list are left out, where some are."""
+    """Which items of this list are ignored, if any."""
     return next(
         (each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, IgnoreItems)), None
     )
@@ -116,7 +117,7 @@ def ignore_rule(annotation: Any) -> IgnoreItems | None:
 
 @cached_by_id
 def holds_models(annotation: Any) -> bool:
-    """Whether a value of this type may have objects with named fields in it."""
+    """Whether values of this type may contain objects with a schema."""
     return any(
         is_model(each) or ((item := item_type(each)) is not None and holds_models(item))
         for each in alternatives(annotation)
@@ -135,8 +136,7 @@ def all_type_values(annotation: Any) -> frozenset[Any]:
 
 
 def intended_type(value: Any, annotation: Any) -> Any:
-    """The alternative of `annotation` that the value is meant as, so that its faults can be told; None where
-    none is like it."""
+    """The alternative that the value is meant as, so that errors can name its fields; None for none."""
     options = alternatives(annotation)
     if len(options) == 1:
         return options[0]
@@ -168,7 +168,7 @@ def _meant_object(value: Mapping[str, Any], options: Sequence[Any]) -> Any:
         typed = [each for each in models if kind in type_values(without_constraints(each))]
         models = typed or [each for each in models if not type_values(without_constraints(each))]
     elif models:
-        # Without a type, the one that has a default for it, or the names most like those given.
+        # Without a type, the model whose default it is, or whose field names match best.
         models = sorted(models, key=lambda each: _likeness(value, without_constraints(each)))[-1:]
     return next(iter(models), plain)
 
@@ -180,7 +180,7 @@ def _likeness(value: Mapping[str, Any], model: type[BaseModel]) -> tuple[int, in
 
 
 def _meant_list(value: list[Any], options: Sequence[Any]) -> Any:
-    """By the first item: in a list of another kind, a later one would be wrong anyway."""
+    """By the first item: in a list of another type, a later one would be wrong anyway."""
     for each in options if value else ():
         item = item_type(each)
         first = value[0]
@@ -202,7 +202,7 @@ def _is_like(value: Any, kind: Any) -> bool:
 
 
 def expected_text(annotation: Any) -> str:
-    """What a value must be, in words."""
+    """The expected type of a value, for an error message."""
     words: list[str] = []
     for each in alternatives(annotation):
         kind = without_constraints(each)
@@ -215,7 +215,7 @@ def expected_text(annotation: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value in an error's message: short ones themselves, others by their kind."""
+    """A value in an error message: short ones themselves, others by their type."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -227,18 +227,19 @@ def value_text(value: Any) -> str:
 
 
 def error_text(problem: Mapping[str, Any]) -> str:
-    """pydantic's complaint in plain words, with what was given."""
+    """Pydantic's error as text, with the value."""
     limits = problem.get("ctx") or {}
     if problem["type"] in ("too_short", "too_long"):
         bound = limits.get("min_length" if problem["type"] == "too_short" else "max_length", 0)
         least = "at least" if problem["type"] == "too_short" else "at most"
-        return f"must have {least} {bound:,} item{'s' if bound != 1 else ''}, not {limits.get('actual_length', 'fewer')}"
+        items, actual = "items" if bound != 1 else "item", limits.get("actual_length", "fewer")
+        return f"must have {least} {bound:,} {items}, not {actual}"
     text = str(problem["msg"]).removeprefix("Value error, ")
     return f"{text[:1].lower()}{text[1:]}, not {value_text(problem['input'])}"
 
 
 def path_text(place: FieldPath) -> str:
-    """messages[0].content"""
+    """A path as text: messages[0].content"""
     text = ""
     for step in place:
         text += f"[{step}]" if isinstance(step, int) else f".{step[:100]}" if text else step[:100]

@@ -1,4 +1,4 @@
-"""Requests of /v1/responses as pydantic checks them."""
+"""Schemas of POST /v1/responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from newleaf.serve.protocol.schemas import (
     StrictModel,
 )
 
-# Items of tools that only OpenAI's own service has, in conversations that began there.
+# Items of tools that OpenAI hosts, in conversations that began there.
 HOSTED_TOOL_ITEMS = frozenset(
     {
         "additional_tools",
@@ -74,7 +74,7 @@ class FunctionCallItem(StrictModel):
 
 
 class CustomToolCallItem(StrictModel):
-    """A call of a tool that takes text, which is kept as a call of a function with one parameter, `input`."""
+    """A call of a tool that takes text, kept as a call of a function with one parameter, `input`."""
 
     type: Literal["custom_tool_call"]
     id: str | None = None
@@ -165,5 +165,5 @@ class ResponseRequest(SamplingFields):
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    seed: Seed | None = None  # chat's, and so is stop
+    seed: Seed | None = None  # fields of chat, as is stop
     stop: Stop = None

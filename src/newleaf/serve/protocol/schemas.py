@@ -1,5 +1,7 @@
-"""Requests for text as pydantic checks them: OpenAI's fields, and those of newleaf's options that OpenAI does
-not have."""
+"""Schemas of chat, completion, embedding and tokenizer requests.
+
+They have OpenAI's fields, and newleaf's sampling options.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,10 @@ ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "
 
 
 class StrictModel(FailFast):
-    """What is not known is refused by name. Before it comes here, `serve/protocol/body_reader.py` has taken
-    out what may be ignored."""
+    """A model that refuses unknown fields.
+
+    `serve/protocol/body_reader.py` has removed those that may be ignored.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -32,13 +36,13 @@ class StreamOptions(StrictModel):
 
 
 class SamplingFields(StrictModel):
-    """What chat, completions and responses have in common."""
+    """Fields that chat, completions and responses share."""
 
     model: str | None = None
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None  # 0: the likeliest token
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None  # 0: greedy
     user: str | None = None
-    # Not OpenAI's: the engine's own, by the names they have everywhere in newleaf.
+    # newleaf's sampling options, by their own names.
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     typical_p: Annotated[Number, Field(gt=0, le=1)] | None = None
@@ -49,7 +53,7 @@ class SamplingFields(StrictModel):
 
 
 class GenerationFields(SamplingFields):
-    """What chat and completions have in common."""
+    """Fields that chat and completions share."""
 
     n: Annotated[int, Field(ge=1)] | None = None
     seed: Seed | None = None
@@ -117,7 +121,7 @@ class AllowedChoice(StrictModel):
 
 class ToolCallFunction(StrictModel):
     name: str
-    arguments: str | dict[str, Any]  # JSON, or, in the manner of Ollama, its value
+    arguments: str | dict[str, Any]  # JSON, or as in Ollama its value
 
 
 class ToolCall(StrictModel):
@@ -136,7 +140,7 @@ Parts = Annotated[list[TextPart], IgnoreItems(frozenset({"thinking", "redacted_t
 
 
 class Message(StrictModel):
-    """One message. What belongs to which role is checked when the conversation is rendered."""
+    """One message. What each role may have is checked when the conversation is rendered."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Parts | None = None
@@ -162,10 +166,10 @@ class ChatRequest(GenerationFields):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: ReasoningEffort | None = None
-    store: Literal[False] | None = None  # nothing is kept
-    return_progress: bool | None = None  # llama.cpp's: a stream says how much of the prompt has been read
-    continue_final_message: bool | None = None  # ours: go on with the last message
-    chat_template_kwargs: dict[str, Any] | None = None  # what else the template reads
+    store: Literal[False] | None = None  # chat completions are not stored
+    return_progress: bool | None = None  # llama.cpp's: a stream reports the progress of prefill
+    continue_final_message: bool | None = None  # newleaf's: continue the last message
+    chat_template_kwargs: dict[str, Any] | None = None  # further variables of the template
 
 
 class CompletionRequest(GenerationFields):
@@ -177,11 +181,11 @@ class CompletionRequest(GenerationFields):
         | TokenIds
         | Annotated[list[TokenIds], Field(min_length=1, max_length=1024)]
     )
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None  # 0: nothing but the prompt, for its echo
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None  # 0: only the prompt's echo
     best_of: Annotated[int, Field(ge=1)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    json_schema: dict[str, Any] | None = None  # ours: a constraint, as regex, grammar and choice
+    json_schema: dict[str, Any] | None = None  # newleaf's: a constraint, as regex, grammar and choice
     use_beam_search: bool | None = None  # vLLM's: the best n (or best_of) beams
     length_penalty: Annotated[Number, Field(ge=-10, le=10)] | None = None  # of beams
     guidance_scale: Annotated[Number, Field(ge=0, le=100)] | None = None  # classifier-free guidance
@@ -200,18 +204,18 @@ class EmbeddingRequest(StrictModel):
     )
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    normalize: bool | None = None  # ours: false leaves the vectors the length they have
+    normalize: bool | None = None  # newleaf's: false returns unnormalized vectors
     user: str | None = None
 
 
 class TokenizeRequest(StrictModel):
-    """POST /tokenize: a text, or messages as the model's chat template puts them."""
+    """POST /tokenize: a text, or messages to render by the model's chat template."""
 
     model: str | None = None
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)] | None = None
     add_special_tokens: bool = True
-    parse_special: bool = True  # whether the names of special tokens in a prompt are those tokens
+    parse_special: bool = True  # parse special tokens in the prompt
     return_token_strs: bool = False
 
 
