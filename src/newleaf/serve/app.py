@@ -63,7 +63,7 @@ def create_app(server_context: ServerContext, more: Sequence[APIRouter] = ()) ->
             app,
             rate_limiters,
             server_context.logs,
-            most_bytes=server_context.limits.body,
+            max_bytes=server_context.limits.body,
         )
     app.state.strict = server_context.settings.strict
     add_exception_handlers(app)

@@ -134,7 +134,7 @@ class Server:
         """Work until these batches are over, or the server was killed."""
         await self.work.prepare()
         running = asyncio.create_task(self.work.run())
-        owners = {each["id"]: each["owner"] for each in self.work.store.record_store.everything()}
+        owners = {each["id"]: each["owner"] for each in self.work.store.record_store.all()}
         for _ in range(100_000):
             await asyncio.sleep(0.001)
             if running.done() or all(self.status(id_, owners[id_]) in ("completed", "failed") for id_ in ids):
@@ -188,10 +188,7 @@ def test_a_server_killed_at_any_change_of_its_files_answers_every_line_once_and_
         assert sorted(row["custom_id"] for row in second.rows(id_)) == [
             f"r{number}" for number in range(count)
         ]
-        assert (
-            len([each for each in second.work.store.files.everything() if each["purpose"] == "batch_output"])
-            == 1
-        )
+        assert len([each for each in second.work.store.files.all() if each["purpose"] == "batch_output"]) == 1
         if survived:
             assert first.status(id_) == "completed"
             assert second.asked == []
@@ -373,7 +370,7 @@ def test_a_damaged_record_is_named_in_the_log_and_holds_up_nothing(tmp_path: Pat
         with pytest.raises(Exception, match="damaged"):
             record_store.get(bad, None)
         assert record_store.page(None, None, 10)["data"] == []
-        assert list(record_store.everything()) == []
+        assert list(record_store.all()) == []
         assert server.log.getvalue().count(bad) == 1
     id_ = server.make(lines(2))
     asyncio.run(server.until_over(id_))

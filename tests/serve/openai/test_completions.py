@@ -64,7 +64,7 @@ def test_beams_and_guidance_are_the_models_own(client: openai.OpenAI, models: Pa
     got = client.completions.create(temperature=0, extra_body=guided, **options)
     assert got.choices[0].text == model.generate("What is", max_tokens=12, temperature=0, **guided)
     for wrong, named in (
-        ({"n": 9, **beams, **guided}, "n: beams of 18 texts; this server writes 16"),
+        ({"n": 9, **beams, **guided}, "n: beams of 18 sequences; this server generates 16"),
         ({"temperature": 1, **beams}, "temperature"),
         ({**guided, "negative_prompt": "The " * 5_000}, "negative_prompt: .* are too many"),
         ({**guided, "negative_prompt": "The " * 500_000}, "negative_prompt: .* bytes are too many"),

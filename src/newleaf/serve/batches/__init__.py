@@ -1,1 +1,1 @@
-"""/v1/files and /v1/batches: records, the worker, and the requests that the server makes of itself."""
+"""/v1/files and /v1/batches: stores, the batch worker, and its internal requests."""

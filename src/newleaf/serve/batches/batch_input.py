@@ -1,4 +1,4 @@
-"""The requests in a batch's file: checked once, and read one by one when their turn comes."""
+"""The input file of a batch: validated once, and read line by line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any, BinaryIO
 from newleaf.serve.api_errors import encodable
 from newleaf.serve.batches.record_store import Object
 
-MAX_REQUESTS = 50_000  # requests of a batch, as OpenAI has it
-MAX_PROBLEMS = 20  # that are told of
-MAX_ID_CHARACTERS = 512  # characters
-INVALID_CUSTOM_ID = "invalid_custom_id"  # the code of a line whose custom_id no file in UTF-8 can hold
+MAX_REQUESTS = 50_000  # as OpenAI has it
+MAX_PROBLEMS = 20  # in a batch's errors
+MAX_ID_CHARACTERS = 512
+INVALID_CUSTOM_ID = "invalid_custom_id"  # error code of a line whose custom_id cannot be encoded
 
 
 @dataclass(frozen=True)
 class BatchLine:
-    """A request of a batch: the file's line (from 1), and where it lies. `problem` is why it cannot be
-    answered."""
+    """A request of a batch: its line in the file (from 1) and position; `problem` is why it cannot run."""
 
     number: int
     custom_id: str
@@ -29,26 +28,25 @@ class BatchLine:
 
     @property
     def key(self) -> str:
-        """What tells that it is answered: its custom_id, or its number where that cannot be written."""
+        """What identifies its answer: custom_id, or the line number where that cannot be encoded."""
         return self.custom_id if self.problem is None else line_key(self.number)
 
 
 def line_key(number: int) -> str:
-    """The key of a line whose custom_id cannot be written; no custom_id that can be is like it."""
+    """The key of a line whose custom_id cannot be encoded; it differs from every valid custom_id."""
     return f"\udfff{number}"
 
 
-class InvalidBatch(Exception):  # noqa: N818 - it becomes a batch's state, not an error of the program
-    """What is wrong with a batch's file: {"code", "line", "message"} each."""
+class InvalidBatch(Exception):  # noqa: N818 - it becomes a batch's status, not an error of the program
+    """What is wrong with an input file: {"code", "line", "message"} each."""
 
     def __init__(self, problems: list[Object]) -> None:
         super().__init__(problems)
         self.problems = problems
 
 
-def read_lines(file: BinaryIO, endpoint: str, most_bytes: int) -> list[BatchLine]:
-    """The requests of a file, none larger than `most_bytes`. Raises BadBatch with what is wrong in which
-    lines."""
+def read_lines(file: BinaryIO, endpoint: str, max_bytes: int) -> list[BatchLine]:
+    """The requests of a file, none larger than `max_bytes`. Raises InvalidBatch."""
     lines: list[BatchLine] = []
     seen: set[str] = set()
     problems: list[Object] = []
@@ -58,7 +56,7 @@ def read_lines(file: BinaryIO, endpoint: str, most_bytes: int) -> list[BatchLine
         if not raw.strip():
             continue
         count += 1
-        found = _line(raw, endpoint, most_bytes) if count <= MAX_REQUESTS else None
+        found = _line(raw, endpoint, max_bytes) if count <= MAX_REQUESTS else None
         if isinstance(found, dict) and found["custom_id"] in seen:
             found = "custom_id: must be text that no other line of the file has"
         if isinstance(found, dict):
@@ -82,31 +80,31 @@ def read_lines(file: BinaryIO, endpoint: str, most_bytes: int) -> list[BatchLine
 
 
 def body_of(file: BinaryIO, line: BatchLine) -> dict[str, Any]:
-    """The body of a request that was checked before."""
+    """The body of a validated request."""
     file.seek(line.start)
     body: dict[str, Any] = json.loads(file.read(line.size))["body"]
     return body
 
 
 def open_lines(path: Path) -> BinaryIO:
-    """The file, which stays readable while it is open, also where it is deleted meanwhile."""
+    """The open file, which stays readable when it is deleted."""
     return path.open("rb")
 
 
 def _checked(number: int, custom_id: str, start: int, size: int) -> BatchLine:
-    """The line, with what is wrong with an id that no file in UTF-8 can hold: it could not be told which
-    request the answer is for."""
+    """The line; its `problem` names a custom_id that cannot be encoded as UTF-8."""
     written = encodable(custom_id)
     if written == custom_id:
         return BatchLine(number, custom_id, start, size)
-    problem = f"line {number}: custom_id {custom_id!r} holds half a surrogate pair, which is no character; the request was not answered"
+    problem = f"line {number}: custom_id {custom_id!r} holds half a surrogate pair, which is no character; "
+    problem += "the request was not answered"
     return BatchLine(number, written, start, size, problem)
 
 
-def _line(raw: bytes, endpoint: str, most_bytes: int) -> dict[str, Any] | str:
+def _line(raw: bytes, endpoint: str, max_bytes: int) -> dict[str, Any] | str:
     """The line's object, or what is wrong with it."""
-    if len(raw) > most_bytes:
-        return f"this line has {len(raw):,} bytes, and requests may have {most_bytes:,}"
+    if len(raw) > max_bytes:
+        return f"this line has {len(raw):,} bytes, and requests may have {max_bytes:,}"
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):

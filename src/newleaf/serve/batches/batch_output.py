@@ -1,5 +1,4 @@
-"""The answers of a batch so far, in two files that lines are added to: what is written is answered, also
-after the server was killed."""
+"""The answers of a batch so far, in two append-only files: a written line is answered, also after a crash."""
 
 from __future__ import annotations
 
@@ -17,21 +16,19 @@ from newleaf.serve.batches.internal_request import InternalResponse
 from newleaf.storage.atomic_write import write_atomically
 from newleaf.storage.private_files import make_private_folder, open_private_file
 
-FLUSH_SECONDS = 1.0  # seconds: how often the disk is made to hold what is answered
+FLUSH_SECONDS = 1.0  # between two calls of fsync
 KINDS = ("output", "error")
-# Ends of lines to Unicode, and so to Python's splitlines, which clients cut the file with; to JSON they are
-# text.
+# Unicode line separators, at which str.splitlines of clients would split a line of JSON.
 LINE_SEPARATORS = {ord(letter): f"\\u{ord(letter):04x}" for letter in "\x85\u2028\u2029"}
 
 
 def path_of(folder: Path, id_: str, kind: str) -> Path:
-    """Where the answers of a batch, or its errors, are gathered."""
+    """The file of a batch's answers, or of its errors."""
     return folder / f"{id_}.{'answers' if kind == 'output' else 'errors'}"
 
 
 class BatchOutput:
-    """`done` are the keys of the lines that have their row. A row that is cut off or damaged is taken
-    back."""
+    """`done` has the keys of answered lines. Incomplete and damaged rows are removed."""
 
     def __init__(self, folder: Path, id_: str, clock: Callable[[], float] = time.monotonic) -> None:
         make_private_folder(folder)
@@ -45,12 +42,12 @@ class BatchOutput:
         self._clock, self._flushed = clock, -FLUSH_SECONDS
 
     def answer(self, line: BatchLine, answer: InternalResponse, request_id: str) -> None:
-        """A request was answered, be it with an error."""
+        """Append a response, which may be an error."""
         response = {"status_code": answer.status, "request_id": request_id, "body": answer.body}
         self._add("output" if answer.status == 200 else "error", line, {"response": response, "error": None})
 
     def refuse(self, line: BatchLine, code: str, message: str) -> None:
-        """A request that got no answer."""
+        """Append an error for a request without a response."""
         error = {"code": code, "message": encodable(message), "line": line.number}
         self._add("error", line, {"response": None, "error": error})
 
@@ -60,7 +57,7 @@ class BatchOutput:
         file.write(
             json.dumps(row, ensure_ascii=False).translate(LINE_SEPARATORS).encode("utf-8", "replace") + b"\n"
         )
-        file.flush()  # a process that is killed loses nothing
+        file.flush()  # so that a killed process loses nothing
         self.done.add(line.key)
         self.good, self.bad = self.good + (kind == "output"), self.bad + (kind == "error")
 
@@ -70,7 +67,7 @@ class BatchOutput:
         return self._clock() - self._flushed >= FLUSH_SECONDS
 
     def flush(self) -> None:
-        """Have the disk hold it all."""
+        """fsync the files."""
         self._flushed = self._clock()
         for file in self._files.values():
             os.fsync(file.fileno())
@@ -81,7 +78,7 @@ class BatchOutput:
 
 
 def _written(path: Path) -> set[str]:
-    """The keys of a file's rows. Where some are cut off or damaged, the file is written anew without them."""
+    """The keys of a file's rows. Incomplete and damaged ones are removed from it."""
     if not path.exists():
         return set()
     found: set[str] = set()
@@ -111,7 +108,7 @@ def _rewrite(path: Path) -> None:
 
 
 def _key(raw: bytes) -> str | None:
-    """`Line.key` of the row's line; None where it is no whole row."""
+    """The key of a row's line; None for an incomplete row."""
     try:
         row = json.loads(raw) if raw.endswith(b"\n") else None
     except (ValueError, RecursionError):

@@ -1,5 +1,4 @@
-"""/v1/batches: files of requests that are answered one after the other, and go on where they were when the
-server starts again."""
+"""/v1/batches: create, list, get and cancel batches of requests."""
 
 from __future__ import annotations
 
@@ -23,45 +22,47 @@ class BatchRequest(StrictModel):
 
     input_file_id: str
     endpoint: str
-    completion_window: Literal["24h"] = "24h"  # what OpenAI's clients send; here batches take what they take
+    completion_window: Literal["24h"] = "24h"  # OpenAI's only value; it has no effect
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
 
-def batches_router(work: BatchWorker, threads: WorkerThreads) -> APIRouter:
+def batches_router(worker: BatchWorker, threads: WorkerThreads) -> APIRouter:
     routes = strict_router()
 
     @routes.post("/v1/batches")
     async def create(body: BatchRequest, request: Request) -> Object:
-        """Begins to answer the requests of a file."""
+        """Starts a batch of the requests in a file."""
         owner = request.state.record.key
         if body.endpoint not in ENDPOINTS:
             raise ApiError(
                 400, f"endpoint: must be one of {', '.join(ENDPOINTS)}", "endpoint", "invalid_value"
             )
         try:
-            await threads.run(lambda: work.store.files.get(body.input_file_id, owner))
+            await threads.run(lambda: worker.store.files.get(body.input_file_id, owner))
         except ApiError as error:
             raise ApiError(400, f"input_file_id: {error.detail}", "input_file_id", "invalid_value") from None
-        batch = {**_new(body), "id": work.store.record_store.new_id(), "owner": owner}
-        await work.add(batch)
+        batch = {**_new(body), "id": worker.store.record_store.new_id(), "owner": owner}
+        await worker.add(batch)
         return public(batch)
 
     @routes.get("/v1/batches")
     async def list_batches(
         request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
     ) -> Object:
-        return await threads.run(lambda: work.store.record_store.page(request.state.record.key, after, limit))
+        return await threads.run(
+            lambda: worker.store.record_store.page(request.state.record.key, after, limit)
+        )
 
     @routes.get("/v1/batches/{id}")
     async def batch(request: Request, id: str) -> Object:
-        return public(await threads.run(lambda: work.store.record_store.get(id, request.state.record.key)))
+        return public(await threads.run(lambda: worker.store.record_store.get(id, request.state.record.key)))
 
     @routes.post("/v1/batches/{id}/cancel")
     async def cancel(request: Request, id: str) -> Object:
-        """Ends a batch; what has been answered is kept."""
-        found = await work.cancel(id, request.state.record.key)
+        """Cancels a batch; answered lines are kept."""
+        found = await worker.cancel(id, request.state.record.key)
         if found is None:
-            raise ApiError(409, "the batch has ended already", "id", "invalid_value")
+            raise ApiError(409, "the batch has already ended", "id", "invalid_value")
         return public(found)
 
     return routes

@@ -1,5 +1,4 @@
-"""The disk's side of batches: records, files, answers and notes, each step of which a server that is killed
-can go on from."""
+"""Batches on the disk: records, files, answers, and notes from which a killed server resumes."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from newleaf.storage.private_files import make_private_folder
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 # the states of batches that are not over
 UNFINISHED = ("validating", "in_progress", "finalizing", "cancelling")
-FILE_LINE = 0  # the number under which reading the file itself is noted
+FILE_LINE = 0  # the line number of the input file itself, in notes
 FIELDS: Fields = {
     "endpoint": str,
     "input_file_id": str,
@@ -42,8 +41,7 @@ CRASHED_TWICE = "the server ended twice while it worked on this {what}, so it is
 
 @dataclass(frozen=True)
 class BatchJob:
-    """A batch that is being answered: its record, its file and lines, what is answered, and what is being
-    worked on."""
+    """A batch in progress: its record, input, output, and the lines in flight."""
 
     batch: Object
     file: BinaryIO
@@ -52,12 +50,12 @@ class BatchJob:
     in_flight_lines: InFlightLines
 
     def begin(self, line: BatchLine) -> dict[str, Any]:
-        """The line's body, once the disk holds that it is being worked on."""
+        """The line's body, once the disk has a note that it is in flight."""
         self.in_flight_lines.begin(line.number)
         return body_of(self.file, line)
 
     def close(self) -> None:
-        """No more is answered, and nothing worked on."""
+        """Flush and close the files."""
         self.output.flush()
         self.output.close()
         self.in_flight_lines.close()
@@ -65,23 +63,23 @@ class BatchJob:
 
 
 class BatchStore:
-    """What a server keeps of batches in a folder of its own. What changes them is called by one thread."""
+    """The batches in a folder. What changes them runs in one thread."""
 
-    def __init__(self, folder: Path, logs: Logs, most_bytes: int) -> None:
-        self._lock = _alone(folder)
+    def __init__(self, folder: Path, logs: Logs, max_bytes: int) -> None:
+        self._lock = _lock_folder(folder)
         self.files = FileStore(folder / "files", logs)
         self.record_store = RecordStore(folder / "batches", "batch_", "batch", FIELDS, logs)
-        self._logs, self._most_bytes = logs, most_bytes
-        self._opened: set[str] = set()  # by this server, so that what their notes leave open is no crash
-        self._cancelled: set[str] = set()  # whose work may still count an answer before it hears of it
+        self._logs, self._most_bytes = logs, max_bytes
+        self._opened: set[str] = set()  # by this server: lines in flight in their notes are no crash
+        self._cancelled: set[str] = set()  # whose job may still write counts
 
     def release(self) -> None:
-        """Let another server have the folder."""
+        """Release the folder's lock."""
         self._lock.close()
 
     def sweep(self) -> None:
-        """Remove notes of batches that are over, and contents that no file nor batch speaks of."""
-        records = list(self.record_store.everything())
+        """Remove notes of finished batches, and contents without a file or batch."""
+        records = list(self.record_store.all())
         self.files.sweep(
             {id_ for batch in records if "ending" in batch for id_ in batch["ending"]["files"].values()}
         )
@@ -89,17 +87,17 @@ class BatchStore:
             if batch["status"] not in UNFINISHED and "ending" not in batch:
                 self._remove_notes(batch["id"])
 
-    def next(self, but: Collection[str]) -> Object | None:
-        """The oldest batch that is not over."""
+    def next(self, excluded: Collection[str]) -> Object | None:
+        """The oldest unfinished batch."""
         left = [
             each
-            for each in self.record_store.everything()
-            if each["status"] in UNFINISHED and each["id"] not in but
+            for each in self.record_store.all()
+            if each["status"] in UNFINISHED and each["id"] not in excluded
         ]
         return left[-1] if left else None
 
     def cancel(self, id_: str, owner: str | None) -> Object | None:
-        """The batch, marked to be ended; None where it is over. Raises ApiError where there is none."""
+        """The batch, marked as cancelling; None where it has ended. Raises ApiError where there is none."""
         batch = self.record_store.get(id_, owner)
         if batch["status"] not in UNFINISHED or "ending" in batch:
             return None
@@ -110,13 +108,13 @@ class BatchStore:
         return batch
 
     def open(self, batch: Object) -> BatchJob:
-        """Begin to answer a batch, or go on with it. Raises BadBatch for what cannot be answered."""
+        """Start or resume a batch. Raises InvalidBatch."""
         in_flight_lines = InFlightLines(self.record_store.folder, batch["id"], batch["id"] in self._opened)
         self._opened.add(batch["id"])
         try:
             if in_flight_lines.crashes[FILE_LINE] >= MAX_CRASHES:
                 raise InvalidBatch([_problem(CRASHED, CRASHED_TWICE.format(what="file"))])
-            if batch["endpoint"] not in ENDPOINTS or not self.files.names(batch["input_file_id"]):
+            if batch["endpoint"] not in ENDPOINTS or not self.files.is_id(batch["input_file_id"]):
                 raise InvalidBatch([_problem("missing_file", "the batch's record names no input file")])
             in_flight_lines.begin(FILE_LINE)
             file = open_lines(self.files.content(batch["input_file_id"]))
@@ -140,14 +138,14 @@ class BatchStore:
         return BatchJob(batch, file, lines, output, in_flight_lines)
 
     def keep(self, job: BatchJob, line: BatchLine, answer: InternalResponse, request_id: str) -> None:
-        """A line is answered."""
+        """Store a line's response."""
         job.output.answer(line, answer, request_id)
         job.in_flight_lines.end(line.number)
         if job.output.due:
             self.count(job)
 
     def count(self, job: BatchJob) -> None:
-        """Have the disk hold what is answered, and the record say how much that is."""
+        """Flush the answers, and update the record's counts."""
         job.output.flush()
         job.batch["request_counts"] = {
             "total": len(job.lines),
@@ -158,8 +156,10 @@ class BatchStore:
             self.record_store.put(job.batch)
 
     def end(self, batch: Object, status: str, problems: list[Object] | None = None) -> None:
-        """The batch is over. Which files it becomes is on the disk before they are made, so that a server
-        that is killed on the way goes on from there and answers nothing twice."""
+        """End a batch. The ids of its output files are recorded first.
+
+        So a server that is killed meanwhile resumes from there and answers nothing twice.
+        """
         output = BatchOutput(self.record_store.folder, batch["id"])
         output.flush()
         output.close()
@@ -178,8 +178,7 @@ class BatchStore:
         self.publish(batch)
 
     def publish(self, batch: Object) -> None:
-        """Make files of what has been answered, and the batch's last record. What is done already is not done
-        again."""
+        """Turn the answers into files, and write the batch's last record. Idempotent."""
         ending = batch["ending"]
         over = {name: value for name, value in batch.items() if name != "ending"}
         for kind, id_ in ending["files"].items():
@@ -197,9 +196,8 @@ class BatchStore:
         in_flight.path_of(self.record_store.folder, id_).unlink(missing_ok=True)
 
 
-def _alone(folder: Path) -> IO[str]:
-    """The lock of a folder that two servers would answer each batch of. Raises InputError where another one
-    has it."""
+def _lock_folder(folder: Path) -> IO[str]:
+    """The folder's lock: two servers would answer each batch twice. Raises InputError if it is taken."""
     if not folder.exists():
         make_private_folder(folder)
     lock = open_lock_file(folder / ".lock")

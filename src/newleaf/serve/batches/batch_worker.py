@@ -1,4 +1,4 @@
-"""Answering batches, a few lines at a time, beside the requests that somebody waits for."""
+"""Runs batches, several lines at a time, at low priority."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from newleaf.serve.http.rate_limit import RateLimiters
 from newleaf.serve.http.request_record import RequestRecord
 from newleaf.serve.models.loaded_model import WorkerThreads
 
-DISK_FULL_RETRY_SECONDS = 30.0  # between tries where the disk is full
-CONCURRENT_LINES = 8  # half of an engine's slots, so that others are answered meanwhile
+DISK_FULL_RETRY_SECONDS = 30.0  # between retries
+CONCURRENT_LINES = 8  # half of an engine's slots, which leaves the rest to other requests
 
 
 class BatchWorker:
-    """Answers batches in the order they came, as long as `run` runs. What touches the disk goes through one
-    thread, in order."""
+    """Runs batches in the order of their creation. Disk access goes through one thread."""
 
     def __init__(
         self,
@@ -35,17 +34,17 @@ class BatchWorker:
         app: ASGIApp,
         rates: RateLimiters,
         logs: Logs,
-        most_bytes: int = 4 << 20,
+        max_bytes: int = 4 << 20,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.store = BatchStore(folder, logs, most_bytes)
+        self.store = BatchStore(folder, logs, max_bytes)
         self._app, self._rates, self._logs, self._sleep = app, rates, logs, sleep
         self._disk = WorkerThreads(1)
-        self._news = asyncio.Event()
-        self._now: tuple[str, asyncio.Task[None]] | None = None
+        self._wake = asyncio.Event()
+        self._current: tuple[str, asyncio.Task[None]] | None = None
 
     async def prepare(self) -> None:
-        """Before anybody else uses the folder: remove what a killed server left half written."""
+        """Remove what a killed server left half written."""
         await self._disk.run(self.store.sweep)
 
     def close(self) -> None:
@@ -54,45 +53,46 @@ class BatchWorker:
 
     async def add(self, batch: Object) -> None:
         await self._disk.run(lambda: self.store.record_store.put(batch))
-        self._news.set()
+        self._wake.set()
 
     async def cancel(self, id_: str, owner: str | None) -> Object | None:
-        """The batch, which ends soon, or at once where it has not begun; None where it is over. Raises
-        ApiError where there is none."""
+        """Cancel a batch; None where it has ended. Raises ApiError where there is none."""
         batch = await self._disk.run(lambda: self.store.cancel(id_, owner))
-        if batch is not None and self._now is not None and self._now[0] == id_:
-            self._now[1].cancel()
-        self._news.set()
+        if batch is not None and self._current is not None and self._current[0] == id_:
+            self._current[1].cancel()
+        self._wake.set()
         return batch
 
     async def run(self) -> None:
-        """Until it is cancelled. A batch that cannot be written down waits for the next start and holds up no
-        other; a full disk is waited for."""
-        stuck: set[str] = set()
+        """Run until cancelled.
+
+        A batch that cannot be written waits for the next start and blocks no other; a full disk is retried.
+        """
+        failed: set[str] = set()
         while True:
-            self._news.clear()
-            batch = await self._disk.run(lambda: self.store.next(stuck))
+            self._wake.clear()
+            batch = await self._disk.run(lambda: self.store.next(failed))
             if batch is None:
-                await self._news.wait()
+                await self._wake.wait()
                 continue
             try:
                 await self._work_on(batch)
             except Exception as error:
                 self._logs.write("error", batch=batch["id"], problem=repr(error))
-                if is_disk_full(error):  # for every batch
+                if is_disk_full(error):  # which affects every batch
                     await self._sleep(DISK_FULL_RETRY_SECONDS)
                 else:
-                    stuck.add(batch["id"])
+                    failed.add(batch["id"])
 
     async def _work_on(self, batch: Object) -> None:
-        """One batch to its end. A batch that is cancelled ends its task, and not ours."""
+        """Run one batch to its end. Cancelling the batch cancels its task, not this one."""
         if batch["status"] != "cancelling" and "ending" not in batch:
             task = asyncio.create_task(self._answer(batch))
-            self._now = batch["id"], task
+            self._current = batch["id"], task
             try:
                 await asyncio.wait([task])
-            finally:  # also where it is we who are cancelled
-                self._now = None
+            finally:  # also where this coroutine is cancelled
+                self._current = None
                 task.cancel()
                 await asyncio.wait([task])
             if not task.cancelled() and (error := task.exception()) is not None:
@@ -114,7 +114,7 @@ class BatchWorker:
     async def _answer(self, batch: Object) -> None:
         try:
             if not self._rates.is_known(batch["owner"]):
-                text = "the key that made this batch is no longer let in"
+                text = "the key that made this batch is no longer accepted"
                 raise InvalidBatch([{"code": "invalid_api_key", "line": None, "message": text}])
             job = await self._disk.run(lambda: self.store.open(batch))
         except InvalidBatch as bad:
@@ -126,12 +126,12 @@ class BatchWorker:
         others = iter([line for line in left if not job.in_flight_lines.crashes[line.number]])
         try:
             await self._disk.run(lambda: self.store.count(job))
-            for line in suspects:  # alone, so that no other is taken for what ends the server
+            for line in suspects:  # one at a time, to know which one crashes the server
                 await self._answer_line(job, line)
             async with asyncio.TaskGroup() as group:
                 for _ in range(CONCURRENT_LINES):
                     group.create_task(self._answer_some(job, others))
-            # whose task was ended from within
+            # Lines whose task was cancelled from within.
             for line in [line for line in left if line.key not in job.output.done]:
                 await self._answer_line(job, line)
         finally:
@@ -143,7 +143,7 @@ class BatchWorker:
             await self._answer_line(job, line)
 
     async def _answer_line(self, job: BatchJob, line: BatchLine) -> None:
-        """One line to its row in the output."""
+        """Write one line's row of the output."""
         problem = (
             INVALID_CUSTOM_ID
             if line.problem
@@ -156,11 +156,13 @@ class BatchWorker:
             await self._disk.run(lambda: job.output.refuse(line, problem, message))
             return
         record = RequestRecord(f"{job.batch['id']}-{secrets.token_hex(6)}", key=job.batch["owner"])
-        answer = await self._patiently(job, line, record)
+        answer = await self._request_with_retries(job, line, record)
         await self._disk.run(lambda: self.store.keep(job, line, answer, record.id))
 
-    async def _patiently(self, job: BatchJob, line: BatchLine, record: RequestRecord) -> InternalResponse:
-        """The key's rates are kept by waiting; and others' requests may fill the queue for a while."""
+    async def _request_with_retries(
+        self, job: BatchJob, line: BatchLine, record: RequestRecord
+    ) -> InternalResponse:
+        """Wait for the key's rate limit, and retry while the queue is full."""
         rates = self._rates.for_key(job.batch["owner"])
         while late := rates.admit(low_priority=True):
             await self._sleep(late)
@@ -168,7 +170,7 @@ class BatchWorker:
             body = await self._disk.run(lambda: job.begin(line))
             if body.get("stream"):
                 return InternalResponse(
-                    400, error_body(400, "stream: a batch's answers are whole", "stream", "invalid_value")
+                    400, error_body(400, "stream: batches do not stream", "stream", "invalid_value")
                 )
             try:
                 answer = await internal_request(self._app, job.batch["endpoint"], body, record)

@@ -1,4 +1,4 @@
-"""/v1/files: what batches read and write, kept in a folder; nobody sees another key's."""
+"""/v1/files: files of batches, each visible to its own key only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIELDS: Fields = {"object": str, "bytes": int, "filename": str, "purpose": str, 
 
 
 class FileStore(RecordStore):
-    """Files and their contents. A content is there before its record, so what has a record is whole."""
+    """Files and their contents. A content is written before its record, so a file with a record is complete."""
 
     def __init__(self, folder: Path, logs: Logs) -> None:
         super().__init__(folder, "file-", "file", FIELDS, logs)
@@ -33,7 +33,7 @@ class FileStore(RecordStore):
         return self.folder / f"{id_}.data"
 
     def note(self, id_: str, filename: str, purpose: str, owner: str | None) -> Object:
-        """Make a file of the content that is there under this id."""
+        """Create a file's record; its content is there."""
         size = self.content(id_).stat().st_size
         found = {
             "id": id_,
@@ -47,9 +47,8 @@ class FileStore(RecordStore):
         return {**found, "status": "processed"}
 
     def take(self, id_: str, path: Path, filename: str, purpose: str, owner: str | None) -> None:
-        """Make a file of `path`, which is renamed. What was half done before the server ended is done to its
-        end, and nothing twice."""
-        make_private_folder(self.folder)
+        """Make a file of `path`, which is renamed. Idempotent, so a restarted server can repeat it."""
+        make_private(self.folder)
         if path.exists():
             path.replace(self.content(id_))
         if self.content(id_).exists() and not self._path(id_).exists():
@@ -60,8 +59,7 @@ class FileStore(RecordStore):
         self.content(id_).unlink(missing_ok=True)
 
     def sweep(self, keep: Collection[str]) -> None:
-        """Remove what a killed server left half written; contents of the ids in `keep` are about to become
-        files."""
+        """Remove what a killed server left half written, but the contents of the ids in `keep`."""
         if not self.folder.is_dir():
             return
         remove_leftovers(self.folder)
@@ -77,7 +75,7 @@ def files_router(files: FileStore, threads: WorkerThreads) -> APIRouter:
     async def upload(
         request: Request, file: Annotated[UploadFile, File()], purpose: Annotated[str, Form()]
     ) -> Object:
-        """Takes a file of JSON lines for a batch."""
+        """Uploads a file of JSON lines for a batch."""
         if purpose != "batch":
             raise ApiError(400, "purpose: must be batch", "purpose", "invalid_value")
 

@@ -1,9 +1,8 @@
-"""Which requests of a batch are being worked on: noted on the disk before, for the next server to find what
-one died over.
+"""Notes which lines of a batch are in flight, for the next server to find what one crashed on.
 
-A file of short lines: `+12` the work on line 12 begins, `-12` it is over, `!12` the server ended without
-saying so. Lines that were being worked on when a server ended are suspects. They are tried again one at a
-time, so that of several only the one that ends the server a second time is given up.
+A file of short lines: `+12` line 12 is in flight, `-12` it is finished, `!12` the server crashed on it.
+Lines that were in flight at a crash are retried one at a time, so that only the one that crashes the server
+a second time is given up.
 """
 
 from __future__ import annotations
@@ -20,45 +19,47 @@ MAX_CRASHES = 2  # after which a line is given up
 
 
 class InFlightLines:
-    """The notes of one batch, `crashes` by line. Opening them counts a crash for every line whose work did
-    not come to its end, unless this server has had them open before (`again`): then it lives, and what it
-    could not write down is no crash."""
+    """The notes of one batch, with `crashes` by line.
+
+    Opening them counts a crash for every line in flight, unless this server has had them open before
+    (`again`).
+    """
 
     def __init__(self, folder: Path, id_: str, again: bool = False) -> None:
         make_private_folder(folder)
         path = path_of(folder, id_)
         self.crashes: Counter[int] = Counter()
-        self._flying: set[int] = set()
+        self._in_flight: set[int] = set()
         for mark, number in _notes(path):
             if mark == "+":
-                self._flying.add(number)
+                self._in_flight.add(number)
             else:
-                self._flying.discard(number)
+                self._in_flight.discard(number)
                 self.crashes[number] += mark == "!"
-        self._file = open_private_file(path)
-        self._write("-" if again else "!", sorted(self._flying))
-        self.crashes.update(() if again else self._flying)
-        self._flying.clear()
+        self._file = open_private(path)
+        self._write("-" if again else "!", sorted(self._in_flight))
+        self.crashes.update(() if again else self._in_flight)
+        self._in_flight.clear()
 
     def begin(self, number: int) -> None:
-        self._flying.add(number)
+        self._in_flight.add(number)
         self._write("+", [number])
 
     def end(self, number: int) -> None:
-        """Its answer is written, or its work given up on purpose."""
-        self._flying.discard(number)
-        self._file.write(f"-{number}\n".encode())  # should this be lost, the line is in the output
+        """The line's answer is written, or it was cancelled."""
+        self._in_flight.discard(number)
+        self._file.write(f"-{number}\n".encode())  # if this is lost, the output has the line
         self._file.flush()
 
     def close(self) -> None:
         """The server, or the batch, ends on purpose."""
-        for number in sorted(self._flying):
+        for number in sorted(self._in_flight):
             self.end(number)
         self._file.close()
 
     def _write(self, mark: str, numbers: Iterable[int]) -> None:
         if lines := "".join(f"{mark}{number}\n" for number in numbers):
-            self._file.write(("\n" + lines).encode())  # behind a line that was cut off
+            self._file.write(("\n" + lines).encode())  # after a line that may be incomplete
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -68,7 +69,7 @@ def path_of(folder: Path, id_: str) -> Path:
 
 
 def _notes(path: Path) -> list[tuple[str, int]]:
-    """What stands in the file; lines that were cut off or are damaged say nothing."""
+    """The notes in a file; incomplete and damaged lines are skipped."""
     text = path.read_bytes().decode("ascii", "replace") if path.exists() else ""
     found = [re.fullmatch(r"([+!-])(\d{1,9})\n", line) for line in text.splitlines(keepends=True)]
     return [(match[1], int(match[2])) for match in found if match]

@@ -1,5 +1,4 @@
-"""Requests that the server makes of itself, for the lines of a batch: the same routes and checks, without a
-connection."""
+"""Internal requests of batch lines: the same routes and checks as over HTTP, without a connection."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from newleaf.serve.http.request_record import RequestRecord
 
 @dataclass(frozen=True)
 class InternalResponse:
-    """Status and body of a response; where it is to be asked again, the seconds after which."""
+    """Status and body of a response; for 429 the seconds until a retry."""
 
     status: int
     body: Any
@@ -24,7 +23,7 @@ class InternalResponse:
 
 
 async def internal_request(app: ASGIApp, path: str, body: Any, record: RequestRecord) -> InternalResponse:
-    """POST a JSON body. When this is cancelled, what is being written for it is too."""
+    """POST a JSON body. Cancelling this cancels the generation too."""
     sent, gone = False, asyncio.Event()
     status, parts, retry = 500, bytearray(), None
 

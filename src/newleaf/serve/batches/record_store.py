@@ -1,5 +1,4 @@
-"""Records with an id, each a JSON file in a private folder. A damaged one is passed over and named in the
-log."""
+"""Records with an id, each a JSON file in a private folder. Damaged ones are skipped and logged."""
 
 from __future__ import annotations
 
@@ -16,16 +15,16 @@ from newleaf.storage.atomic_write import write_text
 from newleaf.storage.private_files import make_private_folder
 
 Object = dict[str, Any]
-Fields = Mapping[str, type | tuple[type, ...]]  # what a record must hold, and of which types
+Fields = Mapping[str, type | tuple[type, ...]]  # required fields and their types
 
 
 class RecordStore:
-    """Records that belong to a key (`owner`; None: to nobody). `fields` are checked when a record is read."""
+    """Records of API keys (`owner`; None: none). `fields` are validated when a record is read."""
 
     def __init__(self, folder: Path, prefix: str, name: str, fields: Fields, logs: Logs) -> None:
         self.folder, self._prefix, self._name, self._logs = folder, prefix, name, logs
         self._fields: Fields = {"id": str, "owner": (str, type(None)), "created_at": int, **fields}
-        self._damaged: set[str] = set()  # that the log has named
+        self._damaged: set[str] = set()  # already logged
 
     def new_id(self) -> str:
         return f"{self._prefix}{secrets.token_hex(16)}"
@@ -35,8 +34,8 @@ class RecordStore:
         write_text(self._path(value["id"]), json.dumps(value, indent=2) + "\n", private=True)
 
     def get(self, id_: str, owner: str | None) -> Object:
-        """Raises ApiError for what is not there, another's, or damaged."""
-        if not self.names(id_) or not self._path(id_).is_file():
+        """Raises ApiError for a record that is missing, damaged, or another key's."""
+        if not self.is_id(id_) or not self._path(id_).is_file():
             raise self._missing(id_)
         found = self._read(self._path(id_))
         if found is None:
@@ -46,23 +45,22 @@ class RecordStore:
             raise self._missing(id_)
         return found
 
-    def names(self, id_: Any) -> bool:
-        """Whether this is an id of such a record. Ids are hexadecimal digits, so that none leads out of the
-        folder."""
+    def is_id(self, id_: Any) -> bool:
+        """Whether this is an id of such a record: hexadecimal, so that no id leads out of the folder."""
         return isinstance(id_, str) and re.fullmatch(rf"{self._prefix}[0-9a-f]{{32}}", id_) is not None
 
     def remove(self, id_: str) -> None:
         self._path(id_).unlink(missing_ok=True)
 
-    def everything(self) -> Iterator[Object]:
-        """All that can be read, newest first."""
+    def all(self) -> Iterator[Object]:
+        """All valid records, newest first."""
         paths = [path for path in self.folder.glob(f"{self._prefix}*.json") if path.is_file()]
         found = [value for path in paths if (value := self._read(path)) is not None]
         yield from sorted(found, key=lambda value: (-value["created_at"], value["id"]))
 
     def page(self, owner: str | None, after: str | None, limit: int) -> Object:
-        """OpenAI's list of what belongs to this key."""
-        own = [public(value) for value in self.everything() if value["owner"] == owner]
+        """A page of this key's records, as OpenAI's lists."""
+        own = [public(value) for value in self.all() if value["owner"] == owner]
         if after is not None:
             places = [place for place, value in enumerate(own) if value["id"] == after]
             if not places:
@@ -76,12 +74,12 @@ class RecordStore:
         return self.folder / f"{id_}.json"
 
     def _read(self, path: Path) -> Object | None:
-        """The record; None where it is damaged, which the log is told once."""
+        """The record; None where it is damaged, which is logged once."""
         try:
             found = json.loads(path.read_text("utf-8"))
             problem = self._problem(found, path.stem)
         except FileNotFoundError:
-            return None  # it was removed meanwhile
+            return None  # removed meanwhile
         except (OSError, ValueError, RecursionError) as error:
             problem = (str(error).splitlines() or [type(error).__name__])[0]
         if problem is None:
@@ -100,7 +98,7 @@ class RecordStore:
                 return f"{name} is missing"
             if not isinstance(found[name], kind) or (kind is int and isinstance(found[name], bool)):
                 return f"{name} is a value of type {type(found[name]).__name__}"
-        if found["id"] != id_ or not self.names(id_):
+        if found["id"] != id_ or not self.is_id(id_):
             return "its id is not its file's name"
         return None
 
@@ -109,5 +107,5 @@ class RecordStore:
 
 
 def public(value: Object) -> Object:
-    """What a client sees of it."""
+    """The fields of a record that clients see."""
     return {name: item for name, item in value.items() if name not in ("owner", "ending")}

@@ -15,8 +15,7 @@ from newleaf.text.reasoning import Part
 
 
 class BareJsonParser:
-    """Calls that are all of the answer: JSON from its first character on, one value or several (`{…};
-    {…}`)."""
+    """Parses an answer of JSON alone, one value or several (`{…}; {…}`)."""
 
     def __init__(self, names: Collection[str], required: bool = False) -> None:
         self._names, self._required, self._buffer, self._text = names, required, "", False
@@ -53,7 +52,7 @@ class BareJsonParser:
 
 
 def _begins_call(text: str, names: Collection[str]) -> bool:
-    """Whether JSON that is not whole begins as a call of one of these functions does."""
+    """Whether incomplete JSON begins as a call of one of these functions."""
     compact = "".join(text[:300].split()).removeprefix("[").removeprefix('{"type":"function",')
     return any(
         compact.startswith(f'{{"name":"{name}"') or compact.startswith(f'"name":"{name}"') for name in names

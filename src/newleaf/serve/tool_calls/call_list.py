@@ -19,8 +19,10 @@ from newleaf.text.reasoning import Part, held_start
 
 
 class ListParser:
-    """Calls after a mark: `[TOOL_CALLS] [{…}, {…}]`, or `[TOOL_CALLS]name[ARGS]{…}` with a mark before each.
-    They are the rest of the answer; `begun` says that the prompt has the mark already."""
+    """Parses `[TOOL_CALLS] [{…}, {…}]`, or `[TOOL_CALLS]name[ARGS]{…}` with a token before each.
+
+    Calls are the rest of the answer. `begun` says that the prompt ends with the token.
+    """
 
     def __init__(self, names: Collection[str], begun: bool = False) -> None:
         self._names, self._required, self._begun, self._buffer = names, begun, begun, ""
@@ -44,13 +46,13 @@ class ListParser:
         held, self._buffer = self._buffer, ""
         if not self._begun:
             return [Part("content", held)] if held else []
-        calls, whole = self._calls(held)
-        if whole or cut:
+        calls, complete = self._calls(held)
+        if complete or cut:
             return list(calls)
         return [Part("content", held if self._required else TOOL_CALLS_TOKEN + held)]
 
     def _calls(self, text: str) -> tuple[list[ToolCall], bool]:
-        """The calls, and whether the text holds nothing else."""
+        """The calls, and whether the text has nothing else."""
         found: list[ToolCall] = []
         while text := text.strip().removeprefix(TOOL_CALLS_TOKEN).lstrip(" ,;\n"):
             if text[0] in "{[":
@@ -70,7 +72,7 @@ class ListParser:
         return found, bool(found)
 
     def _of_list(self, text: str) -> list[ToolCall]:
-        """The whole calls of a list that was cut."""
+        """The complete calls of a list that was cut."""
         found: list[ToolCall] = []
         at = 1
         while text[0] == "[" and (end := json_end(text, at)) is not None:

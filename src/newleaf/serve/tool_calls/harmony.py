@@ -14,7 +14,7 @@ from newleaf.text.reasoning import Part
 
 
 class HarmonyParser:
-    """Messages to functions, which gpt-oss writes into the channel for them."""
+    """Parses messages to functions in gpt-oss's commentary channel."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names, self._name, self._body = names, "", ""

@@ -1,5 +1,4 @@
-"""The grammar of calls whose parameters stand between tags of their own
-(serve/tool_calls/parameter_tags.py)."""
+"""The grammar of calls with a tag for each parameter (serve/tool_calls/parameter_tags.py)."""
 
 from __future__ import annotations
 
@@ -13,15 +12,17 @@ from newleaf.serve.tool_calls.parameter_tags import ParameterTagFormat
 from newleaf.serve.tool_calls.parameter_types import resolve_reference, schema_types
 
 DEFINITIONS = ("$defs", "definitions")
-MAX_DEPTH = 5  # of alternatives within one another
+MAX_DEPTH = 5  # of nested alternatives
 NAME = '/[^<>"\\s]{1,64}/'
 
 
 def parameter_tag_rules(
     markup: ParameterTagFormat, functions: Sequence[dict[str, Any]], more: str, start: str
 ) -> list[str]:
-    """Rules of one call of these functions, whose parameters are `PreparedSchema`, or several; `start` and `more`
-    are what stands before the first call and before each other."""
+    """Rules of calls of these functions, whose parameters are `PreparedSchema`.
+
+    `start` and `more` come before the first call and before each further one.
+    """
     rules = []
     for number, each in enumerate(functions):
         head = json.dumps(markup.head[0] + each["name"] + markup.head[1])
@@ -32,35 +33,33 @@ def parameter_tag_rules(
 
 
 def _parameters(markup: ParameterTagFormat, name: str, prepared: PreparedSchema) -> list[str]:
-    """Parameters in the schema's order. Where it lists none, any may stand there; what was written is checked
-    afterwards."""
+    """Parameters in the schema's order, or any where it lists none; they are checked afterwards."""
     root = prepared.schema if isinstance(prepared.schema, dict) else {}
-    if len(ways := _ways(root, root)) != 1:
+    if len(alternatives := _object_schemas(root, root)) != 1:
         several = [
-            _way(markup, f"{name}_way_{number}", each, root, prepared) for number, each in enumerate(ways)
+            _object_rules(markup, f"{name}_alternative_{number}", each, root, prepared)
+            for number, each in enumerate(alternatives)
         ]
-        union = " | ".join(f"{name}_way_{number}" for number in range(len(ways)))
+        union = " | ".join(f"{name}_alternative_{number}" for number in range(len(alternatives)))
         return [f"{name}: {union}", *(rule for rules in several for rule in rules)]
-    return _way(markup, name, ways[0], root, prepared)
+    return _object_rules(markup, name, alternatives[0], root, prepared)
 
 
-def _ways(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> list[dict[str, Any]]:
-    """Schemas of objects, one of which the parameters fit."""
+def _object_schemas(schema: dict[str, Any], root: dict[str, Any], depth: int = 0) -> list[dict[str, Any]]:
+    """Alternative object schemas, one of which the parameters fit."""
     if "properties" in schema or depth > MAX_DEPTH:
         return [schema]
     inner = [resolve_reference(root, schema["$ref"])] if isinstance(schema.get("$ref"), str) else []
-    inner += next((schema[word] for word in ("anyOf", "oneOf") if isinstance(schema.get(word), list)), [])
+    inner += next(
+        (schema[keyword] for keyword in ("anyOf", "oneOf") if isinstance(schema.get(keyword), list)), []
+    )
     inner += schema["allOf"] if isinstance(schema.get("allOf"), list) and len(schema["allOf"]) == 1 else []
     objects = [each for each in inner if isinstance(each, dict) and each.get("type", "object") == "object"]
-    return [way for each in objects for way in _ways(each, root, depth + 1)] or [schema]
+    return [found for each in objects for found in _object_schemas(each, root, depth + 1)] or [schema]
 
 
-def _way(
-    markup: ParameterTagFormat,
-    name: str,
-    schema: dict[str, Any],
-    root: dict[str, Any],
-    prepared: PreparedSchema,
+def _object_rules(
+    markup: ParameterTagFormat, name: str, schema: dict[str, Any], root: dict[str, Any], prepared: PreparedSchema
 ) -> list[str]:
     properties, required = schema.get("properties"), schema.get("required") or []
     if not isinstance(properties, dict) and schema.get("additionalProperties") is not False and not required:
@@ -87,11 +86,11 @@ def _way(
 def _value(
     markup: ParameterTagFormat, name: str, child: Any, root: dict[str, Any], prepared: PreparedSchema
 ) -> list[str]:
-    """A value and the tag that ends it: bare text where it may be a string, and else JSON."""
+    """A value and its end tag: bare text where it may be a string, otherwise JSON."""
     kinds = schema_types(child, root)
     end = json.dumps(markup.value[1] + markup.end)
     if kinds and "string" not in kinds:
-        shared = {word: root[word] for word in DEFINITIONS if word in root}
+        shared = {keyword: root[keyword] for keyword in DEFINITIONS if keyword in root}
         inner = (
             PreparedSchema({**child, **shared}, (), prepared.uses_lark)
             if isinstance(child, dict)
@@ -113,10 +112,10 @@ def _expression(child: dict[str, Any]) -> str:
             "" if pattern.endswith("$") else "(?s:.*)",
         )
         return f"{before}({inner}){after}"
-    least, most = child.get("minLength", 0), child.get("maxLength", "")
-    return f"(?s:.{{{least},{most}}})" if least or most != "" else "(?s:.*)"
+    minimum, maximum = child.get("minLength", 0), child.get("maxLength", "")
+    return f"(?s:.{{{minimum},{maximum}}})" if minimum or maximum != "" else "(?s:.*)"
 
 
 def _text(markup: ParameterTagFormat, name: str, expression: str) -> str:
-    """Text up to the first tag that ends a value."""
+    """Text up to the first end tag of a value."""
     return f"{name}[suffix={json.dumps(markup.value[1] + markup.end)}]: /{expression}/"

@@ -1,5 +1,4 @@
-"""Calls whose parameters stand between tags of their own, as Qwen3-Coder, GLM-4.5, Seed-OSS and MiniMax-M2
-write them."""
+"""Parser of calls with a tag for each parameter (Qwen3-Coder, GLM-4.5, Seed-OSS, MiniMax-M2)."""
 
 from __future__ import annotations
 
@@ -20,25 +19,27 @@ from newleaf.serve.tool_calls.tool_call import (
 )
 from newleaf.text.reasoning import Part, held_start
 
-MAX_NAME_CHARACTERS = 300  # characters of a name
+MAX_NAME_CHARACTERS = 300  # of a function's name
 
 
 @dataclass(frozen=True)
 class ParameterTagFormat:
-    """How such a call is written. `head` and `key` are what stands before and after a function's and a
-    parameter's name; `tail` ends a function."""
+    """The tags of a format.
+
+    `head` and `key` surround the names of a function and a parameter; `tail` ends a function.
+    """
 
     open: str
     close: str
     head: tuple[str, str]
     key: tuple[str, str]
-    value: tuple[str, str]  # around a value, beside its tags
+    value: tuple[str, str]  # around a value, within its tags
     end: str  # of a value
     tail: str
 
     @property
     def first(self) -> str:
-        """The beginning of a function where its tag is forgotten; none where it has no mark of its own."""
+        """The beginning of a function without its tag; empty where it has no mark of its own."""
         return self.head[0].strip()
 
 
@@ -69,8 +70,10 @@ PARAMETER_TAG_FORMATS = {
 
 
 class ParameterTagParser:
-    """Reads such calls. `functions` are the parameters' schemas by the functions' names. `streaming` tells of
-    calls while they come, a parameter at a time."""
+    """Parses such calls. `functions` are parameter schemas by function.
+
+    `streaming` streams calls, a parameter at a time.
+    """
 
     def __init__(
         self,
@@ -86,9 +89,9 @@ class ParameterTagParser:
             streaming,
         )
         self._buffer, self._inside, self._called = "", False, False
-        self._raw = ""  # the call's text so far, for what turns out to be none
+        self._raw = ""  # the call's text so far, to return as text if it is none
         self._name: str | None = None
-        self._found: dict[str, str] = {}  # its parameters, as JSON
+        self._found: dict[str, str] = {}  # parameters, as JSON
 
     @property
     def pending_call(self) -> tuple[str | None, str]:
@@ -109,7 +112,7 @@ class ParameterTagParser:
             )
         elif cut or (self._name is None and self._markup.close.startswith(held.strip()) and not self._raw):
             pass
-        elif self._name is not None and self._ends(held):  # its last tags are missing
+        elif self._name is not None and self._ends(held):  # the last tags are missing
             found += self._whole()
         elif not (self._streaming and self._name is not None):
             found.append(Part("content", self._raw + held))
@@ -126,7 +129,7 @@ class ParameterTagParser:
         return found
 
     def _step(self, found: list[AnswerPart], done: bool) -> list[AnswerPart] | None:
-        """What is certain next; None when more has to come."""
+        """The next parts; None when more text is needed."""
         if not self._inside:
             return self._outside(found, done)
         return self._named() if self._name is None else self._inner(done)
@@ -149,7 +152,7 @@ class ParameterTagParser:
         return None
 
     def _use(self, rest: str) -> None:
-        """All but the `rest` of what is held belongs to the call."""
+        """All but the `rest` of the buffer belongs to the call."""
         self._raw += self._buffer[: len(self._buffer) - len(rest)]
         self._buffer = rest
 
@@ -173,7 +176,7 @@ class ParameterTagParser:
         return [ToolCallStart(name), ToolCallDelta("{")] if self._streaming else []
 
     def _other(self) -> list[AnswerPart] | None:
-        """The tag is around something else: calls as JSON, or text."""
+        """The tag's content is something else: calls as JSON, or text."""
         body, closed, rest = self._buffer.partition(self._markup.close)
         if not closed:
             return None
@@ -193,7 +196,7 @@ class ParameterTagParser:
             return self._whole()
         if done or not text or key.startswith(text) or tail.startswith(text):
             return None
-        # words between parameters say nothing
+        # Text between parameters is ignored.
         skipped = re.compile(f"{re.escape(key)}|{re.escape(tail)}").search(text)
         if skipped is None:
             return None
@@ -228,7 +231,7 @@ class ParameterTagParser:
         )
 
     def _end_of_value(self, text: str, start: int, done: bool) -> int | None:
-        """Where the value ends: at an end tag behind which the call goes on as calls do."""
+        """The end of a value: an end tag followed by what may follow it."""
         markup, tag = self._markup, self._markup.end.strip()
         after = (markup.key[0], markup.tail.strip() or markup.close)
         place = text.find(tag, start)

@@ -1,5 +1,4 @@
-"""Values of parameters that models write as bare text: strings as they are, all else as JSON, by the
-function's schema."""
+"""Parameter values that models write as bare text: strings as they are, others as JSON, by schema."""
 
 from __future__ import annotations
 
@@ -17,13 +16,15 @@ JSON_TYPES: dict[str, type | tuple[type, ...]] = {
     "array": list,
     "object": dict,
 }
-PYTHON_LITERALS = {"True": True, "False": False, "None": None}  # as models that write Python have them
-MAX_REFERENCES = 50  # references and alternatives that are followed
+PYTHON_LITERALS = {"True": True, "False": False, "None": None}  # which some models write
+MAX_REFERENCES = 50  # and alternatives that are followed
 
 
 def value_json(schema: Any, root: Any, text: str) -> str:
-    """JSON of a value that was written as this text, for a parameter with this schema; `root` holds what it
-    refers to."""
+    """JSON of a value written as bare text, for a parameter with this schema.
+
+    `root` has the definitions that it refers to.
+    """
     kinds = schema_types(schema, root)
     value = PYTHON_LITERALS[text.strip()] if text.strip() in PYTHON_LITERALS else parse_json(text)
     given = value is not None or text.strip() in ("null", "None")
@@ -35,7 +36,7 @@ def value_json(schema: Any, root: Any, text: str) -> str:
 
 
 def schema_types(schema: Any, root: Any) -> set[str]:
-    """The types of values that a schema allows, as far as it says; none where it says nothing."""
+    """The types that a schema allows; empty where it does not say."""
     found: set[str] = set()
     waiting, left = [schema], MAX_REFERENCES
     while waiting and left:
@@ -51,15 +52,15 @@ def schema_types(schema: Any, root: Any) -> set[str]:
             found.add(
                 "string" if isinstance(value, str) else next(name for name in JSON_TYPES if _is(value, name))
             )
-        for word in ("anyOf", "oneOf", "allOf"):
-            waiting += one[word] if isinstance(one.get(word), list) else []
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            waiting += one[keyword] if isinstance(one.get(keyword), list) else []
         if isinstance(reference := one.get("$ref"), str):
             waiting.append(resolve_reference(root, reference))
     return found
 
 
 def resolve_reference(root: Any, reference: str) -> Any:
-    """What a reference within a schema names; None for nothing."""
+    """What a `$ref` refers to; None if nothing."""
     head, *steps = reference.split("/")
     found = root if head == "#" else None
     for step in steps:

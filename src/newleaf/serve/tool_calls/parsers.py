@@ -1,5 +1,4 @@
-"""Calls of tools found in an answer while it comes, by reading JSON from where a call begins to where it
-ends."""
+"""Chooses the tool call parser of a chat template's format."""
 
 from __future__ import annotations
 
@@ -27,9 +26,11 @@ def tool_call_parser(
     required: bool = False,
     streaming: bool = False,
 ) -> ToolCallParser:
-    """For one answer; without a call_format, all is text. `functions` are parameters' schemas by the functions'
-    names. `must`: a grammar makes it calls from its first character, or from a mark that stands in the
-    prompt, on. `streaming`: calls are told while they come."""
+    """The parser of one answer; without a format, all is text.
+
+    `functions` are parameter schemas by function. `required`: a grammar makes it calls from its beginning,
+    or from a token that the prompt ends with. `streaming`: calls are streamed.
+    """
     if call_format is None:
         return TextParser()
     if call_format in PARAMETER_TAG_FORMATS:
@@ -37,11 +38,11 @@ def tool_call_parser(
         return ParameterTagParser(PARAMETER_TAG_FORMATS[call_format], schemas, required, streaming)
     if call_format in SECTION_FORMATS:
         return SectionParser(SECTION_FORMATS[call_format], list(functions), required, streaming)
-    found = _json_reader(call_format, list(functions), required)
+    found = _json_parser(call_format, list(functions), required)
     return StreamingParser(found, list(functions)) if streaming else found
 
 
-def _json_reader(call_format: CallFormat, names: Collection[str], required: bool) -> ToolCallParser:
+def _json_parser(call_format: CallFormat, names: Collection[str], required: bool) -> ToolCallParser:
     match call_format:
         case "tags" | "own":
             return TagParser(names, required)
@@ -54,7 +55,7 @@ def _json_reader(call_format: CallFormat, names: Collection[str], required: bool
 
 
 class TextParser:
-    """Looks for no calls."""
+    """Finds no calls."""
 
     def push(self, part: Part) -> list[AnswerPart]:
         return [part]

@@ -1,5 +1,4 @@
-"""Calls in a section of their own, a name before each one's JSON, as DeepSeek-V3, DeepSeek-V3.1 and Kimi-K2
-write them."""
+"""Parser of calls in a section, a name before each JSON (DeepSeek-V3, DeepSeek-V3.1, Kimi-K2)."""
 
 from __future__ import annotations
 
@@ -22,14 +21,17 @@ from newleaf.serve.tool_calls.tool_call import (
 from newleaf.text.json_end import JsonEnd
 from newleaf.text.reasoning import Part, held_start
 
-MAX_HEAD_CHARACTERS = 300  # characters of what stands before a call's JSON
+MAX_HEAD_CHARACTERS = 300  # before a call's JSON
 CONTROL_TOKEN = re.compile(r"<[|｜][^<>]*[|｜]>")
 
 
 @dataclass(frozen=True)
 class SectionFormat:
-    """How such a call is written: `begin` and `end` stand around all, `call` before each, `head` between that
-    and its name, `middle` before its JSON, `tail` behind."""
+    """The marks of a format.
+
+    `begin` and `end` surround the section, `call` begins a call, `head` comes before its name, `middle`
+    before its JSON, `tail` after it.
+    """
 
     begin: str
     call: str
@@ -37,11 +39,11 @@ class SectionFormat:
     middle: str
     tail: str
     end: str
-    numbered: bool = False  # whether a number follows the name
+    numbered: bool = False  # a number follows the name
 
     @property
     def opening(self) -> re.Pattern[str]:
-        """What stands before a call's JSON; models are free with white space."""
+        """A pattern up to a call's JSON; models vary white space."""
         middle = r"\s*".join(map(re.escape, self.middle.split()))
         number = r"(?::\d+)?" if self.numbered else ""
         return re.compile(
@@ -49,7 +51,7 @@ class SectionFormat:
         )
 
     def parts(self, text: str) -> list[str]:
-        """A text, cut at the marks in it."""
+        """A text, split at its control tokens."""
         marks = {
             mark
             for each in (self.begin, self.call, self.head, self.middle, self.tail, self.end)
@@ -75,17 +77,17 @@ SECTION_FORMATS = {
 
 
 class SectionParser:
-    """Reads such calls; `streaming` tells of them while they come."""
+    """Parses such calls; `streaming` streams them."""
 
     def __init__(
         self, section: SectionFormat, names: Collection[str], required: bool = False, streaming: bool = False
     ) -> None:
         self._section, self._names, self._required, self._streaming = section, names, required, streaming
         self._opening = section.opening
-        # what is not certain; the section's text so far, for what turns out to be no call
+        # Uncertain text, and the section's text so far, to return as text if it has no call.
         self._buffer, self._raw = "", ""
         self._inside = self._called = False
-        self._name: str | None = None  # of the call whose JSON comes
+        self._name: str | None = None  # of the current call
         self._json, self._strings, self._end = "", JsonStringEscaper(), JsonEnd()
 
     @property
@@ -111,7 +113,7 @@ class SectionParser:
         return [Part("content", held)] if held.strip() or not self._called else []
 
     def _step(self, found: list[AnswerPart]) -> list[AnswerPart] | None:
-        """What is certain next; None when more has to come."""
+        """The next parts; None when more text is needed."""
         if not self._inside:
             return self._outside(found)
         return self._between() if self._name is None else self._arguments()
@@ -160,16 +162,16 @@ class SectionParser:
             (self._buffer, "") if size is None else (self._buffer[:size], self._buffer[size:])
         )
         self._json += text
-        told: list[AnswerPart] = (
+        deltas: list[AnswerPart] = (
             [ToolCallDelta(more)] if self._streaming and (more := self._strings.push(text)) else []
         )
         if size is None:
-            return told or None
+            return deltas or None
         name, written, self._name = str(self._name), self._json, None
         arguments = arguments_json(parse_json(written))
         raw, self._raw, self._json, self._called = self._raw, "", "", True
         if self._streaming:
-            return [*told, ToolCallEnd()]
+            return [*deltas, ToolCallEnd()]
         return [ToolCall(name, arguments)] if arguments is not None else [Part("content", raw + written)]
 
     def _text(self, text: str) -> list[AnswerPart]:

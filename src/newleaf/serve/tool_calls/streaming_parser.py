@@ -1,4 +1,4 @@
-"""Calls told while they are written: the function's name first, and then its arguments piece by piece."""
+"""Streams calls as they are generated: the function's name first, then deltas of its arguments."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from newleaf.serve.tool_calls.tool_call import (
 from newleaf.text.json_end import JsonEnd
 from newleaf.text.reasoning import Part
 
-MAX_HEAD_CHARACTERS = 1000  # characters of what stands before a call's arguments
+MAX_HEAD_CHARACTERS = 1000  # before a call's arguments
 SEPARATOR = re.compile(rf"(?:[\s,;\[\]}}]|{re.escape(TOOL_CALLS_TOKEN)}|{re.escape(PYTHON_TOKEN)})*")
 CALL_HEAD = re.compile(
     r'\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?(?:"id"\s*:\s*"[^"\\]*"\s*,\s*)?'
     r'"name"\s*:\s*"(?P<name>[^"\\]+)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
     rf"|(?P<named>[\w.-]+)\s*(?:{re.escape(CALL_ID_TOKEN)}\w*\s*)?{re.escape(ARGS_TOKEN)}\s*(?=\{{)"
 )
-_IN_TEXT = re.compile(r'["\\\x00-\x1f]')
+_SPECIAL = re.compile(r'["\\\x00-\x1f]')
 
 
 @dataclass
 class JsonStringEscaper:
-    """JSON as it comes, with line ends and the like within strings escaped, which models forget."""
+    """Escapes control characters within the strings of streamed JSON, which models leave bare."""
 
-    inside: bool = False
+    in_string: bool = False
     escaped: bool = False
 
     def push(self, text: str) -> str:
@@ -44,33 +44,37 @@ class JsonStringEscaper:
             if self.escaped:
                 found, at, self.escaped = found + text[at], at + 1, False
                 continue
-            end = text.find('"', at) if not self.inside else -1
-            match = _IN_TEXT.search(text, at) if self.inside else None
+            end = text.find('"', at) if not self.in_string else -1
+            match = _SPECIAL.search(text, at) if self.in_string else None
             place = match.start() if match else end
             if place < 0:
                 return found + text[at:]
-            sign = text[place]
-            found += text[at:place] + (f"\\u{ord(sign):04x}" if sign < " " else sign)
-            self.inside, self.escaped, at = self.inside != (sign == '"'), sign == "\\", place + 1
+            character = text[place]
+            found += text[at:place] + (f"\\u{ord(character):04x}" if character < " " else character)
+            self.in_string, self.escaped, at = (
+                self.in_string != (character == '"'),
+                character == "\\",
+                place + 1,
+            )
         return found
 
 
 class StreamingParser:
-    """Reads by another reader, and looks at the calls that this one still holds back. A call that does not
-    begin as most do comes whole.
+    """Wraps another parser, and streams the calls that it still holds back.
 
-    What was told cannot be taken back: of a call that is cut, or turns out not to be one, what came stays.
+    A call that does not begin as usual comes complete. Deltas cannot be withdrawn: those of a call that is
+    cut, or turns out not to be one, stay.
     """
 
     def __init__(self, inner: ToolCallParser, names: Collection[str]) -> None:
         self._inner, self._names = inner, names
-        self._told = 0  # calls that were told to their end, and that the inner reader is still to give
+        self._streamed_calls = 0  # that the inner parser has not returned yet
         self._begin()
 
     def _begin(self) -> None:
-        # what may be calls; how much of it was read; whether they come whole
-        self._buffer, self._at, self._whole = "", 0, False
-        self._end: JsonEnd | None = None  # while arguments come
+        # Text that may be calls, how much of it was scanned, and whether they are not streamed.
+        self._buffer, self._at, self._unstreamed = "", 0, False
+        self._end: JsonEnd | None = None  # during arguments
         self._strings = JsonStringEscaper()
 
     @property
@@ -78,34 +82,34 @@ class StreamingParser:
         return self._inner.pending_call
 
     def push(self, part: Part) -> list[AnswerPart]:
-        found = self._given(self._inner.push(part))
+        found = self._not_streamed(self._inner.push(part))
         name, held = self._inner.pending_call
-        if held and not self._whole:
-            found += self._look(name, held)
+        if held and not self._unstreamed:
+            found += self._scan(name, held)
         return found
 
     def finish(self, cut: bool = False) -> list[AnswerPart]:
-        return self._given(self._inner.finish(cut))
+        return self._not_streamed(self._inner.finish(cut))
 
-    def _given(self, pieces: Sequence[AnswerPart]) -> list[AnswerPart]:
-        """What the inner reader gives, without what was told."""
+    def _not_streamed(self, pieces: Sequence[AnswerPart]) -> list[AnswerPart]:
+        """Parts of the inner parser, without what was streamed already."""
         found: list[AnswerPart] = []
         for piece in pieces:
-            told = self._told > 0 or self._end is not None
+            streamed = self._streamed_calls > 0 or self._end is not None
             if isinstance(piece, ToolCall):
-                if self._told:
-                    self._told -= 1
+                if self._streamed_calls:
+                    self._streamed_calls -= 1
                 elif self._end is not None:
-                    found += self._look(None, piece.written)
+                    found += self._scan(None, piece.written)
                 else:
                     found.append(piece)
-                if not self._told:
+                if not self._streamed_calls:
                     self._begin()
-            elif not (told and isinstance(piece, Part) and piece.kind == "content"):
+            elif not (streamed and isinstance(piece, Part) and piece.kind == "content"):
                 found.append(piece)
         return found
 
-    def _look(self, name: str | None, held: str) -> list[AnswerPart]:
+    def _scan(self, name: str | None, held: str) -> list[AnswerPart]:
         """What is new in the text of a call, or of several."""
         found: list[AnswerPart] = []
         while self._at < len(held):
@@ -115,10 +119,10 @@ class StreamingParser:
                 head = CALL_HEAD.match(held, begin, begin + MAX_HEAD_CHARACTERS) if name is None else None
                 called = name or (head["name"] or head["named"] if head else None)
                 if called is None or (name is not None and held[begin : begin + 1] != "{"):
-                    self._whole = len(held) - begin > MAX_HEAD_CHARACTERS
+                    self._unstreamed = len(held) - begin > MAX_HEAD_CHARACTERS
                     break
                 if called not in self._names:
-                    self._whole = True
+                    self._unstreamed = True
                     break
                 found.append(ToolCallStart(called))
                 self._end, self._strings, self._at = (
@@ -134,6 +138,6 @@ class StreamingParser:
             if size is None:
                 break
             found.append(ToolCallEnd())
-            self._end, self._told = None, self._told + 1
-            self._whole = name is not None
+            self._end, self._streamed_calls = None, self._streamed_calls + 1
+            self._unstreamed = name is not None
         return found

@@ -1,4 +1,4 @@
-"""Parser of tool calls as JSON between <tool_call> tags (Qwen3, Hermes, Granite 4, and newleaf's own prompt)."""
+"""Parser of tool calls as JSON between <tool_call> tags (Qwen3, Hermes, Granite 4, newleaf's own)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from newleaf.text.reasoning import Part, held_start
 
 
 class TagParser:
-    """Calls between tags, each a JSON object. White space around them is not text."""
+    """Parses calls between tags, each a JSON object. White space around them is not text."""
 
     def __init__(self, names: Collection[str], required: bool = False) -> None:
         self._names, self._required, self._called = names, required, False
@@ -54,7 +54,7 @@ class TagParser:
         return found + self._text(held.rstrip() if self._called else held)
 
     def _outer(self, found: list[AnswerPart]) -> list[AnswerPart] | None:
-        """Up to the next tag; None when more has to come."""
+        """Text up to the next tag; None when more text is needed."""
         before, opened, rest = self._buffer.partition(OPEN_TAG)
         if not opened:
             keep = len(self._buffer) - held_start(self._buffer, (OPEN_TAG,))
@@ -66,7 +66,7 @@ class TagParser:
         return self._text(before.rstrip())
 
     def _inner(self) -> list[AnswerPart] | None:
-        """Up to the end of a call; None when more has to come."""
+        """Up to the end of a call; None when more text is needed."""
         if self._end is None:
             self._read = len(self._buffer) - len(self._buffer.lstrip())
             first = self._buffer[self._read : self._read + 1]
@@ -92,7 +92,7 @@ class TagParser:
         return found
 
     def _other(self) -> list[AnswerPart] | None:
-        """What stands in the tag is not JSON."""
+        """The tag's content is not JSON."""
         body, closed, rest = self._buffer.partition(CLOSE_TAG)
         if not closed:
             return None

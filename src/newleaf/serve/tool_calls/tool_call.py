@@ -1,4 +1,4 @@
-"""Calls of tools, in the forms that chat templates teach their models."""
+"""Tool calls: their formats in chat templates, the parsed parts, and the parsers' interface."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ KIMI_TOKENS = (
     "<|tool_call_end|>",
     "<|tool_calls_section_end|>",
 )
-# Control tokens of forms with tags for each parameter (serve/tool_calls/parameter_tags.py), and of those with
-# sections
-# (serve/tool_calls/sections.py).
+# Control tokens of formats with parameter tags (parameter_tags.py) and with sections (sections.py).
 FORMAT_TOKENS: dict[str, tuple[str, ...]] = {
     "qwen": (OPEN_TAG, CLOSE_TAG),
     "seed": ("<seed:tool_call>", "</seed:tool_call>"),
@@ -58,7 +56,7 @@ FORMAT_TOKENS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A function's name and its arguments as JSON; `written` is the text that was read."""
+    """A function's name and its arguments as JSON; `written` is the text that was parsed."""
 
     name: str
     arguments: str
@@ -67,50 +65,53 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class ToolCallStart:
-    """A call that begins: its arguments follow, in pieces."""
+    """The beginning of a streamed call; its arguments follow as deltas."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class ToolCallDelta:
-    """A piece of a call's arguments."""
+    """A delta of a call's arguments."""
 
     arguments: str
 
 
 @dataclass(frozen=True)
 class ToolCallEnd:
-    """The arguments are whole."""
+    """The end of a streamed call's arguments."""
 
 
 AnswerPart = Part | ToolCall | ToolCallStart | ToolCallDelta | ToolCallEnd
 
 
 class ToolCallParser(Protocol):
-    """Takes an answer's text in parts and gives back text and calls, as soon as each is certain."""
+    """A streaming parser: takes an answer's text in chunks, and returns text and calls once certain."""
 
     def push(self, part: Part) -> list[AnswerPart]:
-        """What this part makes certain."""
+        """The parts that this text completes."""
 
     def finish(self, cut: bool = False) -> list[AnswerPart]:
-        """What was held back. Of an answer that was `cut`, by its limit of tokens, a call that is not whole
-        is dropped."""
+        """The rest at the end. Where the token limit `cut` the answer, an incomplete call is dropped."""
 
     @property
     def pending_call(self) -> tuple[str | None, str]:
-        """Text that is held back because calls may stand in it, from behind the mark on; where the function
-        is known, its name, and the text is that of its arguments."""
+        """Text that may be calls, behind their mark.
+
+        Where the function is known, its name comes first, and the text is that of its arguments.
+        """
 
 
 def detect_format(source: str) -> CallFormat:
-    """How a model with this chat template calls tools; "own" for a template that has none, which is told of
-    our call_format."""
+    """How a model with this chat template calls tools.
+
+    "own" is newleaf's format, for templates without tools.
+    """
     if CHANNEL in source and MESSAGE in source and re.search(r"\btools\b", source):
         return "harmony"
     if not re.search(r"\btools\b", source):
         return "own"
-    if (markup := _markup_of(source)) is not None:
+    if (markup := _special_format(source)) is not None:
         return markup
     if OPEN_TAG in source:
         return "tags"
@@ -119,8 +120,8 @@ def detect_format(source: str) -> CallFormat:
     return "named" if ARGS_TOKEN in source else "list"
 
 
-def _markup_of(source: str) -> CallFormat | None:
-    """Which of these a chat template teaches."""
+def _special_format(source: str) -> CallFormat | None:
+    """The format with parameter tags or sections that a template teaches."""
     if DEEPSEEK_TOKENS[1] in source:
         return "deepseek-v3" if "```json" in source else "deepseek-v3.1"
     if KIMI_TOKENS[1] in source and KIMI_TOKENS[2] in source:
@@ -135,7 +136,7 @@ def _markup_of(source: str) -> CallFormat | None:
 
 
 def control_tokens(call_format: CallFormat) -> tuple[str, ...]:
-    """Control tokens that have to be seen in the text for calls to be found in it."""
+    """Control tokens that have to be decoded as text for the parser."""
     listed = (TOOL_CALLS_TOKEN, ARGS_TOKEN, CALL_ID_TOKEN)
     if call_format in FORMAT_TOKENS:
         return FORMAT_TOKENS[call_format]
@@ -150,8 +151,7 @@ def control_tokens(call_format: CallFormat) -> tuple[str, ...]:
 
 
 def parse_calls(text: str, names: Collection[str]) -> list[ToolCall]:
-    """The calls that a JSON text holds, an object or a list of them; none where something about it is not a
-    call of these functions."""
+    """The calls in a JSON object or list; empty where something is not a call of these functions."""
     value = parse_json(text)
     found = [_call(item, names) for item in (value if isinstance(value, list) else [value])]
     return [call for call in found if call is not None] if all(call is not None for call in found) else []
@@ -167,7 +167,7 @@ def _call(value: Any, names: Collection[str]) -> ToolCall | None:
 
 
 def arguments_json(value: Any) -> str | None:
-    """Arguments as JSON text: an object, or one in a text. A function without any may be given null."""
+    """Arguments as JSON text, from an object or its JSON. null stands for no arguments."""
     value = parse_json(value) if isinstance(value, str) else {} if value is None else value
     if not isinstance(value, dict):
         return None
@@ -179,7 +179,7 @@ def arguments_json(value: Any) -> str | None:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON text's value; None for what is none. Line ends within strings, which models write, are taken."""
+    """The value of a JSON text; None for invalid JSON. Line ends within strings are accepted."""
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
@@ -187,5 +187,5 @@ def parse_json(text: str) -> Any:
 
 
 def has_utf8(text: str) -> bool:
-    """Whether it has UTF-8: half a surrogate pair has none."""
+    """Whether it can be encoded as UTF-8, which an unpaired surrogate cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

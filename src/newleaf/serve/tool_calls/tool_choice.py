@@ -1,4 +1,4 @@
-"""Which of a request's tools an answer may, required or may not call."""
+"""Resolves tool_choice: which tools an answer may, must or must not call."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from newleaf.serve.protocol.schemas import Function
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """The tools that the model is told of, and "auto", "none", "required" or, where it is `named`, the name
-    of the one to call."""
+    """The tools in the prompt, and "auto", "none", "required" or (`named`) a function's name."""
 
     tools: Sequence[dict[str, Any]]
     choice: str
@@ -21,7 +20,7 @@ class ToolChoice:
 
 
 def template_tool(function: Function) -> dict[str, Any]:
-    """A tool as templates expect it, with nothing missing."""
+    """A tool as chat templates expect it, with all fields."""
     nothing = {"description": "", "parameters": {"type": "object", "properties": {}}}
     return {
         "type": "function",
@@ -32,10 +31,9 @@ def template_tool(function: Function) -> dict[str, Any]:
 def resolve_tool_choice(
     tools: Sequence[dict[str, Any]], mode: str | None, names: Collection[str] | None = None
 ) -> ToolChoice:
-    """`mode` is OpenAI's word for all tools, or with `names` for these only; names without a mode are one
-    function that must be called.
+    """`mode` is OpenAI's for all tools, or for those with these `names`; without a mode, one must be called.
 
-    Raises ApiError for functions that are not among the tools, and for calls that must be made of nothing.
+    Raises ApiError for functions that are not among the tools, and for required calls without tools.
     """
     known = {tool["function"]["name"]: tool for tool in tools}
     for name in names or ():

@@ -1,5 +1,4 @@
-"""Tools for models whose chat template has no place for them: what the model is told, and past calls as
-text."""
+"""Tools in the prompt, for models whose chat template has no place for them; past calls as text."""
 
 from __future__ import annotations
 
@@ -10,17 +9,22 @@ from typing import Any
 from newleaf.serve.tool_calls.tool_call import CLOSE_TAG, OPEN_TAG, has_utf8
 from newleaf.text.messages import Message
 
-INSTRUCTIONS = f"""You can call functions. To call one, write nothing but its name and arguments as JSON, between these tags:
-{OPEN_TAG}
-{{"name": "function_name", "arguments": {{"parameter": "value"}}}}
-{CLOSE_TAG}
-To call several, write one such block after another. What they return is given to you afterwards. The functions are:
-"""
+INSTRUCTIONS = (
+    "You can call functions. To call one, write nothing but its name and arguments as JSON, between these "
+    "tags:\n"
+    f"{OPEN_TAG}\n"
+    '{"name": "function_name", "arguments": {"parameter": "value"}}\n'
+    f"{CLOSE_TAG}\n"
+    "To call several, write one such block after another. What they return is given to you afterwards. "
+    "The functions are:\n"
+)
 
 
 def add_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "system") -> list[Message]:
-    """The conversation with the tools in its first message, which is the system's or, for templates that have
-    none, the user's."""
+    """The conversation with the tools in its first message.
+
+    That is the system message or, for templates without one, the user's.
+    """
     about = INSTRUCTIONS + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     first, *rest = messages
     if first["role"] in ("system", "developer"):
@@ -31,8 +35,7 @@ def add_tools(messages: Sequence[Message], tools: Sequence[Any], role: str = "sy
 
 
 def calls_as_text(messages: Sequence[Message]) -> list[Message]:
-    """Calls and results as text of the assistant and the user, results that follow each other in one
-    message."""
+    """Calls and results as text of assistant and user; consecutive results are one message."""
     found: list[Message] = []
     for message in messages:
         if message["role"] in ("tool", "function"):
@@ -52,13 +55,12 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
 
 
 def parse_arguments(messages: Sequence[Message]) -> list[Message]:
-    """Arguments of past calls as values, which is what templates expect; OpenAI's messages have them as JSON
-    text."""
+    """Arguments of past calls as values, as templates expect; OpenAI's messages have them as JSON."""
 
     def parsed(call: Any) -> Any:
         try:
             arguments = json.loads(call["function"]["arguments"])
-            # half a surrogate pair is no text, and "\\ud800" is
+            # An unpaired surrogate cannot be encoded; its JSON escape can.
             if not has_utf8(json.dumps(arguments, ensure_ascii=False)):
                 return call
         except (ValueError, RecursionError):

@@ -1,1 +1,1 @@
-"""The web page, and the runs that it shows."""
+"""The web page's files, and routes for the training runs that it shows."""

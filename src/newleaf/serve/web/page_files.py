@@ -1,5 +1,4 @@
-"""The page's files, read once and served from memory, with a policy that lets the browser run nothing
-else."""
+"""The page's static files, served from memory with a strict Content-Security-Policy."""
 
 from __future__ import annotations
 
@@ -11,8 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 INDEX = "index.html"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-# Scripts and styles are files of this server, requests go to this server, and no script can turn text into
-# markup (trusted types).
+# Scripts, styles and requests of this server only; trusted types keep scripts from parsing text as markup.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
@@ -24,13 +22,13 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # kept, and asked for again by its tag
+    "Cache-Control": "no-cache",  # revalidated by its ETag
 }
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file of the page: its bytes, their media type, and a tag that changes when they do."""
+    """A file of the page: bytes, media type, and ETag."""
 
     content: bytes
     type: str
@@ -38,8 +36,7 @@ class Asset:
 
 
 def page_router(folder: Path) -> APIRouter:
-    """`/` is the folder's index.html, and every other file has a route of its own, so that no path leads out
-    of the folder."""
+    """`/` is index.html. Every file has its own route, so that no path leads out of the folder."""
     routes = APIRouter(include_in_schema=False)
     for name, asset in read_assets(folder).items():
         _serve(routes, "/" if name == INDEX else f"/{name}", asset)
@@ -47,8 +44,7 @@ def page_router(folder: Path) -> APIRouter:
 
 
 def read_assets(folder: Path) -> dict[str, Asset]:
-    """The folder's files by their path in it, such as "js/main.js"; those of other kinds, and links to files
-    elsewhere, are left out."""
+    """The folder's files by path, such as "js/main.js", without symlinks and other file types."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix in TYPES and path.is_file() and not path.is_symlink():

@@ -1,5 +1,4 @@
-"""Training runs for the page: which there are, and how one went, in parts that can be asked for as it goes
-on."""
+"""GET /runs and /runs/history: training runs and their metrics, for the page."""
 
 from __future__ import annotations
 
@@ -17,14 +16,14 @@ from newleaf.serve.models.server_context import ServerContext
 from newleaf.train.runs.run_history import METRICS, RunRecord, find_runs, named, read_run
 
 AXES = ("steps", "tokens", "seconds", "loss")
-MAX_POINTS = 1200  # of a curve in one answer: more than a screen has columns
+MAX_POINTS = 1200  # of a curve in a response, more than a screen has columns
 MAX_SAMPLES = 200
-MAX_NUMBER = 1e30  # a measured number; sums of them stay finite
-MAX_BYTES = 32 << 20  # of metrics.jsonl read for one answer; the rest comes with the next
+MAX_NUMBER = 1e30  # so that sums stay finite
+MAX_BYTES = 32 << 20  # of metrics.jsonl in a response; the rest comes with the next
 
 
 def runs_router(server_context: ServerContext) -> APIRouter:
-    """`/runs` and `/runs/history`; empty where the server was given no folder of runs."""
+    """`/runs` and `/runs/history`; empty where the server has no folder of runs."""
     folder, router = server_context.settings.runs, APIRouter()
 
     @router.get("/runs")
@@ -34,7 +33,7 @@ def runs_router(server_context: ServerContext) -> APIRouter:
         return {
             "object": "list",
             "folder": folder is not None,
-            "data": [_told(_record(path, name)) for name, path in found.items()],
+            "data": [_run_json(_record(path, name)) for name, path in found.items()],
         }
 
     @router.get("/runs/history")
@@ -44,8 +43,8 @@ def runs_router(server_context: ServerContext) -> APIRouter:
             str, Query(max_length=60, description="`cursor` of the last answer, for what came since.")
         ] = "",
     ) -> dict[str, Any]:
-        """A run's losses at steps and validations, and its samples; all of them, or those since `after`."""
-        path = _runs(folder).get(run)  # looked up among what is there: an id is never made into a path
+        """A run's losses and samples; all of them, or those since `after`."""
+        path = _runs(folder).get(run)  # looked up: an id is never joined to a path
         if path is None:
             raise ApiError(
                 404,
@@ -59,20 +58,23 @@ def runs_router(server_context: ServerContext) -> APIRouter:
 
 
 def read_history(path: Path, name: str, after: str = "") -> dict[str, Any]:
-    """What a run's metrics say since `after`, a cursor of an earlier answer. `whole` says that it begins
-    anew: the first time, and when the file was rewritten, as resuming does. Losses are in `unit`."""
+    """A run's metrics since `after`, a cursor of an earlier response.
+
+    `whole` says that they start from the beginning: the first time, and when the file was replaced, as
+    resuming does. Losses are in `unit`.
+    """
     record = _record(path, name)
-    # Nats per token, where the bytes of the text are not known.
+    # Nats per token, where the bytes per token are not known.
     ratio = 1 / math.log(2) / record.bytes_per_token if record.bytes_per_token else 1.0
     lines, cursor, whole = _read_since(path / METRICS, after)
-    train, validation, samples = _sorted_out(lines, ratio, bool(record.bytes_per_token))
+    train, validation, samples = _split_lines(lines, ratio, bool(record.bytes_per_token))
     return {
         "object": "run.history",
-        "run": _told(record),
+        "run": _run_json(record),
         "unit": "bits per byte" if record.bytes_per_token else "nats per token",
         "cursor": cursor,
         "whole": whole,
-        "train": _thinned(train),
+        "train": _downsampled(train),
         "validation": _columns(validation),
         "samples": samples[-MAX_SAMPLES:],
     }
@@ -83,20 +85,20 @@ def _runs(folder: Path | None) -> dict[str, Path]:
         return {}
     try:
         return named(find_runs(folder), folder)
-    except InputError:  # none yet
+    except InputError:  # no runs yet
         return {}
 
 
 def _record(path: Path, name: str) -> RunRecord:
     try:
         return read_run(path, name)
-    # a run that is being removed, or full of nonsense
+
     except (InputError, OSError, ValueError, ArithmeticError) as error:
         return RunRecord(path, name, "damaged", notes=((str(error).splitlines() or ["cannot be read"])[0],))
 
 
-def _told(record: RunRecord) -> dict[str, Any]:
-    """Without where it lies on this machine."""
+def _run_json(record: RunRecord) -> dict[str, Any]:
+    """The run as JSON, without its path on this machine."""
     values = {name: value for name, value in record.to_dict().items() if name not in ("path", "fingerprint")}
     return {"id": record.name, **{name: _finite(value) for name, value in values.items()}}
 
@@ -106,22 +108,21 @@ def _finite(value: Any) -> Any:
 
 
 def _read_since(metrics: Path, after: str) -> tuple[list[dict[str, Any]], str, bool]:
-    """The objects behind a cursor, the next cursor, and whether they are all from the file's beginning.
+    """The lines after a cursor, the next cursor, and whether they start from the beginning.
 
-    A cursor is the file's number on its disk and a place in it. Resuming puts another file in its place
-    (`Metrics.rewind`).
+    A cursor is the file's inode and an offset. Resuming replaces the file (`Metrics.rewind`).
     """
     try:
         with metrics.open("rb") as file:
             number = _number_of(metrics)
-            place = _place(after, number)
+            place = _offset(after, number)
             if place and (file.seek(0, 2) < place or not _ends_line(file, place)):
                 place = 0
             file.seek(place)
             raw = file.read(MAX_BYTES)
     except OSError:
         return [], "", True
-    raw = raw[: raw.rfind(b"\n") + 1]  # the last line may be being written
+    raw = raw[: raw.rfind(b"\n") + 1]  # the last line may be incomplete
     lines = [line for line in map(_parsed, raw.splitlines()) if line is not None]
     return lines, f"{number}.{place + len(raw)}", place == 0
 
@@ -130,7 +131,7 @@ def _number_of(metrics: Path) -> int:
     return metrics.stat().st_ino
 
 
-def _place(cursor: str, number: int) -> int:
+def _offset(cursor: str, number: int) -> int:
     file, _, place = cursor.partition(".")
     return (
         int(place) if file == str(number) and place.isascii() and place.isdecimal() and len(place) < 19 else 0
@@ -150,11 +151,13 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
     return line if isinstance(line, dict) else None
 
 
-def _sorted_out(
+def _split_lines(
     lines: Sequence[Mapping[str, Any]], ratio: float, in_bits: bool
 ) -> tuple[list[list[float]], list[list[float]], list[dict[str, Any]]]:
-    """Points (step, tokens, seconds, loss) of training and of validation, and samples. A validation stands
-    where the last step did."""
+    """Points (step, tokens, seconds, loss) of training and validation, and samples.
+
+    A validation has the position of the last step.
+    """
     train, validation, samples = [], [], []
     at = [0.0, 0.0, 0.0]
     for line in lines:
@@ -174,8 +177,8 @@ def _sorted_out(
     return train, validation, samples
 
 
-def _thinned(points: list[list[float]]) -> dict[str, list[float]]:
-    """At most MOST_POINTS: each the last place of a group and the group's mean loss."""
+def _downsampled(points: list[list[float]]) -> dict[str, list[float]]:
+    """At most MAX_POINTS, each the last position and the mean loss of a group."""
     size = -(-len(points) // MAX_POINTS) or 1
     return _columns(
         [
