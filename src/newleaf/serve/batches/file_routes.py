@@ -24,7 +24,7 @@ FIELDS: Fields = {"object": str, "bytes": int, "filename": str, "purpose": str, 
 
 
 class FileStore(RecordStore):
-    """Files and their contents. A content is written before its record, so a file with a record is complete."""
+    """Files and their contents. A content is written before its record: recorded files are complete."""
 
     def __init__(self, folder: Path, logs: Logs) -> None:
         super().__init__(folder, "file-", "file", FIELDS, logs)
@@ -48,7 +48,7 @@ class FileStore(RecordStore):
 
     def take(self, id_: str, path: Path, filename: str, purpose: str, owner: str | None) -> None:
         """Make a file of `path`, which is renamed. Idempotent, so a restarted server can repeat it."""
-        make_private(self.folder)
+        make_private_folder(self.folder)
         if path.exists():
             path.replace(self.content(id_))
         if self.content(id_).exists() and not self._path(id_).exists():

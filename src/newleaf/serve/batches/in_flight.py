@@ -36,7 +36,7 @@ class InFlightLines:
             else:
                 self._in_flight.discard(number)
                 self.crashes[number] += mark == "!"
-        self._file = open_private(path)
+        self._file = open_private_file(path)
         self._write("-" if again else "!", sorted(self._in_flight))
         self.crashes.update(() if again else self._in_flight)
         self._in_flight.clear()

@@ -59,7 +59,11 @@ def _object_schemas(schema: dict[str, Any], root: dict[str, Any], depth: int = 0
 
 
 def _object_rules(
-    markup: ParameterTagFormat, name: str, schema: dict[str, Any], root: dict[str, Any], prepared: PreparedSchema
+    markup: ParameterTagFormat,
+    name: str,
+    schema: dict[str, Any],
+    root: dict[str, Any],
+    prepared: PreparedSchema,
 ) -> list[str]:
     properties, required = schema.get("properties"), schema.get("required") or []
     if not isinstance(properties, dict) and schema.get("additionalProperties") is not False and not required:
