@@ -186,11 +186,11 @@ def test_a_name_that_stands_twice_is_told_also_where_the_schema_is_strict(loosen
 
 def test_checks_that_take_too_long_are_given_up_and_no_more_are_begun() -> None:
     async def many() -> list[str]:
-        turns, told = ConcurrencyLimit(2, 0.01), []
+        limit, told = ConcurrencyLimit(2, 0.01), []
 
         async def one() -> None:
             try:
-                async with turns.turn():
+                async with limit.slot():
                     told.append("begun")
                     await end.wait()
             except TimeoutError:
@@ -200,7 +200,7 @@ def test_checks_that_take_too_long_are_given_up_and_no_more_are_begun() -> None:
 
         end = asyncio.Event()
         await asyncio.gather(*(one() for _ in range(24)))
-        async with turns.turn():
+        async with limit.slot():
             told.append("again")
         return told
 

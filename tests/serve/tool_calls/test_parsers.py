@@ -163,7 +163,7 @@ CUT: list[tuple[CallFormat, bool, str, str, list[ToolCall]]] = [
 ]
 
 
-@pytest.mark.parametrize(("call_format", "must", "text", "said", "calls"), CUT)
+@pytest.mark.parametrize(("call_format", "required", "text", "said", "calls"), CUT)
 def test_a_call_that_is_cut_is_dropped(
     call_format: CallFormat, required: bool, text: str, said: str, calls: list[ToolCall]
 ) -> None:
@@ -181,7 +181,7 @@ def test_a_call_that_is_cut_is_dropped(
     [("list", '[{"name": "go", "arguments": {"far": true}}]'), ("named", 'go[ARGS]{"far": true}')],
 )
 def test_a_mark_that_stands_in_the_prompt_need_not_be_written(call_format: CallFormat, text: str) -> None:
-    read = tool_call_parser(call_format, NAMES, must=True)
+    read = tool_call_parser(call_format, NAMES, required=True)
     assert read.push(Part("content", text)) + read.finish() == [GO]
 
 
