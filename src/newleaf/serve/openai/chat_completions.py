@@ -38,7 +38,7 @@ def chat_router(server_context: ServerContext) -> APIRouter:
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             if body.return_progress:
-                answers.request.watch_reading()
+                answers.request.watch_prefill()
             events = chat_chunks(answers, loaded_model, head, usage, record)
             end = functools.partial(server_context.finish_request, loaded_model, answers, record)
             return EventStream(events, answers.cancel, end, record, server_context.limits.stall_seconds)

@@ -14,7 +14,7 @@ from newleaf.text.tokenizer import Tokenizer
 
 def progress_json(answers: ChatAnswers, began: float) -> dict[str, int]:
     """The progress of prefill, as llama.cpp's `return_progress` has it."""
-    reading = answers.request.reading
+    reading = answers.request.prefill
     assert reading is not None
     spent = round(1000 * (time.perf_counter() - began))
     return {"total": reading.total, "cache": reading.cached, "processed": reading.processed, "time_ms": spent}
