@@ -46,7 +46,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "object on a line.",
     )
     parser.add_argument("model", help="a run, a model folder, a .gguf file, or owner/name of the Hub")
-    parser.add_argument("--system", metavar="TEXT", help="what the model is told before everything else")
+    parser.add_argument("--system", metavar="TEXT", help="the system message")
     parser.add_argument(
         "--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the model's own"
     )
@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--template-variable",
         action="append",
         metavar="NAME=VALUE",
-        help="what the template reads besides, such as enable_thinking=false; may be given several times",
+        help="a variable of the template, such as enable_thinking=false; may be given several times",
     )
     add_sampling_options(parser, NOT_FOR_ANSWERS)
     add_draft_options(parser)

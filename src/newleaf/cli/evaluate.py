@@ -66,12 +66,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="for {prompt, references}: plain, tldr, equals, answer, question, arrow, or text with {prompt} in it",
     )
     parser.add_argument(
-        "--chat", action="store_true", help="ask for texts as messages in the model's chat template"
+        "--chat", action="store_true", help="send prompts as messages in the model's chat template"
     )
-    parser.add_argument("--max-tokens", type=int, help="longest text to write (default: the task's own)")
     parser.add_argument(
-        "--temperature", type=float, help="of texts that are written (default: 0, the likeliest)"
+        "--max-tokens", type=int, help="maximum number of new tokens (default: the task's own)"
     )
+    parser.add_argument("--temperature", type=float, help="sampling temperature (default: 0, greedy)")
     parser.add_argument(
         "--samples", type=int, metavar="N", help="humaneval: programs for each problem (default: 1)"
     )
@@ -80,7 +80,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="humaneval: run programs that the model writes, in a sandbox",
     )
-    parser.add_argument("--seed", type=int, help="of texts that are drawn (default: 0)")
+    parser.add_argument("--seed", type=int, help="random seed (default: 0)")
     for name, what in DATA:
         parser.add_argument(f"--data.{name}", metavar="NAME", help=what)
     add_model_options(parser)

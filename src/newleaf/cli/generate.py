@@ -1,4 +1,4 @@
-"""`newleaf generate`: a model goes on with a prompt, or with every prompt of a file."""
+"""`newleaf generate`: continue a prompt, or every prompt of a file."""
 
 from __future__ import annotations
 
@@ -28,19 +28,15 @@ if TYPE_CHECKING:
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("generate", help="write with a model")
+    parser = commands.add_parser("generate", help="generate text that continues a prompt")
     parser.add_argument("model", help="a run, a model folder, a .gguf file, or owner/name of the Hub")
     parser.add_argument(
-        "prompt", nargs="?", help="the text to go on with; - reads it from standard input (default: none)"
+        "prompt", nargs="?", help="the text to continue; - reads it from standard input (default: none)"
     )
     add_sampling_options(parser)
-    parser.add_argument("--n", "--samples", dest="n", type=int, help="how many continuations to write")
-    parser.add_argument(
-        "--echo", action="store_true", help="the prompt at the beginning of each text, in JSON too"
-    )
-    parser.add_argument(
-        "--truncate", choices=["left"], help="cut off the beginning of a prompt that is too long"
-    )
+    parser.add_argument("--n", "--samples", dest="n", type=int, help="number of continuations")
+    parser.add_argument("--echo", action="store_true", help="print the prompt before each text, in JSON too")
+    parser.add_argument("--truncate", choices=["left"], help="cut a prompt that is too long on the left")
     parser.add_argument(
         "--prompts",
         type=Path,
@@ -51,14 +47,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="with --prompts: the .jsonl file to write; a second start goes on with it",
+        help="with --prompts: the .jsonl file to write; a second start continues it",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="with --prompts: begin --out again, whatever it holds"
+        "--overwrite", action="store_true", help="with --prompts: start --out again, whatever it holds"
     )
-    parser.add_argument(
-        "--batch", type=int, help="with --prompts: how many are written side by side (default: 16)"
-    )
+    parser.add_argument("--batch", type=int, help="with --prompts: prompts in a batch (default: 16)")
     add_draft_options(parser)
     add_model_options(parser)
     add_context_options(parser)

@@ -1,4 +1,4 @@
-"""Sampling options on the command line, for every command that writes."""
+"""Sampling options on the command line, for every command that generates text."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from newleaf.generate.options import ValidUtf8
 
 # Option → type and help. The name in Python is the same, with underscores.
 OPTIONS: dict[str, tuple[type, str]] = {
-    "--max-tokens": (int, "tokens to write at most (default: 100; in a chat 1024)"),
-    "--min-tokens": (int, "no end of text before this many"),
+    "--max-tokens": (int, "maximum number of new tokens (default: 100; in a chat 1024)"),
+    "--min-tokens": (int, "minimum number of new tokens before the text may end"),
     "--temperature": (
         float,
         "0 is greedy (default: 0.8; in a chat the model's own, or 0.7 with --min-p 0.05)",
     ),
-    "--top-k": (int, "choose among the k likeliest"),
-    "--top-p": (float, "choose among the fewest whose probabilities reach p"),
-    "--min-p": (float, "choose among those at least this fraction as likely as the likeliest"),
-    "--typical-p": (float, "choose among those of the most expected surprise, up to this probability"),
-    "--repetition-penalty": (float, "above 1 makes repeating unlikelier, the prompt's tokens too"),
-    "--frequency-penalty": (float, "taken off a token's logit for each time it was written"),
-    "--presence-penalty": (float, "taken off a token's logit once it was written"),
-    "--no-repeat-ngram-size": (int, "never write an n-gram of this size twice"),
+    "--top-k": (int, "sample from the k likeliest tokens"),
+    "--top-p": (float, "nucleus sampling: from the smallest set of tokens whose probabilities reach p"),
+    "--min-p": (float, "sample from tokens at least this fraction as likely as the likeliest"),
+    "--typical-p": (float, "locally typical sampling, up to this probability"),
+    "--repetition-penalty": (float, "above 1 makes tokens of the prompt and the text less likely"),
+    "--frequency-penalty": (float, "subtracted from a token's logit for each time it was generated"),
+    "--presence-penalty": (float, "subtracted from a token's logit once it was generated"),
+    "--no-repeat-ngram-size": (int, "generate no n-gram of this size twice"),
     "--guidance-scale": (float, "classifier-free guidance; 1 is none"),
-    "--negative-prompt": (str, "what guidance leads away from (default: the prompt's last token)"),
-    "--regex": (str, "write only what this regular expression matches"),
-    "--best-of": (int, "write so many, show the likeliest"),
+    "--negative-prompt": (str, "the prompt that guidance moves away from (default: the prompt's last token)"),
+    "--regex": (str, "generate only text that matches this regular expression"),
+    "--best-of": (int, "generate so many texts, show the likeliest"),
     "--beams": (int, "beam search with so many beams"),
-    "--length-penalty": (float, "beams: above 0 favours long texts (default: 1)"),
+    "--length-penalty": (float, "with --beams: above 0 favours longer texts (default: 1)"),
     "--logprobs": (int, "show each token's log-probability, with so many alternatives"),
     "--prompt-logprobs": (int, "the same for the prompt's tokens"),
     "--seed": (int, "the same seed gives the same text"),
 }
 PAIRS = {
     "--logit-bias": ("ID=BIAS", "add to a token's logit"),
-    "--force-token": ("PLACE=ID", "the token at this place, from 0"),
+    "--force-token": ("PLACE=ID", "force the token at this position of the text, from 0"),
 }
-LISTS = {"--stop-id": "end before this token", "--ban-token": "never write this token"}
+LISTS = {"--stop-id": "stop before this token", "--ban-token": "never generate this token"}
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, leave_out: Collection[str] = ()) -> None:
@@ -55,24 +55,24 @@ def add_sampling_options(parser: argparse.ArgumentParser, leave_out: Collection[
         parser.add_argument(
             flag, action="append", type=int, metavar="ID", help=f"{text}; may be given several times"
         )
-    parser.add_argument("--stop", action="append", help="end before this text; may be given several times")
+    parser.add_argument("--stop", action="append", help="stop before this text; may be given several times")
     parser.add_argument(
         "--choice",
         action=Repeated,
         metavar="TEXT",
-        help="write one of these texts; given several times, once for each",
+        help="generate one of these texts; given once for each",
     )
     parser.add_argument(
-        "--json-schema", type=Path, metavar="FILE", help="write JSON that fits the schema in this file"
+        "--json-schema", type=Path, metavar="FILE", help="generate JSON that fits the schema in this file"
     )
-    parser.add_argument("--json-object", action="store_true", help="write a JSON object")
+    parser.add_argument("--json-object", action="store_true", help="generate a JSON object")
     parser.add_argument(
-        "--grammar", type=Path, metavar="FILE", help="write what the Lark grammar in this file allows"
+        "--grammar", type=Path, metavar="FILE", help="generate text that fits the Lark grammar in this file"
     )
     parser.add_argument(
         "--valid-utf8",
         choices=get_args(ValidUtf8),
-        help="which tokens that would make no UTF-8 are chosen anew (default: sampled)",
+        help="which tokens are drawn again if they would make invalid UTF-8 (default: sampled)",
     )
     parser.add_argument(
         "--speculation",

@@ -31,20 +31,24 @@ LIMITS: dict[str, tuple[type, str, str]] = {
     "--max-output": (
         int,
         "output",
-        "tokens of one text, and what is written where a request does not say (default: 4096)",
+        "new tokens of one text, also the default of requests without max_tokens (default: 4096)",
     ),
     "--max-queue": (
         int,
         "queue",
-        "texts that are written or wait, for each model; more are refused with 429 (default: 1024)",
+        "texts running or waiting, for each model; more are refused with 429 (default: 1024)",
     ),
-    "--max-connections": (int, "connections", "open connections (default: 4096)"),
+    "--max-connections": (int, "connections", "maximum number of open connections (default: 4096)"),
     "--rate": (
         int,
         "requests_per_minute",
-        "requests a minute for each key, or in all where there are no keys (default: any)",
+        "requests a minute for each key, or in all without keys (default: no limit)",
     ),
-    "--token-rate": (int, "tokens_per_minute", "tokens a minute, read and written, likewise (default: any)"),
+    "--token-rate": (
+        int,
+        "tokens_per_minute",
+        "prompt and new tokens a minute, likewise (default: no limit)",
+    ),
     "--drain": (float, "drain_seconds", "seconds that answers may take to end after SIGTERM (default: 120)"),
     "--header-seconds": (
         float,
@@ -81,7 +85,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--allowed-hosts",
         metavar="NAME,…",
-        help="further names under which the server may be asked, or '*' for any "
+        help="further host names that requests may use, or '*' for any "
         "(default: localhost and --host's; any where --host is an address that others reach)",
     )
     parser.add_argument(
@@ -91,7 +95,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "(default: none is believed)",
     )
     parser.add_argument(
-        "--slots", type=int, default=16, help="texts that a model writes at once (default: 16)"
+        "--slots",
+        type=int,
+        default=16,
+        help="texts that a model generates at once, its batch size (default: 16)",
     )
     parser.add_argument(
         "--memory",
@@ -127,10 +134,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--template", type=Path, metavar="FILE", help="a Jinja chat template in place of the models' own"
     )
     parser.add_argument(
-        "--keys", type=Path, metavar="FILE", help="API keys, hashed; without it nobody is asked for one"
+        "--keys", type=Path, metavar="FILE", help="API keys, hashed; without it no request needs one"
     )
     parser.add_argument(
-        "--add-key", metavar="NAME", help="make a key, note it in the file of --keys, print it, and end"
+        "--add-key", metavar="NAME", help="make a key, add it to the file of --keys, print it, and exit"
     )
     parser.add_argument(
         "--state",
@@ -142,7 +149,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse fields of requests that are not known (default: ignore them, and name them in the header x-newleaf-ignored)",
+        help="refuse unknown fields of requests (default: ignore them, and name them in the header "
+        "x-newleaf-ignored)",
     )
     parser.add_argument(
         "--log",
@@ -154,7 +162,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         parser.add_argument(flag, type=kind, help=text)
     kinds = ["fp32", "bf16", "int8", "int4"]
     parser.add_argument(
-        "--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)"
+        "--weights", choices=kinds, help="convert or quantize the weights on opening (default: as stored)"
     )
     parser.add_argument(
         "--draft-weights", choices=kinds, help="--weights of the drafts (default: those of their models)"

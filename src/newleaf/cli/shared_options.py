@@ -18,7 +18,7 @@ def add_model_options(parser: argparse.ArgumentParser, weights: bool = True) -> 
     kinds = ["fp32", "bf16", "int8", "int4"]
     if weights:
         parser.add_argument(
-            "--weights", choices=kinds, help="convert or pack the weights on opening (default: as stored)"
+            "--weights", choices=kinds, help="convert or quantize the weights on opening (default: as stored)"
         )
         parser.add_argument(
             "--adapter",
@@ -45,7 +45,7 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draft",
         metavar="MODEL",
-        help="a small model with the same tokenizer, which proposes tokens; changes no text",
+        help="a small model with the same tokenizer for speculative decoding; changes no text",
     )
     kinds = ["fp32", "bf16", "int8", "int4"]
     parser.add_argument(
@@ -70,12 +70,12 @@ def add_context_options(parser: argparse.ArgumentParser) -> None:
         "--context",
         type=int,
         metavar="N",
-        help="tokens of a text; beyond what the model has, rotary positions are stretched",
+        help="context length in tokens; beyond the model's own, rotary positions are scaled",
     )
     parser.add_argument(
         "--context-method",
         choices=["yarn", "ntk"],
-        help="how positions are stretched: YaRN or dynamic NTK (default: yarn)",
+        help="how positions are scaled: YaRN or dynamic NTK (default: yarn)",
     )
 
 
@@ -83,7 +83,7 @@ def add_cache_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         choices=["bf16", "int8"],
-        help="number format of keys and values (default: bf16, or fp32 where the weights are)",
+        help="number format of the KV cache (default: bf16, or fp32 if the weights are)",
     )
 
 
@@ -112,17 +112,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         metavar="DIR",
-        help="go on with a stopped run; --steps, --tokens, --epochs (in all) or --time (more) extend any run",
+        help="continue a stopped run; --steps, --tokens, --epochs (in all) or --time (more) extend any run",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that stands in --out")
-    parser.add_argument("--seed", help="of everything drawn by chance (default: 1)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run in --out")
+    parser.add_argument("--seed", help="random seed (default: 1)")
     parser.add_argument("--threads", help="threads to use (default: one for each core)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--track",
         action="append",
         metavar="WHERE",
-        help="tell tensorboard, wandb (offline) or trackio too; may be repeated",
+        help="log to tensorboard, wandb (offline) or trackio too; may be repeated",
     )
     parser.add_argument("--quiet", action="store_true", help="show nothing while training")
     add_offline(parser)
@@ -152,7 +152,7 @@ def add_offline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offline",
         action="store_true",
-        help="never ask the Hub, not even for a name that is not on this disk",
+        help="never contact the Hub, not even for a name that is not on this disk",
     )
 
 
