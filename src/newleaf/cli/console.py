@@ -14,7 +14,7 @@ PIPED = 200  # columns where nobody says how many there are: nothing is cut or w
 
 
 def stdout_console() -> Console:
-    """A console for standard output. Names and figures are not coloured by guesses."""
+    """A console for standard output, without highlighting of names and numbers."""
     from rich.console import Console
 
     return Console(

@@ -1,5 +1,4 @@
-"""What kernels calculate with vectors of sixteen lanes: conversions, sums, table look-ups, products of
-bytes."""
+"""Vectors of sixteen lanes in kernels: conversions, sums, table lookups, products of bytes."""
 
 from __future__ import annotations
 

@@ -26,8 +26,10 @@ def macro_f1(table: Ints) -> float:
 
 
 def matthews(table: Ints) -> float:
-    """Matthews' correlation for any number of labels (Gorodkin 2004); 0 where truth or guesses are all the
-    same."""
+    """Matthews' correlation for any number of labels (Gorodkin 2004).
+
+    0 where all true labels, or all predictions, are the same.
+    """
     right, count = float(np.trace(table)), float(table.sum())
     truth, guess = table.sum(1).astype(float), table.sum(0).astype(float)
     spread = (count**2 - guess @ guess) * (count**2 - truth @ truth)

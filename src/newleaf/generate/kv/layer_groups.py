@@ -13,7 +13,7 @@ from newleaf.model import GPTConfig
 
 SCALE = 4  # bytes
 MAX_STEP_TOKENS = 256  # tokens that a round reads of one text at most, beside what its windows see
-# tokens that may be taken back, since they were guesses, after windows have moved on over them
+# proposed tokens that may be taken back after windows have moved past them
 MAX_ROLLBACK = 32
 
 
