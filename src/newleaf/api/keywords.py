@@ -1,18 +1,15 @@
-"""The keywords of `Model`'s methods beside sampling options: of the chat template, and of a draft model."""
+"""The keywords of `Model`'s methods beside sampling options: those of the chat template."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from newleaf.errors import InputError
 from newleaf.generate.options import TextOptions
 from newleaf.recipe import check_names
 from newleaf.text.chat_template import Rendering
-
-if TYPE_CHECKING:
-    from newleaf.api.model import Model
 
 
 class TemplateOptions(TypedDict, total=False):
@@ -27,7 +24,6 @@ class ChatOptions(TextOptions, TemplateOptions, total=False):
     """Keywords of `Model.chat`, for `Unpack[ChatOptions]`."""
 
     continue_final_message: bool
-    draft: Model | None
 
 
 TEMPLATE_OPTIONS = (*TemplateOptions.__annotations__, "continue_final_message")

@@ -347,7 +347,13 @@ class Model:
         """Talk with this Jinja template from now on (or several by name: "default", "tool_use")."""
         self.__dict__["chat_template"] = ChatTemplate(self.tokenizer, source)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> str:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        draft: Model | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> str:
         """The answer to a conversation, [{"role": "user", "content": "Hello"}, …], without its reasoning.
 
         Options are those of `generate`; max_tokens is 1024 by default. Further ones: `tools` and `documents`
@@ -355,27 +361,40 @@ class Model:
         `continue_final_message=True` to continue the last message; `draft` as for `generate`. Raises InputError
         for wrong messages or options, and for a model without a chat template.
         """
-        return self.reply(messages, **options).content
+        return self.reply(messages, draft=draft, **options).content
 
     def chat_stream(
-        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        draft: Model | None = None,
+        **options: Unpack[ChatOptions],
     ) -> Iterator[str]:
         """`chat`, piece by piece."""
-        for piece in self.reply_pieces(messages, **options):
+        for piece in self.reply_pieces(messages, draft=draft, **options):
             if piece.kind == "content" and piece.text:
                 yield piece.text
 
-    def reply(self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]) -> Reply:
+    def reply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        draft: Model | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Reply:
         """`chat` with details: content, reasoning, how it ended, and how many tokens it has."""
-        return gather(self.reply_pieces(messages, **options))
+        return gather(self.reply_pieces(messages, draft=draft, **options))
 
     def reply_pieces(
-        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatOptions]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        draft: Model | None = None,
+        **options: Unpack[ChatOptions],
     ) -> Iterator[ReplyPiece]:
         """The pieces of a `reply`, of content or of reasoning, as they come."""
         sampling: dict[str, Any] = {**options}
         template = {name: sampling.pop(name) for name in TEMPLATE_OPTIONS if name in sampling}
-        draft: Model | None = sampling.pop("draft", None)
         config, how, responder = answer_config(sampling), rendering(template), self._responder()
         check_drafting(draft is not None, config)
         prompt = responder.prompt(messages, how)
@@ -413,4 +432,5 @@ class Model:
 
     def __repr__(self) -> str:
         config = self.network.config
-        return f"<newleaf.Model {self.family}, {self.network.parameter_count():,} parameters, context {config.context_length}>"
+        count = f"{self.network.parameter_count():,} parameters"
+        return f"<newleaf.Model {self.family}, {count}, context {config.context_length}>"
