@@ -160,10 +160,10 @@ class Model:
     ) -> int:
         """Continue every prompt of a file, `batch` at a time, into JSON lines; returns how many now.
 
-        A .txt file has one prompt a line; rows of .jsonl have a field `prompt`, and keep their others. A second
-        start continues after the last complete line; `overwrite` starts again. `on_progress` is called with
-        the number of prompts done and of all. Raises InputError, before anything is written, for a prompt that
-        does not fit, and for an `out` of other prompts, another model or other options, which the file beside
+        A .txt file has one prompt a line; rows of .jsonl have a field `prompt`, and keep their others. A
+        second start continues after the last complete line; `overwrite` starts again. `on_progress` is called with
+        the number of prompts done and of all. Raises InputError, before anything is written, for a prompt
+        that does not fit, and for an `out` of other prompts, another model or other options, which the file beside
         it (`out`.settings.json) names.
         """
         refuse_logprobs(options, "generate_file")
@@ -358,8 +358,8 @@ class Model:
 
         Options are those of `generate`; max_tokens is 1024 by default. Further ones: `tools` and `documents`
         for templates that take them; `template_variables`, such as {"enable_thinking": False};
-        `continue_final_message=True` to continue the last message; `draft` as for `generate`. Raises InputError
-        for wrong messages or options, and for a model without a chat template.
+        `continue_final_message=True` to continue the last message; `draft` as for `generate`. Raises
+        InputError for wrong messages or options, and for a model without a chat template.
         """
         return self.reply(messages, draft=draft, **options).content
 

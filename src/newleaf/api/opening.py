@@ -53,8 +53,8 @@ def load(
       with fp32 weights and bf16 with all others.
 
     `tokenizer`: a tokenizer's folder or file, a name of the Hub, or a loaded `Tokenizer`, in place of the
-      model's own. A model without a tokenizer opens for `.network` and `save`; asked for text, it says what to
-      do.
+      model's own. A model without a tokenizer opens for `.network` and `save`; asked for text, it says
+      what to do.
 
     Raises InputError when there is no such thing, or it is damaged or of a kind newleaf does not know.
     """
@@ -127,7 +127,7 @@ def open_tokenizer(source: str | Path | Tokenizer) -> Tokenizer:
 
 
 def _locate(path: str | Path, adapter: str | Path | None) -> Path:
-    """The GGUF file or model folder on this disk (a run's model), or without `adapter` one that stands alone."""
+    """The GGUF file or model folder on this disk (a run's model), or an adapter that stands alone."""
     if is_gguf(path):
         return Path(path)
     folder = local_folder(path, (*MODEL_FILES, *TOKENIZER_FILES, *ADAPTER_FILES))

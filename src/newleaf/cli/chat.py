@@ -112,8 +112,8 @@ def _answer_lines(model: Model, conversation: Conversation, options: dict[str, A
         except InputError as error:
             raise InputError(f"line {number}: {error}") from None
         if reply.end == "context":
-            said = f"the answer to line {number} ends after {reply.tokens:,} tokens, where the context of {context:,} was full"
-            print(f"newleaf: {said}", file=sys.stderr)
+            cut = f"the answer to line {number} ends after {reply.tokens:,} tokens"
+            print(f"newleaf: {cut}, where the context of {context:,} was full", file=sys.stderr)
         if as_json:
             speed = round(pieces.per_second, 1) if pieces.per_second is not None else None
             row = reply.message | {"end": reply.end, "tokens": reply.tokens, "tokens_per_second": speed}

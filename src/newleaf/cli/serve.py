@@ -91,7 +91,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--trusted-proxies",
         metavar="ADDRESS,…",
-        help="addresses or networks of reverse proxies, such as 127.0.0.1 or 10.0.0.0/8, whose X-Forwarded-For names the client in the log "
+        help="addresses or networks of reverse proxies, such as 127.0.0.1 or 10.0.0.0/8, "
+        "whose X-Forwarded-For names the client in the log "
         "(default: none is believed)",
     )
     parser.add_argument(
@@ -108,20 +109,22 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--cache",
         metavar="[bf16|int8][,SIZE]",
-        help="number format of keys and values, bytes for those of each model, or both (default: bf16, half of what is free)",
+        help="number format of the KV cache, its bytes for each model, or both "
+        "(default: bf16, half of the free memory)",
     )
     parser.add_argument(
         "--adapter",
         action="append",
         metavar="[BASE:]NAME=DIR",
-        help="an adapter over the first model, or the one named, that is asked for as a model of this name; may be given several times",
+        help="an adapter over the first model, or the one named, requested as a model of this "
+        "name; may be given several times",
     )
     parser.add_argument(
         "--draft",
         action="append",
         metavar="[NAME=]MODEL",
-        help="a small model with the same tokenizer, which proposes tokens for the first model, or the one named; changes no text; may be "
-        "given several times",
+        help="a small model with the same tokenizer for speculative decoding with the first model, or the "
+        "one named; changes no text; may be given several times",
     )
     parser.add_argument(
         "--tokenizer",

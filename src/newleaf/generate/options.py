@@ -9,8 +9,8 @@ from typing import Any, Literal, TypedDict, get_args
 
 from newleaf.errors import InputError
 
-# Which tokens are drawn again where they would make text that is not UTF-8: sampled ones; greedy ones and those
-# of beams too; none.
+# Which tokens are drawn again where they would make text that is not UTF-8: sampled ones; all (greedy
+# and beams too); none.
 ValidUtf8 = Literal["sampled", "always", "off"]
 CONSTRAINTS = ("json_schema", "json_object", "regex", "grammar", "choice")
 
@@ -19,8 +19,8 @@ CONSTRAINTS = ("json_schema", "json_object", "regex", "grammar", "choice")
 class SamplingConfig:
     """How text is generated; checked on construction (InputError that names the option).
 
-    docs/generation.md explains each option and the order in which they apply. A temperature of 0 is greedy: the
-    likeliest token, after bias, penalties, bans and constraint. Ids are those of the model's tokenizer.
+    docs/generation.md explains each option and the order in which they apply. A temperature of 0 is greedy:
+    the likeliest token, after bias, penalties, bans and constraint. Ids are those of the model's tokenizer.
     """
 
     max_tokens: int = 100
